@@ -1,0 +1,84 @@
+# `make up` installs into .venv (first time only) and serves; `make check` is what CI runs; `make help` lists all.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+EXTRAS := dev,postgres
+# Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
+ARGS ?=
+# Each is a small program that prints JSON last; `--quick` shows that it still runs.
+BENCHMARKS := benchmarks.throughput benchmarks.sizing
+# Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
+DEBIAN_PACKAGES ?= postgresql
+
+# With it set, every process would compile all its imports afresh: workers start three times slower.
+unexport PYTHONDONTWRITEBYTECODE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help up install test test-unit check lint format types imports bench bench-quick docs debian lock clean
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+up: install ## install if needed, then serve on http://127.0.0.1:8000 until Ctrl-C
+	@$(BIN)/dspool up $(ARGS)
+
+install: $(INSTALLED) ## the project and its tools in .venv, pinned by constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V)"; exit 1; }
+	@echo "[1/3] Python environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "[2/3] Packages (a few minutes the first time)"
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[$(EXTRAS)]"
+	@echo "[3/3] Checking that they fit together"
+	@$(BIN)/python -m pip check
+	@touch $@
+
+test: install ## all tests
+	@$(BIN)/pytest
+
+test-unit: install ## the tests that need no Ray
+	@$(BIN)/pytest tests/unit tests/property
+
+check: lint types imports test ## what CI runs: lint, format, types, import contracts, tests
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: install ## rewrite the code in the project's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: install
+	@$(BIN)/mypy
+
+imports: install
+	@$(BIN)/lint-imports
+
+bench: install ## every benchmark in full
+	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python -m $$benchmark --json; done
+
+bench-quick: install ## every benchmark just long enough to see that it runs
+	@set -e; for benchmark in $(BENCHMARKS); do \
+	  echo "== $$benchmark --quick"; $(BIN)/python -m $$benchmark --json --quick; done
+
+docs: install ## the generated parts of the documentation
+	@$(BIN)/python docs/generate_config_table.py
+
+debian: ## Debian packages that some tests use (needs root; nothing breaks without)
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(DEBIAN_PACKAGES)
+
+lock: install ## pin what is installed now
+	@{ echo "# What the tests ran with. Written by \`make lock\`."; \
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude dspool; } > constraints.txt
+	@touch $(INSTALLED)
+
+clean: ## remove caches and the environment
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

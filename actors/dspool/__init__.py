@@ -1,0 +1,37 @@
+"""Stateful DSPy programs, served from pools of warm, supervised Ray actors.
+
+`from dspool import Pool, PoolConfig` is all most programs need; errors are in `dspool.errors`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dspool.blocking import BlockingPool
+    from dspool.config import PoolConfig, load_config
+    from dspool.errors import PoolError
+    from dspool.pool import Pool, SessionHandle
+    from dspool.results import Result
+
+__version__ = "0.1.0"
+__all__ = ["BlockingPool", "Pool", "PoolConfig", "PoolError", "Result", "SessionHandle", "load_config"]
+
+_HOMES = {
+    "BlockingPool": "dspool.blocking",
+    "Pool": "dspool.pool",
+    "PoolConfig": "dspool.config",
+    "PoolError": "dspool.errors",
+    "Result": "dspool.results",
+    "SessionHandle": "dspool.pool",
+    "load_config": "dspool.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: `dspool config` must not wait for Ray, nor a worker for what only clients use.
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dspool' has no attribute {name!r}")
