@@ -1,0 +1,48 @@
+"""Configuration of a pool: one frozen model, every key with its unit, source and rule.
+
+`PoolConfig(...)` in code, `load_config(...)` for a program with a command line and a file.
+"""
+
+from dspool.config.load import Loaded, Row, load_config
+from dspool.config.parts import (
+    ConfigureLMStep,
+    CustomCode,
+    HistoryConfig,
+    ImportModules,
+    LMProfile,
+    LoadPrograms,
+    Probe,
+    ProgramConfig,
+    RecycleConfig,
+    RestartConfig,
+    RetryConfig,
+    ServiceConfig,
+    TelemetryConfig,
+    WarmupConfig,
+    WarmupStep,
+)
+from dspool.config.pool import PoolConfig
+from dspool.config.reference import reference_table
+
+__all__ = [
+    "ConfigureLMStep",
+    "CustomCode",
+    "HistoryConfig",
+    "ImportModules",
+    "LMProfile",
+    "LoadPrograms",
+    "Loaded",
+    "PoolConfig",
+    "Probe",
+    "ProgramConfig",
+    "RecycleConfig",
+    "RestartConfig",
+    "RetryConfig",
+    "Row",
+    "ServiceConfig",
+    "TelemetryConfig",
+    "WarmupConfig",
+    "WarmupStep",
+    "load_config",
+    "reference_table",
+]

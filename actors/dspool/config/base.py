@@ -1,0 +1,214 @@
+"""What every part of the configuration shares: frozen, keyword-only, refusing with `ConfigError`.
+
+A refusal names the key, the value that came and the rule, and never shows a value that may be a secret.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, dataclass_transform
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from pydantic_settings.exceptions import SettingsError
+
+from dspool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _Metaclass
+else:
+    _Metaclass = type(BaseModel)  # pydantic does not export it
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+class Refusing(_Metaclass):
+    """Turns pydantic's refusal of a constructor call into a `ConfigError`.
+
+    Done here and not in `__init__`, because pydantic builds nested parts without calling their class:
+    so only the outermost call translates, and it knows the whole dotted key.
+    """
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        if args:
+            # Else the first of them would silently become a private option of pydantic-settings.
+            raise TypeError(f"{cls.__name__} takes keyword arguments only")
+        try:
+            return super().__call__(**values)
+        except ValidationError as refused:
+            # `from None`: pydantic's own message would show the values that `refusal` hides.
+            raise refusal(refused) from None
+        except SettingsError as unreadable:
+            raise unreadable_variable(unreadable) from None
+
+
+class Part(BaseModel, metaclass=Refusing):
+    """A group of keys that belong together."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        val_json_bytes="utf8",
+    )
+
+
+# --- kinds of values -------------------------------------------------------------------------------
+
+
+def _no_bool(value: Any) -> Any:
+    # Pydantic takes True for 1. `pool_size: yes` in a YAML file is a mistake, not a size.
+    if isinstance(value, bool):
+        raise PydanticCustomError("rule", "must be a number, not true or false")
+    return value
+
+
+_number = BeforeValidator(_no_bool)
+Count = Annotated[int, _number, Field(ge=1)]
+CountOrZero = Annotated[int, _number, Field(ge=0)]
+Seconds = Annotated[float, _number, Field(gt=0)]
+SecondsOrZero = Annotated[float, _number, Field(ge=0)]
+Share = Annotated[float, _number, Field(ge=0, le=1)]
+Megabytes = Annotated[float, _number, Field(gt=0)]
+Port = Annotated[int, _number, Field(ge=0, le=65535)]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""Goes into actor names, URLs and metric labels: letters, digits, `_`, `.` and `-`, at most 63."""
+
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+"""`package.module:Name`."""
+
+ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+
+
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        fits = (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and (parts.port is None or parts.port > 0)
+        )
+    except ValueError:
+        fits = False
+    if not fits or re.search(r"\s", value):
+        raise PydanticCustomError("rule", "must be a URL such as http://127.0.0.1:8080/v1")
+    if parts.username or parts.password:
+        raise PydanticCustomError(
+            "secret_rule",
+            "must not hold a user name or password: name an environment variable in api_key_env",
+        )
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+_STORES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
+
+
+def _store_url(value: str) -> str:
+    if value.partition("://")[0] not in _STORES or "://" not in value:
+        raise PydanticCustomError(
+            "rule", f"must be a database URL that starts with one of {', '.join(_STORES)}"
+        )
+    return value
+
+
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+
+
+def without_password(url: str) -> str:
+    """`url` as it may be printed: the password, if there is one, is replaced by `***`."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    netloc = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+# --- refusals --------------------------------------------------------------------------------------
+
+
+def refuse(key: str, value: Any, rule: str) -> NoReturn:
+    """Refuse `value` of `key` from inside a validator (pydantic adds where the part itself is)."""
+    # The rule goes in as a parameter, not as the template: it may quote a value with braces.
+    raise PydanticCustomError("cross_rule", "{rule}", {"key": key, "value": shown(value), "rule": rule})
+
+
+STEP_NAMES = ("import_modules", "configure_lm", "load_programs", "probe", "custom_code")
+"""The warm-up steps, as `step` names them."""
+
+_HIDDEN = ("api_key_env", "store_url")
+"""Keys where people paste the secret itself by mistake, or that may hold a password."""
+
+
+def refusal(refused: ValidationError) -> ConfigError:
+    """One `ConfigError` for all that pydantic found. `key`, `value` and `rule` are those of the first."""
+    found = [_one(error) for error in refused.errors(include_url=False)]
+    return config_error(found)
+
+
+def config_error(found: Iterable[dict[str, Any]]) -> ConfigError:
+    refusals = list(found)
+    return ConfigError("; ".join(_sentence(one) for one in refusals), **refusals[0], refusals=refusals)
+
+
+def unreadable_variable(unreadable: SettingsError) -> ConfigError:
+    # Pydantic names the field and not the content, so its message may be shown.
+    rule = "lists and objects are given as JSON"
+    return ConfigError(f"an environment variable could not be read: {unreadable}; {rule}", rule=rule)
+
+
+def _one(error: Any) -> dict[str, Any]:
+    context = error.get("ctx", {})
+    parts = _dotted(error["loc"])
+    rule = str(error["msg"])
+    if error["type"] == "cross_rule":
+        return {"key": ".".join([*parts, context["key"]]), "value": context["value"], "rule": context["rule"]}
+    key = ".".join(parts)
+    if error["type"] == "extra_forbidden":
+        # The value of an unknown key may be a secret (`api_key: ...`): only the key is shown.
+        return {"key": key, "rule": "there is no such key"}
+    if error["type"] == "secret_rule" or any(part in _HIDDEN for part in parts):
+        return {"key": key, "rule": f"{rule} (the value is not shown: it may hold a secret)"}
+    if error["type"] == "missing":
+        return {"key": key, "rule": rule}
+    return {"key": key, "value": shown(error["input"]), "rule": rule}
+
+
+def _dotted(location: tuple[Any, ...]) -> list[str]:
+    """`location` without the tags that pydantic adds behind a list index for the member of a union."""
+    return [
+        str(part)
+        for before, part in zip((None, *location), location, strict=False)
+        if not (isinstance(before, int) and isinstance(part, str) and part in STEP_NAMES)
+    ]
+
+
+def _sentence(one: dict[str, Any]) -> str:
+    came = f"={one['value']!r}" if "value" in one else ""
+    source = f" (from {one['source']})" if one.get("source") else ""
+    if one.get("source") == "default":
+        source = " (the default)" if came else ""
+    return f"{one['key']}{came}{source}: {one['rule']}"
+
+
+def shown(value: Any) -> Any:
+    """`value` as plain JSON of bounded length: it goes into an error that crosses processes.
+
+    Of a mapping only the keys are shown: a secret may stand below any of them.
+    """
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, dict):
+        text = f"mapping with {', '.join(map(str, value)) or 'nothing in it'}"
+    elif isinstance(value, (list, tuple, set)):
+        text = f"[{', '.join(repr(shown(one)) for one in value)}]"
+    else:
+        text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

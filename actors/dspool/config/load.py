@@ -1,0 +1,213 @@
+"""Bringing the sources together, and telling for every key where its value came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel
+from pydantic_settings.exceptions import SettingsError
+
+from dspool.config.base import config_error, unreadable_variable, without_password
+from dspool.config.pool import DEFAULT_PROGRAMS, PREFIX, Environment, PoolConfig, environment
+from dspool.errors import ConfigError
+
+
+class Row(NamedTuple):
+    """One line of `dspool config`: a dotted key, its value as plain JSON (passwords masked), its source."""
+
+    key: str
+    value: Any
+    source: str
+
+
+class Loaded(NamedTuple):
+    config: PoolConfig
+    sources: dict[str, str]
+    """By dotted key: "code", "cli", "env:DSPOOL_X", "file:PATH" or "default"."""
+
+    def rows(self) -> list[Row]:
+        """Every key with its value and source, in the order of the model."""
+        return [Row(key, value, self.sources[key]) for key, value in flat(self.config)]
+
+
+def load_config(
+    *,
+    code: dict[str, Any] | None = None,
+    cli: dict[str, Any] | None = None,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """The configuration from all sources: `code`, `cli`, `DSPOOL_*`, YAML file, default; the first that has it.
+
+    `code` and `cli` take nested or dotted keys (`{"warmup.strategy": "staged"}`); None in `cli` means that
+    the flag was not given. `file` None is the one that `DSPOOL_CONFIG` names, if any. Sources are merged key by
+    key, so a file may set one LM profile and a variable one field of it; lists are taken whole.
+    With no program configured anywhere, the pool has `qa`.
+
+    Raises:
+        ConfigError: what was refused and which source it came from.
+    """
+    environ = os.environ if environ is None else environ
+    with environment(environ):
+        layers = [
+            ("code", _nested(code or {})),
+            ("cli", _nested({key: value for key, value in (cli or {}).items() if value is not None})),
+            ("env", _environment_layer()),
+        ]
+        path = file if file is not None else _file_of(environ)
+        if path is not None:
+            layers.append((f"file:{path}", _read(path)))
+        merged: dict[str, Any] = {}
+        for _, layer in reversed(layers):
+            merged = _merge(merged, layer)
+        if "programs" not in merged:
+            merged["programs"] = dict(DEFAULT_PROGRAMS)
+        try:
+            config = PoolConfig(**merged)
+        except ConfigError as refused:
+            raise _with_sources(refused, layers, environ) from None
+    return Loaded(config, {key: _source(key, layers, environ) for key, _ in flat(config)})
+
+
+def flat(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and plain JSON values. Free dicts (a spec, probe inputs) and lists are one value."""
+    plain = config.model_dump(mode="json")
+    for name in type(config).model_fields:
+        key, value = f"{prefix}{name}", getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from flat(value, f"{key}.")
+        elif isinstance(value, dict) and value and all(isinstance(one, BaseModel) for one in value.values()):
+            for entry, part in value.items():
+                yield from flat(part, f"{key}.{entry}.")
+        else:
+            yield key, without_password(value) if key == "store_url" and value else plain[name]
+
+
+# --- layers ----------------------------------------------------------------------------------------
+
+
+def _environment_layer() -> dict[str, Any]:
+    try:
+        return Environment(PoolConfig)()
+    except SettingsError as unreadable:
+        raise unreadable_variable(unreadable) from None
+
+
+def _file_of(environ: Mapping[str, str]) -> Path | None:
+    named = environ.get("DSPOOL_CONFIG")
+    return Path(named).expanduser() if named else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise ConfigError(
+            f"cannot read the configuration file {path}: {unreadable}",
+            key="file",
+            value=str(path),
+            rule="readable",
+        ) from unreadable
+    except yaml.YAMLError as broken:
+        mark = getattr(broken, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        # The YAML error itself quotes the line, which may hold what does not belong in a message.
+        problem = getattr(broken, "problem", None) or "not YAML"
+        raise ConfigError(
+            f"{path}{where}: {problem}", key="file", value=str(path), rule="one YAML mapping"
+        ) from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ConfigError(
+            f"{path}: the file must be one mapping of keys to values",
+            key="file",
+            value=str(path),
+            rule="mapping",
+        )
+    return found
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping; YAML readers silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
+            if key_node.value in seen and key_node.value != "<<":
+                problem = f"the key {key_node.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys opened up and model instances turned to what was set in them, so that layers can merge."""
+    opened: dict[str, Any] = {}
+    for dotted, value in values.items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
+        elif isinstance(value, dict):
+            value = {
+                key: one.model_dump(exclude_unset=True) if isinstance(one, BaseModel) else one
+                for key, one in value.items()
+            }
+        for name in reversed(dotted.split(".")):
+            value = {name: value}
+        opened = _merge(opened, value)
+    return opened
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+# --- where a value came from -----------------------------------------------------------------------
+
+
+def _source(key: str, layers: list[tuple[str, dict[str, Any]]], environ: Mapping[str, str]) -> str:
+    for source, layer in layers:
+        if _holds(layer, key.split(".")):
+            return f"env:{_variable(key, environ)}" if source == "env" else source
+    return "default"
+
+
+def _holds(layer: Any, path: list[str]) -> bool:
+    for name in path:
+        if not isinstance(layer, dict):
+            # A list or a refused scalar stands where the path goes on: this layer set all below it.
+            return True
+        if name not in layer:
+            return False
+        layer = layer[name]
+    return True
+
+
+def _variable(key: str, environ: Mapping[str, str]) -> str:
+    """The variable that set `key`: the longest one whose name is a beginning of it."""
+    by_upper = {name.upper(): name for name in environ}
+    path = key.upper().split(".")
+    for length in range(len(path), 0, -1):
+        name = PREFIX + "__".join(path[:length])
+        if name in by_upper:
+            return by_upper[name]
+    return PREFIX + path[0]
+
+
+def _with_sources(
+    refused: ConfigError, layers: list[tuple[str, dict[str, Any]]], environ: Mapping[str, str]
+) -> ConfigError:
+    refusals = refused.details.get("refusals")
+    if not refusals:
+        return refused
+    return config_error({**one, "source": _source(one["key"], layers, environ)} for one in refusals)

@@ -1,0 +1,284 @@
+"""The groups of keys inside `PoolConfig`, each with its own rules. Durations are seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dspool.config.base import (
+    Count,
+    CountOrZero,
+    EnvironmentName,
+    HttpUrl,
+    ImportPath,
+    Megabytes,
+    ModuleName,
+    Name,
+    Part,
+    Port,
+    Seconds,
+    SecondsOrZero,
+    Share,
+    refuse,
+)
+
+
+class _Step(Part):
+    timeout_s: Seconds | None = None
+    """Deadline of this step alone; null leaves it what is left of the worker's deadline."""
+
+
+class ImportModules(_Step):
+    """Import modules before the first operation needs them."""
+
+    step: Literal["import_modules"] = "import_modules"
+    modules: tuple[ModuleName, ...] = Field(min_length=1)
+
+
+class ConfigureLMStep(_Step):
+    """Build the LM of a profile (no call to it)."""
+
+    step: Literal["configure_lm"] = "configure_lm"
+    profile: str
+
+
+class LoadPrograms(_Step):
+    """Load all pool programs."""
+
+    step: Literal["load_programs"] = "load_programs"
+
+
+class Probe(_Step):
+    """Run a pool program once. On a model that costs money only with `paid`."""
+
+    step: Literal["probe"] = "probe"
+    program: str
+    inputs: dict[str, Any] = Field(default={})
+    paid: bool = False
+
+
+class CustomCode(_Step):
+    """Call a function of yours, without arguments; `import_path` must be within `allowed_imports`."""
+
+    step: Literal["custom_code"] = "custom_code"
+    import_path: ImportPath
+
+
+WarmupStep = Annotated[
+    ImportModules | ConfigureLMStep | LoadPrograms | Probe | CustomCode, Field(discriminator="step")
+]
+
+
+class WarmupConfig(Part):
+    strategy: Literal["parallel", "sequential", "staged"] = "parallel"
+    """All workers at once, one after the other, or a canary alone and then three stages."""
+    steps: tuple[WarmupStep, ...] = ()
+    """What a new worker does before it takes traffic, in order; pool programs are loaded in any case."""
+    worker_deadline_s: Seconds = 60.0
+    """For all steps of one worker together."""
+    min_ready: CountOrZero | None = None
+    """Warm workers needed before the pool says it is ready; null is `min_pool_size`."""
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> WarmupConfig:
+        for number, step in enumerate(self.steps):
+            if step.timeout_s is not None and step.timeout_s > self.worker_deadline_s:
+                rule = f"must not be longer than worker_deadline_s={self.worker_deadline_s}"
+                refuse(f"steps.{number}.timeout_s", step.timeout_s, rule)
+        return self
+
+
+class HistoryConfig(Part):
+    fine_interval_s: Seconds = 1.0
+    """Spacing of the points of the fine history."""
+    fine_span_s: Seconds = 3600.0
+    """How far back the fine history goes."""
+    coarse_interval_s: Seconds = 10.0
+    """Spacing of the points of the coarse history."""
+    coarse_span_s: Seconds = 86400.0
+    """How far back the coarse history goes."""
+
+    @model_validator(mode="after")
+    def _whole_points(self) -> HistoryConfig:
+        for span, interval in (
+            ("fine_span_s", "fine_interval_s"),
+            ("coarse_span_s", "coarse_interval_s"),
+            ("coarse_interval_s", "fine_interval_s"),
+        ):
+            _multiple(self, span, interval)
+        if self.fine_span_s > self.coarse_span_s:
+            refuse(
+                "fine_span_s", self.fine_span_s, f"must not be longer than coarse_span_s={self.coarse_span_s}"
+            )
+        for span, interval in (("fine_span_s", "fine_interval_s"), ("coarse_span_s", "coarse_interval_s")):
+            points = getattr(self, span) / getattr(self, interval)
+            if points > 100_000:
+                refuse(
+                    span, getattr(self, span), f"must not make more than 100000 points, it makes {points:.0f}"
+                )
+        return self
+
+
+def is_multiple(value: float, of: float) -> bool:
+    """Whether `value` is a whole number of `of`, within what decimal fractions lose in binary."""
+    count = round(value / of)
+    return count >= 1 and abs(value - count * of) <= 1e-9 * max(value, of)
+
+
+def _multiple(part: Part, key: str, of: str) -> None:
+    if not is_multiple(getattr(part, key), getattr(part, of)):
+        refuse(key, getattr(part, key), f"must be a whole multiple of {of}={getattr(part, of)}")
+
+
+class ProgramConfig(Part):
+    """One pool program: a `spec` (with saved state from `state_file`, if given), or an `import_path`."""
+
+    spec: dict[str, Any] | None = None
+    """Signature, module and settings."""
+    state_file: Path | None = None
+    """JSON state that DSPy saved, loaded into the program that `spec` builds."""
+    import_path: ImportPath | None = None
+    """`package.module:Name`, within `allowed_imports`."""
+    kwargs: dict[str, Any] = Field(default={})
+    """Arguments for what `import_path` names."""
+    lm: str | None = None
+    """LM profile; null is `default_lm`."""
+    adapter: str | None = Field(default=None, min_length=1)
+    """DSPy adapter by name; null is DSPy's own choice."""
+    idempotent: bool = True
+    """Whether running it twice does no harm: only then is it run again after a worker died."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ProgramConfig:
+        if (self.spec is None) == (self.import_path is None):
+            came = self.import_path if self.spec is not None else None
+            refuse("import_path", came, "give exactly one of spec and import_path")
+        if self.state_file is not None and self.spec is None:
+            refuse("state_file", str(self.state_file), "needs a spec to load the state into")
+        if self.kwargs and self.import_path is None:
+            refuse("kwargs", sorted(self.kwargs), "are for import_path; a spec has its settings inside")
+        return self
+
+
+def _no_secret(extra: Any) -> Any:
+    for key in extra if isinstance(extra, dict) else ():
+        if str(key).lower().replace("-", "_") in _SECRETS:
+            refuse(str(key), "***", "secrets do not belong here: name an environment variable in api_key_env")
+    return extra
+
+
+_SECRETS = frozenset({"api_key", "apikey", "key", "token", "password", "secret", "authorization", "headers"})
+
+
+class LMProfile(Part):
+    """A language model by name. Holds no key: `api_key_env` names the variable that does."""
+
+    model: str = Field(min_length=1)
+    """Provider and model, such as `openai/gpt-4o-mini`."""
+    endpoint: HttpUrl | None = None
+    """Base URL, when it is not the provider's own."""
+    api_key_env: EnvironmentName | None = None
+    """Name of the environment variable that holds the key, on every node that runs workers."""
+    engine: Literal["auto", "lm15", "litellm", "offline"] = "auto"
+    """`auto` is lm15 where it knows the provider. litellm costs 141 MB and seconds a worker."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """null is the back end's own."""
+    max_tokens: Count | None = None
+    """Longest answer; null is the back end's own."""
+    timeout_s: Seconds | None = None
+    """For one call of the back end; null is what is left of the operation's deadline."""
+    extra: Annotated[dict[str, Any], BeforeValidator(_no_secret)] = Field(default={})
+    """Further arguments for `dspy.LM`."""
+    max_rate_limit_wait_s: SecondsOrZero = 10.0
+    """Longest pause a 429 may ask for that a worker waits out; beyond it the caller gets the error."""
+
+
+class RetryConfig(Part):
+    attempts: Count = 3
+    """Tries in all, the first included."""
+    backoff_s: SecondsOrZero = 0.05
+    """Pause before the second try; doubles each time."""
+    backoff_max_s: SecondsOrZero = 1.0
+    """Longest pause."""
+    jitter: Share = 0.5
+    """Share of the pause that is random."""
+    budget_ratio: Share = 0.1
+    """Retries allowed as a share of recent operations, so that retries never multiply an outage."""
+
+    @model_validator(mode="after")
+    def _backoff_fits(self) -> RetryConfig:
+        if self.backoff_s > self.backoff_max_s:
+            refuse("backoff_s", self.backoff_s, f"must not be longer than backoff_max_s={self.backoff_max_s}")
+        return self
+
+
+class RecycleConfig(Part):
+    """When a healthy worker is drained and replaced; null is never."""
+
+    max_operations: Count | None = None
+    """Operations a worker runs before it is replaced."""
+    max_age_s: Seconds | None = None
+    """Age at which a worker is replaced."""
+    max_memory_mb: Megabytes | None = None
+    """Resident memory at which a worker is replaced."""
+
+
+class RestartConfig(Part):
+    intensity: Count = 5
+    """Deaths within `period_s` at which the pool stops replacing at once and says it is degraded."""
+    period_s: Seconds = 30.0
+    """Window for `intensity`."""
+    backoff_s: Seconds = 0.1
+    """Pause before a failed start is tried again; doubles each time."""
+    backoff_max_s: Seconds = 10.0
+    """Longest pause."""
+
+    @model_validator(mode="after")
+    def _backoff_fits(self) -> RestartConfig:
+        if self.backoff_s > self.backoff_max_s:
+            refuse("backoff_s", self.backoff_s, f"must not be longer than backoff_max_s={self.backoff_max_s}")
+        return self
+
+
+class TelemetryConfig(Part):
+    capture_content: bool = False
+    """Put prompts and answers into spans. Off: they appear in no log, span, metric or error."""
+    otlp_endpoint: HttpUrl | None = None
+    """Collector for OTLP over HTTP; null leaves it to the standard `OTEL_*` variables."""
+    sampling: Share = 0.1
+    """Share of operations that are traced."""
+
+
+class ServiceConfig(Part):
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address the HTTP service binds to."""
+    port: Port = 8000
+    """0 takes a free one."""
+    replicas: Count = 1
+    """HTTP ingress processes."""
+    max_body_bytes: Count = 1_048_576
+    """Largest request body."""
+    max_batch: Count = 256
+    """Most operations in one batch request."""
+
+
+__all__ = [
+    "ConfigureLMStep",
+    "CustomCode",
+    "HistoryConfig",
+    "ImportModules",
+    "LMProfile",
+    "LoadPrograms",
+    "Name",
+    "Probe",
+    "ProgramConfig",
+    "RecycleConfig",
+    "RestartConfig",
+    "RetryConfig",
+    "ServiceConfig",
+    "TelemetryConfig",
+    "WarmupConfig",
+    "WarmupStep",
+]

@@ -1,0 +1,319 @@
+"""`PoolConfig`: every key of a pool, and the rules between keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_state_path
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from dspool.config.base import (
+    Count,
+    CountOrZero,
+    ModuleName,
+    Name,
+    Part,
+    Refusing,
+    Seconds,
+    SecondsOrZero,
+    StoreUrl,
+    config_error,
+    refuse,
+)
+from dspool.config.parts import (
+    ConfigureLMStep,
+    CustomCode,
+    HistoryConfig,
+    LMProfile,
+    Probe,
+    ProgramConfig,
+    RecycleConfig,
+    RestartConfig,
+    RetryConfig,
+    ServiceConfig,
+    TelemetryConfig,
+    WarmupConfig,
+    is_multiple,
+)
+
+PREFIX = "DSPOOL_"
+
+OTHER_VARIABLES = {
+    "DSPOOL_CONFIG": "path of the YAML file, read when no other is named",
+    "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",
+}
+"""`DSPOOL_` variables that are not keys. Any further unknown one is refused: it is a misspelt key."""
+
+_environ: ContextVar[Mapping[str, str] | None] = ContextVar("dspool_environ", default=None)
+
+
+@contextmanager
+def environment(environ: Mapping[str, str]) -> Iterator[None]:
+    """Read `DSPOOL_*` from `environ` and not from the process inside this block."""
+    token = _environ.set(environ)
+    try:
+        yield
+    finally:
+        _environ.reset(token)
+
+
+class PoolConfig(BaseSettings, metaclass=Refusing):
+    """All settings of one pool. Frozen; picklable; equal by value; durations are in seconds.
+
+    Keyword arguments win over `DSPOOL_*` variables, those over defaults; `load_config` adds command line
+    and file. `DSPOOL_WARMUP__STRATEGY` is `warmup.strategy`. Whatever does not fit is refused.
+
+    Raises:
+        ConfigError: `key`, `value` and `rule` of the first refusal; all of them in `refusals`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        # A default is held to the same rules, so that a rule and a default never drift apart.
+        validate_default=True,
+    )
+
+    name: Name = "default"
+    """Name of the pool, in URLs, actor names and metrics."""
+
+    pool_size: Count = 2
+    """Workers to run; the optimizer moves between the bounds below."""
+    min_pool_size: Count = 1
+    """Never fewer workers."""
+    max_pool_size: Count = 8
+    """Never more workers, overflow and spares apart."""
+    max_overflow: CountOrZero = 0
+    """Extra workers for bursts; at most `max_pool_size`."""
+    overflow_idle_s: Seconds = 30.0
+    """An overflow worker that was idle so long goes away."""
+    slots_per_worker: Count = 8
+    """Operations one worker runs at once."""
+    spares: CountOrZero = 0
+    """Warm workers without traffic, ready to replace a dead one; at most `max_pool_size`."""
+    strategy: Literal["lifo", "fifo", "least_loaded"] = "least_loaded"
+    """Which worker an operation goes to: the one used last, the one used longest ago, or the freest."""
+    lazy: bool = False
+    """Start workers at the first operation instead of at once."""
+
+    init_timeout_s: Seconds = 60.0
+    """How long a start waits until the pool is ready."""
+    checkout_timeout_s: Seconds = 10.0
+    """Longest wait for a slot; within `operation_timeout_s`."""
+    operation_timeout_s: Seconds = 30.0
+    """Deadline of an operation: queue, retries and run together."""
+    max_queue: CountOrZero = 1000
+    """Operations a client keeps waiting; one more is refused at once."""
+
+    health_check_interval_s: Seconds = 5.0
+    """Time between two health checks of a worker."""
+    health_check_timeout_s: Seconds = 2.0
+    """A check without answer for so long has failed; within the interval."""
+    max_health_failures: Count = 3
+    """Failed checks in a row after which a worker is replaced."""
+
+    enable_optimizer: bool = False
+    """Let the pool choose its size."""
+    optimization_interval_s: Seconds = 1.0
+    """Time between two decisions about the size."""
+    target_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """Share of slot time the optimizer aims to have in use."""
+    max_wait_s: Seconds = 0.1
+    """Wait for a slot that is still fine; the optimizer's objective. Within `checkout_timeout_s`."""
+    grow_cooldown_s: SecondsOrZero = 3.0
+    """Pause after growing before it grows again."""
+    shrink_cooldown_s: SecondsOrZero = 60.0
+    """How long load must stay low before it shrinks."""
+
+    warmup: WarmupConfig = WarmupConfig()
+
+    enable_metrics: bool = True
+    """Record and report samples."""
+    metrics_interval_s: Seconds = 1.0
+    """Time between two snapshots; divides `history.fine_interval_s`."""
+    metrics_flush_interval_s: Seconds = 0.5
+    """How often clients and workers send their samples; within `metrics_interval_s`."""
+    history: HistoryConfig = HistoryConfig()
+
+    session_ttl_s: Seconds = 3600.0
+    """A session unused for so long is forgotten."""
+    max_sessions_per_worker: Count = 1000
+    """Sessions a worker keeps active; one more is refused."""
+    history_limit: CountOrZero = 50
+    """Operations remembered per session."""
+    affinity: Literal["strict", "prefer"] = "strict"
+    """A session's operations wait for its worker, or may move the session when that worker is full."""
+
+    programs: dict[Name, ProgramConfig] = {}
+    """Pool programs by name. A pool with nothing configured has `qa`."""
+    allowed_imports: tuple[ModuleName, ...] = ()
+    """Packages or modules that an import path may name, with all below them."""
+    allow_execute_code: bool = False
+    """Allow `execute_code`: whoever may call it runs Python in a worker."""
+
+    retry: RetryConfig = RetryConfig()
+    recycle: RecycleConfig = RecycleConfig()
+    restart: RestartConfig = RestartConfig()
+
+    lm_profiles: dict[Name, LMProfile] = {}
+    """Language models by name. Without any, the offline engine answers."""
+    default_lm: str | None = None
+    """Profile for whatever names none; null is the only profile, or the offline engine."""
+    cache: bool = False
+    """DSPy's answer cache."""
+
+    store_url: StoreUrl | None = None
+    """Database of the session store; null is a SQLite file in `state_dir`."""
+    state_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default_factory=lambda: user_state_path("dspool")
+    )
+    """Where files are kept; default is the platform's state directory of the user."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    service: ServiceConfig = ServiceConfig()
+    stream_window: Count = 64
+    """Stream events on their way to a caller before the worker waits."""
+
+    @classmethod
+    def default(cls) -> PoolConfig:
+        """What `dspool up` serves with nothing configured: the pool program `qa` on the offline engine."""
+        return cls(programs=dict(DEFAULT_PROGRAMS))
+
+    def override(self, **changes: Any) -> PoolConfig:
+        """A copy with `changes`, held to all rules again; the environment is not read again.
+
+        A dict for a group (`warmup={"strategy": "staged"}`) changes the keys it names and no others.
+        """
+        values = {key: getattr(self, key) for key in type(self).model_fields}
+        for key, value in changes.items():
+            old = values.get(key)
+            values[key] = (
+                {**dict(old), **value} if isinstance(old, Part) and isinstance(value, dict) else value
+            )
+        with environment({}):
+            return type(self)(**values)
+
+    @property
+    def min_ready(self) -> int:
+        """Warm workers needed for readiness."""
+        return self.min_pool_size if self.warmup.min_ready is None else self.warmup.min_ready
+
+    def allows_import(self, import_path: str) -> bool:
+        """Whether `package.module:Name` lies within `allowed_imports`."""
+        module = import_path.partition(":")[0]
+        return any(module == allowed or module.startswith(f"{allowed}.") for allowed in self.allowed_imports)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, Environment(settings_cls))
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PoolConfig:
+        if not self.min_pool_size <= self.pool_size <= self.max_pool_size:
+            bounds = f"{self.min_pool_size}..{self.max_pool_size}"
+            refuse(
+                "pool_size", self.pool_size, f"must be within min_pool_size..max_pool_size, which is {bounds}"
+            )
+        for key in ("max_overflow", "spares"):
+            _at_most(self, key, "max_pool_size")
+        if self.min_ready > self.pool_size:
+            refuse("warmup.min_ready", self.min_ready, f"must not be more than pool_size={self.pool_size}")
+        if self.min_ready == 0 and not self.lazy:
+            refuse("warmup.min_ready", 0, "must be at least 1 unless the pool is lazy")
+        return self
+
+    @model_validator(mode="after")
+    def _times(self) -> PoolConfig:
+        _at_most(self, "checkout_timeout_s", "operation_timeout_s")
+        _at_most(self, "health_check_timeout_s", "health_check_interval_s")
+        _at_most(self, "max_wait_s", "checkout_timeout_s")
+        _at_most(self, "metrics_flush_interval_s", "metrics_interval_s")
+        if self.warmup.worker_deadline_s > self.init_timeout_s:
+            rule = f"must not be longer than init_timeout_s={self.init_timeout_s}"
+            refuse("warmup.worker_deadline_s", self.warmup.worker_deadline_s, rule)
+        if not is_multiple(self.history.fine_interval_s, self.metrics_interval_s):
+            rule = f"must be a whole multiple of metrics_interval_s={self.metrics_interval_s}"
+            refuse("history.fine_interval_s", self.history.fine_interval_s, rule)
+        for name, profile in self.lm_profiles.items():
+            if profile.timeout_s is not None and profile.timeout_s > self.operation_timeout_s:
+                rule = f"must not be longer than operation_timeout_s={self.operation_timeout_s}"
+                refuse(f"lm_profiles.{name}.timeout_s", profile.timeout_s, rule)
+        return self
+
+    @model_validator(mode="after")
+    def _names(self) -> PoolConfig:
+        self._profile("default_lm", self.default_lm)
+        for name, program in self.programs.items():
+            self._profile(f"programs.{name}.lm", program.lm)
+            self._profile(f"programs.{name}.spec.lm", (program.spec or {}).get("lm"))
+            self._import(f"programs.{name}.import_path", program.import_path)
+        for number, step in enumerate(self.warmup.steps):
+            key = f"warmup.steps.{number}"
+            if isinstance(step, ConfigureLMStep):
+                self._profile(f"{key}.profile", step.profile)
+            elif isinstance(step, Probe) and step.program not in self.programs:
+                refuse(f"{key}.program", step.program, f"is not one of programs: {_listed(self.programs)}")
+            elif isinstance(step, CustomCode):
+                self._import(f"{key}.import_path", step.import_path)
+        return self
+
+    def _profile(self, key: str, name: Any) -> None:
+        if name is not None and (not isinstance(name, str) or name not in self.lm_profiles):
+            refuse(key, name, f"is not one of lm_profiles: {_listed(self.lm_profiles)}")
+
+    def _import(self, key: str, path: str | None) -> None:
+        if path is not None and not self.allows_import(path):
+            refuse(key, path, f"is not within allowed_imports: {_listed(self.allowed_imports)}")
+
+
+DEFAULT_PROGRAMS: Mapping[str, ProgramConfig] = {
+    "qa": ProgramConfig(spec={"signature": "context, question -> answer", "module": "Predict"})
+}
+
+
+class Environment(EnvSettingsSource):
+    """`DSPOOL_*` variables as one layer; an unknown one is refused."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        environ = _environ.get()
+        if environ is None:
+            environ = os.environ
+        ours = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
+        known = {f"{PREFIX}{key}".upper() for key in PoolConfig.model_fields} | set(OTHER_VARIABLES)
+        unknown = sorted(name for name in ours if name.upper().split("__")[0] not in known)
+        if unknown:
+            raise config_error(
+                {"key": name, "rule": "there is no such key for this variable"} for name in unknown
+            )
+        return {name.lower(): value for name, value in ours.items()}
+
+
+def _at_most(config: PoolConfig, key: str, limit: str) -> None:
+    value, most = getattr(config, key), getattr(config, limit)
+    if value > most:
+        refuse(key, value, f"must not be more than {limit}={most}")
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none is configured"

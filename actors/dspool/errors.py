@@ -1,0 +1,210 @@
+"""Everything that dspool raises, one tree.
+
+PoolError
+├── ConfigError            the configuration was refused; says which value
+├── CallerError            the request cannot succeed as it is; outcome "client_error"
+│   ├── InvalidRequest     a missing, unknown or mistyped field; a bad program spec
+│   ├── PayloadTooLarge    the request is larger than the configured limit
+│   ├── NotAllowed         the configuration or the caller's role forbids it
+│   ├── Conflict           it clashes with what is there (name taken, size being changed)
+│   ├── UnknownName        nothing of that name
+│   │   ├── UnknownPool
+│   │   ├── UnknownProgram
+│   │   ├── UnknownSession (never created, ended or expired)
+│   │   └── UnknownWorker
+├── Rejected               refused before any work was done, safe to retry; outcome "rejected"
+│   ├── QueueFull
+│   ├── PoolPaused
+│   ├── PoolNotReady       no warm worker
+│   ├── PoolClosed
+│   └── TooManySessions
+├── DeadlineExceeded       the operation's deadline passed, in the queue or while running; outcome "timeout"
+├── Cancelled              the caller went away or asked for it; outcome "cancelled"
+├── ModelError             the LM back end refused or failed (status, retry_after_s)
+│   ├── ModelUnreachable
+│   ├── ModelRateLimited
+│   └── ModelAuthFailed
+├── ProgramError           the program raised, or its answer did not fit its signature
+├── WorkerLost             the worker died after the operation had started
+├── WorkerStartFailed      a worker could not be started or warmed
+├── StaleLease             a worker whose lease on a session is old tried to use it
+├── StoreFailed            the session store could not commit
+└── InternalError          a defect in dspool
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+Outcome = Literal["ok", "client_error", "error", "timeout", "rejected", "cancelled"]
+
+_by_code: dict[str, type[PoolError]] = {}
+
+
+class PoolError(Exception):
+    """The root. `code` is stable: it goes over the wire and into HTTP problem types.
+
+    `details` holds plain JSON values only and never user content (prompts, answers, keys).
+    """
+
+    code: ClassVar[str] = "pool_error"
+    outcome: ClassVar[Outcome] = "error"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _by_code[cls.code] = cls
+
+    def __getattr__(self, name: str) -> Any:
+        # Only called for what is not found: `error.retry_after_s` reads details["retry_after_s"].
+        details = self.__dict__.get("details", {})
+        if name in details:
+            return details[name]
+        raise AttributeError(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.details))
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "details": self.details}
+
+
+def from_wire(data: dict[str, Any]) -> PoolError:
+    """The error that `to_wire` described; an unknown code becomes a plain `PoolError`."""
+    kind = _by_code.get(data.get("code", ""), PoolError)
+    return _rebuild(kind, data.get("message", ""), data.get("details") or {})
+
+
+def _rebuild(kind: type[PoolError], message: str, details: dict[str, Any]) -> PoolError:
+    return kind(message, **details)
+
+
+class ConfigError(PoolError):
+    code = "config_error"
+    outcome = "client_error"
+
+
+class CallerError(PoolError):
+    code = "caller_error"
+    outcome = "client_error"
+
+
+class InvalidRequest(CallerError):
+    code = "invalid_request"
+
+
+class PayloadTooLarge(CallerError):
+    code = "payload_too_large"
+
+
+class NotAllowed(CallerError):
+    code = "not_allowed"
+
+
+class Conflict(CallerError):
+    code = "conflict"
+
+
+class UnknownName(CallerError):
+    code = "unknown_name"
+
+
+class UnknownPool(UnknownName):
+    code = "unknown_pool"
+
+
+class UnknownProgram(UnknownName):
+    code = "unknown_program"
+
+
+class UnknownSession(UnknownName):
+    code = "unknown_session"
+
+
+class UnknownWorker(UnknownName):
+    code = "unknown_worker"
+
+
+class Rejected(PoolError):
+    """Refused before any work was done. `retry_after_s` says when trying again makes sense."""
+
+    code = "rejected"
+    outcome = "rejected"
+
+
+class QueueFull(Rejected):
+    code = "queue_full"
+
+
+class PoolPaused(Rejected):
+    code = "pool_paused"
+
+
+class PoolNotReady(Rejected):
+    code = "pool_not_ready"
+
+
+class PoolClosed(Rejected):
+    code = "pool_closed"
+
+
+class TooManySessions(Rejected):
+    code = "too_many_sessions"
+
+
+class DeadlineExceeded(PoolError):
+    """`phase` is "queue" or "run": whether the operation had started."""
+
+    code = "deadline_exceeded"
+    outcome = "timeout"
+
+
+class Cancelled(PoolError):
+    code = "cancelled"
+    outcome = "cancelled"
+
+
+class ModelError(PoolError):
+    """`status` is the back end's HTTP status, if there was one; `retry_after_s` if it asked for a pause."""
+
+    code = "model_error"
+
+
+class ModelUnreachable(ModelError):
+    code = "model_unreachable"
+
+
+class ModelRateLimited(ModelError):
+    code = "model_rate_limited"
+
+
+class ModelAuthFailed(ModelError):
+    code = "model_auth_failed"
+
+
+class ProgramError(PoolError):
+    code = "program_error"
+
+
+class WorkerLost(PoolError):
+    code = "worker_lost"
+
+
+class WorkerStartFailed(PoolError):
+    code = "worker_start_failed"
+
+
+class StaleLease(PoolError):
+    code = "stale_lease"
+
+
+class StoreFailed(PoolError):
+    code = "store_failed"
+
+
+class InternalError(PoolError):
+    code = "internal_error"

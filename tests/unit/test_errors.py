@@ -1,0 +1,88 @@
+"""Every error crosses processes unchanged: pickle inside Ray, a plain dict on the wire."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from dspool import errors
+from dspool.errors import Outcome, PoolError, from_wire
+
+DETAILS = {"key": "pool_size", "value": 9, "retry_after_s": 0.25, "found": ["a", {"b": None}]}
+
+
+def tree(kind: type[PoolError]) -> list[type[PoolError]]:
+    return [kind, *(below for child in kind.__subclasses__() for below in tree(child))]
+
+
+ALL = [kind for kind in tree(PoolError) if kind.__module__ == errors.__name__]
+every_error = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+
+
+@every_error
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_survives_pickle(kind, protocol):
+    copy = pickle.loads(pickle.dumps(kind("it broke", **DETAILS), protocol=protocol))
+    assert type(copy) is kind
+    assert (copy.message, copy.details, str(copy)) == ("it broke", DETAILS, "it broke")
+
+
+@every_error
+def test_an_error_survives_the_wire(kind):
+    sent = json.loads(json.dumps(kind("it broke", **DETAILS).to_wire()))
+    copy = from_wire(sent)
+    assert type(copy) is kind
+    assert (copy.message, copy.details) == ("it broke", DETAILS)
+
+
+@every_error
+def test_an_error_without_details_survives_both(kind):
+    for copy in (pickle.loads(pickle.dumps(kind("it broke"))), from_wire(kind("it broke").to_wire())):
+        assert type(copy) is kind
+        assert copy.details == {}
+
+
+@every_error
+def test_an_error_has_a_code_and_a_known_outcome(kind):
+    assert re.fullmatch(r"[a-z_]+", kind.code)
+    assert kind.outcome in get_args(Outcome)
+
+
+def test_no_two_errors_share_a_code():
+    codes = [kind.code for kind in ALL]
+    assert len(codes) == len(set(codes))
+
+
+def test_the_drawing_shows_every_error_and_its_parent():
+    drawing = (Path(errors.__file__).read_text()).split('"""')[1]
+    stack: list[str] = []
+    drawn = {}
+    for line in drawing.splitlines():
+        found = re.match(r"^((?:│   |    )*)(?:├── |└── )?([A-Z]\w+)", line)
+        if not found or found.group(2) not in {kind.__name__ for kind in ALL}:
+            continue
+        depth = 0 if line.startswith("PoolError") else len(found.group(1)) // 4 + 1
+        stack[depth:] = [found.group(2)]
+        drawn[found.group(2)] = stack[depth - 1] if depth else None
+    assert drawn == {kind.__name__: kind.__base__.__name__ if kind is not PoolError else None for kind in ALL}
+
+
+def test_details_read_as_attributes_and_missing_ones_raise():
+    error = errors.QueueFull("full", retry_after_s=0.5)
+    assert error.retry_after_s == 0.5
+    with pytest.raises(AttributeError):
+        _ = error.status
+
+
+def test_an_unknown_code_becomes_a_plain_pool_error():
+    copy = from_wire({"code": "from_the_future", "message": "hello", "details": {"a": 1}})
+    assert type(copy) is PoolError
+    assert (copy.message, copy.details) == ("hello", {"a": 1})
+
+
+def test_a_damaged_wire_dict_still_becomes_an_error():
+    assert type(from_wire({})) is PoolError
+    assert from_wire({"code": "cancelled", "details": None}).details == {}
