@@ -1,0 +1,203 @@
+"""Who may own, change or end a session: the store's decisions, without I/O.
+
+A `Request` is about one session. It gets the session's row and answers what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import msgspec
+
+from dspool.commands import JSON, Change, Lease
+from dspool.errors import InvalidRequest, StaleLease, UnknownSession
+
+Key = tuple[str, str]
+"""Pool and session."""
+
+KINDS = frozenset({"program", "lm", "variable"})
+ALL_NAMES = "*"
+MAX_NAME = 512
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    pool: str
+    session: str
+    principal: str | None
+    owner: str | None
+    last_owner: str | None
+    epoch: int
+    moves: int
+    created_at: float
+    last_used_at: float
+
+
+def visible(principal: str | None, asker: str | None) -> bool:
+    """Whether `asker` may know of a session of `principal`: its own, nobody's, or any if `asker` is None (trusted)."""
+    return principal is None or asker is None or principal == asker
+
+
+def unknown_session(pool: str, session: str) -> UnknownSession:
+    # The same words for a session that never was and for one of somebody else.
+    return UnknownSession(
+        f"no session {session!r} in pool {pool!r}: never created, ended or expired", session=session
+    )
+
+
+def encode(value: JSON, what: str) -> str:
+    """`value` as JSON text.
+
+    Raises:
+        InvalidRequest: it is not plain JSON, so that it would not come back as it went in.
+    """
+    try:
+        encoded = msgspec.json.encode(value)
+        same = msgspec.json.decode(encoded) == value
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise InvalidRequest(f"{what} is not a JSON value (None, bool, int, finite float, str, list, dict)")
+    return encoded.decode()
+
+
+def check_names(**names: str | None) -> None:
+    """Refuse what a database could not keep or find again as it was given.
+
+    Raises:
+        InvalidRequest: empty, too long, with a NUL character, or not valid Unicode.
+    """
+    for what, name in names.items():
+        if name is None:
+            continue
+        if not 0 < len(name) <= MAX_NAME:
+            raise InvalidRequest(f"{what} must have 1..{MAX_NAME} characters, got {len(name)}", field=what)
+        if "\0" in name or (not name.isascii() and any("\ud800" <= mark <= "\udfff" for mark in name)):
+            raise InvalidRequest(f"{what} has a character that cannot be stored", field=what)
+
+
+@dataclass(frozen=True)
+class StoredChange:
+    """A `Change` whose payload is JSON text; None deletes."""
+
+    kind: str
+    name: str
+    payload: str | None
+
+    @classmethod
+    def of(cls, change: Change) -> StoredChange:
+        """Raises `InvalidRequest` for a payload that is not JSON, an unknown kind or a bad name."""
+        if change.kind not in KINDS:
+            raise InvalidRequest(f"no kind of change {change.kind!r}, there are {', '.join(sorted(KINDS))}")
+        check_names(name=change.name)
+        if change.payload is None:
+            return cls(change.kind, change.name, None)
+        if change.name == ALL_NAMES:
+            raise InvalidRequest(f"{ALL_NAMES!r} names all of a kind and can only be deleted")
+        return cls(change.kind, change.name, encode(change.payload, f"{change.kind} {change.name!r}"))
+
+
+@dataclass
+class Outcome:
+    """What a request did to its session."""
+
+    reply: Any = None
+    """The answer, or the `PoolError` to raise."""
+    row: SessionRow | None = None
+    """The row to write."""
+    removed: bool = False
+    granted: bool = False
+    """The answer is a lease on `row`, to be completed with the session's items."""
+    changes: Sequence[StoredChange] = ()
+
+
+class Epochs(Protocol):
+    def next(self, pool: str) -> int:
+        """An epoch greater than any given out before in `pool`."""
+
+
+class Request(Protocol):
+    @property
+    def key(self) -> Key: ...
+
+    def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
+        """`dead`: the asking worker was declared dead. Raises a `PoolError` to refuse; then nothing is written."""
+
+
+@dataclass(frozen=True)
+class Acquire:
+    key: Key
+    worker: str
+    create: bool
+    principal: str | None
+
+    def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
+        pool, session = self.key
+        if dead:
+            raise StaleLease(
+                f"worker {self.worker} was declared dead and gets no lease",
+                session=session,
+                worker=self.worker,
+            )
+        if row is None:
+            if not self.create:
+                raise unknown_session(pool, session)
+            row = SessionRow(
+                pool=pool,
+                session=session,
+                principal=self.principal,
+                owner=self.worker,
+                last_owner=self.worker,
+                epoch=epochs.next(pool),
+                moves=0,
+                created_at=now,
+                last_used_at=now,
+            )
+        elif not visible(row.principal, self.principal):
+            raise unknown_session(pool, session)
+        elif row.owner is not None and row.owner != self.worker:
+            return Outcome(Lease(session, granted=False, owner=row.owner, epoch=row.epoch))
+        elif row.owner is None:
+            # Also when the same worker comes back: what it sent under its released lease must not count any more.
+            moved = row.last_owner != self.worker
+            row = replace(
+                row,
+                owner=self.worker,
+                last_owner=self.worker,
+                epoch=epochs.next(pool),
+                moves=row.moves + moved,
+                last_used_at=now,
+            )
+        else:
+            row = replace(row, last_used_at=now)
+        return Outcome(row=row, granted=True)
+
+
+@dataclass(frozen=True)
+class Commit:
+    key: Key
+    worker: str
+    epoch: int
+    changes: Sequence[StoredChange]
+
+    def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
+        if row is None or row.owner != self.worker or row.epoch != self.epoch:
+            raise StaleLease(
+                f"worker {self.worker} no longer holds session {self.key[1]!r} at epoch {self.epoch}",
+                session=self.key[1],
+                worker=self.worker,
+                epoch=self.epoch,
+            )
+        return Outcome(row=replace(row, last_used_at=now), changes=self.changes)
+
+
+@dataclass(frozen=True)
+class End:
+    key: Key
+    principal: str | None
+
+    def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
+        found = row is not None and visible(row.principal, self.principal)
+        return Outcome(found, removed=found)

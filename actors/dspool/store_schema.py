@@ -1,0 +1,249 @@
+"""The store's tables, its schema version, and how a database is reached.
+
+One table per concern. Everything is keyed by pool first, because several pools share one database.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    event,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from dspool.errors import ConfigError, StoreFailed
+
+SCHEMA_VERSION = 1
+
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType({})
+"""How to get from version N to N + 1, by N. Runs inside the transaction that then writes the new version."""
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a statement waits for another process (another pool's store) that holds the database."""
+
+# Byte order, so that ids sort and page alike on every database.
+_Id = String().with_variant(String(collation="C"), "postgresql")
+
+metadata = MetaData()
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+# `epoch` is the last epoch given out in this pool. One counter a pool, not one a session, so that a session id
+# that ended and is created again gets a higher epoch without anything being kept about ended ids.
+pools = Table(
+    "pools",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+# `last_owner` outlives a release: it tells a move to another worker from a return to the same one.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("session", _Id, primary_key=True),
+    Column("principal", Text),
+    Column("owner", _Id),
+    Column("last_owner", _Id),
+    Column("epoch", BigInteger, nullable=False),
+    Column("moves", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("last_used_at", Float, nullable=False),
+    Index("sessions_by_owner", "pool", "owner"),
+    Index("sessions_by_use", "pool", "last_used_at"),
+)
+
+session_items = Table(
+    "session_items",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("session", _Id, primary_key=True),
+    Column("kind", _Id, primary_key=True),
+    Column("name", _Id, primary_key=True),
+    Column("payload", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["pool", "session"], ["sessions.pool", "sessions.session"], ondelete="CASCADE", name="item_of_session"
+    ),
+)
+
+# Workers that were declared dead: an `acquire` of theirs still on its way must not get a lease that nobody frees.
+dead_workers = Table(
+    "dead_workers",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("worker", _Id, primary_key=True),
+    Column("died_at", Float, nullable=False),
+)
+
+records = Table(
+    "records",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("key", _Id, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("program", _Id, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+current_versions = Table(
+    "current_versions",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("program", _Id, primary_key=True),
+    Column("version", Integer, nullable=False),
+    ForeignKeyConstraint(
+        ["pool", "program", "version"],
+        ["deployments.pool", "deployments.program", "deployments.version"],
+        name="current_is_deployed",
+    ),
+)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database to `SCHEMA_VERSION`, inside the caller's transaction.
+
+    Raises:
+        StoreFailed: it was written by a newer dspool, or no migration leads to this version.
+    """
+    if connection.dialect.name == "postgresql":
+        # Several pools may start at once on an empty database.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dspool.schema'))"))
+    if not inspect(connection).has_table("schema_version"):
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+        return
+    found = connection.execute(select(schema_version.c.version)).scalar_one()
+    if found > SCHEMA_VERSION:
+        raise StoreFailed(
+            f"the session store has schema version {found}, this dspool knows {SCHEMA_VERSION}: upgrade dspool",
+            found=found,
+            known=SCHEMA_VERSION,
+        )
+    for version in range(found, SCHEMA_VERSION):
+        if version not in MIGRATIONS:
+            raise StoreFailed(f"no migration of the session store from schema version {version}", found=found)
+        MIGRATIONS[version](connection)
+        connection.execute(update(schema_version).values(version=version + 1))
+
+
+def parse_url(url: str) -> URL:
+    """`url` with its asynchronous driver filled in.
+
+    Raises:
+        ConfigError: not a URL, neither SQLite nor PostgreSQL, an SQLite database in memory, or no driver installed.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as refused:
+        # The text is not repeated: it may hold a password.
+        raise ConfigError("store_url is not a database URL such as sqlite:////path/file.db") from refused
+    if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
+        if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+            raise ConfigError(
+                f"store_url must name a file, got {_shown(parsed)!r}: sessions must survive restarts"
+            )
+        return parsed.set(drivername="sqlite+aiosqlite")
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
+        if importlib.util.find_spec("asyncpg") is None:
+            raise ConfigError("a PostgreSQL store_url needs the driver: pip install 'dspool[postgres]'")
+        return parsed.set(drivername="postgresql+asyncpg")
+    raise ConfigError(
+        f"store_url must begin with sqlite:/// or postgresql://, got {_shown(parsed)!r}",
+        scheme=parsed.drivername,
+    )
+
+
+def create_engine(url: URL) -> AsyncEngine:
+    """An engine for `url`; connects to nothing yet, but makes the SQLite file and its directory."""
+    # Connections are only ever used in `begin()` blocks, which end their transaction themselves: the pool need not
+    # roll back once more (one round trip a transaction).
+    if url.get_backend_name() == "sqlite":
+        _make_private_file(Path(url.database or ""))
+        engine = create_async_engine(
+            url, hide_parameters=True, pool_reset_on_return=None, connect_args={"timeout": BUSY_TIMEOUT_S}
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(
+        url,
+        hide_parameters=True,  # they are users' content, and errors are logged
+        pool_reset_on_return=None,
+        pool_pre_ping=True,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "command_timeout": BUSY_TIMEOUT_S},
+    )
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def _make_private_file(path: Path) -> None:
+    """Make the file and its directory readable by this user alone: sessions hold user content.
+
+    SQLite gives its -wal and -shm files the mode of the database.
+    """
+    try:
+        # An existing directory keeps its mode: it may be shared on purpose, and the file is private anyway.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+    except OSError as failed:
+        raise StoreFailed(
+            f"cannot open the session store at {path}: {failed.strerror}", path=str(path)
+        ) from failed
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # Transactions are begun by `_begin_sqlite`: left to itself the driver begins them late and unlocked.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # A killed process loses nothing with NORMAL either. Power loss needs FULL: it syncs the log to disk at every
+    # commit, and "acknowledged" should mean that. Group commit shares one sync among all waiting callers.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # Writers take the write lock at once: a transaction that reads first and upgrades later can be refused
+    # half-way, without waiting, when another process wrote in between.
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
