@@ -88,7 +88,7 @@ def test_acknowledged_commits_survive_a_kill_at_any_moment(tmp_path: Path):
     print(f"seed {seed}")  # shown when the test fails
     rng = random.Random(seed)
     rounds_with_commits, acknowledged = 0, 0
-    until = time.monotonic() + 12
+    until = time.monotonic() + 9
     writer = start(url)
     for _ in range(ROUNDS):
         following = start(url)  # imports while the other one writes

@@ -445,7 +445,7 @@ async def test_closing_finishes_what_was_accepted_and_then_refuses(url, pool):
     accepted = [asyncio.create_task(store.acquire(pool, f"s{i}", "w1", create=True)) for i in range(10)]
     await asyncio.sleep(0)
     await store.close()
-    assert all(lease.granted for lease in await asyncio.gather(*accepted))
+    assert all(call.done() and call.result().granted for call in accepted)
     for call in (store.acquire(pool, "s", "w1", create=True), store.list(pool)):
         with pytest.raises(StoreFailed, match="closed"):
             await call
