@@ -1,0 +1,131 @@
+"""Errors of DSPy, its engines and programs, told in dspool's own tree, without a word of prompts or answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dspy.utils import exceptions as lm_errors
+
+from dspool.errors import (
+    ConfigError,
+    InvalidRequest,
+    ModelAuthFailed,
+    ModelError,
+    ModelRateLimited,
+    ModelUnreachable,
+    PoolError,
+    ProgramError,
+)
+
+
+def translate(error: BaseException) -> PoolError:
+    """The `PoolError` that `error` means. Messages name models, statuses, fields and types, never content."""
+    error = _single(error)
+    if isinstance(error, lm_errors.LMUnexpectedError) and isinstance(error.__cause__, PoolError):
+        # Raised by us below DSPy's engine boundary, such as by a listener that went away.
+        error = error.__cause__
+    if isinstance(error, PoolError):
+        return error
+    if isinstance(error, lm_errors.AdapterParseError):
+        return _unparsable(error)
+    if isinstance(error, lm_errors.LMError):
+        return _model_error(error)
+    if isinstance(error, ValueError) and _place(error).startswith("dspy.clients.execution:"):
+        # DSPy's own check of what it sends; its message quotes nothing, but names positions in the prompt.
+        return InvalidRequest(
+            "an input or setting cannot be sent: text that is not valid Unicode, or a bad n"
+        )
+    if isinstance(error, ImportError):
+        return ConfigError(f"a module is not installed: {error.name}", module=error.name or "")
+    return ProgramError(
+        f"the program raised {type(error).__name__} at {_place(error)}",
+        exception=type(error).__name__,
+        at=_place(error),
+    )
+
+
+def _model_error(error: lm_errors.LMError) -> PoolError:
+    model = error.model or "the model"
+    known: dict[str, Any] = {"model": error.model or ""}
+    if error.status is not None:
+        known["status"] = error.status
+    if error.provider:
+        known["provider"] = error.provider
+    if error.request_id:
+        known["request_id"] = error.request_id
+    status = f" (status {error.status})" if error.status is not None else ""
+    if isinstance(error, lm_errors.LMRateLimitError):
+        known["retry_after_s"] = error.retry_after
+        wait = f"; it asks for a pause of {error.retry_after:g} s" if error.retry_after is not None else ""
+        return ModelRateLimited(f"{model} refused the call: too many requests{status}{wait}", **known)
+    if isinstance(error, lm_errors.LMNotConfiguredError):
+        variables = " or ".join(getattr(error, "env_keys", None) or ()) or "the profile's api_key_env"
+        return ModelAuthFailed(f"no key for {model}: set {variables} for the workers", **known)
+    if isinstance(error, lm_errors.LMAuthError):
+        return ModelAuthFailed(f"{model} refused the key{status}: check the profile's api_key_env", **known)
+    if isinstance(error, lm_errors.LMBillingError):
+        return ModelAuthFailed(f"{model} refused the call for billing reasons{status}", **known)
+    if isinstance(error, lm_errors.LMTimeoutError):
+        return ModelUnreachable(f"{model} did not answer in time{status}", reason="timeout", **known)
+    if isinstance(error, (lm_errors.LMTransportError, lm_errors.LMLockTimeoutError)):
+        if _timed_out(error):
+            return ModelUnreachable(f"{model} did not answer in time", reason="timeout", **known)
+        return ModelUnreachable(
+            f"{model} cannot be reached: check the profile's endpoint", reason="transport", **known
+        )
+    if error.retry_after is not None:
+        known["retry_after_s"] = error.retry_after
+    if isinstance(error, lm_errors.ContextWindowExceededError):
+        return ModelError(f"the prompt is too long for {model}{status}", reason="context_window", **known)
+    if isinstance(error, lm_errors.LMUnsupportedModelError):
+        return ModelError(f"the back end does not know {model}{status}", reason="unsupported_model", **known)
+    if isinstance(error, lm_errors.LMUnsupportedFeatureError):
+        wanted = ", ".join(error.features) or "something in this request"
+        return ModelError(f"{model} does not support {wanted}", reason="unsupported_feature", **known)
+    if isinstance(error, lm_errors.LMConfigurationError):
+        return ConfigError(f"the settings of {model} do not fit", **known)
+    if isinstance(error, lm_errors.LMInvalidRequestError):
+        return ModelError(f"{model} refused the request{status}", reason="invalid_request", **known)
+    if isinstance(error, lm_errors.LMUnexpectedError):
+        return ModelError(f"the engine of {model} failed", reason=error.code or "unexpected", **known)
+    return ModelError(f"{model} failed{status}", reason=error.code or "", **known)
+
+
+def _unparsable(error: lm_errors.AdapterParseError) -> ProgramError:
+    fields = list(getattr(error.signature, "output_fields", ()))
+    parsed: Any = error.parsed_result
+    found = [name for name in fields if isinstance(parsed, dict) and name in parsed]
+    return ProgramError(
+        f"the model's answer did not fit the signature: wanted {', '.join(fields)} in the format of "
+        f"{error.adapter_name}",
+        reason="unparsable",
+        adapter=error.adapter_name,
+        expected=fields,
+        found=found,
+    )
+
+
+def _single(error: BaseException) -> BaseException:
+    """What is inside an exception group that holds only one exception."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _timed_out(error: BaseException) -> bool:
+    """Whether a transport error came from waiting too long (the engine has one class for all of them)."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__.endswith("Timeout"):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    if trace is None:
+        return "an unknown place"
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"

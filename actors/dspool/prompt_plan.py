@@ -1,0 +1,156 @@
+"""What an adapter's system message says: its format, the input names, and a JSON schema for each output field.
+
+The system message is a pure function of the signature, so a plan is read once per distinct message.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from functools import lru_cache
+from typing import Any, Literal
+
+import dspy
+import pydantic
+
+Schema = dict[str, Any]
+
+_JSON_MARK = "Outputs will be a JSON object with the following fields."
+_FIELD = re.compile(r"^\d+\. `(\w+)` \((.*?)\):(?: |$)", re.MULTILINE)
+_NOTE = "        # note: the value you produce must adhere to the JSON schema: "
+_TEXT: Schema = {"type": "string"}
+_SIMPLE: dict[str, Schema] = {
+    "str": _TEXT,
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+    "bool": {"type": "boolean"},
+    "Any": _TEXT,
+    "NoneType": {"type": "null"},
+    "list": {"type": "array", "items": _TEXT},
+    "dict": {"type": "object", "additionalProperties": True},
+}
+
+
+class Plan:
+    """How to read the user message of one signature, and what to write."""
+
+    __slots__ = ("_header", "_known", "_outputs", "_whole", "format", "inputs", "only_text")
+
+    def __init__(
+        self,
+        format: Literal["chat", "json", "xml"],
+        inputs: tuple[str, ...],
+        outputs: dict[str, str],
+        schemas: dict[str, Schema],
+    ) -> None:
+        self.format = format
+        self.inputs = inputs
+        self._outputs = outputs
+        self._known = schemas
+        self._whole = len(schemas) == len(outputs)
+        names = "|".join(map(re.escape, inputs))
+        self._header = re.compile(
+            rf"^<({names})>\n(.*?)\n</\1>$" if format == "xml" else rf"^\[\[ ## ({names}) ## \]\]\n",
+            re.MULTILINE | re.DOTALL,
+        )
+        text_only = len(outputs) == 1 and next(iter(schemas.values()), None) is _TEXT
+        self.only_text = next(iter(outputs)) if text_only else None
+        """The name of the only output when that is a plain text: the common case, answered with the least work."""
+
+    def inputs_of(self, asked: str) -> dict[str, str]:
+        """The input values in the user message `asked`, as the text the adapter made of them."""
+        if self.format == "xml":
+            return {m[1]: m[2] for m in self._header.finditer(asked)}
+        marks = list(self._header.finditer(asked))
+        found: dict[str, str] = {}
+        for index, mark in enumerate(marks):
+            last = index + 1 == len(marks)
+            end = asked.rfind("\n\nRespond with ") if last else marks[index + 1].start()
+            found.setdefault(mark[1], asked[mark.end() : end if end >= mark.end() else len(asked)].strip())
+        return found
+
+    def schemas(self) -> dict[str, Schema]:
+        """A JSON schema for each output field, in order."""
+        if self._whole:
+            return self._known
+        # The XML format tells the tags of nested objects, not the types inside: ask the running predictor for those.
+        declared = _running_outputs()
+        return {name: self._known.get(name) or _schema_of(declared.get(name)) for name in self._outputs}
+
+
+@lru_cache(maxsize=512)
+def plan_of(system: str) -> Plan | None:
+    """The plan in `system`; None if no known adapter wrote it."""
+    inputs_at = system.find("Your input fields are:\n")
+    outputs_at = system.find("\nYour output fields are:\n", inputs_at)
+    structure_at = system.find("\nAll interactions will be structured in the following way", outputs_at)
+    if min(inputs_at, outputs_at, structure_at) < 0:
+        return None
+    inputs = tuple(m[1] for m in _FIELD.finditer(system[inputs_at:outputs_at]))
+    structure = system[structure_at:]
+    outputs = {m[1]: m[2] for m in _FIELD.finditer(system[outputs_at:structure_at])}
+    notes: dict[str, str]
+    if _JSON_MARK in structure:
+        kind: Literal["chat", "json", "xml"] = "json"
+        start = structure.index("{", structure.index(_JSON_MARK))
+        notes = json.JSONDecoder().raw_decode(structure, start)[0]
+        outputs = {name: outputs[name] for name in notes if name in outputs}
+    elif "[[ ## completed ## ]]" in structure:
+        kind = "chat"
+        notes = dict(re.findall(r"^\[\[ ## (\w+) ## \]\]\n(.*)$", structure, re.MULTILINE))
+    else:
+        kind = "xml"
+        notes = dict(re.findall(r"^<(\w+)>\n(.*)\n</\1>$", structure, re.MULTILINE))
+    outputs = {name: type_ for name, type_ in outputs.items() if name in notes or kind == "xml"}
+    schemas = {}
+    for name, type_ in outputs.items():
+        _, mark, written = notes.get(name, "").partition(_NOTE)
+        schema = json.JSONDecoder().raw_decode(written)[0] if mark else _schema_from_text(type_)
+        if schema is not None:
+            schemas[name] = schema
+    return Plan(kind, inputs, outputs, schemas) if inputs and outputs else None
+
+
+def _schema_from_text(text: str) -> Schema | None:
+    """The schema of a type as DSPy writes it (`list[int]`, `Literal['a', 1]`); None for an object's name."""
+    try:
+        return _schema_from_node(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _schema_from_node(node: ast.expr) -> Schema | None:
+    if isinstance(node, ast.Name):
+        return _SIMPLE.get(node.id)
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        return None
+    arguments = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if node.value.id == "Literal":
+        return {"enum": [ast.literal_eval(a) for a in arguments]}
+    inner = [_schema_from_node(a) for a in arguments]
+    if any(schema is None for schema in inner):
+        return None
+    if node.value.id == "list":
+        return {"type": "array", "items": inner[0]}
+    if node.value.id == "dict" and len(inner) == 2:
+        return {"type": "object", "additionalProperties": inner[1]}
+    if node.value.id in ("Union", "Optional"):
+        return {"anyOf": [*inner, {"type": "null"}] if node.value.id == "Optional" else inner}
+    return None
+
+
+def _running_outputs() -> dict[str, Any]:
+    modules = dspy.settings.caller_modules or []
+    signature = getattr(modules[-1], "signature", None) if modules else None
+    fields = getattr(signature, "output_fields", {})
+    return {name: field.annotation for name, field in fields.items()}
+
+
+def _schema_of(annotation: Any) -> Schema:
+    if annotation is None:
+        return _TEXT
+    try:
+        return pydantic.TypeAdapter(annotation).json_schema()
+    except pydantic.PydanticUserError:
+        return _TEXT
