@@ -1,0 +1,150 @@
+"""How well a pool does, as one number with its reasons.
+
+The score starts at 100 and each part takes points away. A part never takes fewer points when its input gets
+worse, so the score falls, or stays, with each input. An idle pool with all its workers loses nothing; at 20 %
+errors it is below 60 whatever else.
+"""
+
+from __future__ import annotations
+
+from math import log2
+from typing import Literal
+
+from msgspec import Struct
+
+HealthState = Literal["healthy", "degraded", "unhealthy"]
+
+
+class HealthInput(Struct, frozen=True, kw_only=True):
+    """What the score is made from, over one recent window."""
+
+    desired: int
+    """Workers that should take traffic."""
+    ready: int
+    """Warm workers that do."""
+    error_rate: float = 0.0
+    """Share of served operations that failed or timed out; client errors are not among them."""
+    latency_p99_s: float = 0.0
+    latency_objective_s: float | None = None
+    """None: no objective, latency takes nothing."""
+    wait_p95_s: float = 0.0
+    max_wait_s: float = 0.1
+    utilization: float = 0.0
+    """Slot-seconds busy / slot-seconds available, 0..1."""
+    queue_fill: float = 0.0
+    """Queued operations / the queue's limit, 0..1."""
+    rejected_rate: float = 0.0
+    """Share of submitted operations that were refused."""
+
+
+class HealthPart(Struct, frozen=True):
+    """One reason: the points it takes (0..100), and a sentence for people."""
+
+    name: Literal["errors", "latency", "wait", "workers", "saturation"]
+    cost: float
+    sentence: str
+
+
+class Health(Struct, frozen=True):
+    """`score` is 100 minus the costs of all parts, not below 0."""
+
+    score: float
+    state: HealthState
+    parts: tuple[HealthPart, ...]
+
+
+ERROR_COST = 250.0
+"""Points by error rate: 20 % errors take 50, 40 % take all."""
+LATENCY_COST = 30.0
+WAIT_COST = 30.0
+BUSY_FROM = 0.85
+"""Utilization above this starts to cost: little is left for a burst."""
+BUSY_COST = 10.0
+QUEUE_COST = 20.0
+REJECTED_COST = 60.0
+
+
+def health(seen: HealthInput) -> Health:
+    """The score and its parts, the most costly first."""
+    parts = sorted(
+        (_errors(seen), _latency(seen), _wait(seen), _workers(seen), _saturation(seen)),
+        key=lambda part: -part.cost,
+    )
+    score = max(0.0, 100.0 - sum(part.cost for part in parts))
+    state: HealthState = "healthy" if score >= 80 else "degraded" if score >= 50 else "unhealthy"
+    return Health(round(score, 2), state, tuple(parts))
+
+
+def _errors(seen: HealthInput) -> HealthPart:
+    rate = _share(seen.error_rate)
+    if not rate:
+        return HealthPart("errors", 0.0, "No operation failed.")
+    return HealthPart(
+        "errors", min(100.0, ERROR_COST * rate), f"{rate:.2%} of operations failed or timed out."
+    )
+
+
+def _latency(seen: HealthInput) -> HealthPart:
+    objective, p99 = seen.latency_objective_s, seen.latency_p99_s
+    if objective is None:
+        return HealthPart("latency", 0.0, f"p99 latency is {_time(p99)}; no objective is set.")
+    over = _over(p99, objective)
+    if not over:
+        return HealthPart(
+            "latency", 0.0, f"p99 latency is {_time(p99)}, within the objective of {_time(objective)}."
+        )
+    return HealthPart(
+        "latency",
+        LATENCY_COST * over,
+        f"p99 latency is {_time(p99)}, over the objective of {_time(objective)}.",
+    )
+
+
+def _wait(seen: HealthInput) -> HealthPart:
+    over = _over(seen.wait_p95_s, seen.max_wait_s)
+    if not over:
+        return HealthPart("wait", 0.0, f"Operations start after {_time(seen.wait_p95_s)} (p95), soon enough.")
+    return HealthPart(
+        "wait",
+        WAIT_COST * over,
+        f"Operations wait {_time(seen.wait_p95_s)} (p95) to start; {_time(seen.max_wait_s)} is the goal.",
+    )
+
+
+def _workers(seen: HealthInput) -> HealthPart:
+    missing = max(0, seen.desired - max(0, seen.ready))
+    if not missing:
+        return HealthPart("workers", 0.0, f"All {seen.desired} workers are warm.")
+    return HealthPart(
+        "workers",
+        100.0 * missing / seen.desired,
+        f"{missing} of {seen.desired} workers are dead or not warm.",
+    )
+
+
+def _saturation(seen: HealthInput) -> HealthPart:
+    busy, fill, refused = _share(seen.utilization), _share(seen.queue_fill), _share(seen.rejected_rate)
+    cost = (
+        BUSY_COST * max(0.0, busy - BUSY_FROM) / (1 - BUSY_FROM) + QUEUE_COST * fill + REJECTED_COST * refused
+    )
+    sentence = f"{busy:.1%} of the slots' time is used."
+    if fill:
+        sentence += f" The queue is {fill:.1%} full."
+    if refused:
+        sentence += f" {refused:.2%} of operations were refused."
+    return HealthPart("saturation", cost, sentence)
+
+
+def _over(value: float, goal: float) -> float:
+    """0 up to the goal, then growing with each doubling: 0.25 at twice, 1 at 16 times and more."""
+    if value <= goal:
+        return 0.0
+    return 1.0 if goal <= 0 else min(1.0, log2(value / goal) / 4)
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
