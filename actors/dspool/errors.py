@@ -57,7 +57,8 @@ class PoolError(Exception):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        _by_code[cls.code] = cls
+        # The first wins: Ray makes a subclass of its own of each error that an actor raises.
+        _by_code.setdefault(cls.code, cls)
 
     def __getattr__(self, name: str) -> Any:
         # Only called for what is not found: `error.retry_after_s` reads details["retry_after_s"].

@@ -1,0 +1,165 @@
+"""`dspool`: the commands. Each is a few lines; what they do lies in the modules beside this one."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dspool.cli import remote
+from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
+from dspool.cli.run_file import RunFile
+from dspool.cli.serving import run_up
+from dspool.config import load_config
+
+app = typer.Typer(
+    name="dspool",
+    help="Serve stateful DSPy programs from a pool of warm, supervised Ray actors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="YAML file with the configuration (else the one DSPOOL_CONFIG names)."
+    ),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", help="Where sessions and the run file are kept. Names the service to talk to."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def up(
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback only.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help='Join this Ray cluster ("auto" finds it) and do not start one.')
+    ] = None,
+    state_dir: StateDir = None,
+    name: Annotated[str | None, typer.Option(help="Name of the pool.")] = None,
+    pool_size: Annotated[int | None, typer.Option(help="Workers to start with.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Operations a worker runs at once.")] = None,
+    ray_dashboard: Annotated[
+        bool, typer.Option("--ray-dashboard", help="Start Ray's dashboard too.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Start the pool and its HTTP service, and serve until Ctrl-C.
+
+    Ctrl-C (or SIGTERM) lets running operations finish, then stops what was started; a second one ends at once.
+    """
+    out = Output(json, debug)
+    flags = {
+        "service.host": host,
+        "service.port": port,
+        "state_dir": None if state_dir is None else str(state_dir),
+        "name": name,
+        "pool_size": pool_size,
+        "slots_per_worker": slots,
+    }
+    with guarded(out):
+        run_up(config, flags, out, address=address, ray_dashboard=ray_dashboard)
+
+
+@app.command()
+def down(
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to let running operations finish.")] = 60.0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Stop the service of this state directory: running operations finish first."""
+    out = Output(json, debug)
+    with guarded(out):
+        said = remote.down(_run_file(config, state_dir), timeout)
+        out.result(said, said["message"])
+
+
+@app.command()
+def status(
+    config: ConfigFile = None, state_dir: StateDir = None, json: Json = False, debug: Debug = False
+) -> None:
+    """Show the service, its pool and its workers. Exit code 3 when nothing runs."""
+    out = Output(json, debug)
+    with guarded(out):
+        seen = remote.status(_run_file(config, state_dir))
+        out.result(seen, remote.status_text(seen))
+        if not seen["running"]:
+            raise typer.Exit(EXIT_NOT_RUNNING)
+
+
+@app.command()
+def sessions(
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 100,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the sessions of the pool, with the worker that holds each."""
+    out = Output(json, debug)
+    with guarded(out):
+        found = remote.sessions(_run_file(config, state_dir), limit)
+        out.result(found, remote.sessions_text(found))
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None, state_dir: StateDir = None, json: Json = False, debug: Debug = False
+) -> None:
+    """Print every configuration key with its value and where it came from."""
+    out = Output(json, debug)
+    with guarded(out):
+        rows = load_config(cli=_flags(state_dir), file=config).rows()
+        as_json = {row.key: {"value": row.value, "source": row.source} for row in rows}
+        out.result(as_json, out.table(("key", "value", "source"), [tuple(map(_shown, row)) for row in rows]))
+
+
+@app.command()
+def version(json: Json = False) -> None:
+    """Print the versions that matter for a bug report."""
+    found: dict[str, str] = {"python": platform.python_version()}
+    for package in ("dspool", "ray", "dspy"):
+        try:
+            found[package] = version_of(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    Output(json).result(
+        found, "\n".join(f"{name} {found[name]}" for name in ("dspool", "ray", "dspy", "python"))
+    )
+
+
+def _flags(state_dir: Path | None) -> dict[str, Any]:
+    return {"state_dir": None if state_dir is None else str(state_dir)}
+
+
+def _run_file(config: Path | None, state_dir: Path | None) -> RunFile:
+    return RunFile(load_config(cli=_flags(state_dir), file=config).config.state_dir)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else "-" if value is None else str(value)
+
+
+def main() -> None:
+    app()
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,5 @@
+"""`python -m dspool.cli` is `dspool`."""
+
+from dspool.cli import main
+
+main()

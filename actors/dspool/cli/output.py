@@ -1,0 +1,101 @@
+"""What the commands print: for people on a terminal, plain for logs, JSON for programs; and exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from dspool.errors import CallerError, ConfigError, PoolError
+
+EXIT_FAILED = 1
+"""It was tried and went wrong."""
+EXIT_REFUSED = 2
+"""Refused before anything was done: bad flag or configuration, port in use, already running."""
+EXIT_NOT_RUNNING = 3
+EXIT_INTERRUPTED = 130
+
+
+class Output:
+    """Prints the progress and the result of one command.
+
+    With `as_json`, progress and result are JSON lines on stdout and errors are one JSON line on stderr.
+    """
+
+    def __init__(self, as_json: bool = False, debug: bool = False) -> None:
+        self.as_json = as_json
+        self.debug = debug
+        self._stdout = sys.stdout
+        self._console = Console(file=self._stdout, highlight=False, soft_wrap=True)
+        self._silent = False
+
+    def progress(self, step: str, text: str) -> None:
+        if self._silent:
+            return
+        if self.as_json:
+            self._line({"event": "progress", "step": step, "text": text})
+        elif self._console.is_terminal:
+            colour = "yellow" if step == "warning" else "green" if step == "ready" else "cyan"
+            self._console.print(f"[{colour}]{step:>8}[/]  ", end="")
+            self._console.print(text, markup=False)
+        else:
+            print(f"{step:>8}  {text}", file=self._stdout, flush=True)
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        """The service runs. With JSON this is the last line: what follows is about ending."""
+        if self.as_json:
+            self._line({"event": "ready", **facts})
+            self._silent = True
+            return
+        self.progress("", f"try: curl {facts['url']}/v1/pools/{facts['pool']}")
+        self.progress("", "Ctrl-C lets running operations finish and stops")
+
+    def result(self, facts: dict[str, Any], text: str) -> None:
+        if self.as_json:
+            self._line(facts)
+        else:
+            print(text, file=self._stdout, flush=True)
+
+    def error(self, failed: PoolError) -> None:
+        if self.as_json:
+            self._line({"event": "error", **failed.to_wire()}, sys.stderr)
+        else:
+            print(f"error: {failed.message}", file=sys.stderr, flush=True)
+
+    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        """Columns wide enough for their content, one space of air more than needed."""
+        widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (titles, *rows)
+        )
+
+    def _line(self, facts: dict[str, Any], to: Any = None) -> None:
+        print(json.dumps(facts), file=to or self._stdout, flush=True)
+
+
+@contextmanager
+def guarded(out: Output) -> Iterator[None]:
+    """Turns an error into one line and an exit code; a traceback only with `--debug`."""
+    try:
+        yield
+    except PoolError as failed:
+        if out.debug:
+            raise
+        out.error(failed)
+        refused = isinstance(failed, (ConfigError, CallerError))
+        raise typer.Exit(EXIT_REFUSED if refused else EXIT_FAILED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as unexpected:
+        if out.debug:
+            raise
+        kind = type(unexpected).__name__
+        first = str(unexpected).strip().partition("\n")[0][:300]
+        out.error(PoolError(f"{kind}: {first} (--debug shows the traceback)"))
+        raise typer.Exit(EXIT_FAILED) from None

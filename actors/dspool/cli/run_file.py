@@ -1,0 +1,104 @@
+"""The run file: how `status`, `down` and `sessions` find a running `dspool up`, and how a second `up` is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from dspool.errors import ConfigError, Conflict
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """One `dspool up`. `url` is empty until it serves."""
+
+    pid: int
+    pid_started: float
+    """When the process started, so that a pid which is somebody else's by now is not taken for it."""
+    pool: str
+    url: str = ""
+    ray_address: str = ""
+    temp_dir: str | None = None
+    joined: bool = False
+
+    def alive(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            return (
+                abs(process.create_time() - self.pid_started) < 1.0
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
+
+
+def this_process(pool: str) -> Run:
+    process = psutil.Process()
+    return Run(pid=process.pid, pid_started=process.create_time(), pool=pool)
+
+
+class RunFile:
+    """`run.json` in a state directory. Readable by its owner only."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.path = state_dir / "run.json"
+
+    def read(self) -> Run | None:
+        """What is written there, running or not; None when there is nothing of use."""
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Run)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def claim(self, run: Run) -> Run | None:
+        """Take the state directory for `run`; gives the dead run that was there before, for cleaning up.
+
+        Raises:
+            Conflict: a living one has it.
+            ConfigError: the directory cannot be written to.
+        """
+        before: Run | None = None
+        for _ in range(3):
+            try:
+                self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                if not self.path.is_file():
+                    break
+                before = self.read()
+                if before is not None and before.alive():
+                    at = f" at {before.url}" if before.url else ""
+                    raise Conflict(
+                        f"pool {before.pool} already runs{at} (pid {before.pid}) from {self.state_dir}; "
+                        "stop it with `dspool down`, or use another --state-dir",
+                        pid=before.pid,
+                    ) from None
+                self.path.unlink(missing_ok=True)
+                continue
+            except OSError as failed:
+                raise ConfigError(
+                    f"cannot write to the state directory {self.state_dir}: {failed.strerror}; "
+                    "choose another with --state-dir"
+                ) from failed
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(run))
+            return before
+        raise ConfigError(f"cannot use {self.state_dir} as state directory: {self.path} is in the way")
+
+    def write(self, run: Run) -> None:
+        """Replace the content in one step: a reader sees the old or the new one."""
+        fresh = self.path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(run))
+        fresh.replace(self.path)
+
+    def remove(self, pid: int) -> None:
+        """Remove it if it is the one of `pid`."""
+        run = self.read()
+        if run is not None and run.pid == pid:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""`dspool up`: check, start, serve until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from dspool.cli.address import checked_host, checked_port
+from dspool.cli.output import EXIT_INTERRUPTED, Output
+from dspool.cli.run_file import Run, RunFile, this_process
+from dspool.config import PoolConfig, load_config
+
+SERVICE = "dspool_serve.service"
+"""The only mention of the HTTP package below it: imports point down (`dspool_serve` imports `dspool`), so the command
+line loads it when it runs and never at import. It also keeps Ray's import out of `dspool --help`."""
+
+
+class RunningService(Protocol):
+    """What `dspool_serve.service.Service` offers the command line."""
+
+    url: str
+    ray_address: str
+    ray_dashboard_url: str | None
+    temp_dir: Path | None
+
+    async def start(self, report: Callable[[str, str], None]) -> None: ...
+    async def stop(self, report: Callable[[str, str], None]) -> None: ...
+    def kill(self) -> None: ...
+
+
+def service_module() -> Any:
+    return import_module(SERVICE)
+
+
+def run_up(
+    file: Path | None,
+    flags: dict[str, Any],
+    out: Output,
+    *,
+    address: str | None = None,
+    ray_dashboard: bool = False,
+) -> None:
+    """Start the service, serve until SIGINT or SIGTERM, take it down.
+
+    Raises:
+        PoolError: it could not be started; nothing is left running.
+    """
+    config = _checked(file, flags)
+    run_file = RunFile(config.state_dir)
+    run = this_process(config.name)
+    before = run_file.claim(run)
+    try:
+        if before is not None:
+            clear(before, out)
+        service: RunningService = service_module().Service(
+            config, address=address, ray_dashboard=ray_dashboard
+        )
+        run = msgspec.structs.replace(run, joined=address is not None)
+        # Ray prints to stdout now and then; there, programs read our JSON.
+        with redirect_stdout(sys.stderr):
+            asyncio.run(_serve(service, run, run_file, out))
+    finally:
+        run_file.remove(run.pid)
+
+
+def clear(run: Run, out: Output) -> None:
+    """Remove what a dead `dspool up` may have left: only what its run file names."""
+    out.progress(
+        "clean", f"an earlier service (pid {run.pid}) ended without cleaning up; removing what it left"
+    )
+    service_module().clear(
+        pool=run.pool,
+        address=run.ray_address if run.joined else None,
+        temp_dir=None if run.temp_dir is None else Path(run.temp_dir),
+    )
+
+
+def _checked(file: Path | None, flags: dict[str, Any]) -> PoolConfig:
+    """The configuration, with an address that can be listened on."""
+    service = load_config(cli=flags, file=file).config.service
+    host = checked_host(service.host)
+    port = checked_port(host, service.port)
+    return load_config(cli=flags, file=file, code={"service.host": host, "service.port": port}).config
+
+
+async def _serve(service: RunningService, run: Run, run_file: RunFile, out: Output) -> None:
+    stopping = asyncio.Event()
+
+    def asked_to_stop() -> None:
+        if stopping.is_set():
+            service.kill()
+            run_file.remove(run.pid)
+            os._exit(EXIT_INTERRUPTED)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+
+    def listen() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, asked_to_stop)
+
+    def report(step: str, text: str) -> None:
+        # Ray puts handlers of its own in place of ours when it starts, and its SIGTERM one ends the process.
+        listen()
+        out.progress(step, text)
+
+    listen()
+    starting = asyncio.ensure_future(service.start(report))
+    waiting = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            run = msgspec.structs.replace(
+                run,
+                url=service.url,
+                ray_address=service.ray_address,
+                temp_dir=None if service.temp_dir is None else str(service.temp_dir),
+            )
+            run_file.write(run)
+            out.ready(_facts(service, run, run_file))
+            await waiting
+    finally:
+        stopping.set()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        await service.stop(report)
+        waiting.cancel()
+
+
+def _facts(service: RunningService, run: Run, run_file: RunFile) -> dict[str, Any]:
+    facts = {
+        "url": run.url,
+        "pool": run.pool,
+        "pid": run.pid,
+        "ray_address": run.ray_address,
+        "state_dir": str(run_file.state_dir),
+    }
+    if service.ray_dashboard_url:
+        facts["ray_dashboard"] = f"http://{service.ray_dashboard_url}"
+    return facts

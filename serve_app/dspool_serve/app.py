@@ -1,0 +1,91 @@
+"""The ASGI application: finds the route, runs it, and turns every error into problem+json.
+
+A client that disconnects cancels its operation: Ray Serve's server watches the connection already and cancels
+the task that runs this application, so no second watcher is paid for here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+import dspool
+from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
+from dspool_serve.errors import problem
+from dspool_serve.http import Receive, Request, Response, Scope, Send, respond
+from dspool_serve.openapi import document
+from dspool_serve.pools import Pools, Settings
+from dspool_serve.router import Router
+from dspool_serve.routes import ROUTES
+from dspool_serve.schema import Health
+
+log = logging.getLogger("dspool.http")
+
+
+class Application:
+    """An ASGI application that serves `pools`. Holds no state of its own beyond them."""
+
+    def __init__(self, pools: Pools, settings: Settings | None = None) -> None:
+        self.pools = pools
+        self.settings = settings or Settings()
+        version = str(getattr(dspool, "__version__", "0"))
+        self.health = msgspec.json.encode(Health("ok", version))
+        self.document = msgspec.json.encode(document(ROUTES, version=version))
+        self._router = Router(ROUTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope, receive)
+            response = await self._answer(request)
+            echo = request.headers.get(b"x-request-id") if self.settings.echo_request_id else None
+            await respond(send, response, echo)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            # Nothing is served over WebSocket: closing before accepting is a 403.
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            route = self._router.match(request)
+            _refuse_other_sites(request)
+            return await route.handler(self, request)
+        except PoolError as error:
+            if isinstance(error, InternalError):
+                log.error(
+                    "%s %s failed: %s", request.scope["method"], request.scope["path"][:100], error.message
+                )
+            return problem(error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return problem(Cancelled("the operation was cancelled"))
+        except Exception as unexpected:
+            # The traceback goes to our log; the client gets no inside information.
+            log.exception("%s %s failed", request.scope["method"], request.scope["path"][:100])
+            kind = type(unexpected).__name__
+            return problem(InternalError(f"unexpected {kind}; the service's log has the details"))
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.pools.open()
+                except PoolError as failed:
+                    await send({"type": "lifespan.startup.failed", "message": failed.message})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.pools.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """A web page of another site must not run operations through a visitor's browser. Programs are not affected."""
+    if request.headers.get(b"sec-fetch-site") == b"cross-site":
+        raise NotAllowed("requests from pages of other sites are refused")

@@ -1,0 +1,128 @@
+"""The thin layer between ASGI and the routes: reading a request, sending an answer.
+
+No framework on the hot path; `docs/adr/0005-http-stack.md` says why and what it saves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from dspool.errors import Cancelled, InvalidRequest, PayloadTooLarge
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON_TYPE = b"application/json"
+
+_ALWAYS: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+)
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes
+    content_type: bytes = JSON_TYPE
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Request:
+    """One HTTP request. `params` are the path's parameters, decoded."""
+
+    __slots__ = ("headers", "params", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        # A repeated header's last value counts: the server in front has refused repeated Content-Length.
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.params: dict[str, str] = {}
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context, if there is a well-formed one."""
+        value = self.headers.get(b"traceparent")
+        if value is None or _TRACEPARENT.fullmatch(value) is None:
+            return None
+        return value.decode("ascii")
+
+    def query(self, allowed: frozenset[str]) -> dict[str, str]:
+        """The query parameters; the first of a name counts.
+
+        Raises:
+            InvalidRequest: a parameter that is not in `allowed`.
+        """
+        raw: bytes = self.scope.get("query_string", b"")
+        if not raw:
+            return {}
+        try:
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=32, errors="strict")
+        except ValueError as bad:
+            raise InvalidRequest("the query string cannot be read") from bad
+        found: dict[str, str] = {}
+        for name, value in pairs:
+            if name not in allowed:
+                expected = ", ".join(sorted(allowed)) or "none"
+                raise InvalidRequest(f"unknown query parameter {name[:50]!r}; known: {expected}")
+            found.setdefault(name, value)
+        return found
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            PayloadTooLarge: more than `limit` bytes, announced or sent; the rest is not read.
+            Cancelled: the client went away first.
+        """
+        announced = self.headers.get(b"content-length")
+        if announced is not None and (
+            len(announced) > 18 or not announced.isdigit() or int(announced) > limit
+        ):
+            raise _too_large(limit)
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the client went away while sending its request")
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(body) > limit:
+                raise _too_large(limit)
+            return body
+        parts = bytearray(body)
+        while message.get("more_body", False):
+            if len(parts) > limit:
+                raise _too_large(limit)
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Cancelled("the client went away while sending its request")
+            parts += message.get("body", b"")
+        if len(parts) > limit:
+            raise _too_large(limit)
+        return bytes(parts)
+
+
+async def respond(send: Send, response: Response, request_id: bytes | None = None) -> None:
+    """Send `response`; with `request_id`, echo it as `x-request-id`."""
+    headers = [
+        (b"content-length", b"%d" % len(response.body)),
+        *_ALWAYS,
+        *response.headers,
+    ]
+    if response.body:
+        headers.append((b"content-type", response.content_type))
+    if request_id is not None:
+        headers.append((b"x-request-id", request_id))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the body is larger than {limit} bytes; raise service.max_body_bytes if that is right", limit=limit
+    )

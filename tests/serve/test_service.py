@@ -1,0 +1,347 @@
+"""The service as people run it: `dspool up` as a process of its own, real Ray, Serve, HAProxy, workers and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+
+START_S = 120
+QA = "/v1/pools/default/programs/qa/execute"
+QUESTION = {
+    "context": "Ray was started at Berkeley. DSPy was started at Stanford.",
+    "question": "Where was DSPy started?",
+}
+SPEC = {"signature": "question -> answer", "module": "Predict"}
+
+
+class Up:
+    """One `dspool up --json`, and every process that it started."""
+
+    def __init__(self, state_dir: Path, *arguments: str) -> None:
+        self.state_dir = state_dir
+        self.log = state_dir / "stderr.log"
+        state_dir.mkdir(exist_ok=True)
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--state-dir", str(state_dir), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=self.log.open("wb"),
+            env=environ,
+            text=True,
+            # Its own group: a test may send what a terminal's Ctrl-C sends, to all of it.
+            start_new_session=True,
+        )
+        self.facts = self._ready()
+        self.url = self.facts["url"]
+        self.descendants = psutil.Process(self.process.pid).children(recursive=True)
+
+    def _ready(self) -> dict:
+        deadline = time.monotonic() + START_S
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            said = json.loads(line)
+            if said["event"] == "ready":
+                return said
+            if time.monotonic() > deadline:
+                break
+        self.process.kill()
+        raise AssertionError(f"the service did not start: {self.log.read_text()[-2000:]}")
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30.0)
+
+    def workers(self) -> list[dict]:
+        with self.client() as http:
+            return http.get("/v1/pools/default").json()["workers"]
+
+    def left(self) -> list[psutil.Process]:
+        """What still runs of all it ever started; those that just end get a moment."""
+        started = [process for process in self.descendants if process.pid != self.process.pid]
+        _, alive = psutil.wait_procs(started, timeout=5)
+        return alive
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        for process in self.left():
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    service = Up(tmp_path_factory.mktemp("service"))
+    yield service
+    service.end()
+
+
+def dspool(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "dspool.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def test_a_question_to_the_default_pool_is_answered_from_its_context(up):
+    with up.client() as http:
+        answer = http.post(QA, json={"inputs": QUESTION, "timeout_s": 30}, headers={"x-request-id": "r-7"})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert "Stanford" in body["outputs"]["answer"]
+    assert body["offline"] is True
+    assert body["program_version"] == 1
+    assert body["worker"] in {worker["id"] for worker in up.workers()}
+    assert set(body) == {
+        "outputs",
+        "operation_id",
+        "worker",
+        "program_version",
+        "timings",
+        "usage",
+        "offline",
+    }
+    assert body["timings"]["run_s"] >= 0
+    assert answer.headers.get_list("x-request-id") == ["r-7"]
+
+
+def test_a_session_program_lives_from_put_to_delete(up):
+    base = "/v1/pools/default/sessions/ada"
+    program = f"{base}/programs/answerer"
+    with up.client() as http:
+        created = http.put(program, json={"spec": SPEC})
+        assert created.status_code == 200, created.text
+        again = http.put(program, json=SPEC)
+        assert again.status_code == 200, again.text
+        assert http.get(program).json()["program"] == "answerer"
+        answer = http.post(f"{program}/execute", json={"inputs": {"question": "Who?"}})
+        assert answer.status_code == 200, answer.text
+        assert "answer" in answer.json()["outputs"]
+        assert http.get(base).json()["programs"] == ["answerer"]
+        assert "ada" in [one["id"] for one in http.get("/v1/pools/default/sessions").json()["sessions"]]
+        assert http.delete(program).status_code == 204
+        assert http.get(program).json()["code"] == "unknown_program"
+        assert http.delete(base).status_code == 204
+        assert http.get(base).json()["code"] == "unknown_session"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status", "code"),
+    [
+        ("POST", "/v1/pools/none/programs/qa/execute", {"json": {"inputs": {}}}, 404, "unknown_pool"),
+        ("POST", "/v1/pools/default/programs/none/execute", {"json": {"inputs": {}}}, 404, "unknown_program"),
+        ("GET", "/v1/pools/default/sessions/none/programs/p", {}, 404, "unknown_session"),
+        ("GET", "/v1/pools/default/sessions/none", {}, 404, "unknown_session"),
+        ("DELETE", "/v1/pools/default/sessions/none", {}, 404, "unknown_session"),
+        ("POST", QA, {"json": {"inputs": {}}}, 422, "invalid_request"),
+        ("POST", QA, {"json": {"inputs": {**QUESTION, "extra": 1}}}, 422, "invalid_request"),
+        ("POST", QA, {"json": {"inputs": {**QUESTION, "question": 5}}}, 422, "invalid_request"),
+        ("POST", QA, {"content": b"{"}, 400, "malformed_request"),
+        ("POST", QA, {"content": b"x" * 1_100_000}, 413, "payload_too_large"),
+        ("PUT", "/v1/pools/default/sessions/s/programs/p", {"json": {"spec": {}}}, 422, "invalid_request"),
+        ("PATCH", QA, {}, 405, "method_not_allowed"),
+        ("GET", "/nowhere", {}, 404, "not_found"),
+    ],
+)
+def test_a_bad_request_is_a_problem_and_the_pool_goes_on(up, method, path, sent, status, code):
+    with up.client() as http:
+        answer = http.request(method, path, **sent)
+        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert http.post(QA, json={"inputs": QUESTION}).status_code == 200
+
+
+def test_an_endless_chunked_body_is_refused_at_the_limit(up):
+    def chunks():
+        for _ in range(100):
+            yield b"x" * 65536
+
+    with up.client() as http:
+        try:
+            answer = http.post(QA, content=chunks())
+        except httpx.WriteError:
+            return  # the server closed the connection on us: refused as well
+        assert answer.status_code == 413
+
+
+def test_nothing_of_the_service_listens_beyond_loopback_for_http(up):
+    with up.client() as http:
+        assert http.get("/readyz").status_code == 200
+    port = int(up.url.rsplit(":", 1)[1])
+    reachable = []
+    for process in [psutil.Process(up.process.pid), *psutil.Process(up.process.pid).children(recursive=True)]:
+        if process.name() == "haproxy" or "HttpIngress" in " ".join(process.cmdline()):
+            reachable += [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert port in [address.port for address in reachable]
+    http_ports = [address for address in reachable if address.ip not in ("127.0.0.1", "::1")]
+    for address in http_ports:
+        # Ray's own (authenticated) control sockets may listen elsewhere; none of them may speak HTTP to strangers.
+        with socket.create_connection(("127.0.0.1", address.port), timeout=2) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            connection.settimeout(2)
+            try:
+                assert not connection.recv(100).startswith(b"HTTP/1.1 200")
+            except (TimeoutError, ConnectionError):
+                continue
+
+
+def test_status_and_sessions_find_the_service(up):
+    state = ["--state-dir", str(up.state_dir)]
+    shown = json.loads(dspool("status", *state, "--json").stdout)
+    assert shown["running"] is True
+    assert shown["status"]["actual"] == 2
+    assert dspool("sessions", *state).returncode == 0
+    second = dspool("up", "--port", "0", *state)
+    assert second.returncode == 2
+    assert "already runs" in second.stderr
+
+
+def test_a_worker_killed_under_load_loses_no_answer_and_is_replaced(up):
+    victim = up.workers()[0]
+    with up.client() as http:
+        for number in range(4):
+            program = f"/v1/pools/default/sessions/kept-{number}/programs/p"
+            assert http.put(program, json={"spec": SPEC}).status_code == 200
+
+    async def load() -> Counter:
+        statuses: Counter = Counter()
+        async with httpx.AsyncClient(base_url=up.url, timeout=30.0) as http:
+
+            async def one(number: int) -> None:
+                path = (
+                    QA if number % 2 else f"/v1/pools/default/sessions/kept-{number % 4}/programs/p/execute"
+                )
+                inputs = QUESTION if number % 2 else {"question": "Who?"}
+                answer = await http.post(path, json={"inputs": inputs})
+                statuses[(answer.status_code, answer.json().get("code"))] += 1
+
+            async def caller(caller_number: int) -> None:
+                for number in range(20):
+                    await one(caller_number * 20 + number)
+
+            callers = [asyncio.ensure_future(caller(number)) for number in range(16)]
+            await asyncio.sleep(0.1)
+            os.kill(victim["pid"], signal.SIGKILL)
+            await asyncio.wait_for(asyncio.gather(*callers), 60)
+        return statuses
+
+    statuses = asyncio.run(load())
+    assert sum(statuses.values()) == 320
+    # What a session's worker was running when it died may not be repeated; that is the one error allowed.
+    assert set(statuses) <= {(200, None), (502, "worker_lost")}, statuses
+    assert statuses[(200, None)] >= 300
+    with up.client() as http:
+        for number in range(4):
+            program = f"/v1/pools/default/sessions/kept-{number}/programs/p"
+            assert http.get(program).status_code == 200
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            workers = up.workers()
+            if len(workers) == 2 and all(one["state"] == "ready" for one in workers):
+                break
+            time.sleep(0.1)
+    assert victim["pid"] not in {one["pid"] for one in workers}
+    assert [one["state"] for one in workers] == ["ready", "ready"]
+
+
+SLOW = """
+import asyncio, dspy
+
+class Slow(dspy.Module):
+    async def aforward(self, seconds: float):
+        await asyncio.sleep(seconds)
+        return dspy.Prediction(slept=seconds)
+
+    def forward(self, seconds: float):
+        raise RuntimeError("the async form is used")
+"""
+ONE_SLOT = """
+pool_size: 1
+slots_per_worker: 1
+allowed_imports: [slow_program]
+programs:
+  qa: {spec: {signature: "context, question -> answer"}}
+  slow: {import_path: "slow_program:Slow"}
+"""
+SLOW_URL = "/v1/pools/default/programs/slow/execute"
+
+
+def test_clients_that_leave_free_their_slot_and_stopping_lets_operations_finish(tmp_path, monkeypatch):
+    (tmp_path / "slow_program.py").write_text(SLOW)
+    (tmp_path / "pool.yaml").write_text(ONE_SLOT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    state = tmp_path / "state"
+    service = Up(state, "--config", str(tmp_path / "pool.yaml"))
+    try:
+        with service.client() as http:
+            assert http.put("/v1/pools/default/sessions/s/programs/p", json={"spec": SPEC}).status_code == 200
+            with pytest.raises(httpx.ReadTimeout):
+                http.post(SLOW_URL, json={"inputs": {"seconds": 20.0}}, timeout=1.0)
+            began = time.monotonic()
+            assert http.post(QA, json={"inputs": QUESTION}).status_code == 200
+            assert time.monotonic() - began < 2.0
+
+        async def stop_while_running() -> httpx.Response:
+            async with httpx.AsyncClient(base_url=service.url, timeout=30.0) as http:
+                running = asyncio.ensure_future(http.post(SLOW_URL, json={"inputs": {"seconds": 3.0}}))
+                await asyncio.sleep(1.0)
+                stopped = await asyncio.to_thread(dspool, "down", "--state-dir", str(state))
+                assert stopped.returncode == 0, stopped.stderr
+                return await running
+
+        answer = asyncio.run(stop_while_running())
+        assert (answer.status_code, answer.json()["outputs"]) == (200, {"slept": 3.0})
+        assert service.process.wait(5) == 0
+        assert service.left() == []
+        assert not (state / "run.json").exists()
+    finally:
+        service.end()
+
+
+def test_a_session_outlives_the_service_and_ctrl_c_leaves_nothing_behind(tmp_path):
+    state = tmp_path / "state"
+    program = "/v1/pools/default/sessions/s/programs/p"
+    first = Up(state, "--pool-size", "1")
+    try:
+        with first.client() as http:
+            assert http.put(program, json={"spec": SPEC}).status_code == 200
+        # What a terminal's Ctrl-C sends, to the whole group.
+        os.killpg(first.process.pid, signal.SIGINT)
+        assert first.process.wait(60) == 0
+        assert first.left() == []
+    finally:
+        first.end()
+    second = Up(state, "--pool-size", "1")
+    try:
+        with second.client() as http:
+            assert http.get(program).status_code == 200
+            second.process.send_signal(signal.SIGINT)
+            time.sleep(0.3)  # two signals at one moment would arrive as one
+            second.process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            second.process.wait(10)
+            assert time.monotonic() - began < 5.0
+        assert second.left() == []
+        assert not (state / "run.json").exists()
+    finally:
+        second.end()

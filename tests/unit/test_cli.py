@@ -1,0 +1,315 @@
+"""The command line without Ray: flags, refusals, exit codes, the run file, and stopping by signal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import types
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from dspool.cli import app, remote, serving
+from dspool.cli.address import checked_host, checked_port
+from dspool.cli.run_file import Run, RunFile, this_process
+from dspool.errors import ConfigError, Conflict, NotAllowed, WorkerStartFailed
+
+run = CliRunner().invoke
+DEAD = Run(pid=2**22 - 1, pid_started=1.0, pool="default", temp_dir="/tmp/dspool-gone")
+
+
+class FakeService:
+    """Starts at once and tells itself to stop, as Ctrl-C would."""
+
+    fail: Exception | None = None
+    hang = False
+    log: list[str] = []  # noqa: RUF012
+
+    def __init__(self, config, *, address=None, ray_dashboard=False):
+        self.config = config
+        self.url = self.ray_address = ""
+        self.ray_dashboard_url = None
+        self.temp_dir = Path("/tmp/dspool-fake")
+
+    async def start(self, report):
+        report("ray", "starting a local Ray")
+        if self.fail is not None:
+            raise self.fail
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        if self.hang:
+            await asyncio.Event().wait()
+        self.url = f"http://{self.config.service.host}:{self.config.service.port}"
+        self.ray_address = "127.0.0.1:6379"
+
+    async def stop(self, report):
+        self.log.append("stopped")
+        report("stopped", "stopped")
+
+    def kill(self):
+        self.log.append("killed")
+
+
+@pytest.fixture
+def service(monkeypatch):
+    kind = type("Service", (FakeService,), {"log": []})
+    module = types.ModuleType("fake_service")
+    module.Service = kind
+    module.clear = lambda **what: kind.log.append(("cleared", what))
+    monkeypatch.setitem(sys.modules, "fake_service", module)
+    monkeypatch.setattr(serving, "SERVICE", "fake_service")
+    return kind
+
+
+@pytest.fixture
+def taken_port():
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+def test_up_serves_until_it_is_told_to_stop_and_leaves_no_run_file(service, tmp_path):
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path), "--pool-size", "3"])
+    assert ended.exit_code == 0, ended.output
+    assert "starting a local Ray" in ended.output
+    assert service.log == ["stopped"]
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_up_with_json_ends_its_output_with_one_line_of_facts(service, tmp_path):
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path), "--json", "--name", "first"])
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert lines[0] == {"event": "progress", "step": "ray", "text": "starting a local Ray"}
+    last = lines[-1]
+    assert last["event"] == "ready"
+    assert last["url"].startswith("http://127.0.0.1:")
+    assert (last["pool"], last["pid"], last["state_dir"]) == ("first", os.getpid(), str(tmp_path))
+    assert last["ray_address"] == "127.0.0.1:6379"
+
+
+def test_up_can_be_stopped_while_it_starts(service, tmp_path):
+    service.hang = True
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 0
+    assert service.log == ["stopped"]
+
+
+def test_what_fails_while_starting_is_one_line_and_is_taken_down(service, tmp_path):
+    service.fail = WorkerStartFailed("no worker became warm: out of memory")
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 1
+    assert ended.stderr == "error: no worker became warm: out of memory\n"
+    assert service.log == ["stopped"]
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_an_unexpected_error_is_one_line_unless_debug(service, tmp_path):
+    service.fail = ZeroDivisionError("oops\nmore")
+    arguments = ["up", "--port", "0", "--state-dir", str(tmp_path)]
+    ended = run(app, arguments)
+    assert (ended.exit_code, ended.stderr) == (
+        1,
+        "error: ZeroDivisionError: oops (--debug shows the traceback)\n",
+    )
+    assert isinstance(run(app, [*arguments, "--debug"]).exception, ZeroDivisionError)
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(service, tmp_path, taken_port):
+    ended = run(app, ["up", "--port", str(taken_port), "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert f"port {taken_port} on 127.0.0.1 is in use" in ended.stderr
+    assert "--port" in ended.stderr
+    assert service.log == []
+    as_json = run(app, ["up", "--port", str(taken_port), "--state-dir", str(tmp_path), "--json"])
+    assert json.loads(as_json.stderr)["code"] == "conflict"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::"])
+def test_the_network_is_kept_out_while_there_are_no_tokens(service, tmp_path, host):
+    ended = run(app, ["up", "--host", host, "--port", "0", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert "no access tokens" in ended.stderr
+    assert "127.0.0.1" in ended.stderr
+
+
+def test_a_second_up_in_the_same_state_directory_is_refused(service, tmp_path):
+    mine = this_process("default")
+    RunFile(tmp_path).claim(mine)
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert f"pid {mine.pid}" in ended.stderr
+    assert "--state-dir" in ended.stderr
+    assert RunFile(tmp_path).read() == mine
+
+
+def test_what_a_dead_service_left_is_cleared_by_the_next_up(service, tmp_path):
+    RunFile(tmp_path).claim(DEAD)
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 0
+    cleared = {"pool": "default", "address": None, "temp_dir": Path("/tmp/dspool-gone")}
+    assert service.log == [("cleared", cleared), "stopped"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--pool-size", "99"],
+        ["--pool-size", "x"],
+        ["--port", "70000"],
+        ["--config", "/nowhere.yaml"],
+        ["--no-such"],
+    ],
+)
+def test_a_bad_flag_is_refused_with_exit_code_2(service, tmp_path, arguments):
+    ended = run(app, ["up", "--state-dir", str(tmp_path), *arguments])
+    assert ended.exit_code == 2
+    assert ended.stderr
+    assert "Traceback" not in ended.output
+    assert service.log == []
+
+
+def test_a_state_directory_that_cannot_be_written_is_refused(service, tmp_path):
+    (tmp_path / "file").write_text("")
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path / "file" / "below")])
+    assert ended.exit_code == 2
+    assert "--state-dir" in ended.stderr
+
+
+def test_config_prints_value_and_source_of_each_key(tmp_path, monkeypatch):
+    file = tmp_path / "pool.yaml"
+    file.write_text("pool_size: 3\n")
+    monkeypatch.setenv("DSPOOL_SLOTS_PER_WORKER", "5")
+    shown = json.loads(run(app, ["config", "--json", "--config", str(file)]).stdout)
+    assert shown["pool_size"] == {"value": 3, "source": f"file:{file}"}
+    assert shown["slots_per_worker"] == {"value": 5, "source": "env:DSPOOL_SLOTS_PER_WORKER"}
+    assert shown["service.port"]["source"] == "default"
+    text = run(app, ["config", "--config", str(file)]).stdout
+    assert any(line.split() == ["pool_size", "3", f"file:{file}"] for line in text.splitlines())
+
+
+def test_status_says_that_nothing_runs_with_exit_code_3(tmp_path):
+    ended = run(app, ["status", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 3
+    assert "dspool up" in ended.stdout
+    RunFile(tmp_path).claim(DEAD)
+    stale = run(app, ["status", "--state-dir", str(tmp_path), "--json"])
+    assert (stale.exit_code, json.loads(stale.stdout)["stale"]) == (3, True)
+
+
+def served(monkeypatch, tmp_path, answers):
+    """A run file of this process, and a service that gives `answers` by path."""
+    RunFile(tmp_path).claim(this_process("default"))
+    RunFile(tmp_path).write(
+        Run(pid=os.getpid(), pid_started=psutil.Process().create_time(), pool="default", url="http://s")
+    )
+
+    def answer(request):
+        status, body = answers[request.url.path]
+        return httpx.Response(status, json=body)
+
+    real = httpx.Client
+    monkeypatch.setattr(
+        remote.httpx, "Client", lambda **options: real(**options, transport=httpx.MockTransport(answer))
+    )
+
+
+def test_status_shows_pool_and_workers(monkeypatch, tmp_path):
+    worker = {"id": "w0", "slot": 0, "state": "ready", "pid": 7, "node": "n", "sessions": 1, "running": 2}
+    pool = {
+        "state": "ready",
+        "reason": "",
+        "actual": 1,
+        "desired": 1,
+        "programs": {"qa": 1},
+        "workers": [worker],
+    }
+    served(monkeypatch, tmp_path, {"/v1/pools/default": (200, pool)})
+    ended = run(app, ["status", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 0
+    assert "ready, 1 of 1 workers, programs: qa v1" in ended.stdout
+    assert "w0" in ended.stdout
+    assert json.loads(run(app, ["status", "--state-dir", str(tmp_path), "--json"]).stdout)["status"] == pool
+
+
+def test_sessions_lists_them_and_a_problem_is_one_line(monkeypatch, tmp_path):
+    one = {"id": "a\nb", "owner": "w0", "moves": 1, "programs": ["p"]}
+    page = {"sessions": [one], "next_cursor": None}
+    answers = {"/v1/pools/default/sessions": (200, page)}
+    served(monkeypatch, tmp_path, answers)
+    assert "a\\nb" in run(app, ["sessions", "--state-dir", str(tmp_path)]).stdout
+    answers["/v1/pools/default/sessions"] = (503, {"code": "store_failed", "detail": "the store is away"})
+    ended = run(app, ["sessions", "--state-dir", str(tmp_path)])
+    assert (ended.exit_code, ended.stderr) == (1, "error: the store is away\n")
+    answers["/v1/pools/default/sessions"] = (200, {"sessions": [], "next_cursor": None})
+    assert "no sessions" in run(app, ["sessions", "--state-dir", str(tmp_path)]).stdout
+
+
+def test_down_stops_the_process_of_the_run_file_and_only_that(tmp_path):
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        process = psutil.Process(sleeper.pid)
+        right = Run(pid=sleeper.pid, pid_started=process.create_time(), pool="default")
+        RunFile(tmp_path).claim(right)
+        ended = run(app, ["down", "--state-dir", str(tmp_path), "--json"])
+        assert json.loads(ended.stdout)["stopped"] is True
+        assert not psutil.pid_exists(sleeper.pid)
+        assert not (tmp_path / "run.json").exists()
+    finally:
+        with suppress(ProcessLookupError):
+            sleeper.kill()
+
+
+def test_down_leaves_a_process_alone_that_only_has_the_pid(service, tmp_path):
+    RunFile(tmp_path).claim(Run(pid=os.getpid(), pid_started=1.0, pool="default"))
+    ended = run(app, ["down", "--state-dir", str(tmp_path)])
+    assert ended.exit_code == 0
+    assert "had ended" in ended.stdout
+    assert run(app, ["down", "--state-dir", str(tmp_path)]).stdout.startswith("nothing to stop")
+
+
+def test_the_run_file_is_for_its_owner_only_and_survives_rubbish(tmp_path):
+    file = RunFile(tmp_path / "new")
+    file.claim(DEAD)
+    file.write(DEAD)
+    assert file.path.stat().st_mode & 0o777 == 0o600
+    assert file.path.parent.stat().st_mode & 0o777 == 0o700
+    file.path.write_bytes(b"\xffnot json")
+    assert file.read() is None
+    assert file.claim(DEAD) is None
+    file.remove(DEAD.pid + 1)
+    assert file.path.exists()
+    file.remove(DEAD.pid)
+    assert not file.path.exists()
+
+
+def test_hosts_and_ports_are_checked(taken_port):
+    assert checked_host("localhost") == checked_host("127.0.0.1") == "127.0.0.1"
+    for host, error in (("::1", ConfigError), ("example.org", ConfigError), ("10.0.0.1", NotAllowed)):
+        with pytest.raises(error):
+            checked_host(host)
+    assert checked_port("127.0.0.1", 0) > 0
+    with pytest.raises(Conflict):
+        checked_port("127.0.0.1", taken_port)
+
+
+def test_every_command_explains_itself_and_version_prints_versions():
+    assert "dspool 0." in run(app, ["version"]).stdout
+    for name in ("up", "down", "status", "sessions", "config", "version"):
+        assert run(app, [name, "--help"]).exit_code == 0
+
+
+def test_the_command_line_imports_neither_ray_nor_dspy_nor_the_service():
+    code = "import sys, dspool.cli; print([m for m in ('ray', 'dspy', 'dspool_serve') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
