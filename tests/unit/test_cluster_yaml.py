@@ -1,0 +1,58 @@
+"""The example for Ray's cluster launcher is one that the installed Ray takes, and starts a closed cluster."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def cluster():
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+def test_it_fits_the_schema_of_the_installed_ray(cluster):
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    # Ray's launcher takes `min_workers` out of a local cluster before it looks at the schema.
+    cluster.pop("min_workers")
+    jsonschema.validate(cluster, schema)
+
+
+def test_ray_accepts_it_as_its_launcher_prepares_it(cluster):
+    prepared = prepare_config(cluster)
+    validate_config(prepared)
+    (node_type,) = prepared["available_node_types"].values()
+    assert node_type["min_workers"] == len(cluster["provider"]["worker_ips"])
+
+
+def test_ray_refuses_it_with_an_unknown_field(cluster):
+    prepared = prepare_config(cluster)
+    with pytest.raises(jsonschema.ValidationError, match="start_commands"):
+        validate_config({**prepared, "start_commands": []})
+
+
+@pytest.mark.parametrize("role", ["head_start_ray_commands", "worker_start_ray_commands"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "RAY_AUTH_MODE=token",
+        "RAY_SERVE_ENABLE_HA_PROXY=1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
+        "unset PYTHONDONTWRITEBYTECODE",
+    ],
+)
+def test_every_node_starts_closed_and_with_the_fast_ingress(cluster, role, setting):
+    (start,) = [command for command in cluster[role] if "ray start" in command]
+    assert setting in start.partition("ray start")[0]
+
+
+def test_it_holds_no_secret_and_no_address_of_a_real_network(cluster):
+    addresses = [cluster["provider"]["head_ip"], *cluster["provider"]["worker_ips"]]
+    assert all(address.startswith("192.0.2.") for address in addresses)
+    assert list(cluster["file_mounts"]) == ["~/dspool", "~/.ray/auth_token"]

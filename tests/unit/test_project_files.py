@@ -1,0 +1,94 @@
+"""The files around the code agree with each other."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins() -> list[str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def requirements() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+
+
+def test_constraints_are_exact_versions_and_name_no_host_or_path():
+    for pin in pins():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+", pin), pin
+
+
+def test_every_dependency_is_pinned():
+    pinned = {canonical(pin.split("==")[0]) for pin in pins()}
+    wanted = {canonical(re.match(r"[A-Za-z0-9_.-]+", one).group()) for one in requirements()}
+    assert wanted <= pinned
+
+
+def test_the_project_itself_is_not_pinned():
+    assert not any(pin.startswith("dspool") for pin in pins())
+
+
+def test_make_never_hands_on_the_switch_that_makes_workers_start_slowly(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    done = subprocess.run(
+        ["make", "-f", "Makefile", "-f", "-", "probe-env"],
+        cwd=ROOT,
+        input="probe-env: ; @env",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PATH=" in done.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
+
+
+@pytest.mark.parametrize("target", ["up", "install", "test", "check", "bench", "bench-quick", "docs"])
+def test_every_target_that_the_documents_name_can_be_made(target):
+    shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_every_benchmark_that_make_runs_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    (listed,) = re.findall(r"^BENCHMARKS := (.*)$", makefile, re.MULTILINE)
+    for name in listed.split():
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
+
+
+def test_the_ci_script_runs_the_targets_that_people_run():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert [line.strip() for line in script.splitlines() if line.startswith("make")] == [
+        "make install",
+        "make check",
+        "make bench-quick",
+    ]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_licence_is_the_one_the_package_declares():
+    licence = (ROOT / "LICENSE").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0"
+    assert "Apache License" in licence
+    assert "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_every_link_between_the_documents_leads_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page}: {link}"
