@@ -1,0 +1,168 @@
+"""How workers are warmed: the stages of a roll-out, and the report of what happened.
+
+Pure: the supervisor runs the steps and times them; this says in which order, and adds up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+Strategy = Literal["parallel", "sequential", "staged"]
+
+STAGES_AFTER_CANARY = 3
+
+
+def stages(strategy: Strategy, workers: int) -> tuple[int, ...]:
+    """How many workers each stage warms, first stage first; they add up to `workers`.
+
+    `parallel` is one stage, `sequential` one worker a stage, `staged` a single canary and then at most three
+    stages of growing size, so that a fault which the canary missed still meets few workers first.
+    """
+    if workers <= 0:
+        return ()
+    if strategy == "parallel":
+        return (workers,)
+    if strategy == "sequential":
+        return (1,) * workers
+    rest = workers - 1
+    sizes = [1]
+    for left in range(STAGES_AFTER_CANARY, 0, -1):
+        # Shares of 1/6, 2/5 of what is left, then all: about 1 to 2 to 3.
+        share = rest if left == 1 else max(1, round(rest * (STAGES_AFTER_CANARY - left + 1) / _weights(left)))
+        size = min(rest, share)
+        if size:
+            sizes.append(size)
+            rest -= size
+    return tuple(sizes)
+
+
+def _weights(left: int) -> int:
+    """Sum of the weights of the last `left` stages, whose weights are 1, 2, 3."""
+    return sum(range(STAGES_AFTER_CANARY - left + 1, STAGES_AFTER_CANARY + 1))
+
+
+class StepRun(Struct, frozen=True):
+    """One step on one worker. `error` is empty when it succeeded."""
+
+    worker_id: str
+    index: int
+    """The step's place in the configuration: tells two steps of one name apart."""
+    step: str
+    duration_s: float
+    error: str = ""
+
+
+class StepReport(Struct, frozen=True):
+    """One step over all workers. Durations are of the runs that succeeded; 0 when there were none."""
+
+    index: int
+    step: str
+    count: int
+    failures: int
+    success_rate: float
+    """Between 0 and 1; 1 when it never ran."""
+    mean_s: float
+    p99_s: float
+    max_s: float
+    last_error: str = ""
+
+
+class WorkerReport(Struct, frozen=True):
+    worker_id: str
+    ok: bool
+    steps: int
+    """Steps that succeeded."""
+    duration_s: float
+    error: str = ""
+
+
+class WarmupReport(Struct, frozen=True):
+    """What a warm-up did. Partial results are kept: a failed worker's finished steps count."""
+
+    strategy: str
+    steps: tuple[StepReport, ...] = ()
+    workers: tuple[WorkerReport, ...] = ()
+    stages: tuple[int, ...] = ()
+    """Workers per stage, as planned."""
+    workers_warm: int = 0
+    workers_failed: int = 0
+    runs: int = 0
+    failures: int = 0
+    success_rate: float = 1.0
+    duration_s: float = 0.0
+    stopped: str = ""
+    """Why the roll-out stopped before its end; empty when it did not."""
+
+
+def report(
+    strategy: str,
+    runs: Iterable[StepRun],
+    *,
+    expected_steps: int,
+    planned: Sequence[int] = (),
+    duration_s: float = 0.0,
+    stopped: str = "",
+) -> WarmupReport:
+    """Adds up `runs`. A worker is warm when each of `expected_steps` steps succeeded on it. No run at all is fine."""
+    runs = list(runs)
+    by_step: dict[tuple[int, str], list[StepRun]] = {}
+    by_worker: dict[str, list[StepRun]] = {}
+    for run in runs:
+        by_step.setdefault((run.index, run.step), []).append(run)
+        by_worker.setdefault(run.worker_id, []).append(run)
+    workers = tuple(_worker_report(name, mine, expected_steps) for name, mine in by_worker.items())
+    failures = sum(1 for run in runs if run.error)
+    return WarmupReport(
+        strategy=strategy,
+        steps=tuple(_step_report(*key, mine) for key, mine in sorted(by_step.items())),
+        workers=workers,
+        stages=tuple(planned),
+        workers_warm=sum(1 for worker in workers if worker.ok),
+        workers_failed=sum(1 for worker in workers if not worker.ok),
+        runs=len(runs),
+        failures=failures,
+        success_rate=_rate(len(runs) - failures, len(runs)),
+        duration_s=duration_s,
+        stopped=stopped,
+    )
+
+
+def _step_report(index: int, step: str, runs: list[StepRun]) -> StepReport:
+    durations = sorted(run.duration_s for run in runs if not run.error)
+    errors = [run.error for run in runs if run.error]
+    return StepReport(
+        index=index,
+        step=step,
+        count=len(runs),
+        failures=len(errors),
+        success_rate=_rate(len(durations), len(runs)),
+        mean_s=sum(durations) / len(durations) if durations else 0.0,
+        p99_s=_p99(durations),
+        max_s=durations[-1] if durations else 0.0,
+        last_error=errors[-1] if errors else "",
+    )
+
+
+def _worker_report(worker_id: str, runs: list[StepRun], expected_steps: int) -> WorkerReport:
+    errors = [run.error for run in runs if run.error]
+    done = sum(1 for run in runs if not run.error)
+    return WorkerReport(
+        worker_id=worker_id,
+        ok=not errors and done >= expected_steps,
+        steps=done,
+        duration_s=sum(run.duration_s for run in runs),
+        error=errors[-1] if errors else "",
+    )
+
+
+def _p99(ordered: list[float]) -> float:
+    # The nearest rank from above: of ten values it is the largest, never the one below.
+    return ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else 0.0
+
+
+def _rate(good: int, all_: int) -> float:
+    return good / all_ if all_ else 1.0

@@ -1,0 +1,16 @@
+"""The supervisor: owns the lives of a pool's workers and says who takes traffic."""
+
+from dspool.supervisor.runtime import PoolStore, Runtime, VersionNumbers, WorkerHandle
+from dspool.supervisor.sizing import DecisionRecord
+from dspool.supervisor.supervisor import Supervisor
+from dspool.supervisor.warming import WarmProgress
+
+__all__ = [
+    "DecisionRecord",
+    "PoolStore",
+    "Runtime",
+    "Supervisor",
+    "VersionNumbers",
+    "WarmProgress",
+    "WorkerHandle",
+]

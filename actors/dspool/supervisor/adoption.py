@@ -1,0 +1,78 @@
+"""How a supervisor takes over from one that died: what it wrote down, and the workers it left running."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dspool.commands import JSON, Member, WorkerState, WorkerStatus
+from dspool.core import pool_events as ev
+from dspool.supervisor.crew import Crew
+from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
+
+log = logging.getLogger("dspool.supervisor")
+
+
+async def restored(pool: str, store: PoolStore) -> tuple[ev.Restored, dict[str, Any], JSON]:
+    """The pool as the last supervisor wrote it down, its workers' states by id, and its last decisions."""
+    desired, version, paused, awake, roster, decisions = [
+        await store.get_record(pool, key)
+        for key in ("desired", "version_ceiling", "paused", "awake", "roster", "decisions")
+    ]
+    event = ev.Restored(desired=desired, version=version or 0, paused=bool(paused), awake=bool(awake))
+    return event, roster or {}, decisions or []
+
+
+class Survivor(NamedTuple):
+    """A running worker that answered."""
+
+    handle: WorkerHandle
+    member: Member
+    status: WorkerStatus
+    state: WorkerState
+    """As it was written down, or "starting" if nobody wrote it down as warm."""
+
+
+async def survey(
+    runtime: Runtime, roster: dict[str, Any], *, sleep: Sleep, timeout_s: float
+) -> list[Survivor]:
+    """Every running worker that answers; the others are killed.
+
+    In the order in which they are to be adopted: of two with one slot number, the one that was warm comes first.
+    """
+    handles = await runtime.running_workers()
+    answers = await asyncio.gather(
+        *(within(timeout_s, _ask(handle), sleep) for handle in handles), return_exceptions=True
+    )
+    found = []
+    for handle, answer in zip(handles, answers, strict=True):
+        if isinstance(answer, BaseException):
+            log.warning("killing worker %s: it does not answer: %s", handle.worker_id, answer)
+            runtime.kill(handle)
+            continue
+        member, status = answer
+        written = roster.get(handle.worker_id)
+        state: WorkerState = written if written in _ORDER else "starting"
+        if status.state == "draining":
+            state = "draining"
+        found.append(Survivor(handle, member, status, state))
+    return sorted(found, key=lambda one: (_ORDER.index(one.state), one.member.slot))
+
+
+def adopt(
+    survivors: list[Survivor], crew: Crew, feed: Callable[[ev.Event], None], *, wall_now: float
+) -> None:
+    """Take them over. One that was never warm is warmed (again) before it takes traffic."""
+    for handle, member, status, state in survivors:
+        crew.adopt(handle)
+        age_s = max(0.0, wall_now - status.started_at) if status.started_at else 0.0
+        feed(ev.WorkerAdopted(handle.worker_id, member.slot, member, state, status, age_s))
+
+
+async def _ask(handle: WorkerHandle) -> tuple[Member, WorkerStatus]:
+    return await handle.describe(), await handle.health()
+
+
+_ORDER: list[WorkerState] = ["ready", "spare", "draining", "starting"]

@@ -1,0 +1,284 @@
+"""Rolls a new version of a pool program out to all workers: a canary first, back by itself if it does worse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from dspool.commands import Deployment
+from dspool.config import PoolConfig, ProgramConfig
+from dspool.core.rollout import Verdict, judge
+from dspool.errors import (
+    ConfigError,
+    Conflict,
+    InvalidRequest,
+    PoolError,
+    PoolNotReady,
+    ProgramError,
+    UnknownProgram,
+)
+from dspool.supervisor.comparing import ByVersion, ByWorker, Comparison, Numbers
+from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
+from dspool.supervisor.warming import Warmer
+
+log = logging.getLogger("dspool.supervisor")
+
+CANARY_S = 10.0
+"""Longest time the canary is watched."""
+QUIET_S = 2.0
+"""With not one operation of the program seen for so long, there is nothing to wait for."""
+LOOK_EVERY_S = 0.25
+
+
+class Deploying:
+    def __init__(
+        self,
+        config: PoolConfig,
+        store: PoolStore,
+        warmer: Warmer,
+        *,
+        serving: Callable[[], list[WorkerHandle]],
+        spares: Callable[[], list[WorkerHandle]],
+        changed: Callable[[dict[str, int]], None],
+        behind: Callable[[str, str], None],
+        numbers: Numbers | None,
+        clock: Callable[[], float],
+        sleep: Sleep,
+    ) -> None:
+        """`serving()` and `spares()` are the warm workers; `changed` hears of every new set of current versions,
+        `behind(worker_id, why)` of a worker that could not load one and must be replaced."""
+        self._config = config
+        self._store = store
+        self._warmer = warmer
+        self._serving = serving
+        self._spares = spares
+        self._changed = changed
+        self._on_behind = behind
+        self._numbers = numbers
+        self._clock = clock
+        self._sleep = sleep
+        self._versions: dict[str, dict[int, Deployment]] = {}
+        self._current: dict[str, int] = {}
+        self._previous: dict[str, int] = {}
+        self._busy = asyncio.Lock()
+
+    def current(self) -> list[Deployment]:
+        """The current version of each pool program, which every worker is to have."""
+        return [self._versions[program][version] for program, version in sorted(self._current.items())]
+
+    async def load(self) -> None:
+        """Take over what is stored; a program of the configuration that is new or was changed gets a version.
+
+        Raises:
+            ConfigError: a `state_file` that cannot be read.
+            StoreFailed: the store cannot be reached.
+        """
+        for deployment in await self._store.deployments(self._config.name):
+            self._versions.setdefault(deployment.program, {})[deployment.version] = deployment
+        self._current = {
+            program: version
+            for program, version in (await self._store.current_versions(self._config.name)).items()
+            if version in self._versions.get(program, {})
+        }
+        for program, configured in self._config.programs.items():
+            wanted = deployment_of(program, configured)
+            # Compared with what the configuration last said, not with the current version: a version deployed by
+            # hand since then stays, also over a restart of the supervisor.
+            key = f"configured:{program}"
+            fingerprint = msgspec.to_builtins(wanted)
+            if (
+                await self._store.get_record(self._config.name, key) != fingerprint
+                or program not in self._current
+            ):
+                await self._adopt(await self._store.add_deployment(self._config.name, wanted))
+                await self._store.put_record(self._config.name, key, fingerprint)
+        self._changed(dict(self._current))
+
+    async def take_over(self) -> None:
+        """Bring adopted workers to the current versions: the supervisor before may have died in a deployment."""
+        await self._bring_all_up()
+        for handle in [*self._serving(), *self._spares()]:
+            for program in self._current:
+                unfinished = max(self._versions[program]) + 1
+                with contextlib.suppress(Exception):  # as a rule there is none
+                    await handle.retire(program, unfinished)
+
+    async def _adopt(self, deployment: Deployment) -> None:
+        await self._store.set_current(self._config.name, deployment.program, deployment.version)
+        self._versions.setdefault(deployment.program, {})[deployment.version] = deployment
+        old = self._current.get(deployment.program)
+        if old is not None and old != deployment.version:
+            self._previous[deployment.program] = old
+        self._current[deployment.program] = deployment.version
+        self._changed(dict(self._current))
+
+    async def deploy(self, wanted: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
+        """Roll `wanted` out (its version number is given here) and return it once every warm worker has it.
+
+        Raises:
+            InvalidRequest: neither or both of spec and import path.
+            Conflict: another deployment is running.
+            PoolNotReady: no warm worker to try it on.
+            ProgramError: its canary did worse than the version before; that one is current again on every worker.
+            PoolError: whatever loading it raised; nothing changed.
+        """
+        if (wanted.spec is None) == (wanted.import_path is None):
+            raise InvalidRequest("a deployment needs exactly one of spec and import_path")
+        async with self._alone():
+            versions = self._versions.get(wanted.program, {})
+            tried = msgspec.structs.replace(wanted, version=max(versions, default=0) + 1)
+            canary = await self._load_canary(tried)
+            try:
+                if wanted.program in self._current:
+                    verdict = await self._watch_canary(canary, tried, canary_s)
+                    if verdict.decision == "back":
+                        raise ProgramError(
+                            f"version {tried.version} of {tried.program} was rolled back: {verdict.reason}",
+                            program=tried.program,
+                            version=tried.version,
+                            reason=verdict.reason,
+                        )
+                stored = await self._store.add_deployment(self._config.name, wanted)
+                if stored.version != tried.version:
+                    await self._take_back(
+                        canary, tried
+                    )  # the store counts on; its number is the one that lasts
+            except BaseException:
+                await self._take_back(canary, tried)
+                raise
+            await self._adopt(stored)
+            await self._bring_all_up()
+            await self._retire_old(stored)
+            return stored
+
+    async def rollback(self, program: str, version: int | None = None) -> Deployment:
+        """Make `version` (None: the one before) current again on every warm worker.
+
+        Raises:
+            UnknownProgram: there is no such program or version, or none before.
+            Conflict: another deployment is running.
+        """
+        async with self._alone():
+            known = self._versions.get(program, {})
+            if version is None:
+                version = self._previous.get(program) or max(
+                    (one for one in known if one < self._current.get(program, 0)), default=0
+                )
+            if version not in known:
+                raise UnknownProgram(
+                    f"there is no version {version or 'before the current one'} of {program}; "
+                    f"known: {sorted(known)}",
+                    program=program,
+                )
+            await self._adopt(known[version])
+            await self._bring_all_up()
+            return known[version]
+
+    def _alone(self) -> asyncio.Lock:
+        if self._busy.locked():
+            raise Conflict("a deployment is running; wait for its end")
+        return self._busy
+
+    # --- the canary ------------------------------------------------------------------------------------
+
+    async def _load_canary(self, tried: Deployment) -> WorkerHandle:
+        """Load it on one worker that takes traffic; first on a spare, if there is one, where nobody is hurt."""
+        serving = self._serving()
+        if not serving:
+            raise PoolNotReady("no warm worker to deploy to", retry_after_s=1.0)
+        for handle in [*self._spares()[:1], serving[0]]:
+            try:
+                await within(self._config.warmup.worker_deadline_s, handle.deploy(tried), self._sleep)
+            except TimeoutError as late:
+                await self._take_back(handle, tried)
+                raise ProgramError(
+                    f"version {tried.version} of {tried.program} did not load: {late}", program=tried.program
+                ) from late
+            except BaseException:
+                await self._take_back(handle, tried)
+                raise
+            if handle is not serving[0]:
+                await self._take_back(handle, tried)
+        await serving[0].activate(tried.program, tried.version)
+        return serving[0]
+
+    async def _watch_canary(self, canary: WorkerHandle, tried: Deployment, canary_s: float) -> Verdict:
+        others = [handle for handle in self._serving() if handle is not canary]
+        comparison: Comparison = (
+            ByWorker(canary, others)
+            if self._numbers is None
+            else ByVersion(self._numbers, tried.program, self._current[tried.program], tried.version)
+        )
+        await comparison.begin()
+        began = self._clock()
+        while True:
+            old, new = await comparison.look()
+            waited = self._clock() - began
+            quiet = not new.operations and (not old.operations or not others) and waited >= QUIET_S
+            verdict = judge(old, new, time_over=waited >= canary_s or quiet)
+            if verdict.decision != "wait":
+                return verdict
+            if canary not in self._serving():
+                return Verdict("back", f"its canary {canary.worker_id} left the pool meanwhile")
+            await self._sleep(LOOK_EVERY_S)
+
+    async def _take_back(self, handle: WorkerHandle, tried: Deployment) -> None:
+        """Make the worker as it was. One that cannot be is dying or will be caught by its health checks."""
+        try:
+            old = self._current.get(tried.program)
+            if old is not None:
+                await handle.activate(tried.program, old)
+            await handle.retire(tried.program, tried.version)
+        except Exception as failed:
+            log.warning("could not take version %s back on %s: %s", tried.version, handle.worker_id, failed)
+
+    # --- all workers -----------------------------------------------------------------------------------
+
+    async def _bring_all_up(self) -> None:
+        """Every warm worker gets the current versions; one that joins meanwhile gets them before it takes traffic."""
+        handles = [*self._serving(), *self._spares()]
+        done = await asyncio.gather(*(self._warmer.catch_up(h) for h in handles), return_exceptions=True)
+        for handle, outcome in zip(handles, done, strict=True):
+            if isinstance(outcome, Exception):
+                log.warning("worker %s did not take the new version: %s", handle.worker_id, outcome)
+                self._on_behind(handle.worker_id, f"could not load a new program version: {outcome}")
+
+    async def _retire_old(self, stored: Deployment) -> None:
+        """Keep the version before for a quick way back; older ones go."""
+        keep = {stored.version, self._previous.get(stored.program)}
+        for version in self._versions[stored.program].keys() - keep:
+            for handle in [*self._serving(), *self._spares()]:
+                try:
+                    await handle.retire(stored.program, version)
+                except PoolError as failed:
+                    log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
+
+
+def deployment_of(program: str, configured: ProgramConfig) -> Deployment:
+    """The configured program as a deployment without version.
+
+    Raises:
+        ConfigError: its `state_file` cannot be read or is not JSON.
+    """
+    state = None
+    if configured.state_file is not None:
+        try:
+            state = msgspec.json.decode(configured.state_file.read_bytes())
+        except (OSError, msgspec.DecodeError) as unreadable:
+            raise ConfigError(
+                f"programs.{program}.state_file={str(configured.state_file)!r}: {unreadable}",
+                key=f"programs.{program}.state_file",
+            ) from unreadable
+    spec = None if configured.spec is None else dict(configured.spec)
+    if spec is not None:
+        # The spec's own choice is nearer to the program than the one beside it.
+        for key in ("lm", "adapter"):
+            if getattr(configured, key) is not None:
+                spec.setdefault(key, getattr(configured, key))
+    return Deployment(
+        program, 0, spec=spec, state=state, import_path=configured.import_path, kwargs=dict(configured.kwargs)
+    )

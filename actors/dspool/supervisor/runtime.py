@@ -1,0 +1,99 @@
+"""What the supervisor needs of the world: processes to run workers in, and a store to write things down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from dspool.commands import JSON, Deployment, Member, WorkerStatus
+from dspool.config import WarmupStep
+from dspool.core.rollout import VersionNumbers
+
+T = TypeVar("T")
+
+Sleep = Callable[[float], Awaitable[None]]
+
+__all__ = ["PoolStore", "Runtime", "Sleep", "VersionNumbers", "WorkerHandle", "within"]
+
+
+class WorkerHandle(Protocol):
+    """One worker process. Every call may raise a `PoolError`, or anything else when the process is gone."""
+
+    @property
+    def worker_id(self) -> str: ...
+
+    @property
+    def slot(self) -> int: ...
+
+    async def describe(self) -> Member:
+        """Where it listens. Starts its listener at the first call; later calls answer the same."""
+
+    async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
+        """Run one warm-up step; `deployments` are the current versions of the pool programs."""
+
+    async def health(self) -> WorkerStatus: ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what runs, refuse what comes, give the sessions back."""
+
+    async def deploy(self, d: Deployment) -> None: ...
+
+    async def retire(self, program: str, version: int) -> None: ...
+
+    async def activate(self, program: str, version: int) -> None: ...
+
+    async def forget(self, sessions: list[str]) -> None:
+        """Drop these sessions from memory: they expired and are gone from the store."""
+
+    async def until_dead(self) -> str:
+        """Returns when the process is gone for certain, with the cause."""
+
+    async def stop(self) -> None:
+        """Ask it to exit."""
+
+
+class Runtime(Protocol):
+    async def start_worker(self, worker_id: str, slot: int) -> WorkerHandle: ...
+
+    async def running_workers(self) -> list[WorkerHandle]:
+        """The pool's workers that are running, whoever started them."""
+
+    def kill(self, handle: WorkerHandle) -> None:
+        """End the process at once, whatever it does."""
+
+
+class PoolStore(Protocol):
+    """The part of the session store that the supervisor uses."""
+
+    async def worker_dead(self, pool: str, worker: str) -> int: ...
+
+    async def workers_alive(self, pool: str, workers: Sequence[str]) -> int: ...
+
+    async def expire(self, pool: str, idle_s: float) -> list[tuple[str, str | None]]: ...
+
+    async def put_record(self, pool: str, key: str, value: JSON) -> None: ...
+
+    async def get_record(self, pool: str, key: str) -> JSON | None: ...
+
+    async def add_deployment(self, pool: str, deployment: Deployment) -> Deployment: ...
+
+    async def deployments(self, pool: str) -> list[Deployment]: ...
+
+    async def set_current(self, pool: str, program: str, version: int) -> None: ...
+
+    async def current_versions(self, pool: str) -> dict[str, int]: ...
+
+
+async def within(seconds: float, awaitable: Awaitable[T], sleep: Sleep) -> T:
+    """The result of `awaitable`, or `TimeoutError` after `seconds` as `sleep` counts them (it is cancelled then)."""
+    task = asyncio.ensure_future(awaitable)
+    timer = asyncio.ensure_future(sleep(seconds))
+    try:
+        await asyncio.wait({task, timer}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    finally:
+        timer.cancel()
+        task.cancel()

@@ -1,0 +1,129 @@
+"""The sizing loop: asks for what is observed, decides, and keeps every decision with its numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from msgspec import Struct
+
+from dspool.commands import JSON
+from dspool.config import PoolConfig
+from dspool.core.pool_view import Facts
+from dspool.core.sizing import Decision, Observed, SizingConfig, SizingState, decide
+from dspool.supervisor.runtime import Sleep, within
+
+log = logging.getLogger("dspool.supervisor")
+
+DECISIONS_KEPT = 500
+DECISIONS_WRITTEN = 50
+"""So many survive the supervisor."""
+OBSERVE_TIMEOUT_S = 2.0
+
+Observe = Callable[[], Awaitable[Observed | None]]
+
+
+class DecisionRecord(Struct, frozen=True):
+    """One decision. `source` "sizing" or "manual"; `times` is how often in a row it came out the same."""
+
+    at: float
+    """Wall-clock seconds of the last time."""
+    target: int
+    overflow: int
+    previous: int
+    """Base size before."""
+    action: str
+    reason: str
+    numbers: dict[str, float] = {}
+    source: str = "sizing"
+    times: int = 1
+
+
+class Sizing:
+    def __init__(
+        self,
+        config: PoolConfig,
+        observe: Observe | None,
+        *,
+        facts: Callable[[], Facts],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        sleep: Sleep,
+    ) -> None:
+        """`facts()` is what the supervisor itself knows about the pool's size; it overrides what was observed."""
+        self.enabled = config.enable_optimizer
+        self._config = SizingConfig.of(config)
+        self._observe = observe
+        self._facts = facts
+        self._interval_s = config.optimization_interval_s
+        self._clock = clock
+        self._wall = wall
+        self._sleep = sleep
+        self._state = SizingState()
+        self._records: deque[DecisionRecord] = deque(maxlen=DECISIONS_KEPT)
+
+    async def run(self, apply: Callable[[Decision], None]) -> None:
+        """Decides every `optimization_interval_s` while enabled; `apply` gets each decision."""
+        while True:
+            await self._sleep(self._interval_s)
+            if not self.enabled or self._observe is None:
+                continue
+            try:
+                seen = await within(OBSERVE_TIMEOUT_S, self._observe(), self._sleep)
+            except Exception as failed:
+                log.warning("nothing observed, the size is held: %s", failed)
+                continue
+            if seen is not None:
+                apply(self.decide(seen))
+
+    def decide(self, seen: Observed) -> Decision:
+        """One decision, kept among the records."""
+        facts = self._facts()
+        seen = msgspec.structs.replace(seen, **facts._asdict())
+        config = msgspec.structs.replace(self._config, enabled=self.enabled)
+        decision, self._state = decide(config, seen, self._state, now=self._clock())
+        self._keep(
+            DecisionRecord(
+                at=self._wall(),
+                target=decision.target,
+                overflow=decision.overflow,
+                previous=facts.desired,
+                action=decision.action,
+                reason=decision.reason,
+                numbers=decision.numbers,
+            )
+        )
+        return decision
+
+    def by_hand(self, size: int, overflow: int, previous: int) -> None:
+        action = "grow" if size > previous else "shrink" if size < previous else "hold"
+        self._keep(
+            DecisionRecord(self._wall(), size, overflow, previous, action, "resized by hand", {}, "manual")
+        )
+
+    def _keep(self, record: DecisionRecord) -> None:
+        # A pool that holds for an hour must not push out of memory why it grew: repeats are counted, not stored.
+        last = self._records[-1] if self._records else None
+        same = last is not None and (
+            (last.target, last.overflow, last.action, last.reason, last.source)
+            == (record.target, record.overflow, record.action, record.reason, record.source)
+        )
+        if last is not None and same and record.action == "hold":
+            self._records[-1] = msgspec.structs.replace(record, times=last.times + 1)
+        else:
+            self._records.append(record)
+
+    def decisions(self, limit: int) -> list[DecisionRecord]:
+        """The last `limit` decisions, newest first."""
+        return list(self._records)[-limit:][::-1] if limit > 0 else []
+
+    def written(self) -> JSON:
+        return msgspec.to_builtins(list(self._records)[-DECISIONS_WRITTEN:])
+
+    def restore(self, written: JSON) -> None:
+        try:
+            self._records.extend(msgspec.convert(written, list[DecisionRecord]))
+        except msgspec.ValidationError as unreadable:
+            log.warning("recorded decisions of an earlier supervisor are not readable: %s", unreadable)

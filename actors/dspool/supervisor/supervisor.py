@@ -1,0 +1,420 @@
+"""The supervisor of one pool, as a plain class: feeds events to the pool state and performs what comes out.
+
+Traffic does not pass through it and goes on without it. Its successor adopts the running workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random as random_module
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from dspool.commands import Deployment, Membership, PoolStatus
+from dspool.config import PoolConfig
+from dspool.core import pool_events as ev
+from dspool.core.pool_state import PoolState
+from dspool.core.sizing import Decision, Observed
+from dspool.core.warmup import Strategy, WarmupReport
+from dspool.errors import PoolClosed
+from dspool.supervisor.adoption import adopt, restored, survey
+from dspool.supervisor.comparing import Numbers
+from dspool.supervisor.crew import Crew
+from dspool.supervisor.deploying import CANARY_S, Deploying
+from dspool.supervisor.records import Records
+from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
+from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
+from dspool.supervisor.upkeep import Report, Upkeep
+from dspool.supervisor.warming import Warmer, WarmProgress
+from dspool.telemetry import emit
+
+log = logging.getLogger("dspool.supervisor")
+
+SUSPECT_TIMEOUT_S = 0.25
+"""How long a worker that a client reported dead may take to prove the contrary before it counts as a missed check."""
+STATUS_TIMEOUT_S = 0.5
+
+
+class Supervisor:
+    """One pool's supervisor. `start` before anything else; `shutdown` ends the pool, `detach` only the supervisor.
+
+    `observe` gives the sizing loop what clients, workers and metrics saw (None: nothing is known); `numbers` gives a
+    rolling deployment what a version of a program did (None: it compares workers by their own status); `report`
+    takes the pool's status every second. Clocks, sleep and randomness are arguments for tests.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        runtime: Runtime,
+        store: PoolStore,
+        *,
+        observe: Observe | None = None,
+        numbers: Numbers | None = None,
+        report: Report | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Sleep = asyncio.sleep,
+        random: Callable[[], float] = random_module.random,
+        new_hex: Callable[[], str] = lambda: secrets.token_hex(3),
+    ) -> None:
+        self.config = config
+        self._runtime = runtime
+        self._store = store
+        self._clock = clock
+        self._wall = wall
+        self._sleep = sleep
+        self._state = PoolState(
+            config, new_id=lambda slot: f"{config.name}-w{slot}-{new_hex()}", jitter=random
+        )
+        self._records = Records(config.name, store, sleep)
+        self._warmer = Warmer(config, current=lambda: self._deploying.current(), clock=clock, sleep=sleep)
+        self._crew = Crew(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
+        self._deploying = Deploying(
+            config,
+            store,
+            self._warmer,
+            serving=lambda: self._handles("ready"),
+            spares=lambda: self._handles("spare"),
+            changed=lambda programs: self._feed(ev.ProgramsChanged(programs)),
+            behind=lambda worker_id, why: self._feed(ev.HealthMissed(worker_id, why, certain=True)),
+            numbers=numbers,
+            clock=clock,
+            sleep=sleep,
+        )
+        self._sizing = Sizing(
+            config, observe, facts=lambda: self._state.facts, clock=clock, wall=wall, sleep=sleep
+        )
+        self._upkeep = Upkeep(
+            config,
+            runtime,
+            store,
+            self._state,
+            self._crew,
+            self._feed,
+            lambda worker_id: self._in_background(self._free_leases(worker_id)),
+            report=report,
+            clock=clock,
+            wall=wall,
+            sleep=sleep,
+        )
+        self._loops: list[asyncio.Task[None]] = []
+        self._freeing: set[asyncio.Task[None]] = set()
+        self._booted = False
+        self._began = clock()
+        self._news = asyncio.Event()
+        self._empty = asyncio.Event()
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Adopt what runs, order what is missing and return; `wait_ready` waits for warm workers.
+
+        Raises:
+            StoreFailed: the store cannot be reached; nothing was started, and `start` may be called again.
+            ConfigError: a configured program cannot be read.
+        """
+        self._began = self._clock()
+        name = self.config.name
+        event, roster, decisions = await restored(name, self._store)
+        self._feed(event)
+        await self._deploying.load()
+        survivors = await survey(
+            self._runtime, roster, sleep=self._sleep, timeout_s=self.config.health_check_timeout_s
+        )
+        await self._store.workers_alive(name, [survivor.handle.worker_id for survivor in survivors])
+        # Nothing may fail from here on: whoever calls again after a failure must not adopt twice.
+        self._sizing.restore(decisions)
+        adopt(survivors, self._crew, self._feed, wall_now=self._wall())
+        self._booted = True
+        self._feed(ev.Booted())
+        if survivors:
+            self._in_background(self._deploying.take_over())
+        await self._records.flush()  # the versions about to be published are written down as taken
+        loops = {
+            **self._upkeep.loops(),
+            "sizing": self._sizing.run(self._apply_decision),
+            "records": self._records.run(),
+        }
+        self._loops = [
+            asyncio.create_task(loop, name=f"dspool {name} {what}") for what, loop in loops.items()
+        ]
+
+    async def wait_ready(self, timeout_s: float | None = None) -> PoolStatus:
+        """Returns once `min_ready` workers are warm.
+
+        Raises:
+            TimeoutError: they are not, after `timeout_s` (default `init_timeout_s`); the message says why.
+        """
+        limit = self.config.init_timeout_s if timeout_s is None else timeout_s
+        try:
+            await within(limit, self._until_ready(), self._sleep)
+        except TimeoutError:
+            why = self._state.status().reason or "workers are still starting"
+            raise TimeoutError(f"pool {self.config.name} is not ready after {limit:g} s: {why}") from None
+        return self._state.status(wall_offset=self._wall_offset())
+
+    async def _until_ready(self) -> None:
+        while not self._state.is_ready:
+            await self._news.wait()
+
+    async def shutdown(self, timeout_s: float = 30.0) -> None:
+        """Refuse new operations, finish the running ones, stop all workers. What is left after `timeout_s` is killed.
+
+        Returns when no worker is left (or, if the runtime cannot say so, some seconds after the kill).
+        """
+        self._feed(ev.CloseRequested(timeout_s))
+        if len(self._state.roster):
+            with contextlib.suppress(TimeoutError):
+                await within(timeout_s + 10.0, self._empty.wait(), self._sleep)
+        emit("pool.terminate", {"duration_s": self._clock() - self._began}, {"pool": self.config.name})
+        await self.detach()
+
+    async def detach(self) -> None:
+        """Stop supervising; the workers run on, for a later supervisor to adopt."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops = []
+        await asyncio.gather(*self._freeing, return_exceptions=True)
+        await self._crew.close()
+        self._records.put("decisions", self._sizing.written())
+        await self._records.flush()
+
+    # --- what clients ask ------------------------------------------------------------------------------
+
+    async def watch(self, version: int, timeout_s: float = 10.0) -> Membership:
+        """The membership: at once if newer than `version`, else when it changes, or after `timeout_s` as it is."""
+        if self._booted and version > self._state.membership.version:
+            self._feed(ev.VersionSeen(version))
+        if not self._booted or self._state.membership.version <= version:
+            with contextlib.suppress(TimeoutError):
+                await within(timeout_s, self._until_newer(version), self._sleep)
+        # Before the running workers are adopted there is no membership to tell: the caller keeps its own.
+        return self._state.membership if self._booted else Membership(version=version)
+
+    async def _until_newer(self, version: int) -> None:
+        while not self._booted or self._state.membership.version <= version:
+            await self._news.wait()
+
+    async def status(self, *, fresh: bool = True) -> PoolStatus:
+        """The pool and its workers; `fresh` asks the workers first, for at most half a second."""
+        if fresh:
+            await self._crew.ask_all(min(STATUS_TIMEOUT_S, self.config.health_check_timeout_s))
+        return self._state.status(wall_offset=self._wall_offset())
+
+    async def report_dead(self, worker_id: str, why: str) -> None:
+        """A client could not talk to the worker. It is asked at once, and replaced if it does not answer well."""
+        self._crew.check(worker_id, SUSPECT_TIMEOUT_S, suspicion=why or "a client reported it")
+
+    async def wake(self) -> None:
+        """Somebody has an operation for a lazy pool: start its workers."""
+        self._feed(ev.Woken())
+
+    # --- what operators ask ----------------------------------------------------------------------------
+
+    async def resize(self, size: int) -> int:
+        """Set the desired size and return it at once; the pool follows. Of two at once, the later one holds.
+
+        With sizing on, it is where the next decision starts from.
+
+        Raises:
+            InvalidRequest: `size` is outside min_pool_size..max_pool_size; nothing changed.
+            PoolClosed: the pool is shutting down.
+        """
+        self._open()
+        previous = self._state.desired
+        self._feed(ev.ResizeRequested(size))
+        self._sizing.by_hand(size, self._state.overflow, previous)
+        self._records.put("decisions", self._sizing.written())
+        return size
+
+    async def pause(self) -> None:
+        """Clients refuse new operations with `PoolPaused`; running ones finish. Survives the supervisor."""
+        self._open()
+        self._feed(ev.PauseRequested(True))
+
+    async def resume(self) -> None:
+        self._feed(ev.PauseRequested(False))
+
+    async def drain(self, worker_id: str) -> None:
+        """Take the worker out of traffic, let it finish, stop it; a replacement starts at once.
+
+        Returns when it is gone.
+
+        Raises:
+            UnknownWorker: there is no such worker.
+        """
+        self._feed(ev.DrainRequested(worker_id))
+        await self._until_gone(worker_id)
+
+    async def restart(self, worker_id: str) -> None:
+        """Replace the worker, its replacement warm first. Returns when it is gone.
+
+        Raises:
+            UnknownWorker: there is no such worker.
+        """
+        self._feed(ev.RestartRequested(worker_id))
+        await self._until_gone(worker_id)
+
+    async def deploy(self, deployment: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
+        """Roll a new version of a pool program out, canary first; see `Deploying.deploy` for what it raises."""
+        self._open()
+        began = self._clock()
+        done = await self._deploying.deploy(deployment, canary_s=canary_s)
+        self._deployed(done, began)
+        return done
+
+    async def rollback(self, program: str, version: int | None = None) -> Deployment:
+        """Make an earlier version current again; see `Deploying.rollback` for what it raises."""
+        self._open()
+        began = self._clock()
+        done = await self._deploying.rollback(program, version)
+        self._deployed(done, began)
+        return done
+
+    async def deployments(self) -> list[Deployment]:
+        """The current version of each pool program."""
+        return self._deploying.current()
+
+    async def warm(self, strategy: Strategy | None = None) -> WarmupReport:
+        """Run the warm-up steps again on every warm worker, which go on serving. None is the configured strategy.
+
+        Raises:
+            Conflict: another one is running.
+        """
+        self._open()
+        strategy = strategy or self.config.warmup.strategy
+        done = await self._warmer.warm(strategy, lambda: self._handles("ready", "spare"))
+        emit(
+            "pool.warmup",
+            {"duration_s": done.duration_s, "workers": done.workers_warm, "failed": done.workers_failed},
+            {
+                "pool": self.config.name,
+                "strategy": strategy,
+                "outcome": "error" if done.stopped else "ok",
+            },
+        )
+        return done
+
+    async def warm_progress(self, since: int = 0, timeout_s: float = 10.0) -> list[WarmProgress]:
+        """What happened in warm-ups after sequence number `since`; waits up to `timeout_s` for something to happen."""
+        return await self._warmer.progress(since, timeout_s)
+
+    async def warmup_report(self) -> WarmupReport:
+        """The warm-ups of the workers that were started: at boot, in growth, as replacements."""
+        return self._warmer.since_start()
+
+    async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
+        """The last decisions about the size, newest first, with the numbers that led to them."""
+        return self._sizing.decisions(limit)
+
+    async def observe(self, seen: Observed) -> Decision | None:
+        """Decide now on what was seen, not only when the sizing loop asks. None while sizing is off."""
+        if not self._sizing.enabled or self._state.closed:
+            return None
+        decision = self._sizing.decide(seen)
+        self._apply_decision(decision)
+        return decision
+
+    async def enable_optimizer(self, enabled: bool) -> None:
+        """Switch sizing on or off until the supervisor ends; the configuration decides at its start."""
+        self._sizing.enabled = enabled
+
+    # --- events in, actions out ------------------------------------------------------------------------
+
+    def _feed(self, event: ev.Event) -> None:
+        """One event: the state changes and every action begins before anything else runs in this process."""
+        for action in self._state.handle(event, self._clock()):
+            self._perform(action)
+        self._upkeep.state_changed()
+        if self._state.closed and not len(self._state.roster):
+            self._empty.set()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _perform(self, action: ev.Action) -> None:
+        match action:
+            case ev.PublishMembership():
+                pass  # the state holds it; `_feed` wakes those who watch
+            case ev.StartWorker(worker_id, slot):
+                self._crew.start(worker_id, slot)
+            case ev.WarmWorker(worker_id):
+                self._crew.warm(worker_id)
+            case ev.Promote(worker_id):
+                log.info("worker %s takes traffic", worker_id)
+            case ev.DrainWorker(worker_id, timeout_s):
+                self._crew.drain(worker_id, timeout_s)
+            case ev.StopWorker(worker_id):
+                self._crew.stop(worker_id)
+            case ev.KillWorker(worker_id, why):
+                log.warning("killing worker %s: %s", worker_id, why)
+                self._crew.kill(worker_id, why)
+            case ev.FreeLeases(worker_id):
+                # Beside the publication, not before it: clients learn of the death at once, and ask again while
+                # the store still names the dead worker as owner.
+                self._in_background(self._free_leases(worker_id))
+            case ev.DeclareDegraded(reason):
+                if reason:
+                    log.error("pool %s is degraded: %s", self.config.name, reason)
+                else:
+                    log.warning("pool %s is no longer degraded", self.config.name)
+            case ev.Persist(key, value):
+                self._records.put(key, value)
+            case ev.Emit(name, measurements, metadata):
+                emit(name, measurements, {"pool": self.config.name, **metadata})
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._freeing.add(task)
+        task.add_done_callback(self._freeing.discard)
+
+    async def _free_leases(self, worker_id: str) -> None:
+        pause = 0.05
+        while True:
+            try:
+                await self._store.worker_dead(self.config.name, worker_id)
+                return
+            except Exception as failed:
+                log.warning("cannot free the leases of worker %s yet: %s", worker_id, failed)
+                if self._state.closed:
+                    return
+            await self._sleep(pause)
+            pause = min(2.0, pause * 2)
+
+    def _apply_decision(self, decision: Decision) -> None:
+        if self._state.closed:
+            return
+        before = self._state.desired, self._state.overflow
+        self._feed(ev.SizingDecided(decision.target, decision.overflow, decision.reason))
+        if (self._state.desired, self._state.overflow) != before:
+            self._records.put("decisions", self._sizing.written())
+
+    # --- small things ----------------------------------------------------------------------------------
+
+    def _handles(self, *phases: Any) -> list[WorkerHandle]:
+        workers = sorted(self._state.roster.in_phase(*phases), key=lambda w: (w.phase, w.slot))
+        found = (self._crew.handle(worker.id) for worker in workers)
+        return [handle for handle in found if handle is not None]
+
+    async def _until_gone(self, worker_id: str) -> None:
+        while self._state.roster.get(worker_id) is not None:
+            await self._news.wait()
+
+    def _deployed(self, done: Deployment, began: float) -> None:
+        emit(
+            "program.deployed",
+            {"duration_s": self._clock() - began, "workers": len(self._handles("ready", "spare"))},
+            {"pool": self.config.name, "program": done.program, "version": done.version},
+        )
+
+    def _open(self) -> None:
+        if self._state.closed:
+            raise PoolClosed(f"pool {self.config.name} is shutting down", retry_after_s=1.0)
+
+    def _wall_offset(self) -> float:
+        return self._wall() - self._clock()
