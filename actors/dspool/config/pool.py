@@ -129,7 +129,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
 
     enable_optimizer: bool = False
     """Let the pool choose its size."""
-    optimization_interval_s: Seconds = 1.0
+    optimization_interval_s: Seconds = 0.5
     """Time between two decisions about the size."""
     target_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """Share of slot time the optimizer aims to have in use."""
@@ -137,7 +137,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     """Wait for a slot that is still fine; the optimizer's objective. Within `checkout_timeout_s`."""
     grow_cooldown_s: SecondsOrZero = 3.0
     """Pause after growing before it grows again."""
-    shrink_cooldown_s: SecondsOrZero = 60.0
+    shrink_cooldown_s: SecondsOrZero = 10.0
     """How long load must stay low before it shrinks."""
 
     warmup: WarmupConfig = WarmupConfig()

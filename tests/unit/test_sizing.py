@@ -1,0 +1,331 @@
+"""Sizing decisions: each mistake of the seed's optimizer, put right."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from dspool.core.needs import remember
+from dspool.core.sizing import (
+    Observed,
+    Peak,
+    SizingConfig,
+    SizingState,
+    Window,
+    decide,
+    erlang_c_slots,
+)
+
+CONFIG = SizingConfig(min_size=1, max_size=10, max_overflow=4)
+SETTLED = SizingState(first_at=0.0, called_at=999.5, changed_at=500.0, grew_at=500.0)
+NOW = 1000.0
+
+
+def window(span_s, load, *, service_s=0.5, peak=None, over_wait=0, model_errors=0):
+    """A window in which `load` slots were busy on average."""
+    count = round(load / service_s * span_s)
+    return Window(
+        span_s=span_s, arrivals=count, finished=count, started=count, busy_slot_s=load * span_s, run_s=count
+        * service_s, peak_demand=math.ceil(load) if peak is None else peak, over_wait=over_wait,
+        model_errors=model_errors,
+    )  # fmt: skip
+
+
+def observed(load, *, size, service_s=0.5, short=None, long=None, **fields):
+    given = {
+        "age_s": 0.2,
+        "slots_per_worker": 8,
+        "desired": size,
+        "actual": size,
+        "running": min(size * 8, math.ceil(load)),
+        "short": short or window(1.0, load, service_s=service_s),
+        "long": long or window(60.0, load, service_s=service_s),
+    }
+    return Observed(**(given | fields))
+
+
+def answer(seen, *, config=CONFIG, state=SETTLED, now=NOW):
+    return decide(config, seen, state, now=now)[0]
+
+
+# --- no data, stale data, errors ---
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        (observed(80, size=4, age_s=None), "no data yet"),
+        (observed(80, size=4, long=Window()), "no data yet"),
+        (observed(80, size=4, age_s=7.5), "data are 7.5 s old"),
+        (observed(0, size=4, age_s=7.5), "data are 7.5 s old"),
+    ],
+)
+def test_without_fresh_data_the_size_is_held_with_that_reason(seen, says):
+    decision = answer(seen)
+    assert (decision.target, decision.action, decision.reason) == (4, "hold", says)
+
+
+def test_switched_off_it_holds():
+    decision = answer(observed(80, size=2), config=msgspec.structs.replace(CONFIG, enabled=False))
+    assert (decision.target, decision.reason) == (2, "sizing is switched off")
+
+
+def test_a_held_size_outside_the_bounds_is_brought_inside():
+    assert answer(observed(0, size=30, age_s=None)).target == 10
+    assert answer(observed(0, size=0, age_s=None)).target == 1
+
+
+@pytest.mark.parametrize("which", ["short", "long"])
+def test_a_failing_model_endpoint_does_not_grow_the_pool(which):
+    failing = {
+        which: window(1.0, 16, model_errors=8) if which == "short" else window(60.0, 16, model_errors=400)
+    }
+    decision = answer(observed(16, size=2, queued=200, oldest_wait_s=3.0, **failing))
+    assert decision.target == 2
+    assert "fail at the model endpoint" in decision.reason
+
+
+def test_a_few_model_errors_do_not_stop_growth():
+    short = window(1.0, 16, model_errors=1)
+    assert answer(observed(16, size=2, queued=200, oldest_wait_s=3.0, short=short)).action == "grow"
+
+
+# --- growing ---
+
+
+def test_a_burst_is_answered_by_one_decision():
+    short = window(1.0, 16, peak=80)
+    burst = msgspec.structs.replace(short, arrivals=90)
+    decision = answer(observed(16, size=2, queued=64, oldest_wait_s=0.4, short=burst))
+    assert decision.action == "grow"
+    assert decision.target >= 6
+    assert decision.reason.startswith(("backlog", "rising", "recent"))
+
+
+def test_a_queue_that_is_drained_before_a_worker_could_start_does_not_grow_the_pool():
+    # 50 at once, 0.05 s each: 16 slots need 0.16 s, a new worker 1 s.
+    short = Window(
+        span_s=1.0, arrivals=54, finished=4, started=20, busy_slot_s=1.0, run_s=0.2, peak_demand=50
+    )
+    seen = observed(0.2, size=3, service_s=0.05, short=short, queued=26, running=24, oldest_wait_s=0.01)
+    assert answer(seen).action == "hold"
+    # Nor does the memory of a large burst, long faded, which a backlog would recall.
+    large = msgspec.structs.replace(SETTLED, peaks=(Peak(500.0, 500.0, 60.0),))
+    assert answer(seen, state=large).action == "hold"
+
+
+def test_a_queue_some_minutes_ago_does_not_count():
+    long = window(60.0, 6, peak=100, over_wait=40)
+    assert answer(observed(6, size=2, long=long)).action == "hold"
+
+
+def test_at_ninety_percent_utilization_it_grows_into_the_band_without_waiting_for_a_queue():
+    decision = answer(observed(57.6, size=8))
+    assert decision.target == 9
+    assert 0.6 <= 57.6 / (8 * decision.target) <= 0.8
+
+
+def test_a_large_pool_keeps_to_eighty_percent_where_erlang_alone_would_go_higher():
+    config = msgspec.structs.replace(CONFIG, max_size=50)
+    decision = answer(observed(100, size=15), config=config)
+    assert erlang_c_slots(100, 0.5, 0.1) <= 15 * 8
+    assert (decision.target, decision.reason) == (16, "utilization needs 16 workers")
+
+
+def test_growth_for_headroom_waits_for_its_cooldown_and_growth_for_a_queue_does_not():
+    recent = msgspec.structs.replace(SETTLED, grew_at=NOW - 1)
+    assert answer(observed(15, size=2, running=15), state=recent).action == "hold"
+    assert "grew 1.0 s ago" in answer(observed(15, size=2, running=15), state=recent).reason
+    waiting = observed(16, size=2, queued=100, oldest_wait_s=1.0)
+    assert answer(waiting, state=recent).action == "grow"
+
+
+def test_operations_that_piled_up_in_a_queue_are_not_a_recent_peak():
+    short = window(1.0, 16, peak=400, over_wait=30)
+    stuck = observed(16, size=2, queued=384, oldest_wait_s=12.0, short=short)
+    _, state = decide(CONFIG, stuck, msgspec.structs.replace(SETTLED, offered=16.0), now=NOW)
+    assert max(p.slots for p in state.peaks) < 30
+
+
+# --- the maximum and overflow ---
+
+
+def test_at_the_maximum_size_overflow_grows():
+    decision = answer(observed(80, size=10, queued=200, oldest_wait_s=2.0))
+    assert (decision.target, decision.overflow) == (10, 4)
+    assert "10 is the maximum" in decision.reason
+    assert "4 overflow" in decision.reason
+
+
+def test_overflow_never_exceeds_its_cap_and_growing_it_never_reduces_it():
+    config = msgspec.structs.replace(CONFIG, max_size=2, max_overflow=20)
+    decision = answer(observed(16, size=2, overflow=9, queued=30, oldest_wait_s=1.0), config=config)
+    assert 9 <= decision.overflow <= 20
+
+
+def test_idle_overflow_stays_for_its_grace_and_then_goes_by_halves():
+    state = msgspec.structs.replace(SETTLED, overflow_needed_at=NOW - 5)
+    sizes, now, overflow = [], NOW, 4
+    for _ in range(200):
+        decision, state = decide(CONFIG, observed(2, size=2, overflow=overflow), state, now=now)
+        overflow = decision.overflow
+        sizes.append((now - NOW, overflow))
+        now += 0.5
+    changes = [(t, n) for (t, n), (_, before) in zip(sizes[1:], sizes, strict=False) if n != before]
+    assert [n for _, n in changes] == [2, 1, 0]
+    assert changes[0][0] == pytest.approx(25.0)
+    assert changes[1][0] - changes[0][0] == pytest.approx(7.5)
+
+
+def test_overflow_that_is_needed_again_gets_its_whole_grace_again():
+    state = msgspec.structs.replace(SETTLED, overflow_needed_at=NOW - 29)
+    _, state = decide(
+        CONFIG, observed(80, size=10, overflow=2, queued=300, oldest_wait_s=2.0), state, now=NOW
+    )
+    assert state.overflow_needed_at == NOW
+
+
+# --- shrinking ---
+
+
+def test_an_idle_pool_shrinks_to_what_it_needs_in_one_step():
+    decision = answer(observed(4, size=9))
+    assert (decision.target, decision.action) == (2, "shrink")
+
+
+def test_it_does_not_shrink_while_operations_wait():
+    decision = answer(observed(4, size=9, queued=3, oldest_wait_s=0.5))
+    assert decision.target == 9
+    assert "operations wait" in decision.reason
+
+
+def test_it_does_not_shrink_below_what_the_recent_peak_needed():
+    held = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 15, NOW - 15, 40.0),))
+    assert answer(observed(2, size=9), state=held).target == 6
+    assert "recent peak" in answer(observed(2, size=9), state=held).reason
+    faded = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 320, NOW - 320, 40.0),))
+    assert answer(observed(2, size=9), state=faded).target == 2
+
+
+def test_a_peak_is_held_longer_when_many_operations_came_too_late():
+    peaks = (Peak(NOW - 100, NOW - 100, 40.0),)
+    calm = msgspec.structs.replace(SETTLED, peaks=peaks, started=5000.0, late=0.0)
+    spent = msgspec.structs.replace(SETTLED, peaks=peaks, started=5000.0, late=100.0)
+    assert answer(observed(2, size=9), state=calm).target == 3
+    assert answer(observed(2, size=9), state=spent).target == 6
+
+
+def test_late_operations_count_only_if_a_remembered_peak_would_have_spared_them():
+    short = window(1.0, 16, peak=40, over_wait=20)
+    seen = observed(16, size=2, queued=20, oldest_wait_s=0.5, short=short)
+    knew = msgspec.structs.replace(SETTLED, peaks=(Peak(900, 900, 60.0),))
+    assert decide(CONFIG, seen, knew, now=NOW)[1].late > 0
+    assert decide(CONFIG, seen, SETTLED, now=NOW)[1].late == 0
+
+
+def test_shrinking_waits_for_its_cooldown_after_any_change():
+    changed = msgspec.structs.replace(SETTLED, changed_at=NOW - 4)
+    decision = answer(observed(4, size=9), state=changed)
+    assert decision.target == 9
+    assert "resized 4.0 s ago" in decision.reason
+
+
+def test_it_does_not_shrink_before_it_has_seen_half_a_long_window():
+    fresh = msgspec.structs.replace(SETTLED, first_at=NOW - 20)
+    assert "too little seen" in answer(observed(4, size=9), state=fresh).reason
+
+
+def test_it_does_not_shrink_to_a_size_that_the_next_operations_would_grow_again():
+    # 13.5 slots fit in two workers, but with less than the share that stays free.
+    state = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 5, NOW - 5, 13.5),))
+    assert answer(observed(4, size=3), state=state).action == "hold"
+    assert answer(observed(4, size=4), state=state).target == 3
+
+
+def test_a_steady_demand_of_eight_settles_and_stays():
+    """The seed's rule grew 5 to 11 workers (of one slot) on a steady demand of 8, and stayed there."""
+    config = SizingConfig(min_size=1, max_size=40)
+    state, size, sizes, now = SizingState(), 5, [], 0.0
+    for _ in range(1200):
+        busy = min(8.0, size)
+        seen = observed(
+            busy, size=size, slots_per_worker=1, running=round(busy), queued=3 if size < 8 else 0,
+            oldest_wait_s=0.5 if size < 8 else 0.0,
+            short=msgspec.structs.replace(window(1.0, busy, peak=8), arrivals=16),
+        )  # fmt: skip
+        decision, state = decide(config, seen, state, now=now)
+        size = decision.target
+        sizes.append(size)
+        now += 0.5
+    assert len(set(sizes[-600:])) == 1
+    assert 10 <= sizes[-1] <= 16  # Erlang C asks for 13 slots; 8 / 0.8 is 10
+
+
+# --- the parts ---
+
+
+def erlang_c(slots, load):
+    top = load**slots / math.factorial(slots) * slots / (slots - load)
+    return top / (sum(load**k / math.factorial(k) for k in range(slots)) + top)
+
+
+@pytest.mark.parametrize("load", [0.5, 2.0, 8.0, 30.0])
+@pytest.mark.parametrize("objective", [0.0, 0.1, 1.0])
+def test_the_headroom_is_the_smallest_erlang_c_size(load, objective):
+    late = [
+        erlang_c(n, load) * math.exp(-(n - load) * objective / 0.5) if n > load else 1.0
+        for n in range(1, 100)
+    ]
+    assert erlang_c_slots(load, 0.5, objective) == 1 + next(
+        i for i, share in enumerate(late) if share <= 0.01
+    )
+
+
+def test_the_headroom_grows_with_the_square_root_of_the_load():
+    extra = {load: erlang_c_slots(load, 1.0, 0.0) - load for load in (100, 400, 1600)}
+    assert extra[400] / extra[100] == pytest.approx(2, rel=0.1)
+    assert extra[1600] / extra[400] == pytest.approx(2, rel=0.1)
+
+
+def test_no_load_needs_no_headroom():
+    assert erlang_c_slots(0.0, 0.5, 0.1) == 0
+
+
+def test_old_peaks_are_merged_the_largest_of_them_is_kept_and_in_the_end_forgotten():
+    peaks: tuple[Peak, ...] = ()
+    for tick in range(8000):
+        peaks = remember(peaks, Peak(tick * 0.5, tick * 0.5, 99.0 if tick == 2500 else 1.0), tick * 0.5)
+        if tick == 4000:
+            assert max(p.slots for p in peaks) == 99.0
+    assert len(peaks) < 120
+    assert max(p.slots for p in peaks) == 1.0
+
+
+def test_the_configuration_comes_from_the_pools():
+    pool = SimpleNamespace(
+        min_pool_size=2, max_pool_size=9, max_overflow=3, overflow_idle_s=7.0, target_utilization=0.6,
+        max_wait_s=0.2, grow_cooldown_s=1.0, shrink_cooldown_s=8.0, optimization_interval_s=2.0,
+        metrics_flush_interval_s=0.75, enable_optimizer=True,
+    )  # fmt: skip
+    config = SizingConfig.of(pool)
+    assert (config.min_size, config.max_size, config.max_overflow, config.shrink_cooldown_s) == (2, 9, 3, 8.0)
+    assert config.short_window_s == 2.0
+    assert config.stale_after_s == 6.0
+    pool.metrics_flush_interval_s = 2.5
+    assert SizingConfig.of(pool).short_window_s == 5.0
+    assert config.enabled
+
+
+def test_a_decision_says_why_and_with_which_numbers():
+    decision = answer(observed(12, size=4))
+    assert decision.reason
+    assert {"load", "demand", "need_headroom", "need_peak", "need_backlog", "hold_s"} <= set(decision.numbers)
+    assert msgspec.json.decode(msgspec.json.encode(decision), type=type(decision)) == decision
+
+
+def test_the_state_survives_as_plain_data():
+    _, state = decide(CONFIG, observed(12, size=4), SETTLED, now=NOW)
+    assert msgspec.convert(msgspec.to_builtins(state), SizingState) == state
