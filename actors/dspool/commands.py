@@ -172,7 +172,7 @@ def command_from(data: dict[str, JSON]) -> AnyCommand:
         InvalidRequest: unknown command, missing, unknown or mistyped field.
     """
     try:
-        return msgspec.convert(data, AnyCommand)
+        return msgspec.convert(data, AnyCommand)  # type: ignore[no-any-return]
     except msgspec.ValidationError as refused:
         raise InvalidRequest(f"not a command: {refused}") from refused
 
@@ -304,6 +304,8 @@ class PoolStatus(Struct, frozen=True):
     workers: tuple[WorkerStatus, ...] = ()
     programs: dict[str, int] = {}
     reason: str = ""
+    failures: int = 0
+    """Workers that died, were given up or could not be started, since the supervisor began."""
 
 
 class SessionInfo(Struct, frozen=True):
@@ -329,3 +331,7 @@ class Lease(Struct, frozen=True):
     items: tuple[Change, ...] = ()
     """The session's durable state, when granted."""
     principal: str | None = None
+    created: bool = False
+    """The session began with this lease."""
+    previous: str | None = None
+    """The worker that held it last."""

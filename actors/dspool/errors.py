@@ -6,6 +6,7 @@ PoolError
 │   ├── InvalidRequest     a missing, unknown or mistyped field; a bad program spec
 │   ├── PayloadTooLarge    the request is larger than the configured limit
 │   ├── NotAllowed         the configuration or the caller's role forbids it
+│   ├── Unauthenticated    no access token, or not one of ours
 │   ├── Conflict           it clashes with what is there (name taken, size being changed)
 │   ├── UnknownName        nothing of that name
 │   │   ├── UnknownPool
@@ -14,6 +15,7 @@ PoolError
 │   │   └── UnknownWorker
 ├── Rejected               refused before any work was done, safe to retry; outcome "rejected"
 │   ├── QueueFull
+│   ├── RateLimited        more than the caller's rate or quota
 │   ├── PoolPaused
 │   ├── PoolNotReady       no warm worker
 │   ├── PoolClosed
@@ -106,6 +108,10 @@ class NotAllowed(CallerError):
     code = "not_allowed"
 
 
+class Unauthenticated(CallerError):
+    code = "unauthenticated"
+
+
 class Conflict(CallerError):
     code = "conflict"
 
@@ -139,6 +145,10 @@ class Rejected(PoolError):
 
 class QueueFull(Rejected):
     code = "queue_full"
+
+
+class RateLimited(Rejected):
+    code = "rate_limited"
 
 
 class PoolPaused(Rejected):

@@ -1,0 +1,242 @@
+"""How many operations a second a pool of two workers serves, beside what it replaces and the limit of the machine.
+
+One run, the same DSPy program (`question -> answer`, Predict, offline engine), the systems in turn, several rounds:
+
+- limit: as many bare DSPy processes as workers, no pool, no queue, no network, with the adapter that workers use.
+  Nothing that runs the same program in that many processes can be faster.
+- stock_dspy: the same with DSPy's own adapter, as a program without dspool would run.
+- pool: `dspool.Pool`, all operations from one client process.
+- actor_pool: `ray.util.ActorPool` over actors that run the same worker code.
+- serve_handle: a Ray Serve deployment of the same code, called through its handle.
+
+At concurrency 1 the pool is compared with one bare Ray actor call to the same program, call by call in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from typing import Any
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+
+from benchmarks.common import arguments, finish, header, percentile, spread
+
+WORKERS = 2
+CONCURRENCY = 128
+SLOTS = 64
+PROGRAM = "answer"
+SPEC = {"signature": "question -> answer", "module": "Predict"}
+INPUTS = {"question": "How many founders does it take to change a pool?"}
+
+
+def config() -> Any:
+    from dspool.config import PoolConfig
+
+    return PoolConfig(
+        name="bench",
+        pool_size=WORKERS,
+        slots_per_worker=SLOTS,
+        max_queue=100_000,
+        programs={PROGRAM: {"spec": SPEC, "idempotent": True}},  # type: ignore[dict-item]
+    )
+
+
+class SameCode:
+    """The worker's own way to run the program, without a pool around it."""
+
+    def __init__(self) -> None:
+        from dspool.commands import Deployment, ExecuteProgram
+        from dspool.session import SessionHost
+
+        self._host = SessionHost(config())
+        self._host.deploy(Deployment(PROGRAM, 1, spec=SPEC))
+        self._command = ExecuteProgram
+
+    def execute(self, inputs: dict[str, Any]) -> Any:
+        return self._host.run_inline(self._command(PROGRAM, inputs), None).value
+
+    async def __call__(self, inputs: dict[str, Any]) -> Any:
+        return self.execute(inputs)
+
+
+def _bare(seconds: float, stock: bool, start: Any, counts: Any) -> None:
+    import dspy
+
+    from dspool.config import PoolConfig
+    from dspool.session import SessionHost
+
+    host = SessionHost(PoolConfig())
+    program = dspy.Predict("question -> answer")
+    adapter = dspy.ChatAdapter() if stock else dspy.settings.adapter
+    with dspy.context(lm=host.lms.get(None), adapter=adapter):
+        for _ in range(200):
+            program(**INPUTS)
+        start.wait()
+        until, done = time.perf_counter() + seconds, 0
+        began = time.perf_counter()
+        while time.perf_counter() < until:
+            program(**INPUTS)
+            done += 1
+        counts.put(done / (time.perf_counter() - began))
+
+
+def bare_ops(seconds: float, *, stock: bool) -> float:
+    context = multiprocessing.get_context("spawn")
+    start, counts = context.Barrier(WORKERS), context.Queue()
+    processes = [context.Process(target=_bare, args=(seconds, stock, start, counts)) for _ in range(WORKERS)]
+    for process in processes:
+        process.start()
+    total = sum(counts.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    return total
+
+
+async def closed_loop(call: Any, concurrency: int, seconds: float) -> tuple[float, list[float]]:
+    """Operations a second and each one's latency, with `concurrency` callers that ask again at once."""
+    latencies: list[float] = []
+    until = time.perf_counter() + seconds
+
+    async def caller() -> None:
+        while (began := time.perf_counter()) < until:
+            await call()
+            latencies.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    return len(latencies) / (time.perf_counter() - began), latencies
+
+
+def actor_pool_ops(actors: list[Any], seconds: float) -> float:
+    from ray.util import ActorPool
+
+    pool, done = ActorPool(actors), 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for _ in pool.map_unordered(lambda actor, inputs: actor.execute.remote(inputs), [INPUTS] * CONCURRENCY):
+            done += 1
+    return done / (time.perf_counter() - began)
+
+
+async def one_at_a_time(pool: Any, actor: Any, calls: int) -> tuple[list[float], list[float]]:
+    """Latencies of the pool and of a bare actor call, one operation in flight, in turn."""
+    import ray
+
+    ours, bare = [], []
+    for index in range(calls + 50):
+        began = time.perf_counter()
+        await pool.execute(PROGRAM, **INPUTS)
+        between = time.perf_counter()
+        ray.get(actor.execute.remote(INPUTS))
+        if index >= 50:
+            ours.append(between - began)
+            bare.append(time.perf_counter() - between)
+    return ours, bare
+
+
+async def memory_after(pool: Any, operations: int) -> dict[str, float]:
+    """Growth of the client and of the workers over `operations`, in MB, after a first tenth as warm-up."""
+    import psutil
+
+    def now() -> dict[str, float]:
+        pids = {"client": os.getpid()} | {f"worker{m.slot}": m.pid for m in pool.client.membership.workers}
+        return {name: psutil.Process(pid).memory_info().rss / 2**20 for name, pid in pids.items()}
+
+    async def run(number: int) -> None:
+        left = iter(range(number))
+
+        async def caller() -> None:
+            for _ in left:
+                await pool.execute(PROGRAM, **INPUTS)
+
+        await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
+
+    await run(operations // 10)
+    before = now()
+    await run(operations)
+    return {name: round(after - before[name], 2) for name, after in now().items()}
+
+
+async def main() -> int:
+    options = arguments(__doc__ or "").parse_args()
+    seconds, rounds, calls = (1.0, 2, 200) if options.quick else (4.0, 5, 1000)
+    operations = 10_000 if options.quick else 100_000
+    header("throughput: cheapest signature, 2 workers, 128 concurrent, offline engine")
+
+    import ray
+    from ray import serve
+
+    from dspool import Pool
+    from dspool.ray_runtime import start_cluster
+
+    start_cluster()
+    names = ("limit", "stock_dspy", "pool", "actor_pool", "serve_handle")
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    latencies: list[float] = []
+    try:
+        async with Pool.start(config()) as pool:
+            remote = ray.remote(num_cpus=0)(SameCode)
+            actors = [remote.remote() for _ in range(WORKERS)]
+            deployment = serve.deployment(
+                num_replicas=WORKERS, max_ongoing_requests=CONCURRENCY, ray_actor_options={"num_cpus": 0}
+            )(SameCode)
+            serve.start(http_options={"location": "NoServer"})
+            handle = serve.run(deployment.bind(), name="bench", route_prefix=None)
+            ray.get([actor.execute.remote(INPUTS) for actor in actors])
+            await closed_loop(lambda: pool.execute(PROGRAM, **INPUTS), CONCURRENCY, seconds / 2)
+            await closed_loop(lambda: handle.remote(INPUTS), CONCURRENCY, seconds / 2)
+            for _ in range(rounds):
+                figures["limit"].append(bare_ops(seconds, stock=False))
+                figures["stock_dspy"].append(bare_ops(seconds, stock=True))
+                rate, taken = await closed_loop(lambda: pool.execute(PROGRAM, **INPUTS), CONCURRENCY, seconds)
+                figures["pool"].append(rate)
+                latencies += taken
+                figures["actor_pool"].append(actor_pool_ops(actors, seconds))
+                rate, _ = await closed_loop(lambda: handle.remote(INPUTS), CONCURRENCY, seconds)
+                figures["serve_handle"].append(rate)
+            serve.delete("bench")
+            ours, bare = await one_at_a_time(pool, actors[0], calls)
+            growth = await memory_after(pool, operations)
+    finally:
+        await serve.shutdown_async()
+        ray.shutdown()
+
+    per_round = list(zip(figures["pool"], figures["actor_pool"], figures["limit"], strict=True))
+    result = {
+        **{f"{name}_ops_per_s": round(statistics.median(values), 1) for name, values in figures.items()},
+        "vs_actor_pool": round(statistics.median(p / a for p, a, _ in per_round), 2),
+        "vs_limit": round(statistics.median(p / l for p, _, l in per_round), 3),
+        "p50_ms": round(percentile(latencies, 0.50) * 1e3, 2),
+        "p99_ms": round(percentile(latencies, 0.99) * 1e3, 2),
+        "overhead_p50_ms": round((percentile(ours, 0.5) - percentile(bare, 0.5)) * 1e3, 3),
+        "one_p50_ms": round(percentile(ours, 0.5) * 1e3, 3),
+        "bare_actor_p50_ms": round(percentile(bare, 0.5) * 1e3, 3),
+        "vs_bare_actor": round(percentile(ours, 0.5) / percentile(bare, 0.5), 2),
+        "memory_growth_mb": growth,
+        "memory_operations": operations,
+        "rounds": rounds,
+    }
+    for name, values in figures.items():
+        print(f"  {name:14s} {spread(values)} operations/s, {rounds} rounds of {seconds:g} s")
+    print(
+        f"  pool at 128 concurrent: p50 {result['p50_ms']} ms, p99 {result['p99_ms']} ms\n"
+        f"  at concurrency 1: p50 {result['one_p50_ms']} ms, a bare actor call {result['bare_actor_p50_ms']} ms "
+        f"(ratio {result['vs_bare_actor']}, to reach: at most 1.3)\n"
+        f"  against ActorPool {result['vs_actor_pool']} times (to reach: 4), of the limit {result['vs_limit']} "
+        f"(to reach: 0.6)\n"
+        f"  memory over {operations:,} operations: "
+        + ", ".join(f"{name} {grown:+.1f} MB" for name, grown in growth.items())
+    )
+    finish(result, as_json=options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,94 @@
+"""What tests with a real Ray share: one cluster for all of them, and pools that are gone when a test ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+HARNESS = Path(__file__).parent / "integration"
+
+StartPool = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture(scope="session")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where workers of the cluster write down that they are warm; see `noted`."""
+    return tmp_path_factory.mktemp("notes")
+
+
+@pytest.fixture(scope="session")
+def cluster(notes: Path) -> Iterator[str]:
+    """The address of a Ray cluster of our own, whose workers can import what lies beside the integration tests."""
+    import ray
+
+    from dspool.ray_runtime import start_cluster
+
+    names = ("PYTHONPATH", "NOTED_DIR", "RAY_metrics_report_interval_ms")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HARNESS), before["PYTHONPATH"]]))
+    os.environ["NOTED_DIR"] = str(notes)
+    # Ray hands metrics on every 10 s by itself; tests do not wait so long.
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112
+    with tempfile.TemporaryDirectory(prefix="dsp-t-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        start_cluster(Path(directory))
+        try:
+            yield ray.get_runtime_context().gcs_address
+        finally:
+            ray.shutdown()
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start_pool(cluster: str, tmp_path: Path) -> AsyncIterator[StartPool]:
+    """`await start_pool(pool_size=1, ...)` runs a pool until the test ends."""
+    from harness import settings
+
+    from dspool import Pool, PoolConfig
+
+    async with AsyncExitStack() as stack:
+
+        async def start(**overrides: Any) -> Pool:
+            return await stack.enter_async_context(Pool.start(PoolConfig(**settings(tmp_path, **overrides))))
+
+        yield start
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def common_pool(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    """A pool of two workers for all tests that leave it as they found it."""
+    from harness import settings
+
+    from dspool import Pool, PoolConfig
+
+    config = PoolConfig(**settings(tmp_path_factory.mktemp("common"), min_pool_size=1, max_pool_size=4))
+    async with Pool.start(config) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def pool(common_pool: Any) -> Any:
+    """The common pool, with all its workers warm and connected."""
+    from harness import full
+
+    await full(common_pool)
+    return common_pool
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Any:
+    """What the program `noted` did: give it `path=str(log.path)`."""
+    from harness import Log
+
+    return Log(tmp_path / "log")
+
+
+sys.path.insert(0, str(HARNESS))

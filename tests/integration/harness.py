@@ -1,0 +1,177 @@
+"""Small things that tests with a real Ray need: what ran where, waiting for a state, killing, a second client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+
+from dspool.errors import PoolError
+
+_numbers = count()
+QUESTION = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
+
+
+def settings(state_dir: Path, **overrides: Any) -> dict[str, Any]:
+    """A pool of two workers whose programs write down each execution; it forgives many deaths in a short time."""
+    return {
+        "name": f"t{next(_numbers)}",
+        "state_dir": state_dir,
+        "programs": {
+            "qa": {"spec": {"signature": "context, question -> answer"}},
+            "noted": {"import_path": "noted:Noted", "idempotent": True},
+            "once": {"import_path": "noted:Noted", "idempotent": False},
+        },
+        "allowed_imports": ("noted",),
+        "warmup": {"steps": [{"step": "custom_code", "import_path": "noted:warmed"}]},
+        "restart": {"intensity": 1000, "backoff_s": 0.01, "backoff_max_s": 0.05},
+        **overrides,
+    }
+
+
+class Entry(NamedTuple):
+    what: str
+    label: str
+    pid: int
+
+
+class Log:
+    """The executions that programs of `noted` wrote down, in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def inputs(self, label: str, seconds: float = 0.0) -> dict[str, Any]:
+        return {"label": label, "path": str(self.path), "seconds": seconds}
+
+    def entries(self) -> list[Entry]:
+        if not self.path.exists():
+            return []
+        words = (line.split() for line in self.path.read_text().splitlines())
+        return [Entry(what, label, int(pid)) for what, label, pid in words]
+
+    def labels(self, what: str) -> list[str]:
+        return [entry.label for entry in self.entries() if entry.what == what]
+
+
+async def until(true: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+    """Wait until `true()` is; its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := true()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.01)
+    return value
+
+
+async def full(pool: Any, size: int = 2) -> None:
+    """Wait until the pool serves with `size` workers and this client is connected to each."""
+    await until(lambda: len(pool.client.membership.workers) == size, 60)
+    assert await pool.client.wait_ready(size, 30)
+
+
+def pids(pool: Any) -> dict[str, int]:
+    return {member.worker_id: member.pid for member in pool.client.membership.workers}
+
+
+async def pid_of(actor: Any) -> int:
+    """The actor's process; waits while Ray restarts it."""
+    for _ in range(600):
+        try:
+            return await actor.__ray_call__.remote(lambda self: os.getpid())
+        except ray.exceptions.RayActorError:
+            await asyncio.sleep(0.05)
+    raise AssertionError("the actor did not come back")
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def actors_of(pool: str) -> list[str]:
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(actor["name"] for actor in named if actor["name"].startswith(f"dspool:{pool}:"))
+
+
+async def owner_of(pool: Any, session: str) -> str | None:
+    found, _ = await pool.sessions()
+    return next(info.owner for info in found if info.id == session)
+
+
+class Load:
+    """Callers that ask for a program again and again, each for the next when it has an answer; failures are kept."""
+
+    def __init__(
+        self, pool: Any, log: Log, program: str = "once", callers: int = 16, seconds: float = 0.005
+    ) -> None:
+        self.pool, self.log, self.program, self.seconds = pool, log, program, seconds
+        self.done = 0
+        self.failed: dict[str, PoolError] = {}
+        self.stopping = False
+        self._tasks = [asyncio.create_task(self._ask(number)) for number in range(callers)]
+
+    async def _ask(self, number: int) -> None:
+        count = 0
+        while not self.stopping:
+            count += 1
+            label = f"{self.program}-{number}-{count}"
+            try:
+                result = await self.pool.execute(self.program, **self.log.inputs(label, self.seconds))
+                assert result.label == label
+            except PoolError as failed:
+                self.failed[label] = failed
+                # A refusal comes without any waiting: nothing else would ever run.
+                await asyncio.sleep(0.01)
+            else:
+                self.done += 1
+
+    async def more(self, operations: int) -> None:
+        """Wait for so many more."""
+        target = self.done + operations
+        await until(lambda: self.done >= target)
+
+    async def __aenter__(self) -> Load:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stopping = True
+        _, hanging = await asyncio.wait(self._tasks, timeout=30)
+        assert not hanging
+        for task in self._tasks:
+            task.result()
+
+
+class SecondClient:
+    """Another process with a client of its own: `second_client.py`, told what to do in one line of JSON."""
+
+    def __init__(self, address: str, **task: Any) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("second_client.py"))]
+        self.process = subprocess.Popen(
+            [*command, json.dumps({"address": address, **task})], stdout=subprocess.PIPE, text=True
+        )
+
+    async def said(self) -> dict[str, Any]:
+        """The next line it says."""
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 60)
+        assert line, "the second client ended without a word"
+        return json.loads(line)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> SecondClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()

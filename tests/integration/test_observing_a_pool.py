@@ -1,0 +1,246 @@
+"""What a running pool tells about itself: every event of the table, traces across processes, logs, checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from harness import QUESTION, full, kill, owner_of, pid_of, pids, until
+
+from dspool import telemetry
+from dspool.commands import Change, Deployment
+from dspool.errors import NotAllowed, UnknownName, UnknownProgram
+from dspool.event_log import EventLog, Seen
+from dspool.trace_tree import find_trace, trees
+
+pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
+
+
+def _listen(actor: Any) -> None:
+    """In an actor: keep all its events from now on."""
+    from dspool import telemetry
+    from dspool.event_log import EventLog
+
+    actor.all_events = telemetry.attach(EventLog("", 10_000))
+
+
+def _heard(actor: Any) -> list[Seen]:
+    return actor.all_events.after()
+
+
+@pytest.fixture
+def here():
+    log = telemetry.attach(EventLog("", 10_000))
+    yield log
+    telemetry.detach(log)
+
+
+async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, here, tmp_path):
+    def broken(*_: Any) -> None:
+        raise RuntimeError
+
+    seen: dict[str, list[Any]] = defaultdict(list)
+    telemetry.attach(broken, ["operation.start"])
+    pool = await start_pool(
+        pool_size=2,
+        max_pool_size=3,
+        session_ttl_s=1.0,
+        telemetry={"log_level": "debug"},
+    )
+    await full(pool)
+    for actor in (pool.supervisor, pool.metrics):
+        await actor.__ray_call__.remote(_listen)
+
+    # Operations, sessions, deployments.
+    await pool.execute("qa", **QUESTION)
+    with pytest.raises(UnknownProgram):
+        await pool.execute("nothing")
+    await pool.session("lost").set_variable("x", 1)
+    await pool.session("moved").set_variable("x", 1)
+    await pool.session("expires").set_variable("x", 1)
+    await pool.deploy(Deployment("qa", 0, {"signature": "context, question -> answer"}))
+    # One session whose stored state cannot be read, on no worker.
+    lease_of = await owner_of(pool, "lost")
+    store = pool.store
+    await store.ask.remote("release", pool.name, lease_of, ["lost"])
+    for worker in pool.workers().values():
+        await worker.forget.remote(["lost"])
+    lease = await store.ask.remote("acquire", pool.name, "lost", "nobody", create=False)
+    await store.ask.remote(
+        "commit", pool.name, "lost", "nobody", lease.epoch, [Change("program", "p", {"spec": 5, "kwargs": 5})]
+    )
+    await store.ask.remote("release", pool.name, "nobody", ["lost"])
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        await pool.session("lost").get_variable("x")
+    # A death, a move, a resize.
+    owner = await owner_of(pool, "moved")
+    kill(pids(pool)[owner])
+    assert (await pool.session("moved").get_variable("x"))["value"] == 1
+    await pool.resize(3)
+    await full(pool, 3)
+
+    def collect(page: Any) -> None:
+        for event in page:
+            seen[event.event].append(event)
+
+    deadline = time.monotonic() + 60
+    gathered: set[str] = set()
+    wanted = set(telemetry.EVENTS) - {"pool.terminate"}
+    while not wanted <= gathered and time.monotonic() < deadline:
+        seen.clear()
+        collect(here.after())
+        collect((await pool.events(0, 1000)).events)
+        for actor in (pool.supervisor, pool.metrics):
+            collect(await actor.__ray_call__.remote(_heard))
+        gathered = set(seen)
+        await asyncio.sleep(0.3)
+    await pool.supervisor.shutdown.remote(5.0)
+    collect(await pool.supervisor.__ray_call__.remote(_heard))
+
+    assert set(telemetry.EVENTS) - set(seen) == set(), "events that nobody told"
+    for name, told in seen.items():
+        for event in told:
+            assert not telemetry.undeclared(name, event.measurements, event.metadata), event
+    moved = next(event for event in seen["session.moved"] if event.metadata["from_worker"] == owner)
+    assert moved.metadata["session_hash"] == telemetry.session_hash("moved")
+    assert {event.metadata["operation_id"] for event in seen["worker.checkout"]} == {
+        event.metadata["operation_id"] for event in seen["worker.checkin"]
+    }
+    ends = [event.metadata["operation_id"] for event in seen["operation.stop"]]
+    assert len(ends) == len(set(ends)) == len(seen["operation.start"])
+
+
+async def test_events_of_all_processes_are_in_one_place_and_can_be_followed(start_pool):
+    pool = await start_pool(pool_size=1)
+    page = await pool.events()
+    assert "pool.init" in {event.event for event in page.events} or page.events == []
+    waiting = asyncio.ensure_future(pool.events(page.next, timeout_s=20.0))
+    await pool.session("s").set_variable("x", 1)
+    deadline = time.monotonic() + 20
+    told = list((await waiting).events)
+    while not any(event.event == "session.created" for event in told) and time.monotonic() < deadline:
+        following = await pool.events(told[-1].number if told else page.next, timeout_s=5.0)
+        told += following.events
+    created = next(event for event in told if event.event == "session.created")
+    assert created.source == created.metadata["worker"] in pids(pool)
+
+
+async def test_a_pool_without_metrics_keeps_no_events(start_pool):
+    pool = await start_pool(pool_size=1, enable_metrics=False)
+    with pytest.raises(NotAllowed):
+        await pool.events()
+    await pool.execute("qa", **QUESTION)
+
+
+async def trace_of(state_dir: Path, operation_id: str, spans: int) -> list[dict[str, Any]]:
+    """The spans of the operation, once there are so many."""
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            found = find_trace(state_dir, operation_id)
+        except UnknownName:
+            found = []
+        if len(found) >= spans:
+            return found
+        assert time.monotonic() < deadline, [span["name"] for span in found]
+        await asyncio.sleep(0.1)
+
+
+async def test_one_trace_leads_from_the_caller_to_the_model_across_processes(start_pool, tmp_path):
+    pool = await start_pool(pool_size=1, telemetry={"sampling": 0.0})
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    from dspool.commands import ExecuteProgram
+
+    result = await pool.run(ExecuteProgram("qa", QUESTION), traceparent=given)
+    untraced = await pool.execute("qa", **QUESTION)
+    spans = await trace_of(tmp_path, result.operation_id, 7)
+    assert {span["trace_id"] for span in spans} == {given.split("-")[1]}
+    (root,) = trees(spans)
+    assert root.span["parent_id"] == given.split("-")[2]
+    queue, work = root.below
+    (module,) = work.below
+    names = [node.span["name"] for node in (root, queue, work, module, *module.below)]
+    assert names == [
+        "operation execute_program",
+        "queue",
+        "worker execute_program",
+        "module Predict",
+        "adapter ChatAdapter.format",
+        "chat extractive",
+        "adapter ChatAdapter.parse",
+    ]
+    assert root.span["resource"]["process.pid"] != work.span["resource"]["process.pid"] in pids(pool).values()
+    assert root.span["start_ns"] <= work.span["start_ns"] <= work.span["end_ns"] <= root.span["end_ns"] + 1e6
+    with pytest.raises(UnknownName):
+        find_trace(tmp_path, untraced.operation_id)
+
+
+async def test_a_retried_operation_shows_each_attempt(start_pool, tmp_path, log):
+    pool = await start_pool(pool_size=2, telemetry={"sampling": 1.0})
+    await full(pool)
+    running = asyncio.ensure_future(pool.execute("noted", **log.inputs("a", 1.0)))
+    pid = (await until(log.entries))[0].pid
+    kill(pid)
+    result = await running
+    spans = await trace_of(tmp_path, result.operation_id, 3)
+    root = next(span for span in spans if span["name"] == "operation execute_program")
+    assert root["attributes"]["dspool.attempts"] == 2
+    assert root["attributes"]["dspool.worker"] == result.worker
+
+
+async def test_a_log_line_of_a_worker_says_what_it_belongs_to(start_pool, tmp_path):
+    pool = await start_pool(
+        pool_size=1, allowed_imports=("noted", "telling"), telemetry={"sampling": 1.0, "log_format": "json"}
+    )
+    session = pool.session("ada")
+    await session.create_program("n", import_path="telling:Logging")
+    result = await session.execute("n", text="hello")
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
+
+    def line() -> str | None:
+        for file in logs.glob(f"worker-*-{pids(pool)[result.worker]}.err"):
+            for text in file.read_text().splitlines():
+                if "hello from a program" in text:
+                    return text
+        return None
+
+    import json
+
+    told = json.loads(await until(line))
+    assert told["pool"] == pool.name
+    assert told["worker"] == result.worker
+    assert told["operation_id"] == result.operation_id
+    assert told["session_hash"] == telemetry.session_hash("ada")
+    assert len(told["trace_id"]) == 32
+
+
+async def test_history_survives_the_metrics_actor(start_pool, tmp_path):
+    pool = await start_pool(pool_size=1, metrics_interval_s=0.2, metrics_flush_interval_s=0.1)
+    for _ in range(20):
+        await pool.execute("qa", **QUESTION)
+
+    async def counted() -> int:
+        return (await pool.metrics_snapshot()).counters.by_outcome["ok"]
+
+    deadline = time.monotonic() + 15
+    for _ in range(150):
+        if await counted() == 20:
+            break
+        await asyncio.sleep(0.1)
+    points = len((await pool.metrics_history(60)).points)
+    await pool.metrics.__ray_call__.remote(lambda self: self._observation.save())
+    kill(await pid_of(pool.metrics))
+    after = None
+    while after is None or len(after.points) < points:
+        assert time.monotonic() < deadline + 30
+        await asyncio.sleep(0.2)
+        try:
+            after = await pool.metrics_history(600)
+        except Exception:
+            continue
+    assert await counted() == 20

@@ -1,0 +1,167 @@
+"""What users send and get appears in nothing that the pool writes down about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import ray
+from harness import full, kill, pids, until
+
+from dspool import telemetry
+from dspool.commands import ExecuteProgram, StreamProgram
+from dspool.errors import ModelError, PoolError
+from dspool.event_log import EventLog
+from dspool.exposition import expose
+from dspool.observation import checkpoint_file
+from dspool.testing_lm import LMServer, Reply
+
+pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
+
+CANARY = "zanzibar-4471"
+SPEC = {"signature": "context, question -> answer", "lm": "test"}
+ASKED = {"context": f"The word is {CANARY}.", "question": f"What is {CANARY}?"}
+PRINCIPAL, SESSION = f"tenant-{CANARY}", f"ada-{CANARY}"
+
+
+async def use(pool: Any, server: LMServer, key: str) -> int:
+    """Send the canary wherever a user can; how many operations failed."""
+    failed = 0
+
+    async def run(work: Any) -> None:
+        nonlocal failed
+        try:
+            await work
+        except PoolError:
+            failed += 1
+
+    assert CANARY in (await pool.execute("ask", **ASKED)).answer
+    session = pool.session(SESSION, principal=PRINCIPAL)
+    await session.set_variable("secret", {"value": CANARY})
+    assert (await session.get_variable("secret"))["value"] == {"value": CANARY}
+    await session.create_program("mine", {**SPEC, "module": "ChainOfThought"})
+    await session.execute("mine", **ASKED)
+    await session.history()
+    async for _ in session.stream("mine", **ASKED):
+        pass
+    async for _ in pool.stream(StreamProgram("ask", ASKED)):
+        pass
+    # Answers that cannot be read, refusals that quote, connections that break.
+    server.script(Reply(text=f"{CANARY} is no field"), Reply(text=CANARY))
+    await run(pool.execute("ask", **ASKED))
+    for reply in (
+        Reply(status=400, body=json.dumps({"error": {"message": CANARY, "type": CANARY}}).encode()),
+        Reply(status=401, body=json.dumps({"error": {"message": f"bad key {key}"}}).encode()),
+        Reply(status=500, body=CANARY.encode()),
+        Reply(body=f"<html>{CANARY}</html>".encode()),
+        Reply(drop=True),
+    ):
+        server.script(reply)
+        await run(pool.execute("ask", **ASKED))
+    await run(pool.execute("failing", text=CANARY))
+    await run(pool.execute("failing_later", text=CANARY))
+    await run(pool.execute("ask", context=CANARY, wrong=CANARY))
+    await run(pool.execute("ask", context={"not": CANARY}, question=5))
+    await run(pool.execute("ask", **ASKED, timeout_s=0.001))
+    await run(session.create_program("bad", {"signature": f"{CANARY} -> ???"}))
+    await run(session.execute_code(f"print({CANARY!r})"))
+    # Somebody cancels, and a worker dies with the canary in its memory.
+    server.script(*[Reply(latency_s=30.0)] * 2)
+    running = [asyncio.ensure_future(run(pool.execute("ask", **ASKED))) for _ in range(2)]
+    await until(lambda: server.running == 2)
+    running[0].cancel()
+    worker, pid = next(iter(pids(pool).items()))
+    kill(pid)
+    await until(lambda: worker not in pids(pool))
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    return failed
+
+
+def files_with(canaries: tuple[str, ...], *directories: Path) -> dict[str, int]:
+    """Files below the directories that hold a canary; and how many were looked at, as ""."""
+    found, looked = {}, 0
+    for directory in directories:
+        for file in directory.rglob("*"):
+            if not file.is_file() or file.is_symlink():
+                continue
+            with contextlib.suppress(OSError):
+                data = file.read_bytes()
+                looked += 1
+                count = sum(data.count(canary.encode()) for canary in canaries)
+                if count:
+                    found[str(file)] = count
+    return {**found, "": looked}
+
+
+@pytest.mark.parametrize("capture", [False, True], ids=["off", "captured"])
+async def test_a_canary_is_in_nothing_that_the_pool_writes_down(start_pool, notes, tmp_path, caplog, capture):
+    caplog.set_level("DEBUG")
+    key = notes.name + "-key"
+    here = telemetry.attach(EventLog("", 10_000))
+    try:
+        with LMServer(api_key=key) as server:
+            pool = await start_pool(
+                pool_size=2,
+                programs={
+                    "ask": {"spec": SPEC, "idempotent": True},
+                    "failing": {"import_path": "telling:Failing", "idempotent": True},
+                    "failing_later": {"import_path": "telling:FailingLater", "idempotent": True},
+                },
+                allowed_imports=("telling",),
+                lm_profiles={
+                    "test": {"model": "openai/test", "endpoint": server.url, "api_key_env": "NOTED_KEY"}
+                },
+                warmup={"steps": [{"step": "custom_code", "import_path": "telling:with_key"}]},
+                telemetry={
+                    "sampling": 1.0,
+                    "max_traces_per_s": None,
+                    "log_level": "debug",
+                    "capture_content": capture,
+                },
+                metrics_flush_interval_s=0.1,
+            )
+            await full(pool)
+            failed = await use(pool, server, key)
+            assert failed >= 9
+            assert server.requests > 10
+            with contextlib.suppress(ModelError):
+                await pool.run(ExecuteProgram("ask", ASKED))
+            await asyncio.sleep(1.5)
+            events = await pool.events(0, 1000)
+            snapshot, history = await pool.metrics_snapshot(), await pool.metrics_history(3600)
+            reading = await pool.metrics.reading.remote()
+            await pool.metrics.__ray_call__.remote(lambda self: self._observation.save())
+            status = await pool.status()
+        told = {
+            "events": msgspec.json.encode([events, here.after()]),
+            "metrics": msgspec.json.encode([snapshot, history]),
+            "exposition": expose({pool.name: reading}),
+            "status": msgspec.json.encode(status),
+            "checkpoint": checkpoint_file(pool.client.config).read_bytes(),
+            "our own log": caplog.text.encode(),
+        }
+        await pool.close()
+    finally:
+        telemetry.detach(here)
+    spans = list((tmp_path / "traces").glob("*.jsonl"))
+    assert len(spans) >= 2
+    ray_logs = Path(ray._private.worker._global_node.get_session_dir_path())  # type: ignore[attr-defined]
+    found = files_with((CANARY, key), tmp_path / "traces", ray_logs)
+    assert found.pop("") > 10
+    if capture:
+        # The proof that this test would see it: captured, it is there.
+        assert any(CANARY in span.read_text() for span in spans)
+        assert not any(key in span.read_text() for span in spans)
+        return
+    assert found == {}
+    assert [name for name, data in told.items() if CANARY.encode() in data or key.encode() in data] == []
+    # What it does say is about the canary's operations all the same.
+    assert telemetry.session_hash(SESSION).encode() in told["events"]
+    assert any(telemetry.session_hash(SESSION) in span.read_text() for span in spans)

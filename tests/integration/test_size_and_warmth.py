@@ -1,0 +1,205 @@
+"""Who is in service and when: warm-up, growth, draining, spares, lazy pools; queues and deadlines; the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from harness import QUESTION, actors_of, full, kill, pids, settings, until
+
+from dspool.config import PoolConfig
+from dspool.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    PoolPaused,
+    QueueFull,
+    UnknownPool,
+    WorkerStartFailed,
+)
+from dspool.pool import Pool
+
+pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_a_worker_that_is_added_takes_traffic_only_when_it_is_warm(pool, notes):
+    await pool.resize(3)
+    workers = await until(lambda: (now := pids(pool)) and len(now) == 3 and now, 30)
+    seen = time.time()
+    warm = {int(pid): float(at) for pid, at in map(str.split, (notes / "warm").read_text().splitlines())}
+    assert all(warm[pid] <= seen for pid in workers.values())
+    await full(pool, 3)
+    results = await asyncio.gather(*(pool.execute("qa", **QUESTION) for _ in range(200)))
+    assert {result.worker for result in results} == set(workers)
+    await pool.resize(2)
+    await full(pool)
+
+
+async def test_shrinking_loses_no_operation_and_no_session(pool, log):
+    await full(pool)
+    sessions = [pool.session(f"moving-{index}") for index in range(6)]
+    for index, session in enumerate(sessions):
+        await session.create_program("p", import_path="noted:Noted")
+        await session.set_variable("n", index)
+    running = [asyncio.create_task(pool.execute("once", **log.inputs(f"f{n}", 0.3))) for n in range(40)]
+    running += [
+        asyncio.create_task(session.execute("p", **log.inputs(f"s{index}-{n}", 0.05)))
+        for index, session in enumerate(sessions)
+        for n in range(5)
+    ]
+    await until(lambda: len(log.labels("begin")) >= 16)
+    await pool.resize(1)
+    results = await asyncio.wait_for(asyncio.gather(*running), 30)
+    assert len(results) == 70
+    assert sorted(log.labels("begin")) == sorted(log.labels("end"))
+    await full(pool, 1)
+    for index, session in enumerate(sessions):
+        assert (await session.get_variable("n"))["value"] == index
+        assert [label for label in log.labels("begin") if label.startswith(f"s{index}-")] == [
+            f"s{index}-{n}" for n in range(5)
+        ]
+    await pool.resize(2)
+    await full(pool)
+
+
+async def test_a_drained_worker_is_replaced_and_its_operations_finish(pool, log):
+    await full(pool)
+    victim = next(iter(pids(pool)))
+    running = [asyncio.create_task(pool.execute("once", **log.inputs(f"d{n}", 0.5))) for n in range(16)]
+    await until(lambda: len(log.labels("begin")) == 16)
+    await pool.drain(victim)
+    assert len(await asyncio.gather(*running)) == 16
+    await until(lambda: victim not in pids(pool))
+    await full(pool)
+
+
+async def test_a_size_outside_the_bounds_is_refused_and_nothing_changes(pool):
+    with pytest.raises(InvalidRequest, match="max_pool_size"):
+        await pool.resize(99)
+    assert (await pool.status()).desired == 2
+
+
+async def test_a_paused_pool_refuses_what_is_new_until_it_is_resumed(pool):
+    await pool.pause()
+    await until(lambda: pool.client.membership.paused)
+    with pytest.raises(PoolPaused):
+        await pool.execute("qa", **QUESTION)
+    await pool.resume()
+    await until(lambda: not pool.client.membership.paused)
+    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+
+
+async def test_a_full_queue_refuses_at_once_and_deadlines_cover_queue_and_run(start_pool, log):
+    pool = await start_pool(pool_size=1, slots_per_worker=1, max_queue=2)
+    await full(pool, 1)
+    first = asyncio.create_task(pool.execute("noted", **log.inputs("first", 1.5)))
+    await until(lambda: log.labels("begin") == ["first"])
+    impatient = asyncio.create_task(pool.execute("noted", timeout_s=0.3, **log.inputs("impatient")))
+    patient = asyncio.create_task(pool.execute("noted", **log.inputs("patient")))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    with pytest.raises(QueueFull) as refused:
+        await pool.execute("noted", **log.inputs("refused"))
+    assert time.monotonic() - began < 0.1
+    assert refused.value.retry_after_s > 0
+    with pytest.raises(DeadlineExceeded) as late:
+        await impatient
+    assert late.value.phase == "queue"
+    assert 0.25 < time.monotonic() - began < 1.0
+    assert (await first).label == "first"
+    assert (await patient).label == "patient"
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded) as late:
+        await pool.execute("noted", timeout_s=0.3, **log.inputs("slow", 60))
+    assert late.value.phase == "run"
+    assert time.monotonic() - began < 1.0
+    assert log.labels("begin") == ["first", "patient", "slow"]
+    assert (await pool.execute("noted", **log.inputs("next"))).label == "next"
+
+
+async def test_a_warm_up_step_that_fails_ends_the_start_with_its_name_and_reason(start_pool):
+    began = time.monotonic()
+    with pytest.raises(WorkerStartFailed, match="the model file is not there") as failed:
+        await start_pool(
+            name="cold",
+            pool_size=1,
+            init_timeout_s=12,
+            warmup={
+                "worker_deadline_s": 10,
+                "steps": [{"step": "custom_code", "import_path": "noted:refuses"}],
+            },
+        )
+    assert "custom_code" in str(failed.value)
+    assert time.monotonic() - began < 40
+    assert actors_of("cold") == []
+
+
+async def test_a_spare_is_promoted_when_a_worker_dies(start_pool):
+    pool = await start_pool(pool_size=1, spares=1)
+    await full(pool, 1)
+    spare = None
+    while spare is None:
+        status = await pool.status()
+        spare = next((worker for worker in status.workers if worker.state == "spare"), None)
+        await asyncio.sleep(0.05)
+    victim, pid = next(iter(pids(pool).items()))
+    assert spare.id != victim
+    results = [await pool.execute("qa", **QUESTION) for _ in range(10)]
+    assert {result.worker for result in results} == {victim}
+    began = time.monotonic()
+    kill(pid)
+    assert (await pool.execute("qa", **QUESTION)).worker == spare.id
+    assert time.monotonic() - began < 2.0
+    assert pids(pool) == {spare.id: spare.pid}
+
+
+async def test_a_lazy_pool_starts_its_workers_at_the_first_operation(start_pool):
+    pool = await start_pool(lazy=True, pool_size=1, warmup={"min_ready": 0})
+    await asyncio.sleep(0.2)
+    status = await pool.status()
+    assert (status.workers, status.ready) == ((), True)
+    assert not [name for name in actors_of(pool.name) if ":worker:" in name]
+    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+    assert (await pool.status()).actual == 1
+
+
+async def test_nothing_of_a_pool_is_left_when_its_block_ends(cluster, tmp_path):
+    async with Pool.start(PoolConfig(**settings(tmp_path, pool_size=1))) as pool:
+        assert len(actors_of(pool.name)) == 4
+        workers = list(pids(pool).values())
+    assert actors_of(pool.name) == []
+    with pytest.raises(UnknownPool):
+        await Pool.connect(pool.name)
+    await until(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+
+
+SCRIPT = """
+import asyncio, json, psutil, ray
+from dspool import Pool, PoolConfig
+
+async def main():
+    async with Pool.start(PoolConfig.default(), pool_size=1, state_dir=%r) as pool:
+        result = await pool.execute("qa", context="Paris is the capital of France.", question="What is the capital?")
+        hosts = [member.host for member in pool.client.membership.workers]
+        started = [process.pid for process in psutil.Process().children(recursive=True)]
+        temp = ray._private.worker._global_node.get_temp_dir_path()
+    print(json.dumps({"answer": result.answer, "hosts": hosts, "started": started, "temp": temp}))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_script_with_a_cluster_of_its_own_leaves_no_process_and_no_file_behind(tmp_path):
+    script = [sys.executable, "-c", SCRIPT % str(tmp_path)]
+    ran = await asyncio.to_thread(subprocess.run, script, stdout=subprocess.PIPE, timeout=120, check=True)
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert said["answer"] == "Paris"
+    assert said["hosts"] == ["127.0.0.1"]
+    await until(lambda: not any(psutil.pid_exists(pid) for pid in said["started"]))
+    assert said["started"]
+    assert not os.path.exists(said["temp"])  # noqa: ASYNC240
