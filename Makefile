@@ -4,13 +4,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := dev,postgres
+EXTRAS := dev,postgres,otlp
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
-BENCHMARKS := benchmarks.throughput benchmarks.sizing
+BENCHMARKS := benchmarks.throughput benchmarks.sizing benchmarks.telemetry
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
-DEBIAN_PACKAGES ?= postgresql
+DEBIAN_PACKAGES ?= postgresql prometheus
 
 # With it set, every process would compile all its imports afresh: workers start three times slower.
 unexport PYTHONDONTWRITEBYTECODE
@@ -68,8 +68,11 @@ bench-quick: install ## every benchmark just long enough to see that it runs
 	@set -e; for benchmark in $(BENCHMARKS); do \
 	  echo "== $$benchmark --quick"; $(BIN)/python -m $$benchmark --json --quick; done
 
-docs: install ## the generated parts of the documentation
+docs: install ## what is generated: settings in the documentation, dashboards, alert rules
 	@$(BIN)/python docs/generate_config_table.py
+	@$(BIN)/python docs/generate_metrics_table.py
+	@$(BIN)/python -m dspool_serve.grafana
+	@$(BIN)/python -m dspool_serve.alerts
 
 debian: ## Debian packages that some tests use (needs root; nothing breaks without)
 	apt-get update

@@ -24,6 +24,7 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from dspool.commands import JSON
 from dspool.config import LMProfile
+from dspool.dspy_spans import count_tokens
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.offline import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 
@@ -51,6 +52,7 @@ class OperationUsage(UsageTracker):  # type: ignore[misc]
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         if lm == OFFLINE_MODEL:
             self.offline = True
+        count_tokens(usage_entry)
         super().add_usage(lm, usage_entry)
 
     def by_model(self) -> dict[str, dict[str, int]]:

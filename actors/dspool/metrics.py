@@ -15,6 +15,7 @@ import msgspec
 from dspool.commands import PoolStatus
 from dspool.core.accounts import Account, MetricsOptions, counters_of
 from dspool.core.health import Health, HealthInput, health
+from dspool.core.histogram import Histogram
 from dspool.core.ledger import COLUMNS, Checkpoint, Ledger
 from dspool.core.measures import (
     Counters,
@@ -206,6 +207,17 @@ class Metrics:
             account = self._ledger.slots.get(slot)
         resolution, points = (account or Account(self.options)).points(duration_s, now=now, wall=self._wall())
         return HistoryView(pool=self.pool, resolution_s=resolution, points=points)
+
+    def histograms(self) -> dict[str, tuple[Histogram, Histogram]]:
+        """Latency and wait of served operations by program, since the beginning: running totals, as counters are."""
+        return {
+            name: (account.total.latency, account.total.wait)
+            for name, account in self._ledger.programs.items()
+        }
+
+    def status(self, now: float | None = None) -> PoolStatus | None:
+        """The supervisor's last report; None when it fell silent."""
+        return self._reporters.status(self._clock() if now is None else now)
 
     def observed(
         self, short_s: float, long_s: float, *, resized_s_ago: float | None = None, now: float | None = None

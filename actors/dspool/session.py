@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import dspy
 
+from dspool import dspy_spans
 from dspool.commands import (
     JSON,
     AnyCommand,
@@ -132,7 +133,9 @@ class SessionHost:
             program.check_inputs(command.inputs)
             usage = OperationUsage()
             try:
-                with dspy.context(lm=lm, adapter=program.adapter, usage_tracker=usage):
+                with dspy.context(
+                    lm=lm, adapter=program.adapter, usage_tracker=usage, **dspy_spans.settings()
+                ):
                     outputs = outputs_of(program.module(**command.inputs))
             except Exception as raised:
                 raise translate(raised) from raised
@@ -191,10 +194,14 @@ class SessionHost:
         module = run.program.runnable()
         try:
             if emit is None or type(command) is ExecuteProgram:
-                with dspy.context(lm=run.lm, adapter=run.program.adapter, usage_tracker=usage):
+                with dspy.context(
+                    lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **dspy_spans.settings()
+                ):
                     outputs = outputs_of(await module.acall(**command.inputs))
             else:
-                with dspy.context(lm=run.lm, adapter=run.program.adapter, usage_tracker=usage):
+                with dspy.context(
+                    lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **dspy_spans.settings()
+                ):
                     outputs = await stream_call(
                         run.program, emit, lambda: _outputs_later(module, command.inputs)
                     )
@@ -240,6 +247,7 @@ class SessionHost:
         if run.program.way == "thread":
             # BestOfN and Refine write to the trace; one list an operation, gone with it.
             more["trace"] = []
+        more |= dspy_spans.settings(more.get("callbacks"))
         with dspy.context(lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **more):
             return outputs_of(run.program.runnable()(**inputs))
 

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dspool import store_schema
 from dspool.commands import JSON, Change, Deployment, Lease, SessionInfo
-from dspool.errors import InvalidRequest, StoreFailed, UnknownProgram
+from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownProgram
+from dspool.store_idempotency import IdempotencyKeys
 from dspool.store_requests import (
     Acquire,
     Commit,
@@ -45,7 +46,7 @@ _Versions = list[Deployment]
 _Expired = list[tuple[str, str | None]]
 
 
-class SessionStore:
+class SessionStore(IdempotencyKeys):
     """Ownership and durable state of the sessions of one or more pools, and the pools' own records.
 
     All methods raise `StoreFailed` when the database cannot be reached or refuses; after that a write may or may
@@ -154,6 +155,35 @@ class SessionStore:
         await self._write(Alone(pool, run))
 
     # --- lives of sessions ----------------------------------------------------------------------------------
+
+    async def create(self, pool: str, session: str, *, principal: str | None = None) -> SessionInfo:
+        """A new, empty session that no worker holds yet.
+
+        Raises:
+            Conflict: there is one of that id, whoever it belongs to.
+        """
+        check_names(pool=pool, session=session, principal=principal)
+        now = self._clock()
+        row = {
+            "pool": pool,
+            "session": session,
+            "principal": principal,
+            "owner": None,
+            "last_owner": None,
+            "epoch": 0,
+            "moves": 0,
+            "created_at": now,
+            "last_used_at": now,
+        }
+
+        async def run(connection: AsyncConnection) -> None:
+            same = (_sessions.c.pool == pool, _sessions.c.session == session)
+            if (await connection.execute(select(_sessions.c.session).where(*same))).first() is not None:
+                raise Conflict(f"there is a session {session!r} already in pool {pool!r}", session=session)
+            await connection.execute(upsert(connection, _sessions), row)
+
+        await self._write(Alone(pool, run))
+        return SessionInfo(session, None, 0, now, now, principal=principal)
 
     async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool:
         """Remove the session and all it holds, owned or not; false if there is none (for this principal)."""

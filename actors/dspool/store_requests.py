@@ -110,6 +110,8 @@ class Outcome:
     removed: bool = False
     granted: bool = False
     """The answer is a lease on `row`, to be completed with the session's items."""
+    previous: str | None = None
+    """Who held that lease last; None when the session began with it."""
     changes: Sequence[StoredChange] = ()
 
 
@@ -141,6 +143,7 @@ class Acquire:
                 session=session,
                 worker=self.worker,
             )
+        previous = None if row is None else row.last_owner
         if row is None:
             if not self.create:
                 raise unknown_session(pool, session)
@@ -161,7 +164,7 @@ class Acquire:
             return Outcome(Lease(session, granted=False, owner=row.owner, epoch=row.epoch))
         elif row.owner is None:
             # Also when the same worker comes back: what it sent under its released lease must not count any more.
-            moved = row.last_owner != self.worker
+            moved = row.last_owner is not None and row.last_owner != self.worker
             row = replace(
                 row,
                 owner=self.worker,
@@ -172,7 +175,7 @@ class Acquire:
             )
         else:
             row = replace(row, last_used_at=now)
-        return Outcome(row=row, granted=True)
+        return Outcome(row=row, granted=True, previous=previous)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -38,9 +39,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from dspool.errors import ConfigError, StoreFailed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType({})
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
+    {1: lambda connection: _create_idempotency(connection)}
+)
 """How to get from version N to N + 1, by N. Runs inside the transaction that then writes the new version."""
 
 BUSY_TIMEOUT_S = 10.0
@@ -130,6 +133,25 @@ current_versions = Table(
         name="current_is_deployed",
     ),
 )
+
+# `answer` is null while the work is being done. `holder` is who does it: only its claim may be settled or dropped.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("principal", _Id, primary_key=True),
+    Column("key", _Id, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("lapses_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("answer", LargeBinary),
+    Index("idempotency_by_end", "pool", "expires_at"),
+)
+
+
+def _create_idempotency(connection: Connection) -> None:
+    idempotency.create(connection)
 
 
 def migrate(connection: Connection) -> None:

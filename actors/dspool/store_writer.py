@@ -235,6 +235,8 @@ class Batch:
                 epoch=row.epoch,
                 items=tuple(items[key]),
                 principal=row.principal,
+                created=outcome.previous is None,
+                previous=outcome.previous,
             )
 
 

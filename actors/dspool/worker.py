@@ -7,6 +7,7 @@ calls from the supervisor; operations come over connections, see `wire`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import os
@@ -37,6 +38,8 @@ from dspool.tracing import Tracing
 if TYPE_CHECKING:
     from dspool.session import SessionHost
 
+_FAREWELL_S = 1.0
+"""How long a drained worker waits for its clients to leave."""
 _KEEP_INTERVAL_S = 5.0
 
 
@@ -95,6 +98,8 @@ class Worker:
         self._server: asyncio.Server | None = None
         self._opening = asyncio.Lock()
         self._peers: set[WorkerEnd] = set()
+        self._alone = asyncio.Event()
+        self._alone.set()
         self._chores: list[asyncio.Task[None]] = []
         self._state = "starting"
         self._spans_lost = 0
@@ -170,6 +175,9 @@ class Worker:
         await self._ownership.release_idle()
         await self._operations.idle(timeout_s)
         await self._ownership.release_idle()
+        # Clients leave as soon as they hear of it. Until then what they sent is answered "busy", and results that are
+        # still on their way arrive; cut off, both would look like the death of a worker.
+        await self._deserted(_FAREWELL_S)
         await asyncio.to_thread(self._tracing.flush)
         await self._deliver()
 
@@ -244,6 +252,10 @@ class Worker:
 
     # --- within ---
 
+    async def _deserted(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._alone.wait(), timeout_s)
+
     def _peer(self) -> WorkerEnd:
         peer = WorkerEnd(
             self._secret,
@@ -254,10 +266,13 @@ class Worker:
             on_room=self._operations.on_room,
         )
         self._peers.add(peer)
+        self._alone.clear()
         return peer
 
     def _lost(self, peer: WorkerEnd) -> None:
         self._peers.discard(peer)
+        if not self._peers:
+            self._alone.set()
         self._operations.on_lost(peer)
 
     async def _probe(self, step: Probe) -> None:

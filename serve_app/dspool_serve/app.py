@@ -13,13 +13,19 @@ import msgspec
 
 import dspool
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
+from dspool_serve.auth import Security
 from dspool_serve.errors import problem
+from dspool_serve.frames import FRAMES
 from dspool_serve.http import Receive, Request, Response, Scope, Send, respond
+from dspool_serve.idempotency import keyed
+from dspool_serve.observing import traced
 from dspool_serve.openapi import document
 from dspool_serve.pools import Pools, Settings
 from dspool_serve.router import Router
 from dspool_serve.routes import ROUTES
 from dspool_serve.schema import Health
+from dspool_serve.scraping import Scrapes
+from dspool_serve.sse import EventStream
 
 log = logging.getLogger("dspool.http")
 
@@ -27,31 +33,38 @@ log = logging.getLogger("dspool.http")
 class Application:
     """An ASGI application that serves `pools`. Holds no state of its own beyond them."""
 
-    def __init__(self, pools: Pools, settings: Settings | None = None) -> None:
+    def __init__(
+        self, pools: Pools, settings: Settings | None = None, security: Security | None = None
+    ) -> None:
         self.pools = pools
         self.settings = settings or Settings()
         version = str(getattr(dspool, "__version__", "0"))
         self.health = msgspec.json.encode(Health("ok", version))
         self.document = msgspec.json.encode(document(ROUTES, version=version))
-        self._router = Router(ROUTES)
+        self.scrapes = Scrapes(pools)
+        # Who asks is settled before anything else, also before an Idempotency-Key is claimed.
+        self._router = Router((security or Security()).secured(keyed((*ROUTES, *FRAMES))))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = Request(scope, receive)
             response = await self._answer(request)
             echo = request.headers.get(b"x-request-id") if self.settings.echo_request_id else None
-            await respond(send, response, echo)
+            if isinstance(response, EventStream):
+                await response.send(send, echo)
+            else:
+                await respond(send, response, echo)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             # Nothing is served over WebSocket: closing before accepting is a 403.
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response | EventStream:
         try:
             route = self._router.match(request)
             _refuse_other_sites(request)
-            return await route.handler(self, request)
+            return await traced(self, request, route)
         except PoolError as error:
             if isinstance(error, InternalError):
                 log.error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,44 +10,22 @@ from typing import Any
 from ray import serve
 from ray.serve import Application as BoundApplication
 
-from dspool.commands import PoolStatus, SessionInfo
+from dspool import logs
 from dspool.config import PoolConfig
 from dspool.errors import UnknownPool
 from dspool.pool import Pool
-from dspool.ray_runtime import RemoteStore
+from dspool.tokens import TokenSource, from_environment
+from dspool_serve import one_write
 from dspool_serve.app import Application
+from dspool_serve.audit import NAME as AUDIT_NAME
+from dspool_serve.audit import Audit
+from dspool_serve.auth import LOOPBACK_NAMES, Security
 from dspool_serve.pools import Pools, ServedPool, Settings
+from dspool_serve.ray_pool import RayPool
 
 DEPLOYMENT = "dspool-http"
 NO_LIMIT = 1_000_000
 """Requests one replica may hold. The pool's own queue is the bound; a second one here would only hide it."""
-
-
-class RayPool:
-    """A `dspool.Pool` as the routes see it."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.name = pool.name
-        self.run = pool.run
-
-    async def status(self) -> PoolStatus:
-        return await self._pool.status()
-
-    async def sessions(
-        self, *, limit: int = 100, after: str | None = None
-    ) -> tuple[list[SessionInfo], str | None]:
-        return await self._pool.sessions(limit=limit, after=after)
-
-    async def session_info(self, id: str) -> SessionInfo:
-        info: SessionInfo = await RemoteStore(self.name).get(self.name, id)
-        return info
-
-    async def end_session(self, id: str) -> None:
-        await self._pool.end_session(id)
-
-    async def close(self) -> None:
-        await self._pool.close()
 
 
 class RayPools:
@@ -58,7 +37,9 @@ class RayPools:
 
     async def open(self) -> None:
         for name in self._names:
-            self._pools[name] = RayPool(await Pool.connect(name))
+            pool = await Pool.connect(name)
+            logs.configure(pool.client.config, events=False)
+            self._pools[name] = RayPool(pool)
 
     async def close(self) -> None:
         for pool in self._pools.values():
@@ -80,12 +61,20 @@ class RayPools:
 class HttpIngress:
     """One ingress process. Serve hands each request straight to the ASGI application."""
 
-    def __init__(self, pools: Callable[[], Pools], settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        pools: Callable[[], Pools],
+        settings: dict[str, Any],
+        security: Callable[[], Security] = Security,
+    ) -> None:
         self._pools = pools
         self._settings = Settings(**settings)
+        self._security = security
+        # Before Serve starts the HTTP server of this replica.
+        one_write.install()
 
     def __serve_build_asgi_app__(self) -> Application:
-        return Application(self._pools(), self._settings)
+        return Application(self._pools(), self._settings, self._security())
 
     def check_health(self) -> None:
         """Being able to run this is the health that Serve has to know; workers are the supervisor's business."""
@@ -97,6 +86,9 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
     """
     settings = {
         "max_body_bytes": config.service.max_body_bytes,
+        "max_batch": config.service.max_batch,
+        "heartbeat_s": config.service.heartbeat_s,
+        "idempotency_ttl_s": config.service.idempotency_ttl_s,
         "operation_timeout_s": config.operation_timeout_s,
         "echo_request_id": False,
     }
@@ -114,7 +106,24 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
         # One log line a request is what the access log costs us; operations have their own spans and metrics.
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    return deployment.bind(pools or partial(RayPools, [config.name]), settings)
+    security = partial(security_of, config, from_environment(os.environ))
+    return deployment.bind(pools or partial(RayPools, [config.name]), settings, security)
+
+
+def security_of(config: PoolConfig, tokens: str | None) -> Security:
+    """What one ingress process lets in. `tokens` is the variable with tokens as the service was started with it.
+
+    Raises:
+        ConfigError: the tokens cannot be read, or the audit log cannot be written.
+    """
+    service = config.service
+    source = TokenSource(service.tokens_file, tokens) if service.tokens_file or tokens else None
+    return Security(
+        source,
+        hosts=None if source is not None else (*LOOPBACK_NAMES, service.host),
+        audit=Audit(config.state_dir / AUDIT_NAME),
+        max_waiting=service.fair_waiting,
+    )
 
 
 __all__ = ["DEPLOYMENT", "HttpIngress", "RayPools", "build_app"]

@@ -6,13 +6,16 @@ only HTTP has (defined here). Types and codes are stable: clients may match on t
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, NamedTuple
 
 import msgspec
 
-from dspool.errors import CallerError, PoolError, UnknownName
+from dspool.errors import CallerError, Conflict, InternalError, PoolError, UnknownName
 from dspool_serve.http import Response
+
+log = logging.getLogger("dspool.http")
 
 PROBLEM_JSON = b"application/problem+json"
 TYPE_PREFIX = "urn:dspool:problem:"
@@ -32,6 +35,24 @@ class MalformedRequest(CallerError):
     code = "malformed_request"
 
 
+class KeyReused(CallerError):
+    """The `Idempotency-Key` was used for another request."""
+
+    code = "idempotency_key_reused"
+
+
+class InProgress(Conflict):
+    """The first request with this `Idempotency-Key` has not ended yet."""
+
+    code = "idempotency_in_progress"
+
+
+class OutcomeUnknown(Conflict):
+    """The first request with this `Idempotency-Key` was lost with its server: it may have run."""
+
+    code = "idempotency_outcome_unknown"
+
+
 class Kind(NamedTuple):
     status: int
     title: str
@@ -43,6 +64,7 @@ TABLE: dict[str, Kind] = {
     "config_error": Kind(400, "The configuration was refused"),
     "caller_error": Kind(400, "The request was refused"),
     "invalid_request": Kind(422, "The request is not valid"),
+    "unauthenticated": Kind(401, "An access token is needed"),
     "not_allowed": Kind(403, "Not allowed"),
     "not_found": Kind(404, "No such path"),
     "unknown_name": Kind(404, "Nothing of that name"),
@@ -52,9 +74,13 @@ TABLE: dict[str, Kind] = {
     "unknown_worker": Kind(404, "No such worker"),
     "method_not_allowed": Kind(405, "Method not allowed"),
     "conflict": Kind(409, "Conflict with what is there"),
+    "idempotency_in_progress": Kind(409, "The first request with this key is still running"),
+    "idempotency_outcome_unknown": Kind(409, "Nobody knows whether the first request with this key was done"),
+    "idempotency_key_reused": Kind(422, "The key was used for another request"),
     "payload_too_large": Kind(413, "The request is too large"),
     # Refused before any work was done: safe to repeat.
     "queue_full": Kind(429, "The queue is full"),
+    "rate_limited": Kind(429, "More than this key may ask for"),
     "too_many_sessions": Kind(429, "Too many sessions"),
     "rejected": Kind(503, "Refused for now"),
     "pool_paused": Kind(503, "The pool is paused"),
@@ -86,8 +112,8 @@ def kind_of(code: str) -> Kind:
     return TABLE.get(code, _UNKNOWN)
 
 
-def problem(error: PoolError) -> Response:
-    """The answer for `error`: status, problem+json body, and `Retry-After` where trying again helps."""
+def problem_body(error: PoolError) -> dict[str, Any]:
+    """RFC 9457 problem details of `error`."""
     kind = kind_of(error.code)
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + error.code,
@@ -98,12 +124,29 @@ def problem(error: PoolError) -> Response:
     }
     if error.details:
         body["details"] = error.details
+    return body
+
+
+def told(failed: Exception) -> PoolError:
+    """The error as the client is told it. The traceback of a defect goes to our log; the client gets its kind."""
+    if isinstance(failed, PoolError):
+        return failed
+    log.error("a request failed", exc_info=failed)
+    return InternalError(f"unexpected {type(failed).__name__}; the service's log has the details")
+
+
+def problem(error: PoolError) -> Response:
+    """The answer for `error`: status, problem+json body, and `Retry-After` where trying again helps."""
+    kind = kind_of(error.code)
+    body = problem_body(error)
     headers: tuple[tuple[bytes, bytes], ...] = ()
     retry_after_s = error.details.get("retry_after_s")
     if retry_after_s is None and error.code in _RETRY_LATER:
         retry_after_s = 1.0
     if isinstance(retry_after_s, (int, float)) and math.isfinite(retry_after_s):
         headers = ((b"retry-after", b"%d" % max(0, math.ceil(retry_after_s))),)
+    if kind.status == 401:
+        headers += ((b"www-authenticate", b'Bearer realm="dspool"'),)
     if allowed := error.details.get("allow"):
         headers += ((b"allow", str(allowed).encode()),)
     return Response(kind.status, _encode(body), PROBLEM_JSON, headers)

@@ -7,15 +7,25 @@ bind to loopback only and to leave nothing behind, so we let Serve start a small
 - the metrics and statistics pages are bound to all interfaces: bound to 127.0.0.1 instead;
 - the admin socket is open to every user of the machine: it lies in a directory only we can enter;
 - HAProxy outlives a Serve that is killed: its pid is written down, so that `dspool down` can end it.
+
+And it does what Serve's template has no words for: TLS, a bound on how slowly a request may come in (a body of up to
+one buffer, 16 KiB, is collected here, so that slow clients never reach a replica), problem+json for what HAProxy itself
+refuses, and `x-request-timeout-seconds` under a name that Serve does not answer by itself in plain text.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shlex
 import socket
+import ssl
+import stat
 from importlib import import_module
 from pathlib import Path
+
+from dspool.errors import ConfigError
 
 SCRIPT = """#!/bin/sh
 # Started by Ray Serve in place of HAProxy; see dspool_serve/haproxy.py.
@@ -25,11 +35,34 @@ for argument in "$@"; do
     if [ "$previous" = -f ]; then
         sed -i -e 's/^ *bind :{metrics_port}$/    bind 127.0.0.1:{metrics_port}/' \\
                -e 's/^ *bind \\*:{stats_port}$/    bind 127.0.0.1:{stats_port}/' "$argument"
+        # Once only: HAProxy is started with the same file to check it and to run it.
+        grep -q '^# dspool$' "$argument" || sed -i -e '/^frontend http_frontend$/,/^ *bind /{{
+            /^ *bind /{{
+                {tls}
+                r {frontend}
+            }}
+        }}' -e '$a # dspool' "$argument"
     fi
     previous=$argument
 done
 exec {binary} "$@"
 """
+FRONTEND = """    timeout http-request {request_s}s
+    option http-buffer-request
+    http-request set-header x-dspool-timeout-seconds %[req.hdr(x-request-timeout-seconds)] \
+if {{ req.hdr(x-request-timeout-seconds) -m found }}
+    http-request del-header x-request-timeout-seconds
+"""
+STRICT = "    http-response set-header strict-transport-security max-age=31536000\n"
+REFUSALS = {
+    400: ("Bad Request", "malformed_request", "The request cannot be read"),
+    408: ("Request Timeout", "request_too_slow", "The request took too long to arrive"),
+    502: ("Bad Gateway", "ingress_failed", "The service did not answer"),
+    503: ("Service Unavailable", "rejected", "No part of the service can take the request now"),
+    504: ("Gateway Timeout", "deadline_exceeded", "The service did not answer in time"),
+}
+"""What HAProxy answers by itself, and the problem that is made of it. What cannot be read as HTTP at all, and a head that
+comes too slowly, it refuses in its own words all the same (400 and 408 in HTML)."""
 PIDS = "haproxy.pids"
 THREADS = 4
 # Each HAProxy and each replica waits this long for the other side to notice before it stops.
@@ -56,19 +89,42 @@ def switches() -> dict[str, str]:
     return chosen
 
 
-def environment(directory: Path) -> dict[str, str]:
+def environment(
+    directory: Path, *, request_s: float = 30.0, tls: tuple[Path, Path] | None = None
+) -> dict[str, str]:
     """`switches`, and what keeps HAProxy private to a cluster of ours. Creates `directory` with the script in it.
 
     `directory` must be short: Serve adds 67 characters to it, and a socket path ends at 97.
+
+    Args:
+        request_s: how long a client may take to send a request's head and first 16 KiB.
+        tls: certificate chain and private key.
+
+    Raises:
+        ConfigError: no TLS without HAProxy, or the certificate and the key do not fit.
     """
     haproxy = binary()
     if haproxy is None:
+        if tls is not None:
+            raise ConfigError(
+                "TLS needs the HAProxy that Ray Serve brings, and there is none for this system; "
+                "put a reverse proxy with TLS in front",
+                key="service.tls_cert",
+            )
         return switches()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics_port, stats_port, fallback_port = free_ports(3)
     script = directory / "haproxy"
+    frontend = directory / "frontend.cfg"
+    frontend.write_text(
+        FRONTEND.format(request_s=max(1, math.ceil(request_s)))
+        + ("" if tls is None else STRICT)
+        + _error_files(directory)
+    )
     script.write_text(
         SCRIPT.format(
+            frontend=frontend,
+            tls=_tls(directory, tls),
             pids=shlex.quote(str(directory / PIDS)),
             metrics_port=metrics_port,
             stats_port=stats_port,
@@ -88,6 +144,55 @@ def environment(directory: Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(THREADS, os.cpu_count() or 1)),
     }
+
+
+def _error_files(directory: Path) -> str:
+    lines = []
+    for status, (phrase, code, detail) in REFUSALS.items():
+        problem = {
+            "type": f"urn:dspool:problem:{code}",
+            "title": phrase,
+            "status": status,
+            "detail": detail,
+            "code": code,
+        }
+        body = json.dumps(problem)
+        head = [
+            f"HTTP/1.1 {status} {phrase}",
+            f"content-length: {len(body)}",
+            "content-type: application/problem+json",
+            "cache-control: no-store",
+            "x-content-type-options: nosniff",
+            "connection: close",
+        ]
+        if status == 503:
+            head.append("retry-after: 1")
+        file = directory / f"{status}.http"
+        file.write_bytes("\r\n".join([*head, "", body]).encode())
+        lines.append(f"    errorfile {status} {file}\n")
+    return "".join(lines)
+
+
+def _tls(directory: Path, tls: tuple[Path, Path] | None) -> str:
+    """The `sed` command that makes the frontend speak TLS."""
+    if tls is None:
+        return ""
+    certificate, key = tls
+    try:
+        # Also proves that the two belong together.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: b"")
+        if key.stat().st_mode & stat.S_IRWXO:
+            raise ConfigError(f"{key} may be read by everybody; chmod 600 it", key="service.tls_key")
+        both = certificate.read_bytes() + b"\n" + key.read_bytes()
+    except (OSError, ssl.SSLError) as failed:
+        raise ConfigError(
+            f"TLS with {certificate} and {key} is not possible: {failed.strerror or type(failed).__name__}",
+            key="service.tls_cert",
+        ) from failed
+    together = directory / "tls.pem"
+    together.touch(mode=0o600)
+    together.write_bytes(both)
+    return f"s#$# ssl crt {together} alpn h2,http/1.1 ssl-min-ver TLSv1.2#"
 
 
 def pids(directory: Path) -> list[int]:

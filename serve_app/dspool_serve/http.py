@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from dspool.errors import Cancelled, InvalidRequest, PayloadTooLarge
+
+if TYPE_CHECKING:
+    from dspool_serve.observing import RequestTrace
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,7 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 JSON_TYPE = b"application/json"
 
-_ALWAYS: tuple[tuple[bytes, bytes], ...] = (
+ALWAYS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 )
@@ -36,7 +39,7 @@ class Response(NamedTuple):
 class Request:
     """One HTTP request. `params` are the path's parameters, decoded."""
 
-    __slots__ = ("headers", "params", "receive", "scope")
+    __slots__ = ("_read", "headers", "params", "principal", "receive", "scope", "trace")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
@@ -44,14 +47,22 @@ class Request:
         # A repeated header's last value counts: the server in front has refused repeated Content-Length.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.params: dict[str, str] = {}
+        self.principal: str | None = None
+        """Who asks; None is nobody in particular, or the pool's own."""
+        self._read: bytes | None = None
+        self.trace: RequestTrace | None = None
+
+    def put_back(self, body: bytes) -> None:
+        """`body` was read ahead; whoever asks for it next gets it."""
+        self._read = body
 
     @property
     def traceparent(self) -> str | None:
-        """The W3C trace context, if there is a well-formed one."""
+        """The W3C trace context that an operation of this request runs in, if any; reading it decides on tracing."""
         value = self.headers.get(b"traceparent")
-        if value is None or _TRACEPARENT.fullmatch(value) is None:
-            return None
-        return value.decode("ascii")
+        well_formed = value is not None and _TRACEPARENT.fullmatch(value) is not None
+        given = value.decode("ascii") if value is not None and well_formed else None
+        return given if self.trace is None else self.trace.traceparent(given)
 
     def query(self, allowed: frozenset[str]) -> dict[str, str]:
         """The query parameters; the first of a name counts.
@@ -81,6 +92,8 @@ class Request:
             PayloadTooLarge: more than `limit` bytes, announced or sent; the rest is not read.
             Cancelled: the client went away first.
         """
+        if self._read is not None:
+            return self._read
         announced = self.headers.get(b"content-length")
         if announced is not None and (
             len(announced) > 18 or not announced.isdigit() or int(announced) > limit
@@ -111,7 +124,7 @@ async def respond(send: Send, response: Response, request_id: bytes | None = Non
     """Send `response`; with `request_id`, echo it as `x-request-id`."""
     headers = [
         (b"content-length", b"%d" % len(response.body)),
-        *_ALWAYS,
+        *ALWAYS,
         *response.headers,
     ]
     if response.body:

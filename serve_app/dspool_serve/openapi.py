@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, get_args
 
 import msgspec
 
+from dspool.core.warmup import WarmupReport
+from dspool.event_log import Seen
+from dspool.supervisor.warming import WarmProgress
+from dspool_serve.access import needed
 from dspool_serve.errors import kind_of
+from dspool_serve.examples import EXAMPLES
+from dspool_serve.idempotency import MAX_KEY
 from dspool_serve.router import MAX_NAME, Route
-from dspool_serve.schema import EXAMPLES, Problem
+from dspool_serve.schema import ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "program": {
+        "token": TokenEvent,
+        "field": FieldEvent,
+        "status": StatusEvent,
+        "final": ExecuteResponse,
+        "error": Problem,
+    },
+    "warm": {"status": WarmProgress, "final": WarmupReport, "error": Problem},
+    "events": {"status": StatusEvent, "event": Seen, "error": Problem},
+}
+"""What each kind of stream sends: the name of an event, and the type of its data."""
 
 _REF = "#/components/schemas/{name}"
+_KEYED = (
+    "invalid_request",
+    "idempotency_key_reused",
+    "idempotency_in_progress",
+    "idempotency_outcome_unknown",
+    "store_failed",
+)
 _ALWAYS = ("not_found", "method_not_allowed", "internal_error")
 
 
@@ -21,7 +48,7 @@ def document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
     routes = tuple(routes)
     types: list[Any] = [Problem]
     for route in routes:
-        for kind in (*_parts(route.takes), *_parts(route.answer)):
+        for kind in (*_parts(route.takes), *_parts(route.answer), *STREAMS.get(route.stream, {}).values()):
             if kind not in types:
                 types.append(kind)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -38,7 +65,16 @@ def document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An access token (`dspool token new`), where the service has tokens.",
+                }
+            },
+        },
     }
 
 
@@ -65,11 +101,34 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         for name in re.findall(r"\{(\w+)\}", route.path)
     ]
     parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in route.query]
+    if route.method == "POST":
+        parameters.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "The same key and body are done once and get the same answer, for a day unless "
+                "configured otherwise.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
+            }
+        )
+    if (need := needed(route)) is not None:
+        # Or none at all: without tokens the service answers everybody on its own machine.
+        operation["security"] = [{"token": []}, {}]
+        operation["x-dspool-role"] = need
+    if need in ("caller", "admin"):
+        parameters.append(
+            {
+                "name": "x-dspool-priority",
+                "in": "header",
+                "description": "With a token: batch work lets interactive work go first.",
+                "schema": {"enum": ["interactive", "batch"]},
+            }
+        )
     if parameters:
         operation["parameters"] = parameters
     if route.takes is not None:
         operation["requestBody"] = {
-            "required": True,
+            "required": not route.body_optional,
             "content": {"application/json": _media(route.takes, schema_of)},
         }
     return operation
@@ -77,16 +136,26 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
 
 def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     success: dict[str, Any] = {"description": route.summary}
-    if route.answer is Any:
+    if route.stream:
+        success["content"] = {"text/event-stream": _stream(route, schema_of)}
+    elif route.media != "application/json":
+        success["content"] = {route.media: {"schema": {"type": "string"}}}
+    elif route.answer is Any:
         success["content"] = {"application/json": {"schema": {"type": "object"}}}
     elif route.answer is not None:
         success["content"] = {"application/json": _media(route.answer, schema_of)}
     responses = {str(route.status): success}
     if "{pool}" in route.path:
-        always: tuple[str, ...] = ("malformed_request", "unknown_pool", *_ALWAYS)
+        always: tuple[str, ...] = ("malformed_request", "unknown_pool", "not_allowed", *_ALWAYS)
     else:
         always = _ALWAYS
     by_status: dict[int, list[str]] = {}
+    if route.method == "POST":
+        always += _KEYED
+    if (need := needed(route)) is not None:
+        always += ("unauthenticated", "not_allowed")
+    if need in ("caller", "admin"):
+        always += ("invalid_request", "queue_full", "rate_limited", "deadline_exceeded")
     for code in dict.fromkeys((*route.problems, *always)):
         by_status.setdefault(kind_of(code).status, []).append(code)
     for status, codes in sorted(by_status.items()):
@@ -103,3 +172,18 @@ def _media(kind: Any, schema_of: dict[int, Any]) -> dict[str, Any]:
     media: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
     media["examples"] = {part.__name__: {"value": EXAMPLES[part]} for part in parts if part in EXAMPLES}
     return media
+
+
+def _stream(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+    """OpenAPI 3.1 has no words for events: they are told in an extension, and shown in the example."""
+    kinds = STREAMS[route.stream]
+    shown = "".join(
+        f"event: {name}\ndata: {json.dumps(EXAMPLES[kind])}\n\n"
+        for name, kind in kinds.items()
+        if kind in EXAMPLES
+    )
+    media: dict[str, Any] = {
+        "schema": {"type": "string", "description": "server-sent events; `x-events` has each one's data"},
+        "x-events": {name: schema_of[id(kind)] for name, kind in kinds.items()},
+    }
+    return media | ({"example": shown} if shown else {})

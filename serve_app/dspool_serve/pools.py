@@ -6,11 +6,18 @@ against a double in a test. `RayPools` (in `deployment.py`) gives the real ones.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from msgspec import Struct
 
-from dspool.commands import AnyCommand, PoolStatus, SessionInfo
+from dspool.commands import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
+from dspool.core.measures import HistoryView, MetricsSnapshot
+from dspool.core.warmup import Strategy, WarmupReport
+from dspool.event_log import EventPage
+from dspool.metric_reading import Reading
+from dspool.store_idempotency import Claim, KeptAnswer
+from dspool.supervisor.warming import WarmProgress
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -19,6 +26,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 1_048_576
     operation_timeout_s: float = 30.0
     """The longest deadline a request may ask for, and the one it gets when it asks for none."""
+    max_batch: int = 256
+    heartbeat_s: float = 15.0
+    idempotency_ttl_s: float = 86_400.0
     echo_request_id: bool = True
     """Off behind Ray Serve, whose server adds `x-request-id` to every answer itself."""
 
@@ -56,10 +66,61 @@ class ServedPool(Protocol):
         *,
         session: str | None = None,
         timeout_s: float | None = None,
+        principal: str | None = None,
         traceparent: str | None = None,
     ) -> Answer: ...
 
+    def stream(
+        self,
+        command: AnyCommand,
+        *,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        principal: str | None = None,
+        traceparent: str | None = None,
+    ) -> AsyncGenerator[StreamEvent | Answer]:
+        """The events of one command, then its answer. Closing it early cancels the operation."""
+        ...
+
     async def status(self) -> PoolStatus: ...
+
+    # --- what operators ask ---
+
+    def config_view(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, without passwords."""
+        ...
+
+    async def deployments(self) -> list[Deployment]:
+        """All versions of all pool programs."""
+        ...
+
+    async def current_versions(self) -> dict[str, int]: ...
+
+    async def deploy(self, deployment: Deployment) -> Deployment: ...
+
+    async def rollback(self, program: str, version: int | None) -> Deployment: ...
+
+    async def resize(self, size: int) -> int: ...
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
+
+    async def drain(self, worker_id: str) -> None:
+        """Returns when the worker is gone. Raises: UnknownWorker."""
+        ...
+
+    async def restart(self, worker_id: str) -> None:
+        """Returns when the worker is gone. Raises: UnknownWorker."""
+        ...
+
+    def warm(self, strategy: Strategy | None) -> AsyncGenerator[WarmProgress | WarmupReport]:
+        """Run the warm-up steps again; what happens, and the report last. Raises: Conflict: one is running."""
+        ...
+
+    # --- sessions ---
+
+    async def create_session(self, id: str, *, principal: str | None = None) -> SessionInfo:
+        """Raises: Conflict: there is one."""
+        ...
 
     async def sessions(
         self, *, limit: int = 100, after: str | None = None
@@ -71,6 +132,41 @@ class ServedPool(Protocol):
 
     async def end_session(self, id: str) -> None:
         """Raises: UnknownSession."""
+        ...
+
+    # --- idempotency keys; see `dspool.store_idempotency` ---
+
+    async def claim_key(
+        self,
+        key: str,
+        *,
+        principal: str | None,
+        fingerprint: str,
+        holder: str,
+        patience_s: float,
+        keep_s: float,
+    ) -> Claim: ...
+
+    async def settle_key(
+        self, key: str, *, principal: str | None, holder: str, answer: KeptAnswer
+    ) -> None: ...
+
+    async def drop_key(self, key: str, *, principal: str | None, holder: str) -> None: ...
+
+    # --- what is observed ---
+
+    async def reading(self) -> Reading:
+        """What its metrics are made from."""
+        ...
+
+    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
+        """What happened in it after event `since`; waits up to `timeout_s` for something to happen."""
+        ...
+
+    async def metrics_snapshot(self) -> MetricsSnapshot: ...
+
+    async def history(self, duration_s: float) -> HistoryView:
+        """Points of the last `duration_s` seconds, oldest first."""
         ...
 
 

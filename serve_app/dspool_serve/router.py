@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 from dspool_serve.errors import MalformedRequest, MethodNotAllowed, RouteNotFound
 from dspool_serve.http import Request, Response
+from dspool_serve.sse import EventStream
 
-Handler = Callable[[Any, Request], Awaitable[Response]]
+Handler = Callable[[Any, Request], Awaitable[Response | EventStream]]
 
 MAX_NAME = 200
 """Characters in one name of a path (pool, program, session)."""
@@ -27,6 +28,10 @@ class Route(NamedTuple):
     status: int = 200
     problems: tuple[str, ...] = ()
     query: tuple[tuple[str, dict[str, Any]], ...] = ()
+    stream: str = ""
+    """The kind of events it sends ("program", "warm", "events"); `answer` is then what its last or only event holds."""
+    body_optional: bool = False
+    media: str = "application/json"
 
 
 class _Node:
@@ -46,7 +51,8 @@ class Router:
 
     def _add(self, route: Route) -> None:
         node = self._root
-        for segment in route.path.strip("/").split("/"):
+        # A trailing slash is a segment of its own, and another route than the path without.
+        for segment in route.path.split("/")[1:]:
             if segment.startswith("{"):
                 if node.named is None:
                     node.named = (segment[1:-1], _Node())

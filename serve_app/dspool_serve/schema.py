@@ -5,14 +5,15 @@ Pool and session answers are `dspool.commands.PoolStatus` and `SessionInfo` as t
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from dspool.commands import PoolStatus, SessionInfo
+from dspool.commands import SessionInfo, WorkerStatus
 
 JSONObject = dict[str, Any]
 Seconds = Annotated[float, Meta(ge=0, description="seconds")]
+Cursor = Annotated[str | None, Meta(description="pass as `cursor` for the next page")]
 
 
 class ExecuteRequest(Struct, forbid_unknown_fields=True):
@@ -90,7 +91,7 @@ class PoolList(Struct):
 
 class SessionList(Struct):
     sessions: list[SessionInfo]
-    next_cursor: Annotated[str | None, Meta(description="pass as `cursor` for the next page")] = None
+    next_cursor: Cursor = None
 
 
 class Health(Struct):
@@ -114,76 +115,208 @@ class Problem(Struct):
     details: JSONObject = {}
 
 
-EXAMPLES: dict[type, JSONObject] = {
-    ExecuteRequest: {
-        "inputs": {"context": "Ray was started at Berkeley.", "question": "Where was Ray started?"},
-        "timeout_s": 30,
-    },
-    ExecuteResponse: {
-        "outputs": {"answer": "Ray was started at Berkeley."},
-        "operation_id": "01j8k4m2x7c9",
-        "worker": "default-w0-3f9a1c",
-        "program_version": 1,
-        "timings": {"wait_s": 0.0004, "run_s": 0.0021},
-        "usage": {},
-        "offline": True,
-    },
-    ProgramRequest: {"spec": {"signature": "question -> answer", "module": "ChainOfThought"}},
-    ProgramSpec: {"signature": "question -> answer", "module": "ChainOfThought"},
-    ProgramResponse: {"session": "ada", "program": "answerer", "info": {"module": "ChainOfThought"}},
-    PoolList: {
-        "pools": [
-            {
-                "name": "default",
-                "state": "ready",
-                "ready": True,
-                "desired": 2,
-                "actual": 2,
-                "programs": {"qa": 1},
-                "reason": "",
-            }
-        ]
-    },
-    PoolStatus: {
-        "name": "default",
-        "state": "ready",
-        "ready": True,
-        "desired": 1,
-        "actual": 1,
-        "spares": 0,
-        "membership_version": 3,
-        "workers": [
-            {
-                "id": "default-w0-3f9a1c",
-                "slot": 0,
-                "state": "ready",
-                "pid": 4242,
-                "node": "10.0.0.4",
-                "sessions": 3,
-                "running": 1,
-                "slots": 8,
-            }
-        ],
-        "programs": {"qa": 1},
-    },
-    SessionInfo: {
-        "id": "ada",
-        "owner": "default-w0-3f9a1c",
-        "epoch": 1,
-        "created_at": 1790000000.0,
-        "last_used_at": 1790000060.0,
-        "programs": ["answerer"],
-        "moves": 0,
-    },
-    SessionList: {"sessions": [], "next_cursor": None},
-    Health: {"status": "ok", "version": "0.1.0"},
-    Readiness: {"ready": True, "pools": {"default": "ready"}},
-    Problem: {
-        "type": "urn:dspool:problem:unknown_program",
-        "title": "No such program",
-        "status": 404,
-        "detail": "pool default has no program 'qb'; it has: qa",
-        "code": "unknown_program",
-    },
-}
-"""One example by type, shown in the OpenAPI document. A test decodes each."""
+class BatchRequest(Struct, forbid_unknown_fields=True):
+    """Run a program on many inputs; each ends by itself."""
+
+    inputs: Annotated[
+        list[JSONObject], Meta(min_length=1, description="at most service.max_batch sets of inputs")
+    ]
+    timeout_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="deadline in seconds for each, queueing included; capped by operation_timeout_s"),
+    ] = None
+
+
+class BatchItem(Struct, omit_defaults=True):
+    """One of a batch: either `result` or `problem`, in the place of its inputs."""
+
+    result: ExecuteResponse | None = None
+    problem: Problem | None = None
+
+
+class BatchResponse(Struct):
+    items: list[BatchItem]
+    succeeded: int
+    failed: int
+
+
+class PoolProgram(Struct):
+    """A pool program: the version that answers, and those it can be rolled back to."""
+
+    program: str
+    version: Annotated[int, Meta(description="current version")]
+    versions: list[int]
+
+
+class PoolProgramList(Struct):
+    programs: list[PoolProgram]
+    next_cursor: Cursor = None
+
+
+class PoolProgramInfo(Struct):
+    """A pool program as its workers describe it."""
+
+    program: str
+    version: int
+    versions: list[int]
+    info: JSONObject
+
+
+class Deployed(Struct):
+    """The version of a pool program that every warm worker now answers with."""
+
+    program: str
+    version: int
+
+
+class RollbackRequest(Struct, forbid_unknown_fields=True):
+    """Go back to `version`, or to the one before the current one."""
+
+    version: Annotated[int, Meta(ge=1)] | None = None
+
+
+class SessionRequest(Struct, forbid_unknown_fields=True):
+    """A new session. Without an id it gets one that nobody can guess."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+
+
+class LMRequest(Struct, forbid_unknown_fields=True):
+    """Use a configured LM profile in this session."""
+
+    profile: str
+    overrides: JSONObject = {}
+
+
+class LMResponse(Struct):
+    profile: str
+    model: str
+    overrides: JSONObject
+    offline: bool
+
+
+class SessionProgram(Struct):
+    program: str
+    scope: Annotated[Literal["session", "pool"], Meta(description="the session's own, or the pool's")]
+    version: int
+
+
+class SessionProgramList(Struct):
+    programs: list[SessionProgram]
+    next_cursor: Cursor = None
+
+
+class VariableList(Struct):
+    variables: list[str]
+    next_cursor: Cursor = None
+
+
+class VariableRequest(Struct, forbid_unknown_fields=True):
+    value: Annotated[Any, Meta(description="any JSON value")]
+
+
+class Variable(Struct):
+    name: str
+    value: Any
+
+
+class History(Struct):
+    """The session's last operations, newest last. Inputs and outputs only where the pool keeps content."""
+
+    operations: list[JSONObject]
+
+
+class WorkerList(Struct):
+    workers: list[WorkerStatus]
+    next_cursor: Cursor = None
+
+
+class GoneRequest(Struct, forbid_unknown_fields=True):
+    wait_s: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="how long to wait for the worker to be gone; capped by operation_timeout_s"),
+    ] = None
+
+
+class WorkerGone(Struct):
+    """`gone` is false if the worker was still finishing its operations when the wait was over; it goes on."""
+
+    worker: str
+    gone: bool
+
+
+class Load(Struct):
+    """What the pool did lately; see the metrics snapshot for the rest."""
+
+    window_s: Seconds
+    throughput: Annotated[float, Meta(description="operations a second")]
+    utilization: float
+    queue_depth: int
+    running: int
+    sessions: int
+    p50_s: Seconds
+    p95_s: Seconds
+    p99_s: Seconds
+    wait_p95_s: Seconds
+    error_rate: float
+    health: float
+    by_outcome: Annotated[dict[str, int], Meta(description="operations since the pool began")]
+
+
+class PoolStats(Struct):
+    """The pool in few figures. `load` is null when metrics are off or away."""
+
+    name: str
+    state: str
+    ready: bool
+    desired: int
+    actual: int
+    spares: int
+    failures: int
+    load: Load | None
+
+
+class ConfigView(Struct):
+    """The configuration that the pool runs with. Passwords in URLs are left out."""
+
+    config: JSONObject
+
+
+class ResizeRequest(Struct, forbid_unknown_fields=True):
+    size: Annotated[int, Meta(ge=0, le=10_000, description="min_pool_size to max_pool_size")]
+
+
+class Resized(Struct):
+    """The size the pool is now on its way to."""
+
+    desired: int
+
+
+class Paused(Struct):
+    paused: bool
+
+
+class WarmRequest(Struct, forbid_unknown_fields=True):
+    """Run the warm-up steps on every warm worker again, by default with the configured strategy."""
+
+    strategy: Literal["parallel", "sequential", "staged"] | None = None
+
+
+class TokenEvent(Struct):
+    """`event: token`: the next piece of an output field."""
+
+    field: str
+    text: str
+
+
+class FieldEvent(Struct):
+    """`event: field`: an output field is complete."""
+
+    field: str
+    value: Any
+
+
+class StatusEvent(Struct):
+    """`event: status`: what the program does now."""
+
+    text: str

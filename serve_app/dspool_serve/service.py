@@ -24,8 +24,8 @@ import httpx
 import psutil
 
 from dspool.config import PoolConfig
-from dspool.errors import Conflict, PoolError, UnknownPool, WorkerStartFailed
-from dspool_serve import haproxy
+from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerStartFailed
+from dspool_serve import frames, haproxy
 
 Report = Callable[[str, str], None]
 """Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
@@ -61,6 +61,15 @@ class Service:
     def joined(self) -> bool:
         return self._address is not None
 
+    @property
+    def tls_cert(self) -> str | None:
+        certificate = self.config.service.tls_cert
+        return None if certificate is None else str(certificate.absolute())
+
+    def _tls(self) -> tuple[Path, Path] | None:
+        service = self.config.service
+        return (service.tls_cert, service.tls_key) if service.tls_cert and service.tls_key else None
+
     async def start(self, report: Report) -> None:
         """Start everything and wait until it answers.
 
@@ -94,10 +103,23 @@ class Service:
         # Ray reads the authentication mode, and Serve its switches, when they are imported: variables first.
         if self._address is None:
             self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=_short_directory()))
-            variables = haproxy.environment(self.temp_dir / "h")
+            service = self.config.service
+            variables = haproxy.environment(
+                self.temp_dir / "h", request_s=service.body_timeout_s, tls=self._tls()
+            )
             # A Ray without authentication runs anybody's code (CVE-2023-48022).
             variables |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+            # Not at nice 15, as Ray has it: see `ray_runtime.start_cluster`.
+            variables |= {"RAY_worker_niceness": "0"}
+            if self._ray_dashboard and self._tls() is None:
+                variables |= frames.environment(service.host, service.port)
         else:
+            if self._tls() is not None:
+                raise ConfigError(
+                    "TLS is for a Ray that `dspool up` starts itself: a joined cluster's Serve runs its own "
+                    "HAProxy; put a reverse proxy with TLS in front",
+                    key="service.tls_cert",
+                )
             # Another's cluster: its Serve, if we start it, keeps its files where Serve wants them on its own node.
             variables = haproxy.switches()
         os.environ.update(variables)
@@ -153,7 +175,7 @@ class Service:
                 f"use --host {options.host} --port {options.port}"
             )
         host = f"[{service.host}]" if ":" in service.host else service.host
-        self.url = f"http://{host}:{service.port}"
+        self.url = f"{'https' if self.tls_cert else 'http'}://{host}:{service.port}"
 
     def _deploy(self) -> None:
         from ray import serve
@@ -168,11 +190,13 @@ class Service:
         deadline = time.monotonic() + self.config.init_timeout_s
         wanted = ["/healthz", "/readyz", f"/v1/pools/{self.pool_name}"]
         last = "no answer"
-        async with httpx.AsyncClient(base_url=self.url, timeout=5.0, trust_env=False) as http:
+        # Our own door, seen from inside: what is checked is that it answers, not who it says it is.
+        async with httpx.AsyncClient(base_url=self.url, timeout=5.0, trust_env=False, verify=False) as http:
             while wanted:
                 with contextlib.suppress(httpx.TransportError):
                     answer = await http.get(wanted[0])
-                    if answer.status_code == 200:
+                    # With tokens, a route that knows it needs one is a route.
+                    if answer.status_code in (200, 401):
                         wanted.pop(0)
                         continue
                     last = f"{answer.status_code} {answer.text[:200]}"

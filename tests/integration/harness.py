@@ -34,6 +34,8 @@ def settings(state_dir: Path, **overrides: Any) -> dict[str, Any]:
         },
         "allowed_imports": ("noted",),
         "warmup": {"steps": [{"step": "custom_code", "import_path": "noted:warmed"}]},
+        # On a machine that is busy with other things a worker takes its time to start.
+        "checkout_timeout_s": 30.0,
         "restart": {"intensity": 1000, "backoff_s": 0.01, "backoff_max_s": 0.05},
         **overrides,
     }

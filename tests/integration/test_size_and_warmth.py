@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from harness import QUESTION, actors_of, full, kill, pids, settings, until
+from harness import QUESTION, Load, actors_of, full, kill, pids, settings, until
 
 from dspool.config import PoolConfig
 from dspool.errors import (
@@ -76,6 +76,16 @@ async def test_a_drained_worker_is_replaced_and_its_operations_finish(pool, log)
     assert len(await asyncio.gather(*running)) == 16
     await until(lambda: victim not in pids(pool))
     await full(pool)
+
+
+async def test_draining_one_worker_after_the_other_under_load_fails_no_operation(pool, log):
+    await full(pool)
+    async with Load(pool, log, seconds=0.001) as load:
+        for _ in range(4):
+            await load.more(50)
+            await pool.drain(next(iter(pids(pool))))
+            await full(pool)
+    assert load.failed == {}
 
 
 async def test_a_size_outside_the_bounds_is_refused_and_nothing_changes(pool):

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 
-from dspool.commands import AnyCommand, CreateProgram, ExecuteProgram, PoolStatus, SessionInfo, WorkerStatus
-from dspool.errors import PoolError, UnknownPool, UnknownProgram, UnknownSession
+from dspool.commands import (
+    AnyCommand,
+    CreateProgram,
+    Deployment,
+    ExecuteProgram,
+    GetHistory,
+    GetVariable,
+    ListPrograms,
+    ListVariables,
+    PoolStatus,
+    SessionInfo,
+    StreamEvent,
+    WorkerStatus,
+)
+from dspool.core.warmup import WarmupReport
+from dspool.errors import (
+    Conflict,
+    PoolError,
+    UnknownPool,
+    UnknownProgram,
+    UnknownSession,
+    UnknownWorker,
+    WorkerLost,
+)
+from dspool.event_log import EventPage, Seen
+from dspool.store_idempotency import Claim, KeptAnswer
+from dspool.supervisor.warming import WarmProgress
 from dspool_serve.app import Application
 from dspool_serve.pools import Settings
 
@@ -36,6 +62,15 @@ class FakePool:
         self.asked: list[dict[str, Any]] = []
         self.cancelled = 0
         self.started = asyncio.Event()
+        self.told: list[StreamEvent] = []
+        self.taken = 0
+        self.runs = 0
+        self.hold: asyncio.Event | None = None
+        """`qa` waits for it."""
+        self.keys: dict[tuple[str | None, str], tuple[str, str, KeptAnswer | None]] = {}
+        self.size = 1
+        self.gone = asyncio.Event()
+        self.gone.set()
         self.known_sessions = {"ada": SessionInfo("ada", "default-w0-abcdef", 1, 1.0, 2.0, ("answerer",))}
 
     async def run(self, command: AnyCommand, **options: Any) -> Answered:
@@ -43,6 +78,9 @@ class FakePool:
         if self.fail_with is not None:
             raise self.fail_with
         if isinstance(command, ExecuteProgram):
+            self.runs += 1
+            if self.hold is not None:
+                await self.hold.wait()
             if command.program == "slow":
                 self.started.set()
                 try:
@@ -54,7 +92,119 @@ class FakePool:
             return Answered({"outputs": command.inputs})
         if isinstance(command, CreateProgram):
             return Answered({"program": command.program})
+        if isinstance(command, ListVariables):
+            return Answered({"variables": ["b", "a", "c"]})
+        if isinstance(command, GetVariable):
+            return Answered({"name": command.name, "value": [1]})
+        if isinstance(command, GetHistory):
+            return Answered({"operations": [{"command": "execute_program"}][: command.limit]})
+        if isinstance(command, ListPrograms):
+            return Answered({"programs": [{"program": "qa", "scope": "pool", "version": 1}]})
         return Answered({"signature": "question -> answer"})
+
+    async def stream(self, command: AnyCommand, **options: Any) -> Any:
+        self.asked.append({"command": command, **options})
+        try:
+            if command.program == "slow":
+                self.started.set()
+                await asyncio.Event().wait()
+            for one in self.told:
+                self.taken += 1
+                yield one
+            if self.fail_with is not None:
+                raise self.fail_with
+            yield Answered({"outputs": command.inputs})
+        except (GeneratorExit, asyncio.CancelledError):
+            self.cancelled += 1
+            raise
+
+    # --- operators ---
+
+    def config_view(self) -> dict[str, Any]:
+        return {"name": self.name, "pool_size": self.size}
+
+    async def deployments(self) -> list[Deployment]:
+        return [Deployment("qa", 1, spec={}), Deployment("qa", 2, spec={}), Deployment("zz", 1, spec={})]
+
+    async def current_versions(self) -> dict[str, int]:
+        return {"qa": 2, "zz": 1}
+
+    async def deploy(self, deployment: Deployment) -> Deployment:
+        self.asked.append({"deploy": deployment})
+        return Deployment(deployment.program, 3, spec=deployment.spec)
+
+    async def rollback(self, program: str, version: int | None) -> Deployment:
+        self.asked.append({"rollback": program, "version": version})
+        return Deployment(program, version or 1, spec={})
+
+    async def resize(self, size: int) -> int:
+        self.size = size
+        return size
+
+    async def pause(self) -> None:
+        self.asked.append({"pause": True})
+
+    async def resume(self) -> None:
+        self.asked.append({"pause": False})
+
+    async def drain(self, worker_id: str) -> None:
+        if worker_id != "default-w0-abcdef":
+            raise UnknownWorker(f"no worker {worker_id!r}")
+        await self.gone.wait()
+
+    restart = drain
+
+    async def warm(self, strategy: str | None) -> Any:
+        yield WarmProgress(1, "begin", total=1)
+        yield WarmProgress(2, "end")
+        yield WarmupReport(strategy or "parallel")
+
+    async def create_session(self, id: str) -> SessionInfo:
+        if id in self.known_sessions:
+            raise Conflict("it is there")
+        self.known_sessions[id] = SessionInfo(id, None, 0, 1.0, 1.0)
+        return self.known_sessions[id]
+
+    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
+        self.asked.append({"since": since})
+        if timeout_s:
+            await asyncio.Event().wait()
+        return EventPage([Seen(since + 1, 1.0, "pool.resized", "info", "supervisor", {}, {})], since + 1)
+
+    async def metrics_snapshot(self) -> Any:
+        raise WorkerLost("the metrics actor is away")
+
+    # --- idempotency keys, as the store keeps them ---
+
+    async def claim_key(
+        self,
+        key: str,
+        *,
+        principal: str | None,
+        fingerprint: str,
+        holder: str,
+        patience_s: float,
+        keep_s: float,
+    ) -> Claim:
+        found = self.keys.get((principal, key))
+        if found is None:
+            self.keys[principal, key] = (fingerprint, holder, None)
+            return Claim("new")
+        if found[0] != fingerprint:
+            return Claim("other")
+        return Claim("running") if found[2] is None else Claim("done", found[2])
+
+    async def settle_key(self, key: str, *, principal: str | None, holder: str, answer: KeptAnswer) -> None:
+        if isinstance(self.fail_settling, PoolError):
+            raise self.fail_settling
+        fingerprint, held_by, _ = self.keys[principal, key]
+        assert held_by == holder
+        self.keys[principal, key] = (fingerprint, holder, answer)
+
+    fail_settling: PoolError | None = None
+
+    async def drop_key(self, key: str, *, principal: str | None, holder: str) -> None:
+        assert self.keys.pop((principal, key))[1] == holder
 
     async def status(self) -> PoolStatus:
         if isinstance(self.fail_with, PoolError):
@@ -114,3 +264,9 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert body["title"]
     assert body["detail"]
     return body
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others run until `condition` holds."""
+    while not condition():  # noqa: ASYNC110 - what it waits for has no event
+        await asyncio.sleep(0)

@@ -39,6 +39,7 @@ class FakeService:
         self.url = self.ray_address = ""
         self.ray_dashboard_url = None
         self.temp_dir = Path("/tmp/dspool-fake")
+        self.tls_cert = None
 
     async def start(self, report):
         report("ray", "starting a local Ray")
@@ -232,12 +233,14 @@ def test_status_shows_pool_and_workers(monkeypatch, tmp_path):
         "programs": {"qa": 1},
         "workers": [worker],
     }
-    served(monkeypatch, tmp_path, {"/v1/pools/default": (200, pool)})
+    off = (403, {"code": "not_allowed", "detail": "enable_metrics is off"})
+    served(monkeypatch, tmp_path, {"/v1/pools/default": (200, pool), "/v1/pools/default/metrics": off})
     ended = run(app, ["status", "--state-dir", str(tmp_path)])
     assert ended.exit_code == 0
     assert "ready, 1 of 1 workers, programs: qa v1" in ended.stdout
     assert "w0" in ended.stdout
-    assert json.loads(run(app, ["status", "--state-dir", str(tmp_path), "--json"]).stdout)["status"] == pool
+    seen = json.loads(run(app, ["status", "--state-dir", str(tmp_path), "--json"]).stdout)
+    assert (seen["status"], seen["metrics"], seen["metrics_why"]) == (pool, None, "enable_metrics is off")
 
 
 def test_sessions_lists_them_and_a_problem_is_one_line(monkeypatch, tmp_path):

@@ -51,7 +51,7 @@ def test_a_model_error_with_a_pause_says_so_and_others_do_not():
     [
         ("/v1/pools/other/programs/qa/execute", "unknown_pool"),
         ("/v1/pools/default/programs/other/execute", "unknown_program"),
-        ("/v1/pools/default/programs/execute", "not_found"),
+        ("/v1/pools/default/programs/qa/executes", "not_found"),
         ("/v1/pools/default/programs/qa/execute/", "not_found"),
         ("/v1/pools//programs/qa/execute", "not_found"),
         ("//v1/pools/default/programs/qa/execute", "not_found"),

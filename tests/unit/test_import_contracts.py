@@ -43,7 +43,11 @@ def test_the_tree_keeps_its_contracts(tree):
     ("module", "statement", "broken"),
     [
         ("core/histogram.py", "import ray", "Only ray_runtime, ray_metrics and pool import Ray"),
-        ("core/histogram.py", "from ray.util import metrics", "Only ray_runtime, ray_metrics and pool import Ray"),
+        (
+            "core/histogram.py",
+            "from ray.util import metrics",
+            "Only ray_runtime, ray_metrics and pool import Ray",
+        ),
         ("store.py", "def later():\n    import ray", "Only ray_runtime, ray_metrics and pool import Ray"),
         ("core/histogram.py", "import dspy", "Only the modules of sessions and models import DSPy"),
         ("metrics.py", "import dspy", "Only the modules of sessions and models import DSPy"),

@@ -9,7 +9,7 @@ from dspool.core.ledger import MAX_SLOTS
 from dspool.core.reporters import MAX_REPORTERS
 from dspool.core.sizing import Observed
 from dspool.core.tally import MAX_PROGRAMS, OTHER
-from dspool.logs import EventLog
+from dspool.event_log import EventLog
 from dspool.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder, encode
 
 WALL = 1_000_000.0

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import remote
+from dspool.cli import observing, remote, tokens
+from dspool.cli.options import ConfigFile, Debug, Json, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.run_file import RunFile
 from dspool.cli.serving import run_up
@@ -25,27 +26,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", help="YAML file with the configuration (else the one DSPOOL_CONFIG names)."
-    ),
-]
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-dir", help="Where sessions and the run file are kept. Names the service to talk to."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
+app.add_typer(tokens.app, name="token")
 
 @app.command()
 def up(
     config: ConfigFile = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback only.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback only with access tokens.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     address: Annotated[
         str | None, typer.Option(help='Join this Ray cluster ("auto" finds it) and do not start one.')
@@ -144,6 +130,9 @@ def version(json: Json = False) -> None:
     Output(json).result(
         found, "\n".join(f"{name} {found[name]}" for name in ("dspool", "ray", "dspy", "python"))
     )
+
+
+observing.add_to(app)
 
 
 def _flags(state_dir: Path | None) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import socket
 from dspool.errors import ConfigError, Conflict, NotAllowed
 
 
-def checked_host(host: str) -> str:
-    """The IPv4 loopback address that `host` means.
+def checked_host(host: str, *, tokens: bool = False) -> str:
+    """The IPv4 address that `host` means; beyond loopback only if there are access `tokens`.
 
     Raises:
-        NotAllowed: it is not loopback. There are no access tokens, so the network is kept out.
+        NotAllowed: it is not loopback and there are no access tokens, so the network is kept out.
         ConfigError: not an address.
     """
     if host == "localhost":
@@ -22,14 +22,14 @@ def checked_host(host: str) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:
         raise ConfigError(f"service.host must be an IP address or localhost, got {host!r}") from None
-    if not address.is_loopback:
+    if not address.is_loopback and not tokens:
         raise NotAllowed(
             f"not listening on {host}: anybody who reaches it could run programs, and there are no access tokens; "
-            "use 127.0.0.1, and let in others through a reverse proxy that authenticates or an SSH tunnel",
+            "make one (`dspool token new`) and set service.tokens_file, or use 127.0.0.1",
             host=host,
         )
     if address.version != 4:
-        raise ConfigError(f"service.host must be an IPv4 loopback address such as 127.0.0.1, got {host!r}")
+        raise ConfigError(f"service.host must be an IPv4 address such as 127.0.0.1, got {host!r}")
     return host
 
 

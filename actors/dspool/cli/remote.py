@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 from typing import Any
 
 import httpx
@@ -17,7 +18,10 @@ HTTP_TIMEOUT_S = 10.0
 
 
 def status(run_file: RunFile) -> dict[str, Any]:
-    """`running`, and if so where and the pool's status (None while it starts or does not answer, with `why`)."""
+    """`running`, and if so where, the pool's `status` and its `metrics`.
+
+    Each of the two is None while it cannot be had; `why` and `metrics_why` then say why.
+    """
     run = run_file.read()
     if run is None or not run.alive():
         return {"running": False, "state_dir": str(run_file.state_dir), "stale": run is not None}
@@ -29,11 +33,17 @@ def status(run_file: RunFile) -> dict[str, Any]:
         "ray_address": run.ray_address,
         "state_dir": str(run_file.state_dir),
         "status": None,
+        "metrics": None,
     }
     try:
         facts["status"] = _get(run, f"/v1/pools/{run.pool}")
     except PoolError as failed:
         facts["why"] = failed.message
+        return facts
+    try:
+        facts["metrics"] = _get(run, f"/v1/pools/{run.pool}/metrics")
+    except PoolError as failed:
+        facts["metrics_why"] = failed.message
     return facts
 
 
@@ -54,6 +64,18 @@ def status_text(seen: dict[str, Any]) -> str:
     ]
     table = Output().table(("worker", "slot", "state", "pid", "node", "sessions", "running"), rows)
     return f"{head}\n{pool['state']}{why}, {pool['actual']} of {pool['desired']} workers, programs: {programs}\n{table}"
+
+
+def events(run_file: RunFile, since: int, limit: int, *, wait_s: float = 0.0) -> dict[str, Any]:
+    """A page of events after `since` (0: the newest); waits up to `wait_s` for one.
+
+    Raises:
+        PoolNotReady: nothing runs, or it does not answer.
+    """
+    run = _running(run_file)
+    query: dict[str, str | int] = {"since": since, "limit": limit, "timeout_s": str(wait_s)}
+    page: dict[str, Any] = _get(run, f"/v1/pools/{run.pool}/events", query)
+    return page
 
 
 def sessions(run_file: RunFile, limit: int) -> dict[str, Any]:
@@ -119,6 +141,20 @@ def down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
     return {"stopped": True, "pid": run.pid, "message": f"stopped pool {run.pool} (pid {run.pid})"}
 
 
+def _identity() -> dict[str, str]:
+    token = os.environ.get("DSPOOL_TOKEN")
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
+def _trust(run: Run) -> ssl.SSLContext | bool:
+    """For a service of this machine: its own certificate, whatever name stands in it."""
+    if run.tls_cert is None:
+        return True
+    context = ssl.create_default_context(cafile=run.tls_cert)
+    context.check_hostname = False
+    return context
+
+
 def _running(run_file: RunFile) -> Run:
     run = run_file.read()
     if run is None or not run.alive():
@@ -131,7 +167,9 @@ def _get(run: Run, path: str, query: dict[str, str | int] | None = None) -> Any:
         raise PoolNotReady(f"pool {run.pool} (pid {run.pid}) is still starting")
     try:
         # No proxy from the environment: this is our own machine.
-        with httpx.Client(base_url=run.url, timeout=HTTP_TIMEOUT_S, trust_env=False) as http:
+        with httpx.Client(
+            base_url=run.url, timeout=HTTP_TIMEOUT_S, trust_env=False, verify=_trust(run), headers=_identity()
+        ) as http:
             answer = http.get(path, params=query)
     except httpx.HTTPError as failed:
         raise PoolNotReady(f"{run.url} does not answer ({type(failed).__name__})") from failed

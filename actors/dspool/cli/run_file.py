@@ -23,6 +23,8 @@ class Run(Struct, frozen=True, kw_only=True):
     ray_address: str = ""
     temp_dir: str | None = None
     joined: bool = False
+    tls_cert: str | None = None
+    """The certificate that the service shows, when it speaks HTTPS."""
 
     def alive(self) -> bool:
         try:

@@ -18,6 +18,8 @@ from dspool.cli.address import checked_host, checked_port
 from dspool.cli.output import EXIT_INTERRUPTED, Output
 from dspool.cli.run_file import Run, RunFile, this_process
 from dspool.config import PoolConfig, load_config
+from dspool.errors import ConfigError
+from dspool.tokens import TokenSource, from_environment
 
 SERVICE = "dspool_serve.service"
 """The only mention of the HTTP package below it: imports point down (`dspool_serve` imports `dspool`), so the command
@@ -31,6 +33,7 @@ class RunningService(Protocol):
     ray_address: str
     ray_dashboard_url: str | None
     temp_dir: Path | None
+    tls_cert: str | None
 
     async def start(self, report: Callable[[str, str], None]) -> None: ...
     async def stop(self, report: Callable[[str, str], None]) -> None: ...
@@ -85,9 +88,19 @@ def clear(run: Run, out: Output) -> None:
 
 
 def _checked(file: Path | None, flags: dict[str, Any]) -> PoolConfig:
-    """The configuration, with an address that can be listened on."""
+    """The configuration, with an address that can be listened on.
+
+    Raises:
+        ConfigError: the tokens cannot be read. NotAllowed: an address beyond loopback without tokens.
+    """
     service = load_config(cli=flags, file=file).config.service
-    host = checked_host(service.host)
+    tokens = TokenSource(service.tokens_file, from_environment(os.environ))
+    if service.tokens_file is not None and len(tokens) == 0:
+        raise ConfigError(
+            f"{service.tokens_file} has no tokens: nobody could get in; make one with `dspool token new`",
+            key="service.tokens_file",
+        )
+    host = checked_host(service.host, tokens=len(tokens) > 0)
     port = checked_port(host, service.port)
     return load_config(cli=flags, file=file, code={"service.host": host, "service.port": port}).config
 
@@ -125,6 +138,7 @@ async def _serve(service: RunningService, run: Run, run_file: RunFile, out: Outp
                 url=service.url,
                 ray_address=service.ray_address,
                 temp_dir=None if service.temp_dir is None else str(service.temp_dir),
+                tls_cert=service.tls_cert,
             )
             run_file.write(run)
             out.ready(_facts(service, run, run_file))

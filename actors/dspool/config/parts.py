@@ -248,7 +248,13 @@ class TelemetryConfig(Part):
     otlp_endpoint: HttpUrl | None = None
     """Collector for OTLP over HTTP; null leaves it to the standard `OTEL_*` variables."""
     sampling: Share = 0.1
-    """Share of operations that are traced."""
+    """Share of operations that are traced, of those that come without a decision (`traceparent`)."""
+    max_traces_per_s: Annotated[float, Field(gt=0)] | None = 25.0
+    """Most that a process begins, however many the share would be: bounds the cost under load. null is no limit."""
+    log_format: Literal["text", "json"] = "text"
+    """How workers and the pool's other processes write their logs."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the pool's own log lines; other libraries log from warning up."""
 
 
 class ServiceConfig(Part):
@@ -262,6 +268,29 @@ class ServiceConfig(Part):
     """Largest request body."""
     max_batch: Count = 256
     """Most operations in one batch request."""
+    heartbeat_s: Seconds = 15.0
+    """A stream that has nothing to say sends a comment this often, so that nobody in between gives it up."""
+    idempotency_ttl_s: Seconds = 86_400.0
+    """How long the answer to a request with an `Idempotency-Key` is kept."""
+    tokens_file: Path | None = None
+    """File with the access tokens (`dspool token new`), on each node that runs the service; mode 0600."""
+    tls_cert: Path | None = None
+    """Certificate chain in PEM. With it the service speaks HTTPS only."""
+    tls_key: Path | None = None
+    """The certificate's private key in PEM; mode 0600."""
+    fair_waiting: Count = 256
+    """Requests of one token that may wait while others have their turn; only with tokens."""
+    body_timeout_s: Seconds = 30.0
+    """How long a client may take to send a request's body."""
+    execute_code: bool = False
+    """Let admins run Python in a sandbox (needs Deno) through the service."""
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> ServiceConfig:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_cert"
+            refuse(missing, None, "tls_cert and tls_key are given together")
+        return self
 
 
 __all__ = [

@@ -51,6 +51,8 @@ PREFIX = "DSPOOL_"
 
 OTHER_VARIABLES = {
     "DSPOOL_CONFIG": "path of the YAML file, read when no other is named",
+    "DSPOOL_TOKEN": "access token that clients and the commands `status` and `sessions` present",
+    "DSPOOL_TOKENS": "access tokens of the service as JSON, beside or instead of `service.tokens_file`",
     "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",
 }
 """`DSPOOL_` variables that are not keys. Any further unknown one is refused: it is a misspelt key."""
@@ -110,6 +112,8 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     """Which worker an operation goes to: the one used last, the one used longest ago, or the freest."""
     lazy: bool = False
     """Start workers at the first operation instead of at once."""
+    worker_start: Literal["fork", "exec"] = "exec"
+    """`fork` starts workers from a preloaded process (Linux), faster and with shared memory; `exec` each by itself."""
 
     init_timeout_s: Seconds = 60.0
     """How long a start waits until the pool is ready."""

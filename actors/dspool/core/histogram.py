@@ -8,7 +8,7 @@ the paper's sketch, nothing is ever collapsed: the range is fixed and so is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil, exp, log
 
 from msgspec import Struct, field
@@ -113,6 +113,22 @@ class Histogram(Struct, array_like=True):
             return self.count - self.zeros
         limit = _bucket_of(value)
         return sum(number for bucket, number in self.counts.items() if bucket > limit)
+
+    def up_to(self, boundaries: Sequence[float]) -> list[int]:
+        """How many values are at most each of `boundaries` (ascending), with the relative error of a bucket.
+
+        For exporters with fixed boundaries: the answer never goes down from one boundary to the next, and it is
+        `count` less what is `above` it.
+        """
+        limits = [_bucket_of(boundary) if boundary > SMALLEST else None for boundary in boundaries]
+        ordered = sorted(self.counts)
+        found, seen, at = [], self.zeros, 0
+        for limit in limits:
+            while limit is not None and at < len(ordered) and ordered[at] <= limit:
+                seen += self.counts[ordered[at]]
+                at += 1
+            found.append(seen)
+        return found
 
     def copy(self) -> Histogram:
         return Histogram(self.zeros, self.sum, self.high, dict(self.counts))

@@ -81,6 +81,7 @@ class Ledger:
         account = self.slot(delta.slot)
         account.total.add(delta.tally)
         account.busy_s += delta.busy_s
+        self.dropped += delta.dropped
         open_ = account.now
         open_.tally.add(delta.tally)
         open_.throughput += delta.tally.served

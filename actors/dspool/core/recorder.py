@@ -75,6 +75,8 @@ class WorkerDelta(Struct, tag="worker", array_like=True):
     rss_mb: float = 0.0
     overflow: bool = False
     final: bool = False
+    dropped: int = 0
+    """Samples (spans, events) that the worker could not keep."""
 
 
 Delta = ClientDelta | WorkerDelta
@@ -274,7 +276,7 @@ class WorkerRecorder:
         return self._busy.total(now)
 
     def take_delta(
-        self, now: float, *, sessions: int = 0, rss_mb: float = 0.0, final: bool = False
+        self, now: float, *, sessions: int = 0, rss_mb: float = 0.0, dropped: int = 0, final: bool = False
     ) -> WorkerDelta:
         """What to send now; also when idle, because idle slot-seconds count too. A returned delta comes first."""
         if self._unsent is not None:
@@ -297,6 +299,7 @@ class WorkerRecorder:
             rss_mb,
             self.overflow,
             final,
+            dropped,
         )
         self._busy_before = busy
         self._tally = Tally()

@@ -90,7 +90,11 @@ class Roster:
     def first_to_drain(self) -> WorkerRecord:
         """Of the workers that take traffic, the one whose going costs least: to be replaced anyway, else the one
         with the fewest sessions to move, else the youngest."""
-        return min(self.ready, key=lambda w: (not w.leaving, w.sessions, -(w.warm_at or 0.0), -w.slot))
+        leaving = [w for w in self.ready if w.leaving]
+        if leaving:
+            # The longest-serving: were it any other, one that is due could be passed over for ever.
+            return leaving[0]
+        return min(self.ready, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.slot))
 
     def written(self) -> dict[str, JSON]:
         """What a later supervisor needs to know to adopt these workers as they are."""

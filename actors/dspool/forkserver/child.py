@@ -1,0 +1,67 @@
+"""From the fork to Ray's own worker program: a process in which nothing shows that it was forked."""
+
+from __future__ import annotations
+
+import gc
+import os
+import runpy
+import socket
+import sys
+import types
+from types import CodeType
+
+from dspool.forkserver import handover
+from dspool.forkserver.places import HOW_VARIABLE
+
+_GO_S = 5.0
+
+
+def settle(connection: socket.socket, request: handover.Request, streams: list[int]) -> bool:
+    """Take the place of the process that asked, and tell it; False: it does not want this process any more."""
+    # Not one of the parent's group: `killpg` from a worker must not reach the others.
+    os.setsid()
+    for target, descriptor in enumerate(streams):
+        os.dup2(descriptor, target)
+    handover.take_on(request)
+    os.environ[HOW_VARIABLE] = "fork"
+    _fresh_random()
+    _close_all_but(connection.fileno(), *streams)
+    connection.settimeout(_GO_S)
+    try:
+        handover.send(connection, {"started": os.getpid()})
+        answer, _ = handover.receive(connection)
+    except (EOFError, OSError, ValueError):
+        return False
+    finally:
+        connection.close()
+    return bool(answer.get("go"))
+
+
+def run(argv: list[str], code: CodeType | None = None) -> None:
+    """Run a program as `python argv[0] ...` would."""
+    program = types.ModuleType("__main__")
+    program.__file__ = argv[0]
+    program.__builtins__ = sys.modules["builtins"]  # type: ignore[attr-defined]
+    sys.modules["__main__"] = program
+    sys.argv = argv
+    sys.path[0] = os.path.dirname(argv[0])
+    gc.enable()
+    if code is None:
+        runpy.run_path(argv[0], run_name="__main__")
+    else:
+        exec(code, program.__dict__)
+
+
+def _fresh_random() -> None:
+    """Python seeds `random` anew in a child by itself; numpy's global generator has to be told."""
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def _close_all_but(*kept: int) -> None:
+    """What may have come in besides: nothing of one worker may be open in another."""
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, 65536)

@@ -1,0 +1,136 @@
+"""Where a parent lives: one private directory for each job, node and environment, found by whoever needs it.
+
+Standard library only: the shim imports this without site-packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+FOLDER = "forkserver"
+"""Within Ray's session directory, which is gone when the node's temporary files are."""
+HOW_VARIABLE = "_DSPOOL_START"
+"""Tells a worker how it was started: `fork`, or `exec: why`."""
+
+_PATH_LIMIT = 100
+"""A socket's path has at most 107 bytes."""
+_EXEC_FOR_S = 60.0
+_CHANGING = frozenset({"_", "SHLVL", "OLDPWD", "PWD", HOW_VARIABLE})
+"""Variables that say nothing about what a process would have loaded."""
+
+
+class Unavailable(Exception):
+    """This worker cannot be forked; it is to be started by `exec`. The text says why."""
+
+
+class Place:
+    """The directory of one parent: its socket, its lock, and a note when forking is off for a while."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.socket = directory / "s"
+        self.log = directory / "log"
+        self._lock = directory / "lock"
+        self._note = directory / "exec-only"
+
+    @classmethod
+    def of(cls, worker: Sequence[str], environ: Mapping[str, str], modules: str, python: str) -> Place:
+        """The place for a worker with this command line and environment.
+
+        Raises:
+            Unavailable: Ray did not say what is needed to find it, or the path is too long for a socket.
+        """
+        told = _options(worker)
+        try:
+            session = Path(told["temp-dir"]) / told["session-name"]
+            belongs = [told["node-id"], environ["RAY_JOB_ID"], environ["RAY_RAYLET_PID"], python, modules]
+        except KeyError as missing:
+            raise Unavailable(f"Ray gave no {missing.args[0]}") from None
+        seen = sorted((key, value) for key, value in environ.items() if key not in _CHANGING)
+        key = hashlib.sha256(json.dumps([belongs, seen]).encode()).hexdigest()[:12]
+        place = cls(session / FOLDER / key)
+        if len(os.fsencode(place.socket)) > _PATH_LIMIT:
+            raise Unavailable(f"the path of Ray's session directory is too long for a socket: {session}")
+        return place
+
+    def make(self) -> None:
+        """Create the directory, for this user alone.
+
+        Raises:
+            Unavailable: somebody else made it, or others may enter it.
+        """
+        for directory in (self.directory.parent, self.directory):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+            found = os.lstat(directory)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise Unavailable(f"{directory} is not a directory that only this user may enter")
+
+    @contextlib.contextmanager
+    def locked(self, timeout_s: float) -> Iterator[bool]:
+        """Whether the lock was got in time; whoever starts or removes a parent holds it."""
+        until = time.monotonic() + timeout_s
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    if self._got(descriptor):
+                        yield True
+                        return
+                finally:
+                    os.close(descriptor)
+            if time.monotonic() >= until:
+                yield False
+                return
+            time.sleep(0.01)
+
+    def _got(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        # The holder before may have removed the file: then this is a lock on nothing.
+        with contextlib.suppress(FileNotFoundError):
+            return os.fstat(descriptor).st_ino == os.stat(self._lock).st_ino
+        return False
+
+    def exec_only(self) -> str | None:
+        """Why workers here are started by `exec` for the time being; None: they need not be."""
+        try:
+            age_s = time.time() - self._note.stat().st_mtime
+            return self._note.read_text() if 0 <= age_s < _EXEC_FOR_S else None
+        except OSError:
+            return None
+
+    def give_up(self, why: str) -> None:
+        """Start workers by `exec` for a minute: one time-out is paid once, not by every worker."""
+        with contextlib.suppress(OSError):
+            self._note.write_text(why)
+
+    def remove(self) -> None:
+        """Take everything away, unless somebody is just about to use it."""
+        with contextlib.suppress(OSError), self.locked(0.0) as mine:
+            if not mine:
+                return
+            for path in (self.socket, self.log, self._note, self._lock):
+                path.unlink(missing_ok=True)
+            self.directory.rmdir()
+            self.directory.parent.rmdir()
+
+
+def _options(arguments: Sequence[str]) -> dict[str, str]:
+    """`--name=value` and `--name value` by name."""
+    found = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            found[name] = value if equals else following
+    return found

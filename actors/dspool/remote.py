@@ -1,0 +1,514 @@
+"""A pool over HTTP, with the methods of `Pool`: a program changes sides by one line.
+
+    pool = await Pool.connect("default")                                       # in the cluster
+    pool = RemotePool("https://pool.example:8000", token=os.environ["DSPOOL_TOKEN"])  # from anywhere
+
+What was refused before it was begun is sent again after the time that the service names. What may have been done is
+sent again only if that cannot do it twice: reading, replacing, and whatever carries an Idempotency-Key, as each POST
+from here does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import httpx
+import msgspec
+
+from dspool.commands import (
+    JSON,
+    AnyCommand,
+    ConfigureLM,
+    CreateProgram,
+    DeleteProgram,
+    DeleteVariable,
+    EndSession,
+    ExecuteCode,
+    ExecuteProgram,
+    GetHistory,
+    GetProgramInfo,
+    GetVariable,
+    ListPrograms,
+    ListVariables,
+    PoolStatus,
+    ResetSession,
+    SessionInfo,
+    SetVariable,
+    StreamEvent,
+    StreamProgram,
+)
+from dspool.errors import DeadlineExceeded, PoolError
+from dspool.remote_requests import (
+    Call,
+    Events,
+    Unreachable,
+    call_for,
+    pages,
+    pause_s,
+    problem_of,
+    result_of,
+    said,
+)
+from dspool.results import Result
+
+TIMEOUT_S = 30.0
+GRACE_S = 2.0
+"""How much longer than the deadline we wait for the service to say that it passed."""
+
+
+class _Remote:
+    """What both twins know."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: str,
+        token: str | None,
+        timeout_s: float,
+        priority: str | None,
+        ca_file: Path | str | None,
+        transport: Any,
+    ) -> None:
+        self.name = pool
+        self.timeout_s = timeout_s
+        headers = {"accept": "application/json, text/event-stream"}
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        if priority is not None:
+            headers["x-dspool-priority"] = priority
+        verify: ssl.SSLContext | bool = (
+            True if ca_file is None else ssl.create_default_context(cafile=str(ca_file))
+        )
+        self._options: dict[str, Any] = {
+            "base_url": url.rstrip("/"),
+            "headers": headers,
+            "verify": verify,
+            # Never follow a redirect: the token would go along.
+            "follow_redirects": False,
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=100),
+        }
+        if transport is not None:
+            self._options["transport"] = transport
+
+    def _path(self, rest: str = "") -> str:
+        return f"/v1/pools/{self.name}{rest}"
+
+
+def _options_of(call: Call, left_s: float) -> dict[str, Any]:
+    return {
+        "json": call.body,
+        "headers": call.headers(max(0.001, left_s)),
+        "timeout": httpx.Timeout(left_s + GRACE_S, connect=min(5.0, left_s + GRACE_S)),
+    }
+
+
+def _failed(call: Call, failed: httpx.HTTPError) -> PoolError:
+    kind = type(failed).__name__
+    if isinstance(failed, httpx.ConnectError):
+        return Unreachable(f"the service cannot be reached ({kind})", status=503)
+    if isinstance(failed, httpx.TimeoutException):
+        return DeadlineExceeded(f"no answer to {call.method} {call.path.partition('?')[0]} in time")
+    return Unreachable(f"the connection to the service broke ({kind})")
+
+
+class RemotePool(_Remote):
+    """A pool that is served at `url`. `async with RemotePool(...) as pool`, or `await pool.close()` at the end.
+
+    Args:
+        token: access token (`dspool token new`).
+        timeout_s: deadline of an operation that names none; retries are within it.
+        priority: "batch" lets interactive work of others go first.
+        ca_file: certificates to trust instead of the system's, in PEM.
+        transport: an httpx transport, for tests.
+
+    Every method raises `PoolError`s: those that `Pool` raises, `Unauthenticated`, `RateLimited` and `Unreachable`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: str = "default",
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        priority: str | None = None,
+        ca_file: Path | str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            url,
+            pool=pool,
+            token=token,
+            timeout_s=timeout_s,
+            priority=priority,
+            ca_file=ca_file,
+            transport=transport,
+        )
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def run(
+        self,
+        command: AnyCommand,
+        *,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+        operation_id: str | None = None,
+    ) -> Result:
+        """As `Pool.run`. With `idempotent=True` no key is sent, which is faster; it may then be done twice."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        call = call_for(
+            self.name,
+            command,
+            session,
+            timeout_s=timeout_s,
+            idempotent=idempotent,
+            operation_id=operation_id,
+        )
+        return result_of(command, await self._send(call, timeout_s))
+
+    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
+        """As `Pool.execute`."""
+        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+
+    async def stream(
+        self,
+        command: AnyCommand,
+        *,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        operation_id: str | None = None,
+    ) -> AsyncIterator[StreamEvent | Result]:
+        """As `Pool.stream`: never sent again once it has begun. Leaving the iteration cancels the operation."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        # No key: a stream that is read again from the start is not the same stream.
+        call = call_for(
+            self.name,
+            command,
+            session,
+            timeout_s=timeout_s,
+            idempotent=True,
+            operation_id=operation_id,
+        )._replace(repeatable=False)
+        deadline = time.monotonic() + timeout_s
+        attempt = 0
+        while True:
+            attempt += 1
+            left_s = deadline - time.monotonic()
+            try:
+                async with self._http.stream(call.method, call.path, **_options_of(call, left_s)) as answer:
+                    if answer.status_code == 200:
+                        async for one in self._events(command, answer):
+                            yield one
+                        return
+                    failed = problem_of(answer.status_code, await answer.aread(), answer.headers)
+            except httpx.HTTPError as broken:
+                raise _failed(call, broken) from broken
+            pause = pause_s(failed, call, attempt)
+            if pause is None or time.monotonic() + pause >= deadline:
+                raise failed
+            await asyncio.sleep(pause)
+
+    async def _events(
+        self, command: AnyCommand, answer: httpx.Response
+    ) -> AsyncIterator[StreamEvent | Result]:
+        events = Events()
+        async for line in answer.aiter_lines():
+            event = events.line(line)
+            if event is not None and (one := said(command, *event)) is not None:
+                yield one
+                if isinstance(one, Result):
+                    return
+        raise Unreachable("the stream broke off before its end")
+
+    def session(self, session_id: str) -> RemoteSession:
+        """As `Pool.session`."""
+        return RemoteSession(self, session_id)
+
+    async def status(self) -> PoolStatus:
+        """As `Pool.status`."""
+        return msgspec.convert(await self._send(Call("GET", self._path(), None, True)), PoolStatus)
+
+    async def sessions(
+        self, *, limit: int = 100, after: str | None = None
+    ) -> tuple[list[SessionInfo], str | None]:
+        """As `Pool.sessions`: one's own."""
+        path = pages(self._path("/sessions"), limit, after)
+        page = await self._send(Call("GET", path, None, True))
+        return msgspec.convert(page["sessions"], list[SessionInfo]), page["next_cursor"]
+
+    async def end_session(self, session_id: str) -> None:
+        """As `Pool.end_session`."""
+        await self.run(EndSession(), session=session_id)
+
+    async def resize(self, size: int) -> int:
+        """As `Pool.resize`. Needs an admin's token, as the next two do."""
+        answer = await self._send(Call("POST", self._path("/resize"), {"size": size}, True))
+        return int(answer["desired"])
+
+    async def pause(self) -> None:
+        await self._send(Call("POST", self._path("/pause"), None, True))
+
+    async def resume(self) -> None:
+        await self._send(Call("POST", self._path("/resume"), None, True))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> RemotePool:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _send(self, call: Call, timeout_s: float | None = None) -> Any:
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        attempt = 0
+        while True:
+            attempt += 1
+            left_s = deadline - time.monotonic()
+            try:
+                answer = await self._http.request(call.method, call.path, **_options_of(call, left_s))
+            except httpx.HTTPError as broken:
+                failed = _failed(call, broken)
+            else:
+                if answer.is_success:
+                    return answer.json() if answer.content else None
+                failed = problem_of(answer.status_code, answer.content, answer.headers)
+            pause = pause_s(failed, call, attempt)
+            if pause is None or time.monotonic() + pause >= deadline:
+                raise failed
+            await asyncio.sleep(pause)
+
+
+class RemoteSession:
+    """As `SessionHandle`. Holds no state: two handles of one id are the same session."""
+
+    def __init__(self, pool: RemotePool, session_id: str) -> None:
+        self.id = session_id
+        self._pool = pool
+
+    async def run(
+        self, command: AnyCommand, *, timeout_s: float | None = None, idempotent: bool | None = None
+    ) -> Result:
+        return await self._pool.run(command, session=self.id, timeout_s=timeout_s, idempotent=idempotent)
+
+    async def create_program(
+        self,
+        name: str,
+        spec: str | dict[str, JSON] | None = None,
+        *,
+        state: dict[str, JSON] | None = None,
+        import_path: str | None = None,
+        kwargs: dict[str, JSON] | None = None,
+        replace: bool = False,
+    ) -> JSON:
+        """As `SessionHandle.create_program`."""
+        if isinstance(spec, str):
+            spec = {"signature": spec}
+        command = CreateProgram(name, spec, state, import_path, kwargs or {}, replace)
+        return (await self.run(command)).value
+
+    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
+        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+
+    def stream(
+        self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
+    ) -> AsyncIterator[StreamEvent | Result]:
+        return self._pool.stream(StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s)
+
+    async def configure_lm(self, profile: str, **overrides: JSON) -> JSON:
+        return (await self.run(ConfigureLM(profile, overrides))).value
+
+    async def programs(self) -> JSON:
+        return (await self.run(ListPrograms())).value
+
+    async def program_info(self, name: str) -> JSON:
+        return (await self.run(GetProgramInfo(name))).value
+
+    async def delete_program(self, name: str) -> None:
+        await self.run(DeleteProgram(name))
+
+    async def set_variable(self, name: str, value: JSON) -> None:
+        await self.run(SetVariable(name, value))
+
+    async def get_variable(self, name: str) -> JSON:
+        return (await self.run(GetVariable(name))).value
+
+    async def variables(self) -> JSON:
+        return (await self.run(ListVariables())).value
+
+    async def delete_variable(self, name: str) -> None:
+        await self.run(DeleteVariable(name))
+
+    async def history(self, limit: int = 50) -> JSON:
+        return (await self.run(GetHistory(limit))).value
+
+    async def execute_code(self, code: str) -> JSON:
+        """Run Python in the service's sandbox. Needs an admin's token and `service.execute_code`."""
+        return (await self.run(ExecuteCode(code))).value
+
+    async def reset(self) -> None:
+        await self.run(ResetSession())
+
+    async def end(self) -> None:
+        await self.run(EndSession())
+
+
+class BlockingRemotePool(_Remote):
+    """As `RemotePool`, without asyncio; with the methods of `BlockingPool`. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: str = "default",
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        priority: str | None = None,
+        ca_file: Path | str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            url,
+            pool=pool,
+            token=token,
+            timeout_s=timeout_s,
+            priority=priority,
+            ca_file=ca_file,
+            transport=transport,
+        )
+        self._http = httpx.Client(**self._options)
+
+    def run(
+        self,
+        command: AnyCommand,
+        *,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+        operation_id: str | None = None,
+    ) -> Result:
+        """As `RemotePool.run`."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        call = call_for(
+            self.name,
+            command,
+            session,
+            timeout_s=timeout_s,
+            idempotent=idempotent,
+            operation_id=operation_id,
+        )
+        return result_of(command, self._send(call, timeout_s))
+
+    def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
+        return self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+
+    def stream(
+        self, command: AnyCommand, *, session: str | None = None, timeout_s: float | None = None
+    ) -> Iterator[StreamEvent | Result]:
+        """As `RemotePool.stream`."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        call = call_for(
+            self.name, command, session, timeout_s=timeout_s, idempotent=True, operation_id=None
+        )._replace(repeatable=False)
+        events = Events()
+        try:
+            with self._http.stream(call.method, call.path, **_options_of(call, timeout_s)) as answer:
+                if answer.status_code != 200:
+                    raise problem_of(answer.status_code, answer.read(), answer.headers)
+                for line in answer.iter_lines():
+                    event = events.line(line)
+                    if event is not None and (one := said(command, *event)) is not None:
+                        yield one
+                        if isinstance(one, Result):
+                            return
+        except httpx.HTTPError as broken:
+            raise _failed(call, broken) from broken
+        raise Unreachable("the stream broke off before its end")
+
+    def session(self, session_id: str) -> BlockingRemoteSession:
+        return BlockingRemoteSession(self, session_id)
+
+    def status(self) -> PoolStatus:
+        return msgspec.convert(self._send(Call("GET", self._path(), None, True)), PoolStatus)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> BlockingRemotePool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, call: Call, timeout_s: float | None = None) -> Any:
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        attempt = 0
+        while True:
+            attempt += 1
+            left_s = deadline - time.monotonic()
+            try:
+                answer = self._http.request(call.method, call.path, **_options_of(call, left_s))
+            except httpx.HTTPError as broken:
+                failed = _failed(call, broken)
+            else:
+                if answer.is_success:
+                    return answer.json() if answer.content else None
+                failed = problem_of(answer.status_code, answer.content, answer.headers)
+            pause = pause_s(failed, call, attempt)
+            if pause is None or time.monotonic() + pause >= deadline:
+                raise failed
+            time.sleep(pause)
+
+
+class BlockingRemoteSession:
+    """As `RemoteSession`: every method of it, waiting for the answer."""
+
+    def __init__(self, pool: BlockingRemotePool, session_id: str) -> None:
+        self.id = session_id
+        self._pool = pool
+        # The same methods build the same commands; only this one sends them.
+        self._handle = RemoteSession(cast(RemotePool, _AtOnce(pool)), session_id)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._handle, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            work = method(*args, **kwargs)
+            try:
+                work.send(None)
+            except StopIteration as done:
+                return done.value
+            raise RuntimeError("a blocking call waited for an event loop")
+
+        return call
+
+    def stream(
+        self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
+    ) -> Iterator[StreamEvent | Result]:
+        return self._pool.stream(StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s)
+
+
+class _AtOnce:
+    """A blocking pool in an asynchronous coat: its coroutines never wait, so they run without an event loop."""
+
+    def __init__(self, pool: BlockingRemotePool) -> None:
+        self._pool = pool
+
+    async def run(self, command: AnyCommand, **options: Any) -> Result:
+        return self._pool.run(command, **options)
+
+
+__all__ = ["BlockingRemotePool", "BlockingRemoteSession", "RemotePool", "RemoteSession", "Unreachable"]

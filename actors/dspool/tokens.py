@@ -1,0 +1,192 @@
+"""Tokens at rest: a file that only its owner can read, or a variable; read again when it changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from dspool.core.access import Role, Token, Tokens, new_token
+from dspool.errors import ConfigError
+
+log = logging.getLogger("dspool.tokens")
+
+VARIABLE = "DSPOOL_TOKENS"
+"""Tokens as JSON, as they stand in the file: for containers whose secrets come as variables."""
+LOOK_EVERY_S = 1.0
+"""A changed file counts after this long at most."""
+_DAY_S = 86400.0
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    tokens: list[Token] = []
+
+
+class TokenSource:
+    """The tokens of `file` (if any) and of the variable `DSPOOL_TOKENS`.
+
+    Raises:
+        ConfigError: at construction, when they cannot be read.
+    """
+
+    def __init__(
+        self,
+        file: Path | None,
+        variable: str | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._file = file
+        self._fixed = parse(variable, VARIABLE) if variable else []
+        self._clock = clock
+        self._stamp = _stamp(file)
+        self._tokens = self._read()
+        self._look_at = clock() + LOOK_EVERY_S
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def current(self) -> Tokens:
+        """The tokens now. A file that became unreadable or wrong changes nothing: the log says why."""
+        now = self._clock()
+        if self._file is not None and now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            stamp = _stamp(self._file)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._tokens = self._read()
+                except ConfigError as refused:
+                    log.error("the tokens stay as they were: %s", refused.message)
+        return self._tokens
+
+    def _read(self) -> Tokens:
+        return Tokens([*self._fixed, *(read(self._file) if self._file is not None else [])])
+
+
+def read(file: Path) -> list[Token]:
+    """The tokens in `file`.
+
+    Raises:
+        ConfigError: it is not there, others than its owner can open it, or it does not say what it should.
+    """
+    try:
+        with file.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise ConfigError(
+                    f"{file} may be opened by others (mode {stat.S_IMODE(status.st_mode):o}); chmod 600 it",
+                    key="service.tokens_file",
+                )
+            text = opened.read()
+    except OSError as failed:
+        raise ConfigError(
+            f"the tokens in {file} cannot be read: {failed.strerror}", key="service.tokens_file"
+        ) from failed
+    return parse(text, str(file))
+
+
+def parse(text: str | bytes, where: str) -> list[Token]:
+    """Tokens from YAML or JSON: `tokens: [{id, name, role, sha256, ...}]`, or just the list.
+
+    Raises:
+        ConfigError: says which token and field, and never shows a value.
+    """
+    try:
+        found: Any = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"{where} is not YAML or JSON", key="service.tokens_file") from None
+    if isinstance(found, list):
+        found = {"tokens": found}
+    try:
+        tokens = msgspec.convert(found or {}, _File).tokens
+    except msgspec.ValidationError as refused:
+        raise ConfigError(f"{where}: {refused}", key="service.tokens_file") from None
+    ids = [token.id for token in tokens]
+    for id in ids:
+        if ids.count(id) > 1:
+            raise ConfigError(f"{where}: two tokens have the id {id}", key="service.tokens_file")
+    return tokens
+
+
+def issue(
+    file: Path, name: str, role: Role, *, days: float | None = None, now: Callable[[], float] = time.time
+) -> tuple[str, Token]:
+    """Make a token, add it to `file` (which comes into being if need be), and return it: the only time it is seen.
+
+    Raises:
+        ConfigError: the name does not do, or the file cannot be read or written.
+    """
+    tokens = read(file) if file.exists() else []
+    expires_at = None if days is None else now() + days * _DAY_S
+    text, token = new_token(
+        name, role, secrets.token_urlsafe(32), secrets.token_hex(4), expires_at=expires_at
+    )
+    try:
+        token = msgspec.convert(msgspec.to_builtins(token), Token)
+    except msgspec.ValidationError as refused:
+        raise ConfigError(f"no token for {name!r}: {refused}", key="name") from None
+    write(file, [*tokens, token])
+    return text, token
+
+
+def revoke(file: Path, which: str) -> list[Token]:
+    """Remove the token with the id `which`, or all of the principal of that name; those removed.
+
+    Raises:
+        ConfigError: there is none, or the file cannot be read or written.
+    """
+    tokens = read(file)
+    gone = [token for token in tokens if which in (token.id, token.name)]
+    if not gone:
+        raise ConfigError(f"{file} has no token {which!r}", key="token")
+    write(file, [token for token in tokens if token not in gone])
+    return gone
+
+
+def write(file: Path, tokens: list[Token]) -> None:
+    """Replace `file` in one step, so that nobody ever reads half of it."""
+    text = yaml.safe_dump({"tokens": msgspec.to_builtins(tokens)}, sort_keys=False)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp gives 0600.
+        descriptor, beside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        try:
+            with os.fdopen(descriptor, "w") as opened:
+                opened.write(text)
+                opened.flush()
+                os.fsync(opened.fileno())
+            os.replace(beside, file)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+    except OSError as failed:
+        raise ConfigError(
+            f"{file} cannot be written: {failed.strerror}", key="service.tokens_file"
+        ) from failed
+
+
+def from_environment(environ: Mapping[str, str]) -> str | None:
+    return environ.get(VARIABLE) or None
+
+
+def _stamp(file: Path | None) -> tuple[int, int, int] | None:
+    if file is None:
+        return None
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_ino, status.st_size)
+
+
+__all__ = ["VARIABLE", "TokenSource", "from_environment", "issue", "parse", "read", "revoke", "write"]

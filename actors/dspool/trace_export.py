@@ -1,0 +1,240 @@
+"""Where finished spans go: a thread that takes them off the event loop, local files, and OTLP if it is asked for.
+
+The standard `OTEL_*` variables choose: `OTEL_SDK_DISABLED`, `OTEL_TRACES_EXPORTER` (otlp, console, file, none;
+several with commas), `OTEL_EXPORTER_OTLP_[TRACES_]ENDPOINT` and `..._PROTOCOL` (http/protobuf, grpc). Without any of
+them spans are written to files that `dspool trace` reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.context import Context, attach, detach, set_value
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+
+from dspool.config import PoolConfig
+
+EXPORT_EVERY_S = 0.5
+MAX_WAITING = 4096
+"""Spans that wait for their thread; beyond it new ones are dropped and counted."""
+BATCH = 512
+FILE_BYTES = 4 * 2**20
+"""A file that grows past this is set aside, and the one set aside before it is removed."""
+MAX_FILES = 64
+"""Files kept in the directory; a process that starts removes the oldest beyond."""
+DIRECTORY = "traces"
+
+log = logging.getLogger("dspool.tracing")
+
+
+class Batches(SpanProcessor):
+    """Hands finished spans to exporters in a thread of its own. An exporter that fails costs its batch, nothing else.
+
+    The SDK's own processor drops in silence; this one counts, because what is missing must be known.
+    """
+
+    def __init__(self, exporters: Sequence[SpanExporter], *, every_s: float = EXPORT_EVERY_S) -> None:
+        self.dropped = 0
+        """Spans that were never exported, by all reasons."""
+        self._exporters = list(exporters)
+        self._every_s = every_s
+        self._waiting: deque[ReadableSpan] = deque()
+        self._wake = threading.Event()
+        self._ended = False
+        self._exporting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._complained: set[str] = set()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        pass
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._ended or len(self._waiting) >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self._waiting.append(span)
+        if self._thread is None:
+            self._start()
+
+    def shutdown(self) -> None:
+        """Export what waits, then close the exporters. Blocks; not for an event loop."""
+        self._ended = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+        self.force_flush()
+        for exporter in self._exporters:
+            with contextlib.suppress(Exception):
+                exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        with self._exporting:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                for exporter in self._exporters:
+                    self._export(exporter, batch)
+        return True
+
+    def _start(self) -> None:
+        # With the first span and not before: a process may be forked until then.
+        self._thread = threading.Thread(target=self._run, name="dspool-spans", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._wake.wait(self._every_s)
+            self.force_flush()
+
+    def _export(self, exporter: SpanExporter, batch: list[ReadableSpan]) -> None:
+        # So that instrumented HTTP libraries do not trace the export of traces.
+        token = attach(set_value("suppress_instrumentation", True))
+        try:
+            if exporter.export(batch) is SpanExportResult.SUCCESS:
+                return
+            why = "it refused them"
+        except Exception as failed:
+            why = type(failed).__name__
+        finally:
+            detach(token)
+        self.dropped += len(batch)
+        name = type(exporter).__name__
+        if name not in self._complained:
+            self._complained.add(name)
+            log.warning(
+                "%s could not export %d spans (%s); further failures are only counted", name, len(batch), why
+            )
+
+
+class FileExporter(SpanExporter):
+    """One span a line, as JSON, in `{role}-{pid}.jsonl`: at most two files of `FILE_BYTES` a process."""
+
+    def __init__(self, directory: Path, name: str, *, file_bytes: int = FILE_BYTES) -> None:
+        self._path = directory / f"{name}.jsonl"
+        self._file_bytes = file_bytes
+        self._file: Any = None
+        self._size = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self._file is None or not self._path.exists():
+            # Not there yet, or another process that started took it for an old one.
+            self.shutdown()
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            remove_oldest(self._path.parent, MAX_FILES - 1)
+            self._open()
+        text = "".join(json.dumps(as_row(span), default=str) + "\n" for span in spans)
+        self._file.write(text)
+        self._file.flush()
+        self._size += len(text)
+        if self._size > self._file_bytes:
+            self._file.close()
+            self._path.replace(self._path.with_suffix(".old.jsonl"))
+            self._open()
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> None:
+        self._file = open(self._path, "a", encoding="utf-8", opener=_only_for_us)  # noqa: SIM115
+        self._size = self._file.tell()
+
+
+def _only_for_us(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def remove_oldest(directory: Path, keep: int) -> None:
+    """Leave the `keep` files that were written last."""
+    ages = []
+    for path in directory.glob("*.jsonl"):
+        with contextlib.suppress(OSError):
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages)[: max(0, len(ages) - keep)]:
+        path.unlink(missing_ok=True)
+
+
+def as_row(span: ReadableSpan) -> dict[str, Any]:
+    """A span as the files have it; times in nanoseconds since the epoch."""
+    context = span.get_span_context()
+    assert context is not None
+    return {
+        "trace_id": f"{context.trace_id:032x}",
+        "span_id": f"{context.span_id:016x}",
+        "parent_id": f"{span.parent.span_id:016x}" if span.parent is not None else None,
+        "name": span.name,
+        "kind": span.kind.name.lower(),
+        "start_ns": span.start_time,
+        "end_ns": span.end_time,
+        "ok": span.status.is_ok,
+        "attributes": dict(span.attributes or {}),
+        "resource": {key: value for key, value in span.resource.attributes.items() if key in _KEPT},
+    }
+
+
+_KEPT = frozenset({"service.name", "service.instance.id", "dspool.pool", "process.pid", "host.name"})
+
+
+# --- which exporters ---
+
+
+def exporters(
+    config: PoolConfig, name: str, *, environ: Mapping[str, str] = os.environ
+) -> list[SpanExporter]:
+    """What the environment and `telemetry.otlp_endpoint` ask for; empty switches tracing off.
+
+    A package that is not installed is reported in the log and left out: observing never keeps a pool from starting.
+    """
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
+    endpoint = config.telemetry.otlp_endpoint
+    asked = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if asked:
+        names = [part.strip() for part in asked.split(",") if part.strip()]
+    else:
+        otlp = endpoint is not None or any(
+            environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT") for part in ("", "TRACES_")
+        )
+        names = ["file", "otlp"] if otlp else ["file"]
+    made: list[SpanExporter] = []
+    makers: dict[str, Callable[[], SpanExporter | None]] = {
+        "file": lambda: FileExporter(config.state_dir / DIRECTORY, name),
+        "console": ConsoleSpanExporter,
+        "otlp": lambda: _otlp(None if endpoint is None else str(endpoint), environ),
+        "none": lambda: None,
+    }
+    for each in names:
+        if each not in makers:
+            log.warning("OTEL_TRACES_EXPORTER names %r; known are %s", each, ", ".join(makers))
+            continue
+        exporter = makers[each]()
+        if exporter is not None:
+            made.append(exporter)
+    return made
+
+
+def _otlp(endpoint: str | None, environ: Mapping[str, str]) -> SpanExporter | None:
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    # The configured endpoint is for HTTP; what it leaves open, the exporter reads from the environment itself.
+    grpc = protocol == "grpc" and endpoint is None
+    module = f"opentelemetry.exporter.otlp.proto.{'grpc' if grpc else 'http'}.trace_exporter"
+    try:
+        make = import_module(module).OTLPSpanExporter
+    except ImportError:
+        log.warning("spans are not sent by OTLP: install dspool[otlp]")
+        return None
+    if endpoint is None:
+        return make()  # type: ignore[no-any-return]
+    url = endpoint.rstrip("/")
+    return make(endpoint=url if url.endswith("/v1/traces") else f"{url}/v1/traces")  # type: ignore[no-any-return]

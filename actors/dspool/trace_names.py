@@ -1,0 +1,71 @@
+"""Every name that a span carries: the one table to change when conventions move.
+
+Where OpenTelemetry has a convention (general, GenAI, HTTP) its name is used; the rest begins with `dspool.`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- names of spans ---
+OPERATION: Final = "operation {command}"
+"""Submission to end, at the client; all that follows is below it."""
+QUEUE: Final = "queue"
+"""Submission until the operation left for a worker that took it, or until it ended without one."""
+WORK: Final = "worker {command}"
+"""What one worker did with it, from admission to report; a retried operation has several."""
+COMMIT: Final = "commit"
+"""The session store made the operation's changes durable."""
+MODULE: Final = "module {kind}"
+LM: Final = "chat {model}"
+TOOL: Final = "execute_tool {tool}"
+FORMAT: Final = "adapter {kind}.format"
+PARSE: Final = "adapter {kind}.parse"
+REQUEST: Final = "{method} {route}"
+
+# --- GenAI conventions ---
+GEN_AI_OPERATION: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
+GEN_AI_MODEL: Final = "gen_ai.request.model"
+GEN_AI_TEMPERATURE: Final = "gen_ai.request.temperature"
+GEN_AI_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_CONVERSATION: Final = "gen_ai.conversation.id"
+"""The session's hash: an id may name a person."""
+GEN_AI_TOOL: Final = "gen_ai.tool.name"
+CHAT: Final = "chat"
+EXECUTE_TOOL: Final = "execute_tool"
+
+# --- content: only with `telemetry.capture_content` ---
+GEN_AI_INPUT: Final = "gen_ai.input.messages"
+GEN_AI_OUTPUT: Final = "gen_ai.output.messages"
+TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
+TOOL_RESULT: Final = "gen_ai.tool.call.result"
+
+# --- general ---
+ERROR_TYPE: Final = "error.type"
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
+
+# --- ours ---
+POOL: Final = "dspool.pool"
+WORKER: Final = "dspool.worker"
+OPERATION_ID: Final = "dspool.operation.id"
+COMMAND: Final = "dspool.command"
+PROGRAM: Final = "dspool.program"
+SESSION: Final = "dspool.session.hash"
+OUTCOME: Final = "dspool.outcome"
+ATTEMPTS: Final = "dspool.attempts"
+WAIT_S: Final = "dspool.wait_s"
+RUN_S: Final = "dspool.run_s"
+OFFLINE: Final = "dspool.offline"
+MODULE_CLASS: Final = "dspool.module"
+ADAPTER_CLASS: Final = "dspool.adapter"
+
+TOKENS: Final = {
+    GEN_AI_INPUT_TOKENS: ("prompt_tokens", "input_tokens"),
+    GEN_AI_OUTPUT_TOKENS: ("completion_tokens", "output_tokens"),
+}
+"""Which keys of a back end's usage count for which attribute; the first that is there."""

@@ -1,0 +1,220 @@
+"""Operations a second over HTTP, beside what the same DSPy program reaches behind other HTTP stacks.
+
+One run, the systems in turn, several rounds, the cheapest program there is (`question -> answer`, Predict, an engine
+inside the process), the load generator on the same machine in a process of its own:
+
+- dspool: `dspool up`, 2 workers, one ingress process behind HAProxy.
+- serve_default: Ray Serve as it comes, 2 replicas that run the program with `dspy.asyncify`.
+- serve_haproxy: the same with Serve's HAProxy ingress.
+- fastapi: what DSPy's guide on deployment shows: FastAPI, `dspy.asyncify`, 2 uvicorn workers.
+
+Then `slots_200`: an LM that takes 1 s behind real HTTP, 200 slots, 1,000 requests at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psutil
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+from benchmarks.common import ROOT, arguments, finish, header, percentile, spread
+from dspool_serve.haproxy import free_ports
+
+PEERS = ("serve_default", "serve_haproxy", "fastapi")
+SYSTEMS = ("dspool", *PEERS)
+QUESTION = {"question": "How many founders does it take to change a pool?"}
+PROGRAM = {"spec": {"signature": "question -> answer", "module": "Predict"}, "idempotent": True}
+START_S = 180.0
+
+
+class Target:
+    """One system: where it answers, and what to send."""
+
+    def __init__(self, url: str, body: dict[str, Any]) -> None:
+        self.url, self.body = url, json.dumps(body)
+
+    def wait(self) -> None:
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                asked = Request(self.url, self.body.encode(), {"content-type": "application/json"})
+                with urlopen(asked, timeout=10) as answer:
+                    answered = json.loads(answer.read())
+                assert "answer" in answered["outputs"], answered
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+
+    def load(self, connections: int, seconds: float, requests: int | None = None) -> dict[str, Any]:
+        command = [sys.executable, "-m", "benchmarks.http_load", self.url, "--body", self.body]
+        command += ["--connections", str(connections), "--seconds", str(seconds)]
+        if requests is not None:
+            command += ["--requests", str(requests)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=seconds + 300)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+@contextlib.contextmanager
+def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process and all that it starts; ended by SIGTERM, and by SIGKILL what does not heed it."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environ, text=True, stdin=subprocess.PIPE, start_new_session=True, **options
+    )
+    try:
+        yield started
+    finally:
+        family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
+        assert started.stdin is not None
+        started.stdin.close()
+        started.send_signal(signal.SIGTERM)
+        _, left = psutil.wait_procs(family, timeout=20)
+        for one in left:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        started.wait()
+
+
+@contextlib.contextmanager
+def dspool(directory: Path, config: dict[str, Any]) -> Iterator[Target]:
+    """`dspool up` with one pool program `answer`."""
+    directory.mkdir()
+    file = directory / "pool.yaml"  # JSON is YAML
+    file.write_text(json.dumps({"programs": {"answer": PROGRAM}, "init_timeout_s": START_S, **config}))
+    command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]
+    command += ["--config", str(file), "--state-dir", str(directory)]
+    with process(command, stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None
+        for line in service.stdout:
+            said = json.loads(line)
+            if said["event"] == "ready":
+                break
+            if said["event"] == "error":
+                raise RuntimeError(said["message"])
+        else:
+            raise RuntimeError("dspool up ended before it was ready")
+        target = Target(f"{said['url']}/v1/pools/default/programs/answer/execute", {"inputs": QUESTION})
+        target.wait()
+        yield target
+
+
+@contextlib.contextmanager
+def peer(kind: str, directory: Path) -> Iterator[Target]:
+    directory.mkdir()
+    port = free_ports(1)[0]
+    with process([sys.executable, "-m", "benchmarks.http_peers", kind, str(port), str(directory)]):
+        target = Target(f"http://127.0.0.1:{port}/execute", QUESTION)
+        target.wait()
+        yield target
+
+
+def compare(directory: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    rates: dict[tuple[str, int], list[float]] = {}
+    latencies: dict[tuple[str, int], list[float]] = {}
+    errors: Counter[tuple[str, int]] = Counter()
+    with contextlib.ExitStack() as running:
+        targets = {"dspool": running.enter_context(dspool(directory / "d", {"slots_per_worker": 64}))}
+        for number, kind in enumerate(PEERS):
+            targets[kind] = running.enter_context(peer(kind, directory / str(number)))
+        for target in targets.values():
+            target.load(32, min(2.0, seconds))
+        for _ in range(rounds):
+            for name, target in targets.items():
+                for connections in (32, 1):
+                    found = target.load(connections, seconds)
+                    key = name, connections
+                    rates.setdefault(key, []).append(found["statuses"].get("200", 0) / found["seconds"])
+                    latencies.setdefault(key, []).extend(found["latencies_ms"])
+                    errors[key] += sum(n for status, n in found["statuses"].items() if status != "200")
+    for (name, connections), values in rates.items():
+        print(f"  {name:14s} {connections:3d} connections: {spread(values)} requests/s", flush=True)
+    return [
+        {
+            "system": name,
+            "connections": connections,
+            "rps": round(statistics.median(values), 1),
+            "p50_ms": round(percentile(latencies[name, connections], 0.50), 2),
+            "p99_ms": round(percentile(latencies[name, connections], 0.99), 2),
+            "errors": errors[name, connections],
+        }
+        for (name, connections), values in rates.items()
+    ]
+
+
+def slots_200(directory: Path, requests: int) -> dict[str, Any]:
+    """1,000 at once on 200 slots, each taking 1 s of a model behind HTTP."""
+    port = free_ports(1)[0]
+    config = {
+        "pool_size": 2,
+        "slots_per_worker": 100,
+        "max_queue": 2 * requests,
+        "checkout_timeout_s": 120.0,
+        "operation_timeout_s": 120.0,
+        "lm_profiles": {
+            "slow": {"model": "openai/slow", "endpoint": f"http://127.0.0.1:{port}/v1", "engine": "lm15"}
+        },
+        "default_lm": "slow",
+    }
+    model = [sys.executable, "-m", "dspool.testing_lm", "--port", str(port), "--latency", "1.0"]
+    with process(model, stdout=subprocess.DEVNULL), dspool(directory / "s", config) as target:
+        target.load(200, 60.0, 200)
+        found = target.load(requests, 120.0, requests)
+    answered = found["statuses"].get("200", 0)
+    rate = answered / found["seconds"]
+    return {
+        "requests": requests,
+        "answered": answered,
+        "failed": requests - answered,
+        "seconds": round(found["seconds"], 2),
+        "rps": round(rate, 1),
+        "of_possible": round(rate / 200, 3),
+    }
+
+
+def main() -> int:
+    options = arguments(__doc__ or "").parse_args()
+    seconds, rounds = (1.5, 1) if options.quick else (5.0, 5)
+    header("http: cheapest signature, 2 workers, offline engine, load generator on the same machine")
+    directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
+    try:
+        rows = compare(directory, seconds, rounds)
+        slots = slots_200(directory, 1000)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    by = {(row["system"], row["connections"]): row for row in rows}
+    ours = by["dspool", 32]
+    ratios = {
+        f"vs_{name}": round(ours["rps"] / by[name, 32]["rps"], 2) for name in PEERS if by[name, 32]["rps"]
+    }
+    print(
+        f"  dspool at 32 connections: p50 {ours['p50_ms']} ms, p99 {ours['p99_ms']} ms, "
+        f"{ours['rps'] / by['serve_default', 32]['rps']:.1f} times serve_default (to reach: 5), "
+        f"{ratios['vs_serve_haproxy']} times serve_haproxy (1.2), {ratios['vs_fastapi']} times fastapi (1)\n"
+        f"  200 slots, LM of 1 s: {slots['answered']} of {slots['requests']} answered in {slots['seconds']} s, "
+        f"{slots['rps']} a second, {slots['of_possible']:.0%} of what the slots allow (to reach: 90%)"
+    )
+    finish({"rows": rows, **ratios, "slots_200": slots, "rounds": rounds}, as_json=options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

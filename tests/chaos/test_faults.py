@@ -1,0 +1,228 @@
+"""Faults at bad moments: during warm-up, drain and promotion, several at once, and at random under load."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+
+import psutil
+import pytest
+from harness import QUESTION, Load, actors_of, full, kill, owner_of, pid_of, pids, until
+
+from dspool.commands import Deployment
+from dspool.errors import PoolError, ProgramError, StoreFailed, WorkerLost
+
+pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def warm_spare(pool):
+    """The pool's spare, as soon as it is warm."""
+    until_s = time.monotonic() + 60
+    while not (spares := [w for w in (await pool.status()).workers if w.state == "spare"]):
+        assert time.monotonic() < until_s
+        await asyncio.sleep(0.05)
+    return spares[0]
+
+
+async def test_a_worker_killed_while_it_warms_up_is_started_again_and_never_served(start_pool, notes):
+    pool = await start_pool(
+        pool_size=1, warmup={"steps": [{"step": "custom_code", "import_path": "noted:slow"}]}
+    )
+    await full(pool, 1)
+    first = pids(pool)
+    seen = (notes / "warming").read_text().split()
+    await pool.resize(2)
+    pid = await until(lambda: next(iter(set((notes / "warming").read_text().split()) - set(seen)), None), 30)
+    kill(int(pid))
+    served = set()
+    while len(pids(pool)) < 2:
+        served |= set(pids(pool).values())
+        await asyncio.sleep(0.01)
+    assert int(pid) not in served | set(pids(pool).values())
+    assert first.items() <= pids(pool).items()
+    assert len([name for name in actors_of(pool.name) if ":worker:" in name]) == 2
+
+
+async def test_a_worker_killed_while_it_drains_loses_only_what_it_still_ran(pool, log):
+    await full(pool)
+    session = pool.session("drained")
+    await session.set_variable("x", 1)
+    victim = await owner_of(pool, session.id)
+    pid = pids(pool)[victim]
+    running = [asyncio.create_task(pool.execute("once", **log.inputs(f"k{n}", 1.0))) for n in range(16)]
+    await until(lambda: len(log.labels("begin")) == 16)
+    theirs = {entry.label for entry in log.entries() if entry.pid == pid}
+    drained = asyncio.create_task(pool.drain(victim))
+    await until(lambda: victim not in pids(pool))
+    kill(pid)
+    outcomes = await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), 30)
+    lost = {f"k{n}" for n, outcome in enumerate(outcomes) if isinstance(outcome, WorkerLost)}
+    assert lost == theirs
+    await asyncio.wait_for(drained, 10)
+    assert (await session.get_variable("x"))["value"] == 1
+    await full(pool)
+
+
+async def test_all_workers_and_the_spare_killed_at_once_come_back(start_pool, log):
+    pool = await start_pool(spares=1)
+    await full(pool)
+    spare = await warm_spare(pool)
+    session = pool.session("alone")
+    await session.set_variable("x", 1)
+    before = pids(pool)
+    for pid in [*before.values(), spare.pid]:
+        kill(pid)
+    result = await pool.execute("qa", **QUESTION, timeout_s=30)
+    assert result.answer == "Paris"
+    assert result.worker not in before
+    assert (await session.get_variable("x"))["value"] == 1
+    await full(pool)
+
+
+async def test_a_spare_killed_at_its_promotion_is_replaced_too(start_pool):
+    pool = await start_pool(pool_size=1, spares=1)
+    await full(pool, 1)
+    spare = await warm_spare(pool)
+    victim, pid = next(iter(pids(pool).items()))
+    kill(pid)
+    await until(lambda: spare.id in pids(pool))
+    kill(spare.pid)
+    await until(lambda: not {victim, spare.id} & set(pids(pool)) and len(pids(pool)) == 1, 30)
+    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+
+
+async def test_supervisor_store_and_a_worker_killed_at_once_lose_nothing_acknowledged(pool):
+    await full(pool)
+    session = pool.session("triple")
+    await session.create_program("reader", "context, question -> answer")
+    victim = await owner_of(pool, session.id)
+    for pid in (await pid_of(pool.store), await pid_of(pool.supervisor), pids(pool)[victim]):
+        kill(pid)
+    until_s = time.monotonic() + 60
+    while True:
+        try:
+            assert (await session.execute("reader", **QUESTION)).answer == "Paris"
+            break
+        except (WorkerLost, StoreFailed):
+            assert time.monotonic() < until_s
+            await asyncio.sleep(0.1)
+    await until(lambda: victim not in pids(pool), 30)
+    await full(pool)
+    status = await pool.status()
+    assert (status.state, status.actual) == ("ready", 2)
+
+
+async def test_a_stuck_worker_is_replaced_and_its_slots_come_back(start_pool, log):
+    pool = await start_pool(
+        pool_size=1,
+        slots_per_worker=2,
+        health_check_interval_s=0.3,
+        health_check_timeout_s=0.3,
+        max_health_failures=2,
+        programs={
+            "stuck": {"import_path": "noted:Stuck", "idempotent": False},
+            "noted": {"import_path": "noted:Noted"},
+        },
+    )
+    await full(pool, 1)
+    victim = next(iter(pids(pool)))
+    stuck = asyncio.create_task(pool.execute("stuck", timeout_s=25, **log.inputs("stuck", 600)))
+    waiting = asyncio.create_task(pool.execute("noted", timeout_s=25, **log.inputs("next")))
+    with pytest.raises(WorkerLost):
+        await stuck
+    assert (await waiting).label == "next"
+    assert victim not in pids(pool)
+
+
+async def test_workers_are_recycled_without_losing_an_operation(start_pool, log):
+    pool = await start_pool(
+        recycle={"max_operations": 500}, health_check_interval_s=1.0, health_check_timeout_s=1.0
+    )
+    await full(pool)
+    before = set(pids(pool))
+    async with Load(pool, log, callers=8, seconds=0.01) as load:
+        await until(lambda: not before & set(pids(pool)), 40)
+    assert load.failed == {}
+    assert max(Counter(log.labels("begin")).values()) == 1
+
+
+async def test_a_new_version_of_a_program_goes_to_all_workers_without_a_failure(start_pool, log):
+    pool = await start_pool()
+    await full(pool)
+    async with Load(pool, log) as load:
+        await load.more(50)
+        done = await pool.deploy(Deployment("once", 0, import_path="noted:Blocking"))
+        assert done.version == 2
+        results = await asyncio.gather(*(pool.execute("once", **log.inputs(f"new{n}")) for n in range(50)))
+        assert {result.program_version for result in results} == {2}
+        victim, pid = next(iter(pids(pool).items()))
+        assert load.failed == {}
+    kill(pid)
+    await until(lambda: victim not in pids(pool))
+    await full(pool)
+    results = await asyncio.gather(*(pool.execute("once", **log.inputs(f"later{n}")) for n in range(50)))
+    assert {result.program_version for result in results} == {2}
+
+
+async def test_a_version_that_does_worse_is_rolled_back_by_itself(start_pool, log):
+    pool = await start_pool()
+    await full(pool)
+    async with Load(pool, log) as load:
+        await load.more(50)
+        with pytest.raises(ProgramError, match="rolled back"):
+            await pool.deploy(Deployment("once", 0, import_path="noted:Failing"))
+        hurt = len(load.failed)
+        await load.more(200)
+        assert hurt > 0
+        assert len(load.failed) == hurt
+    results = await asyncio.gather(*(pool.execute("once", **log.inputs(f"old{n}")) for n in range(50)))
+    assert {result.program_version for result in results} == {1}
+
+
+async def test_random_kills_of_everything_leave_a_whole_pool_and_true_books(start_pool, log):
+    """Workers, supervisor, store and metrics, in random order at random moments, with operations and changes."""
+    pool = await start_pool(spares=1)
+    await full(pool)
+    chance = random.Random(7)
+    acknowledged, saved = {}, {}
+
+    async def change(name):
+        session, value = pool.session(name), 0
+        while not load.stopping:
+            value += 1
+            try:
+                await session.set_variable("n", value)
+            except PoolError:
+                saved[name] = value
+            else:
+                acknowledged[name] = value
+            await asyncio.sleep(0.01)
+
+    async with (
+        Load(pool, log, "once", callers=8, seconds=0.01) as load,
+        Load(pool, log, "noted", callers=8, seconds=0.01) as again,
+    ):
+        changing = [asyncio.create_task(change(f"s{number}")) for number in range(4)]
+        await load.more(50)
+        for what in ["worker", "supervisor", "worker", "store", "metrics", "worker", "supervisor", "worker"]:
+            if what == "worker":
+                # While the supervisor is dead the membership may still name workers that are gone.
+                living = await until(lambda: sorted(filter(psutil.pid_exists, pids(pool).values())), 30)
+                kill(chance.choice(living))
+            else:
+                kill(await pid_of(getattr(pool, what)))
+            await asyncio.sleep(chance.uniform(0.1, 1.0))
+        await full(pool)
+        load.stopping = again.stopping = True
+        await asyncio.wait_for(asyncio.gather(*changing), 40)
+    assert again.failed == {}
+    assert {type(failed) for failed in load.failed.values()} <= {WorkerLost}
+    begun = Counter(log.labels("begin"))
+    assert max(count for label, count in begun.items() if label.startswith("once")) == 1
+    for name, value in acknowledged.items():
+        assert (await pool.session(name).get_variable("n"))["value"] >= value
+    status = await pool.status()
+    assert (status.state, status.actual) == ("ready", 2)
+    assert len({worker.slot for worker in status.workers}) == len(status.workers)

@@ -1,0 +1,197 @@
+"""What our script makes of the configuration that Serve writes, on the real HAProxy and without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from dspool.errors import ConfigError
+from dspool_serve import haproxy
+
+pytestmark = [
+    pytest.mark.serve,
+    pytest.mark.skipif(haproxy.binary() is None, reason="Ray Serve brings no HAProxy for this system"),
+]
+
+# The lines of Serve's template that the script looks for, around one backend.
+TEMPLATE = """global
+    maxconn 100
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 60s
+    timeout server 60s
+frontend prometheus
+    bind :{metrics}
+    mode http
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    default_backend replicas
+backend replicas
+    server one 127.0.0.1:{backend}
+"""
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    home = tmp_path_factory.mktemp("tls")
+    key, cert = home / "key.pem", home / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        check=True,
+        capture_output=True,
+    )
+    key.chmod(0o600)
+    return cert, key
+
+
+async def echo(reader, writer):
+    """A replica that answers with the headers it got, and the size of the body."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+    size = int(headers.get("content-length", 0))
+    if size:
+        await reader.readexactly(size)
+    body = json.dumps(headers).encode()
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
+    await writer.drain()
+    writer.close()
+
+
+class Front:
+    """HAProxy, started as Serve would, in front of `echo`."""
+
+    def __init__(self, directory, **options):
+        self.directory = directory
+        self.options = options
+
+    async def __aenter__(self):
+        self.replica = await asyncio.start_server(echo, "127.0.0.1", 0)
+        (self.port,) = haproxy.free_ports(1)
+        variables = haproxy.environment(self.directory / "h", **self.options)
+        self.config = self.directory / "haproxy.cfg"
+        self.config.write_text(
+            TEMPLATE.format(
+                metrics=variables["RAY_SERVE_HAPROXY_METRICS_PORT"],
+                port=self.port,
+                backend=self.replica.sockets[0].getsockname()[1],
+            )
+        )
+        script = variables["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        checked = subprocess.run([script, "-c", "-f", str(self.config)], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+        self.process = subprocess.Popen([script, "-db", "-f", str(self.config)], stderr=subprocess.DEVNULL)
+        for _ in range(100):
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.close()
+                return self
+            except OSError:
+                await asyncio.sleep(0.05)
+        raise AssertionError("HAProxy did not start")
+
+    async def __aexit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.replica.close()
+
+
+async def test_the_deadline_reaches_the_replica_under_a_name_that_serve_leaves_alone(tmp_path):
+    async with Front(tmp_path) as front, httpx.AsyncClient(trust_env=False) as http:
+        url = f"http://127.0.0.1:{front.port}/"
+        seen = (await http.get(url, headers={"x-request-timeout-seconds": "2.5"})).json()
+        assert seen["x-dspool-timeout-seconds"] == "2.5"
+        assert "x-request-timeout-seconds" not in seen
+        assert "x-dspool-timeout-seconds" not in (await http.get(url)).json()
+
+
+async def test_the_changes_are_made_once_however_often_it_is_started(tmp_path):
+    async with Front(tmp_path) as front:
+        text = front.config.read_text()
+        assert text.count("option http-buffer-request") == 1
+        assert text.count("bind 127.0.0.1:") == 2
+
+
+SLOW_HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
+SLOW_BODY = SLOW_HEAD + b"content-length: 9\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("part", [SLOW_HEAD, SLOW_BODY])
+async def test_a_request_that_comes_too_slowly_is_a_408_and_meets_no_replica(tmp_path, part):
+    async with Front(tmp_path, request_s=1.0) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        began = time.monotonic()
+        writer.write(part)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert 0.8 < time.monotonic() - began < 5
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        if part == SLOW_BODY:
+            # What is wrong with the head itself HAProxy answers in its own words, whatever it is told.
+            assert b"application/problem+json" in head
+            assert json.loads(body)["code"] == "request_too_slow"
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcdef",
+        b"\x00\xff\x16\x03\x01\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nbad header: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"".join(b"h%d: v\r\n" % n for n in range(2000)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nbig: " + b"v" * 40_000 + b"\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_refused_before_any_replica(tmp_path, sent):
+    async with Front(tmp_path) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(sent)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert answer.startswith(b"HTTP/1.1 400 "), answer[:200]
+        writer.close()
+
+
+async def test_with_a_certificate_it_speaks_tls_and_nothing_older_than_1_2(tmp_path, certificate):
+    cert, key = certificate
+    async with Front(tmp_path, tls=(cert, key)) as front:
+        trust = ssl.create_default_context(cafile=str(cert))
+        async with httpx.AsyncClient(trust_env=False, verify=trust) as http:
+            answer = await http.get(f"https://127.0.0.1:{front.port}/")
+        assert answer.status_code == 200
+        assert answer.headers["strict-transport-security"].startswith("max-age=")
+        async with httpx.AsyncClient(trust_env=False) as http:
+            with pytest.raises(httpx.TransportError):
+                await http.get(f"http://127.0.0.1:{front.port}/", timeout=5)
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ssl.SSLError, OSError)):
+            await asyncio.open_connection("127.0.0.1", front.port, ssl=old)
+        pem = front.directory / "h" / "tls.pem"
+        assert pem.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_certificate_that_does_not_fit_its_key_or_a_key_that_all_can_read_is_refused(tmp_path, certificate):
+    cert, key = certificate
+    other = tmp_path / "other.pem"
+    other.write_text("nonsense")
+    for pair in ((cert, other), (other, key), (cert, tmp_path / "none.pem")):
+        with pytest.raises(ConfigError):
+            haproxy.environment(tmp_path / "h", tls=pair)
+    loose = tmp_path / "loose.pem"
+    loose.write_bytes(key.read_bytes())
+    os.chmod(loose, 0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        haproxy.environment(tmp_path / "h", tls=(cert, loose))

@@ -1,0 +1,52 @@
+"""A pool that did something, as the exporters see it."""
+
+from __future__ import annotations
+
+from dspool.commands import PoolStatus, WorkerStatus
+from dspool.config import PoolConfig
+from dspool.metric_reading import Limits, Reading
+from dspool.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder
+
+
+class Measured:
+    """A pool with one client and two workers, on a clock of its own; `reading()` is what it exports."""
+
+    def __init__(self, pool: str = "default", **config) -> None:
+        self.now = 100.0
+        self.pool = pool
+        self.config = PoolConfig(**{"name": pool, "pool_size": 2, "max_pool_size": 6, "spares": 1, **config})
+        self.metrics = Metrics(pool, MetricsOptions(), clock=lambda: self.now, wall=lambda: 1e9 + self.now)
+        self.client = ClientRecorder(pool, "c", now=self.now)
+        self.workers = [WorkerRecorder(pool, f"{pool}-w{n}-abc", n, 4, now=self.now) for n in range(2)]
+        self.told = True
+
+    def run(self, times=1, *, program="qa", outcome="ok", seconds=0.2, wait=0.004, code=None, usage=None):
+        for _ in range(times):
+            self.client.submitted(program)
+            worker = self.workers[0]
+            worker.started(self.now)
+            worker.finished(self.now + seconds, outcome, seconds, code=code)
+            self.client.record(program, outcome, seconds + wait, wait, seconds, usage, code)
+        return self
+
+    def reading(self, *, state="ready", failures=0) -> Reading:
+        self.now += 1.0
+        delta = self.client.take_delta(self.now, queued=3, running=1, oldest_wait_s=0.5)
+        for found in (
+            delta,
+            *(worker.take_delta(self.now, sessions=2, rss_mb=10.0) for worker in self.workers),
+        ):
+            if found is not None:
+                self.metrics.report(found)
+        if self.told:
+            workers = tuple(WorkerStatus(worker.reporter, worker.slot, "ready") for worker in self.workers)
+            self.metrics.report(
+                PoolStatus(self.pool, state, state == "ready", 2, 2, 1, 1, workers, failures=failures)
+            )
+        self.metrics.tick()
+        return Reading(
+            snapshot=self.metrics.snapshot(),
+            histograms=self.metrics.histograms(),
+            status=self.metrics.status(),
+            limits=Limits.of(self.config),
+        )

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from dspool.blocking import BlockingPool
+from dspool.config import PoolConfig
+from dspool.errors import PoolClosed, ProgramError
+
+
+class Answers:
+    """A pool that answers at once and remembers how many asked at the same time."""
+
+    def __init__(self, max_queue: int = 10) -> None:
+        self.client = self
+        self.config = PoolConfig(name="t", max_queue=max_queue)
+        self.now = self.most = self.asked = 0
+        self.closed = 0
+        self.cancelled = threading.Event()
+        self.asking = threading.Event()
+
+    async def execute(self, program: str, *, timeout_s: float | None = None, **inputs: Any) -> Any:
+        self.now += 1
+        self.asked += 1
+        self.most = max(self.most, self.now)
+        self.asking.set()
+        try:
+            await (asyncio.Event().wait() if program == "hangs" else asyncio.sleep(0))
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        finally:
+            self.now -= 1
+        if inputs.get("x") == "bad":
+            raise ProgramError("no")
+        return inputs["x"]
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def answers():
+    return Answers()
+
+
+@pytest.fixture
+def pool(answers):
+    pool = BlockingPool()
+    pool.pool = answers
+    yield pool
+    pool.close()
+
+
+def test_an_answer_is_waited_for(pool):
+    assert pool.execute("p", x=1) == 1
+
+
+def test_map_keeps_the_order_of_its_inputs_and_never_fills_the_queue(pool, answers):
+    assert pool.map("p", [{"x": n} for n in range(100)]) == list(range(100))
+    assert 1 < answers.most <= 5
+
+
+def test_map_of_nothing_is_nothing(pool):
+    assert pool.map("p", []) == []
+
+
+def test_map_raises_the_first_failure_and_asks_for_no_more(pool, answers):
+    with pytest.raises(ProgramError):
+        pool.map("p", [{"x": "bad"}, *({"x": n} for n in range(1000))])
+    assert answers.asked < 20
+
+
+def test_after_close_everything_is_refused_and_closing_again_is_nothing(pool, answers):
+    pool.close()
+    pool.close()
+    assert answers.closed == 1
+    with pytest.raises(PoolClosed):
+        pool.execute("p", x=1)
+
+
+def test_an_interrupted_caller_cancels_its_operation(pool, answers, monkeypatch):
+    import concurrent.futures
+
+    def interrupted(self, timeout=None):
+        answers.asking.wait(10)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(concurrent.futures.Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.execute("hangs", x=1)
+    assert answers.cancelled.wait(10)
+
+
+def test_a_call_from_the_pools_own_loop_is_refused_instead_of_hanging(pool):
+    async def inside() -> Any:
+        with pytest.raises(RuntimeError, match="themselves"):
+            pool.execute("p", x=1)
+        return True
+
+    assert pool._wait(inside())

@@ -1,0 +1,173 @@
+"""`dspool top`, `events` and `trace` against a service that answers from a table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from dspool.cli import app, remote
+from dspool.cli.observing import event_text
+from dspool.cli.run_file import RunFile, this_process
+from dspool.commands import PoolStatus, WorkerStatus
+from dspool.core.recorder import ClientRecorder, WorkerRecorder
+from dspool.metrics import Metrics
+from dspool.trace_export import FileExporter
+
+run = CliRunner().invoke
+POOL = "/v1/pools/default"
+DIED = {
+    "number": 7,
+    "at": 1_795_000_000.25,
+    "event": "worker.terminate",
+    "level": "info",
+    "source": "supervisor",
+    "measurements": {"age_s": 12.3456},
+    "metadata": {"worker": "default-w0-a", "reason": "killed", "code": None},
+}
+
+
+@pytest.fixture
+def service(monkeypatch, tmp_path):
+    """A running service: what it answers by path, and what it was asked."""
+    answers: dict[str, Any] = {}
+    asked: list[httpx.URL] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        status, body = answers[request.url.path]
+        if callable(body):
+            body = body()
+        return httpx.Response(status, json=msgspec.to_builtins(body, str_keys=True))
+
+    real = httpx.Client
+
+    def client(**options: Any) -> httpx.Client:
+        return real(**{**options, "transport": httpx.MockTransport(answer)})
+
+    monkeypatch.setattr(remote.httpx, "Client", client)
+    me = msgspec.structs.replace(this_process("default"), url="http://dspool")
+    RunFile(tmp_path).write(me)
+    return answers, asked, ["--state-dir", str(tmp_path)]
+
+
+def busy_pool() -> tuple[PoolStatus, Any]:
+    now = [0.0]
+    metrics = Metrics("default", clock=lambda: now[0])
+    worker = WorkerStatus("default-w0-a", 0, "ready", 5, "n", 1, 2, 8, operations=1234, rss_mb=88.0)
+    status = PoolStatus("default", "ready", True, 1, 1, 0, 3, (worker,), {"qa": 1})
+    client = ClientRecorder("default", "c", now=0.0)
+    recorder = WorkerRecorder("default", "default-w0-a", 0, 8, now=0.0)
+    for _ in range(30):
+        client.submitted("qa")
+        client.record("qa", "ok", 0.25, 0.01, 0.2)
+        recorder.started(0.0)
+        recorder.finished(1.0, "ok", 0.2)
+    now[0] = 1.0
+    metrics.report(status)
+    metrics.report(client.take_delta(1.0))
+    metrics.report(recorder.take_delta(1.0))
+    metrics.tick()
+    return status, metrics.snapshot()
+
+
+def test_top_shows_the_pool_its_workers_and_its_programs(service):
+    answers, _, where = service
+    answers[POOL], answers[POOL + "/metrics"] = [(200, each) for each in busy_pool()]
+    shown = run(app, ["top", "--once", *where], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "pool default ready  1 of 1 workers" in shown.stdout
+    assert "30.0/s" in shown.stdout
+    assert "default-w0-a" in shown.stdout
+    assert "1,234" in shown.stdout
+    assert any(line.split()[0] == "qa" for line in shown.stdout.splitlines() if line.strip())
+
+
+def test_top_without_metrics_shows_what_there_is(service):
+    answers, _, where = service
+    answers[POOL] = (200, busy_pool()[0])
+    answers[POOL + "/metrics"] = (403, {"code": "not_allowed", "detail": "enable_metrics is off"})
+    shown = run(app, ["top", "--once", *where], env={"COLUMNS": "200"})
+    assert "no metrics: enable_metrics is off" in shown.stdout
+    assert "default-w0-a" in shown.stdout
+
+
+def test_top_as_json_is_status_and_metrics(service):
+    answers, _, where = service
+    answers[POOL], answers[POOL + "/metrics"] = [(200, each) for each in busy_pool()]
+    seen = json.loads(run(app, ["top", "--json", *where]).stdout)
+    assert seen["status"]["name"] == "default"
+    assert seen["metrics"]["counters"]["by_outcome"]["ok"] == 30
+
+
+@pytest.mark.parametrize("command", [["top", "--once"], ["events"]])
+def test_looking_at_nothing_is_one_line(command, tmp_path):
+    shown = run(app, [*command, "--state-dir", str(tmp_path)])
+    assert shown.exit_code != 0
+    assert "no service runs" in shown.stderr
+
+
+def test_events_are_lines_with_level_name_and_facts(service):
+    answers, asked, where = service
+    answers[POOL + "/events"] = (200, {"events": [DIED], "next": 7, "missed": False, "dropped": 0})
+    shown = run(app, ["events", "--limit", "5", *where])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.split(maxsplit=3)[1:3] == ["info", "worker.terminate"]
+    assert "worker=default-w0-a reason=killed age_s=12.35" in shown.stdout
+    assert "code" not in shown.stdout
+    assert dict(asked[-1].params)["limit"] == "5"
+    assert json.loads(run(app, ["events", "--json", *where]).stdout) == DIED
+
+
+def test_following_asks_for_what_comes_next_and_waits(service):
+    answers, asked, where = service
+    pages = iter(
+        [
+            {"events": [DIED], "next": 7, "missed": False, "dropped": 0},
+            {"events": [{**DIED, "number": 9}], "next": 9, "missed": True, "dropped": 0},
+        ]
+    )
+
+    def page() -> Any:
+        try:
+            return next(pages)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    answers[POOL + "/events"] = (200, page)
+    shown = run(app, ["events", "--follow", *where])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("worker.terminate") == 2
+    assert "events were missed" in shown.stdout
+    assert [dict(url.params)["since"] for url in asked] == ["0", "7", "9"]
+    assert float(dict(asked[1].params)["timeout_s"]) > 0
+
+
+def test_a_trace_is_printed_from_the_files_with_no_service_running(tmp_path):
+    from test_tracing import Traced
+
+    from dspool import trace_names as names
+
+    t = Traced()
+    span = t.tracing.start("operation ping", {names.OPERATION_ID: "op-7"})
+    t.tracing.end(span)
+    t.spans()
+    exporter = FileExporter(tmp_path / "traces", "c")
+    exporter.export(t.kept.spans)
+    exporter.shutdown()
+    shown = run(app, ["trace", "op-7", "--state-dir", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    assert "operation ping" in shown.stdout
+    as_json = json.loads(run(app, ["trace", "op-7", "--json", "--state-dir", str(tmp_path)]).stdout)
+    assert as_json["spans"][0]["name"] == "operation ping"
+    missing = run(app, ["trace", "op-8", "--state-dir", str(tmp_path)])
+    assert missing.exit_code != 0
+    assert "not sampled" in missing.stderr
+
+
+def test_an_event_of_an_error_says_so():
+    assert " error " in event_text({**DIED, "level": "error"})

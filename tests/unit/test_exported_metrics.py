@@ -1,0 +1,261 @@
+"""The table of metrics, and its export as Prometheus text and through Ray."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from measured import Measured
+
+from dspool import ray_metrics
+from dspool.core.histogram import Histogram
+from dspool.core.tally import OTHER, OUTCOMES
+from dspool.exposition import REACHABLE, cumulative, expose
+from dspool.metric_definitions import BOUNDARIES, METRICS, UNATTRIBUTED
+from dspool.ray_metrics import REPEAT_S, RayMetrics
+
+SAMPLE = re.compile(r'([a-z_]+)\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)*)\} (\S+)')
+
+
+def samples(page: bytes) -> dict[tuple[str, str], float]:
+    """Value by (name, labels as they stand) of a page, each line of which must be well-formed."""
+    found = {}
+    for line in page.decode().splitlines():
+        if not line.startswith("#"):
+            match = SAMPLE.fullmatch(line)
+            assert match, line
+            key = (match[1], match[2])
+            assert key not in found, line
+            found[key] = float(match[3])
+    return found
+
+
+def value(page: bytes, name: str, **labels: str) -> float:
+    return samples(page)[name, ",".join(f'{key}="{text}"' for key, text in labels.items())]
+
+
+# --- the table ---
+
+
+def test_names_follow_prometheus():
+    names = [metric.name for metric in METRICS]
+    assert len(names) == len(set(names))
+    for metric in METRICS:
+        assert re.fullmatch(r"dspool_[a-z]+(_[a-z]+)+", metric.name), metric.name
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert metric.kind != "histogram" or metric.name.endswith("_seconds"), metric.name
+        assert metric.help.endswith("."), metric.name
+
+
+def test_no_label_is_unbounded():
+    assert {label for metric in METRICS for label in metric.labels} <= {
+        "program",
+        "outcome",
+        "code",
+        "slot",
+        "state",
+        "direction",
+    }
+
+
+def test_every_metric_of_a_pool_that_did_something_has_a_value_with_its_labels():
+    measured = Measured().run(3, usage={"m": {"prompt_tokens": 5}}).run(outcome="error", code="model_error")
+    reading = measured.reading()
+    for metric in METRICS:
+        series = list(metric.read(reading))
+        assert series, metric.name
+        for labels, number in series:
+            assert len(labels) == len(metric.labels), metric.name
+            assert isinstance(number, Histogram) == (metric.kind == "histogram"), metric.name
+
+
+# --- the text format ---
+
+
+def test_promtool_finds_nothing_wrong_with_the_page():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (make debian)")
+    measured = Measured().run(3).run(outcome="error", code="model_error")
+    page = expose({"default": measured.reading(), "gone": None})
+    done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == b""
+
+
+def test_operations_count_by_program_and_outcome():
+    page = expose({"p": Measured("p").run(5).run(2, program="sum", outcome="timeout").reading()})
+    assert value(page, "dspool_operations_total", pool="p", program="qa", outcome="ok") == 5
+    assert value(page, "dspool_operations_total", pool="p", program="sum", outcome="timeout") == 2
+    assert value(page, "dspool_operations_total", pool="p", program="sum", outcome="ok") == 0
+
+
+def test_sums_over_programs_are_exact_even_if_a_delta_was_lost():
+    measured = Measured().run(5)
+    measured.client.take_delta(measured.now)  # never delivered
+    page = expose({"default": measured.run(2).reading()})
+    total = sum(number for (name, _), number in samples(page).items() if name == "dspool_operations_total")
+    assert total == 7
+    lost = value(page, "dspool_operations_total", pool="default", program=UNATTRIBUTED, outcome="ok")
+    assert lost == 5
+
+
+def test_histograms_have_ascending_buckets_that_end_with_the_count():
+    measured = Measured()
+    for seconds in (0.0, 0.0007, 0.02, 0.02, 0.7, 4000.0):
+        measured.run(seconds=seconds, wait=0.0)
+    page = samples(expose({"default": measured.reading()}))
+    name = "dspool_operation_duration_seconds"
+    buckets = [number for (found, _), number in page.items() if found == f"{name}_bucket"]
+    assert buckets == sorted(buckets)
+    assert len(buckets) == len(BOUNDARIES) + 1
+    count = page[f"{name}_count", 'pool="default",program="qa"']
+    assert buckets[-1] == count == 6
+    assert page[f"{name}_sum", 'pool="default",program="qa"'] == pytest.approx(4000.7407)
+    assert page[f"{name}_bucket", 'pool="default",program="qa",le="0.001"'] == 2
+    assert page[f"{name}_bucket", 'pool="default",program="qa",le="0.025"'] == 4
+    assert page[f"{name}_bucket", 'pool="default",program="qa",le="300"'] == 5
+
+
+def test_a_value_on_a_boundary_is_within_it():
+    histogram = Histogram()
+    for boundary in BOUNDARIES:
+        histogram.record(boundary)
+    assert [number for _, number in cumulative(histogram)] == [
+        *range(1, len(BOUNDARIES) + 1),
+        len(BOUNDARIES),
+    ]
+
+
+def test_labels_are_escaped():
+    page = expose({'a"b\\c\nd': Measured("x").reading()}).decode()
+    assert 'pool="a\\"b\\\\c\\nd"' in page
+    samples(page.encode())
+
+
+def test_large_counters_are_written_to_the_last_digit():
+    measured = Measured()
+    measured.run(usage={"m": {"prompt_tokens": 123_456_789_012}})
+    page = expose({"default": measured.reading()}).decode()
+    assert 'dspool_lm_tokens_total{pool="default",program="qa",direction="input"} 123456789012\n' in page
+
+
+def test_a_pool_whose_metrics_actor_is_away_is_named_and_has_nothing_else():
+    page = expose({"here": Measured("here").reading(), "away": None})
+    assert value(page, REACHABLE, pool="away") == 0
+    assert value(page, REACHABLE, pool="here") == 1
+    assert [name for (name, labels) in samples(page) if 'pool="away"' in labels] == [REACHABLE]
+
+
+def test_what_only_the_supervisor_knows_is_missing_while_it_is_silent():
+    measured = Measured()
+    measured.told = False
+    names = {name for name, _ in samples(expose({"default": measured.reading()}))}
+    assert "dspool_pool_ready" not in names
+    assert "dspool_pool_health_score" in names
+
+
+def test_exactly_one_state_is_on():
+    page = samples(expose({"default": Measured().reading(state="degraded")}))
+    states = {labels: number for (name, labels), number in page.items() if name == "dspool_pool_state"}
+    assert states.pop('pool="default",state="degraded"') == 1
+    assert set(states.values()) == {0}
+
+
+def test_the_number_of_series_is_bounded_however_many_programs_and_codes_there_are():
+    measured = Measured()
+    for number in range(300):
+        measured.run(program=f"p{number}", outcome="error", code=f"code{number}")
+    found = samples(expose({"default": measured.reading()}))
+    programs = {labels for (name, labels) in found if name == "dspool_operations_total"}
+    assert len(programs) <= 66 * len(OUTCOMES)
+    assert any(OTHER in labels for labels in programs)
+    assert len([1 for name, _ in found if name == "dspool_operation_errors_total"]) <= 41
+    assert len(found) < 4_000
+
+
+# --- through Ray ---
+
+
+class Told:
+    """Stands for Ray's Counter and Gauge: remembers what it was told."""
+
+    def __init__(self, name, description="", tag_keys=()):
+        self.name, self.keys = name, tag_keys
+        self.told: list[tuple[float, dict[str, str]]] = []
+        self.started: list[dict[str, str]] = []
+
+    def start(self, tags):
+        assert set(tags) == set(self.keys)
+        self.started.append(tags)
+
+    def inc(self, amount, tags):
+        assert amount > 0
+        assert set(tags) == set(self.keys)
+        self.told.append((amount, tags))
+
+    def set(self, number, tags):
+        assert set(tags) == set(self.keys)
+        self.told.append((number, tags))
+
+
+@pytest.fixture
+def rays(monkeypatch):
+    made: dict[str, Told] = {}
+
+    def make(*arguments):
+        made[arguments[0]] = Told(*arguments)
+        return made[arguments[0]]
+
+    monkeypatch.setattr(ray_metrics, "StartedCounter", make)
+    monkeypatch.setattr(ray_metrics, "Gauge", make)
+    return made
+
+
+OK = {"pool": "default", "program": "qa", "outcome": "ok"}
+
+
+def test_rays_counters_get_what_came_since_the_last_tick(rays):
+    measured, exported = Measured(), RayMetrics("default")
+    exported.export(measured.run(5).reading(), 1.0)
+    exported.export(measured.reading(), 2.0)
+    exported.export(measured.run(2).reading(), 3.0)
+    assert [amount for amount, tags in rays["dspool_operations_total"].told if tags == OK] == [5, 2]
+
+
+def test_rays_counters_go_on_when_the_one_who_counts_began_again(rays):
+    exported = RayMetrics("default")
+    exported.export(Measured().reading(failures=7), 1.0)
+    exported.export(Measured().reading(failures=2), 2.0)
+    exported.export(Measured().reading(failures=3), 3.0)
+    assert [amount for amount, _ in rays["dspool_worker_failures_total"].told] == [7, 2, 1]
+
+
+def test_rays_histograms_are_cumulative_buckets_sum_and_count(rays):
+    measured, exported = Measured(), RayMetrics("default")
+    exported.export(measured.run(3, seconds=0.2, wait=0.0).run(seconds=20.0, wait=0.0).reading(), 1.0)
+    name = "dspool_operation_duration_seconds"
+    buckets = {tags["le"]: number for number, tags in rays[f"{name}_bucket"].told}
+    assert (buckets["0.1"], buckets["0.25"], buckets["30"], buckets["+Inf"]) == (0, 3, 4, 4)
+    assert rays[f"{name}_count"].told == [(4, {"pool": "default", "program": "qa"})]
+    assert rays[f"{name}_sum"].told[0][0] == pytest.approx(20.6)
+
+
+def test_a_gauge_that_did_not_change_is_repeated_before_ray_forgets_it(rays):
+    exported, reading = RayMetrics("default"), Measured().reading()
+    for now in (1.0, 2.0, 1.0 + REPEAT_S):
+        exported.export(reading, now)
+    assert len(rays["dspool_pool_max_workers"].told) == 2
+
+
+def test_every_metric_reaches_ray_and_counters_begin_at_zero(rays):
+    measured, exported = Measured(), RayMetrics("default")
+    measured.run(3, usage={"m": {"prompt_tokens": 5}}).run(outcome="error", code="model_error")
+    exported.export(measured.reading(), 1.0)
+    exported.export(measured.reading(), 2.0)
+    assert all(metric.told or metric.started for metric in rays.values())
+    assert rays["dspool_worker_failures_total"].started == [{"pool": "default"}]
+    assert rays["dspool_worker_failures_total"].told == []
+    assert len(rays["dspool_operations_total"].started) == 2 * len(OUTCOMES)

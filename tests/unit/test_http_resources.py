@@ -1,0 +1,171 @@
+"""Programs, sessions, workers and the pool itself over HTTP, against a pool double."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from http_doubles import FakePool, assert_problem, client_of
+
+from dspool.commands import ConfigureLM, Deployment, ResetSession, SetVariable
+from dspool.errors import ProgramError
+
+POOL = "/v1/pools/default"
+WORKER = POOL + "/workers/default-w0-abcdef"
+
+
+async def get(path, **settings):
+    async with client_of(FakePool(), **settings) as http:
+        return await http.get(POOL + path)
+
+
+async def test_pool_programs_are_listed_with_their_versions_a_page_at_a_time():
+    first = (await get("/programs?limit=1")).json()
+    assert first == {"programs": [{"program": "qa", "version": 2, "versions": [1, 2]}], "next_cursor": "qa"}
+    second = (await get(f"/programs?limit=1&cursor={first['next_cursor']}")).json()
+    assert second == {"programs": [{"program": "zz", "version": 1, "versions": [1]}], "next_cursor": None}
+
+
+async def test_a_pool_program_tells_what_its_workers_know():
+    shown = (await get("/programs/qa")).json()
+    assert shown["versions"] == [1, 2]
+    assert shown["info"] == {"signature": "question -> answer"}
+    assert_problem(await get("/programs/none"), 404, "unknown_program")
+
+
+async def test_a_version_is_deployed_and_rolled_back():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        done = await http.post(POOL + "/programs/qa/versions", json={"signature": "question -> answer"})
+        assert (done.status_code, done.json()) == (201, {"program": "qa", "version": 3})
+        back = await http.post(POOL + "/programs/qa/rollback")
+        assert back.json() == {"program": "qa", "version": 1}
+        assert (await http.post(POOL + "/programs/qa/rollback", json={"version": 2})).json()["version"] == 2
+        assert_problem(await http.post(POOL + "/programs/qa/versions", json={}), 422, "invalid_request")
+    assert pool.asked[0]["deploy"] == Deployment("qa", 0, spec={"signature": "question -> answer"})
+
+
+async def test_each_of_a_batch_ends_by_itself_in_its_place():
+    pool = FakePool()
+    run = pool.run
+
+    async def picky(command, **options):
+        if command.inputs == {"n": 1}:
+            raise ProgramError("not this one")
+        return await run(command, **options)
+
+    pool.run = picky
+    async with client_of(pool) as http:
+        answer = await http.post(POOL + "/programs/qa/batch", json={"inputs": [{"n": 0}, {"n": 1}, {"n": 2}]})
+    body = answer.json()
+    assert (body["succeeded"], body["failed"]) == (2, 1)
+    assert [item.get("result", {}).get("outputs") for item in body["items"]] == [{"n": 0}, None, {"n": 2}]
+    assert body["items"][1]["problem"]["code"] == "program_error"
+
+
+@pytest.mark.parametrize("inputs", [[], [{}, {}, {}], {}, [1]])
+async def test_a_batch_that_is_empty_or_too_large_is_refused(inputs):
+    pool = FakePool()
+    async with client_of(pool, max_batch=2) as http:
+        answer = await http.post(POOL + "/programs/qa/batch", json={"inputs": inputs})
+    assert_problem(answer, 422, "invalid_request")
+    assert pool.runs == 0
+
+
+async def test_a_session_is_created_with_the_given_name_or_with_one_that_cannot_be_guessed():
+    async with client_of(FakePool()) as http:
+        named = await http.post(POOL + "/sessions", json={"id": "a/b"})
+        assert named.status_code == 201
+        assert named.headers["location"] == "/v1/pools/default/sessions/a%2Fb"
+        assert (await http.get(named.headers["location"])).json()["id"] == "a/b"
+        unnamed = [(await http.post(POOL + "/sessions")).json()["id"] for _ in range(2)]
+        assert len(set(unnamed)) == 2
+        assert min(map(len, unnamed)) >= 20
+        assert_problem(await http.post(POOL + "/sessions", json={"id": "ada"}), 409, "conflict")
+        assert_problem(await http.post(POOL + "/sessions", json={"id": ""}), 422, "invalid_request")
+        assert_problem(await http.post(POOL + "/sessions", json={"id": "a\nb"}), 422, "invalid_request")
+
+
+async def test_variables_are_set_read_listed_and_deleted():
+    pool = FakePool()
+    base = POOL + "/sessions/ada/variables"
+    async with client_of(pool) as http:
+        assert (await http.put(base + "/tone", json={"value": None})).json() == {
+            "name": "tone",
+            "value": None,
+        }
+        assert (await http.get(base + "/tone")).json() == {"name": "tone", "value": [1]}
+        assert (await http.get(base + "?limit=2")).json() == {"variables": ["a", "b"], "next_cursor": "b"}
+        assert (await http.get(base + "?cursor=b")).json() == {"variables": ["c"], "next_cursor": None}
+        assert (await http.delete(base + "/tone")).status_code == 204
+        assert_problem(await http.put(base + "/tone", json={}), 422, "invalid_request")
+    assert pool.asked[0]["command"] == SetVariable("tone", None)
+    assert pool.asked[0]["session"] == "ada"
+
+
+async def test_a_session_is_reset_and_given_a_model():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        assert (await http.post(POOL + "/sessions/ada/reset")).status_code == 204
+        await http.put(POOL + "/sessions/ada/lm", json={"profile": "fast"})
+        assert (await http.get(POOL + "/sessions/ada/history?limit=1")).json()["operations"]
+        assert (await http.get(POOL + "/sessions/ada/programs")).json()["programs"][0]["program"] == "qa"
+        assert_problem(await http.get(POOL + "/sessions/none/programs"), 404, "unknown_session")
+    assert pool.asked[0]["command"] == ResetSession()
+    assert pool.asked[1]["command"] == ConfigureLM("fast")
+
+
+async def test_workers_are_listed_and_looked_at():
+    assert [one["id"] for one in (await get("/workers")).json()["workers"]] == ["default-w0-abcdef"]
+    assert (await get("/workers/default-w0-abcdef")).json()["slot"] == 0
+    assert_problem(await get("/workers/none"), 404, "unknown_worker")
+
+
+@pytest.mark.parametrize("what", ["drain", "restart"])
+async def test_a_worker_is_gone_or_still_on_its_way(what, monkeypatch):
+    monkeypatch.setattr("dspool_serve.routes.workers.LEAST_WAIT_S", 0.001)
+    pool = FakePool()
+    async with client_of(pool) as http:
+        assert (await http.post(f"{WORKER}/{what}")).json() == {"worker": "default-w0-abcdef", "gone": True}
+        pool.gone = asyncio.Event()
+        waited = await http.post(f"{WORKER}/{what}", json={"wait_s": 0})
+        assert waited.json()["gone"] is False
+        assert_problem(await http.post(f"{POOL}/workers/none/{what}"), 404, "unknown_worker")
+
+
+async def test_operators_resize_pause_and_resume():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        assert (await http.post(POOL + "/resize", json={"size": 3})).json() == {"desired": 3}
+        assert (await http.post(POOL + "/pause")).json() == {"paused": True}
+        assert (await http.post(POOL + "/resume")).json() == {"paused": False}
+        assert_problem(await http.post(POOL + "/resize", json={"size": -1}), 422, "invalid_request")
+    assert pool.size == 3
+    assert pool.asked == [{"pause": True}, {"pause": False}]
+
+
+async def test_stats_are_given_also_when_nothing_is_measured():
+    stats = (await get("/stats")).json()
+    assert stats["actual"] == 1
+    assert stats["load"] is None
+
+
+async def test_the_configuration_is_shown():
+    assert (await get("/config")).json() == {"config": {"name": "default", "pool_size": 1}}
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=%C2%B2", "unknown=1"])
+@pytest.mark.parametrize("path", ["/programs", "/workers", "/sessions", "/sessions/ada/variables"])
+async def test_a_page_out_of_range_is_refused(path, query):
+    assert_problem(await get(f"{path}?{query}"), 422, "invalid_request")
+
+
+@pytest.mark.parametrize(("path", "kind"), [("", "html"), ("/docs.js", "javascript"), ("/docs.css", "css")])
+async def test_the_documentation_needs_nothing_from_elsewhere(path, kind):
+    async with client_of(FakePool()) as http:
+        answer = await http.get("/docs" + path)
+    assert answer.status_code == 200
+    assert kind in answer.headers["content-type"]
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
