@@ -8,7 +8,7 @@ EXTRAS := dev,postgres,otlp
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
-BENCHMARKS := benchmarks.throughput benchmarks.sizing benchmarks.telemetry
+BENCHMARKS := benchmarks.throughput benchmarks.sizing benchmarks.telemetry benchmarks.http
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
 DEBIAN_PACKAGES ?= postgresql prometheus
 

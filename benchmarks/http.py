@@ -77,6 +77,8 @@ class Target:
 def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process and all that it starts; ended by SIGTERM, and by SIGKILL what does not heed it."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    # Several clusters start on one machine, one after the other, beside those that run.
+    environ["RAY_raylet_start_wait_time_s"] = "120"
     started = subprocess.Popen(
         command, cwd=ROOT, env=environ, text=True, stdin=subprocess.PIPE, start_new_session=True, **options
     )

@@ -12,16 +12,29 @@ if TYPE_CHECKING:
     from dspool.config import PoolConfig, load_config
     from dspool.errors import PoolError
     from dspool.pool import Pool, SessionHandle
+    from dspool.remote import BlockingRemotePool, RemotePool
     from dspool.results import Result
 
 __version__ = "0.1.0"
-__all__ = ["BlockingPool", "Pool", "PoolConfig", "PoolError", "Result", "SessionHandle", "load_config"]
+__all__ = [
+    "BlockingPool",
+    "BlockingRemotePool",
+    "Pool",
+    "PoolConfig",
+    "PoolError",
+    "RemotePool",
+    "Result",
+    "SessionHandle",
+    "load_config",
+]
 
 _HOMES = {
     "BlockingPool": "dspool.blocking",
+    "BlockingRemotePool": "dspool.remote",
     "Pool": "dspool.pool",
     "PoolConfig": "dspool.config",
     "PoolError": "dspool.errors",
+    "RemotePool": "dspool.remote",
     "Result": "dspool.results",
     "SessionHandle": "dspool.pool",
     "load_config": "dspool.config",

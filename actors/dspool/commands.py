@@ -290,6 +290,8 @@ class WorkerStatus(Struct, frozen=True):
     rss_mb: float = 0.0
     overflow: bool = False
     reason: str = ""
+    start: str = ""
+    """How its process was started: `fork`, `exec`, or `exec: why it was not forked`; empty until it has said so."""
 
 
 class PoolStatus(Struct, frozen=True):

@@ -240,6 +240,10 @@ class MetricsActor:
     async def report(self, told: Delta | PoolStatus | EventBatch) -> None:
         self._observation.report(told)
 
+    async def checkpoint(self) -> None:
+        """Write the checkpoint now, not only every 30 s."""
+        await self._observation.save()
+
     async def events(self, since: int = 0, limit: int = 100, timeout_s: float = 0.0) -> EventPage:
         """Events of the whole pool; see `Observation.events`."""
         return await self._observation.events(since, limit, timeout_s)

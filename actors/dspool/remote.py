@@ -29,7 +29,6 @@ from dspool.commands import (
     DeleteProgram,
     DeleteVariable,
     EndSession,
-    ExecuteCode,
     ExecuteProgram,
     GetHistory,
     GetProgramInfo,
@@ -48,6 +47,8 @@ from dspool.remote_requests import (
     Call,
     Events,
     Unreachable,
+    batch_for,
+    batch_results,
     call_for,
     pages,
     pause_s,
@@ -58,6 +59,8 @@ from dspool.remote_requests import (
 from dspool.results import Result
 
 TIMEOUT_S = 30.0
+MAX_BATCH = 256
+"""What a service takes at once unless it is configured otherwise (`service.max_batch`)."""
 GRACE_S = 2.0
 """How much longer than the deadline we wait for the service to say that it passed."""
 
@@ -353,10 +356,6 @@ class RemoteSession:
     async def history(self, limit: int = 50) -> JSON:
         return (await self.run(GetHistory(limit))).value
 
-    async def execute_code(self, code: str) -> JSON:
-        """Run Python in the service's sandbox. Needs an admin's token and `service.execute_code`."""
-        return (await self.run(ExecuteCode(code))).value
-
     async def reset(self) -> None:
         await self.run(ResetSession())
 
@@ -412,6 +411,20 @@ class BlockingRemotePool(_Remote):
 
     def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
         return self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+
+    def map(
+        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
+    ) -> list[Result]:
+        """As `BlockingPool.map`, in requests of at most `MAX_BATCH` sets of inputs.
+
+        Raises:
+            PoolError: the first failure.
+        """
+        results: list[Result] = []
+        for start in range(0, len(inputs), MAX_BATCH):
+            call = batch_for(self.name, program, inputs[start : start + MAX_BATCH], timeout_s)
+            results += batch_results(program, self._send(call, timeout_s))
+        return results
 
     def stream(
         self, command: AnyCommand, *, session: str | None = None, timeout_s: float | None = None

@@ -21,7 +21,6 @@ from dspool.commands import (
     DeleteProgram,
     DeleteVariable,
     EndSession,
-    ExecuteCode,
     ExecuteProgram,
     GetHistory,
     GetProgramInfo,
@@ -138,10 +137,29 @@ def call_for(
             return Call("POST", f"{at}/reset", None, True)
         case EndSession():
             return Call("DELETE", at)
-        case ExecuteCode(code):
-            return post(f"{at}/code", {"code": code})
         case _:
             raise InvalidRequest(f"{_name(command)} is not offered over HTTP")
+
+
+def batch_for(pool: str, program: str, inputs: list[dict[str, JSON]], timeout_s: float | None) -> Call:
+    """The request that runs a pool program on many inputs."""
+    body: dict[str, JSON] = {"inputs": inputs}
+    if timeout_s is not None:
+        body["timeout_s"] = timeout_s
+    path = f"/v1/pools/{_part(pool)}/programs/{_part(program)}/batch"
+    return Call("POST", path, body, True, uuid.uuid4().hex)
+
+
+def batch_results(program: str, body: Any) -> list[Result]:
+    """One result for each set of inputs, in their order.
+
+    Raises:
+        PoolError: the first failure.
+    """
+    for item in body["items"]:
+        if failed := item.get("problem"):
+            raise problem_of(int(failed.get("status", 500)), msgspec.json.encode(failed), {})
+    return [result_of(ExecuteProgram(program, {}), item["result"]) for item in body["items"]]
 
 
 def result_of(command: AnyCommand, body: Any) -> Result:
@@ -270,4 +288,15 @@ def _name(command: AnyCommand) -> str:
     return str(type(command).__struct_config__.tag)
 
 
-__all__ = ["Call", "Events", "Unreachable", "call_for", "pause_s", "problem_of", "result_of", "said"]
+__all__ = [
+    "Call",
+    "Events",
+    "Unreachable",
+    "batch_for",
+    "batch_results",
+    "call_for",
+    "pause_s",
+    "problem_of",
+    "result_of",
+    "said",
+]

@@ -79,6 +79,13 @@ _ROWS = (
     ),
     Event("worker.init", "a worker is warm", {"duration_s": "s"}, (*_WORKER, "overflow"), logging.INFO),
     Event(
+        "worker.fallback",
+        "a worker was started by exec because it could not be forked",
+        {"count": "workers"},
+        (*_WORKER, "reason"),
+        logging.WARNING,
+    ),
+    Event(
         "worker.terminate",
         "a worker ended",
         {"age_s": "s", "operations": "operations"},

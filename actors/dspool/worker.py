@@ -31,8 +31,10 @@ from dspool.connection import WorkerEnd
 from dspool.core.recorder import WorkerDelta, WorkerRecorder
 from dspool.errors import NotAllowed, PoolError, WorkerStartFailed
 from dspool.event_log import EventBatch, EventBuffer
+from dspool.forkserver import how_started
 from dspool.operations import Operations
 from dspool.ownership import Ownership, Store
+from dspool.telemetry import emit
 from dspool.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -132,6 +134,7 @@ class Worker:
         # DSPy's async path and threaded programs share it; the loop's own default has six threads.
         loop.set_default_executor(InlineHops(max(8, min(256, self._config.slots_per_worker * 2))))
         self._events.attach()
+        self._tell_fallback()
         self._chores = [loop.create_task(self._flush_metrics()), loop.create_task(self._keep_sessions())]
         if self._config.telemetry.sampling > 0:
             self._chores.append(loop.create_task(asyncio.to_thread(self._tracing.prepare)))
@@ -218,6 +221,7 @@ class Worker:
             busy_s=self._recorder.busy_s(now),
             rss_mb=self._rss_mb(),
             overflow=self._recorder.overflow,
+            start=how_started(),
         )
 
     async def running(self) -> list[dict[str, Any]]:
@@ -317,6 +321,15 @@ class Worker:
             except PoolError:
                 # The store is away: sessions stay, the next round tries again.
                 continue
+
+    def _tell_fallback(self) -> None:
+        how, _, why = how_started().partition(": ")
+        if how == "exec" and why:
+            emit(
+                "worker.fallback",
+                {"count": 1},
+                {"pool": self._config.name, "worker": self._id, "slot": self._slot, "reason": why},
+            )
 
     def _rss_mb(self) -> float:
         return round(self._process.memory_info().rss / 2**20, 1)

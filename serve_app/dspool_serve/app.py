@@ -1,7 +1,7 @@
 """The ASGI application: finds the route, runs it, and turns every error into problem+json.
 
-A client that disconnects cancels its operation: Ray Serve's server watches the connection already and cancels
-the task that runs this application, so no second watcher is paid for here.
+A client that disconnects cancels its operation: the connection ends the task that runs this application (see
+`dspool_serve.connections`), or Ray Serve does where that is not installed. No watcher is paid for here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 import dspool
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
 from dspool_serve.auth import Security
+from dspool_serve.connections import watched
 from dspool_serve.errors import problem
 from dspool_serve.frames import FRAMES
 from dspool_serve.http import Receive, Request, Response, Scope, Send, respond
@@ -47,7 +48,8 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            request = Request(scope, receive)
+            watched(scope)
+            request = Request(scope, receive, self.settings.body_timeout_s)
             response = await self._answer(request)
             echo = request.headers.get(b"x-request-id") if self.settings.echo_request_id else None
             if isinstance(response, EventStream):

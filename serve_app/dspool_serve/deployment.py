@@ -15,7 +15,7 @@ from dspool.config import PoolConfig
 from dspool.errors import UnknownPool
 from dspool.pool import Pool
 from dspool.tokens import TokenSource, from_environment
-from dspool_serve import one_write
+from dspool_serve import connections
 from dspool_serve.app import Application
 from dspool_serve.audit import NAME as AUDIT_NAME
 from dspool_serve.audit import Audit
@@ -71,7 +71,7 @@ class HttpIngress:
         self._settings = Settings(**settings)
         self._security = security
         # Before Serve starts the HTTP server of this replica.
-        one_write.install()
+        connections.install()
 
     def __serve_build_asgi_app__(self) -> Application:
         return Application(self._pools(), self._settings, self._security())
@@ -87,6 +87,7 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
     settings = {
         "max_body_bytes": config.service.max_body_bytes,
         "max_batch": config.service.max_batch,
+        "body_timeout_s": config.service.body_timeout_s,
         "heartbeat_s": config.service.heartbeat_s,
         "idempotency_ttl_s": config.service.idempotency_ttl_s,
         "operation_timeout_s": config.operation_timeout_s,

@@ -77,6 +77,7 @@ TABLE: dict[str, Kind] = {
     "idempotency_in_progress": Kind(409, "The first request with this key is still running"),
     "idempotency_outcome_unknown": Kind(409, "Nobody knows whether the first request with this key was done"),
     "idempotency_key_reused": Kind(422, "The key was used for another request"),
+    "request_too_slow": Kind(408, "The request took too long to arrive"),
     "payload_too_large": Kind(413, "The request is too large"),
     # Refused before any work was done: safe to repeat.
     "queue_full": Kind(429, "The queue is full"),

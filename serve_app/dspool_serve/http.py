@@ -5,12 +5,13 @@ No framework on the hot path; `docs/adr/0005-http-stack.md` says why and what it
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from dspool.errors import Cancelled, InvalidRequest, PayloadTooLarge
+from dspool.errors import CallerError, Cancelled, InvalidRequest, PayloadTooLarge
 
 if TYPE_CHECKING:
     from dspool_serve.observing import RequestTrace
@@ -29,6 +30,12 @@ ALWAYS: tuple[tuple[bytes, bytes], ...] = (
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
+class RequestTooSlow(CallerError):
+    """The body did not arrive in time."""
+
+    code = "request_too_slow"
+
+
 class Response(NamedTuple):
     status: int
     body: bytes
@@ -39,10 +46,11 @@ class Response(NamedTuple):
 class Request:
     """One HTTP request. `params` are the path's parameters, decoded."""
 
-    __slots__ = ("_read", "headers", "params", "principal", "receive", "scope", "trace")
+    __slots__ = ("_body_timeout_s", "_read", "headers", "params", "principal", "receive", "scope", "trace")
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, body_timeout_s: float = 30.0) -> None:
         self.scope = scope
+        self._body_timeout_s = body_timeout_s
         self.receive = receive
         # A repeated header's last value counts: the server in front has refused repeated Content-Length.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -91,6 +99,7 @@ class Request:
         Raises:
             PayloadTooLarge: more than `limit` bytes, announced or sent; the rest is not read.
             Cancelled: the client went away first.
+            RequestTooSlow: it took longer than the body may take.
         """
         if self._read is not None:
             return self._read
@@ -107,14 +116,23 @@ class Request:
             if len(body) > limit:
                 raise _too_large(limit)
             return body
-        parts = bytearray(body)
-        while message.get("more_body", False):
+        # A body in one piece never comes here: it pays for no timer.
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                return await self._rest(bytearray(body), limit)
+        except TimeoutError:
+            raise RequestTooSlow(f"the body took longer than {self._body_timeout_s:g} s to arrive") from None
+
+    async def _rest(self, parts: bytearray, limit: int) -> bytes:
+        more = True
+        while more:
             if len(parts) > limit:
                 raise _too_large(limit)
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Cancelled("the client went away while sending its request")
             parts += message.get("body", b"")
+            more = message.get("more_body", False)
         if len(parts) > limit:
             raise _too_large(limit)
         return bytes(parts)

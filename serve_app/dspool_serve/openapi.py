@@ -120,8 +120,9 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
             {
                 "name": "x-dspool-priority",
                 "in": "header",
-                "description": "With a token: batch work lets interactive work go first.",
-                "schema": {"enum": ["interactive", "batch"]},
+                "description": "`interactive` or `batch`, which lets interactive work go first. Without tokens "
+                "nothing is made of it.",
+                "schema": {"type": "string"},
             }
         )
     if parameters:
@@ -152,6 +153,8 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     if route.method == "POST":
         always += _KEYED
+    if route.takes is not None:
+        always += ("request_too_slow",)
     if (need := needed(route)) is not None:
         always += ("unauthenticated", "not_allowed")
     if need in ("caller", "admin"):

@@ -27,6 +27,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     operation_timeout_s: float = 30.0
     """The longest deadline a request may ask for, and the one it gets when it asks for none."""
     max_batch: int = 256
+    body_timeout_s: float = 30.0
     heartbeat_s: float = 15.0
     idempotency_ttl_s: float = 86_400.0
     echo_request_id: bool = True

@@ -33,6 +33,22 @@ def _heard(actor: Any) -> list[Seen]:
     return actor.all_events.after()
 
 
+def _was_not_forked(worker: Any) -> None:
+    from dspool import worker as module
+
+    module.how_started = lambda: "exec: the preloaded process is gone"
+    worker._tell_fallback()
+
+
+async def arrived(pool: Any, *events: str) -> None:
+    """Wait until these events have arrived: a worker that is killed takes the ones it has not sent with it."""
+    for _ in range(100):
+        if set(events) <= {event.event for event in (await pool.events(0, 1000)).events}:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"not all of {events} were told")
+
+
 @pytest.fixture
 def here():
     log = telemetry.attach(EventLog("", 10_000))
@@ -49,7 +65,7 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     pool = await start_pool(
         pool_size=2,
         max_pool_size=3,
-        session_ttl_s=1.0,
+        session_ttl_s=15.0,
         telemetry={"log_level": "debug"},
     )
     await full(pool)
@@ -61,9 +77,6 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     with pytest.raises(UnknownProgram):
         await pool.execute("nothing")
     await pool.session("lost").set_variable("x", 1)
-    await pool.session("moved").set_variable("x", 1)
-    await pool.session("expires").set_variable("x", 1)
-    await pool.deploy(Deployment("qa", 0, {"signature": "context, question -> answer"}))
     # One session whose stored state cannot be read, on no worker.
     lease_of = await owner_of(pool, "lost")
     store = pool.store
@@ -77,10 +90,15 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     await store.ask.remote("release", pool.name, "nobody", ["lost"])
     with pytest.raises(Exception):  # noqa: B017, PT011
         await pool.session("lost").get_variable("x")
+    # A worker that could not be forked.
+    await next(iter(pool.workers().values())).__ray_call__.remote(_was_not_forked)
+    await arrived(pool, "session.created", "session.lost", "worker.fallback")
     # A death, a move, a resize.
+    await pool.session("moved").set_variable("x", 1)
     owner = await owner_of(pool, "moved")
     kill(pids(pool)[owner])
     assert (await pool.session("moved").get_variable("x"))["value"] == 1
+    await pool.deploy(Deployment("qa", 0, {"signature": "context, question -> answer"}))
     await pool.resize(3)
     await full(pool, 3)
 
@@ -233,7 +251,7 @@ async def test_history_survives_the_metrics_actor(start_pool, tmp_path):
             break
         await asyncio.sleep(0.1)
     points = len((await pool.metrics_history(60)).points)
-    await pool.metrics.__ray_call__.remote(lambda self: self._observation.save())
+    await pool.metrics.checkpoint.remote()
     kill(await pid_of(pool.metrics))
     after = None
     while after is None or len(after.points) < points:

@@ -23,9 +23,9 @@ from dspool.testing_lm import LMServer, Reply
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
-CANARY = "zanzibar-4471"
+CANARY = "Zanzibar4471"
 SPEC = {"signature": "context, question -> answer", "lm": "test"}
-ASKED = {"context": f"The word is {CANARY}.", "question": f"What is {CANARY}?"}
+ASKED = {"context": f"{CANARY} is the capital of France.", "question": "What is the capital of France?"}
 PRINCIPAL, SESSION = f"tenant-{CANARY}", f"ada-{CANARY}"
 
 
@@ -137,7 +137,7 @@ async def test_a_canary_is_in_nothing_that_the_pool_writes_down(start_pool, note
             events = await pool.events(0, 1000)
             snapshot, history = await pool.metrics_snapshot(), await pool.metrics_history(3600)
             reading = await pool.metrics.reading.remote()
-            await pool.metrics.__ray_call__.remote(lambda self: self._observation.save())
+            await pool.metrics.checkpoint.remote()
             status = await pool.status()
         told = {
             "events": msgspec.json.encode([events, here.after()]),

@@ -157,6 +157,19 @@ def test_an_operation_that_was_busy_keeps_its_place():
     assert world.do("load", "a", held=0, slots=1) == [("a", "o1")]
 
 
+def test_a_slot_goes_to_the_older_of_those_bound_to_the_worker_and_those_for_any():
+    world = World(a=1)
+    world.submit("s")
+    world.finish("a", "o1")
+    world.submit()
+    world.submit("s")  # o3 is bound to a
+    world.submit()
+    world.submit("s")
+    assert world.finish("a", "o2") == [("a", "o3")]
+    assert world.finish("a", "o3") == [("a", "o4")]
+    assert world.finish("a", "o4") == [("a", "o5")]
+
+
 def test_the_load_of_a_report_does_not_count_what_was_dispatched_while_handling_it():
     world = World(a=4)
     for _ in range(6):
@@ -391,6 +404,16 @@ def test_a_dead_workers_idempotent_operations_go_first_and_the_others_end():
     assert all(isinstance(world.ends[name], WorkerLost) for name in lost)
     again = next(name for name in on_a if name not in lost)
     assert world.finish("b", on_b) == [("b", again)]
+
+
+def test_an_operation_that_was_busy_has_used_up_no_attempt():
+    world = World(DispatchConfig(attempts=2), a=1)
+    world.submit()
+    for _ in range(3):
+        world.do("busy", "a", "o1")
+        world.do("load", "a", held=0, slots=1)
+    world.finish("a", "o1", RATE_LIMITED)
+    assert "o1" not in world.ends
 
 
 def test_an_operation_that_was_not_sent_when_its_worker_died_is_sent_elsewhere():

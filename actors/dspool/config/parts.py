@@ -277,13 +277,11 @@ class ServiceConfig(Part):
     tls_cert: Path | None = None
     """Certificate chain in PEM. With it the service speaks HTTPS only."""
     tls_key: Path | None = None
-    """The certificate's private key in PEM; mode 0600."""
+    """The certificate's private key in PEM; not readable by everybody."""
     fair_waiting: Count = 256
     """Requests of one token that may wait while others have their turn; only with tokens."""
     body_timeout_s: Seconds = 30.0
     """How long a client may take to send a request's body."""
-    execute_code: bool = False
-    """Let admins run Python in a sandbox (needs Deno) through the service."""
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> ServiceConfig:

@@ -95,4 +95,5 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
         rss_mb=seen.rss_mb if seen else 0.0,
         overflow=overflow,
         reason=w.reason or w.leaving,
+        start=seen.start if seen else "",
     )

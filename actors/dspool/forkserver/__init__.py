@@ -1,8 +1,8 @@
 """Workers forked from a preloaded parent instead of started one by one: faster, and they share their memory.
 
-Ray runs `shim` in place of Python (`runtime_env={"py_executable": ...}`). The shim asks the `parent` of its job, node and
-environment for a `child`, starts that parent if there is none, and becomes the worker itself when anything is not as
-expected. Linux only.
+Ray runs `shim` in place of Python (`runtime_env={"py_executable": ...}`). The shim asks the `parent` of its job,
+node and environment for a `child`, starts that parent if there is none, and becomes the worker itself when anything is
+not as expected. Linux only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def command(modules: Sequence[str]) -> str:
 
 def modules_of(config: PoolConfig) -> tuple[str, ...]:
     """What the configuration has every worker import: it is loaded in the parent."""
-    found = [module for step in config.warmup.steps if isinstance(step, ImportModules) for module in step.modules]
+    found = [
+        module for step in config.warmup.steps if isinstance(step, ImportModules) for module in step.modules
+    ]
     if any(profile.engine == "litellm" for profile in config.lm_profiles.values()):
         found.append("litellm")
     return tuple(dict.fromkeys(found))

@@ -79,8 +79,9 @@ def take_on(request: Request) -> None:
     os.chdir(request.cwd)
     os.umask(request.umask)
     for name, wanted in request.limits.items():
-        if resource.getrlimit(getattr(resource, name)) != tuple(wanted):
-            resource.setrlimit(getattr(resource, name), tuple(wanted))
+        soft, hard = wanted
+        if resource.getrlimit(getattr(resource, name)) != (soft, hard):
+            resource.setrlimit(getattr(resource, name), (soft, hard))
     if os.getpriority(os.PRIO_PROCESS, 0) != request.nice:
         os.setpriority(os.PRIO_PROCESS, 0, request.nice)
     if request.oom and _OOM.read_text().strip() != request.oom:

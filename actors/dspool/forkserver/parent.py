@@ -155,7 +155,9 @@ def main() -> None:
     place = Place(Path(directory))
     try:
         raylet = int(os.environ["RAY_RAYLET_PID"])
-        code = compile(Path(path, "default_worker.py").read_bytes(), str(Path(path, "default_worker.py")), "exec")
+        code = compile(
+            Path(path, "default_worker.py").read_bytes(), str(Path(path, "default_worker.py")), "exec"
+        )
         preload(filter(None, modules.split(",")))
         parent = Parent(place, raylet=raylet)
     except Exception as failed:

@@ -106,7 +106,7 @@ def _fill_holes() -> None:
     side by side: 2 to 3 MB less for each of them, at the price of some memory here, once.
     """
     for size in range(_PYTHON_STEP, _PYTHON_LARGEST + 1, _PYTHON_STEP):
-        _kept.append([_piece(size, number) for number in range(_FILL // size)])
+        _kept.extend(_piece(size, number) for number in range(_FILL // size))
     allocate = ctypes.CDLL(None).malloc
     allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
     for size in _C_SIZES:

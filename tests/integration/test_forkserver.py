@@ -1,0 +1,184 @@
+"""Forked workers on a real Ray: they start, die and are told apart like others, and leave nothing behind.
+
+All other tests of this folder run on forked workers with `DSPOOL_WORKER_START=fork`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from harness import QUESTION, full, kill, pids, until
+
+from dspool import forkserver
+from dspool.forkserver import shim
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux"),
+]
+
+
+@pytest.fixture
+def session_dir(cluster):
+    return Path(ray._private.worker._global_node.get_session_dir_path())
+
+
+def parents(session_dir, workers):
+    """The parents of these processes."""
+    return [found for found in forkserver.report(session_dir) if set(found.workers) & set(workers)]
+
+
+async def starts(pool):
+    """How each worker was started, once all have said so."""
+    await until(lambda: len(pool.client.membership.workers) == pool.client.config.pool_size, 90)
+    for _ in range(600):
+        found = [worker.start for worker in (await pool.status()).workers]
+        if all(found):
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError("not all workers said how they were started")
+
+
+async def test_two_pools_fork_their_workers_from_one_parent_and_answer(start_pool, session_dir):
+    one = await start_pool(worker_start="fork", health_check_interval_s=2.0)
+    two = await start_pool(worker_start="fork", health_check_interval_s=2.0)
+    assert await starts(one) == await starts(two) == ["fork", "fork"]
+    workers = [*pids(one).values(), *pids(two).values()]
+    (parent,) = parents(session_dir, workers)
+    assert set(workers) <= set(parent.workers)
+    for pool in (one, two):
+        assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+
+
+async def test_forked_workers_are_like_others_in_what_they_inherit(start_pool, session_dir):
+    forked = await start_pool(worker_start="fork")
+    executed = await start_pool(worker_start="exec")
+    await full(forked)
+    await full(executed)
+
+    def look(self):
+        import gc
+        import logging
+        import random
+        import threading
+
+        return {
+            "group": os.getpgrp() == os.getpid(),
+            "cwd": os.getcwd(),
+            "umask": os.umask(0o22),
+            "oom": Path("/proc/self/oom_score_adj").read_text(),
+            "masks": [
+                line
+                for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith("SigBlk")
+            ],
+            "signals": [str(signal.getsignal(number)) for number in (1, 2, 10, 13)],
+            "path": sys.path[0],
+            "level": logging.getLogger("dspool").getEffectiveLevel(),
+            "handlers": [type(handler).__name__ for handler in logging.getLogger().handlers],
+            "collects": gc.isenabled(),
+            "main": threading.main_thread().name,
+            "environ": {key: value for key, value in os.environ.items() if key != "_DSPOOL_START"},
+        }, [
+            random.random(),
+            ray._raylet.UniqueID.from_random().hex(),
+            ray._raylet.ObjectID.from_random().hex(),
+        ]
+
+    seen = {}
+    for pool in (forked, executed):
+        seen[pool] = [await worker.__ray_call__.remote(look) for worker in pool.workers().values()]
+    assert seen[forked][0][0] == seen[executed][0][0]
+    drawn = [tuple(random) for _, random in (*seen[forked], *seen[executed])]
+    for column in zip(*drawn, strict=True):
+        assert len(set(column)) == len(column)
+
+
+async def test_a_killed_worker_is_noticed_at_once_replaced_by_a_forked_one_and_reaped(
+    start_pool, session_dir
+):
+    pool = await start_pool(worker_start="fork", health_check_interval_s=60.0)
+    await full(pool)
+    victim, pid = sorted(pids(pool).items())[0]
+    (parent,) = parents(session_dir, [pid])
+    began = time.monotonic()
+    kill(pid)
+    await until(lambda: victim not in pids(pool))
+    assert time.monotonic() - began < 5
+    await full(pool)
+    # Reaped: a zombie would still be there.
+    await until(lambda: not psutil.pid_exists(pid))
+    (after,) = parents(session_dir, pids(pool).values())
+    assert after.pid == parent.pid
+    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+
+
+async def test_workers_outlive_their_parent_and_the_next_one_starts_another(start_pool, session_dir):
+    pool = await start_pool(worker_start="fork", health_check_interval_s=2.0)
+    await full(pool)
+    before = pids(pool)
+    (parent,) = parents(session_dir, before.values())
+    kill(parent.pid)
+    await until(lambda: not psutil.pid_exists(parent.pid) or psutil.Process(parent.pid).status() == "zombie")
+    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+    assert pids(pool) == before
+    victim, pid = sorted(before.items())[0]
+    kill(pid)
+    await until(lambda: victim not in pids(pool))
+    await full(pool)
+    assert await starts(pool) == ["fork", "fork"]
+    new = set(pids(pool).values()) - set(before.values())
+    assert [found.pid != parent.pid for found in parents(session_dir, new)] == [True]
+
+
+async def test_a_hung_parent_costs_one_time_out_then_workers_start_by_exec_and_say_so(
+    start_pool, session_dir
+):
+    # A parent of its own, as hanging it would bring others down.
+    steps = [{"step": "import_modules", "modules": ["colorsys"]}, {"step": "load_programs"}]
+    pool = await start_pool(worker_start="fork", health_check_interval_s=2.0, warmup={"steps": steps})
+    await full(pool)
+    (parent,) = parents(session_dir, pids(pool).values())
+    os.kill(parent.pid, signal.SIGSTOP)
+    victim, pid = sorted(pids(pool).items())[0]
+    kill(pid)
+    await until(lambda: victim not in pids(pool))
+    await full(pool)
+    assert not psutil.pid_exists(parent.pid) or psutil.Process(parent.pid).status() == "zombie"
+    why = f"exec: the parent (process {parent.pid}) did not answer in {shim.ANSWER_S:g} s"
+    assert sorted(await starts(pool)) == [why, "fork"]
+    for _ in range(100):
+        events = [seen for seen in (await pool.events()).events if seen.event == "worker.fallback"]
+        if events:
+            break
+        await asyncio.sleep(0.1)
+    assert [why.removeprefix("exec: ")] == [seen.metadata["reason"] for seen in events]
+    (after,) = [found for found in forkserver.report(session_dir) if found.directory == parent.directory]
+    assert after.exec_only == why.removeprefix("exec: ")
+
+
+async def test_two_nodes_on_one_machine_have_a_parent_each_and_nothing_outlives_them():
+    program = Path(__file__).with_name("two_nodes.py")
+    with tempfile.TemporaryDirectory(prefix="dsp-n-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(program), folder, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 170)
+        assert process.returncode == 0
+        left = [int(word) for word in said.split()]
+        assert len(left) == 4
+        # Two parents and two workers.
+        await until(lambda: not any(map(psutil.pid_exists, left)), 30)
+        assert not [
+            path for path in Path(folder).rglob("*") if "forkserver" in path.parts and path.is_socket()
+        ]

@@ -1,0 +1,152 @@
+"""A service in a thread: real HTTP, a real client, a real worker with real DSPy and a real store; operators' routes are
+answered by a double. No Ray, so that it starts in a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from dspool.client import Client, ControlPlane
+from dspool.commands import Deployment, Membership
+from dspool.config import PoolConfig
+from dspool.metric_reading import Limits, Reading
+from dspool.metrics import Metrics
+from dspool.pool import Pool
+from dspool.store import SessionStore
+from dspool.worker import Worker
+from dspool_serve.app import Application
+from dspool_serve.auth import Security
+from dspool_serve.pools import Settings
+from tests.unit.http_doubles import FakePool, FixedPools
+
+
+class LocalPool(FakePool):
+    """Operations and sessions are real; workers, size and versions are made up."""
+
+    async def begin(self, directory: Path) -> None:
+        config = PoolConfig(state_dir=directory, telemetry={"sampling": 0}, enable_metrics=False)
+        self._metrics = Metrics(self.name)
+        self._version = 1
+        self._store = SessionStore(f"sqlite:///{directory / 'sessions.db'}")
+        await self._store.open()
+        self._worker = Worker("default-w0-abcdef", 0, config, b"secret", self._store)
+        members = (await self._worker.describe(),)
+        await self._worker.deploy(Deployment("qa", 1, spec={"signature": "context, question -> answer"}))
+
+        async def watch(version: int) -> Membership:
+            if version >= 1:
+                await asyncio.Event().wait()
+            return Membership(1, members, programs={"qa": 1})
+
+        async def report_dead(worker_id: str, why: str) -> None:
+            return None
+
+        self._client = Client(config, b"secret", ControlPlane(watch, report_dead))
+        await self._client.start()
+        if not await self._client.wait_ready(1, 20.0):
+            raise TimeoutError("the client did not connect")
+        self._pool = Pool("default", self._client, None)  # type: ignore[arg-type]
+
+    async def end(self) -> None:
+        await self._client.close()
+        await self._worker.stop()
+        await self._store.close()
+
+    async def reading(self) -> Reading:
+        config = self._client.config
+        of_config = {name: getattr(config, name) for name in Limits.__struct_fields__ if name != "sizing"}
+        limits = Limits(**of_config, sizing=False)
+        return Reading(
+            snapshot=self._metrics.snapshot(), histograms={}, status=await self.status(), limits=limits
+        )
+
+    async def history(self, duration_s: float) -> Any:
+        return self._metrics.history(duration_s)
+
+    async def metrics_snapshot(self) -> Any:
+        return self._metrics.snapshot()
+
+    async def deploy(self, deployment: Deployment) -> Deployment:
+        self._version += 1
+        done = msgspec.structs.replace(deployment, version=self._version)
+        await self._worker.deploy(done)
+        return done
+
+    async def run(self, command: Any, **options: Any) -> Any:
+        return await self._pool.run(command, **options)
+
+    def stream(self, command: Any, **options: Any) -> Any:
+        return self._pool.stream(command, **options)
+
+    async def create_session(self, id: str, *, principal: str | None = None) -> Any:
+        return await self._store.create(self.name, id, principal=principal)
+
+    async def session_info(self, id: str) -> Any:
+        return await self._store.get(self.name, id)
+
+    async def sessions(self, *, limit: int = 100, after: str | None = None) -> Any:
+        return await self._store.list(self.name, limit=limit, after=after)
+
+    async def end_session(self, id: str) -> None:
+        await self._pool.end_session(id)
+
+    async def claim_key(self, key: str, **about: Any) -> Any:
+        return await self._store.claim_key(self.name, key, **about)
+
+    async def settle_key(self, key: str, **about: Any) -> Any:
+        return await self._store.settle_key(self.name, key, **about)
+
+    async def drop_key(self, key: str, **about: Any) -> Any:
+        return await self._store.drop_key(self.name, key, **about)
+
+    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> Any:
+        # Nothing happens here; nobody has to wait for that.
+        return await super().events(since, limit)
+
+
+class LocalService:
+    """`with LocalService(directory) as service: service.url`."""
+
+    def __init__(self, directory: Path, security: Security | None = None) -> None:
+        self._directory, self._security = directory, security
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.pool = LocalPool()
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as failed:
+            self._failed = failed
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        await self.pool.begin(self._directory)
+        app = Application(FixedPools(self.pool), Settings(operation_timeout_s=10.0), self._security)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        self._ready.set()
+        await self._server.serve(sockets=[self._socket])
+        await self.pool.end()
+
+    def __enter__(self) -> LocalService:
+        self._thread.start()
+        if not self._ready.wait(60) or self._failed is not None:
+            raise RuntimeError("the local service did not start") from self._failed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(15)

@@ -1,0 +1,220 @@
+"""What attackers and broken clients send, over real sockets: each is refused in few words, and the service goes on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.serve.local_service import LocalService
+
+QA = "/v1/pools/default/programs/qa/execute"
+GOOD = {"inputs": {"context": "Ray was started at Berkeley.", "question": "Where was Ray started?"}}
+SESSION = "/v1/pools/default/sessions"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    with LocalService(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture
+def http(service):
+    with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as client:
+        yield client
+        # Whatever was sent: the next caller is served.
+        assert client.post(QA, json=GOOD).json()["outputs"] == {"answer": "Berkeley"}
+
+
+def raw(service, *parts: bytes, half_close=False, pause_s=0.0) -> bytes:
+    """Send the parts as they are; what came back until the server closed or two seconds of silence."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=2) as connection:
+        for part in parts:
+            try:
+                connection.sendall(part)
+            except OSError:
+                break
+            time.sleep(pause_s)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        try:
+            while chunk := connection.recv(65536):
+                answer += chunk
+        except OSError:
+            pass
+        return answer
+
+
+def post(body: bytes, path: str = QA, headers: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n%b" % (
+        path.encode(),
+        len(body),
+        headers,
+        body,
+    )
+
+
+DEEP = b'{"inputs":{"question":' + b"[" * 200 + b"]" * 200 + b"}}"
+BODIES = {
+    "empty": (b"", 400),
+    "null": (b"null", 422),
+    "list": (b"[]", 422),
+    "number": (b"1e999", 422),
+    "open": (b'{"inputs": {', 400),
+    "two documents": (b'{"inputs": {}} {"inputs": {}}', 400),
+    "trailing comma": (b'{"inputs": {},}', 400),
+    "comment": (b'{"inputs": {} /* x */}', 400),
+    "NaN": (b'{"inputs": {"question": NaN}}', 400),
+    "binary": (bytes(range(256)) * 8, 400),
+    "bad UTF-8": (b'{"inputs": {"question": "\xff\xfe"}}', 400),
+    "overlong UTF-8": (b'{"inputs": {"question": "\xc0\xaf"}}', 400),
+    "UTF-16": (json.dumps(GOOD).encode("utf-16"), 400),
+    "byte order mark": (b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), 400),
+    "lone surrogate": (b'{"inputs": {"question": "\\ud800", "context": "x"}}', 400),
+    "NUL": (b'{"inputs": {"question": "a\\u0000b"}}', 422),
+    "deep": (DEEP, 400),
+    "very deep": (b'{"inputs":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}", 400),
+    "large integer": (b'{"inputs": {"question": %b}}' % (b"9" * 5000), 422),
+    "unknown field": (b'{"inputs": {}, "model": "x"}', 422),
+    "zip": (b"PK\x03\x04" + b"\x00" * 100, 400),
+    "too large": (b'{"inputs": {"question": "' + b"x" * 1_100_000 + b'"}}', 413),
+    "many keys": (b'{"inputs": {' + b",".join(b'"k%d":1' % n for n in range(50_000)) + b"}}", 422),
+    "form": (b"inputs=1&timeout_s=2", 400),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_hostile_body_is_a_problem(http, name):
+    body, status = BODIES[name]
+    answer = http.post(QA, content=body)
+    assert answer.status_code == status, answer.text[:300]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.content) < 2000, "an answer does not echo what was sent"
+
+
+def test_of_a_repeated_key_the_last_counts_and_one_parser_reads_it(http):
+    twice = (
+        b'{"inputs": {"context": "A is B.", "question": "?"}, "inputs": %b}'
+        % json.dumps(GOOD["inputs"]).encode()
+    )
+    assert http.post(QA, content=twice).json()["outputs"] == {"answer": "Berkeley"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/pools/default/../../etc/passwd",
+        "/v1/pools/default/programs/..%2f..%2fqa/execute",
+        "/v1/pools/%2e%2e/programs/qa/execute",
+        "/v1/pools/default//programs/qa/execute",
+        "//v1/pools/default/programs/qa/execute",
+        "/v1/pools/default/programs/qa/execute/",
+        "/v1/pools/default/programs/qa%00/execute",
+        "/v1/pools/default/programs/%ff%fe/execute",
+        "/v1/pools/default/programs/" + "a" * 5000 + "/execute",
+        "/v1/pools/default;x=1/programs/qa/execute",
+        "/V1/POOLS/default/programs/qa/execute",
+        "/v1/pools/default/programs/qa/execute%3fx=1",
+        "/v1/pools/default/programs/__class__/execute",
+        "/v1/pools/default/programs/os:system/execute",
+        "/docs/../../../etc/passwd",
+        "/docs/%2e%2e%2fauth.py",
+    ],
+)
+def test_a_tricky_path_leads_nowhere(service, http, path):
+    answer = raw(service, post(json.dumps(GOOD).encode(), path))
+    status = int(answer.split(b" ", 2)[1])
+    assert status in (400, 404, 405, 422), answer[:300]
+    assert b"root:" not in answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", "a negative length"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\na", "two lengths"),
+        (b"GARBAGE\r\n\r\n", "no HTTP"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS to a plain port"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n", "a bad chunk"),
+        (b"GET / HTTP/9.9\r\nhost: x\r\n\r\n", "a version of tomorrow"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", "a flood of headers"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 500_000 + b"\r\n\r\n", "an endless header"),
+        (b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", "an endless path"),
+    ],
+)
+def test_what_is_hardly_http_is_refused_or_dropped(service, http, sent, why):
+    answer = raw(service, sent)
+    assert answer == b"" or 400 <= int(answer.split(b" ", 2)[1]) < 500, (why, answer[:200])
+
+
+def test_a_half_closed_connection_still_gets_its_answer_or_ends(service, http):
+    answer = raw(service, post(json.dumps(GOOD).encode()), half_close=True)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 200"), answer[:200]
+    # And one that promised more than it sends.
+    cut_off = post(json.dumps(GOOD).encode())[:-10]
+    assert not raw(service, cut_off, half_close=True).startswith(b"HTTP/1.1 200")
+
+
+def test_slow_clients_do_not_keep_others_waiting(service, http):
+    slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(100)]
+    try:
+        for connection in slow:
+            connection.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{" % QA.encode())
+        began = time.monotonic()
+        assert http.post(QA, json=GOOD).status_code == 200
+        assert time.monotonic() - began < 5.0
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_pipelined_requests_are_answered_one_by_one(service, http):
+    body = json.dumps(GOOD).encode()
+    first = post(body).replace(b"connection: close\r\n", b"")
+    answer = raw(service, first + post(b"{") + first)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b"Berkeley") <= 2
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"idempotency-key": "x" * 5000},
+        {"idempotency-key": ""},
+        {"x-request-timeout-seconds": "1e400"},
+        {"traceparent": "00-" + "g" * 32 + "-0000000000000000-01"},
+        {"authorization": "Bearer " + "x" * 8000},
+        {"x-request-id": "x" * 8000},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-encoding": "gzip"},
+        {"expect": "100-continue"},
+    ],
+)
+def test_a_hostile_header_is_harmless(http, header):
+    answer = http.post(QA, json=GOOD, headers=header)
+    assert answer.status_code in (200, 400, 413, 422), answer.text[:200]
+
+
+def test_a_specification_cannot_reach_python(http):
+    for spec in (
+        {"signature": "x: os.system -> y"},
+        {"signature": "x -> y: __import__('os').system('true')"},
+        {
+            "signature": {
+                "inputs": [{"name": "__class__", "type": "str"}],
+                "outputs": [{"name": "y", "type": "eval"}],
+            }
+        },
+        {"signature": "q -> a", "module": "os.system"},
+        {"signature": "q -> a", "module": "dspy.PythonInterpreter"},
+        {"signature": "q -> a", "lm": "file:///etc/passwd"},
+    ):
+        answer = http.put(f"{SESSION}/s/programs/p", json=spec)
+        assert 400 <= answer.status_code < 500, (spec, answer.text[:300])
+    imported = http.put(f"{SESSION}/s/programs/p", json={"import_path": "os:system"})
+    assert (imported.status_code, imported.json()["code"]) == (403, "not_allowed")

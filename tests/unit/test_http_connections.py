@@ -1,0 +1,123 @@
+"""Connections of the ingress: what one turn of the loop writes leaves in one piece, and a hang-up cancels."""
+
+from __future__ import annotations
+
+import asyncio
+
+import uvicorn
+from http_doubles import FakePool, FixedPools
+from uvicorn import config
+
+from dspool_serve.app import Application
+from dspool_serve.connections import OneWrite, Watch, install, watched
+
+
+class Wire:
+    """The transport below: remembers what reached it."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str) -> str:
+        return name
+
+
+async def test_head_and_body_leave_together_and_the_next_answer_by_itself():
+    wire = Wire()
+    transport = OneWrite(wire, asyncio.get_running_loop())
+    transport.write(b"head")
+    transport.write(b"body")
+    assert wire.pieces == []
+    await asyncio.sleep(0)
+    assert wire.pieces == [b"headbody"]
+    transport.write(b"next")
+    await asyncio.sleep(0)
+    assert wire.pieces == [b"headbody", b"next"]
+
+
+async def test_closing_sends_what_waits_first_and_nothing_is_sent_afterwards():
+    wire = Wire()
+    transport = OneWrite(wire, asyncio.get_running_loop())
+    transport.write(b"last words")
+    transport.close()
+    assert wire.pieces == [b"last words"]
+    transport.write(b"too late")
+    await asyncio.sleep(0)
+    assert wire.pieces == [b"last words"]
+    assert transport.get_extra_info("peername") == "peername"
+
+
+async def never(watch: Watch) -> None:
+    watched({"dspool.connection": watch})
+    await asyncio.Event().wait()
+
+
+async def test_what_runs_on_a_connection_ends_with_it():
+    watch = Watch()
+    running = [asyncio.create_task(never(watch)) for _ in range(2)]
+    await asyncio.sleep(0)
+    watch.lost()
+    await asyncio.wait(running)
+    assert all(task.cancelled() for task in running)
+
+
+async def test_a_request_that_begins_after_its_connection_was_lost_ends_at_once():
+    watch = Watch()
+    watch.lost()
+    task = asyncio.create_task(never(watch))
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_a_real_server_answers_in_one_piece_and_cancels_what_nobody_waits_for(monkeypatch):
+    pool = FakePool()
+    monkeypatch.setitem(config.HTTP_PROTOCOLS, "auto", config.HTTP_PROTOCOLS["auto"])
+    assert install()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Application(FixedPools(pool)),
+            port=0,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            loop="none",
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    async def send(program: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        path = f"/v1/pools/default/programs/{program}/execute"
+        # A client's own word on the matter changes nothing.
+        writer.write(
+            f"POST {path} HTTP/1.1\r\nhost: x\r\nx-request-disconnect-disabled: ?1\r\n"
+            'content-length: 14\r\n\r\n{"inputs": {}}'.encode()
+        )
+        return reader, writer
+
+    reader, writer = await send("qa")
+    answer = await reader.read(65536)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"}")
+    writer.close()
+    _, leaver = await send("slow")
+    await pool.started.wait()
+    leaver.close()
+    async with asyncio.timeout(5):
+        while not pool.cancelled:  # noqa: ASYNC110 - it happens when the kernel says so
+            await asyncio.sleep(0.001)
+    server.should_exit = True
+    await serving

@@ -1,0 +1,268 @@
+"""The remote client: the same methods, errors and results as a pool in the cluster, over HTTP that may fail."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import httpx
+import pytest
+
+from dspool import errors
+from dspool.blocking import BlockingPool
+from dspool.commands import CreateProgram, ExecuteProgram, GetVariable, Ping, SetVariable, StreamEvent
+from dspool.pool import Pool, SessionHandle
+from dspool.remote import BlockingRemotePool, RemotePool, RemoteSession, Unreachable
+from dspool.remote_requests import ATTEMPTS, Call, Events, call_for, pause_s, problem_of
+
+ANSWER = {
+    "outputs": {"answer": "42"},
+    "operation_id": "op-1",
+    "worker": "w0",
+    "program_version": 2,
+    "timings": {"wait_s": 0.1, "run_s": 0.2},
+    "usage": {},
+    "offline": False,
+}
+
+
+def problem(status, code, headers=None, **details):
+    body = {
+        "type": f"urn:dspool:problem:{code}",
+        "title": "t",
+        "status": status,
+        "detail": "no",
+        "code": code,
+    }
+    return httpx.Response(status, json=body | ({"details": details} if details else {}), headers=headers)
+
+
+class Service:
+    """Gives the answers in order, the last for ever, and remembers what it was sent."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked: list[httpx.Request] = []
+
+    def __call__(self, request):
+        self.asked.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def pool(self, **options):
+        return RemotePool("http://pool", transport=httpx.MockTransport(self), **options)
+
+    def blocking(self, **options):
+        return BlockingRemotePool("http://pool", transport=httpx.MockTransport(self), **options)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    paused = []
+
+    async def pause(seconds):
+        paused.append(seconds)
+
+    monkeypatch.setattr("dspool.remote.asyncio.sleep", pause)
+    monkeypatch.setattr("dspool.remote.time.sleep", paused.append)
+    return paused
+
+
+def test_the_twins_have_the_methods_of_the_pools_with_the_same_parameters():
+    for local, remote, names in (
+        (
+            Pool,
+            RemotePool,
+            "run execute stream session status sessions end_session resize pause resume close",
+        ),
+        (
+            SessionHandle,
+            RemoteSession,
+            "run create_program execute stream configure_lm programs program_info delete_program set_variable "
+            "get_variable variables delete_variable history reset end",
+        ),
+        (BlockingPool, BlockingRemotePool, "run execute map session status close"),
+    ):
+        for name in names.split():
+            has = inspect.signature(getattr(remote, name)).parameters
+            wanted = inspect.signature(getattr(local, name)).parameters
+            # Who asks, and in which trace, is said by the token and by headers.
+            assert set(wanted) - {"principal", "traceparent"} <= set(has), (remote, name)
+
+
+async def test_a_result_is_as_the_pool_gives_it():
+    service = Service(httpx.Response(200, json=ANSWER))
+    async with service.pool(token="dsp_x", priority="batch") as pool:
+        result = await pool.execute("qa", question="?", timeout_s=5.0)
+    assert (result.answer, result.worker, result.wait_s, result.program_version) == ("42", "w0", 0.1, 2)
+    (request,) = service.asked
+    assert request.url.path == "/v1/pools/default/programs/qa/execute"
+    assert json.loads(request.content) == {"inputs": {"question": "?"}, "timeout_s": 5.0}
+    assert request.headers["authorization"] == "Bearer dsp_x"
+    assert request.headers["x-dspool-priority"] == "batch"
+    assert 0 < float(request.headers["x-request-timeout-seconds"]) <= 5.0
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (404, "unknown_session", errors.UnknownSession),
+        (422, "invalid_request", errors.InvalidRequest),
+        (401, "unauthenticated", errors.Unauthenticated),
+        (403, "not_allowed", errors.NotAllowed),
+        (500, "program_error", errors.ProgramError),
+        (504, "deadline_exceeded", errors.DeadlineExceeded),
+        (500, "from_tomorrow", errors.PoolError),
+    ],
+)
+async def test_a_problem_is_raised_as_the_error_that_it_was_and_not_sent_again(status, code, kind):
+    service = Service(problem(status, code, why="x"))
+    async with service.pool() as pool:
+        with pytest.raises(kind) as raised:
+            await pool.execute("qa")
+    assert type(raised.value) is kind
+    assert raised.value.details["why"] == "x"
+    assert len(service.asked) == 1
+
+
+async def test_what_was_refused_is_sent_again_when_the_service_says_under_the_same_key(no_pauses):
+    service = Service(
+        problem(429, "queue_full", {"retry-after": "3"}),
+        problem(503, "pool_paused", retry_after_s=0.75),
+        httpx.Response(200, json=ANSWER),
+    )
+    async with service.pool() as pool:
+        assert (await pool.execute("qa")).answer == "42"
+    assert no_pauses == [3.0, 0.75]
+    assert len({request.headers["idempotency-key"] for request in service.asked}) == 1
+
+
+async def test_it_gives_up_after_some_tries_and_never_past_the_deadline(no_pauses):
+    service = Service(problem(429, "queue_full", {"retry-after": "1"}))
+    async with service.pool() as pool:
+        with pytest.raises(errors.QueueFull):
+            await pool.execute("qa")
+        assert len(service.asked) == ATTEMPTS
+        service.asked.clear()
+        with pytest.raises(errors.QueueFull):
+            await pool.execute("qa", timeout_s=0.5)
+        assert len(service.asked) == 1
+
+
+async def test_after_a_broken_connection_only_what_can_be_done_once_is_sent_again():
+    broken = httpx.RemoteProtocolError("cut")
+    for idempotent, command, session in (
+        (None, ExecuteProgram("qa", {}), None),
+        (True, ExecuteProgram("qa", {}), None),
+        (None, SetVariable("x", 1), "s"),
+        (None, GetVariable("x"), "s"),
+    ):
+        service = Service(broken, httpx.Response(200, json=ANSWER))
+        async with service.pool() as pool:
+            await pool.run(command, session=session, idempotent=idempotent)
+        assert len(service.asked) == 2
+    service = Service(broken)
+    async with service.pool() as pool:
+        with pytest.raises(Unreachable):
+            await pool.run(CreateProgram("p", {"signature": "q -> a"}), session="s")
+    assert len(service.asked) == 1
+    assert service.asked[0].headers["if-none-match"] == "*"
+
+
+async def test_an_answer_that_is_not_from_dspool_is_an_error_of_few_words():
+    service = Service(httpx.Response(502, text="<html>bad gateway</html>"))
+    async with service.pool() as pool:
+        with pytest.raises(errors.PoolError, match="answered 502"):
+            await pool.run(CreateProgram("p", {"signature": "q -> a"}), session="s")
+
+
+async def test_a_redirect_does_not_take_the_token_elsewhere():
+    service = Service(httpx.Response(307, headers={"location": "http://evil/"}))
+    async with service.pool(token="dsp_x") as pool:
+        with pytest.raises(errors.PoolError):
+            await pool.execute("qa")
+    assert {request.url.host for request in service.asked} == {"pool"}
+
+
+SSE = (
+    b': heartbeat\n\nevent: token\ndata: {"field":"answer","text":"4"}\n\n'
+    b'event: field\ndata: {"field":"answer","value":"42"}\n\nevent: final\ndata: %b\n\n'
+) % json.dumps(ANSWER).encode()
+
+
+async def test_a_stream_gives_events_and_then_the_result():
+    async with Service(httpx.Response(200, content=SSE)).pool() as pool:
+        got = [one async for one in pool.session("s").stream("p", question="?")]
+    assert got[:2] == [StreamEvent("token", "answer", "4"), StreamEvent("field", "answer", "42")]
+    assert got[2].answer == "42"
+    with Service(httpx.Response(200, content=SSE)).blocking() as blocking:
+        assert list(blocking.session("s").stream("p", question="?")) == got
+
+
+async def test_a_stream_that_breaks_off_or_ends_in_an_error_says_so():
+    failed = b'event: error\ndata: {"code":"program_error","detail":"no","status":500}\n\n'
+    for content, kind in ((SSE[:60], Unreachable), (failed, errors.ProgramError)):
+        async with Service(httpx.Response(200, content=content)).pool() as pool:
+            with pytest.raises(kind):
+                [one async for one in pool.session("s").stream("p")]
+
+
+async def test_a_stream_is_never_begun_twice():
+    service = Service(httpx.RemoteProtocolError("cut"))
+    async with service.pool() as pool:
+        with pytest.raises(Unreachable):
+            [one async for one in pool.session("s").stream("p")]
+    assert len(service.asked) == 1
+
+
+def test_the_blocking_twin_waits_and_retries_as_well(no_pauses):
+    service = Service(problem(503, "pool_not_ready", {"retry-after": "2"}), httpx.Response(200, json=ANSWER))
+    with service.blocking() as pool:
+        assert pool.execute("qa").answer == "42"
+    assert no_pauses == [2.0]
+    service = Service(httpx.Response(200, json={"name": "x", "value": 1}))
+    with service.blocking() as pool:
+        assert pool.session("a/b").get_variable("x") == {"name": "x", "value": 1}
+    assert service.asked[0].url.raw_path == b"/v1/pools/default/sessions/a%2Fb/variables/x"
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_would_be_a_step_in_the_path_is_refused(name):
+    with pytest.raises(errors.InvalidRequest):
+        call_for("default", GetVariable(name), "s", timeout_s=None, idempotent=None, operation_id=None)
+
+
+def test_what_http_does_not_offer_is_said():
+    with pytest.raises(errors.InvalidRequest, match="not offered"):
+        call_for("default", Ping(), "s", timeout_s=None, idempotent=None, operation_id=None)
+
+
+def test_pauses_grow_are_spread_and_keep_to_what_was_asked():
+    call = Call("POST", "/", None, True)
+    refused = problem_of(503, b"{}", {})
+    assert [pause_s(refused, call, n, 1.0) for n in (1, 2, 3)] == [0.1, 0.2, 0.4]
+    assert pause_s(refused, call, 1, 0.0) == 0.05
+    assert pause_s(refused, call, ATTEMPTS, 1.0) is None
+    assert pause_s(problem_of(429, b"{}", {"retry-after": "7"}), call, 1, 1.0) == 7.0
+    assert pause_s(problem_of(429, b"{}", {"retry-after": "nonsense"}), call, 1, 1.0) == 0.1
+
+
+def test_events_may_come_in_several_lines_and_with_comments():
+    events = Events()
+    lines = [": hi", "", "event: token", 'data: {"a":', "data: 1}", "", "data: 2", ""]
+    assert [event for line in lines if (event := events.line(line))] == [("token", {"a": 1}), ("message", 2)]
+
+
+def test_a_map_is_one_request_for_many_inputs_and_raises_the_first_failure():
+    items = [{"result": ANSWER}, {"result": ANSWER}]
+    service = Service(httpx.Response(200, json={"items": items, "succeeded": 2, "failed": 0}))
+    with service.blocking() as pool:
+        assert [one.answer for one in pool.map("qa", [{"question": "a"}, {"question": "b"}])] == ["42", "42"]
+        assert pool.map("qa", []) == []
+    assert len(service.asked) == 1
+    items[1] = {"problem": {"code": "program_error", "detail": "no", "status": 500}}
+    service = Service(httpx.Response(200, json={"items": items, "succeeded": 1, "failed": 1}))
+    with service.blocking() as pool, pytest.raises(errors.ProgramError):
+        pool.map("qa", [{}, {}])
