@@ -211,8 +211,8 @@ async def main() -> int:
     per_round = list(zip(figures["pool"], figures["actor_pool"], figures["limit"], strict=True))
     result = {
         **{f"{name}_ops_per_s": round(statistics.median(values), 1) for name, values in figures.items()},
-        "vs_actor_pool": round(statistics.median(p / a for p, a, _ in per_round), 2),
-        "vs_limit": round(statistics.median(p / l for p, _, l in per_round), 3),
+        "vs_actor_pool": round(statistics.median(ours / peer for ours, peer, _ in per_round), 2),
+        "vs_limit": round(statistics.median(ours / limit for ours, _, limit in per_round), 3),
         "p50_ms": round(percentile(latencies, 0.50) * 1e3, 2),
         "p99_ms": round(percentile(latencies, 0.99) * 1e3, 2),
         "overhead_p50_ms": round((percentile(ours, 0.5) - percentile(bare, 0.5)) * 1e3, 3),
