@@ -40,7 +40,7 @@ PEERS = ("serve_default", "serve_haproxy", "fastapi")
 SYSTEMS = ("dspool", *PEERS)
 QUESTION = {"question": "How many founders does it take to change a pool?"}
 PROGRAM = {"spec": {"signature": "question -> answer", "module": "Predict"}, "idempotent": True}
-START_S = 180.0
+START_S = 300.0
 
 
 class Target:

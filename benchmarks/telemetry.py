@@ -94,7 +94,9 @@ async def on_vs_off(directory: Path, rounds: int, seconds: float) -> dict[str, A
     print(
         f"  on:  {spread(rates['on'])} operations/s\n  off: {spread(rates['off'])} operations/s, {rounds} rounds"
     )
-    print(f"  on over off: {spread(pairs)} (to reach: 0.95)")
+    print(
+        f"  on over off: {statistics.median(pairs):.3f} ({min(pairs):.3f}-{max(pairs):.3f}) (to reach: 0.95)"
+    )
     return {
         "on_vs_off": round(statistics.median(pairs), 3),
         "on_ops_per_s": round(statistics.median(rates["on"]), 1),

@@ -68,6 +68,14 @@ class Principals(FakePool):
         return [self.known_sessions[id] for id in ids[:limit]], ids[limit - 1] if len(ids) > limit else None
 
 
+async def until(true) -> None:
+    for _ in range(10_000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not come about")
+
+
 class World:
     """A service with a token for each of some people."""
 
@@ -283,8 +291,7 @@ async def test_a_greedy_token_does_not_starve_another(tmp_path):
     async with world.http("ada") as ada, world.http("bob") as bob:
         pool.hold = asyncio.Event()
         greedy = [asyncio.create_task(one(ada, "ada")) for _ in range(200)]
-        while pool.running < 4:
-            await asyncio.sleep(0)
+        await until(lambda: pool.running == 4)
         modest = [asyncio.create_task(one(bob, "bob")) for _ in range(10)]
         for _ in range(50):
             await asyncio.sleep(0)
@@ -322,8 +329,7 @@ async def test_waiting_at_the_door_counts_against_the_deadline(tmp_path):
     pool.hold = asyncio.Event()
     async with world.http("ada") as http:
         first = asyncio.create_task(http.post(QA, json=INPUTS))
-        while not pool.running:
-            await asyncio.sleep(0)
+        await until(lambda: pool.running)
         late = await http.post(QA, json=INPUTS | {"timeout_s": 0.02})
         body = assert_problem(late, 504, "deadline_exceeded")
         assert body["details"]["phase"] == "queue"
@@ -355,8 +361,7 @@ async def test_batch_work_lets_interactive_work_go_first(tmp_path):
 
     async with world.http("ada") as ada, world.http("bob") as bob:
         tasks = [asyncio.create_task(one(ada, "first"))]
-        while not pool.running:
-            await asyncio.sleep(0)
+        await until(lambda: pool.running)
         # A batch token may not call its work interactive.
         tasks += [asyncio.create_task(one(bob, "batch", **{"x-dspool-priority": "interactive"}))]
         tasks += [asyncio.create_task(one(ada, "batch", **{"x-dspool-priority": "batch"}))]
