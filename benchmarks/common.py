@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def arguments(what: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, and nothing after it")
-    parser.add_argument("--quick", action="store_true", help="a short run that proves it works; figures are rough")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run that proves it works; figures are rough"
+    )
     return parser
 
 

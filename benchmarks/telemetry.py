@@ -58,7 +58,24 @@ def config(name: str, state_dir: Path, **overrides: Any) -> Any:
 # --- on against off ---------------------------------------------------------------------------------
 
 
-async def _rate(pool: Any, seconds: float) -> float:
+def _cpu_s(pids: list[int]) -> float:
+    import psutil
+
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
+
+
+async def _pids(pool: Any) -> list[int]:
+    """All processes that work for this pool, this one included."""
+    actors = [pool.supervisor, pool.store]
+    if pool.client.config.enable_metrics:
+        actors.append(pool.metrics)
+    found = [await actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]
+    return [os.getpid(), *found, *(member.pid for member in pool.client.membership.workers)]
+
+
+async def _round(pool: Any, pids: list[int], seconds: float) -> tuple[float, float]:
+    """Operations a second, and microseconds of CPU an operation in all processes of the pool."""
+    gc.collect()
     done, until = 0, time.perf_counter() + seconds
 
     async def caller() -> None:
@@ -67,38 +84,49 @@ async def _rate(pool: Any, seconds: float) -> float:
             await pool.execute(PROGRAM, **INPUTS)
             done += 1
 
-    began = time.perf_counter()
+    cpu, began = _cpu_s(pids), time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
-    return done / (time.perf_counter() - began)
+    return done / (time.perf_counter() - began), (_cpu_s(pids) - cpu) / done * 1e6
 
 
 async def on_vs_off(directory: Path, rounds: int, seconds: float) -> dict[str, Any]:
     from dspool import Pool
 
-    on = config("on", directory / "on")
-    off = config(
-        "off", directory / "off", enable_metrics=False, telemetry={"sampling": 0.0, "log_level": "error"}
-    )
+    settings = {
+        "on": config("on", directory / "on"),
+        "off": config(
+            "off", directory / "off", enable_metrics=False, telemetry={"sampling": 0.0, "log_level": "error"}
+        ),
+    }
     rates: dict[str, list[float]] = {"on": [], "off": []}
-    async with Pool.start(on) as with_all, Pool.start(off) as without:
+    cpu: dict[str, list[float]] = {"on": [], "off": []}
+    async with Pool.start(settings["on"]) as with_all, Pool.start(settings["off"]) as without:
         pools = {"on": with_all, "off": without}
-        for pool in pools.values():
-            await pool.wait_ready()
-            await _rate(pool, seconds)
+        pids = {}
+        for name, pool in pools.items():
+            await pool.client.wait_ready(2, 60)
+            pids[name] = await _pids(pool)
+            await _round(pool, pids[name], 2.0)
         for number in range(rounds):
             # In turn, and the other one first each time: what drifts, drifts for both.
             for name in ("on", "off") if number % 2 else ("off", "on"):
-                gc.collect()
-                rates[name].append(await _rate(pools[name], seconds))
+                rate, cpu_us = await _round(pools[name], pids[name], seconds)
+                rates[name].append(rate)
+                cpu[name].append(cpu_us)
     pairs = [a / b for a, b in zip(rates["on"], rates["off"], strict=True)]
+    by_cpu = [b / a for a, b in zip(cpu["on"], cpu["off"], strict=True)]
+    for name in rates:
+        print(
+            f"  {name:3s}: {spread(rates[name])} operations/s, {spread(cpu[name])} us of CPU an operation, "
+            f"{rounds} rounds of {seconds:g} s"
+        )
+    low, middle, high = min(pairs), statistics.median(pairs), max(pairs)
     print(
-        f"  on:  {spread(rates['on'])} operations/s\n  off: {spread(rates['off'])} operations/s, {rounds} rounds"
-    )
-    print(
-        f"  on over off: {statistics.median(pairs):.3f} ({min(pairs):.3f}-{max(pairs):.3f}) (to reach: 0.95)"
+        f"  on over off: {middle:.3f} ({low:.3f}-{high:.3f}), by CPU {statistics.median(by_cpu):.3f} (to reach: 0.95)"
     )
     return {
-        "on_vs_off": round(statistics.median(pairs), 3),
+        "on_vs_off": round(middle, 3),
+        "on_vs_off_by_cpu": round(statistics.median(by_cpu), 3),
         "on_ops_per_s": round(statistics.median(rates["on"]), 1),
         "off_ops_per_s": round(statistics.median(rates["off"]), 1),
     }
@@ -361,7 +389,7 @@ async def main() -> int:
 
         start_cluster()
         try:
-            figures |= await on_vs_off(directory, 3 if quick else 9, 1.0 if quick else 4.0)
+            figures |= await on_vs_off(directory, 4 if quick else 20, 1.0 if quick else 2.0)
             figures |= await unaccounted(directory, 8_000 if quick else 100_000)
         finally:
             ray.shutdown()

@@ -120,7 +120,9 @@ def actor_pool_ops(actors: list[Any], seconds: float) -> float:
     pool, done = ActorPool(actors), 0
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        for _ in pool.map_unordered(lambda actor, inputs: actor.execute.remote(inputs), [INPUTS] * CONCURRENCY):
+        for _ in pool.map_unordered(
+            lambda actor, inputs: actor.execute.remote(inputs), [INPUTS] * CONCURRENCY
+        ):
             done += 1
     return done / (time.perf_counter() - began)
 

@@ -5,7 +5,9 @@ from dspool import Pool
 
 async def main() -> None:
     async with Pool.start() as pool:
-        result = await pool.execute("qa", context="The Seine flows through Paris.", question="Which river flows through Paris?")
+        result = await pool.execute(
+            "qa", context="The Seine flows through Paris.", question="Which river flows through Paris?"
+        )
         print(result.answer, "(offline)" if result.offline else "")
 
         session = pool.session("alice")

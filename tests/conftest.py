@@ -10,8 +10,15 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import pytest_asyncio
+
+# Time limits belong to pytest: a shared machine stalls for longer than any example takes.
+hypothesis.settings.register_profile(
+    "dspool", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("dspool")
 
 HARNESS = Path(__file__).parent / "integration"
 

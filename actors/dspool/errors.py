@@ -29,6 +29,7 @@ PoolError
 ├── ProgramError           the program raised, or its answer did not fit its signature
 ├── WorkerLost             the worker died after the operation had started
 ├── WorkerStartFailed      a worker could not be started or warmed
+├── Unreachable            a remote pool does not answer; it may have done what was asked
 ├── StaleLease             a worker whose lease on a session is old tried to use it
 ├── StoreFailed            the session store could not commit
 └── InternalError          a defect in dspool
@@ -207,6 +208,10 @@ class WorkerLost(PoolError):
 
 class WorkerStartFailed(PoolError):
     code = "worker_start_failed"
+
+
+class Unreachable(PoolError):
+    code = "unreachable"
 
 
 class StaleLease(PoolError):

@@ -42,11 +42,10 @@ from dspool.commands import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.errors import DeadlineExceeded, PoolError
+from dspool.errors import DeadlineExceeded, PoolError, Unreachable
 from dspool.remote_requests import (
     Call,
     Events,
-    Unreachable,
     batch_for,
     batch_results,
     call_for,
@@ -455,6 +454,16 @@ class BlockingRemotePool(_Remote):
     def status(self) -> PoolStatus:
         return msgspec.convert(self._send(Call("GET", self._path(), None, True)), PoolStatus)
 
+    def resize(self, size: int) -> int:
+        """As `Pool.resize`. Needs an admin's token, as the next two do."""
+        return int(self._send(Call("POST", self._path("/resize"), {"size": size}, True))["desired"])
+
+    def pause(self) -> None:
+        self._send(Call("POST", self._path("/pause"), None, True))
+
+    def resume(self) -> None:
+        self._send(Call("POST", self._path("/resume"), None, True))
+
     def close(self) -> None:
         self._http.close()
 
@@ -524,4 +533,4 @@ class _AtOnce:
         return self._pool.run(command, **options)
 
 
-__all__ = ["BlockingRemotePool", "BlockingRemoteSession", "RemotePool", "RemoteSession", "Unreachable"]
+__all__ = ["BlockingRemotePool", "BlockingRemoteSession", "RemotePool", "RemoteSession"]

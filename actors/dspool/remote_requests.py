@@ -32,7 +32,7 @@ from dspool.commands import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.errors import Conflict, InvalidRequest, PoolError, Rejected, from_wire
+from dspool.errors import Conflict, InvalidRequest, PoolError, Rejected, Unreachable, from_wire
 from dspool.results import Result
 
 ATTEMPTS = 4
@@ -41,12 +41,6 @@ BACKOFF_MAX_S = 5.0
 RETRIED = frozenset({429, 502, 503})
 """429 and 503: nothing was done. 502: something may have been, and so only what may be repeated is."""
 _IN_PROGRESS = "idempotency_in_progress"
-
-
-class Unreachable(PoolError):
-    """The service does not answer. It may have done what was asked."""
-
-    code = "unreachable"
 
 
 class Call(NamedTuple):
@@ -291,7 +285,6 @@ def _name(command: AnyCommand) -> str:
 __all__ = [
     "Call",
     "Events",
-    "Unreachable",
     "batch_for",
     "batch_results",
     "call_for",

@@ -98,6 +98,7 @@ TABLE: dict[str, Kind] = {
     "model_rate_limited": Kind(503, "The language model limits our rate"),
     "worker_lost": Kind(502, "The worker died while running the operation"),
     "worker_start_failed": Kind(503, "A worker could not be started"),
+    "unreachable": Kind(502, "Another service cannot be reached"),
     "stale_lease": Kind(503, "The session is moving"),
     "store_failed": Kind(503, "The session store failed"),
     "deadline_exceeded": Kind(504, "The deadline passed"),

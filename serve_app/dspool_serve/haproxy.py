@@ -61,8 +61,8 @@ REFUSALS = {
     503: ("Service Unavailable", "rejected", "No part of the service can take the request now"),
     504: ("Gateway Timeout", "deadline_exceeded", "The service did not answer in time"),
 }
-"""What HAProxy answers by itself, and the problem that is made of it. What cannot be read as HTTP at all, and a head that
-comes too slowly, it refuses in its own words all the same (400 and 408 in HTML)."""
+"""What HAProxy answers by itself, and the problem that is made of it. What cannot be read as HTTP at all, and a head
+that comes too slowly, it refuses in its own words all the same (400 and 408 in HTML)."""
 PIDS = "haproxy.pids"
 THREADS = 4
 # Each HAProxy and each replica waits this long for the other side to notice before it stops.

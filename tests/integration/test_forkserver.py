@@ -179,6 +179,8 @@ async def test_two_nodes_on_one_machine_have_a_parent_each_and_nothing_outlives_
         assert len(left) == 4
         # Two parents and two workers.
         await until(lambda: not any(map(psutil.pid_exists, left)), 30)
-        assert not [
-            path for path in Path(folder).rglob("*") if "forkserver" in path.parts and path.is_socket()
-        ]
+        assert not sockets(Path(folder))
+
+
+def sockets(folder):
+    return [path for path in folder.rglob("*") if "forkserver" in path.parts and path.is_socket()]

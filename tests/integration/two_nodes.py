@@ -13,7 +13,7 @@ def main() -> None:
     cluster = Cluster()
     for number in range(2):
         cluster.add_node(
-            num_cpus=1, resources={f"node{number}": 1}, **({"_temp_dir": sys.argv[1]} if not number else {})
+            num_cpus=1, resources={f"node{number}": 1}, **({"temp_dir": sys.argv[1]} if not number else {})
         )
     ray.init(address=cluster.address, log_to_driver=False)
 

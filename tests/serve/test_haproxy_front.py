@@ -89,9 +89,12 @@ class Front:
             )
         )
         script = variables["RAY_SERVE_HAPROXY_BINARY_PATH"]
-        checked = subprocess.run([script, "-c", "-f", str(self.config)], capture_output=True, text=True)
+        check = [script, "-c", "-f", str(self.config)]
+        checked = await asyncio.to_thread(subprocess.run, check, capture_output=True, text=True)
         assert checked.returncode == 0, checked.stderr
-        self.process = subprocess.Popen([script, "-db", "-f", str(self.config)], stderr=subprocess.DEVNULL)
+        self.process = await asyncio.create_subprocess_exec(
+            script, "-db", "-f", str(self.config), stderr=subprocess.DEVNULL
+        )
         for _ in range(100):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -103,7 +106,7 @@ class Front:
 
     async def __aexit__(self, *_):
         self.process.kill()
-        self.process.wait()
+        await self.process.wait()
         self.replica.close()
 
 

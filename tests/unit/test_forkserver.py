@@ -44,7 +44,7 @@ def parent(place):
     """A parent in a process of its own that has loaded nothing but `sys.argv[2]` says; forks whatever asks."""
     running = []
 
-    def start(before: str = "pass", idle_s: float = 30.0) -> subprocess.Popen:
+    def start(before: str = "pass", idle_s: float = 30.0, variables=None) -> subprocess.Popen:
         program = textwrap.dedent(
             f"""
             import sys
@@ -53,7 +53,7 @@ def parent(place):
             from dspool.forkserver.parent import Parent
             from dspool.forkserver.places import Place
             {before}
-            parent = Parent(Place(Path(sys.argv[1])), raylet=None, idle_s={idle_s})
+            parent = Parent(Place(Path(sys.argv[1])), raylet=None, idle_s={idle_s}, variables={variables!r})
             print("ready", flush=True)
             request = parent.serve()
             if request is None:
@@ -218,6 +218,15 @@ def test_a_child_has_the_arguments_environment_and_directory_of_who_asked(parent
     assert found == [script, environ, str(tmp_path / "cwd"), str(tmp_path), "__main__", script]
 
 
+def test_a_child_has_the_variables_that_loading_would_have_set(parent, told):
+    parent(variables={"SET_BY_LOADING": "1"})
+    assert told("dict(os.environ)", environ={"ONLY": "this"}) == {
+        "ONLY": "this",
+        "SET_BY_LOADING": "1",
+        HOW_VARIABLE: "fork",
+    }
+
+
 def test_a_child_has_the_limits_and_signals_of_who_asked(parent, told):
     parent("import signal; signal.signal(signal.SIGUSR1, lambda *_: None)")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -252,10 +261,11 @@ def test_children_hash_as_the_environment_asks(parent, told, monkeypatch):
     assert told("hash('word')") == int(wanted.stdout)
 
 
-def test_a_child_is_in_a_session_of_its_own(parent, told):
+def test_a_child_has_a_group_of_its_own_in_the_session_of_its_node(parent, told):
     parent()
     pid, group, session = told("[os.getpid(), os.getpgrp(), os.getsid(0)]")
-    assert pid == group == session
+    assert pid == group
+    assert session == os.getsid(0)
 
 
 def test_children_draw_different_random_numbers(parent, told, tmp_path, monkeypatch):
@@ -412,7 +422,7 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
         import gc, logging, os, random
         from dspool.forkserver.preload import preload, running
         handlers = list(logging.getLogger().handlers)
-        preload(["litellm", "no_such_module"])
+        assert preload(["litellm", "no_such_module"])["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
         assert running() is None
         assert gc.get_freeze_count() > 100_000
         assert logging.getLogger().handlers == handlers

@@ -15,6 +15,7 @@ from dspool_serve.app import Application
 from dspool_serve.pools import Settings
 from dspool_serve.sse import EventStream, event
 
+real_sleep = asyncio.sleep
 STREAM = "/v1/pools/default/programs/qa/stream"
 TOLD = [
     StreamEvent("status", "", "thinking"),
@@ -156,15 +157,34 @@ async def test_a_quiet_stream_sends_comments_and_from_then_on_errors_are_events(
     assert connection.sent[-1] == {"type": "http.response.body", "body": b""}
 
 
-async def test_a_stream_with_something_to_say_sends_no_comments():
+async def test_only_a_stream_that_said_nothing_since_the_last_beat_sends_a_comment(monkeypatch):
+    beats: asyncio.Queue[None] = asyncio.Queue()
+    monkeypatch.setattr("dspool_serve.sse.asyncio.sleep", lambda _: beats.get())
+    words: asyncio.Queue[bytes | None] = asyncio.Queue()
+
     async def source() -> Any:
-        for number in range(20):
-            yield event("status", number)
-            await asyncio.sleep(0.001)
+        while (word := await words.get()) is not None:
+            yield word
+
+    async def settled() -> str:
+        for _ in range(10):
+            await real_sleep(0)
+        return connection.text
 
     connection = Connection("/")
-    await EventStream(source(), heartbeat_s=0.1).send(connection.send)
-    assert "heartbeat" not in connection.text
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(EventStream(source(), heartbeat_s=1).send(connection.send))
+    await settled()
+    words.put_nowait(b"word")
+    assert await settled() == "word"
+    beats.put_nowait(None)
+    assert await settled() == "word"
+    beats.put_nowait(None)
+    assert await settled() == "word: heartbeat\n\n"
+    words.put_nowait(None)
+    await task
+    await settled()
+    assert asyncio.all_tasks() == before, "something goes on after the end"
 
 
 async def test_a_defect_in_a_stream_is_told_without_inside_information():

@@ -11,8 +11,9 @@ import pytest
 from dspool import errors
 from dspool.blocking import BlockingPool
 from dspool.commands import CreateProgram, ExecuteProgram, GetVariable, Ping, SetVariable, StreamEvent
+from dspool.errors import Unreachable
 from dspool.pool import Pool, SessionHandle
-from dspool.remote import BlockingRemotePool, RemotePool, RemoteSession, Unreachable
+from dspool.remote import BlockingRemotePool, RemotePool, RemoteSession
 from dspool.remote_requests import ATTEMPTS, Call, Events, call_for, pause_s, problem_of
 
 ANSWER = {

@@ -28,10 +28,13 @@ app = typer.Typer(
 )
 app.add_typer(tokens.app, name="token")
 
+
 @app.command()
 def up(
     config: ConfigFile = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback only with access tokens.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; beyond loopback only with access tokens.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     address: Annotated[
         str | None, typer.Option(help='Join this Ray cluster ("auto" finds it) and do not start one.')

@@ -94,8 +94,8 @@ class Tokens:
     def recognise(self, presented: bytes, *, now: float) -> Token | None:
         """The token that `presented` is; None if it is none of ours or has expired.
 
-        Found by its id, which is no secret; the rest is compared as hashes and in constant time. An unknown id costs the
-        same comparison, so that the time taken does not tell which ids exist.
+        Found by its id, which is no secret; the rest is compared as hashes and in constant time. An unknown id costs
+        the same comparison, so that the time taken does not tell which ids exist.
         """
         shape = _TOKEN.fullmatch(presented)
         token = None if shape is None else self._by_id.get(shape[1].decode())

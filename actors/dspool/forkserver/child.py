@@ -18,8 +18,9 @@ _GO_S = 5.0
 
 def settle(connection: socket.socket, request: handover.Request, streams: list[int]) -> bool:
     """Take the place of the process that asked, and tell it; False: it does not want this process any more."""
-    # Not one of the parent's group: `killpg` from a worker must not reach the others.
-    os.setsid()
+    # As Ray has it: a group of its own, so that `killpg` from a worker reaches no other, and the session of the raylet.
+    # Not `setsid`: Linux shares processors out by session, and the worker and its client would compete.
+    os.setpgid(0, 0)
     for target, descriptor in enumerate(streams):
         os.dup2(descriptor, target)
     handover.take_on(request)

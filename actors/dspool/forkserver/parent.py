@@ -11,6 +11,7 @@ import selectors
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,16 @@ _READY = 3
 
 
 class Parent:
-    def __init__(self, place: Place, *, raylet: int | None, idle_s: float = IDLE_S) -> None:
-        """`raylet` is the process to end with."""
+    def __init__(
+        self,
+        place: Place,
+        *,
+        raylet: int | None,
+        idle_s: float = IDLE_S,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`raylet` is the process to end with; `variables` are what loading set in the environment."""
+        self._variables = dict(variables or {})
         self._place = place
         self._idle_s = idle_s
         self._selector = selectors.DefaultSelector()
@@ -108,12 +117,16 @@ class Parent:
         message, streams = handover.receive(connection, descriptors=3)
         try:
             if "fork" in message and len(streams) == 3:
-                return self._fork(connection, handover.Request(**message["fork"]), streams)
+                return self._fork(connection, self._request(message["fork"]), streams)
             handover.send(connection, self._facts())
             return None
         finally:
             for descriptor in streams:
                 os.close(descriptor)
+
+    def _request(self, told: dict[str, Any]) -> handover.Request:
+        request = handover.Request(**told)
+        return request._replace(environ={**request.environ, **self._variables})
 
     def _fork(
         self, connection: socket.socket, request: handover.Request, streams: list[int]
@@ -158,8 +171,8 @@ def main() -> None:
         code = compile(
             Path(path, "default_worker.py").read_bytes(), str(Path(path, "default_worker.py")), "exec"
         )
-        preload(filter(None, modules.split(",")))
-        parent = Parent(place, raylet=raylet)
+        variables = preload(filter(None, modules.split(",")))
+        parent = Parent(place, raylet=raylet, variables=variables)
     except Exception as failed:
         why = str(failed) if isinstance(failed, Unavailable) else f"{type(failed).__name__}: {failed}"
         os.write(_READY, f"the parent cannot fork: {why}".encode())

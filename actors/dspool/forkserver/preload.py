@@ -41,14 +41,15 @@ _FILL = 250_000
 _kept: list[object] = []
 
 
-def preload(modules: Iterable[str]) -> None:
+def preload(modules: Iterable[str]) -> dict[str, str]:
     """Load the base and `modules`, then put it all out of the garbage collector's reach.
+
+    Returns the environment variables that this set: a worker that loads the same by itself has them too.
 
     Raises:
         Unavailable: a part of the base cannot be loaded, or something that was loaded runs or holds a connection.
     """
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    before = _descriptors()
+    before, environ = _descriptors(), dict(os.environ)
     # No collection in between: it would find nothing, and leave holes in the memory that workers share.
     gc.disable()
     for module in BASE:
@@ -73,6 +74,7 @@ def preload(modules: Iterable[str]) -> None:
     _give_back()
     _fill_holes()
     gc.freeze()
+    return {name: value for name, value in os.environ.items() if environ.get(name) != value}
 
 
 def running() -> str | None:

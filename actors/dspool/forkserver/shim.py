@@ -149,8 +149,9 @@ def _start(place: Place, modules: str, path: str) -> str:
     first = os.fork()
     if first == 0:
         try:
-            os.setsid()
             if os.fork() == 0:
+                # Not `setsid`, see `child`.
+                os.setpgid(0, 0)
                 _become_parent(place, modules, path, writing)
         finally:
             os._exit(1)

@@ -1,0 +1,97 @@
+"""The service with tokens, TLS and two ingress processes, as people run it: real Ray, Serve, HAProxy and workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import ssl
+import subprocess
+
+import httpx
+import pytest
+
+from dspool.errors import DeadlineExceeded, NotAllowed, Unauthenticated, UnknownSession
+from dspool.remote import BlockingRemotePool
+from dspool.tokens import issue
+from tests.serve.test_service import QUESTION, Up, dspool
+
+pytestmark = [
+    pytest.mark.serve,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate"),
+]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    home = tmp_path_factory.mktemp("access")
+    cert, key, tokens = home / "cert.pem", home / "key.pem", home / "tokens.yaml"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        check=True,
+        capture_output=True,
+    )
+    key.chmod(0o600)
+    people = {"ada": "caller", "bob": "caller", "root": "admin"}
+    texts = {name: issue(tokens, name, role)[0] for name, role in people.items()}
+    config = home / "pool.yaml"
+    service = {"tokens_file": str(tokens), "tls_cert": str(cert), "tls_key": str(key), "replicas": 2}
+    config.write_text(json.dumps({"pool_size": 1, "service": service}))
+    running = Up(home / "state", "--config", str(config))
+    running.cert, running.tokens = cert, texts
+    yield running
+    running.end()
+
+
+def pool_of(up, who=None):
+    return BlockingRemotePool(up.url, token=up.tokens.get(who), ca_file=up.cert)
+
+
+def test_callers_get_answers_and_their_own_sessions_and_nobody_elses(up):
+    assert up.url.startswith("https://")
+    with pool_of(up, "ada") as ada, pool_of(up, "bob") as bob, pool_of(up) as nobody:
+        assert "Stanford" in ada.execute("qa", **QUESTION).answer
+        with pytest.raises(Unauthenticated):
+            nobody.execute("qa", **QUESTION)
+        ada.session("s").set_variable("canary", "ada's")
+        # Both ingress processes take part: whichever answers, the session is the same.
+        for _ in range(8):
+            assert ada.session("s").get_variable("canary")["value"] == "ada's"
+            for id in ("s", "ada/s"):
+                with pytest.raises(UnknownSession):
+                    bob.session(id).get_variable("canary")
+        streamed = list(ada.session("s").stream("qa", **QUESTION))
+        assert "Stanford" in streamed[-1].answer
+
+
+def test_a_deadline_in_the_header_is_a_problem_through_haproxy(up):
+    trust = ssl.create_default_context(cafile=str(up.cert))
+    headers = {"authorization": f"Bearer {up.tokens['ada']}", "x-request-timeout-seconds": "0.000001"}
+    with httpx.Client(base_url=up.url, verify=trust, headers=headers, trust_env=False) as http:
+        answer = http.post("/v1/pools/default/programs/qa/execute", json={"inputs": QUESTION})
+    assert (answer.status_code, answer.json()["code"]) == (504, DeadlineExceeded.code)
+    assert answer.headers["strict-transport-security"]
+
+
+def test_what_admins_do_and_others_try_is_in_the_audit_log(up):
+    with pool_of(up, "bob") as bob, pool_of(up, "root") as root:
+        with pytest.raises(NotAllowed):
+            bob.pause()
+        root.resume()
+    log = up.state_dir / "audit.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(one["event"], one["principal"]) for one in records][-2:] == [("denied", "bob"), ("done", "root")]
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_command_line_presents_its_token(up, monkeypatch):
+    state = ["--state-dir", str(up.state_dir), "--json"]
+    monkeypatch.setenv("DSPOOL_TOKEN", up.tokens["root"])
+    assert json.loads(dspool("status", *state).stdout)["status"]["actual"] == 1
+    listed = json.loads(dspool("sessions", *state).stdout)["sessions"]
+    assert "ada/s" in [one["id"] for one in listed]
+    monkeypatch.delenv("DSPOOL_TOKEN")
+    assert json.loads(dspool("status", *state).stdout)["status"] is None
+    assert os.environ.get("DSPOOL_TOKEN") is None
