@@ -31,8 +31,8 @@ EXAMPLES = 160 if LONG else 8
 pytestmark = pytest.mark.timeout(3600 if LONG else 170)
 
 # The document says which shapes are read, not which names exist: a right shape may well be refused (422). And a
-# deadline of no time at all rightly ends in a 504: it must be documented, as the other checks hold; what must never be is
-# a defect.
+# deadline of no time at all rightly ends in a 504, which must be documented, as the other checks hold. What must never
+# be is a defect.
 LEFT_OUT = [openapi_checks.positive_data_acceptance, checks.not_a_server_error]
 NAMES = {"pool": "default", "program": "qa", "session": "ada"}
 sent: Counter = Counter()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -155,8 +156,10 @@ def _cards(metrics: dict[str, Any]) -> RenderableType:
         "tokens in/out": f"{metrics['input_tokens']:,}/{metrics['output_tokens']:,}",
         "health": f"{health:.2f}",
     }
-    row = Table.grid(padding=(0, 2))
-    row.add_row(*(Text.assemble((f"{title}\n", "dim"), (value, "bold")) for title, value in cards.items()))
+    row = Columns(
+        [Text.assemble((f"{title}\n", "dim"), (value, "bold")) for title, value in cards.items()],
+        padding=(0, 3),
+    )
     lost = metrics["telemetry"]["dropped"] + metrics["telemetry"]["unattributed"]
     return Panel(
         row,
@@ -167,9 +170,7 @@ def _cards(metrics: dict[str, Any]) -> RenderableType:
 
 
 def _workers(status: dict[str, Any], metrics: dict[str, Any] | None) -> Table:
-    table = _table(
-        "worker", "state", "running", "sessions", "utilization", "ops/s", "p95", "memory", "operations"
-    )
+    table = _table("worker", "state", "run", "sess", "util", "ops/s", "p95", "memory", "ended")
     for worker in status["workers"]:
         slot = (metrics or {}).get("slots", {}).get(str(worker["slot"]))
         mine = slot if slot is not None and slot["worker"] == worker["id"] else None
@@ -182,7 +183,7 @@ def _workers(status: dict[str, Any], metrics: dict[str, Any] | None) -> Table:
             "-" if recent is None else f"{recent['utilization']:.0%}",
             "-" if recent is None else f"{recent['throughput']:,.1f}",
             "-" if recent is None else _ms(recent["p95_s"]),
-            f"{worker['rss_mb']:.0f} MB",
+            f"{worker['rss_mb']:.0f}M",
             f"{worker['operations']:,}",
         )
     return table
