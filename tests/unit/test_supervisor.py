@@ -520,7 +520,8 @@ async def test_the_pool_grows_when_operations_wait_and_says_why():
     async def observe():
         return busy()
 
-    async with pool(observe=observe, enable_optimizer=True, optimization_interval_s=1.0, pool_size=2, max_pool_size=4) as s:
+    sizes = {"pool_size": 2, "max_pool_size": 4, "optimization_interval_s": 1.0}
+    async with pool(observe=observe, enable_optimizer=True, **sizes) as s:
         await s.clock.advance(1.0)
         assert len(await s.members()) > 2
         last = (await s.supervisor.decisions(1))[0]
