@@ -1,3 +1,5 @@
+"""A pool for the length of a script: a pool program, then a session with a program of its own."""
+
 import asyncio
 
 from dspool import Pool
@@ -11,8 +13,14 @@ async def main() -> None:
         print(result.answer, "(offline)" if result.offline else "")
 
         session = pool.session("alice")
-        await session.create_program("count", {"signature": "text -> words: int"})
-        print((await session.execute("count", text="one two three")).outputs)
+        await session.create_program("count", "context, question -> answer: int")
+        print(
+            (
+                await session.execute(
+                    "count", context="The bridge has 12 arches.", question="How many arches?"
+                )
+            ).outputs
+        )
         await session.set_variable("tone", "friendly")
         print(await session.variables())
 
