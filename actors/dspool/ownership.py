@@ -174,6 +174,12 @@ class Ownership:
                         self._moved(waiting, lease.owner)
                     return
                 active.session = self._rebuild(lease)
+            except StaleLease:
+                # The store takes this worker for dead; the clients will hear of another.
+                self._forget(active)
+                for waiting in list(active.line):
+                    self._moved(waiting, "")
+                return
             except Exception as failed:
                 # Only the first is refused: the next may be the one that creates the session.
                 error = failed if isinstance(failed, PoolError) else defect(failed)
