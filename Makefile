@@ -8,7 +8,9 @@ EXTRAS := dev,postgres,otlp
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
-BENCHMARKS := benchmarks.throughput benchmarks.sizing benchmarks.telemetry benchmarks.http
+BENCHMARKS := benchmarks.throughput benchmarks.sizing benchmarks.telemetry benchmarks.http benchmarks.recovery benchmarks.startup
+# What CI runs of them; one joins when its issue closes.
+QUICK := benchmarks.throughput benchmarks.sizing
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
 DEBIAN_PACKAGES ?= postgresql prometheus
 
@@ -66,8 +68,8 @@ imports: install
 bench: install ## every benchmark in full
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python -m $$benchmark --json; done
 
-bench-quick: install ## every benchmark just long enough to see that it runs
-	@set -e; for benchmark in $(BENCHMARKS); do \
+bench-quick: install ## benchmarks just long enough to see that they run
+	@set -e; for benchmark in $(QUICK); do \
 	  echo "== $$benchmark --quick"; $(BIN)/python -m $$benchmark --json --quick; done
 
 docs: install ## what is generated: settings in the documentation, dashboards, alert rules
