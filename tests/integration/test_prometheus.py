@@ -216,18 +216,21 @@ async def test_in_the_end_prometheus_counts_what_the_caller_counted(scene: Scene
     await asyncio.sleep(1.0)
     ended = {name: number for name, number in scene.pool.client.totals.items() if number}
     assert ended["ok"] > 20
+    pool = f'pool="{scene.pool.name}"'  # other tests' pools were on the same cluster
     for source, prometheus in scene.prometheus.items():
         deadline = time.monotonic() + WAIT_S
         while True:
             seen = {
-                outcome: sum(await prometheus.query(f'dspool_operations_total{{outcome="{outcome}"}}'))
+                outcome: sum(
+                    await prometheus.query(f'dspool_operations_total{{{pool}, outcome="{outcome}"}}')
+                )
                 for outcome in ended
             }
             if seen == ended or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.5)
         assert seen == ended, source
-        count = sum(await prometheus.query("dspool_operation_duration_seconds_count"))
+        count = sum(await prometheus.query(f"dspool_operation_duration_seconds_count{{{pool}}}"))
         assert count == sum(
             number for outcome, number in ended.items() if outcome in ("ok", "error", "timeout")
         )

@@ -21,7 +21,7 @@ import pytest
 
 from dspool import forkserver
 from dspool.config import PoolConfig
-from dspool.forkserver import handover, preload
+from dspool.forkserver import handover
 from dspool.forkserver.parent import Parent
 from dspool.forkserver.places import HOW_VARIABLE, Place, Unavailable
 from dspool.forkserver.shim import Gone, ask, fork_worker
@@ -438,8 +438,10 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
                     and os.readlink(f"/proc/self/fd/{fd}").startswith("socket")]
         """
     )
+    # Without what modules loaded in this process have set.
+    environ = {name: value for name, value in os.environ.items() if name != "LITELLM_LOCAL_MODEL_COST_MAP"}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, env=environ
     )
     assert done.returncode == 0, done.stderr
     assert "no_such_module" in done.stderr
@@ -465,13 +467,24 @@ def test_what_opens_files_or_starts_threads_while_loading_keeps_workers_from_bei
 
 
 def test_a_thread_is_noticed():
-    assert preload.running() is None or threading.active_count() > 1
-    stop = threading.Event()
-    thread = threading.Thread(target=stop.wait)
-    thread.start()
-    assert "threads run" in preload.running()
-    stop.set()
-    thread.join()
+    # In a process of its own: libraries that other tests have loaded keep threads.
+    program = textwrap.dedent(
+        """
+        import threading
+        from dspool.forkserver import preload
+        assert preload.running() is None
+        stop = threading.Event()
+        thread = threading.Thread(target=stop.wait)
+        thread.start()
+        assert "threads run" in preload.running()
+        stop.set()
+        thread.join()
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- the choice -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ CANARY = "canary-7f3a"
 @pytest.fixture(autouse=True)
 def _nobody_stays_attached():
     before = dict(telemetry._handlers)
+    telemetry._handlers.update(dict.fromkeys(before, ()))
     yield
     telemetry._handlers.update(before)
 
