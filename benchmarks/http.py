@@ -176,7 +176,7 @@ def slots_200(directory: Path, requests: int) -> dict[str, Any]:
         },
         "default_lm": "slow",
     }
-    model = [sys.executable, "-m", "dspool.testing_lm", "--port", str(port), "--latency", "1.0"]
+    model = [sys.executable, "-m", "dspool.testing.lm_server", "--port", str(port), "--latency", "1.0"]
     with process(model, stdout=subprocess.DEVNULL), dspool(directory / "s", config) as target:
         target.load(200, 60.0, 200)
         found = target.load(requests, 120.0, requests)

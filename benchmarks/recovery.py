@@ -150,7 +150,7 @@ async def whole(pool: Any, without: str | None = None) -> None:
 
 
 async def spare_warm(pool: Any, spares: int) -> None:
-    from dspool.ray_runtime import ask
+    from dspool.runtime.cluster import ask
 
     until = time.monotonic() + SPARE_WAIT_S
     while (await ask(pool.supervisor, "status", fresh=False)).spares < spares:
@@ -255,7 +255,7 @@ async def main() -> int:
 
     import ray
 
-    from dspool.ray_runtime import start_cluster
+    from dspool.runtime.cluster import start_cluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory(prefix="dsp-r-", dir="/tmp", ignore_cleanup_errors=True) as directory:

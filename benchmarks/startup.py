@@ -248,7 +248,7 @@ def main() -> None:
 
     import ray
 
-    from dspool.ray_runtime import start_cluster
+    from dspool.runtime.cluster import start_cluster
 
     with tempfile.TemporaryDirectory(prefix="dsp-f-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         start_cluster(Path(folder))

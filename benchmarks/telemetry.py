@@ -139,13 +139,13 @@ def record_us(directory: Path, number: int) -> float:
     """Everything a client and a worker do for metrics, events and tracing of one operation that is not sampled, with
     the sampling decision itself, and their share of the deltas.
     """
-    from dspool.client_observing import ClientObserving
+    from dspool.calling.observing import ClientObserving
     from dspool.commands import ExecuteProgram, Finished, Operation
-    from dspool.core.recorder import ClientRecorder, WorkerRecorder
-    from dspool.core.ticket import End, Ticket
+    from dspool.core.dispatching.ticket import End, Ticket
+    from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
+    from dspool.exchange.wire import Report
     from dspool.metrics import encode
-    from dspool.tracing import Tracing
-    from dspool.wire import Report
+    from dspool.observe.tracing import Tracing
 
     class Call:
         command, program = "execute_program", PROGRAM
@@ -186,7 +186,7 @@ def record_us(directory: Path, number: int) -> float:
 
 def _deltas(rounds: int) -> list[list[bytes]]:
     """What `REPORTERS` clients and workers send in each of `rounds` flushes at `RECORDS_PER_S` in all."""
-    from dspool.core.recorder import ClientRecorder, WorkerRecorder
+    from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
     from dspool.metrics import encode
 
     half = REPORTERS // 2
@@ -242,7 +242,7 @@ def memory_of_an_hour(hours: int) -> dict[str, float]:
     """Resident memory of a metrics process over simulated hours of history at 1 s, all reporters busy."""
     import psutil
 
-    from dspool.core.recorder import ClientRecorder, WorkerRecorder
+    from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
     from dspool.metrics import Metrics
 
     clock = [0.0]
@@ -286,7 +286,7 @@ def memory_of_an_hour(hours: int) -> dict[str, float]:
 _CLIENT = """
 import asyncio, collections, json, sys
 from dspool import Pool, PoolError
-from dspool.ray_runtime import join_cluster
+from dspool.runtime.cluster import join_cluster
 from benchmarks.telemetry import INPUTS, PROGRAM
 
 async def main():
@@ -385,7 +385,7 @@ async def main() -> int:
         figures |= memory_of_an_hour(1 if quick else 3)
         import ray
 
-        from dspool.ray_runtime import start_cluster
+        from dspool.runtime.cluster import start_cluster
 
         start_cluster()
         try:

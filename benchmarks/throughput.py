@@ -53,7 +53,7 @@ class SameCode:
 
     def __init__(self) -> None:
         from dspool.commands import Deployment, ExecuteProgram
-        from dspool.session import SessionHost
+        from dspool.sessions.session import SessionHost
 
         self._host = SessionHost(config())
         self._host.deploy(Deployment(PROGRAM, 1, spec=SPEC))
@@ -70,7 +70,7 @@ def _bare(seconds: float, stock: bool, start: Any, counts: Any) -> None:
     import dspy
 
     from dspool.config import PoolConfig
-    from dspool.session import SessionHost
+    from dspool.sessions.session import SessionHost
 
     host = SessionHost(PoolConfig())
     program = dspy.Predict("question -> answer")
@@ -176,7 +176,7 @@ async def main() -> int:
     from ray import serve
 
     from dspool import Pool
-    from dspool.ray_runtime import start_cluster
+    from dspool.runtime.cluster import start_cluster
 
     start_cluster()
     names = ("limit", "limit_same_adapter", "pool", "actor_pool", "serve_handle")

@@ -36,7 +36,7 @@ def cluster(notes: Path) -> Iterator[str]:
     """The address of a Ray cluster of our own, whose workers can import what lies beside the integration tests."""
     import ray
 
-    from dspool.ray_runtime import start_cluster
+    from dspool.runtime.cluster import start_cluster
 
     names = ("PYTHONPATH", "NOTED_DIR", "RAY_metrics_report_interval_ms")
     before = {name: os.environ.get(name) for name in names}

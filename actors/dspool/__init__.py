@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspool.blocking import BlockingPool
+    from dspool.client import BlockingRemotePool, RemotePool
     from dspool.config import PoolConfig, load_config
     from dspool.errors import PoolError
     from dspool.pool import Pool, SessionHandle
-    from dspool.remote import BlockingRemotePool, RemotePool
     from dspool.results import Result
 
 __version__ = "0.1.0"
@@ -30,11 +30,11 @@ __all__ = [
 
 _HOMES = {
     "BlockingPool": "dspool.blocking",
-    "BlockingRemotePool": "dspool.remote",
+    "BlockingRemotePool": "dspool.client",
     "Pool": "dspool.pool",
     "PoolConfig": "dspool.config",
     "PoolError": "dspool.errors",
-    "RemotePool": "dspool.remote",
+    "RemotePool": "dspool.client",
     "Result": "dspool.results",
     "SessionHandle": "dspool.pool",
     "load_config": "dspool.config",

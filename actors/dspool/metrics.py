@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from dspool.commands import PoolStatus
-from dspool.core.accounts import Account, MetricsOptions, counters_of
-from dspool.core.health import Health, HealthInput, health
-from dspool.core.histogram import Histogram
-from dspool.core.ledger import COLUMNS, Checkpoint, Ledger
-from dspool.core.measures import (
+from dspool.core.figures.accounts import Account, MetricsOptions, counters_of
+from dspool.core.figures.health import Health, HealthInput, health
+from dspool.core.figures.histogram import Histogram
+from dspool.core.figures.ledger import COLUMNS, Checkpoint, Ledger
+from dspool.core.figures.measures import (
     Counters,
     HistoryView,
     MetricsSnapshot,
@@ -28,9 +28,9 @@ from dspool.core.measures import (
     TelemetryLoss,
     point_of,
 )
-from dspool.core.recorder import ClientDelta, ClientRecorder, Delta, WorkerDelta, WorkerRecorder
+from dspool.core.figures.recorder import ClientDelta, ClientRecorder, Delta, WorkerDelta, WorkerRecorder
+from dspool.core.figures.tally import OUTCOMES, REJECTED, TIMEOUT, Tally
 from dspool.core.sizing import Observed, Window
-from dspool.core.tally import OUTCOMES, REJECTED, TIMEOUT, Tally
 from dspool.telemetry import emit
 
 __all__ = [

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dspool.commands import PoolStatus
 from dspool.config import PoolConfig
-from dspool.core.recorder import Delta
+from dspool.core.figures.recorder import Delta
 from dspool.errors import InvalidRequest
-from dspool.event_log import FORWARDED, EventBatch, EventLog, EventPage
 from dspool.metrics import Metrics
+from dspool.observe.event_log import FORWARDED, EventBatch, EventLog, EventPage
 from dspool.telemetry import attach, detach
 
 CHECKPOINT_EVERY_S = 30.0

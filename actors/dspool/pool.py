@@ -11,8 +11,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from dspool import ray_runtime
-from dspool.client import Client, ControlPlane
+from dspool.calling.client import Client, ControlPlane
 from dspool.commands import (
     JSON,
     AnyCommand,
@@ -38,11 +37,14 @@ from dspool.commands import (
     StreamProgram,
 )
 from dspool.config import PoolConfig
-from dspool.core.measures import HistoryView, MetricsSnapshot
+from dspool.core.figures.measures import HistoryView, MetricsSnapshot
 from dspool.errors import Conflict, InvalidRequest, NotAllowed, WorkerStartFailed
-from dspool.event_log import EventPage
-from dspool.ray_runtime import NAMESPACE, actor_name, ask, ask_supervisor
+from dspool.observe.event_log import EventPage
 from dspool.results import Result
+from dspool.runtime import cluster, lifecycle
+from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor
+from dspool.runtime.metrics import RemoteMetrics
+from dspool.runtime.store import RemoteStore
 
 _DRAIN_S = 30.0
 _NAME_LIMIT = 200
@@ -82,16 +84,16 @@ class Pool:
         config = config or PoolConfig.default()
         if overrides:
             config = config.override(**overrides)
-        directory = None if ray.is_initialized() else ray_runtime.start_cluster()
+        directory = None if ray.is_initialized() else cluster.start_cluster()
         try:
-            host = ray_runtime.LOOPBACK if directory and listen_on is None else listen_on
-            if config.name in ray_runtime.list_pools():
+            host = cluster.LOOPBACK if directory and listen_on is None else listen_on
+            if config.name in cluster.list_pools():
                 raise Conflict(
                     f"pool {config.name!r} runs on this cluster already; "
                     "use Pool.connect to join it, or another name",
                     pool=config.name,
                 )
-            supervisor = ray_runtime.launch(config, secrets.token_bytes(32), host=host)
+            supervisor = lifecycle.launch(config, secrets.token_bytes(32), host=host)
             try:
                 pool = await cls._open(config.name, supervisor)
                 try:
@@ -100,7 +102,7 @@ class Pool:
                 finally:
                     await pool.close()
             finally:
-                await ray_runtime.dismantle(config, timeout_s=_DRAIN_S)
+                await lifecycle.dismantle(config, timeout_s=_DRAIN_S)
         finally:
             if directory is not None:
                 ray.shutdown()
@@ -113,7 +115,7 @@ class Pool:
         Raises:
             UnknownPool: there is none of that name.
         """
-        return await cls._open(name, ray_runtime.find_supervisor(name))
+        return await cls._open(name, cluster.find_supervisor(name))
 
     @classmethod
     async def _open(cls, name: str, supervisor: ActorHandle[Any]) -> Pool:
@@ -125,7 +127,7 @@ class Pool:
                 watch=lambda version: ask(supervisor, "watch", version),
                 report_dead=lambda worker_id, why: ask(supervisor, "report_dead", worker_id, why),
                 wake=(lambda: ask(supervisor, "wake")) if config.lazy else None,
-                report=ray_runtime.RemoteMetrics(name).report if config.enable_metrics else None,
+                report=RemoteMetrics(name).report if config.enable_metrics else None,
             ),
         )
         await client.start()
@@ -245,7 +247,7 @@ class Pool:
         self, *, limit: int = 100, after: str | None = None, principal: str | None = None
     ) -> tuple[list[SessionInfo], str | None]:
         """A page of sessions by id, and the cursor of the next page."""
-        store = ray_runtime.RemoteStore(self.name)
+        store = RemoteStore(self.name)
         return await store.list(self.name, limit=limit, after=after, principal=principal)  # type: ignore[no-any-return]
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
@@ -285,7 +287,7 @@ class Pool:
     async def _ask_metrics(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if not self.client.config.enable_metrics:
             raise NotAllowed(f"pool {self.name!r} keeps no metrics: enable_metrics is off", pool=self.name)
-        return await ray_runtime.RemoteMetrics(self.name).ask(method, *args, **kwargs)
+        return await RemoteMetrics(self.name).ask(method, *args, **kwargs)
 
     async def end_session(self, session_id: str, *, principal: str | None = None) -> None:
         """Raises: UnknownSession."""

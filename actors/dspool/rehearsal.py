@@ -12,8 +12,8 @@ import dspy
 
 from dspool.config import PoolConfig
 from dspool.config.pool import environment
-from dspool.lm import LMs, OperationUsage
-from dspool.programs import Definition, load_program, outputs_of
+from dspool.models.lm import LMs, OperationUsage
+from dspool.programs.programs import Definition, load_program, outputs_of
 
 _ROUNDS = 30
 """Enough for Python to adapt the bytecode of everything on the way."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from dspool.core.access import Role, Token, Tokens, new_token
+from dspool.core.admission.access import Role, Token, Tokens, new_token
 from dspool.errors import ConfigError
 
 log = logging.getLogger("dspool.tokens")

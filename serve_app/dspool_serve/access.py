@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dspool.core.access import Role
+from dspool.core.admission.access import Role
 from dspool_serve.router import Route
 
 Need = Role | None

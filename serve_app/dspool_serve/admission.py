@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from dspool.core.access import Token
-from dspool.core.fair import Door, Entry, Priority
-from dspool.core.rates import Quota, Rate
+from dspool.core.admission.access import Token
+from dspool.core.admission.fair import Door, Entry, Priority
+from dspool.core.admission.rates import Quota, Rate
 from dspool.errors import DeadlineExceeded, RateLimited
 
 _DAY_S = 86400.0

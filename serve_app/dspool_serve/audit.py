@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from dspool.core.access import Role
+from dspool.core.admission.access import Role
 from dspool.errors import ConfigError
 from dspool_serve.http import Request
 from dspool_serve.router import Route

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from dspool.core.access import ROLES, Role, Token, allowed
-from dspool.core.fair import Priority
+from dspool.core.admission.access import ROLES, Role, Token, allowed
+from dspool.core.admission.fair import Priority
 from dspool.errors import DeadlineExceeded, InvalidRequest, NotAllowed, PoolError, Unauthenticated
 from dspool.tokens import TokenSource
 from dspool_serve.access import needed

@@ -10,9 +10,9 @@ from typing import Any
 from ray import serve
 from ray.serve import Application as BoundApplication
 
-from dspool import logs
 from dspool.config import PoolConfig
 from dspool.errors import UnknownPool
+from dspool.observe import logs
 from dspool.pool import Pool
 from dspool.tokens import TokenSource, from_environment
 from dspool_serve import connections

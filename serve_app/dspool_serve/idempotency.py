@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dspool.errors import Cancelled, InvalidRequest, PoolError
-from dspool.store_idempotency import Claim, KeptAnswer
+from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.errors import InProgress, KeyReused, OutcomeUnknown, problem, told
 from dspool_serve.http import Request, Response
 from dspool_serve.router import Handler, Route

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from dspool import trace_names as names
-from dspool.core.measures import HistoryView, MetricsSnapshot
+from dspool.core.figures.measures import HistoryView, MetricsSnapshot
 from dspool.errors import InternalError, InvalidRequest, PoolError, PoolNotReady
-from dspool.event_log import EventPage
 from dspool.observation import MAX_PAGE, MAX_POLL_S
-from dspool.tracing import NOT_TRACED, Tracing, traceparent_of
+from dspool.observe import trace_names as names
+from dspool.observe.event_log import EventPage
+from dspool.observe.tracing import NOT_TRACED, Tracing, traceparent_of
 from dspool_serve.errors import problem
 from dspool_serve.http import Request, Response
 from dspool_serve.router import Route

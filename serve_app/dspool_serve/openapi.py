@@ -10,7 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from dspool.core.warmup import WarmupReport
-from dspool.event_log import Seen
+from dspool.observe.event_log import Seen
 from dspool.supervisor.warming import WarmProgress
 from dspool_serve.access import needed
 from dspool_serve.errors import kind_of

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from dspool.commands import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
-from dspool.core.measures import HistoryView, MetricsSnapshot
+from dspool.core.figures.measures import HistoryView, MetricsSnapshot
 from dspool.core.warmup import Strategy, WarmupReport
-from dspool.event_log import EventPage
-from dspool.metric_reading import Reading
-from dspool.store_idempotency import Claim, KeptAnswer
+from dspool.observe.event_log import EventPage
+from dspool.observe.reading import Reading
+from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warming import WarmProgress
 
 
@@ -135,7 +135,7 @@ class ServedPool(Protocol):
         """Raises: UnknownSession."""
         ...
 
-    # --- idempotency keys; see `dspool.store_idempotency` ---
+    # --- idempotency keys; see `dspool.store.idempotency` ---
 
     async def claim_key(
         self,

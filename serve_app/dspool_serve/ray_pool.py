@@ -9,12 +9,14 @@ from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from dspool.commands import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
-from dspool.core.measures import HistoryView
+from dspool.core.figures.measures import HistoryView
 from dspool.core.warmup import Strategy, WarmupReport
-from dspool.metric_reading import Reading
+from dspool.observe.reading import Reading
 from dspool.pool import Pool
-from dspool.ray_runtime import RemoteMetrics, RemoteStore, ask, ask_supervisor
-from dspool.store_idempotency import Claim, KeptAnswer
+from dspool.runtime.cluster import ask, ask_supervisor
+from dspool.runtime.metrics import RemoteMetrics
+from dspool.runtime.store import RemoteStore
+from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warming import WarmProgress
 from dspool_serve.pools import Answer
 

@@ -109,7 +109,7 @@ class Service:
             )
             # A Ray without authentication runs anybody's code (CVE-2023-48022).
             variables |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-            # Not at nice 15, as Ray has it: see `ray_runtime.start_cluster`.
+            # Not at nice 15, as Ray has it: see `runtime.cluster.start_cluster`.
             variables |= {"RAY_worker_niceness": "0"}
             if self._ray_dashboard and self._tls() is None:
                 variables |= frames.environment(service.host, service.port)
@@ -282,16 +282,16 @@ async def _clear_cluster(pool: str, address: str) -> None:
     import ray
     from ray import serve
 
-    from dspool import ray_runtime
+    from dspool.runtime import cluster, lifecycle
 
-    ray_runtime.join_cluster(address)
+    cluster.join_cluster(address)
     try:
         with contextlib.suppress(ValueError):
             ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
             await asyncio.to_thread(serve.delete, application_name(pool))
         with contextlib.suppress(UnknownPool):
-            config, _ = await ray_runtime.ask(ray_runtime.find_supervisor(pool), "connect_info")
-            await ray_runtime.dismantle(config, timeout_s=config.operation_timeout_s)
+            config, _ = await cluster.ask(cluster.find_supervisor(pool), "connect_info")
+            await lifecycle.dismantle(config, timeout_s=config.operation_timeout_s)
     finally:
         ray.shutdown()
 

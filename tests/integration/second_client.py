@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from dspool import Pool, PoolError
-from dspool.ray_runtime import join_cluster
+from dspool.runtime.cluster import join_cluster
 
 
 def say(**facts: Any) -> None:

@@ -25,8 +25,8 @@ from dspool.errors import (
     PoolError,
     ProgramError,
 )
-from dspool.session import InlineHops, Session, SessionHost
-from dspool.testing_lm import LMServer, Reply
+from dspool.sessions.session import InlineHops, Session, SessionHost
+from dspool.testing.lm_server import LMServer, Reply
 
 INPUTS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
 COMMAND = ExecuteProgram("qa", INPUTS)
@@ -282,7 +282,9 @@ async def test_many_calls_at_once_share_the_process(host: SessionHost, server: L
 
 def test_the_server_runs_as_a_process_of_its_own():
     process = subprocess.Popen(
-        [sys.executable, "-m", "dspool.testing_lm", "--latency", "0.01"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "dspool.testing.lm_server", "--latency", "0.01"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None

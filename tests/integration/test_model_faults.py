@@ -8,7 +8,7 @@ import pytest
 from harness import QUESTION, full
 
 from dspool.errors import ModelAuthFailed, ModelError, ModelRateLimited, ModelUnreachable
-from dspool.testing_lm import LMServer, Reply
+from dspool.testing.lm_server import LMServer, Reply
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 

@@ -15,8 +15,8 @@ from harness import QUESTION, full, kill, owner_of, pid_of, pids, until
 from dspool import telemetry
 from dspool.commands import Change, Deployment
 from dspool.errors import NotAllowed, UnknownName, UnknownProgram
-from dspool.event_log import EventLog, Seen
-from dspool.trace_tree import find_trace, trees
+from dspool.observe.event_log import EventLog, Seen
+from dspool.observe.trace_tree import find_trace, trees
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 def _listen(actor: Any) -> None:
     """In an actor: keep all its events from now on."""
     from dspool import telemetry
-    from dspool.event_log import EventLog
+    from dspool.observe.event_log import EventLog
 
     actor.all_events = telemetry.attach(EventLog("", 10_000))
 
@@ -34,7 +34,7 @@ def _heard(actor: Any) -> list[Seen]:
 
 
 def _was_not_forked(worker: Any) -> None:
-    from dspool import worker as module
+    from dspool.worker import worker as module
 
     module.how_started = lambda: "exec: the preloaded process is gone"
     worker._tell_fallback()

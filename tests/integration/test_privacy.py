@@ -16,10 +16,10 @@ from harness import full, kill, pids, until
 from dspool import telemetry
 from dspool.commands import ExecuteProgram, StreamProgram
 from dspool.errors import ModelError, PoolError
-from dspool.event_log import EventLog
-from dspool.exposition import expose
 from dspool.observation import checkpoint_file
-from dspool.testing_lm import LMServer, Reply
+from dspool.observe.event_log import EventLog
+from dspool.observe.exposition import expose
+from dspool.testing.lm_server import LMServer, Reply
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 

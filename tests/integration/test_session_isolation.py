@@ -12,14 +12,14 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from dspool.client import Client, ControlPlane
+from dspool.calling.client import Client, ControlPlane
 from dspool.commands import Membership
 from dspool.config import PoolConfig
-from dspool.core.access import new_token
+from dspool.core.admission.access import new_token
 from dspool.pool import Pool
-from dspool.store import SessionStore
+from dspool.store.store import SessionStore
 from dspool.tokens import TokenSource, write
-from dspool.worker import Worker
+from dspool.worker.worker import Worker
 from dspool_serve.app import Application
 from dspool_serve.auth import Security
 from dspool_serve.pools import Settings

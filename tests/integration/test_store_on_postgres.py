@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dspool.store import SessionStore
+from dspool.store.store import SessionStore
 
 pytest.importorskip("asyncpg", reason="needs the extra dspool[postgres]")
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from dspool.commands import Change
-from dspool.store import SessionStore
+from dspool.store.store import SessionStore
 
 ROUNDS = 25
 SESSIONS = 8
@@ -18,7 +18,7 @@ SESSIONS = 8
 WRITER = """
 import asyncio, os, sys
 from dspool.commands import Change
-from dspool.store import SessionStore
+from dspool.store.store import SessionStore
 
 async def write(store, session, begin):
     lease = await store.acquire("p", session, "w", create=True)

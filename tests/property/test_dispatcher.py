@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dspool.commands import Finished, Member, Operation, Ping
-from dspool.core.dispatch import DispatchConfig, Dispatcher, End, Ticket
+from dspool.core.dispatching.dispatch import DispatchConfig, Dispatcher, End, Ticket
 from dspool.errors import Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
 
 SESSIONS = ("s1", "s2", "s3")

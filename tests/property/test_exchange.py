@@ -15,7 +15,7 @@ from dspool.commands import ExecuteProgram, GetVariable, SetVariable, StreamEven
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled, TooManySessions, UnknownSession, WorkerLost
 from dspool.results import Result
-from dspool.testing_host import LoopbackPool, Script
+from dspool.testing.host import LoopbackPool, Script
 
 SLOTS = 3
 CLIENTS = 2

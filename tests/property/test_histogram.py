@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.histogram import LARGEST, MAX_BUCKETS, RELATIVE_ERROR, SMALLEST, Histogram, bucket_bounds
+from dspool.core.figures.histogram import (
+    LARGEST,
+    MAX_BUCKETS,
+    RELATIVE_ERROR,
+    SMALLEST,
+    Histogram,
+    bucket_bounds,
+)
 
 durations = st.floats(min_value=0.0, max_value=LARGEST, allow_subnormal=False)
 shares = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)

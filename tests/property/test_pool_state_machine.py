@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dspool.commands import Member, WorkerStatus
 from dspool.config import PoolConfig
-from dspool.core import pool_events as ev
-from dspool.core.pool_state import PoolState
+from dspool.core.pool import events as ev
+from dspool.core.pool.state import PoolState
 from dspool.errors import InvalidRequest, UnknownWorker
 
 MIN, MAX, OVERFLOW = 1, 5, 2

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dspool.commands import Change
 from dspool.errors import StaleLease, UnknownSession
-from dspool.store import SessionStore
+from dspool.store.store import SessionStore
 
 POSTGRES = os.environ.get("DSPOOL_TEST_POSTGRES_URL")
 

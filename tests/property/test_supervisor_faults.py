@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from dspool.config import PoolConfig
 from dspool.errors import StoreFailed
 from dspool.supervisor import Supervisor
-from dspool.testing import FakeClock, FakeRuntime, FakeStore, settle
+from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, settle
 
 MIN, MAX = 1, 4
 FAULTS = ("raise", "hang", "die")

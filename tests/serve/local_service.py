@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from dspool.client import Client, ControlPlane
+from dspool.calling.client import Client, ControlPlane
 from dspool.commands import Deployment, Membership
 from dspool.config import PoolConfig
-from dspool.metric_reading import Limits, Reading
 from dspool.metrics import Metrics
+from dspool.observe.reading import Limits, Reading
 from dspool.pool import Pool
-from dspool.store import SessionStore
-from dspool.worker import Worker
+from dspool.store.store import SessionStore
+from dspool.worker.worker import Worker
 from dspool_serve.app import Application
 from dspool_serve.auth import Security
 from dspool_serve.pools import Settings

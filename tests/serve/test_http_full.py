@@ -16,7 +16,7 @@ import httpx
 import pytest
 from test_service import SPEC, Up
 
-from dspool.testing_lm import LMServer, Reply
+from dspool.testing.lm_server import LMServer, Reply
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(400)]
 

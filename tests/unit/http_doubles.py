@@ -32,8 +32,8 @@ from dspool.errors import (
     UnknownWorker,
     WorkerLost,
 )
-from dspool.event_log import EventPage, Seen
-from dspool.store_idempotency import Claim, KeptAnswer
+from dspool.observe.event_log import EventPage, Seen
+from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warming import WarmProgress
 from dspool_serve.app import Application
 from dspool_serve.pools import Settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dspool.commands import PoolStatus, WorkerStatus
 from dspool.config import PoolConfig
-from dspool.metric_reading import Limits, Reading
 from dspool.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder
+from dspool.observe.reading import Limits, Reading
 
 
 class Measured:

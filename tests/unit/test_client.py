@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dspool import links
-from dspool.client import Client, ControlPlane
+from dspool.calling import links
+from dspool.calling.client import Client, ControlPlane
 from dspool.commands import ExecuteProgram, GetVariable, Member, Membership, Ping, SetVariable
 from dspool.config import PoolConfig
 from dspool.errors import (
@@ -19,7 +19,7 @@ from dspool.errors import (
     QueueFull,
     WorkerLost,
 )
-from dspool.testing_host import LoopbackPool, Script
+from dspool.testing.host import LoopbackPool, Script
 
 
 def config(**more: Any) -> PoolConfig:
@@ -222,7 +222,7 @@ async def test_closing_ends_what_waits_and_what_runs_and_tells_the_worker():
 
 
 async def test_an_observer_that_hangs_does_not_keep_a_client_from_closing(monkeypatch):
-    monkeypatch.setattr("dspool.client_control._LAST_REPORT_S", 0.01)
+    monkeypatch.setattr("dspool.calling.control._LAST_REPORT_S", 0.01)
 
     async def hangs(*_: Any) -> Any:
         await asyncio.Event().wait()

@@ -9,11 +9,11 @@ import weakref
 import pytest
 
 from dspool.commands import Finished, Member, Operation, Ping
-from dspool.core.dispatch import DispatchConfig, Dispatcher
-from dspool.core.handovers import Handovers
-from dspool.core.lines import SessionLines
-from dspool.core.placement import WorkerSlots, place
-from dspool.core.retries import EndRate, bounce_pause
+from dspool.core.dispatching.dispatch import DispatchConfig, Dispatcher
+from dspool.core.dispatching.handovers import Handovers
+from dspool.core.dispatching.lines import SessionLines
+from dspool.core.dispatching.placement import WorkerSlots, place
+from dspool.core.dispatching.retries import EndRate, bounce_pause
 from dspool.errors import Cancelled, Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
 
 RATE_LIMITED = {"code": "model_rate_limited", "message": "", "details": {}}

@@ -8,9 +8,9 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
-from dspool.event_log import FORWARDED, EventBatch, EventBuffer, EventLog, Sent
 from dspool.metrics import Metrics
 from dspool.observation import Observation
+from dspool.observe.event_log import FORWARDED, EventBatch, EventBuffer, EventLog, Sent
 from dspool.telemetry import EVENTS, emit
 
 CREATED = {"pool": "p", "session_hash": "abc", "worker": "p-w0-a"}

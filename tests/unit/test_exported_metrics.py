@@ -9,12 +9,12 @@ import subprocess
 import pytest
 from measured import Measured
 
-from dspool import ray_metrics
-from dspool.core.histogram import Histogram
-from dspool.core.tally import OTHER, OUTCOMES
-from dspool.exposition import REACHABLE, cumulative, expose
-from dspool.metric_definitions import BOUNDARIES, METRICS, UNATTRIBUTED
-from dspool.ray_metrics import REPEAT_S, RayMetrics
+from dspool.core.figures.histogram import Histogram
+from dspool.core.figures.tally import OTHER, OUTCOMES
+from dspool.observe.definitions import BOUNDARIES, METRICS, UNATTRIBUTED
+from dspool.observe.exposition import REACHABLE, cumulative, expose
+from dspool.runtime import exported
+from dspool.runtime.exported import REPEAT_S, RayMetrics
 
 SAMPLE = re.compile(r'([a-z_]+)\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)*)\} (\S+)')
 
@@ -209,8 +209,8 @@ def rays(monkeypatch):
         made[arguments[0]] = Told(*arguments)
         return made[arguments[0]]
 
-    monkeypatch.setattr(ray_metrics, "StartedCounter", make)
-    monkeypatch.setattr(ray_metrics, "Gauge", make)
+    monkeypatch.setattr(exported, "StartedCounter", make)
+    monkeypatch.setattr(exported, "Gauge", make)
     return made
 
 

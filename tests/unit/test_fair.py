@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspool.core.fair import INTERACTIVE_RUN, Door
+from dspool.core.admission.fair import INTERACTIVE_RUN, Door
 from dspool.errors import QueueFull
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from dspool.commands import ExecuteProgram
-from dspool.testing_host import LoopbackPool, Script
+from dspool.testing.host import LoopbackPool, Script
 
 
 async def test_a_drained_worker_stays_until_its_clients_have_heard_of_it_and_left():

@@ -6,9 +6,9 @@ import pytest
 from http_doubles import FakePool, assert_problem, client_of
 from test_tracing import PARENT, UNSAMPLED, Traced
 
-from dspool import trace_names as names
 from dspool.errors import QueueFull
-from dspool.tracing import NOT_TRACED, trace_id_of
+from dspool.observe import trace_names as names
+from dspool.observe.tracing import NOT_TRACED, trace_id_of
 
 QA = "/v1/pools/default/programs/qa/execute"
 SPAN = "POST /v1/pools/{pool}/programs/{program}/execute"

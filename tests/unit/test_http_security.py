@@ -10,7 +10,7 @@ import pytest
 from http_doubles import Answered, FakePool, FixedPools, assert_problem
 
 from dspool.commands import SessionInfo
-from dspool.core.access import Token, new_token
+from dspool.core.admission.access import Token, new_token
 from dspool.errors import Conflict, UnknownSession
 from dspool.tokens import TokenSource, issue, write
 from dspool_serve.access import NEEDS, needed

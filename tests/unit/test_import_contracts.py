@@ -42,21 +42,33 @@ def test_the_tree_keeps_its_contracts(tree):
 @pytest.mark.parametrize(
     ("module", "statement", "broken"),
     [
-        ("core/histogram.py", "import ray", "Only ray_runtime, ray_metrics and pool import Ray"),
+        ("core/figures/histogram.py", "import ray", "Only runtime and pool import Ray"),
         (
-            "core/histogram.py",
+            "core/figures/histogram.py",
             "from ray.util import metrics",
-            "Only ray_runtime, ray_metrics and pool import Ray",
+            "Only runtime and pool import Ray",
         ),
-        ("store.py", "def later():\n    import ray", "Only ray_runtime, ray_metrics and pool import Ray"),
-        ("core/histogram.py", "import dspy", "Only the modules of sessions and models import DSPy"),
+        (
+            "store/store.py",
+            "def later():\n    import ray",
+            "Only runtime and pool import Ray",
+        ),
+        ("core/figures/histogram.py", "import dspy", "Only the modules of sessions and models import DSPy"),
         ("metrics.py", "import dspy", "Only the modules of sessions and models import DSPy"),
-        ("core/histogram.py", "import asyncio", "core decides with the standard library and msgspec alone"),
-        ("core/histogram.py", "import pydantic", "core decides with the standard library and msgspec alone"),
-        ("core/histogram.py", "import dspool.wire", "Imports within dspool point down"),
+        (
+            "core/figures/histogram.py",
+            "import asyncio",
+            "core decides with the standard library and msgspec alone",
+        ),
+        (
+            "core/figures/histogram.py",
+            "import pydantic",
+            "core decides with the standard library and msgspec alone",
+        ),
+        ("core/figures/histogram.py", "import dspool.exchange.wire", "Imports within dspool point down"),
         ("errors.py", "import dspool.commands", "Imports within dspool point down"),
         ("stray.py", "", "Imports within dspool point down"),
-        ("store.py", "import dspool.worker", "The actors do not know each other's code"),
+        ("store/store.py", "import dspool.worker.worker", "The actors do not know each other's code"),
         ("pool.py", "import dspool_serve", "dspool never imports dspool_serve"),
     ],
 )

@@ -22,9 +22,9 @@ from dspool.errors import (
     ProgramError,
     UnknownName,
 )
-from dspool.lm import LMs, OperationUsage, RateGate, check_overrides
-from dspool.model_errors import translate
-from dspool.offline import OFFLINE_MODEL
+from dspool.models.errors import translate
+from dspool.models.lm import LMs, OperationUsage, RateGate, check_overrides
+from dspool.offline.engine import OFFLINE_MODEL
 
 SECRET = "my secret prompt"
 

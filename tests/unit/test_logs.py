@@ -9,11 +9,12 @@ import logging
 
 import pytest
 
-from dspool import logs, telemetry
+from dspool import telemetry
 from dspool.commands import Operation, Ping
 from dspool.config import PoolConfig
 from dspool.errors import WorkerLost
-from dspool.logs import working_on
+from dspool.observe import logs
+from dspool.observe.logs import working_on
 from dspool.telemetry import session_hash
 
 CANARY = "canary-55aa"

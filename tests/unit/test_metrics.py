@@ -5,12 +5,12 @@ from msgspec.structs import replace
 
 from dspool import telemetry
 from dspool.commands import PoolStatus, WorkerStatus
-from dspool.core.ledger import MAX_SLOTS
-from dspool.core.reporters import MAX_REPORTERS
+from dspool.core.figures.ledger import MAX_SLOTS
+from dspool.core.figures.reporters import MAX_REPORTERS
+from dspool.core.figures.tally import MAX_PROGRAMS, OTHER
 from dspool.core.sizing import Observed
-from dspool.core.tally import MAX_PROGRAMS, OTHER
-from dspool.event_log import EventLog
 from dspool.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder, encode
+from dspool.observe.event_log import EventLog
 
 WALL = 1_000_000.0
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dspool import extractive
-from dspool.adapters import adapter_named
-from dspool.offline import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
-from dspool.signatures import build_signature
+from dspool.offline import extractive
+from dspool.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
+from dspool.programs.adapters import adapter_named
+from dspool.programs.signatures import build_signature
 
 TOWER = (
     "The Eiffel Tower is a wrought-iron lattice tower in Paris, France. It was completed in 1889 by the company of "

@@ -23,9 +23,9 @@ from dspool.errors import (
     ProgramError,
     UnknownProgram,
 )
-from dspool.session import Done
-from dspool.testing_host import LoopbackPool, Script, failing
-from dspool.wire import Cancel, Submit
+from dspool.exchange.wire import Cancel, Submit
+from dspool.sessions.session import Done
+from dspool.testing.host import LoopbackPool, Script, failing
 
 SLOTS = 3
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from dspool import ownership
 from dspool.commands import EndSession, ExecuteProgram, GetVariable, SetVariable
 from dspool.config import PoolConfig
 from dspool.errors import InternalError, StoreFailed, TooManySessions, UnknownSession
-from dspool.testing_host import LoopbackPool, Script
+from dspool.testing.host import LoopbackPool, Script
+from dspool.worker import ownership
 
 
 def config(**more: Any) -> PoolConfig:
@@ -255,7 +255,7 @@ async def test_a_change_to_a_session_that_was_forgotten_meanwhile_is_made_again_
             if len(runs) == 1:
                 await worker.forget(["s"])
             from dspool.commands import Change
-            from dspool.session import Done
+            from dspool.sessions.session import Done
 
             return Done(None, changes=(Change("variable", "a", {"value": 2}),))
 

@@ -8,9 +8,9 @@ import pytest
 
 from dspool.commands import Member, WorkerStatus
 from dspool.config import PoolConfig
-from dspool.core import pool_events as ev
-from dspool.core.pool_orders import STOP_GRACE_S
-from dspool.core.pool_state import PoolState
+from dspool.core.pool import events as ev
+from dspool.core.pool.orders import STOP_GRACE_S
+from dspool.core.pool.state import PoolState
 from dspool.errors import InvalidRequest, UnknownWorker
 
 ORDERS = (ev.StartWorker, ev.WarmWorker, ev.DrainWorker, ev.StopWorker)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.rates import Quota, Rate
+from dspool.core.admission.rates import Quota, Rate
 
 
 def test_a_burst_passes_and_then_the_rate_holds():

@@ -10,11 +10,11 @@ import pytest
 
 from dspool import errors
 from dspool.blocking import BlockingPool
+from dspool.client import BlockingRemotePool, RemotePool, RemoteSession
+from dspool.client.requests import ATTEMPTS, Call, Events, call_for, pause_s, problem_of
 from dspool.commands import CreateProgram, ExecuteProgram, GetVariable, Ping, SetVariable, StreamEvent
 from dspool.errors import Unreachable
 from dspool.pool import Pool, SessionHandle
-from dspool.remote import BlockingRemotePool, RemotePool, RemoteSession
-from dspool.remote_requests import ATTEMPTS, Call, Events, call_for, pause_s, problem_of
 
 ANSWER = {
     "outputs": {"answer": "42"},
@@ -66,8 +66,8 @@ def no_pauses(monkeypatch):
     async def pause(seconds):
         paused.append(seconds)
 
-    monkeypatch.setattr("dspool.remote.asyncio.sleep", pause)
-    monkeypatch.setattr("dspool.remote.time.sleep", paused.append)
+    monkeypatch.setattr("dspool.client.remote.asyncio.sleep", pause)
+    monkeypatch.setattr("dspool.client.remote.time.sleep", paused.append)
     return paused
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.rollout import MIN_OPERATIONS, VersionNumbers, judge
+from dspool.core.pool.rollout import MIN_OPERATIONS, VersionNumbers, judge
 
 WELL = VersionNumbers(1000, 10, 0.2)
 

@@ -10,7 +10,6 @@ from typing import Any
 import dspy
 import pytest
 
-from dspool.adapters import adapter_named
 from dspool.commands import (
     Change,
     ConfigureLM,
@@ -43,9 +42,10 @@ from dspool.errors import (
     UnknownName,
     UnknownProgram,
 )
-from dspool.lm import stop_requested
-from dspool.session import Done, InlineHops, Session, SessionHost
-from dspool.session_state import MAX_ENTRY_BYTES
+from dspool.models.lm import stop_requested
+from dspool.programs.adapters import adapter_named
+from dspool.sessions.session import Done, InlineHops, Session, SessionHost
+from dspool.sessions.state import MAX_ENTRY_BYTES
 
 QA = {"signature": "context, question -> answer"}
 PARIS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
@@ -380,7 +380,7 @@ async def test_an_agent_says_which_tool_it_calls(host: SessionHost, monkeypatch:
             },
         )
     )
-    monkeypatch.setattr("dspool.offline_values._choice", lambda options, name, reading: options[0])
+    monkeypatch.setattr("dspool.offline.values._choice", lambda options, name, reading: options[0])
     events: list[StreamEvent] = []
 
     async def emit(event: StreamEvent) -> None:
@@ -456,7 +456,7 @@ async def test_an_exception_in_a_short_hop_reaches_the_caller():
     "signature", ["question -> answer", "context: list[str], n: int -> a: bool, b: list[int]"]
 )
 def test_our_adapters_write_and_read_exactly_what_dspy_s_do(name: str, original: Any, signature: str):
-    from dspool.signatures import build_signature
+    from dspool.programs.signatures import build_signature
 
     kind = build_signature(signature).dspy
     ours, theirs = adapter_named(name), original()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspool.errors import InvalidRequest
-from dspool.field_types import field_type
-from dspool.signatures import build_signature
+from dspool.programs.field_types import field_type
+from dspool.programs.signatures import build_signature
 
 PERSON = {
     "name": "person",

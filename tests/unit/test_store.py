@@ -9,12 +9,12 @@ import uuid
 import pytest
 from sqlalchemy import Column, Integer, Table, inspect, text
 
-from dspool import store_schema
 from dspool.commands import Change, Deployment, SessionInfo
 from dspool.errors import ConfigError, InvalidRequest, StaleLease, StoreFailed, UnknownProgram, UnknownSession
-from dspool.store import SessionStore
-from dspool.store_requests import Commit
-from dspool.store_schema import create_engine, parse_url
+from dspool.store import schema as store_schema
+from dspool.store.requests import Commit
+from dspool.store.schema import create_engine, parse_url
+from dspool.store.store import SessionStore
 
 POSTGRES = os.environ.get("DSPOOL_TEST_POSTGRES_URL")
 PROGRAM = {
@@ -525,7 +525,7 @@ async def test_a_failed_write_fails_its_callers_and_the_store_goes_on(store, poo
     lease = await store.acquire(pool, "s", "w1", create=True)
     broken = text("INSERT INTO no_such_table VALUES ('content')")
     with monkeypatch.context() as patch:
-        patch.setattr("dspool.store_writer.upsert", lambda *_: broken)
+        patch.setattr("dspool.store.writer.upsert", lambda *_: broken)
         with pytest.raises(StoreFailed) as failed:
             await store.commit(pool, "s", "w1", lease.epoch, [Change("variable", "x", "content")])
     assert "content" not in str(failed.value)

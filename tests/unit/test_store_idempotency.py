@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import text
 
 from dspool.errors import Conflict, UnknownSession
-from dspool.store import SessionStore
-from dspool.store_idempotency import Claim, KeptAnswer
+from dspool.store.idempotency import Claim, KeptAnswer
+from dspool.store.store import SessionStore
 
 ANSWER = KeptAnswer(200, "application/json", [("location", "/x")], b'{"a": "\xc3\xa9"}\x00')
 

@@ -23,7 +23,7 @@ from dspool.errors import (
     UnknownWorker,
 )
 from dspool.supervisor import Supervisor, VersionNumbers
-from dspool.testing import FakeClock, FakeRuntime, FakeStore, FakeWorker, settle
+from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, FakeWorker, settle
 
 SPEC = {"signature": "question -> answer", "module": "Predict"}
 

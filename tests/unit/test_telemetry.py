@@ -9,8 +9,8 @@ import pytest
 from dspool import telemetry
 from dspool.commands import Finished
 from dspool.errors import InvalidRequest, QueueFull
-from dspool.event_log import EventLog
-from dspool.logs import JsonFormatter, LogHandler
+from dspool.observe.event_log import EventLog
+from dspool.observe.logs import JsonFormatter, LogHandler
 from dspool.telemetry import EVENTS, attach, attached, detach, emit, session_hash, span, undeclared
 
 CANARY = "canary-7f3a"

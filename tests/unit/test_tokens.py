@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dspool import tokens
 from dspool.cli import app
-from dspool.core.access import Tokens, allowed, digest, new_token
+from dspool.core.admission.access import Tokens, allowed, digest, new_token
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, issue, parse, read, revoke
 
@@ -31,7 +31,7 @@ def test_a_token_is_recognised_and_another_is_not():
 def test_every_try_costs_one_comparison_of_hashes_in_constant_time(monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "dspool.core.access.hmac.compare_digest", lambda a, b: compared.append((a, b)) or a == b
+        "dspool.core.admission.access.hmac.compare_digest", lambda a, b: compared.append((a, b)) or a == b
     )
     text, token = new_token("ada", "caller", SECRET, "0123abcd")
     kept = Tokens([token])

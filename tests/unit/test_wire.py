@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from dspool import connection, outbox, wire
 from dspool.commands import CreateProgram, ExecuteProgram, Finished, Operation, Ping, SetVariable
 from dspool.config import PoolConfig
-from dspool.connection import ClientEnd, FramedProtocol, WorkerEnd
 from dspool.errors import InvalidRequest, PayloadTooLarge
-from dspool.testing_host import LoopbackPool, Script
-from dspool.wire import (
+from dspool.exchange import connection, wire
+from dspool.exchange.connection import ClientEnd, FramedProtocol, WorkerEnd
+from dspool.exchange.wire import (
     Cancel,
     Challenge,
     Hello,
@@ -29,6 +28,8 @@ from dspool.wire import (
     sendable,
     too_deep,
 )
+from dspool.testing.host import LoopbackPool, Script
+from dspool.worker import outbox
 
 SECRET = b"s3cret"
 

@@ -95,7 +95,7 @@ def trace(
     debug: Debug = False,
 ) -> None:
     """Print the spans of one operation, from the files of this machine."""
-    from dspool.trace_tree import find_trace, render
+    from dspool.observe.trace_tree import find_trace, render
 
     out = Output(json, debug)
     with guarded(out):

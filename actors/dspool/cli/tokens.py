@@ -12,7 +12,7 @@ from dspool import tokens
 from dspool.cli.options import ConfigFile, Json
 from dspool.cli.output import Output, guarded
 from dspool.config import load_config
-from dspool.core.access import ROLES, Role, Token
+from dspool.core.admission.access import ROLES, Role, Token
 from dspool.errors import ConfigError
 
 app = typer.Typer(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from dspool.forkserver.places import Unavailable
 
-BASE = ("ray", "dspy", "dspool.ray_runtime", "dspool.session", "dspool.rehearsal")
+BASE = ("ray", "dspy", "dspool.runtime.workers", "dspool.sessions.session", "dspool.rehearsal")
 """Without one of these there is no point in a parent."""
 OFTEN = (
-    "dspool.inline_hops",
-    "dspool.streaming",
-    "dspool.dspy_spans",
-    "dspool.trace_export",
+    "dspool.sessions.inline_hops",
+    "dspool.sessions.streaming",
+    "dspool.programs.dspy_spans",
+    "dspool.observe.trace_export",
     "dspy.clients.execution",
     "dspy.clients.costs",
     "dspy.clients.engines.streaming",

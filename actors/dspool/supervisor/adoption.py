@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dspool.commands import JSON, Member, WorkerState, WorkerStatus
-from dspool.core import pool_events as ev
+from dspool.core.pool import events as ev
 from dspool.supervisor.crew import Crew
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from dspool.commands import WorkerStatus
-from dspool.core.rollout import VersionNumbers
+from dspool.core.pool.rollout import VersionNumbers
 from dspool.supervisor.runtime import WorkerHandle
 
 Numbers = Callable[[str, int], Awaitable[VersionNumbers | None]]

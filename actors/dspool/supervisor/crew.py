@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from dspool.config import PoolConfig
-from dspool.core import pool_events as ev
+from dspool.core.pool import events as ev
 from dspool.supervisor.runtime import Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.warming import Warmer
 from dspool.telemetry import emit

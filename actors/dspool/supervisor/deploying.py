@@ -11,7 +11,7 @@ import msgspec
 
 from dspool.commands import Deployment
 from dspool.config import PoolConfig, ProgramConfig
-from dspool.core.rollout import Verdict, judge
+from dspool.core.pool.rollout import Verdict, judge
 from dspool.errors import (
     ConfigError,
     Conflict,

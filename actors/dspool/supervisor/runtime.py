@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from dspool.commands import JSON, Deployment, Member, WorkerStatus
 from dspool.config import WarmupStep
-from dspool.core.rollout import VersionNumbers
+from dspool.core.pool.rollout import VersionNumbers
 
 T = TypeVar("T")
 

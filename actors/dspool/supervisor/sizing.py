@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from dspool.commands import JSON
 from dspool.config import PoolConfig
-from dspool.core.pool_view import Facts
+from dspool.core.pool.view import Facts
 from dspool.core.sizing import Decision, Observed, SizingConfig, SizingState, decide
 from dspool.supervisor.runtime import Sleep, within
 

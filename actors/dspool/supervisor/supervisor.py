@@ -16,8 +16,8 @@ from typing import Any
 
 from dspool.commands import Deployment, Membership, PoolStatus
 from dspool.config import PoolConfig
-from dspool.core import pool_events as ev
-from dspool.core.pool_state import PoolState
+from dspool.core.pool import events as ev
+from dspool.core.pool.state import PoolState
 from dspool.core.sizing import Decision, Observed
 from dspool.core.warmup import Strategy, WarmupReport
 from dspool.errors import PoolClosed

@@ -10,8 +10,8 @@ from typing import Any
 
 from dspool.commands import PoolStatus
 from dspool.config import PoolConfig
-from dspool.core import pool_events as ev
-from dspool.core.pool_state import PoolState
+from dspool.core.pool import events as ev
+from dspool.core.pool.state import PoolState
 from dspool.supervisor.crew import Crew
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.telemetry import emit, session_hash

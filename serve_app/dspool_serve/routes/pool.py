@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dspool.commands import PoolStatus
-from dspool.core.measures import MetricsSnapshot
+from dspool.core.figures.measures import MetricsSnapshot
 from dspool.core.warmup import WarmupReport
 from dspool.errors import PoolError
 from dspool_serve.http import Request, Response

@@ -1,0 +1,207 @@
+"""`RemotePool` and `RemoteSession` for programs without asyncio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import httpx
+import msgspec
+
+from dspool.client.base import MAX_BATCH, TIMEOUT_S, Remote, connection_error, options_of
+from dspool.client.remote import RemotePool, RemoteSession
+from dspool.client.requests import (
+    Call,
+    Events,
+    batch_for,
+    batch_results,
+    call_for,
+    pause_s,
+    problem_of,
+    result_of,
+    said,
+)
+from dspool.commands import (
+    JSON,
+    AnyCommand,
+    ExecuteProgram,
+    PoolStatus,
+    StreamEvent,
+    StreamProgram,
+)
+from dspool.errors import Unreachable
+from dspool.results import Result
+
+
+class BlockingRemotePool(Remote):
+    """As `RemotePool`, without asyncio; with the methods of `BlockingPool`. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: str = "default",
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        priority: str | None = None,
+        ca_file: Path | str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            url,
+            pool=pool,
+            token=token,
+            timeout_s=timeout_s,
+            priority=priority,
+            ca_file=ca_file,
+            transport=transport,
+        )
+        self._http = httpx.Client(**self._options)
+
+    def run(
+        self,
+        command: AnyCommand,
+        *,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+        operation_id: str | None = None,
+    ) -> Result:
+        """As `RemotePool.run`."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        call = call_for(
+            self.name,
+            command,
+            session,
+            timeout_s=timeout_s,
+            idempotent=idempotent,
+            operation_id=operation_id,
+        )
+        return result_of(command, self._send(call, timeout_s))
+
+    def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
+        return self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+
+    def map(
+        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
+    ) -> list[Result]:
+        """As `BlockingPool.map`, in requests of at most `MAX_BATCH` sets of inputs.
+
+        Raises:
+            PoolError: the first failure.
+        """
+        results: list[Result] = []
+        for start in range(0, len(inputs), MAX_BATCH):
+            call = batch_for(self.name, program, inputs[start : start + MAX_BATCH], timeout_s)
+            results += batch_results(program, self._send(call, timeout_s))
+        return results
+
+    def stream(
+        self, command: AnyCommand, *, session: str | None = None, timeout_s: float | None = None
+    ) -> Iterator[StreamEvent | Result]:
+        """As `RemotePool.stream`."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        call = call_for(
+            self.name, command, session, timeout_s=timeout_s, idempotent=True, operation_id=None
+        )._replace(repeatable=False)
+        events = Events()
+        try:
+            with self._http.stream(call.method, call.path, **options_of(call, timeout_s)) as answer:
+                if answer.status_code != 200:
+                    raise problem_of(answer.status_code, answer.read(), answer.headers)
+                for line in answer.iter_lines():
+                    event = events.line(line)
+                    if event is not None and (one := said(command, *event)) is not None:
+                        yield one
+                        if isinstance(one, Result):
+                            return
+        except httpx.HTTPError as broken:
+            raise connection_error(call, broken) from broken
+        raise Unreachable("the stream broke off before its end")
+
+    def session(self, session_id: str) -> BlockingRemoteSession:
+        return BlockingRemoteSession(self, session_id)
+
+    def status(self) -> PoolStatus:
+        return msgspec.convert(self._send(Call("GET", self._path(), None, True)), PoolStatus)
+
+    def resize(self, size: int) -> int:
+        """As `Pool.resize`. Needs an admin's token, as the next two do."""
+        return int(self._send(Call("POST", self._path("/resize"), {"size": size}, True))["desired"])
+
+    def pause(self) -> None:
+        self._send(Call("POST", self._path("/pause"), None, True))
+
+    def resume(self) -> None:
+        self._send(Call("POST", self._path("/resume"), None, True))
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> BlockingRemotePool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, call: Call, timeout_s: float | None = None) -> Any:
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        attempt = 0
+        while True:
+            attempt += 1
+            left_s = deadline - time.monotonic()
+            try:
+                answer = self._http.request(call.method, call.path, **options_of(call, left_s))
+            except httpx.HTTPError as broken:
+                failed = connection_error(call, broken)
+            else:
+                if answer.is_success:
+                    return answer.json() if answer.content else None
+                failed = problem_of(answer.status_code, answer.content, answer.headers)
+            pause = pause_s(failed, call, attempt)
+            if pause is None or time.monotonic() + pause >= deadline:
+                raise failed
+            time.sleep(pause)
+
+
+class BlockingRemoteSession:
+    """As `RemoteSession`: every method of it, waiting for the answer."""
+
+    def __init__(self, pool: BlockingRemotePool, session_id: str) -> None:
+        self.id = session_id
+        self._pool = pool
+        # The same methods build the same commands; only this one sends them.
+        self._handle = RemoteSession(cast(RemotePool, _AtOnce(pool)), session_id)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._handle, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            work = method(*args, **kwargs)
+            try:
+                work.send(None)
+            except StopIteration as done:
+                return done.value
+            raise RuntimeError("a blocking call waited for an event loop")
+
+        return call
+
+    def stream(
+        self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
+    ) -> Iterator[StreamEvent | Result]:
+        return self._pool.stream(StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s)
+
+
+class _AtOnce:
+    """A blocking pool in an asynchronous coat: its coroutines never wait, so they run without an event loop."""
+
+    def __init__(self, pool: BlockingRemotePool) -> None:
+        self._pool = pool
+
+    async def run(self, command: AnyCommand, **options: Any) -> Result:
+        return self._pool.run(command, **options)

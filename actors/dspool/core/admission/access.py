@@ -1,0 +1,108 @@
+"""Who may do what: tokens as they are kept, and how one that is presented is recognised. Pure.
+
+A token is `dsp_<id>_<secret>`: the id (8 hex digits) names it in lists and logs, the secret is 256 random bits. Kept is
+SHA-256 of the whole token. A plain, fast hash is right here, where it would be wrong for passwords: salt and slow
+hashing make guessing expensive, and nobody guesses 256 random bits at any speed. What the hash has to do is to make a
+copy of the file worthless, and to cost a request less than a microsecond.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from dspool.core.admission.fair import Priority
+
+Role = Literal["reader", "caller", "admin"]
+ROLES: Final[tuple[Role, ...]] = ("reader", "caller", "admin")
+"""Each may do what those before it may."""
+_RANK: Final = {role: rank for rank, role in enumerate(ROLES)}
+
+PRINCIPAL = r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}$"
+"""A principal's name. No slash: `principal/session` is taken apart at the first one."""
+_TOKEN: Final = re.compile(rb"dsp_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
+_NOBODY: Final = "0" * 64
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One token as it is kept: everything but the token itself."""
+
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$")]
+    name: Annotated[str, Meta(pattern=PRINCIPAL)]
+    """The principal. Two tokens of one name are the same principal: that is how a token is replaced."""
+    role: Role
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    expires_at: float | None = None
+    """Seconds since the epoch; null is never."""
+    weight: Positive = 1.0
+    """Share of the service relative to other keys, when there is not enough for all."""
+    max_running: Annotated[int, Meta(ge=1)] | None = None
+    """Operations at once."""
+    rate_per_s: Positive | None = None
+    """Operations a second, on average."""
+    burst: Annotated[float, Meta(ge=1)] | None = None
+    """Operations at once, before the rate holds them back; null is one second's worth, at least one."""
+    quota_per_day: Annotated[int, Meta(ge=1)] | None = None
+    """Operations in one UTC day."""
+    priority: Priority = "interactive"
+    """For requests that do not say; a request may lower it, never raise it."""
+
+    @property
+    def limited(self) -> bool:
+        return self.rate_per_s is not None or self.quota_per_day is not None
+
+
+def allowed(role: Role, needed: Role) -> bool:
+    return _RANK[role] >= _RANK[needed]
+
+
+def new_token(
+    name: str, role: Role, secret: str, id: str, *, expires_at: float | None = None
+) -> tuple[str, Token]:
+    """The token to hand out, once, and what to keep of it. `secret` is 43 characters of URL-safe base64 (256 bits)."""
+    text = f"dsp_{id}_{secret}"
+    if _TOKEN.fullmatch(text.encode()) is None:
+        raise ValueError(
+            "a token needs an id of 8 hex digits and a secret of 43 characters of URL-safe base64"
+        )
+    return text, Token(id=id, name=name, role=role, sha256=digest(text.encode()), expires_at=expires_at)
+
+
+def digest(token: bytes) -> str:
+    return hashlib.sha256(token).hexdigest()
+
+
+class Tokens:
+    """A set of tokens that recognises one of its own."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self._by_id = {token.id: token for token in tokens}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(self._by_id.values())
+
+    def recognise(self, presented: bytes, *, now: float) -> Token | None:
+        """The token that `presented` is; None if it is none of ours or has expired.
+
+        Found by its id, which is no secret; the rest is compared as hashes and in constant time. An unknown id costs
+        the same comparison, so that the time taken does not tell which ids exist.
+        """
+        shape = _TOKEN.fullmatch(presented)
+        token = None if shape is None else self._by_id.get(shape[1].decode())
+        same = hmac.compare_digest(digest(presented), token.sha256 if token is not None else _NOBODY)
+        if token is None or not same or (token.expires_at is not None and now >= token.expires_at):
+            return None
+        return token
+
+
+__all__ = ["PRINCIPAL", "ROLES", "Role", "Token", "Tokens", "allowed", "digest", "new_token"]

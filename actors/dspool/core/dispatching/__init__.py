@@ -1,0 +1,1 @@
+"""Which operation goes to which worker, and when."""

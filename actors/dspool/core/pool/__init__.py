@@ -1,0 +1,1 @@
+"""The pool as a value: its workers' states, what happened, what to do next."""

@@ -1,0 +1,1 @@
+"""Language models by profile, and their errors as ours."""

@@ -1,0 +1,1 @@
+"""What is shown of a pool: logs, traces, events, metrics, in the formats that operators use."""

@@ -1,0 +1,1 @@
+"""An engine that answers without a model."""

@@ -1,0 +1,1 @@
+"""DSPy programs from plain data."""

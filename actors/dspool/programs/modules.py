@@ -1,0 +1,210 @@
+"""The modules a spec may name, each built with checked settings."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import dspy
+from dspy.predict import best_of_n, refine
+
+from dspool.commands import JSON
+from dspool.config import PoolConfig
+from dspool.errors import InvalidRequest, NotAllowed, ProgramError
+from dspool.models.lm import check_overrides
+from dspool.programs.field_types import type_name
+from dspool.programs.signatures import BuiltSignature
+
+log = logging.getLogger(__name__)
+
+Way = Literal["direct", "async", "thread"]
+
+
+class Built(NamedTuple):
+    module: Any
+    kind: str
+    way: Way
+    copy: Callable[[Any], Any] | None
+    """How to get a fresh module for one operation; None when a run leaves no mark on the module."""
+
+
+def _quiet(*_: object) -> None:
+    # BestOfN and Refine print the text of an attempt's exception, which holds the model's answer.
+    log.debug("an attempt of a program failed")
+
+
+setattr(best_of_n, "print", _quiet)  # noqa: B010
+setattr(refine, "print", _quiet)  # noqa: B010
+
+
+class ComparedChains(dspy.Module):  # type: ignore[misc]
+    """Reasons `attempts` times, then answers by comparing the chains of thought."""
+
+    def __init__(self, signature: Any, attempts: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.attempts = attempts
+        self.attempt = dspy.ChainOfThought(signature, **config)
+        self.compare = dspy.MultiChainComparison(signature, M=attempts, **config)
+
+    def forward(self, **inputs: Any) -> Any:
+        chains = []
+        for number in range(self.attempts):
+            # Another rollout id and a temperature, so that the chains differ.
+            settings = {"temperature": 1.0, "rollout_id": number + 1}
+            chains.append(self.attempt(**inputs, config=settings))
+        return self.compare(chains, **inputs)
+
+
+def build_module(name: JSON, signature: BuiltSignature, settings: JSON, config: PoolConfig) -> Built:
+    """The module `name` over `signature`.
+
+    Raises:
+        InvalidRequest: unknown module or setting. NotAllowed: the configuration forbids it.
+    """
+    builder = _BUILDERS.get(name) if isinstance(name, str) else None
+    if builder is None:
+        raise InvalidRequest(
+            f"unknown module {str(name)[:80]!r}; known are {', '.join(_BUILDERS)}", field="module"
+        )
+    if not isinstance(settings, dict):
+        raise InvalidRequest(f"settings must be an object, got {type_name(settings)}", field="settings")
+    build, known = builder
+    own = {key: settings[key] for key in known if key in settings}
+    lm_settings = {key: value for key, value in settings.items() if key not in known}
+    generation = check_overrides(lm_settings) if build not in (_react, _program_of_thought) else {}
+    if lm_settings and build in (_react, _program_of_thought):
+        raise InvalidRequest(
+            f"unknown setting {next(iter(lm_settings))[:80]!r} of {name}; known are {', '.join(known)}",
+            field="settings",
+        )
+    return build(signature, own, generation, config)
+
+
+def import_allowed(path: JSON, config: PoolConfig) -> Any:
+    """What `package.module:Name` names.
+
+    Raises:
+        InvalidRequest: not of that form, or not there. NotAllowed: outside `allowed_imports`.
+        ProgramError: importing it raised.
+    """
+    if not isinstance(path, str) or path.count(":") != 1:
+        raise InvalidRequest("an import path has the form package.module:Name", field="import_path")
+    module_name, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
+        raise InvalidRequest("an import path has the form package.module:Name", field="import_path")
+    if not config.allows_import(path):
+        raise NotAllowed(f"{path[:200]} is not within allowed_imports", import_path=path[:200])
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ModuleNotFoundError, AttributeError) as missing:
+        raise InvalidRequest(
+            f"{path[:200]} is not there: {type(missing).__name__}", field="import_path"
+        ) from missing
+    except Exception as raised:
+        raise ProgramError(f"importing {path[:200]} raised {type(raised).__name__}") from raised
+    return found
+
+
+def _predict(signature: BuiltSignature, own: Any, generation: dict[str, Any], config: PoolConfig) -> Built:
+    return Built(dspy.Predict(signature.dspy, **generation), "Predict", "direct", None)
+
+
+def _chain(signature: BuiltSignature, own: Any, generation: dict[str, Any], config: PoolConfig) -> Built:
+    _no_reasoning(signature, "ChainOfThought", "reasoning")
+    return Built(dspy.ChainOfThought(signature.dspy, **generation), "ChainOfThought", "direct", None)
+
+
+def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
+    _no_reasoning(signature, "ReAct", "reasoning", "trajectory")
+    paths = own.get("tools", [])
+    if not isinstance(paths, list):
+        raise InvalidRequest("tools must be a list of import paths", field="tools")
+    tools = [import_allowed(path, config) for path in paths]
+    for path, tool in zip(paths, tools, strict=True):
+        if not callable(tool):
+            raise InvalidRequest(f"the tool {path} cannot be called", field="tools")
+    module = dspy.ReAct(signature.dspy, tools=tools, max_iters=_count(own, "max_iters", 10, 100))
+    # A plain tool would block the event loop for as long as it runs.
+    waits = all(inspect.iscoroutinefunction(getattr(tool, "func", tool)) for tool in tools)
+    return Built(module, "ReAct", "async" if waits else "thread", None)
+
+
+def _attempts(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
+    return _rewarded(dspy.BestOfN, "BestOfN", signature, own, generation, config)
+
+
+def _refined(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
+    return _rewarded(dspy.Refine, "Refine", signature, own, generation, config)
+
+
+def _rewarded(
+    outer: Any,
+    kind: str,
+    signature: BuiltSignature,
+    own: dict[str, JSON],
+    generation: Any,
+    config: PoolConfig,
+) -> Built:
+    if "reward" not in own:
+        raise InvalidRequest(f"{kind} needs the setting reward: an import path of a function", field="reward")
+    reward = import_allowed(own["reward"], config)
+    if not callable(reward):
+        raise InvalidRequest(f"the reward {own['reward']} cannot be called", field="reward")
+    threshold = own.get("threshold", 1.0)
+    if type(threshold) not in (int, float):
+        raise InvalidRequest(f"threshold must be a number, got {type_name(threshold)}", field="threshold")
+    inner = own.get("of", "Predict")
+    if inner not in ("Predict", "ChainOfThought"):
+        raise InvalidRequest(f"{kind} runs Predict or ChainOfThought, set by of", field="of")
+    module = build_module(inner, signature, generation, config).module
+    built = outer(module=module, N=_count(own, "n", 3, 20), reward_fn=reward, threshold=float(threshold))
+    # A run counts its failures down on the module itself: each operation gets a shell of its own.
+    return Built(built, kind, "thread", copy.copy)
+
+
+def _compared(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
+    _no_reasoning(signature, "MultiChainComparison", "reasoning", "rationale")
+    module = ComparedChains(signature.dspy, _count(own, "attempts", 3, 10), generation)
+    return Built(module, "MultiChainComparison", "thread", None)
+
+
+def _program_of_thought(
+    signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig
+) -> Built:
+    if not config.allow_execute_code:
+        raise NotAllowed(
+            "ProgramOfThought runs generated code: it needs allow_execute_code", module="ProgramOfThought"
+        )
+    module = dspy.ProgramOfThought(signature.dspy, max_iters=_count(own, "max_iters", 3, 20))
+    return Built(module, "ProgramOfThought", "thread", None)
+
+
+_Builder = Callable[[BuiltSignature, Any, Any, PoolConfig], Built]
+_BUILDERS: Mapping[str, tuple[_Builder, frozenset[str]]] = {
+    "Predict": (_predict, frozenset()),
+    "ChainOfThought": (_chain, frozenset()),
+    "ReAct": (_react, frozenset({"tools", "max_iters"})),
+    "BestOfN": (_attempts, frozenset({"n", "threshold", "reward", "of"})),
+    "Refine": (_refined, frozenset({"n", "threshold", "reward", "of"})),
+    "MultiChainComparison": (_compared, frozenset({"attempts"})),
+    "ProgramOfThought": (_program_of_thought, frozenset({"max_iters"})),
+}
+
+
+def _no_reasoning(signature: BuiltSignature, kind: str, *names: str) -> None:
+    for field in (*signature.inputs, *signature.outputs):
+        if field.name in names:
+            raise InvalidRequest(f"{kind} adds the field {field.name!r} itself", field=field.name)
+
+
+def _count(own: dict[str, JSON], key: str, default: int, most: int) -> int:
+    value = own.get(key, default)
+    if type(value) is not int or not 1 <= value <= most:
+        raise InvalidRequest(f"{key} must be a whole number from 1 to {most}", field=key)
+    return value

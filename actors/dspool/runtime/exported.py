@@ -1,0 +1,94 @@
+"""The table of metrics as `ray.util.metrics`: they come out at Ray's own `/metrics`, with `ray_` before the name.
+
+Ray's histogram takes one value at a time and our histograms hold counts. So a histogram goes out as three gauges with
+the names that Prometheus gives to its parts (`_bucket` with `le`, `_sum`, `_count`): queries are the same, and
+a million operations cost no more than one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ray.util.metrics import Counter, Gauge
+
+from dspool.core.figures.histogram import Histogram
+from dspool.observe.definitions import METRICS, Metric
+from dspool.observe.exposition import cumulative
+from dspool.observe.reading import Reading
+
+REPEAT_S: Final = 2.0
+"""Ray forgets a gauge that is not set for two of its export intervals (floor 1 s, default 10 s)."""
+
+
+class StartedCounter(Counter):
+    """A counter that is there from the beginning, at zero: Prometheus sees no increase in a series' first value."""
+
+    def start(self, tags: dict[str, str]) -> None:
+        # `inc` refuses zero.
+        self._record(0.0, tags)
+
+
+class RayMetrics:
+    """Sets Ray's metrics from one pool's readings. Lives in the metrics actor."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._counters: dict[str, StartedCounter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._counted: dict[tuple[str, tuple[str, ...]], float] = {}
+        """What was given to each counter so far."""
+        self._set: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}
+        """Value and time of the last setting of each gauge."""
+        for metric in METRICS:
+            keys = ("pool", *metric.labels)
+            if metric.kind == "counter":
+                self._counters[metric.name] = StartedCounter(metric.name, metric.help, keys)
+            elif metric.kind == "gauge":
+                self._gauges[metric.name] = Gauge(metric.name, metric.help, keys)
+            else:
+                self._gauges[f"{metric.name}_bucket"] = Gauge(
+                    f"{metric.name}_bucket", metric.help, (*keys, "le")
+                )
+                for part in ("sum", "count"):
+                    name = f"{metric.name}_{part}"
+                    self._gauges[name] = Gauge(name, metric.help, keys)
+
+    def export(self, reading: Reading, now: float) -> None:
+        """Give Ray what changed since the last reading; `now` is monotonic seconds."""
+        for metric in METRICS:
+            for values, value in metric.read(reading):
+                if isinstance(value, Histogram):
+                    self._histogram(metric, values, value, now)
+                elif metric.kind == "counter":
+                    self._count(metric, values, float(value))
+                else:
+                    self._gauge(metric.name, metric.labels, values, float(value), now)
+
+    def _count(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
+        key = (metric.name, values)
+        if key not in self._counted:
+            self._counters[metric.name].start(self._tags(metric.labels, values))
+        before = self._counted.get(key, 0.0)
+        # Less than before: whoever counts began again, at zero.
+        more = value - before if value >= before else value
+        self._counted[key] = value
+        if more > 0:
+            self._counters[metric.name].inc(more, self._tags(metric.labels, values))
+
+    def _gauge(
+        self, name: str, labels: tuple[str, ...], values: tuple[str, ...], value: float, now: float
+    ) -> None:
+        key = (name, values)
+        before, at = self._set.get(key, (None, 0.0))
+        if value != before or now - at >= REPEAT_S:
+            self._set[key] = (value, now)
+            self._gauges[name].set(value, self._tags(labels, values))
+
+    def _histogram(self, metric: Metric, values: tuple[str, ...], held: Histogram, now: float) -> None:
+        for le, number in cumulative(held):
+            self._gauge(f"{metric.name}_bucket", (*metric.labels, "le"), (*values, le), float(number), now)
+        self._gauge(f"{metric.name}_sum", metric.labels, values, held.sum, now)
+        self._gauge(f"{metric.name}_count", metric.labels, values, float(held.count), now)
+
+    def _tags(self, labels: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:
+        return {"pool": self._pool, **dict(zip(labels, values, strict=True))}

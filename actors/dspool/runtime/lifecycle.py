@@ -1,0 +1,146 @@
+"""The supervisor as an actor; how a pool begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from dspool.config import PoolConfig
+from dspool.core.sizing import SizingConfig
+from dspool.errors import (
+    PoolError,
+)
+from dspool.observe import logs
+from dspool.observe.event_log import EventBuffer
+from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, find_supervisor
+from dspool.runtime.metrics import MetricsActor, RemoteMetrics
+from dspool.runtime.store import RemoteStore, StoreActor, store_url
+from dspool.runtime.workers import RayRuntime
+from dspool.supervisor import Supervisor
+
+_CLOSE_STORE_S = 2.0
+_GONE_S = 5.0
+
+
+def _once_started(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(method)
+    async def asked(self: SupervisorActor, *args: Any, **kwargs: Any) -> Any:
+        await self.started()
+        return await method(self, *args, **kwargs)
+
+    return asked
+
+
+class SupervisorActor(Supervisor):
+    """A supervisor that starts with its actor, also when Ray restarts it. Every question waits for that."""
+
+    async def __init__(self, config: PoolConfig, secret: bytes, host: str | None) -> None:  # type: ignore[misc]
+        self._secret, self._host = secret, host
+        self._prepare(config)
+        logs.configure(config)
+        self._events = EventBuffer(config.name, "supervisor").attach()
+        if config.enable_metrics:
+            told = RemoteMetrics(config.name)
+            self._telling = asyncio.get_running_loop().create_task(self._tell_events(told))
+        self._starting = asyncio.get_running_loop().create_task(self.start())
+
+    def __repr__(self) -> str:
+        return f"dspool supervisor {self.config.name}"
+
+    def _prepare(self, config: PoolConfig) -> None:
+        metrics, sizing = RemoteMetrics(config.name), SizingConfig.of(config)
+        super().__init__(
+            config,
+            RayRuntime(config, self._secret, self._host),
+            RemoteStore(config.name),  # type: ignore[arg-type]
+            observe=lambda: metrics.observed(sizing.short_window_s, sizing.long_window_s),
+            report=metrics.report if config.enable_metrics else None,
+        )
+
+    async def _tell_events(self, metrics: RemoteMetrics) -> None:
+        while True:
+            await asyncio.sleep(self.config.metrics_flush_interval_s)
+            await self._events.deliver(metrics.report)
+
+    async def connect_info(self) -> tuple[PoolConfig, bytes]:
+        """What a client needs: the configuration, and the secret that workers ask for."""
+        await self.started()
+        return self.config, self._secret
+
+    async def started(self) -> None:
+        """Raises what made the start fail; the next question tries again."""
+        if self._starting.done() and (self._starting.cancelled() or self._starting.exception() is not None):
+            self._starting = asyncio.get_running_loop().create_task(self._start_again())
+        await asyncio.shield(self._starting)
+
+    async def _start_again(self) -> None:
+        # From nothing: what a start that failed halfway had adopted would look to this one like strangers in the way.
+        await self._crew.close()
+        self._prepare(self.config)
+        await self.start()
+
+
+# A supervisor that Ray has just restarted knows no worker until it has adopted them: whoever asks then must wait, or
+# a shutdown would find nothing to stop and a resize be overwritten by what was written down.
+for _name, _method in inspect.getmembers(Supervisor, inspect.iscoroutinefunction):
+    if not _name.startswith("_") and _name not in ("start", "detach"):
+        setattr(SupervisorActor, _name, _once_started(_method))
+
+
+def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> ActorHandle[Any]:
+    """Create the actors of a pool, or find those that are there; the supervisor's handle.
+
+    Workers listen on `host`; by default on their node's address, which a cluster of several machines needs.
+    """
+    name = config.name
+    common: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_concurrency": MANY,
+        "get_if_exists": True,
+    }
+    store: Any = ray.remote(StoreActor)
+    store.options(name=actor_name(name, "store"), max_task_retries=-1, **common).remote(store_url(config))
+    if config.enable_metrics:
+        metrics: Any = ray.remote(MetricsActor)
+        metrics.options(name=actor_name(name, "metrics"), **common).remote(config)
+    supervisor: Any = ray.remote(SupervisorActor)
+    handle: ActorHandle[Any] = supervisor.options(name=actor_name(name, "supervisor"), **common).remote(
+        config, secret, host
+    )
+    return handle
+
+
+async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:
+    """End a pool: drain and stop its workers, then remove its other actors. Returns when no actor of it is left."""
+    with contextlib.suppress(PoolError, TimeoutError):
+        supervisor = find_supervisor(config.name)
+        await asyncio.wait_for(ask(supervisor, "shutdown", timeout_s), timeout_s + 15.0)
+    # First the supervisor, or it would replace the workers that are killed next.
+    _remove(config.name, "supervisor")
+    for worker in await RayRuntime(config, b"").running_workers():
+        _remove(config.name, f"worker:{worker.slot}:{worker.worker_id.rsplit('-', 1)[-1]}")
+    with contextlib.suppress(ValueError, PoolError, TimeoutError):
+        store = ray.get_actor(actor_name(config.name, "store"), namespace=NAMESPACE)
+        await asyncio.wait_for(ask(store, "close"), _CLOSE_STORE_S)
+    for role in ("store", "metrics"):
+        _remove(config.name, role)
+    until = time.monotonic() + _GONE_S
+    # Ray tells nobody when a name is free again.
+    while actor_names(actor_name(config.name, "")) and time.monotonic() < until:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+def _remove(pool: str, role: str) -> None:
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(actor_name(pool, role), namespace=NAMESPACE), no_restart=True)

@@ -1,0 +1,138 @@
+"""The metrics as an actor, and as others see them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from dspool.commands import PoolStatus
+from dspool.config import PoolConfig
+from dspool.core.figures.measures import HistoryView, MetricsSnapshot
+from dspool.core.figures.recorder import Delta
+from dspool.core.sizing import Observed
+from dspool.errors import (
+    PoolError,
+    WorkerLost,
+)
+from dspool.metrics import Metrics, MetricsOptions
+from dspool.observation import Observation
+from dspool.observe import logs
+from dspool.observe.event_log import EventBatch, EventPage
+from dspool.observe.reading import Limits, Reading
+from dspool.runtime.cluster import NAMESPACE, actor_name, ask
+from dspool.runtime.exported import RayMetrics
+
+log = logging.getLogger("dspool.runtime")
+
+
+class RemoteMetrics:
+    """The pool's metrics actor as others see it: found by name at the first question, and again after it was lost."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._handle: ActorHandle[Any] | None = None
+
+    async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Raises: WorkerLost: it is not there (metrics are off) or not there now."""
+        try:
+            if self._handle is None:
+                self._handle = ray.get_actor(actor_name(self._pool, "metrics"), namespace=NAMESPACE)
+            return await ask(self._handle, method, *args, **kwargs)
+        except (WorkerLost, ValueError) as gone:
+            self._handle = None
+            raise WorkerLost(f"pool {self._pool!r} has no metrics actor now: {gone}") from gone
+
+    async def report(self, told: Any) -> None:
+        """Whatever `MetricsActor.report` takes."""
+        await self.ask("report", told)
+
+    async def observed(self, short_s: float, long_s: float) -> Observed | None:
+        """What the sizing loop goes by; None when nobody knows."""
+        try:
+            return await self.ask("observed", short_s, long_s)  # type: ignore[no-any-return]
+        except PoolError:
+            return None
+
+
+class MetricsActor:
+    """The pool's `Metrics`, ticking once per interval."""
+
+    # A coroutine, so that it runs on the actor's event loop and ticking begins with the actor.
+    async def __init__(self, config: PoolConfig) -> None:  # type: ignore[misc]
+        self._config = config
+        self._metrics = Metrics(config.name, _metrics_options(config))
+        self._observation = Observation(config, self._metrics)
+        logs.configure(config)
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            # Only then: a pool that begins counts from zero, whatever ran here before under its name.
+            self._observation.restore()
+        self._keeping = asyncio.get_running_loop().create_task(self._observation.keep())
+        self._limits = Limits.of(config)
+        self._exported = RayMetrics(config.name)
+        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+
+    def __repr__(self) -> str:
+        return f"dspool metrics {self._config.name}"
+
+    async def report(self, told: Delta | PoolStatus | EventBatch) -> None:
+        self._observation.report(told)
+
+    async def checkpoint(self) -> None:
+        """Write the checkpoint now, not only every 30 s."""
+        await self._observation.save()
+
+    async def events(self, since: int = 0, limit: int = 100, timeout_s: float = 0.0) -> EventPage:
+        """Events of the whole pool; see `Observation.events`."""
+        return await self._observation.events(since, limit, timeout_s)
+
+    async def snapshot(self) -> MetricsSnapshot:
+        return self._metrics.snapshot()
+
+    async def history(
+        self, duration_s: float, *, program: str | None = None, slot: int | None = None
+    ) -> HistoryView:
+        return self._metrics.history(duration_s, program=program, slot=slot)
+
+    async def observed(self, short_s: float, long_s: float) -> Observed:
+        return self._metrics.observed(short_s, long_s)
+
+    async def reading(self) -> Reading:
+        """What exporters make the pool's metrics from."""
+        return self._reading()
+
+    def _reading(self) -> Reading:
+        return Reading(
+            snapshot=self._metrics.snapshot(),
+            histograms=self._metrics.histograms(),
+            status=self._metrics.status(),
+            limits=self._limits,
+        )
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.metrics_interval_s)
+            self._metrics.tick()
+            try:
+                self._exported.export(self._reading(), time.monotonic())
+            except Exception as failed:
+                # Ray's export must not end the pool's own metrics; the next tick tries again.
+                log.warning("metrics were not given to Ray: %s", type(failed).__name__)
+
+
+def _metrics_options(config: PoolConfig) -> MetricsOptions:
+    history = config.history
+    return MetricsOptions(
+        fine_interval_s=history.fine_interval_s,
+        fine_span_s=history.fine_span_s,
+        coarse_interval_s=history.coarse_interval_s,
+        coarse_span_s=history.coarse_span_s,
+        max_wait_s=config.max_wait_s,
+        max_queue=config.max_queue,
+        slots_per_worker=config.slots_per_worker,
+        pool_size=config.pool_size,
+    )

@@ -1,0 +1,147 @@
+"""Workers as actors: starting, finding and asking them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError
+
+from dspool import forkserver
+from dspool.commands import Deployment, Member, WorkerStatus
+from dspool.config import PoolConfig, WarmupStep
+from dspool.observe import logs
+from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
+from dspool.runtime.metrics import RemoteMetrics
+from dspool.runtime.store import RemoteStore
+from dspool.supervisor import WorkerHandle
+from dspool.worker.worker import Worker
+
+log = logging.getLogger("dspool.runtime")
+
+
+class WorkerActor(Worker):
+    def __init__(
+        self, worker_id: str, slot: int, config: PoolConfig, secret: bytes, host: str | None
+    ) -> None:
+        logs.configure(config, worker=worker_id)
+        metrics = RemoteMetrics(config.name).report if config.enable_metrics else None
+        super().__init__(
+            worker_id,
+            slot,
+            config,
+            secret,
+            RemoteStore(config.name),  # type: ignore[arg-type]
+            host=host or ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+            node=ray.get_runtime_context().get_node_id(),
+            report=metrics,
+        )
+
+    def __repr__(self) -> str:
+        # Ray reads it once, when the actor is created, and shows it from then on: a state in it would be wrong soon.
+        return f"dspool worker {self._config.name}[{self._slot}]"
+
+
+class RayWorker:
+    """A worker as the supervisor holds it: `supervisor.WorkerHandle` over an actor handle."""
+
+    def __init__(self, worker_id: str, slot: int, handle: ActorHandle[Any]) -> None:
+        self.worker_id = worker_id
+        self.slot = slot
+        self.handle = handle
+
+    async def describe(self) -> Member:
+        return await self._ask("describe")  # type: ignore[no-any-return]
+
+    async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
+        await self._ask("warm", step, deployments)
+
+    async def health(self) -> WorkerStatus:
+        return await self._ask("health")  # type: ignore[no-any-return]
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._ask("drain", timeout_s)
+
+    async def deploy(self, deployment: Deployment) -> None:
+        await self._ask("deploy", deployment)
+
+    async def retire(self, program: str, version: int) -> None:
+        await self._ask("retire", program, version)
+
+    async def activate(self, program: str, version: int) -> None:
+        await self._ask("activate", program, version)
+
+    async def forget(self, sessions: list[str]) -> None:
+        await self._ask("forget", sessions)
+
+    async def stop(self) -> None:
+        try:
+            await self._ask("stop")
+        finally:
+            ray.kill(self.handle, no_restart=True)
+
+    async def until_dead(self) -> str:
+        """The cause, as soon as the process is gone for certain (10-14 ms after a SIGKILL).
+
+        Raises:
+            Exception: it is out of reach for now and may live.
+        """
+        try:
+            await self.handle.until_dead.remote()
+        except ActorDiedError as died:
+            return cause(died)
+        return "ended"
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        return await ask(self.handle, method, *args)
+
+
+class RayRuntime:
+    """Starts and finds worker actors: `supervisor.Runtime` on Ray."""
+
+    def __init__(self, config: PoolConfig, secret: bytes, host: str | None = None) -> None:
+        """`host` is where workers listen; None: the address of their node."""
+        self._config, self._secret, self._host = config, secret, host
+        self._actor: Any = ray.remote(WorkerActor)
+        self._start: dict[str, Any] | None = None
+
+    async def start_worker(self, worker_id: str, slot: int) -> WorkerHandle:
+        suffix = worker_id.rsplit("-", 1)[-1]
+        handle = self._actor.options(
+            name=actor_name(self._config.name, f"worker:{slot}:{suffix}"),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=0,
+            max_concurrency=MANY,
+            **self._how_to_start(),
+        ).remote(worker_id, slot, self._config, self._secret, self._host)
+        return RayWorker(worker_id, slot, handle)
+
+    def _how_to_start(self) -> dict[str, Any]:
+        """The options that have a worker forked, if it can be."""
+        if self._start is None:
+            how = forkserver.forking(self._config, ray.get_runtime_context().runtime_env)
+            if how.why_not:
+                log.warning("workers are started by exec: %s", how.why_not)
+            self._start = {"runtime_env": {"py_executable": how.py_executable}} if how.py_executable else {}
+        return self._start
+
+    async def running_workers(self) -> list[WorkerHandle]:
+        """The workers of this pool that are alive, by the names they carry."""
+        found: list[WorkerHandle] = []
+        prefix = actor_name(self._config.name, "worker:")
+        for name in actor_names(prefix):
+            slot, suffix = name[len(prefix) :].split(":")
+            try:
+                handle: Any = ray.get_actor(name, namespace=NAMESPACE)
+            except ValueError:
+                continue
+            found.append(RayWorker(f"{self._config.name}-w{slot}-{suffix}", int(slot), handle))
+        return found
+
+    def kill(self, handle: WorkerHandle) -> None:
+        assert isinstance(handle, RayWorker)
+        ray.kill(handle.handle, no_restart=True)

@@ -1,0 +1,1 @@
+"""A DSPy session: what runs an operation in a worker."""

@@ -1,0 +1,302 @@
+"""How the session store writes: one writer, and many requests in one transaction.
+
+`Batch` loads the rows of many requests at once, lets each decide, writes the results at once and commits. The
+cost of a commit (a sync to disk) is so shared by all that wait for it, and each is answered only after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from sqlalchemy import Table, bindparam, delete, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from dspool.commands import Change, Lease
+from dspool.errors import InternalError, PoolError, StoreFailed
+from dspool.store.requests import ALL_NAMES, Acquire, Key, Outcome, Request, SessionRow, StoredChange
+from dspool.store.schema import dead_workers, pools, session_items, sessions
+
+MAX_BATCH = 256
+"""At most so many requests share a transaction: bounds how long one of them can hold the database."""
+
+FAILURES = (SQLAlchemyError, OSError, TimeoutError)
+"""What a database that is away, locked, full or broken raises, through the drivers in use."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A write that takes a transaction of its own."""
+
+    pool: str
+    run: Callable[[AsyncConnection], Awaitable[Any]]
+
+
+_Waiting = list[tuple[Request | Alone, "asyncio.Future[Any]"]]
+
+
+class Writer:
+    """Carries out all writes of one store, one transaction at a time, in the order they came.
+
+    There is no timer: what arrives while a transaction waits for the disk is the next batch.
+    """
+
+    def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._waiting: deque[tuple[Request | Alone, asyncio.Future[Any]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def write(self, request: Request | Alone) -> Any:
+        """The request's answer, once it is on disk.
+
+        A caller that is cancelled may still have its request done.
+        """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, done))
+        if self._task is None:
+            self._task = asyncio.create_task(self._write_all(), name="dspool-store-writer")
+        return await done
+
+    async def finish(self) -> None:
+        """Returns when everything that was waiting is written."""
+        if self._task is not None:
+            await self._task
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._transact(self._next_batch())
+        finally:
+            self._task = None
+            while self._waiting:  # only if this task was cancelled
+                _answer(self._waiting.popleft()[1], StoreFailed("the session store stopped"))
+
+    def _next_batch(self) -> _Waiting:
+        """The oldest requests that can share a transaction: all about different sessions, or one `Alone`."""
+        batch = [self._waiting.popleft()]
+        if isinstance(batch[0][0], Alone):
+            return batch
+        keys = {batch[0][0].key}
+        while self._waiting and len(batch) < MAX_BATCH:
+            request = self._waiting[0][0]
+            if isinstance(request, Alone) or request.key in keys:
+                break
+            keys.add(request.key)
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _transact(self, batch: _Waiting) -> None:
+        replies: Sequence[Any]
+        try:
+            async with self._engine.begin() as connection:
+                replies = await self._replies(connection, [request for request, _ in batch])
+        except PoolError as refused:
+            replies = [refused] * len(batch)
+        except FAILURES as failed:
+            replies = [store_failed(failed) for _ in batch]
+        except Exception as defect:
+            replies = [
+                InternalError(f"the session store has a defect: {type(defect).__name__}") for _ in batch
+            ]
+            replies[0].__cause__ = defect
+        except BaseException:
+            for _, done in batch:
+                _answer(done, StoreFailed("the session store stopped"))
+            raise
+        for (_, done), reply in zip(batch, replies, strict=True):
+            _answer(done, reply)
+
+    async def _replies(self, connection: AsyncConnection, batch: list[Request | Alone]) -> Sequence[Any]:
+        first = batch[0]
+        if isinstance(first, Alone):
+            await hold_pools(connection, [first.pool])
+            return [await first.run(connection)]
+        return await Batch(connection, self._clock()).run(
+            [one for one in batch if not isinstance(one, Alone)]
+        )
+
+
+@dataclass
+class Batch:
+    """Requests about different sessions, carried out in one transaction."""
+
+    connection: AsyncConnection
+    now: float
+    _epochs: dict[str, int] = field(default_factory=dict)
+    _given: set[str] = field(default_factory=set)
+
+    def next(self, pool: str) -> int:
+        self._epochs[pool] += 1
+        self._given.add(pool)
+        return self._epochs[pool]
+
+    async def run(self, requests: Sequence[Request]) -> list[Any]:
+        """One answer a request, in order; a refused one's answer is its `PoolError`."""
+        keys = [request.key for request in requests]
+        assert len(set(keys)) == len(keys), "two requests on one session must not share a batch"
+        self._epochs = await hold_pools(self.connection, {pool for pool, _ in keys})
+        rows = await self._rows(keys)
+        dead = await self._dead(requests)
+        outcomes = []
+        for request in requests:
+            is_dead = isinstance(request, Acquire) and (request.key[0], request.worker) in dead
+            try:
+                outcomes.append(request.decide(rows.get(request.key), self, dead=is_dead, now=self.now))
+            except PoolError as refused:
+                outcomes.append(Outcome(refused))
+        await self._write(keys, outcomes)
+        await self._fill_leases(outcomes)
+        return [outcome.reply for outcome in outcomes]
+
+    async def _rows(self, keys: list[Key]) -> dict[Key, SessionRow]:
+        query = select(sessions).where(tuple_(sessions.c.pool, sessions.c.session).in_(keys))
+        found = await self.connection.execute(query)
+        return {(row.pool, row.session): SessionRow(**row._mapping) for row in found}
+
+    async def _dead(self, requests: Sequence[Request]) -> set[Key]:
+        asking = {(request.key[0], request.worker) for request in requests if isinstance(request, Acquire)}
+        if not asking:
+            return set()
+        columns = (dead_workers.c.pool, dead_workers.c.worker)
+        found = await self.connection.execute(select(*columns).where(tuple_(*columns).in_(asking)))
+        return {(row.pool, row.worker) for row in found}
+
+    async def _write(self, keys: list[Key], outcomes: list[Outcome]) -> None:
+        removed = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome.removed]
+        if removed:  # their items go with them, by the foreign key
+            await self.connection.execute(delete(sessions).where(tuple_(*_SESSION_KEY).in_(removed)))
+        rows = [vars(outcome.row) for outcome in outcomes if outcome.row]
+        if rows:
+            await self.connection.execute(upsert(self.connection, sessions), rows)
+        await self._write_items(
+            (key, change) for key, outcome in zip(keys, outcomes, strict=True) for change in outcome.changes
+        )
+        if self._given:
+            counters = [{"pool": pool, "epoch": self._epochs[pool]} for pool in sorted(self._given)]
+            await self.connection.execute(upsert(self.connection, pools), counters)
+
+    async def _write_items(self, changes: Iterable[tuple[Key, StoredChange]]) -> None:
+        """Deletions first, then what remains set: within one commit a later change beats an earlier one."""
+        kinds: dict[tuple[str, str, str], None] = {}
+        items: dict[tuple[str, str, str, str], str | None] = {}
+        for (pool, session), change in changes:
+            if change.name == ALL_NAMES:
+                kinds[pool, session, change.kind] = None
+                items = {
+                    key: value for key, value in items.items() if key[:3] != (pool, session, change.kind)
+                }
+            else:
+                items[pool, session, change.kind, change.name] = change.payload
+        gone = [dict(zip("psk", kind, strict=True)) for kind in kinds]
+        if gone:
+            await self.connection.execute(_DELETE_KIND, gone)
+        lost = [dict(zip("pskn", key, strict=True)) for key, payload in items.items() if payload is None]
+        if lost:
+            await self.connection.execute(_DELETE_ITEM, lost)
+        names = ("pool", "session", "kind", "name", "payload")
+        kept = [
+            dict(zip(names, (*key, value), strict=True)) for key, value in items.items() if value is not None
+        ]
+        if kept:
+            await self.connection.execute(upsert(self.connection, session_items), kept)
+
+    async def _fill_leases(self, outcomes: list[Outcome]) -> None:
+        granted = {
+            (row.pool, row.session): outcome
+            for outcome in outcomes
+            if outcome.granted and (row := outcome.row)
+        }
+        if not granted:
+            return
+        items: dict[Key, list[Change]] = {key: [] for key in granted}
+        query = (
+            select(session_items)
+            .where(tuple_(session_items.c.pool, session_items.c.session).in_(list(granted)))
+            .order_by(session_items.c.kind, session_items.c.name)
+        )
+        for item in await self.connection.execute(query):
+            change = Change(item.kind, item.name, msgspec.json.decode(item.payload))
+            items[item.pool, item.session].append(change)
+        for key, outcome in granted.items():
+            row = outcome.row
+            assert row is not None
+            assert row.owner is not None
+            outcome.reply = Lease(
+                row.session,
+                granted=True,
+                owner=row.owner,
+                epoch=row.epoch,
+                items=tuple(items[key]),
+                principal=row.principal,
+                created=outcome.previous is None,
+                previous=outcome.previous,
+            )
+
+
+async def hold_pools(connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
+    """Lock `names` against other writers until the transaction ends; returns the last epoch given out in each.
+
+    SQLite has one writer at a time anyway. PostgreSQL locks the pools' rows, in one order, so that two stores on
+    one pool (an old one that has not noticed its replacement) decide one after the other.
+    """
+    wanted = sorted(set(names))
+    query = select(pools).where(pools.c.pool.in_(wanted)).order_by(pools.c.pool).with_for_update()
+    held = {row.pool: row.epoch for row in await connection.execute(query)}
+    if missing := [pool for pool in wanted if pool not in held]:
+        new = _insert(connection, pools).on_conflict_do_nothing()
+        await connection.execute(new, [{"pool": pool, "epoch": 0} for pool in missing])
+        held = {row.pool: row.epoch for row in await connection.execute(query)}
+    return held
+
+
+def upsert(connection: AsyncConnection, table: Table) -> Any:
+    """INSERT into `table`, or overwrite the row with the same primary key."""
+    statement = _insert(connection, table)
+    key = list(table.primary_key.columns)
+    rest = {
+        column.name: statement.excluded[column.name] for column in table.columns if column not in set(key)
+    }
+    return statement.on_conflict_do_update(index_elements=key, set_=rest)
+
+
+def _insert(connection: AsyncConnection, table: Table) -> Any:
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def store_failed(failed: BaseException) -> StoreFailed:
+    """`failed` as users see it. Only what says why the database is unavailable is repeated: other messages of
+    databases quote values, and those are users' content."""
+    cause = failed.orig if isinstance(failed, DBAPIError) and failed.orig else failed
+    said = (
+        f": {cause}"
+        if isinstance(failed, OperationalError | InterfaceError | OSError) or type(failed) is DatabaseError
+        else ""
+    )
+    error = StoreFailed(f"the session store failed ({type(cause).__name__}{said})")
+    error.__cause__ = failed
+    return error
+
+
+def _answer(done: asyncio.Future[Any], reply: Any) -> None:
+    if done.done():  # the caller was cancelled
+        return
+    if isinstance(reply, Exception):
+        done.set_exception(reply)
+    else:
+        done.set_result(reply)
+
+
+_SESSION_KEY = (sessions.c.pool, sessions.c.session)
+_DELETE_KIND = delete(session_items).where(
+    session_items.c.pool == bindparam("p"),
+    session_items.c.session == bindparam("s"),
+    session_items.c.kind == bindparam("k"),
+)
+_DELETE_ITEM = _DELETE_KIND.where(session_items.c.name == bindparam("n"))

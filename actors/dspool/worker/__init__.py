@@ -1,0 +1,1 @@
+"""A worker: accepts operations, runs them in its slots, owns sessions under leases."""

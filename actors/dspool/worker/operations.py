@@ -1,0 +1,444 @@
+"""The operations a worker holds: admitted while a slot is free, run, cancelled, reported once each.
+
+Everything here happens on the worker's event loop. Short in-process work runs on the loop itself, in turns of about
+two milliseconds between which results leave and new work arrives; what waits for a model runs as a task; what has
+no async form runs in threads. Nothing is awaited between looking at a slot and taking it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from dspool.commands import EndSession, Finished, Operation, StreamEvent, StreamProgram
+from dspool.core.figures.recorder import WorkerRecorder
+from dspool.errors import PoolError, StaleLease
+from dspool.exchange.connection import WorkerEnd
+from dspool.exchange.wire import Cancel, Credit, HandOver, Submit
+from dspool.observe import trace_names as names
+from dspool.observe.logs import working_on
+from dspool.observe.tracing import Tracing, inside
+from dspool.worker.held import Held, defect
+from dspool.worker.outbox import Desk, Outbox
+
+if TYPE_CHECKING:
+    from dspool.sessions.session import Done, Session, SessionHost
+    from dspool.worker.ownership import Ownership
+
+_TURN_S = 0.002
+_LONGEST_TIMER_S = 3600.0
+"""A deadline further away is looked at again then: event loops refuse very long timers."""
+
+
+class Operations:
+    """`on_message`, `on_batch`, `on_room` and `on_lost` are what a `WorkerEnd` calls."""
+
+    def __init__(
+        self,
+        host: SessionHost,
+        *,
+        recorder: WorkerRecorder,
+        stream_window: int,
+        tracing: Tracing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = host
+        self._tracing = tracing
+        self.slots = slots = recorder.slots
+        self._recorder = recorder
+        self._window = stream_window
+        self._clock = clock
+        self.ownership: Ownership | None = None
+        self._draining = False
+        self._held: dict[Held, None] = {}
+        self._desks: dict[WorkerEnd, Desk] = {}
+        self._inline: deque[Held] = deque()
+        self._out = Outbox(self._load)
+        self._turning = False
+        self._turn_due = False
+        self._batch = False
+        """Messages are being taken in; `on_batch` comes next."""
+        self._idle: asyncio.Event | None = None
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="slot")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def held(self) -> int:
+        """Slots taken, those of cancelled operations that cannot be stopped included."""
+        return len(self._held)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new operations are turned away."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining = draining
+        for desk in self._desks.values():
+            self._out.tell(desk)
+        self._out.flush_soon()
+
+    def running(self) -> list[tuple[Operation, float]]:
+        """What is held now, and for how many seconds."""
+        now = self._clock()
+        return [(held.operation, now - held.admitted_at) for held in self._held]
+
+    # --- what clients say ---
+
+    def on_message(self, peer: WorkerEnd, message: Submit | Cancel | Credit | HandOver) -> None:
+        self._batch = True
+        desk = self._desks.get(peer)
+        if desk is None:
+            desk = self._desks[peer] = Desk(peer)
+        if type(message) is Submit:
+            for operation in message.operations:
+                self._admit(operation, desk)
+        elif type(message) is Cancel:
+            for operation_id in message.ids:
+                self._cancel(desk.held.get(operation_id))
+        elif type(message) is Credit:
+            held = desk.held.get(message.id)
+            if held is not None:
+                held.credit += message.count
+                if held.more is not None:
+                    held.more.set()
+        elif type(message) is HandOver:
+            self._background(self._hand_over(desk, message.sessions))
+
+    def on_batch(self) -> None:
+        # Not through the loop: an idle worker answers in the same turn in which the operation arrived.
+        self._batch = False
+        if self._inline:
+            self._turn()
+        elif self._out:
+            self._out.flush_soon()
+
+    def on_room(self, peer: WorkerEnd) -> None:
+        """The client has caught up with reading."""
+        self._out.flush_soon()
+
+    def on_lost(self, peer: WorkerEnd) -> None:
+        """The client is gone: nobody waits for its operations."""
+        desk = self._desks.pop(peer, None)
+        if desk is not None:
+            self._out.drop(desk)
+            for held in list(desk.held.values()):
+                self._cancel(held)
+
+    # --- admission ---
+
+    def _admit(self, operation: Operation, desk: Desk) -> None:
+        if self._draining or len(self._held) >= self.slots or desk.end.full or operation.id in desk.held:
+            self._out.busy(desk, operation.id)
+            return
+        now = self._clock()
+        held = desk.held[operation.id] = Held(operation, desk, now, self._window)
+        self._held[held] = None
+        self._recorder.started(now)
+        if operation.traceparent is not None and self._tracing is not None:
+            held.traced = self._tracing.resume(operation, worker=self._recorder.reporter, at=now)
+        if operation.session is None:
+            self.start(held, None)
+            return
+        assert self.ownership is not None
+        self.ownership.enter(held)
+        if held.session is None and operation.id in desk.held:
+            self._watch_deadline(held)
+
+    def start(self, held: Held, session: Session | None) -> None:
+        """Run an admitted operation on its session, which is free. Raises nothing."""
+        held.session = session
+        command = held.operation.command
+        try:
+            plan = "end" if type(command) is EndSession else self._host.plan(command, session)
+        except Exception as raised:
+            self.refuse(held, held.ended_by(raised, self._clock()))
+            return
+        if plan == "inline":
+            self._inline.append(held)
+            if not self._batch and not self._turning:
+                self._turn_soon()
+            return
+        held.started_at = self._clock()
+        if plan == "async":
+            task = held.task = asyncio.get_running_loop().create_task(self._run_async(held))
+            task.add_done_callback(lambda task: self._never_ran(held) if task.cancelled() else None)
+        elif plan == "thread":
+            held.stop = threading.Event()
+            self._background(self._run_thread(held, held.stop))
+        else:
+            self._background(self._end_session(held))
+        if held.timer is None:
+            self._watch_deadline(held)
+
+    # --- running ---
+
+    def _turn_soon(self) -> None:
+        if not self._turn_due:
+            self._turn_due = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Run queued short operations for a while, then let results out and new work in."""
+        self._turn_due = False
+        if not self._inline:
+            return
+        self._turning = True
+        clock, inline = self._clock, self._inline
+        now = clock()
+        until = now + _TURN_S
+        try:
+            while inline and now <= until:
+                held = inline.popleft()
+                if not held.unwanted:  # else it was reported when it was given up
+                    self._run_inline(held, now)
+                now = clock()
+        finally:
+            self._turning = False
+            working_on.set(None)
+            if inline:
+                self._turn_soon()
+            self._out.flush()
+
+    def _run_inline(self, held: Held, now: float) -> None:
+        if now > held.deadline:
+            self.refuse(held, held.too_late(now))
+            return
+        held.started_at = now
+        working_on.set(held.operation)
+        try:
+            if held.traced is None:
+                done = self._host.run_inline(held.operation.command, held.session)
+            else:
+                with inside(held.traced):
+                    done = self._host.run_inline(held.operation.command, held.session)
+        except BaseException as raised:
+            # SystemExit too: a program that calls `exit()` ends itself, not the worker with all that it holds.
+            self._finish(held, error=held.ended_by(raised, self._clock()))
+            if isinstance(raised, KeyboardInterrupt):
+                raise
+        else:
+            self._settle(held, done)
+
+    async def _run_async(self, held: Held) -> None:
+        emit = self._emitter(held) if type(held.operation.command) is StreamProgram else None
+        working_on.set(held.operation)
+        try:
+            with nullcontext() if held.traced is None else inside(held.traced):
+                done = await self._host.run_async(held.operation.command, held.session, emit)
+        except BaseException as raised:
+            self._finish(held, error=held.ended_by(raised, self._clock()))
+            if isinstance(raised, KeyboardInterrupt):
+                raise
+        else:
+            self._settle(held, done)
+
+    def _never_ran(self, held: Held) -> None:
+        """Its task was cancelled before its first step, so nothing in it could report that."""
+        self._finish(held, error=held.given_up(self._clock()))
+
+    async def _run_thread(self, held: Held, stop: threading.Event) -> None:
+        loop = asyncio.get_running_loop()
+        emit = None
+        if type(held.operation.command) is StreamProgram:
+            emitter = self._emitter(held)
+
+            def emit(event: StreamEvent) -> None:
+                asyncio.run_coroutine_threadsafe(emitter(event), loop).result()
+
+        def run() -> Done | BaseException:
+            # Returned, not raised: a future would not take StopIteration, and SystemExit would end the loop.
+            try:
+                if stop.is_set():
+                    return held.cancelled()
+                working_on.set(held.operation)
+                with nullcontext() if held.traced is None else inside(held.traced):
+                    return self._host.run_thread(held.operation.command, held.session, emit, stop=stop)
+            except BaseException as raised:
+                return raised
+
+        # In a context of its own: what it leaves there must not be seen by the thread's next operation.
+        done = await loop.run_in_executor(self._threads, contextvars.Context().run, run)
+        if isinstance(done, BaseException):
+            self._finish(held, error=held.ended_by(done, self._clock()))
+        else:
+            self._settle(held, done)
+
+    async def _end_session(self, held: Held) -> None:
+        from dspool.sessions.session import Done
+
+        assert self.ownership is not None
+        try:
+            ended = await self.ownership.end(held)
+        except Exception as raised:
+            self._finish(held, error=held.ended_by(raised, self._clock()))
+        else:
+            self._finish(held, done=Done({"ended": ended}))
+
+    def _settle(self, held: Held, done: Done) -> None:
+        """The program is through; a change must be durable before it is acknowledged."""
+        held.task = None  # from here on it cannot be stopped, only waited for
+        if done.changes:
+            self._background(self._commit(held, done))
+        else:
+            self._finish(held, done=done)
+
+    async def _commit(self, held: Held, done: Done) -> None:
+        assert self.ownership is not None
+        traced = held.traced
+        span = None if traced is None else traced.tracing.start(names.COMMIT, {}, parent=traced.span)
+        try:
+            try:
+                await self.ownership.commit(held, done.changes)
+            finally:
+                if traced is not None and span is not None:
+                    traced.tracing.end(span, error=sys.exception())
+        except StaleLease:
+            # Nothing was changed, the session has another home by now: whoever owns it does it again.
+            self.moved(held, "")
+        except PoolError as failed:
+            self._finish(held, error=failed)
+        except Exception as raised:
+            self._finish(held, error=defect(raised))
+        else:
+            self._finish(held, done=done)
+
+    # --- endings ---
+
+    def refuse(self, held: Held, error: PoolError) -> None:
+        """End an operation that never started."""
+        self._finish(held, error=error)
+
+    def moved(self, held: Held, owner: str) -> None:
+        """The operation's session lives with `owner` ("": elsewhere): nothing took effect, the client follows."""
+        if self._release(held):
+            self._recorder.finished(self._clock(), "rejected", 0.0)
+            if held.traced is not None:
+                held.traced.span.set_attribute(names.OUTCOME, "moved")
+                held.traced.tracing.end(held.traced.span)
+            self._out.moved(held.desk, held.operation.id, owner)
+            self._out.flush_soon()
+
+    def _finish(self, held: Held, *, done: Done | None = None, error: PoolError | None = None) -> None:
+        if not self._release(held):
+            return
+        now = self._clock()
+        started = held.started_at if held.started_at is not None else now
+        run_s, wait_s = now - started, started - held.admitted_at
+        if done is not None:
+            self._recorder.finished(now, "ok", run_s, done.usage)
+            finished = Finished(
+                held.operation.id,
+                done.value,
+                None,
+                run_s,
+                wait_s,
+                done.usage,
+                done.offline,
+                done.program_version,
+            )
+        else:
+            assert error is not None
+            self._recorder.finished(now, error.outcome, run_s, code=error.code)
+            finished = Finished(held.operation.id, None, error.to_wire(), run_s, wait_s)
+        if held.traced is not None:
+            held.traced.span.set_attribute(names.RUN_S, round(run_s, 6))
+            if error is None:
+                held.traced.span.set_attribute(names.OUTCOME, "ok")
+            held.traced.tracing.end(held.traced.span, error=error)
+        self._out.finished(held.desk, finished)
+        if not self._turning:
+            self._out.flush_soon()
+
+    def _release(self, held: Held) -> bool:
+        """Free the slot; False when it had been freed before."""
+        if held.desk.held.pop(held.operation.id, None) is None:
+            return False
+        del self._held[held]
+        if held.timer is not None:
+            held.timer.cancel()
+        if held.operation.session is not None:
+            assert self.ownership is not None
+            self.ownership.leave(held)
+        if not self._held and self._idle is not None:
+            self._idle.set()
+            self._idle = None
+        return True
+
+    def _cancel(self, held: Held | None) -> None:
+        if held is None:
+            return
+        held.end = True
+        if held.started_at is None:
+            # Still in a line: it ends here and frees its slot at once. What runs is waited for.
+            self.refuse(held, held.cancelled())
+        else:
+            held.interrupt()
+
+    def _watch_deadline(self, held: Held) -> None:
+        left = held.deadline - self._clock()
+        held.timer = asyncio.get_running_loop().call_later(
+            min(max(0.0, left), _LONGEST_TIMER_S), self._expire, held
+        )
+
+    def _expire(self, held: Held) -> None:
+        now = self._clock()
+        if now < held.deadline:
+            self._watch_deadline(held)
+            return
+        held.expired = True
+        if held.started_at is None:
+            self.refuse(held, held.too_late(now))
+        else:
+            held.interrupt()
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until nothing is held, at most `timeout_s`; whether that is so."""
+        if self._held:
+            self._idle = self._idle or asyncio.Event()
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+            except TimeoutError:
+                return False
+        return True
+
+    # --- the rest ---
+
+    def _load(self) -> tuple[int, int]:
+        return len(self._held), 0 if self._draining else self.slots
+
+    def _emitter(self, held: Held) -> Callable[[StreamEvent], Coroutine[Any, Any, None]]:
+        async def emit(event: StreamEvent) -> None:
+            while held.credit <= 0 and not held.unwanted:
+                held.more = held.more or asyncio.Event()
+                held.more.clear()
+                await held.more.wait()
+            if held.unwanted:
+                # A thread that waits here for a client that left would wait for ever.
+                raise held.given_up(self._clock())
+            held.credit -= 1
+            self._out.chunk(held.desk, held.operation.id, event)
+            self._out.flush_soon()
+
+        return emit
+
+    async def _hand_over(self, desk: Desk, sessions: list[str]) -> None:
+        assert self.ownership is not None
+        for session_id in sessions:
+            granted = await self.ownership.release(session_id)
+            self._out.handed_over(desk, session_id, granted)
+            self._out.flush_soon()
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,135 @@
+"""What the clients of a worker hear: gathered while the loop turns, sent once a turn, bounded if they do not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Raw
+
+from dspool.commands import Finished, StreamEvent
+from dspool.errors import InternalError
+from dspool.exchange.connection import WorkerEnd
+from dspool.exchange.wire import Chunk, Report, Unsendable, batches, sendable, too_deep
+
+if TYPE_CHECKING:
+    from dspool.worker.held import Held
+
+
+class Desk:
+    """One client at this worker: what of it is held, and what it has not yet been told."""
+
+    __slots__ = ("busy", "chunks", "end", "finished", "gone", "handed_over", "held", "moved")
+
+    def __init__(self, end: WorkerEnd) -> None:
+        self.end = end
+        self.held: dict[str, Held] = {}
+        self.gone = False
+        self.finished: list[Raw] = []
+        self.busy: list[str] = []
+        self.moved: list[tuple[str, str]] = []
+        self.handed_over: list[tuple[str, bool]] = []
+        self.chunks: dict[str, list[Raw]] = {}
+
+
+class Outbox:
+    """`load` gives (operations held, slots) as of now; slots are 0 while the worker takes nothing."""
+
+    def __init__(self, load: Callable[[], tuple[int, int]]) -> None:
+        self._load = load
+        self._unsent: dict[Desk, None] = {}
+        self._hungry: dict[Desk, None] = {}
+        """Told "busy" since they last heard of room, longest waiting first."""
+        self._due = False
+
+    def __bool__(self) -> bool:
+        return bool(self._unsent)
+
+    def finished(self, desk: Desk, finished: Finished) -> None:
+        if not desk.gone:
+            desk.finished.append(_encoded(finished))
+            self._unsent[desk] = None
+
+    def busy(self, desk: Desk, operation_id: str) -> None:
+        desk.busy.append(operation_id)
+        self._unsent[desk] = self._hungry[desk] = None
+
+    def moved(self, desk: Desk, operation_id: str, owner: str) -> None:
+        if not desk.gone:
+            desk.moved.append((operation_id, owner))
+            self._unsent[desk] = None
+
+    def handed_over(self, desk: Desk, session: str, granted: bool) -> None:
+        if not desk.gone:
+            desk.handed_over.append((session, granted))
+            self._unsent[desk] = None
+
+    def chunk(self, desk: Desk, operation_id: str, event: StreamEvent) -> None:
+        """Raises InternalError: the event cannot be sent."""
+        try:
+            encoded = sendable(event)
+        except Unsendable as refused:
+            raise InternalError(f"an event of the stream cannot be sent: {refused}") from None
+        if not desk.gone:
+            desk.chunks.setdefault(operation_id, []).append(encoded)
+            self._unsent[desk] = None
+
+    def tell(self, desk: Desk) -> None:
+        """Let it know the load."""
+        self._unsent[desk] = None
+
+    def drop(self, desk: Desk) -> None:
+        """The client is gone."""
+        desk.gone = True
+        self._unsent.pop(desk, None)
+        self._hungry.pop(desk, None)
+
+    def flush_soon(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        self._due = False
+        held, slots = self._load()
+        if self._hungry and held < slots:
+            # Whoever was told "busy" hears that there is room now. Not those that do not keep up with reading:
+            # they hear of it when they have caught up.
+            for desk in [desk for desk in self._hungry if not desk.end.full]:
+                del self._hungry[desk]
+                self._unsent[desk] = None
+        unsent, self._unsent = self._unsent, {}
+        for desk in unsent:
+            _send(desk, held, slots)
+
+
+def _send(desk: Desk, held: int, slots: int) -> None:
+    end, own = desk.end, len(desk.held)
+    if desk.chunks:
+        chunks, desk.chunks = desk.chunks, {}
+        for operation_id, events in chunks.items():
+            for piece in batches(events, len):
+                end.send(Chunk(operation_id, piece))  # type: ignore[arg-type]
+    finished, busy, moved, handed = desk.finished, desk.busy, desk.moved, desk.handed_over
+    desk.finished, desk.busy, desk.moved, desk.handed_over = [], [], [], []
+    pieces = list(batches(finished, len)) if len(finished) > 1 else [finished]
+    for piece in pieces[:-1]:
+        # The load goes with the last: until then the client must not think that all these slots are still filled.
+        end.send(Report(piece, [], [], held, slots, own))  # type: ignore[arg-type]
+    end.send(Report(pieces[-1], busy, moved, held, slots, own, handed))  # type: ignore[arg-type]
+
+
+def _encoded(finished: Finished) -> Raw:
+    try:
+        if type(finished.value) in (dict, list) and too_deep(finished.value):
+            raise Unsendable("it is nested too deeply")
+        if finished.usage:
+            # The client decodes strictly, and would drop the connection.
+            msgspec.convert(finished.usage, dict[str, dict[str, int]])
+        return sendable(finished)
+    except (Unsendable, msgspec.ValidationError) as refused:
+        why = str(refused) if isinstance(refused, Unsendable) else "its usage is malformed"
+        error = InternalError(f"the result of operation {finished.id} cannot be sent: {why}")
+        return sendable(Finished(finished.id, None, error.to_wire(), finished.run_s, finished.wait_s))

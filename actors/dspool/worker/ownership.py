@@ -1,0 +1,368 @@
+"""The sessions that live on one worker: activation under a lease, one operation at a time, write-through, hand-back.
+
+The store is asked once when a session becomes active here and once for each mutation; an operation that
+changes nothing costs no store call. What is in memory can be rebuilt from the store at any time, so whatever goes
+wrong with a lease or a commit is answered by forgetting the session here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dspool.commands import CREATES_SESSION, Change, Lease
+from dspool.errors import PoolError, StaleLease, StoreFailed, TooManySessions, UnknownSession
+from dspool.telemetry import emit, session_hash
+from dspool.worker.held import defect
+
+if TYPE_CHECKING:
+    from dspool.sessions.session import Session, SessionHost
+    from dspool.worker.held import Held
+
+
+STORE_PATIENCE_S = 10.0
+"""A store that does not answer counts as failed then: a slot must not wait for it for ever."""
+
+
+class Store(Protocol):
+    """What a worker needs of the session store; see `store.SessionStore`."""
+
+    async def acquire(
+        self, pool: str, session: str, worker: str, *, create: bool, principal: str | None = None
+    ) -> Lease: ...
+    async def commit(
+        self, pool: str, session: str, worker: str, epoch: int, changes: list[Change]
+    ) -> None: ...
+    async def release(self, pool: str, worker: str, sessions: list[str]) -> None: ...
+    async def touch(self, pool: str, worker: str, sessions: list[str]) -> None: ...
+    async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool: ...
+
+
+class _Active:
+    """One session here: `line` waits in order, `current` runs. `session` is None until the store granted it.
+
+    `outdated`: what is in memory is no longer true; the next operation rebuilds it once `current` has ended.
+    """
+
+    __slots__ = ("advancing", "current", "epoch", "id", "last_used", "line", "outdated", "session")
+
+    def __init__(self, session_id: str) -> None:
+        self.id = session_id
+        self.session: Session | None = None
+        self.epoch = 0
+        self.current: Held | None = None
+        self.line: deque[Held] = deque()
+        self.last_used = 0.0
+        self.outdated = False
+        self.advancing = False
+
+    @property
+    def idle(self) -> bool:
+        return self.session is not None and self.current is None and not self.line
+
+
+class Ownership:
+    """`start` runs an operation on its session, `moved` and `refuse` end one that cannot run here."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        worker_id: str,
+        store: Store,
+        host: SessionHost,
+        limit: int,
+        ttl_s: float,
+        clock: Callable[[], float],
+        start: Callable[[Held, Session], None],
+        moved: Callable[[Held, str], None],
+        refuse: Callable[[Held, PoolError], None],
+    ) -> None:
+        self._pool, self._worker_id, self._store, self._host = pool, worker_id, store, host
+        self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
+        self._start, self._moved, self._refuse = start, moved, refuse
+        self._active: OrderedDict[str, _Active] = OrderedDict()
+        self._touched: set[str] = set()
+        self._leaving: dict[str, asyncio.Event] = {}
+        """Sessions whose lease is being given back."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    # --- operations come and go ---
+
+    def enter(self, held: Held) -> None:
+        """Start `held` now, or when its session is active and free."""
+        session_id = held.operation.session
+        assert session_id is not None
+        active = self._active.get(session_id)
+        if active is None:
+            if len(self._active) >= self._limit and not self._evict_one():
+                self._refuse(
+                    held,
+                    TooManySessions(
+                        f"this worker serves {self._limit} sessions, all busy; raise max_sessions_per_worker",
+                        retry_after_s=1.0,
+                    ),
+                )
+                return
+            active = self._active[session_id] = _Active(session_id)
+            active.line.append(held)
+            self._background(self._activate(active))
+            return
+        active.line.append(held)
+        if active.session is not None:
+            self._next(active)
+
+    def leave(self, held: Held) -> None:
+        """`held` has ended, or will never start: the next of its session may go."""
+        active = self._active.get(held.operation.session or "")
+        if active is None:
+            return
+        if active.current is held:
+            active.current = None
+            active.last_used = self._clock()
+            if active.outdated:
+                self._abandon(active)
+            else:
+                self._next(active)
+        elif held in active.line:
+            active.line.remove(held)
+
+    def _next(self, active: _Active) -> None:
+        if active.advancing:
+            return  # an operation that ends as it starts comes back here: the loop below goes on, not the stack
+        active.advancing = True
+        try:
+            while active.line and active.current is None and not active.outdated:
+                held = active.line.popleft()
+                assert active.session is not None
+                if not _visible(active.session.principal, held.operation.principal):
+                    self._refuse(held, _unknown(active.id))
+                    continue
+                active.current = held
+                active.last_used = self._clock()
+                self._touched.add(active.id)
+                self._active.move_to_end(active.id)
+                self._start(held, active.session)
+        finally:
+            active.advancing = False
+
+    async def _activate(self, active: _Active) -> None:
+        while active.line:
+            held = active.line[0]
+            operation = held.operation
+            try:
+                while (leaving := self._leaving.get(active.id)) is not None:
+                    # Asked for now, the lease could be granted first and given back afterwards.
+                    await leaving.wait()
+                async with _patience():
+                    lease = await self._store.acquire(
+                        self._pool,
+                        active.id,
+                        self._worker_id,
+                        create=type(operation.command) in CREATES_SESSION,
+                        principal=operation.principal,
+                    )
+                if not lease.granted:
+                    self._forget(active)
+                    for waiting in list(active.line):
+                        self._moved(waiting, lease.owner)
+                    return
+                active.session = self._rebuild(lease)
+            except StaleLease:
+                # The store takes this worker for dead; the clients will hear of another.
+                self._forget(active)
+                for waiting in list(active.line):
+                    self._moved(waiting, "")
+                return
+            except Exception as failed:
+                # Only the first is refused: the next may be the one that creates the session.
+                error = failed if isinstance(failed, PoolError) else defect(failed)
+                if active.line and active.line[0] is held:
+                    active.line.popleft()
+                    self._refuse(held, error)
+                continue
+            active.epoch = lease.epoch
+            active.last_used = self._clock()
+            self._next(active)
+            return
+        self._forget(active)
+
+    def _rebuild(self, lease: Lease) -> Session:
+        from dspool.sessions.session import Session
+
+        began = self._clock()
+        names = {
+            "pool": self._pool,
+            "session_hash": session_hash(lease.session),
+            "worker": self._worker_id,
+        }
+        try:
+            session = Session.rebuild(self._host, lease.session, lease.items, lease.principal)
+        except Exception as failed:
+            code = failed.code if isinstance(failed, PoolError) else type(failed).__name__
+            emit("session.lost", {"count": 1}, {**names, "code": code})
+            raise
+        if lease.created:
+            emit("session.created", {}, names)
+        elif lease.previous != self._worker_id:
+            emit(
+                "session.moved",
+                {"duration_s": self._clock() - began, "items": len(lease.items)},
+                {**names, "from_worker": lease.previous, "reason": "its lease was free"},
+            )
+        return session
+
+    # --- durability ---
+
+    async def commit(self, held: Held, changes: Iterable[Change]) -> None:
+        """Make the changes of `held`, which runs, durable.
+
+        Raises:
+            PoolError: they are not, or nobody knows; the session is no longer here, its next operation rebuilds it.
+        """
+        active = self._active.get(held.operation.session or "")
+        if active is None or active.current is not held or active.outdated:
+            raise StaleLease(
+                f"session {held.operation.session!r} was ended or left this worker before its change was saved",
+                session=held.operation.session,
+            )
+        try:
+            async with _patience():
+                await self._store.commit(self._pool, active.id, self._worker_id, active.epoch, list(changes))
+        except BaseException:
+            active.outdated = True
+            raise
+
+    async def end(self, held: Held) -> bool:
+        """End the session of `held`, which runs, durably; False when it was not there any more."""
+        active = self._active.get(held.operation.session or "")
+        if active is not None and active.current is held:
+            # Also if the store fails: nobody knows then what it did.
+            active.outdated = True
+        async with _patience():
+            return await self._store.end(
+                self._pool, held.operation.session or "", principal=held.operation.principal
+            )
+
+    def _abandon(self, active: _Active) -> None:
+        """Forget what is in memory; those who wait go through a fresh activation. Nothing of it runs."""
+        self._forget(active)
+        waiting, active.line = list(active.line), deque()
+        for held in waiting:
+            self.enter(held)
+
+    # --- giving back ---
+
+    def _evict_one(self) -> bool:
+        for active in self._active.values():
+            if active.idle:
+                self._background(self._give_back([active]))
+                return True
+        return False
+
+    async def release_idle(self) -> int:
+        """Give back every session in which nothing runs or waits; how many are left."""
+        await self._give_back([active for active in self._active.values() if active.idle])
+        return len(self._active)
+
+    async def release(self, session_id: str) -> bool:
+        """Give back one session if nothing of it runs or waits here; whether it is free now."""
+        active = self._active.get(session_id)
+        if active is not None:
+            if not active.idle:
+                return False
+            await self._give_back([active])
+        elif (leaving := self._leaving.get(session_id)) is not None:
+            await leaving.wait()
+        return session_id not in self._active
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        """Drop what is in memory of sessions that ended elsewhere; what runs finishes, its changes are refused."""
+        for session_id in sessions:
+            active = self._active.get(session_id)
+            if active is None or active.session is None:
+                continue
+            if active.current is None:
+                self._abandon(active)
+            else:
+                active.outdated = True
+
+    async def keep(self) -> None:
+        """Tell the store what was used lately, give back what was not for `session_ttl_s`. Called now and then.
+
+        Raises:
+            PoolError: the store failed; the next call tells it again.
+        """
+        now = self._clock()
+        await self._give_back(
+            [
+                active
+                for active in self._active.values()
+                if active.idle and now - active.last_used > self._ttl_s
+            ]
+        )
+        touched, self._touched = self._touched, set()
+        if touched:
+            try:
+                await self._store.touch(self._pool, self._worker_id, sorted(touched))
+            except BaseException:
+                self._touched |= touched
+                raise
+
+    def _give_back(self, actives: list[_Active]) -> Coroutine[Any, Any, None]:
+        """Forget them now; the coroutine gives their leases back."""
+        ids = [active.id for active in actives]
+        gone = asyncio.Event()
+        for active in actives:
+            self._forget(active)
+            self._leaving[active.id] = gone
+        return self._release(ids, gone)
+
+    async def _release(self, ids: list[str], gone: asyncio.Event) -> None:
+        try:
+            if ids:
+                async with _patience():
+                    await self._store.release(self._pool, self._worker_id, ids)
+        except Exception as failed:
+            # The leases stay ours until this worker is known to be gone; asked again, we activate them again.
+            if not isinstance(failed, PoolError):
+                defect(failed)
+        finally:
+            for session_id in ids:
+                del self._leaving[session_id]
+            gone.set()
+
+    def _forget(self, active: _Active) -> None:
+        if self._active.get(active.id) is active:
+            del self._active[active.id]
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(STORE_PATIENCE_S):
+            yield
+    except TimeoutError:
+        raise StoreFailed(f"the session store did not answer for {STORE_PATIENCE_S:g} s; try again") from None
+
+
+def _visible(owner: str | None, asker: str | None) -> bool:
+    """The store's rule, see `store.SessionStore`."""
+    return owner is None or asker is None or owner == asker
+
+
+def _unknown(session_id: str) -> PoolError:
+    return UnknownSession(
+        f"there is no session {session_id!r}; create it with a program or a variable", session=session_id
+    )

@@ -1,0 +1,345 @@
+"""The worker: one process that holds DSPy sessions and runs operations for every client that connects to it.
+
+A plain class; `runtime` makes an actor of it. Control (warm up, drain, deploy, health) comes through actor
+calls from the supervisor; operations come over connections, see `wire`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from dspool.commands import Deployment, ExecuteProgram, Member, WorkerStatus
+from dspool.config import (
+    ConfigureLMStep,
+    CustomCode,
+    ImportModules,
+    LoadPrograms,
+    PoolConfig,
+    Probe,
+    WarmupStep,
+)
+from dspool.core.figures.recorder import WorkerDelta, WorkerRecorder
+from dspool.errors import NotAllowed, PoolError, WorkerStartFailed
+from dspool.exchange.connection import WorkerEnd
+from dspool.forkserver import how_started
+from dspool.observe.event_log import EventBatch, EventBuffer
+from dspool.observe.tracing import Tracing
+from dspool.telemetry import emit
+from dspool.worker.operations import Operations
+from dspool.worker.ownership import Ownership, Store
+
+if TYPE_CHECKING:
+    from dspool.sessions.session import SessionHost
+
+_FAREWELL_S = 1.0
+"""How long a drained worker waits for its clients to leave."""
+_KEEP_INTERVAL_S = 5.0
+
+
+class Worker:
+    """`report` delivers a delta to the metrics actor; it may fail, nothing here waits for it.
+
+    `session_host` runs the commands; by default it is one for `config` in this process.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        slot: int,
+        config: PoolConfig,
+        secret: bytes,
+        store: Store,
+        *,
+        host: str = "127.0.0.1",
+        node: str = "",
+        report: Callable[[WorkerDelta | EventBatch], Awaitable[None]] | None = None,
+        overflow: bool = False,
+        session_host: SessionHost | None = None,
+    ) -> None:
+
+        self._id, self._slot, self._config, self._secret = worker_id, slot, config, secret
+        self._address, self._node, self._report = host, node, report
+        self._store = store
+        self._started_at = time.time()
+        self._process = psutil.Process()
+        if session_host is None:
+            from dspool.sessions.session import SessionHost
+
+            session_host = SessionHost(config)
+        self._host: SessionHost = session_host
+        self._recorder = WorkerRecorder(
+            config.name, worker_id, slot, config.slots_per_worker, now=time.monotonic(), overflow=overflow
+        )
+        self._tracing = Tracing(config, worker_id)
+        self._events = EventBuffer(config.name, worker_id)
+        self._operations = Operations(
+            self._host, recorder=self._recorder, stream_window=config.stream_window, tracing=self._tracing
+        )
+        self._ownership = Ownership(
+            pool=config.name,
+            worker_id=worker_id,
+            store=store,
+            host=self._host,
+            limit=config.max_sessions_per_worker,
+            ttl_s=config.session_ttl_s,
+            clock=time.monotonic,
+            start=self._operations.start,
+            moved=self._operations.moved,
+            refuse=self._operations.refuse,
+        )
+        self._operations.ownership = self._ownership
+        self._server: asyncio.Server | None = None
+        self._opening = asyncio.Lock()
+        self._peers: set[WorkerEnd] = set()
+        self._alone = asyncio.Event()
+        self._alone.set()
+        self._chores: list[asyncio.Task[None]] = []
+        self._state = "starting"
+        self._spans_lost = 0
+
+    def __repr__(self) -> str:
+        return f"dspool worker {self._config.name}[{self._slot}] {self._state}"
+
+    # --- life ---
+
+    async def describe(self) -> Member:
+        """Where clients reach this worker; the first call starts listening."""
+        async with self._opening:
+            if self._server is None:
+                self._server = await self._listen()
+        port = self._server.sockets[0].getsockname()[1]
+        return Member(
+            worker_id=self._id,
+            slot=self._slot,
+            host=self._address,
+            port=port,
+            slots=self._config.slots_per_worker,
+            pid=os.getpid(),
+            node=self._node,
+        )
+
+    async def _listen(self) -> asyncio.Server:
+        from dspool.sessions.inline_hops import InlineHops
+
+        loop = asyncio.get_running_loop()
+        # DSPy's async path and threaded programs share it; the loop's own default has six threads.
+        loop.set_default_executor(InlineHops(max(8, min(256, self._config.slots_per_worker * 2))))
+        self._events.attach()
+        self._tell_fallback()
+        self._chores = [loop.create_task(self._flush_metrics()), loop.create_task(self._keep_sessions())]
+        if self._config.telemetry.sampling > 0:
+            self._chores.append(loop.create_task(asyncio.to_thread(self._tracing.prepare)))
+        return await loop.create_server(self._peer, self._address, 0)
+
+    async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
+        """Run one warm-up step.
+
+        Raises:
+            PoolError: the step failed; the worker must not take traffic.
+        """
+        self._state = "warming"
+        try:
+            if isinstance(step, ImportModules):
+                await asyncio.to_thread(_import_all, step.modules)
+            elif isinstance(step, ConfigureLMStep):
+                await asyncio.to_thread(self._host.lm, step.profile)
+            elif isinstance(step, LoadPrograms):
+                for deployment in deployments:
+                    await asyncio.to_thread(self._host.deploy, deployment)
+            elif isinstance(step, Probe):
+                await self._probe(step)
+            elif isinstance(step, CustomCode):
+                await asyncio.to_thread(_call, step.import_path)
+        except PoolError:
+            raise
+        except Exception as failed:
+            raise WorkerStartFailed(
+                f"warm-up step {step.step!r} failed on worker {self._id}: {type(failed).__name__}: {failed}",
+                worker=self._id,
+                step=step.step,
+            ) from failed
+        # What is loaded by now stays: the garbage collector need not look at it again and again.
+        gc.freeze()
+        self._state = "ready"
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, let what runs finish (at most `timeout_s`), give all sessions back."""
+        self._state = "draining"
+        self._operations.draining = True
+        await self._ownership.release_idle()
+        await self._operations.idle(timeout_s)
+        await self._ownership.release_idle()
+        # Clients leave as soon as they hear of it. Until then what they sent is answered "busy", and results that are
+        # still on their way arrive; cut off, both would look like the death of a worker.
+        await self._deserted(_FAREWELL_S)
+        await asyncio.to_thread(self._tracing.flush)
+        await self._deliver()
+
+    async def stop(self) -> None:
+        """Close the door and the connections. The process itself is ended by the runtime."""
+        self._state = "stopped"
+        for chore in self._chores:
+            chore.cancel()
+        self._events.detach()
+        await asyncio.to_thread(self._tracing.close)
+        if self._server is not None:
+            self._server.close()
+        for peer in list(self._peers):
+            peer.abort()
+
+    async def until_dead(self) -> str:
+        """Never returns: the call fails when this process is gone, which is how others notice at once."""
+        await asyncio.Event().wait()
+        return "unreachable"
+
+    # --- what the supervisor asks ---
+
+    async def health(self) -> WorkerStatus:
+        """Answered by the event loop that runs operations: if it is blocked, there is no answer."""
+        now = time.monotonic()
+        return WorkerStatus(
+            id=self._id,
+            slot=self._slot,
+            state=self._state,  # type: ignore[arg-type]
+            pid=os.getpid(),
+            node=self._node,
+            sessions=len(self._ownership),
+            running=self._operations.held,
+            slots=self._config.slots_per_worker,
+            started_at=self._started_at,
+            operations=self._recorder.operations,
+            errors=self._recorder.errors,
+            busy_s=self._recorder.busy_s(now),
+            rss_mb=self._rss_mb(),
+            overflow=self._recorder.overflow,
+            start=how_started(),
+        )
+
+    async def running(self) -> list[dict[str, Any]]:
+        """What each held slot does: operation id, command, program, session, seconds."""
+        return [
+            {
+                "operation_id": operation.id,
+                "command": type(operation.command).__struct_config__.tag,
+                "program": getattr(operation.command, "program", None),
+                "session": operation.session,
+                "held_s": round(held_s, 6),
+            }
+            for operation, held_s in self._operations.running()
+        ]
+
+    async def deploy(self, deployment: Deployment) -> None:
+        await asyncio.to_thread(self._host.deploy, deployment)
+
+    async def retire(self, program: str, version: int) -> None:
+        self._host.retire(program, version)
+
+    async def activate(self, program: str, version: int) -> None:
+        self._host.activate(program, version)
+
+    async def release(self, session_id: str) -> bool:
+        """Give the session back if nothing of it runs here; whether it is free now."""
+        return await self._ownership.release(session_id)
+
+    async def forget(self, sessions: list[str]) -> None:
+        """These sessions are gone from the store (expired or ended by others)."""
+        self._ownership.forget(sessions)
+
+    # --- within ---
+
+    async def _deserted(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._alone.wait(), timeout_s)
+
+    def _peer(self) -> WorkerEnd:
+        peer = WorkerEnd(
+            self._secret,
+            self._id,
+            on_message=self._operations.on_message,
+            on_batch=self._operations.on_batch,
+            on_lost=self._lost,
+            on_room=self._operations.on_room,
+        )
+        self._peers.add(peer)
+        self._alone.clear()
+        return peer
+
+    def _lost(self, peer: WorkerEnd) -> None:
+        self._peers.discard(peer)
+        if not self._peers:
+            self._alone.set()
+        self._operations.on_lost(peer)
+
+    async def _probe(self, step: Probe) -> None:
+        if not step.paid and not self._host.is_offline(step.program):
+            raise NotAllowed(
+                f"the warm-up probe of {step.program!r} would call a paid model; `paid: true` in the step allows it",
+                program=step.program,
+            )
+        command = ExecuteProgram(step.program, step.inputs)
+        plan = self._host.plan(command, None)
+        if plan == "inline":
+            self._host.run_inline(command, None)
+        elif plan == "async":
+            await self._host.run_async(command, None, None)
+        else:
+            await asyncio.to_thread(self._host.run_thread, command, None)
+
+    async def _flush_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.metrics_flush_interval_s)
+            await self._deliver()
+
+    async def _deliver(self) -> None:
+        if self._report is None:
+            return
+        await self._events.deliver(self._report)
+        lost, self._spans_lost = self._tracing.dropped - self._spans_lost, self._tracing.dropped
+        delta = self._recorder.take_delta(
+            time.monotonic(), sessions=len(self._ownership), rss_mb=self._rss_mb(), dropped=lost
+        )
+        try:
+            await self._report(delta)
+        except Exception:
+            # Whatever it was: kept, counted once, sent again with the next.
+            self._recorder.give_back(delta)
+
+    async def _keep_sessions(self) -> None:
+        while True:
+            await asyncio.sleep(min(_KEEP_INTERVAL_S, self._config.session_ttl_s / 4))
+            try:
+                await self._ownership.keep()
+            except PoolError:
+                # The store is away: sessions stay, the next round tries again.
+                continue
+
+    def _tell_fallback(self) -> None:
+        how, _, why = how_started().partition(": ")
+        if how == "exec" and why:
+            emit(
+                "worker.fallback",
+                {"count": 1},
+                {"pool": self._config.name, "worker": self._id, "slot": self._slot, "reason": why},
+            )
+
+    def _rss_mb(self) -> float:
+        return round(self._process.memory_info().rss / 2**20, 1)
+
+
+def _import_all(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+
+
+def _call(import_path: str) -> None:
+    module, _, name = import_path.partition(":")
+    getattr(importlib.import_module(module), name)()
