@@ -92,6 +92,7 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
         "idempotency_ttl_s": config.service.idempotency_ttl_s,
         "operation_timeout_s": config.operation_timeout_s,
         "echo_request_id": False,
+        "tls": config.service.tls_cert is not None,
     }
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,
