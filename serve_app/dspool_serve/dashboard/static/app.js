@@ -153,6 +153,7 @@ class App {
     if (!this.standing) fill(main, this.view.node);
     this.standing = true;
     this.view.draw();
+    main.dataset.shows = [this.place.view, this.place.arg].filter(Boolean).join("/");
     if (!performance.getEntriesByName("useful").length) requestAnimationFrame(() => performance.mark("useful"));
     const early = this.early;
     this.early = null;
@@ -238,6 +239,7 @@ class App {
   }
 
   leave() {
+    delete main.dataset.shows;
     this.turn = null;
     this.live?.close();
     this.view?.close?.();

@@ -80,5 +80,14 @@ export const ago = (at, now = Date.now() / 1000) => {
   return seconds < 1 ? "just now" : `${seconds < 100 ? `${Math.floor(seconds)}${SPACE}s` : longer(seconds)} ago`;
 };
 
+/** How old, in one unit: "2.4 h". */
+export function age(since, now = Date.now() / 1000) {
+  if (!known(since) || since <= 0) return NONE;
+  const seconds = Math.max(0, now - since);
+  if (seconds < 60) return `${Math.floor(seconds)}${SPACE}s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)}${SPACE}min`;
+  return seconds < 172_800 ? `${(seconds / 3600).toFixed(1)}${SPACE}h` : `${Math.floor(seconds / 86_400)}${SPACE}days`;
+}
+
 export const agoTime = (at) =>
   known(at) && at > 0 ? h("time", { datetime: new Date(at * 1000).toISOString(), title: utc(at), class: "nowrap" }, ago(at)) : h("span", { class: "muted" }, NONE);

@@ -4,7 +4,7 @@ import { fill, h, say, svg } from "./dom.js";
 import { NONE, clock, shortClock } from "./format.js";
 import { chartLibrary, inTurn } from "./plot_group.js";
 
-const AXIS = 52;
+const AXIS = 60;
 const RIGHT = 10;
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400];
 const MARKERS = { resize: "--s5", death: "--s-bad", alert: "--s-bad", deployment: "--s1", recovery: "--s4" };
@@ -92,7 +92,7 @@ export class Plot {
         plugins: { legend: { display: false }, tooltip: { enabled: false } },
         scales: {
           x: { type: "linear", min: from, max: to, grid: { display: false }, ticks: { maxRotation: 0, autoSkip: false, font: axisFont, callback: (value) => this.tick(value) }, afterBuildTicks: (axis) => (axis.ticks = this.times(axis.width || 400)) },
-          y: { type: "linear", beginAtZero: true, suggestedMax: this.top ?? undefined, border: { display: false }, afterFit: (axis) => (axis.width = AXIS), ticks: { maxTicksLimit: 5, font: axisFont, callback: (value) => this.format(value) } },
+          y: { type: "linear", beginAtZero: true, suggestedMax: this.top ?? undefined, border: { display: false }, afterFit: (axis) => (axis.width = AXIS), ticks: { maxTicksLimit: 5, font: axisFont, callback: (value) => round(this.format(value)) } },
         },
       },
       plugins: [{ id: "under", beforeDatasetsDraw: (chart) => this.drawUnder(chart) }],
@@ -268,6 +268,9 @@ export class Plot {
     this.chart?.destroy();
   }
 }
+
+/** A tick without the decimals that say nothing: `20.0 ms` is `20 ms`. */
+const round = (text) => text.replace(/\.0+(?=\D|$)/, "");
 
 function swatch(line) {
   const stroke = svg("line", { x1: 0, y1: 4, x2: 16, y2: 4, "stroke-width": 2.5, "stroke-dasharray": line.dash?.join(" ") });

@@ -31,7 +31,7 @@ class Overview {
     this.plots = PLOTS(target).map(({ chart, ...about }) => new Plot(this.group, { ...about, links: this.links(chart, about.title) }));
     this.title = h("h1", {}, ctx.pool);
     this.programs = new Table({ label: "Programs", key: (row) => row.name, columns: PROGRAM_COLUMNS, sort: { key: "throughput", down: true } });
-    this.details = h("div", { class: "scroll" });
+    this.details = h("div", { class: "scroll details" });
     this.node = h(
       "div",
       { class: "stack" },
@@ -157,7 +157,7 @@ class Overview {
 const VERDICTS = { healthy: "The pool serves as it should.", degraded: "The pool serves, but not as well as it should.", unhealthy: "Callers feel this: see what takes points." };
 
 const PROGRAM_COLUMNS = [
-  { key: "name", label: "Program", plain: true, full: true, cell: (row) => h("span", { class: "id" }, row.name), sign: (row) => row.name, sort: (row) => row.name },
+  { key: "name", label: "Program", plain: true, full: true, cell: (row) => h("span", { class: "id program" }, row.name), sign: (row) => row.name, sort: (row) => row.name },
   { key: "version", label: "Version", num: true, cell: (row) => (row.version ? `v${row.version}` : NONE) },
   { key: "throughput", label: "Throughput", num: true, cell: (row) => rate(row.throughput), sort: (row) => row.throughput },
   { key: "p50", label: "p50", num: true, cell: (row) => duration(row.p50_s), sort: (row) => row.p50_s },
@@ -173,7 +173,7 @@ const PLOTS = (target) => [
   { chart: "throughput", title: "Throughput", format: (value) => rate(value), lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }] },
   {
     chart: "latency", title: "Latency", format: duration,
-    lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3", dash: [4, 3] }],
+    lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3" }],
   },
   { chart: "errors", title: "Error rate", top: 0.002, format: (value) => percent(value, 2), lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }] },
   {

@@ -151,6 +151,6 @@ class WorkerView {
 const PLOTS = [
   { title: "Utilization", top: 1, format: (value) => percent(value), lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }] },
   { title: "Throughput", format: (value) => rate(value), lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }] },
-  { title: "Run time", format: duration, lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3", dash: [4, 3] }] },
+  { title: "Run time", format: duration, lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3" }] },
   { title: "Error rate", top: 0.002, format: (value) => percent(value, 2), lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }] },
 ];

@@ -2,7 +2,7 @@
 
 import { get, poolPath, query } from "../api.js";
 import { h } from "../dom.js";
-import { ago, count, duration, megabytes, percent, plural, rate } from "../format.js";
+import { age, ago, count, duration, megabytes, percent, plural, rate } from "../format.js";
 import { badge, empty, panel, segments } from "../parts.js";
 import { slotCells } from "../small_charts.js";
 import { Table } from "../table.js";
@@ -24,6 +24,7 @@ class Workers {
     this.filter = "all";
     this.search = "";
     this.table = new Table({ label: "Workers", key: (row) => row.id, columns: this.columns(), sort: { key: "slot", down: false }, page: PAGE });
+    this.table.node.classList.add("dense");
     this.table.onpage = () => this.ask();
     this.nothing = h("div", { hidden: true });
     this.count = h("span", { class: "muted", role: "status" });
@@ -51,7 +52,7 @@ class Workers {
       { key: "operations", label: "Operations", num: true, sort: (row) => row.operations, cell: (row) => count(row.operations) },
       { key: "errors", label: "Errors", num: true, sort: (row) => row.errors, sign: (row) => row.errors, cell: (row) => h("span", { class: row.errors ? "bad" : "" }, count(row.errors)) },
       { key: "memory", label: "RSS / PSS / USS", num: true, title: "Memory: resident; proportional, with shared pages divided; unique, what would be free if it ended", sort: (row) => row.rss_mb, cell: (row) => this.memory(row) },
-      { key: "age", label: "Age", num: true, sort: (row) => -row.started_at, cell: (row) => (row.started_at ? ago(row.started_at).replace(" ago", "") : "–") },
+      { key: "age", label: "Age", num: true, sort: (row) => -row.started_at, cell: (row) => age(row.started_at) },
       { key: "checked", label: "Checked", num: true, title: "Last health check", cell: (row) => ago(row.checked_at) },
       { key: "actions", label: "Actions", full: true, sign: (row) => row.state, cell: (row) => h("span", { class: "nowrap" }, workerActions(ctx, row.id)) },
     ];
