@@ -530,12 +530,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8899)
     parser.add_argument("--workers", type=int, default=500)
+    parser.add_argument(
+        "--history-s", type=int, default=3600, help="seconds of history to make up; each costs a little time"
+    )
     parser.add_argument("--tokens", action="store_true")
     parser.add_argument("--no-pools", action="store_true")
     asked = parser.parse_args()
     pools = []
     if not asked.no_pools:
-        pools = [SimulatedPool("default", workers=asked.workers), SimulatedPool("other", workers=3, seed=2)]
+        pools = [
+            SimulatedPool("default", workers=asked.workers, history_s=asked.history_s),
+            SimulatedPool("other", workers=3, seed=2, history_s=asked.history_s),
+        ]
         for pool in pools:
             write_traces(pool)
     source = None
