@@ -6,7 +6,8 @@ bind to loopback only and to leave nothing behind, so we let Serve start a small
 
 - the metrics and statistics pages are bound to all interfaces: bound to 127.0.0.1 instead;
 - the admin socket is open to every user of the machine: it lies in a directory only we can enter;
-- HAProxy outlives a Serve that is killed: its pid is written down, so that `dspool down` can end it.
+- HAProxy outlives a Serve that is killed: it is bound to the life of the process that started it (Linux; `LEASH`), and
+  its pid is written down, so that `dspool down` can end it where that is not possible.
 
 And it does what Serve's template has no words for: TLS, a bound on how slowly a request may come in (a body of up to
 one buffer, 16 KiB, is collected here, so that slow clients never reach a replica), problem+json for what HAProxy itself
@@ -22,6 +23,7 @@ import shlex
 import socket
 import ssl
 import stat
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -45,8 +47,19 @@ for argument in "$@"; do
     fi
     previous=$argument
 done
-exec {binary} "$@"
+exec {python} -I -S -c {leash} "$PPID" {binary} "$@"
 """
+LEASH = """
+import ctypes, os, signal, sys
+try:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+except (AttributeError, OSError):
+    pass
+# Who died before that can send no more signals.
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes HAProxy, which the kernel ends together with its parent (`PR_SET_PDEATHSIG`), however that ends."""
 FRONTEND = """    timeout http-request {request_s}s
     option http-buffer-request
     http-request set-header x-dspool-timeout-seconds %[req.hdr(x-request-timeout-seconds)] \
@@ -129,6 +142,8 @@ def environment(
             metrics_port=metrics_port,
             stats_port=stats_port,
             binary=shlex.quote(haproxy),
+            python=shlex.quote(sys.executable),
+            leash=shlex.quote(LEASH),
         )
     )
     script.chmod(0o700)

@@ -8,9 +8,11 @@ import os
 import shutil
 import ssl
 import subprocess
+import sys
 import time
 
 import httpx
+import psutil
 import pytest
 
 from dspool.errors import ConfigError
@@ -95,19 +97,24 @@ class Front:
         self.process = await asyncio.create_subprocess_exec(
             script, "-db", "-f", str(self.config), stderr=subprocess.DEVNULL
         )
-        for _ in range(100):
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.close()
-                return self
-            except OSError:
-                await asyncio.sleep(0.05)
-        raise AssertionError("HAProxy did not start")
+        await answering(self.port)
+        return self
 
     async def __aexit__(self, *_):
         self.process.kill()
         await self.process.wait()
         self.replica.close()
+
+
+async def answering(port):
+    for _ in range(200):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        except OSError:
+            await asyncio.sleep(0.05)
+    raise AssertionError("HAProxy did not start")
 
 
 async def test_the_deadline_reaches_the_replica_under_a_name_that_serve_leaves_alone(tmp_path):
@@ -124,6 +131,25 @@ async def test_the_changes_are_made_once_however_often_it_is_started(tmp_path):
         text = front.config.read_text()
         assert text.count("option http-buffer-request") == 1
         assert text.count("bind 127.0.0.1:") == 2
+
+
+PARENT = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+
+
+async def test_a_parent_that_is_killed_takes_its_haproxy_along(tmp_path):
+    async with Front(tmp_path) as front:
+        (port,) = haproxy.free_ports(1)
+        config = tmp_path / "second.cfg"
+        config.write_text(front.config.read_text().replace(f":{front.port}", f":{port}"))
+        command = [sys.executable, "-c", PARENT, str(tmp_path / "h" / "haproxy"), "-db", "-f", str(config)]
+        parent = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
+        await answering(port)
+        (started,) = psutil.Process(parent.pid).children(recursive=True)
+        assert started.name() == "haproxy"
+        assert started.pid in haproxy.pids(tmp_path / "h")
+        parent.kill()
+        await parent.wait()
+        await asyncio.to_thread(started.wait, 10)
 
 
 SLOW_HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
