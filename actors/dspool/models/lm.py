@@ -25,11 +25,14 @@ from dspy.utils.usage_tracker import UsageTracker
 from dspool.commands import JSON
 from dspool.config import LMProfile
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
+from dspool.models.dspy_costs import allow_connections, remember_models
 from dspool.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 from dspool.programs.dspy_spans import count_tokens
 
 # Otherwise litellm, and DSPy's own table of models, fetch a price list from the network at their first use.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+remember_models()
 
 OFFLINE = "offline"
 """The name of the profile that is always there."""
@@ -142,8 +145,11 @@ class LMs:
         *,
         cache: bool = False,
         timeout_s: float | None = None,
+        at_once: int = 1,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        """`at_once` is how many operations call an LM at the same time."""
+        allow_connections(at_once)
         self._profiles = dict(profiles)
         self._timeout_s = timeout_s
         self._cache = cache
