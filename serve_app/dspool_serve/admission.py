@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from dspool.core.admission.access import Token
 from dspool.core.admission.fair import Door, Entry, Priority
-from dspool.core.admission.rates import Quota, Rate
-from dspool.errors import DeadlineExceeded, RateLimited
+from dspool.core.admission.rates import Allowance, Allowances, Limits
+from dspool.errors import DeadlineExceeded, PoolError, RateLimited
 
-_DAY_S = 86400.0
+LEASE_S = 0.1
+"""A process takes about so much of a rate at once, so that a busy token is not asked about for each operation."""
+STALE_S = 1.0
+"""What was taken of a rate and not used is given up then: kept, it would come on top of a later burst."""
+_QUOTA_SHARE = 0.001
+
+TakeAllowance = Callable[[str, Limits, int], Awaitable[Allowance]]
+"""Asks for up to so many operations of a token, where they are counted for all ingress processes."""
 
 
 class Admission:
@@ -26,6 +33,7 @@ class Admission:
         room: Callable[[], int],
         *,
         max_waiting: int,
+        shared: TakeAllowance | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -34,21 +42,51 @@ class Admission:
         self._clock = clock
         self._wall = wall
         self._wakers: dict[Entry, asyncio.Future[None]] = {}
-        self._limits: dict[str, tuple[Token, Rate | None, Quota | None]] = {}
+        self._shared = shared
+        self._own = Allowances()
+        self._leases: dict[str, _Lease] = {}
         self._max_held: dict[str, int] = {}
 
     @property
     def waiting(self) -> int:
         return self._door.waiting
 
+    async def allow(self, token: Token) -> None:
+        """One more operation of a limited token.
+
+        Raises:
+            RateLimited: more than its rate or quota, counted over all ingress processes; in this one alone while the
+                place where all are counted is away.
+        """
+        lease = self._leases.get(token.id)
+        if lease is None or lease.limits != token.limits:
+            lease = self._leases[token.id] = _Lease(token.limits)
+        if lease.use(self._clock()):
+            return
+        async with lease.asking:
+            # Somebody else may have asked meanwhile.
+            if lease.use(self._clock()):
+                return
+            if self._clock() >= lease.refused_until:
+                lease.took(await self._take(token.id, lease), self._clock())
+                if lease.use(self._clock()):
+                    return
+            raise RateLimited(lease.why, retry_after_s=max(0.0, lease.again_at - self._clock()))
+
+    async def _take(self, token: str, lease: _Lease) -> Allowance:
+        if self._shared is not None:
+            try:
+                return await self._shared(token, lease.limits, lease.chunk)
+            except PoolError:
+                pass  # better each for itself than not at all
+        return self._own.take(token, lease.limits, 1, now=self._clock(), wall=self._wall())
+
     def arrive(self, token: Token, priority: Priority) -> Entry:
         """Come to the door; `leave` in any case. If not `admitted`, `wait`.
 
         Raises:
-            RateLimited: more than the token's rate or quota. QueueFull: too many of this token wait.
+            QueueFull: too many of this token wait.
         """
-        if token.limited:
-            self._limit(token)
         if token.max_running is not None:
             self._max_held[token.name] = token.max_running
         elif self._max_held:
@@ -95,25 +133,41 @@ class Admission:
             if waker is not None and not waker.done():
                 waker.set_result(None)
 
-    def _limit(self, token: Token) -> None:
-        known = self._limits.get(token.id)
-        if known is None or known[0] != token:
-            rate = quota = None
-            if token.rate_per_s is not None:
-                burst = token.burst if token.burst is not None else max(1.0, token.rate_per_s)
-                rate = Rate(token.rate_per_s, burst, now=self._clock())
-            if token.quota_per_day is not None:
-                quota = Quota(token.quota_per_day, _DAY_S)
-            known = self._limits[token.id] = (token, rate, quota)
-        _, rate, quota = known
-        if rate is not None and (wait_s := rate.take(self._clock())) > 0:
-            raise RateLimited(
-                f"more than {rate.per_s:g} operations a second of this token", retry_after_s=wait_s
-            )
-        if quota is not None and (wait_s := quota.take(self._wall())) > 0:
-            raise RateLimited(
-                f"the day's {quota.limit} operations of this token are used up", retry_after_s=wait_s
-            )
+
+class _Lease:
+    """What this process may still begin of one token without asking, and what it was told last."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.asking = asyncio.Lock()
+        self.chunk = self._chunk()
+        self._left = 0
+        self._until = 0.0
+        self.again_at = self.refused_until = 0.0
+        self.why = ""
+
+    def _chunk(self) -> int:
+        shares = []
+        if self.limits.rate_per_s is not None:
+            shares.append(self.limits.rate_per_s * LEASE_S)
+        if self.limits.quota_per_day is not None:
+            shares.append(self.limits.quota_per_day * _QUOTA_SHARE)
+        return max(1, int(min(shares)))
+
+    def use(self, now: float) -> bool:
+        if self.limits.rate_per_s is not None and now >= self._until:
+            self._left = 0
+        if self._left == 0:
+            return False
+        self._left -= 1
+        return True
+
+    def took(self, found: Allowance, now: float) -> None:
+        self._left, self._until = found.granted, now + STALE_S
+        if found.granted == 0:
+            self.again_at, self.why = now + found.wait_s, found.why
+            # Asked again soon all the same: others may give back, limits may change.
+            self.refused_until = now + min(found.wait_s, LEASE_S)
 
 
 __all__ = ["Admission"]

@@ -60,7 +60,11 @@ class CallerPools:
             door = self._doors.get(id(pool))
             if door is None or door[0] is not pool:
                 room = getattr(pool, "room", None) or (lambda: _NO_BOUND)
-                door = self._doors[id(pool)] = (pool, Admission(room, max_waiting=self._max_waiting))
+                shared = getattr(pool, "take_allowance", None)
+                door = self._doors[id(pool)] = (
+                    pool,
+                    Admission(room, max_waiting=self._max_waiting, shared=shared),
+                )
             seen = self._seen[name] = CallerPool(pool, self._token, self._priority, door[1])
         view: ServedPool = seen
         return view
@@ -88,6 +92,8 @@ class CallerPool:
         timeout_s: float | None = None,
         **options: Any,
     ) -> Answer:
+        if self._token.limited:
+            await self._door.allow(self._token)
         entry = self._door.arrive(self._token, self._priority)
         try:
             if not entry.admitted:
@@ -113,6 +119,8 @@ class CallerPool:
         **options: Any,
     ) -> AsyncGenerator[StreamEvent | Answer]:
         """A stream holds its place until it ends."""
+        if self._token.limited:
+            await self._door.allow(self._token)
         entry = self._door.arrive(self._token, self._priority)
         try:
             if not entry.admitted:

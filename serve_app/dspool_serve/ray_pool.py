@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from dspool.commands import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
+from dspool.core.admission.rates import Allowance, Limits
 from dspool.core.figures.measures import HistoryView
 from dspool.core.warmup import Strategy, WarmupReport
 from dspool.observe.reading import Reading
@@ -19,7 +20,6 @@ from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warming import WarmProgress
 from dspool_serve.pools import Answer
-from dspool_serve.ray_insight import RayInsight
 
 _LOOK_S = 1.0
 """How long one question for the progress of a warm-up waits; its end is noticed at once all the same."""
@@ -43,7 +43,6 @@ class RayPool:
         self.tracing = pool.client.tracing
         self._metrics = RemoteMetrics(pool.name)
         self._store = RemoteStore(pool.name)
-        self.insight = RayInsight(pool)
 
     def stream(self, command: AnyCommand, **options: Any) -> AsyncGenerator[StreamEvent | Answer]:
         return cast(AsyncGenerator[StreamEvent | Answer], self._pool.stream(command, **options))
@@ -64,6 +63,10 @@ class RayPool:
         client = self._pool.client
         slots = sum(member.slots for member in client.membership.workers)
         return max(client.config.slots_per_worker, math.ceil(2 * slots / client.config.service.replicas))
+
+    async def take_allowance(self, token: str, limits: Limits, wanted: int) -> Allowance:
+        """Where a token's operations are counted for all ingress processes."""
+        return await self._store.take_allowance(self.name, token, limits, wanted)  # type: ignore[no-any-return]
 
     # --- the pool ---
 

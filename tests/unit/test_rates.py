@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.admission.rates import Quota, Rate
+from dspool.core.admission.rates import Allowance, Allowances, Limits, Quota, Rate
 
 
 def test_a_burst_passes_and_then_the_rate_holds():
@@ -58,3 +58,16 @@ def test_a_quota_of_a_day_that_is_over_does_not_come_back_when_the_clock_does():
 def test_limits_that_could_never_be_met_are_refused(per_s, burst):
     with pytest.raises(ValueError, match="need per_s"):
         Rate(per_s, burst, now=0.0)
+
+
+def test_what_is_wanted_is_granted_up_to_the_limits():
+    counted = Allowances()
+    limits = Limits(rate_per_s=10.0, burst=5.0, quota_per_day=7)
+    assert counted.take("a", limits, 3, now=0.0, wall=0.0) == Allowance(3)
+    found = counted.take("a", limits, 3, now=0.0, wall=0.0)
+    assert (found.granted, found.wait_s) == (2, pytest.approx(0.1))
+    assert counted.take("b", limits, 1, now=0.0, wall=0.0) == Allowance(1)
+    found = counted.take("a", limits, 5, now=10.0, wall=10.0)
+    assert (found.granted, found.wait_s, "7 operations" in found.why) == (2, 86_390.0, True)
+    # What the quota refuses does not use up the rate.
+    assert counted.take("a", Limits(rate_per_s=10.0), 1, now=10.0, wall=10.0).granted == 1

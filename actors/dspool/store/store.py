@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dspool.commands import JSON, Change, Deployment, Lease, SessionInfo
+from dspool.core.admission.rates import Allowance, Allowances, Limits
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownProgram
 from dspool.store import schema as store_schema
 from dspool.store.idempotency import IdempotencyKeys
@@ -62,6 +63,7 @@ class SessionStore(IdempotencyKeys):
         """`url` is `sqlite:////path/file.db` or `postgresql://...`; anything else is a `ConfigError`."""
         self._url = parse_url(url)
         self._clock = clock
+        self._allowances: dict[str, Allowances] = {}
         self._engine: AsyncEngine | None = None
         self._writer: Writer | None = None
 
@@ -153,6 +155,13 @@ class SessionStore(IdempotencyKeys):
             await connection.execute(update(_sessions).where(*owned).values(last_used_at=self._clock()))
 
         await self._write(Alone(pool, run))
+
+    # --- limits ---------------------------------------------------------------------------------------------
+
+    async def take_allowance(self, pool: str, token: str, limits: Limits, wanted: int) -> Allowance:
+        """Up to `wanted` operations of a token, counted for all who ask here. Not kept: a restart begins anew."""
+        counted = self._allowances.setdefault(pool, Allowances())
+        return counted.take(token, limits, wanted, now=time.monotonic(), wall=self._clock())
 
     # --- lives of sessions ----------------------------------------------------------------------------------
 
@@ -289,11 +298,8 @@ class SessionStore(IdempotencyKeys):
         after: str | None = None,
         owner: str | None = None,
         principal: str | None = None,
-        containing: str = "",
     ) -> tuple[_Sessions, str | None]:
         """Up to `limit` sessions (of the worker `owner`, visible to `principal`) by id, and `after` for the next page.
-
-        `containing` keeps those with that text in their id, owner or principal.
 
         The cursor is None on the last page. A session that exists throughout is on exactly one page.
         """
@@ -306,18 +312,9 @@ class SessionStore(IdempotencyKeys):
             where.append(_sessions.c.owner == owner)
         if principal is not None:  # as `visible` has it
             where.append(_sessions.c.principal.is_(None) | (_sessions.c.principal == principal))
-        if containing:
-            columns = (_sessions.c.session, _sessions.c.owner, _sessions.c.principal)
-            where.append(or_(*(column.contains(containing, autoescape=True) for column in columns)))
         async with self._read() as connection:
             found = await _infos(connection, *where, limit=limit + 1)
         return found[:limit], found[limit - 1].id if len(found) > limit else None
-
-    async def count(self, pool: str) -> int:
-        """How many sessions there are."""
-        async with self._read() as connection:
-            found = await connection.execute(select(func.count()).where(_sessions.c.pool == pool))
-            return int(found.scalar_one())
 
     # --- how it reads and writes ----------------------------------------------------------------------------
 

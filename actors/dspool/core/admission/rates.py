@@ -2,6 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from msgspec import Struct
+
+DAY_S: Final = 86_400.0
+
+
+class Limits(Struct, frozen=True):
+    """What one token may ask for. None is no limit."""
+
+    rate_per_s: float | None = None
+    burst: float | None = None
+    """None is one second's worth, at least one."""
+    quota_per_day: int | None = None
+
+
+class Allowance(Struct, frozen=True):
+    """`granted` operations may be begun; if it is none, `wait_s` until one may, and `why`."""
+
+    granted: int
+    wait_s: float = 0.0
+    why: str = ""
+
+
+class Allowances:
+    """The limits of many tokens, counted in one place for all who ask."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, tuple[Limits, Rate | None, Quota | None]] = {}
+
+    def take(self, token: str, limits: Limits, wanted: int, *, now: float, wall: float) -> Allowance:
+        """Up to `wanted` operations of `token`. Limits that changed begin anew."""
+        known = self._counted.get(token)
+        if known is None or known[0] != limits:
+            known = self._counted[token] = (limits, _rate(limits, now), _quota(limits))
+        _, rate, quota = known
+        granted = 0
+        while granted < wanted:
+            if rate is not None and (wait_s := rate.wait_s(now)) > 0:
+                return Allowance(
+                    granted, wait_s, f"more than {rate.per_s:g} operations a second of this token"
+                )
+            if quota is not None and (wait_s := quota.take(wall)) > 0:
+                why = f"the day's {quota.limit} operations of this token are used up"
+                return Allowance(granted, wait_s, why)
+            if rate is not None:
+                rate.take(now)
+            granted += 1
+        return Allowance(granted)
+
+
+def _rate(limits: Limits, now: float) -> Rate | None:
+    if limits.rate_per_s is None:
+        return None
+    burst = limits.burst if limits.burst is not None else max(1.0, limits.rate_per_s)
+    return Rate(limits.rate_per_s, burst, now=now)
+
+
+def _quota(limits: Limits) -> Quota | None:
+    return None if limits.quota_per_day is None else Quota(limits.quota_per_day, DAY_S)
+
 
 class Rate:
     """A token bucket: `per_s` on average, `burst` at once."""
@@ -16,13 +77,17 @@ class Rate:
 
     def take(self, now: float) -> float:
         """0 if one more is fine (and counted), else the seconds until it would be."""
+        wait_s = self.wait_s(now)
+        if wait_s == 0.0:
+            self._left -= 1.0
+        return wait_s
+
+    def wait_s(self, now: float) -> float:
+        """0 if one more would be fine, else the seconds until then."""
         # A clock that steps back earns nothing and costs nothing.
         self._left = min(self.burst, self._left + max(0.0, now - self._at) * self.per_s)
         self._at = now
-        if self._left >= 1.0:
-            self._left -= 1.0
-            return 0.0
-        return (1.0 - self._left) / self.per_s
+        return 0.0 if self._left >= 1.0 else (1.0 - self._left) / self.per_s
 
 
 class Quota:
@@ -48,4 +113,4 @@ class Quota:
         return (self._period + 1) * self.period_s - now
 
 
-__all__ = ["Quota", "Rate"]
+__all__ = ["Allowance", "Allowances", "Limits", "Quota", "Rate"]
