@@ -115,7 +115,13 @@ class EndSession(Command, frozen=True, tag="end_session"):
 
 
 class ExecuteCode(Command, frozen=True, tag="execute_code"):
-    """Run Python in the worker. Refused unless the configuration allows it; never offered over HTTP as is."""
+    """Run Python in the worker. Refused unless the configuration allows it; never offered over HTTP."""
+
+    code: str
+
+
+class ExecuteSandboxed(Command, frozen=True, tag="execute_sandboxed"):
+    """Run Python in a sandbox of its own, with nothing but the session's variables."""
 
     code: str
 
@@ -138,6 +144,7 @@ AnyCommand = (
     | ResetSession
     | EndSession
     | ExecuteCode
+    | ExecuteSandboxed
 )
 
 READ_ONLY: frozenset[type[Command]] = frozenset(
@@ -145,7 +152,9 @@ READ_ONLY: frozenset[type[Command]] = frozenset(
 )
 """Commands that change nothing: always safe to repeat on another worker."""
 
-CREATES_SESSION: frozenset[type[Command]] = frozenset({ConfigureLM, CreateProgram, SetVariable, ExecuteCode})
+CREATES_SESSION: frozenset[type[Command]] = frozenset(
+    {ConfigureLM, CreateProgram, SetVariable, ExecuteCode, ExecuteSandboxed}
+)
 """Commands that bring their session into being if it does not exist."""
 
 NEEDS_SESSION: frozenset[type[Command]] = frozenset(
@@ -161,6 +170,7 @@ NEEDS_SESSION: frozenset[type[Command]] = frozenset(
         ResetSession,
         EndSession,
         ExecuteCode,
+        ExecuteSandboxed,
     }
 )
 
@@ -292,8 +302,6 @@ class WorkerStatus(Struct, frozen=True):
     reason: str = ""
     start: str = ""
     """How its process was started: `fork`, `exec`, or `exec: why it was not forked`; empty until it has said so."""
-    checked_at: float | None = None
-    """Wall-clock seconds of the last health check that it answered."""
 
 
 class PoolStatus(Struct, frozen=True):

@@ -27,6 +27,7 @@ PoolError
 │   ├── ModelRateLimited
 │   └── ModelAuthFailed
 ├── ProgramError           the program raised, or its answer did not fit its signature
+├── SandboxUnavailable     there is no sandbox to run code in
 ├── WorkerLost             the worker died after the operation had started
 ├── WorkerStartFailed      a worker could not be started or warmed
 ├── Unreachable            a remote pool does not answer; it may have done what was asked
@@ -200,6 +201,10 @@ class ModelAuthFailed(ModelError):
 
 class ProgramError(PoolError):
     code = "program_error"
+
+
+class SandboxUnavailable(PoolError):
+    code = "sandbox_unavailable"
 
 
 class WorkerLost(PoolError):

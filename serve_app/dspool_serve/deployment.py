@@ -91,8 +91,8 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
         "heartbeat_s": config.service.heartbeat_s,
         "idempotency_ttl_s": config.service.idempotency_ttl_s,
         "operation_timeout_s": config.operation_timeout_s,
+        "execute_code": config.service.execute_code,
         "echo_request_id": False,
-        "tls": config.service.tls_cert is not None,
     }
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,

@@ -56,6 +56,14 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     s.ProgramRequest: {"spec": {"signature": "question -> answer", "module": "ChainOfThought"}},
     s.ProgramSpec: {"signature": "question -> answer", "module": "ChainOfThought"},
     s.ProgramResponse: {"session": "ada", "program": "answerer", "info": {"module": "ChainOfThought"}},
+    s.CodeRequest: {"code": "total = sum(range(5))\nprint('done')\ntotal", "timeout_s": 20},
+    s.CodeResponse: {
+        "stdout": "done\n",
+        "result": 10,
+        "operation_id": "01j8k4m2x7c9",
+        "worker": "default-w0-3f9a1c",
+        "timings": {"wait_s": 0.0004, "run_s": 1.9},
+    },
     s.PoolProgramList: {
         "programs": [{"program": "qa", "version": 2, "versions": [1, 2]}],
         "next_cursor": None,

@@ -30,10 +30,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     body_timeout_s: float = 30.0
     heartbeat_s: float = 15.0
     idempotency_ttl_s: float = 86_400.0
+    execute_code: bool = False
     echo_request_id: bool = True
     """Off behind Ray Serve, whose server adds `x-request-id` to every answer itself."""
-    tls: bool = False
-    """Cookies are marked to travel over TLS only."""
 
 
 class Answer(Protocol):

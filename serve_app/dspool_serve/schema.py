@@ -220,6 +220,26 @@ class Variable(Struct):
     value: Any
 
 
+class CodeRequest(Struct, forbid_unknown_fields=True):
+    """Python for a sandbox. `variables` in it is the session's variables; changes to it are stored."""
+
+    code: Annotated[str, Meta(min_length=1)]
+    timeout_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="deadline in seconds, queueing and the sandbox's start included"),
+    ] = None
+
+
+class CodeResponse(Struct):
+    """What the code printed, and the value of its last expression; what is not JSON, as Python shows it."""
+
+    stdout: str
+    result: Any
+    operation_id: str
+    worker: str
+    timings: Timings
+
+
 class History(Struct):
     """The session's last operations, newest last. Inputs and outputs only where the pool keeps content."""
 

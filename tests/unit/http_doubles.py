@@ -13,6 +13,7 @@ from dspool.commands import (
     CreateProgram,
     Deployment,
     ExecuteProgram,
+    ExecuteSandboxed,
     GetHistory,
     GetVariable,
     ListPrograms,
@@ -92,6 +93,8 @@ class FakePool:
             return Answered({"outputs": command.inputs})
         if isinstance(command, CreateProgram):
             return Answered({"program": command.program})
+        if isinstance(command, ExecuteSandboxed):
+            return Answered({"stdout": "hi", "result": 2})
         if isinstance(command, ListVariables):
             return Answered({"variables": ["b", "a", "c"]})
         if isinstance(command, GetVariable):

@@ -49,6 +49,7 @@ FULL = [
     commands.ResetSession(),
     commands.EndSession(),
     commands.ExecuteCode("print(1)"),
+    commands.ExecuteSandboxed("print(1)"),
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from http_doubles import FakePool, assert_problem, client_of
 
 from dspool.commands import ConfigureLM, Deployment, ResetSession, SetVariable
-from dspool.errors import ProgramError
+from dspool.errors import ProgramError, SandboxUnavailable
 
 POOL = "/v1/pools/default"
 WORKER = POOL + "/workers/default-w0-abcdef"
@@ -169,3 +169,22 @@ async def test_the_documentation_needs_nothing_from_elsewhere(path, kind):
     assert "http://" not in answer.text
     assert "https://" not in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_code_runs_only_where_it_is_offered_and_says_so_where_there_is_no_sandbox():
+    path = POOL + "/sessions/s/execute_code"
+    pool = FakePool()
+    async with client_of(pool) as http:
+        refused = await http.post(path, json={"code": "1"})
+        assert_problem(refused, 403, "not_allowed")
+        assert "service.execute_code" in refused.text
+    assert pool.runs == 0
+    async with client_of(pool, execute_code=True) as http:
+        pool.fail_with = SandboxUnavailable("there is no Deno; pip install deno")
+        missing = await http.post(path, json={"code": "1"})
+        assert_problem(missing, 501, "sandbox_unavailable")
+        assert "pip install deno" in missing.text
+        pool.fail_with = None
+        done = (await http.post(path, json={"code": "1"})).json()
+        assert (done["result"], done["stdout"], done["worker"]) == (2, "hi", "default-w0-abcdef")
+        assert_problem(await http.post(path, json={"code": ""}), 422, "invalid_request")

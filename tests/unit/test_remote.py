@@ -6,6 +6,7 @@ import inspect
 import json
 
 import httpx
+import msgspec
 import pytest
 
 from dspool import errors
@@ -82,7 +83,7 @@ def test_the_twins_have_the_methods_of_the_pools_with_the_same_parameters():
             SessionHandle,
             RemoteSession,
             "run create_program execute stream configure_lm programs program_info delete_program set_variable "
-            "get_variable variables delete_variable history reset end",
+            "get_variable variables delete_variable history execute_code reset end",
         ),
         (BlockingPool, BlockingRemotePool, "run execute map session status close"),
     ):
@@ -267,3 +268,24 @@ def test_a_map_is_one_request_for_many_inputs_and_raises_the_first_failure():
     service = Service(httpx.Response(200, json={"items": items, "succeeded": 1, "failed": 1}))
     with service.blocking() as pool, pytest.raises(errors.ProgramError):
         pool.map("qa", [{}, {}])
+
+
+def test_a_map_asks_for_as_much_at_once_as_the_service_takes():
+    refused = problem(422, "invalid_request", limit=2)
+    two, one = ({"items": [{"result": ANSWER}] * n, "succeeded": n, "failed": 0} for n in (2, 1))
+    service = Service(refused, httpx.Response(200, json=two), httpx.Response(200, json=one))
+    with service.blocking() as pool:
+        assert len(pool.map("qa", [{"question": "?"}] * 3)) == 3
+    assert [len(msgspec.json.decode(one.content)["inputs"]) for one in service.asked] == [3, 2, 1]
+    service = Service(problem(422, "invalid_request", limit=0))
+    with service.blocking() as pool, pytest.raises(errors.InvalidRequest):
+        pool.map("qa", [{}])
+
+
+def test_code_runs_in_a_sandbox_or_not_at_all():
+    body = {"stdout": "", "result": 3, "operation_id": "o", "worker": "w", "timings": {}}
+    service = Service(httpx.Response(200, json=body))
+    with service.blocking() as pool:
+        assert pool.session("s").execute_code("1 + 2") == {"stdout": "", "result": 3}
+    assert service.asked[0].url.path == "/v1/pools/default/sessions/s/execute_code"
+    assert "idempotency-key" in service.asked[0].headers

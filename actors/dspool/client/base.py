@@ -15,7 +15,7 @@ from dspool.errors import DeadlineExceeded, PoolError, Unreachable
 
 TIMEOUT_S = 30.0
 MAX_BATCH = 256
-"""What a service takes at once unless it is configured otherwise (`service.max_batch`)."""
+"""Sets of inputs that are sent at once; a service that takes fewer (`service.max_batch`) says so."""
 GRACE_S = 2.0
 """How much longer than the deadline we wait for the service to say that it passed."""
 

@@ -32,7 +32,7 @@ from dspool.commands import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.errors import Unreachable
+from dspool.errors import InvalidRequest, Unreachable
 from dspool.results import Result
 
 
@@ -60,6 +60,7 @@ class BlockingRemotePool(Remote):
             transport=transport,
         )
         self._http = httpx.Client(**self._options)
+        self._most_at_once = MAX_BATCH
 
     def run(
         self,
@@ -88,15 +89,25 @@ class BlockingRemotePool(Remote):
     def map(
         self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
     ) -> list[Result]:
-        """As `BlockingPool.map`, in requests of at most `MAX_BATCH` sets of inputs.
+        """As `BlockingPool.map`, in requests of as many sets of inputs as the service takes at once.
 
         Raises:
             PoolError: the first failure.
         """
         results: list[Result] = []
-        for start in range(0, len(inputs), MAX_BATCH):
-            call = batch_for(self.name, program, inputs[start : start + MAX_BATCH], timeout_s)
-            results += batch_results(program, self._send(call, timeout_s))
+        at = 0
+        while at < len(inputs):
+            sent = inputs[at : at + self._most_at_once]
+            try:
+                answer = self._send(batch_for(self.name, program, sent, timeout_s), timeout_s)
+            except InvalidRequest as refused:
+                limit = refused.details.get("limit")
+                if type(limit) is not int or not 0 < limit < len(sent):
+                    raise
+                self._most_at_once = limit
+                continue
+            results += batch_results(program, answer)
+            at += len(sent)
         return results
 
     def stream(

@@ -40,6 +40,7 @@ from dspool.commands import (
     DeleteVariable,
     EndSession,
     ExecuteProgram,
+    ExecuteSandboxed,
     GetHistory,
     GetProgramInfo,
     GetVariable,
@@ -290,6 +291,10 @@ class RemoteSession:
 
     async def history(self, limit: int = 50) -> JSON:
         return (await self.run(GetHistory(limit))).value
+
+    async def execute_code(self, code: str) -> JSON:
+        """Run Python, unlike `SessionHandle` in a sandbox. Needs an admin, and `service.execute_code`."""
+        return (await self.run(ExecuteSandboxed(code))).value
 
     async def reset(self) -> None:
         await self.run(ResetSession())

@@ -22,6 +22,7 @@ from dspool.commands import (
     DeleteVariable,
     EndSession,
     ExecuteProgram,
+    ExecuteSandboxed,
     GetHistory,
     GetProgramInfo,
     GetVariable,
@@ -127,6 +128,11 @@ def call_for(
             return Call("DELETE", f"{at}/variables/{_part(name)}")
         case GetHistory(limit):
             return Call("GET", f"{at}/history?limit={limit}", None, repeatable)
+        case ExecuteSandboxed(code):
+            body = {"code": code}
+            if timeout_s is not None:
+                body["timeout_s"] = timeout_s
+            return post(f"{at}/execute_code", body)
         case ResetSession():
             return Call("POST", f"{at}/reset", None, True)
         case EndSession():
@@ -174,6 +180,8 @@ def result_of(command: AnyCommand, body: Any) -> Result:
             )
         case CreateProgram() | GetProgramInfo() if isinstance(body, dict):
             value = body.get("info", body)
+        case ExecuteSandboxed() if isinstance(body, dict):
+            value = {"stdout": body.get("stdout"), "result": body.get("result")}
         case ListVariables() | ListPrograms() if isinstance(body, dict):
             value = {name: item for name, item in body.items() if name != "next_cursor"}
     return Result("", "", value, 0, 0.0, 0.0, {}, False)

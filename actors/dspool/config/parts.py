@@ -267,7 +267,7 @@ class ServiceConfig(Part):
     max_body_bytes: Count = 1_048_576
     """Largest request body."""
     max_batch: Count = 256
-    """Most operations in one batch request."""
+    """Most sets of inputs in one batch request; each is an operation, also for `max_queue`, rates and quotas."""
     heartbeat_s: Seconds = 15.0
     """A stream that has nothing to say sends a comment this often, so that nobody in between gives it up."""
     idempotency_ttl_s: Seconds = 86_400.0
@@ -282,6 +282,10 @@ class ServiceConfig(Part):
     """Requests of one token that may wait while others have their turn; only with tokens."""
     body_timeout_s: Seconds = 30.0
     """How long a client may take to send a request's body."""
+    execute_code: bool = False
+    """Offer `execute_code` over HTTP, to admins: Python in a sandbox (Deno) with no files, network or variables."""
+    execute_code_memory_mb: Annotated[int, Field(ge=256)] = 1024
+    """Memory that such a sandbox may take."""
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> ServiceConfig:

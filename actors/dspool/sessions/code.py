@@ -64,11 +64,12 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
     except TypeError:
         value = repr(result)[:MAX_OUTPUT]
     return Answer(
-        {"stdout": printed.getvalue()[:MAX_OUTPUT], "result": value}, _changed(before, session.variables)
+        {"stdout": printed.getvalue()[:MAX_OUTPUT], "result": value}, changed(before, session.variables)
     )
 
 
-def _changed(before: dict[str, JSON], after: dict[str, JSON]) -> tuple[Change, ...]:
+def changed(before: dict[str, JSON], after: dict[str, JSON]) -> tuple[Change, ...]:
+    """What to store so that the variables `before` become those of `after`."""
     gone = [Change("variable", name) for name in before if name not in after]
     new = [name for name, value in after.items() if name not in before or before[name] != value]
     return (*gone, *(Change("variable", name, {"value": after[name]}) for name in new))

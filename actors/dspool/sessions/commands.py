@@ -89,7 +89,7 @@ class SessionCommands:
     def _create_program(self, command: CreateProgram, session: Session | None) -> Answer:
         """`{"program", "created", "replaced", "info"}`; repeating the same creation changes nothing."""
         session = needed(session, command)
-        name = _name(command.program, "program")
+        name = checked_name(command.program, "program")
         if (command.spec is None) == (command.import_path is None):
             raise InvalidRequest("give exactly one of spec and import_path", program=name)
         definition = Definition(command.spec, command.state, command.import_path, command.kwargs)
@@ -140,7 +140,7 @@ class SessionCommands:
     def _set_variable(self, command: SetVariable, session: Session | None) -> Answer:
         """`{"name"}`"""
         session = needed(session, command)
-        name = _name(command.name, "variable")
+        name = checked_name(command.name, "variable")
         if name not in session.variables and len(session.variables) >= MAX_VARIABLES:
             raise Conflict(f"session {session.id!r} has {MAX_VARIABLES} variables already", variable=name)
         session.variables[name] = command.value
@@ -237,7 +237,8 @@ def needed(session: Session | None, command: AnyCommand) -> Session:
     return session
 
 
-def _name(name: str, what: str) -> str:
+def checked_name(name: str, what: str) -> str:
+    """`name`, if a program or variable may be called so. Raises `InvalidRequest`."""
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name == "*":
         raise InvalidRequest(
             f"a {what} name has 1 to {MAX_NAME} printable characters and is not '*'", field=what

@@ -20,6 +20,7 @@ from dspool.commands import (
     Deployment,
     ExecuteCode,
     ExecuteProgram,
+    ExecuteSandboxed,
     Ping,
     StreamEvent,
     StreamProgram,
@@ -66,7 +67,11 @@ class SessionHost:
         self.config = config
         self.clock = clock
         self.lms = LMs(
-            config.lm_profiles, config.default_lm, cache=config.cache, timeout_s=config.operation_timeout_s
+            config.lm_profiles,
+            config.default_lm,
+            cache=config.cache,
+            timeout_s=config.operation_timeout_s,
+            at_once=config.slots_per_worker,
         )
         self.pool_programs = PoolPrograms(self.load)
         self._commands = SessionCommands(self)
@@ -121,6 +126,8 @@ class SessionHost:
             if kind is StreamProgram or program.way == "async" or not self.lms.in_process(lm):
                 return "async"
             return "inline"
+        if kind is ExecuteSandboxed:
+            return "thread"
         return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"
 
     def run_inline(self, command: AnyCommand, session: Session | None) -> Done:
@@ -218,6 +225,12 @@ class SessionHost:
     ) -> Done:
         if type(command) is ExecuteCode:
             value, changes = run_code(command, session, self.config)
+            return Done(value, changes=changes)
+        if type(command) is ExecuteSandboxed:
+            # Needed by few: it reads files when it is imported.
+            from dspool.sessions.sandbox import run_sandboxed
+
+            value, changes = run_sandboxed(command, session, self.config, stop)
             return Done(value, changes=changes)
         if not isinstance(command, ExecuteProgram | StreamProgram):
             value, changes = self._commands.run(command, session)
