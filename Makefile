@@ -41,9 +41,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip check
 	@touch $@
 
+# Whole files side by side, each process with a cluster of its own; a test that measures time runs alone.
+PARALLEL := -n $(or $(PROCESSES),2) --dist loadfile --no-loadscope-reorder
+
 # What fails runs once more by itself, and both are printed: a shared machine can stall a real cluster for seconds.
-test: install ## all tests
-	@$(BIN)/pytest || { test $$? = 1 && echo "== once more, only what failed" \
+test: install ## all tests; PROCESSES=1 to run one after the other
+	@$(BIN)/pytest $(PARALLEL) || { test $$? = 1 && echo "== once more, only what failed" \
 	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-unit: install ## the tests that need no Ray

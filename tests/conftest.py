@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from tests import side_by_side
+
 # Time limits belong to pytest: a shared machine stalls for longer than any example takes.
 hypothesis.settings.register_profile(
     "dspool", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -23,6 +25,10 @@ hypothesis.settings.load_profile("dspool")
 HARNESS = Path(__file__).parent / "integration"
 
 StartPool = Callable[..., Awaitable[Any]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    side_by_side.register(config)
 
 
 @pytest.fixture(scope="session")

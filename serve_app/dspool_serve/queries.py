@@ -30,10 +30,10 @@ def rate(name: str, *by: str, where: str = "", pool: str = "", window: str = WIN
     return _summed(name, by, f"rate({selector(name, where, pool=pool)}[{window}])")
 
 
-def increase(name: str, *, window: str) -> str:
+def increase(name: str, *, window: str, where: str = "") -> str:
     """The increase of a counter, by pool."""
     _check(name, "counter", ())
-    return _summed(name, (), f"increase({name}[{window}])")
+    return _summed(name, (), f"increase({selector(name, where)}[{window}])")
 
 
 def level(name: str, *by: str, where: str = "", pool: str = "") -> str:

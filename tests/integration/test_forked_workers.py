@@ -104,6 +104,7 @@ async def test_forked_workers_are_like_others_in_what_they_inherit(start_pool, s
         assert len(set(column)) == len(column)
 
 
+@pytest.mark.alone
 async def test_a_killed_worker_is_noticed_at_once_replaced_by_a_forked_one_and_reaped(
     start_pool, session_dir
 ):

@@ -270,6 +270,7 @@ def test_a_stopped_thread_makes_no_further_call(server: LMServer):
     assert server.requests <= 3
 
 
+@pytest.mark.alone
 async def test_many_calls_at_once_share_the_process(host: SessionHost, server: LMServer):
     server.latency_s = 0.1
     asyncio.get_running_loop().set_default_executor(InlineHops(4))

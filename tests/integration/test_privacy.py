@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import ray
@@ -20,6 +21,9 @@ from dspool.observation import checkpoint_file
 from dspool.observe.event_log import EventLog
 from dspool.observe.exposition import expose
 from dspool.testing.lm_server import LMServer, Reply
+from dspool_serve.app import Application
+from dspool_serve.ray_pool import RayPool
+from tests.unit.http_doubles import FixedPools
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
@@ -84,6 +88,16 @@ async def use(pool: Any, server: LMServer, key: str) -> int:
     return failed
 
 
+async def frames(pool: Any) -> bytes:
+    """What Ray's dashboard shows of the pool."""
+    through = httpx.ASGITransport(Application(FixedPools(RayPool(pool))))
+    async with httpx.AsyncClient(transport=through, base_url="http://127.0.0.1") as http:
+        answer = await http.get("/grafana/d/dspool/", params={"from": "now-1h"})
+    assert answer.status_code == 200
+    assert pool.name in answer.text
+    return answer.content
+
+
 def files_with(canaries: tuple[str, ...], *directories: Path) -> dict[str, int]:
     """Files below the directories that hold a canary; and how many were looked at, as ""."""
     found, looked = {}, 0
@@ -139,12 +153,14 @@ async def test_a_canary_is_in_nothing_that_the_pool_writes_down(start_pool, note
             reading = await pool.metrics.reading.remote()
             await pool.metrics.checkpoint.remote()
             status = await pool.status()
+            shown = await frames(pool)
         told = {
             "events": msgspec.json.encode([events, here.after()]),
             "metrics": msgspec.json.encode([snapshot, history]),
             "exposition": expose({pool.name: reading}),
             "status": msgspec.json.encode(status),
             "checkpoint": checkpoint_file(pool.client.config).read_bytes(),
+            "dashboard frames": shown,
             "our own log": caplog.text.encode(),
         }
         await pool.close()

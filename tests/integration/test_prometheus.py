@@ -82,7 +82,10 @@ class Prometheus:
 
     async def query(self, expr: str) -> list[float]:
         """The values of the answer. An error of Prometheus is a failure of the test."""
-        answer = (await self.http.get("/api/v1/query", params={"query": expr})).json()
+        response = await self.http.get("/api/v1/query", params={"query": expr})
+        if response.status_code == 503:
+            raise httpx.TransportError("it has not begun to answer")
+        answer = response.json()
         assert answer["status"] == "success", f"{expr}: {answer}"
         return [float(series["value"][1]) for series in answer["data"]["result"]]
 

@@ -104,6 +104,7 @@ async def test_a_paused_pool_refuses_what_is_new_until_it_is_resumed(pool):
     assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
 
+@pytest.mark.alone
 async def test_a_full_queue_refuses_at_once_and_deadlines_cover_queue_and_run(start_pool, log):
     pool = await start_pool(pool_size=1, slots_per_worker=1, max_queue=2)
     await full(pool, 1)
@@ -138,9 +139,9 @@ async def test_a_warm_up_step_that_fails_ends_the_start_with_its_name_and_reason
         await start_pool(
             name="cold",
             pool_size=1,
-            init_timeout_s=12,
+            init_timeout_s=8,
             warmup={
-                "worker_deadline_s": 10,
+                "worker_deadline_s": 7,
                 "steps": [{"step": "custom_code", "import_path": "noted:refuses"}],
             },
         )
@@ -149,6 +150,7 @@ async def test_a_warm_up_step_that_fails_ends_the_start_with_its_name_and_reason
     assert actors_of("cold") == []
 
 
+@pytest.mark.alone
 async def test_a_spare_is_promoted_when_a_worker_dies(start_pool):
     pool = await start_pool(pool_size=1, spares=1)
     await full(pool, 1)

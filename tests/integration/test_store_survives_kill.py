@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from dspool.commands import Change
 from dspool.store.store import SessionStore
 
@@ -108,6 +110,7 @@ def test_acknowledged_commits_survive_a_kill_at_any_moment(tmp_path: Path):
     assert rounds_with_commits >= 3
 
 
+@pytest.mark.alone
 async def test_a_dead_writer_blocks_nobody(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/dspool.db"
     await asyncio.to_thread(lambda: killed_after(start(url), 0, 0.4))

@@ -156,6 +156,7 @@ SLOW_HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
 SLOW_BODY = SLOW_HEAD + b"content-length: 9\r\n\r\nabc"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("part", [SLOW_HEAD, SLOW_BODY])
 async def test_a_request_that_comes_too_slowly_is_a_408_and_meets_no_replica(tmp_path, part):
     async with Front(tmp_path, request_s=1.0) as front:

@@ -160,6 +160,7 @@ def test_a_half_closed_connection_still_gets_its_answer_or_ends(service, http):
     assert not raw(service, cut_off, half_close=True).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.alone
 def test_slow_clients_do_not_keep_others_waiting(service, http):
     slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(100)]
     try:

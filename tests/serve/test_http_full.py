@@ -143,6 +143,7 @@ def test_a_waiting_stream_sends_heartbeats(up, lm):
         assert sum(line.startswith(":") for line in answer.iter_lines()) >= 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["stream", "execute"])
 def test_a_client_that_goes_away_frees_its_slot_within_100_ms(up, lm, how):
     freed = []

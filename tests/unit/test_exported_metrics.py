@@ -8,10 +8,12 @@ import subprocess
 
 import pytest
 from measured import Measured
+from msgspec import structs
 
 from dspool.core.figures.histogram import Histogram
 from dspool.core.figures.tally import OTHER, OUTCOMES
-from dspool.observe.definitions import BOUNDARIES, METRICS, UNATTRIBUTED
+from dspool.observe.definitions import BOUNDARIES, BY_NAME, METRICS, UNATTRIBUTED
+from dspool.observe.event_log import FORWARDED
 from dspool.observe.exposition import REACHABLE, cumulative, expose
 from dspool.runtime import exported
 from dspool.runtime.exported import REPEAT_S, RayMetrics
@@ -54,10 +56,17 @@ def test_no_label_is_unbounded():
         "program",
         "outcome",
         "code",
+        "event",
         "slot",
         "state",
         "direction",
     }
+
+
+def test_every_event_that_leaves_its_process_is_counted_from_zero_on():
+    reading = structs.replace(Measured().reading(), events={"worker.fallback": 2, "operation.stop": 9})
+    counted = {labels[0]: number for labels, number in BY_NAME["dspool_events_total"].read(reading)}
+    assert counted == {**dict.fromkeys(FORWARDED, 0), "worker.fallback": 2}
 
 
 def test_every_metric_of_a_pool_that_did_something_has_a_value_with_its_labels():

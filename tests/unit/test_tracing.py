@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -434,6 +435,37 @@ def test_a_collector_gets_the_spans_over_http(tmp_path):
     ((path, request),) = got
     assert path == "/v1/traces"
     assert request.resource_spans[0].scope_spans[0].spans[0].name == "hello"
+
+
+def test_a_collector_gets_the_spans_over_grpc(tmp_path, monkeypatch):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+    import grpc
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+    got: list[Any] = []
+
+    class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            got.append((dict(context.invocation_metadata()), request))
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Collector(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=ours")
+        tracing = Tracing(PoolConfig(state_dir=tmp_path), "w")
+        span_of(tracing, "hello")
+        tracing.close()
+    finally:
+        server.stop(None)
+    ((metadata, request),) = got
+    assert metadata["x-tenant"] == "ours"
+    assert request.resource_spans[0].scope_spans[0].spans[0].name == "hello"
+    assert tracing.dropped == 0
 
 
 # --- dspool trace ---

@@ -249,7 +249,7 @@ class TelemetryConfig(Part):
     """Collector for OTLP over HTTP; null leaves it to the standard `OTEL_*` variables."""
     sampling: Share = 0.1
     """Share of operations that are traced, of those that come without a decision (`traceparent`)."""
-    max_traces_per_s: Annotated[float, Field(gt=0)] | None = 25.0
+    max_traces_per_s: Annotated[float, Field(gt=0)] | None = 10.0
     """Most that a process begins, however many the share would be: bounds the cost under load. null is no limit."""
     log_format: Literal["text", "json"] = "text"
     """How workers and the pool's other processes write their logs."""

@@ -2,7 +2,7 @@
 
 Ray's metrics, `GET /metrics`, the Grafana dashboards and the alert rules are all made from `METRICS`. Names follow
 Prometheus: base units in the name, `_total` for counters. Labels are bounded: pool, program (at most 64), outcome,
-error code (at most 41), worker slot number (at most 257), never a session, request or worker id.
+error code (at most 41), event, worker slot number (at most 257), never a session, request or worker id.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dspool.commands import PoolStatus
 from dspool.core.figures.histogram import Histogram
 from dspool.core.figures.measures import SlotSnapshot
 from dspool.core.figures.tally import OUTCOMES
+from dspool.observe.event_log import FORWARDED
 from dspool.observe.reading import Reading
 
 BOUNDARIES: Final = (
@@ -117,6 +118,11 @@ def _slot_outcomes(reading: Reading) -> Iterable[Series]:
     for slot, seen in reading.snapshot.slots.items():
         for outcome, number in seen.counters.by_outcome.items():
             yield (str(slot), outcome), number
+
+
+def _events(reading: Reading) -> Iterable[Series]:
+    # Those that never happened too: Prometheus sees no increase in the first value of a series.
+    return [((name,), reading.events.get(name, 0)) for name in FORWARDED]
 
 
 # --- the table ---
@@ -288,6 +294,13 @@ METRICS: Final = (
         "Resident memory of the worker.",
         _SLOT,
         _slot(lambda seen: seen.rss_mb * 2**20),
+    ),
+    Metric(
+        "dspool_events_total",
+        "counter",
+        "Events that reached the metrics actor; what happens once an operation is not among them.",
+        ("event",),
+        _events,
     ),
     # what the figures do not show
     Metric(

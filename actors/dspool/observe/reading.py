@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from dspool.commands import PoolStatus
 from dspool.config import PoolConfig
@@ -43,3 +43,5 @@ class Reading(Struct, frozen=True, kw_only=True):
     status: PoolStatus | None
     """None: the supervisor is not heard of, and what only it knows is not exported."""
     limits: Limits
+    events: dict[str, int] = field(default_factory=dict)
+    """How often each event was told; only those that leave their process."""

@@ -111,6 +111,7 @@ class MetricsActor:
             histograms=self._metrics.histograms(),
             status=self._metrics.status(),
             limits=self._limits,
+            events=self._observation.log.counts,
         )
 
     async def _tick(self) -> None:
