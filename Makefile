@@ -50,7 +50,7 @@ test: install ## all tests; PROCESSES=1 to run one after the other
 	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-unit: install ## the tests that need no Ray
-	@$(BIN)/pytest tests/unit tests/property
+	@$(BIN)/pytest $(PARALLEL) tests/unit tests/property
 
 check: lint types imports test ## what CI runs: lint, format, types, import contracts, tests
 

@@ -97,6 +97,13 @@ async def pool(common_pool: Any) -> Any:
 
 
 @pytest.fixture
+def short_path() -> Iterator[Path]:
+    """As `tmp_path`, where a path must fit into the 107 bytes of a socket's."""
+    with tempfile.TemporaryDirectory(prefix="dsp-t-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def log(tmp_path: Path) -> Any:
     """What the program `noted` did: give it `path=str(log.path)`."""
     from harness import Log

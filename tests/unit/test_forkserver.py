@@ -387,12 +387,12 @@ def test_the_note_that_forking_is_off_holds_for_a_while(place):
     assert place.exec_only() is None
 
 
-def test_a_parent_that_cannot_load_says_why_and_the_shim_becomes_the_worker(tmp_path):
+def test_a_parent_that_cannot_load_says_why_and_the_shim_becomes_the_worker(short_path):
     """The shim as Ray runs it, with a worker program that says how it came to be."""
-    worker = tmp_path / "default_worker.py"
+    worker = short_path / "default_worker.py"
     worker.write_text(f"import os; print(os.environ[{HOW_VARIABLE!r}])")
-    (tmp_path / "session").mkdir()
-    arguments = [f"--temp-dir={tmp_path}", "--session-name=session", "--node-id=n"]
+    (short_path / "session").mkdir()
+    arguments = [f"--temp-dir={short_path}", "--session-name=session", "--node-id=n"]
     shim = Path(forkserver.__file__).with_name("shim.py")
     done = subprocess.run(
         [sys.executable, "-S", "-E", str(shim), "", str(worker), *arguments],
@@ -404,7 +404,7 @@ def test_a_parent_that_cannot_load_says_why_and_the_shim_becomes_the_worker(tmp_
     )
     assert done.stdout.startswith("exec: the parent cannot fork: ValueError")
     # The next does not try.
-    found = next((tmp_path / "session" / "forkserver").iterdir())
+    found = next((short_path / "session" / "forkserver").iterdir())
     assert "cannot fork" in Place(found).exec_only()
 
 
