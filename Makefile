@@ -12,7 +12,7 @@ BENCHMARKS := benchmarks.throughput benchmarks.sizing benchmarks.telemetry bench
 # What CI runs of them; one joins when its issue closes.
 QUICK := benchmarks.throughput benchmarks.sizing
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
-DEBIAN_PACKAGES ?= postgresql prometheus
+DEBIAN_PACKAGES ?= postgresql prometheus chromium chromium-driver
 
 # With it set, every process would compile all its imports afresh: workers start three times slower.
 unexport PYTHONDONTWRITEBYTECODE

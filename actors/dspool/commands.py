@@ -302,6 +302,8 @@ class WorkerStatus(Struct, frozen=True):
     reason: str = ""
     start: str = ""
     """How its process was started: `fork`, `exec`, or `exec: why it was not forked`; empty until it has said so."""
+    checked_at: float | None = None
+    """Wall-clock seconds of the last health check that it answered."""
 
 
 class PoolStatus(Struct, frozen=True):

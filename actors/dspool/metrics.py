@@ -17,6 +17,7 @@ from dspool.core.figures.accounts import Account, MetricsOptions, counters_of
 from dspool.core.figures.health import Health, HealthInput, health
 from dspool.core.figures.histogram import Histogram
 from dspool.core.figures.ledger import COLUMNS, Checkpoint, Ledger
+from dspool.core.figures.looking import Look, Table
 from dspool.core.figures.measures import (
     Counters,
     HistoryView,
@@ -67,6 +68,7 @@ class Metrics:
         self._clock = clock
         self._wall = wall
         self._ticked_at = clock()
+        self._life = f"{wall():.6f}"
         self._ledger = Ledger(self.options)
         self._reporters = self._ledger.reporters
 
@@ -130,8 +132,11 @@ class Metrics:
 
     # --- out ---
 
-    def snapshot(self, now: float | None = None) -> MetricsSnapshot:
-        """The pool now. Figures of the window end at the last tick, so a read between two ticks shows no dip."""
+    def snapshot(self, now: float | None = None, *, slots: bool = True) -> MetricsSnapshot:
+        """The pool now. Figures of the window end at the last tick, so a read between two ticks shows no dip.
+
+        Without `slots` the workers' own figures are left out: most of the work in a large pool.
+        """
         now = self._clock() if now is None else now
         at = self._wall()
         window, _ = self._ledger.whole.recent.over(self.options.window_s, now=self._ticked_at)
@@ -173,7 +178,7 @@ class Metrics:
             programs={
                 name: self._program_snapshot(account, at) for name, account in self._ledger.programs.items()
             },
-            slots=self._slot_snapshots(now, at),
+            slots=self._slot_snapshots(now, at) if slots else {},
             clients=len(clients),
             telemetry=TelemetryLoss(
                 dropped=self._ledger.dropped,
@@ -207,6 +212,43 @@ class Metrics:
             account = self._ledger.slots.get(slot)
         resolution, points = (account or Account(self.options)).points(duration_s, now=now, wall=self._wall())
         return HistoryView(pool=self.pool, resolution_s=resolution, points=points)
+
+    def table(
+        self,
+        duration_s: float,
+        *,
+        program: str | None = None,
+        slot: int | None = None,
+        after: float | None = None,
+        now: float | None = None,
+    ) -> Table:
+        """As `history`, by column and without the point that is still open. `after` is the `last` of a table before.
+
+        Raises:
+            ValueError: `duration_s` is not a positive number.
+        """
+        if not duration_s > 0:
+            raise ValueError(f"a history has a positive duration, got {duration_s}")
+        now = self._clock() if now is None else now
+        account: Account | None = self._ledger.whole
+        if program is not None:
+            account = self._ledger.programs.get(program)
+        elif slot is not None:
+            account = self._ledger.slots.get(slot)
+        oldest = now - duration_s if after is None else max(after, now - duration_s)
+        return (account or Account(self.options)).table(duration_s, after=oldest, shift=self._wall() - now)
+
+    def look(self, after: float | None, *, slots: bool = False, now: float | None = None) -> Look:
+        """What changed since `after` (the `last` of the table before; None: only what is now)."""
+        now = self._clock() if now is None else now
+        return Look(
+            life=self._life,
+            snapshot=self.snapshot(now, slots=slots),
+            table=self.table(
+                self.options.fine_span_s, after=self._ticked_at if after is None else after, now=now
+            ),
+            status=self.status(now),
+        )
 
     def histograms(self) -> dict[str, tuple[Histogram, Histogram]]:
         """Latency and wait of served operations by program, since the beginning: running totals, as counters are."""

@@ -74,6 +74,40 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("POST", _WORKER + "/restart"): "admin",
 }
 """Route -> role. A route that is not here needs an admin; a test holds the table complete."""
+_DASHBOARD = "/dashboard/api"
+_WATCHED = _DASHBOARD + "/pools/{pool}"
+
+DASHBOARD: Final[dict[tuple[str, str], Need]] = {
+    # Open: the page itself holds nothing, and login is how one gets in.
+    ("GET", "/dashboard"): None,
+    ("GET", "/dashboard/"): None,
+    ("GET", "/dashboard/static/{version}/{file}"): None,
+    ("GET", "/dashboard/static/{version}/{file}/{inner}"): None,
+    ("GET", _DASHBOARD + "/me"): None,
+    ("POST", _DASHBOARD + "/login"): None,
+    ("POST", _DASHBOARD + "/logout"): None,
+    # Looking: numbers and names. Ids of sessions and what they hold are shown to admins only.
+    ("GET", _DASHBOARD + "/pools"): "reader",
+    **{
+        ("GET", f"{_WATCHED}/{what}"): "reader"
+        for what in (
+            "overview", "history", "markers", "live", "workers", "workers/{worker}", "cells", "sessions",
+            "operations", "operations/{operation}", "sizing", "whatif", "warmup", "deployments", "events", "alerts",
+            "report", "export",
+        )
+    },
+    ("GET", _WATCHED + "/workers/{worker}/log"): "admin",
+    ("GET", _DASHBOARD + "/audit"): "admin",
+    **{
+        ("POST", f"{_WATCHED}/{what}"): "admin"
+        for what in (
+            "resize", "pause", "resume", "warm", "workers/{worker}/drain", "workers/{worker}/restart",
+            "programs/{program}/rollback",
+        )
+    },
+    ("DELETE", _WATCHED + "/sessions/{session}"): "admin",
+}  # fmt: skip
+"""The same for the dashboard's own routes."""
 _PANELS: Final = "/grafana/"
 """Panels for Ray's dashboard, which sends no token: for readers, and so of use only where there are no tokens."""
 
@@ -81,7 +115,8 @@ _PANELS: Final = "/grafana/"
 def needed(route: Route) -> Need:
     if route.method == "GET" and route.path.startswith(_PANELS):
         return "reader"
-    return NEEDS.get((route.method, route.path), "admin")
+    key = (route.method, route.path)
+    return DASHBOARD[key] if key in DASHBOARD else NEEDS.get(key, "admin")
 
 
-__all__ = ["NEEDS", "Need", "needed"]
+__all__ = ["DASHBOARD", "NEEDS", "Need", "needed"]

@@ -15,6 +15,8 @@ import dspool
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
 from dspool_serve.auth import Security
 from dspool_serve.connections import watched
+from dspool_serve.dashboard.routes import DASHBOARD
+from dspool_serve.dashboard.service import Dashboard
 from dspool_serve.errors import problem
 from dspool_serve.frames import FRAMES
 from dspool_serve.http import Receive, Request, Response, Scope, Send, respond
@@ -43,8 +45,12 @@ class Application:
         self.health = msgspec.json.encode(Health("ok", version))
         self.document = msgspec.json.encode(document(ROUTES, version=version))
         self.scrapes = Scrapes(pools)
+        security = security or Security()
+        self.security = security
+        self.dashboard = Dashboard(pools)
+        security.sessions = self.dashboard.sessions
         # Who asks is settled before anything else, also before an Idempotency-Key is claimed.
-        self._router = Router((security or Security()).secured(keyed((*ROUTES, *FRAMES))))
+        self._router = Router(security.secured(keyed((*ROUTES, *FRAMES, *DASHBOARD))))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -90,11 +96,13 @@ class Application:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.pools.open()
+                    self.dashboard.start()
                 except PoolError as failed:
                     await send({"type": "lifespan.startup.failed", "message": failed.message})
                     return
                 await send({"type": "lifespan.startup.complete"})
             else:
+                self.dashboard.close()
                 await self.pools.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return

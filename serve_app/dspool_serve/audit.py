@@ -5,6 +5,7 @@ Bodies are never written: they may hold prompts, state or code.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -23,6 +24,7 @@ from dspool_serve.router import Route
 log = logging.getLogger("dspool.audit")
 NAME = "audit.jsonl"
 _LONGEST = 300
+_READ_BYTES = 2**20
 
 
 class Audit:
@@ -51,6 +53,32 @@ class Audit:
 
     def denied(self, request: Request, role: Role, needs: Role) -> None:
         self._record(request, "denied", role, status=403, problem="not_allowed", needs=needs)
+
+    def login(self, request: Request, role: Role, problem: str = "") -> None:
+        """Somebody logged in at the dashboard, or tried to."""
+        self._record(
+            request, "denied" if problem else "done", role, status=401 if problem else 200, problem=problem
+        )
+
+    def newest(self, limit: int) -> list[dict[str, Any]] | None:
+        """The newest records, newest first; None if there is no file. Reads no more than the file's last MiB."""
+        if self._file is None:
+            return None
+        try:
+            with self._file.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _READ_BYTES))
+                lines = file.read().splitlines()
+        except OSError:
+            return []
+        found: list[dict[str, Any]] = []
+        for line in reversed(lines):
+            if len(found) >= limit:
+                break
+            # The first one may lack its beginning.
+            with contextlib.suppress(msgspec.DecodeError):
+                found.append(msgspec.json.decode(line, type=dict[str, Any]))
+        return found
 
     def _record(self, request: Request, event: str, role: Role, **facts: Any) -> None:
         scope = request.scope

@@ -21,6 +21,7 @@ from dspool.tokens import TokenSource
 from dspool_serve.access import needed
 from dspool_serve.audit import Audit
 from dspool_serve.callers import CallerPools
+from dspool_serve.dashboard.sessions import Sessions, cookie_of
 from dspool_serve.errors import kind_of
 from dspool_serve.http import Request
 from dspool_serve.router import Handler, Route
@@ -35,6 +36,7 @@ _PRIORITY: Final = b"x-dspool-priority"
 _GRACE_S: Final = 0.1
 """The pool's own deadline speaks first: it knows whether the operation had started."""
 _HOSTS_KEPT: Final = 64
+_DASHBOARD: Final = "/dashboard/"
 LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -60,7 +62,9 @@ class Security:
         self.tokens = tokens
         self._hosts = None if hosts is None else {name.lower().encode() for name in hosts}
         self._hosts_seen: set[bytes] = set()
-        self._audit = audit or Audit(None)
+        self.audit = audit or Audit(None)
+        self.sessions: Sessions | None = None
+        """Set by the application: dashboard sessions, which count below `/dashboard/` only."""
         self._max_waiting = max_waiting
         self._wall = wall
         self._views: dict[tuple[str, Priority], tuple[Token, Application]] = {}
@@ -83,9 +87,9 @@ class Security:
     def _authorised(self, route: Route, need: Role, handler: Handler) -> Handler:
         async def authorised(app: Application, request: Request) -> Any:
             token = self.identify(request)
-            request.principal = token.name
+            request.principal, request.role = token.name, token.role
             if not allowed(token.role, need):
-                self._audit.denied(request, token.role, need)
+                self.audit.denied(request, token.role, need)
                 raise NotAllowed(
                     f"{token.name} is a {token.role}; this needs {' or '.join(ROLES[ROLES.index(need) :])}",
                     needs=need,
@@ -101,6 +105,8 @@ class Security:
             Unauthenticated: no token, or none of ours (also an expired one): the answer does not say which.
         """
         assert self.tokens is not None
+        if self.sessions is not None and b"authorization" not in request.headers:
+            return self._of_session(request)
         scheme, _, presented = request.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
@@ -108,6 +114,16 @@ class Security:
         if token is None:
             raise Unauthenticated("this access token is not valid here")
         return token
+
+    def _of_session(self, request: Request) -> Token:
+        path = request.scope["path"]
+        if path.startswith(_DASHBOARD) and self.sessions is not None and self.tokens is not None:
+            cookie = cookie_of(request.headers.get(b"cookie"))
+            request.session = self.sessions.recognise(cookie, self.tokens.current())
+            if request.session is not None:
+                return request.session.token
+            raise Unauthenticated("log in with an access token")
+        raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
 
     def _view(self, app: Application, token: Token, priority: Priority) -> Application:
         """The application as the holder of `token` sees it: its own sessions, its share of the pool."""
@@ -124,12 +140,12 @@ class Security:
             try:
                 response = await handler(app, request)
             except PoolError as failed:
-                self._audit.done(request, route, kind_of(failed.code).status, failed.code)
+                self.audit.done(request, route, kind_of(failed.code).status, failed.code)
                 raise
             except BaseException as failed:
-                self._audit.done(request, route, 500, type(failed).__name__)
+                self.audit.done(request, route, 500, type(failed).__name__)
                 raise
-            self._audit.done(request, route, response.status, "")
+            self.audit.done(request, route, response.status, "")
             return response
 
         return audited

@@ -93,6 +93,7 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
         "operation_timeout_s": config.operation_timeout_s,
         "execute_code": config.service.execute_code,
         "echo_request_id": False,
+        "tls": config.service.tls_cert is not None,
     }
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,

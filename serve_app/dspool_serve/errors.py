@@ -66,6 +66,7 @@ TABLE: dict[str, Kind] = {
     "invalid_request": Kind(422, "The request is not valid"),
     "unauthenticated": Kind(401, "An access token is needed"),
     "not_allowed": Kind(403, "Not allowed"),
+    "csrf": Kind(403, "Not sent by the dashboard's own page"),
     "not_found": Kind(404, "No such path"),
     "unknown_name": Kind(404, "Nothing of that name"),
     "unknown_pool": Kind(404, "No such pool"),

@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl
 from dspool.errors import CallerError, Cancelled, InvalidRequest, PayloadTooLarge
 
 if TYPE_CHECKING:
+    from dspool.core.admission.access import Role
+    from dspool_serve.dashboard.sessions import Session
     from dspool_serve.observing import RequestTrace
 
 Scope = MutableMapping[str, Any]
@@ -23,10 +25,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 JSON_TYPE = b"application/json"
 
-ALWAYS: tuple[tuple[bytes, bytes], ...] = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-)
+_NOT_KEPT = (b"cache-control", b"no-store")
+ALWAYS: tuple[tuple[bytes, bytes], ...] = ((b"x-content-type-options", b"nosniff"), _NOT_KEPT)
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -46,7 +46,18 @@ class Response(NamedTuple):
 class Request:
     """One HTTP request. `params` are the path's parameters, decoded."""
 
-    __slots__ = ("_body_timeout_s", "_read", "headers", "params", "principal", "receive", "scope", "trace")
+    __slots__ = (
+        "_body_timeout_s",
+        "_read",
+        "headers",
+        "params",
+        "principal",
+        "receive",
+        "role",
+        "scope",
+        "session",
+        "trace",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, body_timeout_s: float = 30.0) -> None:
         self.scope = scope
@@ -57,6 +68,10 @@ class Request:
         self.params: dict[str, str] = {}
         self.principal: str | None = None
         """Who asks; None is nobody in particular, or the pool's own."""
+        self.role: Role = "admin"
+        """What that one may do; without tokens everybody may do everything."""
+        self.session: Session | None = None
+        """The dashboard session that it came with."""
         self._read: bytes | None = None
         self.trace: RequestTrace | None = None
 
@@ -145,6 +160,8 @@ async def respond(send: Send, response: Response, request_id: bytes | None = Non
         *ALWAYS,
         *response.headers,
     ]
+    if response.headers and any(name == b"cache-control" for name, _ in response.headers):
+        headers.remove(_NOT_KEPT)
     if response.body:
         headers.append((b"content-type", response.content_type))
     if request_id is not None:

@@ -33,6 +33,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     execute_code: bool = False
     echo_request_id: bool = True
     """Off behind Ray Serve, whose server adds `x-request-id` to every answer itself."""
+    tls: bool = False
+    """Cookies are marked to travel over TLS only."""
 
 
 class Answer(Protocol):

@@ -7,6 +7,7 @@ belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import random
 import time
 import uuid
@@ -70,6 +71,7 @@ class Client:
             self.tracing,
             interval_s=config.metrics_flush_interval_s,
         )
+        self._secret = secret
         self._membership = Membership(-1)
         self._by_id: dict[str, Member] = {}
         self._links = Links(
@@ -137,6 +139,10 @@ class Client:
             self._timer.cancel()
         await asyncio.to_thread(self.tracing.close)
         await self._reporting.close()
+
+    def derived_key(self, purpose: str) -> bytes:
+        """A key that every client of this pool derives alike and nobody else can."""
+        return hmac.digest(self._secret, f"dspool {purpose}".encode(), "sha256")
 
     @property
     def membership(self) -> Membership:

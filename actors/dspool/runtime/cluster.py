@@ -59,6 +59,13 @@ def join_cluster(address: str) -> None:
     ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
 
 
+def dashboard_url() -> str | None:
+    """Where Ray's dashboard of this process's cluster is; None if none is served."""
+    node: Any = ray._private.worker._global_node
+    url = node.webui_url if node is not None else None
+    return f"http://{url}" if url else None
+
+
 async def ask(handle: ActorHandle[Any], method: str, *args: Any, **kwargs: Any) -> Any:
     """Call an actor and wait for its answer.
 

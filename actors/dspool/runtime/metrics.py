@@ -7,6 +7,7 @@ import logging
 import time
 from typing import Any
 
+import msgspec
 import ray
 from ray.actor import ActorHandle
 
@@ -28,6 +29,7 @@ from dspool.runtime.cluster import NAMESPACE, actor_name, ask
 from dspool.runtime.exported import RayMetrics
 
 log = logging.getLogger("dspool.runtime")
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class RemoteMetrics:
@@ -97,6 +99,14 @@ class MetricsActor:
         self, duration_s: float, *, program: str | None = None, slot: int | None = None
     ) -> HistoryView:
         return self._metrics.history(duration_s, program=program, slot=slot)
+
+    async def table(self, duration_s: float, *, program: str | None = None, slot: int | None = None) -> bytes:
+        """History by column, as `dashboards` read it: a `Table` in msgpack."""
+        return _encode(self._metrics.table(duration_s, program=program, slot=slot))
+
+    async def look(self, after: float | None, *, slots: bool = False) -> bytes:
+        """The pool now and the rows since: a `Look` in msgpack."""
+        return _encode(self._metrics.look(after, slots=slots))
 
     async def observed(self, short_s: float, long_s: float) -> Observed:
         return self._metrics.observed(short_s, long_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -22,6 +23,7 @@ from dspool.errors import (
     UnknownProgram,
 )
 from dspool.supervisor.comparing import ByVersion, ByWorker, Comparison, Numbers
+from dspool.supervisor.rollouts import Rollout, Rollouts
 from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
 from dspool.supervisor.warming import Warmer
 
@@ -48,6 +50,7 @@ class Deploying:
         numbers: Numbers | None,
         clock: Callable[[], float],
         sleep: Sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """`serving()` and `spares()` are the warm workers; `changed` hears of every new set of current versions,
         `behind(worker_id, why)` of a worker that could not load one and must be replaced."""
@@ -65,6 +68,7 @@ class Deploying:
         self._current: dict[str, int] = {}
         self._previous: dict[str, int] = {}
         self._busy = asyncio.Lock()
+        self.rollouts = Rollouts(wall)
 
     def current(self) -> list[Deployment]:
         """The current version of each pool program, which every worker is to have."""
@@ -131,29 +135,39 @@ class Deploying:
         async with self._alone():
             versions = self._versions.get(wanted.program, {})
             tried = msgspec.structs.replace(wanted, version=max(versions, default=0) + 1)
-            canary = await self._load_canary(tried)
-            try:
-                if wanted.program in self._current:
-                    verdict = await self._watch_canary(canary, tried, canary_s)
-                    if verdict.decision == "back":
-                        raise ProgramError(
-                            f"version {tried.version} of {tried.program} was rolled back: {verdict.reason}",
-                            program=tried.program,
-                            version=tried.version,
-                            reason=verdict.reason,
-                        )
-                stored = await self._store.add_deployment(self._config.name, wanted)
-                if stored.version != tried.version:
-                    await self._take_back(
-                        canary, tried
-                    )  # the store counts on; its number is the one that lasts
-            except BaseException:
-                await self._take_back(canary, tried)
-                raise
-            await self._adopt(stored)
-            await self._bring_all_up()
-            await self._retire_old(stored)
-            return stored
+            before = self._current.get(tried.program)
+            with self.rollouts.of(tried.program, tried.version, before, "loading") as rollout:
+                return await self._roll_out(wanted, tried, rollout, canary_s)
+
+    async def _roll_out(
+        self, wanted: Deployment, tried: Deployment, rollout: Rollout, canary_s: float
+    ) -> Deployment:
+        canary = await self._load_canary(tried)
+        rollout.canary = canary.worker_id
+        try:
+            if wanted.program in self._current:
+                rollout.phase, rollout.canary_s = "canary", canary_s
+                verdict = await self._watch_canary(canary, tried, canary_s, rollout)
+                rollout.reason = verdict.reason
+                if verdict.decision == "back":
+                    rollout.phase = "rolled back"
+                    raise ProgramError(
+                        f"version {tried.version} of {tried.program} was rolled back: {verdict.reason}",
+                        program=tried.program,
+                        version=tried.version,
+                        reason=verdict.reason,
+                    )
+            stored = await self._store.add_deployment(self._config.name, wanted)
+            if stored.version != tried.version:
+                await self._take_back(canary, tried)  # the store counts on; its number is the one that lasts
+        except BaseException:
+            await self._take_back(canary, tried)
+            raise
+        rollout.version, rollout.phase = stored.version, "rolling out"
+        await self._adopt(stored)
+        await self._bring_all_up(rollout)
+        await self._retire_old(stored)
+        return stored
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         """Make `version` (None: the one before) current again on every warm worker.
@@ -174,8 +188,10 @@ class Deploying:
                     f"known: {sorted(known)}",
                     program=program,
                 )
-            await self._adopt(known[version])
-            await self._bring_all_up()
+            before = self._current.get(program)
+            with self.rollouts.of(program, version, before, "rolling out") as rollout:
+                await self._adopt(known[version])
+                await self._bring_all_up(rollout)
             return known[version]
 
     def _alone(self) -> asyncio.Lock:
@@ -206,7 +222,9 @@ class Deploying:
         await serving[0].activate(tried.program, tried.version)
         return serving[0]
 
-    async def _watch_canary(self, canary: WorkerHandle, tried: Deployment, canary_s: float) -> Verdict:
+    async def _watch_canary(
+        self, canary: WorkerHandle, tried: Deployment, canary_s: float, rollout: Rollout
+    ) -> Verdict:
         others = [handle for handle in self._serving() if handle is not canary]
         comparison: Comparison = (
             ByWorker(canary, others)
@@ -216,7 +234,7 @@ class Deploying:
         await comparison.begin()
         began = self._clock()
         while True:
-            old, new = await comparison.look()
+            old, new = rollout.old, rollout.new = await comparison.look()
             waited = self._clock() - began
             quiet = not new.operations and (not old.operations or not others) and waited >= QUIET_S
             verdict = judge(old, new, time_over=waited >= canary_s or quiet)
@@ -238,10 +256,18 @@ class Deploying:
 
     # --- all workers -----------------------------------------------------------------------------------
 
-    async def _bring_all_up(self) -> None:
+    async def _bring_all_up(self, rollout: Rollout | None = None) -> None:
         """Every warm worker gets the current versions; one that joins meanwhile gets them before it takes traffic."""
         handles = [*self._serving(), *self._spares()]
-        done = await asyncio.gather(*(self._warmer.catch_up(h) for h in handles), return_exceptions=True)
+        if rollout is not None:
+            rollout.workers_total = len(handles)
+
+        async def catch_up(handle: WorkerHandle) -> None:
+            await self._warmer.catch_up(handle)
+            if rollout is not None:
+                rollout.workers_done += 1
+
+        done = await asyncio.gather(*(catch_up(handle) for handle in handles), return_exceptions=True)
         for handle, outcome in zip(handles, done, strict=True):
             if isinstance(outcome, Exception):
                 log.warning("worker %s did not take the new version: %s", handle.worker_id, outcome)

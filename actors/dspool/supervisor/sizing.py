@@ -39,6 +39,8 @@ class DecisionRecord(Struct, frozen=True):
     numbers: dict[str, float] = {}
     source: str = "sizing"
     times: int = 1
+    since: float = 0.0
+    """Wall-clock seconds of the first of these times."""
 
 
 class Sizing:
@@ -111,9 +113,11 @@ class Sizing:
             == (record.target, record.overflow, record.action, record.reason, record.source)
         )
         if last is not None and same and record.action == "hold":
-            self._records[-1] = msgspec.structs.replace(record, times=last.times + 1)
+            self._records[-1] = msgspec.structs.replace(
+                record, times=last.times + 1, since=last.since or last.at
+            )
         else:
-            self._records.append(record)
+            self._records.append(msgspec.structs.replace(record, since=record.at))
 
     def decisions(self, limit: int) -> list[DecisionRecord]:
         """The last `limit` decisions, newest first."""

@@ -19,13 +19,14 @@ from dspool.config import PoolConfig
 from dspool.core.pool import events as ev
 from dspool.core.pool.state import PoolState
 from dspool.core.sizing import Decision, Observed
-from dspool.core.warmup import Strategy, WarmupReport
+from dspool.core.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
 from dspool.supervisor.adoption import adopt, restored, survey
 from dspool.supervisor.comparing import Numbers
 from dspool.supervisor.crew import Crew
 from dspool.supervisor.deploying import CANARY_S, Deploying
 from dspool.supervisor.records import Records
+from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
 from dspool.supervisor.upkeep import Report, Upkeep
@@ -85,6 +86,7 @@ class Supervisor:
             numbers=numbers,
             clock=clock,
             sleep=sleep,
+            wall=wall,
         )
         self._sizing = Sizing(
             config, observe, facts=lambda: self._state.facts, clock=clock, wall=wall, sleep=sleep
@@ -308,6 +310,14 @@ class Supervisor:
     async def warmup_report(self) -> WarmupReport:
         """The warm-ups of the workers that were started: at boot, in growth, as replacements."""
         return self._warmer.since_start()
+
+    async def warm_runs(self, worker_id: str) -> list[StepRun]:
+        """The warm-up steps that ran on one worker, as far as they are remembered."""
+        return self._warmer.runs_of(worker_id)
+
+    async def rollouts(self) -> tuple[Rollout | None, Rollout | None]:
+        """The deployment that is on its way, and the last one that ended under this supervisor."""
+        return self._deploying.rollouts.running, self._deploying.rollouts.last
 
     async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
         """The last decisions about the size, newest first, with the numbers that led to them."""

@@ -190,6 +190,9 @@ class Warmer:
         """The warm-ups of new workers, the last thousand steps of them."""
         return report(self._config.warmup.strategy, self._runs, expected_steps=len(self.steps))
 
+    def runs_of(self, worker_id: str) -> list[StepRun]:
+        return [run for run in self._runs if run.worker_id == worker_id]
+
     # --- progress --------------------------------------------------------------------------------------
 
     def _tell(

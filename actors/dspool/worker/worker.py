@@ -31,7 +31,9 @@ from dspool.core.figures.recorder import WorkerDelta, WorkerRecorder
 from dspool.errors import NotAllowed, PoolError, WorkerStartFailed
 from dspool.exchange.connection import WorkerEnd
 from dspool.forkserver import how_started
+from dspool.observe import log_tail
 from dspool.observe.event_log import EventBatch, EventBuffer
+from dspool.observe.log_tail import LogTail
 from dspool.observe.tracing import Tracing
 from dspool.telemetry import emit
 from dspool.worker.operations import Operations
@@ -236,6 +238,16 @@ class Worker:
             }
             for operation, held_s in self._operations.running()
         ]
+
+    async def memory(self) -> dict[str, float]:
+        """RSS, PSS and USS in MB. Reading them walks all of the process's memory map: ask seldom."""
+        seen = await asyncio.to_thread(self._process.memory_full_info)
+        return {f"{kind}_mb": round(getattr(seen, kind) / 2**20, 1) for kind in ("rss", "pss", "uss")}
+
+    async def log_tail(self, lines: int) -> LogTail:
+        """The end of this process's log; while content is not captured, only what dspool's own logging wrote."""
+        show = self._config.telemetry.capture_content
+        return await asyncio.to_thread(log_tail.tail, log_tail.own_log(), lines, show_content=show)
 
     async def deploy(self, deployment: Deployment) -> None:
         await asyncio.to_thread(self._host.deploy, deployment)

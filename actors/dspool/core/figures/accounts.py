@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
+
 from msgspec import Struct
 
+from dspool.core.figures.looking import Table
 from dspool.core.figures.measures import KEY_COLUMNS, Counters, Point, Stretch, point_of
 from dspool.core.figures.tally import OUTCOMES, Tally
 from dspool.core.figures.window import History, Recent
@@ -87,6 +90,16 @@ class Account:
             # All from one wall reading: a step of the wall clock cannot reorder them.
             Point(at=end - now + wall, duration_s=length, **dict(zip(self.columns, values, strict=True)))
             for end, length, values in rows
+        )
+
+    def table(self, duration_s: float, *, after: float, shift: float) -> Table:
+        """The closed rows that ended after `after`, by column; `shift` turns this clock's times into wall time."""
+        resolution, (ends, _, *values) = self.history.table(duration_s, after=after)
+        return Table(
+            resolution_s=resolution,
+            last=ends[-1] if ends else after,
+            ends=array("d", (end + shift for end in ends)).tobytes(),
+            columns=dict(zip(self.columns, (column.tobytes() for column in values), strict=True)),
         )
 
     def save(self, origin: float) -> SavedAccount:

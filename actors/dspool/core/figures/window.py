@@ -148,6 +148,15 @@ class Columns:
             (self._end[at], self._length[at], tuple(column[at] for column in self._values)) for at in rows
         ]
 
+    def table(self, oldest: float) -> list[array[float]]:
+        """As `since`, but by column: ends, lengths and then each column's values, in order of time."""
+        size, first = len(self._end), self._next
+        skip = bisect_right(range(size), oldest, key=lambda i: self._end[(first + i) % size])
+        # Rows lie in two pieces, the older one behind the place where the next row goes.
+        older = slice(first + skip, None)
+        newer = slice(max(0, first + skip - size), first)
+        return [column[older] + column[newer] for column in (self._end, self._length, *self._values)]
+
     def dump(self, origin: float) -> list[bytes]:
         """All rows as the bytes of each column, oldest row first, times since `origin`."""
         columns = [
@@ -210,8 +219,19 @@ class History(Generic[C]):
         """
         if not duration_s > 0:
             raise ValueError(f"a history has a positive duration, got {duration_s}")
-        level = self._fine if duration_s <= self.fine_span_s else self._coarse
+        level = self._level(duration_s)
         return level.interval, level.since(now - duration_s)
+
+    def table(self, duration_s: float, *, after: float) -> tuple[float, list[array[float]]]:
+        """(interval, ends, lengths and values by column) of the closed rows that ended after `after`.
+
+        `duration_s` chooses between fine and coarse rows, as in `points`.
+        """
+        level = self._level(duration_s)
+        return level.interval, level.rows.table(after)
+
+    def _level(self, duration_s: float) -> _Level[C]:
+        return self._fine if duration_s <= self.fine_span_s else self._coarse
 
     def dump(self, origin: float) -> tuple[list[bytes], list[bytes]]:
         """All closed rows as plain bytes, fine and coarse, times since `origin`; for a checkpoint."""

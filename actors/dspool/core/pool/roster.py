@@ -34,6 +34,8 @@ class WorkerRecord:
     settled: bool = False
     """It lived long enough to be no part of a crash loop."""
     status: WorkerStatus | None = None
+    checked_at: float | None = None
+    """When it last answered a health check."""
 
     @property
     def sessions(self) -> int:

@@ -272,7 +272,7 @@ class PoolState:
         w = self.roster.get(worker_id)
         if w is None:
             return
-        w.misses, w.status = 0, status
+        w.misses, w.status, w.checked_at = 0, status, now
         if not w.settled and w.warm_at is not None and now - w.warm_at >= self._breaker.settled_s:
             # Once a worker: one that lives on beside a crash loop does not end it.
             w.settled = True

@@ -96,4 +96,5 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
         overflow=overflow,
         reason=w.reason or w.leaving,
         start=seen.start if seen else "",
+        checked_at=None if w.checked_at is None else w.checked_at + wall_offset,
     )

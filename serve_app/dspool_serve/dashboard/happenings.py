@@ -1,0 +1,123 @@
+"""Events as people read them, and those of them that are marked on the charts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from dspool.observe.event_log import Seen
+from dspool.telemetry import EVENTS
+
+Row = dict[str, Any]
+
+MARKERS_KEPT: Final = 500
+_EXPECTED: Final = ("the pool shrinks", "no longer needed", "the pool is closed", "the pool was closed", "recycled",
+    "drained", "restarted", "was draining")  # fmt: skip
+"""How the reason of an ending begins that nobody need worry about."""
+
+
+def event_row(seen: Seen) -> Row:
+    return {
+        "number": seen.number,
+        "at": seen.at,
+        "event": seen.event,
+        "level": seen.level,
+        "source": seen.source,
+        "text": text_of(seen),
+        "measurements": seen.measurements,
+        "metadata": seen.metadata,
+        "marker": marker_of(seen),
+    }
+
+
+def marker_of(seen: Seen) -> Row | None:
+    """What charts show of it; None for most events."""
+    numbers, about = seen.measurements, seen.metadata
+    if seen.event == "pool.resize":
+        return _marker(seen, "resize", _resize(numbers, about), "info")
+    if seen.event == "worker.terminate" and not _expected(about):
+        return _marker(seen, "death", f"{_name(about)} ended: {about.get('reason') or 'unknown'}", "error")
+    if seen.event == "pool.recovery":
+        took = f" after {numbers['duration_s']:.2f} s" if "duration_s" in numbers else ""
+        return _marker(seen, "recovery", f"{about.get('replaced', 'a worker')} was replaced{took}", "info")
+    if seen.event == "program.deployed":
+        label = f"{about.get('program')} version {about.get('version')}"
+        return _marker(seen, "deployment", label, "info")
+    if seen.event in ("alert.firing", "alert.resolved"):
+        level = seen.level if seen.event == "alert.firing" else "info"
+        verb = "fires" if seen.event == "alert.firing" else "is over"
+        return _marker(seen, "alert", f"{about.get('alert')} {verb}", level)
+    return None
+
+
+def markers(events: Iterable[Seen], *, start: float | None = None, end: float | None = None) -> list[Row]:
+    found = (
+        marker_of(seen)
+        for seen in sorted(events, key=lambda seen: seen.at)
+        if (start is None or seen.at >= start) and (end is None or seen.at <= end)
+    )
+    return [marker for marker in found if marker is not None][-MARKERS_KEPT:]
+
+
+def text_of(seen: Seen) -> str:
+    """One sentence. Names in it come from users and are text, whatever they hold."""
+    numbers, about = seen.measurements, seen.metadata
+    if seen.event == "pool.resize":
+        return f"desired size {_resize(numbers, about)}"
+    if seen.event in ("alert.firing", "alert.resolved"):
+        return str(about.get("summary", "")) or f"{about.get('alert')}"
+    meaning = EVENTS[seen.event].meaning if seen.event in EVENTS else seen.event
+    units = EVENTS[seen.event].measurements if seen.event in EVENTS else {}
+    facts = [
+        f"{_words(key)} {value}"
+        for key in (
+            "worker",
+            "from_worker",
+            "replaced",
+            "program",
+            "version",
+            "session_hash",
+            "outcome",
+            "code",
+        )
+        if (value := about.get(key)) not in (None, "")
+    ]
+    facts += [
+        f"{_words(key)} {_amount(value, units.get(key, ''))}"
+        for key, value in numbers.items()
+        if key not in ("count",)
+    ]
+    reason = about.get("reason")
+    return meaning + (f" ({', '.join(facts)})" if facts else "") + (f": {reason}" if reason else "")
+
+
+def _resize(numbers: Mapping[str, float], about: Mapping[str, Any]) -> str:
+    overflow = numbers.get("overflow", 0)
+    more = f" and {overflow:g} overflow" if overflow else ""
+    reason = about.get("reason")
+    return f"{numbers.get('from', 0):g} -> {numbers.get('to', 0):g}{more}" + (f": {reason}" if reason else "")
+
+
+def _expected(about: Mapping[str, Any]) -> bool:
+    reason = str(about.get("reason") or "")
+    return reason.startswith(_EXPECTED)
+
+
+def _name(about: Mapping[str, Any]) -> str:
+    return str(about.get("worker") or "a worker")
+
+
+def _marker(seen: Seen, kind: str, label: str, level: str) -> Row:
+    return {"at": seen.at, "kind": kind, "label": label[:300], "level": level}
+
+
+def _words(key: str) -> str:
+    return key.removesuffix("_s").replace("_", " ")
+
+
+def _amount(value: float, unit: str) -> str:
+    number = f"{value:.3g}" if unit == "s" else f"{value:g}"
+    return f"{number} s" if unit == "s" else number
+
+
+__all__ = ["event_row", "marker_of", "markers", "text_of"]

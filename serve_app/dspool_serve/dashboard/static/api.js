@@ -1,0 +1,74 @@
+// What the page asks the service. The session is a cookie that no script can read; changes carry the token against forgery.
+
+export class Problem extends Error {
+  constructor(status, code, detail, retryAfter = 0) {
+    super(detail);
+    this.status = status;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+
+  get temporary() {
+    return this.status === 0 || this.status === 503 || this.status === 429 || this.status === 504;
+  }
+}
+
+const BASE = "/dashboard/api";
+let csrf = "login";
+const listeners = new Set();
+
+/** Called when the service says that nobody is logged in any more. */
+export const onSignedOut = (call) => listeners.add(call);
+
+export const query = (values) => {
+  const kept = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return kept.length ? `?${new URLSearchParams(kept)}` : "";
+};
+
+export const poolPath = (pool, ...rest) => [BASE, "pools", pool, ...rest].map((part, index) => (index ? encodeURIComponent(part) : part)).join("/");
+
+export const liveAddress = (pool, topics) => `${poolPath(pool, "live")}?topics=${topics.join(",")}`;
+
+async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path.startsWith("/") ? path : `${BASE}/${path}`, { credentials: "same-origin", ...options });
+  } catch (failed) {
+    if (failed.name === "AbortError") throw failed;
+    throw new Problem(0, "no_connection", "The service does not answer.");
+  }
+  if (response.ok) return response.status === 204 ? null : response.json();
+  let said = {};
+  try {
+    said = await response.json();
+  } catch {
+    // A proxy in front may answer with anything; the status is then all there is to tell.
+  }
+  const problem = new Problem(response.status, said.code ?? "", said.detail ?? said.title ?? `The service answered ${response.status}.`, Number(response.headers.get("retry-after")) || 0);
+  if (response.status === 401 && said.code !== "login") for (const call of listeners) call(problem);
+  throw problem;
+}
+
+export const get = (path, signal) => ask(path, { signal });
+
+export const send = (method, path, body = {}) =>
+  ask(path, { method, headers: { "content-type": "application/json", "x-dspool-csrf": csrf }, body: method === "DELETE" ? undefined : JSON.stringify(body) });
+
+export async function me() {
+  return remember(await get("me"));
+}
+
+export async function login(token) {
+  csrf = "login";
+  return remember(await send("POST", "login", { token }));
+}
+
+export async function logout() {
+  await send("POST", "logout");
+  csrf = "login";
+}
+
+function remember(answer) {
+  csrf = answer.csrf ?? "login";
+  return answer;
+}

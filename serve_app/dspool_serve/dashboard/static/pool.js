@@ -1,0 +1,62 @@
+// What is known of the pool that is shown: its overview, its history and the markers. Frames of the stream are merged here.
+
+import { get, poolPath, query } from "./api.js";
+import { Series } from "./series.js";
+
+const HOUR = 3600;
+const MAX_MARKERS = 500;
+
+export class PoolData {
+  constructor(name) {
+    this.name = name;
+    this.overview = null;
+    this.series = new Series(HOUR);
+    this.markers = [];
+    this.loaded = 0;
+  }
+
+  async loadOverview() {
+    this.overview = await get(poolPath(this.name, "overview"));
+    return this.overview;
+  }
+
+  /** The history of the last `range` seconds; an hour is kept once it was loaded, so a shorter range asks nothing. */
+  async loadHistory(range, again = false) {
+    if (!again && this.loaded >= range) return;
+    const [history, marked] = await Promise.all([
+      get(poolPath(this.name, "history") + query({ range })),
+      get(poolPath(this.name, "markers") + query({ range: HOUR })),
+    ]);
+    this.series.load(history);
+    this.markers = marked.markers;
+    this.loaded = range;
+  }
+
+  tick(frame) {
+    if (frame.points) this.series.append(frame.points);
+    const overview = this.overview;
+    if (!overview) return;
+    overview.at = frame.at ?? overview.at;
+    for (const name of ["now", "pool", "totals"]) {
+      if (frame[name] === null) overview[name] = null;
+      else if (frame[name]) overview[name] = { ...overview[name], ...frame[name] };
+    }
+    for (const name of ["health", "alerts", "telemetry"]) if (name in frame) overview[name] = frame[name];
+    if (frame.programs) {
+      const rows = new Map(overview.programs.map((row) => [row.name, row]));
+      for (const row of frame.programs) rows.set(row.name, { ...rows.get(row.name), ...row });
+      overview.programs = [...rows.values()];
+    }
+  }
+
+  event(row) {
+    if (!row.marker) return;
+    this.markers.push(row.marker);
+    if (this.markers.length > MAX_MARKERS) this.markers.shift();
+  }
+
+  /** The time that is "now" for the charts: the service's, so that a wrong clock here shifts nothing. */
+  get now() {
+    return Math.max(this.series.last ?? 0, this.overview?.at ?? 0) || Date.now() / 1000;
+  }
+}

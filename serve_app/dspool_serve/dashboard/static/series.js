@@ -1,0 +1,133 @@
+// Columns of measured points, and what of them fits on so many pixels.
+
+const CUSHION = 300;
+
+export class Series {
+  constructor(keep = 3600) {
+    this.keep = keep;
+    this.clear();
+  }
+
+  clear() {
+    this.at = [];
+    this.columns = new Map();
+    this.resolution = 1;
+  }
+
+  get length() {
+    return this.at.length;
+  }
+
+  get last() {
+    return this.at.length ? this.at[this.at.length - 1] : null;
+  }
+
+  load({ at, columns, resolution_s: resolution = 1 }) {
+    this.at = at.slice();
+    this.resolution = resolution;
+    this.columns = new Map(Object.entries(columns).map(([name, values]) => [name, values.slice()]));
+  }
+
+  /** Adds newer points; what is already there is left out, so that a stream may begin before the history ends. */
+  append({ at, columns }) {
+    let added = 0;
+    for (let index = 0; index < at.length; index += 1) {
+      if (this.last !== null && at[index] <= this.last) continue;
+      const before = this.at.length;
+      this.at.push(at[index]);
+      for (const [name, values] of Object.entries(columns)) {
+        let column = this.columns.get(name);
+        if (!column) this.columns.set(name, (column = new Array(before).fill(null)));
+        column.push(values[index] ?? null);
+      }
+      for (const column of this.columns.values()) if (column.length === before) column.push(null);
+      added += 1;
+    }
+    // Rarely and in one go: moving 3,600 points by one, each second, for each column, would be felt.
+    const excess = this.at.length - this.keep;
+    if (excess > CUSHION) {
+      this.at.splice(0, excess);
+      for (const column of this.columns.values()) column.splice(0, excess);
+    }
+    return added;
+  }
+
+  /** The index of the first point at or after `time`. */
+  find(time) {
+    let low = 0;
+    let high = this.at.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.at[middle] < time) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** The value of the point nearest to `time`; null where nothing was measured. */
+  value(name, time) {
+    const index = this.find(time);
+    const at = this.at;
+    const near = index > 0 && (index >= at.length || time - at[index - 1] <= at[index] - time) ? index - 1 : index;
+    if (near >= at.length || Math.abs(at[near] - time) > this.gap) return null;
+    return this.columns.get(name)?.[near] ?? null;
+  }
+
+  latest(name) {
+    const column = this.columns.get(name);
+    return column?.length ? column[column.length - 1] : null;
+  }
+
+  get gap() {
+    return Math.max(3, 3 * this.resolution);
+  }
+
+  /**
+   * Points for a chart of `pixels` width: of each bucket its lowest and its highest, so that a single bad second of an
+   * hour is still seen. Buckets lie at multiples of their width, or the picture would shimmer as it moves.
+   */
+  thin(name, from, to, pixels, scale = 1) {
+    const column = this.columns.get(name);
+    const points = [];
+    if (!column) return points;
+    const first = Math.max(0, this.find(from) - 1);
+    const end = Math.min(this.at.length, this.find(to) + 1);
+    const width = end - first > pixels ? (to - from) / pixels : 0;
+    const thinned = width > this.resolution;
+    let bucket = null;
+    let low = -1;
+    let high = -1;
+    let before = null;
+    const put = (index) => points.push({ x: this.at[index], y: column[index] * scale });
+    const flush = () => {
+      if (low < 0) return;
+      put(Math.min(low, high));
+      if (low !== high) put(Math.max(low, high));
+      low = high = -1;
+    };
+    for (let index = first; index < end; index += 1) {
+      const value = column[index];
+      const at = this.at[index];
+      if (value === null || Number.isNaN(value) || (before !== null && at - before > this.gap)) {
+        flush();
+        bucket = null;
+        if (points.length && !Number.isNaN(points[points.length - 1].y)) points.push({ x: at, y: NaN });
+      }
+      before = at;
+      if (value === null || Number.isNaN(value)) continue;
+      if (!thinned) {
+        put(index);
+        continue;
+      }
+      const here = Math.floor(at / width);
+      if (here !== bucket) {
+        flush();
+        bucket = here;
+      }
+      if (low < 0 || value < column[low]) low = index;
+      if (high < 0 || value >= column[high]) high = index;
+    }
+    flush();
+    return points;
+  }
+}

@@ -1,0 +1,142 @@
+// What happened: alerts as they stand, the pool's events as they come, and who changed what.
+
+import { get, poolPath, query } from "../api.js";
+import { fill, h } from "../dom.js";
+import { clock, count, time } from "../format.js";
+import { badge, empty, failed, panel, segments } from "../parts.js";
+import { Table } from "../table.js";
+
+const KEPT = 500;
+const SHOWN = 30;
+const AUDIT_MS = 10_000;
+const ORDER = { firing: 0, pending: 1, unknown: 2, ok: 3 };
+
+export const create = (ctx) => new Events(ctx);
+
+class Events {
+  constructor(ctx) {
+    this.ctx = ctx;
+    this.what = "the events";
+    this.topics = ["events", "alerts"];
+    this.level = "all";
+    this.search = "";
+    this.shown = SHOWN;
+    this.rows = [];
+    this.alertTable = new Table({ label: "Alerts", key: (row) => row.name, columns: ALERTS });
+    this.alertNote = h("p", { class: "muted small" });
+    this.feed = h("ol", { class: "feed" });
+    this.feedNote = h("div", {});
+    this.more = h("button", { type: "button", hidden: true, on: { click: () => this.longer() } }, "Show more");
+    this.auditBody = h("div", {});
+    this.audit = new Table({ label: "Audit", key: (row) => `${row.at} ${row.event} ${row.method} ${row.path} ${row.principal}`, columns: AUDIT, page: 25 });
+    const find = h("input", { type: "search", placeholder: "Find in events", "aria-label": "Find in events", on: { input: (event) => this.look(event.target.value) } });
+    const levels = segments("Level", "level", [["all", "All"], ["warning", "Warnings"], ["error", "Errors"]], "all", (value) => this.pick(value));
+    this.node = h("div", { class: "stack" }, h("div", { class: "head" }, h("h1", {}, "Events, alerts and audit")), panel("Alerts", {}, this.alertTable.node, this.alertNote), panel("Events", { actions: [find, levels] }, this.feed, this.feedNote, this.more), panel("Audit", {}, this.auditBody));
+    this.node.querySelector(".head").style.marginBottom = "0";
+    this.alertNote.style.paddingTop = "22px";
+  }
+
+  async load() {
+    const [events, alerts] = await Promise.all([get(poolPath(this.ctx.pool, "events") + query({ since: 0, limit: KEPT })), get(poolPath(this.ctx.pool, "alerts"))]);
+    this.rows = events.events;
+    this.missed = events.dropped;
+    this.alerts = alerts;
+    await this.loadAudit();
+    this.poll ??= setInterval(() => document.hidden || this.loadAudit(), AUDIT_MS);
+  }
+
+  async loadAudit() {
+    if (!this.ctx.admin) return fill(this.auditBody, h("p", { class: "muted" }, `The audit trail needs the role admin; you are ${this.ctx.me.role}.`));
+    try {
+      const { records } = await get(`audit${query({ limit: 200 })}`);
+      if (this.closed) return undefined;
+      if (!records.length) return fill(this.auditBody, empty("Nothing audited yet", "Each change by an admin is recorded here, with who asked for it."));
+      if (this.audit.node.parentNode !== this.auditBody) fill(this.auditBody, this.audit.node);
+      this.audit.show(records);
+    } catch (problem) {
+      if (!problem.temporary) fill(this.auditBody, failed(problem, () => this.loadAudit()));
+    }
+    return undefined;
+  }
+
+  look(text) {
+    this.search = text.trim().toLowerCase();
+    this.draw();
+  }
+
+  pick(level) {
+    this.level = level;
+    this.draw();
+  }
+
+  longer() {
+    this.shown += 100;
+    this.draw();
+  }
+
+  fits(row) {
+    if (this.level === "warning" && !["warning", "error"].includes(row.level)) return false;
+    if (this.level === "error" && row.level !== "error") return false;
+    return !this.search || `${row.event} ${row.text} ${row.source}`.toLowerCase().includes(this.search);
+  }
+
+  draw() {
+    const { alerts, evaluated_at: at, every_s: every } = this.alerts;
+    this.alertTable.show([...alerts].sort((a, b) => (ORDER[a.state] ?? 9) - (ORDER[b.state] ?? 9)));
+    fill(this.alertNote, at ? `Evaluated at ${clock(at)}, every ${count(every)} s.` : "Not evaluated yet.");
+    const fitting = this.rows.filter((row) => this.fits(row));
+    const rows = fitting.slice(-this.shown).reverse();
+    this.more.hidden = fitting.length <= rows.length;
+    const sign = rows.map((row) => row.number).join();
+    if (sign === this.sign && this.feed.children.length) return;
+    this.sign = sign;
+    const known = new Map([...this.feed.children].map((line) => [line.dataset.number, line]));
+    fill(this.feed, rows.map((row) => known.get(String(row.number)) ?? line(row)));
+    fill(this.feedNote, rows.length ? null : this.rows.length ? empty("No event fits", "Show all levels, or look for something else.") : empty("Nothing has happened yet", "Resizes, deaths, deployments and moved sessions appear here as they happen."));
+  }
+
+  live(kind, frame) {
+    if (kind === "event") {
+      if (this.rows.length && frame.number <= this.rows[this.rows.length - 1].number) return;
+      this.rows.push(frame);
+      if (this.rows.length > KEPT) this.rows.shift();
+    } else if (kind === "alerts") this.alerts = { ...this.alerts, alerts: frame.alerts, evaluated_at: frame.evaluated_at ?? Date.now() / 1000 };
+    else return;
+    this.draw();
+  }
+
+  close() {
+    this.closed = true;
+    clearInterval(this.poll);
+  }
+}
+
+const line = (row) =>
+  h(
+    "li",
+    { "data-number": row.number },
+    time(row.at),
+    h("span", {}, badge(row.level)),
+    h("span", { class: "what" }, row.text, h("span", { class: "small muted" }, row.event)),
+    h("span", { class: "source muted small id" }, row.source),
+  );
+
+const valueText = (value) => (typeof value === "number" ? String(Math.round(value * 10_000) / 10_000) : "–");
+
+const ALERTS = [
+  { key: "state", label: "State", sign: (row) => row.state, cell: (row) => badge(row.state) },
+  { key: "severity", label: "Severity", cell: (row) => row.severity },
+  { key: "name", label: "Alert", full: true, sign: (row) => [row.name, row.summary, row.description, row.state], cell: (row) => h("span", { title: row.description || null }, h("b", {}, row.name), h("span", { class: "muted small" }, ` ${row.state === "firing" || row.state === "pending" ? row.summary : row.description || row.summary}`)) },
+  { key: "value", label: "Value", num: true, cell: (row) => valueText(row.value) },
+  { key: "when", label: "Fires", cell: (row) => `${row.when}${row.lasting_s ? ` for ${count(row.lasting_s)} s` : ""}` },
+  { key: "since", label: "Since", sign: (row) => row.since, cell: (row) => time(row.since) },
+];
+
+const AUDIT = [
+  { key: "at", label: "When", sign: (row) => row.at, cell: (row) => time(Date.parse(row.at) / 1000) },
+  { key: "event", label: "What", sign: (row) => row.event, cell: (row) => badge(row.event) },
+  { key: "principal", label: "Who", cell: (row) => `${row.principal ?? "–"}${row.role ? ` (${row.role})` : ""}` },
+  { key: "path", label: "Asked for", full: true, sign: (row) => [row.method, row.path], cell: (row) => h("span", { class: "id" }, `${row.method ?? ""} ${row.path ?? ""}`) },
+  { key: "status", label: "Answer", num: true, cell: (row) => (row.status ? String(row.status) : "–") },
+  { key: "problem", label: "Problem", full: true, cell: (row) => row.problem ?? "" },
+];

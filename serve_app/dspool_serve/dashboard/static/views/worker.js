@@ -1,0 +1,156 @@
+// One worker: what it runs now, its own charts, how its warm-up went, its sessions and the end of its log.
+
+import { get, poolPath, query } from "../api.js";
+import { fill, h, webAddress } from "../dom.js";
+import { agoTime, count, duration, megabytes, percent, rate, time } from "../format.js";
+import { badge, bar, empty, facts, failed, panel } from "../parts.js";
+import { Plot } from "../plot.js";
+import { PlotGroup } from "../plot_group.js";
+import { Series } from "../series.js";
+import { cellText, slotCells } from "../small_charts.js";
+import { workerActions } from "./worker_actions.js";
+
+const AGAIN_MS = 2000;
+
+export const create = (ctx) => new WorkerView(ctx);
+
+class WorkerView {
+  constructor(ctx) {
+    this.ctx = ctx;
+    this.what = `worker ${ctx.arg}`;
+    this.topics = ["workers"];
+    this.rerange = true;
+    this.series = new Series();
+    this.group = new PlotGroup();
+    this.group.onzoom = () => this.drawCharts();
+    this.plots = PLOTS.map((about) => new Plot(this.group, about));
+    this.status = h("span", {});
+    this.facts = h("div", {});
+    this.cells = h("div", {});
+    this.warmup = h("div", {});
+    this.sessions = h("div", {});
+    this.log = h("div", {});
+    const logButton = h("button", { type: "button", class: "quiet", on: { click: () => this.loadLog() } }, "Refresh");
+    this.node = h(
+      "div",
+      { class: "stack" },
+      h("p", {}, h("a", { href: ctx.href("workers") }, "All workers")),
+      h("div", { class: "head" }, h("h1", { class: "id" }, ctx.arg), this.status, (this.links = h("div", { class: "push" }))),
+      panel("Facts", {}, this.facts),
+      h("div", { class: "columns" }, panel("Running now", {}, this.cells), panel("Warm-up by step", {}, this.warmup)),
+      h("div", { class: "plots" }, this.plots.map((plot) => plot.node)),
+      h("div", { class: "columns" }, panel("Sessions here", {}, this.sessions), panel("End of the log", { actions: ctx.admin ? logButton : null }, this.log)),
+    );
+    this.node.querySelector(".head").style.marginBottom = "0";
+  }
+
+  async load() {
+    this.found = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
+    const slot = this.found.worker.slot;
+    this.series.load(await get(poolPath(this.ctx.pool, "history") + query({ range: this.ctx.range(), slot })));
+    this.poll ??= setInterval(() => this.again(), AGAIN_MS);
+    this.loadLog();
+  }
+
+  async again() {
+    if (document.hidden || this.closed) return;
+    try {
+      this.found = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
+      this.series.append(await get(poolPath(this.ctx.pool, "history") + query({ range: 60, slot: this.found.worker.slot })));
+    } catch (problem) {
+      if (problem.status === 404) this.gone();
+      return;
+    }
+    if (!this.closed) this.draw();
+  }
+
+  gone() {
+    clearInterval(this.poll);
+    fill(this.status, badge("stopped"), h("span", { class: "muted" }, " this worker has ended; what you see is the last that was known"));
+    fill(this.links);
+  }
+
+  draw() {
+    const { worker, cells, memory, warmup, sessions, programs } = this.found;
+    fill(this.status, badge(worker.state), worker.reason ? h("span", { class: "muted" }, ` ${worker.reason}`) : null);
+    const ray = webAddress(this.found.ray_url);
+    if (!this.links.children.length)
+      fill(this.links, workerActions(this.ctx, worker.id, false), ray ? h("a", { class: "button", href: ray, target: "_blank", rel: "noreferrer" }, "Ray dashboard") : null);
+    const loaded = Object.entries(programs ?? {}).map(([name, version]) => `${name} v${version}`);
+    fill(
+      this.facts,
+      facts([
+        ["Slot", `${worker.slot}${worker.overflow ? " (overflow)" : ""}`], ["Process", `${worker.pid || "–"} (${worker.start || "not said"})`], ["Node", worker.node || "–"],
+        ["Started", time(worker.started_at)], ["Last health check", agoTime(worker.checked_at)], ["Operations", count(worker.operations)],
+        ["Errors", h("span", { class: worker.errors ? "bad" : "" }, count(worker.errors))], ["Utilization", percent(worker.utilization)], ["Throughput", rate(worker.throughput)],
+        ["RSS", megabytes(memory?.rss_mb ?? worker.rss_mb)], ["PSS", megabytes(memory?.pss_mb)], ["USS", megabytes(memory?.uss_mb)], ["Programs", loaded.join(", ") || "–"],
+      ]),
+    );
+    fill(
+      this.cells,
+      h("p", {}, slotCells(worker.slots, worker.running, cells), h("span", { class: "muted" }, ` ${(cells ?? []).length} of ${worker.slots} slots busy`)),
+      (cells ?? []).length
+        ? h("ul", { class: "steps" }, cells.map((cell) => h("li", {}, h("span", { class: "id" }, cell.program ?? cell.command), h("span", { class: "muted" }, cell.session ? `session ${cell.session}` : cell.command), h("span", { class: "num", title: cellText(cell) }, duration(cell.held_s)))))
+        : h("p", { class: "muted" }, cells ? "Nothing runs here at this moment." : "The worker did not answer."),
+    );
+    this.drawWarmup(warmup ?? []);
+    fill(this.sessions, sessions?.length ? h("div", { class: "chips" }, sessions.map((id) => h("span", { class: "chip" }, id))) : h("p", { class: "muted" }, "No session is active here."));
+    this.drawCharts();
+  }
+
+  drawWarmup(steps) {
+    const most = Math.max(1e-9, ...steps.map((step) => step.duration_s));
+    fill(
+      this.warmup,
+      steps.length
+        ? h("ul", { class: "steps" }, steps.map((step) => {
+            const share = bar(step.duration_s / most, `${step.step} took ${duration(step.duration_s)}`, Boolean(step.error));
+            share.classList.add("wide");
+            return h("li", {}, h("span", {}, step.step), step.error ? h("span", { class: "bad" }, step.error) : share, h("span", { class: "num" }, duration(step.duration_s)));
+          }))
+        : h("p", { class: "muted" }, "The warm-up has no steps, or its timing is no longer kept."),
+    );
+  }
+
+  drawCharts() {
+    const now = Math.max(this.series.last ?? 0, this.ctx.data.now);
+    this.group.frame(now, this.ctx.range());
+    this.group.draw(this.series, []);
+  }
+
+  async loadLog() {
+    if (!this.ctx.admin) return fill(this.log, h("p", { class: "muted" }, `Logs need the role admin; you are ${this.ctx.me.role}.`));
+    try {
+      const { lines, source, truncated, filtered } = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg, "log") + query({ lines: 200 }));
+      if (!lines.length) return fill(this.log, empty("Nothing written", source ? `${source} holds no line of ours.` : ""));
+      const text = h("pre", { class: "log", tabindex: "0", role: "region", "aria-label": "End of the log" }, lines.join("\n"));
+      fill(this.log, text, h("p", { class: "muted small" }, `${source}${truncated ? ", its last lines" : ""}${filtered ? "; only lines of dspool itself while content capture is off" : ""}`));
+      text.scrollTop = text.scrollHeight;
+    } catch (problem) {
+      fill(this.log, failed(problem, () => this.loadLog()));
+    }
+    return undefined;
+  }
+
+  live(kind, frame) {
+    const row = kind === "workers" && frame.changed?.find((one) => one.id === this.ctx.arg);
+    if (row) {
+      this.found = { ...this.found, worker: row };
+      this.draw();
+    }
+    if (kind === "workers" && frame.gone?.includes(this.ctx.arg)) this.gone();
+  }
+
+  close() {
+    this.closed = true;
+    clearInterval(this.poll);
+    this.group.close();
+  }
+}
+
+const PLOTS = [
+  { title: "Utilization", top: 1, format: (value) => percent(value), lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }] },
+  { title: "Throughput", format: (value) => rate(value), lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }] },
+  { title: "Run time", format: duration, lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3" }] },
+  { title: "Error rate", top: 0.002, format: (value) => percent(value, 2), lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }] },
+];

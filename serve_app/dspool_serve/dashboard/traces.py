@@ -1,0 +1,199 @@
+"""Recent operations, read from the files that traced operations leave: nothing is recorded for the dashboard's sake.
+
+The files are read on from where the last look ended, and only while somebody looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from dspool.errors import UnknownName
+from dspool.observe import trace_names as names
+from dspool.observe.trace_export import DIRECTORY
+from dspool.observe.trace_tree import Node, find_trace, trees
+
+READ_BYTES: Final = 2 * 2**20
+"""Of a file that is met for the first time, only so much of its end is read."""
+KEPT: Final = 2000
+RECENT: Final = 100
+SLOWEST: Final = 50
+EXAMPLES: Final = 5
+LONGEST_TEXT: Final = 500
+_OPERATION: Final = '"name": "operation '
+CONTENT: Final = frozenset({names.GEN_AI_INPUT, names.GEN_AI_OUTPUT, names.TOOL_ARGUMENTS, names.TOOL_RESULT})
+"""Attributes that hold what users sent. Files may still have them from a time when content was captured."""
+
+Row = dict[str, Any]
+
+
+class Operation(Struct, frozen=True):
+    """One traced operation."""
+
+    id: str
+    trace_id: str
+    at: float
+    """Wall-clock seconds of its beginning."""
+    duration_s: float
+    wait_s: float | None
+    run_s: float | None
+    command: str
+    program: str | None
+    worker: str | None
+    session: str | None
+    """The session's hash."""
+    outcome: str
+    code: str | None
+    attempts: int
+
+
+class OperationLog:
+    """The newest traced operations of one pool."""
+
+    def __init__(self, pool: str, state_dir: Path) -> None:
+        self._pool = pool
+        self._state_dir = state_dir
+        self._places: dict[Path, tuple[int, int]] = {}
+        """File -> its inode and how far it was read."""
+        self._kept: deque[Operation] = deque(maxlen=KEPT)
+        self._reading = asyncio.Lock()
+
+    async def look(self) -> list[Operation]:
+        """All that is kept, newest first."""
+        async with self._reading:
+            found = await asyncio.to_thread(self._read_on)
+            if found:
+                together = sorted((*self._kept, *found), key=lambda one: one.at)
+                self._kept = deque(together, maxlen=KEPT)
+        return list(self._kept)[::-1]
+
+    async def spans(self, wanted: str) -> list[Row]:
+        """All spans of the trace of an operation. Raises: UnknownName."""
+        return await asyncio.to_thread(find_trace, self._state_dir, wanted)
+
+    def _read_on(self) -> list[Operation]:
+        found: list[Operation] = []
+        for path in sorted((self._state_dir / DIRECTORY).glob("*.jsonl")):
+            try:
+                found += self._read_file(path)
+            except OSError:
+                self._places.pop(path, None)
+        return found
+
+    def _read_file(self, path: Path) -> list[Operation]:
+        with path.open("rb") as file:
+            about = path.stat()
+            inode, place = self._places.get(path, (about.st_ino, max(0, about.st_size - READ_BYTES)))
+            if inode != about.st_ino or place > about.st_size:
+                # Set aside and begun anew; the old one is read under its other name.
+                inode, place = about.st_ino, 0
+            if place == about.st_size:
+                self._places[path] = (inode, place)
+                return []
+            file.seek(place)
+            data = file.read(about.st_size - place)
+        whole = data.rfind(b"\n") + 1
+        self._places[path] = (inode, place + whole)
+        lines = data[:whole].decode("utf-8", "replace").splitlines()
+        known = {(one.id, one.trace_id) for one in self._kept}
+        read = (operation_of(line, self._pool) for line in lines if _OPERATION in line)
+        return [one for one in read if one is not None and (one.id, one.trace_id) not in known]
+
+
+def operation_of(line: str, pool: str) -> Operation | None:
+    """The operation whose span a line holds; None for other spans, other pools and broken lines."""
+    try:
+        span: Row = json.loads(line)
+        about = span["attributes"]
+        if not span["name"].startswith("operation ") or about.get(names.POOL) != pool:
+            return None
+        return Operation(
+            id=str(about.get(names.OPERATION_ID, "")),
+            trace_id=span["trace_id"],
+            at=span["start_ns"] / 1e9,
+            duration_s=(span["end_ns"] - span["start_ns"]) / 1e9,
+            wait_s=about.get(names.WAIT_S),
+            run_s=about.get(names.RUN_S),
+            command=span["name"].removeprefix("operation "),
+            program=about.get(names.PROGRAM),
+            worker=about.get(names.WORKER),
+            session=about.get(names.SESSION),
+            outcome=str(about.get(names.OUTCOME, "ok")),
+            code=about.get(names.ERROR_TYPE),
+            attempts=int(about.get(names.ATTEMPTS, 1)),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def listed(operations: list[Operation], totals: dict[str, int]) -> Row:
+    """Recent, slowest and failed ones, from all (newest first). `totals` are the exact counts by error code."""
+    slowest = sorted(operations, key=lambda one: -one.duration_s)[:SLOWEST]
+    failed: dict[str, list[Operation]] = {code: [] for code in totals}
+    for one in operations:
+        if one.outcome != "ok":
+            failed.setdefault(one.code or one.outcome, []).append(one)
+    errors: list[Row] = [
+        {
+            "code": code,
+            "count": totals.get(code, len(found)),
+            "traced": len(found),
+            "last_at": found[0].at if found else None,
+            "examples": found[:EXAMPLES],
+        }
+        for code, found in failed.items()
+    ]
+    errors.sort(key=lambda row: -int(row["count"]))
+    return {"recent": operations[:RECENT], "slowest": slowest, "errors": errors}
+
+
+def waterfall(spans: list[Row], *, show_content: bool) -> Row:
+    """The spans of one trace in the order in which they are drawn."""
+    if not spans:
+        raise UnknownName("there is no span of this operation")
+    began = min(span["start_ns"] for span in spans)
+    ended = max(span["end_ns"] for span in spans)
+    rows: list[Row] = []
+    for node in trees(spans):
+        _draw(node, 0, began, rows, show_content)
+    return {
+        "trace_id": spans[0]["trace_id"],
+        "start": began / 1e9,
+        "duration_s": (ended - began) / 1e9,
+        "spans": rows,
+    }
+
+
+def _draw(node: Node, depth: int, began: int, rows: list[Row], show_content: bool) -> None:
+    span = node.span
+    rows.append(
+        {
+            "id": span["span_id"],
+            "parent": span["parent_id"],
+            "depth": depth,
+            "name": span["name"],
+            "start_s": (span["start_ns"] - began) / 1e9,
+            "duration_s": (span["end_ns"] - span["start_ns"]) / 1e9,
+            "ok": span["ok"],
+            "process": str(span.get("resource", {}).get("service.instance.id", "")),
+            "attributes": _shown(span["attributes"], show_content),
+        }
+    )
+    for child in node.below:
+        _draw(child, depth + 1, began, rows, show_content)
+
+
+def _shown(attributes: Row, show_content: bool) -> Row:
+    return {
+        key: value if isinstance(value, int | float | bool) else str(value)[:LONGEST_TEXT]
+        for key, value in attributes.items()
+        if show_content or key not in CONTENT
+    }
+
+
+__all__ = ["Operation", "OperationLog", "listed", "operation_of", "waterfall"]

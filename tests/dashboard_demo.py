@@ -1,0 +1,558 @@
+"""A service with made-up pools, for looking at the dashboard and for its browser tests: no Ray, no workers.
+
+`python -m tests.dashboard_demo --port 8899 --workers 500 [--tokens] [--no-pools]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import random
+import secrets
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dspool.commands import Deployment, PoolStatus, SessionInfo, WorkerStatus
+from dspool.config import PoolConfig
+from dspool.core.admission.access import new_token
+from dspool.core.pool.rollout import VersionNumbers
+from dspool.core.warmup import StepRun, WarmupReport, report
+from dspool.errors import Conflict, InvalidRequest, UnknownSession, UnknownWorker
+from dspool.metrics import Metrics, MetricsOptions
+from dspool.observe.event_log import EventBatch, EventLog, EventPage, Sent
+from dspool.observe.log_tail import LogTail
+from dspool.observe.reading import Limits, Reading
+from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.sizing import DecisionRecord
+from dspool.supervisor.warming import WarmProgress
+from dspool.tokens import TokenSource
+from dspool_serve.app import Application
+from dspool_serve.audit import Audit
+from dspool_serve.auth import Security
+from dspool_serve.dashboard.insight import Rollouts
+from dspool_serve.pools import Settings
+
+HOSTILE = '<img src=x onerror="window.hacked=1">\'"&{{static}}'
+STEPS = ("import_modules", "load_programs", "probe")
+
+
+class SimulatedPool:
+    """A `ServedPool` with an insight, whose load rises and falls; everything that is asked of it is done at once."""
+
+    def __init__(
+        self,
+        name: str = "default",
+        *,
+        workers: int = 4,
+        seed: int = 1,
+        history_s: int = 3600,
+        state_dir: Path | None = None,
+        ray_dashboard: str | None = None,
+    ) -> None:
+        self.name = name
+        self.insight = self
+        self.ray_dashboard = ray_dashboard
+        self.dice = random.Random(seed)
+        self.config = PoolConfig(
+            name=name,
+            pool_size=workers,
+            min_pool_size=1,
+            max_pool_size=max(8, 2 * workers),
+            max_overflow=2,
+            spares=1,
+            enable_optimizer=True,
+            state_dir=state_dir or Path(tempfile.mkdtemp(prefix="dsd-")),
+        )
+        self.away = False
+        self.paused = False
+        self.desired = workers
+        self.ended: list[str] = []
+        self._shift = -float(history_s)
+        """History is made up in the past."""
+        self.metrics = Metrics(
+            name,
+            MetricsOptions(max_wait_s=self.config.max_wait_s, pool_size=workers),
+            clock=lambda: time.monotonic() + self._shift,
+            wall=lambda: time.time() + self._shift,
+        )
+        self.log = EventLog(name, wall=lambda: time.time() + self._shift)
+        self.rows: dict[str, WorkerStatus] = {}
+        self._seq = 0
+        self._totals = [0] * 6
+        self._next_slot = 0
+        self._sent = 0
+        self._progress: list[WarmProgress] = []
+        self._runs: dict[str, list[StepRun]] = {}
+        self._rollouts = Rollouts(None, None)
+        self._decisions: list[DecisionRecord] = []
+        self.versions = {"qa": 3, "summarize": 1, HOSTILE[:40]: 1}
+        began = time.time()
+        self.known = {
+            f"user-{n}": SessionInfo(
+                f"user-{n}", None, 1, began - 900, began - n, ("answerer",), n % 3, f"person{n % 7}"
+            )
+            for n in range(240)
+        }
+        self.known[HOSTILE] = SessionInfo(HOSTILE, None, 1, began - 500, began, (HOSTILE[:30],), 2, None)
+        for _ in range(workers + 1):
+            self._start_worker()
+        for second in range(history_s):
+            self._shift = float(second - history_s)
+            self._second(whole=False)
+            if second % 600 == 300:
+                self._resized(self.desired, self.desired + 2, "backlog needs more workers")
+            if second % 600 == 450:
+                self._resized(self.desired + 2, self.desired, "utilization needs fewer workers")
+        self._shift = 0.0
+        self.happen("program.deployed", {"duration_s": 2.0, "workers": workers}, program="qa", version=3)
+        self.happen(
+            "worker.terminate",
+            {"age_s": 60.0, "operations": 12.0},
+            worker=HOSTILE,
+            slot=2,
+            reason="ActorDiedError: killed by SIGKILL",
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    # --- what goes on ---
+
+    def start(self) -> None:
+        self._running = asyncio.get_running_loop().create_task(self._go_on())
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _go_on(self) -> None:
+        while True:
+            self._second(whole=True)
+            await asyncio.sleep(1.0)
+
+    def load(self) -> float:
+        """Share of the slots in use."""
+        now = time.time() + self._shift
+        return 0.5 + 0.3 * math.sin(now / 240) + 0.1 * math.sin(now / 17) + 0.05 * self.dice.random()
+
+    def _second(self, *, whole: bool) -> None:
+        from dspool.core.figures.recorder import ClientDelta, WorkerDelta
+        from dspool.core.figures.tally import Tally
+
+        self._seq += 1
+        load, slots = self.load(), self.config.slots_per_worker
+        serving = [row for row in self.rows.values() if row.state == "ready"]
+        each = len(serving) * slots * load * 4
+        programs = {}
+        for program, share in (("qa", 0.7), ("summarize", 0.29), (HOSTILE[:40], 0.01)):
+            tally = Tally()
+            number = 0 if self.paused else int(each * share)
+            failed = int(number * 0.002 + (self.dice.random() < 0.05))
+            tally.arrivals = number
+            tally.outcomes[0], tally.outcomes[1] = max(0, number - failed), failed
+            if failed:
+                tally.errors["model_error" if self.dice.random() < 0.7 else "worker_lost"] = failed
+            for _ in range(min(number, 12)):
+                tally.latency.record(0.2 * self.dice.lognormvariate(0, 0.5))
+                tally.wait.record(0.01 * load * self.dice.random())
+            tally.input_tokens, tally.output_tokens = 30 * number, 12 * number
+            for index, count in enumerate(tally.outcomes):
+                self._totals[index] += count
+            programs[program] = tally
+        queued = int(max(0.0, load - 0.8) * 40)
+        running = int(len(serving) * slots * load)
+        delta = ClientDelta(
+            self.name,
+            "client-demo",
+            self._seq,
+            1.0,
+            programs,
+            list(self._totals),
+            0,
+            queued,
+            running,
+            0.01,
+            running,
+        )
+        self.metrics.report(delta)
+        shown = serving if whole else serving[:4]
+        for row in shown:
+            busy = min(float(slots), slots * load * (0.8 + 0.4 * self.dice.random()))
+            tally = Tally()
+            tally.outcomes[0] = int(busy * 4)
+            tally.latency.record(0.2)
+            count = int(busy)
+            self.metrics.report(
+                WorkerDelta(
+                    self.name, row.id, self._seq, 1.0, row.slot, slots, busy, tally, count, count,
+                    row.sessions, row.rss_mb,
+                )
+            )  # fmt: skip
+            if whole:
+                self.rows[row.id] = msgspec.structs.replace(
+                    row, running=count, operations=row.operations + int(busy * 4), checked_at=time.time()
+                )
+        if whole or self._seq % 5 == 0:
+            self.metrics.report(self._status())
+        self.metrics.tick()
+        if whole and self.dice.random() < 0.2:
+            self.happen("session.moved", {"duration_s": 0.02, "items": 3}, session_hash="a1b2c3d4e5f60718",
+                        worker=shown[0].id, from_worker=shown[-1].id, reason="rebalanced")  # fmt: skip
+        if self._seq % 30 == 0:
+            self._decided(load)
+
+    def _decided(self, load: float) -> None:
+        at = time.time() + self._shift
+        numbers = {"load": round(load * 32, 3), "queued": 0.0, "need_utilization": 3.2, "need_headroom": 18.0}
+        self._decisions.append(
+            DecisionRecord(at, self.desired, 0, self.desired, "hold", f"utilization needs {self.desired} workers",
+                           numbers, times=30, since=at - 30)
+        )  # fmt: skip
+        self._decisions = self._decisions[-500:]
+
+    def _resized(self, before: int, after: int, reason: str) -> None:
+        at = time.time() + self._shift
+        action = "grow" if after > before else "shrink"
+        self.happen("pool.resize", {"from": before, "to": after, "overflow": 0}, reason=reason, action=action)
+        self._decisions.append(DecisionRecord(at, after, 0, before, action, reason, {"load": 12.0}, since=at))
+
+    def happen(self, event: str, measurements: dict[str, float], **about: Any) -> None:
+        self._sent += 1
+        sent = Sent(time.time() + self._shift, event, measurements, {"pool": self.name, **about})
+        self.log.take(EventBatch(self.name, "supervisor", self._sent, [sent]))
+
+    def _start_worker(self) -> None:
+        slot, self._next_slot = self._next_slot, self._next_slot + 1
+        id = f"{self.name}-w{slot}-{self.dice.getrandbits(24):06x}"
+        ready = sum(row.state == "ready" for row in self.rows.values())
+        node = HOSTILE if slot == 1 else "node-1"
+        self.rows[id] = WorkerStatus(
+            id, slot, "ready" if ready < self.desired else "spare", 1000 + slot, node, sessions=slot % 9,
+            slots=self.config.slots_per_worker, started_at=time.time() - 4000 + slot, operations=slot * 10,
+            rss_mb=180.0 + slot % 30, reason=HOSTILE if slot == 1 else "", start="fork",
+            checked_at=time.time(),
+        )  # fmt: skip
+        self._runs[id] = [
+            StepRun(id, index, step, 0.1 + 0.2 * self.dice.random()) for index, step in enumerate(STEPS)
+        ]
+
+    def _status(self) -> PoolStatus:
+        ready = sum(row.state == "ready" for row in self.rows.values())
+        state = "paused" if self.paused else "ready"
+        return PoolStatus(
+            self.name, state, True, self.desired, ready, len(self.rows) - ready, 1, tuple(self.rows.values()),
+            dict(self.versions), "", 1,
+        )  # fmt: skip
+
+    def _here(self) -> None:
+        if self.away:
+            from dspool.errors import WorkerLost
+
+            raise WorkerLost("the metrics actor is away")
+
+    # --- ServedPool ---
+
+    async def status(self) -> PoolStatus:
+        return self._status()
+
+    async def resize(self, size: int) -> int:
+        if not self.config.min_pool_size <= size <= self.config.max_pool_size:
+            raise InvalidRequest(
+                f"size must be {self.config.min_pool_size}..{self.config.max_pool_size}, got {size}"
+            )
+        self._resized(self.desired, size, "by hand")
+        self.desired = size
+        ready = [row for row in self.rows.values() if row.state == "ready"]
+        for row in ready[size:]:
+            del self.rows[row.id]
+        while sum(row.state == "ready" for row in self.rows.values()) < size:
+            self._start_worker()
+        return size
+
+    async def pause(self) -> None:
+        self.paused = True
+
+    async def resume(self) -> None:
+        self.paused = False
+
+    async def drain(self, worker_id: str) -> None:
+        if worker_id not in self.rows:
+            raise UnknownWorker(f"there is no worker {worker_id!r}")
+        del self.rows[worker_id]
+        self.happen(
+            "worker.terminate", {"age_s": 9.0, "operations": 5.0}, worker=worker_id, reason="drained by hand"
+        )
+        self._start_worker()
+
+    restart = drain
+
+    def config_view(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    async def deployments(self) -> list[Deployment]:
+        return [
+            Deployment(program, version, spec={"signature": "question -> answer"})
+            for program, current in self.versions.items()
+            for version in range(1, max(current, 3) + 1)
+        ]
+
+    async def current_versions(self) -> dict[str, int]:
+        return dict(self.versions)
+
+    async def rollback(self, program: str, version: int | None) -> Deployment:
+        version = version or max(1, self.versions[program] - 1)
+        self.versions[program] = version
+        self.happen("program.deployed", {"duration_s": 1.0, "workers": 4}, program=program, version=version)
+        return Deployment(program, version, spec={})
+
+    async def end_session(self, id: str) -> None:
+        if id not in self.known:
+            raise UnknownSession(f"there is no session {id!r}")
+        del self.known[id]
+        self.ended.append(id)
+
+    # --- Insight ---
+
+    def signing_key(self) -> bytes:
+        return b"k" * 32
+
+    async def look(self, after: float | None, *, slots: bool) -> Any:
+        self._here()
+        return self.metrics.look(after, slots=slots)
+
+    async def table(self, duration_s: float, *, program: str | None = None, slot: int | None = None) -> Any:
+        self._here()
+        return self.metrics.table(duration_s, program=program, slot=slot)
+
+    async def reading(self) -> Reading:
+        self._here()
+        return Reading(
+            snapshot=self.metrics.snapshot(),
+            histograms=self.metrics.histograms(),
+            status=self._status(),
+            limits=Limits.of(self.config),
+        )
+
+    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
+        self._here()
+        return self.log.page(since, limit)
+
+    async def busy(self, worker_id: str) -> list[dict[str, Any]]:
+        row = self.rows.get(worker_id)
+        if row is None:
+            raise UnknownWorker(f"there is no worker {worker_id!r}")
+        return [
+            {
+                "operation_id": f"op-{row.slot}-{slot}",
+                "command": "execute_program",
+                "program": ("qa", "summarize", HOSTILE[:40])[slot % 3],
+                "session": None if slot % 2 else f"user-{slot}",
+                "held_s": round(self.dice.random() * (20 if slot == 0 else 1), 3),
+            }
+            for slot in range(row.running)
+        ]
+
+    async def memory(self, worker_id: str) -> dict[str, float]:
+        row = self.rows[worker_id]
+        return {"rss_mb": row.rss_mb, "pss_mb": row.rss_mb * 0.4, "uss_mb": row.rss_mb * 0.25}
+
+    async def log_tail(self, worker_id: str, lines: int) -> LogTail:
+        line = f"2026-01-01T00:00:00.000+00:00 INFO    dspool.worker: {HOSTILE} ready [pool={self.name}]"
+        return LogTail([line] * min(lines, 40), False, "worker-demo.err", True)
+
+    async def actor_id(self, worker_id: str) -> str | None:
+        return "ab" * 16
+
+    async def warm_runs(self, worker_id: str) -> list[StepRun]:
+        return self._runs.get(worker_id, [])
+
+    async def decisions(self, limit: int) -> list[DecisionRecord]:
+        return self._decisions[-limit:][::-1]
+
+    async def warmup(self) -> WarmupReport:
+        runs = [run for row in self._runs.values() for run in row]
+        return report("staged", runs, expected_steps=len(STEPS))
+
+    async def warm_progress(self, since: int) -> list[WarmProgress]:
+        return [one for one in self._progress if one.sequence > since]
+
+    async def start_warm(self, strategy: Any) -> None:
+        if self._progress and self._progress[-1].kind != "end":
+            raise Conflict("a warm-up is running; wait for its end")
+        self._warming = asyncio.get_running_loop().create_task(self._warm())
+        await asyncio.sleep(0)
+
+    async def _warm(self) -> None:
+        ids = list(self.rows)[:20]
+        self._tell("begin", total=len(ids))
+        for number, id in enumerate(ids):
+            self._tell("stage", index=number, total=1)
+            for index, step in enumerate(STEPS):
+                await asyncio.sleep(0.1)
+                self._tell("step", worker_id=id, step=step, index=index, total=len(STEPS))
+        self._tell("end")
+
+    def _tell(self, kind: Any, **about: Any) -> None:
+        self._progress.append(WarmProgress(len(self._progress) + 1, kind, **about))
+
+    async def rollouts(self) -> Rollouts:
+        began = time.time() - time.time() % 60
+        share = (time.time() - began) / 60
+        number = int(share * 200)
+        running = Rollout(
+            program="qa", version=4, previous=3, phase="canary" if share < 0.5 else "rolling out", began_at=began,
+            canary=next(iter(self.rows)), canary_s=10.0, old=VersionNumbers(number * 3, 2, 0.021),
+            new=VersionNumbers(number, 0, 0.019), reason="", workers_done=int(max(0.0, share - 0.5) * 2 * 4),
+            workers_total=4,
+        )  # fmt: skip
+        last = Rollout(
+            program="summarize", version=2, previous=1, phase="rolled back", began_at=began - 500,
+            ended_at=began - 480, canary=next(iter(self.rows)), canary_s=10.0, old=VersionNumbers(100, 1, 0.02),
+            new=VersionNumbers(20, 12, 0.03), reason="error rate 60.0%, before 1.0%",
+        )  # fmt: skip
+        return Rollouts(running, last)
+
+    async def sessions(
+        self, *, limit: int, after: str | None = None, owner: str | None = None, containing: str = ""
+    ) -> tuple[list[SessionInfo], str | None]:
+        ids = list(self.rows)
+        rows = [
+            msgspec.structs.replace(info, owner=ids[index % len(ids)])
+            for index, info in enumerate(sorted(self.known.values(), key=lambda info: info.id))
+        ]
+        found = [
+            info
+            for info in rows
+            if (after is None or info.id > after)
+            and (owner is None or info.owner == owner)
+            and (not containing or containing in f"{info.id}\0{info.owner}\0{info.principal or ''}")
+        ]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+    async def count_sessions(self) -> int:
+        return len(self.known)
+
+    async def close(self) -> None:
+        self.stop()
+
+
+def write_traces(pool: SimulatedPool, number: int = 300) -> None:
+    """Spans as traced operations leave them."""
+    directory = pool.config.state_dir / "traces"
+    directory.mkdir(parents=True, exist_ok=True)
+    dice = random.Random(7)
+    with (directory / "client-1.jsonl").open("w") as file:
+        for n in range(number):
+            start = time.time_ns() - (number - n) * 10**9
+            took = int(2e8 * dice.lognormvariate(0, 0.6))
+            trace, failed = f"{dice.getrandbits(128):032x}", n % 23 == 0
+            about = {"dspool.pool": pool.name, "dspool.operation.id": f"op-{n}", "dspool.program": "qa"}
+            names = (
+                "operation execute_program",
+                "queue",
+                "worker execute_program",
+                "module Predict",
+                "chat offline/qa",
+            )
+            parent = None
+            for depth, name in enumerate(names):
+                span = {
+                    "trace_id": trace,
+                    "span_id": f"{n:08x}{depth:08x}",
+                    "parent_id": parent,
+                    "name": name,
+                    "kind": "internal",
+                    "start_ns": start + depth * took // 20,
+                    "end_ns": start
+                    + (took // 20 * (depth + 1) if name == "queue" else took - depth * took // 40),
+                    "ok": not failed,
+                    "attributes": about
+                    | {"dspool.worker": next(iter(pool.rows)), "dspool.outcome": "error" if failed else "ok"}
+                    | ({"error.type": "model_error", "hostile": HOSTILE} if failed else {})
+                    | (
+                        {"dspool.wait_s": 0.01, "dspool.run_s": took / 1e9, "dspool.attempts": 1}
+                        if not depth
+                        else {}
+                    ),
+                    "resource": {"dspool.pool": pool.name, "service.instance.id": "client-1"},
+                }
+                file.write(json.dumps(span) + "\n")
+                if name != "queue":
+                    parent = span["span_id"]
+
+
+class SimulatedPools:
+    def __init__(self, *pools: SimulatedPool) -> None:
+        self._pools = {pool.name: pool for pool in pools}
+
+    async def open(self) -> None:
+        for pool in self._pools.values():
+            pool.start()
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            pool.stop()
+
+    def names(self) -> list[str]:
+        return list(self._pools)
+
+    def get(self, name: str) -> Any:
+        from dspool.errors import UnknownPool
+
+        if name not in self._pools:
+            raise UnknownPool(f"there is no pool {name!r}")
+        return self._pools[name]
+
+
+def tokens_for(**roles: str) -> tuple[dict[str, str], TokenSource]:
+    """Token texts by name, and a source that knows them."""
+    made = {
+        name: new_token(name, role, secrets.token_urlsafe(32), secrets.token_hex(4))  # type: ignore[arg-type]
+        for name, role in roles.items()
+    }
+    lines = msgspec.json.encode([token for _, token in made.values()]).decode()
+    return {name: text for name, (text, _) in made.items()}, TokenSource(None, lines)
+
+
+def application(
+    *pools: SimulatedPool, tokens: TokenSource | None = None, audit: Path | None = None, **settings: Any
+) -> Application:
+    return Application(SimulatedPools(*pools), Settings(**settings), Security(tokens, audit=Audit(audit)))
+
+
+def main() -> None:
+    import uvicorn
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=8899)
+    parser.add_argument("--workers", type=int, default=500)
+    parser.add_argument(
+        "--history-s", type=int, default=3600, help="seconds of history to make up; each costs a little time"
+    )
+    parser.add_argument("--tokens", action="store_true")
+    parser.add_argument("--no-pools", action="store_true")
+    asked = parser.parse_args()
+    pools = []
+    if not asked.no_pools:
+        pools = [
+            SimulatedPool("default", workers=asked.workers, history_s=asked.history_s),
+            SimulatedPool("other", workers=3, seed=2, history_s=asked.history_s),
+        ]
+        for pool in pools:
+            write_traces(pool)
+    source = None
+    if asked.tokens:
+        texts, source = tokens_for(root="admin", eve="reader")
+        print(json.dumps(texts), flush=True)
+    audit = Path(tempfile.mkdtemp(prefix="dsd-")) / "audit.jsonl"
+    app = application(*pools, tokens=source, audit=audit)
+    print(f"http://127.0.0.1:{asked.port}/dashboard", flush=True)
+    uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning", lifespan="on")
+
+
+if __name__ == "__main__":
+    main()
