@@ -45,7 +45,7 @@ async function ask(path, options = {}) {
     // A proxy in front may answer with anything; the status is then all there is to tell.
   }
   const problem = new Problem(response.status, said.code ?? "", said.detail ?? said.title ?? `The service answered ${response.status}.`, Number(response.headers.get("retry-after")) || 0);
-  if (response.status === 401 && said.code !== "login") for (const call of listeners) call(problem);
+  if (response.status === 401 && path !== "login") for (const call of listeners) call(problem);
   throw problem;
 }
 

@@ -128,7 +128,7 @@ const ALERTS = [
   { key: "severity", label: "Severity", cell: (row) => row.severity },
   { key: "name", label: "Alert", full: true, sign: (row) => [row.name, row.summary, row.description, row.state], cell: (row) => h("span", { title: row.description || null }, h("b", {}, row.name), h("span", { class: "muted small" }, ` ${row.state === "firing" || row.state === "pending" ? row.summary : row.description || row.summary}`)) },
   { key: "value", label: "Value", num: true, cell: (row) => valueText(row.value) },
-  { key: "when", label: "Fires", cell: (row) => `${row.when}${row.lasting_s ? ` for ${count(row.lasting_s)} s` : ""}` },
+  { key: "when", label: "Fires", full: true, sign: (row) => [row.when, row.lasting_s], cell: (row) => h("span", { class: "small muted when" }, h("code", {}, row.when), row.lasting_s ? ` for ${count(row.lasting_s)} s` : "") },
   { key: "since", label: "Since", sign: (row) => row.since, cell: (row) => time(row.since) },
 ];
 
