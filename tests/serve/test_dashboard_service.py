@@ -1,0 +1,159 @@
+"""The dashboard's data from a running service: real Ray, Serve, HAProxy and workers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import httpx
+import pytest
+
+from dspool.tokens import issue
+from tests.serve.test_service import QUESTION, Up
+
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+
+API = "/dashboard/api"
+POOL = f"{API}/pools/default"
+QA = "/v1/pools/default/programs/qa/execute"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    home = tmp_path_factory.mktemp("dash")
+    texts = {
+        name: issue(home / "t.yaml", name, role)[0]
+        for name, role in {"root": "admin", "eve": "reader"}.items()
+    }
+    config = home / "pool.yaml"
+    # Two ingress processes: a session that one began is known to the other.
+    service = {"tokens_file": str(home / "t.yaml"), "replicas": 2}
+    telemetry = {"sampling": 1.0}
+    config.write_text(
+        json.dumps({"pool_size": 2, "max_pool_size": 3, "service": service, "telemetry": telemetry})
+    )
+    running = Up(home / "state", "--config", str(config))
+    running.tokens = texts
+    yield running
+    running.end()
+
+
+@pytest.fixture
+def page(up):
+    with httpx.Client(base_url=up.url, timeout=20) as http:
+        answer = http.post(
+            f"{API}/login", json={"token": up.tokens["root"]}, headers={"x-dspool-csrf": "login"}
+        )
+        assert answer.status_code == 200, answer.text
+        http.headers["x-dspool-csrf"] = answer.json()["csrf"]
+        yield http
+
+
+def until(what, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.1)
+    return found
+
+
+def run_some(up, number=30):
+    with httpx.Client(
+        base_url=up.url, headers={"authorization": f"Bearer {up.tokens['root']}"}, timeout=30
+    ) as http:
+        for _ in range(number):
+            assert http.post(QA, json={"inputs": QUESTION}).status_code == 200
+
+
+def test_a_session_counts_in_every_ingress_process(page):
+    for _ in range(12):
+        # A new connection each time, so that both take part.
+        page.headers["connection"] = "close"
+        assert page.get(f"{API}/me").json()["principal"] == "root"
+
+
+def test_every_question_is_answered_by_a_real_pool(up, page):
+    run_some(up)
+    worker = page.get(f"{POOL}/workers").json()["workers"][0]["id"]
+    for path in (
+        "overview", "history?range=60", "history?slot=0&range=60", "markers", f"cells?workers={worker}",
+        f"workers/{worker}", f"workers/{worker}/log", "sessions", "operations", "sizing", "warmup", "deployments",
+        "events", "alerts", "report?range=60", "export?format=csv",
+    ):  # fmt: skip
+        answer = page.get(f"{POOL}/{path}")
+        assert answer.status_code == 200, (path, answer.text)
+    assert page.get("/dashboard").headers["content-security-policy"]
+    assert page.get(f"{API}/audit").json()["file"]
+
+
+def test_what_ran_is_in_the_figures_the_traces_and_the_log(up, page):
+    run_some(up)
+    columns = until(
+        lambda: (
+            (found := page.get(f"{POOL}/history?range=60").json()["columns"])
+            and sum(found["operations"]) >= 30
+            and found
+        )
+    )
+    assert any(columns["p99_s"])
+    recent = until(lambda: page.get(f"{POOL}/operations").json()["recent"])
+    tree = page.get(f"{POOL}/operations/{recent[0]['id']}").json()
+    assert tree["spans"][0]["depth"] == 0
+    assert {"queue"} < {span["name"] for span in tree["spans"]}
+    worker = recent[0]["worker"]
+    detail = page.get(f"{POOL}/workers/{worker}").json()
+    assert [run["error"] for run in detail["warmup"]] == [""] * len(detail["warmup"])
+    assert detail["warmup"]
+    assert detail["memory"]["uss_mb"] <= detail["memory"]["pss_mb"] <= detail["memory"]["rss_mb"]
+    assert detail["worker"]["checked_at"] is None or detail["worker"]["checked_at"] > time.time() - 60
+    log = page.get(f"{POOL}/workers/{worker}/log").json()
+    assert log["filtered"]
+    assert "Stanford" not in json.dumps([tree, detail, log])
+
+
+def test_what_is_resized_is_told_live_within_two_seconds(up, page):
+    heard = {}
+    ready = threading.Event()
+
+    def listen():
+        with page.stream("GET", f"{POOL}/live?topics=overview,events,workers", timeout=30) as stream:
+            name = ""
+            for line in stream.iter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                    ready.set()
+                elif line.startswith("data: "):
+                    data = json.loads(line.removeprefix("data: "))
+                    if name == "event" and data["event"] == "pool.resize":
+                        heard["event"] = time.monotonic()
+                    if name == "tick" and data.get("pool", {}).get("desired") == 3:
+                        heard["tick"] = time.monotonic()
+                if {"event", "tick"} <= heard.keys():
+                    return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    assert ready.wait(10)
+    time.sleep(1.5)
+    began = time.monotonic()
+    assert page.post(f"{POOL}/resize", json={"size": 3}).json() == {"desired": 3}
+    listener.join(20)
+    assert heard["event"] - began < 2.5
+    assert heard["tick"] - began < 3.5
+    page.post(f"{POOL}/resize", json={"size": 2})
+
+
+def test_actions_of_the_page_do_what_they_say_and_are_written_down(up, page):
+    assert page.post(f"{POOL}/pause").json() == {"paused": True}
+    until(lambda: page.get(f"{POOL}/overview").json()["pool"]["paused"])
+    assert page.post(f"{POOL}/resume").json() == {"paused": False}
+    assert page.post(f"{POOL}/warm").json() == {"started": True}
+    until(lambda: page.get(f"{POOL}/warmup").json()["progress"][-1:] and True)
+    worker = page.get(f"{POOL}/workers").json()["workers"][0]["id"]
+    assert page.post(f"{POOL}/workers/{worker}/restart").json()["worker"] == worker
+    until(lambda: worker not in page.get(f"{POOL}/workers").text, 60)
+    done = [one["path"].rpartition("/")[2] for one in page.get(f"{API}/audit").json()["records"]]
+    assert {"pause", "resume", "warm", "restart"} <= set(done)
+    refused = page.post(f"{POOL}/pause", headers={"x-dspool-csrf": "no"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "csrf")

@@ -1,0 +1,400 @@
+"""What the dashboard makes of what a pool says: rows, tables, events, traces and replays, without any clock."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from dspool.commands import Deployment, PoolStatus, SessionInfo, WorkerStatus
+from dspool.config import PoolConfig
+from dspool.core.figures.looking import Look, Table
+from dspool.core.observed import SizingConfig
+from dspool.metrics import Metrics
+from dspool.observe.event_log import Seen
+from dspool.observe.log_tail import tail
+from dspool.supervisor.sizing import DecisionRecord
+from dspool_serve.dashboard import view
+from dspool_serve.dashboard.happenings import event_row, marker_of, markers
+from dspool_serve.dashboard.replay import Replay, load_of, summary
+from dspool_serve.dashboard.studying import bounds_of
+from dspool_serve.dashboard.tables import encode_table, rows_of
+from dspool_serve.dashboard.traces import OperationLog, listed, operation_of, waterfall
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def measured(clock, seconds, operations=1):
+    from dspool.core.figures.recorder import ClientRecorder
+
+    metrics = Metrics("p", clock=clock, wall=lambda: 5000.0 + clock.now)
+    client = ClientRecorder("p", "c", now=clock.now)
+    for _ in range(seconds):
+        for _ in range(operations):
+            client.submitted("qa")
+            client.record("qa", "ok", 0.02)
+        clock.now += 1
+        metrics.report(client.take_delta(clock.now))
+        metrics.tick()
+    return metrics
+
+
+# --- tables -----------------------------------------------------------------------------------------
+
+
+def test_a_table_has_the_rows_of_history_by_column():
+    clock = Clock()
+    metrics = measured(clock, 5)
+    points = metrics.history(60).points
+    table = metrics.table(60)
+    at, columns = rows_of(table, ("operations", "p99_s"))
+    assert at == pytest.approx([point.at for point in points])
+    assert columns["operations"] == [point.operations for point in points]
+    assert columns["p99_s"] == pytest.approx([point.p99_s for point in points])
+
+
+def test_a_table_asked_again_gives_only_what_came_since():
+    clock = Clock()
+    metrics = measured(clock, 5)
+    before = metrics.table(60)
+    assert len(metrics.table(60, after=before.last).times()) == 0
+    clock.now += 1
+    metrics.tick()
+    assert list(metrics.table(60, after=before.last).times()) == [5000.0 + clock.now]
+
+
+@pytest.mark.parametrize("seconds", [3, 3600, 4000, 9000])
+def test_a_table_is_in_order_of_time_however_often_its_rows_were_overwritten(seconds):
+    clock = Clock()
+    metrics = Metrics("p", clock=clock, wall=clock)
+    for _ in range(seconds):
+        clock.now += 1
+        metrics.tick()
+    times = list(metrics.table(3600).times())
+    assert times[-1] == clock.now
+    assert len(times) == min(seconds, 3600)
+    assert all(after - before == 1 for before, after in pairwise(times))
+
+
+def test_a_time_without_operations_has_no_latency():
+    clock = Clock()
+    metrics = measured(clock, 2)
+    clock.now += 1
+    metrics.tick()
+    data = json.loads(encode_table("p", metrics.table(60)))
+    assert data["columns"]["operations"][-1] == 0
+    assert data["columns"]["p99_s"][-1] is None
+    assert data["columns"]["p99_s"][0] > 0
+    assert {len(column) for column in data["columns"].values()} == {len(data["at"])}
+
+
+def test_a_pool_that_is_called_like_markup_makes_valid_json():
+    assert json.loads(encode_table('a"\\</x>', measured(Clock(), 1).table(60)))["pool"] == 'a"\\</x>'
+
+
+def test_a_range_of_a_table_is_cut_at_both_ends():
+    clock = Clock()
+    table = measured(clock, 10).table(60)
+    at, _ = rows_of(table, ("operations",), start=5103.0, end=5106.0)
+    assert at == [5103.0, 5104.0, 5105.0, 5106.0]
+    assert rows_of(table, ("operations",), start=9e9)[0] == []
+
+
+def test_a_look_and_a_table_travel_as_few_bytes():
+    clock = Clock()
+    metrics = measured(clock, 600)
+    encode = msgspec.msgpack.Encoder().encode
+    look = encode(metrics.look(metrics.table(60).last))
+    assert len(look) < 4000
+    assert msgspec.msgpack.decode(look, type=Look).snapshot.pool == "p"
+    table = encode(metrics.table(600))
+    assert len(msgspec.msgpack.decode(table, type=Table).times()) == 600
+
+
+# --- rows -------------------------------------------------------------------------------------------
+
+
+def status_of(*workers, **more):
+    facts = {"state": "ready", "ready": True, "desired": 1, "actual": 1, "spares": 0, "membership_version": 1}
+    return PoolStatus("p", workers=workers, **{**facts, **more})
+
+
+def test_the_overview_shows_what_is_known_while_the_metrics_are_away():
+    shown = view.overview(None, status_of(), PoolConfig(), {"firing": 0}, 7.0)
+    assert shown["now"] is None
+    assert shown["health"] is None
+    assert shown["pool"]["state"] == "ready"
+    shown = view.overview(None, None, PoolConfig(), {}, 7.0)
+    assert shown["pool"]["state"] is None
+    assert "supervisor" in shown["pool"]["reason"]
+
+
+def test_a_worker_row_prefers_its_own_newer_figures():
+    clock = Clock()
+    metrics = measured(clock, 3)
+    from dspool.core.figures.recorder import WorkerRecorder
+
+    worker = WorkerRecorder("p", "w", 0, 8, now=clock.now)
+    worker.started(clock.now)
+    clock.now += 1
+    metrics.report(worker.take_delta(clock.now, sessions=4, rss_mb=99.0))
+    metrics.tick()
+    slots = metrics.look(None, slots=True).snapshot.slots
+    (row,) = view.worker_rows(status_of(WorkerStatus("w", 0, "ready", slots=8, checked_at=3.0)), slots, {})
+    assert (row["running"], row["sessions"], row["rss_mb"], row["checked_at"]) == (1, 4, 99.0, 3.0)
+    assert metrics.look(None, slots=False).snapshot.slots == {}
+
+
+def test_cells_name_sessions_to_admins_only():
+    running = [
+        {
+            "operation_id": "1",
+            "command": "execute_program",
+            "program": "mine",
+            "session": "ada",
+            "held_s": 1.0,
+        },
+        {"operation_id": "2", "command": "execute_program", "program": "qa", "session": None, "held_s": 9.0},
+    ]
+    admin, reader = (view.cells(running, names_sessions=named) for named in (True, False))
+    assert [cell["operation"] for cell in admin] == ["2", "1"]
+    assert (admin[1]["session"], admin[1]["program"]) == ("ada", "mine")
+    assert reader[1]["session"] not in (None, "ada")
+    assert reader[1]["program"] is None
+    assert reader[0]["program"] == "qa"
+    info = SessionInfo("ada", "w", 1, 1.0, 2.0, ("mine",), 1, "ada")
+    assert view.session_row(info, names_sessions=False)["principal"] is None
+    assert view.session_row(info, names_sessions=False)["programs"] == []
+
+
+def test_only_fields_that_changed_are_told():
+    assert view.changed({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}) == {"b": 3, "c": None}
+    assert view.changed(None, {"a": 1}) == {"a": 1}
+    rows = [{"id": "x", "n": 1}, {"id": "y", "n": 2}]
+    assert view.changed_rows({"x": {"id": "x", "n": 1}}, rows, "id") == [rows[1]]
+
+
+def test_a_decision_keeps_its_number_while_it_repeats():
+    first = view.decision_row(DecisionRecord(10.0, 2, 0, 2, "hold", "r", since=10.0))
+    later = view.decision_row(DecisionRecord(19.0, 2, 0, 2, "hold", "r", times=9, since=10.0))
+    assert first["n"] == later["n"]
+    assert (later["since"], later["at"], later["times"]) == (10.0, 19.0, 9)
+
+
+def test_versions_are_described_without_what_they_hold():
+    secret = {"signature": {"inputs": {"q": {"desc": "SECRET"}}, "outputs": {"a": {}}}, "demos": ["SECRET"]}
+    (row,) = view.program_versions(
+        [Deployment("qa", 1, spec=secret), Deployment("qa", 2, import_path="m:f")], {"qa": 2}
+    )
+    assert [one["version"] for one in row["versions"]] == [2, 1]
+    assert row["versions"][1]["summary"] == "q -> a"
+    assert "SECRET" not in json.dumps(row)
+
+
+# --- events -----------------------------------------------------------------------------------------
+
+
+def seen(event, measurements=None, at=1.0, level="info", **about):
+    return Seen(1, at, event, level, "supervisor", measurements or {}, about)
+
+
+def test_resizes_deaths_deployments_and_alerts_are_marked_and_other_events_are_not():
+    marked = [
+        seen("pool.resize", {"from": 2, "to": 4, "overflow": 1}, reason="backlog"),
+        seen("worker.terminate", worker=HOSTILE, reason="ActorDiedError: killed"),
+        seen("program.deployed", program="qa", version=2),
+        seen("alert.firing", alert="DspoolErrorRate", summary="7 % fail"),
+        seen("pool.recovery", {"duration_s": 0.5}, replaced="w"),
+    ]
+    assert [marker_of(one)["kind"] for one in marked] == [
+        "resize",
+        "death",
+        "deployment",
+        "alert",
+        "recovery",
+    ]
+    assert marker_of(marked[0])["label"] == "2 -> 4 and 1 overflow: backlog"
+    assert HOSTILE in marker_of(marked[1])["label"]
+    for event in ("session.moved", "worker.init", "pool.warmup"):
+        assert marker_of(seen(event)) is None
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["the pool shrinks", "no longer needed", "drained by hand", "recycled at 900 MB", "the pool is closed"],
+)
+def test_an_ending_that_was_wanted_is_no_death(reason):
+    assert marker_of(seen("worker.terminate", worker="w", reason=reason)) is None
+
+
+def test_every_event_has_a_sentence():
+    from dspool.telemetry import EVENTS
+
+    for name, row in EVENTS.items():
+        numbers = dict.fromkeys(row.measurements, 1.5)
+        told = event_row(Seen(1, 1.0, name, "info", "w", numbers, dict.fromkeys(row.metadata, "x")))
+        assert told["text"]
+        assert event_row(seen(name))["text"]
+
+
+def test_markers_of_a_range_are_in_order_of_time():
+    found = markers([seen("pool.resize", at=at) for at in (5.0, 1.0, 9.0)], start=0.0, end=6.0)
+    assert [marker["at"] for marker in found] == [1.0, 5.0]
+
+
+# --- traces -----------------------------------------------------------------------------------------
+
+
+def span(id, name, *, pool="p", outcome="ok", took=0.5, start=1_000, parent=None, **attributes):
+    return {
+        "trace_id": f"{id:032x}", "span_id": f"{id:08x}{len(name):08x}", "parent_id": parent, "name": name,
+        "kind": "internal", "start_ns": int(start * 1e9), "end_ns": int((start + took) * 1e9), "ok": outcome == "ok",
+        "attributes": {"dspool.pool": pool, "dspool.operation.id": f"op-{id}", "dspool.outcome": outcome, **attributes},
+        "resource": {"service.instance.id": "client-1", "dspool.pool": pool},
+    }  # fmt: skip
+
+
+def write(path, *spans, mode="a"):
+    path.parent.mkdir(exist_ok=True)
+    with path.open(mode) as file:
+        file.writelines(json.dumps(one) + "\n" for one in spans)
+
+
+async def test_operations_are_read_on_from_where_the_last_look_ended(tmp_path):
+    file = tmp_path / "traces" / "client-1.jsonl"
+    log = OperationLog("p", tmp_path)
+    assert await log.look() == []
+    write(file, span(1, "operation ping"), span(2, "operation ping", pool="other"), span(3, "module Predict"))
+    assert [one.id for one in await log.look()] == ["op-1"]
+    with file.open("a") as half:
+        half.write(json.dumps(span(4, "operation ping", start=2_000))[:40])
+    assert [one.id for one in await log.look()] == ["op-1"]
+    with file.open("a") as rest:
+        rest.write(json.dumps(span(4, "operation ping", start=2_000))[40:] + "\n")
+    assert [one.id for one in await log.look()] == ["op-4", "op-1"]
+    # Set aside, and begun anew.
+    file.rename(file.with_suffix(".old.jsonl"))
+    write(file, span(5, "operation ping", start=3_000))
+    assert [one.id for one in await log.look()] == ["op-5", "op-4", "op-1"]
+
+
+def test_a_broken_line_is_no_operation():
+    for line in ("{", "[]", '{"name": "operation x"}', json.dumps(span(1, "module x"))):
+        assert operation_of(line, "p") is None
+
+
+def test_errors_are_grouped_by_code_with_their_exact_numbers():
+    spans = [span(n, "operation ping", outcome="error", **{"error.type": "model_error"}) for n in range(9)]
+    operations = [
+        operation_of(json.dumps(one), "p") for one in (*spans, span(99, "operation ping", took=9.0))
+    ]
+    found = listed(operations, {"model_error": 120, "worker_lost": 3})
+    assert [(row["code"], row["count"], row["traced"]) for row in found["errors"]] == [
+        ("model_error", 120, 9),
+        ("worker_lost", 3, 0),
+    ]
+    assert len(found["errors"][0]["examples"]) == 5
+    assert found["slowest"][0].id == "op-99"
+
+
+def test_a_waterfall_hides_content_even_if_a_file_still_has_it():
+    root = span(1, "operation execute_program")
+    child = span(1, "chat m", parent=root["span_id"], **{"gen_ai.input.messages": "SECRET"})
+    hidden = waterfall([root, child], show_content=False)
+    assert [one["depth"] for one in hidden["spans"]] == [0, 1]
+    assert "SECRET" not in json.dumps(hidden)
+    assert "SECRET" in json.dumps(waterfall([root, child], show_content=True))
+
+
+# --- log tails --------------------------------------------------------------------------------------
+
+
+def test_a_log_tail_leaves_out_what_programs_print_themselves(tmp_path):
+    ours = "2026-01-02T03:04:05.678+00:00 INFO    dspool.worker: ready [pool=p]"
+    as_json = json.dumps({"time": "t", "level": "info", "logger": "dspool", "event": "worker.init"})
+    file = tmp_path / "w.err"
+    file.write_text("\n".join([ours, "SECRET answer", as_json, '{"time": "SECRET"}', ours]))
+    found = tail(file, 10, show_content=False)
+    assert found.lines == [ours, as_json, ours]
+    assert (found.filtered, found.truncated, found.source) == (True, False, "w.err")
+    assert len(tail(file, 10, show_content=True).lines) == 5
+    assert tail(file, 2, show_content=False).truncated
+    assert tail(None, 10, show_content=False).lines == []
+
+
+def test_a_log_tail_reads_no_more_than_the_end(tmp_path):
+    file = tmp_path / "w.err"
+    file.write_text("x" * 3000 + "\n" + "y\n" * 400_000)
+    found = tail(file, 5, show_content=True)
+    assert found.lines == ["y"] * 5
+    assert found.truncated
+
+
+# --- what-if ----------------------------------------------------------------------------------------
+
+
+def waves(seconds=1200, slots=32.0):
+    rate = [
+        100 + 80 * math.sin(second / 100) + (500 if 600 < second < 660 else 0) for second in range(seconds)
+    ]
+    columns = {
+        "operations": rate,
+        "utilization": [one * 0.05 / slots for one in rate],
+        "slots": [slots] * seconds,
+        "size": [4.0] * seconds,
+    }
+    return load_of([float(second) for second in range(seconds)], columns, 1.0)
+
+
+def replayed(load, **bounds):
+    config = SizingConfig(**{"min_size": 1, "max_size": 12, **bounds})
+    replay = Replay(config, load, slots_per_worker=8, start_delay_s=1.0)
+    assert len(list(replay.steps())) == len(load.at)
+    return replay.run
+
+
+def test_a_replay_never_leaves_its_bounds_and_follows_the_load():
+    load = waves()
+    run = replayed(load, min_size=2, max_size=5)
+    assert len(run.size) == len(load.at)
+    assert set(run.size) <= set(range(2, 6))
+    assert max(run.size) == 5
+    assert run.resizes > 0
+
+
+def test_more_room_in_the_bounds_makes_operations_wait_less_and_cost_more():
+    load = waves()
+    tight, wide = replayed(load, max_size=2), replayed(load, max_size=12)
+    assert summary(wide, load.step_s)["late_share"] < summary(tight, load.step_s)["late_share"]
+    assert summary(wide, load.step_s)["worker_hours"] > summary(tight, load.step_s)["worker_hours"]
+    assert max(wide.wait_s) < max(tight.wait_s)
+
+
+def test_a_pool_that_did_nothing_is_replayed_at_its_least_size():
+    at = [float(second) for second in range(400)]
+    nothing = {
+        "operations": [0.0] * 400,
+        "utilization": [0.0] * 400,
+        "slots": [8.0] * 400,
+        "size": [3.0] * 400,
+    }
+    run = replayed(load_of(at, nothing, 1.0), shrink_cooldown_s=5)
+    assert run.size[-1] == 1
+    assert summary(run, 1.0)["late_share"] == 0
+
+
+def test_what_was_not_asked_stays_as_the_pool_has_it():
+    own = SizingConfig(min_size=2, max_size=6, target_utilization=0.6)
+    assert bounds_of({}, own) == own
+    assert bounds_of({"max_size": "9"}, own) == msgspec.structs.replace(own, max_size=9)
