@@ -1,0 +1,58 @@
+"""The dashboard's own files, read as text: what they must never do, and that they fit together."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from dspool_serve.dashboard.files import STATIC
+
+SCRIPTS = sorted(STATIC.rglob("*.js"))
+SHELL = (STATIC / "index.html").read_text()
+
+
+def name(path):
+    return path.relative_to(STATIC).as_posix()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def test_a_name_can_never_become_markup_or_code(script):
+    made = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser"
+        r"|\beval\(|new Function"
+    )
+    assert re.findall(made, script.read_text()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def test_a_module_imports_only_what_is_there(script):
+    imported = re.findall(r'(?:from|import) ?\(?"(\.[^"]+)"', script.read_text())
+    assert [one for one in imported if not (script.parent / one).is_file()] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def test_a_module_is_read_in_one_sitting(script):
+    assert len(script.read_text().splitlines()) <= 300
+
+
+def test_nothing_is_asked_of_another_host():
+    for path in (*SCRIPTS, *STATIC.rglob("*.css"), STATIC / "index.html"):
+        hosts = set(re.findall(r"https?://[\w.-]+", path.read_text())) - {"http://www.w3.org"}
+        assert hosts == set(), name(path)
+
+
+def test_the_shell_has_no_inline_script_and_no_inline_style():
+    assert re.findall(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", SHELL) == []
+
+
+def test_everything_that_the_shell_names_is_there():
+    named = re.findall(r"\{\{static\}\}/([^\"]+)", SHELL)
+    assert named
+    assert [one for one in named if not (STATIC / one).is_file()] == []
+
+
+def test_each_view_of_the_navigation_has_its_module():
+    views = re.findall(r'^  \["(\w+)", "\w+"\],$', (STATIC / "shell.js").read_text(), flags=re.M)
+    assert views[0] == "overview"
+    assert [view for view in views if not (STATIC / "views" / f"{view}.js").is_file()] == []
