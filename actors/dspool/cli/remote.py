@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import ssl
+import time
 from typing import Any
 
 import httpx
-import psutil
 
 from dspool.cli.output import Output
 from dspool.cli.run_file import Run, RunFile
@@ -126,19 +127,24 @@ def down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
         clear(run, Output(as_json=False))
         run_file.remove(run.pid)
         return {"stopped": False, "message": f"the service (pid {run.pid}) had ended; removed what it left"}
-    process = psutil.Process(run.pid)
     # A second signal makes `up` end at once; the last resort is SIGKILL.
     for number, patience in ((signal.SIGTERM, timeout_s), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(run.pid, number)
-            process.wait(patience)
-        except ProcessLookupError:
+        if _gone(run, patience):
             break
-        except psutil.TimeoutExpired:
-            continue
-        break
     run_file.remove(run.pid)
     return {"stopped": True, "pid": run.pid, "message": f"stopped pool {run.pool} (pid {run.pid})"}
+
+
+def _gone(run: Run, patience_s: float) -> bool:
+    """Whether it ended within `patience_s`. One that its parent has not looked after yet has ended as well."""
+    until = time.monotonic() + patience_s
+    while run.alive():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _identity() -> dict[str, str]:
