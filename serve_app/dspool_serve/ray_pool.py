@@ -20,6 +20,7 @@ from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warming import WarmProgress
 from dspool_serve.pools import Answer
+from dspool_serve.ray_insight import RayInsight
 
 _LOOK_S = 1.0
 """How long one question for the progress of a warm-up waits; its end is noticed at once all the same."""
@@ -43,6 +44,7 @@ class RayPool:
         self.tracing = pool.client.tracing
         self._metrics = RemoteMetrics(pool.name)
         self._store = RemoteStore(pool.name)
+        self.insight = RayInsight(pool)
 
     def stream(self, command: AnyCommand, **options: Any) -> AsyncGenerator[StreamEvent | Answer]:
         return cast(AsyncGenerator[StreamEvent | Answer], self._pool.stream(command, **options))

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dspool.commands import JSON, Change, Deployment, Lease, SessionInfo
@@ -298,8 +298,11 @@ class SessionStore(IdempotencyKeys):
         after: str | None = None,
         owner: str | None = None,
         principal: str | None = None,
+        containing: str = "",
     ) -> tuple[_Sessions, str | None]:
         """Up to `limit` sessions (of the worker `owner`, visible to `principal`) by id, and `after` for the next page.
+
+        `containing` keeps those with that text in their id, owner or principal.
 
         The cursor is None on the last page. A session that exists throughout is on exactly one page.
         """
@@ -312,9 +315,18 @@ class SessionStore(IdempotencyKeys):
             where.append(_sessions.c.owner == owner)
         if principal is not None:  # as `visible` has it
             where.append(_sessions.c.principal.is_(None) | (_sessions.c.principal == principal))
+        if containing:
+            columns = (_sessions.c.session, _sessions.c.owner, _sessions.c.principal)
+            where.append(or_(*(column.contains(containing, autoescape=True) for column in columns)))
         async with self._read() as connection:
             found = await _infos(connection, *where, limit=limit + 1)
         return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+    async def count(self, pool: str) -> int:
+        """How many sessions there are."""
+        async with self._read() as connection:
+            found = await connection.execute(select(func.count()).where(_sessions.c.pool == pool))
+            return int(found.scalar_one())
 
     # --- how it reads and writes ----------------------------------------------------------------------------
 
