@@ -11,6 +11,7 @@ import { address, RANGES, Shell, VIEWS } from "./shell.js";
 const RENEW_MS = 240_000;
 const POOLS_MS = 10_000;
 const HELLO_MS = 400;
+const ASLEEP_MS = 30_000;
 const main = document.getElementById("main");
 
 class App {
@@ -28,6 +29,7 @@ class App {
     this.paused = false;
     this.place = {};
     addEventListener("hashchange", () => this.route());
+    document.addEventListener("visibilitychange", () => this.looked());
     onSignedOut(() => this.signIn("You were signed out; sign in again to go on."));
   }
 
@@ -225,6 +227,21 @@ class App {
     this.live?.close();
     this.connect();
     return this.refresh();
+  }
+
+  /** A tab that nobody looks at lets its stream go: a browser has only a handful of connections to one host. */
+  looked() {
+    clearTimeout(this.dozing);
+    if (document.hidden) {
+      this.dozing = setTimeout(() => {
+        this.asleep = Boolean(this.live) && !this.paused;
+        if (this.asleep) this.live.close();
+      }, ASLEEP_MS);
+    } else if (this.asleep) {
+      this.asleep = false;
+      this.connect();
+      this.refresh();
+    }
   }
 
   stand() {

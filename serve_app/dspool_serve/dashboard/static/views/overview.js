@@ -47,8 +47,9 @@ class Overview {
   links(chart, title) {
     return ["csv", "json"].map((format) => {
       const link = h("a", { download: true, "aria-label": `${title} as ${format.toUpperCase()}`, href: "#" }, format.toUpperCase());
-      // Asked for at the moment of the click: the range and the zoom may have changed since it was drawn.
-      link.addEventListener("click", () => link.setAttribute("href", poolPath(this.ctx.pool, "export") + query({ chart, format, ...this.stretch() })));
+      // Made at the moment it is wanted: the range and the zoom may have changed since it was drawn.
+      const wanted = () => link.setAttribute("href", poolPath(this.ctx.pool, "export") + query({ chart, format, ...this.stretch() }));
+      for (const type of ["pointerover", "focus", "click"]) link.addEventListener(type, wanted);
       return link;
     });
   }
