@@ -218,3 +218,40 @@ def test_a_program_needs_a_source():
 
 def test_values_become_plain_json():
     assert to_json({"a": (1, {"b": dspy.Example(c=2)}), 3: None}) == {"a": [1, {"b": {"c": 2}}], "3": None}
+
+
+# --- fields of signatures, remembered ---
+
+
+@pytest.mark.parametrize("module", ["Predict", "ChainOfThought"])
+def test_the_fields_of_a_loaded_program_are_those_that_dspy_finds(host, module):
+    program = host.load(Definition(spec=spec(module)))
+    for _, predictor in program.module.named_predictors():
+        signature = predictor.signature
+        kinds = {
+            name: field.json_schema_extra["__dspy_field_type"] for name, field in signature.fields.items()
+        }
+        assert list(signature.input_fields) == [name for name, kind in kinds.items() if kind == "input"]
+        assert list(signature.output_fields) == [name for name, kind in kinds.items() if kind == "output"]
+        assert list(signature.fields) == list(signature.model_fields)
+        assert type(signature) is not type(dspy.Signature), "it is collected anew at each call"
+
+
+def test_changing_the_fields_that_a_signature_gives_changes_nothing_in_it(host):
+    signature = host.load(Definition(spec=spec("Predict"))).module.signature
+    signature.input_fields.clear()
+    signature.output_fields["more"] = None
+    assert list(signature.fields) == ["context", "question", "answer"]
+
+
+def test_a_signature_derived_from_a_loaded_one_has_its_own_fields(host):
+    signature = host.load(Definition(spec=spec("Predict"))).module.signature
+    longer = signature.append("reason", dspy.OutputField(), str)
+    assert list(longer.output_fields) == ["answer", "reason"]
+    assert list(signature.delete("context").input_fields) == ["question"]
+
+    class Sub(signature):
+        extra: str = dspy.OutputField()
+
+    assert list(Sub.output_fields) == ["answer", "extra"]
+    assert list(signature.output_fields) == ["answer"]

@@ -22,7 +22,7 @@ from dspool.errors import InvalidRequest, PoolError, ProgramError
 from dspool.models.errors import translate
 from dspool.programs.adapters import adapter_named
 from dspool.programs.modules import Built, Way, build_module, import_allowed
-from dspool.programs.signatures import BuiltSignature, build_signature
+from dspool.programs.signatures import BuiltSignature, build_signature, remember_fields
 
 _SPEC_KEYS = frozenset({"signature", "module", "lm", "adapter", "settings"})
 _STATE_KEYS = frozenset({"traces", "train", "demos", "signature", "lm", "fields"})
@@ -145,6 +145,8 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     built = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, config)
     if definition.state is not None:
         _load_state(built.module, definition.state)
+    for _, predictor in built.module.named_predictors():
+        remember_fields(predictor.signature)
     return Program(definition, built, signature)
 
 
