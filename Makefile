@@ -4,15 +4,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := dev,postgres,otlp
+EXTRAS := dev,bench,postgres,otlp
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
-BENCHMARKS := benchmarks.throughput benchmarks.sizing benchmarks.telemetry benchmarks.http benchmarks.recovery benchmarks.startup
+BENCHMARKS ?= targets throughput peers scaling http recovery startup telemetry sizing soak
 # What CI runs of them; one joins when its issue closes.
-QUICK := benchmarks.throughput benchmarks.sizing
+QUICK := benchmarks.throughput benchmarks.sizing benchmarks.targets benchmarks.peers benchmarks.scaling benchmarks.soak
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
-DEBIAN_PACKAGES ?= postgresql prometheus chromium chromium-driver
+DEBIAN_PACKAGES ?= postgresql prometheus chromium chromium-driver redis-server
 
 # With it set, every process would compile all its imports afresh: workers start three times slower.
 unexport PYTHONDONTWRITEBYTECODE
@@ -68,8 +68,8 @@ types: install
 imports: install
 	@$(BIN)/lint-imports
 
-bench: install ## every benchmark in full
-	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python -m $$benchmark --json; done
+bench: install ## every benchmark in full, about an hour; writes benchmarks/report.html and report.json
+	@$(BIN)/python -m benchmarks.report $(BENCHMARKS)
 
 bench-quick: install ## benchmarks just long enough to see that they run
 	@set -e; for benchmark in $(QUICK); do \

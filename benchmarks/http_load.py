@@ -2,6 +2,10 @@
 
 Started as a process of its own: what it costs must not be taken from the server it measures. It speaks just as much
 HTTP as an answer with a Content-Length needs. Prints one JSON object: seconds, latencies in ms, answers by status.
+
+With `--rate` requests come when they are due (Poisson), whether or not earlier ones have been answered, and latencies
+count from then. `{session}` in the address becomes s0, s1, ...; `--every N --instead BODY` sends another body each
+N-th time, and leaves those requests out of the latencies.
 """
 
 from __future__ import annotations
@@ -12,45 +16,67 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+from benchmarks.load import schedule
 
 
 class Load:
     def __init__(
-        self, url: str, body: bytes, *, connections: int, seconds: float, requests: int | None
+        self,
+        url: str,
+        body: bytes,
+        *,
+        connections: int,
+        seconds: float,
+        requests: int | None = None,
+        rate: float | None = None,
+        sessions: int = 1,
+        every: int = 0,
+        instead: bytes = b"",
     ) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._host, self._port = parts.hostname, parts.port or 80
-        self._request = (
-            f"POST {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        ).encode() + body
+        paths = [(parts.path or "/").replace("{session}", f"s{number}") for number in range(sessions)]
+        self._usual = [_request(path, parts.netloc, body) for path in paths]
+        self._every, self._instead = every, _request(paths[0], parts.netloc, instead)
         self._connections = connections
         self._seconds = seconds
         self._left = requests
+        self._rate = rate
+        self._number = -1
         self.latencies: list[float] = []
         self.statuses: Counter[str] = Counter()
         self.seconds = 0.0
+        self._due: Iterator[float] | None = None
 
     async def run(self) -> None:
         began = time.perf_counter()
         self._until = began + self._seconds
+        # One for all connections: each takes the next request that is due.
+        self._due = None if self._rate is None else (began + at for at in schedule(self._rate, self._seconds))
         await asyncio.gather(*(self._connection() for _ in range(self._connections)))
         self.seconds = time.perf_counter() - began
 
     async def _connection(self) -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        while self._more():
-            began = time.perf_counter()
+        while (began := self._next()) is not None:
+            if (pause := began - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            self._number += 1
+            other = self._every and self._number % self._every == self._every - 1
+            request = self._instead if other else self._usual[self._number % len(self._usual)]
             try:
                 if streams is None:
                     streams = await asyncio.open_connection(self._host, self._port)
-                status, goes_on = await self._exchange(*streams)
+                status, goes_on = await self._exchange(request, *streams)
             except (OSError, ValueError, asyncio.IncompleteReadError):
                 status, goes_on = "broken", False
-            self.latencies.append((time.perf_counter() - began) * 1e3)
+            if not other:
+                self.latencies.append((time.perf_counter() - began) * 1e3)
             self.statuses[status] += 1
             if not goes_on and streams is not None:
                 streams[1].close()
@@ -58,14 +84,20 @@ class Load:
         if streams is not None:
             streams[1].close()
 
-    def _more(self) -> bool:
+    def _next(self) -> float | None:
+        """When the next request is, or was, to be sent; None when there is none."""
+        if self._due is not None:
+            return next(self._due, None)
+        now = time.perf_counter()
         if self._left is None:
-            return time.perf_counter() < self._until
+            return now if now < self._until else None
         self._left -= 1
-        return self._left >= 0
+        return now if self._left >= 0 else None
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, bool]:
-        writer.write(self._request)
+    async def _exchange(
+        self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[str, bool]:
+        writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         status = head[9:12].decode()
         at = head.find(b"content-length:")
@@ -74,6 +106,11 @@ class Load:
         else:
             await _chunks(reader)
         return status, b"connection: close" not in head
+
+
+def _request(path: str, host: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def _chunks(reader: asyncio.StreamReader) -> None:
@@ -89,6 +126,10 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--requests", type=int, help="so many in all, however long it takes")
+    parser.add_argument("--rate", type=float, help="requests a second that come whatever happens")
+    parser.add_argument("--sessions", type=int, default=1)
+    parser.add_argument("--every", type=int, default=0)
+    parser.add_argument("--instead", default="")
     options = parser.parse_args()
     load = Load(
         options.url,
@@ -96,6 +137,10 @@ def main() -> None:
         connections=options.connections,
         seconds=options.seconds,
         requests=options.requests,
+        rate=options.rate,
+        sessions=options.sessions,
+        every=options.every,
+        instead=options.instead.encode(),
     )
     asyncio.run(load.run())
     found: dict[str, Any] = {

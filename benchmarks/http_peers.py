@@ -76,7 +76,8 @@ class Served:
         return {"outputs": result.toDict()}
 
 
-def run_serve(port: int, directory: str, *, haproxy: bool) -> None:
+def serve_until_told(port: int, directory: str, served: Any, *given: Any, haproxy: bool) -> None:
+    """A cluster with the deployment of `served(*given)` at port `port`, until stdin closes."""
     if haproxy:
         from dspool_serve.haproxy import environment
 
@@ -101,11 +102,13 @@ def run_serve(port: int, directory: str, *, haproxy: bool) -> None:
     serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
     deployment = serve.deployment(
         num_replicas=WORKERS,
-        max_ongoing_requests=100,
+        max_ongoing_requests=256,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
-    )(Served)
-    serve.run(deployment.bind(), name="peer", route_prefix="/")
+    )(served)
+    serve.run(deployment.bind(*given), name="peer", route_prefix="/")
+    sys.stdin.read()
+    serve.shutdown()
 
 
 def main() -> None:
@@ -113,11 +116,7 @@ def main() -> None:
     if kind == "fastapi":
         run_fastapi(port)  # until SIGTERM
         return
-    run_serve(port, directory, haproxy=kind == "serve_haproxy")
-    sys.stdin.read()
-    from ray import serve
-
-    serve.shutdown()
+    serve_until_told(port, directory, Served, haproxy=kind == "serve_haproxy")
 
 
 if __name__ == "__main__":

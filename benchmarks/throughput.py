@@ -20,6 +20,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -27,6 +28,7 @@ os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
 
 from benchmarks.common import arguments, finish, header, percentile, spread
+from benchmarks.load import closed_loop
 
 WORKERS = 2
 CONCURRENCY = 128
@@ -99,19 +101,12 @@ def bare_ops(seconds: float, *, stock: bool) -> float:
     return total
 
 
-async def closed_loop(call: Any, concurrency: int, seconds: float) -> tuple[float, list[float]]:
-    """Operations a second and each one's latency, with `concurrency` callers that ask again at once."""
-    latencies: list[float] = []
-    until = time.perf_counter() + seconds
-
-    async def caller() -> None:
-        while (began := time.perf_counter()) < until:
-            await call()
-            latencies.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(concurrency)))
-    return len(latencies) / (time.perf_counter() - began), latencies
+async def measured(call: Callable[[int], Awaitable[Any]], seconds: float) -> tuple[float, list[float]]:
+    """Operations a second and each one's latency, with `CONCURRENCY` callers that ask again at once."""
+    taken = await closed_loop(call, CONCURRENCY, seconds)
+    if taken.failed:
+        raise RuntimeError(f"{taken.failed} operations failed")
+    return taken.ops_per_s, list(taken.latencies.values())
 
 
 def actor_pool_ops(actors: list[Any], seconds: float) -> float:
@@ -192,16 +187,16 @@ async def main() -> int:
             serve.start(http_options={"location": "NoServer"})
             handle = serve.run(deployment.bind(), name="bench", route_prefix=None)
             ray.get([actor.execute.remote(INPUTS) for actor in actors])
-            await closed_loop(lambda: pool.execute(PROGRAM, **INPUTS), CONCURRENCY, seconds / 2)
-            await closed_loop(lambda: handle.remote(INPUTS), CONCURRENCY, seconds / 2)
+            await measured(lambda _: pool.execute(PROGRAM, **INPUTS), seconds / 2)
+            await measured(lambda _: handle.remote(INPUTS), seconds / 2)
             for _ in range(rounds):
                 figures["limit"].append(bare_ops(seconds, stock=True))
                 figures["limit_same_adapter"].append(bare_ops(seconds, stock=False))
-                rate, taken = await closed_loop(lambda: pool.execute(PROGRAM, **INPUTS), CONCURRENCY, seconds)
+                rate, taken = await measured(lambda _: pool.execute(PROGRAM, **INPUTS), seconds)
                 figures["pool"].append(rate)
                 latencies += taken
                 figures["actor_pool"].append(actor_pool_ops(actors, seconds))
-                rate, _ = await closed_loop(lambda: handle.remote(INPUTS), CONCURRENCY, seconds)
+                rate, _ = await measured(lambda _: handle.remote(INPUTS), seconds)
                 figures["serve_handle"].append(rate)
             serve.delete("bench")
             ours, bare = await one_at_a_time(pool, actors[0], calls)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -64,8 +66,10 @@ def test_every_target_that_the_documents_name_can_be_made(target):
 
 def test_every_benchmark_that_make_runs_exists():
     makefile = (ROOT / "Makefile").read_text()
-    (listed,) = re.findall(r"^BENCHMARKS := (.*)$", makefile, re.MULTILINE)
-    for name in listed.split():
+    (all_of_them,) = re.findall(r"^BENCHMARKS \?= (.*)$", makefile, re.MULTILINE)
+    assert tuple(all_of_them.split()) == report.NAMES
+    (quick,) = re.findall(r"^QUICK := (.*)$", makefile, re.MULTILINE)
+    for name in [f"benchmarks.{each}" for each in report.NAMES] + quick.split():
         assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
 
 

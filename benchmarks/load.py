@@ -1,0 +1,98 @@
+"""Load from one process: closed loops, in which callers wait for answers, and open ones, which keep to a schedule.
+
+Latencies of an open loop count from the moment an operation was to be sent, not from when a busy sender got round to
+it (coordinated omission: a system that stalls must not be measured less often while it does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+_REFUSED_S = 0.001
+"""A refusal costs nothing: without a pause a refused caller would ask millions of times."""
+
+Call = Callable[[int], Awaitable[Any]]
+"""Called with the running number of the operation."""
+
+
+@dataclass
+class Taken:
+    """What one stretch of load gave. `latencies` are seconds, by number of the operation."""
+
+    seconds: float = 0.0
+    latencies: dict[int, float] = field(default_factory=dict)
+    failed: int = 0
+
+    @property
+    def ops_per_s(self) -> float:
+        return len(self.latencies) / self.seconds if self.seconds else 0.0
+
+
+async def closed_loop(call: Call, concurrency: int, seconds: float) -> Taken:
+    """`concurrency` callers that ask again at once, for `seconds`."""
+    taken = Taken()
+    numbers = iter(range(10**12))
+    began = time.perf_counter()
+    until = began + seconds
+
+    async def caller() -> None:
+        while (asked := time.perf_counter()) < until:
+            number = next(numbers)
+            try:
+                await call(number)
+            except Exception:
+                taken.failed += 1
+                await asyncio.sleep(_REFUSED_S)
+            else:
+                taken.latencies[number] = time.perf_counter() - asked
+
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    taken.seconds = time.perf_counter() - began
+    return taken
+
+
+async def open_loop(call: Call, rate: float, seconds: float, *, most: int = 4096, seed: int = 1) -> Taken:
+    """Poisson arrivals at `rate` a second for `seconds`, then until all have ended. What would be more than `most`
+    under way at once counts as failed: it has nowhere to wait any more."""
+    taken = Taken()
+    tasks: set[asyncio.Task[None]] = set()
+    began = time.perf_counter()
+    for number, at in enumerate(schedule(rate, seconds, seed)):
+        due = began + at
+        if (pause := due - time.perf_counter()) > 0:
+            await asyncio.sleep(pause)
+        elif number % 64 == 0:
+            await asyncio.sleep(0)  # behind schedule: answers must get in all the same
+        if len(tasks) >= most:
+            taken.failed += 1
+            continue
+        task = asyncio.create_task(_one(call, number, due, taken))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    if tasks:
+        await asyncio.wait(tasks)
+    taken.seconds = time.perf_counter() - began
+    return taken
+
+
+def schedule(rate: float, seconds: float, seed: int = 1) -> Iterator[float]:
+    """Times of Poisson arrivals, from 0; the same for each system."""
+    chance = random.Random(seed)
+    at = 0.0
+    while (at := at - math.log(1.0 - chance.random()) / rate) < seconds:
+        yield at
+
+
+async def _one(call: Call, number: int, since: float, taken: Taken) -> None:
+    try:
+        await call(number)
+    except Exception:
+        taken.failed += 1
+    else:
+        taken.latencies[number] = time.perf_counter() - since

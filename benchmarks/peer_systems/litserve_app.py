@@ -1,0 +1,34 @@
+"""LitServe with an asynchronous API. In a module of its own: its workers are spawned and import it by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import litserve
+
+from benchmarks.peer_systems import programs
+
+
+class Api(litserve.LitAPI):  # type: ignore[misc]
+    def __init__(self, ports: dict[str, int]) -> None:
+        super().__init__(api_path="/execute", enable_async=True)
+        self._ports = ports
+
+    def setup(self, device: Any) -> None:
+        self.programs = programs.awaitables(programs.load(self._ports), asyncify=False)
+
+    async def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        return request
+
+    async def predict(self, asked: dict[str, Any]) -> Any:
+        return (await self.programs[asked["workload"]](**asked["inputs"])).toDict()
+
+    async def encode_response(self, output: Any) -> dict[str, Any]:
+        return {"outputs": output}
+
+
+def run(port: int, ports: dict[str, int]) -> None:
+    server = litserve.LitServer(
+        Api(ports), accelerator="cpu", workers_per_device=programs.WORKERS, timeout=60
+    )
+    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")

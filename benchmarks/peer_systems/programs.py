@@ -1,0 +1,128 @@
+"""The work of `benchmarks.peers`: DSPy programs that every system runs, and the inputs of each operation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import dspy
+
+WORKERS = 2
+SIGNATURE = "question -> answer"
+QUESTION = "How many founders does it take to change a pool?"
+CPU_S = 0.005
+SLOW_S = 0.5
+SLOW_EVERY = 100
+SESSIONS = 64
+LATENCIES = {"lm_5ms": 0.005, "lm_50ms": 0.05}
+WORKLOADS = ("noop", "cheapest", *LATENCIES, "cpu_5ms", "one_slow", "none_slow", "sessions")
+"""`none_slow` is `one_slow` without slow ones: what its fast ones are compared with."""
+
+
+class NoOp(dspy.Module):
+    def forward(self) -> Any:
+        return dspy.Prediction(answer="")
+
+    async def aforward(self) -> Any:
+        return dspy.Prediction(answer="")
+
+
+class Busy(dspy.Module):
+    """Computes for 5 ms of its thread's processor time. Like most code that computes, it has no async form."""
+
+    def forward(self) -> Any:
+        until = time.thread_time() + CPU_S
+        while time.thread_time() < until:
+            sum(range(200))
+        return dspy.Prediction(answer="")
+
+
+class Sometimes(dspy.Module):
+    """The cheapest program, which for `slow` waits half a second first, as for a model that is slow to answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict(SIGNATURE)
+
+    def forward(self, question: str, slow: bool) -> Any:
+        if slow:
+            time.sleep(SLOW_S)
+        return self.predict(question=question)
+
+    async def aforward(self, question: str, slow: bool) -> Any:
+        if slow:
+            await asyncio.sleep(SLOW_S)
+        return await self.predict.acall(question=question)
+
+
+def is_slow(workload: str, number: int) -> bool:
+    return workload == "one_slow" and number % SLOW_EVERY == SLOW_EVERY - 1
+
+
+def inputs_of(workload: str, number: int) -> dict[str, Any]:
+    if workload in ("noop", "cpu_5ms"):
+        return {}
+    if workload in ("one_slow", "none_slow"):
+        return {"question": QUESTION, "slow": is_slow(workload, number)}
+    return {"question": QUESTION}
+
+
+def profiles(ports: dict[str, int]) -> dict[str, Any]:
+    """LM profiles of dspool, for the LM servers on these ports."""
+    return {
+        name: {"model": f"openai/{name}", "endpoint": f"http://127.0.0.1:{port}/v1", "engine": "lm15"}
+        for name, port in ports.items()
+    }
+
+
+def load(ports: dict[str, int]) -> dict[str, Any]:
+    """The programs by workload, as a user of DSPy builds them. Configures DSPy for this process."""
+    from dspool.config import LMProfile
+    from dspool.models.lm import LMs
+
+    lms = LMs({name: LMProfile(**profile) for name, profile in profiles(ports).items()}, "offline")
+    dspy.configure(lm=lms.get(None), disable_history=True)
+    programs = {"noop": NoOp(), "cheapest": dspy.Predict(SIGNATURE), "cpu_5ms": Busy()}
+    programs["one_slow"] = programs["none_slow"] = Sometimes()
+    for name in ports:
+        programs[name] = dspy.Predict(SIGNATURE)
+        programs[name].set_lm(lms.get(name))
+    return programs
+
+
+def awaitables(programs: dict[str, Any], *, asyncify: bool) -> dict[str, Callable[..., Awaitable[Any]]]:
+    """The same to be awaited: in DSPy's threads, or by `acall` where the program has an async form."""
+    return {
+        name: dspy.asyncify(program) if asyncify or isinstance(program, Busy) else program.acall
+        for name, program in programs.items()
+    }
+
+
+def dspool_programs(ports: dict[str, int]) -> dict[str, Any]:
+    """The same as pool programs of dspool."""
+    spec = {"signature": SIGNATURE, "module": "Predict"}
+    here = "benchmarks.peer_systems.programs"
+    return {
+        "noop": {"import_path": f"{here}:NoOp", "idempotent": True},
+        "cheapest": {"spec": spec, "idempotent": True},
+        "cpu_5ms": {"import_path": f"{here}:Busy", "idempotent": True},
+        "one_slow": {"import_path": f"{here}:Sometimes", "idempotent": True},
+        "none_slow": {"import_path": f"{here}:Sometimes", "idempotent": True},
+        **{name: {"spec": {**spec, "lm": name}, "idempotent": True} for name in ports},
+    }
+
+
+def dspool_settings(ports: dict[str, int]) -> dict[str, Any]:
+    """Of the pool: two workers, as many slots as the largest concurrency needs."""
+    return {
+        "pool_size": WORKERS,
+        "slots_per_worker": 128,
+        "max_queue": 100_000,
+        "checkout_timeout_s": 60.0,
+        "programs": dspool_programs(ports),
+        "allowed_imports": ["benchmarks.peer_systems.programs"],
+        "lm_profiles": profiles(ports),
+        "default_lm": "offline",
+    }

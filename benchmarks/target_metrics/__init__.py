@@ -1,0 +1,1 @@
+"""How `benchmarks.targets` measures each of its metrics."""

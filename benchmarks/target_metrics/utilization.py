@@ -1,0 +1,113 @@
+"""For how much of the time the optimizer holds the pool's utilization within 60-80 %.
+
+On a real pool under Poisson arrivals, from the busy time that the workers themselves report; and in the simulator of
+`benchmarks.sizing`, hours long, with the same policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from benchmarks.load import open_loop
+from benchmarks.sizing_sim import workloads
+from benchmarks.sizing_sim.policies import Dspool, erlang_static
+from benchmarks.sizing_sim.simulator import STEP_S, PoolModel, View, simulate
+from dspool.core.sizing import SizingConfig
+
+LOW, HIGH = 0.6, 0.8
+WINDOW_S = 60.0
+"""A minute: the beat of the seed's optimizer."""
+
+
+@dataclass
+class Watched:
+    """A policy, and what it saw: (end, busy slot-seconds, slot-seconds in service) of each of its intervals."""
+
+    policy: Dspool
+    seen: list[tuple[float, float, float]] = field(default_factory=list)
+    name: str = "dspool"
+    initial_size: int | None = None
+
+    @property
+    def interval_s(self) -> float:
+        return self.policy.interval_s
+
+    def decide(self, view: View) -> tuple[int, int]:
+        steps, slots = max(1, round(self.interval_s / STEP_S)), self.policy.pool.slots
+        busy = sum(sample.busy_s for sample in list(view.samples)[-steps:])
+        self.seen.append((view.now, busy, (view.ready + view.overflow) * slots * steps * STEP_S))
+        return self.policy.decide(view)
+
+
+@dataclass(frozen=True)
+class Minute:
+    utilization: float
+    busy_slots: float
+    """Mean."""
+
+    def reachable(self, slots: int) -> bool:
+        """Whether any whole number of workers would be within the band: with few busy slots none is."""
+        most = math.ceil(self.busy_slots / slots / LOW) + 1
+        return any(LOW <= self.busy_slots / slots / workers <= HIGH for workers in range(1, most + 1))
+
+
+def minutes(seen: list[tuple[float, float, float]], skip_s: float) -> list[Minute]:
+    """The whole minutes after `skip_s`."""
+    sums: dict[int, list[float]] = {}
+    for end, busy, capacity in seen:
+        if end > skip_s:
+            minute = sums.setdefault(math.ceil((end - skip_s) / WINDOW_S - 1e-9), [0.0, 0.0])
+            minute[0] += busy
+            minute[1] += capacity
+    whole = [sums[number] for number in sorted(sums)[:-1]]
+    return [Minute(busy / capacity, busy / WINDOW_S) for busy, capacity in whole if capacity]
+
+
+def within(utilizations: list[float]) -> float:
+    """Per cent of them within the band."""
+    return 100 * sum(LOW <= one <= HIGH for one in utilizations) / max(1, len(utilizations))
+
+
+def simulated(hours: float, seeds: int, times: int) -> dict[str, dict[str, list[float]]]:
+    """Per cent of minutes within the band by workload, one figure a seed: of all minutes, and of those in which a
+    whole number of workers can be within it. `times` such workloads at once."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for make in (workloads.steady, workloads.diurnal):
+        of_all, of_reachable = [], []
+        for seed in range(1, seeds + 1):
+            seen = _run([make(3600 * hours, service_s=0.5, seed=100 * seed + part) for part in range(times)])
+            of_all.append(round(within([one.utilization for one in seen]), 1))
+            reachable = [one.utilization for one in seen if one.reachable(PoolModel().slots)]
+            of_reachable.append(round(within(reachable), 1))
+        found[make.__name__] = {"all": of_all, "reachable": of_reachable}
+    return found
+
+
+def _run(parts: list[workloads.Workload]) -> list[Minute]:
+    operations = sorted(pair for work in parts for pair in zip(work.arrivals, work.services, strict=True))
+    arrivals, services = [at for at, _ in operations], [service for _, service in operations]
+    pool = PoolModel()
+    start = erlang_static(len(arrivals) / arrivals[-1], sum(services) / len(services), pool)
+    pool = replace(pool, initial_size=start.size)
+    config = SizingConfig(min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s)
+    watched = Watched(Dspool(pool, config))
+    simulate(arrivals, services, watched, pool)
+    return minutes(watched.seen, 300.0)
+
+
+async def real(pool: Any, program: str, inputs: dict[str, Any], rate: float, seconds: float) -> list[float]:
+    """Utilization in windows of 10 s of a pool that chooses its size, under `rate` Poisson arrivals a second."""
+    began = time.time()
+    await open_loop(lambda _: pool.execute(program, **inputs), rate, seconds)
+    await asyncio.sleep(1.5)  # what the workers report last
+    history = await pool.metrics_history(seconds + 10)
+    settle_s = min(30.0, seconds / 3)
+    points = [point for point in history.points if began + settle_s <= point.at <= began + seconds]
+    windows: dict[int, list[float]] = {}
+    for point in points:
+        windows.setdefault(int((point.at - began) / 10), []).append(point.utilization)
+    return [sum(window) / len(window) for window in windows.values() if len(window) >= 5]

@@ -1,0 +1,184 @@
+"""What benchmarks print is what readers and the report rely on; and what they measure with does not flatter."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from benchmarks import load, peers, report, report_page, soak, targets
+from benchmarks.charts import line_chart
+from benchmarks.peer_systems.facts import ABILITIES
+from benchmarks.peer_systems.programs import WORKLOADS
+from benchmarks.scaling_parts.curves import Curve
+from benchmarks.target_metrics.utilization import Minute, within
+
+ROW = {"system", "interface", "workload", "concurrency", "ops_per_s", "p50_ms", "p99_ms"}
+
+
+def test_a_target_says_name_target_value_unit_and_whether_it_is_met_and_on_which_work(capsys):
+    found = targets.Findings()
+    found.target("x", "< 50", [1.0, 3.0, 2.0], "ms", lambda value: value < 50, "some work", 1000)
+    [row] = found.targets
+    assert {"name", "target", "value", "unit", "met", "work", "samples", "repetitions"} <= row.keys()
+    assert (row["value"], row["lowest"], row["highest"], row["met"]) == (2.0, 1.0, 3.0, True)
+    assert "met" in capsys.readouterr().out
+
+
+def test_a_missed_target_is_printed_as_missed(capsys):
+    found = targets.Findings()
+    found.target("x", "< 50", [60.0], "ms", lambda value: value < 50, "some work", 1)
+    assert found.targets[0]["met"] is False
+    assert "MISSED" in capsys.readouterr().out
+
+
+def test_the_error_rate_counts_the_operations_of_all_parts_together():
+    found = targets.Findings()
+    found.ended += [(1, 10), (0, 990)]
+    targets.error_rate(found)
+    assert found.targets[0]["value"] == pytest.approx(0.1)
+    assert found.targets[0]["met"] is False
+
+
+def test_a_row_of_peers_has_the_keys_that_readers_rely_on():
+    taken = [{"done": 10, "failed": 1, "seconds": 2.0, "latencies_ms": [1.0, 2.0, 3.0]}]
+    row = peers.row(peers.Cell("cheapest", 8), "dspool", "handle", taken)
+    assert row.keys() >= ROW
+    assert (row["ops_per_s"], row["p50_ms"], row["failed"]) == (5.0, 2.0, 1)
+
+
+def test_what_a_peer_cannot_do_is_a_row_without_figures_that_says_why():
+    row = peers.row(peers.Cell("sessions", 8), "litserve", "http", [{"note": "no sessions"}])
+    assert row.keys() >= ROW
+    assert row["ops_per_s"] is row["p50_ms"] is row["p99_ms"] is None
+    assert row["note"] == "no sessions"
+    systems = {name: None for names in peers.HANDLES.values() for name in names} | dict.fromkeys(
+        peers.SERVERS
+    )
+    told = peers.cannot({(name, "http"): None for name in systems})
+    assert {row["system"] for row in told} == set(systems)
+    assert all(row["note"] for row in told)
+    assert all(ABILITIES[name]["sessions"] for name in systems)
+
+
+def test_a_peer_that_wins_is_named(capsys):
+    cell = peers.Cell("cheapest", 8)
+    taken = {"failed": 0, "seconds": 1.0, "latencies_ms": [1.0]}
+    rows = [
+        peers.row(cell, "dspool", "http", [{"done": 100, **taken}]),
+        peers.row(cell, "fastapi_acall", "http", [{"done": 120, **taken}]),
+    ]
+    [win] = peers.show([cell], rows)
+    assert "fastapi_acall" in win
+    assert win in capsys.readouterr().out
+
+
+def test_head_of_line_blocking_is_the_p99_of_fast_ones_with_slow_ones_over_that_without():
+    rows = [
+        {"workload": workload, "system": "dspool", "interface": "handle", "p99_ms": p99}
+        for workload, p99 in (("none_slow", 10.0), ("one_slow", 11.0), ("cheapest", 5.0))
+    ]
+    assert peers.fast_beside_slow(rows) == {"dspool (handle)": 1.1}
+
+
+def test_every_workload_is_in_the_usual_run_of_peers():
+    assert {cell.workload for cell in peers.USUAL} == set(WORKLOADS)
+
+
+async def test_an_open_loop_counts_from_when_an_operation_was_due():
+    stalled = False
+
+    async def call(number: int) -> None:
+        nonlocal stalled
+        if not stalled:
+            stalled = True
+            time.sleep(0.2)  # noqa: ASYNC251  (the sender itself cannot run meanwhile)
+
+    taken = await load.open_loop(call, rate=500.0, seconds=0.3)
+    due = list(load.schedule(500.0, 0.3))
+    assert taken.failed == 0
+    assert len(taken.latencies) == len(due)
+    held_up = sum(1 for at in due if due[0] < at < due[0] + 0.1)
+    assert sum(taken_s > 0.09 for taken_s in taken.latencies.values()) >= held_up
+
+
+async def test_a_closed_loop_counts_failures_apart():
+    async def call(number: int) -> None:
+        await asyncio.sleep(0)
+        if number % 2:
+            raise RuntimeError("refused")
+
+    taken = await load.closed_loop(call, concurrency=4, seconds=0.02)
+    assert taken.failed > 0
+    assert all(number % 2 == 0 for number in taken.latencies)
+
+
+def test_every_system_gets_the_same_arrivals():
+    assert list(load.schedule(100.0, 1.0)) == list(load.schedule(100.0, 1.0))
+    assert len(list(load.schedule(1000.0, 10.0))) == pytest.approx(10_000, rel=0.05)
+
+
+def test_a_curve_says_where_it_leaves_its_ideal_and_whether_processors_bound_it():
+    curve = Curve("x", "X", "slots", "operations/s")
+    curve.add(1, 10.0, 10.0, cpu_percent=20.0)
+    curve.add(2, 12.0, 20.0, cpu_percent=99.0)
+    told = curve.told()
+    assert told["bends_at"] == 2
+    assert "processors are 99 % busy" in told["note"]
+
+
+def test_a_curve_that_waits_for_something_else_does_not_blame_the_processors():
+    curve = Curve("x", "X", "slots", "operations/s")
+    curve.add(1, 5.0, 10.0, cpu_percent=20.0)
+    assert "something waits" in curve.told()["note"]
+
+
+def test_a_memory_slope_is_that_of_the_line_through_the_points():
+    points = [(float(second), 100.0 + second / 360) for second in range(100)]
+    assert soak.slope_mb_per_hour(points) == pytest.approx(10.0)
+    assert soak.slope_mb_per_hour(points[:3]) is None
+
+
+def test_time_within_the_band_counts_both_edges():
+    assert within([0.59, 0.6, 0.8, 0.81]) == 50.0
+
+
+def test_with_few_busy_slots_no_whole_number_of_workers_is_within_the_band():
+    assert not Minute(0.25, busy_slots=2.0).reachable(8)
+    assert not Minute(0.5, busy_slots=8.0).reachable(8)
+    assert Minute(0.7, busy_slots=11.2).reachable(8)
+
+
+def test_the_report_is_one_page_that_needs_nothing_from_elsewhere():
+    entry = {
+        "name": "peers", "command": "c", "seconds": 1.0, "quick": True, "commit": "c0ffee", "machine": "2 cores",
+        "python": "3.11", "ray": "2", "dspy": "3", "date": "2026-01-01", "cpu_load": 0.1, "ok": False,
+        "printed": ["<b>"],
+        "figures": {
+            "rows": [{"system": "<x>", "interface": "http", "workload": "w", "concurrency": n, "ops_per_s": 5.0 * n}
+                     for n in (1, 8)],
+            "curves": [Curve("x", "X", "x", "y").told()],
+        },
+    }  # fmt: skip
+    html = report_page.page({**entry, "benchmarks": {"peers": entry}})
+    assert "<svg" in html
+    assert "&lt;x&gt;" in html
+    assert "<b>" not in html
+    assert "failed" in html
+    for foreign in ("<script", "<link", "src=", "@import"):
+        assert foreign not in html
+
+
+def test_a_chart_without_points_is_nothing_and_one_point_is_drawn():
+    assert line_chart("t", "x", "y", {"a": []}) == ""
+    assert "<circle" in line_chart("t", "x", "y", {"a": [(1.0, 1.0)]}, log_x=True)
+
+
+def test_a_benchmark_that_fails_is_in_the_report_as_failed(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "bad.py").write_text("print('so far'); raise SystemExit(3)")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    entry = report.run("bad", quick=True)
+    assert entry["ok"] is False
+    assert entry["figures"] == {}
+    json.dumps(entry)
