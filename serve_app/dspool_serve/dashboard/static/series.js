@@ -90,42 +90,37 @@ export class Series {
     const column = this.columns.get(name);
     const points = [];
     if (!column) return points;
+    // Read once: this loop is what an hour of points costs each second.
+    const { at, gap, resolution } = this;
     const first = Math.max(0, this.find(from) - 1);
-    const end = Math.min(this.at.length, this.find(to) + 1);
+    const end = Math.min(at.length, this.find(to) + 1);
     const width = end - first > pixels ? (to - from) / pixels : 0;
-    const thinned = width > this.resolution;
-    let bucket = null;
-    let low = -1;
-    let high = -1;
-    let before = null;
-    const put = (index) => points.push({ x: this.at[index], y: column[index] * scale });
+    const thinned = width > resolution;
+    let [edge, low, high, before] = [-Infinity, -1, -1, at[first] ?? 0];
     const flush = () => {
       if (low < 0) return;
-      put(Math.min(low, high));
-      if (low !== high) put(Math.max(low, high));
+      const [one, two] = low < high ? [low, high] : [high, low];
+      points.push({ x: at[one], y: column[one] * scale });
+      if (one !== two) points.push({ x: at[two], y: column[two] * scale });
       low = high = -1;
     };
     for (let index = first; index < end; index += 1) {
       const value = column[index];
-      const at = this.at[index];
-      if (value === null || Number.isNaN(value) || (before !== null && at - before > this.gap)) {
+      const time = at[index];
+      const known = typeof value === "number";
+      if (!known || time - before > gap) {
         flush();
-        bucket = null;
-        if (points.length && !Number.isNaN(points[points.length - 1].y)) points.push({ x: at, y: NaN });
+        edge = -Infinity;
+        if (points.length && points[points.length - 1].y !== null) points.push({ x: time, y: null });
       }
-      before = at;
-      if (value === null || Number.isNaN(value)) continue;
-      if (!thinned) {
-        put(index);
-        continue;
-      }
-      const here = Math.floor(at / width);
-      if (here !== bucket) {
+      before = time;
+      if (!known) continue;
+      if (!thinned || time >= edge) {
         flush();
-        bucket = here;
-      }
-      if (low < 0 || value < column[low]) low = index;
-      if (high < 0 || value >= column[high]) high = index;
+        edge = thinned ? (Math.floor(time / width) + 1) * width : time;
+        low = high = index;
+      } else if (value < column[low]) low = index;
+      else if (value >= column[high]) high = index;
     }
     flush();
     return points;

@@ -2,6 +2,7 @@
 
 import { fill, h, say } from "../dom.js";
 import { count, duration, parts, percent, rate } from "../format.js";
+import { inTurn } from "../plot_group.js";
 import { Gauge, Sparkline } from "../small_charts.js";
 
 const OBJECTIVE = 0.001;
@@ -16,6 +17,7 @@ class Card {
     this.more = h("div", { class: "more" });
     this.spark = new Sparkline(`${title} over the range`);
     this.body = h("div", {}, this.value);
+    this.job = () => this.spark.draw(...this.drawn);
     this.node = h("section", { class: `card ${wide ? "wide" : ""}`, "aria-label": title, title: help }, h("h2", {}, title), this.body, this.more, this.spark.node);
   }
 
@@ -30,8 +32,10 @@ class Card {
     this.spark.node.classList.toggle("bad", trouble);
   }
 
+  /** In its turn: all of them at once, of an hour each, would hold the page for longer than a frame may. */
   draw(series, from, to) {
-    this.spark.draw(series, this.column, from, to, this.top);
+    this.drawn = [series, this.column, from, to, this.top];
+    inTurn(this.job);
   }
 }
 
