@@ -1,22 +1,25 @@
 """What does a worker cost to start and to keep, forked from a preloaded parent and started by exec?
 
-    python -m benchmarks.startup [--json] [--quick] [--only figures|soak]
+    python -m benchmarks.startup [--json] [--quick] [--only figures|litellm|operations] [--soak 1000]
 
 Both kinds of pool run on one cluster, in turn, so that a ratio holds whatever else the machine does. A worker counts as
 started when it is warm: in service. Memory is taken after 1,000 operations a worker; PSS shares what is shared, USS is
-what one more worker takes. The soak starts and kills workers and looks for what they leave behind.
+what one more worker takes. Operations of a forked and of an executed worker are timed in turn, one by one. With
+`--soak N` nothing else is done: N workers are started and killed, and what they leave behind is counted; exit code 1
+if that is anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,37 +140,51 @@ async def figures_of(mode: str, *, eight: int, rounds: int, operations: int) -> 
     return figures
 
 
-async def litellm_of(mode: str, *, operations: int) -> dict[str, float]:
-    async with pool_of(mode, 1, 4, **LITELLM) as pool:
-        figures = {"start_one_s": round(await grow(pool, 2), 3)}
+async def litellm_of(mode: str, *, size: int, operations: int) -> dict[str, float]:
+    async with pool_of(mode, 1, size, **LITELLM) as pool:
+        figures = {"start_one_s": round(await grow(pool, 2), 3)} if size > 1 else {}
         figures |= await weigh(pool, mode, operations)
     del figures["node_total_mb"]
     return {f"{name}_litellm": value for name, value in figures.items()}
 
 
-async def slower(rounds: int, batch: int) -> dict[str, float]:
-    """How much longer an operation takes on a forked worker, in per cent: two pools, turn by turn."""
+async def slower(pairs: int, rounds: int) -> dict[str, float]:
+    """How much longer an operation takes on a forked worker, in per cent of the median."""
     async with pool_of("fork", 1, 1) as forked, pool_of("exec", 1, 1) as executed:
+        kinds: dict[str, dict[Any, Callable[[], Awaitable[Any]]]] = {
+            "program": {},
+            "session": {},
+            "change": {},
+        }
         for pool in (forked, executed):
-            await ask(pool, 200)
-        ratios = {"p50": [], "throughput": []}
-        for number in range(rounds):
-            taken: dict[Any, dict[str, float]] = {}
-            for pool in (forked, executed) if number % 2 else (executed, forked):
-                times = []
-                for _ in range(batch):
+            session = pool.session("s")
+            await session.create_program("reader", "context, question -> answer")
+            kinds["program"][pool] = functools.partial(pool.execute, "qa", timeout_s=60, **QUESTION)
+            kinds["session"][pool] = functools.partial(session.execute, "reader", **QUESTION)
+            kinds["change"][pool] = functools.partial(session.set_variable, "n", 1)
+            await ask(pool, 1000)
+        found = {}
+        for kind, calls in kinds.items():
+            taken: dict[Any, list[float]] = {forked: [], executed: []}
+            # One by one: whatever else the machine does meets both alike.
+            for number in range(pairs):
+                for pool in (forked, executed) if number % 2 else (executed, forked):
                     started = time.perf_counter()
-                    await pool.execute("qa", timeout_s=60, **QUESTION)
-                    times.append(time.perf_counter() - started)
+                    await calls[pool]()
+                    taken[pool].append(time.perf_counter() - started)
+            ratio = percentile(taken[forked], 0.5) / percentile(taken[executed], 0.5)
+            found[f"{kind}_slower_percent"] = round(100 * (ratio - 1), 1)
+            found[f"{kind}_p50_ms"] = round(1000 * percentile(taken[forked], 0.5), 3)
+        ratios = []
+        for number in range(rounds):
+            batches = {}
+            for pool in (forked, executed) if number % 2 else (executed, forked):
                 started = time.perf_counter()
-                await ask(pool, batch)
-                taken[pool] = {"p50": percentile(times, 0.5), "throughput": time.perf_counter() - started}
-            for name, found in ratios.items():
-                found.append(taken[forked][name] / taken[executed][name])
-    return {
-        f"{name}_slower_percent": round(100 * (statistics.median(found) - 1), 1)
-        for name, found in ratios.items()
-    }
+                await ask(pool, 100)
+                batches[pool] = time.perf_counter() - started
+            ratios.append(batches[forked] / batches[executed])
+    found["at_once_slower_percent"] = round(100 * (statistics.median(ratios) - 1), 1)
+    return found
 
 
 # --- the soak --------------------------------------------------------------------------------------
@@ -188,7 +205,7 @@ def left_behind(parent: int) -> dict[str, int]:
     }
 
 
-def soak(cycles: int, at_once: int = 4) -> dict[str, Any]:
+def soak(cycles: int, at_once: int = 4, settle_s: float = 5.0) -> dict[str, Any]:
     """Start and kill so many forked workers; half with `ray.kill`, half with SIGKILL."""
     import ray
 
@@ -217,34 +234,47 @@ def soak(cycles: int, at_once: int = 4) -> dict[str, Any]:
         return next(found for found in forkserver.report(session_dir()) if found.pid is not None)
 
     def settled() -> dict[str, int]:
-        time.sleep(5.0)
+        time.sleep(settle_s)
         return left_behind(parent_of().pid)
 
     keeper = held.remote()
     ray.get(keeper.pid.remote())
     ray.kill(keeper, no_restart=True)
     cycle(at_once)
-    before = settled()
-    for _ in range(cycles // at_once):
-        cycle(at_once)
-    after = settled()
+    before, began = settled(), time.monotonic()
+    done = 0
+    while done < cycles:
+        cycle(min(at_once, cycles - done))
+        done += at_once
+        if done % 100 < at_once and done < cycles:
+            # A soak that is broken off has said something, too.
+            now = settled()
+            grown = {name: now[name] - before[name] for name in now if now[name] != before[name]}
+            print(
+                f"  {done} of {cycles}, {time.monotonic() - began:.0f} s, more or less: {grown}", flush=True
+            )
+    took_s, after = round(time.monotonic() - began, 1), settled()
+    left = {name: after[name] - before[name] for name in after}
     return {
         "cycles": cycles,
+        "seconds": took_s,
         "before": before,
         "after": after,
-        "left": {k: after[k] - before[k] for k in after},
+        "left": left,
+        "clean": not any(number > 0 for number in left.values()),
     }
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--only", choices=("figures", "soak"), help="one half of it")
+    parser.add_argument("--only", choices=("figures", "litellm", "operations"), help="a part of it")
+    parser.add_argument("--soak", type=int, metavar="N", help="start and kill so many, and nothing else")
     chosen = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     header("How workers start")
     quick = chosen.quick
-    result: dict[str, Any] = {mode: {} for mode in MODES}
-    result["workers"] = eight = 2 if quick else 8
+    settle_s = 2.0 if quick else 5.0
+    result: dict[str, Any] = {}
 
     import ray
 
@@ -253,29 +283,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dsp-f-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         start_cluster(Path(folder))
         try:
-            if chosen.only != "soak":
-                for mode in MODES:
-                    result[mode] |= asyncio.run(
-                        figures_of(
-                            mode, eight=eight, rounds=1 if quick else 3, operations=200 if quick else 1000
-                        )
-                    )
-                    if not quick or mode == "fork":
-                        result[mode] |= asyncio.run(litellm_of(mode, operations=100 if quick else 1000))
-                    print(f"  {mode:5}", result[mode], flush=True)
-                result |= asyncio.run(slower(3 if quick else 30, 50 if quick else 200))
-                result["node_total_ratio"] = round(
-                    result["fork"]["node_total_mb"] / result["exec"]["node_total_mb"], 2
-                )
-                result["start_eight_ratio"] = round(
-                    result["fork"]["start_eight_s"] / result["exec"]["start_eight_s"], 2
-                )
-            if chosen.only != "figures":
-                result["soak"] = soak(8 if quick else 1000)
-                print("  soak ", result["soak"], flush=True)
+            if chosen.soak:
+                result["soak"] = soak(chosen.soak, settle_s=settle_s)
+            else:
+                parts = (chosen.only,) if chosen.only else ("figures", "litellm", "operations")
+                result |= measure(parts, quick)
+                if chosen.only is None:
+                    result["soak"] = soak(4 if quick else 100, settle_s=settle_s)
         finally:
             ray.shutdown()
     finish(result, as_json=chosen.json)
+    if chosen.soak and not result["soak"]["clean"]:
+        raise SystemExit(1)
+
+
+def measure(parts: Sequence[str], quick: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {mode: {} for mode in MODES}
+    eight, operations = (2, 100) if quick else (8, 1000)
+    for mode in MODES:
+        if "figures" in parts:
+            found["workers"] = eight
+            found[mode] |= asyncio.run(
+                figures_of(mode, eight=eight, rounds=1 if quick else 3, operations=operations)
+            )
+        if "litellm" in parts:
+            found[mode] |= asyncio.run(litellm_of(mode, size=1 if quick else 2, operations=operations))
+        print(f"  {mode:5}", found[mode], flush=True)
+    if "figures" in parts:
+        for name, key in (("node_total_ratio", "node_total_mb"), ("start_eight_ratio", "start_eight_s")):
+            found[name] = round(found["fork"][key] / found["exec"][key], 2)
+    if "operations" in parts:
+        found |= asyncio.run(slower(100 if quick else 3000, 3 if quick else 60))
+    return found
 
 
 if __name__ == "__main__":

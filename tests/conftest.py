@@ -75,25 +75,51 @@ async def start_pool(cluster: str, tmp_path: Path) -> AsyncIterator[StartPool]:
         yield start
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What `both_starts` marks runs on forked workers and on executed ones."""
+    if "pool" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_starts"):
+        metafunc.parametrize("worker_start", ["fork", "exec"], indirect=True)
+
+
+@pytest.fixture
+def worker_start(request: pytest.FixtureRequest) -> str:
+    """How the workers of `pool` are started: as the configuration says, unless a test wants it both ways."""
+    from dspool import PoolConfig
+
+    return getattr(request, "param", None) or PoolConfig().worker_start
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def common_pool(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
-    """A pool of two workers for all tests that leave it as they found it."""
+async def common_pools(
+    cluster: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Callable[[str], Awaitable[Any]]]:
+    """A pool of two workers for all tests that leave it as they found it, one for each way of starting workers."""
     from harness import settings
 
     from dspool import Pool, PoolConfig
 
-    config = PoolConfig(**settings(tmp_path_factory.mktemp("common"), min_pool_size=1, max_pool_size=4))
-    async with Pool.start(config) as pool:
-        yield pool
+    pools: dict[str, Any] = {}
+    async with AsyncExitStack() as stack:
+
+        async def of(worker_start: str) -> Pool:
+            if worker_start not in pools:
+                state_dir = tmp_path_factory.mktemp("common")
+                more = {"min_pool_size": 1, "max_pool_size": 4, "worker_start": worker_start}
+                config = PoolConfig(**settings(state_dir, **more))
+                pools[worker_start] = await stack.enter_async_context(Pool.start(config))
+            return pools[worker_start]
+
+        yield of
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def pool(common_pool: Any) -> Any:
+async def pool(common_pools: Callable[[str], Awaitable[Any]], worker_start: str) -> Any:
     """The common pool, with all its workers warm and connected."""
     from harness import full
 
-    await full(common_pool)
-    return common_pool
+    found = await common_pools(worker_start)
+    await full(found)
+    return found
 
 
 @pytest.fixture

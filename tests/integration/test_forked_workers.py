@@ -6,6 +6,7 @@ All other tests of this folder run on forked workers with `DSPOOL_WORKER_START=f
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -20,12 +21,16 @@ from harness import QUESTION, full, kill, pids, until
 
 from dspool import forkserver
 from dspool.forkserver import shim
+from dspool.testing import LMServer
 
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux"),
 ]
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -60,6 +65,40 @@ async def test_two_pools_fork_their_workers_from_one_parent_and_answer(start_poo
         assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
 
+async def test_two_jobs_on_one_cluster_have_a_parent_each(start_pool, cluster, session_dir):
+    pool = await start_pool(worker_start="fork")
+    await full(pool)
+    program = Path(__file__).with_name("other_job.py")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(program),
+        cluster,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    pid, how = (await asyncio.wait_for(process.stdout.readline(), 60)).split()
+    assert how == b"fork"
+    (theirs,) = parents(session_dir, [int(pid)])
+    (ours,) = parents(session_dir, pids(pool).values())
+    assert theirs.pid != ours.pid
+    process.stdin.close()
+    assert await process.wait() == 0
+    # Its worker ends with its job; the parent has nobody left then, and ends after its idle time.
+    await until(lambda: not psutil.pid_exists(int(pid)))
+    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+
+
+async def test_many_starts_and_kills_leave_nothing_behind():
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.startup", "--soak", "8", "--quick", "--json",
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(process.communicate(), 170)
+    found = json.loads(said.splitlines()[-1])["soak"]
+    assert found["clean"], found
+    assert process.returncode == 0
+
+
 async def test_forked_workers_are_like_others_in_what_they_inherit(start_pool, session_dir):
     forked = await start_pool(worker_start="fork")
     executed = await start_pool(worker_start="exec")
@@ -71,6 +110,9 @@ async def test_forked_workers_are_like_others_in_what_they_inherit(start_pool, s
         import logging
         import random
         import threading
+
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
         return {
             "group": os.getpgrp() == os.getpid(),
@@ -88,11 +130,14 @@ async def test_forked_workers_are_like_others_in_what_they_inherit(start_pool, s
             "handlers": [type(handler).__name__ for handler in logging.getLogger().handlers],
             "collects": gc.isenabled(),
             "main": threading.main_thread().name,
+            "traces": type(trace.get_tracer_provider()).__name__,
             "environ": {key: value for key, value in os.environ.items() if key != "_DSPOOL_START"},
         }, [
             random.random(),
             ray._raylet.UniqueID.from_random().hex(),
             ray._raylet.ObjectID.from_random().hex(),
+            RandomIdGenerator().generate_span_id(),
+            RandomIdGenerator().generate_trace_id(),
         ]
 
     seen = {}
@@ -102,6 +147,29 @@ async def test_forked_workers_are_like_others_in_what_they_inherit(start_pool, s
     drawn = [tuple(random) for _, random in (*seen[forked], *seen[executed])]
     for column in zip(*drawn, strict=True):
         assert len(set(column)) == len(column)
+
+
+async def test_forked_workers_reach_a_model_over_connections_of_their_own(start_pool):
+    with LMServer(text="[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]") as server:
+        profile = {"model": "openai/gpt-4o-mini", "endpoint": server.url, "engine": "lm15"}
+        pool = await start_pool(
+            worker_start="fork", lm_profiles={"http": profile}, default_lm="http", slots_per_worker=2
+        )
+        await full(pool)
+        answers = await asyncio.gather(*(pool.execute("qa", **QUESTION) for _ in range(20)))
+        assert {found.answer for found in answers} == {"Paris"}
+
+        def connections(self, port):
+            import psutil
+
+            found = psutil.Process().net_connections("tcp")
+            return [used.laddr.port for used in found if used.raddr and used.raddr.port == port]
+
+        held = [
+            await worker.__ray_call__.remote(connections, server.port) for worker in pool.workers().values()
+        ]
+        assert all(held)
+        assert not set(held[0]) & set(held[1])
 
 
 @pytest.mark.alone

@@ -27,6 +27,7 @@ from dspool.pool import Pool
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
 
+@pytest.mark.both_starts
 async def test_a_worker_that_is_added_takes_traffic_only_when_it_is_warm(pool, notes):
     await pool.resize(3)
     workers = await until(lambda: (now := pids(pool)) and len(now) == 3 and now, 30)
@@ -40,6 +41,7 @@ async def test_a_worker_that_is_added_takes_traffic_only_when_it_is_warm(pool, n
     await full(pool)
 
 
+@pytest.mark.both_starts
 async def test_shrinking_loses_no_operation_and_no_session(pool, log):
     await full(pool)
     sessions = [pool.session(f"moving-{index}") for index in range(6)]
@@ -67,6 +69,7 @@ async def test_shrinking_loses_no_operation_and_no_session(pool, log):
     await full(pool)
 
 
+@pytest.mark.both_starts
 async def test_a_drained_worker_is_replaced_and_its_operations_finish(pool, log):
     await full(pool)
     victim = next(iter(pids(pool)))
@@ -78,6 +81,7 @@ async def test_a_drained_worker_is_replaced_and_its_operations_finish(pool, log)
     await full(pool)
 
 
+@pytest.mark.both_starts
 async def test_draining_one_worker_after_the_other_under_load_fails_no_operation(pool, log):
     await full(pool)
     async with Load(pool, log, seconds=0.001) as load:

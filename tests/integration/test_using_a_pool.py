@@ -23,6 +23,7 @@ from dspool.results import Result
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
 
+@pytest.mark.both_starts
 async def test_a_pool_program_answers_and_says_who_answered(pool):
     result = await pool.execute("qa", **QUESTION)
     assert result.answer == "Paris"
@@ -41,6 +42,7 @@ async def test_work_is_spread_over_all_workers(pool):
     assert len({result.operation_id for result in results}) == 200
 
 
+@pytest.mark.both_starts
 async def test_a_session_keeps_programs_and_variables_until_it_ends(pool):
     session = pool.session("alice")
     created = await session.create_program("reader", "context, question -> answer")
@@ -62,6 +64,7 @@ async def test_a_session_keeps_programs_and_variables_until_it_ends(pool):
         await session.variables()
 
 
+@pytest.mark.both_starts
 async def test_sessions_do_not_see_each_other(pool):
     one, other = pool.session("one"), pool.session("other")
     await asyncio.gather(one.set_variable("x", 1), other.set_variable("y", 2))
@@ -96,6 +99,7 @@ async def test_sessions_are_listed_page_by_page(pool):
     assert listed["page-a"].owner in pids(pool)
 
 
+@pytest.mark.both_starts
 async def test_operations_of_a_session_run_in_order_and_one_at_a_time(pool, log):
     session = pool.session("ordered")
     await session.create_program("p", import_path="noted:Noted")
@@ -116,6 +120,7 @@ async def test_a_stream_gives_events_and_then_the_result(pool):
     assert result.answer == "Paris"
 
 
+@pytest.mark.both_starts
 async def test_leaving_a_stream_early_frees_its_slot(pool):
     stream = pool.stream(StreamProgram("qa", QUESTION))
     await anext(stream)

@@ -11,7 +11,8 @@ from harness import QUESTION, SecondClient, actors_of, full, kill, owner_of, pid
 from dspool.errors import Cancelled, WorkerLost
 from dspool.results import Result
 
-pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
+# How a worker was started shows most when it dies.
+pytestmark = [pytest.mark.ray, pytest.mark.both_starts, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def killed_under_load(pool, log, program, number=60):

@@ -29,7 +29,7 @@ class Measured:
             self.client.record(program, outcome, seconds + wait, wait, seconds, usage, code)
         return self
 
-    def reading(self, *, state="ready", failures=0) -> Reading:
+    def reading(self, *, state="ready", failures=0, starts=("", "")) -> Reading:
         self.now += 1.0
         delta = self.client.take_delta(self.now, queued=3, running=1, oldest_wait_s=0.5)
         for found in (
@@ -39,7 +39,10 @@ class Measured:
             if found is not None:
                 self.metrics.report(found)
         if self.told:
-            workers = tuple(WorkerStatus(worker.reporter, worker.slot, "ready") for worker in self.workers)
+            workers = tuple(
+                WorkerStatus(worker.reporter, worker.slot, "ready", start=start)
+                for worker, start in zip(self.workers, starts, strict=True)
+            )
             self.metrics.report(
                 PoolStatus(self.pool, state, state == "ready", 2, 2, 1, 1, workers, failures=failures)
             )

@@ -51,6 +51,12 @@ def test_names_follow_prometheus():
         assert metric.help.endswith("."), metric.name
 
 
+def test_workers_that_should_have_been_forked_and_were_not_are_counted():
+    for starts, number in ((("fork", "exec"), 0), (("fork", "exec: the parent hung"), 1)):
+        page = expose({"default": Measured().reading(starts=starts)})
+        assert value(page, "dspool_pool_fallback_workers", pool="default") == number
+
+
 def test_no_label_is_unbounded():
     assert {label for metric in METRICS for label in metric.labels} <= {
         "program",

@@ -21,7 +21,7 @@ import pytest
 
 from dspool import forkserver
 from dspool.config import PoolConfig
-from dspool.forkserver import handover
+from dspool.forkserver import handover, shim
 from dspool.forkserver.parent import Parent
 from dspool.forkserver.places import HOW_VARIABLE, Place, Unavailable
 from dspool.forkserver.shim import Gone, ask, fork_worker
@@ -151,6 +151,28 @@ def test_only_this_user_may_enter_the_directory_and_use_the_socket(place, parent
         place.make()
 
 
+def test_whoever_is_another_user_gets_no_worker_and_no_worker_comes_from_another_user(place, monkeypatch):
+    parent = Parent(place, raylet=None)
+    other = (1, os.geteuid() + 1)
+    monkeypatch.setattr(handover, "peer", lambda connection: other)
+    with pytest.raises(Unavailable, match=f"belongs to user {other[1]}"):
+        ask(place, handover.here(["x.py"]))
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(place.socket))
+        # The shim's connection from above, and this one.
+        assert parent._answer() is None
+        assert parent._answer() is None
+        assert stranger.recv(100) == b""
+    assert parent._facts()["forked"] == 0
+    parent.close()
+
+
+def test_the_kernel_says_who_the_other_end_is():
+    here, there = socket.socketpair()
+    with here, there:
+        assert handover.peer(here) == (os.getpid(), os.geteuid())
+
+
 def test_a_link_in_place_of_the_directory_is_refused(tmp_path):
     (tmp_path / "mine").mkdir(mode=0o700)
     (tmp_path / "forkserver").symlink_to(tmp_path / "mine")
@@ -159,14 +181,47 @@ def test_a_link_in_place_of_the_directory_is_refused(tmp_path):
 
 
 def test_the_lock_is_held_by_one_at_a_time_and_removing_takes_all_away(place):
-    with place.locked(0.0) as mine:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place.socket))
+        inode = place.socket.stat().st_ino
+        with place.locked(0.0) as mine:
+            assert mine
+            with place.locked(0.0) as other:
+                assert not other
+            place.remove(inode)
+            assert place.socket.exists()
+        place.remove(inode + 1)
+        assert place.socket.exists()
+        place.remove(inode)
+        assert not place.directory.parent.exists()
+
+
+def test_a_parent_that_takes_its_directory_away_keeps_no_shim_waiting(place):
+    # The shim has made the directory, found a socket that nobody serves any more, and now wants to start a parent.
+    place.directory.rmdir()
+    place.directory.parent.rmdir()
+    began = time.monotonic()
+    with place.locked(5.0) as mine:
         assert mine
-        with place.locked(0.0) as other:
-            assert not other
-        place.remove()
         assert place.directory.exists()
-    place.remove()
-    assert not place.directory.parent.exists()
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_directory_that_is_taken_away_while_it_is_made_is_made_again(place, monkeypatch):
+    mkdir, taken = os.mkdir, []
+
+    def taking(path, mode):
+        mkdir(path, mode)
+        if not taken and path == place.directory.parent:
+            taken.append(path)
+            os.rmdir(path)
+
+    place.directory.rmdir()
+    place.directory.parent.rmdir()
+    monkeypatch.setattr(os, "mkdir", taking)
+    place.make()
+    assert taken
+    assert place.directory.exists()
 
 
 # --- the hand-over ----------------------------------------------------------------------------------
@@ -321,7 +376,10 @@ def test_a_parent_ends_and_takes_its_files_away_when_it_has_been_idle(parent, pl
 def test_a_parent_ends_when_its_directory_is_gone(parent, place):
     process = parent()
     place.socket.unlink()
+    place.directory.rmdir()
+    place.directory.parent.rmdir()
     assert process.wait(10) == 0
+    assert not place.directory.parent.exists()
 
 
 def test_a_parent_ends_with_its_raylet(place):
@@ -368,6 +426,47 @@ def test_a_child_that_nobody_waits_for_any_more_does_not_run(parent, place, tmp_
         started, _ = handover.receive(connection)
     eventually(lambda: ended(started["started"]))
     assert not Path(f"{script}.ran").exists()
+
+
+def stalled(place, request, stall, answer):
+    """A parent whose child says `started`, then does `stall(connection)`; what the shim made of it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(place.socket))
+    listener.listen()
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, listener:
+            handover.send(connection, {"ready": os.getpid()})
+            _, streams = handover.receive(connection, descriptors=3)
+            for stream in streams:
+                os.close(stream)
+            handover.send(connection, {"started": answer})
+            stall(connection)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        with pytest.raises(Unavailable) as refused:
+            ask(place, request)
+    finally:
+        serving.join()
+    return str(refused.value)
+
+
+def test_a_child_that_gave_up_just_before_go_arrived_leaves_the_worker_to_the_shim(place):
+    # `go` is on its way when the child closes: sending it succeeds, and nobody reads it.
+    unread = socket.MSG_PEEK
+    why = stalled(place, handover.here(["x.py"]), lambda connection: connection.recv(1, unread), answer=1)
+    assert "died over it" in why
+
+
+def test_a_child_that_is_held_up_after_go_is_killed_before_the_shim_becomes_the_worker(place, monkeypatch):
+    monkeypatch.setattr(shim, "GOING_S", 0.1)
+    with subprocess.Popen(["sleep", "100"]) as child:
+        why = stalled(place, handover.here(["x.py"]), lambda _: child.wait(10), answer=child.pid)
+    assert child.returncode == -signal.SIGKILL
+    assert "did not take over" in why
 
 
 def test_a_dead_parent_is_as_good_as_none(parent, place):
@@ -434,6 +533,9 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
         assert dspy.settings.lm is None
         assert not dspy.clients.base_lm.GLOBAL_HISTORY
         # No pool of connections: they would be shared.
+        gc.unfreeze()
+        pools = {"_ConnectionPool", "_AsyncConnectionPool"}  # those of lm15
+        assert not [held for held in gc.get_objects() if type(held).__name__ in pools]
         assert not [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")
                     and os.readlink(f"/proc/self/fd/{fd}").startswith("socket")]
         """

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import observing, remote, tokens
+from dspool.cli import doctor, observing, remote, tokens
 from dspool.cli.options import ConfigFile, Debug, Json, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.run_file import RunFile
@@ -136,6 +136,7 @@ def version(json: Json = False) -> None:
 
 
 observing.add_to(app)
+doctor.add_to(app)
 
 
 def _flags(state_dir: Path | None) -> dict[str, Any]:

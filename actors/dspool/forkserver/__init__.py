@@ -19,6 +19,17 @@ from dspool.config import ImportModules, PoolConfig
 from dspool.forkserver import handover
 from dspool.forkserver.places import FOLDER, HOW_VARIABLE, Place
 
+__all__ = [
+    "HOW_VARIABLE",
+    "Forking",
+    "ParentReport",
+    "command",
+    "forking",
+    "how_started",
+    "modules_of",
+    "report",
+]
+
 _OTHER_PYTHONS = ("py_executable", "pip", "uv", "conda", "container", "image_uri", "nsight", "rocprof_sys")
 _ANSWER_S = 1.0
 

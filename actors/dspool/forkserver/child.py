@@ -31,11 +31,15 @@ def settle(connection: socket.socket, request: handover.Request, streams: list[i
     try:
         handover.send(connection, {"started": os.getpid()})
         answer, _ = handover.receive(connection)
+        if not answer.get("go"):
+            return False
+        # Without this a `go` that came just after the time was over would leave Ray waiting for nobody.
+        handover.send(connection, {"going": True})
     except (EOFError, OSError, ValueError):
         return False
     finally:
         connection.close()
-    return bool(answer.get("go"))
+    return True
 
 
 def run(argv: list[str], code: CodeType | None = None) -> None:

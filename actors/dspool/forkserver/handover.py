@@ -7,8 +7,10 @@
      |                              | ---- fork ------------> |
      | <--- started, its pid -------------------------------- |
      | ---- go ---------------------------------------------> |   never to two: Ray knows one process by this id
+     | <--- going ------------------------------------------- |   else the child gave up before it heard it
 
-Either end may vanish at any point: the shim then starts the worker itself, and a child that hears no `go` exits.
+Either end may vanish or stall at any point. A child that hears no `go` in time exits; a shim that hears no `going`
+starts the worker itself. So of both, exactly one becomes the worker.
 Standard library only: the shim imports this without site-packages.
 """
 

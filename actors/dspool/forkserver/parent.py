@@ -71,12 +71,10 @@ class Parent:
         return None
 
     def close(self) -> None:
+        # Before the listener is closed: as long as it is open, no other parent's socket has its number.
+        self._place.remove(self._inode)
         self._listener.close()
         self._selector.close()
-        # Another parent may have come after this one's directory was taken away.
-        with contextlib.suppress(OSError):
-            if self._place.socket.stat().st_ino == self._inode:
-                self._place.remove()
 
     def _let_go(self) -> None:
         """In a child: close what is the parent's, by the objects that would else close those numbers again later."""

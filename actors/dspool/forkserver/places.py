@@ -23,6 +23,7 @@ HOW_VARIABLE = "_DSPOOL_START"
 _PATH_LIMIT = 100
 """A socket's path has at most 107 bytes."""
 _EXEC_FOR_S = 60.0
+_MAKE_TRIES = 100
 _CHANGING = frozenset({"_", "SHLVL", "OLDPWD", "PWD", HOW_VARIABLE})
 """Variables that say nothing about what a process would have loaded."""
 
@@ -67,30 +68,38 @@ class Place:
         Raises:
             Unavailable: somebody else made it, or others may enter it.
         """
-        for directory in (self.directory.parent, self.directory):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(directory, 0o700)
-            found = os.lstat(directory)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise Unavailable(f"{directory} is not a directory that only this user may enter")
+        for _ in range(_MAKE_TRIES):
+            # A parent that ends meanwhile takes away what it finds empty.
+            with contextlib.suppress(FileNotFoundError):
+                for directory in (self.directory.parent, self.directory):
+                    _make_private(directory)
+                return
+        raise Unavailable(f"{self.directory} was taken away again and again")
 
     @contextlib.contextmanager
     def locked(self, timeout_s: float) -> Iterator[bool]:
         """Whether the lock was got in time; whoever starts or removes a parent holds it."""
         until = time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    if self._got(descriptor):
-                        yield True
-                        return
-                finally:
-                    os.close(descriptor)
-            if time.monotonic() >= until:
-                yield False
-                return
+        while (held := self._lock_now()) is None and time.monotonic() < until:
             time.sleep(0.01)
+        try:
+            yield held is not None
+        finally:
+            if held is not None:
+                os.close(held)
+
+    def _lock_now(self) -> int | None:
+        """A descriptor that holds the lock, or None."""
+        # Else a parent that has just taken its directory away would keep this one waiting for all of the time.
+        self.make()
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return None
+        if self._got(descriptor):
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def _got(self, descriptor: int) -> bool:
         try:
@@ -115,15 +124,31 @@ class Place:
         with contextlib.suppress(OSError):
             self._note.write_text(why)
 
-    def remove(self) -> None:
-        """Take everything away, unless somebody is just about to use it."""
-        with contextlib.suppress(OSError), self.locked(0.0) as mine:
-            if not mine:
+    def remove(self, inode: int) -> None:
+        """Take everything away, unless somebody is just about to use it or the socket is another parent's by now."""
+        if not self._has(inode):
+            return
+        with contextlib.suppress(OSError, Unavailable), self.locked(0.0) as mine:
+            if not mine or not self._has(inode):
                 return
             for path in (self.socket, self.log, self._note, self._lock):
                 path.unlink(missing_ok=True)
             self.directory.rmdir()
             self.directory.parent.rmdir()
+
+    def _has(self, inode: int) -> bool:
+        try:
+            return self.socket.stat().st_ino == inode
+        except OSError:
+            return False
+
+
+def _make_private(directory: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise Unavailable(f"{directory} is not a directory that only this user may enter")
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:

@@ -29,8 +29,10 @@ from dspool.forkserver.places import HOW_VARIABLE, Place, Unavailable
 
 ANSWER_S = 5.0
 """A parent that says nothing for so long hangs."""
-START_S = 40.0
-"""Preloading takes 2 s, with litellm 6 s, on an idle machine."""
+GOING_S = 10.0
+"""A child waits for `go` for half of it."""
+START_S = 25.0
+"""Preloading takes 2 s, with litellm 6 s, on an idle machine. There must be time left to start by `exec` instead."""
 _TRIES = 3
 _PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from dspool.forkserver.parent import main; main()"
 
@@ -103,8 +105,7 @@ def ask(place: Place, request: handover.Request, timeout_s: float = ANSWER_S) ->
                 ready, _ = handover.receive(connection)
             if "started" not in ready:
                 raise Unavailable(str(ready.get("refused", "the parent gave no answer")))
-            handover.send(connection, {"go": True})
-            return int(ready["started"])
+            return _go(connection, int(ready["started"]))
         except TimeoutError:
             why = f"the parent (process {pid}) did not answer in {timeout_s:g} s"
             place.give_up(why)
@@ -114,6 +115,24 @@ def ask(place: Place, request: handover.Request, timeout_s: float = ANSWER_S) ->
             if not asked:
                 raise Gone from None
             raise Unavailable(f"the parent (process {pid}) died over it: {failed}") from failed
+
+
+def _go(connection: socket.socket, child: int) -> int:
+    """Let the child become the worker; its process id.
+
+    Raises:
+        Unavailable: it did not take over, and never will.
+        OSError, EOFError: it is gone.
+    """
+    handover.send(connection, {"go": True})
+    connection.settimeout(GOING_S)
+    try:
+        handover.receive(connection)
+    except TimeoutError:
+        # It may have read `go` and be held up: it must not come back to life beside the worker that is started now.
+        _kill(child)
+        raise Unavailable(f"the forked process {child} did not take over in {GOING_S:g} s") from None
+    return child
 
 
 def _ensure(place: Place, modules: str, path: str) -> None:

@@ -177,6 +177,13 @@ METRICS: Final = (
         (),
         _told(lambda status: status.failures),
     ),
+    Metric(
+        "dspool_pool_fallback_workers",
+        "gauge",
+        "Workers that were to be forked and had to be started by exec.",
+        (),
+        _told(lambda status: sum(worker.start.startswith("exec:") for worker in status.workers)),
+    ),
     # the queue
     Metric("dspool_queue_operations", "gauge", "Operations that wait for a slot.", (), _level("queue_depth")),
     Metric(

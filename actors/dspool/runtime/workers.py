@@ -14,6 +14,7 @@ from dspool.commands import Deployment, Member, WorkerStatus
 from dspool.config import PoolConfig, WarmupStep
 from dspool.observe import logs
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
+from dspool.runtime.fork_starts import ForkStarts
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.supervisor import WorkerHandle
@@ -47,13 +48,21 @@ class WorkerActor(Worker):
 class RayWorker:
     """A worker as the supervisor holds it: `supervisor.WorkerHandle` over an actor handle."""
 
-    def __init__(self, worker_id: str, slot: int, handle: ActorHandle[Any]) -> None:
+    def __init__(
+        self, worker_id: str, slot: int, handle: ActorHandle[Any], forks: ForkStarts | None = None
+    ) -> None:
+        """`forks`: it is being forked, and these want to know what becomes of it."""
         self.worker_id = worker_id
         self.slot = slot
         self.handle = handle
+        self.unwanted = False
+        self._forks = forks
 
     async def describe(self) -> Member:
-        return await self._ask("describe")  # type: ignore[no-any-return]
+        answer = self._ask("describe")
+        if self._forks is None:
+            return await answer  # type: ignore[no-any-return]
+        return await self._forks.answer_of(self.worker_id, answer, unwanted=lambda: self.unwanted)
 
     async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
         await self._ask("warm", step, deployments)
@@ -77,6 +86,7 @@ class RayWorker:
         await self._ask("forget", sessions)
 
     async def stop(self) -> None:
+        self.unwanted = True
         try:
             await self._ask("stop")
         finally:
@@ -105,10 +115,17 @@ class RayRuntime:
         """`host` is where workers listen; None: the address of their node."""
         self._config, self._secret, self._host = config, secret, host
         self._actor: Any = ray.remote(WorkerActor)
-        self._start: dict[str, Any] | None = None
+        self._forking: forkserver.Forking | None = None
+        self._forks = ForkStarts(config.init_timeout_s)
 
     async def start_worker(self, worker_id: str, slot: int) -> WorkerHandle:
         suffix = worker_id.rsplit("-", 1)[-1]
+        command, why = self._how_to_start()
+        options: dict[str, Any] = {}
+        if command is not None:
+            options = {"runtime_env": {"py_executable": command}}
+        elif why is not None:
+            options = {"runtime_env": {"env_vars": {forkserver.HOW_VARIABLE: f"exec: {why}"}}}
         handle = self._actor.options(
             name=actor_name(self._config.name, f"worker:{slot}:{suffix}"),
             namespace=NAMESPACE,
@@ -116,18 +133,21 @@ class RayRuntime:
             num_cpus=0,
             max_restarts=0,
             max_concurrency=MANY,
-            **self._how_to_start(),
+            **options,
         ).remote(worker_id, slot, self._config, self._secret, self._host)
-        return RayWorker(worker_id, slot, handle)
+        return RayWorker(worker_id, slot, handle, None if command is None else self._forks)
 
-    def _how_to_start(self) -> dict[str, Any]:
-        """The options that have a worker forked, if it can be."""
-        if self._start is None:
-            how = forkserver.forking(self._config, ray.get_runtime_context().runtime_env)
-            if how.why_not:
-                log.warning("workers are started by exec: %s", how.why_not)
-            self._start = {"runtime_env": {"py_executable": how.py_executable}} if how.py_executable else {}
-        return self._start
+    def _how_to_start(self) -> tuple[str | None, str | None]:
+        """What Ray is to run in place of Python, if anything; why a worker that might be forked is not."""
+        if self._forking is None:
+            self._forking = forkserver.forking(self._config, ray.get_runtime_context().runtime_env)
+            if self._forking.why_not:
+                log.warning("workers are started by exec: %s", self._forking.why_not)
+        if self._forking.py_executable is None:
+            return None, None
+        if why := self._forks.why_not():
+            return None, why
+        return self._forking.py_executable, None
 
     async def running_workers(self) -> list[WorkerHandle]:
         """The workers of this pool that are alive, by the names they carry."""
@@ -144,4 +164,5 @@ class RayRuntime:
 
     def kill(self, handle: WorkerHandle) -> None:
         assert isinstance(handle, RayWorker)
+        handle.unwanted = True
         ray.kill(handle.handle, no_restart=True)

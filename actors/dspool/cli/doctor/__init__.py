@@ -1,0 +1,110 @@
+"""`dspool doctor`: looks at what users ask about when something is off, and says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from dspool import forkserver
+from dspool.cli import remote
+from dspool.cli.doctor import machine, service
+from dspool.cli.doctor.findings import Finding, fail
+from dspool.cli.options import ConfigFile, Debug, Json, StateDir
+from dspool.cli.output import EXIT_FAILED, Output, guarded
+from dspool.cli.run_file import RunFile
+from dspool.config import PoolConfig, load_config
+from dspool.errors import ConfigError
+
+HAPROXY = "dspool_serve.haproxy"
+"""Loaded when it is asked for: imports point down, and this package lies below."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(doctor)
+
+
+def doctor(
+    config: ConfigFile = None, state_dir: StateDir = None, json: Json = False, debug: Debug = False
+) -> None:
+    """Check this machine, the configuration and the running service. Exit code 1 when something fails.
+
+    Changes nothing and starts nothing that stays.
+    """
+    out = Output(json, debug)
+    with guarded(out):
+        findings = examine(config, state_dir)
+        worst = _worst(findings)
+        out.result(
+            {"result": worst, "checks": [msgspec.to_builtins(found) for found in findings]}, picture(findings)
+        )
+        if worst == "fail":
+            raise typer.Exit(EXIT_FAILED)
+
+
+def examine(file: Path | None, state_dir: Path | None) -> list[Finding]:
+    """All checks. One that breaks is a finding itself: the others are still of use."""
+    findings = [
+        machine.python(),
+        *machine.packages(),
+        machine.bytecode(),
+        *_guarded("temporary directory", machine.temporary_directory),
+        *_guarded("shared memory", machine.shared_memory),
+        *_guarded("open files", machine.open_files),
+        *_guarded("haproxy", lambda: machine.haproxy(import_module(HAPROXY).binary())),
+    ]
+    flags = {"state_dir": None if state_dir is None else str(state_dir)}
+    try:
+        config = load_config(cli=flags, file=file).config
+    except ConfigError as refused:
+        advice = "correct it; `dspool config` shows where each value comes from"
+        return [*findings, fail("configuration", refused.message, "nothing starts with it", advice)]
+    return [*findings, *_of(config)]
+
+
+def _of(config: PoolConfig) -> list[Finding]:
+    run_file = RunFile(config.state_dir)
+    run = run_file.read()
+    run = run if run is not None and run.alive() else None
+    session = service.session_directory(run)
+    return [
+        *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code)),
+        *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
+        *_guarded("store", lambda: service.store(config)),
+        *_guarded("port", lambda: service.port(config, run)),
+        *_guarded("language model", lambda: service.language_models(config)),
+        *_guarded("fork server", lambda: service.fork_server(config)),
+        *_guarded("service", lambda: service.running(remote.status(run_file))),
+        *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
+    ]
+
+
+def _guarded(check: str, look: Callable[[], Any]) -> Iterable[Finding]:
+    try:
+        found = look()
+    except Exception as failed:
+        meaning = "it is not known whether this is in order"
+        return [fail(check, f"could not be checked: {type(failed).__name__}", meaning, "please report it")]
+    return [found] if isinstance(found, Finding) else found
+
+
+def picture(findings: list[Finding]) -> str:
+    """One line for each check, and below those that are not ok, what it means and what to do."""
+    width = max(len(found.check) for found in findings)
+    lines = []
+    for found in findings:
+        lines.append(f"{found.level:4}  {found.check:{width}}  {found.found}")
+        if found.level != "ok":
+            indent = " " * (width + 8)
+            lines += [f"{indent}{found.meaning}", f"{indent}-> {found.advice}"]
+    return "\n".join(lines)
+
+
+def _worst(findings: list[Finding]) -> str:
+    levels = {found.level for found in findings}
+    return "fail" if "fail" in levels else "warn" if "warn" in levels else "ok"

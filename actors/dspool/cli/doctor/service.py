@@ -1,0 +1,220 @@
+"""Checks of the configuration, and of what runs with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dspool import forkserver
+from dspool.cli.address import checked_port
+from dspool.cli.doctor.findings import Finding, fail, ok, warn
+from dspool.cli.run_file import Run
+from dspool.config import PoolConfig
+from dspool.config.base import without_password
+from dspool.errors import PoolError
+from dspool.forkserver import Forking, ParentReport
+from dspool.store.schema import create_engine, parse_url
+
+_STORE_S = 5.0
+_PRELOAD_S = 120.0
+_LITTLE_MB = 200.0
+_EXEC = "workers start slower and share no memory"
+
+
+def state_directory(directory: Path) -> Finding:
+    check = "state directory"
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(None, f"{existing} is not a directory")
+        # Permissions alone do not tell: it may be a read-only file system.
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".dspool-doctor-"):
+            pass
+    except OSError as failed:
+        found = f"{directory}: {failed.strerror}"
+        return fail(
+            check, found, "sessions cannot be kept: nothing starts", "choose another with --state-dir"
+        )
+    free_mb = os.statvfs(existing).f_bavail * os.statvfs(existing).f_frsize / 2**20
+    if free_mb < _LITTLE_MB:
+        found = f"{directory}, {free_mb:.0f} MB free"
+        return warn(check, found, "changes of sessions are refused when it is full", "make room on that disk")
+    return ok(check, str(directory) if existing == directory else f"{directory} (will be created)")
+
+
+def store(config: PoolConfig) -> Finding:
+    check = "store"
+    url = config.store_url or f"sqlite:///{config.state_dir / 'sessions.db'}"
+    shown = without_password(url)
+    try:
+        parsed = parse_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            path = Path(parsed.database or "")
+            if not path.exists():
+                return ok(check, f"{shown} (will be created)")
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+                connection.execute("select count(*) from sqlite_master").fetchone()
+        else:
+            asyncio.run(_connect(parsed))
+    except PoolError as refused:
+        return fail(check, refused.message, "no session can be kept", "correct store_url")
+    except Exception as failed:
+        # The text may hold the password; the kind and the address do not.
+        found = f"{shown}: {type(failed).__name__}"
+        return fail(
+            check, found, "no session can be opened or changed", "start the database, or correct store_url"
+        )
+    return ok(check, shown)
+
+
+async def _connect(url: Any) -> None:
+    engine = create_engine(url)
+    try:
+        async with asyncio.timeout(_STORE_S), engine.connect() as connection:
+            await connection.exec_driver_sql("select 1")
+    finally:
+        await engine.dispose()
+
+
+def port(config: PoolConfig, run: Run | None) -> Finding:
+    """`run` is the living service of this state directory, if there is one."""
+    host, number = config.service.host, config.service.port
+    if run is not None and run.url.endswith(f":{number}"):
+        return ok("port", f"{number} on {host} is used by the service itself")
+    try:
+        checked_port(host, number)
+    except PoolError as taken:
+        return fail("port", taken.message, "`dspool up` refuses to start", "choose another with --port")
+    return ok("port", f"{number} on {host} is free" if number else "any free one")
+
+
+def language_models(config: PoolConfig, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    check = "language model"
+    models = {name: found for name, found in config.lm_profiles.items() if found.engine != "offline"}
+    if not models:
+        meaning = "answers come from the offline engine inside dspool, which is no language model"
+        return [warn(check, "none is configured", meaning, "set lm_profiles (docs/operations.md)")]
+    findings = []
+    for name, profile in models.items():
+        said = f"{name}: {profile.model}"
+        if profile.api_key_env is not None and not environ.get(profile.api_key_env):
+            found, meaning = (
+                f"{said}, but {profile.api_key_env} is not set here",
+                "its provider refuses each call",
+            )
+            findings.append(fail(check, found, meaning, f"export {profile.api_key_env}=... on every node"))
+        elif profile.engine == "litellm" and find_spec("litellm") is None:
+            found = f"{said} needs litellm, which is not installed"
+            findings.append(fail(check, found, "each call fails", 'pip install "dspool[litellm]"'))
+        else:
+            findings.append(ok(check, said))
+    return findings
+
+
+def fork_server(config: PoolConfig, how: Forking | None = None, why_not: str | None = None) -> Finding:
+    """Whether workers can be forked here: loads in a process of its own what their parent would."""
+    check = "fork server"
+    if config.worker_start == "exec":
+        return ok(check, "not used: worker_start is exec")
+    how = how or forkserver.forking(config, {})
+    if how.py_executable is None:
+        return warn(check, how.why_not, _EXEC, "set worker_start: exec to say that this is meant")
+    why_not = _preload(config) if why_not is None else why_not
+    if why_not:
+        advice = "take what opens files or starts threads out of warmup.steps, or set worker_start: exec"
+        return warn(check, why_not, _EXEC, advice)
+    return ok(check, "workers are forked")
+
+
+def _preload(config: PoolConfig) -> str:
+    """Why a parent of this configuration could not fork; nothing if it could."""
+    program = (
+        "import sys\n"
+        "from dspool.forkserver.preload import preload\n"
+        "from dspool.forkserver.places import Unavailable\n"
+        "try: preload(sys.argv[1:])\n"
+        "except Unavailable as why: print(why); sys.exit(7)\n"
+    )
+    command = [sys.executable, "-c", program, *forkserver.modules_of(config)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PRELOAD_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"what workers load is not loaded after {_PRELOAD_S:g} s"
+    if done.returncode == 7:
+        return done.stdout.strip().splitlines()[-1]
+    if done.returncode != 0:
+        return (
+            f"loading what workers need failed: {(done.stderr.strip().splitlines() or ['no word'])[-1][:200]}"
+        )
+    return ""
+
+
+def parents(found: Sequence[ParentReport]) -> list[Finding]:
+    """The parents of a running service's workers."""
+    check, findings = "fork parent", []
+    for parent in found:
+        if parent.exec_only:
+            advice = f"see {parent.directory / 'log'}; it is tried again after a minute"
+            findings.append(warn(check, parent.exec_only, _EXEC, advice))
+        elif parent.pid is None:
+            meaning = "it crashed, hangs, or has just ended because no worker was left; the next worker starts another"
+            findings.append(
+                warn(check, f"{parent.directory.name} does not answer", meaning, "nothing, or see its log")
+            )
+        else:
+            said = f"process {parent.pid}: {len(parent.workers)} workers live, {parent.forked} were forked"
+            findings.append(ok(check, said))
+    return findings
+
+
+def running(seen: dict[str, Any]) -> list[Finding]:
+    """What `remote.status` saw of the service of this state directory."""
+    check = "service"
+    if not seen["running"]:
+        if seen["stale"]:
+            meaning = "the last one ended without cleaning up"
+            return [warn(check, "not running", meaning, "`dspool up` removes what it left; or `dspool down`")]
+        return [ok(check, "not running")]
+    where = seen["url"] or f"pid {seen['pid']}"
+    pool = seen["status"]
+    if pool is None:
+        return [
+            fail(check, f"{where}: {seen['why']}", "clients get no answer", "see its log, or `dspool down`")
+        ]
+    findings = []
+    if not pool["ready"]:
+        why = pool["reason"] or "too few workers are warm"
+        said = f"{where} is {pool['state']}: {why}"
+        findings.append(fail(check, said, "operations wait or are refused", "dspool events"))
+    elif pool["state"] != "ready":
+        said = f"{where} is {pool['state']}{': ' + pool['reason'] if pool['reason'] else ''}"
+        findings.append(warn(check, said, "it serves, but not as it should", "dspool status; dspool events"))
+    else:
+        findings.append(ok(check, f"{where} is ready with {pool['actual']} workers"))
+    starts = [worker.get("start", "") for worker in pool["workers"]]
+    for why, number in Counter(start for start in starts if start.startswith("exec: ")).items():
+        said = f"{number} workers were not forked: {why.removeprefix('exec: ')}"
+        findings.append(warn("worker start", said, _EXEC, "correct the reason, or set worker_start: exec"))
+    if seen["metrics"] is None and seen.get("metrics_why"):
+        findings.append(
+            warn("metrics", seen["metrics_why"], "dashboards and sizing see nothing", "dspool events")
+        )
+    return findings
+
+
+def session_directory(run: Run | None) -> Path | None:
+    """Ray's directory on this machine for a service that started its own Ray."""
+    if run is None or run.temp_dir is None:
+        return None
+    found = Path(run.temp_dir) / "ray" / "session_latest"
+    return found if found.is_dir() else None

@@ -1,0 +1,295 @@
+"""`dspool doctor`: each check says what is there, what follows from it, and what to do."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dspool.cli import app, doctor
+from dspool.cli.doctor import machine, service
+from dspool.cli.doctor.findings import Finding, fail, ok, warn
+from dspool.cli.run_file import Run, RunFile, this_process
+from dspool.config import PoolConfig
+from dspool.forkserver import Forking, ParentReport
+
+run = CliRunner().invoke
+GB = 2**30
+
+
+def levels(findings):
+    return [found.level for found in findings]
+
+
+def complete(finding):
+    """Whoever reads it knows what follows and what to do."""
+    assert finding.level == "ok" or (finding.meaning and finding.advice), finding
+    return finding.level
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """All checks pass."""
+    for name in ("temporary_directory", "shared_memory", "open_files"):
+        monkeypatch.setattr(machine, name, lambda name=name: ok(name, "fine"))
+    monkeypatch.setattr(machine, "haproxy", lambda found: ok("haproxy", "fine"))
+    monkeypatch.setattr(service, "language_models", lambda config: [ok("language model", "fine")])
+    monkeypatch.setattr(service, "fork_server", lambda config: ok("fork server", "fine"))
+    monkeypatch.setattr(service, "port", lambda config, run: ok("port", "fine"))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+
+
+# --- the machine ------------------------------------------------------------------------------------
+
+
+def test_an_old_python_fails():
+    assert complete(machine.python((3, 10))) == "fail"
+    assert complete(machine.python((3, 12))) == "ok"
+
+
+def test_another_minor_version_of_ray_or_dspy_is_a_warning_and_none_at_all_a_failure():
+    assert levels(machine.packages({"ray": "2.60.3", "dspy": "3.4.9"}.__getitem__)) == ["ok", "ok"]
+    found = machine.packages({"ray": "2.61.0", "dspy": "4.4.0"}.__getitem__)
+    assert [complete(one) for one in found] == ["warn", "warn"]
+
+    def none(package):
+        raise PackageNotFoundError(package)
+
+    assert [complete(one) for one in machine.packages(none)] == ["fail", "fail"]
+
+
+def test_switched_off_bytecode_is_a_warning():
+    assert complete(machine.bytecode({"PYTHONDONTWRITEBYTECODE": "1"})) == "warn"
+    assert complete(machine.bytecode({"PYTHONDONTWRITEBYTECODE": ""})) == "ok"
+
+
+def test_a_temporary_directory_with_a_long_path_or_without_room_is_found(tmp_path):
+    def disk(free):
+        return lambda path: (100 * GB, (100 - free) * GB, free * GB)
+
+    short = Path("/tmp")
+    assert complete(machine.temporary_directory(short, disk(50))) == "ok"
+    assert complete(machine.temporary_directory(short, disk(2))) == "warn"
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    assert complete(machine.temporary_directory(long, disk(50))) == "fail"
+    assert complete(machine.temporary_directory(tmp_path / "missing", disk(50))) == "fail"
+
+
+@pytest.mark.parametrize(("free", "level"), [(64 * 2**20, "warn"), (2 * GB, "ok")])
+def test_little_shared_memory_is_a_warning(tmp_path, free, level):
+    assert complete(machine.shared_memory(tmp_path, lambda path: (4 * GB, 0, free))) == level
+    assert complete(machine.shared_memory(tmp_path / "none")) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("limits", "level"),
+    [((1024, 65536), "ok"), ((1024, 2048), "warn"), ((256, 512), "fail"), ((1024, -1), "ok")],
+)
+def test_what_counts_of_the_limit_of_open_files_is_how_far_it_may_be_raised(limits, level):
+    assert complete(machine.open_files(limits)) == level
+
+
+def test_a_sandbox_is_missed_only_where_programs_may_run_code(monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    assert complete(machine.deno(needed=True)) == "fail"
+    assert complete(machine.deno(needed=False)) == "ok"
+    assert complete(machine.deno(needed=True, found="/bin/deno")) == "ok"
+
+
+def test_no_haproxy_is_a_warning():
+    assert complete(machine.haproxy(None)) == "warn"
+    assert complete(machine.haproxy("/bin/haproxy")) == "ok"
+
+
+# --- the configuration and the service --------------------------------------------------------------
+
+
+def test_a_state_directory_must_be_one_that_can_be_written_to(tmp_path):
+    assert complete(service.state_directory(tmp_path)) == "ok"
+    assert complete(service.state_directory(tmp_path / "new" / "one")) == "ok"
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    assert complete(service.state_directory(tmp_path / "file" / "x")) == "fail"
+    assert not list(tmp_path.glob(".dspool-doctor-*"))
+
+
+def test_a_store_is_tried_and_a_new_one_is_not_created(tmp_path):
+    config = PoolConfig(state_dir=tmp_path)
+    assert complete(service.store(config)) == "ok"
+    assert not (tmp_path / "sessions.db").exists()
+    sqlite3.connect(tmp_path / "sessions.db").close()
+    assert complete(service.store(config)) == "ok"
+    (tmp_path / "sessions.db").write_bytes(b"this is no database" * 100)
+    assert complete(service.store(config)) == "fail"
+
+
+def test_a_database_that_does_not_answer_fails_without_showing_its_password(tmp_path):
+    # Port 1: nobody listens there.
+    config = PoolConfig(state_dir=tmp_path, store_url="postgresql://user:hunter2@127.0.0.1:1/db")
+    found = service.store(config)
+    assert complete(found) == "fail"
+    assert "hunter2" not in str(found)
+
+
+def test_a_taken_port_fails_unless_the_service_itself_has_it(tmp_path):
+    import socket
+
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        number = holder.getsockname()[1]
+        config = PoolConfig(state_dir=tmp_path, service={"port": number})
+        assert complete(service.port(config, None)) == "fail"
+        mine = Run(pid=1, pid_started=1.0, pool="p", url=f"http://127.0.0.1:{number}")
+        assert complete(service.port(config, mine)) == "ok"
+    assert complete(service.port(config, None)) == "ok"
+
+
+def test_a_language_model_needs_its_key_and_its_library(monkeypatch):
+    assert [complete(one) for one in service.language_models(PoolConfig())] == ["warn"]
+    keyed = PoolConfig(lm_profiles={"m": {"model": "openai/x", "api_key_env": "THE_KEY"}})
+    (found,) = service.language_models(keyed, {})
+    assert complete(found) == "fail"
+    assert "THE_KEY" in found.found
+    (found,) = service.language_models(keyed, {"THE_KEY": "hunter2"})
+    assert complete(found) == "ok"
+    assert "hunter2" not in str(found)
+    monkeypatch.setattr(service, "find_spec", lambda name: None)
+    other = PoolConfig(lm_profiles={"m": {"model": "openai/x", "engine": "litellm"}})
+    assert [complete(one) for one in service.language_models(other, {})] == ["fail"]
+
+
+def test_the_fork_server_is_tried_and_says_why_it_cannot_be_had():
+    fork = PoolConfig(worker_start="fork")
+    assert complete(service.fork_server(PoolConfig(worker_start="exec"))) == "ok"
+    assert complete(service.fork_server(fork, Forking("python shim.py"), why_not="")) == "ok"
+    found = service.fork_server(fork, Forking("python shim.py"), why_not="threads run in the parent: x")
+    assert complete(found) == "warn"
+    assert "threads run" in found.found
+    assert complete(service.fork_server(fork, Forking(None, "this is darwin"))) == "warn"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
+def test_what_keeps_workers_from_being_forked_is_found_by_loading_it(tmp_path, monkeypatch):
+    (tmp_path / "opens_a_file.py").write_text("kept = open('/dev/zero')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    steps = [{"step": "import_modules", "modules": ["opens_a_file"]}, {"step": "load_programs"}]
+    found = service.fork_server(PoolConfig(worker_start="fork", warmup={"steps": steps}))
+    assert complete(found) == "warn"
+    assert "/dev/zero" in found.found
+
+
+def test_parents_that_hang_or_crashed_are_told_apart_from_those_that_work(tmp_path):
+    found = service.parents(
+        [
+            ParentReport(tmp_path, 7, 3, (8, 9), None),
+            ParentReport(tmp_path, None, 0, (), None),
+            ParentReport(tmp_path, 7, 3, (), "the parent (process 7) did not answer in 5 s"),
+        ]
+    )
+    assert [complete(one) for one in found] == ["ok", "warn", "warn"]
+    assert "did not answer" in found[2].found
+
+
+def seen(**changes):
+    pool = {"ready": True, "state": "ready", "reason": "", "actual": 1, "workers": []}
+    status = {**pool, **changes}
+    return {"running": True, "url": "http://x", "pid": 1, "status": status, "metrics": {}}
+
+
+def test_a_service_is_asked_whether_it_runs_answers_and_is_ready():
+    def check(seen):
+        return [complete(one) for one in service.running(seen)]
+
+    assert check({"running": False, "stale": False}) == ["ok"]
+    assert check({"running": False, "stale": True}) == ["warn"]
+    assert check(seen()) == ["ok"]
+    assert check(seen(ready=False, state="degraded", reason="crashes")) == ["fail"]
+    assert check(seen(state="paused")) == ["warn"]
+    assert check({**seen(), "metrics": None, "metrics_why": "no answer"}) == ["ok", "warn"]
+    silent = {
+        "running": True,
+        "url": "http://x",
+        "pid": 1,
+        "status": None,
+        "why": "no answer",
+        "metrics": None,
+    }
+    assert check(silent) == ["fail"]
+
+
+def test_workers_that_could_not_be_forked_are_counted_by_reason():
+    starts = ["fork", "exec: it hung", "exec: it hung", "exec"]
+    found = service.running(seen(workers=[{"start": start} for start in starts]))
+    assert [complete(one) for one in found] == ["ok", "warn"]
+    assert found[1].found == "2 workers were not forked: it hung"
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quiet")
+def test_all_well_is_exit_code_0_and_a_line_for_each_check(tmp_path):
+    done = run(app, ["doctor", "--state-dir", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok"}
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(("level", "code"), [("warn", 0), ("fail", 1)])
+def test_only_a_failure_is_exit_code_1(tmp_path, monkeypatch, level, code):
+    made = {"warn": warn, "fail": fail}[level]
+    monkeypatch.setattr(machine, "open_files", lambda: made("open files", "12", "few", "ulimit -n 65536"))
+    done = run(app, ["doctor", "--state-dir", str(tmp_path), "--json"])
+    assert done.exit_code == code
+    said = json.loads(done.stdout)
+    assert said["result"] == level
+    assert {
+        "check": "open files",
+        "level": level,
+        "found": "12",
+        "meaning": "few",
+        "advice": "ulimit -n 65536",
+    } in said["checks"]
+    text = run(app, ["doctor", "--state-dir", str(tmp_path)]).stdout
+    assert "-> ulimit -n 65536" in text
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_configuration_that_is_refused_is_a_finding_and_the_machine_is_checked_all_the_same(tmp_path):
+    file = tmp_path / "pool.yaml"
+    file.write_text("pool_size: many")
+    done = run(app, ["doctor", "--config", str(file), "--json"])
+    assert done.exit_code == 1
+    said = {found["check"]: found for found in json.loads(done.stdout)["checks"]}
+    assert said["configuration"]["level"] == "fail"
+    assert "pool_size" in said["configuration"]["found"]
+    assert said["python"]["level"] == "ok"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_check_that_breaks_is_a_failure_and_not_the_end(tmp_path, monkeypatch):
+    def breaks(config):
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr(service, "store", breaks)
+    found = doctor.examine(None, tmp_path)
+    (store,) = [one for one in found if one.check == "store"]
+    assert store == Finding(
+        "store", "fail", "could not be checked: RuntimeError", store.meaning, store.advice
+    )
+    assert found[-1].check != "store"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_living_service_that_does_not_answer_yet_fails(tmp_path):
+    RunFile(tmp_path).claim(this_process("p"))
+    (found,) = [one for one in doctor.examine(None, tmp_path) if one.check == "service"]
+    assert complete(found) == "fail"
+    assert "still starting" in found.found
