@@ -469,6 +469,44 @@ def test_a_child_that_is_held_up_after_go_is_killed_before_the_shim_becomes_the_
     assert "did not take over" in why
 
 
+STAND_IN = (
+    "import types; ray = sys.modules['ray._private.worker'] = types.ModuleType('ray'); ray.connect = {}"
+)
+"""A Ray that a worker connects to."""
+NO_CONNECTION = STAND_IN.format("None")
+
+
+def test_the_shim_stays_until_ray_knows_the_child(parent, place, tmp_path):
+    parent(STAND_IN.format(f"lambda: open({str(tmp_path / 'connected')!r}, 'w').close()"))
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys, time\ntime.sleep(0.3)\nsys.modules['ray._private.worker'].connect()\ntime.sleep(60)"
+    )
+    pid = ask(place, handover.here([str(script)]), registered_s=20.0)
+    assert (tmp_path / "connected").exists()
+    assert not ended(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_child_that_dies_before_ray_knows_it_is_replaced_by_the_shim_at_once(parent, place, tmp_path):
+    parent(NO_CONNECTION)
+    script = tmp_path / "dies.py"
+    script.write_text("import os; os._exit(9)")
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="died before Ray knew it"):
+        ask(place, handover.here([str(script)]), registered_s=20.0)
+    assert time.monotonic() - began < 10
+
+
+def test_a_child_that_is_slow_to_register_is_left_alone(parent, place, tmp_path):
+    parent(NO_CONNECTION)
+    script = tmp_path / "slow.py"
+    script.write_text("import time; time.sleep(60)")
+    pid = ask(place, handover.here([str(script)]), registered_s=0.2)
+    assert not ended(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_a_dead_parent_is_as_good_as_none(parent, place):
     process = parent()
     process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import runpy
@@ -9,11 +10,14 @@ import socket
 import sys
 import types
 from types import CodeType
+from typing import Any
 
 from dspool.forkserver import handover
 from dspool.forkserver.places import HOW_VARIABLE
 
 _GO_S = 5.0
+_shims: list[socket.socket] = []
+"""The connection to the process that asked for this one, until Ray knows it: its end before that says that it died."""
 
 
 def settle(connection: socket.socket, request: handover.Request, streams: list[int]) -> bool:
@@ -35,11 +39,20 @@ def settle(connection: socket.socket, request: handover.Request, streams: list[i
             return False
         # Without this a `go` that came just after the time was over would leave Ray waiting for nobody.
         handover.send(connection, {"going": True})
+        _shims.append(connection.dup())
     except (EOFError, OSError, ValueError):
         return False
     finally:
         connection.close()
     return True
+
+
+def registered() -> None:
+    """Ray knows this process: whoever asked for it need not wait any longer."""
+    while _shims:
+        with contextlib.suppress(OSError), _shims.pop() as shim:
+            shim.settimeout(_GO_S)
+            handover.send(shim, {"registered": True})
 
 
 def run(argv: list[str], code: CodeType | None = None) -> None:
@@ -51,10 +64,27 @@ def run(argv: list[str], code: CodeType | None = None) -> None:
     sys.argv = argv
     sys.path[0] = os.path.dirname(argv[0])
     gc.enable()
+    _tell_when_connected()
     if code is None:
         runpy.run_path(argv[0], run_name="__main__")
     else:
         exec(code, program.__dict__)
+
+
+def _tell_when_connected() -> None:
+    ray = sys.modules.get("ray._private.worker")
+    if ray is None:
+        registered()
+        return
+    connect = ray.connect
+
+    def telling(*args: Any, **named: Any) -> Any:
+        ray.connect = connect  # type: ignore[attr-defined]
+        done = connect(*args, **named)
+        registered()
+        return done
+
+    ray.connect = telling  # type: ignore[attr-defined]
 
 
 def _fresh_random() -> None:

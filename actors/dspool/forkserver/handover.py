@@ -8,9 +8,10 @@
      | <--- started, its pid -------------------------------- |
      | ---- go ---------------------------------------------> |   never to two: Ray knows one process by this id
      | <--- going ------------------------------------------- |   else the child gave up before it heard it
+     | <--- registered -------------------------------------- |   else the child died before Ray knew it
 
 Either end may vanish or stall at any point. A child that hears no `go` in time exits; a shim that hears no `going`
-starts the worker itself. So of both, exactly one becomes the worker.
+starts the worker itself. So of both, exactly one becomes the worker. The shim stays until Ray knows the child.
 Standard library only: the shim imports this without site-packages.
 """
 

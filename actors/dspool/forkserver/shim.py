@@ -31,6 +31,7 @@ ANSWER_S = 5.0
 """A parent that says nothing for so long hangs."""
 GOING_S = 10.0
 """A child waits for `go` for half of it."""
+REGISTERED_S = 30.0
 START_S = 25.0
 """Preloading takes 2 s, with litellm 6 s, on an idle machine. There must be time left to start by `exec` instead."""
 _TRIES = 3
@@ -72,18 +73,21 @@ def fork_worker(modules: str, worker: list[str]) -> int:
         if why := place.exec_only():
             raise Unavailable(why)
         try:
-            return ask(place, request)
+            return ask(place, request, registered_s=REGISTERED_S)
         except Gone:
             _ensure(place, modules, path)
     raise Unavailable("the parent ended again and again")
 
 
-def ask(place: Place, request: handover.Request, timeout_s: float = ANSWER_S) -> int:
-    """Ask the parent for a worker; its process id.
+def ask(
+    place: Place, request: handover.Request, timeout_s: float = ANSWER_S, registered_s: float = 0.0
+) -> int:
+    """Ask the parent for a worker; its process id, as soon as Ray knows it, or after `registered_s` without a word.
 
     Raises:
         Gone: there is no parent.
-        Unavailable: it refused or hangs. One that hangs is killed, and no other worker waits for it.
+        Unavailable: it refused, hangs, or what it forked died before Ray knew it. A parent that hangs is killed, and no
+            other worker waits for it.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
@@ -105,7 +109,11 @@ def ask(place: Place, request: handover.Request, timeout_s: float = ANSWER_S) ->
                 ready, _ = handover.receive(connection)
             if "started" not in ready:
                 raise Unavailable(str(ready.get("refused", "the parent gave no answer")))
-            return _go(connection, int(ready["started"]))
+            child = int(ready["started"])
+            _go(connection, child)
+            if registered_s:
+                _until_registered(connection, child, registered_s)
+            return child
         except TimeoutError:
             why = f"the parent (process {pid}) did not answer in {timeout_s:g} s"
             place.give_up(why)
@@ -117,8 +125,8 @@ def ask(place: Place, request: handover.Request, timeout_s: float = ANSWER_S) ->
             raise Unavailable(f"the parent (process {pid}) died over it: {failed}") from failed
 
 
-def _go(connection: socket.socket, child: int) -> int:
-    """Let the child become the worker; its process id.
+def _go(connection: socket.socket, child: int) -> None:
+    """Let the child become the worker.
 
     Raises:
         Unavailable: it did not take over, and never will.
@@ -132,7 +140,19 @@ def _go(connection: socket.socket, child: int) -> int:
         # It may have read `go` and be held up: it must not come back to life beside the worker that is started now.
         _kill(child)
         raise Unavailable(f"the forked process {child} did not take over in {GOING_S:g} s") from None
-    return child
+
+
+def _until_registered(connection: socket.socket, child: int, timeout_s: float) -> None:
+    # Ray itself notices after a minute that a worker process died before it registered, and whoever waits for the
+    # worker waits as long. Should Ray know it after all, it turns the one away that comes second.
+    connection.settimeout(timeout_s)
+    try:
+        handover.receive(connection)
+    except TimeoutError:
+        # It lives, and may only be slow.
+        return
+    except (EOFError, OSError, ValueError):
+        raise Unavailable(f"the forked process {child} died before Ray knew it") from None
 
 
 def _ensure(place: Place, modules: str, path: str) -> None:
