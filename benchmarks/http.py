@@ -107,11 +107,11 @@ def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str
 
 
 @contextlib.contextmanager
-def dspool(directory: Path, config: dict[str, Any]) -> Iterator[Target]:
-    """`dspool up` with one pool program `answer`."""
+def dspool_up(directory: Path, settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """`dspool up` with these settings: its address and its process."""
     directory.mkdir()
     file = directory / "pool.yaml"  # JSON is YAML
-    file.write_text(json.dumps({"programs": {"answer": PROGRAM}, "init_timeout_s": START_S, **config}))
+    file.write_text(json.dumps({"init_timeout_s": START_S, **settings}))
     command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]
     command += ["--config", str(file), "--state-dir", str(directory)]
     with process(command, stdout=subprocess.PIPE) as service:
@@ -124,8 +124,14 @@ def dspool(directory: Path, config: dict[str, Any]) -> Iterator[Target]:
                 raise RuntimeError(said["message"])
         else:
             raise RuntimeError("dspool up ended before it was ready")
-        url = f"{said['url']}/v1/pools/default/programs/answer/execute"
-        target = Target(url, {"inputs": QUESTION}, service.pid)
+        yield str(said["url"]), service.pid
+
+
+@contextlib.contextmanager
+def dspool(directory: Path, config: dict[str, Any]) -> Iterator[Target]:
+    """`dspool up` with one pool program `answer`."""
+    with dspool_up(directory, {"programs": {"answer": PROGRAM}, **config}) as (address, pid):
+        target = Target(f"{address}/v1/pools/default/programs/answer/execute", {"inputs": QUESTION}, pid)
         target.wait()
         yield target
 

@@ -30,7 +30,7 @@ import psutil
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.common import ROOT, arguments, finish, header, percentile
-from benchmarks.http import START_S, process
+from benchmarks.http import START_S, dspool_up, process
 from benchmarks.peer_systems.facts import ABILITIES
 from benchmarks.peer_systems.programs import (
     LATENCIES,
@@ -195,7 +195,8 @@ def start(directory: Path, wanted: set[str], running: contextlib.ExitStack) -> d
         running.enter_context(process([*command, str(directory / kind), json.dumps(ports)]))
         servers[kind] = Server(f"http://127.0.0.1:{port}", pool=False)
     if "dspool_http" in wanted:
-        found["dspool", "http"] = Server(_dspool_up(directory / "d", ports, running), pool=True)
+        address, _ = running.enter_context(dspool_up(directory / "d", dspool_settings(ports)))
+        found["dspool", "http"] = Server(address, pool=True)
         found["dspool", "http"].ready()
     for kind, started in drivers.items():
         handles = Handles(started)
@@ -206,23 +207,6 @@ def start(directory: Path, wanted: set[str], running: contextlib.ExitStack) -> d
         server.ready()
         found[kind, "http"] = server
     return found
-
-
-def _dspool_up(directory: Path, ports: dict[str, int], running: contextlib.ExitStack) -> str:
-    directory.mkdir()
-    file = directory / "pool.yaml"  # JSON is YAML
-    file.write_text(json.dumps({"init_timeout_s": START_S, **dspool_settings(ports)}))
-    command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]
-    command += ["--config", str(file), "--state-dir", str(directory)]
-    service = running.enter_context(process(command, stdout=subprocess.PIPE))
-    assert service.stdout is not None
-    for line in service.stdout:
-        said = json.loads(line)
-        if said["event"] == "ready":
-            return str(said["url"])
-        if said["event"] == "error":
-            raise RuntimeError(said["message"])
-    raise RuntimeError("dspool up ended before it was ready")
 
 
 def idle_cores(seconds: float = 3.0) -> float:
