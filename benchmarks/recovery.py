@@ -176,7 +176,10 @@ async def kill_workers(
         await spare_warm(pool, spares)
         refill.append(time.perf_counter() - began)
         if (number + 1) % 20 == 0:
-            print(f"    {number + 1} kills", flush=True)
+            so_far = (
+                f"p50 {percentile(recovery, 0.5) * 1e3:.0f} ms, p99 {percentile(recovery, 0.99) * 1e3:.0f} ms"
+            )
+            print(f"    {number + 1} kills, whole again after {so_far}", flush=True)
     return recovery, refill
 
 
@@ -250,7 +253,7 @@ def said(name: str, seen: dict[str, Any]) -> None:
 
 async def main() -> int:
     options = arguments(__doc__ or "").parse_args()
-    kills, bare_kills, supervisor_kills = (5, 2, 1) if options.quick else (100, 20, 5)
+    kills, bare_kills, supervisor_kills = (5, 2, 1) if options.quick else (100, 12, 5)
     header(f"recovery: SIGKILL of a random one of {WORKERS} workers under load from {CALLERS} callers")
 
     import ray

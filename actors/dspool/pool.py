@@ -45,6 +45,8 @@ from dspool.runtime import cluster, lifecycle
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
+from dspool.supervisor import DecisionRecord
+from dspool.supervisor.rollouts import Rollout
 
 _DRAIN_S = 30.0
 _NAME_LIMIT = 200
@@ -239,9 +241,28 @@ class Pool:
         """Let the worker finish what it runs, hand its sessions on, and go; it is replaced."""
         await ask(self.supervisor, "drain", worker_id)
 
-    async def deploy(self, deployment: Deployment) -> Deployment:
-        """Put a new version of a pool program into service; the deployment with its version."""
-        return await ask(self.supervisor, "deploy", deployment)  # type: ignore[no-any-return]
+    async def restart(self, worker_id: str) -> None:
+        """Replace the worker, its replacement warm first. Returns when it is gone."""
+        await ask(self.supervisor, "restart", worker_id)
+
+    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
+        """Put a new version of a pool program into service, a canary first; the deployment with its version.
+
+        `canary_s` is the longest time that the canary is watched.
+
+        Raises:
+            ProgramError: it does not load, or its canary did worse; the version before runs on.
+        """
+        options = {} if canary_s is None else {"canary_s": canary_s}
+        return await ask(self.supervisor, "deploy", deployment, **options)  # type: ignore[no-any-return]
+
+    async def rollouts(self) -> list[Rollout]:
+        """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""
+        return await ask_supervisor(self.supervisor, "recent_rollouts")  # type: ignore[no-any-return]
+
+    async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
+        """The last decisions about the size with the numbers that led to them, newest first."""
+        return await ask_supervisor(self.supervisor, "decisions", limit)  # type: ignore[no-any-return]
 
     async def sessions(
         self, *, limit: int = 100, after: str | None = None, principal: str | None = None

@@ -58,6 +58,13 @@ _ROWS = (
         logging.INFO,
     ),
     Event(
+        "pool.decision",
+        "the size was decided on; a decision that repeats the one before is told once",
+        {"target": "workers", "overflow": "workers", "previous": "workers"},
+        ("pool", "action", "reason", "source", "numbers"),
+        logging.INFO,
+    ),
+    Event(
         "pool.utilization",
         "slot-seconds used in the last metrics interval",
         {"utilization": "ratio", "busy_s": "s", "capacity_s": "s"},
@@ -142,6 +149,20 @@ _ROWS = (
         "a version of a pool program is on all workers",
         {"duration_s": "s", "workers": "workers"},
         ("pool", "program", "version"),
+        logging.INFO,
+    ),
+    Event(
+        "program.canary",
+        "a new version was tried on one worker",
+        {
+            "duration_s": "s",
+            "operations": "operations",
+            "error_rate": "ratio",
+            "run_s": "s",
+            "error_rate_before": "ratio",
+            "run_s_before": "s",
+        },
+        ("pool", "program", "version", "worker", "action", "reason"),
         logging.INFO,
     ),
     Event(

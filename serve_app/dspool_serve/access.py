@@ -31,6 +31,8 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("GET", "/v1/pools"): "reader",
     ("GET", _POOL): "reader",
     ("GET", _POOL + "/stats"): "reader",
+    ("GET", _POOL + "/decisions"): "reader",
+    ("GET", _POOL + "/rollouts"): "reader",
     ("GET", _POOL + "/metrics"): "reader",
     ("GET", _POOL + "/metrics/history"): "reader",
     ("GET", _POOL + "/events"): "reader",

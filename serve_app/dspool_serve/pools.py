@@ -17,6 +17,8 @@ from dspool.core.warmup import Strategy, WarmupReport
 from dspool.observe.event_log import EventPage
 from dspool.observe.reading import Reading
 from dspool.store.idempotency import Claim, KeptAnswer
+from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warming import WarmProgress
 
 
@@ -100,7 +102,15 @@ class ServedPool(Protocol):
 
     async def current_versions(self) -> dict[str, int]: ...
 
-    async def deploy(self, deployment: Deployment) -> Deployment: ...
+    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment: ...
+
+    async def rollouts(self) -> list[Rollout]:
+        """The last deployments, newest first."""
+        ...
+
+    async def decisions(self, limit: int) -> list[DecisionRecord]:
+        """The last decisions about the size, newest first."""
+        ...
 
     async def rollback(self, program: str, version: int | None) -> Deployment: ...
 

@@ -41,6 +41,9 @@ class RayPool:
         self.pause = pool.pause
         self.resume = pool.resume
         self.drain = pool.drain
+        self.restart = pool.restart
+        self.rollouts = pool.rollouts
+        self.decisions = pool.decisions
         self.tracing = pool.client.tracing
         self._metrics = RemoteMetrics(pool.name)
         self._store = RemoteStore(pool.name)
@@ -89,9 +92,6 @@ class RayPool:
 
     async def rollback(self, program: str, version: int | None) -> Deployment:
         return await ask(self._pool.supervisor, "rollback", program, version)  # type: ignore[no-any-return]
-
-    async def restart(self, worker_id: str) -> None:
-        await ask(self._pool.supervisor, "restart", worker_id)
 
     async def warm(self, strategy: Strategy | None) -> AsyncGenerator[WarmProgress | WarmupReport]:
         supervisor = self._pool.supervisor

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from dspool.commands import SessionInfo, WorkerStatus
+from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.sizing import DecisionRecord
 
 JSONObject = dict[str, Any]
 Seconds = Annotated[float, Meta(ge=0, description="seconds")]
@@ -310,6 +312,18 @@ class Resized(Struct):
     """The size the pool is now on its way to."""
 
     desired: int
+
+
+class DecisionList(Struct):
+    """Decisions about the size, newest first, each with the numbers that led to it."""
+
+    decisions: list[DecisionRecord]
+
+
+class RolloutList(Struct):
+    """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""
+
+    rollouts: list[Rollout]
 
 
 class Paused(Struct):

@@ -12,7 +12,7 @@ import pytest
 from harness import QUESTION, Load, actors_of, full, kill, owner_of, pid_of, pids, until
 
 from dspool.commands import Deployment
-from dspool.errors import PoolError, ProgramError, StoreFailed, WorkerLost
+from dspool.errors import DeadlineExceeded, PoolError, ProgramError, StoreFailed, WorkerLost
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
@@ -134,6 +134,58 @@ async def test_a_stuck_worker_is_replaced_and_its_slots_come_back(start_pool, lo
         await stuck
     assert (await waiting).label == "next"
     assert victim not in pids(pool)
+
+
+@pytest.mark.parametrize("deaf", ["noted:Deaf", "noted:Blocking"])
+async def test_an_operation_that_ignores_its_deadline_costs_its_worker_and_nobody_else(start_pool, log, deaf):
+    """A coroutine that swallows its cancellation, and a thread, which cannot be stopped at all."""
+    pool = await start_pool(
+        pool_size=1,
+        slots_per_worker=2,
+        health_check_interval_s=0.3,
+        health_check_timeout_s=0.3,
+        recycle={"stuck_s": 0.5},
+        programs={
+            "deaf": {"import_path": deaf, "idempotent": False},
+            "noted": {"import_path": "noted:Noted"},
+        },
+    )
+    await full(pool, 1)
+    victim, pid = next(iter(pids(pool).items()))
+    stuck = asyncio.create_task(pool.execute("deaf", timeout_s=1.0, **log.inputs("deaf", 600)))
+    async with Load(pool, log, "noted", callers=2) as load:
+        with pytest.raises(DeadlineExceeded):
+            await stuck
+        await until(lambda: victim not in pids(pool), 30)
+        await full(pool, 1)
+        await load.more(20)
+    assert load.failed == {}
+    await until(lambda: not psutil.pid_exists(pid))
+    assert any(
+        "after its deadline" in str(event.metadata.get("reason")) for event in (await pool.events()).events
+    )
+
+
+async def test_more_deaths_than_the_restart_intensity_degrade_the_pool_which_serves_with_what_is_left(
+    start_pool, log
+):
+    pool = await start_pool(
+        pool_size=3, restart={"intensity": 1, "period_s": 8.0, "backoff_s": 0.1, "backoff_max_s": 1.0}
+    )
+    await full(pool, 3)
+    (survivor, _), *others = sorted(pids(pool).items())
+    for _, pid in others:
+        kill(pid)
+    await until(lambda: set(pids(pool)) == {survivor})
+    status = await pool.status()
+    assert (status.state, status.ready) == ("degraded", True)
+    assert "2 workers failed within 8 s (more than 1)" in status.reason
+    assert (await pool.execute("noted", **log.inputs("meanwhile"))).worker == survivor
+    await full(pool, 3)
+    until_s = time.monotonic() + 20
+    while (status := await pool.status()).state != "ready":
+        assert time.monotonic() < until_s, status
+        await asyncio.sleep(0.2)
 
 
 async def test_workers_are_recycled_without_losing_an_operation(start_pool, log):

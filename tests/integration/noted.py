@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,35 @@ class Stuck(dspy.Module):
         return dspy.Prediction(label=label)
 
 
+class Blocked(dspy.Module):
+    """Blocks the event loop of its worker whatever it is asked."""
+
+    async def aforward(self, label: str, path: str, seconds: float = 0.0) -> Any:
+        time.sleep(60)  # noqa: ASYNC251
+
+
+class Slow(dspy.Module):
+    """Does the same, but takes its time."""
+
+    async def aforward(self, label: str, path: str, seconds: float = 0.0) -> Any:
+        await asyncio.sleep(0.25)
+        return dspy.Prediction(label=label)
+
+
+class Deaf(dspy.Module):
+    """Goes on whatever it is told."""
+
+    async def aforward(self, label: str, path: str, seconds: float = 0.0) -> Any:
+        note(path, "begin", label, os.getpid())
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue
+        return dspy.Prediction(label=label)
+
+
 class Failing(dspy.Module):
     async def aforward(self, label: str, path: str, seconds: float = 0.0) -> Any:
         raise ValueError("this version is wrong")
@@ -64,6 +95,29 @@ def warmed() -> None:
     """A warm-up step that takes a moment: whoever did not wait for it is found out."""
     time.sleep(0.2)
     note(Path(os.environ["NOTED_DIR"]) / "warm", os.getpid(), time.time())
+
+
+def hungry() -> None:
+    """Takes more memory than the process may have."""
+    resource.setrlimit(resource.RLIMIT_DATA, (2**30, resource.RLIM_INFINITY))
+    bytearray(2**31)
+
+
+def killed_once() -> None:
+    """What the kernel does to a process that takes too much memory; the next one gets through."""
+    mark = Path(os.environ["NOTED_DIR"]) / "killed"
+    if not mark.exists():
+        note(mark, os.getpid())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs() -> None:
+    time.sleep(600)
+
+
+def unloadable() -> dspy.Module:
+    """A program whose making fails."""
+    raise RuntimeError("the weights are not there")
 
 
 def refuses() -> None:

@@ -137,21 +137,39 @@ async def test_a_full_queue_refuses_at_once_and_deadlines_cover_queue_and_run(st
     assert (await pool.execute("noted", **log.inputs("next"))).label == "next"
 
 
-async def test_a_warm_up_step_that_fails_ends_the_start_with_its_name_and_reason(start_pool):
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        ("refuses", "the model file is not there"),
+        ("hungry", "MemoryError"),
+        ("hangs", r"warm-up step 0 \(custom_code\) failed: not done within 1 s"),
+    ],
+)
+async def test_a_warm_up_step_that_fails_ends_the_start_with_its_name_and_reason(start_pool, step, why):
     began = time.monotonic()
-    with pytest.raises(WorkerStartFailed, match="the model file is not there") as failed:
+    with pytest.raises(WorkerStartFailed, match=why) as failed:
         await start_pool(
             name="cold",
             pool_size=1,
             init_timeout_s=8,
             warmup={
                 "worker_deadline_s": 7,
-                "steps": [{"step": "custom_code", "import_path": "noted:refuses"}],
+                "steps": [{"step": "custom_code", "import_path": f"noted:{step}", "timeout_s": 1.0}],
             },
         )
     assert "custom_code" in str(failed.value)
     assert time.monotonic() - began < 40
     assert actors_of("cold") == []
+
+
+async def test_a_worker_killed_by_its_own_warm_up_is_started_again(start_pool, notes):
+    """As the kernel kills a process that takes too much memory."""
+    steps = [{"step": "custom_code", "import_path": "noted:killed_once"}]
+    pool = await start_pool(pool_size=1, warmup={"steps": steps})
+    await full(pool, 1)
+    killed = int((notes / "killed").read_text())
+    assert killed not in pids(pool).values()
+    assert (await pool.status()).failures == 1
 
 
 @pytest.mark.alone

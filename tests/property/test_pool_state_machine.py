@@ -127,10 +127,15 @@ class PoolAndWorld(RuleBasedStateMachine):
         if p := self.some(data, draining=True):
             self.feed(ev.Drained(p.worker_id))
 
-    @rule(data=st.data(), ok=st.booleans(), operations=st.integers(0, 150))
-    def a_health_check_ends(self, data, ok, operations):
+    @rule(
+        data=st.data(),
+        ok=st.booleans(),
+        operations=st.integers(0, 150),
+        says=st.sampled_from(["ready", "ready", "failed"]),
+    )
+    def a_health_check_ends(self, data, ok, operations, says):
         if p := self.some(data, listening=True):
-            status = WorkerStatus(p.worker_id, p.slot, "ready", operations=operations)
+            status = WorkerStatus(p.worker_id, p.slot, says, operations=operations)
             self.feed(ev.HealthOk(p.worker_id, status) if ok else ev.HealthMissed(p.worker_id, "late"))
 
     @rule(data=st.data())

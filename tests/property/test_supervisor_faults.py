@@ -8,6 +8,7 @@ import itertools
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
+from dspool.commands import Deployment
 from dspool.config import PoolConfig
 from dspool.errors import StoreFailed
 from dspool.supervisor import Supervisor
@@ -15,6 +16,7 @@ from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, settle
 
 MIN, MAX = 1, 4
 FAULTS = ("raise", "hang", "die")
+SPEC = {"signature": "question -> answer", "module": "Predict"}
 
 moments = st.lists(
     st.one_of(
@@ -28,6 +30,9 @@ moments = st.lists(
         st.tuples(st.just("bad start"), st.sampled_from(FAULTS)),
         st.tuples(st.just("bad step"), st.sampled_from(FAULTS)),
         st.tuples(st.just("bad drain"), st.sampled_from(FAULTS)),
+        st.tuples(st.just("bad deploy"), st.sampled_from(FAULTS)),
+        st.tuples(st.just("deploy"), st.just(0)),
+        st.tuples(st.just("warm"), st.sampled_from(["parallel", "sequential", "staged"])),
         st.tuples(st.just("all is well"), st.just(0)),
         st.tuples(st.just("store"), st.booleans()),
         st.tuples(st.just("time"), st.sampled_from([0.0, 0.05, 1.0, 7.0, 40.0])),
@@ -54,6 +59,7 @@ async def _life(happens, spares, strategy, step_s):
     store = FakeStore()
     config = PoolConfig(
         pool_size=2,
+        programs={"qa": {"spec": SPEC}},
         min_pool_size=MIN,
         max_pool_size=MAX,
         spares=spares,
@@ -105,8 +111,8 @@ async def _life(happens, spares, strategy, step_s):
             case "resize":
                 await supervisor.resize(value)
             case "successor" if store.down is None:
-                for loop in supervisor._loops:
-                    loop.cancel()
+                for loop in [*supervisor._loops, *tasks]:
+                    loop.cancel()  # what the dead one had begun ends with it
                 await supervisor._crew.close()
                 supervisor = await begin()
             case "bad start":
@@ -115,6 +121,14 @@ async def _life(happens, spares, strategy, step_s):
                 faults["step_faults"] = {0: value}
             case "bad drain":
                 faults["drain_fault"] = value
+            case "bad deploy":
+                for worker in runtime.alive[::2]:
+                    worker.deploy_faults = {"qa": value}
+            case "deploy":
+                version = Deployment("qa", 0, spec={**SPEC, "module": "ChainOfThought"})
+                tasks.append(asyncio.create_task(supervisor.deploy(version)))
+            case "warm":
+                tasks.append(asyncio.create_task(supervisor.warm(value)))
             case "all is well":
                 faults = {"step_s": step_s}
             case "store":
@@ -127,7 +141,7 @@ async def _life(happens, spares, strategy, step_s):
     faults = {"step_s": step_s}
     store.down = None
     for worker in runtime.alive:
-        worker.healthy, worker.drain_fault = True, None
+        worker.healthy, worker.drain_fault, worker.deploy_faults = True, None, {}
     await clock.advance(120.0)
     await look()
     status = await supervisor.status(fresh=False)
@@ -135,6 +149,9 @@ async def _life(happens, spares, strategy, step_s):
     assert status.actual == status.desired
     assert status.spares == spares
     assert len(runtime.alive) == status.desired + spares
+    assert all(worker.active == status.programs for worker in runtime.alive), (
+        "not all run the current version"
+    )
     assert versions == sorted(versions)
     dead = {worker.worker_id for worker in runtime.workers} - {worker.worker_id for worker in runtime.alive}
     freed = set(store.dead) | (dead if store.alive else set())

@@ -21,6 +21,7 @@ from dspool.commands import (
     PoolStatus,
     SessionInfo,
     StreamEvent,
+    VersionNumbers,
     WorkerStatus,
 )
 from dspool.core.warmup import WarmupReport
@@ -35,6 +36,8 @@ from dspool.errors import (
 )
 from dspool.observe.event_log import EventPage, Seen
 from dspool.store.idempotency import Claim, KeptAnswer
+from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warming import WarmProgress
 from dspool_serve.app import Application
 from dspool_serve.pools import Settings
@@ -132,13 +135,22 @@ class FakePool:
     async def current_versions(self) -> dict[str, int]:
         return {"qa": 2, "zz": 1}
 
-    async def deploy(self, deployment: Deployment) -> Deployment:
-        self.asked.append({"deploy": deployment})
+    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
+        self.asked.append({"deploy": deployment, "canary_s": canary_s})
         return Deployment(deployment.program, 3, spec=deployment.spec)
 
     async def rollback(self, program: str, version: int | None) -> Deployment:
         self.asked.append({"rollback": program, "version": version})
         return Deployment(program, version or 1, spec={})
+
+    async def rollouts(self) -> list[Rollout]:
+        new = VersionNumbers(20, 1, 0.5)
+        about = {"program": "qa", "version": 3, "previous": 2, "phase": "rolled back", "began_at": 1.0}
+        return [Rollout(**about, canary="w0", reason="slower", new=new)]
+
+    async def decisions(self, limit: int) -> list[DecisionRecord]:
+        record = DecisionRecord(1.0, 3, 0, 2, "grow", "backlog needs 3 workers", {"backlog": 20.0})
+        return [record] * min(limit, 3)
 
     async def resize(self, size: int) -> int:
         self.size = size

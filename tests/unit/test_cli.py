@@ -18,7 +18,8 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from dspool.cli import app, remote, serving
+from dspool.cli import app, serving
+from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.run_file import Run, RunFile, this_process
 from dspool.errors import ConfigError, Conflict, NotAllowed, WorkerStartFailed
@@ -219,7 +220,9 @@ def served(monkeypatch, tmp_path, answers):
 
     real = httpx.Client
     monkeypatch.setattr(
-        remote.httpx, "Client", lambda **options: real(**options, transport=httpx.MockTransport(answer))
+        service_module.httpx,
+        "Client",
+        lambda **options: real(**options, transport=httpx.MockTransport(answer)),
     )
 
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from dspool.cli import app, remote
+from dspool.cli import app
+from dspool.cli import service as service_module
 from dspool.cli.observing import event_text
 from dspool.cli.run_file import RunFile, this_process
 from dspool.commands import PoolStatus, WorkerStatus
@@ -49,7 +50,7 @@ def service(monkeypatch, tmp_path):
     def client(**options: Any) -> httpx.Client:
         return real(**{**options, "transport": httpx.MockTransport(answer)})
 
-    monkeypatch.setattr(remote.httpx, "Client", client)
+    monkeypatch.setattr(service_module.httpx, "Client", client)
     me = msgspec.structs.replace(this_process("default"), url="http://dspool")
     RunFile(tmp_path).write(me)
     return answers, asked, ["--state-dir", str(tmp_path)]

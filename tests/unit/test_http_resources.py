@@ -45,6 +45,50 @@ async def test_a_version_is_deployed_and_rolled_back():
     assert pool.asked[0]["deploy"] == Deployment("qa", 0, spec={"signature": "question -> answer"})
 
 
+async def test_how_long_a_canary_is_watched_may_be_asked_for():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        to = POOL + "/programs/qa/versions?canary_s="
+        assert (await http.post(to + "60", json={"signature": "a -> b"})).status_code == 201
+        assert_problem(await http.post(to + "soon", json={"signature": "a -> b"}), 422, "invalid_request")
+    assert [asked["canary_s"] for asked in pool.asked] == [60]
+
+
+async def test_a_version_from_an_import_path_may_choose_lm_and_adapter_and_nothing_else_of_a_spec():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        body = {"import_path": "a:B", "spec": {"lm": "fast"}}
+        assert (await http.post(POOL + "/programs/qa/versions", json=body)).status_code == 201
+        body["spec"]["module"] = "Predict"
+        refused = await http.post(POOL + "/programs/qa/versions", json=body)
+        assert_problem(refused, 422, "invalid_request")
+    assert pool.asked[0]["deploy"] == Deployment("qa", 0, spec={"lm": "fast"}, import_path="a:B")
+
+
+async def test_saved_state_alone_is_a_version_of_a_pool_program_but_no_program_of_a_session():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        body = {"state": {"demos": []}}
+        assert (await http.post(POOL + "/programs/qa/versions", json=body)).status_code == 201
+        refused = await http.put(POOL + "/sessions/ada/programs/p", json=body)
+        assert_problem(refused, 422, "invalid_request")
+    assert pool.asked[0]["deploy"] == Deployment("qa", 0, state={"demos": []})
+
+
+async def test_decisions_about_the_size_are_shown_with_their_numbers():
+    shown = (await get("/decisions?limit=2")).json()["decisions"]
+    assert len(shown) == 2
+    assert (shown[0]["action"], shown[0]["numbers"]) == ("grow", {"backlog": 20.0})
+    assert_problem(await get("/decisions?limit=0"), 422, "invalid_request")
+    assert_problem(await get("/decisions?since=0"), 422, "invalid_request")
+
+
+async def test_roll_outs_are_shown_with_what_their_canaries_did():
+    (shown,) = (await get("/rollouts")).json()["rollouts"]
+    assert (shown["phase"], shown["reason"], shown["previous"]) == ("rolled back", "slower", 2)
+    assert shown["new"] == {"operations": 20, "errors": 1, "run_s": 0.5, "running": 0, "running_s": 0.0}
+
+
 async def test_each_of_a_batch_ends_by_itself_in_its_place():
     pool = FakePool()
     run = pool.run

@@ -15,7 +15,7 @@ from dspool.commands import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.config import PoolConfig
+from dspool.config import LoadPrograms, PoolConfig
 from dspool.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -78,6 +78,104 @@ class Gate:
 
 def echo(inputs, session, emit):
     return dict(inputs)
+
+
+# --- what was measured, what is stuck ---
+
+
+async def test_a_worker_tells_what_each_version_of_a_program_did_and_does():
+    async with LoopbackPool(config()) as pool:
+        gate = Gate("async")
+        pool.programs |= {
+            "p": Script("inline", echo),
+            "bad": failing(ProgramError("no")),
+            "slow": gate.script,
+        }
+        worker = await pool.start_worker()
+        client = await pool.start_client()
+        await client.run(ExecuteProgram("p", {}))
+        pool.hosts["w0"].versions["p"] = 2
+        for _ in range(2):
+            await client.run(ExecuteProgram("p", {}))
+        with pytest.raises(ProgramError):
+            await client.run(ExecuteProgram("bad", {}))
+        numbers = await worker.versions("p")
+        assert {version: seen.operations for version, seen in numbers.items()} == {1: 1, 2: 2}
+        assert (await worker.versions("bad"))[1].errors == 1
+        task = asyncio.create_task(client.run(ExecuteProgram("slow", {})))
+        await until(lambda: gate.started)
+        # The version it began with, whichever is current by now.
+        pool.hosts["w0"].versions["slow"] = 5
+        assert {v: seen.running for v, seen in (await worker.versions("slow")).items()} == {1: 1}
+        gate.open.set()
+        await task
+        assert {v: seen.operations for v, seen in (await worker.versions("slow")).items()} == {1: 1}
+
+
+class Deaf:
+    """A program that goes on whatever it is told, until `open`."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.started = 0
+
+    async def _run(self) -> dict[str, Any]:
+        while not self.open.is_set():
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                continue
+        return {}
+
+    def do(self, inputs, session, emit):
+        self.started += 1
+        if inputs["way"] == "async":
+            return self._run()
+        self.open.wait(60)
+        return {}
+
+
+@pytest.mark.parametrize("way", ["async", "thread"])
+async def test_a_worker_with_an_operation_that_cannot_be_stopped_says_that_it_has_failed(way):
+    async with LoopbackPool(config(recycle={"stuck_s": 0.01})) as pool:
+        deaf = Deaf()
+        pool.programs |= {"deaf": Script(way, deaf.do), "p": Script("inline", echo)}
+        worker = await pool.start_worker()
+        await worker.warm(LoadPrograms(), [])
+        client = await pool.start_client()
+        try:
+            with pytest.raises(DeadlineExceeded):
+                await client.run(ExecuteProgram("deaf", {"way": way}), timeout_s=0.05)
+            await until(lambda: worker._operations.stuck(0.01))
+            status = await worker.health()
+            assert (status.state, status.running) == ("failed", 1)
+            assert "after its deadline" in status.reason
+            # The rest goes on, and nobody waits for what may never end.
+            assert (await client.run(ExecuteProgram("p", {"x": 1}))).outputs == {"x": 1}
+            await asyncio.wait_for(worker.drain(60.0), 10.0)
+            assert (await worker.health()).state == "draining"
+        finally:
+            deaf.open.set()
+
+
+async def test_an_operation_within_its_deadline_or_waiting_for_the_store_is_not_stuck():
+    async with LoopbackPool(config(recycle={"stuck_s": 0.001})) as pool:
+        gate = Gate("async")
+        pool.programs["slow"] = gate.script
+        worker = await pool.start_worker()
+        client = await pool.start_client()
+        running = asyncio.create_task(client.run(ExecuteProgram("slow", {})))
+        await until(lambda: gate.started)
+        assert worker._operations.stuck(0.0) == ""
+        await client.run(SetVariable("x", 0), session="s")
+        pool.store.gate = asyncio.Event()
+        with pytest.raises(DeadlineExceeded):
+            await client.run(SetVariable("x", 1), session="s", timeout_s=0.02)
+        assert worker._operations.held == 2
+        assert worker._operations.stuck(0.0) == ""
+        pool.store.gate.set()
+        gate.open.set()
+        await running
 
 
 # --- answers ---

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dspool import telemetry
-from dspool.commands import Deployment, Membership
+from dspool.commands import Deployment, Membership, VersionNumbers
 from dspool.config import PoolConfig
 from dspool.core.sizing import Observed, Window
 from dspool.errors import (
@@ -22,20 +22,20 @@ from dspool.errors import (
     UnknownProgram,
     UnknownWorker,
 )
-from dspool.supervisor import Supervisor, VersionNumbers
+from dspool.supervisor import Supervisor
 from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, FakeWorker, settle
 
 SPEC = {"signature": "question -> answer", "module": "Predict"}
 
 
 class Scene:
-    def __init__(self, script=None, store=None, observe=None, numbers=None, report=None, **config):
+    def __init__(self, script=None, store=None, observe=None, report=None, **config):
         self.clock = FakeClock()
         self.runtime = FakeRuntime(self.clock, script)
         self.store = store or FakeStore()
         self.config = PoolConfig(**{"programs": {"qa": {"spec": SPEC}}, **config})
         self._hex = itertools.count()
-        self._callbacks = {"observe": observe, "numbers": numbers, "report": report}
+        self._callbacks = {"observe": observe, "report": report}
         self.supervisor = self.new_supervisor()
 
     def new_supervisor(self):
@@ -70,13 +70,16 @@ class Scene:
 
 
 @asynccontextmanager
-async def pool(script=None, **arguments):
+async def pool(script=None, traffic=None, **arguments):
     scene = Scene(script, **arguments)
     await scene.supervisor.start()
     await settle()
+    scene.traffic = asyncio.create_task(traffic.run(scene)) if traffic else None
     try:
         yield scene
     finally:
+        if scene.traffic:
+            scene.traffic.cancel()
         await scene.end()
 
 
@@ -560,6 +563,31 @@ async def test_what_cannot_be_observed_changes_nothing_and_ends_no_loop(what):
         assert (await s.status()).desired == 2
 
 
+async def test_a_hold_that_differs_only_in_its_numbers_is_no_new_record():
+    async with pool(enable_optimizer=True, pool_size=2) as s:
+        for age in range(50):
+            await s.supervisor.observe(busy(age_s=100.0 + age / 7))
+        (held,) = await s.supervisor.decisions(10)
+        assert (held.times, held.reason) == (50, "data are 107.0 s old")
+
+
+async def test_each_decision_is_an_event_with_its_numbers_and_a_repeated_one_is_told_once():
+    told = []
+    handler = telemetry.attach(lambda name, numbers, about: told.append((numbers, about)), ["pool.decision"])
+    try:
+        async with pool(enable_optimizer=True, pool_size=2, max_pool_size=4) as s:
+            await s.supervisor.observe(busy())
+            for _ in range(5):
+                await s.supervisor.observe(busy(age_s=None))
+    finally:
+        telemetry.detach(handler)
+    (numbers, about), (_, held) = told
+    assert (numbers["previous"], about["action"], about["source"]) == (2, "grow", "sizing")
+    assert numbers["target"] > 2
+    assert about["numbers"]
+    assert (held["action"], held["reason"]) == ("hold", "no data yet")
+
+
 async def test_repeated_holds_are_one_record_so_that_the_last_change_stays_visible():
     async with pool(enable_optimizer=True, pool_size=2) as s:
         await s.supervisor.resize(3)
@@ -591,6 +619,30 @@ async def test_a_successor_adopts_every_worker_and_starts_no_duplicate():
         assert (await s.status()).desired == 4
         assert (await s.status()).spares == 1
         assert [d.target for d in await s.supervisor.decisions(1)] == [4]
+
+
+async def test_a_successor_keeps_the_overflow_workers_until_sizing_lets_them_go():
+    sizes = {"pool_size": 1, "max_pool_size": 1, "max_overflow": 1, "enable_optimizer": True}
+    async with pool(**sizes) as s:
+        await s.supervisor.observe(busy(queued=400))
+        await s.clock.advance(1.0)
+        before = await s.members()
+        assert len(before) == 2
+        await s.successor()
+        assert await s.members() == before
+        assert not any(w.state == "draining" for w in s.runtime.alive)
+        assert [w.overflow for w in (await s.status()).workers] == [False, True]
+
+
+async def test_a_successor_without_sizing_keeps_no_overflow_because_nobody_would_let_it_go():
+    sizes = {"pool_size": 1, "max_pool_size": 1, "max_overflow": 1}
+    async with pool(**sizes, enable_optimizer=True) as s:
+        await s.supervisor.observe(busy(queued=400))
+        await s.clock.advance(1.0)
+        s.config = s.config.override(enable_optimizer=False)
+        await s.successor()
+        await s.clock.advance(1.0)
+        assert len(await s.members()) == 1
 
 
 async def test_every_version_a_successor_publishes_is_above_all_before():
@@ -783,17 +835,24 @@ async def test_the_report_of_all_starts_counts_replacements_too():
 NEW = Deployment("qa", 0, spec={"signature": "question -> answer", "module": "ChainOfThought"})
 
 
-class Numbers:
-    """Scripted figures by version; without a script, a version does ten operations a look, all well."""
+class Traffic:
+    """What every worker measures, by version: operations, errors and mean run time each quarter of a second.
+
+    A version that is not named does fifty operations, all well.
+    """
 
     def __init__(self, **rows):
         self.rows = {int(key[1:]): value for key, value in rows.items()}
-        self.looks = 0
 
-    async def __call__(self, program, version):
-        self.looks += 1
-        operations, errors, run_s = self.rows.get(version, (10, 0, 0.1))
-        return VersionNumbers(operations * self.looks, errors * self.looks, run_s)
+    async def run(self, s):
+        while True:
+            for worker in s.runtime.alive:
+                version = worker.active.get("qa", 0)
+                operations, errors, run_s = self.rows.get(version, (50, 0, 0.1))
+                mine = worker.measured.setdefault("qa", {})
+                before = mine.get(version, VersionNumbers())
+                mine[version] = VersionNumbers(before.operations + operations, before.errors + errors, run_s)
+            await s.clock.sleep(0.25)
 
 
 async def deploying(s, deployment=NEW, seconds=30.0):
@@ -803,7 +862,7 @@ async def deploying(s, deployment=NEW, seconds=30.0):
 
 
 async def test_a_new_version_goes_to_a_canary_and_then_to_all_and_is_published():
-    async with pool(numbers=Numbers(), pool_size=3, spares=1) as s:
+    async with pool(traffic=Traffic(), pool_size=3, spares=1) as s:
         done = await deploying(s)
         assert done.version == 2
         assert all(w.active == {"qa": 2} for w in s.runtime.alive)
@@ -812,7 +871,7 @@ async def test_a_new_version_goes_to_a_canary_and_then_to_all_and_is_published()
 
 
 async def test_while_the_canary_is_watched_only_it_has_the_new_version():
-    async with pool(numbers=Numbers(v2=(0, 0, 0.0)), pool_size=3) as s:
+    async with pool(traffic=Traffic(v2=(0, 0, 0.0)), pool_size=3) as s:
         task = asyncio.create_task(s.supervisor.deploy(NEW))
         await s.clock.advance(1.0)
         assert sorted(w.active["qa"] for w in s.runtime.alive) == [1, 1, 2]
@@ -822,11 +881,11 @@ async def test_while_the_canary_is_watched_only_it_has_the_new_version():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "why"),
-    [(Numbers(v2=(10, 5, 0.1)), "error rate 50.0%"), (Numbers(v2=(10, 0, 0.9)), "mean run time 0.900 s")],
+    ("traffic", "why"),
+    [(Traffic(v2=(10, 5, 0.1)), "error rate 50.0%"), (Traffic(v2=(10, 0, 0.9)), "mean run time 0.900 s")],
 )
-async def test_a_version_that_does_worse_is_rolled_back_by_itself(numbers, why):
-    async with pool(numbers=numbers, pool_size=3) as s:
+async def test_a_version_that_does_worse_is_rolled_back_by_itself(traffic, why):
+    async with pool(traffic=traffic, pool_size=3) as s:
         with pytest.raises(ProgramError, match=why):
             await deploying(s)
         assert all(w.active == {"qa": 1} for w in s.runtime.alive)
@@ -835,43 +894,76 @@ async def test_a_version_that_does_worse_is_rolled_back_by_itself(numbers, why):
         assert len(s.store.versions) == 1, "a version that was never current is not kept"
 
 
-def load(s, canary_errors=0, canary_run_s=0.1):
-    """Every worker runs 40 operations a second, the one with the new version in its own way."""
-
-    async def work():
-        while True:
-            await s.clock.sleep(0.1)
-            for worker in s.runtime.alive:
-                on_new = worker.active["qa"] == 2
-                worker.operations += 4
-                worker.errors += canary_errors if on_new else 0
-                worker.busy_s += 4 * (canary_run_s if on_new else 0.1)
-
-    return asyncio.create_task(work())
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize(
-    ("canary", "why"),
-    [
-        ({"canary_errors": 2}, "error rate 5"),
-        ({"canary_run_s": 0.5}, "mean run time 0.500 s, before 0.100 s"),
-        ({}, None),
-    ],
-)
-async def test_without_numbers_by_version_the_canary_is_compared_by_what_its_worker_does(
-    workers, canary, why
-):
-    async with pool(pool_size=workers) as s:
-        working = load(s, **canary)
+async def test_a_version_under_which_operations_hang_is_rolled_back_though_none_has_ended():
+    async with pool(traffic=Traffic(v2=(0, 0, 0.0)), pool_size=2) as s:
         await s.clock.advance(5.0)
-        if why:
-            with pytest.raises(ProgramError, match=why):
-                await deploying(s)
-        else:
-            assert (await deploying(s)).version == 2
-        working.cancel()
-        assert all(w.active == {"qa": 1 if why else 2} for w in s.runtime.alive)
+        task = asyncio.create_task(s.supervisor.deploy(NEW))
+        await settle()
+        canary = next(w for w in s.runtime.alive if w.active["qa"] == 2)
+        canary.measured["qa"][2] = VersionNumbers(running=8, running_s=9.0)
+        s.traffic.cancel()
+        await s.clock.advance(12.0)
+        with pytest.raises(ProgramError, match="8 still running"):
+            await task
+        assert all(w.active == {"qa": 1} for w in s.runtime.alive)
+
+
+async def test_the_only_worker_is_compared_with_what_it_did_before():
+    async with pool(traffic=Traffic(v2=(10, 0, 0.9)), pool_size=1) as s:
+        await s.clock.advance(5.0)
+        with pytest.raises(ProgramError, match=r"mean run time 0.900 s, before 0.100 s"):
+            await deploying(s)
+
+
+async def test_a_version_that_blocks_its_canary_is_rolled_back_and_that_worker_replaced():
+    async with pool(traffic=Traffic(), pool_size=2) as s:
+        task = asyncio.create_task(s.supervisor.deploy(NEW))
+        await settle()
+        canary = next(w for w in s.runtime.alive if w.active["qa"] == 2)
+        canary.healthy = canary.obedient = False
+        await s.clock.advance(20.0)
+        with pytest.raises(ProgramError, match="does not answer any more"):
+            await task
+        assert canary.killed, "it would serve the version that was taken back as soon as it is free again"
+        assert len(await s.members()) == 2
+        assert all(w.active == {"qa": 1} for w in s.runtime.alive)
+
+
+async def test_while_nobody_asks_for_the_program_a_canary_is_not_watched_for_long():
+    async with pool(traffic=Traffic(), pool_size=2) as s:
+        await s.clock.advance(5.0)
+        s.traffic.cancel()
+        await s.clock.advance(1.0)
+        task = asyncio.create_task(s.supervisor.deploy(NEW))
+        await s.clock.advance(2.5)
+        assert task.done()
+        assert (await task).version == 2
+
+
+async def test_a_roll_out_shows_how_far_it_is_and_what_the_canary_did():
+    async with pool(traffic=Traffic(v2=(10, 5, 0.1)), pool_size=2) as s:
+        assert await s.supervisor.recent_rollouts() == []
+        task = asyncio.create_task(s.supervisor.deploy(NEW))
+        await s.clock.advance(0.3)
+        (now,) = await s.supervisor.recent_rollouts()
+        assert (now.phase, now.program, now.version, now.previous) == ("canary", "qa", 2, 1)
+        assert now.canary in await s.members()
+        assert (await s.supervisor.rollouts())[0] == now
+        await s.clock.advance(30.0)
+        with pytest.raises(ProgramError):
+            await task
+        (ended,) = await s.supervisor.recent_rollouts()
+        assert (ended.phase, ended.new.error_rate, ended.old.error_rate) == ("rolled back", 0.5, 0.0)
+        assert ended.reason.startswith("error rate 50.0%")
+        assert ended.ended_at > ended.began_at
+        s.runtime.worker(slot=0).deploy_faults = {"qa": "raise"}
+        with pytest.raises(ProgramError):
+            await deploying(s)
+        s.runtime.worker(slot=0).deploy_faults = {}
+        await s.supervisor.deploy(Deployment("other", 0, spec=SPEC))
+        phases = [one.phase for one in await s.supervisor.recent_rollouts()]
+        assert phases == ["done", "failed", "rolled back"]
+        assert (await s.supervisor.rollouts())[1].program == "other"
 
 
 async def test_a_version_that_fails_on_load_is_refused_and_nothing_changes():
@@ -906,7 +998,7 @@ async def test_with_a_spare_a_bad_version_never_touches_a_worker_with_traffic():
 
 
 async def test_a_canary_that_dies_takes_the_version_back():
-    async with pool(numbers=Numbers(v2=(0, 0, 0.0)), pool_size=2) as s:
+    async with pool(traffic=Traffic(v2=(0, 0, 0.0)), pool_size=2) as s:
         task = asyncio.create_task(s.supervisor.deploy(NEW))
         await s.clock.advance(0.3)
         next(w for w in s.runtime.alive if w.active["qa"] == 2).die()
@@ -917,7 +1009,7 @@ async def test_a_canary_that_dies_takes_the_version_back():
 
 
 async def test_a_worker_that_joins_during_a_deployment_has_the_new_version_before_it_serves():
-    async with pool(pool_size=2, numbers=Numbers()) as s:
+    async with pool(pool_size=2, traffic=Traffic()) as s:
         s.runtime.script = only(step_s=20.0)
         await s.supervisor.resize(3)
         await settle()
@@ -930,7 +1022,7 @@ async def test_a_worker_that_joins_during_a_deployment_has_the_new_version_befor
 
 async def test_a_worker_that_joins_with_an_old_version_takes_no_traffic_until_it_has_the_new_one():
     steps = [{"step": "load_programs"}, {"step": "import_modules", "modules": ["json"]}]
-    async with pool(pool_size=2, numbers=Numbers(), warmup={"steps": steps}) as s:
+    async with pool(pool_size=2, traffic=Traffic(), warmup={"steps": steps}) as s:
         s.runtime.script = only(step_s=10.0)
         await s.supervisor.resize(3)
         await s.clock.advance(15.0)
@@ -955,7 +1047,7 @@ async def test_a_worker_that_cannot_load_the_new_version_after_the_canary_did_is
 
 
 async def test_a_new_program_needs_no_comparison():
-    async with pool(pool_size=2, numbers=Numbers()) as s:
+    async with pool(pool_size=2, traffic=Traffic()) as s:
         done = await s.supervisor.deploy(Deployment("other", 0, spec=SPEC))
         assert done.version == 1
         assert (await s.supervisor.watch(0)).programs == {"qa": 1, "other": 1}
@@ -981,7 +1073,7 @@ async def test_old_versions_are_retired_but_for_the_one_before():
 
 
 async def test_two_deployments_at_once_conflict_and_bad_ones_are_refused():
-    async with pool(pool_size=2, numbers=Numbers(v2=(0, 0, 0.0))) as s:
+    async with pool(pool_size=2, traffic=Traffic(v2=(0, 0, 0.0))) as s:
         task = asyncio.create_task(s.supervisor.deploy(NEW))
         await settle()
         with pytest.raises(Conflict):
@@ -1009,8 +1101,33 @@ async def test_a_version_deployed_by_hand_outlives_the_supervisor_and_a_changed_
         assert s.runtime.worker(slot=0).active == {"qa": 3}
 
 
+async def test_a_configured_program_from_an_import_path_keeps_its_lm_and_adapter():
+    chosen = {"import_path": "a.b:C", "lm": "fast", "adapter": "json"}
+    profiles = {"fast": {"model": "openai/x"}, "slow": {"model": "openai/y"}}
+    config = {"programs": {"qa": chosen}, "allowed_imports": ("a",), "lm_profiles": profiles}
+    async with pool(pool_size=1, **config) as s:
+        (stored,) = await s.supervisor.deployments()
+        assert (stored.import_path, stored.spec) == ("a.b:C", {"lm": "fast", "adapter": "json"})
+        by_hand = Deployment("qa", 0, spec={"lm": "slow"}, import_path="a.b:C")
+        assert (await deploying(s, by_hand)).spec == {"lm": "slow"}
+        both = Deployment("qa", 0, spec=SPEC, import_path="a.b:C")
+        with pytest.raises(InvalidRequest, match="exactly one"):
+            await s.supervisor.deploy(both)
+
+
+async def test_saved_state_alone_is_loaded_into_the_spec_of_the_current_version():
+    async with pool(pool_size=1, allowed_imports=("a",)) as s:
+        state = {"demos": [], "signature": {}}
+        done = await deploying(s, Deployment("qa", 0, state=state))
+        assert (done.version, done.spec, done.state) == (2, SPEC, state)
+        await deploying(s, Deployment("qa", 0, import_path="a:B"))
+        for program in ("qa", "nothing"):
+            with pytest.raises(InvalidRequest, match="saved state alone"):
+                await s.supervisor.deploy(Deployment(program, 0, state=state))
+
+
 async def test_a_successor_ends_a_canary_that_was_being_tried():
-    async with pool(numbers=Numbers(v2=(0, 0, 0.0)), pool_size=2) as s:
+    async with pool(traffic=Traffic(v2=(0, 0, 0.0)), pool_size=2) as s:
         task = asyncio.create_task(s.supervisor.deploy(NEW))
         await s.clock.advance(0.5)
         await s.successor()
@@ -1069,6 +1186,8 @@ async def test_every_event_it_emits_is_in_the_table():
         "pool.terminate",
         "pool.warmup",
         "pool.resize",
+        "pool.decision",
+        "program.canary",
         "pool.error",
         "pool.recovery",
         "worker.init",

@@ -65,6 +65,11 @@ def test_the_report_counts_each_step_and_each_worker():
     ]
     assert (done.workers_warm, done.workers_failed, done.runs, done.failures) == (1, 1, 4, 1)
     assert done.success_rate == 0.75
+    first, second = done.workers
+    assert (first.mean_s, first.p99_s, first.max_s) == (0.25, 0.4, 0.4)
+    assert (second.failures, second.success_rate, second.max_s) == (1, 0.5, 0.3)
+    assert done.mean_s == pytest.approx(0.8 / 3)
+    assert (done.p99_s, done.max_s) == (0.4, 0.4)
 
 
 def test_two_steps_of_one_name_are_told_apart_by_their_place():

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import doctor, observing, remote, tokens
-from dspool.cli.options import ConfigFile, Debug, Json, StateDir
+from dspool.cli import deploying, doctor, observing, operating, remote, tokens, warming
+from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
-from dspool.cli.run_file import RunFile
+from dspool.cli.service import run_file
 from dspool.cli.serving import run_up
 from dspool.config import load_config
 
@@ -77,19 +77,33 @@ def down(
     """Stop the service of this state directory: running operations finish first."""
     out = Output(json, debug)
     with guarded(out):
-        said = remote.down(_run_file(config, state_dir), timeout)
+        said = remote.down(run_file(config, state_dir), timeout)
         out.result(said, said["message"])
 
 
 @app.command()
 def status(
-    config: ConfigFile = None, state_dir: StateDir = None, json: Json = False, debug: Debug = False
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    pool: PoolName = None,
+    decisions: Annotated[
+        bool,
+        typer.Option("--decisions", help="Also the last decisions about the size, with what led to them."),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Show at most so many decisions.")] = 20,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Show the service, its pool and its workers. Exit code 3 when nothing runs."""
     out = Output(json, debug)
     with guarded(out):
-        seen = remote.status(_run_file(config, state_dir))
-        out.result(seen, remote.status_text(seen))
+        file = run_file(config, state_dir)
+        seen = remote.status(file, pool)
+        text = remote.status_text(seen)
+        if decisions and seen["running"]:
+            seen["decisions"] = remote.decisions(file, pool, limit)
+            text += f"\n\n{remote.decisions_text(seen['decisions'])}"
+        out.result(seen, text)
         if not seen["running"]:
             raise typer.Exit(EXIT_NOT_RUNNING)
 
@@ -105,7 +119,7 @@ def sessions(
     """List the sessions of the pool, with the worker that holds each."""
     out = Output(json, debug)
     with guarded(out):
-        found = remote.sessions(_run_file(config, state_dir), limit)
+        found = remote.sessions(run_file(config, state_dir), limit)
         out.result(found, remote.sessions_text(found))
 
 
@@ -135,16 +149,12 @@ def version(json: Json = False) -> None:
     )
 
 
-observing.add_to(app)
-doctor.add_to(app)
+for commands in (observing, operating, warming, deploying, doctor):
+    commands.add_to(app)
 
 
 def _flags(state_dir: Path | None) -> dict[str, Any]:
     return {"state_dir": None if state_dir is None else str(state_dir)}
-
-
-def _run_file(config: Path | None, state_dir: Path | None) -> RunFile:
-    return RunFile(load_config(cli=_flags(state_dir), file=config).config.state_dir)
 
 
 def _shown(value: Any) -> str:

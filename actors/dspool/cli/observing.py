@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +18,7 @@ from dspool.cli import remote
 from dspool.cli.options import ConfigFile, Debug, Json, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import RunFile
-from dspool.config import load_config
+from dspool.cli.service import run_file
 
 POLL_S = 5.0
 """How long one question for events waits at the service."""
@@ -44,19 +43,19 @@ def top(
     """Watch the pool, its workers and its programs, until Ctrl-C."""
     out = Output(json, debug)
     with guarded(out):
-        run_file = _run_file(config, state_dir)
+        file = run_file(config, state_dir)
         if json or once:
-            seen = look(run_file)
+            seen = look(file)
             if json:
                 out.result(seen, "")
             else:
                 Console(highlight=False).print(picture(seen))
             return
         try:
-            with Live(picture(look(run_file)), auto_refresh=False, screen=True) as live:
+            with Live(picture(look(file)), auto_refresh=False, screen=True) as live:
                 while True:
                     time.sleep(interval)
-                    live.update(picture(look(run_file)), refresh=True)
+                    live.update(picture(look(file)), refresh=True)
         except KeyboardInterrupt:
             return
 
@@ -72,8 +71,8 @@ def events(
     """Show what happened in the pool: sizes, deaths, moved sessions, deployments, ... (not each operation)."""
     out = Output(json, debug)
     with guarded(out):
-        run_file = _run_file(config, state_dir)
-        page = remote.events(run_file, 0, limit)
+        file = run_file(config, state_dir)
+        page = remote.events(file, 0, limit)
         try:
             while True:
                 if page["missed"]:
@@ -82,7 +81,7 @@ def events(
                     out.result(event, event_text(event))
                 if not follow:
                     return
-                page = remote.events(run_file, page["next"], 1000, wait_s=POLL_S)
+                page = remote.events(file, page["next"], 1000, wait_s=POLL_S)
         except KeyboardInterrupt:
             return
 
@@ -99,23 +98,23 @@ def trace(
 
     out = Output(json, debug)
     with guarded(out):
-        spans = find_trace(_run_file(config, state_dir).state_dir, id)
+        spans = find_trace(run_file(config, state_dir).state_dir, id)
         out.result({"trace_id": spans[0]["trace_id"], "spans": spans}, render(spans))
 
 
 # --- what they show ---------------------------------------------------------------------------------
 
 
-def look(run_file: RunFile) -> dict[str, Any]:
+def look(file: RunFile) -> dict[str, Any]:
     """The pool's status and metrics, each None if it could not be had.
 
     Raises:
         PoolNotReady: nothing runs, or it does not answer.
     """
-    seen = remote.status(run_file)
+    seen = remote.status(file)
     if not seen["running"] or seen["status"] is None:
         # Says what is wrong with it.
-        remote.sessions(run_file, 1)
+        remote.sessions(file, 1)
     return seen
 
 
@@ -226,8 +225,3 @@ def _short(value: Any) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:,.1f} ms"
-
-
-def _run_file(config: Path | None, state_dir: Path | None) -> RunFile:
-    cli = {"state_dir": None if state_dir is None else str(state_dir)}
-    return RunFile(load_config(cli=cli, file=config).config.state_dir)

@@ -19,5 +19,8 @@ StateDir = Annotated[
         "--state-dir", help="Where sessions and the run file are kept. Names the service to talk to."
     ),
 ]
+PoolName = Annotated[
+    str | None, typer.Option("--pool", help="Which of the service's pools; by default the one it runs.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import ssl
 import time
+from datetime import datetime
 from typing import Any
-
-import httpx
 
 from dspool.cli.output import Output
 from dspool.cli.run_file import Run, RunFile
-from dspool.errors import PoolError, PoolNotReady, UnknownPool, from_wire
+from dspool.cli.service import Service
+from dspool.errors import PoolError
 
-HTTP_TIMEOUT_S = 10.0
 
-
-def status(run_file: RunFile) -> dict[str, Any]:
+def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
     """`running`, and if so where, the pool's `status` and its `metrics`.
 
     Each of the two is None while it cannot be had; `why` and `metrics_why` then say why.
@@ -29,20 +26,21 @@ def status(run_file: RunFile) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "running": True,
         "url": run.url,
-        "pool": run.pool,
+        "pool": pool or run.pool,
         "pid": run.pid,
         "ray_address": run.ray_address,
         "state_dir": str(run_file.state_dir),
         "status": None,
         "metrics": None,
     }
+    service = Service(run, pool)
     try:
-        facts["status"] = _get(run, f"/v1/pools/{run.pool}")
+        facts["status"] = service.get()
     except PoolError as failed:
         facts["why"] = failed.message
         return facts
     try:
-        facts["metrics"] = _get(run, f"/v1/pools/{run.pool}/metrics")
+        facts["metrics"] = service.get("/metrics")
     except PoolError as failed:
         facts["metrics_why"] = failed.message
     return facts
@@ -67,15 +65,45 @@ def status_text(seen: dict[str, Any]) -> str:
     return f"{head}\n{pool['state']}{why}, {pool['actual']} of {pool['desired']} workers, programs: {programs}\n{table}"
 
 
+def decisions(run_file: RunFile, pool: str | None, limit: int) -> list[dict[str, Any]]:
+    """The last decisions about the size, newest first.
+
+    Raises:
+        PoolNotReady: nothing runs, or it does not answer.
+    """
+    found: list[dict[str, Any]] = Service.of(run_file, pool).get("/decisions", {"limit": limit})["decisions"]
+    return found
+
+
+def decisions_text(decisions: list[dict[str, Any]]) -> str:
+    """One line for each, oldest first, with the numbers that led to it below."""
+    if not decisions:
+        return (
+            "no decision about the size yet (enable_optimizer lets the pool choose; `dspool scale` is yours)"
+        )
+    lines = []
+    for one in reversed(decisions):
+        when = datetime.fromtimestamp(one["at"]).strftime("%H:%M:%S")
+        overflow = f" + {one['overflow']} overflow" if one["overflow"] else ""
+        often = f" (x{one['times']})" if one["times"] > 1 else ""
+        lines.append(
+            f"{when}  {one['action']:6}  {one['previous']} -> {one['target']}{overflow}  {one['source']}: "
+            f"{one['reason']}{often}"
+        )
+        if one["numbers"]:
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in one["numbers"].items())
+            lines.append(f"          {numbers}")
+    return "\n".join(lines)
+
+
 def events(run_file: RunFile, since: int, limit: int, *, wait_s: float = 0.0) -> dict[str, Any]:
     """A page of events after `since` (0: the newest); waits up to `wait_s` for one.
 
     Raises:
         PoolNotReady: nothing runs, or it does not answer.
     """
-    run = _running(run_file)
     query: dict[str, str | int] = {"since": since, "limit": limit, "timeout_s": str(wait_s)}
-    page: dict[str, Any] = _get(run, f"/v1/pools/{run.pool}/events", query)
+    page: dict[str, Any] = Service.of(run_file).get("/events", query)
     return page
 
 
@@ -85,19 +113,19 @@ def sessions(run_file: RunFile, limit: int) -> dict[str, Any]:
     Raises:
         PoolNotReady: nothing runs, or it does not answer.
     """
-    run = _running(run_file)
+    service = Service.of(run_file)
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while len(found) < limit:
         query: dict[str, str | int] = {"limit": min(1000, limit - len(found))}
         if cursor is not None:
             query["cursor"] = cursor
-        page = _get(run, f"/v1/pools/{run.pool}/sessions", query)
+        page = service.get("/sessions", query)
         found += page["sessions"]
         cursor = page["next_cursor"]
         if cursor is None:
             break
-    return {"pool": run.pool, "sessions": found, "more": cursor is not None}
+    return {"pool": service.pool, "sessions": found, "more": cursor is not None}
 
 
 def sessions_text(found: dict[str, Any]) -> str:
@@ -145,44 +173,3 @@ def _gone(run: Run, patience_s: float) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def _identity() -> dict[str, str]:
-    token = os.environ.get("DSPOOL_TOKEN")
-    return {"authorization": f"Bearer {token}"} if token else {}
-
-
-def _trust(run: Run) -> ssl.SSLContext | bool:
-    """For a service of this machine: its own certificate, whatever name stands in it."""
-    if run.tls_cert is None:
-        return True
-    context = ssl.create_default_context(cafile=run.tls_cert)
-    context.check_hostname = False
-    return context
-
-
-def _running(run_file: RunFile) -> Run:
-    run = run_file.read()
-    if run is None or not run.alive():
-        raise PoolNotReady(f"no service runs from {run_file.state_dir}; start one with `dspool up`")
-    return run
-
-
-def _get(run: Run, path: str, query: dict[str, str | int] | None = None) -> Any:
-    if not run.url:
-        raise PoolNotReady(f"pool {run.pool} (pid {run.pid}) is still starting")
-    try:
-        # No proxy from the environment: this is our own machine.
-        with httpx.Client(
-            base_url=run.url, timeout=HTTP_TIMEOUT_S, trust_env=False, verify=_trust(run), headers=_identity()
-        ) as http:
-            answer = http.get(path, params=query)
-    except httpx.HTTPError as failed:
-        raise PoolNotReady(f"{run.url} does not answer ({type(failed).__name__})") from failed
-    if answer.status_code == 200:
-        return answer.json()
-    try:
-        problem = answer.json()
-        raise from_wire({"code": problem["code"], "message": problem["detail"]})
-    except (ValueError, KeyError):
-        raise UnknownPool(f"{run.url}{path} answered {answer.status_code}: not a dspool service?") from None

@@ -215,7 +215,7 @@ class RetryConfig(Part):
 
 
 class RecycleConfig(Part):
-    """When a healthy worker is drained and replaced; null is never."""
+    """When a worker that answers is drained and replaced; null is never."""
 
     max_operations: Count | None = None
     """Operations a worker runs before it is replaced."""
@@ -223,6 +223,8 @@ class RecycleConfig(Part):
     """Age at which a worker is replaced."""
     max_memory_mb: Megabytes | None = None
     """Resident memory at which a worker is replaced."""
+    stuck_s: Seconds = 10.0
+    """An operation that still runs so long after its deadline cannot be stopped: its worker is replaced."""
 
 
 class RestartConfig(Part):

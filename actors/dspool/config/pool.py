@@ -51,7 +51,7 @@ PREFIX = "DSPOOL_"
 
 OTHER_VARIABLES = {
     "DSPOOL_CONFIG": "path of the YAML file, read when no other is named",
-    "DSPOOL_TOKEN": "the access token that clients and the commands `status` and `sessions` present",
+    "DSPOOL_TOKEN": "the access token that clients and the commands present",
     "DSPOOL_TOKENS": "access tokens of the service as JSON, beside or instead of `service.tokens_file`",
     "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",
 }

@@ -77,7 +77,14 @@ class WorkerReport(Struct, frozen=True):
     steps: int
     """Steps that succeeded."""
     duration_s: float
+    """All its steps together."""
     error: str = ""
+    failures: int = 0
+    success_rate: float = 1.0
+    mean_s: float = 0.0
+    """Of the steps that succeeded, as the next two."""
+    p99_s: float = 0.0
+    max_s: float = 0.0
 
 
 class WarmupReport(Struct, frozen=True):
@@ -93,6 +100,10 @@ class WarmupReport(Struct, frozen=True):
     runs: int = 0
     failures: int = 0
     success_rate: float = 1.0
+    mean_s: float = 0.0
+    """Of the runs that succeeded, as the next two."""
+    p99_s: float = 0.0
+    max_s: float = 0.0
     duration_s: float = 0.0
     stopped: str = ""
     """Why the roll-out stopped before its end; empty when it did not."""
@@ -126,23 +137,21 @@ def report(
         runs=len(runs),
         failures=failures,
         success_rate=_rate(len(runs) - failures, len(runs)),
+        **_times(runs),
         duration_s=duration_s,
         stopped=stopped,
     )
 
 
 def _step_report(index: int, step: str, runs: list[StepRun]) -> StepReport:
-    durations = sorted(run.duration_s for run in runs if not run.error)
     errors = [run.error for run in runs if run.error]
     return StepReport(
         index=index,
         step=step,
         count=len(runs),
         failures=len(errors),
-        success_rate=_rate(len(durations), len(runs)),
-        mean_s=sum(durations) / len(durations) if durations else 0.0,
-        p99_s=_p99(durations),
-        max_s=durations[-1] if durations else 0.0,
+        success_rate=_rate(len(runs) - len(errors), len(runs)),
+        **_times(runs),
         last_error=errors[-1] if errors else "",
     )
 
@@ -156,7 +165,19 @@ def _worker_report(worker_id: str, runs: list[StepRun], expected_steps: int) -> 
         steps=done,
         duration_s=sum(run.duration_s for run in runs),
         error=errors[-1] if errors else "",
+        failures=len(errors),
+        success_rate=_rate(done, len(runs)),
+        **_times(runs),
     )
+
+
+def _times(runs: list[StepRun]) -> dict[str, float]:
+    durations = sorted(run.duration_s for run in runs if not run.error)
+    return {
+        "mean_s": sum(durations) / len(durations) if durations else 0.0,
+        "p99_s": _p99(durations),
+        "max_s": durations[-1] if durations else 0.0,
+    }
 
 
 def _p99(ordered: list[float]) -> float:

@@ -10,7 +10,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
 from dspool import forkserver
-from dspool.commands import Deployment, Member, WorkerStatus
+from dspool.commands import Deployment, Member, VersionNumbers, WorkerStatus
 from dspool.config import PoolConfig, WarmupStep
 from dspool.observe import logs
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
@@ -81,6 +81,9 @@ class RayWorker:
 
     async def activate(self, program: str, version: int) -> None:
         await self._ask("activate", program, version)
+
+    async def versions(self, program: str) -> dict[int, VersionNumbers]:
+        return await self._ask("versions", program)  # type: ignore[no-any-return]
 
     async def forget(self, sessions: list[str]) -> None:
         await self._ask("forget", sessions)

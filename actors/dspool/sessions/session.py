@@ -130,6 +130,12 @@ class SessionHost:
             return "thread"
         return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"
 
+    def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
+        """The version of a pool program that `command` runs; 0 for a session's own program, and if there is none."""
+        if session is not None and command.program in session.definitions:
+            return 0
+        return command.version or self.pool_programs.current.get(command.program, 0)
+
     def run_inline(self, command: AnyCommand, session: Session | None) -> Done:
         """Run it here and now. `execute_program` gives `{"outputs": {...}}`; see `session_commands` for the others."""
         if session is None and type(command) is ExecuteProgram:

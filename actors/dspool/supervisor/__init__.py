@@ -1,6 +1,6 @@
 """The supervisor: owns the lives of a pool's workers and says who takes traffic."""
 
-from dspool.supervisor.runtime import PoolStore, Runtime, VersionNumbers, WorkerHandle
+from dspool.supervisor.runtime import PoolStore, Runtime, WorkerHandle
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.supervisor import Supervisor
 from dspool.supervisor.warming import WarmProgress
@@ -10,7 +10,6 @@ __all__ = [
     "PoolStore",
     "Runtime",
     "Supervisor",
-    "VersionNumbers",
     "WarmProgress",
     "WorkerHandle",
 ]

@@ -17,11 +17,11 @@ log = logging.getLogger("dspool.supervisor")
 
 async def restored(pool: str, store: PoolStore) -> tuple[ev.Restored, dict[str, Any], JSON]:
     """The pool as the last supervisor wrote it down, its workers' states by id, and its last decisions."""
-    desired, version, paused, awake, roster, decisions = [
+    desired, overflow, version, paused, awake, roster, decisions = [
         await store.get_record(pool, key)
-        for key in ("desired", "version_ceiling", "paused", "awake", "roster", "decisions")
+        for key in ("desired", "overflow", "version_ceiling", "paused", "awake", "roster", "decisions")
     ]
-    event = ev.Restored(desired=desired, version=version or 0, paused=bool(paused), awake=bool(awake))
+    event = ev.Restored(desired, overflow or 0, version or 0, bool(paused), bool(awake))
     return event, roster or {}, decisions or []
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 
 import msgspec
 
-from dspool.commands import Deployment
-from dspool.config import PoolConfig, ProgramConfig
-from dspool.core.pool.rollout import Verdict, judge
+from dspool.commands import JSON, Deployment, VersionNumbers
+from dspool.config import PoolConfig
 from dspool.errors import (
-    ConfigError,
     Conflict,
     InvalidRequest,
     PoolError,
@@ -22,18 +19,18 @@ from dspool.errors import (
     ProgramError,
     UnknownProgram,
 )
-from dspool.supervisor.comparing import ByVersion, ByWorker, Comparison, Numbers
+from dspool.supervisor.comparing import Trial
+from dspool.supervisor.configured import deployment_of
 from dspool.supervisor.rollouts import Rollout, Rollouts
 from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
 from dspool.supervisor.warming import Warmer
+from dspool.telemetry import emit
 
 log = logging.getLogger("dspool.supervisor")
 
 CANARY_S = 10.0
 """Longest time the canary is watched."""
-QUIET_S = 2.0
-"""With not one operation of the program seen for so long, there is nothing to wait for."""
-LOOK_EVERY_S = 0.25
+TAKE_BACK_S = 5.0
 
 
 class Deploying:
@@ -47,10 +44,9 @@ class Deploying:
         spares: Callable[[], list[WorkerHandle]],
         changed: Callable[[dict[str, int]], None],
         behind: Callable[[str, str], None],
-        numbers: Numbers | None,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         sleep: Sleep,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         """`serving()` and `spares()` are the warm workers; `changed` hears of every new set of current versions,
         `behind(worker_id, why)` of a worker that could not load one and must be replaced."""
@@ -61,14 +57,13 @@ class Deploying:
         self._spares = spares
         self._changed = changed
         self._on_behind = behind
-        self._numbers = numbers
         self._clock = clock
         self._sleep = sleep
+        self.rollouts = Rollouts(wall)
         self._versions: dict[str, dict[int, Deployment]] = {}
         self._current: dict[str, int] = {}
         self._previous: dict[str, int] = {}
         self._busy = asyncio.Lock()
-        self.rollouts = Rollouts(wall)
 
     def current(self) -> list[Deployment]:
         """The current version of each pool program, which every worker is to have."""
@@ -124,13 +119,15 @@ class Deploying:
         """Roll `wanted` out (its version number is given here) and return it once every warm worker has it.
 
         Raises:
-            InvalidRequest: neither or both of spec and import path.
+            InvalidRequest: neither or both of spec and import path. Saved state alone is loaded into the current spec.
             Conflict: another deployment is running.
             PoolNotReady: no warm worker to try it on.
             ProgramError: its canary did worse than the version before; that one is current again on every worker.
             PoolError: whatever loading it raised; nothing changed.
         """
-        if (wanted.spec is None) == (wanted.import_path is None):
+        if wanted.state is not None and wanted.spec is None and wanted.import_path is None:
+            wanted = msgspec.structs.replace(wanted, spec=self._spec_now(wanted.program))
+        if not wanted.has_one_source:
             raise InvalidRequest("a deployment needs exactly one of spec and import_path")
         async with self._alone():
             versions = self._versions.get(wanted.program, {})
@@ -139,27 +136,36 @@ class Deploying:
             with self.rollouts.of(tried.program, tried.version, before, "loading") as rollout:
                 return await self._roll_out(wanted, tried, rollout, canary_s)
 
+    def _spec_now(self, program: str) -> dict[str, JSON]:
+        """The spec of the current version, for saved state that comes alone."""
+        known = self._versions.get(program, {}).get(self._current.get(program, 0))
+        if known is None or known.spec is None or known.import_path is not None:
+            raise InvalidRequest(
+                f"saved state alone needs a current version of {program} that was made from a spec; "
+                "send the spec with it",
+                program=program,
+            )
+        return known.spec
+
     async def _roll_out(
         self, wanted: Deployment, tried: Deployment, rollout: Rollout, canary_s: float
     ) -> Deployment:
+        trial = None
+        if rollout.previous is not None:
+            versions = rollout.previous, tried.version
+            trial = Trial(tried.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
+            # Before it is loaded: from that moment on the canary answers with it.
+            await trial.begin()
         canary = await self._load_canary(tried)
         rollout.canary = canary.worker_id
         try:
-            if wanted.program in self._current:
+            if trial is not None:
                 rollout.phase, rollout.canary_s = "canary", canary_s
-                verdict = await self._watch_canary(canary, tried, canary_s, rollout)
-                rollout.reason = verdict.reason
-                if verdict.decision == "back":
-                    rollout.phase = "rolled back"
-                    raise ProgramError(
-                        f"version {tried.version} of {tried.program} was rolled back: {verdict.reason}",
-                        program=tried.program,
-                        version=tried.version,
-                        reason=verdict.reason,
-                    )
+                await self._try_canary(canary, trial, rollout)
             stored = await self._store.add_deployment(self._config.name, wanted)
             if stored.version != tried.version:
-                await self._take_back(canary, tried)  # the store counts on; its number is the one that lasts
+                # The store counts on; its number is the one that lasts.
+                await self._take_back(canary, tried)
         except BaseException:
             await self._take_back(canary, tried)
             raise
@@ -202,7 +208,10 @@ class Deploying:
     # --- the canary ------------------------------------------------------------------------------------
 
     async def _load_canary(self, tried: Deployment) -> WorkerHandle:
-        """Load it on one worker that takes traffic; first on a spare, if there is one, where nobody is hurt."""
+        """Load it on one worker that takes traffic; first on a spare, if there is one, where nobody is hurt.
+
+        Its number is above all others, so the worker answers with it at once.
+        """
         serving = self._serving()
         if not serving:
             raise PoolNotReady("no warm worker to deploy to", retry_after_s=1.0)
@@ -219,40 +228,56 @@ class Deploying:
                 raise
             if handle is not serving[0]:
                 await self._take_back(handle, tried)
-        await serving[0].activate(tried.program, tried.version)
         return serving[0]
 
-    async def _watch_canary(
-        self, canary: WorkerHandle, tried: Deployment, canary_s: float, rollout: Rollout
-    ) -> Verdict:
-        others = [handle for handle in self._serving() if handle is not canary]
-        comparison: Comparison = (
-            ByWorker(canary, others)
-            if self._numbers is None
-            else ByVersion(self._numbers, tried.program, self._current[tried.program], tried.version)
-        )
-        await comparison.begin()
+    async def _try_canary(self, canary: WorkerHandle, trial: Trial, rollout: Rollout) -> None:
+        """Raises `ProgramError` if it does worse than the version before."""
         began = self._clock()
-        while True:
-            old, new = rollout.old, rollout.new = await comparison.look()
-            waited = self._clock() - began
-            quiet = not new.operations and (not old.operations or not others) and waited >= QUIET_S
-            verdict = judge(old, new, time_over=waited >= canary_s or quiet)
-            if verdict.decision != "wait":
-                return verdict
-            if canary not in self._serving():
-                return Verdict("back", f"its canary {canary.worker_id} left the pool meanwhile")
-            await self._sleep(LOOK_EVERY_S)
+
+        def note(old: VersionNumbers, new: VersionNumbers, reason: str) -> None:
+            rollout.old, rollout.new, rollout.reason = old, new, reason
+
+        verdict = await trial.watch(canary, rollout.canary_s, note)
+        old, new = rollout.old or VersionNumbers(), rollout.new or VersionNumbers()
+        emit(
+            "program.canary",
+            {
+                "duration_s": self._clock() - began,
+                "operations": new.operations,
+                "error_rate": new.error_rate,
+                "run_s": new.least_s,
+                "error_rate_before": old.error_rate,
+                "run_s_before": old.run_s,
+            },
+            {
+                "pool": self._config.name,
+                "program": rollout.program,
+                "version": rollout.version,
+                "worker": canary.worker_id,
+                "action": verdict.decision,
+                "reason": verdict.reason,
+            },
+        )
+        if verdict.decision == "back":
+            rollout.phase = "rolled back"
+            raise ProgramError(
+                f"version {rollout.version} of {rollout.program} was rolled back: {verdict.reason}",
+                program=rollout.program,
+                version=rollout.version,
+                reason=verdict.reason,
+            )
 
     async def _take_back(self, handle: WorkerHandle, tried: Deployment) -> None:
-        """Make the worker as it was. One that cannot be is dying or will be caught by its health checks."""
+        """Make the worker as it was. One that does not let itself must go: it would serve what was taken back."""
+        old = self._current.get(tried.program)
         try:
-            old = self._current.get(tried.program)
             if old is not None:
-                await handle.activate(tried.program, old)
-            await handle.retire(tried.program, tried.version)
+                await within(TAKE_BACK_S, handle.activate(tried.program, old), self._sleep)
+            with contextlib.suppress(UnknownProgram):  # it may have failed before it was loaded
+                await within(TAKE_BACK_S, handle.retire(tried.program, tried.version), self._sleep)
         except Exception as failed:
             log.warning("could not take version %s back on %s: %s", tried.version, handle.worker_id, failed)
+            self._on_behind(handle.worker_id, f"could not go back to the program version before: {failed}")
 
     # --- all workers -----------------------------------------------------------------------------------
 
@@ -263,7 +288,8 @@ class Deploying:
             rollout.workers_total = len(handles)
 
         async def catch_up(handle: WorkerHandle) -> None:
-            await self._warmer.catch_up(handle)
+            limit = self._config.warmup.worker_deadline_s
+            await within(limit, self._warmer.catch_up(handle), self._sleep)
             if rollout is not None:
                 rollout.workers_done += 1
 
@@ -279,32 +305,6 @@ class Deploying:
         for version in self._versions[stored.program].keys() - keep:
             for handle in [*self._serving(), *self._spares()]:
                 try:
-                    await handle.retire(stored.program, version)
-                except PoolError as failed:
+                    await within(TAKE_BACK_S, handle.retire(stored.program, version), self._sleep)
+                except (PoolError, TimeoutError) as failed:
                     log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
-
-
-def deployment_of(program: str, configured: ProgramConfig) -> Deployment:
-    """The configured program as a deployment without version.
-
-    Raises:
-        ConfigError: its `state_file` cannot be read or is not JSON.
-    """
-    state = None
-    if configured.state_file is not None:
-        try:
-            state = msgspec.json.decode(configured.state_file.read_bytes())
-        except (OSError, msgspec.DecodeError) as unreadable:
-            raise ConfigError(
-                f"programs.{program}.state_file={str(configured.state_file)!r}: {unreadable}",
-                key=f"programs.{program}.state_file",
-            ) from unreadable
-    spec = None if configured.spec is None else dict(configured.spec)
-    if spec is not None:
-        # The spec's own choice is nearer to the program than the one beside it.
-        for key in ("lm", "adapter"):
-            if getattr(configured, key) is not None:
-                spec.setdefault(key, getattr(configured, key))
-    return Deployment(
-        program, 0, spec=spec, state=state, import_path=configured.import_path, kwargs=dict(configured.kwargs)
-    )

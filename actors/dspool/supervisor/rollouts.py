@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from dspool.core.pool.rollout import VersionNumbers
+from dspool.commands import VersionNumbers
 from dspool.errors import PoolError
 
 Phase = Literal["loading", "canary", "rolling out", "done", "rolled back", "failed"]
@@ -36,13 +37,16 @@ class Rollout(Struct, kw_only=True):
     workers_total: int = 0
 
 
+ROLLOUTS_KEPT = 50
+
+
 class Rollouts:
-    """The one that runs and the last one that ended."""
+    """The one that runs and the last ones that ended."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._running: Rollout | None = None
-        self._last: Rollout | None = None
+        self._ended: deque[Rollout] = deque(maxlen=ROLLOUTS_KEPT)
 
     @property
     def running(self) -> Rollout | None:
@@ -50,7 +54,12 @@ class Rollouts:
 
     @property
     def last(self) -> Rollout | None:
-        return self._last
+        return self._ended[-1] if self._ended else None
+
+    def recent(self) -> list[Rollout]:
+        """Newest first, the one that runs included."""
+        running = self.running
+        return [*([running] if running else []), *reversed(self._ended)]
 
     @contextmanager
     def of(self, program: str, version: int, previous: int | None, phase: Phase) -> Iterator[Rollout]:
@@ -63,13 +72,14 @@ class Rollouts:
         except BaseException as failed:
             if rollout.phase != "rolled back":
                 rollout.phase = "failed"
-            rollout.reason = failed.message if isinstance(failed, PoolError) else type(failed).__name__
+                rollout.reason = failed.message if isinstance(failed, PoolError) else type(failed).__name__
             raise
         else:
             rollout.phase = "done"
         finally:
             rollout.ended_at = self._wall()
-            self._running, self._last = None, rollout
+            self._running = None
+            self._ended.append(rollout)
 
 
 __all__ = ["Phase", "Rollout", "Rollouts"]

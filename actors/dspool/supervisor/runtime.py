@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from dspool.commands import JSON, Deployment, Member, WorkerStatus
+from dspool.commands import JSON, Deployment, Member, VersionNumbers, WorkerStatus
 from dspool.config import WarmupStep
-from dspool.core.pool.rollout import VersionNumbers
 
 T = TypeVar("T")
 
 Sleep = Callable[[float], Awaitable[None]]
 
-__all__ = ["PoolStore", "Runtime", "Sleep", "VersionNumbers", "WorkerHandle", "within"]
+__all__ = ["PoolStore", "Runtime", "Sleep", "WorkerHandle", "within"]
 
 
 class WorkerHandle(Protocol):
@@ -42,6 +41,9 @@ class WorkerHandle(Protocol):
     async def retire(self, program: str, version: int) -> None: ...
 
     async def activate(self, program: str, version: int) -> None: ...
+
+    async def versions(self, program: str) -> dict[int, VersionNumbers]:
+        """What each version of a pool program did on this worker since it began."""
 
     async def forget(self, sessions: list[str]) -> None:
         """Drop these sessions from memory: they expired and are gone from the store."""

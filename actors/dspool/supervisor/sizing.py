@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -14,6 +15,7 @@ from dspool.config import PoolConfig
 from dspool.core.pool.view import Facts
 from dspool.core.sizing import Decision, Observed, SizingConfig, SizingState, decide
 from dspool.supervisor.runtime import Sleep, within
+from dspool.telemetry import emit
 
 log = logging.getLogger("dspool.supervisor")
 
@@ -56,6 +58,7 @@ class Sizing:
     ) -> None:
         """`facts()` is what the supervisor itself knows about the pool's size; it overrides what was observed."""
         self.enabled = config.enable_optimizer
+        self._pool = config.name
         self._config = SizingConfig.of(config)
         self._observe = observe
         self._facts = facts
@@ -109,8 +112,8 @@ class Sizing:
         # A pool that holds for an hour must not push out of memory why it grew: repeats are counted, not stored.
         last = self._records[-1] if self._records else None
         same = last is not None and (
-            (last.target, last.overflow, last.action, last.reason, last.source)
-            == (record.target, record.overflow, record.action, record.reason, record.source)
+            (last.target, last.overflow, last.action, _kind(last), last.source)
+            == (record.target, record.overflow, record.action, _kind(record), record.source)
         )
         if last is not None and same and record.action == "hold":
             self._records[-1] = msgspec.structs.replace(
@@ -118,6 +121,17 @@ class Sizing:
             )
         else:
             self._records.append(msgspec.structs.replace(record, since=record.at))
+            emit(
+                "pool.decision",
+                {"target": record.target, "overflow": record.overflow, "previous": record.previous},
+                {
+                    "pool": self._pool,
+                    "action": record.action,
+                    "reason": record.reason,
+                    "source": record.source,
+                    "numbers": record.numbers,
+                },
+            )
 
     def decisions(self, limit: int) -> list[DecisionRecord]:
         """The last `limit` decisions, newest first."""
@@ -131,3 +145,11 @@ class Sizing:
             self._records.extend(msgspec.convert(written, list[DecisionRecord]))
         except msgspec.ValidationError as unreadable:
             log.warning("recorded decisions of an earlier supervisor are not readable: %s", unreadable)
+
+
+def _kind(record: DecisionRecord) -> str:
+    """Its reason without the numbers: "resized 1.2 s ago" is no other reason than "resized 0.7 s ago"."""
+    return _NUMBER.sub("", record.reason)
+
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")

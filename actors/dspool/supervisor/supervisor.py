@@ -22,7 +22,6 @@ from dspool.core.sizing import Decision, Observed
 from dspool.core.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
 from dspool.supervisor.adoption import adopt, restored, survey
-from dspool.supervisor.comparing import Numbers
 from dspool.supervisor.crew import Crew
 from dspool.supervisor.deploying import CANARY_S, Deploying
 from dspool.supervisor.records import Records
@@ -43,9 +42,8 @@ STATUS_TIMEOUT_S = 0.5
 class Supervisor:
     """One pool's supervisor. `start` before anything else; `shutdown` ends the pool, `detach` only the supervisor.
 
-    `observe` gives the sizing loop what clients, workers and metrics saw (None: nothing is known); `numbers` gives a
-    rolling deployment what a version of a program did (None: it compares workers by their own status); `report`
-    takes the pool's status every second. Clocks, sleep and randomness are arguments for tests.
+    `observe` gives the sizing loop what clients, workers and metrics saw (None: nothing is known); `report` takes the
+    pool's status every second. Clocks, sleep and randomness are arguments for tests.
     """
 
     def __init__(
@@ -55,7 +53,6 @@ class Supervisor:
         store: PoolStore,
         *,
         observe: Observe | None = None,
-        numbers: Numbers | None = None,
         report: Report | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -83,10 +80,9 @@ class Supervisor:
             spares=lambda: self._handles("spare"),
             changed=lambda programs: self._feed(ev.ProgramsChanged(programs)),
             behind=lambda worker_id, why: self._feed(ev.HealthMissed(worker_id, why, certain=True)),
-            numbers=numbers,
             clock=clock,
-            sleep=sleep,
             wall=wall,
+            sleep=sleep,
         )
         self._sizing = Sizing(
             config, observe, facts=lambda: self._state.facts, clock=clock, wall=wall, sleep=sleep
@@ -278,6 +274,10 @@ class Supervisor:
         done = await self._deploying.rollback(program, version)
         self._deployed(done, began)
         return done
+
+    async def recent_rollouts(self) -> list[Rollout]:
+        """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""
+        return self._deploying.rollouts.recent()
 
     async def deployments(self) -> list[Deployment]:
         """The current version of each pool program."""

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dspool.commands import JSON, Deployment, Member, WorkerState, WorkerStatus
+from dspool.commands import JSON, Deployment, Member, VersionNumbers, WorkerState, WorkerStatus
 from dspool.config import LoadPrograms, WarmupStep
 from dspool.errors import PoolError, ProgramError, UnknownProgram, WorkerLost
 
@@ -81,7 +81,8 @@ class FakeWorker:
 
     Faults to set before or while it runs: `start_fault`, `step_faults` by step index, `drain_fault`,
     `deploy_faults` by program, `healthy` (False: its health checks hang, as if its event loop were blocked),
-    `unreachable` (True: they raise), `immortal` (True: a kill does not show).
+    `unreachable` (True: they raise), `obedient` (False: it changes no version), `immortal` (True: a kill does not
+    show).
     """
 
     def __init__(self, worker_id: str, slot: int, clock: FakeClock) -> None:
@@ -102,9 +103,13 @@ class FakeWorker:
         self.immortal = False
         self.stubborn = False
         """Ignores a request to stop."""
+        self.obedient = True
+        """False: it does not answer when it is told to use another version."""
         self.steps: list[str] = []
         self.loaded: dict[str, set[int]] = {}
         self.active: dict[str, int] = {}
+        self.measured: dict[str, dict[int, VersionNumbers]] = {}
+        """By program: what each version did here."""
         self.forgotten: list[str] = []
         self.killed = False
         self.state: WorkerState = "starting"
@@ -187,10 +192,14 @@ class FakeWorker:
         self.loaded.get(program, set()).discard(version)
 
     async def activate(self, program: str, version: int) -> None:
-        await self._do(None, "activate")
+        await self._do(None if self.obedient else "hang", "activate")
         if version not in self.loaded.get(program, set()):
             raise UnknownProgram(f"version {version} of {program} is not loaded", program=program)
         self.active[program] = version
+
+    async def versions(self, program: str) -> dict[int, VersionNumbers]:
+        await self._do(None if self.healthy else "hang", "answer")
+        return dict(self.measured.get(program, {}))
 
     async def forget(self, sessions: list[str]) -> None:
         await self._do(None, "forget")

@@ -65,6 +65,8 @@ class ScriptedHost:
         """How often each `inputs["id"]` was run here."""
         self.overlaps: list[str] = []
         """Sessions that were seen running two operations at once."""
+        self.versions: dict[str, int] = {}
+        """The current version by program; 1 for those not named."""
         self._sessions: set[str] = set()
         self._lock = threading.Lock()
 
@@ -72,6 +74,9 @@ class ScriptedHost:
         if isinstance(command, (ExecuteProgram, StreamProgram)) and command.program in self.programs:
             return self.programs[command.program].way
         return "inline"
+
+    def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
+        return command.version or self.versions.get(command.program, 1)
 
     def run_inline(self, command: AnyCommand, session: Session | None) -> Done:
         self._enter(command, session)

@@ -37,6 +37,7 @@ class Held:
         "task",
         "timer",
         "traced",
+        "version",
     )
 
     def __init__(self, operation: Operation, desk: Desk, now: float, credit: int) -> None:
@@ -60,10 +61,17 @@ class Held:
         self.more: asyncio.Event | None = None
         self.traced: Active | None = None
         """Its span, if it is one of those that are traced."""
+        self.version = 0
+        """The version of a pool program that it runs; 0 for everything else."""
 
     @property
     def unwanted(self) -> bool:
         return self.end or self.expired
+
+    @property
+    def runs(self) -> bool:
+        """Its program runs, in a task or a thread: not still in a line, nor waiting for the store."""
+        return self.task is not None or self.stop is not None
 
     def interrupt(self) -> None:
         """Make what runs it stop, as soon as it can."""

@@ -18,8 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from dspool.commands import EndSession, Finished, Operation, StreamEvent, StreamProgram
+from dspool.commands import (
+    EndSession,
+    ExecuteProgram,
+    Finished,
+    Operation,
+    StreamEvent,
+    StreamProgram,
+    VersionNumbers,
+)
 from dspool.core.figures.recorder import WorkerRecorder
+from dspool.core.figures.versions import VersionBook
 from dspool.errors import PoolError, StaleLease
 from dspool.exchange.connection import WorkerEnd
 from dspool.exchange.wire import Cancel, Credit, HandOver, Submit
@@ -54,6 +63,7 @@ class Operations:
         self._tracing = tracing
         self.slots = slots = recorder.slots
         self._recorder = recorder
+        self._versions = VersionBook()
         self._window = stream_window
         self._clock = clock
         self.ownership: Ownership | None = None
@@ -91,6 +101,24 @@ class Operations:
         """What is held now, and for how many seconds."""
         now = self._clock()
         return [(held.operation, now - held.admitted_at) for held in self._held]
+
+    def versions(self, program: str) -> dict[int, VersionNumbers]:
+        """What each version of a pool program did here."""
+        now = self._clock()
+        running = [
+            (held.version, now - held.started_at)
+            for held in self._held
+            if held.version and held.started_at is not None and held.operation.command.program == program  # type: ignore[union-attr]
+        ]
+        return self._versions.numbers(program, running)
+
+    def stuck(self, grace_s: float) -> str:
+        """An operation that runs on `grace_s` after it was told to stop at its deadline; empty if there is none."""
+        now = self._clock()
+        for held in self._held:
+            if held.expired and held.runs and now - held.deadline >= grace_s:
+                return f"{held.operation.id} still runs {now - held.deadline:.1f} s after its deadline"
+        return ""
 
     # --- what clients say ---
 
@@ -160,6 +188,9 @@ class Operations:
         command = held.operation.command
         try:
             plan = "end" if type(command) is EndSession else self._host.plan(command, session)
+            if type(command) is ExecuteProgram or type(command) is StreamProgram:
+                # Now, not at the end: another version may be current by then.
+                held.version = self._host.version_for(command, session)
         except Exception as raised:
             self.refuse(held, held.ended_by(raised, self._clock()))
             return
@@ -286,7 +317,7 @@ class Operations:
 
     def _settle(self, held: Held, done: Done) -> None:
         """The program is through; a change must be durable before it is acknowledged."""
-        held.task = None  # from here on it cannot be stopped, only waited for
+        held.task = held.stop = None  # from here on it cannot be stopped, only waited for
         if done.changes:
             self._background(self._commit(held, done))
         else:
@@ -350,6 +381,10 @@ class Operations:
             assert error is not None
             self._recorder.finished(now, error.outcome, run_s, code=error.code)
             finished = Finished(held.operation.id, None, error.to_wire(), run_s, wait_s)
+        if held.version:
+            outcome = "ok" if error is None else error.outcome
+            command: ExecuteProgram | StreamProgram = held.operation.command  # type: ignore[assignment]
+            self._versions.ended(command.program, held.version, outcome, run_s, held.operation.timeout_s)
         if held.traced is not None:
             held.traced.span.set_attribute(names.RUN_S, round(run_s, 6))
             if error is None:
@@ -401,12 +436,16 @@ class Operations:
         else:
             held.interrupt()
 
-    async def idle(self, timeout_s: float) -> bool:
-        """Wait until nothing is held, at most `timeout_s`; whether that is so."""
+    async def idle(self, timeout_s: float, grace_s: float) -> bool:
+        """Wait until nothing is held, at most `timeout_s`; whether that is so.
+
+        What runs on `grace_s` after its deadline is not waited for: it may never end.
+        """
         if self._held:
             self._idle = self._idle or asyncio.Event()
+            last = max(held.deadline for held in self._held) + grace_s - self._clock()
             try:
-                await asyncio.wait_for(self._idle.wait(), timeout_s)
+                await asyncio.wait_for(self._idle.wait(), max(0.0, min(timeout_s, last)))
             except TimeoutError:
                 return False
         return True

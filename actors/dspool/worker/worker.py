@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from dspool.commands import Deployment, ExecuteProgram, Member, WorkerStatus
+from dspool.commands import Deployment, ExecuteProgram, Member, VersionNumbers, WorkerStatus
 from dspool.config import (
     ConfigureLMStep,
     CustomCode,
@@ -178,7 +178,7 @@ class Worker:
         self._state = "draining"
         self._operations.draining = True
         await self._ownership.release_idle()
-        await self._operations.idle(timeout_s)
+        await self._operations.idle(timeout_s, self._config.recycle.stuck_s)
         await self._ownership.release_idle()
         # Clients leave as soon as they hear of it. Until then what they sent is answered "busy", and results that are
         # still on their way arrive; cut off, both would look like the death of a worker.
@@ -208,10 +208,12 @@ class Worker:
     async def health(self) -> WorkerStatus:
         """Answered by the event loop that runs operations: if it is blocked, there is no answer."""
         now = time.monotonic()
+        stuck = self._operations.stuck(self._config.recycle.stuck_s)
         return WorkerStatus(
             id=self._id,
             slot=self._slot,
-            state=self._state,  # type: ignore[arg-type]
+            state="failed" if stuck and self._state == "ready" else self._state,  # type: ignore[arg-type]
+            reason=f"stuck: operation {stuck}" if stuck else "",
             pid=os.getpid(),
             node=self._node,
             sessions=len(self._ownership),
@@ -225,6 +227,10 @@ class Worker:
             overflow=self._recorder.overflow,
             start=how_started(),
         )
+
+    async def versions(self, program: str) -> dict[int, VersionNumbers]:
+        """What each version of a pool program did here; by this a canary is judged."""
+        return self._operations.versions(program)
 
     async def running(self) -> list[dict[str, Any]]:
         """What each held slot does: operation id, command, program, session, seconds."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from dspool.commands import AnyCommand, StreamEvent
+from dspool.commands import AnyCommand, Deployment, StreamEvent
 from dspool.errors import InvalidRequest, PoolError
 from dspool_serve.decoding import decode
 from dspool_serve.http import Request, Response
@@ -143,8 +143,11 @@ async def gather(work: Sequence[Any]) -> list[Any]:
 # --- programs as they are sent ----------------------------------------------------------------------
 
 
-async def program_body(app: Application, request: Request) -> ProgramRequest:
-    """What was sent: a `ProgramRequest`, or a bare spec, recognised by its `signature`."""
+async def program_body(app: Application, request: Request, *, state_alone: bool = False) -> ProgramRequest:
+    """What was sent: a `ProgramRequest`, or a bare spec, recognised by its `signature`.
+
+    With `state_alone`, saved state may come without the spec it belongs to.
+    """
     body = await body_of(app, request, _object_body)
     if "signature" in body:
         return ProgramRequest(spec=body)
@@ -152,7 +155,8 @@ async def program_body(app: Application, request: Request) -> ProgramRequest:
         asked = msgspec.convert(body, ProgramRequest)
     except msgspec.ValidationError as refused:
         raise InvalidRequest(f"not a program: {refused}") from refused
-    if (asked.spec is None) == (asked.import_path is None):
+    alone = state_alone and asked.state is not None and asked.spec is None and asked.import_path is None
+    if not alone and not Deployment("", 0, spec=asked.spec, import_path=asked.import_path).has_one_source:
         raise InvalidRequest(
             'a program needs either "spec" (or "signature" and the rest of a spec) or "import_path"'
         )

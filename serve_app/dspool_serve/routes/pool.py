@@ -20,12 +20,14 @@ from dspool_serve.routes.common import (
     POOL,
     answer_json,
     body_of,
+    number,
     optional_body,
     pool_of,
     streamed,
 )
 from dspool_serve.schema import (
     ConfigView,
+    DecisionList,
     Load,
     Paused,
     PoolList,
@@ -33,6 +35,7 @@ from dspool_serve.schema import (
     PoolSummary,
     Resized,
     ResizeRequest,
+    RolloutList,
     WarmRequest,
 )
 from dspool_serve.sse import EventStream, event
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 STATUS_TIMEOUT_S = 5.0
 """How long a look at a pool may take before it counts as not ready."""
+
+MAX_DECISIONS = 500
 
 _resize_body = msgspec.json.Decoder(ResizeRequest)
 _warm_body = msgspec.json.Decoder(WarmRequest)
@@ -96,6 +101,15 @@ async def _load(pool: ServedPool) -> Load | None:
 
 async def get_pool_config(app: Application, request: Request) -> Response:
     return answer_json(ConfigView(pool_of(app, request).config_view()))
+
+
+async def list_decisions(app: Application, request: Request) -> Response:
+    limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_DECISIONS, 50) or 50
+    return answer_json(DecisionList(await pool_of(app, request).decisions(limit)))
+
+
+async def list_rollouts(app: Application, request: Request) -> Response:
+    return answer_json(RolloutList(await pool_of(app, request).rollouts()))
 
 
 async def resize_pool(app: Application, request: Request) -> Response:
@@ -156,6 +170,23 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", POOL, get_pool, "One pool with its workers", PoolStatus, problems=_ASKED),
     Route("GET", POOL + "/stats", get_pool_stats, "The pool in few figures", PoolStats, problems=_ASKED),
     Route("GET", POOL + "/config", get_pool_config, "The configuration that the pool runs with", ConfigView),
+    Route(
+        "GET",
+        POOL + "/decisions",
+        list_decisions,
+        "The last decisions about the size, with the numbers that led to them",
+        DecisionList,
+        problems=("invalid_request", *_ASKED),
+        query=(("limit", {"type": "integer", "minimum": 1, "maximum": MAX_DECISIONS, "default": 50}),),
+    ),
+    Route(
+        "GET",
+        POOL + "/rollouts",
+        list_rollouts,
+        "The last deployments of pool programs, and what their canaries did",
+        RolloutList,
+        problems=_ASKED,
+    ),
     Route(
         "POST",
         POOL + "/resize",

@@ -23,6 +23,7 @@ from dspool_serve.routes.common import (
     cut,
     deadline,
     gather,
+    number,
     optional_body,
     page_of,
     pool_of,
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 
 _execute_body = msgspec.json.Decoder(ExecuteRequest)
 _batch_body = msgspec.json.Decoder(BatchRequest)
+MAX_CANARY_S = 3600
+"""Longest time that somebody may have a canary watched."""
+
 _rollback_body = msgspec.json.Decoder(RollbackRequest)
 
 
@@ -127,11 +131,12 @@ async def _programs(app: Application, request: Request) -> dict[str, PoolProgram
 
 async def deploy_pool_program(app: Application, request: Request) -> Response:
     name = request.params["program"]
-    asked = await program_body(app, request)
+    watch_s = number(request.query(frozenset({"canary_s"})), "canary_s", 0, MAX_CANARY_S)
+    asked = await program_body(app, request, state_alone=True)
     wanted = Deployment(
         name, 0, spec=asked.spec, state=asked.state, import_path=asked.import_path, kwargs=asked.kwargs
     )
-    done = await pool_of(app, request).deploy(wanted)
+    done = await pool_of(app, request).deploy(wanted, canary_s=watch_s)
     return answer_json(Deployed(done.program, done.version), 201)
 
 
@@ -198,6 +203,7 @@ ROUTES: tuple[Route, ...] = (
         ProgramRequest | ProgramSpec,
         status=201,
         problems=(*CHANGE, "not_allowed", "conflict", "program_error", "pool_not_ready"),
+        query=(("canary_s", {"type": "integer", "minimum": 0, "maximum": MAX_CANARY_S}),),
     ),
     Route(
         "POST",

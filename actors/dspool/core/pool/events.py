@@ -17,6 +17,7 @@ class Restored:
     """What an earlier supervisor of this pool had written down; first event of a life, if there is any."""
 
     desired: int | None = None
+    overflow: int = 0
     version: int = 0
     paused: bool = False
     awake: bool = False

@@ -228,6 +228,8 @@ class PoolState:
         if event.desired is not None:
             low, high = self.config.min_pool_size, self.config.max_pool_size
             self.desired = min(max(event.desired, low), high)  # the bounds may be new
+        if self.config.enable_optimizer:  # nothing else would ever let them go
+            self.overflow = min(event.overflow, self.config.max_overflow)
         self.paused = event.paused
         self.awake = self.awake or event.awake
         self._orders.ceiling = event.version
@@ -313,6 +315,8 @@ class PoolState:
             return
         if desired != self.desired:
             self._orders.persist("desired", desired)
+        if overflow != self.overflow:
+            self._orders.persist("overflow", overflow)
         old, new = self.desired + self.overflow, desired + overflow
         self._orders.emit(
             "pool.resize",
