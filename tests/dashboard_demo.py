@@ -18,10 +18,9 @@ from typing import Any
 
 import msgspec
 
-from dspool.commands import Deployment, PoolStatus, SessionInfo, WorkerStatus
+from dspool.commands import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
-from dspool.core.pool.rollout import VersionNumbers
 from dspool.core.warmup import StepRun, WarmupReport, report
 from dspool.errors import Conflict, InvalidRequest, UnknownSession, UnknownWorker
 from dspool.metrics import Metrics, MetricsOptions

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from dspool.commands import Deployment, PoolStatus, SessionInfo, WorkerStatus
+from dspool.commands import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.config import PoolConfig
 from dspool.core.figures.looking import Look
 from dspool.core.figures.measures import MetricsSnapshot, SlotSnapshot
-from dspool.core.pool.rollout import VersionNumbers
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry import session_hash
