@@ -30,7 +30,7 @@ async def test_a_version_that_does_as_well_goes_to_all_workers(start_pool, log):
 
 @pytest.mark.parametrize(
     ("worse", "why"),
-    [("noted:Failing", "error rate 100.0%, before 0.0%"), ("noted:Slow", "mean run time 0.2")],
+    [("noted:Failing", "error rate 100.0%, before 0.0%"), ("noted:Slow", "mean run time ")],
 )
 async def test_a_version_that_fails_or_is_slow_is_rolled_back_by_itself(start_pool, log, worse, why):
     pool = await start_pool()
