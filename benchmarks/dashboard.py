@@ -1,0 +1,232 @@
+"""What the operations dashboard costs: its viewers the service, and its page the browser.
+
+A real pool of 2 workers under a steady load (`dspool up`, one ingress process behind HAProxy, everything on this
+machine), an hour of history, and Chromium:
+
+- first_paint_s: navigation of a browser that knows nothing yet until the overview of one hour stands with its figures.
+- viewers_100_core_pct: CPU time of all processes of the service with 100 viewers of the live stream, less the same
+  without, over seconds; rounds of both in turn.
+- longest_frame_ms: the longest time between two frames while that page of 3,600 points a series updates itself.
+- page_kb: all that the first visit transfers.
+
+The hour is put into the checkpoint of the metrics actor, which is then killed and goes on from it: no benchmark waits
+an hour. Without Chromium the three browser figures are null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import psutil
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+from benchmarks.common import ROOT, arguments, finish, header, spread
+from benchmarks.http import dspool
+from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
+from dspool.metrics import Metrics, MetricsOptions
+
+VIEWERS = 100
+RATE = 20.0
+"""Operations a second of the steady load: figures move, and the machine is not full."""
+HOUR = 3600
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PAGE = "/dashboard#/default/overview?range=3600"
+STANDS = '#main[data-shows="overview"]'
+_FRAMES = """seconds => new Promise(done => {
+  const gaps = [], until = performance.now() + seconds * 1000;
+  let before = performance.now();
+  const step = now => {
+    gaps.push(now - before);
+    before = now;
+    now < until ? requestAnimationFrame(step) : done(gaps.slice(2));
+  };
+  requestAnimationFrame(step);
+})"""
+_WEIGHT = """() => performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation"))
+  .reduce((sum, one) => sum + one.transferSize, 0)"""
+_USEFUL = """() => performance.getEntriesByName("useful")[0].startTime"""
+
+
+def an_hour(pool: str) -> bytes:
+    """A checkpoint with an hour of one point a second in every column, ended just now."""
+    now = 0.0
+    began = time.time() - HOUR
+    metrics = Metrics(pool, MetricsOptions(pool_size=2), clock=lambda: now, wall=lambda: began + now)
+    client = ClientRecorder(pool, "hour", now=now)
+    worker = WorkerRecorder(pool, f"{pool}-w0-hour", 0, 8, now=now)
+    for second in range(HOUR):
+        number = 5 + second // 60 % 7 + second % 3
+        for n in range(number):
+            took = 0.01 * (1 + (second * 7 + n * 13) % 29)
+            client.submitted("answer")
+            client.record("answer", "error" if (second + n) % 211 == 0 else "ok", took, took / 5)
+            worker.started(now)
+            worker.finished(now, "ok", took, {"m": {"input_tokens": 30, "output_tokens": 9}})
+        now += 1.0
+        metrics.report(client.take_delta(now, queued=second % 5, running=number % 8))  # type: ignore[arg-type]
+        metrics.report(worker.take_delta(now, sessions=second % 11, rss_mb=200.0))
+        metrics.tick()
+    return metrics.checkpoint()
+
+
+def give_history(url: str, directory: Path, family: list[psutil.Process]) -> None:
+    """Put an hour before what the pool has measured: the metrics actor dies and goes on from our checkpoint."""
+    hour = an_hour("default")
+    (actor,) = [one for one in family if "metrics default" in " ".join(one.cmdline())]
+    (directory / "metrics-default.checkpoint").write_bytes(hour)
+    actor.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            api = f"{url}/dashboard/api/pools/default/history?range={HOUR}"
+            with urlopen(api, timeout=5) as answer:
+                if len(json.loads(answer.read())["at"]) >= HOUR - 120:
+                    return
+        if time.monotonic() > deadline:
+            raise RuntimeError("the metrics actor did not take the hour over")
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def beside(url: str, *arguments: str) -> Iterator[dict[str, int]]:
+    """`benchmarks.dashboard_load` meanwhile; what it saw is in the dictionary afterwards."""
+    seen: dict[str, int] = {}
+    command = [sys.executable, "-m", "benchmarks.dashboard_load", url, *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as load:
+        try:
+            yield seen
+        finally:
+            told, _ = load.communicate(timeout=30)
+            seen.update(json.loads(told))
+
+
+def cpu_s(family: list[psutil.Process]) -> float:
+    total = 0.0
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def family_of() -> list[psutil.Process]:
+    """All processes of the service: `dspool up` and all that came of it, HAProxy too."""
+    (up,) = [one for one in psutil.Process().children() if "dspool.cli" in one.cmdline()]
+    return [up, *up.children(recursive=True)]
+
+
+def viewers(url: str, rounds: int, seconds: float) -> tuple[float, list[float]]:
+    """What 100 viewers cost, in percent of one core: the median of the rounds, and each round."""
+    found = []
+    for _ in range(rounds):
+        used = []
+        for number in (0, VIEWERS):
+            family = family_of()
+            with beside(url, "--viewers", str(number)) if number else contextlib.nullcontext({}) as seen:
+                # Connections, the first frame, and what lingers of the round before.
+                time.sleep(4.0)
+                began, before = time.perf_counter(), cpu_s(family)
+                time.sleep(seconds)
+                used.append((cpu_s(family) - before) / (time.perf_counter() - began))
+            if number:
+                told = seen.get("frames", 0) / VIEWERS
+                if seen.get("viewers") != VIEWERS or seen.get("broken") or told < seconds:
+                    raise RuntimeError(f"{VIEWERS} viewers should each have had a frame a second: {seen}")
+        found.append(100 * (used[1] - used[0]))
+    return statistics.median(found), found
+
+
+def browse(url: str, visits: int, seconds: float) -> dict[str, Any]:
+    """First paints, the gaps between frames and the weight of the page, in a real Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    paints, gaps, weights = [], [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        try:
+            for visit in range(visits):
+                # A context of its own: nothing is kept of the visit before.
+                with browser.new_context(viewport={"width": 1400, "height": 1000}) as context:
+                    page = context.new_page()
+                    complaints: list[Any] = []
+                    page.on("console", complaints.append)
+                    page.goto(url + PAGE)
+                    page.wait_for_selector(STANDS)
+                    paints.append(page.evaluate(_USEFUL) / 1000)
+                    page.wait_for_timeout(2000)
+                    weights.append(page.evaluate(_WEIGHT) / 1024)
+                    if visit == visits - 1:
+                        gaps = page.evaluate(_FRAMES, seconds)
+                    if wrong := [said.text for said in complaints if said.type == "error"]:
+                        raise RuntimeError(f"the page complained: {wrong}")
+        finally:
+            browser.close()
+    print(f"  first paint: {spread([1000 * paint for paint in paints])} ms")
+    late = sum(gap > 50 for gap in gaps)
+    print(f"  frames: {len(gaps)} in {seconds:g} s, longest {max(gaps):.1f} ms, {late} over 50 ms")
+    return {
+        "first_paint_s": round(statistics.median(paints), 3),
+        "longest_frame_ms": round(max(gaps), 1),
+        "page_kb": round(max(weights), 1),
+        "frames": len(gaps),
+        "frames_over_50_ms": late,
+    }
+
+
+def main() -> int:
+    options = arguments(__doc__ or "").parse_args()
+    rounds, seconds, visits, watched = (1, 5.0, 2, 5.0) if options.quick else (5, 20.0, 7, 60.0)
+    header("dashboard: 2 workers, one ingress process, steady load, service and browser on the same machine")
+    directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
+    try:
+        with dspool(directory / "d", {"pool_size": 2}) as target:
+            url = target.url.partition("/v1/")[0]
+            give_history(url, directory / "d", family_of())
+            with beside(url, "--rate", str(RATE)) as load:
+                time.sleep(2.0)
+                cost, each = viewers(url, rounds, seconds)
+                print(f"  100 viewers: {spread(each)} % of one core", flush=True)
+                browser: dict[str, Any] = {"first_paint_s": None, "longest_frame_ms": None, "page_kb": None}
+                if Path(CHROMIUM).exists():
+                    browser = browse(url, visits, watched)
+                else:
+                    print(f"  no {CHROMIUM}: nothing about the page", flush=True)
+            if load.get("failed") or load.get("broken"):
+                raise RuntimeError(f"operations failed: {load}")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    figures = {
+        "first_paint_s": browser.pop("first_paint_s"),
+        "viewers_100_core_pct": round(cost, 2),
+        "longest_frame_ms": browser.pop("longest_frame_ms"),
+        "page_kb": browser.pop("page_kb"),
+        **browser,
+        "history_points": HOUR,
+        "rounds": [round(one, 2) for one in each],
+    }
+    finish(figures, as_json=options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
