@@ -8,7 +8,7 @@ EXTRAS := dev,bench,postgres,otlp
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
-BENCHMARKS ?= targets throughput peers scaling http recovery startup telemetry sizing soak
+BENCHMARKS ?= targets throughput peers scaling http recovery startup telemetry sizing dashboard soak
 # What CI runs of them; one joins when its issue closes.
 QUICK := benchmarks.throughput benchmarks.sizing benchmarks.targets benchmarks.peers benchmarks.scaling benchmarks.soak
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
