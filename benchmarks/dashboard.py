@@ -129,19 +129,19 @@ def cpu_s(family: list[psutil.Process]) -> float:
     return total
 
 
-def family_of() -> list[psutil.Process]:
+def family_of(pid: int) -> list[psutil.Process]:
     """All processes of the service: `dspool up` and all that came of it, HAProxy too."""
-    (up,) = [one for one in psutil.Process().children() if "dspool.cli" in one.cmdline()]
+    up = psutil.Process(pid)
     return [up, *up.children(recursive=True)]
 
 
-def viewers(url: str, rounds: int, seconds: float) -> tuple[float, list[float]]:
+def viewers(url: str, pid: int, rounds: int, seconds: float) -> tuple[float, list[float]]:
     """What 100 viewers cost, in percent of one core: the median of the rounds, and each round."""
     found = []
     for _ in range(rounds):
         used = []
         for number in (0, VIEWERS):
-            family = family_of()
+            family = family_of(pid)
             with beside(url, "--viewers", str(number)) if number else contextlib.nullcontext({}) as seen:
                 # Connections, the first frame, and what lingers of the round before.
                 time.sleep(4.0)
@@ -201,10 +201,10 @@ def main() -> int:
     try:
         with dspool(directory / "d", {"pool_size": 2}) as target:
             url = target.url.partition("/v1/")[0]
-            give_history(url, directory / "d", family_of())
+            give_history(url, directory / "d", family_of(target.pid))
             with beside(url, "--rate", str(RATE)) as load:
                 time.sleep(2.0)
-                cost, each = viewers(url, rounds, seconds)
+                cost, each = viewers(url, target.pid, rounds, seconds)
                 print(f"  100 viewers: {spread(each)} % of one core", flush=True)
                 browser: dict[str, Any] = {"first_paint_s": None, "longest_frame_ms": None, "page_kb": None}
                 if Path(CHROMIUM).exists():

@@ -32,6 +32,7 @@ NAMES = (
     "startup",
     "telemetry",
     "sizing",
+    "dashboard",
     "soak",
 )
 HERE = ROOT / "benchmarks"
