@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from dspool.testing.lm_server import LMServer, Reply
 from dspool.tokens import issue
+from dspool_serve.dashboard.routes import DASHBOARD
 from dspool_serve.routes import ROUTES
 from tests.serve.test_service import Up, dspool
 
@@ -41,7 +41,8 @@ def lm() -> Iterator[LMServer]:
 def up(tmp_path_factory: pytest.TempPathFactory, lm: LMServer) -> Iterator[Up]:
     home = tmp_path_factory.mktemp("private")
     tokens = home / "tokens.yaml"
-    texts = {who: issue(tokens, who, role)[0] for who, role in {"ada": "caller", "root": "admin"}.items()}
+    people = {"ada": "caller", "root": "admin", "eve": "reader"}
+    texts = {who: issue(tokens, who, role)[0] for who, role in people.items()}
     config = {
         "pool_size": 1,
         "telemetry": {"sampling": 1.0, "max_traces_per_s": None, "log_level": "debug"},
@@ -135,29 +136,58 @@ def use(up: Up, lm: LMServer) -> list[int]:
     return statuses
 
 
-def shown(up: Up) -> dict[str, bytes]:
+def look(http: httpx.Client, path: str) -> tuple[int, bytes]:
+    """Status and body; of a stream what comes in its first second."""
+    until, data = time.monotonic() + 1.0, b""
+    with http.stream("GET", path) as answer:
+        endless = answer.headers["content-type"].startswith("text/event-stream")
+        for chunk in answer.iter_bytes():
+            data += chunk
+            if endless and time.monotonic() > until:
+                break
+        return answer.status_code, data
+
+
+def shown(up: Up, operation: str) -> dict[str, bytes]:
     """What everything shows that can be looked at and is not a session's own content."""
-    known = {"{pool}": "default", "{program}": "ask"}
     found: dict[str, bytes] = {}
     with client(up, up.tokens["root"]) as http:
-        known["{worker}"] = http.get(f"{POOL}/workers").json()["workers"][0]["id"]
-        for route in ROUTES:
-            if route.method != "GET" or "/sessions" in route.path:
-                continue
-            path = route.path
-            for name, value in known.items():
-                path = path.replace(name, value)
-            assert "{" not in path, f"say above what {path} is to be asked with"
-            with http.stream("GET", path) as answer:
-                assert answer.status_code == 200, (path, answer.status_code)
-                until, data = time.monotonic() + 1.0, b""
-                for chunk in answer.iter_raw():
-                    data += chunk
-                    if route.stream and time.monotonic() > until:
-                        break
-                found[path] = data
-        found["history"] = http.get(f"{POOL}/metrics/history", params={"duration_s": 3600}).content
-        found["events"] = http.get(f"{POOL}/events", params={"limit": 1000}).content
+        worker = http.get(f"{POOL}/workers").json()["workers"][0]["id"]
+    known = {"{pool}": "default", "{program}": "ask", "{worker}": worker, "{operation}": operation}
+    # Who administers a pool may see the names of sessions; the dashboard hides them from all others.
+    for who, routes in (("root", ROUTES), ("eve", DASHBOARD)):
+        with client(up, up.tokens[who]) as http:
+            for route in routes:
+                path = route.path
+                if route.method != "GET" or (path.startswith("/v1/") and "/sessions" in path):
+                    continue
+                for name, value in known.items():
+                    path = path.replace(name, value)
+                if "/static/" in path:
+                    continue
+                assert "{" not in path, f"say above what {path} is to be asked with"
+                status, found[path] = look(http, path)
+                assert status in (200, 403, 422), (path, status, found[path][:200])
+                assert status == 200 or path.startswith("/dashboard/api/"), (path, status)
+    for needed in (
+        "overview",
+        "live",
+        "events",
+        "operations",
+        "workers",
+        f"workers/{worker}/log",
+        "sessions",
+    ):
+        assert b'"detail"' not in found[f"/dashboard/api/pools/default/{needed}"][:100], needed
+    with client(up, up.tokens["root"]) as http:
+        for path in (
+            f"{POOL}/metrics/history?duration_s=3600",
+            f"{POOL}/events?limit=1000",
+            "/dashboard/api/audit?limit=1000",
+            "/dashboard/api/pools/default/report",
+        ):
+            status, found[path] = look(http, path)
+            assert status == 200, (path, found[path])
     state = ["--state-dir", str(up.state_dir)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSPOOL_TOKEN", up.tokens["root"])
@@ -193,9 +223,10 @@ def test_a_canary_is_in_nothing_that_the_service_writes_down_or_shows(up, lm):
     assert CANARY in json.dumps(list(lm.seen))
     assert {200, 400, 401, 403, 404, 422} <= set(statuses), statuses
     assert sum(status >= 500 for status in statuses) >= 4, statuses
+    with client(up, up.tokens["ada"]) as http:
+        operation = http.post(f"{POOL}/programs/ask/execute", json={"inputs": INPUTS}).json()["operation_id"]
     time.sleep(1.5)  # spans, deltas and events are on their way
-    with ThreadPoolExecutor(1) as thread:
-        told = thread.submit(shown, up).result(120)
+    told = shown(up, operation)
     assert [name for name, data in told.items() if any(canary in data for canary in canaries)] == []
     with client(up, up.tokens["root"]) as http:
         assert http.post(f"{POOL}/pause").status_code == 200
