@@ -6,7 +6,10 @@ import asyncio
 
 import pytest
 
+from dspool import forkserver
+from dspool.config import PoolConfig
 from dspool.errors import WorkerLost, WorkerStartFailed
+from dspool.runtime import workers
 from dspool.runtime.fork_starts import EXEC_FOR_S, ForkStarts
 from dspool.testing import FakeClock
 from dspool.testing.doubles import settle
@@ -88,3 +91,47 @@ async def test_nothing_is_left_of_a_start_that_nobody_waits_for(forks):
     await settle()
     assert answer.cancelled()
     assert forks.why_not() is None
+
+
+class Actors:
+    """Takes the place of the worker's actor class; keeps the options of each start."""
+
+    def __init__(self):
+        self.started = []
+
+    def options(self, **options):
+        self.started.append(options)
+        return self
+
+    def remote(self, *args):
+        return None
+
+
+async def test_after_a_start_that_did_not_come_the_next_worker_is_told_to_say_why_it_was_not_forked(clock):
+    runtime = workers.RayRuntime(PoolConfig(worker_start="fork"), b"")
+    actors = runtime._actor = Actors()
+    runtime._forking = forkserver.Forking("python shim.py ''")
+    runtime._forks = forks = ForkStarts(30.0, clock=clock.now, sleep=clock.sleep)
+    await runtime.start_worker("p-w0-a", 0)
+    answer, started = start(forks, "p-w0-a")
+    await clock.advance(20.0)
+    with pytest.raises(WorkerStartFailed):
+        await started
+    assert answer.cancelled()
+    await runtime.start_worker("p-w0-b", 0)
+    await clock.advance(EXEC_FOR_S)
+    await runtime.start_worker("p-w0-c", 0)
+    forked, executed, again = (options["runtime_env"] for options in actors.started)
+    assert forked == again == {"py_executable": "python shim.py ''"}
+    (how,) = executed["env_vars"].values()
+    # As the worker itself reads it: for its status, the event `worker.fallback` and the metric.
+    assert forkserver.how_started(executed["env_vars"]) == how
+    assert how == "exec: the forked worker p-w0-a failed to start: it did not come in 20 s"
+
+
+async def test_without_forking_a_worker_is_started_as_ray_does_it(clock):
+    runtime = workers.RayRuntime(PoolConfig(worker_start="exec"), b"")
+    actors = runtime._actor = Actors()
+    runtime._forking = forkserver.Forking(None)
+    await runtime.start_worker("p-w0-a", 0)
+    assert "runtime_env" not in actors.started[0]
