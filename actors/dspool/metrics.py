@@ -274,6 +274,9 @@ class Metrics:
         levels, starting = reporters.levels(now), reporters.starting(now)
         heard = reporters.heard_at
         since = None if resized_s_ago is None else now - resized_s_ago
+        short = self._window(*recent.over(short_s, now=self._ticked_at, since=since))
+        # A burst must not wait for the next tick to be seen.
+        short = msgspec.structs.replace(short, peak_demand=max(short.peak_demand, reporters.open_peak()))
         return Observed(
             age_s=None if heard is None else max(0.0, now - heard),
             slots_per_worker=self.options.slots_per_worker,
@@ -284,7 +287,7 @@ class Metrics:
             running=int(levels["running"]),
             queued=int(levels["queue_depth"]),
             oldest_wait_s=max((client.oldest_wait_s for client in reporters.clients(now)), default=0.0),
-            short=self._window(*recent.over(short_s, now=self._ticked_at, since=since)),
+            short=short,
             long=self._window(*recent.over(long_s, now=self._ticked_at, since=since)),
         )
 

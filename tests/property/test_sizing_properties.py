@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspool.core.plans import PLANS, Recent
 from dspool.core.sizing import Observed, Peak, SizingConfig, SizingState, Window, decide, erlang_c_slots
 
 # No deadlines: the machine may be busy.
@@ -139,13 +140,23 @@ def test_a_longer_queue_never_asks_for_less(load, size, queued, more):
 
 
 @UNHURRIED
-@given(st.floats(0.1, 200), st.integers(1, 40), st.floats(0, 19), st.floats(1, 300))
-def test_it_never_shrinks_below_what_a_peak_of_the_last_seconds_needed(load, size, age, slots):
+@given(st.floats(0.1, 200), st.integers(1, 40), st.floats(0, 1), st.floats(1, 300))
+def test_it_never_shrinks_below_what_a_peak_of_the_last_second_needed(load, size, age, slots):
     config = SizingConfig(min_size=1, max_size=1000)
     peak = Peak(1000 - age, 1000 - age, slots)
     state = SizingState(peaks=(peak,), first_at=0.0, called_at=999.5, changed_at=0.0)
     decision, _ = decide(config, calm(load, size), state, now=1000.0)
-    assert decision.target * 8 >= slots - 1e-6 or decision.target >= size
+    # The most frugal plan keeps four fifths of it and a spare worker, or a quarter of one for ten seconds.
+    assert decision.target * 8 >= 0.8 * slots - 1e-6 or decision.target >= size
+
+
+@UNHURRIED
+@given(st.integers(1, 40), st.floats(0, 700), st.floats(0, 200), st.floats(0, 200))
+def test_a_larger_peak_in_memory_never_asks_for_less_by_the_same_plan(per_worker, age, slots, more):
+    for plan in PLANS:
+        smaller = Recent((Peak(1000 - age, 1000 - age, slots),), 1000.0).slots(plan, per_worker)
+        larger = Recent((Peak(1000 - age, 1000 - age, slots + more),), 1000.0).slots(plan, per_worker)
+        assert larger >= smaller
 
 
 @SETTLING

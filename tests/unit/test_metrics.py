@@ -456,6 +456,15 @@ def test_sizing_sees_what_clients_and_workers_measured():
     assert seen.long.busy_slot_s == pytest.approx(seen.long.span_s)
 
 
+def test_sizing_sees_a_burst_before_the_tick_that_ends_its_interval():
+    scene = Scene()
+    scene.pass_time(10, each_half_second=scene.run)
+    for _ in range(40):
+        scene.clients[0].submitted("qa")
+    scene.metrics.report(scene.clients[0].take_delta(scene.now + 0.3, queued=30, running=10))
+    assert scene.metrics.observed(1.0, 60.0).short.peak_demand == 40
+
+
 def test_sizing_does_not_see_what_was_before_the_last_resize():
     scene = Scene()
     scene.pass_time(10, each_half_second=scene.run)

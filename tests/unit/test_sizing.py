@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from dspool.core.needs import remember
+from dspool.core.observed import Score
+from dspool.core.plans import PLANS, Looked, Plan, choose, judge
 from dspool.core.sizing import (
     Observed,
     Peak,
@@ -102,7 +104,7 @@ def test_a_burst_is_answered_by_one_decision():
     decision = answer(observed(16, size=2, queued=64, oldest_wait_s=0.4, short=burst))
     assert decision.action == "grow"
     assert decision.target >= 6
-    assert decision.reason.startswith(("backlog", "rising", "recent"))
+    assert decision.reason.startswith(("backlog", "recent"))
 
 
 def test_a_queue_that_is_drained_before_a_worker_could_start_does_not_grow_the_pool():
@@ -111,9 +113,10 @@ def test_a_queue_that_is_drained_before_a_worker_could_start_does_not_grow_the_p
         span_s=1.0, arrivals=54, finished=4, started=20, busy_slot_s=1.0, run_s=0.2, peak_demand=50
     )
     seen = observed(0.2, size=3, service_s=0.05, short=short, queued=26, running=24, oldest_wait_s=0.01)
-    assert answer(seen).action == "hold"
+    seasoned = msgspec.structs.replace(SETTLED, started=5000.0)
+    assert answer(seen, state=seasoned).action == "hold"
     # Nor does the memory of a large burst, long faded, which a backlog would recall.
-    large = msgspec.structs.replace(SETTLED, peaks=(Peak(500.0, 500.0, 60.0),))
+    large = msgspec.structs.replace(seasoned, peaks=(Peak(500.0, 500.0, 60.0),))
     assert answer(seen, state=large).action == "hold"
 
 
@@ -202,35 +205,27 @@ def test_it_does_not_shrink_while_operations_wait():
     assert "operations wait" in decision.reason
 
 
-def test_it_does_not_shrink_below_what_the_recent_peak_needed():
-    held = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 15, NOW - 15, 40.0),))
-    assert answer(observed(2, size=9), state=held).target == 6
-    assert "recent peak" in answer(observed(2, size=9), state=held).reason
-    faded = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 320, NOW - 320, 40.0),))
-    assert answer(observed(2, size=9), state=faded).target == 2
+def test_it_does_not_shrink_below_what_its_plan_keeps_of_the_recent_peak():
+    followed = tuple(Score(0.0, 1000.0 * i) for i in range(len(PLANS)))
+    held = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 8, NOW - 8, 40.0),), scores=followed)
+    # The first plan keeps 0.8 of the peak of 10 s and a quarter of a worker: 34 slots.
+    assert answer(observed(2, size=9), state=held).target == 5
+    assert answer(observed(2, size=9), state=held).reason == "recent peak needs 5 workers"
+    faded = msgspec.structs.replace(held, peaks=(Peak(NOW - 12, NOW - 12, 40.0),))
+    assert answer(observed(2, size=9), state=faded).target == 1
 
 
-def test_a_peak_is_held_longer_when_many_operations_came_too_late():
-    peaks = (Peak(NOW - 100, NOW - 100, 40.0),)
-    calm = msgspec.structs.replace(SETTLED, peaks=peaks, started=5000.0, late=0.0)
-    spent = msgspec.structs.replace(SETTLED, peaks=peaks, started=5000.0, late=100.0)
-    assert answer(observed(2, size=9), state=calm).target == 3
-    assert answer(observed(2, size=9), state=spent).target == 6
-
-
-def test_late_operations_count_only_if_a_remembered_peak_would_have_spared_them():
-    short = window(1.0, 16, peak=40, over_wait=20)
-    seen = observed(16, size=2, queued=20, oldest_wait_s=0.5, short=short)
-    knew = msgspec.structs.replace(SETTLED, peaks=(Peak(900, 900, 60.0),))
-    assert decide(CONFIG, seen, knew, now=NOW)[1].late > 0
-    assert decide(CONFIG, seen, SETTLED, now=NOW)[1].late == 0
+def test_operations_that_waited_too_long_are_counted_once_though_windows_overlap():
+    late = msgspec.structs.replace(window(1.0, 16, peak=40), over_wait=20)
+    seen = observed(16, size=2, queued=20, oldest_wait_s=0.5, short=late)
+    assert decide(CONFIG, seen, SETTLED, now=NOW)[1].late == pytest.approx(10)  # the last call was 0.5 s ago
 
 
 def test_shrinking_waits_for_its_cooldown_after_any_change():
-    changed = msgspec.structs.replace(SETTLED, changed_at=NOW - 4)
+    changed = msgspec.structs.replace(SETTLED, changed_at=NOW - 2)
     decision = answer(observed(4, size=9), state=changed)
     assert decision.target == 9
-    assert "resized 4.0 s ago" in decision.reason
+    assert "resized 2.0 s ago" in decision.reason
 
 
 def test_it_does_not_shrink_before_it_has_seen_half_a_long_window():
@@ -238,11 +233,62 @@ def test_it_does_not_shrink_before_it_has_seen_half_a_long_window():
     assert "too little seen" in answer(observed(4, size=9), state=fresh).reason
 
 
-def test_it_does_not_shrink_to_a_size_that_the_next_operations_would_grow_again():
-    # 13.5 slots fit in two workers, but with less than the share that stays free.
-    state = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 5, NOW - 5, 13.5),))
-    assert answer(observed(4, size=3), state=state).action == "hold"
-    assert answer(observed(4, size=4), state=state).target == 3
+# --- the plans for keeping room ---
+
+
+def looked(demand, *, arrived=10.0, before=0.0):
+    return Looked(
+        arrived=arrived, started=arrived, late=0.0, demand=demand, demand_before=before, elapsed_s=0.5
+    )
+
+
+def judged(demand, *, peaks=(), before=0.0, base=0.0):
+    seen = observed(2, size=2)
+    return judge((), looked(demand, before=before), peaks, base, CONFIG, seen, NOW)
+
+
+def test_a_plan_is_charged_for_what_comes_late_to_the_workers_it_would_have_had_warm():
+    scores = judged(20.0)  # nothing known: a quarter, half, ... two workers and the minimum of one
+    late = {plan: score.late for plan, score in zip(PLANS, scores, strict=True)}
+    assert late[Plan(10.0, 0.8, 0.25, 0.0)] == pytest.approx(10 * (1 - 8 / 20))
+    assert late[Plan(10.0, 0.8, 2.0, 0.0)] == pytest.approx(10 * (1 - 16 / 20))
+    known = judged(20.0, peaks=(Peak(NOW - 5, NOW - 5, 30.0),))
+    late = {plan: score.late for plan, score in zip(PLANS, known, strict=True)}
+    assert late[Plan(10.0, 1.0, 0.25, 0.0)] == 0.0
+    assert late[Plan(1.0, 1.25, 0.5, 0.0)] > 0.0
+
+
+def test_what_a_plan_would_have_asked_for_a_moment_ago_is_not_warm_yet():
+    just_now = judged(40.0, peaks=(Peak(NOW - 0.5, NOW - 0.5, 40.0),))
+    long_ago = judged(40.0, peaks=(Peak(NOW - 2.0, NOW - 2.0, 40.0),))
+    assert just_now[1].late > 0.0
+    assert long_ago[1].late == 0.0
+
+
+def test_while_a_plan_is_short_already_most_arrivals_come_late_to_it():
+    assert judged(20.0, before=20.0)[0].late > judged(20.0)[0].late
+
+
+def test_the_cheapest_plan_within_the_budget_is_followed():
+    scores = [Score(late=50.0 - 5 * i, worker_s=100.0 + i) for i in range(len(PLANS))]
+    assert choose(scores, late=0.0, started=1700.0) is PLANS[2]  # 40 late and none really: 20 of 2000
+    assert choose(scores, late=20.0, started=1700.0) is PLANS[6]
+
+
+def test_where_no_plan_keeps_the_budget_late_operations_have_a_price():
+    scores = [Score(late=1000.0, worker_s=1000.0 + i) for i in range(len(PLANS))]
+    assert choose(scores, late=500.0, started=2000.0) is PLANS[0]
+    scores[4] = Score(late=900.0, worker_s=2000.0)
+    assert choose(scores, late=500.0, started=2000.0) is PLANS[4]
+    scores[4] = Score(late=900.0, worker_s=4000.0)
+    assert choose(scores, late=500.0, started=2000.0) is PLANS[0]
+
+
+def test_at_first_a_burst_is_expected_to_become_larger_than_what_came_so_far():
+    fresh = msgspec.structs.replace(SETTLED, first_at=NOW - 5)
+    burst = observed(8, size=2, short=window(1.0, 8, peak=16))
+    assert answer(burst, state=fresh).target > answer(burst).target
+    assert answer(observed(0, size=1), state=fresh).target == 1
 
 
 def test_a_steady_demand_of_eight_settles_and_stays():
@@ -322,7 +368,9 @@ def test_the_configuration_comes_from_the_pools():
 def test_a_decision_says_why_and_with_which_numbers():
     decision = answer(observed(12, size=4))
     assert decision.reason
-    assert {"load", "demand", "need_headroom", "need_peak", "need_backlog", "hold_s"} <= set(decision.numbers)
+    assert {"load", "demand", "need_headroom", "need_peak", "need_backlog", "plan_hold_s"} <= set(
+        decision.numbers
+    )
     assert msgspec.json.decode(msgspec.json.encode(decision), type=type(decision)) == decision
 
 

@@ -141,7 +141,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     """Wait for a slot that is still fine; the optimizer's objective. Within `checkout_timeout_s`."""
     grow_cooldown_s: SecondsOrZero = 3.0
     """Pause after growing before it grows again."""
-    shrink_cooldown_s: SecondsOrZero = 10.0
+    shrink_cooldown_s: SecondsOrZero = 3.0
     """How long load must stay low before it shrinks."""
 
     warmup: WarmupConfig = WarmupConfig()

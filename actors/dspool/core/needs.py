@@ -1,4 +1,4 @@
-"""How many slots the load needs: five answers from the same observations. `core/sizing.py` turns them into a
+"""How many slots the load needs: four answers from the same observations. `core/sizing.py` turns them into a
 size."""
 
 from __future__ import annotations
@@ -7,25 +7,11 @@ import math
 from collections.abc import Iterable
 
 from dspool.core.observed import Observed, Peak, SizingConfig, SizingState
+from dspool.core.plans import BUDGET, MEMORY_S, OPENING, RECALL_S, Looked, Recent, choose, judge
 
-BUDGET = 0.01
-"""Share of operations that may wait longer than `max_wait_s`."""
 BAND = 0.1
 """Utilization may be this much above `target_utilization` before the size follows."""
-HOLD_MIN_S, HOLD_MAX_S = 20.0, 120.0
-"""For how long a peak is remembered in full: with none, and with all, of the budget spent."""
-MEMORY_S = 600.0
-"""Time constant of the memory of how much of the budget is spent."""
-PRIOR_OPERATIONS = 500.0
-"""Operations in time that a pool is credited with at first, so that the first late ones do not count for
-everything."""
-RECALL_S = 600.0
-"""A returning burst is expected to become as large as the largest one of this time."""
-FRESH_S = 3.0
-"""For how long a demand counts as still rising."""
-RISE_MIN, RISE_MAX = 1.5, 2.0
-"""What a rising demand is multiplied by: with none, and with all, of the budget spent."""
-SIGMA_RISE, SIGMA_LOAD = 4.0, 2.0
+SIGMA_LOAD = 2.0
 
 
 class Needs:
@@ -33,30 +19,31 @@ class Needs:
 
     Attributes:
         utilization: keeps busy slots over slots below `target_utilization + BAND`. headroom: keeps all but
-        BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). peak: what
-        recent peaks needed, in full for `hold_s`, then fading with the square root of hold over age.
-        rising: a demand above what chance explains may go on rising. backlog: clears what would still wait
-        when a new worker could take it; 0 when nothing would.
+        BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). room: what `plan`
+        keeps for bursts. backlog: clears what would still wait when a new worker could take it; 0 when
+        nothing would.
     """
 
     def __init__(self, config: SizingConfig, seen: Observed, state: SizingState, now: float) -> None:
-        self._config, self._seen, self._state, self._now = config, seen, state, now
+        self._config, self._seen, self._state = config, seen, state
         short, long = seen.short, seen.long
         counted = long if long.finished else short
         self.service_s = counted.run_s / counted.finished if counted.finished else 0.0
         self.load = long.busy_slot_s / long.span_s if long.span_s > 0 else 0.0
         self.rate = short.arrivals / short.span_s if short.span_s > 0 else 0.0
         self.elapsed_s = short.span_s if state.called_at is None else max(0.0, now - state.called_at)
-        self.started, self.late = self._budget()
-        spent = min(1.0, self.late / (BUDGET * (self.started + PRIOR_OPERATIONS)))
-        self.hold_s = HOLD_MIN_S * (HOLD_MAX_S / HOLD_MIN_S) ** spent
-        self.offered, self.demand = self._demand()
-        self.peaks = remember(state.peaks, Peak(now, now, self.demand), now)
-        self.known_peak = max((p.slots for p in self.peaks if p.end > now - RECALL_S), default=0.0)
         self.utilization = self.load / min(0.95, config.target_utilization + BAND)
         self.headroom = float(erlang_c_slots(self.load, self.service_s, config.max_wait_s))
-        self.peak = max((p.slots * self._weight(now - p.end) for p in self.peaks), default=0.0)
-        self.rising = self._rising(RISE_MIN + (RISE_MAX - RISE_MIN) * spent)
+        self.offered, self.demand = self._demand()
+        self.peaks = remember(state.peaks, Peak(now, now, self.demand), now)
+        looked = self._looked()
+        fade = math.exp(-self.elapsed_s / MEMORY_S)
+        self.started, self.late = state.started * fade + looked.started, state.late * fade + looked.late
+        base = max(self.utilization, self.headroom)
+        self.scores = judge(state.scores, looked, self.peaks, base, config, seen, now)
+        fresh = state.first_at is None or now - state.first_at < config.long_window_s / 2
+        self.plan = OPENING if fresh else choose(self.scores, self.late, self.started)
+        self.room = Recent(self.peaks, now).slots(self.plan, seen.slots_per_worker)
         self.backlog = self._backlog()
 
     @property
@@ -65,8 +52,7 @@ class Needs:
         return max(
             (self.utilization, "utilization"),
             (self.headroom, "head-room"),
-            (self.peak, "recent peak"),
-            (self.rising, "rising demand"),
+            (self.room, "recent peak"),
             key=lambda need: need[0],
         )
 
@@ -81,25 +67,27 @@ class Needs:
             "wait_p99_s": round(self._seen.short.wait_p99_s, 4),
             "need_utilization": round(self.utilization, 2),
             "need_headroom": self.headroom,
-            "need_peak": round(self.peak, 2),
-            "need_rising": round(self.rising, 2),
+            "need_peak": round(self.room, 2),
             "need_backlog": round(self.backlog, 2),
-            "hold_s": round(self.hold_s, 1),
-            "late_pct": round(100 * self.late / (self.started + PRIOR_OPERATIONS), 3),
+            "plan_hold_s": self.plan.hold_s,
+            "plan_factor": self.plan.factor,
+            "plan_spare": self.plan.spare,
+            "plan_floor": self.plan.floor,
+            "late_pct": round(100 * self.late / self.started, 3) if self.started else 0.0,
         }
 
-    def _budget(self) -> tuple[float, float]:
-        """(operations started, those late that a longer memory would have spared), both fading."""
+    def _looked(self) -> Looked:
         state, short = self._state, self._seen.short
-        fade = math.exp(-self.elapsed_s / MEMORY_S)
         # The window may overlap the one of the last call: only the share that is new counts.
         new = min(1.0, self.elapsed_s / short.span_s) if short.span_s > 0 else 0.0
-        have = (self._seen.actual + self._seen.overflow) * self._seen.slots_per_worker
-        # A peak this young may be the burst that is waiting now.
-        settled = self._now - 2 * self._seen.start_delay_s - 2.0
-        remembered = max((p.slots for p in state.peaks if p.end < settled), default=0.0)
-        late = short.over_wait if remembered > have else 0
-        return state.started * fade + short.started * new, state.late * fade + late * new
+        return Looked(
+            arrived=short.arrivals * new,
+            started=short.started * new,
+            late=short.over_wait * new,
+            demand=self.demand,
+            demand_before=state.demand,
+            elapsed_s=self.elapsed_s,
+        )
 
     def _demand(self) -> tuple[float, float]:
         """(load if nothing ever waited, slots with which the newest operations would not have waited too
@@ -118,14 +106,6 @@ class Needs:
         # Within `max_wait_s` a slot can also start what comes after the operation it runs.
         return offered, demand / (1 + bound / service) if service > 0 else demand
 
-    def _weight(self, age: float) -> float:
-        return 1.0 if age <= self.hold_s else math.sqrt(self.hold_s / age)
-
-    def _rising(self, factor: float) -> float:
-        fresh = max((p.slots for p in self.peaks if p.end > self._now - FRESH_S), default=0.0)
-        chance = max(self.headroom, self.load + SIGMA_RISE * math.sqrt(self.load))
-        return fresh + (factor - 1) * max(0.0, fresh - chance)
-
     def _backlog(self) -> float:
         seen = self._seen
         if seen.queued == 0:
@@ -138,7 +118,7 @@ class Needs:
         left = seen.running + seen.queued + coming - have * (1 + seen.start_delay_s / service)
         if left <= 0:
             return 0.0
-        return max(max(self.rate * service, self.demand) + left * min(1.0, service), self.known_peak)
+        return max(self.rate * service, self.demand) + left * min(1.0, service)
 
 
 def erlang_c_slots(load: float, service_s: float, max_wait_s: float, share: float = BUDGET) -> int:

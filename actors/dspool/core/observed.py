@@ -22,7 +22,7 @@ class SizingConfig(Struct, frozen=True, kw_only=True):
     target_utilization: float = 0.7
     max_wait_s: float = 0.1
     grow_cooldown_s: float = 3.0
-    shrink_cooldown_s: float = 10.0
+    shrink_cooldown_s: float = 3.0
     interval_s: float = 0.5
     """How often `decide` is called."""
     stale_after_s: float = 3.0
@@ -114,18 +114,29 @@ class Peak(Struct, frozen=True, array_like=True):
     slots: float
 
 
+class Score(Struct, frozen=True, array_like=True):
+    """What a plan for keeping room (`core/plans.py`) would have done. Both fade with `plans.MEMORY_S`."""
+
+    late: float = 0.0
+    """Operations that would have waited too long."""
+    worker_s: float = 0.0
+
+
 class SizingState(Struct, frozen=True, kw_only=True):
     """Carried from one `decide` to the next. Start with `SizingState()`. Plain data, in the clock of `now`."""
 
     peaks: tuple[Peak, ...] = ()
     """Oldest first; older ones are merged into longer spans, so that there are never more than a few dozen."""
+    scores: tuple[Score, ...] = ()
+    """One for each of `plans.PLANS`."""
     started: float = 0.0
-    """Operations started, fading with the time constant `needs.MEMORY_S`."""
+    """Operations started, fading with the time constant `plans.MEMORY_S`."""
     late: float = 0.0
-    """Those of `started` that waited too long although a peak in memory was larger than the pool; fading
-    likewise."""
+    """Those of `started` that waited too long; fading likewise."""
     offered: float = 0.0
     """Slots that would be busy if nothing ever waited."""
+    demand: float = 0.0
+    """Slots that were needed when last called."""
     first_at: float | None = None
     called_at: float | None = None
     changed_at: float | None = None

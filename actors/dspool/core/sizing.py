@@ -13,10 +13,8 @@ them):
   significance in automatic telephone exchanges", 1917; for many slots this is load + b * sqrt(load), the
   square-root staffing of S. Halfin and W. Whitt, "Heavy-traffic limits for queues with many exponential
   servers", Operations Research 29, 1981);
-- *recent peak*: what recent peaks needed, fading with age. For how long a peak is held adapts: short while
-  few operations wait too long, long while more do, so that a pool with calm traffic follows it and one with
-  returning bursts keeps room;
-- *rising demand*: a demand above what chance explains may go on rising while workers start;
+- *recent peak*: room for bursts, kept by the cheapest of several plans that would have kept the wait
+  objective so far (`core/plans.py`): how much of the recent and of the largest peak, and for how long;
 - *backlog*: when operations wait now, what clears those that would still wait when a new worker could take
   them. A queue that the pool will have drained by then is no reason to grow.
 """
@@ -45,9 +43,6 @@ __all__ = [
 ERROR_SHARE = 0.1
 """From this share of model errors on, load says nothing about size: operations fail fast, hang, or are tried
 again."""
-SPARE_SHARE = 0.4
-"""Shrinks only to a size that leaves this share of one worker's slots free, or the next operations would grow
-it again."""
 
 
 def decide(
@@ -80,9 +75,11 @@ def decide(
     changed = target != seen.desired or state.changed_at is None
     return decision, SizingState(
         peaks=needs.peaks,
+        scores=needs.scores,
         started=needs.started,
         late=needs.late,
         offered=needs.offered,
+        demand=needs.demand,
         first_at=now if state.first_at is None else state.first_at,
         called_at=now,
         changed_at=now if changed else state.changed_at,
@@ -104,17 +101,17 @@ def _base(
         what = f"{name} needs {wanted} workers"
         if held >= config.max_size:
             return held, wanted - held, f"{what}, {held} is the maximum"
-        waiting = needs.backlog > 0 or needs.demand > held * slots
+        patient = name in ("utilization", "head-room") and needs.demand <= held * slots
         since = math.inf if state.grew_at is None else now - state.grew_at
-        if not waiting and since < config.grow_cooldown_s:
+        if patient and since < config.grow_cooldown_s:
             return held, 0, f"{what}, grew {since:.1f} s ago"
         target = _bounded(config, wanted)
         return target, wanted - target, what
-    lower = _bounded(config, _workers(calm + SPARE_SHARE * slots, slots))
-    if lower >= held:
+    if wanted >= held or held <= config.min_size:
         return held, 0, f"{name} needs {max(wanted, config.min_size)} workers"
+    lower = _bounded(config, wanted)
     would = f"{name} needs {lower} workers"
-    if needs.backlog > 0 or seen.oldest_wait_s > config.max_wait_s:
+    if seen.queued or seen.oldest_wait_s > config.max_wait_s:
         return held, 0, f"{would}, operations wait {seen.oldest_wait_s:.2f} s"
     if state.first_at is None or now - state.first_at < config.long_window_s / 2:
         return held, 0, f"{would}, too little seen to shrink"

@@ -136,6 +136,10 @@ class Reporters:
             reporter.peak_demand, reporter.was_silent = 0, False
         return peak, iter(served)
 
+    def open_peak(self) -> int:
+        """The peak demand that was told since the last interval ended."""
+        return sum(reporter.peak_demand for reporter in self._all.values())
+
     def save(self) -> dict[str, tuple[int, list[int]]]:
         """Number and totals of each reporter, for a checkpoint."""
         return {name: (reporter.seq, reporter.totals) for name, reporter in self._all.items()}
