@@ -49,6 +49,9 @@ __all__ = [
 ]
 
 
+_SHIFT_S = 0.1
+
+
 class Metrics:
     """Adds up what one pool's clients, workers and supervisor report. Synchronous; one event loop owns it.
 
@@ -68,6 +71,7 @@ class Metrics:
         self._clock = clock
         self._wall = wall
         self._ticked_at = clock()
+        self._shift = wall() - clock()
         self._life = f"{wall():.6f}"
         self._ledger = Ledger(self.options)
         self._reporters = self._ledger.reporters
@@ -236,7 +240,15 @@ class Metrics:
         elif slot is not None:
             account = self._ledger.slots.get(slot)
         oldest = now - duration_s if after is None else max(after, now - duration_s)
-        return (account or Account(self.options)).table(duration_s, after=oldest, shift=self._wall() - now)
+        return (account or Account(self.options)).table(duration_s, after=oldest, shift=self._shift_at(now))
+
+    def _shift_at(self, now: float) -> float:
+        """Wall time less our clock; the same as before unless the wall clock was set: a row must not move when it is
+        told again, or who appends it would have it twice."""
+        shift = self._wall() - now
+        if abs(shift - self._shift) > _SHIFT_S:
+            self._shift = shift
+        return self._shift
 
     def look(self, after: float | None, *, slots: bool = False, now: float | None = None) -> Look:
         """What changed since `after` (the `last` of the table before; None: only what is now)."""

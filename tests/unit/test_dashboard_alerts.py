@@ -132,6 +132,7 @@ async def test_an_alert_is_pending_before_it_fires_and_tells_when_it_is_over():
     assert (watch.watch.summary()["firing"], watch.watch.summary()["worst"]) == (1, "critical")
     await watch.pass_s(15)
     assert watch.state("DspoolPoolNotReady").state == "ok"
+    assert [seen.number for seen in watch.watch.changes] == [-1 - n for n in range(watch.watch.told)]
     about = [seen for seen in watch.watch.changes if seen.metadata["alert"] == "DspoolPoolNotReady"]
     assert [seen.event for seen in about] == ["alert.firing", "alert.resolved"]
 

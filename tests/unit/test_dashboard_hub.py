@@ -160,6 +160,17 @@ async def test_a_pool_that_fails_is_told_once_and_the_stream_goes_on():
     beats.hub.close()
 
 
+async def test_news_that_cannot_be_encoded_does_not_end_the_stream():
+    beats = Beats()
+    stream = beats.hub.follow(OVERVIEW, None)
+    await read(stream, 1)
+    beats.tell(object())
+    beats.tell({"n": 1})
+    assert [name for name, *_ in await read(stream, 2)] == ["error", "tick"]
+    await stream.aclose()
+    beats.hub.close()
+
+
 async def test_the_stream_of_a_service_begins_with_everything_and_goes_on_with_what_changed():
     pool = SimulatedPool(workers=2, history_s=5)
     app = application(pool)

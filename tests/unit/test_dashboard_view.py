@@ -74,6 +74,19 @@ def test_a_table_asked_again_gives_only_what_came_since():
     assert list(metrics.table(60, after=before.last).times()) == [5000.0 + clock.now]
 
 
+def test_a_row_that_is_told_again_has_not_moved():
+    clock = Clock()
+    jitter = 0.0
+    metrics = Metrics("p", clock=clock, wall=lambda: 5000.0 + clock.now + jitter)
+    clock.now += 1
+    metrics.tick()
+    before = list(metrics.table(60).times())
+    jitter = 0.004
+    assert list(metrics.table(60).times()) == before
+    jitter = 100.0  # the wall clock was set
+    assert list(metrics.table(60).times()) == [before[0] + 100.0]
+
+
 @pytest.mark.parametrize("seconds", [3, 3600, 4000, 9000])
 def test_a_table_is_in_order_of_time_however_often_its_rows_were_overwritten(seconds):
     clock = Clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import re
 import time
@@ -21,6 +22,8 @@ from dspool.observe.exposition import REACHABLE, cumulative
 from dspool.observe.reading import Reading
 from dspool_serve.alerts import ALERTS, RECORDED, RUNBOOK, Alert
 from dspool_serve.alerts.promql import Expression, Labels, Sample, Series, Vector, parse
+
+log = logging.getLogger("dspool.http")
 
 EVERY_S: Final = 15.0
 ANSWER_S: Final = 5.0
@@ -95,7 +98,11 @@ class AlertWatch:
             reading = None
             with contextlib.suppress(PoolError, TimeoutError):
                 reading = await asyncio.wait_for(self._read(), ANSWER_S)
-            self.take(reading)
+            try:
+                self.take(reading)
+            except Exception:
+                # One reading that cannot be judged must not end the watch.
+                log.exception("the alerts of pool %s could not be evaluated", self.pool)
             await asyncio.sleep(EVERY_S)
 
     def take(self, reading: Reading | None) -> None:
@@ -158,7 +165,8 @@ class AlertWatch:
         numbers = {} if alert.value is None else {"value": alert.value}
         level = LEVELS[alert.severity] if event == "alert.firing" else "info"
         self.told += 1
-        self.changes.append(Seen(0, at, event, level, "alerts", numbers, about))
+        # Below all numbers of the event log: these are this process's own.
+        self.changes.append(Seen(-self.told, at, event, level, "alerts", numbers, about))
 
 
 def sample_of(pool: str, reading: Reading | None) -> Sample:

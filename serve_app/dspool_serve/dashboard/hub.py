@@ -137,25 +137,26 @@ class Hub:
         if not wanted:
             return
         try:
-            found = await asyncio.wait_for(self._news.beat(wanted), ANSWER_S)
+            self._publish(await asyncio.wait_for(self._news.beat(wanted), ANSWER_S))
+            self._failing = False
         except Exception as failed:
             if not self._failing:
                 self._failing = True
                 error = _LATE if isinstance(failed, TimeoutError) else told(failed)
                 self._publish([(EVERYBODY, "error", problem_body(error))])
-            return
-        self._failing = False
-        self._publish(found)
 
     def _publish(self, found: list[tuple[str, str, Any]]) -> None:
         """Put what was found before all viewers."""
         if not found:
             return
-        for topic, name, data in found:
-            self._number += 1
-            encoded = self._event(name, data, self._number)
-            self._frames.append(Frame(self._number, topic, encoded))
-            self._bytes += len(encoded)
+        # All are encoded before the first one counts: a number without its frame would look like a lost place.
+        frames = [
+            Frame(number, topic, self._event(name, data, number))
+            for number, (topic, name, data) in enumerate(found, self._number + 1)
+        ]
+        self._frames.extend(frames)
+        self._number = frames[-1].number
+        self._bytes += sum(len(frame.data) for frame in frames)
         while len(self._frames) > FRAMES_KEPT or (self._bytes > BYTES_KEPT and len(self._frames) > 1):
             self._bytes -= len(self._frames.popleft().data)
         self._joined.clear()

@@ -97,7 +97,8 @@ class Events {
 
   live(kind, frame) {
     if (kind === "event") {
-      if (this.rows.length && frame.number <= this.rows[this.rows.length - 1].number) return;
+      // Alerts are numbered by the process that watches over them: -1, -2, ...
+      if (this.rows.some((row) => (frame.number > 0 ? row.number >= frame.number : row.number === frame.number))) return;
       this.rows.push(frame);
       if (this.rows.length > KEPT) this.rows.shift();
     } else if (kind === "alerts") this.alerts = { ...this.alerts, alerts: frame.alerts, evaluated_at: frame.evaluated_at ?? Date.now() / 1000 };
