@@ -35,7 +35,7 @@ import psutil
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.common import ROOT, arguments, finish, header, spread
-from benchmarks.http import dspool
+from benchmarks.http import PROGRAM, dspool_up
 from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
 from dspool.metrics import Metrics, MetricsOptions
 
@@ -199,12 +199,11 @@ def main() -> int:
     header("dashboard: 2 workers, one ingress process, steady load, service and browser on the same machine")
     directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
     try:
-        with dspool(directory / "d", {"pool_size": 2}) as target:
-            url = target.url.partition("/v1/")[0]
-            give_history(url, directory / "d", family_of(target.pid))
+        with dspool_up(directory / "d", {"pool_size": 2, "programs": {"answer": PROGRAM}}) as (url, pid):
+            give_history(url, directory / "d", family_of(pid))
             with beside(url, "--rate", str(RATE)) as load:
                 time.sleep(2.0)
-                cost, each = viewers(url, target.pid, rounds, seconds)
+                cost, each = viewers(url, pid, rounds, seconds)
                 print(f"  100 viewers: {spread(each)} % of one core", flush=True)
                 browser: dict[str, Any] = {"first_paint_s": None, "longest_frame_ms": None, "page_kb": None}
                 if Path(CHROMIUM).exists():
