@@ -356,7 +356,9 @@ class SimulatedPool:
         ]
 
     async def memory(self, worker_id: str) -> dict[str, float]:
-        row = self.rows[worker_id]
+        row = self.rows.get(worker_id)
+        if row is None:
+            raise UnknownWorker(f"there is no worker {worker_id!r}")
         return {"rss_mb": row.rss_mb, "pss_mb": row.rss_mb * 0.4, "uss_mb": row.rss_mb * 0.25}
 
     async def log_tail(self, worker_id: str, lines: int) -> LogTail:
