@@ -103,16 +103,20 @@ def hungry() -> None:
     bytearray(2**31)
 
 
-def killed_once() -> None:
-    """What the kernel does to a process that takes too much memory; the next one gets through."""
-    mark = Path(os.environ["NOTED_DIR"]) / "killed"
-    if not mark.exists():
-        note(mark, os.getpid())
-        os.kill(os.getpid(), signal.SIGKILL)
+def killed() -> None:
+    """What the kernel does to a process that takes too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hangs() -> None:
     time.sleep(600)
+
+
+def faulty() -> None:
+    """Does what the file `fault` names, if there is one."""
+    mark = Path(os.environ["NOTED_DIR"]) / "fault"
+    if mark.exists():
+        {"hungry": hungry, "hangs": hangs, "killed": killed}[mark.read_text()]()
 
 
 def unloadable() -> dspy.Module:
