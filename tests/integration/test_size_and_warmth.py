@@ -158,7 +158,7 @@ async def test_a_warm_up_step_that_fails_ends_the_start_with_its_name_and_reason
     ("fault", "why"),
     [
         ("hungry", "MemoryError"),
-        ("hangs", "warm-up step 0 (custom_code) failed: not done within 3 s"),
+        ("hangs", "(custom_code) failed: not done within 3 s"),
         ("killed", "died"),
     ],
 )
