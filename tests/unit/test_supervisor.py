@@ -533,6 +533,24 @@ async def test_the_pool_grows_when_operations_wait_and_says_why():
         assert last.numbers
 
 
+async def test_a_size_set_by_hand_is_not_shrunk_before_the_cooldown():
+    idle = Window(span_s=60.0)
+    async with pool(enable_optimizer=True, pool_size=2, shrink_cooldown_s=30.0) as s:
+        quiet = busy(running=0, queued=0, oldest_wait_s=0.0, short=idle, long=idle)
+        for _ in range(120):
+            await s.supervisor.observe(quiet)
+            await s.clock.advance(1.0)
+        assert (await s.status()).desired == 1
+        await s.supervisor.resize(3)
+        for _ in range(28):
+            await s.supervisor.observe(quiet)
+            assert (await s.status()).desired == 3
+            await s.clock.advance(1.0)
+        await s.clock.advance(5.0)
+        await s.supervisor.observe(quiet)
+        assert (await s.status()).desired == 1
+
+
 async def test_sizing_is_off_unless_it_is_switched_on():
     async def observe():
         return busy()

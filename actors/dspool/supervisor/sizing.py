@@ -104,6 +104,8 @@ class Sizing:
 
     def by_hand(self, size: int, overflow: int, previous: int) -> None:
         action = "grow" if size > previous else "shrink" if size < previous else "hold"
+        # A change like any other: what somebody has just asked for is not shrunk before the cooldown.
+        self._state = msgspec.structs.replace(self._state, changed_at=self._clock())
         self._keep(
             DecisionRecord(self._wall(), size, overflow, previous, action, "resized by hand", {}, "manual")
         )
