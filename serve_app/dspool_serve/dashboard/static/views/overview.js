@@ -31,6 +31,7 @@ class Overview {
     this.plots = PLOTS(target).map(({ chart, ...about }) => new Plot(this.group, { ...about, links: this.links(chart, about.title) }));
     this.title = h("h1", {}, ctx.pool);
     this.programs = new Table({ label: "Programs", key: (row) => row.name, columns: PROGRAM_COLUMNS, sort: { key: "throughput", down: true } });
+    this.programs.node.classList.add("dense");
     this.details = h("div", { class: "scroll details" });
     this.node = h(
       "div",

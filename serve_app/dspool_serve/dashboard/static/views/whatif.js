@@ -17,7 +17,7 @@ export class WhatIf {
     this.result = h("div", { "aria-live": "polite" });
     this.series = new Series();
     this.plot = new Plot(group, {
-      title: "What if: size with other bounds", top: 2, format: (value) => (value % 1 ? value.toFixed(1) : count(value)), none: "Nothing to replay yet",
+      title: "What if: size with other bounds", top: 2, format: (value) => (value % 1 ? value.toFixed(1) : count(value)), none: "Replaying the last hour",
       lines: [{ column: "actual", label: "as it was", colour: "--s4", stepped: true }, { column: "replayed", label: "replayed as configured", colour: "--s2", dash: [4, 3], stepped: true }, { column: "whatif", label: "what if", colour: "--s1", stepped: true }],
     });
     this.plot.node.append(this.form, this.result);
@@ -72,6 +72,7 @@ export class WhatIf {
       this.draw();
     } catch (problem) {
       if (problem.name === "AbortError") return;
+      this.plot.none.textContent = "Not replayed";
       fill(this.result, h("p", { class: "problem" }, problem.message));
     }
   }

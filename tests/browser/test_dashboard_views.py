@@ -1,0 +1,338 @@
+"""The dashboard's pages in a real browser, on simulated data: 500 workers, two pools, hostile names."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.browser.chromium import PHONE, VIEWS, Demo, Looking, chromium, needs_chromium, serious
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), needs_chromium]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    service = Demo(tmp_path_factory.mktemp("demo"), "--workers", "500")
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def look(browser, demo):
+    looking = Looking(browser, demo.url)
+    yield looking
+    looking.close()
+
+
+def test_every_page_shows_itself_without_a_complaint_of_the_browser(look):
+    for view, heading in VIEWS.items():
+        page = look.go(view)
+        page.get_by_role("heading", name=heading).first.wait_for()
+        assert page.locator(f'#nav a[data-view="{view}"]').get_attribute("aria-current") == "page"
+        page.locator("#connection", has_text="live").wait_for()
+    assert look.troubles == []
+
+
+def test_everything_comes_from_the_service_itself(look, demo):
+    page = look.go("overview")
+    page.locator(".canvas canvas[width]").first.wait_for()
+    page.wait_for_function("() => globalThis.Chart !== undefined")
+    assert [url for url in look.asked if not url.startswith((demo.url, "data:"))] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_page(browser, demo, scheme):
+    looking = Looking(browser, demo.url, color_scheme=scheme, reduced_motion="reduce")
+    found = {}
+    for view in VIEWS:
+        page = looking.go(view)
+        page.locator("#connection", has_text="live").wait_for()
+        if problems := serious(page):
+            found[view] = problems
+    worker = looking.go("workers").locator("tbody a.id").nth(3)
+    worker.click()
+    looking.page.get_by_role("heading", name="Warm-up by step").wait_for()
+    if problems := serious(looking.page):
+        found["worker"] = problems
+    looking.close()
+    assert found == {}
+
+
+def test_a_phone_never_scrolls_sideways(browser, demo):
+    looking = Looking(browser, demo.url, viewport=PHONE)
+    widths = {}
+    for view in VIEWS:
+        looking.go(view)
+        widths[view] = looking.widest()
+    looking.close()
+    assert set(widths.values()) == {PHONE["width"]}, widths
+
+
+def test_five_hundred_workers_are_paged_found_and_sorted(look):
+    page = look.go("workers")
+    page.get_by_text(re.compile(r"50[01]\sworkers")).wait_for()
+    rows = page.locator("table.stacks tbody tr")
+    assert rows.count() == 50
+    page.get_by_text(re.compile("1 to 50 of 50[01]")).wait_for()
+    page.get_by_role("button", name="Next").click()
+    page.get_by_text(re.compile("51 to 100 of 50[01]")).wait_for()
+    page.get_by_role("button", name="Throughput").click()
+    page.get_by_text(re.compile("1 to 50 of 50[01]")).wait_for()
+    assert page.locator('th[aria-sort="descending"]').inner_text().startswith("Throughput")
+    some = rows.nth(7).locator("a.id").inner_text()
+    page.get_by_label("Find workers").fill(some)
+    page.wait_for_function("() => document.querySelectorAll('table.stacks tbody tr').length < 50")
+    assert some in rows.first.inner_text()
+    page.get_by_label("Find workers").fill("nobody is called this")
+    page.get_by_role("heading", name="No worker fits").wait_for()
+    assert look.troubles == []
+
+
+def test_slots_show_who_runs_what_for_how_long(look):
+    page = look.go("workers")
+    busy = page.locator('.cells i.on[title*="for "]').first
+    busy.wait_for()
+    assert re.search(r"for [\d.]+\s(µs|ms|s)", busy.get_attribute("title"))
+
+
+def test_a_hostile_name_is_text_wherever_it_is_shown(look):
+    page = look.go("workers")
+    seen = False
+    for view in ("workers", "sessions", "overview", "events"):
+        look.go(view)
+        seen = seen or page.get_by_text(re.compile("<(img|script|b|svg)")).count() > 0
+        made = (
+            "document.querySelectorAll('#main img, #main script, #main iframe, #main b[onmouseover]').length"
+        )
+        assert page.evaluate(made) == 0
+    assert seen, "the demo has a hostile name"
+    assert page.evaluate("typeof globalThis.hacked") == "undefined"
+    assert look.troubles == []
+
+
+def test_the_pool_picker_shows_the_other_pool(look):
+    page = look.go("overview")
+    names = page.locator("#pool option").all_inner_texts()
+    assert len(names) >= 2
+    page.locator("#pool").select_option(names[1])
+    page.get_by_role("heading", level=1, name=names[1], exact=True).wait_for()
+    assert f"#/{names[1]}/overview" in page.url
+    page.go_back()
+    page.get_by_role("heading", level=1, name=names[0], exact=True).wait_for()
+
+
+def test_a_range_is_asked_for_and_stands_in_the_address(look):
+    page = look.go("overview")
+    with page.expect_request(lambda request: "/history?range=3600" in request.url):
+        page.get_by_role("radio", name="1 h").check()
+    assert "range=3600" in page.url
+    page.reload()
+    page.locator("#main h1").wait_for()
+    assert page.get_by_role("radio", name="1 h").is_checked()
+    page.get_by_role("radio", name="1 min").check()
+    assert "range=60" in page.url
+
+
+def shown(page):
+    return page.locator('section[aria-label="Throughput"].plot .legend b').inner_text()
+
+
+def test_paused_figures_stand_still_and_resumed_ones_go_on(look):
+    page = look.go("overview")
+    page.locator("#connection", has_text="live").wait_for()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_text(re.compile("Paused at")).wait_for()
+    before = shown(page)
+    page.wait_for_timeout(2500)
+    assert shown(page) == before
+    page.get_by_role("button", name="Resume").click()
+    page.locator("#connection", has_text="live").wait_for()
+    page.wait_for_function(
+        "before => document.querySelector('section[aria-label=\"Throughput\"].plot .legend b').textContent !== before",
+        arg=before,
+    )
+
+
+def test_charts_are_read_and_zoomed_by_keyboard(look):
+    page = look.go("overview")
+    box = page.get_by_role("slider", name="Latency, time under the cursor")
+    box.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    text = box.get_attribute("aria-valuetext")
+    assert re.match(r"\d\d:\d\d:\d\d: p50 .*, p95 .*, p99 ", text)
+    page.keyboard.press("+")
+    page.get_by_role("button", name="Reset zoom").wait_for()
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.querySelector('.zoomed').hidden")
+
+
+def test_times_are_local_with_utc_on_hover(browser, demo):
+    looking = Looking(browser, demo.url, timezone_id="Asia/Kolkata")
+    page = looking.go("events")
+    moment = page.locator(".feed time").first
+    shown_hour, utc = moment.inner_text()[-8:], moment.get_attribute("title")
+    looking.close()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", utc)
+    assert int(shown_hour[3:5]) == (int(utc[14:16]) + 30) % 60
+
+
+def test_events_are_filtered_by_level_and_text(look):
+    page = look.go("events")
+    feed = page.locator(".feed li")
+    feed.first.wait_for()
+    page.get_by_role("radio", name="Errors").check()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.feed li .badge')].every(one => one.textContent === 'error')"
+    )
+    page.get_by_role("radio", name="All").check()
+    page.get_by_label("Find in events").fill("no event says this")
+    page.get_by_role("heading", name="No event fits").wait_for()
+
+
+def test_an_operation_opens_as_a_waterfall(look):
+    page = look.go("operations")
+    page.locator("tbody a.id").first.click()
+    page.get_by_role("heading", name="Where the time went").wait_for()
+    lanes = page.locator(".waterfall .lane i")
+    assert lanes.count() >= 2
+    page.locator(".waterfall button").first.click()
+    assert page.locator(".waterfall .about:visible").count() == 1
+    page.get_by_role("link", name="All operations").click()
+    page.get_by_role("heading", name="Slowest").wait_for()
+
+
+def test_other_bounds_are_replayed_when_a_slider_moves(look):
+    page = look.go("sizing")
+    page.get_by_role("row", name=re.compile("Worker-hours")).wait_for()
+    slider = page.get_by_role("slider", name=re.compile("Largest size"))
+    slider.focus()
+    with page.expect_request(lambda request: "/whatif?" in request.url) as asked:
+        page.keyboard.press("ArrowLeft")
+    assert f"max_size={slider.input_value()}" in asked.value.url
+    page.get_by_text(re.compile("worker", re.I)).first.wait_for()
+    assert look.troubles == []
+
+
+def test_the_report_opens_offline_and_the_numbers_parse(look, browser, tmp_path):
+    page = look.go("report")
+    page.get_by_role("radio", name="15 min").check()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the report").click()
+    file = tmp_path / "report.html"
+    download.value.save_as(file)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="throughput as JSON").click()
+    assert json.loads(download.value.path().read_text())
+    asked = []
+    context = browser.new_context(offline=True)
+    offline = context.new_page()
+    offline.on("request", lambda request: asked.append(request.url))
+    offline.goto(file.as_uri())
+    assert "default" in offline.inner_text("body")
+    context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_confirmation_can_be_left_and_nothing_is_sent(look):
+    page = look.go("workers")
+    page.get_by_role("button", name="Drain", exact=True).first.click()
+    page.get_by_role("dialog").get_by_text("Drain this worker?").wait_for()
+    assert (
+        page.get_by_role("dialog")
+        .get_by_role("button", name="Cancel")
+        .evaluate("e => e === document.activeElement")
+    )
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !document.querySelector('dialog')")
+    assert not any("/drain" in url for url in look.asked)
+
+
+def test_thinned_points_keep_each_peak_and_each_gap(look):
+    page = look.go("report")
+    module = page.locator('script[type="module"]').get_attribute("src").replace("app.js", "series.js")
+    found = page.evaluate(
+        """async (module) => {
+            const { Series } = await import(module);
+            const series = new Series();
+            const at = Array.from({ length: 3600 }, (_, index) => index + (index >= 1800 ? 600 : 0));
+            series.load({ at, columns: { wait: at.map((_, index) => (index === 777 ? 9 : 1)) }, resolution_s: 1 });
+            const points = series.thin("wait", 0, 4200, 400);
+            series.append({ at: [4199, 4200], columns: { wait: [5, 6] } });
+            return { count: points.length, most: Math.max(...points.map((one) => one.y || 0)),
+                     gaps: points.filter((one) => one.y === null).length,
+                     last: series.latest("wait"), length: series.length };
+        }""",
+        module,
+    )
+    assert found["most"] == 9
+    assert found["gaps"] == 1
+    assert found["count"] < 900
+    # The point that was there already is not taken twice.
+    assert (found["last"], found["length"]) == (6, 3601)
+
+
+# --- states that a healthy service does not show ---
+
+
+def test_without_a_pool_the_page_says_how_to_start_one(look, demo):
+    nobody = {
+        "login_needed": False,
+        "principal": "local",
+        "role": "admin",
+        "csrf": "x",
+        "expires_at": None,
+        "pools": [],
+    }
+    look.page.route("**/dashboard/api/me", lambda route: route.fulfill(json=nobody))
+    look.page.goto(f"{demo.url}/dashboard")
+    look.page.get_by_role("heading", name="No pool yet").wait_for()
+
+
+def test_a_pool_that_is_not_there_leads_to_one_that_is(look, demo):
+    look.page.goto(f"{demo.url}/dashboard#/nowhere/overview")
+    look.page.get_by_role("heading", name="There is no such pool").wait_for()
+    look.page.get_by_role("link", name="Go to a pool that there is").click()
+    look.page.get_by_role("heading", level=1, name="default").wait_for()
+
+
+def test_a_view_that_cannot_be_loaded_says_why_and_can_be_tried_again(look, demo):
+    away = {
+        "title": "not ready",
+        "detail": "the supervisor does not answer; try again",
+        "code": "pool_not_ready",
+    }
+    look.page.route("**/sessions?*", lambda route: route.fulfill(status=503, json=away))
+    look.page.goto(f"{demo.url}/dashboard#/default/sessions")
+    look.page.get_by_text(away["detail"]).wait_for()
+    look.page.unroute("**/sessions?*")
+    look.page.get_by_role("button", name="Try again").click()
+    look.page.get_by_role("heading", level=1, name="Sessions").wait_for()
+
+
+def test_a_lost_service_is_told_and_found_again(browser, tmp_path):
+    demo = Demo(tmp_path, "--workers", "4")
+    looking = Looking(browser, demo.url)
+    page = looking.go("overview")
+    page.locator("#connection", has_text="live").wait_for()
+    demo.stop()
+    page.get_by_text(re.compile("No connection to the service since")).wait_for()
+    page.locator("#connection", has_text="disconnected").wait_for()
+    demo.start()
+    page.locator("#connection", has_text="live").wait_for()
+    page.wait_for_function("() => document.querySelector('#banner').textContent === ''")
+    before = shown(page)
+    page.wait_for_function(
+        "before => document.querySelector('section[aria-label=\"Throughput\"].plot .legend b').textContent !== before",
+        arg=before,
+    )
+    looking.close()
+    demo.stop()
