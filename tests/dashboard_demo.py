@@ -31,6 +31,7 @@ from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warming import WarmProgress
 from dspool.tokens import TokenSource
+from dspool_serve import connections
 from dspool_serve.app import Application
 from dspool_serve.audit import Audit
 from dspool_serve.auth import Security
@@ -550,9 +551,11 @@ def main() -> None:
         texts, source = tokens_for(root="admin", eve="reader")
         print(json.dumps(texts), flush=True)
     audit = Path(tempfile.mkdtemp(prefix="dsd-")) / "audit.jsonl"
+    # As the service has it: a viewer that leaves ends its stream.
+    connections.install()
     app = application(*pools, tokens=source, audit=audit)
     print(f"http://127.0.0.1:{asked.port}/dashboard", flush=True)
-    uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning", lifespan="on")
+    uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="critical", lifespan="on")
 
 
 if __name__ == "__main__":
