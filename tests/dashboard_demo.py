@@ -555,7 +555,14 @@ def main() -> None:
     connections.install()
     app = application(*pools, tokens=source, audit=audit)
     print(f"http://127.0.0.1:{asked.port}/dashboard", flush=True)
-    uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="critical", lifespan="on")
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=asked.port,
+        log_level="critical",
+        lifespan="on",
+        timeout_graceful_shutdown=2,
+    )
 
 
 if __name__ == "__main__":
