@@ -73,7 +73,7 @@ class LocalPool(FakePool):
     async def metrics_snapshot(self) -> Any:
         return self._metrics.snapshot()
 
-    async def deploy(self, deployment: Deployment) -> Deployment:
+    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
         self._version += 1
         done = msgspec.structs.replace(deployment, version=self._version)
         await self._worker.deploy(done)

@@ -158,6 +158,26 @@ async def test_a_worker_with_an_operation_that_cannot_be_stopped_says_that_it_ha
             deaf.open.set()
 
 
+async def test_a_drain_waits_for_what_can_end_and_then_no_longer_for_what_is_stuck():
+    async with LoopbackPool(config(recycle={"stuck_s": 0.01})) as pool:
+        deaf, gate = Deaf(), Gate("async")
+        pool.programs |= {"deaf": Script("async", deaf.do), "gate": gate.script}
+        worker = await pool.start_worker()
+        client = await pool.start_client()
+        # A client that never says "cancel".
+        client._links.get("w0").send(Submit([Operation("x", ExecuteProgram("deaf", {"way": "async"}), 0.01)]))
+        running = asyncio.ensure_future(client.run(ExecuteProgram("gate", {}), timeout_s=600.0))
+        await until(lambda: gate.started and worker._operations.stuck(0.01), turns=1_000_000)
+        idle = asyncio.ensure_future(worker._operations.idle(600.0, 0.01))
+        await asyncio.sleep(0)
+        assert not idle.done()
+        gate.open.set()
+        await running
+        # Long before the deadline that the other one had.
+        assert await asyncio.wait_for(idle, 5.0) is False
+        deaf.open.set()
+
+
 async def test_an_operation_within_its_deadline_or_waiting_for_the_store_is_not_stuck():
     async with LoopbackPool(config(recycle={"stuck_s": 0.001})) as pool:
         gate = Gate("async")

@@ -8,6 +8,7 @@ no async form runs in threads. Nothing is awaited between looking at a slot and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import sys
 import threading
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dspool.worker.ownership import Ownership
 
 _TURN_S = 0.002
+_LOOK_AGAIN_S = 0.25
 _LONGEST_TIMER_S = 3600.0
 """A deadline further away is looked at again then: event loops refuse very long timers."""
 
@@ -441,13 +443,16 @@ class Operations:
 
         What runs on `grace_s` after its deadline is not waited for: it may never end.
         """
-        if self._held:
+        until = self._clock() + timeout_s
+        while self._held:
             self._idle = self._idle or asyncio.Event()
-            last = max(held.deadline for held in self._held) + grace_s - self._clock()
-            try:
-                await asyncio.wait_for(self._idle.wait(), max(0.0, min(timeout_s, last)))
-            except TimeoutError:
+            now = self._clock()
+            left = min(until, max(held.deadline for held in self._held) + grace_s) - now
+            if left <= 0:
                 return False
+            # Looked at again and again: when the last that can end has ended, only stuck ones may be left.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), min(left, _LOOK_AGAIN_S))
         return True
 
     # --- the rest ---
