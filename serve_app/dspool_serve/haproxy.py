@@ -95,6 +95,8 @@ def switches() -> dict[str, str]:
     """The variables that make Serve fast. All processes of a Serve must see the same."""
     chosen = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # A datagram from HAProxy to a Python process for each request, to be counted there: replicas count too.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
     }
     if binary() is not None:

@@ -16,7 +16,7 @@ from dspool.observe.definitions import BOUNDARIES, BY_NAME, METRICS, UNATTRIBUTE
 from dspool.observe.event_log import FORWARDED
 from dspool.observe.exposition import REACHABLE, cumulative, expose
 from dspool.runtime import exported
-from dspool.runtime.exported import REPEAT_S, RayMetrics
+from dspool.runtime.exported import REPEAT_S, RayMetrics, export_interval_s
 
 SAMPLE = re.compile(r'([a-z_]+)\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)*)\} (\S+)')
 
@@ -274,3 +274,11 @@ def test_every_metric_reaches_ray_and_counters_begin_at_zero(rays):
     assert rays["dspool_worker_failures_total"].started == [{"pool": "default"}]
     assert rays["dspool_worker_failures_total"].told == []
     assert len(rays["dspool_operations_total"].started) == 2 * len(OUTCOMES)
+
+
+@pytest.mark.parametrize(
+    ("tick_s", "told", "every_s"),
+    [(1.0, {}, 5.0), (1.0, {"RAY_metrics_report_interval_ms": "1000"}, 1.0), (30.0, {}, 30.0)],
+)
+def test_ray_is_given_the_figures_twice_for_each_time_it_gives_them_on(tick_s, told, every_s):
+    assert export_interval_s(tick_s, told) == every_s

@@ -7,6 +7,7 @@ a million operations cost no more than one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from ray.util.metrics import Counter, Gauge
@@ -18,6 +19,19 @@ from dspool.observe.reading import Reading
 
 REPEAT_S: Final = 2.0
 """Ray forgets a gauge that is not set for two of its export intervals (floor 1 s, default 10 s)."""
+
+
+_RAY_EXPORTS_EVERY_S: Final = 10.0
+
+
+def export_interval_s(tick_s: float, environment: Mapping[str, str]) -> float:
+    """How often to set Ray's metrics: twice for each time that Ray gives them on, and at most at each tick.
+
+    Setting some hundred gauges costs more than all else that a pool's metrics do in that second.
+    """
+    told_ms = environment.get("RAY_metrics_report_interval_ms", "")
+    ray_s = float(told_ms) / 1000 if told_ms.isdecimal() else _RAY_EXPORTS_EVERY_S
+    return max(tick_s, ray_s / 2)
 
 
 class StartedCounter(Counter):

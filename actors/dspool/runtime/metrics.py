@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
 import time
 from typing import Any
 
@@ -26,7 +28,7 @@ from dspool.observe import logs
 from dspool.observe.event_log import EventBatch, EventPage
 from dspool.observe.reading import Limits, Reading
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask
-from dspool.runtime.exported import RayMetrics
+from dspool.runtime.exported import RayMetrics, export_interval_s
 
 log = logging.getLogger("dspool.runtime")
 _encode = msgspec.msgpack.Encoder().encode
@@ -125,11 +127,18 @@ class MetricsActor:
         )
 
     async def _tick(self) -> None:
+        every_s = export_interval_s(self._config.metrics_interval_s, os.environ)
+        exported_at = -math.inf
         while True:
             await asyncio.sleep(self._config.metrics_interval_s)
             self._metrics.tick()
+            now = time.monotonic()
+            # Half a tick early rather than a whole one late.
+            if now - exported_at < every_s - self._config.metrics_interval_s / 2:
+                continue
+            exported_at = now
             try:
-                self._exported.export(self._reading(), time.monotonic())
+                self._exported.export(self._reading(), now)
             except Exception as failed:
                 # Ray's export must not end the pool's own metrics; the next tick tries again.
                 log.warning("metrics were not given to Ray: %s", type(failed).__name__)
