@@ -90,7 +90,7 @@ def an_hour(pool: str) -> bytes:
 def give_history(url: str, directory: Path, family: list[psutil.Process]) -> None:
     """Put an hour before what the pool has measured: the metrics actor dies and goes on from our checkpoint."""
     hour = an_hour("default")
-    (actor,) = [one for one in family if "metrics default" in " ".join(one.cmdline())]
+    (actor,) = [one for one in family if "MetricsActor" in " ".join(one.cmdline())]
     (directory / "metrics-default.checkpoint").write_bytes(hour)
     actor.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 60
@@ -169,7 +169,7 @@ def browse(url: str, visits: int, seconds: float) -> dict[str, Any]:
                 with browser.new_context(viewport={"width": 1400, "height": 1000}) as context:
                     page = context.new_page()
                     complaints: list[Any] = []
-                    page.on("console", complaints.append)
+                    page.on("console", lambda said, kept=complaints: kept.append(said))
                     page.goto(url + PAGE)
                     page.wait_for_selector(STANDS)
                     paints.append(page.evaluate(_USEFUL) / 1000)
