@@ -318,22 +318,6 @@ def test_clients_that_leave_free_their_slot_and_stopping_lets_operations_finish(
         service.end()
 
 
-def test_a_service_that_is_killed_hard_takes_all_its_processes_along(tmp_path):
-    state = tmp_path / "state"
-    service = Up(state, "--pool-size", "1")
-    try:
-        assert "haproxy" in {one.name() for one in service.descendants}
-        service.process.kill()
-        service.process.wait(10)
-        _, alive = psutil.wait_procs(service.descendants, timeout=30)
-        assert [one.name() for one in alive] == []
-        # Its directory and its run file are cleared by whoever comes next.
-        assert dspool("down", "--state-dir", str(state)).returncode == 0
-        assert not (state / "run.json").exists()
-    finally:
-        service.end()
-
-
 def test_a_session_outlives_the_service_and_ctrl_c_leaves_nothing_behind(tmp_path):
     state = tmp_path / "state"
     program = "/v1/pools/default/sessions/s/programs/p"
