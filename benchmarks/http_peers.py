@@ -51,11 +51,11 @@ def fastapi_app() -> Any:
     return app
 
 
-def run_fastapi(port: int) -> None:
+def run_fastapi(port: int, app: str = "benchmarks.http_peers:fastapi_app") -> None:
     import uvicorn
 
     uvicorn.run(
-        "benchmarks.http_peers:fastapi_app",
+        app,
         factory=True,
         host="127.0.0.1",
         port=port,

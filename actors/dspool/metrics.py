@@ -209,12 +209,8 @@ class Metrics:
             ValueError: `duration_s` is not a positive number.
         """
         now = self._clock() if now is None else now
-        account: Account | None = self._ledger.whole
-        if program is not None:
-            account = self._ledger.programs.get(program)
-        elif slot is not None:
-            account = self._ledger.slots.get(slot)
-        resolution, points = (account or Account(self.options)).points(duration_s, now=now, wall=self._wall())
+        account = self._account(program, slot)
+        resolution, points = account.points(duration_s, now=now, wall=self._wall())
         return HistoryView(pool=self.pool, resolution_s=resolution, points=points)
 
     def table(
@@ -234,13 +230,18 @@ class Metrics:
         if not duration_s > 0:
             raise ValueError(f"a history has a positive duration, got {duration_s}")
         now = self._clock() if now is None else now
+        account = self._account(program, slot)
+        oldest = now - duration_s if after is None else max(after, now - duration_s)
+        return account.table(duration_s, after=oldest, shift=self._shift_at(now))
+
+    def _account(self, program: str | None, slot: int | None) -> Account:
+        """That of the program, of the slot, or of the whole pool; an empty one if it is not known."""
         account: Account | None = self._ledger.whole
         if program is not None:
             account = self._ledger.programs.get(program)
         elif slot is not None:
             account = self._ledger.slots.get(slot)
-        oldest = now - duration_s if after is None else max(after, now - duration_s)
-        return (account or Account(self.options)).table(duration_s, after=oldest, shift=self._shift_at(now))
+        return account or Account(self.options)
 
     def _shift_at(self, now: float) -> float:
         """Wall time less our clock; the same as before unless the wall clock was set: a row must not move when it is

@@ -15,24 +15,13 @@ from dspool.calling.client import Client, ControlPlane
 from dspool.commands import (
     JSON,
     AnyCommand,
-    ConfigureLM,
-    CreateProgram,
-    DeleteProgram,
-    DeleteVariable,
     Deployment,
     EndSession,
     ExecuteCode,
     ExecuteProgram,
-    GetHistory,
-    GetProgramInfo,
     GetStats,
-    GetVariable,
-    ListPrograms,
-    ListVariables,
     PoolStatus,
-    ResetSession,
     SessionInfo,
-    SetVariable,
     StreamEvent,
     StreamProgram,
 )
@@ -45,6 +34,7 @@ from dspool.runtime import cluster, lifecycle
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
+from dspool.session_methods import SessionMethods
 from dspool.supervisor import DecisionRecord
 from dspool.supervisor.rollouts import Rollout
 
@@ -224,11 +214,11 @@ class Pool:
     # --- the pool itself ---
 
     async def status(self) -> PoolStatus:
-        return await ask_supervisor(self.supervisor, "status")  # type: ignore[no-any-return]
+        return await ask_supervisor(self.supervisor, "status")
 
     async def resize(self, size: int) -> int:
         """Ask for `size` workers. Raises: InvalidRequest: outside `min_pool_size`..`max_pool_size`."""
-        return await ask_supervisor(self.supervisor, "resize", size)  # type: ignore[no-any-return]
+        return await ask_supervisor(self.supervisor, "resize", size)
 
     async def pause(self) -> None:
         """Refuse new operations (`PoolPaused`); those that were accepted finish."""
@@ -254,22 +244,22 @@ class Pool:
             ProgramError: it does not load, or its canary did worse; the version before runs on.
         """
         options = {} if canary_s is None else {"canary_s": canary_s}
-        return await ask(self.supervisor, "deploy", deployment, **options)  # type: ignore[no-any-return]
+        return await ask(self.supervisor, "deploy", deployment, **options)
 
     async def rollouts(self) -> list[Rollout]:
         """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""
-        return await ask_supervisor(self.supervisor, "recent_rollouts")  # type: ignore[no-any-return]
+        return await ask_supervisor(self.supervisor, "recent_rollouts")
 
     async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
         """The last decisions about the size with the numbers that led to them, newest first."""
-        return await ask_supervisor(self.supervisor, "decisions", limit)  # type: ignore[no-any-return]
+        return await ask_supervisor(self.supervisor, "decisions", limit)
 
     async def sessions(
         self, *, limit: int = 100, after: str | None = None, principal: str | None = None
     ) -> tuple[list[SessionInfo], str | None]:
         """A page of sessions by id, and the cursor of the next page."""
         store = RemoteStore(self.name)
-        return await store.list(self.name, limit=limit, after=after, principal=principal)  # type: ignore[no-any-return]
+        return await store.list(self.name, limit=limit, after=after, principal=principal)
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
         """The pool now: sizes, load, latencies of the last minute, counters, by program and by worker slot.
@@ -278,7 +268,7 @@ class Pool:
             NotAllowed: `enable_metrics` is off.
             WorkerLost: the metrics actor is being restarted; try again.
         """
-        return await self._ask_metrics("snapshot")  # type: ignore[no-any-return]
+        return await self._ask_metrics("snapshot")
 
     async def metrics_history(
         self, duration_s: float = 60.0, *, program: str | None = None, slot: int | None = None
@@ -291,7 +281,7 @@ class Pool:
         """
         if not duration_s > 0:
             raise InvalidRequest(f"a history has a positive duration_s, got {duration_s}", field="duration_s")
-        return await self._ask_metrics("history", duration_s, program=program, slot=slot)  # type: ignore[no-any-return]
+        return await self._ask_metrics("history", duration_s, program=program, slot=slot)
 
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
         """What happened in the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.
@@ -303,7 +293,7 @@ class Pool:
             NotAllowed, WorkerLost: as `metrics_snapshot`.
             InvalidRequest: `limit` is outside 1..1000, or `timeout_s` outside 0..30.
         """
-        return await self._ask_metrics("events", since, limit, timeout_s)  # type: ignore[no-any-return]
+        return await self._ask_metrics("events", since, limit, timeout_s)
 
     async def _ask_metrics(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if not self.client.config.enable_metrics:
@@ -334,7 +324,7 @@ class Pool:
         return handles
 
 
-class SessionHandle:
+class SessionHandle(SessionMethods):
     """One session of a pool. Holds no state: two handles of one id are the same session."""
 
     def __init__(self, pool: Pool, session_id: str, *, principal: str | None = None) -> None:
@@ -346,29 +336,9 @@ class SessionHandle:
     async def run(
         self, command: AnyCommand, *, timeout_s: float | None = None, idempotent: bool | None = None
     ) -> Result:
-        """Any command in this session; see `Pool.run`."""
         return await self._pool.run(
             command, session=self.id, timeout_s=timeout_s, idempotent=idempotent, principal=self._principal
         )
-
-    async def create_program(
-        self,
-        name: str,
-        spec: str | dict[str, JSON] | None = None,
-        *,
-        state: dict[str, JSON] | None = None,
-        import_path: str | None = None,
-        kwargs: dict[str, JSON] | None = None,
-        replace: bool = False,
-    ) -> JSON:
-        """Create a program from a spec (or just a signature string), saved state, or an allowed import path."""
-        if isinstance(spec, str):
-            spec = {"signature": spec}
-        command = CreateProgram(name, spec, state, import_path, kwargs or {}, replace)
-        return (await self.run(command)).value
-
-    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
-        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
 
     def stream(
         self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
@@ -378,48 +348,12 @@ class SessionHandle:
             StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s, principal=self._principal
         )
 
-    async def configure_lm(self, profile: str, **overrides: JSON) -> JSON:
-        """Use a configured LM profile for all programs of this session."""
-        return (await self.run(ConfigureLM(profile, overrides))).value
-
-    async def programs(self) -> JSON:
-        return (await self.run(ListPrograms())).value
-
-    async def program_info(self, name: str) -> JSON:
-        return (await self.run(GetProgramInfo(name))).value
-
-    async def delete_program(self, name: str) -> None:
-        await self.run(DeleteProgram(name))
-
-    async def set_variable(self, name: str, value: JSON) -> None:
-        await self.run(SetVariable(name, value))
-
-    async def get_variable(self, name: str) -> JSON:
-        return (await self.run(GetVariable(name))).value
-
-    async def variables(self) -> JSON:
-        return (await self.run(ListVariables())).value
-
-    async def delete_variable(self, name: str) -> None:
-        await self.run(DeleteVariable(name))
-
-    async def history(self, limit: int = 50) -> JSON:
-        """The last operations of this session, newest last. Kept by its worker: gone if that one dies."""
-        return (await self.run(GetHistory(limit))).value
-
     async def stats(self) -> JSON:
         return (await self.run(GetStats())).value
 
     async def execute_code(self, code: str) -> JSON:
         """Run Python in the worker. Raises: NotAllowed: unless `allow_execute_code` is set."""
         return (await self.run(ExecuteCode(code))).value
-
-    async def reset(self) -> None:
-        """Forget programs, variables, LM choice and history."""
-        await self.run(ResetSession())
-
-    async def end(self) -> None:
-        await self.run(EndSession())
 
 
 def _checked(session: str | None) -> str | None:

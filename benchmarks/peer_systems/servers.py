@@ -12,9 +12,8 @@ import os
 import sys
 from typing import Any
 
-from benchmarks.http_peers import serve_until_told
+from benchmarks.http_peers import run_fastapi, serve_until_told
 from benchmarks.peer_systems import programs
-from benchmarks.peer_systems.programs import WORKERS
 
 
 def fastapi_app() -> Any:
@@ -47,19 +46,6 @@ def fastapi_app() -> Any:
     return app
 
 
-def run_fastapi(port: int) -> None:
-    import uvicorn
-
-    uvicorn.run(
-        "benchmarks.peer_systems.servers:fastapi_app",
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        workers=WORKERS,
-        log_level="error",
-    )
-
-
 class Served:
     """A Serve deployment as its documentation shows one, the program called by `acall`."""
 
@@ -76,7 +62,7 @@ def main() -> None:
     kind, port, directory, ports = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
     if kind.startswith("fastapi"):
         os.environ.update(BENCH_KIND=kind, BENCH_PORTS=json.dumps(ports))
-        run_fastapi(port)
+        run_fastapi(port, "benchmarks.peer_systems.servers:fastapi_app")
     elif kind == "litserve":
         from benchmarks.peer_systems import litserve_app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, TypeVar
 
@@ -52,3 +53,23 @@ def _check(value: Any, depth: int) -> None:
         raise RecursionError
     for item in value.values() if isinstance(value, dict) else value:
         _check(item, depth + 1)
+
+
+def number(query: dict[str, str], name: str, default: float, *, least: float, most: float) -> float:
+    """A number of the query string; not given, it is `default`.
+
+    Raises:
+        InvalidRequest: no number, or one outside its bounds.
+    """
+    text = query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise InvalidRequest(
+            f"{name} must be a number from {least:g} to {most:g}, got {text[:20]!r}", field=name
+        )
+    return value

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from dspool.core.figures.measures import HistoryView, MetricsSnapshot
-from dspool.errors import InternalError, InvalidRequest, PoolError, PoolNotReady
+from dspool.errors import InternalError, PoolError, PoolNotReady
 from dspool.observation import MAX_PAGE, MAX_POLL_S
 from dspool.observe import trace_names as names
 from dspool.observe.event_log import EventPage
 from dspool.observe.tracing import NOT_TRACED, Tracing, traceparent_of
+from dspool_serve.decoding import number
 from dspool_serve.errors import problem
 from dspool_serve.http import Request, Response
 from dspool_serve.router import Route
@@ -107,15 +107,15 @@ async def get_metrics(app: Application, request: Request) -> Response:
 
 async def get_history(app: Application, request: Request) -> Response:
     query = request.query(frozenset({"duration_s"}))
-    seconds = _number(query, "duration_s", 300.0, least=1.0, most=MAX_HISTORY_S)
+    seconds = number(query, "duration_s", 300.0, least=1.0, most=MAX_HISTORY_S)
     return Response(200, _encode(await _patiently(app.pools.get(request.params["pool"]).history(seconds))))
 
 
 async def get_events(app: Application, request: Request) -> Response:
     query = request.query(frozenset({"since", "limit", "timeout_s"}))
-    since = int(_number(query, "since", 0, least=0, most=2**53))
-    limit = int(_number(query, "limit", 100, least=1, most=MAX_PAGE))
-    wait_s = _number(query, "timeout_s", 0.0, least=0.0, most=MAX_POLL_S)
+    since = int(number(query, "since", 0, least=0, most=2**53))
+    limit = int(number(query, "limit", 100, least=1, most=MAX_PAGE))
+    wait_s = number(query, "timeout_s", 0.0, least=0.0, most=MAX_POLL_S)
     pool = app.pools.get(request.params["pool"])
     return Response(200, _encode(await _patiently(pool.events(since, limit, timeout_s=wait_s), wait_s)))
 
@@ -125,21 +125,6 @@ async def _patiently(asked: Any, more_s: float = 0.0) -> Any:
         return await asyncio.wait_for(asked, ANSWER_S + more_s)
     except TimeoutError:
         raise PoolNotReady("the metrics actor does not answer; try again", retry_after_s=1.0) from None
-
-
-def _number(query: dict[str, str], name: str, default: float, *, least: float, most: float) -> float:
-    text = query.get(name)
-    if text is None:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= most:
-        raise InvalidRequest(
-            f"{name} must be a number from {least:g} to {most:g}, got {text[:20]!r}", field=name
-        )
-    return value
 
 
 _PROBLEMS: Final = ("unknown_pool", "invalid_request", "not_allowed", "pool_not_ready", "worker_lost")

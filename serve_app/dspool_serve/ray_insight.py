@@ -64,7 +64,7 @@ class RayInsight:
         return _table(await self._metrics.ask("table", duration_s, program=program, slot=slot))
 
     async def reading(self) -> Reading:
-        return await self._metrics.ask("reading")  # type: ignore[no-any-return]
+        return await self._metrics.ask("reading")
 
     async def events(self, since: int, limit: int) -> EventPage:
         return await self._pool.events(since, limit)
@@ -72,13 +72,13 @@ class RayInsight:
     # --- workers ---
 
     async def busy(self, worker_id: str) -> list[dict[str, Any]]:
-        return await self._ask_worker(worker_id, "running")  # type: ignore[no-any-return]
+        return await self._ask_worker(worker_id, "running")
 
     async def memory(self, worker_id: str) -> dict[str, float]:
-        return await self._ask_worker(worker_id, "memory")  # type: ignore[no-any-return]
+        return await self._ask_worker(worker_id, "memory")
 
     async def log_tail(self, worker_id: str, lines: int) -> LogTail:
-        return await self._ask_worker(worker_id, "log_tail", lines)  # type: ignore[no-any-return]
+        return await self._ask_worker(worker_id, "log_tail", lines)
 
     async def actor_id(self, worker_id: str) -> str | None:
         known = self._actor_ids.get(worker_id)
@@ -89,7 +89,7 @@ class RayInsight:
         return known
 
     async def warm_runs(self, worker_id: str) -> list[StepRun]:
-        return await self._ask_supervisor("warm_runs", worker_id)  # type: ignore[no-any-return]
+        return await self._ask_supervisor("warm_runs", worker_id)
 
     async def _ask_worker(self, worker_id: str, method: str, *args: Any) -> Any:
         try:
@@ -119,13 +119,13 @@ class RayInsight:
     # --- the supervisor ---
 
     async def decisions(self, limit: int) -> list[DecisionRecord]:
-        return await self._ask_supervisor("decisions", limit)  # type: ignore[no-any-return]
+        return await self._ask_supervisor("decisions", limit)
 
     async def warmup(self) -> WarmupReport:
-        return await self._ask_supervisor("warmup_report")  # type: ignore[no-any-return]
+        return await self._ask_supervisor("warmup_report")
 
     async def warm_progress(self, since: int) -> list[WarmProgress]:
-        return await self._ask_supervisor("warm_progress", since, 0.0)  # type: ignore[no-any-return]
+        return await self._ask_supervisor("warm_progress", since, 0.0)
 
     async def start_warm(self, strategy: Strategy | None) -> None:
         warming = asyncio.ensure_future(ask(self._pool.supervisor, "warm", strategy))
@@ -147,12 +147,12 @@ class RayInsight:
     async def sessions(
         self, *, limit: int, after: str | None, owner: str | None = None, containing: str = ""
     ) -> tuple[list[SessionInfo], str | None]:
-        return await self._store.list(  # type: ignore[no-any-return]
+        return await self._store.list(
             self._pool.name, limit=limit, after=after, owner=owner, containing=containing
         )
 
     async def count_sessions(self) -> int:
-        return await self._store.count(self._pool.name)  # type: ignore[no-any-return]
+        return await self._store.count(self._pool.name)
 
 
 def _parts(worker_id: str) -> tuple[str, str, str]:

@@ -71,7 +71,7 @@ class RayPool:
 
     async def take_allowance(self, token: str, limits: Limits, wanted: int) -> Allowance:
         """Where a token's operations are counted for all ingress processes."""
-        return await self._store.take_allowance(self.name, token, limits, wanted)  # type: ignore[no-any-return]
+        return await self._store.take_allowance(self.name, token, limits, wanted)
 
     # --- the pool ---
 
@@ -85,13 +85,13 @@ class RayPool:
         return view
 
     async def deployments(self) -> list[Deployment]:
-        return await self._store.deployments(self.name)  # type: ignore[no-any-return]
+        return await self._store.deployments(self.name)
 
     async def current_versions(self) -> dict[str, int]:
-        return await self._store.current_versions(self.name)  # type: ignore[no-any-return]
+        return await self._store.current_versions(self.name)
 
     async def rollback(self, program: str, version: int | None) -> Deployment:
-        return await ask(self._pool.supervisor, "rollback", program, version)  # type: ignore[no-any-return]
+        return await ask(self._pool.supervisor, "rollback", program, version)
 
     async def warm(self, strategy: Strategy | None) -> AsyncGenerator[WarmProgress | WarmupReport]:
         supervisor = self._pool.supervisor
@@ -118,7 +118,7 @@ class RayPool:
     # --- sessions ---
 
     async def create_session(self, id: str, *, principal: str | None = None) -> SessionInfo:
-        return await self._store.create(self.name, id, principal=principal)  # type: ignore[no-any-return]
+        return await self._store.create(self.name, id, principal=principal)
 
     async def sessions(
         self, *, limit: int = 100, after: str | None = None
@@ -126,7 +126,7 @@ class RayPool:
         return await self._pool.sessions(limit=limit, after=after)
 
     async def session_info(self, id: str) -> SessionInfo:
-        return await self._store.get(self.name, id)  # type: ignore[no-any-return]
+        return await self._store.get(self.name, id)
 
     async def end_session(self, id: str) -> None:
         await self._pool.end_session(id)
@@ -134,7 +134,7 @@ class RayPool:
     # --- idempotency keys ---
 
     async def claim_key(self, key: str, **about: Any) -> Claim:
-        return await self._store.claim_key(self.name, key, **about)  # type: ignore[no-any-return]
+        return await self._store.claim_key(self.name, key, **about)
 
     async def settle_key(self, key: str, *, principal: str | None, holder: str, answer: KeptAnswer) -> None:
         await self._store.settle_key(self.name, key, principal=principal, holder=holder, answer=answer)
@@ -145,10 +145,10 @@ class RayPool:
     # --- what is observed ---
 
     async def reading(self) -> Reading:
-        return await self._metrics.ask("reading")  # type: ignore[no-any-return]
+        return await self._metrics.ask("reading")
 
     async def history(self, duration_s: float) -> HistoryView:
-        return await self._metrics.ask("history", duration_s)  # type: ignore[no-any-return]
+        return await self._metrics.ask("history", duration_s)
 
 
 def _without_passwords(value: Any) -> Any:

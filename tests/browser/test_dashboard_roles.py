@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from tests.browser.chromium import Demo, Looking, chromium, needs_chromium, serious
+from tests.browser.chromium import Demo, needs_chromium, serious
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), needs_chromium]
 
@@ -23,19 +23,6 @@ def demo(tmp_path_factory):
     service.tokens = json.loads(service.log.read_text().splitlines()[0])
     yield service
     service.stop()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def look(browser, demo):
-    looking = Looking(browser, demo.url)
-    yield looking
-    looking.close()
 
 
 def act(look, view, button, verb, dialog=True):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.browser.chromium import PHONE, VIEWS, Demo, Looking, chromium, needs_chromium, serious
+from tests.browser.chromium import PHONE, VIEWS, Demo, Looking, needs_chromium, serious
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), needs_chromium]
 
@@ -17,19 +17,6 @@ def demo(tmp_path_factory):
     service = Demo(tmp_path_factory.mktemp("demo"), "--workers", "500")
     yield service
     service.stop()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def look(browser, demo):
-    looking = Looking(browser, demo.url)
-    yield looking
-    looking.close()
 
 
 def test_every_page_shows_itself_without_a_complaint_of_the_browser(look):

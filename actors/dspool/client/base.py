@@ -8,9 +8,7 @@ from typing import Any
 
 import httpx
 
-from dspool.client.requests import (
-    Call,
-)
+from dspool.client.requests import Call
 from dspool.errors import DeadlineExceeded, PoolError, Unreachable
 
 TIMEOUT_S = 30.0
@@ -27,12 +25,12 @@ class Remote:
         self,
         url: str,
         *,
-        pool: str,
-        token: str | None,
-        timeout_s: float,
-        priority: str | None,
-        ca_file: Path | str | None,
-        transport: Any,
+        pool: str = "default",
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        priority: str | None = None,
+        ca_file: Path | str | None = None,
+        transport: httpx.AsyncBaseTransport | httpx.BaseTransport | None = None,
     ) -> None:
         self.name = pool
         self.timeout_s = timeout_s
@@ -44,7 +42,7 @@ class Remote:
         verify: ssl.SSLContext | bool = (
             True if ca_file is None else ssl.create_default_context(cafile=str(ca_file))
         )
-        self._options: dict[str, Any] = {
+        options: dict[str, Any] = {
             "base_url": url.rstrip("/"),
             "headers": headers,
             "verify": verify,
@@ -53,7 +51,12 @@ class Remote:
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=100),
         }
         if transport is not None:
-            self._options["transport"] = transport
+            options["transport"] = transport
+        self._connect(options)
+
+    def _connect(self, options: dict[str, Any]) -> None:
+        """Make the HTTP client."""
+        raise NotImplementedError
 
     def _path(self, rest: str = "") -> str:
         return f"/v1/pools/{self.name}{rest}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
 import httpx
 import msgspec
 
-from dspool.client.base import MAX_BATCH, TIMEOUT_S, Remote, connection_error, options_of
+from dspool.client.base import MAX_BATCH, Remote, connection_error, options_of
 from dspool.client.remote import RemotePool, RemoteSession
 from dspool.client.requests import (
     Call,
@@ -39,27 +38,8 @@ from dspool.results import Result
 class BlockingRemotePool(Remote):
     """As `RemotePool`, without asyncio; with the methods of `BlockingPool`. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        pool: str = "default",
-        token: str | None = None,
-        timeout_s: float = TIMEOUT_S,
-        priority: str | None = None,
-        ca_file: Path | str | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        super().__init__(
-            url,
-            pool=pool,
-            token=token,
-            timeout_s=timeout_s,
-            priority=priority,
-            ca_file=ca_file,
-            transport=transport,
-        )
-        self._http = httpx.Client(**self._options)
+    def _connect(self, options: dict[str, Any]) -> None:
+        self._http = httpx.Client(**options)
         self._most_at_once = MAX_BATCH
 
     def run(

@@ -13,14 +13,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 import msgspec
 
-from dspool.client.base import TIMEOUT_S, Remote, connection_error, options_of
+from dspool.client.base import Remote, connection_error, options_of
 from dspool.client.requests import (
     Call,
     Events,
@@ -34,27 +33,17 @@ from dspool.client.requests import (
 from dspool.commands import (
     JSON,
     AnyCommand,
-    ConfigureLM,
-    CreateProgram,
-    DeleteProgram,
-    DeleteVariable,
     EndSession,
     ExecuteProgram,
     ExecuteSandboxed,
-    GetHistory,
-    GetProgramInfo,
-    GetVariable,
-    ListPrograms,
-    ListVariables,
     PoolStatus,
-    ResetSession,
     SessionInfo,
-    SetVariable,
     StreamEvent,
     StreamProgram,
 )
 from dspool.errors import Unreachable
 from dspool.results import Result
+from dspool.session_methods import SessionMethods
 
 
 class RemotePool(Remote):
@@ -70,27 +59,8 @@ class RemotePool(Remote):
     Every method raises `PoolError`s: those that `Pool` raises, `Unauthenticated`, `RateLimited` and `Unreachable`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        pool: str = "default",
-        token: str | None = None,
-        timeout_s: float = TIMEOUT_S,
-        priority: str | None = None,
-        ca_file: Path | str | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(
-            url,
-            pool=pool,
-            token=token,
-            timeout_s=timeout_s,
-            priority=priority,
-            ca_file=ca_file,
-            transport=transport,
-        )
-        self._http = httpx.AsyncClient(**self._options)
+    def _connect(self, options: dict[str, Any]) -> None:
+        self._http = httpx.AsyncClient(**options)
 
     async def run(
         self,
@@ -229,7 +199,7 @@ class RemotePool(Remote):
             await asyncio.sleep(pause)
 
 
-class RemoteSession:
+class RemoteSession(SessionMethods):
     """As `SessionHandle`. Holds no state: two handles of one id are the same session."""
 
     def __init__(self, pool: RemotePool, session_id: str) -> None:
@@ -241,63 +211,11 @@ class RemoteSession:
     ) -> Result:
         return await self._pool.run(command, session=self.id, timeout_s=timeout_s, idempotent=idempotent)
 
-    async def create_program(
-        self,
-        name: str,
-        spec: str | dict[str, JSON] | None = None,
-        *,
-        state: dict[str, JSON] | None = None,
-        import_path: str | None = None,
-        kwargs: dict[str, JSON] | None = None,
-        replace: bool = False,
-    ) -> JSON:
-        """As `SessionHandle.create_program`."""
-        if isinstance(spec, str):
-            spec = {"signature": spec}
-        command = CreateProgram(name, spec, state, import_path, kwargs or {}, replace)
-        return (await self.run(command)).value
-
-    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
-        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
-
     def stream(
         self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
     ) -> AsyncIterator[StreamEvent | Result]:
         return self._pool.stream(StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s)
 
-    async def configure_lm(self, profile: str, **overrides: JSON) -> JSON:
-        return (await self.run(ConfigureLM(profile, overrides))).value
-
-    async def programs(self) -> JSON:
-        return (await self.run(ListPrograms())).value
-
-    async def program_info(self, name: str) -> JSON:
-        return (await self.run(GetProgramInfo(name))).value
-
-    async def delete_program(self, name: str) -> None:
-        await self.run(DeleteProgram(name))
-
-    async def set_variable(self, name: str, value: JSON) -> None:
-        await self.run(SetVariable(name, value))
-
-    async def get_variable(self, name: str) -> JSON:
-        return (await self.run(GetVariable(name))).value
-
-    async def variables(self) -> JSON:
-        return (await self.run(ListVariables())).value
-
-    async def delete_variable(self, name: str) -> None:
-        await self.run(DeleteVariable(name))
-
-    async def history(self, limit: int = 50) -> JSON:
-        return (await self.run(GetHistory(limit))).value
-
     async def execute_code(self, code: str) -> JSON:
         """Run Python, unlike `SessionHandle` in a sandbox. Needs an admin, and `service.execute_code`."""
         return (await self.run(ExecuteSandboxed(code))).value
-
-    async def reset(self) -> None:
-        await self.run(ResetSession())
-
-    async def end(self) -> None:
-        await self.run(EndSession())

@@ -57,9 +57,9 @@ def registered() -> None:
 
 def run(argv: list[str], code: CodeType | None = None) -> None:
     """Run a program as `python argv[0] ...` would."""
-    program = types.ModuleType("__main__")
+    program: Any = types.ModuleType("__main__")
     program.__file__ = argv[0]
-    program.__builtins__ = sys.modules["builtins"]  # type: ignore[attr-defined]
+    program.__builtins__ = sys.modules["builtins"]
     sys.modules["__main__"] = program
     sys.argv = argv
     sys.path[0] = os.path.dirname(argv[0])
@@ -72,19 +72,19 @@ def run(argv: list[str], code: CodeType | None = None) -> None:
 
 
 def _tell_when_connected() -> None:
-    ray = sys.modules.get("ray._private.worker")
+    ray: Any = sys.modules.get("ray._private.worker")
     if ray is None:
         registered()
         return
     connect = ray.connect
 
     def telling(*args: Any, **named: Any) -> Any:
-        ray.connect = connect  # type: ignore[attr-defined]
+        ray.connect = connect
         done = connect(*args, **named)
         registered()
         return done
 
-    ray.connect = telling  # type: ignore[attr-defined]
+    ray.connect = telling
 
 
 def _fresh_random() -> None:

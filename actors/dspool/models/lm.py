@@ -45,7 +45,7 @@ stop_requested: contextvars.ContextVar[threading.Event | None] = contextvars.Con
 """Set by whoever runs a program in a thread: when the event is set, the program makes no further LM call."""
 
 
-class OperationUsage(UsageTracker):  # type: ignore[misc]
+class OperationUsage(UsageTracker):
     """Tokens of one operation, and whether the offline engine had a part in it."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class RateGate:
         return max(0.0, self._silent_until - self._clock())
 
 
-class ProfileLM(dspy.LM):  # type: ignore[misc]
+class ProfileLM(dspy.LM):
     """An LM behind HTTP that keeps to the back end's rate limit and can be told to stop.
 
     A 429 whose pause fits `max_rate_limit_wait_s` is waited for (over the calls of one operation that adds up);

@@ -56,13 +56,13 @@ class _Remembering:
 
 
 # The classes keep the names of those they extend: DSPy's stream listeners know an adapter by its class name.
-class ChatAdapter(_Remembering, dspy.ChatAdapter):  # type: ignore[misc]
+class ChatAdapter(_Remembering, dspy.ChatAdapter):
     """`dspy.ChatAdapter`, faster."""
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
         known = self._about(signature)
         if demos or not known.plain:
-            return super().format(signature, demos, inputs)  # type: ignore[no-any-return]
+            return super().format(signature, demos, inputs)
         parts = []
         for name, field in known.inputs:
             if name in inputs:
@@ -72,13 +72,13 @@ class ChatAdapter(_Remembering, dspy.ChatAdapter):  # type: ignore[misc]
         parts.append(known.requirements)
         content = "\n\n".join(parts).strip()
         if CUSTOM_TYPE_START_IDENTIFIER in content:
-            return super().format(signature, demos, inputs)  # type: ignore[no-any-return]
+            return super().format(signature, demos, inputs)
         return [{"role": "system", "content": known.system}, {"role": "user", "content": content}]
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         known = self._about(signature)
         if not known.plain:
-            return super().parse(signature, completion)  # type: ignore[no-any-return]
+            return super().parse(signature, completion)
         outputs = known.outputs
         fields: dict[str, Any] = {}
         name: str | None = None
@@ -93,29 +93,29 @@ class ChatAdapter(_Remembering, dspy.ChatAdapter):  # type: ignore[misc]
                 try:
                     fields[name] = text if outputs[name] is str else parse_value(text, outputs[name])
                 except ValueError:
-                    return super().parse(signature, completion)  # type: ignore[no-any-return]
+                    return super().parse(signature, completion)
             name = str(header.group(1))
             rest = line[header.end() :].strip()
             lines = [rest] if rest else []
         if fields.keys() != outputs.keys():
-            return super().parse(signature, completion)  # type: ignore[no-any-return]
+            return super().parse(signature, completion)
         return {name: fields[name] for name in outputs}
 
 
-class JSONAdapter(_Remembering, dspy.JSONAdapter):  # type: ignore[misc]
+class JSONAdapter(_Remembering, dspy.JSONAdapter):
     """`dspy.JSONAdapter` that writes the system message of a signature once."""
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
         known = self._about(signature)
         if demos or not known.plain:
-            return super().format(signature, demos, inputs)  # type: ignore[no-any-return]
+            return super().format(signature, demos, inputs)
         content = self.format_user_message_content(signature, inputs, main_request=True)
         if CUSTOM_TYPE_START_IDENTIFIER in content:
-            return super().format(signature, demos, inputs)  # type: ignore[no-any-return]
+            return super().format(signature, demos, inputs)
         return [{"role": "system", "content": known.system}, {"role": "user", "content": content}]
 
 
-class XMLAdapter(dspy.XMLAdapter):  # type: ignore[misc]
+class XMLAdapter(dspy.XMLAdapter):
     """`dspy.XMLAdapter` as it is."""
 
 

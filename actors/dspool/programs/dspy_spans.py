@@ -47,7 +47,7 @@ def count_tokens(usage: dict[str, Any]) -> None:
             span.set_attribute(attribute, count)
 
 
-class DSPySpans(BaseCallback):  # type: ignore[misc]
+class DSPySpans(BaseCallback):
     """The spans of one traced operation. DSPy calls it in whatever task or thread the work is done."""
 
     def __init__(self, traced: Active) -> None:

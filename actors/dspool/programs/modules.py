@@ -41,7 +41,7 @@ setattr(best_of_n, "print", _quiet)  # noqa: B010
 setattr(refine, "print", _quiet)  # noqa: B010
 
 
-class ComparedChains(dspy.Module):  # type: ignore[misc]
+class ComparedChains(dspy.Module):
     """Reasons `attempts` times, then answers by comparing the chains of thought."""
 
     def __init__(self, signature: Any, attempts: int, config: dict[str, Any]) -> None:

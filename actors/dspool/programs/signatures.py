@@ -93,7 +93,7 @@ class BuiltSignature:
         }
 
 
-class _Remembering(SignatureMeta):  # type: ignore[misc]
+class _Remembering(SignatureMeta):
     """DSPy collects a signature's inputs and outputs anew each time it is asked, about ten times a call: a tenth of
     the time of a call to an in-process engine."""
 

@@ -22,7 +22,7 @@ from dspool.observe import logs
 from dspool.observe.event_log import EventBuffer
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, find_supervisor
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
-from dspool.runtime.store import RemoteStore, StoreActor, store_url
+from dspool.runtime.store import StoreActor, session_store, store_url
 from dspool.runtime.workers import RayRuntime
 from dspool.supervisor import Supervisor
 
@@ -60,7 +60,7 @@ class SupervisorActor(Supervisor):
         super().__init__(
             config,
             RayRuntime(config, self._secret, self._host),
-            RemoteStore(config.name),  # type: ignore[arg-type]
+            session_store(config.name),
             observe=lambda: metrics.observed(sizing.short_window_s, sizing.long_window_s),
             report=metrics.report if config.enable_metrics else None,
         )

@@ -58,7 +58,7 @@ class RemoteMetrics:
     async def observed(self, short_s: float, long_s: float) -> Observed | None:
         """What the sizing loop goes by; None when nobody knows."""
         try:
-            return await self.ask("observed", short_s, long_s)  # type: ignore[no-any-return]
+            return await self.ask("observed", short_s, long_s)
         except PoolError:
             return None
 

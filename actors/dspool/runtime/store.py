@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -65,6 +65,11 @@ class RemoteStore:
                 raise StoreFailed(f"the session store is not reachable ({gone}); try again") from gone
 
         return call
+
+
+def session_store(pool: str) -> SessionStore:
+    """A `RemoteStore`, to those who are written for the store itself."""
+    return cast(SessionStore, RemoteStore(pool))
 
 
 def store_url(config: PoolConfig) -> str:

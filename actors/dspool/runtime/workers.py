@@ -16,7 +16,7 @@ from dspool.observe import logs
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
 from dspool.runtime.fork_starts import ForkStarts
 from dspool.runtime.metrics import RemoteMetrics
-from dspool.runtime.store import RemoteStore
+from dspool.runtime.store import session_store
 from dspool.supervisor import WorkerHandle
 from dspool.worker.worker import Worker
 
@@ -34,7 +34,7 @@ class WorkerActor(Worker):
             slot,
             config,
             secret,
-            RemoteStore(config.name),  # type: ignore[arg-type]
+            session_store(config.name),
             host=host or ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
             node=ray.get_runtime_context().get_node_id(),
             report=metrics,
@@ -61,14 +61,14 @@ class RayWorker:
     async def describe(self) -> Member:
         answer = self._ask("describe")
         if self._forks is None:
-            return await answer  # type: ignore[no-any-return]
+            return await answer
         return await self._forks.answer_of(self.worker_id, answer, unwanted=lambda: self.unwanted)
 
     async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
         await self._ask("warm", step, deployments)
 
     async def health(self) -> WorkerStatus:
-        return await self._ask("health")  # type: ignore[no-any-return]
+        return await self._ask("health")
 
     async def drain(self, timeout_s: float) -> None:
         await self._ask("drain", timeout_s)
@@ -83,7 +83,7 @@ class RayWorker:
         await self._ask("activate", program, version)
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:
-        return await self._ask("versions", program)  # type: ignore[no-any-return]
+        return await self._ask("versions", program)
 
     async def forget(self, sessions: list[str]) -> None:
         await self._ask("forget", sessions)

@@ -137,7 +137,7 @@ class _JSONFields:
         return new
 
 
-class ToolStatus(BaseCallback):  # type: ignore[misc]
+class ToolStatus(BaseCallback):
     """Says which tool an agent calls; never with what."""
 
     def __init__(self, say: Callable[[StreamEvent], None]) -> None:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dspool.commands import (
     EndSession,
@@ -110,7 +110,9 @@ class Operations:
         running = [
             (held.version, now - held.started_at)
             for held in self._held
-            if held.version and held.started_at is not None and held.operation.command.program == program  # type: ignore[union-attr]
+            if held.version
+            and held.started_at is not None
+            and getattr(held.operation.command, "program", None) == program
         ]
         return self._versions.numbers(program, running)
 
@@ -385,7 +387,7 @@ class Operations:
             finished = Finished(held.operation.id, None, error.to_wire(), run_s, wait_s)
         if held.version:
             outcome = "ok" if error is None else error.outcome
-            command: ExecuteProgram | StreamProgram = held.operation.command  # type: ignore[assignment]
+            command = cast("ExecuteProgram | StreamProgram", held.operation.command)
             self._versions.ended(command.program, held.version, outcome, run_s, held.operation.timeout_s)
         if held.traced is not None:
             held.traced.span.set_attribute(names.RUN_S, round(run_s, 6))

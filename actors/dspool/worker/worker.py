@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from dspool.commands import Deployment, ExecuteProgram, Member, VersionNumbers, WorkerStatus
+from dspool.commands import Deployment, ExecuteProgram, Member, VersionNumbers, WorkerState, WorkerStatus
 from dspool.config import (
     ConfigureLMStep,
     CustomCode,
@@ -105,7 +105,7 @@ class Worker:
         self._alone = asyncio.Event()
         self._alone.set()
         self._chores: list[asyncio.Task[None]] = []
-        self._state = "starting"
+        self._state: WorkerState = "starting"
         self._spans_lost = 0
 
     def __repr__(self) -> str:
@@ -212,7 +212,7 @@ class Worker:
         return WorkerStatus(
             id=self._id,
             slot=self._slot,
-            state="failed" if stuck and self._state == "ready" else self._state,  # type: ignore[arg-type]
+            state="failed" if stuck and self._state == "ready" else self._state,
             reason=f"stuck: operation {stuck}" if stuck else "",
             pid=os.getpid(),
             node=self._node,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -12,6 +11,7 @@ import msgspec
 
 from dspool.core.admission.access import allowed
 from dspool.errors import InvalidRequest, NotAllowed, PoolNotReady
+from dspool_serve import decoding
 from dspool_serve.dashboard.files import packed_json
 from dspool_serve.dashboard.service import Watched
 from dspool_serve.http import Request, Response
@@ -81,19 +81,8 @@ def range_of(query: dict[str, str], default_s: float = 300.0) -> Range:
 
 
 def number(query: dict[str, str], name: str, default: float, least: float, most: float) -> float:
-    """Raises: InvalidRequest."""
-    text = query.get(name)
-    if text is None or text == "":
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= most:
-        raise InvalidRequest(
-            f"{name} must be a number from {least:g} to {most:g}, got {text[:20]!r}", field=name
-        )
-    return value
+    """As `decoding.number`; a field of a form that was left empty counts as not given."""
+    return decoding.number(query, name, default, least=least, most=most) if query.get(name) else default
 
 
 def slot_of(query: dict[str, str]) -> int | None:

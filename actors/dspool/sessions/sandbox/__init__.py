@@ -114,7 +114,7 @@ def _answer(said: dict[str, Any], session: Session) -> Answer:
     return Answer({"stdout": str(said.get("stdout", ""))[:MAX_OUTPUT], "result": said.get("result")}, changes)
 
 
-class _Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
+class _Interpreter(dspy.PythonInterpreter):
     """DSPy's, with a bound on what it takes from the sandbox, and an end that waits for nobody."""
 
     def _read_response_line(self, context: str) -> str:
