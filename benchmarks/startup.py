@@ -2,11 +2,12 @@
 
     python -m benchmarks.startup [--json] [--quick] [--only figures|litellm|operations] [--soak 1000]
 
-Both kinds of pool run on one cluster, in turn, so that a ratio holds whatever else the machine does. A worker counts as
-started when it is warm: in service. Memory is taken after 1,000 operations a worker; PSS shares what is shared, USS is
-what one more worker takes. Operations of a forked and of an executed worker are timed in turn, one by one. With
-`--soak N` nothing else is done: N workers are started and killed, and what they leave behind is counted; exit code 1
-if that is anything.
+Both kinds of pool run on one cluster at the same time and take turns, so that a ratio holds whatever else the machine
+does: each ratio is the median of those of all turns. A worker counts as started when it is warm: in service. Memory is
+taken after 1,000 operations a worker; PSS shares what is shared, USS is what one more worker takes. Operations of a
+forked and of an executed worker are timed in turn, one by one, on several pairs of workers, as processes of one kind
+differ, too; `slower_percent` is the largest of what was found. With `--soak N` nothing else is done: N workers are
+started and killed, and what they leave behind is counted; exit code 1 if that is anything.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.common import arguments, finish, header, percentile
+from benchmarks.common import arguments, finish, header
+from benchmarks.startup_soak import session_dir, soak
 
 QUESTION = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
 MODES = ("fork", "exec")
@@ -37,6 +39,9 @@ LITELLM = {
     "default_lm": "offline",
     "warmup": {"steps": [{"step": "import_modules", "modules": ["litellm"]}, {"step": "load_programs"}]},
 }
+
+Pools = dict[str, Any]
+"""A pool of each mode."""
 
 
 @contextlib.asynccontextmanager
@@ -62,6 +67,33 @@ async def pool_of(mode: str, size: int, most: int, **more: Any) -> AsyncIterator
             yield pool
 
 
+@contextlib.asynccontextmanager
+async def both(size: int, most: int, **more: Any) -> AsyncIterator[tuple[Pools, dict[str, float]]]:
+    """A pool of each mode, and the seconds it took from nothing; the forked ones have a parent of their own."""
+    end_parents()
+    async with contextlib.AsyncExitStack() as stack:
+        pools, took = {}, {}
+        for mode in MODES:
+            started = time.perf_counter()
+            settings = {**more, **({"warmup": {**more["warmup"]}} if "warmup" in more else {})}
+            pools[mode] = await stack.enter_async_context(pool_of(mode, size, most, **settings))
+            took[mode] = round(time.perf_counter() - started, 2)
+        yield pools, took
+
+
+def end_parents() -> None:
+    """Have the next worker start another parent: what is random in one, its children share."""
+    from dspool import forkserver
+
+    for found in forkserver.report(session_dir()):
+        if found.pid is not None:
+            os.kill(found.pid, signal.SIGKILL)
+
+
+def pids_of(pool: Any) -> list[int]:
+    return [member.pid for member in pool.client.membership.workers]
+
+
 async def grow(pool: Any, size: int) -> float:
     """Seconds from the order to `size` warm workers."""
     started = time.perf_counter()
@@ -72,9 +104,14 @@ async def grow(pool: Any, size: int) -> float:
 
 
 async def shrink(pool: Any, size: int) -> None:
+    """Returns when the others' processes are gone, too: their end must not cost the next start its processor."""
+    before = pids_of(pool)
     await pool.resize(size)
-    while len((await pool.status()).workers) > size:  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
+    while len(pool.client.membership.workers) > size:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    leaving = set(before) - set(pids_of(pool))
+    while any(map(psutil.pid_exists, leaving)):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 async def ask(pool: Any, count: int, concurrency: int = 32) -> None:
@@ -95,17 +132,11 @@ def mb(values: list[float]) -> float:
     return round(statistics.mean(values) / 2**20, 1)
 
 
-def session_dir() -> Path:
-    import ray
-
-    return Path(ray._private.worker._global_node.get_session_dir_path())
-
-
 async def weigh(pool: Any, mode: str, operations: int) -> dict[str, float]:
     """Memory of each worker after so many operations of each, and of all with their parent."""
     from dspool import forkserver
 
-    pids = [member.pid for member in pool.client.membership.workers]
+    pids = pids_of(pool)
     await ask(pool, operations * len(pids))
     workers = memory(pids)
     parents = [
@@ -123,149 +154,126 @@ async def weigh(pool: Any, mode: str, operations: int) -> dict[str, float]:
     }
 
 
-async def figures_of(mode: str, *, eight: int, rounds: int, operations: int) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    started = time.perf_counter()
-    async with pool_of(mode, 1, eight + 1) as pool:
-        figures["first_s"] = round(time.perf_counter() - started, 2)
-        ones, eights = [], []
-        for number in range(rounds):
-            ones.append(await grow(pool, 2))
+def turns(rounds: int) -> list[tuple[str, ...]]:
+    """Who comes first changes from turn to turn."""
+    return [MODES if number % 2 == 0 else MODES[::-1] for number in range(rounds)]
+
+
+async def figures(*, eight: int, rounds: int, operations: int) -> dict[str, Any]:
+    async with both(1, eight + 1) as (pools, first):
+        ones: dict[str, list[float]] = {mode: [] for mode in MODES}
+        eights: dict[str, list[float]] = {mode: [] for mode in MODES}
+        for order in turns(rounds):
+            for mode in order:
+                ones[mode].append(await grow(pools[mode], 2))
+                await shrink(pools[mode], 1)
+            for mode in order:
+                eights[mode].append(await grow(pools[mode], eight + 1))
+                await shrink(pools[mode], 1)
+        found: dict[str, Any] = {"workers": eight}
+        for mode, pool in pools.items():
+            await grow(pool, eight)
+            found[mode] = {
+                "first_s": first[mode],
+                "start_one_s": round(statistics.median(ones[mode]), 3),
+                "start_eight_s": round(statistics.median(eights[mode]), 3),
+                **await weigh(pool, mode, operations),
+            }
+            # The one that stays weighs little beside the other pool's.
             await shrink(pool, 1)
-            eights.append(await grow(pool, eight + 1))
-            await shrink(pool, eight if number == rounds - 1 else 1)
-        figures["start_one_s"] = round(statistics.median(ones), 3)
-        figures["start_eight_s"] = round(statistics.median(eights), 3)
-        figures |= await weigh(pool, mode, operations)
-    return figures
-
-
-async def litellm_of(mode: str, *, size: int, operations: int) -> dict[str, float]:
-    async with pool_of(mode, 1, size, **LITELLM) as pool:
-        figures = {"start_one_s": round(await grow(pool, 2), 3)} if size > 1 else {}
-        figures |= await weigh(pool, mode, operations)
-    del figures["node_total_mb"]
-    return {f"{name}_litellm": value for name, value in figures.items()}
-
-
-async def slower(pairs: int, rounds: int) -> dict[str, float]:
-    """How much longer an operation takes on a forked worker, in per cent of the median."""
-    async with pool_of("fork", 1, 1) as forked, pool_of("exec", 1, 1) as executed:
-        kinds: dict[str, dict[Any, Callable[[], Awaitable[Any]]]] = {
-            "program": {},
-            "session": {},
-            "change": {},
-        }
-        for pool in (forked, executed):
-            session = pool.session("s")
-            await session.create_program("reader", "context, question -> answer")
-            kinds["program"][pool] = functools.partial(pool.execute, "qa", timeout_s=60, **QUESTION)
-            kinds["session"][pool] = functools.partial(session.execute, "reader", **QUESTION)
-            kinds["change"][pool] = functools.partial(session.set_variable, "n", 1)
-            await ask(pool, 1000)
-        found = {}
-        for kind, calls in kinds.items():
-            taken: dict[Any, list[float]] = {forked: [], executed: []}
-            # One by one: whatever else the machine does meets both alike.
-            for number in range(pairs):
-                for pool in (forked, executed) if number % 2 else (executed, forked):
-                    started = time.perf_counter()
-                    await calls[pool]()
-                    taken[pool].append(time.perf_counter() - started)
-            ratio = percentile(taken[forked], 0.5) / percentile(taken[executed], 0.5)
-            found[f"{kind}_slower_percent"] = round(100 * (ratio - 1), 1)
-            found[f"{kind}_p50_ms"] = round(1000 * percentile(taken[forked], 0.5), 3)
-        ratios = []
-        for number in range(rounds):
-            batches = {}
-            for pool in (forked, executed) if number % 2 else (executed, forked):
-                started = time.perf_counter()
-                await ask(pool, 100)
-                batches[pool] = time.perf_counter() - started
-            ratios.append(batches[forked] / batches[executed])
-    found["at_once_slower_percent"] = round(100 * (statistics.median(ratios) - 1), 1)
+    for name, taken in (("start_one", ones), ("start_eight", eights)):
+        each = [forked / executed for forked, executed in zip(taken["fork"], taken["exec"], strict=True)]
+        found[f"{name}_ratio"] = round(statistics.median(each), 2)
+        found[f"{name}_ratios"] = [round(ratio, 2) for ratio in each]
+    found["node_total_ratio"] = round(found["fork"]["node_total_mb"] / found["exec"]["node_total_mb"], 2)
     return found
 
 
-# --- the soak --------------------------------------------------------------------------------------
+async def with_litellm(*, eight: int, operations: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    async with both(1, eight + 1, **LITELLM) as (pools, _):
+        for mode, pool in pools.items():
+            one_s = eights_s = await grow(pool, 2)
+            if eight > 1:
+                await shrink(pool, 1)
+                eights_s = await grow(pool, eight + 1)
+                await shrink(pool, eight)
+            taken = {"start_one_s": round(one_s, 3), "start_eight_s": round(eights_s, 3)}
+            taken |= await weigh(pool, mode, operations)
+            found[mode] = {f"{name}_litellm": value for name, value in taken.items()}
+            await shrink(pool, 1)
+    return found
 
 
-def left_behind(parent: int) -> dict[str, int]:
-    """What there is of each kind of thing that a worker could leave."""
-    raylet = next(p for p in psutil.Process().children(recursive=True) if p.name() == "raylet")
-    processes = [*raylet.children(recursive=True), *psutil.Process(parent).children(recursive=True)]
-    folder = session_dir()
-    return {
-        "processes": len({process.pid for process in processes}),
-        "zombies": sum(process.status() == psutil.STATUS_ZOMBIE for process in processes),
-        "sockets": sum(path.is_socket() for path in folder.rglob("*")),
-        # A browser on the same machine has its own there.
-        "shared_memory": sum(
-            not path.name.startswith(".org.chromium") for path in Path("/dev/shm").iterdir()
-        ),
-        "parent_fds": psutil.Process(parent).num_fds(),
-        "raylet_fds": raylet.num_fds(),
+# --- the time of operations ------------------------------------------------------------------------
+
+
+async def slower(groups: int, pairs: int, rounds: int) -> dict[str, Any]:
+    """How much longer an operation takes on a forked worker, in per cent: the median of several pairs of workers."""
+    ratios: dict[str, list[float]] = {}
+    p50s: dict[str, list[float]] = {}
+    for _ in range(groups):
+        async with both(1, 1) as (pools, _):
+            calls = {mode: await calls_of(pool) for mode, pool in pools.items()}
+            for kind in calls["fork"]:
+                taken = await times(calls, kind, pairs)
+                ratios.setdefault(kind, []).append(taken["fork"] / taken["exec"])
+                p50s.setdefault(kind, []).append(taken["fork"])
+            ratios.setdefault("at_once", []).append(await at_once(pools, rounds))
+    return compared(ratios) | {
+        f"{kind}_p50_ms": round(1000 * statistics.median(seen), 3) for kind, seen in p50s.items()
     }
 
 
-def soak(cycles: int, at_once: int = 4, settle_s: float = 5.0) -> dict[str, Any]:
-    """Start and kill so many forked workers; half with `ray.kill`, half with SIGKILL."""
-    import ray
+def compared(ratios: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """For each kind of operation how much slower the forked worker of each pair was, the median, and the worst kind."""
+    found: dict[str, Any] = {}
+    for kind, seen in ratios.items():
+        found[f"{kind}_slower_percent"] = round(100 * (statistics.median(seen) - 1), 1)
+        found[f"{kind}_slower_percents"] = [round(100 * (ratio - 1), 1) for ratio in seen]
+    found["slower_percent"] = max(found[f"{kind}_slower_percent"] for kind in ratios)
+    return found
 
-    from dspool import forkserver
 
-    class Held:
-        def pid(self) -> int:
-            return os.getpid()
-
-    held: Any = ray.remote(Held).options(num_cpus=0, runtime_env={"py_executable": forkserver.command(())})
-
-    def cycle(number: int) -> None:
-        actors = [held.remote() for _ in range(number)]
-        for index, (actor, pid) in enumerate(
-            zip(actors, ray.get([a.pid.remote() for a in actors]), strict=True)
-        ):
-            if index % 2:
-                os.kill(pid, signal.SIGKILL)
-            else:
-                ray.kill(actor, no_restart=True)
-        gone = time.monotonic() + 30
-        while parent_of().workers and time.monotonic() < gone:
-            time.sleep(0.01)
-
-    def parent_of() -> Any:
-        return next(found for found in forkserver.report(session_dir()) if found.pid is not None)
-
-    def settled() -> dict[str, int]:
-        time.sleep(settle_s)
-        return left_behind(parent_of().pid)
-
-    keeper = held.remote()
-    ray.get(keeper.pid.remote())
-    ray.kill(keeper, no_restart=True)
-    cycle(at_once)
-    before, began = settled(), time.monotonic()
-    done = 0
-    while done < cycles:
-        cycle(min(at_once, cycles - done))
-        done += at_once
-        if done % 100 < at_once and done < cycles:
-            # A soak that is broken off has said something, too.
-            now = settled()
-            grown = {name: now[name] - before[name] for name in now if now[name] != before[name]}
-            print(
-                f"  {done} of {cycles}, {time.monotonic() - began:.0f} s, more or less: {grown}", flush=True
-            )
-    took_s, after = round(time.monotonic() - began, 1), settled()
-    left = {name: after[name] - before[name] for name in after}
+async def calls_of(pool: Any) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """One operation of each kind, on a worker that has done many."""
+    session = pool.session("s")
+    await session.create_program("reader", "context, question -> answer")
+    await ask(pool, 1000)
     return {
-        "cycles": cycles,
-        "seconds": took_s,
-        "before": before,
-        "after": after,
-        "left": left,
-        "clean": not any(number > 0 for number in left.values()),
+        "program": functools.partial(pool.execute, "qa", timeout_s=60, **QUESTION),
+        "session": functools.partial(session.execute, "reader", **QUESTION),
+        "change": functools.partial(session.set_variable, "n", 1),
     }
+
+
+async def times(
+    calls: dict[str, dict[str, Callable[[], Awaitable[Any]]]], kind: str, pairs: int
+) -> dict[str, float]:
+    """The median of each mode. One by one: whatever else the machine does meets both alike."""
+    taken: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for order in turns(pairs):
+        for mode in order:
+            started = time.perf_counter()
+            await calls[mode][kind]()
+            taken[mode].append(time.perf_counter() - started)
+    return {mode: statistics.median(seen) for mode, seen in taken.items()}
+
+
+async def at_once(pools: Pools, rounds: int) -> float:
+    """The ratio of the times for 100 operations, 32 at once."""
+    ratios = []
+    for order in turns(rounds):
+        took = {}
+        for mode in order:
+            started = time.perf_counter()
+            await ask(pools[mode], 100)
+            took[mode] = time.perf_counter() - started
+        ratios.append(took["fork"] / took["exec"])
+    return statistics.median(ratios)
+
+
+# --- all of it -------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -290,8 +298,9 @@ def main() -> None:
                 result["soak"] = soak(chosen.soak, settle_s=settle_s)
             else:
                 parts = (chosen.only,) if chosen.only else ("figures", "litellm", "operations")
-                result |= measure(parts, quick)
+                result |= asyncio.run(measure(parts, quick))
                 if chosen.only is None:
+                    end_parents()
                     result["soak"] = soak(4 if quick else 100, settle_s=settle_s)
         finally:
             ray.shutdown()
@@ -300,23 +309,21 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def measure(parts: Sequence[str], quick: bool) -> dict[str, Any]:
+async def measure(parts: Sequence[str], quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {mode: {} for mode in MODES}
     eight, operations = (2, 100) if quick else (8, 1000)
-    for mode in MODES:
-        if "figures" in parts:
-            found["workers"] = eight
-            found[mode] |= asyncio.run(
-                figures_of(mode, eight=eight, rounds=1 if quick else 3, operations=operations)
-            )
-        if "litellm" in parts:
-            found[mode] |= asyncio.run(litellm_of(mode, size=1 if quick else 2, operations=operations))
-        print(f"  {mode:5}", found[mode], flush=True)
-    if "figures" in parts:
-        for name, key in (("node_total_ratio", "node_total_mb"), ("start_eight_ratio", "start_eight_s")):
-            found[name] = round(found["fork"][key] / found["exec"][key], 2)
-    if "operations" in parts:
-        found |= asyncio.run(slower(100 if quick else 3000, 3 if quick else 60))
+    for part in parts:
+        match part:
+            case "figures":
+                seen = await figures(eight=eight, rounds=1 if quick else 3, operations=operations)
+            case "litellm":
+                seen = await with_litellm(eight=1 if quick else 8, operations=operations)
+            case _:
+                seen = await slower(*((1, 100, 3) if quick else (6, 500, 10)))
+        print(f"  {part}: {seen}", flush=True)
+        for mode in MODES:
+            found[mode] |= seen.pop(mode, {})
+        found |= seen
     return found
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks import load, peers, report, report_page, soak, targets
+from benchmarks import load, peers, report, report_page, soak, startup, targets
 from benchmarks.charts import line_chart
 from benchmarks.peer_systems.facts import ABILITIES
 from benchmarks.peer_systems.programs import WORKLOADS
@@ -182,3 +182,14 @@ def test_a_benchmark_that_fails_is_in_the_report_as_failed(tmp_path, monkeypatch
     assert entry["ok"] is False
     assert entry["figures"] == {}
     json.dumps(entry)
+
+
+def test_forked_workers_are_judged_by_their_slowest_kind_of_operation_and_not_by_one_odd_pair():
+    found = startup.compared({"program": [1.01, 0.99, 1.3], "change": [1.02, 1.03, 1.04]})
+    assert (found["program_slower_percent"], found["change_slower_percent"]) == (1.0, 3.0)
+    assert found["program_slower_percents"] == [1.0, -1.0, 30.0]
+    assert found["slower_percent"] == 3.0
+
+
+def test_forked_and_executed_workers_take_turns_in_coming_first():
+    assert startup.turns(3) == [("fork", "exec"), ("exec", "fork"), ("fork", "exec")]
