@@ -57,6 +57,32 @@ async def closed_loop(call: Call, concurrency: int, seconds: float) -> Taken:
     return taken
 
 
+async def steady_state(call: Call, concurrency: int, seconds: float, *, ramp_s: float) -> Taken:
+    """A closed loop, of which only what ends within `seconds` after `ramp_s` counts: with operations that take long,
+    the ramp and the end, when callers stop one after the other, would be a good part of the whole."""
+    taken = Taken()
+    since = time.perf_counter() + ramp_s
+    until = since + seconds
+    numbers = iter(range(10**12))
+
+    async def caller() -> None:
+        while (asked := time.perf_counter()) < until:
+            number = next(numbers)
+            try:
+                await call(number)
+            except Exception:
+                taken.failed += 1
+                await asyncio.sleep(_REFUSED_S)
+            else:
+                now = time.perf_counter()
+                if since <= now < until:
+                    taken.latencies[number] = now - asked
+
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    taken.seconds = seconds
+    return taken
+
+
 async def open_loop(call: Call, rate: float, seconds: float, *, most: int = 4096, seed: int = 1) -> Taken:
     """Poisson arrivals at `rate` a second for `seconds`, then until all have ended. What would be more than `most`
     under way at once counts as failed: it has nowhere to wait any more."""

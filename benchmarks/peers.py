@@ -6,69 +6,39 @@ Every system runs the same programs (`peer_systems/programs.py`) on the same eng
 driven by one process that sends. The peers use DSPy as it comes; `benchmarks.throughput` also has an ActorPool with
 dspool's own faster adapter. A closed loop has so many callers that each wait for their answer; in an open loop
 operations come at a fixed rate and latency counts from when each was due. What a system cannot do is a row without
-figures that says why. All systems stand idle beside the one that is measured: what that costs is measured first.
+figures that says why, and so is a system that fails or hangs. All systems stand idle beside the one that is measured:
+what that costs is measured first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.request import Request, urlopen
+from typing import Any
 
 import psutil
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from benchmarks.common import ROOT, arguments, finish, header, percentile
-from benchmarks.http import START_S, dspool_up, process
-from benchmarks.peer_systems.facts import ABILITIES
-from benchmarks.peer_systems.programs import (
-    LATENCIES,
-    SESSIONS,
-    SIGNATURE,
-    SLOW_EVERY,
-    WORKLOADS,
-    dspool_settings,
-    inputs_of,
-)
-from dspool_serve.haproxy import free_ports
-
-HANDLES = {
-    "ray": ("dspool", "actor_pool", "serve_handle"),
-    "process_pool": ("process_pool",),
-    "taskiq": ("taskiq_redis",),
-}
-SERVERS = ("serve_default", "serve_haproxy", "fastapi_asyncify", "fastapi_acall", "litserve")
-OPEN_CONNECTIONS = 512
-
-
-class Cell(NamedTuple):
-    workload: str
-    concurrency: int | None = None
-    rate: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.workload}, " + (
-            f"{self.concurrency} callers" if self.rate is None else f"{self.rate:g}/s"
-        )
-
+from benchmarks.common import ROOT, arguments, finish, header
+from benchmarks.peer_systems.driving import HANDLES, SERVERS, Standing, standing
+from benchmarks.peer_systems.programs import WORKLOADS
+from benchmarks.peer_systems.tables import Cell, cannot, fast_beside_slow, row, show
 
 QUICK = [Cell("cheapest", 16), Cell("sessions", 16), Cell("cheapest", rate=50)]
 USUAL = [
     Cell("noop", 32),
     Cell("cheapest", 1),
+    Cell("cheapest", 8),
     Cell("cheapest", 32),
     Cell("cheapest", 128),
+    Cell("cheapest", 256),
     Cell("lm_5ms", 32),
     Cell("lm_50ms", 64),
     Cell("cpu_5ms", 8),
@@ -76,6 +46,7 @@ USUAL = [
     Cell("one_slow", 32),
     Cell("sessions", 32),
     Cell("cheapest", rate=200),
+    Cell("lm_50ms", rate=100),
 ]
 FULL = [
     *(Cell(workload, concurrency) for workload in WORKLOADS for concurrency in (1, 8, 32, 128, 256)),
@@ -85,131 +56,11 @@ FULL = [
         for rate in (100, 200, 500)
     ),
 ]
+BUDGET_S = {"quick": 60.0, "usual": 600.0, "full": 5400.0}
+"""No further round begins after this: a round that was not taken is missing from `rounds`, and nothing else is."""
 
 
-class Handles:
-    """A process that calls systems from Python."""
-
-    def __init__(self, started: subprocess.Popen[str]) -> None:
-        assert started.stdin is not None
-        assert started.stdout is not None
-        self._say, self._hear = started.stdin, started.stdout
-
-    def ready(self) -> list[str]:
-        return list(self._answer()["ready"])
-
-    def measure(self, system: str, cell: Cell, seconds: float) -> dict[str, Any]:
-        self._say.write(json.dumps({"system": system, **cell._asdict(), "seconds": seconds}) + "\n")
-        self._say.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        for line in self._hear:
-            with contextlib.suppress(ValueError):  # libraries print, too
-                found: dict[str, Any] = json.loads(line)
-                return found
-        raise RuntimeError("a driver of peers ended; see above")
-
-
-class Server:
-    """A system that answers HTTP: where, and with which body for which workload."""
-
-    def __init__(self, url: str, *, pool: bool) -> None:
-        self._url, self._pool = url, pool
-
-    def _asked(self, workload: str, number: int) -> str:
-        inputs = inputs_of(workload, number)
-        return json.dumps({"inputs": inputs} if self._pool else {"workload": workload, "inputs": inputs})
-
-    def _place(self, workload: str) -> str:
-        if not self._pool:
-            return f"{self._url}/execute"
-        if workload == "sessions":
-            return f"{self._url}/v1/pools/default/sessions/{{session}}/programs/p/execute"
-        return f"{self._url}/v1/pools/default/programs/{workload}/execute"
-
-    def ready(self) -> None:
-        until = time.monotonic() + START_S
-        while True:
-            try:
-                self._post("POST", self._place("cheapest"), self._asked("cheapest", 0))
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.2)
-        if self._pool:
-            spec = json.dumps({"spec": {"signature": SIGNATURE}})
-            for number in range(SESSIONS):
-                self._post("PUT", f"{self._url}/v1/pools/default/sessions/s{number}/programs/p", spec)
-
-    def _post(self, method: str, url: str, body: str) -> None:
-        asked = Request(url, body.encode(), {"content-type": "application/json"}, method=method)
-        with urlopen(asked, timeout=30) as answer:
-            answer.read()
-
-    def measure(self, system: str, cell: Cell, seconds: float) -> dict[str, Any]:
-        workload = cell.workload
-        if workload == "sessions" and not self._pool:
-            return {"note": ABILITIES[system]["sessions"]}
-        command = [sys.executable, "-m", "benchmarks.http_load", self._place(workload)]
-        command += ["--body", self._asked(workload, 0), "--seconds", str(seconds)]
-        command += ["--connections", str(cell.concurrency or OPEN_CONNECTIONS)]
-        if cell.rate is not None:
-            command += ["--rate", str(cell.rate)]
-        if workload == "sessions":
-            command += ["--sessions", str(SESSIONS)]
-        if workload == "one_slow":
-            command += ["--every", str(SLOW_EVERY), "--instead", self._asked(workload, SLOW_EVERY - 1)]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=seconds + 300)
-        found = json.loads(ended.stdout)
-        done = found["statuses"].get("200", 0)
-        return {
-            "done": done,
-            "failed": sum(found["statuses"].values()) - done,
-            "seconds": found["seconds"],
-            # The connections of an open loop last no longer than the run: nothing to leave out.
-            "latencies_ms": found["latencies_ms"],
-        }
-
-
-def start(directory: Path, wanted: set[str], running: contextlib.ExitStack) -> dict[tuple[str, str], Any]:
-    """All systems, started side by side; by name and interface."""
-    ports = dict(zip(LATENCIES, free_ports(len(LATENCIES)), strict=True))
-    for name, port in ports.items():
-        model = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "dspool.testing.lm_server"]
-        model += ["--port", str(port)]
-        running.enter_context(process([*model, "--latency", str(LATENCIES[name])], stdout=subprocess.DEVNULL))
-    found: dict[tuple[str, str], Any] = {}
-    drivers = {}
-    for kind, names in HANDLES.items():
-        if wanted & set(names):
-            command = [sys.executable, "-m", "benchmarks.peer_systems.handles", kind]
-            command += [str(directory / kind), json.dumps(ports)]
-            drivers[kind] = running.enter_context(process(command, stdout=subprocess.PIPE))
-    servers = {}
-    for kind in [kind for kind in SERVERS if kind in wanted]:
-        port = free_ports(1)[0]
-        (directory / kind).mkdir()
-        command = [sys.executable, "-m", "benchmarks.peer_systems.servers", kind, str(port)]
-        running.enter_context(process([*command, str(directory / kind), json.dumps(ports)]))
-        servers[kind] = Server(f"http://127.0.0.1:{port}", pool=False)
-    if "dspool_http" in wanted:
-        address, _ = running.enter_context(dspool_up(directory / "d", dspool_settings(ports)))
-        found["dspool", "http"] = Server(address, pool=True)
-        found["dspool", "http"].ready()
-    for kind, started in drivers.items():
-        handles = Handles(started)
-        for name in handles.ready():
-            if name in wanted:
-                found[name, "queue" if kind == "taskiq" else "handle"] = handles
-    for kind, server in servers.items():
-        server.ready()
-        found[kind, "http"] = server
-    return found
-
-
-def idle_cores(seconds: float = 3.0) -> float:
+def idle_cores(seconds: float) -> float:
     """Cores that all systems use together while nobody asks anything."""
     mine = psutil.Process().children(recursive=True)
 
@@ -226,117 +77,31 @@ def idle_cores(seconds: float = 3.0) -> float:
 
 
 def compare(
-    systems: dict[tuple[str, str], Any], cells: list[Cell], seconds: float, rounds: int
-) -> list[dict[str, Any]]:
-    """Each round goes through all cells, and in each cell through all systems, each time from another first one."""
+    stand: Standing, cells: list[Cell], seconds: float, rounds: int, budget_s: float
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and how many rounds there were. Each goes through all cells, and in each cell through all systems,
+    each time from another first one."""
     seen: dict[tuple[Cell, str, str], list[dict[str, Any]]] = {}
-    names = list(systems)
+    names = stand.all()
+    began, taken = time.monotonic(), 0
     for turn in range(rounds):
+        used = time.monotonic() - began
+        if turn and used * (turn + 1) / turn > budget_s:
+            print(f"  round {turn + 1} is left out: {turn} took {used:.0f} s of {budget_s:.0f}", flush=True)
+            break
         for cell in cells:
-            for name, interface in names[turn % len(names) :] + names[: turn % len(names)]:
-                taken = systems[name, interface].measure(name, cell, seconds)
-                seen.setdefault((cell, name, interface), []).append(taken)
-        print(f"  round {turn + 1} of {rounds}", flush=True)
-    return [row(cell, *system, seen[cell, *system]) for cell in cells for system in names]
-
-
-def row(cell: Cell, system: str, interface: str, taken: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "system": system,
-        "interface": interface,
-        "workload": cell.workload,
-        "concurrency": cell.concurrency,
-        "rate": cell.rate,
-        "ops_per_s": None,
-        "p50_ms": None,
-        "p99_ms": None,
-    }
-    if "note" in taken[0]:
-        return {**found, "note": taken[0]["note"]}
-    rates = [one["done"] / one["seconds"] for one in taken]
-    latencies = [latency for one in taken for latency in one["latencies_ms"]]
-    found["ops_per_s"] = round(statistics.median(rates), 1)
-    found["lowest_ops_per_s"], found["highest_ops_per_s"] = round(min(rates), 1), round(max(rates), 1)
-    if latencies:
-        found["p50_ms"] = round(percentile(latencies, 0.50), 2)
-        found["p99_ms"] = round(percentile(latencies, 0.99), 2)
-    found["operations"] = sum(one["done"] for one in taken)
-    found["failed"] = sum(one["failed"] for one in taken)
-    return found
-
-
-def cannot(systems: dict[tuple[str, str], Any]) -> list[dict[str, Any]]:
-    """What becomes of each system when a worker dies or another size is wanted: told, not timed, here."""
-    empty = {"concurrency": None, "rate": None, "ops_per_s": None, "p50_ms": None, "p99_ms": None}
-    return [
-        {"system": name, "interface": interface, "workload": what, **empty, "note": ABILITIES[name][what]}
-        for what in ("recovery", "resize")
-        for name, interface in systems
-    ]
-
-
-def show(cells: list[Cell], rows: list[dict[str, Any]]) -> list[str]:
-    """Print one table a cell; sentences about where a peer wins."""
-    wins = []
-    for cell in cells:
-        here = [one for one in rows if (one["workload"], one["concurrency"], one["rate"]) == cell]
-        print(f"\n  {cell}")
-        for one in sorted(here, key=lambda one: -(one["ops_per_s"] or 0.0)):
-            name = f"{one['system']} ({one['interface']})"
-            if one["ops_per_s"] is None:
-                print(f"    {name:28s} {one['note']}")
-                continue
-            failed = f", {one['failed']} failed" if one["failed"] else ""
-            print(
-                f"    {name:28s} {one['ops_per_s']:9,.1f}/s ({one['lowest_ops_per_s']:,.0f}-"
-                f"{one['highest_ops_per_s']:,.0f})  p50 {one['p50_ms']} ms  p99 {one['p99_ms']} ms{failed}"
-            )
-        for interface in ("handle", "http"):
-            wins += lost_to(cell, interface, here)
-    print("\n  Where a peer wins:" if wins else "\n  No peer wins anywhere.")
-    for sentence in wins:
-        print(f"    {sentence}")
-    return wins
-
-
-def lost_to(cell: Cell, interface: str, here: list[dict[str, Any]]) -> list[str]:
-    """In throughput of a closed loop, in p99 of an open one; against peers of the same kind of interface."""
-    ours = [one for one in here if one["system"] == "dspool" and one["interface"] == interface]
-    peers = [
-        one
-        for one in here
-        if one["system"] != "dspool"
-        and (one["interface"] == "http") == (interface == "http")
-        and one["ops_per_s"] is not None
-    ]
-    if not ours or ours[0]["ops_per_s"] is None:
-        return []
-    mine = ours[0]
-    if cell.rate is None:
-        better = [one for one in peers if one["ops_per_s"] > mine["ops_per_s"]]
-        what, unit = "ops_per_s", "/s"
-    else:
-        better = [one for one in peers if one["p99_ms"] and one["p99_ms"] < mine["p99_ms"]]
-        what, unit = "p99_ms", " ms (p99)"
-    return [
-        f"{cell}, {interface}: {one['system']} {one[what]:,}{unit}, dspool {mine[what]:,}{unit}"
-        for one in better
-    ]
-
-
-def fast_beside_slow(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How much longer the p99 of fast operations is when one in a hundred takes half a second, by system."""
-    p99 = {(row["workload"], row["system"], row["interface"]): row["p99_ms"] for row in rows}
-    return {
-        f"{system} ({interface})": round(slow / p99["none_slow", system, interface], 2)
-        for (workload, system, interface), slow in p99.items()
-        if workload == "one_slow" and slow and p99.get(("none_slow", system, interface))
-    }
+            for one in names[turn % len(names) :] + names[: turn % len(names)]:
+                seen.setdefault((cell, *one), []).append(stand.measure(one, cell, seconds))
+        taken += 1
+        print(f"  round {taken} of {rounds}, {time.monotonic() - began:.0f} s", flush=True)
+    return [row(cell, *system, seen[cell, *system]) for cell in cells for system in names], taken
 
 
 def main() -> int:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--full", action="store_true", help="all workloads at all concurrencies")
+    parser.add_argument(
+        "--full", action="store_true", help="all workloads at all concurrencies; about an hour"
+    )
     parser.add_argument("--only", help="systems, separated by commas (dspool_http is dspool over HTTP)")
     options = parser.parse_args()
     names = {name for group in HANDLES.values() for name in group} | set(SERVERS) | {"dspool_http"}
@@ -347,9 +112,9 @@ def main() -> int:
     if shutil.which("redis-server") is None and "taskiq_redis" in wanted:
         missing = ["taskiq_redis: redis-server is not installed (`make debian`)"]
         wanted.discard("taskiq_redis")
-    cells, seconds, rounds = (QUICK, 0.4, 1) if options.quick else (USUAL, 1.0, 3)
+    kind, cells, seconds, rounds = ("quick", QUICK, 0.3, 1) if options.quick else ("usual", USUAL, 1.0, 3)
     if options.full:
-        cells, seconds, rounds = FULL, 1.5, 3
+        kind, cells, seconds, rounds = "full", FULL, 1.5, 3
     header("peers: one run, the same programs, two working processes each, in turn")
     for sentence in missing:
         print(f"  left out: {sentence}")
@@ -357,12 +122,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = Path(tempfile.mkdtemp(prefix="dpb-", dir="/tmp"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    began = time.monotonic()
     try:
-        with contextlib.ExitStack() as running:
-            systems = start(directory, wanted, running)
-            idle = idle_cores(0.5 if options.quick else 3.0)
-            print(f"  {len(systems)} systems stand; idle they use {idle} cores together", flush=True)
-            rows = compare(systems, cells, seconds, rounds) + cannot(systems)
+        with standing(directory, wanted) as stand:
+            started = time.monotonic() - began
+            idle = idle_cores(0.3 if options.quick else 3.0)
+            print(
+                f"  {len(stand.systems)} systems stand after {started:.0f} s; idle they use {idle} cores together",
+                flush=True,
+            )
+            for (name, interface), why in stand.broken.items():
+                print(f"  {name} ({interface}) {why}", flush=True)
+            rows, rounds = compare(stand, cells, seconds, rounds, BUDGET_S[kind])
+            rows += cannot(stand.all())
+            broken = [f"{name} ({interface}): {why}" for (name, interface), why in stand.broken.items()]
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     wins = show(cells, rows)
@@ -378,7 +151,9 @@ def main() -> int:
             "fast_p99_beside_slow": slowed,
             "peer_wins": wins,
             "left_out": missing,
+            "failed_systems": broken,
             "idle_cores": idle,
+            "start_s": round(started, 1),
             "seconds_a_cell": seconds,
             "rounds": rounds,
         },

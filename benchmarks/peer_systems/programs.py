@@ -70,8 +70,8 @@ def inputs_of(workload: str, number: int) -> dict[str, Any]:
 
 
 def profiles(ports: dict[str, int]) -> dict[str, Any]:
-    """LM profiles of dspool, for the LM servers on these ports."""
-    return {
+    """LM profiles of dspool: the engine inside the process, and the LM servers on these ports."""
+    return {"offline": {"model": "offline", "engine": "offline"}} | {
         name: {"model": f"openai/{name}", "endpoint": f"http://127.0.0.1:{port}/v1", "engine": "lm15"}
         for name, port in ports.items()
     }
@@ -121,6 +121,7 @@ def dspool_settings(ports: dict[str, int]) -> dict[str, Any]:
         "slots_per_worker": 128,
         "max_queue": 100_000,
         "checkout_timeout_s": 60.0,
+        "operation_timeout_s": 60.0,
         "programs": dspool_programs(ports),
         "allowed_imports": ["benchmarks.peer_systems.programs"],
         "lm_profiles": profiles(ports),

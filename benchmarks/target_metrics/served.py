@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 
 from benchmarks.common import ROOT, percentile
-from benchmarks.load import Taken, closed_loop, open_loop
+from benchmarks.load import Taken, closed_loop, open_loop, steady_state
+from benchmarks.peer_systems.programs import SLOW_EVERY
 from dspool_serve.haproxy import free_ports
 
 PROGRAM = "answer"
@@ -124,4 +125,50 @@ async def memory_mb(pool: Any, rounds: int, operations: int) -> dict[str, list[f
         used = [psutil.Process(pid).memory_full_info() for pid in pids]
         for kind, values in found.items():
             values.append(sum(getattr(one, kind) for one in used) / len(used) / 2**20)
+    return found
+
+
+SOMETIMES = "benchmarks.peer_systems.programs"
+SLOW_SETTINGS: dict[str, Any] = {
+    "programs": {"sometimes": {"import_path": f"{SOMETIMES}:Sometimes", "idempotent": True}},
+    "allowed_imports": (SOMETIMES,),
+}
+
+
+async def fast_beside_slow(
+    pool: Any, rounds: int, seconds: float, *, callers: int | None = None, rate: float | None = None
+) -> tuple[list[float], int]:
+    """p99 of operations when one in a hundred beside them takes half a second, over that without such, each round;
+    and how many operations that is of. Each round has the one right after the other, each time another one first."""
+
+    async def stretch(slow: bool, seed: int) -> dict[int, float]:
+        def call(number: int) -> Any:
+            return pool.execute("sometimes", **INPUTS, slow=slow and number % SLOW_EVERY == SLOW_EVERY - 1)
+
+        if rate is not None:
+            taken = await open_loop(call, rate, seconds, seed=seed)
+        else:
+            assert callers is not None
+            taken = await closed_loop(call, callers, seconds)
+        return {
+            number: took for number, took in taken.latencies.items() if number % SLOW_EVERY != SLOW_EVERY - 1
+        }
+
+    await stretch(False, 0)
+    ratios, count = [], 0
+    for turn in range(rounds):
+        found = {slow: await stretch(slow, turn) for slow in ((False, True) if turn % 2 else (True, False))}
+        without, beside = list(found[False].values()), list(found[True].values())
+        ratios.append(percentile(beside, 0.99) / percentile(without, 0.99))
+        count += len(without) + len(beside)
+    return ratios, count
+
+
+async def of_ideal(pool: Any, slots: int, model_s: float, rounds: int, seconds: float) -> list[float]:
+    """Per cent of `slots / model_s` that as many callers reach."""
+    await closed_loop(ask(pool), slots, 2 * model_s)
+    found = []
+    for _ in range(rounds):
+        taken = await steady_state(ask(pool), slots, seconds, ramp_s=2 * model_s)
+        found.append(100 * taken.ops_per_s * model_s / slots)
     return found

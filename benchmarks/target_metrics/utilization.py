@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.load import open_loop
@@ -21,6 +24,16 @@ from dspool.core.sizing import SizingConfig
 LOW, HIGH = 0.6, 0.8
 WINDOW_S = 60.0
 """A minute: the beat of the seed's optimizer."""
+DEFAULT_AIM = SizingConfig(min_size=1, max_size=1).target_utilization
+CASES = [
+    ("steady", 1, DEFAULT_AIM),
+    ("diurnal", 1, DEFAULT_AIM),
+    ("steady", 4, DEFAULT_AIM),
+    ("diurnal", 16, DEFAULT_AIM),
+    ("diurnal", 16, 0.65),
+]
+"""Workload, how many of it at once, `target_utilization`. A sine falls to a sixth of its mean: only a large one has
+enough busy slots at the bottom for a size that is within the band and keeps waits short."""
 
 
 @dataclass
@@ -72,28 +85,57 @@ def within(utilizations: list[float]) -> float:
     return 100 * sum(LOW <= one <= HIGH for one in utilizations) / max(1, len(utilizations))
 
 
-def simulated(hours: float, seeds: int, times: int) -> dict[str, dict[str, list[float]]]:
-    """Per cent of minutes within the band by workload, one figure a seed: of all minutes, and of those in which a
-    whole number of workers can be within it. `times` such workloads at once."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for make in (workloads.steady, workloads.diurnal):
-        of_all, of_reachable = [], []
-        for seed in range(1, seeds + 1):
-            seen = _run([make(3600 * hours, service_s=0.5, seed=100 * seed + part) for part in range(times)])
-            of_all.append(round(within([one.utilization for one in seen]), 1))
-            reachable = [one.utilization for one in seen if one.reachable(PoolModel().slots)]
-            of_reachable.append(round(within(reachable), 1))
-        found[make.__name__] = {"all": of_all, "reachable": of_reachable}
+@dataclass(frozen=True)
+class Share:
+    """Per cent of minutes within the band, one figure a seed."""
+
+    workload: str
+    times: int
+    aim: float
+    busy_slots: float
+    possible: bool
+    """Of those minutes only in which a whole number of workers can be within it."""
+    shares: list[float]
+
+    @property
+    def name(self) -> str:
+        aim = "" if self.aim == DEFAULT_AIM else f"_aim_{100 * self.aim:.0f}"
+        suffix = "_where_possible" if self.possible else ""
+        return f"time_within_60_80_{self.workload}_x{self.times}{aim}{suffix}"
+
+
+def simulated(hours: float, seeds: int, quick: bool) -> list[Share]:
+    """Of `CASES`, each seed a run of its own; on all processors, as nothing is timed."""
+    cases = CASES[:2] if quick else CASES
+    runs = [(case, seed) for case in cases for seed in range(1, seeds + 1)]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as processes:
+        seen = list(processes.map(_run, *zip(*((*case, hours, seed) for case, seed in runs), strict=True)))
+    found = []
+    for name, times, aim in cases:
+        of_case = [one for (case, _), one in zip(runs, seen, strict=True) if case == (name, times, aim)]
+        busy = sum(minute.busy_slots for one in of_case for minute in one) / sum(map(len, of_case))
+        for possible in (False, True):
+            shares = [
+                [one.utilization for one in run if not possible or one.reachable(PoolModel().slots)]
+                for run in of_case
+            ]
+            within_it = [round(within(utilizations), 1) for utilizations in shares]
+            found.append(Share(name, times, aim, busy, possible, within_it))
     return found
 
 
-def _run(parts: list[workloads.Workload]) -> list[Minute]:
+def _run(name: str, times: int, aim: float, hours: float, seed: int) -> list[Minute]:
+    """`times` such workloads at once, under the pool's own policy that aims at `aim`."""
+    make = getattr(workloads, name)
+    parts = [make(3600 * hours, service_s=0.5, seed=100 * seed + part) for part in range(times)]
     operations = sorted(pair for work in parts for pair in zip(work.arrivals, work.services, strict=True))
     arrivals, services = [at for at, _ in operations], [service for _, service in operations]
     pool = PoolModel()
     start = erlang_static(len(arrivals) / arrivals[-1], sum(services) / len(services), pool)
     pool = replace(pool, initial_size=start.size)
-    config = SizingConfig(min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s)
+    config = SizingConfig(
+        min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s, target_utilization=aim
+    )
     watched = Watched(Dspool(pool, config))
     simulate(arrivals, services, watched, pool)
     return minutes(watched.seen, 300.0)

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 
 from benchmarks import load, peers, report, report_page, soak, startup, targets
 from benchmarks.charts import line_chart
+from benchmarks.peer_systems import driving, tables
 from benchmarks.peer_systems.facts import ABILITIES
-from benchmarks.peer_systems.programs import WORKLOADS
+from benchmarks.peer_systems.programs import LATENCIES, WORKLOADS, dspool_settings
 from benchmarks.scaling_parts.curves import Curve
 from benchmarks.target_metrics.utilization import Minute, within
+from dspool import PoolConfig
 
 ROW = {"system", "interface", "workload", "concurrency", "ops_per_s", "p50_ms", "p99_ms"}
 
@@ -42,33 +46,93 @@ def test_the_error_rate_counts_the_operations_of_all_parts_together():
 
 def test_a_row_of_peers_has_the_keys_that_readers_rely_on():
     taken = [{"done": 10, "failed": 1, "seconds": 2.0, "latencies_ms": [1.0, 2.0, 3.0]}]
-    row = peers.row(peers.Cell("cheapest", 8), "dspool", "handle", taken)
+    row = tables.row(tables.Cell("cheapest", 8), "dspool", "handle", taken)
     assert row.keys() >= ROW
     assert (row["ops_per_s"], row["p50_ms"], row["failed"]) == (5.0, 2.0, 1)
 
 
 def test_what_a_peer_cannot_do_is_a_row_without_figures_that_says_why():
-    row = peers.row(peers.Cell("sessions", 8), "litserve", "http", [{"note": "no sessions"}])
+    row = tables.row(tables.Cell("sessions", 8), "litserve", "http", [{"note": "no sessions"}])
     assert row.keys() >= ROW
     assert row["ops_per_s"] is row["p50_ms"] is row["p99_ms"] is None
     assert row["note"] == "no sessions"
-    systems = {name: None for names in peers.HANDLES.values() for name in names} | dict.fromkeys(
-        peers.SERVERS
-    )
-    told = peers.cannot({(name, "http"): None for name in systems})
+    systems = [name for names in driving.HANDLES.values() for name in names] + list(driving.SERVERS)
+    told = tables.cannot([(name, "http") for name in systems])
     assert {row["system"] for row in told} == set(systems)
     assert all(row["note"] for row in told)
     assert all(ABILITIES[name]["sessions"] for name in systems)
 
 
+def test_a_system_that_fails_is_a_row_that_says_so_and_keeps_what_was_measured():
+    cell = tables.Cell("cheapest", 8)
+    gone = tables.row(cell, "litserve", "http", [{"error": "no answer"}])
+    assert gone.keys() >= ROW
+    assert (gone["ops_per_s"], gone["note"]) == (None, "FAILED in 1 of 1 rounds: no answer")
+    taken = {"done": 10, "failed": 0, "seconds": 2.0, "latencies_ms": [1.0]}
+    once = tables.row(cell, "litserve", "http", [taken, {"error": "no answer"}])
+    assert once["ops_per_s"] == 5.0
+    assert "1 of 2" in once["note"]
+    tables.show([cell], [gone, once])
+
+
+class Broken:
+    asked = 0
+
+    def measure(self, *_: object) -> dict[str, object]:
+        self.asked += 1
+        raise driving.Failed("no answer within 1 s")
+
+
+def test_a_system_that_fails_twice_in_a_row_is_left_alone():
+    stand, broken = driving.Standing(), Broken()
+    stand.systems["litserve", "http"] = broken
+    told = [stand.measure(("litserve", "http"), tables.Cell("cheapest", 8), 1.0) for _ in range(4)]
+    assert broken.asked == 2
+    assert all("no answer" in one["error"] for one in told)
+    assert "left alone" in told[-1]["error"]
+
+
+def test_a_driver_that_does_not_answer_is_a_failure_and_not_asked_again():
+    silent = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        handles = driving.Handles(silent)
+        with pytest.raises(driving.Failed, match="within 0 s"):
+            handles.ready(limit_s=0.0)
+        with pytest.raises(driving.Failed, match="within 0 s"):
+            handles.measure("x", tables.Cell("cheapest", 8), 60.0)
+    finally:
+        silent.kill()
+        silent.communicate()
+
+
+def test_a_driver_that_ended_is_a_failure():
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as ended,
+        pytest.raises(driving.Failed, match="ended"),
+    ):
+        driving.Handles(ended).ready()
+
+
+def test_the_pool_that_is_compared_is_configured_as_a_pool_can_be():
+    config = PoolConfig(**dspool_settings(dict.fromkeys(LATENCIES, 8000)))
+    assert set(config.programs) | {"sessions"} == set(WORKLOADS)
+
+
 def test_a_peer_that_wins_is_named(capsys):
-    cell = peers.Cell("cheapest", 8)
+    cell = tables.Cell("cheapest", 8)
     taken = {"failed": 0, "seconds": 1.0, "latencies_ms": [1.0]}
     rows = [
-        peers.row(cell, "dspool", "http", [{"done": 100, **taken}]),
-        peers.row(cell, "fastapi_acall", "http", [{"done": 120, **taken}]),
+        tables.row(cell, "dspool", "http", [{"done": 100, **taken}]),
+        tables.row(cell, "fastapi_acall", "http", [{"done": 120, **taken}]),
     ]
-    [win] = peers.show([cell], rows)
+    [win] = tables.show([cell], rows)
     assert "fastapi_acall" in win
     assert win in capsys.readouterr().out
 
@@ -78,7 +142,7 @@ def test_head_of_line_blocking_is_the_p99_of_fast_ones_with_slow_ones_over_that_
         {"workload": workload, "system": "dspool", "interface": "handle", "p99_ms": p99}
         for workload, p99 in (("none_slow", 10.0), ("one_slow", 11.0), ("cheapest", 5.0))
     ]
-    assert peers.fast_beside_slow(rows) == {"dspool (handle)": 1.1}
+    assert tables.fast_beside_slow(rows) == {"dspool (handle)": 1.1}
 
 
 def test_every_workload_is_in_the_usual_run_of_peers():
