@@ -244,7 +244,9 @@ class Pool:
             ProgramError: it does not load, or its canary did worse; the version before runs on.
         """
         options = {} if canary_s is None else {"canary_s": canary_s}
-        return await ask(self.supervisor, "deploy", deployment, **options)
+        done: Deployment = await ask(self.supervisor, "deploy", deployment, **options)
+        self.client.heard_of(done.program)
+        return done
 
     async def rollouts(self) -> list[Rollout]:
         """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""

@@ -69,15 +69,16 @@ class Application:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _answer(self, request: Request) -> Response | EventStream:
+        # Paths hold names that users gave: our log gets the route's own.
+        where = "no route"
         try:
             route = self._router.match(request)
+            where = f"{route.method} {route.path}"
             _refuse_other_sites(request)
             return await traced(self, request, route)
         except PoolError as error:
             if isinstance(error, InternalError):
-                log.error(
-                    "%s %s failed: %s", request.scope["method"], request.scope["path"][:100], error.message
-                )
+                log.error("%s failed: %s", where, error.message)
             return problem(error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -86,7 +87,7 @@ class Application:
             return problem(Cancelled("the operation was cancelled"))
         except Exception as unexpected:
             # The traceback goes to our log; the client gets no inside information.
-            log.exception("%s %s failed", request.scope["method"], request.scope["path"][:100])
+            log.exception("%s failed", where)
             kind = type(unexpected).__name__
             return problem(InternalError(f"unexpected {kind}; the service's log has the details"))
 

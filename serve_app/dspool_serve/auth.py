@@ -25,6 +25,7 @@ from dspool_serve.dashboard.sessions import Sessions, cookie_of
 from dspool_serve.errors import kind_of
 from dspool_serve.http import Request
 from dspool_serve.router import Handler, Route
+from dspool_serve.sse import EventStream
 
 if TYPE_CHECKING:
     from dspool_serve.app import Application
@@ -207,11 +208,15 @@ async def _within(handler: Handler, app: Application, request: Request) -> Any:
         return await handler(app, request)
     view = copy.copy(app)
     view.settings = type(settings)(**(_fields(settings) | {"operation_timeout_s": seconds}))
+    until = asyncio.get_running_loop().time() + seconds + _GRACE_S
     try:
-        async with asyncio.timeout(seconds + _GRACE_S):
-            return await handler(view, request)
+        async with asyncio.timeout_at(until):
+            answer = await handler(view, request)
     except TimeoutError:
         raise DeadlineExceeded(f"not answered within the {seconds:g} s that the request allowed") from None
+    if isinstance(answer, EventStream):
+        answer.until = until
+    return answer
 
 
 def _fields(settings: Any) -> dict[str, Any]:

@@ -16,9 +16,11 @@ refuses, and `x-request-timeout-seconds` under a name that Serve does not answer
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import random
 import shlex
 import socket
 import ssl
@@ -78,6 +80,8 @@ REFUSALS = {
 that comes too slowly, it refuses in its own words all the same (400 and 408 in HTML)."""
 PIDS = "haproxy.pids"
 THREADS = 4
+_UNASKED = range(20_000, 30_000)
+"""Below what Linux gives away by itself (from 32768), and not what Ray (10002 to 19999) and Serve (from 30000) use."""
 # Each HAProxy and each replica waits this long for the other side to notice before it stops.
 DRAIN_S = 0.5
 
@@ -104,14 +108,51 @@ def switches() -> dict[str, str]:
     return chosen
 
 
+class HeldPorts:
+    """Ports that nobody else gets until their server listens on them, seconds after they were chosen.
+
+    A socket that is bound and does not listen keeps a port from everybody but a server that asks for it by number, with
+    SO_REUSEADDR, as HAProxy does. It stays so until `release`, also while HAProxy is started afresh.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    def hold(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """`port` of `host`; for 0 a free one.
+
+        Raises:
+            OSError: somebody has it.
+        """
+        one = socket.socket()
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((host, port))
+        except OSError:
+            one.close()
+            raise
+        self._sockets.append(one)
+        return int(one.getsockname()[1])
+
+    def release(self) -> None:
+        for one in self._sockets:
+            one.close()
+        self._sockets.clear()
+
+
 def environment(
-    directory: Path, *, request_s: float = 30.0, tls: tuple[Path, Path] | None = None
+    directory: Path,
+    held: HeldPorts | None = None,
+    *,
+    request_s: float = 30.0,
+    tls: tuple[Path, Path] | None = None,
 ) -> dict[str, str]:
     """`switches`, and what keeps HAProxy private to a cluster of ours. Creates `directory` with the script in it.
 
     `directory` must be short: Serve adds 67 characters to it, and a socket path ends at 97.
 
     Args:
+        held: keeps HAProxy's ports for it; without, somebody may take them before HAProxy does.
         request_s: how long a client may take to send a request's head and first 16 KiB.
         tls: certificate chain and private key.
 
@@ -128,7 +169,7 @@ def environment(
             )
         return switches()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    metrics_port, stats_port, fallback_port = free_ports(3)
+    metrics_port, stats_port = free_ports(2) if held is None else (held.hold(), held.hold())
     script = directory / "haproxy"
     frontend = directory / "frontend.cfg"
     frontend.write_text(
@@ -158,7 +199,7 @@ def environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_unasked_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(THREADS, os.cpu_count() or 1)),
     }
 
@@ -218,6 +259,18 @@ def pids(directory: Path) -> list[int]:
         return [int(line) for line in (directory / PIDS).read_text().split() if line.isdigit()]
     except OSError:
         return []
+
+
+def _unasked_port() -> int:
+    """A free port of 127.0.0.1 that the system gives to nobody who does not ask for it by number.
+
+    For a server that takes no held port: Serve's fallback proxy binds without SO_REUSEADDR.
+    """
+    for port in random.sample(_UNASKED, 100):
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
+    return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:

@@ -56,6 +56,7 @@ class Service:
         self._owns_serve = False
         self._serving = False
         self._started: list[psutil.Process] = []
+        self._held = haproxy.HeldPorts()
 
     @property
     def joined(self) -> bool:
@@ -105,8 +106,9 @@ class Service:
             self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=_short_directory()))
             service = self.config.service
             variables = haproxy.environment(
-                self.temp_dir / "h", request_s=service.body_timeout_s, tls=self._tls()
+                self.temp_dir / "h", self._held, request_s=service.body_timeout_s, tls=self._tls()
             )
+            self._hold_door()
             # A Ray without authentication runs anybody's code (CVE-2023-48022).
             variables |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
             # Not at nice 15, as Ray has it: see `runtime.cluster.start_cluster`.
@@ -152,6 +154,20 @@ class Service:
         self.ray_address = str(ray.get_runtime_context().gcs_address)
         self._started = _descendants()
 
+    def _hold_door(self) -> None:
+        """Keep our own port from others: it is opened seconds from now. HAProxy opens a held port; Serve does not."""
+        service = self.config.service
+        if haproxy.binary() is None:
+            return
+        try:
+            self._held.hold(service.host, service.port)
+        except OSError as failed:
+            raise Conflict(
+                f"port {service.port} on {service.host} is in use; choose another with --port "
+                "(--port 0 takes a free one)",
+                port=service.port,
+            ) from failed
+
     def _start_serve(self) -> None:
         import ray
         from ray import serve
@@ -163,11 +179,16 @@ class Service:
         except ValueError:
             self._owns_serve = True
         service = self.config.service
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(host=service.host, port=service.port),
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-        )
+        try:
+            serve.start(
+                proxy_location=ProxyLocation.HeadOnly,
+                http_options=HTTPOptions(host=service.host, port=service.port),
+                logging_config={"log_level": "WARNING", "enable_access_log": False},
+            )
+        except ray.exceptions.RayTaskError as failed:
+            # Its text is a traceback; what HAProxy said is in the cause.
+            why = str(failed.cause).strip()[-500:] or type(failed.cause).__name__
+            raise WorkerStartFailed(f"Ray Serve could not open its HTTP door: {why}") from failed
         options = _http_options()
         if not self._owns_serve and (options.host, options.port) != (service.host, service.port):
             raise Conflict(
@@ -226,6 +247,7 @@ class Service:
                     await self._quietly(asyncio.to_thread(_shutdown_serve), report)
                 await asyncio.to_thread(ray.shutdown)
         await asyncio.to_thread(self._sweep)
+        self._held.release()
         report("stopped", "stopped")
 
     async def _quietly(self, step: Any, report: Report) -> None:

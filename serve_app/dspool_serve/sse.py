@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from dspool.commands import StreamEvent
+from dspool.errors import DeadlineExceeded
 from dspool_serve.errors import problem, told
 from dspool_serve.http import ALWAYS, Response, Send, respond
 
@@ -27,6 +28,9 @@ _ON_EVERY_STREAM = (
     # Proxies that collect answers before they pass them on know this one.
     (b"x-accel-buffering", b"no"),
 )
+
+
+_TOO_LATE = DeadlineExceeded("the stream did not end within the time that the request allowed")
 
 
 def event(name: str, data: Any, id: int | None = None) -> bytes:
@@ -60,6 +64,8 @@ class EventStream:
         """Are told when the stream ended, however it did."""
         self.before_close: Callable[[], Awaitable[None]] | None = None
         """Is waited for before the client learns that a stream, or the refusal in its place, is complete."""
+        self.until: float | None = None
+        """When it ends with an error, by the loop's time, as any request whose deadline passed."""
         self._events = events
         self._heartbeat_s = heartbeat_s
         self._started = False
@@ -75,11 +81,11 @@ class EventStream:
         heart = asyncio.get_running_loop().create_task(self._beat(send, request_id))
         try:
             try:
-                async with aclosing(self._events) as events:
+                async with asyncio.timeout_at(self.until) as limit, aclosing(self._events) as events:
                     async for one in events:
                         await self._write(send, one, request_id)
             except Exception as failed:
-                answer = problem(told(failed))
+                answer = problem(_TOO_LATE if limit.expired() else told(failed))
                 if await self._refuse(send, answer, request_id):
                     return
                 await self._write(send, b"event: error\ndata: %b\n\n" % answer.body, request_id)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -80,12 +81,14 @@ class Front:
 
     async def __aenter__(self):
         self.replica = await asyncio.start_server(echo, "127.0.0.1", 0)
-        (self.port,) = haproxy.free_ports(1)
-        variables = haproxy.environment(self.directory / "h", **self.options)
+        self.held = haproxy.HeldPorts()
+        self.port = self.held.hold()
+        variables = haproxy.environment(self.directory / "h", self.held, **self.options)
+        self.metrics_port = int(variables["RAY_SERVE_HAPROXY_METRICS_PORT"])
         self.config = self.directory / "haproxy.cfg"
         self.config.write_text(
             TEMPLATE.format(
-                metrics=variables["RAY_SERVE_HAPROXY_METRICS_PORT"],
+                metrics=self.metrics_port,
                 port=self.port,
                 backend=self.replica.sockets[0].getsockname()[1],
             )
@@ -95,7 +98,7 @@ class Front:
         checked = await asyncio.to_thread(subprocess.run, check, capture_output=True, text=True)
         assert checked.returncode == 0, checked.stderr
         self.process = await asyncio.create_subprocess_exec(
-            script, "-db", "-f", str(self.config), stderr=subprocess.DEVNULL
+            script, "-db", "-dR", "-f", str(self.config), stderr=subprocess.DEVNULL
         )
         await answering(self.port)
         return self
@@ -104,6 +107,7 @@ class Front:
         self.process.kill()
         await self.process.wait()
         self.replica.close()
+        self.held.release()
 
 
 async def answering(port):
@@ -133,14 +137,35 @@ async def test_the_changes_are_made_once_however_often_it_is_started(tmp_path):
         assert text.count("bind 127.0.0.1:") == 2
 
 
+async def test_nobody_gets_a_port_that_was_chosen_for_haproxy_before_it_opens_it(tmp_path):
+    held = haproxy.HeldPorts()
+    chosen = held.hold()
+    # Who connects somewhere, or listens anywhere, gets a port from the system: never this one.
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", chosen))
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", chosen)
+    held.release()
+    async with Front(tmp_path) as front:
+        # It opened both of its own although they are held, and one who comes second is refused as by any server.
+        for port in (front.port, front.metrics_port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            with socket.socket() as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    other.bind(("127.0.0.1", port))
+
+
 PARENT = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
 
 
 async def test_a_parent_that_is_killed_takes_its_haproxy_along(tmp_path):
     async with Front(tmp_path) as front:
-        (port,) = haproxy.free_ports(1)
+        port, metrics_port = haproxy.free_ports(2)
         config = tmp_path / "second.cfg"
-        config.write_text(front.config.read_text().replace(f":{front.port}", f":{port}"))
+        text = front.config.read_text().replace(f":{front.metrics_port}", f":{metrics_port}")
+        config.write_text(text.replace(f":{front.port}", f":{port}"))
         command = [sys.executable, "-c", PARENT, str(tmp_path / "h" / "haproxy"), "-db", "-f", str(config)]
         parent = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
         await answering(port)

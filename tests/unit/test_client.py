@@ -139,6 +139,24 @@ async def test_an_id_that_is_in_use_is_refused_and_counted_once():
         assert client._recorder.demand == 0
 
 
+async def test_names_of_programs_that_do_not_exist_are_counted_as_one():
+    async with LoopbackPool(config(programs={"later": {"spec": {"signature": "x -> y"}}})) as pool:
+        hold = Hold(pool)
+        await pool.start_worker()
+        client = await pool.start_client()
+        hold.gate.set()
+        await hold.call(client)
+        for name in ("later", "made-up", "made-up-too"):
+            with pytest.raises(PoolError):
+                await client.run(ExecuteProgram(name, {}))
+        counted = client._recorder.take_delta(0.0, queued=0).programs
+        assert {name: tally.arrivals for name, tally in counted.items()} == {
+            "hold": 1,
+            "later": 1,
+            "(unknown)": 2,
+        }
+
+
 # --- queueing ---
 
 

@@ -199,6 +199,16 @@ async def test_an_error_of_the_pool_keeps_its_code_and_an_unknown_one_tells_noth
         assert_problem(await http.post(QA, json={"inputs": {}}), 500, "internal_error")
 
 
+@pytest.mark.parametrize("failure", [ValueError("secret inside"), InternalError("a defect")])
+async def test_the_log_names_the_route_that_failed_and_not_the_path_that_was_asked(failure, caplog):
+    pool = FakePool()
+    pool.fail_with = failure
+    async with client_of(pool) as http:
+        await http.post("/v1/pools/default/sessions/canary-7/programs/p/execute", json={"inputs": {}})
+    assert "POST /v1/pools/{pool}/sessions/{session}/programs/{program}/execute failed" in caplog.text
+    assert "canary-7" not in caplog.text
+
+
 async def test_a_page_of_another_site_cannot_run_operations():
     pool = FakePool()
     async with client_of(pool) as http:

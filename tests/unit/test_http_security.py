@@ -395,6 +395,17 @@ async def test_the_deadline_in_the_header_is_answered_as_a_problem_and_frees_the
             assert_problem(await http.post(QA, json=INPUTS, headers={name: wrong}), 422, "invalid_request")
 
 
+async def test_a_stream_that_has_begun_ends_with_an_error_at_the_deadline_in_the_header():
+    pool = FakePool()
+    app = Application(FixedPools(pool), Settings(heartbeat_s=0.01))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as http:
+        answer = await http.get(
+            "/v1/pools/default/events/stream", headers={"x-request-timeout-seconds": "0.05"}
+        )
+        assert answer.status_code == 200
+        assert '"code":"deadline_exceeded"' in answer.text.rsplit("event: error", 1)[1]
+
+
 async def test_an_idempotency_key_of_one_principal_is_not_anothers(tmp_path):
     world = World(tmp_path)
     claimed = []

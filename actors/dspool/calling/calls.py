@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Container
 from typing import cast
 
 import msgspec
 
 from dspool.commands import AnyCommand, ExecuteProgram, Operation, StreamEvent, StreamProgram
 from dspool.core.dispatching.dispatch import End, Ticket
+from dspool.core.figures.tally import UNKNOWN
 from dspool.errors import InvalidRequest, from_wire
 from dspool.exchange.wire import encode_command
 from dspool.results import Result
@@ -21,7 +23,10 @@ _RESEND_S = 0.001
 
 
 class Call:
-    """The name under which an operation is counted, and where its end goes. The `sink` of its ticket."""
+    """The name under which an operation is counted, and where its end goes. The `sink` of its ticket.
+
+    `known` are the pool's programs.
+    """
 
     __slots__ = ("command", "end", "program", "size", "stream")
 
@@ -32,11 +37,13 @@ class Call:
         size: int,
         end: asyncio.Future[End] | None,
         stream: Stream | None,
+        known: Container[str],
     ) -> None:
         self.command: str = type(command).__struct_config__.tag  # type: ignore[assignment]
-        pool_program = session is None and isinstance(command, (ExecuteProgram, StreamProgram))
-        # A bounded name: programs of sessions are named by users.
-        self.program: str = command.program if pool_program else self.command  # type: ignore[union-attr]
+        # A bounded name: programs of sessions are named by users, and any name can be asked for.
+        self.program = self.command
+        if session is None and isinstance(command, (ExecuteProgram, StreamProgram)):
+            self.program = command.program if command.program in known else UNKNOWN
         self.size = size
         """Bytes of the encoded command."""
         self.end = end

@@ -73,6 +73,8 @@ class Client:
         )
         self._secret = secret
         self._membership = Membership(-1)
+        self._programs = set(config.programs)
+        """All pool programs it ever heard of: after a restart the supervisor may not know them at once."""
         self._by_id: dict[str, Member] = {}
         self._links = Links(
             secret,
@@ -252,7 +254,7 @@ class Client:
         )
         if idempotent is None:
             idempotent = self._is_idempotent(command, session)
-        call = Call(command, session, size, end, stream)
+        call = Call(command, session, size, end, stream, self._programs)
         self._recorder.submitted(call.program)
         operation = self._observing.entered(operation, call)
         try:
@@ -278,6 +280,10 @@ class Client:
             program = self.config.programs.get(command.program)
             return program is not None and program.idempotent
         return False
+
+    def heard_of(self, program: str) -> None:
+        """There is a pool program of this name, whether or not the membership says so already."""
+        self._programs.add(program)
 
     def _cancel(self, ticket: Ticket) -> None:
         self._dispatcher.cancel(ticket.operation.id, now=time.monotonic())
@@ -409,6 +415,7 @@ class Client:
         if membership.version <= self._membership.version:
             return
         self._membership = membership
+        self._programs.update(membership.programs)
         self._by_id = {member.worker_id: member for member in membership.workers}
         self._observing.members = self._by_id
         self._links.want(self._by_id)

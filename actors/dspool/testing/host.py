@@ -303,7 +303,8 @@ class LoopbackPool:
 
     def publish(self, **changes: Any) -> None:
         version = self.membership.version + 1
-        self.membership = Membership(version, tuple(self._members.values()), **changes)
+        about = {"programs": dict.fromkeys(self.programs, 1), **changes}
+        self.membership = Membership(version, tuple(self._members.values()), **about)
         self._published.set()
         self._published = asyncio.Event()
 

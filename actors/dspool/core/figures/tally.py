@@ -18,6 +18,9 @@ INDEX_OF: Final = {name: index for index, name in enumerate(OUTCOMES)}
 
 OTHER: Final = "(other)"
 """The key under which everything beyond the bound on keys is counted."""
+UNKNOWN: Final = "(unknown)"
+"""The key under which operations are counted that ask for a pool program which does not exist: names that callers make
+up become no figures, events or spans."""
 MAX_PROGRAMS: Final = 64
 MAX_CODES: Final = 40
 """Error codes by program: more than `dspool.errors` has."""
