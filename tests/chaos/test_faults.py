@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 
@@ -202,6 +203,44 @@ async def test_workers_are_recycled_without_losing_an_operation(start_pool, log)
         await until(lambda: not before & set(pids(pool)), 40)
     assert load.failed == {}
     assert max(Counter(log.labels("begin")).values()) == 1
+
+
+async def test_workers_are_recycled_for_their_memory_and_their_age_without_losing_anything(
+    pool, start_pool, log
+):
+    usual_mb = max(worker.rss_mb for worker in (await pool.status()).workers)
+    pool = await start_pool(
+        recycle={"max_memory_mb": usual_mb + 80, "max_age_s": 8.0},
+        health_check_interval_s=0.3,
+        health_check_timeout_s=0.3,
+        max_health_failures=20,
+        programs={
+            "growing": {"import_path": "noted:Growing", "idempotent": False},
+            "once": {"import_path": "noted:Noted", "idempotent": False},
+        },
+    )
+    await full(pool)
+    before = set(pids(pool))
+    sessions = [pool.session(f"kept-{number}") for number in range(6)]
+    for number, session in enumerate(sessions):
+        await session.set_variable("n", number)
+    async with Load(pool, log, callers=8, seconds=0.01) as load:
+        grown = (await pool.execute("growing", **log.inputs("growing"))).worker
+        await until(lambda: grown not in pids(pool), 30)
+        await until(lambda: not before & set(pids(pool)), 40)
+        for number, session in enumerate(sessions):
+            assert (await session.get_variable("n"))["value"] == number
+    assert load.failed == {}
+    assert max(Counter(log.labels("begin")).values()) == 1
+    why: dict[str, str] = {}
+    until_s = time.monotonic() + 15
+    while not before <= why.keys():
+        assert time.monotonic() < until_s, why
+        await asyncio.sleep(0.2)
+        ended = [e.metadata for e in (await pool.events()).events if e.event == "worker.terminate"]
+        why = {str(one["worker"]): str(one["reason"]) for one in ended}
+    assert re.fullmatch(r"recycled at \d+ MB", why[grown])
+    assert {why[other] for other in before - {grown}} == {"recycled after 8 s"}
 
 
 async def test_a_new_version_of_a_program_goes_to_all_workers_without_a_failure(start_pool, log):

@@ -75,6 +75,15 @@ async def until(true: Callable[[], Any], timeout_s: float = 15.0) -> Any:
     return value
 
 
+async def until_status(pool: Any, fits: Callable[[Any], bool], seconds: float = 60.0) -> Any:
+    """Ask for the status until it fits, and return that one."""
+    deadline = time.monotonic() + seconds
+    while not fits(status := await pool.status()):
+        assert time.monotonic() < deadline, status
+        await asyncio.sleep(0.2)
+    return status
+
+
 async def full(pool: Any, size: int = 2) -> None:
     """Wait until the pool serves with `size` workers and this client is connected to each."""
     await until(lambda: len(pool.client.membership.workers) == size, 60)

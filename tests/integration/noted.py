@@ -12,6 +12,8 @@ from typing import Any
 
 import dspy
 
+KEPT: list[bytes] = []
+
 
 def note(path: str | Path, *words: object) -> None:
     """Append one line; whole, whoever else appends at the same time."""
@@ -80,6 +82,14 @@ class Deaf(dspy.Module):
         return dspy.Prediction(label=label)
 
 
+class Growing(Noted):
+    """Does the same and never gives back 120 MB."""
+
+    async def aforward(self, label: str, path: str, seconds: float = 0.0) -> Any:
+        KEPT.append(b"x" * (120 * 2**20))
+        return await super().aforward(label, path, seconds)
+
+
 class Failing(dspy.Module):
     async def aforward(self, label: str, path: str, seconds: float = 0.0) -> Any:
         raise ValueError("this version is wrong")
@@ -117,6 +127,21 @@ def faulty() -> None:
     mark = Path(os.environ["NOTED_DIR"]) / "fault"
     if mark.exists():
         {"hungry": hungry, "hangs": hangs, "killed": killed}[mark.read_text()]()
+
+
+def one_of_three() -> None:
+    """The first worker is warm at once; until there is a file `go`, the second takes its time and others fail."""
+    mine = Path(os.environ["NOTED_DIR"])
+    for place in ("first", "second"):
+        try:
+            (mine / place).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        while place == "second" and not (mine / "go").exists():
+            time.sleep(0.05)
+        return
+    if not (mine / "go").exists():
+        raise RuntimeError("there is room for two")
 
 
 def unloadable() -> dspy.Module:

@@ -21,6 +21,8 @@ async def test_killing_the_supervisor_under_load_fails_nothing_and_its_successor
     session = pool.session("through")
     await session.set_variable("x", 1)
     version = pool.client.membership.version
+    await pool.resize(2)
+    decided, programs = await pool.decisions(), (await pool.status()).programs
     async with Load(pool, log) as load:
         await load.more(100)
         kill(first)
@@ -31,6 +33,9 @@ async def test_killing_the_supervisor_under_load_fails_nothing_and_its_successor
     assert load.failed == {}
     assert max(Counter(log.labels("begin")).values()) == 1
     assert (status.state, status.desired, status.actual) == ("ready", 2, 2)
+    assert status.programs == programs == {"qa": 1, "noted": 1, "once": 1}
+    assert decided[0].reason == "resized by hand"
+    assert await pool.decisions() == decided
     assert {worker.id: worker.pid for worker in status.workers} == workers == pids(pool)
     assert len([name for name in actors_of(pool.name) if ":worker:" in name]) == 2
     assert (await session.get_variable("x"))["value"] == 1

@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from harness import QUESTION, Load, actors_of, full, kill, pids, settings, until
+from harness import QUESTION, Load, actors_of, full, kill, pids, settings, until, until_status
 
 from dspool.config import PoolConfig
 from dspool.errors import (
@@ -174,15 +174,30 @@ async def test_a_fault_in_warm_up_keeps_the_new_worker_out_and_the_pool_whole_on
     (first,) = pids(pool)
     mark.write_text(fault)
     await pool.resize(2)
-    until_s = time.monotonic() + 60
-    while why not in (status := await pool.status()).reason:
-        assert time.monotonic() < until_s, status
-        await asyncio.sleep(0.2)
+    status = await until_status(pool, lambda now: why in now.reason)
     assert set(pids(pool)) == {first}
     assert status.ready
     assert (await pool.execute("noted", **log.inputs("meanwhile"))).worker == first
     mark.unlink()
     await full(pool, 2)
+
+
+async def test_a_pool_is_ready_with_min_ready_workers_while_others_are_slow_or_fail(start_pool, notes, log):
+    for place in ("first", "second", "go"):
+        (notes / place).unlink(missing_ok=True)
+    pool = await start_pool(
+        pool_size=3,
+        warmup={"min_ready": 1, "steps": [{"step": "custom_code", "import_path": "noted:one_of_three"}]},
+        restart={"intensity": 1000, "backoff_s": 0.5, "backoff_max_s": 0.5},
+    )
+    (first,) = pids(pool)
+    status = await until_status(pool, lambda now: "there is room for two" in now.reason)
+    assert (status.ready, status.desired, status.actual) == (True, 3, 1)
+    assert (await pool.execute("noted", **log.inputs("meanwhile"))).worker == first
+    (notes / "go").touch()
+    await full(pool, 3)
+    assert first in pids(pool)
+    await until_status(pool, lambda now: now.state == "ready")
 
 
 @pytest.mark.alone

@@ -233,12 +233,41 @@ def test_with_a_spare_a_restart_promotes_it_at_once():
 def test_a_worn_out_worker_is_replaced_warm_first(limits, status, reason):
     b = Bench(pool_size=2, recycle=limits).boot().obey()
     old = b.id(1)
+    b.feed(ev.HealthOk(old, WorkerStatus(old, 1, "ready", rss_mb=100.0)))
     b.feed(ev.HealthOk(old, WorkerStatus(**{"id": old, "slot": 1, "state": "ready", **status})))
     assert old in b.members
     assert b.state.roster.get(old).leaving == reason
     b.obey()
     assert old not in b.members
     assert len(b.members) == 2
+
+
+def test_a_memory_limit_below_what_a_fresh_worker_has_recycles_nothing_and_is_said_once():
+    b = Bench(pool_size=2, spares=1, recycle={"max_memory_mb": 100.0, "max_operations": 50}).boot().obey()
+    workers = set(b.phases())
+    for rss_mb in (120.0, 130.0, 99.0, 900.0):
+        for w in b.state.roster:
+            b.feed(ev.HealthOk(w.id, WorkerStatus(w.id, w.slot, w.phase, rss_mb=rss_mb)))
+        b.obey()
+    assert set(b.phases()) == workers
+    assert not any(w.leaving for w in b.state.roster)
+    (said,) = [a.metadata for a in b.of(ev.Emit) if a.name == "pool.error"]
+    assert said["code"] == "memory_limit_too_low"
+    assert "recycle.max_memory_mb is 100" in said["reason"]
+    assert "120 MB" in said["reason"]
+    old = b.id(0)
+    b.feed(ev.HealthOk(old, WorkerStatus(old, 0, "ready", rss_mb=900.0, operations=50)))
+    assert b.of(ev.DrainWorker)[-1].worker_id == old, "the other limits hold"
+
+
+def test_an_adopted_worker_over_the_memory_limit_is_recycled_because_nobody_knows_what_it_began_with():
+    b = Bench(pool_size=1, recycle={"max_memory_mb": 500.0})
+    b.feed(adopted(0, "ready"))
+    b.boot()
+    b.feed(ev.HealthOk("old0", WorkerStatus("old0", 0, "ready", rss_mb=600.0)))
+    b.obey()
+    assert "old0" not in b.members
+    assert len(b.members) == 1
 
 
 def test_old_workers_are_recycled_one_at_a_time_and_never_below_the_size():

@@ -484,6 +484,24 @@ async def test_restart_replaces_warm_first():
         assert not old.alive
 
 
+async def test_what_a_worker_has_when_warm_is_known_before_its_first_regular_health_check():
+    async with pool(pool_size=1, recycle={"max_memory_mb": 150.0}) as s:
+        old = s.runtime.worker(slot=0)
+        old.rss_mb = 200.0  # grown since: recycling it helps
+        await s.clock.advance(s.config.health_check_interval_s + 1)
+        assert not old.alive
+        assert len(await s.members()) == 1
+
+
+async def test_a_memory_limit_that_no_worker_keeps_does_not_recycle_for_ever():
+    async with pool(only(rss_mb=200.0), pool_size=2, recycle={"max_memory_mb": 150.0}) as s:
+        await s.clock.advance(600.0)
+        assert len(s.runtime.workers) == 2
+        await s.successor()
+        await s.clock.advance(600.0)
+        assert len(s.runtime.workers) == 4, "adopted ones are exchanged once"
+
+
 async def test_there_is_no_such_worker():
     async with pool(pool_size=1) as s:
         for request in (s.supervisor.drain, s.supervisor.restart):
@@ -637,6 +655,21 @@ async def test_a_successor_adopts_every_worker_and_starts_no_duplicate():
         assert (await s.status()).desired == 4
         assert (await s.status()).spares == 1
         assert [d.target for d in await s.supervisor.decisions(1)] == [4]
+
+
+async def test_a_successor_knows_the_decisions_up_to_the_last_change_with_their_reasons_and_numbers():
+    async with pool(enable_optimizer=True, pool_size=2, max_pool_size=4) as s:
+        await s.supervisor.observe(busy(age_s=None))
+        await s.supervisor.observe(busy(age_s=None))
+        await s.supervisor.observe(busy())
+        await s.clock.advance(0.1)
+        before = await s.supervisor.decisions(10)
+        assert [(d.action, bool(d.numbers), d.times) for d in before] == [
+            ("grow", True, 1),
+            ("hold", False, 2),
+        ]
+        await s.successor()
+        assert await s.supervisor.decisions(10) == before
 
 
 async def test_a_successor_keeps_the_overflow_workers_until_sizing_lets_them_go():

@@ -222,7 +222,7 @@ class RecycleConfig(Part):
     max_age_s: Seconds | None = None
     """Age at which a worker is replaced."""
     max_memory_mb: Megabytes | None = None
-    """Resident memory at which a worker is replaced."""
+    """Resident memory at which a worker is replaced; not one that was above it when it became warm."""
     stuck_s: Seconds = 10.0
     """An operation that still runs so long after its deadline cannot be stopped: its worker is replaced."""
 

@@ -178,6 +178,8 @@ class Crew:
             self._feed(ev.WorkerFailed(worker_id, error))
             return
         self._feed(ev.WarmFinished(worker_id))
+        # Its memory before it has done anything: `recycle.max_memory_mb` must be above that to mean anything.
+        self.check(worker_id, self._config.health_check_timeout_s, counts=False)
         try:
             # A version that became current in this very moment went to the workers that were warm before.
             await self._warmer.catch_up(handle)

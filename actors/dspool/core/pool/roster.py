@@ -34,6 +34,8 @@ class WorkerRecord:
     settled: bool = False
     """It lived long enough to be no part of a crash loop."""
     status: WorkerStatus | None = None
+    fresh_mb: float | None = None
+    """Its memory when it became warm; None until its first health check, 0 if another supervisor started it."""
     checked_at: float | None = None
     """When it last answered a health check."""
 

@@ -65,6 +65,7 @@ class PoolState:
         self._failed_starts = 0
         self._closed_by = 0.0
         self._short_since: float | None = None
+        self._said_memory = False
 
     # --- what callers ask ------------------------------------------------------------------------------
 
@@ -250,6 +251,7 @@ class PoolState:
             member=event.member,
             status=event.status,
             warm_at=now,
+            fresh_mb=0.0,
         )
         self.roster.add(w)
         self.awake = True
@@ -258,7 +260,7 @@ class PoolState:
         if event.state == "draining":
             self._orders.drain(w, "was draining when the supervisor came back")
         elif event.state not in ("ready", "spare"):
-            w.warm_at = None
+            w.warm_at = w.fresh_mb = None
             self._orders.warm(w)
 
     def _died(self, worker_id: str, cause: str, now: float) -> None:
@@ -279,15 +281,37 @@ class PoolState:
             # Once a worker: one that lives on beside a crash loop does not end it.
             w.settled = True
             self._breaker.settled()
-        limits = self.config.recycle
-        if w.phase not in ("ready", "spare") or w.leaving:
+        if w.phase not in ("ready", "spare"):
             return
+        if w.fresh_mb is None:
+            w.fresh_mb = status.rss_mb
+        if not w.leaving:
+            self._mark_worn(w, status, w.fresh_mb)
+
+    def _mark_worn(self, w: WorkerRecord, status: WorkerStatus, fresh_mb: float) -> None:
+        limits = self.config.recycle
         if status.state == "failed":
             w.leaving = status.reason or "it says that it cannot go on"
         elif limits.max_operations is not None and status.operations >= limits.max_operations:
             w.leaving = f"recycled after {status.operations} operations"
         elif limits.max_memory_mb is not None and status.rss_mb >= limits.max_memory_mb:
-            w.leaving = f"recycled at {status.rss_mb:.0f} MB"
+            if fresh_mb < limits.max_memory_mb:
+                w.leaving = f"recycled at {status.rss_mb:.0f} MB"
+            else:
+                self._memory_limit_too_low(fresh_mb)
+
+    def _memory_limit_too_low(self, fresh_mb: float) -> None:
+        # Its replacement would be over the limit, too: the pool would do nothing else for ever.
+        if not self._said_memory:
+            self._said_memory = True
+            limit = self.config.recycle.max_memory_mb
+            self._orders.emit(
+                "pool.error",
+                {"count": 1},
+                code="memory_limit_too_low",
+                reason=f"recycle.max_memory_mb is {limit:g}, and a worker that is just warm has {fresh_mb:.0f} MB; "
+                "such workers are not recycled for their memory",
+            )
 
     def _missed(self, worker_id: str, why: str, now: float, *, certain: bool) -> None:
         w = self._in_phase(worker_id, "ready", "spare", "draining")
