@@ -1,14 +1,21 @@
-"""The two corrections of DSPy's native engine, on DSPy as it is installed."""
+"""The corrections of DSPy's native engine, on DSPy as it is installed."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 
-from dspy.clients import capabilities, costs, model_metadata
+import dspy
+import pytest
+from dspy._vendor.lm15.transports import _async, _sync
+from dspy._vendor.lm15.transports._url import parse_url
+from dspy.clients import backend_selection, capabilities, costs, execution, model_metadata
 
-from dspool.models.dspy_costs import remembering
+from dspool.config import LMProfile
+from dspool.models.dspy_costs import choosing_once, remembering, routing_once, take_free_slots
+from dspool.models.lm import LMs
 from dspool.testing.lm_server import LMServer
 
 
@@ -34,6 +41,75 @@ def test_dspy_asks_the_one_that_remembers_and_hears_the_same():
         assert asker.model_info.__wrapped__ is model_metadata.model_info
     for model in ("gpt-4o-mini", "no-such-model"):
         assert costs.model_info("openai", model) == model_metadata.model_info("openai", model)
+
+
+def native_lm(**more):
+    profile = LMProfile(model="openai/mine", endpoint="http://127.0.0.1:1/v1", **more)
+    return LMs({"mine": profile}, None).get("mine")
+
+
+def test_the_engine_of_an_lm_is_chosen_once_until_something_that_decides_it_changes():
+    asked = []
+
+    def select_backend(lm, options=None):
+        asked.append((lm.model, options))
+        return backend_selection.select_backend(lm, options)
+
+    select, lm = choosing_once(select_backend), native_lm()
+    del lm._dspool_backend  # chosen when it was built
+    first = select(lm)
+    first.clients["api_key"] = "changed by a caller"
+    assert select(lm, {"temperature": 1}) == backend_selection.select_backend(lm)
+    assert len(asked) == 1
+    other = {"api_base": "http://127.0.0.1:2/v1"}
+    assert select(lm, other) == backend_selection.select_backend(lm, other)
+    assert select(lm, other).clients["api_base"] == other["api_base"]
+    assert len(asked) == 2
+    lm.model = "openai/other"
+    assert select(lm).resolution.model == "other"
+    lm.kwargs["timeout"] = 7
+    assert select(lm).clients["timeout"] == 7
+    assert len(asked) == 4
+
+
+def test_the_engine_of_an_lm_that_may_use_two_is_chosen_each_time(monkeypatch):
+    lm = dspy.LM("openai/gpt-4o-mini", api_key="k", engine="auto")
+    assert execution.select_backend(lm).native
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:1/v1")
+    assert not execution.select_backend(lm).native
+
+
+def test_dspy_asks_the_one_that_remembers_where_a_call_goes():
+    for asker in (execution, capabilities):
+        assert asker.select_backend.__wrapped__ is backend_selection.select_backend
+    lm = native_lm()
+    assert capabilities.resolve(lm) == capabilities.resolve.__wrapped__(lm)
+    assert capabilities.resolve(lm) is capabilities.resolve(native_lm())
+    for asker in (_async, _sync):
+        assert asker.proxy_route_for.__wrapped__.__name__ == "proxy_route_for"
+
+
+def test_the_environment_is_asked_for_a_proxy_once_a_host():
+    asked = []
+    route = routing_once(lambda parsed, *, proxy, trust_env: asked.append(parsed.host) or parsed.host)
+    for url in ("http://a/v1", "http://a/v2", "http://b/v1", "http://a/v1"):
+        parsed = parse_url(url)
+        assert route(parsed, proxy=None, trust_env=True) == parsed.host
+    assert asked == ["a", "b"]
+
+
+async def test_a_free_connection_is_taken_without_waiting_and_the_last_one_is_waited_for():
+    pool = _async._AsyncConnectionPool(1)
+    before = len(asyncio.all_tasks())
+    step = take_free_slots(_async._AsyncConnectionPool.acquire_slot.__wrapped__)(pool, 5.0)
+    with pytest.raises(StopIteration):
+        step.send(None)
+    assert len(asyncio.all_tasks()) == before
+    waiting = asyncio.create_task(pool.acquire_slot(5.0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    pool.release_slot()
+    await waiting
 
 
 ALL_AT_ONCE = """

@@ -31,7 +31,7 @@ SLOTS = 3
 
 
 def config(**more: Any) -> PoolConfig:
-    return PoolConfig(name="t", slots_per_worker=SLOTS, **{"stream_window": 4, **more})
+    return PoolConfig(name="t", **{"slots_per_worker": SLOTS, "stream_window": 4, **more})
 
 
 async def until(condition, turns: int = 20_000) -> None:
@@ -503,6 +503,42 @@ async def test_thousands_of_inline_operations_leave_the_loop_to_others_every_few
         await asyncio.gather(*calls)
         assert seen == list(range(1500))
         await until(lambda: worker._operations.held == 0)
+
+
+async def test_of_many_tasks_that_arrive_together_the_first_reaches_its_model_before_the_last_has_begun():
+    log: list[tuple[str, int]] = []
+
+    async def calling(number: int) -> dict[str, Any]:
+        log.append(("begun", number))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        log.append(("called", number))
+        return {}
+
+    async with LoopbackPool(config(slots_per_worker=64)) as pool:
+        pool.programs["p"] = Script("async", lambda inputs, session, emit: calling(inputs["id"]))
+        await pool.start_worker()
+        client = await pool.start_client()
+        await asyncio.gather(*(client.run(ExecuteProgram("p", {"id": number})) for number in range(64)))
+    begun = [number for what, number in log if what == "begun"]
+    assert begun == list(range(64))
+    assert [what for what, _ in log[: log.index(("called", 0))]].count("begun") < 32
+
+
+async def test_one_cancelled_before_its_task_was_started_never_runs_and_frees_its_slot():
+    async with LoopbackPool(config(slots_per_worker=64)) as pool:
+        gate = Gate("async")
+        pool.programs["p"] = gate.script
+        worker = await pool.start_worker()
+        client = await pool.start_client()
+        tasks = [asyncio.create_task(client.run(ExecuteProgram("p", {}))) for _ in range(64)]
+        await until(lambda: gate.started)
+        for task in tasks:
+            task.cancel()
+        await until(lambda: worker._operations.held == 0)
+        assert gate.started < 64
+        gate.open.set()
+        assert await client.run(ExecuteProgram("p", {}))
 
 
 async def test_a_draining_worker_takes_nothing_new_finishes_what_it_has_and_gives_its_sessions_back():

@@ -1,13 +1,15 @@
-"""What a call of DSPy's native engine costs this process, and how many may run at once: two corrections from outside.
+"""What a call of DSPy's native engine costs this process, and how many may run at once: corrections from outside.
 
-Both look for what they change by name; where DSPy is another than expected, it is left as it is.
+All look for what they change by name; where DSPy is another than expected, it is left as it is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import threading
+import types
 from typing import Any
 
 _ASKERS = ("dspy.clients.costs", "dspy.clients.capabilities")
@@ -49,6 +51,95 @@ def remembering(look_up: Any) -> Any:
     return model_info
 
 
+def remember_routes() -> None:
+    """Find the way to a model's server once, not up to four times a call.
+
+    What is remembered: which engine and provider an LM with these client settings belongs to, and whether a proxy is
+    between. The environment's proxies are read when a host is first called; changed later, they do not count.
+    """
+    for name in ("dspy.clients.execution", "dspy.clients.capabilities"):
+        _replace(_module(name), "select_backend", choosing_once)
+    _replace(_module("dspy.clients.capabilities"), "resolve", resolving_once)
+    for name in ("_async", "_sync"):
+        _replace(_module(f"dspy._vendor.lm15.transports.{name}"), "proxy_route_for", routing_once)
+    pool = getattr(_module("dspy._vendor.lm15.transports._async"), "_AsyncConnectionPool", None)
+    _replace(pool, "acquire_slot", take_free_slots)
+
+
+def choosing_once(select_backend: Any) -> Any:
+    """`select_backend`, asked once for each LM and what decides: model, provider list and client settings.
+
+    Only for LMs that must use the native engine; for others variables of the environment decide too.
+    """
+    client_keys: frozenset[str] = getattr(
+        _module("dspy.clients.backend_selection"), "CLIENT_KEYS", frozenset()
+    )
+
+    @functools.wraps(select_backend)
+    def select(lm: Any, options: Any = None) -> Any:
+        if getattr(lm, "_engine_spec", None) != "lm15":
+            return select_backend(lm, options)
+        clients = {
+            key: value for key, value in {**lm.kwargs, **(options or {})}.items() if key in client_keys
+        }
+        decides = (lm.model, lm.model_type, getattr(lm, "_providers", None), clients)
+        known = lm.__dict__.get("_dspool_backend")
+        if known is None or known[0] != decides:
+            known = lm._dspool_backend = (decides, select_backend(lm, options))
+        return dataclasses.replace(known[1], clients=dict(known[1].clients))
+
+    return select
+
+
+def resolving_once(resolve: Any) -> Any:
+    """`resolve`, asked once for each model that is called the usual way."""
+
+    @functools.lru_cache(maxsize=_REMEMBERED)
+    def once(model: str, model_type: str) -> Any:
+        return resolve(types.SimpleNamespace(model=model, model_type=model_type))
+
+    @functools.wraps(resolve)
+    def resolved(lm: Any) -> Any:
+        return resolve(lm) if getattr(lm, "_providers", None) else once(lm.model, lm.model_type)
+
+    return resolved
+
+
+def routing_once(proxy_route_for: Any) -> Any:
+    """`proxy_route_for`, asked once for each host."""
+    found: dict[tuple[Any, ...], Any] = {}
+
+    @functools.wraps(proxy_route_for)
+    def route(parsed: Any, *, proxy: Any, trust_env: bool) -> Any:
+        key = (parsed.scheme, parsed.host, parsed.port, proxy, trust_env)
+        if key not in found:
+            if len(found) >= _REMEMBERED:
+                found.clear()
+            found[key] = proxy_route_for(parsed, proxy=proxy, trust_env=trust_env)
+        return found[key]
+
+    return route
+
+
+def take_free_slots(acquire_slot: Any) -> Any:
+    """`acquire_slot` of a pool of connections; with one free there is nothing to wait for, so no task and no timer."""
+
+    @functools.wraps(acquire_slot)
+    async def acquire(self: Any, timeout: float | None = None) -> None:
+        if self._closed or self._slot.locked():
+            await acquire_slot(self, timeout)
+        else:
+            await self._slot.acquire()
+
+    return acquire
+
+
+def _replace(there: Any, name: str, wrap: Any) -> None:
+    now = getattr(there, name, None)
+    if now is not None and not hasattr(now, "__wrapped__"):
+        setattr(there, name, wrap(now))
+
+
 def allow_connections(count: int) -> None:
     """Let each LM hold at least `count` connections at once: otherwise the 101st slot waits for one of 100."""
     global _most
@@ -69,4 +160,13 @@ def _module(name: str) -> Any:
         return None
 
 
-__all__ = ["allow_connections", "remember_models", "remembering"]
+__all__ = [
+    "allow_connections",
+    "choosing_once",
+    "remember_models",
+    "remember_routes",
+    "remembering",
+    "resolving_once",
+    "routing_once",
+    "take_free_slots",
+]

@@ -25,7 +25,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from dspool.commands import JSON
 from dspool.config import LMProfile
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
-from dspool.models.dspy_costs import allow_connections, remember_models
+from dspool.models.dspy_costs import allow_connections, remember_models, remember_routes
 from dspool.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 from dspool.programs.dspy_spans import count_tokens
 
@@ -33,6 +33,7 @@ from dspool.programs.dspy_spans import count_tokens
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 remember_models()
+remember_routes()
 
 OFFLINE = "offline"
 """The name of the profile that is always there."""

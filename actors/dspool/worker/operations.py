@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import math
 import sys
 import threading
 import time
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from dspool.worker.ownership import Ownership
 
 _TURN_S = 0.002
+_STARTED_AT_ONCE = 1 / 16
+"""Share of the waiting tasks that start in one turn of the loop, at least one."""
 _LOOK_AGAIN_S = 0.25
 _LONGEST_TIMER_S = 3600.0
 """A deadline further away is looked at again then: event loops refuse very long timers."""
@@ -73,6 +76,8 @@ class Operations:
         self._held: dict[Held, None] = {}
         self._desks: dict[WorkerEnd, Desk] = {}
         self._inline: deque[Held] = deque()
+        self._starting: deque[Held] = deque()
+        self._start_due = False
         self._out = Outbox(self._load)
         self._turning = False
         self._turn_due = False
@@ -203,17 +208,43 @@ class Operations:
             if not self._batch and not self._turning:
                 self._turn_soon()
             return
-        held.started_at = self._clock()
         if plan == "async":
-            task = held.task = asyncio.get_running_loop().create_task(self._run_async(held))
-            task.add_done_callback(lambda task: self._never_ran(held) if task.cancelled() else None)
+            self._starting.append(held)
+            if not self._start_due:
+                self._start_some()
         elif plan == "thread":
+            held.started_at = self._clock()
             held.stop = threading.Event()
             self._background(self._run_thread(held, held.stop))
         else:
+            held.started_at = self._clock()
             self._background(self._end_session(held))
         if held.timer is None:
             self._watch_deadline(held)
+
+    def _start_some(self) -> None:
+        """Start a few of those that wait for a task.
+
+        A loop gives its tasks turns: of a hundred started together none would reach its model before all have got
+        nearly as far, and the model would idle meanwhile. Started one after the other, they overlap with it.
+        """
+        loop = asyncio.get_running_loop()
+        for _ in range(math.ceil(len(self._starting) * _STARTED_AT_ONCE)):
+            held = self._starting.popleft()
+            if not held.unwanted:  # else it was reported when it was given up
+                self._start_task(held, loop)
+        self._start_due = True
+        loop.call_soon(self._start_more)
+
+    def _start_more(self) -> None:
+        self._start_due = False
+        if self._starting:
+            self._start_some()
+
+    def _start_task(self, held: Held, loop: asyncio.AbstractEventLoop) -> None:
+        held.started_at = self._clock()
+        task = held.task = loop.create_task(self._run_async(held))
+        task.add_done_callback(lambda task: self._never_ran(held) if task.cancelled() else None)
 
     # --- running ---
 
