@@ -9,6 +9,9 @@ from html import escape
 WIDTH, HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 30, 44
 _COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4b5563")
+_DASHES = ("", ' stroke-dasharray="6 3"', ' stroke-dasharray="2 3"')
+"""For more lines than colours."""
+_LEGEND_COLUMNS, _LEGEND_LINE = 3, 15
 
 Points = Sequence[tuple[float, float]]
 
@@ -34,10 +37,13 @@ def line_chart(
     def down(y: float) -> float:
         return HEIGHT - _BOTTOM - y / high * (HEIGHT - _TOP - _BOTTOM)
 
+    # Below the drawing: beside the lines a legend lies on some of them.
+    legend = -(-len(lines) // _LEGEND_COLUMNS) * _LEGEND_LINE if len(lines) > 1 else 0
+    total = HEIGHT + legend + (4 if legend else 0)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" width="{WIDTH}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" role="img" width="{WIDTH}" '
         f'font-family="sans-serif" font-size="11"><title>{escape(title)}</title>',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        f'<rect width="{WIDTH}" height="{total}" fill="#fff"/>',
         _text(_LEFT, 16, title, size=13),
         _text(WIDTH / 2, HEIGHT - 4, x_label, anchor="middle"),
     ]
@@ -51,12 +57,16 @@ def line_chart(
     for index, (name, points) in enumerate(lines.items()):
         colour = _COLOURS[index % len(_COLOURS)]
         path = " ".join(f"{right(x):.1f},{down(y):.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
         parts += [
             f'<circle cx="{right(x):.1f}" cy="{down(y):.1f}" r="3" fill="{colour}"/>' for x, y in points
         ]
         if len(lines) > 1:
-            parts.append(_text(WIDTH - _RIGHT, _TOP + 12 + 14 * index, name, anchor="end", fill=colour))
+            left = 8 + index % _LEGEND_COLUMNS * (WIDTH - 8) / _LEGEND_COLUMNS
+            at = HEIGHT + 8 + index // _LEGEND_COLUMNS * _LEGEND_LINE
+            parts.append(f'<path d="M{left:.0f} {at - 4}h18" stroke="{colour}" stroke-width="2"{dash}/>')
+            parts.append(_text(left + 23, at, name, fill=colour))
     return "".join([*parts, "</svg>"])
 
 

@@ -3,14 +3,18 @@ curves."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from benchmarks import goals
 from benchmarks.charts import line_chart
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#111827;background:#fff}
 table{border-collapse:collapse;margin:.5rem 0;font-size:13px}td,th{border:1px solid #d1d5db;padding:.2rem .5rem}
+td{white-space:nowrap}td.w{white-space:normal;min-width:22rem}.t{overflow-x:auto}tr.us{background:#eff6ff;font-weight:600}
+.cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(33rem,1fr));gap:0 1rem}h4{margin:.8rem 0 0}
 th{background:#f3f4f6;text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
 figure{display:inline-block;margin:.5rem;max-width:33rem}figcaption,small{color:#4b5563;font-size:13px}
 .yes{color:#047857}.no{color:#b91c1c;font-weight:600}pre{overflow:auto;background:#f9fafb;padding:.5rem;font-size:12px}
@@ -24,10 +28,12 @@ def page(report: dict[str, Any]) -> str:
     facts = ", ".join(f"{name} {report[name]}" for name in _FACTS)
     links = " · ".join(f'<a href="#{entry["name"]}">{entry["name"]}</a>' for entry in entries)
     body = "".join(_section(entry) for entry in entries)
+    reached = goals.rows(report["benchmarks"])
+    summary = f"<h2>Figures to reach</h2>{_table(reached)}" if reached else ""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>dspool: benchmarks</title><style>{_STYLE}</style><h1>dspool: benchmarks</h1>"
-        f"<p>{escape(facts)}</p><p>{links}</p>{body}</html>\n"
+        f"<p>{escape(facts)}</p><p>{links}</p>{summary}{body}</html>\n"
     )
 
 
@@ -84,7 +90,9 @@ def _tables(figures: dict[str, Any]) -> str:
     for name, value in figures.items():
         if name in ("curves", "memory_series"):
             continue
-        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        if name == "rows" and value and "workload" in value[0]:
+            parts.append(_cells(value))
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
             parts.append(f"<h3>{escape(name)}</h3>{_table(value)}")
         elif isinstance(value, list) and value:
             parts.append(
@@ -96,7 +104,43 @@ def _tables(figures: dict[str, Any]) -> str:
     return "".join(parts)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _cells(rows: list[dict[str, Any]]) -> str:
+    """The rows of `benchmarks.peers`: a table for each workload and load, and one of what was told and not timed."""
+    by: dict[tuple[str, Any, Any], list[dict[str, Any]]] = {}
+    for row in rows:
+        by.setdefault((row["workload"], row["concurrency"], row.get("rate")), []).append(row)
+    tables, told = [], []
+    for (workload, concurrency, rate), here in by.items():
+        if concurrency is None and rate is None:
+            told.append(f"<h4>{escape(workload)}</h4>{_table([_peer(row) for row in here])}")
+            continue
+        load = f"{concurrency} callers" if rate is None else f"open loop, {rate:g}/s"
+        ordered = sorted(here, key=lambda row: -(row["ops_per_s"] or 0.0))
+        tables.append(
+            f"<div><h4>{escape(workload)}, {load}</h4>"
+            f"{_table([_peer(row) for row in ordered], ours=lambda row: row['system'].startswith('dspool '))}</div>"
+        )
+    return f'<div class="cells">{"".join(tables)}</div>{"".join(told)}'
+
+
+def _peer(row: dict[str, Any]) -> dict[str, Any]:
+    system = {"system": f"{row['system']} ({row['interface']})"}
+    if row["ops_per_s"] is None:
+        return system | {"note": row["note"]}
+    spread = (
+        f"{row['lowest_ops_per_s']:,.0f}-{row['highest_ops_per_s']:,.0f}" if "lowest_ops_per_s" in row else ""
+    )
+    shown = {
+        "ops/s": row["ops_per_s"],
+        "spread": spread,
+        "p50 ms": row.get("p50_ms"),
+        "p99 ms": row.get("p99_ms"),
+        "failed": row.get("failed"),
+    }
+    return system | shown | ({"note": row["note"]} if "note" in row else {})
+
+
+def _table(rows: list[dict[str, Any]], ours: Callable[[dict[str, Any]], bool] = lambda _: False) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     head = "".join(f"<th>{escape(str(column))}</th>" for column in columns)
     lines = []
@@ -105,9 +149,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
         for column in columns:
             value = row.get(column)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            cells.append(f"<td{' class=n' if number else ''}>{_cell(value)}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+            kind = " class=n" if number else " class=w" if isinstance(value, str) and len(value) > 60 else ""
+            cells.append(f"<td{kind}>{_cell(value)}</td>")
+        lines.append(f"<tr{' class=us' if ours(row) else ''}>{''.join(cells)}</tr>")
+    return f'<div class="t"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _cell(value: Any) -> str:

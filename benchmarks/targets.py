@@ -148,7 +148,7 @@ async def recovery_part(found: Findings, directory: Path, quick: bool) -> None:
 
 async def utilization_part(found: Findings, directory: Path, quick: bool) -> None:
     # With few busy slots no size is within the band and meets the wait objective as well: 44 of them allow three sizes.
-    seconds, most, rate = (15.0, 2, 40.0) if quick else (120.0, 10, 110.0)
+    seconds, most, rate = (15.0, 2, 28.0) if quick else (120.0, 10, 110.0)
     model_s, slots = 0.4, 8
     with served.model_server(model_s) as port:
         settings = {

@@ -38,6 +38,8 @@ HANDLES = {
 SERVERS = ("serve_default", "serve_haproxy", "fastapi_asyncify", "fastapi_acall", "litserve")
 OPEN_CONNECTIONS = 512
 START_LIMIT_S = 180.0
+AT_ONCE = 2
+"""Starts: each keeps a processor busy, and Ray gives up a node that is not there after 30 s."""
 CELL_LIMIT_S = 45.0
 """For what was begun in a cell to end, beyond the time of the cell itself."""
 FAILURES = 2
@@ -117,13 +119,15 @@ class Server:
             return f"{self._url}/v1/pools/default/sessions/{{session}}/programs/p/execute"
         return f"{self._url}/v1/pools/default/programs/{workload}/execute"
 
-    def ready(self, limit_s: float = START_LIMIT_S) -> None:
+    def ready(self, started: subprocess.Popen[str] | None = None, limit_s: float = START_LIMIT_S) -> None:
         until = time.monotonic() + limit_s
         while True:
             try:
                 self._post("POST", self._place("cheapest"), self._asked("cheapest", 0))
                 break
             except OSError as refused:
+                if started is not None and started.poll() is not None:
+                    raise Failed(f"its process ended with {started.returncode}") from refused
                 if time.monotonic() > until:
                     raise Failed(f"no answer within {limit_s:g} s of its start: {refused}") from refused
                 time.sleep(0.2)
@@ -209,9 +213,13 @@ class Standing:
 
 @contextlib.contextmanager
 def standing(directory: Path, wanted: set[str]) -> Iterator[Standing]:
-    """All systems, started side by side and ended side by side."""
+    """All systems; some are started, and all are ended, side by side."""
     found = Standing()
-    with contextlib.ExitStack() as last, ThreadPoolExecutor(16) as threads:
+    with (
+        contextlib.ExitStack() as last,
+        ThreadPoolExecutor(AT_ONCE) as starting,
+        ThreadPoolExecutor(16) as ending,
+    ):
         # Ports of one call cannot be the same one twice.
         free = free_ports(len(LATENCIES) + len(SERVERS))
         ports = dict(zip(LATENCIES, free, strict=False))
@@ -235,7 +243,7 @@ def standing(directory: Path, wanted: set[str]) -> Iterator[Standing]:
             starts.append(([("dspool", "http")], contextlib.ExitStack(), _start_dspool(directory, ports)))
         try:
             for which, _, under_way in [
-                (which, stack, threads.submit(go, stack)) for which, stack, go in starts
+                (which, stack, starting.submit(go, stack)) for which, stack, go in starts
             ]:
                 try:
                     system = under_way.result()
@@ -245,13 +253,14 @@ def standing(directory: Path, wanted: set[str]) -> Iterator[Standing]:
                     found.systems |= dict.fromkeys(which, system)
             yield found
         finally:
-            list(threads.map(lambda start: start[1].close(), starts))
+            starting.shutdown(cancel_futures=True)
+            list(ending.map(lambda start: start[1].close(), starts))
 
 
 def _start_handles(kind: str, directory: Path, ports: dict[str, int]) -> Callable[..., Handles]:
     def start(running: contextlib.ExitStack) -> Handles:
         command = [sys.executable, "-m", "benchmarks.peer_systems.handles", kind]
-        command += [str(directory / kind), json.dumps(ports)]
+        command += [str(directory / kind[0]), json.dumps(ports)]
         driven = Handles(running.enter_context(process(command, stdout=subprocess.PIPE)))
         driven.ready()
         return driven
@@ -261,11 +270,12 @@ def _start_handles(kind: str, directory: Path, ports: dict[str, int]) -> Callabl
 
 def _start_server(kind: str, port: int, directory: Path, ports: dict[str, int]) -> Callable[..., Server]:
     def start(running: contextlib.ExitStack) -> Server:
-        (directory / kind).mkdir()
+        place = directory / str(SERVERS.index(kind))  # short: sockets are made below it
+        place.mkdir()
         command = [sys.executable, "-m", "benchmarks.peer_systems.servers", kind, str(port)]
-        running.enter_context(process([*command, str(directory / kind), json.dumps(ports)]))
+        started = running.enter_context(process([*command, str(place), json.dumps(ports)]))
         served = Server(f"http://127.0.0.1:{port}", pool=False)
-        served.ready()
+        served.ready(started)
         return served
 
     return start

@@ -1,6 +1,5 @@
-"""LitServe with an asynchronous API. In a module of its own: its workers are spawned and import it by name."""
-
-from __future__ import annotations
+"""LitServe with an asynchronous API. In a module of its own: its workers are spawned and import it by name.
+Annotations are not postponed here: LitServe reads that of `decode_request` as it is."""
 
 from typing import Any
 

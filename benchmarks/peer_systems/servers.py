@@ -12,8 +12,17 @@ import os
 import sys
 from typing import Any
 
+from pydantic import BaseModel
+
 from benchmarks.http_peers import run_fastapi, serve_until_told
 from benchmarks.peer_systems import programs
+
+
+class Asked(BaseModel):
+    """Here and not within the function: FastAPI looks annotations up among the names of the module."""
+
+    workload: str
+    inputs: dict[str, Any]
 
 
 def fastapi_app() -> Any:
@@ -21,11 +30,6 @@ def fastapi_app() -> Any:
     from contextlib import asynccontextmanager
 
     from fastapi import FastAPI
-    from pydantic import BaseModel
-
-    class Asked(BaseModel):
-        workload: str
-        inputs: dict[str, Any]
 
     loaded: dict[str, Any] = {}
 

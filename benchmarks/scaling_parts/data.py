@@ -21,7 +21,7 @@ CALLERS = 32
 async def sessions(directory: Path, quick: bool) -> list[Curve]:
     """Sessions with a program each: operations in turn over all of them, and what each adds to a worker."""
     numbers = (1, 100) if quick else (1, 10, 100, 1000, 10_000)
-    seconds = 0.5 if quick else 4.0
+    seconds = 0.5 if quick else 3.0
     speed = Curve(
         "sessions",
         f"Sessions in use in turn, {CALLERS} callers",
@@ -67,7 +67,7 @@ async def sessions(directory: Path, quick: bool) -> list[Curve]:
 async def payloads(directory: Path, quick: bool) -> list[Curve]:
     """Text that goes to a worker and back."""
     sizes = (100, 100_000) if quick else (100, 1000, 10_000, 100_000, 1_000_000, 10_000_000)
-    seconds = 0.5 if quick else 4.0
+    seconds = 0.5 if quick else 3.0
     rates = Curve("payloads", "Payload there and back, 8 callers", "bytes", "operations/s")
     moved = Curve(
         "payloads_mb",
@@ -116,7 +116,7 @@ async def queue(directory: Path, quick: bool) -> list[Curve]:
         operation_timeout_s=600.0,
     ) as pool:
         await closed_loop(ask(pool), 128, 1.0)
-        ideal = (await closed_loop(ask(pool), 128, 0.5 if quick else 4.0)).ops_per_s
+        ideal = (await closed_loop(ask(pool), 128, 0.5 if quick else 3.0)).ops_per_s
         for number in lengths:
             gc.collect()
             busy = Busy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.common import ROOT, percentile
-from benchmarks.load import closed_loop
+from benchmarks.load import closed_loop, steady_state
 from benchmarks.scaling_parts.curves import Busy, Curve
 from benchmarks.scaling_parts.work import SETTINGS
 from benchmarks.startup import grow
@@ -25,7 +28,7 @@ SLOTS = 8
 async def workers(directory: Path, quick: bool) -> list[Curve]:
     """The same pool at growing sizes: work that waits, and work that computes."""
     sizes = (1, 2) if quick else (1, 2, 4, 8, 16, 32)
-    seconds = 0.5 if quick else 4.0
+    seconds = 0.5 if quick else 3.0
     waits = Curve(
         "workers_waiting",
         f"Workers of {SLOTS} slots, operations that wait {WAIT_S * 1e3:g} ms",
@@ -63,31 +66,42 @@ async def workers(directory: Path, quick: bool) -> list[Curve]:
 
 
 async def slots(directory: Path, quick: bool) -> list[Curve]:
-    """Two workers, a model of 200 ms behind HTTP, as many callers as slots."""
-    numbers = (16, 64) if quick else (16, 32, 64, 128, 256, 512)
-    seconds = 1.0 if quick else 6.0
+    """Two workers, a model of 200 ms behind HTTP, as many callers as slots; and whose processor time it takes."""
+    numbers = (16, 64) if quick else (16, 64, 128, 256, 512, 1024)
+    seconds = 1.0 if quick else 5.0
     curve = Curve(
         "slots_model_200ms",
         "Slots of 2 workers, a model of 200 ms behind HTTP",
         "slots",
         "operations/s",
-        "A call by lm15 takes 1.5 to 2.2 ms of processor time, its server and client more.",
+        "Each point says how many ms of processor time an operation takes in the workers, the client and the model's "
+        "server, which all share the machine.",
     )
     with model_server(MODEL_S) as port:
+        model = _listening(port)
         for number in numbers:
             settings = {"pool_size": 2, "slots_per_worker": number // 2, "model_port": port}
             async with pool_of(directory / str(number), f"c-slots-{number}", **settings) as pool:
+                pids = {
+                    "worker": [member.pid for member in pool.client.membership.workers],
+                    "client": [os.getpid()],
+                    "model": [model],
+                }
                 await closed_loop(ask(pool), number, 2 * MODEL_S)
-                busy = Busy()
-                taken = await closed_loop(ask(pool), number, seconds)
+                busy, before = Busy(), _used(pids)
+                taken = await steady_state(ask(pool), number, seconds, ramp_s=2 * MODEL_S)
+                used, percent = _used(pids), busy.percent()
             latencies = list(taken.latencies.values())
+            # What ran in the ramp and at the end took processor time as well.
+            operations = taken.ops_per_s * (seconds + 3 * MODEL_S)
             curve.add(
                 number,
                 taken.ops_per_s,
                 number / MODEL_S,
-                cpu_percent=busy.percent(),
+                cpu_percent=percent,
                 p50_ms=1e3 * percentile(latencies, 0.5),
                 p99_ms=1e3 * percentile(latencies, 0.99),
+                **{f"{name}_cpu_ms": 1e3 * (used[name] - before[name]) / operations for name in pids},
             )
     return [curve]
 
@@ -125,7 +139,7 @@ async def clients(directory: Path, quick: bool) -> list[Curve]:
 
 async def starts(directory: Path, quick: bool) -> list[Curve]:
     """One more worker, and many more at once, from the order until all are warm."""
-    numbers = (1, 2) if quick else (1, 2, 8, 24, 50)
+    numbers = (1, 2) if quick else (1, 8, 24, 50)
     curve = Curve(
         "starts",
         "Workers ordered at once, until all are warm",
@@ -144,6 +158,24 @@ async def starts(directory: Path, quick: bool) -> list[Curve]:
             while len((await pool.status()).workers) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     return [curve]
+
+
+def _listening(port: int) -> int:
+    """The process at that port, a child of this one; as soon as it is there."""
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until:
+        for one in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if any(at.laddr.port == port and at.status == "LISTEN" for at in one.net_connections()):
+                    return one.pid
+        time.sleep(0.05)
+    raise RuntimeError(f"no process listens at port {port}")
+
+
+def _used(pids: dict[str, list[int]]) -> dict[str, float]:
+    return {
+        name: sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in some) for name, some in pids.items()
+    }
 
 
 # --- a client process ---

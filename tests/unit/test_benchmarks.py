@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
-from benchmarks import load, peers, report, report_page, soak, startup, targets
+from benchmarks import goals, load, peers, report, report_page, soak, startup, targets
 from benchmarks.charts import line_chart
 from benchmarks.peer_systems import driving, tables
 from benchmarks.peer_systems.facts import ABILITIES
@@ -257,3 +258,26 @@ def test_forked_workers_are_judged_by_their_slowest_kind_of_operation_and_not_by
 
 def test_forked_and_executed_workers_take_turns_in_coming_first():
     assert startup.turns(3) == [("fork", "exec"), ("exec", "fork"), ("fork", "exec")]
+
+
+def test_a_goal_is_met_or_missed_by_the_figure_it_names_and_has_none_without_it():
+    entries = {"throughput": {"figures": {"vs_actor_pool": 7.6, "vs_limit": 0.5}}}
+    told = {row["where"]: (row["value"], row["met"]) for row in goals.rows(entries)}
+    assert told["throughput: vs_actor_pool"] == (7.6, True)
+    assert told["throughput: vs_limit"] == (0.5, False)
+    assert told["throughput: vs_bare_actor"] == (None, None)
+    assert all(where.startswith("throughput") for where in told)
+
+
+def test_every_goal_is_of_a_benchmark_that_the_report_has():
+    assert {goal.benchmark for goal in goals.GOALS} <= set(report.NAMES)
+
+
+def test_a_legend_has_a_place_of_its_own_for_every_line():
+    lines = {f"system {number}": [(1.0, 1.0), (2.0, 2.0)] for number in range(11)}
+    drawn = line_chart("t", "x", "y", lines)
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>system', drawn)
+    assert len(set(places)) == 11
+    assert all(float(down) > 300 for _, down in places)
+    strokes = re.findall(r'<polyline[^>]*(stroke="#[^>]*)/>', drawn)
+    assert len(set(strokes)) == 11
