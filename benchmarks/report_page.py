@@ -13,7 +13,7 @@ from benchmarks.charts import line_chart
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#111827;background:#fff}
 table{border-collapse:collapse;margin:.5rem 0;font-size:13px}td,th{border:1px solid #d1d5db;padding:.2rem .5rem}
-td{white-space:nowrap}td.w{white-space:normal;min-width:22rem}.t{overflow-x:auto}tr.us{background:#eff6ff;font-weight:600}
+td{white-space:nowrap}th{white-space:nowrap}td.w{white-space:normal;min-width:16rem}.t{overflow-x:auto}tr.us{background:#eff6ff;font-weight:600}
 .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(33rem,1fr));gap:0 1rem}h4{margin:.8rem 0 0}
 th{background:#f3f4f6;text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
 figure{display:inline-block;margin:.5rem;max-width:33rem}figcaption,small{color:#4b5563;font-size:13px}
@@ -115,11 +115,10 @@ def _cells(rows: list[dict[str, Any]]) -> str:
             told.append(f"<h4>{escape(workload)}</h4>{_table([_peer(row) for row in here])}")
             continue
         load = f"{concurrency} callers" if rate is None else f"open loop, {rate:g}/s"
-        ordered = sorted(here, key=lambda row: -(row["ops_per_s"] or 0.0))
-        tables.append(
-            f"<div><h4>{escape(workload)}, {load}</h4>"
-            f"{_table([_peer(row) for row in ordered], ours=lambda row: row['system'].startswith('dspool '))}</div>"
-        )
+        timed = [row for row in here if row["ops_per_s"] is not None]
+        ordered = [_peer(row) for row in sorted(timed, key=lambda row: -row["ops_per_s"])]
+        table = _table(ordered, ours=lambda row: row["system"].startswith("dspool ")) if ordered else ""
+        tables.append(f"<div><h4>{escape(workload)}, {load}</h4>{table}{_notes(here)}</div>")
     return f'<div class="cells">{"".join(tables)}</div>{"".join(told)}'
 
 
@@ -130,14 +129,25 @@ def _peer(row: dict[str, Any]) -> dict[str, Any]:
     spread = (
         f"{row['lowest_ops_per_s']:,.0f}-{row['highest_ops_per_s']:,.0f}" if "lowest_ops_per_s" in row else ""
     )
-    shown = {
+    return system | {
         "ops/s": row["ops_per_s"],
         "spread": spread,
         "p50 ms": row.get("p50_ms"),
         "p99 ms": row.get("p99_ms"),
         "failed": row.get("failed"),
     }
-    return system | shown | ({"note": row["note"]} if "note" in row else {})
+
+
+def _notes(rows: list[dict[str, Any]]) -> str:
+    """Each note once, with the systems that it is about."""
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        if "note" in row:
+            about.setdefault(row["note"], []).append(f"{row['system']} ({row['interface']})")
+    return "".join(
+        f"<p><small>{escape(', '.join(systems))}: {escape(note)}</small></p>"
+        for note, systems in about.items()
+    )
 
 
 def _table(rows: list[dict[str, Any]], ours: Callable[[dict[str, Any]], bool] = lambda _: False) -> str:
