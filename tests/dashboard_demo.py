@@ -551,7 +551,7 @@ def main() -> None:
         texts, source = tokens_for(root="admin", eve="reader")
         print(json.dumps(texts), flush=True)
     audit = Path(tempfile.mkdtemp(prefix="dsd-")) / "audit.jsonl"
-    # As the service has it: a viewer that leaves ends its stream.
+    # As the service has it: a viewer that leaves ends its stream, and so does a service that stops.
     connections.install()
     app = application(*pools, tokens=source, audit=audit)
     print(f"http://127.0.0.1:{asked.port}/dashboard", flush=True)
@@ -561,7 +561,6 @@ def main() -> None:
         port=asked.port,
         log_level="critical",
         lifespan="on",
-        timeout_graceful_shutdown=2,
     )
 
 

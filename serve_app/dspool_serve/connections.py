@@ -7,6 +7,8 @@ Serve runs each request in a task of its own with a second one beside it that wa
 both out when a header of the request says so; ours says so, and the connection itself cancels the request when it ends.
 (The header cannot be used by clients to keep a slot for nobody: whatever they send, the connection is watched.)
 
+A server that is told to stop lets what runs on its connections finish. What has no end of its own is told here to stop.
+
 Serve gives no say in the HTTP protocol class that it starts uvicorn with, so ours takes the place of the one that
 uvicorn finds under the name `auto`. Where uvicorn is not as we know it, Serve does as it always did.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 log = logging.getLogger("dspool.http")
@@ -58,11 +60,13 @@ class OneWrite:
 class Watch:
     """The requests under way on one connection; they are cancelled when it ends."""
 
-    __slots__ = ("_gone", "_tasks")
+    __slots__ = ("_gone", "_tasks", "on_leaving")
 
     def __init__(self) -> None:
         self._gone = False
         self._tasks: list[asyncio.Task[Any]] = []
+        self.on_leaving: set[Callable[[], None]] = set()
+        """Are told when the server wants to stop. A set: one connection carries many requests for the same."""
 
     def join(self) -> None:
         """The current task runs a request of this connection."""
@@ -72,6 +76,10 @@ class Watch:
             task.cancel()
         # There is more than one only while a client sends requests without waiting for answers.
         self._tasks = [task, *(one for one in self._tasks if not one.done())]
+
+    def leaving(self) -> None:
+        for hear in self.on_leaving:
+            hear()
 
     def lost(self) -> None:
         self._gone = True
@@ -84,6 +92,13 @@ def watched(scope: MutableMapping[str, Any]) -> None:
     watch: Watch | None = scope.get(SCOPE_KEY)
     if watch is not None:
         watch.join()
+
+
+def when_leaving(scope: MutableMapping[str, Any], hear: Callable[[], None]) -> None:
+    """Call `hear` when the server of `scope` is told to stop: for answers that have no end of their own."""
+    watch: Watch | None = scope.get(SCOPE_KEY)
+    if watch is not None:
+        watch.on_leaving.add(hear)
 
 
 def install() -> bool:
@@ -107,6 +122,10 @@ def install() -> bool:
             self.headers.append(NOT_WATCHED_BY_SERVE)
             super().on_headers_complete()
 
+        def shutdown(self) -> None:
+            super().shutdown()
+            self._watch.leaving()
+
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             self._watch.lost()
@@ -116,4 +135,4 @@ def install() -> bool:
     return True
 
 
-__all__ = ["OneWrite", "Watch", "install", "watched"]
+__all__ = ["OneWrite", "Watch", "install", "watched", "when_leaving"]

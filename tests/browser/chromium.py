@@ -137,9 +137,8 @@ class Demo:
         raise AssertionError(f"the demo did not start: {self.log.read_text()[-2000:]}")
 
     def stop(self) -> None:
-        # Not asked to end: it would wait for the streams that its viewers hold open.
-        self.process.kill()
-        self.process.wait()
+        self.process.terminate()
+        self.process.wait(30)
 
 
 def serious(page: Any) -> list[str]:

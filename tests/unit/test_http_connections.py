@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import uvicorn
 from http_doubles import FakePool, FixedPools
@@ -10,6 +12,7 @@ from uvicorn import config
 
 from dspool_serve.app import Application
 from dspool_serve.connections import OneWrite, Watch, install, watched
+from tests.dashboard_demo import SimulatedPool, application
 
 
 class Wire:
@@ -79,45 +82,57 @@ async def test_a_request_that_begins_after_its_connection_was_lost_ends_at_once(
     assert task.cancelled()
 
 
-async def test_a_real_server_answers_in_one_piece_and_cancels_what_nobody_waits_for(monkeypatch):
-    pool = FakePool()
+@asynccontextmanager
+async def serving(application, monkeypatch) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """A real server with our connections, and its port."""
     monkeypatch.setitem(config.HTTP_PROTOCOLS, "auto", config.HTTP_PROTOCOLS["auto"])
     assert install()
     server = uvicorn.Server(
-        uvicorn.Config(
-            Application(FixedPools(pool)),
-            port=0,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            loop="none",
-        )
+        uvicorn.Config(application, port=0, log_config=None, access_log=False, lifespan="off", loop="none")
     )
-    serving = asyncio.create_task(server.serve())
+    running = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-
-    async def send(program: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        path = f"/v1/pools/default/programs/{program}/execute"
-        # A client's own word on the matter changes nothing.
-        writer.write(
-            f"POST {path} HTTP/1.1\r\nhost: x\r\nx-request-disconnect-disabled: ?1\r\n"
-            'content-length: 14\r\n\r\n{"inputs": {}}'.encode()
-        )
-        return reader, writer
-
-    reader, writer = await send("qa")
-    answer = await reader.read(65536)
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert answer.endswith(b"}")
-    writer.close()
-    _, leaver = await send("slow")
-    await pool.started.wait()
-    leaver.close()
-    async with asyncio.timeout(5):
-        while not pool.cancelled:  # noqa: ASYNC110 - it happens when the kernel says so
-            await asyncio.sleep(0.001)
+    yield server, server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
-    await serving
+    await running
+
+
+async def test_a_server_that_stops_does_not_wait_for_viewers_of_the_dashboard(monkeypatch):
+    dashboard = application(SimulatedPool("default", workers=2, history_s=2))
+    async with serving(dashboard, monkeypatch) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /dashboard/api/pools/default/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"event: hello"), 5)
+        server.should_exit = True
+        # The end of a chunked answer: it was completed, not cut.
+        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+        writer.close()
+    dashboard.dashboard.close()
+
+
+async def test_a_real_server_answers_in_one_piece_and_cancels_what_nobody_waits_for(monkeypatch):
+    pool = FakePool()
+    async with serving(Application(FixedPools(pool)), monkeypatch) as (_, port):
+
+        async def send(program: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            path = f"/v1/pools/default/programs/{program}/execute"
+            # A client's own word on the matter changes nothing.
+            writer.write(
+                f"POST {path} HTTP/1.1\r\nhost: x\r\nx-request-disconnect-disabled: ?1\r\n"
+                'content-length: 14\r\n\r\n{"inputs": {}}'.encode()
+            )
+            return reader, writer
+
+        reader, writer = await send("qa")
+        answer = await reader.read(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"}")
+        writer.close()
+        _, leaver = await send("slow")
+        await pool.started.wait()
+        leaver.close()
+        async with asyncio.timeout(5):
+            while not pool.cancelled:  # noqa: ASYNC110 - it happens when the kernel says so
+                await asyncio.sleep(0.001)

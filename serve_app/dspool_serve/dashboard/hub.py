@@ -58,6 +58,7 @@ class Hub:
         self._beating: asyncio.Task[None] | None = None
         self._failing = False
         self._joined: dict[tuple[int, frozenset[str]], bytes] = {}
+        self._turned_out = 0
 
     @property
     def viewers(self) -> int:
@@ -67,9 +68,14 @@ class Hub:
         if self._beating is not None:
             self._beating.cancel()
 
+    def turn_out(self) -> None:
+        """End the streams of all viewers: a process that stops waits for them. Their pages come back by themselves."""
+        self._turned_out += 1
+        self._wake()
+
     async def follow(self, topics: frozenset[str], last_id: str | None) -> AsyncGenerator[bytes]:
-        """The frames of these topics from now on, or after `last_id` if they are still here. For ever."""
-        viewer = object()
+        """The frames of these topics from now on, or after `last_id` if they are still here. Until `turn_out`."""
+        viewer, turned_out = object(), self._turned_out
         self._viewers[viewer] = topics
         try:
             if self._beating is None or self._beating.done():
@@ -77,7 +83,7 @@ class Hub:
                 self._beating = asyncio.get_running_loop().create_task(self._beat())
             place, resumed = self._place(last_id)
             yield self._event("hello", {"resumed": resumed, "at": self._wall()}, place)
-            while True:
+            while turned_out == self._turned_out:
                 told = self._told
                 if place < self._number:
                     data = self._after(place, topics)
@@ -160,6 +166,9 @@ class Hub:
         while len(self._frames) > FRAMES_KEPT or (self._bytes > BYTES_KEPT and len(self._frames) > 1):
             self._bytes -= len(self._frames.popleft().data)
         self._joined.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         told, self._told = self._told, asyncio.Event()
         told.set()
 

@@ -12,6 +12,7 @@ from dspool.core.figures.looking import Look
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
 from dspool.observe.event_log import Seen
 from dspool_serve.alerts.watch import EVERY_S as ALERTS_EVERY_S
+from dspool_serve.connections import when_leaving
 from dspool_serve.dashboard import view
 from dspool_serve.dashboard.asking import (
     POOL,
@@ -104,6 +105,7 @@ async def live(app: Application, request: Request) -> EventStream:
     topics = frozenset(query.get("topics", "overview").split(","))
     if not topics <= frozenset(TOPICS):
         raise InvalidRequest(f"topics are {', '.join(TOPICS)}", field="topics")
+    when_leaving(request.scope, one.hub.turn_out)
     last = request.headers.get(b"last-event-id")
     frames = one.hub.follow(topics, None if last is None else last.decode("latin-1"))
     return EventStream(frames, heartbeat_s=min(HEARTBEAT_S, app.settings.heartbeat_s))
