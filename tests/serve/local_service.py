@@ -135,7 +135,9 @@ class LocalService:
 
     async def _serve(self) -> None:
         await self.pool.begin(self._directory)
-        app = Application(FixedPools(self.pool), Settings(operation_timeout_s=10.0), self._security)
+        app = Application(
+            FixedPools(self.pool), Settings(operation_timeout_s=10.0, body_timeout_s=3.0), self._security
+        )
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self._ready.set()
         await self._server.serve(sockets=[self._socket])

@@ -201,6 +201,131 @@ def test_a_hostile_header_is_harmless(http, header):
     assert answer.status_code in (200, 400, 413, 422), answer.text[:200]
 
 
+GOOD_BODY = json.dumps(GOOD).encode()
+ASK = b"POST %b HTTP/1.1\r\nhost: x\r\n" % QA.encode()
+SECOND = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (
+            ASK + b"content-length: %d\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" % len(SECOND) + SECOND,
+            "a length and chunks",
+        ),
+        (ASK + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SECOND, "two codings"),
+        (ASK + b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n" + SECOND, "a space before the colon"),
+        (ASK + b"content-length: +2\r\n\r\n{}" + SECOND, "a signed length"),
+        (ASK + b"content-length: 0x2\r\n\r\n{}" + SECOND, "a length in hexadecimal"),
+        (ASK + b"content-length: 99999999999999999999\r\n\r\n{}", "a length beyond 64 bits"),
+        (ASK + b"a: b\x00c\r\ncontent-length: 2\r\n\r\n{}", "NUL in a header"),
+        (ASK + b"transfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}", "a chunk beyond 64 bits"),
+    ],
+)
+def test_a_second_request_cannot_be_hidden_in_a_first(service, http, sent, why):
+    """Whatever stands in front of the service must not see other requests than it does."""
+    answer = raw(service, sent)
+    assert answer == b"" or 400 <= int(answer.split(b" ", 2)[1]) < 500, (why, answer[:200])
+    assert b"dspool_" not in answer, "the second request was answered"
+
+
+@pytest.mark.parametrize(
+    ("line", "statuses"),
+    [
+        (b"GET http://evil.example/healthz HTTP/1.1", (200, 400, 404)),
+        (b"CONNECT evil.example:443 HTTP/1.1", (400, 404, 405)),
+        (b"OPTIONS * HTTP/1.1", (400, 404, 405)),
+        (b"TRACE /healthz HTTP/1.1", (400, 405)),
+        (b"GET /healthz#/../metrics HTTP/1.1", (200, 400, 404)),
+        (b"get /healthz HTTP/1.1", (400, 405)),
+        (b"GET /healthz HTTP/1.0", (200,)),
+        (b"GET /v1/pools/default/sessions?cursor=%ff%fe HTTP/1.1", (400, 422)),
+        (
+            b"GET /v1/pools/default/sessions?"
+            + b"&".join(b"limit=%d" % n for n in range(500))
+            + b" HTTP/1.1",
+            (422,),
+        ),
+        (b"GET /v1/pools/default/sessions?limit=1&limit=x HTTP/1.1", (200, 422)),
+        (b"GET /v1/pools/default/sessions?limit=%F0%9F%98%80 HTTP/1.1", (422,)),
+        (b"GET /v1/pools/default/sessions?limit=\xc2\xb2 HTTP/1.1", (400, 422)),
+        (b"GET /v1/pools/default/sessions/a%0d%0aset-cookie:%20x=y HTTP/1.1", (400, 404)),
+        (b"GET /v1/pools/default/sessions/%f0%9f%92%a3 HTTP/1.1", (404,)),
+    ],
+)
+def test_a_strange_request_line_is_answered_or_refused_in_order(service, http, line, statuses):
+    answer = raw(service, line + b"\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert int(answer.split(b" ", 2)[1]) in statuses, answer[:300]
+    assert b"set-cookie" not in answer.partition(b"\r\n\r\n")[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("programs/qa/batch", b'{"inputs": [' + b",".join([b"{}"] * 200_000) + b"]}"),
+        ("programs/qa/batch", b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}"),
+        ("programs/qa/execute", b'{"inputs": {"context": "x", "question": "y"}, "timeout_s": 1e400}'),
+        ("programs/qa/execute", b'{"inputs": {"context": "x", "question": "y"}, "timeout_s": -0.0}'),
+        ("programs/qa/execute", b'{"inputs": {"' + b"k" * 900_000 + b'": 1}}'),
+        ("sessions", b'{"id": ""}'),
+        ("sessions", b'{"id": "a\\r\\nset-cookie: x=y"}'),
+        ("sessions", b'{"id": "' + b"x" * 100_000 + b'"}'),
+        ("resize", b'{"size": 9223372036854775807}'),
+        ("resize", b'{"size": 1e300}'),
+        ("warm", b'{"strategy": {"a": [[[]]]}}'),
+        ("programs/qa/rollback", b'{"version": -1}'),
+    ],
+)
+def test_hostile_values_are_refused_by_each_route_that_reads_a_body(http, path, body):
+    answer = http.post(f"/v1/pools/default/{path}", content=body)
+    assert 400 <= answer.status_code < 500, answer.text[:300]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.content) < 2000
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_variable_nested_too_deep_or_too_large_is_refused_and_one_with_odd_names_is_data(http):
+    at = f"{SESSION}/odd/variables/v"
+    http.put(f"{SESSION}/odd/programs/p", json={"signature": "q -> a"})
+    assert http.put(at, content=b'{"value": %b}' % (b"[" * 300 + b"]" * 300)).status_code == 400
+    assert http.put(at, content=b'{"value": "%b"}' % (b"x" * 1_100_000)).status_code == 413
+    value = {"__proto__": {"x": 1}, "constructor": None, "": [], "\u202e": "\x00"}
+    assert http.put(at, json={"value": value}).status_code in (200, 204)
+    assert http.get(at).json()["value"] == value
+
+
+def test_one_who_sends_a_byte_at_a_time_is_given_up(service, http):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(ASK + b"content-length: 1000\r\n\r\n")
+        ended = False
+        # A body has so long in all, not so long for each byte.
+        for _ in range(200):
+            try:
+                connection.sendall(b"{")
+                connection.settimeout(0.05)
+                ended = b" 408 " in connection.recv(1000)
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+            if ended:
+                break
+        assert ended
+
+
+def test_one_who_asks_for_a_stream_and_never_reads_keeps_nobody_waiting(service, http):
+    body = GOOD_BODY
+    stuck = []
+    for _ in range(20):
+        connection = socket.create_connection(("127.0.0.1", service.port))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.sendall(post(body, QA.replace("/execute", "/stream")))
+        stuck.append(connection)
+    assert http.post(QA, json=GOOD).status_code == 200
+    for connection in stuck:
+        connection.close()
+
+
 def test_a_specification_cannot_reach_python(http):
     for spec in (
         {"signature": "x: os.system -> y"},
