@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 520, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 30, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 38, 44
 _COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4b5563")
 _DASHES = ("", ' stroke-dasharray="6 3"', ' stroke-dasharray="2 3"')
 """For more lines than colours."""
@@ -44,7 +44,7 @@ def line_chart(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" role="img" width="{WIDTH}" '
         f'font-family="sans-serif" font-size="11"><title>{escape(title)}</title>',
         f'<rect width="{WIDTH}" height="{total}" fill="#fff"/>',
-        _text(_LEFT, 16, title, size=13),
+        _text(_LEFT, 14, title, size=13),
         _text(WIDTH / 2, HEIGHT - 4, x_label, anchor="middle"),
     ]
     for step in range(5):
@@ -53,7 +53,7 @@ def line_chart(
         parts.append(_text(_LEFT - 5, down(y) + 4, number(y), anchor="end"))
     places = _ticks(sorted(set(xs)))
     parts += [_text(right(x), HEIGHT - _BOTTOM + 15, number(x), anchor="middle") for x in places]
-    parts.append(_text(_LEFT, _TOP - 3, y_label, fill="#6b7280"))
+    parts.append(_text(_LEFT, _TOP - 7, y_label, fill="#6b7280"))
     for index, (name, points) in enumerate(lines.items()):
         colour = _COLOURS[index % len(_COLOURS)]
         path = " ".join(f"{right(x):.1f},{down(y):.1f}" for x, y in points)

@@ -32,6 +32,8 @@ PARTS: dict[str, Callable[[Path, bool], Awaitable[list[Curve]]]] = {
     "queue": data.queue,
 }
 
+PART_LIMIT_S = 300.0
+
 
 def picture(curves: list[Curve]) -> str:
     """One page with every curve."""
@@ -60,10 +62,19 @@ async def main() -> int:
     header("scaling: cost against size")
 
     curves: list[Curve] = []
+    broken: dict[str, str] = {}
     with ray_cluster("dsp-c-") as directory:
         for part in (one for one in PARTS if one in chosen):
             began = time.perf_counter()
-            for curve in await PARTS[part](directory / part, options.quick):
+            try:
+                async with asyncio.timeout(PART_LIMIT_S):
+                    drawn_ones = await PARTS[part](directory / part, options.quick)
+            except Exception as failed:
+                # The others are worth having all the same.
+                broken[part] = f"{type(failed).__name__}: {failed}"
+                print(f"  {part} FAILED: {broken[part]}", flush=True)
+                continue
+            for curve in drawn_ones:
                 curves.append(curve)
                 print(f"  {curve.title}")
                 for point in curve.points:
@@ -72,8 +83,11 @@ async def main() -> int:
             print(f"  ({part} took {time.perf_counter() - began:.0f} s)", flush=True)
     if options.picture:
         options.picture.write_text(picture(curves))
-    finish({"curves": [curve.told() for curve in curves], "quick": options.quick}, as_json=options.json)
-    return 0
+    finish(
+        {"curves": [curve.told() for curve in curves], "failed_parts": broken, "quick": options.quick},
+        as_json=options.json,
+    )
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

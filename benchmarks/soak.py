@@ -35,6 +35,8 @@ LOAD = 0.7
 BUDGET = 0.001
 SESSIONS = 50
 SEED = 7
+END_LIMIT_S = 240.0
+"""For the start and the end beside the load itself."""
 
 
 class Books:
@@ -215,14 +217,15 @@ async def run(directory: Path, seconds: float, every_s: float) -> dict[str, Any]
 
 def main() -> int:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=4.0, help="of load; 4 by default")
     options = parser.parse_args()
     seconds = 20.0 if options.quick else 60 * options.minutes
     header(f"soak: {seconds / 60:.1f} minutes at {LOAD:.0%} load, with kills, resizes and deployments")
 
     with ray_cluster("dsp-k-") as directory:
         mine = psutil.Process().children(recursive=True)
-        result = asyncio.run(run(directory / "s", seconds, 2.0 if options.quick else 10.0))
+        every_s = 2.0 if options.quick else 10.0
+        result = asyncio.run(asyncio.wait_for(run(directory / "s", seconds, every_s), seconds + END_LIMIT_S))
         mine += psutil.Process().children(recursive=True)
     _, left = psutil.wait_procs(set(mine), timeout=30)
     result["processes_left"] = len(left)

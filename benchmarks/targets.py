@@ -22,6 +22,7 @@ from benchmarks.target_metrics import served, utilization
 from benchmarks.target_metrics.findings import Findings
 
 PARTS = ("served", "slow", "model", "cpu", "memory", "recovery", "utilization")
+PART_LIMIT_S = 300.0
 RATE = 1000.0
 """Operations a second at which latency is taken: the seed's throughput target itself."""
 MODEL_S = 0.2
@@ -211,18 +212,27 @@ async def main() -> int:
     chosen = options.only.split(",") if options.only else list(PARTS)
     header("targets: the seed's eight metrics")
 
-    found = Findings()
+    found, broken = Findings(), dict[str, str]()
     with ray_cluster("dsp-t-") as directory:
         for part in (one for one in PARTS if one in chosen):
-            await globals()[f"{part}_part"](found, directory / part, options.quick)
+            try:
+                async with asyncio.timeout(PART_LIMIT_S):
+                    await globals()[f"{part}_part"](found, directory / part, options.quick)
+            except Exception as failed:
+                # The others are worth having all the same.
+                broken[part] = f"{type(failed).__name__}: {failed}"
+                print(f"  {part} FAILED: {broken[part]}", flush=True)
     if found.ended:
         error_rate(found)
     missed = [row["name"] for row in found.targets if not row["met"]]
     print(
         f"  {len(found.targets) - len(missed)} of {len(found.targets)} met; missed: {', '.join(missed) or 'none'}"
     )
-    finish({"targets": found.targets, "also": found.also, "quick": options.quick}, as_json=options.json)
-    return 0
+    finish(
+        {"targets": found.targets, "also": found.also, "failed_parts": broken, "quick": options.quick},
+        as_json=options.json,
+    )
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

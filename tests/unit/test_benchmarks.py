@@ -1,6 +1,7 @@
 """What benchmarks print is what readers and the report rely on; and what they measure with does not flatter."""
 
 import asyncio
+import contextlib
 import json
 import re
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from benchmarks import goals, load, peers, report, report_page, soak, startup, targets
+from benchmarks import goals, load, peers, report, report_page, scaling, soak, startup, targets
 from benchmarks.charts import line_chart
 from benchmarks.peer_systems import driving, tables
 from benchmarks.peer_systems.facts import ABILITIES
@@ -281,3 +282,29 @@ def test_a_legend_has_a_place_of_its_own_for_every_line():
     assert all(float(down) > 300 for _, down in places)
     strokes = re.findall(r'<polyline[^>]*(stroke="#[^>]*)/>', drawn)
     assert len(set(strokes)) == 11
+
+
+@pytest.mark.parametrize("benchmark", [targets, scaling])
+async def test_a_part_that_fails_or_hangs_does_not_take_the_others_with_it(
+    benchmark, monkeypatch, capsys, tmp_path
+):
+    async def fails(*_):
+        raise RuntimeError("no such luck")
+
+    async def hangs(*_):
+        await asyncio.Event().wait()
+
+    async def works(*_):
+        return []
+
+    parts = {"one": fails, "two": hangs, "three": works}
+    monkeypatch.setattr(benchmark, "PARTS", parts)
+    monkeypatch.setattr(benchmark, "PART_LIMIT_S", 0.01)
+    monkeypatch.setattr(benchmark, "ray_cluster", lambda _: contextlib.nullcontext(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["x", "--json"])
+    for name, part in parts.items():
+        monkeypatch.setattr(benchmark, f"{name}_part", part, raising=False)
+    assert await benchmark.main() == 1
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["failed_parts"].keys() == {"one", "two"}
+    assert "no such luck" in told["failed_parts"]["one"]
