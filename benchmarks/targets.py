@@ -30,7 +30,7 @@ SLOTS = 8
 
 
 async def served_part(found: Findings, directory: Path, quick: bool) -> None:
-    rounds, seconds = (2, 1.0) if quick else (5, 5.0)
+    rounds, seconds = (2, 1.0) if quick else (5, 4.0)
     async with served.pool_of(directory, "t-serve", pool_size=2, slots_per_worker=64) as pool:
         rates = await served.throughput(pool, rounds, seconds)
         taken = await served.latency(pool, rounds, seconds, RATE)
@@ -50,7 +50,7 @@ async def served_part(found: Findings, directory: Path, quick: bool) -> None:
 
 
 async def slow_part(found: Findings, directory: Path, quick: bool) -> None:
-    rounds, seconds = (1, 1.0) if quick else (6, 3.0)
+    rounds, seconds = (1, 1.0) if quick else (6, 2.0)
     settings = {"pool_size": 2, "slots_per_worker": 64, **served.SLOW_SETTINGS}
     async with served.pool_of(directory, "t-slow", **settings) as pool:
         for name, load, said in (
@@ -119,7 +119,7 @@ async def memory_part(found: Findings, directory: Path, quick: bool) -> None:
 async def recovery_part(found: Findings, directory: Path, quick: bool) -> None:
     from benchmarks.recovery import CALLERS, phase
 
-    groups, kills = (1, 3) if quick else (5, 8)
+    groups, kills = (1, 2) if quick else (5, 4)
     seen = await phase("t-kill", 1, groups * kills, 0, directory)
     times = [1e3 * one for one in seen["recovery"]]
     medians = [statistics.median(times[turn::groups]) for turn in range(groups)]
@@ -149,7 +149,7 @@ async def recovery_part(found: Findings, directory: Path, quick: bool) -> None:
 
 async def utilization_part(found: Findings, directory: Path, quick: bool) -> None:
     # With few busy slots no size is within the band and meets the wait objective as well: 44 of them allow three sizes.
-    seconds, most, rate = (15.0, 2, 28.0) if quick else (120.0, 10, 110.0)
+    seconds, most, rate = (15.0, 2, 28.0) if quick else (110.0, 10, 110.0)
     model_s, slots = 0.4, 8
     with served.model_server(model_s) as port:
         settings = {
@@ -178,20 +178,18 @@ async def utilization_part(found: Findings, directory: Path, quick: bool) -> Non
         found.beside(
             "time_within_60_80_real", ">= 90", share, "%", lambda value: value >= 90, work, len(windows)
         )
-    hours, seeds = (0.25, 1) if quick else (1.0, 5)
-    for one in await asyncio.to_thread(utilization.simulated, hours, seeds, quick):
+    for one in await asyncio.to_thread(utilization.simulated, quick):
         of = (
             "the minutes in which a whole number of workers can be within it"
             if one.possible
             else "all minutes"
         )
         work = (
-            f"the simulator of benchmarks.sizing with the pool's own policy, target_utilization {one.aim:g}, workload "
-            f"{one.workload} at {one.times} times its rate (mean of busy slots {one.busy_slots:.0f}, 8 a worker), "
-            f"{hours:g} h, one repetition a seed; of {of}"
+            f"the simulator of benchmarks.sizing with the pool's own policy, workload {one.workload} at {one.times} "
+            f"times its rate ({one.busy_slots:.0f} busy slots in the mean, 8 a worker), {one.hours:g} h, one "
+            f"repetition a seed; of {of}"
         )
-        count = round(len(one.shares) * (60 * hours - 6))
-        found.beside(one.name, ">= 90", one.shares, "%", lambda value: value >= 90, work, count)
+        found.beside(one.name, ">= 90", one.shares, "%", lambda value: value >= 90, work, one.minutes)
 
 
 def error_rate(found: Findings) -> None:

@@ -24,16 +24,17 @@ from dspool.core.sizing import SizingConfig
 LOW, HIGH = 0.6, 0.8
 WINDOW_S = 60.0
 """A minute: the beat of the seed's optimizer."""
-DEFAULT_AIM = SizingConfig(min_size=1, max_size=1).target_utilization
-CASES = [
-    ("steady", 1, DEFAULT_AIM),
-    ("diurnal", 1, DEFAULT_AIM),
-    ("steady", 4, DEFAULT_AIM),
-    ("diurnal", 16, DEFAULT_AIM),
-    ("diurnal", 16, 0.61),
-]
-"""Workload, how many of it at once, `target_utilization`. A sine falls to a sixth of its mean: only a large one has
-enough busy slots at the bottom for a size that is within the band and keeps waits short."""
+CASES = (
+    ("steady", 1, 1.0, 5),
+    ("steady", 4, 1.0, 5),
+    ("diurnal", 1, 1.0, 5),
+    ("diurnal", 8, 1.0, 3),
+    ("diurnal", 8, 6.0, 2),
+)
+"""Workload, how many of it at once, hours, seeds. A sine falls to a sixth of its mean: only a large one has enough
+busy slots at the bottom for a size that is within the band and keeps waits short. The workload presses a day into the
+hours: in one, the load grows by a sixth in half a minute, in six by a fortieth."""
+QUICK_CASES = (("steady", 4, 0.25, 1), ("diurnal", 1, 0.25, 1))
 
 
 @dataclass
@@ -91,41 +92,44 @@ class Share:
 
     workload: str
     times: int
-    aim: float
+    hours: float
     busy_slots: float
     possible: bool
     """Of those minutes only in which a whole number of workers can be within it."""
     shares: list[float]
+    minutes: int
 
     @property
     def name(self) -> str:
-        aim = "" if self.aim == DEFAULT_AIM else f"_aim_{100 * self.aim:.0f}"
+        span = "" if self.hours <= 1 else f"_{self.hours:g}h"
         suffix = "_where_possible" if self.possible else ""
-        return f"time_within_60_80_{self.workload}_x{self.times}{aim}{suffix}"
+        return f"time_within_60_80_{self.workload}_x{self.times}{span}{suffix}"
 
 
-def simulated(hours: float, seeds: int, quick: bool) -> list[Share]:
-    """Of `CASES`, each seed a run of its own; on all processors, as nothing is timed."""
-    cases = CASES[:2] if quick else CASES
-    runs = [(case, seed) for case in cases for seed in range(1, seeds + 1)]
+def simulated(quick: bool) -> list[Share]:
+    """Each seed is a run of its own; on all processors, as nothing is timed."""
+    cases = QUICK_CASES if quick else CASES
+    runs = [(name, times, hours, seed) for name, times, hours, seeds in cases for seed in range(1, seeds + 1)]
+    # The long ones first, so that no processor is left with one of them at the end.
+    runs.sort(key=lambda run: -run[1] * run[2])
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as processes:
-        seen = list(processes.map(_run, *zip(*((*case, hours, seed) for case, seed in runs), strict=True)))
+        seen = dict(zip(runs, processes.map(_run, *zip(*runs, strict=True)), strict=True))
     found = []
-    for name, times, aim in cases:
-        of_case = [one for (case, _), one in zip(runs, seen, strict=True) if case == (name, times, aim)]
+    for name, times, hours, _ in cases:
+        of_case = [one for run, one in seen.items() if run[:3] == (name, times, hours)]
         busy = sum(minute.busy_slots for one in of_case for minute in one) / sum(map(len, of_case))
         for possible in (False, True):
-            shares = [
+            kept = [
                 [one.utilization for one in run if not possible or one.reachable(PoolModel().slots)]
                 for run in of_case
             ]
-            within_it = [round(within(utilizations), 1) for utilizations in shares]
-            found.append(Share(name, times, aim, busy, possible, within_it))
+            shares = [round(within(utilizations), 1) for utilizations in kept]
+            found.append(Share(name, times, hours, busy, possible, shares, sum(map(len, kept))))
     return found
 
 
-def _run(name: str, times: int, aim: float, hours: float, seed: int) -> list[Minute]:
-    """`times` such workloads at once, under the pool's own policy that aims at `aim`."""
+def _run(name: str, times: int, hours: float, seed: int) -> list[Minute]:
+    """`times` such workloads at once, under the pool's own policy."""
     make = getattr(workloads, name)
     parts = [make(3600 * hours, service_s=0.5, seed=100 * seed + part) for part in range(times)]
     operations = sorted(pair for work in parts for pair in zip(work.arrivals, work.services, strict=True))
@@ -133,9 +137,7 @@ def _run(name: str, times: int, aim: float, hours: float, seed: int) -> list[Min
     pool = PoolModel()
     start = erlang_static(len(arrivals) / arrivals[-1], sum(services) / len(services), pool)
     pool = replace(pool, initial_size=start.size)
-    config = SizingConfig(
-        min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s, target_utilization=aim
-    )
+    config = SizingConfig(min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s)
     watched = Watched(Dspool(pool, config))
     simulate(arrivals, services, watched, pool)
     return minutes(watched.seen, 300.0)

@@ -16,6 +16,7 @@ from benchmarks.peer_systems import driving, tables
 from benchmarks.peer_systems.facts import ABILITIES
 from benchmarks.peer_systems.programs import LATENCIES, WORKLOADS, dspool_settings
 from benchmarks.scaling_parts.curves import Curve
+from benchmarks.target_metrics import utilization
 from benchmarks.target_metrics.utilization import Minute, within
 from dspool import PoolConfig
 
@@ -272,6 +273,16 @@ def test_a_goal_is_met_or_missed_by_the_figure_it_names_and_has_none_without_it(
 
 def test_every_goal_is_of_a_benchmark_that_the_report_has():
     assert {goal.benchmark for goal in goals.GOALS} <= set(report.NAMES)
+
+
+def test_the_simulated_goals_are_among_the_cases_that_are_simulated():
+    names = {
+        utilization.Share(name, times, hours, 1.0, False, [], 0).name
+        for name, times, hours, _ in utilization.CASES
+    }
+    simulated = {goal.key for goal in goals.GOALS if re.search(r"_x\d", goal.key)}
+    assert len(simulated) == 2
+    assert simulated <= names
 
 
 def test_a_legend_has_a_place_of_its_own_for_every_line():
