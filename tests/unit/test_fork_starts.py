@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
@@ -135,3 +136,15 @@ async def test_without_forking_a_worker_is_started_as_ray_does_it(clock):
     runtime._forking = forkserver.Forking(None)
     await runtime.start_worker("p-w0-a", 0)
     assert "runtime_env" not in actors.started[0]
+
+
+async def test_a_job_with_a_python_of_its_own_has_workers_that_say_why_they_were_not_forked(monkeypatch):
+    class Context:
+        runtime_env: ClassVar = {"pip": ["x"]}
+
+    monkeypatch.setattr(workers.ray, "get_runtime_context", Context)
+    runtime = workers.RayRuntime(PoolConfig(worker_start="fork"), b"")
+    actors = runtime._actor = Actors()
+    await runtime.start_worker("p-w0-a", 0)
+    (how,) = actors.started[0]["runtime_env"]["env_vars"].values()
+    assert how == "exec: the job's runtime_env has its own Python: pip"

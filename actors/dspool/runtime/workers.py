@@ -147,7 +147,7 @@ class RayRuntime:
             if self._forking.why_not:
                 log.warning("workers are started by exec: %s", self._forking.why_not)
         if self._forking.py_executable is None:
-            return None, None
+            return None, self._forking.why_not or None
         if why := self._forks.why_not():
             return None, why
         return self._forking.py_executable, None
