@@ -61,7 +61,7 @@ def cluster(notes: Path) -> Iterator[str]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def start_pool(cluster: str, tmp_path: Path) -> AsyncIterator[StartPool]:
+async def start_pool(cluster: str, tmp_path: Path, worker_start: str) -> AsyncIterator[StartPool]:
     """`await start_pool(pool_size=1, ...)` runs a pool until the test ends."""
     from harness import settings
 
@@ -70,20 +70,21 @@ async def start_pool(cluster: str, tmp_path: Path) -> AsyncIterator[StartPool]:
     async with AsyncExitStack() as stack:
 
         async def start(**overrides: Any) -> Pool:
-            return await stack.enter_async_context(Pool.start(PoolConfig(**settings(tmp_path, **overrides))))
+            chosen = settings(tmp_path, **{"worker_start": worker_start, **overrides})
+            return await stack.enter_async_context(Pool.start(PoolConfig(**chosen)))
 
         yield start
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What `both_starts` marks runs on forked workers and on executed ones."""
-    if "pool" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_starts"):
+    if "worker_start" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_starts"):
         metafunc.parametrize("worker_start", ["fork", "exec"], indirect=True)
 
 
 @pytest.fixture
 def worker_start(request: pytest.FixtureRequest) -> str:
-    """How the workers of `pool` are started: as the configuration says, unless a test wants it both ways."""
+    """How workers are started: as the configuration says, unless a test wants it both ways."""
     from dspool import PoolConfig
 
     return getattr(request, "param", None) or PoolConfig().worker_start

@@ -115,6 +115,7 @@ def files_with(canaries: tuple[str, ...], *directories: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("capture", [False, True], ids=["off", "captured"])
+@pytest.mark.both_starts
 async def test_a_canary_is_in_nothing_that_the_pool_writes_down(start_pool, notes, tmp_path, caplog, capture):
     caplog.set_level("DEBUG")
     key = notes.name + "-key"

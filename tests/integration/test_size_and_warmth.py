@@ -109,6 +109,7 @@ async def test_a_paused_pool_refuses_what_is_new_until_it_is_resumed(pool):
 
 
 @pytest.mark.alone
+@pytest.mark.both_starts
 async def test_a_full_queue_refuses_at_once_and_deadlines_cover_queue_and_run(start_pool, log):
     pool = await start_pool(pool_size=1, slots_per_worker=1, max_queue=2)
     await full(pool, 1)
@@ -201,6 +202,7 @@ async def test_a_pool_is_ready_with_min_ready_workers_while_others_are_slow_or_f
 
 
 @pytest.mark.alone
+@pytest.mark.both_starts
 async def test_a_spare_is_promoted_when_a_worker_dies(start_pool):
     pool = await start_pool(pool_size=1, spares=1)
     await full(pool, 1)

@@ -1,0 +1,84 @@
+"""A parent that forks real processes, without Ray: `place`, `parent` and `told`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from dspool.forkserver import handover
+from dspool.forkserver.places import Place
+from dspool.forkserver.shim import ask
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Place(tmp_path / "forkserver" / "key")
+    place.make()
+    return place
+
+
+@pytest.fixture
+def parent(place):
+    """A parent in a process of its own that has loaded nothing but `sys.argv[2]` says; forks whatever asks."""
+    running = []
+
+    def start(before: str = "pass", idle_s: float = 30.0, variables=None) -> subprocess.Popen:
+        program = textwrap.dedent(
+            f"""
+            import sys
+            from pathlib import Path
+            from dspool.forkserver import child
+            from dspool.forkserver.parent import Parent
+            from dspool.forkserver.places import Place
+            {before}
+            parent = Parent(Place(Path(sys.argv[1])), raylet=None, idle_s={idle_s}, variables={variables!r})
+            print("ready", flush=True)
+            request = parent.serve()
+            if request is None:
+                parent.close()
+            else:
+                child.run(request.argv)
+            """
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(place.directory)], stdout=subprocess.PIPE, text=True
+        )
+        running.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def told(tmp_path, place):
+    """Runs a program in a forked child and gives what it wrote down, as JSON."""
+
+    def run(program: str, **changes):
+        script, answer = tmp_path / "worker.py", tmp_path / "answer"
+        script.write_text(f"import json, os, sys\nanswer = {program}\n" + SAY)
+        request = handover.here([str(script), str(answer)])._replace(**changes)
+        ask(place, request)
+        until = time.monotonic() + 20
+        while not answer.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return json.loads(answer.read_text())
+
+    return run
+
+
+SAY = """
+with open(sys.argv[1] + "~", "w") as file:
+    json.dump(answer, file)
+os.rename(sys.argv[1] + "~", sys.argv[1])
+"""

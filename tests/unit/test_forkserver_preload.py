@@ -1,0 +1,116 @@
+"""What a parent loads, and when workers are forked at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from dspool import forkserver
+from dspool.config import PoolConfig
+from dspool.forkserver.places import HOW_VARIABLE
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
+
+
+def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_is_set_up():
+    program = textwrap.dedent(
+        """
+        import gc, logging, os, random
+        from dspool.forkserver.preload import preload, running
+        handlers = list(logging.getLogger().handlers)
+        assert preload(["litellm", "no_such_module"])["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+        assert running() is None
+        assert gc.get_freeze_count() > 100_000
+        assert logging.getLogger().handlers == handlers
+        from opentelemetry import trace
+        assert trace._TRACER_PROVIDER is None
+        import dspy
+        from dspool.programs import dspy_setup
+        assert not dspy_setup._done
+        assert dspy.settings.lm is None
+        assert not dspy.clients.base_lm.GLOBAL_HISTORY
+        # No pool of connections: they would be shared.
+        gc.unfreeze()
+        pools = {"_ConnectionPool", "_AsyncConnectionPool"}  # those of lm15
+        assert not [held for held in gc.get_objects() if type(held).__name__ in pools]
+        assert not [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")
+                    and os.readlink(f"/proc/self/fd/{fd}").startswith("socket")]
+        """
+    )
+    # Without what modules loaded in this process have set.
+    environ = {name: value for name, value in os.environ.items() if name != "LITELLM_LOCAL_MODEL_COST_MAP"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, env=environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no_such_module" in done.stderr
+
+
+def test_what_opens_files_or_starts_threads_while_loading_keeps_workers_from_being_forked(tmp_path):
+    (tmp_path / "opens.py").write_text("kept = open('/dev/zero')")
+    (tmp_path / "threads.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    )
+    for module, why in (("opens", "/dev/zero"), ("threads", "threads run")):
+        program = f"from dspool.forkserver.preload import preload; preload([{module!r}])"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Unavailable" in done.stderr
+        assert why in done.stderr
+
+
+def test_a_thread_is_noticed():
+    # In a process of its own: libraries that other tests have loaded keep threads.
+    program = textwrap.dedent(
+        """
+        import threading
+        from dspool.forkserver import preload
+        assert preload.running() is None
+        stop = threading.Event()
+        thread = threading.Thread(target=stop.wait)
+        thread.start()
+        assert "threads run" in preload.running()
+        stop.set()
+        thread.join()
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# --- the choice -------------------------------------------------------------------------------------
+
+
+def test_workers_are_forked_only_where_that_is_known_to_work():
+    fork = PoolConfig(worker_start="fork")
+    assert "shim.py" in forkserver.forking(fork, {}, platform="linux").py_executable
+    assert forkserver.forking(PoolConfig(worker_start="exec"), {}).py_executable is None
+    assert forkserver.forking(fork, {}, platform="darwin").why_not
+    assert "pip" in forkserver.forking(fork, {"pip": ["x"]}, platform="linux").why_not
+
+
+def test_the_parent_loads_what_the_configuration_imports_and_litellm_where_a_profile_needs_it():
+    config = PoolConfig(
+        warmup={"steps": [{"step": "import_modules", "modules": ["json", "csv"]}]},
+        lm_profiles={"other": {"model": "openai/x", "engine": "litellm"}},
+    )
+    assert forkserver.modules_of(config) == ("json", "csv", "litellm")
+    assert forkserver.command(("json", "csv")).endswith(" json,csv")
+
+
+def test_a_worker_knows_how_it_was_started():
+    assert forkserver.how_started({}) == "exec"
+    assert forkserver.how_started({HOW_VARIABLE: "fork"}) == "fork"
+    assert forkserver.how_started({HOW_VARIABLE: "exec: why"}) == "exec: why"
