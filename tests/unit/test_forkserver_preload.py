@@ -101,6 +101,22 @@ def test_workers_are_forked_only_where_that_is_known_to_work():
     assert "pip" in forkserver.forking(fork, {"pip": ["x"]}, platform="linux").why_not
 
 
+def test_workers_are_forked_by_default_on_linux_and_nowhere_else():
+    assert PoolConfig.default().worker_start == "fork"
+    program = textwrap.dedent(
+        """
+        import importlib, sys
+        import dspool.config.pool as pool
+        for sys.platform in ("darwin", "win32", "freebsd14"):
+            print(importlib.reload(pool).PoolConfig.default().worker_start)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["exec"] * 3, done.stderr
+
+
 def test_the_parent_loads_what_the_configuration_imports_and_litellm_where_a_profile_needs_it():
     config = PoolConfig(
         warmup={"steps": [{"step": "import_modules", "modules": ["json", "csv"]}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -112,8 +113,8 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     """Which worker an operation goes to: the one used last, the one used longest ago, or the freest."""
     lazy: bool = False
     """Start workers at the first operation instead of at once."""
-    worker_start: Literal["fork", "exec"] = "exec"
-    """`fork` starts workers from a preloaded process (Linux), faster and with shared memory; `exec` each by itself."""
+    worker_start: Literal["fork", "exec"] = "fork" if sys.platform == "linux" else "exec"
+    """`fork` (default on Linux only): from a preloaded process, fast and with shared memory; `exec`: each by itself."""
 
     init_timeout_s: Seconds = 60.0
     """How long a start waits until the pool is ready."""
