@@ -6,31 +6,41 @@ Both kinds of pool run on one cluster at the same time and take turns, so that a
 does: each ratio is the median of those of all turns. A worker counts as started when it is warm: in service. Memory is
 taken after 1,000 operations a worker; PSS shares what is shared, USS is what one more worker takes. Operations of a
 forked and of an executed worker are timed in turn, one by one, on several pairs of workers, as processes of one kind
-differ, too; `slower_percent` is the largest of what was found. With `--soak N` nothing else is done: N workers are
-started and killed, and what they leave behind is counted; exit code 1 if that is anything.
+differ, too; `slower_percent` is the largest of what was found, `noise_percent` how much two executed workers
+differed. With `--soak N` nothing else is done: N workers are started and killed, and what they leave behind is counted;
+exit code 1 if that is anything.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
-import signal
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.common import arguments, finish, header
+from benchmarks.startup_pools import (
+    MODES,
+    QUESTION,
+    Pools,
+    ask,
+    both,
+    end_parents,
+    grow,
+    pids_of,
+    pool_of,
+    shrink,
+    turns,
+)
 from benchmarks.startup_soak import session_dir, soak
 
-QUESTION = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
-MODES = ("fork", "exec")
 LITELLM = {
     "lm_profiles": {
         "offline": {"model": "offline", "engine": "offline"},
@@ -39,89 +49,6 @@ LITELLM = {
     "default_lm": "offline",
     "warmup": {"steps": [{"step": "import_modules", "modules": ["litellm"]}, {"step": "load_programs"}]},
 }
-
-Pools = dict[str, Any]
-"""A pool of each mode."""
-
-
-@contextlib.asynccontextmanager
-async def pool_of(mode: str, size: int, most: int, **more: Any) -> AsyncIterator[Any]:
-    from dspool import Pool, PoolConfig
-
-    with tempfile.TemporaryDirectory(prefix="dsp-b-") as state:
-        config = PoolConfig.default().override(
-            name=f"{mode}{time.monotonic_ns() % 1_000_000}",
-            worker_start=mode,
-            pool_size=size,
-            min_pool_size=1,
-            max_pool_size=most,
-            state_dir=Path(state),
-            init_timeout_s=600.0,
-            # The machine may be busy with other things, too.
-            health_check_interval_s=30.0,
-            health_check_timeout_s=30.0,
-            **{"warmup": {"worker_deadline_s": 300.0, "min_ready": size, **more.pop("warmup", {})}},
-            **more,
-        )
-        async with Pool.start(config) as pool:
-            yield pool
-
-
-@contextlib.asynccontextmanager
-async def both(size: int, most: int, **more: Any) -> AsyncIterator[tuple[Pools, dict[str, float]]]:
-    """A pool of each mode, and the seconds it took from nothing; the forked ones have a parent of their own."""
-    end_parents()
-    async with contextlib.AsyncExitStack() as stack:
-        pools, took = {}, {}
-        for mode in MODES:
-            started = time.perf_counter()
-            settings = {**more, **({"warmup": {**more["warmup"]}} if "warmup" in more else {})}
-            pools[mode] = await stack.enter_async_context(pool_of(mode, size, most, **settings))
-            took[mode] = round(time.perf_counter() - started, 2)
-        yield pools, took
-
-
-def end_parents() -> None:
-    """Have the next worker start another parent: what is random in one, its children share."""
-    from dspool import forkserver
-
-    for found in forkserver.report(session_dir()):
-        if found.pid is not None:
-            os.kill(found.pid, signal.SIGKILL)
-
-
-def pids_of(pool: Any) -> list[int]:
-    return [member.pid for member in pool.client.membership.workers]
-
-
-async def grow(pool: Any, size: int) -> float:
-    """Seconds from the order to `size` warm workers."""
-    started = time.perf_counter()
-    await pool.resize(size)
-    while len(pool.client.membership.workers) < size:  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
-    return time.perf_counter() - started
-
-
-async def shrink(pool: Any, size: int) -> None:
-    """Returns when the others' processes are gone, too: their end must not cost the next start its processor."""
-    before = pids_of(pool)
-    await pool.resize(size)
-    while len(pool.client.membership.workers) > size:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    leaving = set(before) - set(pids_of(pool))
-    while any(map(psutil.pid_exists, leaving)):  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-
-
-async def ask(pool: Any, count: int, concurrency: int = 32) -> None:
-    left = iter(range(count))
-
-    async def caller() -> None:
-        for _ in left:
-            await pool.execute("qa", timeout_s=60, **QUESTION)
-
-    await asyncio.gather(*(caller() for _ in range(concurrency)))
 
 
 def memory(pids: list[int]) -> list[Any]:
@@ -152,11 +79,6 @@ async def weigh(pool: Any, mode: str, operations: int) -> dict[str, float]:
         "rss_mb": mb([used.rss for used in workers]),
         "node_total_mb": round(sum(used.pss for used in [*workers, *memory(parents)]) / 2**20, 1),
     }
-
-
-def turns(rounds: int) -> list[tuple[str, ...]]:
-    """Who comes first changes from turn to turn."""
-    return [MODES if number % 2 == 0 else MODES[::-1] for number in range(rounds)]
 
 
 async def figures(*, eight: int, rounds: int, operations: int) -> dict[str, Any]:
@@ -209,20 +131,28 @@ async def with_litellm(*, eight: int, operations: int) -> dict[str, Any]:
 
 
 async def slower(groups: int, pairs: int, rounds: int) -> dict[str, Any]:
-    """How much longer an operation takes on a forked worker, in per cent: the median of several pairs of workers."""
-    ratios: dict[str, list[float]] = {}
+    """How much longer an operation takes on a forked worker, in per cent: the median of several pairs of workers.
+
+    And how much two executed workers differ, by the same measure: less than that says nothing about forking.
+    """
+    ratios: dict[str, dict[str, list[float]]] = {"fork": {}, "again": {}}
     p50s: dict[str, list[float]] = {}
     for _ in range(groups):
-        async with both(1, 1) as (pools, _):
-            calls = {mode: await calls_of(pool) for mode, pool in pools.items()}
+        async with both(1, 1) as (pools, _), pool_of("exec", 1, 1) as again:
+            pools["again"] = again
+            calls = {name: await calls_of(pool) for name, pool in pools.items()}
             for kind in calls["fork"]:
                 taken = await times(calls, kind, pairs)
-                ratios.setdefault(kind, []).append(taken["fork"] / taken["exec"])
                 p50s.setdefault(kind, []).append(taken["fork"])
-            ratios.setdefault("at_once", []).append(await at_once(pools, rounds))
-    return compared(ratios) | {
-        f"{kind}_p50_ms": round(1000 * statistics.median(seen), 3) for kind, seen in p50s.items()
-    }
+                for name, seen in ratios.items():
+                    seen.setdefault(kind, []).append(taken[name] / taken["exec"])
+            for name, ratio in (await at_once(pools, rounds)).items():
+                ratios[name].setdefault("at_once", []).append(ratio)
+    found = compared(ratios["fork"])
+    found["noise_percent"] = max(
+        round(100 * abs(statistics.median(seen) - 1), 1) for seen in ratios["again"].values()
+    )
+    return found | {f"{kind}_p50_ms": round(1000 * statistics.median(seen), 3) for kind, seen in p50s.items()}
 
 
 def compared(ratios: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -250,27 +180,28 @@ async def calls_of(pool: Any) -> dict[str, Callable[[], Awaitable[Any]]]:
 async def times(
     calls: dict[str, dict[str, Callable[[], Awaitable[Any]]]], kind: str, pairs: int
 ) -> dict[str, float]:
-    """The median of each mode. One by one: whatever else the machine does meets both alike."""
-    taken: dict[str, list[float]] = {mode: [] for mode in MODES}
-    for order in turns(pairs):
-        for mode in order:
+    """The median of each worker. One by one: whatever else the machine does meets all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for order in turns(pairs, tuple(calls)):
+        for name in order:
             started = time.perf_counter()
-            await calls[mode][kind]()
-            taken[mode].append(time.perf_counter() - started)
-    return {mode: statistics.median(seen) for mode, seen in taken.items()}
+            await calls[name][kind]()
+            taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seen) for name, seen in taken.items()}
 
 
-async def at_once(pools: Pools, rounds: int) -> float:
-    """The ratio of the times for 100 operations, 32 at once."""
-    ratios = []
-    for order in turns(rounds):
+async def at_once(pools: Pools, rounds: int) -> dict[str, float]:
+    """The ratios of the times for 100 operations, 32 at once, to those of the executed worker."""
+    ratios: dict[str, list[float]] = {name: [] for name in pools if name != "exec"}
+    for order in turns(rounds, tuple(pools)):
         took = {}
-        for mode in order:
+        for name in order:
             started = time.perf_counter()
-            await ask(pools[mode], 100)
-            took[mode] = time.perf_counter() - started
-        ratios.append(took["fork"] / took["exec"])
-    return statistics.median(ratios)
+            await ask(pools[name], 100)
+            took[name] = time.perf_counter() - started
+        for name, seen in ratios.items():
+            seen.append(took[name] / took["exec"])
+    return {name: statistics.median(seen) for name, seen in ratios.items()}
 
 
 # --- all of it -------------------------------------------------------------------------------------
