@@ -81,28 +81,29 @@ async def weigh(pool: Any, mode: str, operations: int) -> dict[str, float]:
     }
 
 
-async def figures(*, eight: int, rounds: int, operations: int) -> dict[str, Any]:
-    async with both(1, eight + 1) as (pools, first):
-        ones: dict[str, list[float]] = {mode: [] for mode in MODES}
-        eights: dict[str, list[float]] = {mode: [] for mode in MODES}
-        for order in turns(rounds):
-            for mode in order:
-                ones[mode].append(await grow(pools[mode], 2))
-                await shrink(pools[mode], 1)
-            for mode in order:
-                eights[mode].append(await grow(pools[mode], eight + 1))
-                await shrink(pools[mode], 1)
-        found: dict[str, Any] = {"workers": eight}
-        for mode, pool in pools.items():
-            await grow(pool, eight)
-            found[mode] = {
-                "first_s": first[mode],
-                "start_one_s": round(statistics.median(ones[mode]), 3),
-                "start_eight_s": round(statistics.median(eights[mode]), 3),
-                **await weigh(pool, mode, operations),
-            }
-            # The one that stays weighs little beside the other pool's.
-            await shrink(pool, 1)
+async def figures(
+    pools: Pools, first: dict[str, float], *, eight: int, rounds: int, operations: int
+) -> dict[str, Any]:
+    ones: dict[str, list[float]] = {mode: [] for mode in MODES}
+    eights: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for order in turns(rounds):
+        for mode in order:
+            ones[mode].append(await grow(pools[mode], 2))
+            await shrink(pools[mode], 1)
+        for mode in order:
+            eights[mode].append(await grow(pools[mode], eight + 1))
+            await shrink(pools[mode], 1)
+    found: dict[str, Any] = {"workers": eight}
+    for mode, pool in pools.items():
+        await grow(pool, eight)
+        found[mode] = {
+            "first_s": first[mode],
+            "start_one_s": round(statistics.median(ones[mode]), 3),
+            "start_eight_s": round(statistics.median(eights[mode]), 3),
+            **await weigh(pool, mode, operations),
+        }
+        # The one that stays weighs little beside the other pool's.
+        await shrink(pool, 1)
     for name, taken in (("start_one", ones), ("start_eight", eights)):
         each = [forked / executed for forked, executed in zip(taken["fork"], taken["exec"], strict=True)]
         found[f"{name}_ratio"] = round(statistics.median(each), 2)
@@ -130,29 +131,34 @@ async def with_litellm(*, eight: int, operations: int) -> dict[str, Any]:
 # --- the time of operations ------------------------------------------------------------------------
 
 
+Ratios = dict[str, dict[str, list[float]]]
+"""To the executed worker's time: by pool, then by kind of operation, of each pair."""
+
+
 async def slower(groups: int, pairs: int, rounds: int) -> dict[str, Any]:
     """How much longer an operation takes on a forked worker, in per cent: the median of several pairs of workers.
 
     And how much two executed workers differ, by the same measure: less than that says nothing about forking.
     """
-    ratios: dict[str, dict[str, list[float]]] = {"fork": {}, "again": {}}
-    p50s: dict[str, list[float]] = {}
+    ratios: Ratios = {}
     for _ in range(groups):
         async with both(1, 1) as (pools, _), pool_of("exec", 1, 1) as again:
-            pools["again"] = again
-            calls = {name: await calls_of(pool) for name, pool in pools.items()}
-            for kind in calls["fork"]:
-                taken = await times(calls, kind, pairs)
-                p50s.setdefault(kind, []).append(taken["fork"])
-                for name, seen in ratios.items():
-                    seen.setdefault(kind, []).append(taken[name] / taken["exec"])
-            for name, ratio in (await at_once(pools, rounds)).items():
-                ratios[name].setdefault("at_once", []).append(ratio)
+            await compare({**pools, "again": again}, ratios, pairs, rounds)
     found = compared(ratios["fork"])
-    found["noise_percent"] = max(
-        round(100 * abs(statistics.median(seen) - 1), 1) for seen in ratios["again"].values()
-    )
-    return found | {f"{kind}_p50_ms": round(1000 * statistics.median(seen), 3) for kind, seen in p50s.items()}
+    noise = [100 * abs(statistics.median(seen) - 1) for seen in ratios["again"].values()]
+    return {**found, "noise_percent": round(max(noise), 1)}
+
+
+async def compare(pools: Pools, ratios: Ratios, pairs: int, rounds: int) -> None:
+    """Add to `ratios` what these workers do."""
+    calls = {name: await calls_of(pool) for name, pool in pools.items()}
+    for kind in calls["fork"]:
+        taken = await times(calls, kind, pairs)
+        print(f"    {kind}, median ms:", {name: round(1000 * seen, 3) for name, seen in taken.items()})
+        for name in taken.keys() - {"exec"}:
+            ratios.setdefault(name, {}).setdefault(kind, []).append(taken[name] / taken["exec"])
+    for name, ratio in (await at_once(pools, rounds)).items():
+        ratios[name].setdefault("at_once", []).append(ratio)
 
 
 def compared(ratios: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -215,7 +221,7 @@ def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     header("How workers start")
     quick = chosen.quick
-    settle_s = 2.0 if quick else 5.0
+    settle_s = 1.0 if quick else 5.0
     result: dict[str, Any] = {}
 
     import ray
@@ -243,18 +249,25 @@ def main() -> None:
 async def measure(parts: Sequence[str], quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {mode: {} for mode in MODES}
     eight, operations = (2, 100) if quick else (8, 1000)
-    for part in parts:
-        match part:
-            case "figures":
-                seen = await figures(eight=eight, rounds=1 if quick else 3, operations=operations)
-            case "litellm":
-                seen = await with_litellm(eight=1 if quick else 8, operations=operations)
-            case _:
-                seen = await slower(*((1, 100, 3) if quick else (6, 500, 10)))
+
+    def say(part: str, seen: dict[str, Any]) -> None:
         print(f"  {part}: {seen}", flush=True)
         for mode in MODES:
             found[mode] |= seen.pop(mode, {})
-        found |= seen
+        found.update(seen)
+
+    if "figures" in parts:
+        async with both(1, eight + 1) as (pools, first):
+            rounds = 1 if quick else 3
+            say("figures", await figures(pools, first, eight=eight, rounds=rounds, operations=operations))
+            if quick and "operations" in parts:
+                ratios: Ratios = {}
+                await compare(pools, ratios, 100, 3)
+                say("operations", compared(ratios["fork"]))
+    if "litellm" in parts:
+        say("litellm", await with_litellm(eight=1 if quick else 8, operations=operations))
+    if "operations" in parts and not (quick and "figures" in parts):
+        say("operations", await slower(*((1, 100, 3) if quick else (6, 500, 12))))
     return found
 
 
