@@ -261,6 +261,22 @@ async def test_what_an_admin_does_and_what_others_try_is_written_down(tmp_path):
     assert world.audit.stat().st_mode & 0o777 == 0o600
 
 
+async def test_an_admin_who_looks_at_or_ends_anothers_session_is_written_down(tmp_path):
+    world = World(tmp_path)
+    async with world.http("ada") as ada, world.http("root") as root:
+        await ada.post("/v1/pools/default/sessions", json={"id": "s"})
+        await ada.get("/v1/pools/default/sessions/s")
+        await root.post("/v1/pools/default/sessions", json={"id": "own"})
+        await root.get("/v1/pools/default/sessions/own")
+        assert world.audited() == []
+        assert (await root.get("/v1/pools/default/sessions/ada%2Fs")).status_code == 200
+        assert (await root.delete("/v1/pools/default/sessions/ada%2Fs")).status_code == 204
+    looked, ended = world.audited()
+    assert (looked["principal"], looked["method"], looked["status"]) == ("root", "GET", 200)
+    assert (ended["principal"], ended["method"], ended["status"]) == ("root", "DELETE", 204)
+    assert "ada" in ended["path"]
+
+
 async def test_a_path_cannot_forge_a_second_record(tmp_path):
     world = World(tmp_path)
     async with world.http("root") as http:
