@@ -1,6 +1,7 @@
 """Forked workers on a real Ray: they start, die and are told apart like others, and leave nothing behind.
 
-All other tests of this folder run on forked workers with `DSPOOL_WORKER_START=fork`.
+All other tests of this folder run on workers of the default kind, forked on Linux; on executed ones with
+`DSPOOL_WORKER_START=exec`; those marked `both_starts` on both.
 """
 
 from __future__ import annotations
