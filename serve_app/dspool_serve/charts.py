@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final, Literal, NamedTuple
 
-Unit = Literal["s", "%", "/s", ""]
+Unit = Literal["s", "%", "share", "/s", ""]
+"""`%` is of a whole, drawn from 0 to 100; `share` is in percent too, but its axis ends where the values do."""
 
 WIDTH, HEIGHT = 460, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 30, 50
@@ -66,7 +67,7 @@ def shown(value: float, unit: Unit) -> str:
     """A value for people: `12 ms`, `85 %`, `1.2k/s`."""
     if unit == "s":
         return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
-    if unit == "%":
+    if unit in ("%", "share"):
         return f"{value * 100:.3g} %"
     short = f"{value / 1000:.3g}k" if value >= 10_000 else f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
     return short + unit

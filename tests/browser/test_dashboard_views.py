@@ -148,6 +148,32 @@ def test_paused_figures_stand_still_and_resumed_ones_go_on(look):
     )
 
 
+def test_all_charts_share_the_cursor_and_the_zoom(look):
+    page = look.go("overview")
+    box = page.locator(".canvas").first
+    page.wait_for_function("() => document.querySelectorAll('.canvas canvas[style]').length > 0")
+    place = box.bounding_box()
+    middle = place["y"] + 60
+    page.mouse.move(place["x"] + 200, middle)
+    cursors = page.locator(".canvas .cursor:not([hidden])")
+    assert cursors.count() == page.locator(".canvas").count()
+    assert re.match(r"\d\d:\d\d:\d\d", page.locator(".tip:not([hidden])").inner_text())
+    page.mouse.down()
+    page.mouse.move(place["x"] + 320, middle, steps=4)
+    page.mouse.up()
+    page.get_by_role("button", name="Reset zoom").wait_for()
+    first, last = (float(box.get_attribute(f"aria-value{end}")) for end in ("min", "max"))
+    assert last - first < 200
+    # What is exported is what is seen.
+    link = page.get_by_role("link", name="Latency as CSV")
+    with page.expect_download() as download:
+        link.click()
+    assert "from=" in link.get_attribute("href")
+    assert download.value.path().read_text().count("\n") > 10
+    page.get_by_role("button", name="Reset zoom").click()
+    page.wait_for_function("() => document.querySelector('.zoomed').hidden")
+
+
 def test_charts_are_read_and_zoomed_by_keyboard(look):
     page = look.go("overview")
     box = page.get_by_role("slider", name="Latency, time under the cursor")
@@ -160,6 +186,17 @@ def test_charts_are_read_and_zoomed_by_keyboard(look):
     page.get_by_role("button", name="Reset zoom").wait_for()
     page.keyboard.press("Escape")
     page.wait_for_function("() => document.querySelector('.zoomed').hidden")
+
+
+def test_the_link_past_the_menu_moves_the_focus_and_leaves_the_view(look):
+    page = look.go("workers")
+    page.keyboard.press("Tab")
+    link = page.get_by_role("link", name="Skip to the content")
+    assert link.evaluate("e => e === document.activeElement")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.url.endswith("#/default/workers")
+    page.get_by_role("heading", level=1, name="Workers").wait_for()
 
 
 def test_times_are_local_with_utc_on_hover(browser, demo):
@@ -207,6 +244,30 @@ def test_other_bounds_are_replayed_when_a_slider_moves(look):
     assert f"max_size={slider.input_value()}" in asked.value.url
     page.get_by_text(re.compile("worker", re.I)).first.wait_for()
     assert look.troubles == []
+
+
+def test_what_only_the_page_has_is_exported_by_the_page(look):
+    page = look.go("sizing")
+    page.get_by_role("row", name=re.compile("Worker-hours")).wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Load against size as CSV").click()
+    lines = download.value.path().read_text().splitlines()
+    assert download.value.suggested_filename == "dspool-load.csv"
+    assert lines[0] == "time_utc,time_s,load,slots,demand"
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z(,[\d.]+){4}$", lines[1])
+    with page.expect_download() as download:
+        page.get_by_role("link", name="What if as JSON").click()
+    found = json.loads(download.value.path().read_text())
+    assert found["columns"].keys() == {"actual", "replayed", "whatif"}
+    assert len(found["at"]) == len(found["columns"]["whatif"]) > 10
+
+
+def test_the_charts_of_a_worker_are_exported_as_its_own(look):
+    look.go("workers").locator("tbody a.id").first.click()
+    with look.page.expect_download() as download:
+        look.page.get_by_role("link", name="Utilization as JSON").click()
+    assert "slot=0" in download.value.url
+    assert json.loads(download.value.path().read_text())["columns"].keys() == {"utilization"}
 
 
 def test_the_report_opens_offline_and_the_numbers_parse(look, browser, tmp_path):

@@ -276,7 +276,8 @@ async def test_the_report_is_one_file_that_needs_nothing_else(demo):
     async with client(demo) as http:
         answer = await http.get(f"{POOL}/report?range=300")
     assert answer.headers["content-disposition"].startswith('attachment; filename="dspool-default-')
-    assert answer.text.count("<svg") == 10
+    assert answer.text.count("<svg") == 11
+    assert re.search(r"\(\d+ min( \d+ s)?\)", answer.text)
     assert not re.search(r"<script|src=|href=|url\(|@import", answer.text.replace("src=x", ""))
 
 

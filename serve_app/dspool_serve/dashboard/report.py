@@ -22,14 +22,20 @@ POINTS: Final = 400
 """Points a line is drawn with: more than a chart is wide, fewer than a day has."""
 EVENTS_SHOWN: Final = 300
 _UNITS: Final[dict[str, Unit]] = {
-    "utilization": "%", "throughput": "/s", "latency": "s", "wait": "s", "errors": "", "queue": "", "size": "",
-    "tokens": "", "sessions": "", "health": "",
+    "utilization": "%", "throughput": "/s", "latency": "s", "wait": "s", "errors": "", "error_rate": "share",
+    "queue": "", "size": "", "tokens": "", "sessions": "", "health": "",
 }  # fmt: skip
 _TITLES: Final = {
     "utilization": "Utilization", "throughput": "Throughput (operations a second)", "latency": "Latency",
-    "errors": "Errors, timeouts and refusals", "queue": "Queue and running operations", "wait": "Wait for a slot",
+    "errors": "Errors, timeouts, refusals and retries",
+    "error_rate": "Error rate", "queue": "Queue and running operations", "wait": "Wait for a slot",
     "size": "Workers", "tokens": "Tokens", "sessions": "Sessions", "health": "Health score",
 }  # fmt: skip
+_DRAWN: Final = CHARTS | {
+    "error_rate": ("error_rate",),
+    "errors": ("errors", "timeouts", "rejected", "retries"),
+}
+"""A share and numbers have no axis in common."""
 _HIGHEST: Final = ("p99_s", "p95_s", "wait_p99_s", "wait_p95_s", "queue_depth")
 """Of these the highest of several points is kept, of others the mean: a peak must not be averaged away."""
 _STYLE: Final = """
@@ -71,7 +77,7 @@ def report(facts: Facts) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>dspool report: {name}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>',
         f"<h1>Pool {name}</h1>",
-        f'<p class="soft">{_when(facts.start)} to {_when(facts.end)} ({shown(facts.end - facts.start, "s")}); '
+        f'<p class="soft">{_when(facts.start)} to {_when(facts.end)} ({_long(facts.end - facts.start)}); '
         f"made {_when(facts.made_at)}. All times are UTC.</p>",
         _state(facts),
         "<h2>In short</h2>",
@@ -114,7 +120,7 @@ def _state(facts: Facts) -> str:
     why = f": {escape(status.reason)}" if status.reason else ""
     return (
         f"<p>When this was made the pool was <b>{status.state}</b>{why}, with {status.actual} of {status.desired} "
-        f"workers and {status.spares} spares; allowed are {facts.config.min_pool_size} to "
+        f"workers and {_plural(status.spares, 'spare')}; allowed are {facts.config.min_pool_size} to "
         f"{facts.config.max_pool_size} workers of {facts.config.slots_per_worker} slots.</p>"
     )
 
@@ -133,13 +139,13 @@ def _summary(facts: Facts) -> str:
     ended, failed = total["operations"], total["errors"] + total["timeouts"]
     known = [value for value in columns["p99_s"] if value is not None]
     rows = (
-        ("operations that ended", f"{ended:.0f}"),
-        ("errors and timeouts", f"{failed:.0f} ({failed / ended if ended else 0:.2%} of all that ended)"),
-        ("refused", f"{total['rejected']:.0f}"),
-        ("retries", f"{total['retries']:.0f}"),
+        ("operations that ended", f"{ended:,.0f}"),
+        ("errors and timeouts", f"{failed:,.0f} ({failed / ended if ended else 0:.2%} of all that ended)"),
+        ("refused", f"{total['rejected']:,.0f}"),
+        ("retries", f"{total['retries']:,.0f}"),
         (
             "throughput",
-            f"{_mean(columns['throughput']):.4g}/s on average, {_most(columns['throughput']):.4g}/s at most",
+            f"{_mean(columns['throughput']):,.1f}/s on average, {_most(columns['throughput']):,.1f}/s at most",
         ),
         (
             "utilization",
@@ -147,7 +153,7 @@ def _summary(facts: Facts) -> str:
         ),
         ("p99 latency", f"{shown(max(known), 's')} in the worst interval" if known else "nothing ran"),
         ("workers", f"{_mean(columns['size']):.3g} on average, {_most(columns['size']):.0f} at most"),
-        ("tokens", f"{total['input_tokens']:.0f} in, {total['output_tokens']:.0f} out"),
+        ("tokens", f"{total['input_tokens']:,.0f} read, {total['output_tokens']:,.0f} written"),
         ("health", f"{min(value or 0.0 for value in columns['health']):.0f} of 100 at worst"),
     )
     return _rows((), rows)
@@ -156,7 +162,7 @@ def _summary(facts: Facts) -> str:
 def _charts(facts: Facts) -> str:
     gap = 3 * facts.table.resolution_s
     drawn = []
-    for title, names in CHARTS.items():
+    for title, names in _DRAWN.items():
         at, columns = rows_of(facts.table, names, start=facts.start, end=facts.end)
         lines = [Line(_label(name), _thinned(name, at, columns[name])) for name in names]
         step = (facts.end - facts.start) / POINTS
@@ -200,6 +206,21 @@ def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _reason(one: DecisionRecord) -> str:
     return f"{one.reason} ({one.times} times)" if one.times > 1 else one.reason
+
+
+def _long(seconds: float) -> str:
+    """A stretch of time in the units that people say: `1 h`, `2 min 30 s`."""
+    parts = []
+    left = round(seconds)
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number:
+            parts.append(f"{number} {unit}")
+    return " ".join(parts) or "0 s"
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _label(name: str) -> str:

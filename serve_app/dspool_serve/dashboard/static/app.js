@@ -29,6 +29,12 @@ class App {
     this.paused = false;
     this.place = {};
     addEventListener("hashchange", () => this.route());
+    // The hash is the address of the view: this link moves the focus and nothing else.
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault();
+      main.focus();
+      main.scrollIntoView();
+    });
     document.addEventListener("visibilitychange", () => this.looked());
     onSignedOut(() => this.signIn("You were signed out; sign in again to go on."));
   }

@@ -23,13 +23,13 @@ export class PoolData {
   /** The history of the last `range` seconds; an hour is kept once it was loaded, so a shorter range asks nothing. */
   async loadHistory(range, again = false) {
     if (!again && this.loaded >= range) return;
-    const [history, marked] = await Promise.all([
-      get(poolPath(this.name, "history") + query({ range })),
-      get(poolPath(this.name, "markers") + query({ range: HOUR })),
-    ]);
+    const [history] = await Promise.all([get(poolPath(this.name, "history") + query({ range })), this.loadMarkers()]);
     this.series.load(history);
-    this.markers = marked.markers;
     this.loaded = range;
+  }
+
+  async loadMarkers() {
+    this.markers = (await get(poolPath(this.name, "markers") + query({ range: HOUR }))).markers;
   }
 
   tick(frame) {

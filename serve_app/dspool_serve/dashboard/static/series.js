@@ -73,6 +73,24 @@ export class Series {
     return this.columns.get(name)?.[near] ?? null;
   }
 
+  /** The points between two times, as the service exports its own. */
+  csv(from, to) {
+    const { at, columns } = this.between(from, to);
+    const names = Object.keys(columns);
+    const rows = at.map((time, index) => [new Date(time * 1000).toISOString(), time, ...names.map((name) => columns[name][index] ?? "")].join());
+    return `${[["time_utc", "time_s", ...names].join(), ...rows].join("\n")}\n`;
+  }
+
+  json(from, to) {
+    return JSON.stringify({ resolution_s: this.resolution, ...this.between(from, to) });
+  }
+
+  between(from, to) {
+    const first = this.find(from);
+    const end = this.find(to) + 1;
+    return { at: this.at.slice(first, end), columns: Object.fromEntries([...this.columns].map(([name, values]) => [name, values.slice(first, end)])) };
+  }
+
   latest(name) {
     const column = this.columns.get(name);
     return column?.length ? column[column.length - 1] : null;

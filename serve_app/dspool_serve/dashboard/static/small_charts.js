@@ -64,9 +64,10 @@ export class Ring {
   draw(score, state) {
     const known = typeof score === "number";
     this.value.style.strokeDashoffset = (this.length * (1 - (known ? score : 0) / 100)).toFixed(1);
-    say(this.text, known ? score.toFixed(0) : "–");
+    // Rounded down: 100 is said of a pool that nothing is wrong with.
+    say(this.text, known ? String(Math.floor(score)) : "–");
     set(this.node, "class", `ring ${{ degraded: "warn", unhealthy: "bad", healthy: "good" }[state] ?? "none"}`);
-    set(this.node, "aria-label", known ? `Health ${score.toFixed(0)} of 100, ${state}` : "Health is not known");
+    set(this.node, "aria-label", known ? `Health ${score.toFixed(1)} of 100, ${state}` : "Health is not known");
   }
 }
 

@@ -2,8 +2,8 @@
 
 import { get, poolPath } from "../api.js";
 import { fill, h } from "../dom.js";
-import { duration, plural, time } from "../format.js";
-import { empty, facts, panel } from "../parts.js";
+import { NONE, duration, plural, time } from "../format.js";
+import { badge, empty, facts, panel } from "../parts.js";
 import { lane } from "../small_charts.js";
 
 export const create = (ctx) => new Operation(ctx);
@@ -31,24 +31,32 @@ class Operation {
       return;
     }
     const { trace_id: trace, start, duration_s: whole, spans } = this.found;
+    // Above it there may be the request that it came with.
+    const about = (spans.find((span) => span.name.startsWith("operation ")) ?? spans[0])?.attributes ?? {};
+    const said = (name, show = String) => (about[name] === undefined ? null : show(about[name]));
+    const outcome = about["error.type"] ?? about["dspool.outcome"];
+    const worker = said("dspool.worker");
     const rows = spans.map((span) => {
       const name = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, span.name);
-      const about = h("div", { class: "about", hidden: true }, facts([["Process", span.process || "–"], ["Began", `${duration(span.start_s)} in`], ...Object.entries(span.attributes ?? {}).map(([key, value]) => [key, String(value)])]));
-      about.style.gridColumn = "1 / -1";
-      about.style.padding = "6px 0 12px";
+      const more = h("div", { class: "about", hidden: true }, facts([["Process", span.process || "–"], ["Began", `${duration(span.start_s)} in`], ...Object.entries(span.attributes ?? {}).map(([key, value]) => [key, String(value)])]));
+      more.style.gridColumn = "1 / -1";
+      more.style.padding = "6px 0 12px";
       name.addEventListener("click", () => {
-        about.hidden = !about.hidden;
-        name.setAttribute("aria-expanded", String(!about.hidden));
+        more.hidden = !more.hidden;
+        name.setAttribute("aria-expanded", String(!more.hidden));
       });
       const label = h("span", { class: "name", title: span.name }, name);
       label.style.paddingLeft = `${Math.min(span.depth, 8) * 14}px`;
-      return h("li", { class: span.ok ? "" : "failed" }, label, lane(span.start_s, span.duration_s, whole || 1, `${span.name}: ${duration(span.duration_s)}, began ${duration(span.start_s)} in`), h("span", { class: "num" }, duration(span.duration_s)), about);
+      return h("li", { class: span.ok ? "" : "failed" }, label, lane(span.start_s, span.duration_s, whole || 1, `${span.name}: ${duration(span.duration_s)}, began ${duration(span.start_s)} in`), h("span", { class: "num" }, duration(span.duration_s)), more);
     });
     fill(
       this.node,
       back,
-      h("div", { class: "head" }, h("h1", { class: "id" }, this.ctx.arg)),
-      panel("Operation", {}, facts([["Began", time(start)], ["Took", duration(whole)], ["Spans", plural(spans.length, "span")], ["Trace", h("span", { class: "id" }, trace)]])),
+      h("div", { class: "head" }, h("h1", { class: "id" }, said("dspool.operation.id") ?? this.ctx.arg), outcome ? badge(about["dspool.outcome"] ?? "error", outcome) : null),
+      panel("Operation", {}, facts([
+        ["Began", time(start)], ["Took", duration(whole)], ["Waited", said("dspool.wait_s", duration) ?? NONE], ["Ran", said("dspool.run_s", duration) ?? NONE], ["Attempts", said("dspool.attempts") ?? NONE],
+        ["Program", said("dspool.program") ?? NONE], ["Worker", worker ? h("a", { class: "id", href: this.ctx.href("workers", worker) }, worker) : NONE], ["Spans", plural(spans.length, "span")], ["Trace", h("span", { class: "id" }, trace)],
+      ])),
       panel("Where the time went", {}, h("ol", { class: "waterfall" }, rows)),
     );
     this.node.querySelector(".head").style.marginBottom = "0";

@@ -1,7 +1,7 @@
 // The pool at a glance: health in words, cards, charts with one cursor, and the figures as a table.
 
-import { poolPath, query } from "../api.js";
 import { fill, h, say } from "../dom.js";
+import { servedLinks, stretchOf } from "../export_links.js";
 import { NONE, clock, count, duration, percent, rate } from "../format.js";
 import { badge, panel } from "../parts.js";
 import { Plot } from "../plot.js";
@@ -28,7 +28,7 @@ class Overview {
     this.group.onzoom = () => this.zoomed();
     this.unzoom = h("span", { class: "zoomed", hidden: true });
     const target = ctx.data.overview?.pool.target_utilization ?? 0.7;
-    this.plots = PLOTS(target).map(({ chart, ...about }) => new Plot(this.group, { ...about, links: this.links(chart, about.title) }));
+    this.plots = PLOTS(target).map(({ chart, ...about }) => new Plot(this.group, { ...about, links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range())) }));
     this.title = h("h1", {}, ctx.pool);
     this.programs = new Table({ label: "Programs", key: (row) => row.name, columns: PROGRAM_COLUMNS, sort: { key: "throughput", down: true } });
     this.programs.node.classList.add("dense");
@@ -43,21 +43,6 @@ class Overview {
       h("div", { class: "columns" }, panel("Programs", {}, this.programs.node), panel("Details", {}, this.details)),
     );
     this.node.querySelector(".head").style.marginBottom = "0";
-  }
-
-  links(chart, title) {
-    return ["csv", "json"].map((format) => {
-      const link = h("a", { download: true, "aria-label": `${title} as ${format.toUpperCase()}`, href: "#" }, format.toUpperCase());
-      // Made at the moment it is wanted: the range and the zoom may have changed since it was drawn.
-      const wanted = () => link.setAttribute("href", poolPath(this.ctx.pool, "export") + query({ chart, format, ...this.stretch() }));
-      for (const type of ["pointerover", "focus", "click"]) link.addEventListener(type, wanted);
-      return link;
-    });
-  }
-
-  stretch() {
-    const { zoom } = this.group;
-    return zoom ? { from: zoom[0].toFixed(3), to: zoom[1].toFixed(3) } : { range: this.ctx.range() };
   }
 
   async load() {
@@ -182,7 +167,7 @@ const PLOTS = (target) => [
     chart: "queue", title: "Queue", top: 5, format: (value) => (Number.isInteger(value) || value >= 10 ? count(Math.round(value)) : value.toFixed(1)),
     lines: [{ column: "queue_depth", label: "waiting", colour: "--s1", under: true }, { column: "running", label: "running", colour: "--s4" }],
   },
-  { chart: "wait", title: "Wait for a slot", format: duration, lines: [{ column: "wait_mean_s", label: "mean", colour: "--s2" }, { column: "wait_p95_s", label: "p95", colour: "--s1" }] },
+  { chart: "wait", title: "Wait for a slot", format: duration, lines: [{ column: "wait_mean_s", label: "mean", colour: "--s2" }, { column: "wait_p95_s", label: "p95", colour: "--s1" }, { column: "wait_p99_s", label: "p99", colour: "--s3" }] },
   {
     chart: "size", title: "Size", top: 2, format: (value) => whole(Math.round(value * 10) / 10) || value.toFixed(1),
     lines: [

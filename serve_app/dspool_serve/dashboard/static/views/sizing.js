@@ -3,6 +3,7 @@
 import { get, poolPath, query, send } from "../api.js";
 import { actionButton } from "../dialog.js";
 import { fill, h } from "../dom.js";
+import { ownLinks } from "../export_links.js";
 import { count, duration, percent, time } from "../format.js";
 import { badge, empty, facts, panel } from "../parts.js";
 import { Plot } from "../plot.js";
@@ -26,6 +27,7 @@ class Sizing {
     this.group.onzoom = () => this.drawCharts();
     this.plot = new Plot(this.group, {
       title: "Load against size, last hour", top: 2, format: (value) => (value % 1 ? value.toFixed(1) : count(value)),
+      links: ownLinks("Load against size", "load", () => this.load_, () => [this.group.from, this.group.to]),
       lines: [{ column: "slots", label: "slots there are", colour: "--s4", stepped: true }, { column: "demand", label: "running and waiting", colour: "--s2" }, { column: "load", label: "slots in use", colour: "--s1", under: true }],
     });
     this.whatif = new WhatIf(ctx, this.group);

@@ -2,6 +2,7 @@
 
 import { get, poolPath, query } from "../api.js";
 import { fill, h, later, say } from "../dom.js";
+import { ownLinks } from "../export_links.js";
 import { count, duration, percent } from "../format.js";
 import { Plot } from "../plot.js";
 import { Series } from "../series.js";
@@ -18,6 +19,7 @@ export class WhatIf {
     this.series = new Series();
     this.plot = new Plot(group, {
       title: "What if: size with other bounds", top: 2, format: (value) => (value % 1 ? value.toFixed(1) : count(value)), none: "Replaying the last hour",
+      links: ownLinks("What if", "what-if", () => this.series, () => [group.from, group.to]),
       lines: [{ column: "actual", label: "as it was", colour: "--s4", stepped: true }, { column: "replayed", label: "replayed as configured", colour: "--s2", dash: [4, 3], stepped: true }, { column: "whatif", label: "what if", colour: "--s1", stepped: true }],
     });
     this.plot.node.append(this.form, this.result);

@@ -2,6 +2,7 @@
 
 import { get, poolPath, query } from "../api.js";
 import { fill, h, webAddress } from "../dom.js";
+import { servedLinks, stretchOf } from "../export_links.js";
 import { agoTime, count, duration, megabytes, percent, rate, time } from "../format.js";
 import { badge, bar, empty, facts, failed, panel } from "../parts.js";
 import { Plot } from "../plot.js";
@@ -18,12 +19,13 @@ class WorkerView {
   constructor(ctx) {
     this.ctx = ctx;
     this.what = `worker ${ctx.arg}`;
-    this.topics = ["workers"];
+    this.topics = ["workers", "events"];
     this.rerange = true;
     this.series = new Series();
     this.group = new PlotGroup();
     this.group.onzoom = () => this.drawCharts();
-    this.plots = PLOTS.map((about) => new Plot(this.group, about));
+    const slot = () => ({ slot: this.found.worker.slot });
+    this.plots = PLOTS.map(({ chart, ...about }) => new Plot(this.group, { ...about, links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range()), slot) }));
     this.status = h("span", {});
     this.facts = h("div", {});
     this.cells = h("div", {});
@@ -47,7 +49,8 @@ class WorkerView {
   async load() {
     this.found = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
     const slot = this.found.worker.slot;
-    this.series.load(await get(poolPath(this.ctx.pool, "history") + query({ range: this.ctx.range(), slot })));
+    const [history] = await Promise.all([get(poolPath(this.ctx.pool, "history") + query({ range: this.ctx.range(), slot })), this.ctx.data.loadMarkers()]);
+    this.series.load(history);
     this.poll ??= setInterval(() => this.again(), AGAIN_MS);
     this.loadLog();
   }
@@ -88,7 +91,7 @@ class WorkerView {
     );
     fill(
       this.cells,
-      h("p", {}, slotCells(worker.slots, worker.running, cells), h("span", { class: "muted" }, ` ${(cells ?? []).length} of ${worker.slots} slots busy`)),
+      h("p", { class: "above-list" }, slotCells(worker.slots, worker.running, cells), h("span", { class: "muted" }, ` ${(cells ?? []).length} of ${worker.slots} slots busy`)),
       (cells ?? []).length
         ? h("ul", { class: "steps" }, cells.map((cell) => h("li", {}, h("span", { class: "id" }, cell.program ?? cell.command), h("span", { class: "muted" }, cell.session ? `session ${cell.session}` : cell.command), h("span", { class: "num", title: cellText(cell) }, duration(cell.held_s)))))
         : h("p", { class: "muted" }, cells ? "Nothing runs here at this moment." : "The worker did not answer."),
@@ -115,7 +118,7 @@ class WorkerView {
   drawCharts() {
     const now = Math.max(this.series.last ?? 0, this.ctx.data.now);
     this.group.frame(now, this.ctx.range());
-    this.group.draw(this.series, []);
+    this.group.draw(this.series, this.ctx.data.markers);
   }
 
   async loadLog() {
@@ -149,8 +152,8 @@ class WorkerView {
 }
 
 const PLOTS = [
-  { title: "Utilization", top: 1, format: (value) => percent(value), lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }] },
-  { title: "Throughput", format: (value) => rate(value), lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }] },
-  { title: "Run time", format: duration, lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3" }] },
-  { title: "Error rate", top: 0.002, format: (value) => percent(value, 2), lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }] },
+  { chart: "utilization", title: "Utilization", top: 1, format: (value) => percent(value), lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }] },
+  { chart: "throughput", title: "Throughput", format: (value) => rate(value), lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }] },
+  { chart: "latency", title: "Run time", format: duration, lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3" }] },
+  { chart: "errors", title: "Error rate", top: 0.002, format: (value) => percent(value, 2), lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }] },
 ];
