@@ -1,0 +1,46 @@
+"""Let a running service serve other pools.
+
+`python -m tests.browser.serve_pools RAY_ADDRESS STATE_DIR CONFIG [NAME...]`
+
+Pools that are not there yet are started, and end when the standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from dspool.config import PoolConfig, load_config
+from dspool_serve import haproxy
+from dspool_serve.service import application_name
+
+
+async def main(address: str, state_dir: Path, config: PoolConfig, names: list[str]) -> None:
+    # All processes of a Serve must see the same.
+    os.environ.update(haproxy.switches() | {"RAY_AUTH_MODE": "token"})
+    from ray import serve
+
+    from dspool.pool import Pool
+    from dspool.runtime import cluster
+    from dspool_serve.deployment import RayPools, build_app
+
+    cluster.join_cluster(address)
+    async with AsyncExitStack() as started:
+        for name in names:
+            if name != config.name:
+                other = PoolConfig(name=name, pool_size=1, state_dir=state_dir, enable_optimizer=False)
+                await started.enter_async_context(Pool.start(other))
+        application = build_app(config, pools=partial(RayPools, names))
+        await asyncio.to_thread(serve.run, application, name=application_name(config.name), route_prefix="/")
+        print("served", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(
+        main(sys.argv[1], Path(sys.argv[2]), load_config(file=Path(sys.argv[3])).config, sys.argv[4:])
+    )
