@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up install test test-unit check lint format types imports bench bench-quick docs debian lock clean
+.PHONY: help up install test test-unit check lint format types imports bench bench-quick docs pictures debian lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -80,6 +80,9 @@ docs: install ## what is generated: settings in the documentation, dashboards, a
 	@$(BIN)/python docs/generate_metrics_table.py
 	@$(BIN)/python -m dspool_serve.grafana
 	@$(BIN)/python -m dspool_serve.alerts
+
+pictures: install ## the pictures of the dashboard in docs/images, of made-up data; needs chromium
+	@$(BIN)/python -m tests.browser.pictures
 
 debian: ## Debian packages that some tests use (needs root; nothing breaks without)
 	apt-get update

@@ -1,6 +1,6 @@
 """A service with made-up pools, for looking at the dashboard and for its browser tests: no Ray, no workers.
 
-`python -m tests.dashboard_demo --port 8899 --workers 500 [--tokens] [--no-pools]`
+`python -m tests.dashboard_demo --port 8899 --workers 500 [--pretty] [--tokens] [--no-pools]`
 """
 
 from __future__ import annotations
@@ -54,8 +54,12 @@ class SimulatedPool:
         history_s: int = 3600,
         state_dir: Path | None = None,
         ray_dashboard: str | None = None,
+        pretty: bool = False,
     ) -> None:
+        """`pretty`: for pictures, with names as people give them, and a size that follows what was decided."""
         self.name = name
+        self.pretty = pretty
+        self.odd = "classify" if pretty else HOSTILE
         self.insight = self
         self.ray_dashboard = ray_dashboard
         self.dice = random.Random(seed)
@@ -91,7 +95,7 @@ class SimulatedPool:
         self._runs: dict[str, list[StepRun]] = {}
         self._rollouts = Rollouts(None, None)
         self._decisions: list[DecisionRecord] = []
-        self.versions = {"qa": 3, "summarize": 1, HOSTILE[:40]: 1}
+        self.versions = {"qa": 3, "summarize": 1, self.odd[:40]: 1}
         began = time.time()
         self.known = {
             f"user-{n}": SessionInfo(
@@ -99,7 +103,8 @@ class SimulatedPool:
             )
             for n in range(240)
         }
-        self.known[HOSTILE] = SessionInfo(HOSTILE, None, 1, began - 500, began, (HOSTILE[:30],), 2, None)
+        if not pretty:
+            self.known[HOSTILE] = SessionInfo(HOSTILE, None, 1, began - 500, began, (HOSTILE[:30],), 2, None)
         for _ in range(workers + 1):
             self._start_worker()
         for second in range(history_s):
@@ -108,16 +113,18 @@ class SimulatedPool:
             if second % 600 == 300:
                 self._resized(self.desired, self.desired + 2, "backlog needs more workers")
             if second % 600 == 450:
-                self._resized(self.desired + 2, self.desired, "utilization needs fewer workers")
+                larger = self.desired if pretty else self.desired + 2
+                self._resized(larger, larger - 2, "utilization needs fewer workers")
         self._shift = 0.0
         self.happen("program.deployed", {"duration_s": 2.0, "workers": workers}, program="qa", version=3)
         self.happen(
             "worker.terminate",
             {"age_s": 60.0, "operations": 12.0},
-            worker=HOSTILE,
+            worker=f"{name}-w2-0c41d7" if pretty else HOSTILE,
             slot=2,
             reason="ActorDiedError: killed by SIGKILL",
         )
+        self._made_at = time.time()
         self._running: asyncio.Task[None] | None = None
 
     # --- what goes on ---
@@ -130,6 +137,11 @@ class SimulatedPool:
             self._running.cancel()
 
     async def _go_on(self) -> None:
+        # Making up the other pools took a while.
+        for ago in range(int(time.time() - self._made_at), 0, -1):
+            self._shift = -float(ago)
+            self._second(whole=False)
+        self._shift = 0.0
         while True:
             self._second(whole=True)
             await asyncio.sleep(1.0)
@@ -148,7 +160,7 @@ class SimulatedPool:
         serving = [row for row in self.rows.values() if row.state == "ready"]
         each = len(serving) * slots * load * 4
         programs = {}
-        for program, share in (("qa", 0.7), ("summarize", 0.29), (HOSTILE[:40], 0.01)):
+        for program, share in (("qa", 0.7), ("summarize", 0.29), (self.odd[:40], 0.01)):
             tally = Tally()
             number = 0 if self.paused else int(each * share)
             failed = int(number * 0.002 + (self.dice.random() < 0.05))
@@ -219,6 +231,8 @@ class SimulatedPool:
         action = "grow" if after > before else "shrink"
         self.happen("pool.resize", {"from": before, "to": after, "overflow": 0}, reason=reason, action=action)
         self._decisions.append(DecisionRecord(at, after, 0, before, action, reason, {"load": 12.0}, since=at))
+        if self.pretty:
+            self._bring_to(after)
 
     def happen(self, event: str, measurements: dict[str, float], **about: Any) -> None:
         self._sent += 1
@@ -229,11 +243,12 @@ class SimulatedPool:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
         id = f"{self.name}-w{slot}-{self.dice.getrandbits(24):06x}"
         ready = sum(row.state == "ready" for row in self.rows.values())
-        node = HOSTILE if slot == 1 else "node-1"
+        strange = slot == 1 and not self.pretty
+        node = HOSTILE if strange else "node-1"
         self.rows[id] = WorkerStatus(
             id, slot, "ready" if ready < self.desired else "spare", 1000 + slot, node, sessions=slot % 9,
             slots=self.config.slots_per_worker, started_at=time.time() - 4000 + slot, operations=slot * 10,
-            rss_mb=180.0 + slot % 30, reason=HOSTILE if slot == 1 else "", start="fork",
+            rss_mb=180.0 + slot % 30, reason=HOSTILE if strange else "", start="fork",
             checked_at=time.time(),
         )  # fmt: skip
         self._runs[id] = [
@@ -265,13 +280,16 @@ class SimulatedPool:
                 f"size must be {self.config.min_pool_size}..{self.config.max_pool_size}, got {size}"
             )
         self._resized(self.desired, size, "by hand")
+        self._bring_to(size)
+        return size
+
+    def _bring_to(self, size: int) -> None:
         self.desired = size
         ready = [row for row in self.rows.values() if row.state == "ready"]
         for row in ready[size:]:
             del self.rows[row.id]
         while sum(row.state == "ready" for row in self.rows.values()) < size:
             self._start_worker()
-        return size
 
     async def pause(self) -> None:
         self.paused = True
@@ -349,7 +367,7 @@ class SimulatedPool:
             {
                 "operation_id": f"op-{row.slot}-{slot}",
                 "command": "execute_program",
-                "program": ("qa", "summarize", HOSTILE[:40])[slot % 3],
+                "program": ("qa", "summarize", self.odd[:40])[slot % 3],
                 "session": None if slot % 2 else f"user-{slot}",
                 "held_s": round(self.dice.random() * (20 if slot == 0 else 1), 3),
             }
@@ -363,7 +381,8 @@ class SimulatedPool:
         return {"rss_mb": row.rss_mb, "pss_mb": row.rss_mb * 0.4, "uss_mb": row.rss_mb * 0.25}
 
     async def log_tail(self, worker_id: str, lines: int) -> LogTail:
-        line = f"2026-01-01T00:00:00.000+00:00 INFO    dspool.worker: {HOSTILE} ready [pool={self.name}]"
+        about = "qa v3" if self.pretty else HOSTILE
+        line = f"2026-01-01T00:00:00.000+00:00 INFO    dspool.worker: {about} ready [pool={self.name}]"
         return LogTail([line] * min(lines, 40), False, "worker-demo.err", True)
 
     async def actor_id(self, worker_id: str) -> str | None:
@@ -474,7 +493,7 @@ def write_traces(pool: SimulatedPool, number: int = 300) -> None:
                     "ok": not failed,
                     "attributes": about
                     | {"dspool.worker": next(iter(pool.rows)), "dspool.outcome": "error" if failed else "ok"}
-                    | ({"error.type": "model_error", "hostile": HOSTILE} if failed else {})
+                    | ({"error.type": "model_error", "dspool.program": pool.odd[:40]} if failed else {})
                     | (
                         {"dspool.wait_s": 0.01, "dspool.run_s": took / 1e9, "dspool.attempts": 1}
                         if not depth
@@ -535,14 +554,15 @@ def main() -> None:
     parser.add_argument(
         "--history-s", type=int, default=3600, help="seconds of history to make up; each costs a little time"
     )
+    parser.add_argument("--pretty", action="store_true", help="no hostile names: for pictures")
     parser.add_argument("--tokens", action="store_true")
     parser.add_argument("--no-pools", action="store_true")
     asked = parser.parse_args()
     pools = []
     if not asked.no_pools:
         pools = [
-            SimulatedPool("default", workers=asked.workers, history_s=asked.history_s),
-            SimulatedPool("other", workers=3, seed=2, history_s=asked.history_s),
+            SimulatedPool(name, workers=workers, seed=seed, history_s=asked.history_s, pretty=asked.pretty)
+            for seed, (name, workers) in enumerate((("default", asked.workers), ("other", 3)), 1)
         ]
         for pool in pools:
             write_traces(pool)
