@@ -87,7 +87,7 @@ export class Series {
 
   between(from, to) {
     const first = this.find(from);
-    const end = this.find(to) + 1;
+    const end = this.find(to + 1e-6);
     return { at: this.at.slice(first, end), columns: Object.fromEntries([...this.columns].map(([name, values]) => [name, values.slice(first, end)])) };
   }
 

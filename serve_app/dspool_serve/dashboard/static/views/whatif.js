@@ -8,6 +8,7 @@ import { Plot } from "../plot.js";
 import { Series } from "../series.js";
 
 const WAIT_MS = 300;
+const AGAIN_MS = 3000;
 
 export class WhatIf {
   constructor(ctx, group) {
@@ -64,6 +65,7 @@ export class WhatIf {
 
   async run() {
     this.asking?.abort();
+    clearTimeout(this.trying);
     const stop = (this.asking = new AbortController());
     const values = Object.fromEntries([...this.sliders].map(([name, { input }]) => [name, input.value]));
     try {
@@ -76,6 +78,7 @@ export class WhatIf {
       if (problem.name === "AbortError") return;
       this.plot.none.textContent = "Not replayed";
       fill(this.result, h("p", { class: "problem" }, problem.message));
+      if (problem.temporary && !this.closed) this.trying = setTimeout(() => this.run(), AGAIN_MS);
     }
   }
 
@@ -104,6 +107,7 @@ export class WhatIf {
 
   close() {
     this.closed = true;
+    clearTimeout(this.trying);
     this.asking?.abort();
   }
 }
