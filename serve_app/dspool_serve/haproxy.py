@@ -26,6 +26,7 @@ import socket
 import ssl
 import stat
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -80,6 +81,11 @@ REFUSALS = {
 that comes too slowly, it refuses in its own words all the same (400 and 408 in HTML)."""
 PIDS = "haproxy.pids"
 THREADS = 4
+_PORTS = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
 _UNASKED = range(20_000, 30_000)
 """Below what Linux gives away by itself (from 32768), and not what Ray (10002 to 19999) and Serve (from 30000) use."""
 # Each HAProxy and each replica waits this long for the other side to notice before it stops.
@@ -106,6 +112,16 @@ def switches() -> dict[str, str]:
     if binary() is not None:
         chosen["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     return chosen
+
+
+def joined_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """`switches`, for a Serve that we start on another's cluster, on its head node.
+
+    Serve's own ports are one for all Serves of a machine, so a second one does not start: here they are others, unless
+    `given`, the environment, says which.
+    """
+    chosen = switches() | {name: str(_unasked_port()) for name in _PORTS}
+    return chosen | {name: value for name, value in given.items() if name.startswith("RAY_SERVE_")}
 
 
 class HeldPorts:

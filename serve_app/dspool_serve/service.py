@@ -53,7 +53,7 @@ class Service:
         self._address = address
         self._ray_dashboard = ray_dashboard
         self._pool: AbstractAsyncContextManager[Any] | None = None
-        self._owns_serve = False
+        self.owns_serve = False
         self._serving = False
         self._started: list[psutil.Process] = []
         self._held = haproxy.HeldPorts()
@@ -123,7 +123,7 @@ class Service:
                     key="service.tls_cert",
                 )
             # Another's cluster: its Serve, if we start it, keeps its files where Serve wants them on its own node.
-            variables = haproxy.switches()
+            variables = haproxy.joined_environment(os.environ)
         os.environ.update(variables)
         # Compiled modules are what makes the next worker start fast.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -177,7 +177,7 @@ class Service:
         try:
             ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         except ValueError:
-            self._owns_serve = True
+            self.owns_serve = True
         service = self.config.service
         try:
             serve.start(
@@ -190,7 +190,7 @@ class Service:
             why = str(failed.cause).strip()[-500:] or type(failed.cause).__name__
             raise WorkerStartFailed(f"Ray Serve could not open its HTTP door: {why}") from failed
         options = _http_options()
-        if not self._owns_serve and (options.host, options.port) != (service.host, service.port):
+        if not self.owns_serve and (options.host, options.port) != (service.host, service.port):
             raise Conflict(
                 f"Ray Serve already runs in this cluster, on {options.host}:{options.port}; "
                 f"use --host {options.host} --port {options.port}"
@@ -243,8 +243,8 @@ class Service:
             # Ray prints that the controller it was told to kill was killed; nobody needs to read that.
             nowhere = io.StringIO()
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                if self._owns_serve:
-                    await self._quietly(asyncio.to_thread(_shutdown_serve), report)
+                if self.owns_serve:
+                    await self._quietly(asyncio.to_thread(_shutdown_serve, self.joined), report)
                 await asyncio.to_thread(ray.shutdown)
         await asyncio.to_thread(self._sweep)
         self._held.release()
@@ -300,7 +300,7 @@ def haproxy_processes(temp_dir: Path) -> list[psutil.Process]:
     return found
 
 
-async def _clear_cluster(pool: str, address: str) -> None:
+async def _clear_cluster(pool: str, address: str, owns_serve: bool) -> None:
     import ray
     from ray import serve
 
@@ -311,6 +311,8 @@ async def _clear_cluster(pool: str, address: str) -> None:
         with contextlib.suppress(ValueError):
             ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
             await asyncio.to_thread(serve.delete, application_name(pool))
+            if owns_serve:
+                await asyncio.to_thread(_shutdown_serve, True)
         with contextlib.suppress(UnknownPool):
             config, _ = await cluster.ask(cluster.find_supervisor(pool), "connect_info")
             await lifecycle.dismantle(config, timeout_s=config.operation_timeout_s)
@@ -341,10 +343,12 @@ def _short_directory() -> str:
     return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
 
 
-def _shutdown_serve() -> None:
+def _shutdown_serve(joined: bool) -> None:
     from ray import serve
 
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    # On another's cluster somebody may have put applications on the Serve that we started.
+    if not (joined and serve.status().applications):
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _http_options() -> Any:
@@ -354,12 +358,12 @@ def _http_options() -> Any:
     return client.http_config
 
 
-def clear(*, pool: str, address: str | None, temp_dir: Path | None) -> None:
-    """Remove what a service left whose process died: on a joined cluster (`address`) its actors and application,
-    on its own one HAProxy (Ray's processes follow their parent) and its directory.
+def clear(*, pool: str, address: str | None, temp_dir: Path | None, owns_serve: bool = False) -> None:
+    """Remove what a service left whose process died: on a joined cluster (`address`) its actors, its application and,
+    if it started that, Serve; on its own one HAProxy (Ray's processes follow their parent) and its directory.
     """
     if address is not None:
-        asyncio.run(_clear_cluster(pool, address))
+        asyncio.run(_clear_cluster(pool, address, owns_serve))
     if temp_dir is not None and temp_dir.name.startswith("dspool-"):
         end_processes(haproxy_processes(temp_dir))
         shutil.rmtree(temp_dir, ignore_errors=True)

@@ -157,6 +157,19 @@ async def test_nobody_gets_a_port_that_was_chosen_for_haproxy_before_it_opens_it
                     other.bind(("127.0.0.1", port))
 
 
+def test_a_serve_on_anothers_cluster_gets_ports_of_its_own_unless_the_environment_says_which():
+    first, second = haproxy.joined_environment({}), haproxy.joined_environment({})
+    ports = [int(value) for one in (first, second) for name, value in one.items() if name.endswith("_PORT")]
+    assert len(set(ports)) == 6
+    # Below what the system gives away, above Ray's and below Serve's.
+    assert all(20_000 <= port < 30_000 for port in ports)
+    given = {"RAY_SERVE_HAPROXY_STATS_PORT": "8404", "RAY_SERVE_HAPROXY_MAXCONN": "9", "HOME": "/"}
+    told = haproxy.joined_environment(given)
+    assert told["RAY_SERVE_HAPROXY_STATS_PORT"] == "8404"
+    assert told["RAY_SERVE_HAPROXY_MAXCONN"] == "9"
+    assert "HOME" not in told
+
+
 PARENT = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
 
 

@@ -345,3 +345,20 @@ def test_a_session_outlives_the_service_and_ctrl_c_leaves_nothing_behind(tmp_pat
         assert not (state / "run.json").exists()
     finally:
         second.end()
+
+
+def test_a_service_that_is_killed_hard_takes_its_processes_along(up):
+    """Runs last, by its place in the file."""
+    started = psutil.Process(up.process.pid).children(recursive=True)
+    assert "haproxy" in {one.name() for one in started}
+    # Ray's agents try for a minute to tell a GCS that is gone, and end then; see docs/operations.md.
+    agents = [one for one in started if one.name().startswith(("ray::DashboardA", "ray::RuntimeEnv"))]
+    up.process.kill()
+    up.process.wait(10)
+    _, alive = psutil.wait_procs([one for one in started if one not in agents], timeout=30)
+    assert [one.name() for one in alive] == []
+    for one in agents:
+        one.kill()
+    # Its directory and its run file are cleared by whoever comes next.
+    assert dspool("down", "--state-dir", str(up.state_dir)).returncode == 0
+    assert not (up.state_dir / "run.json").exists()

@@ -41,6 +41,7 @@ class FakeService:
         self.ray_dashboard_url = None
         self.temp_dir = Path("/tmp/dspool-fake")
         self.tls_cert = None
+        self.owns_serve = False
 
     async def start(self, report):
         report("ray", "starting a local Ray")
@@ -157,7 +158,7 @@ def test_what_a_dead_service_left_is_cleared_by_the_next_up(service, tmp_path):
     RunFile(tmp_path).claim(DEAD)
     ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
     assert ended.exit_code == 0
-    cleared = {"pool": "default", "address": None, "temp_dir": Path("/tmp/dspool-gone")}
+    cleared = {"pool": "default", "address": None, "temp_dir": Path("/tmp/dspool-gone"), "owns_serve": False}
     assert service.log == [("cleared", cleared), "stopped"]
 
 

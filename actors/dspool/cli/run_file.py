@@ -23,6 +23,8 @@ class Run(Struct, frozen=True, kw_only=True):
     ray_address: str = ""
     temp_dir: str | None = None
     joined: bool = False
+    owns_serve: bool = False
+    """It started the Serve of the cluster that it joined."""
     tls_cert: str | None = None
     """The certificate that the service shows, when it speaks HTTPS."""
 

@@ -34,6 +34,7 @@ class RunningService(Protocol):
     ray_dashboard_url: str | None
     temp_dir: Path | None
     tls_cert: str | None
+    owns_serve: bool
 
     async def start(self, report: Callable[[str, str], None]) -> None: ...
     async def stop(self, report: Callable[[str, str], None]) -> None: ...
@@ -84,6 +85,7 @@ def clear(run: Run, out: Output) -> None:
         pool=run.pool,
         address=run.ray_address if run.joined else None,
         temp_dir=None if run.temp_dir is None else Path(run.temp_dir),
+        owns_serve=run.owns_serve,
     )
 
 
@@ -139,6 +141,7 @@ async def _serve(service: RunningService, run: Run, run_file: RunFile, out: Outp
                 ray_address=service.ray_address,
                 temp_dir=None if service.temp_dir is None else str(service.temp_dir),
                 tls_cert=service.tls_cert,
+                owns_serve=service.owns_serve,
             )
             run_file.write(run)
             out.ready(_facts(service, run, run_file))
