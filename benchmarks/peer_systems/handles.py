@@ -242,7 +242,7 @@ async def over_redis(directory: Path, ports: dict[str, int]) -> AsyncIterator[di
         "--dir",
         str(directory),
     ]
-    redis += ["--loglevel", "warning"]
+    redis += ["--logfile", str(directory / "redis.log")]
     app = "benchmarks.peer_systems.taskiq_app:broker"
     worker = [sys.executable, "-m", "taskiq", "worker", app, "--workers", str(WORKERS)]
     worker += ["--log-level", "ERROR", "--max-async-tasks", "256"]
