@@ -219,7 +219,7 @@ def main() -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("--minutes", type=float, default=4.0, help="of load; 4 by default")
     options = parser.parse_args()
-    seconds = 20.0 if options.quick else 60 * options.minutes
+    seconds = 12.0 if options.quick else 60 * options.minutes
     header(f"soak: {seconds / 60:.1f} minutes at {LOAD:.0%} load, with kills, resizes and deployments")
 
     with ray_cluster("dsp-k-") as directory:
