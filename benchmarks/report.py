@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from html import escape
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from benchmarks.common import ROOT, about
@@ -36,6 +38,8 @@ NAMES = (
     "soak",
 )
 HERE = ROOT / "benchmarks"
+LIMIT_S = 3600.0
+"""For one benchmark; the longest takes about a quarter of that."""
 
 
 def run(name: str, quick: bool) -> dict[str, Any]:
@@ -45,12 +49,16 @@ def run(name: str, quick: bool) -> dict[str, Any]:
     print(f"== benchmarks.{name}", flush=True)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
+        # As Ctrl-C, so that what it started is ended.
+        late = Timer(LIMIT_S, lambda: running.send_signal(signal.SIGINT))
+        late.start()
         lines = []
         for line in running.stdout:
             lines.append(line.rstrip("\n"))
             if not line.startswith("{"):
                 print(line, end="", flush=True)
         code = running.wait()
+        late.cancel()
     entry: dict[str, Any] = {
         "name": name,
         "command": f"python -m benchmarks.{name}" + (" --quick" if quick else ""),

@@ -319,3 +319,15 @@ async def test_a_part_that_fails_or_hangs_does_not_take_the_others_with_it(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["failed_parts"].keys() == {"one", "two"}
     assert "no such luck" in told["failed_parts"]["one"]
+
+
+def test_a_benchmark_that_hangs_is_ended_and_in_the_report_as_failed(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "hung.py").write_text(
+        "import time; print('so far', flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "LIMIT_S", 0.5)
+    entry = report.run("hung", quick=True)
+    assert entry["ok"] is False
+    assert entry["seconds"] < 30
