@@ -1,6 +1,7 @@
 """How well does the pool follow its load, and at what cost?
 
     python -m benchmarks.sizing --json [--quick] [--trace FILE] [--compress N] [--picture FILE]
+    python -m benchmarks.sizing --json --held-out SEEDS      # other loads, and who is dominated on them
 
 Each workload runs through the same simulated pool (`sizing_sim/simulator.py`) under dspool's own policy
 (`dspool.core.sizing.decide` itself), under other autoscalers, and under a clairvoyant oracle. The last line
@@ -21,6 +22,8 @@ from typing import Any
 
 from benchmarks.common import about, arguments, header
 from benchmarks.sizing_sim import workloads
+from benchmarks.sizing_sim.held_out import REPORT_SEED, dominates, held_out, summary
+from benchmarks.sizing_sim.hindsight import best_plan
 from benchmarks.sizing_sim.oracle import oracle
 from benchmarks.sizing_sim.picture import write_picture
 from benchmarks.sizing_sim.policies import HPA, KPA, Dspool, Reactive, Seed, Serve, Static, erlang_static
@@ -56,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     rows: list[dict[str, Any]] = []
     bounds: list[dict[str, Any]] = []
+    hindsight: list[dict[str, Any]] = []
     shown = []
     for work in works:
         began = time.process_time()
@@ -69,12 +73,17 @@ def main(argv: list[str] | None = None) -> int:
         if args.bounds:
             bounds.append(_bounds(work, pool, base))
             _print_bounds(bounds[-1])
+        if args.hindsight:
+            hindsight.append(_hindsight(work, pool, base, args.hindsight))
+    summed = summary(rows) if args.held_out else []
+    _print_summary(summed)
     if args.picture:
         write_picture(args.picture, shown, pool, "; ".join(f"{k} {v}" for k, v in settings.items()))
         print(f"\npicture: {args.picture}")
     if args.json:
         notes = {work.name: work.note for work in works}
-        print(json.dumps({"rows": rows, "settings": settings, "notes": notes, "bounds": bounds, **about()}))
+        said = {"rows": rows, "settings": settings, "notes": notes, "bounds": bounds, "summary": summed}
+        print(json.dumps({**said, "hindsight": hindsight, **about()}))
     return 0
 
 
@@ -95,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
         help="divide the times of the trace by N (1; without --trace 1, 5, 20)",
     )
     add("--only-traces", action="store_true", help="leave out the synthetic workloads")
+    add("--held-out", type=int, metavar="SEEDS", help="instead: loads nothing was chosen on, so many seeds")
+    add("--first-seed", type=int, default=REPORT_SEED, metavar="N", help=f"of --held-out ({REPORT_SEED})")
     add("--bounds", action="store_true", help="also show what bounds any policy on each workload")
+    add("--hindsight", type=int, metavar="N", help="also the best of N plans, knowing each workload (slow)")
     add("--picture", type=Path, metavar="FILE", help="write load, size and wait as one HTML page")
     add("--service", type=float, default=0.5, metavar="S", help="mean service time, seconds (0.5)")
     add("--slots", type=int, default=8, help="slots a worker (8)")
@@ -106,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workloads(args: argparse.Namespace) -> list[Workload]:
+    if args.held_out:
+        seeds = range(args.first_seed, args.first_seed + args.held_out)
+        return list(held_out(seeds, service_s=args.service))
     traces: list[Path] = args.trace or ([DEFAULT_TRACE] if DEFAULT_TRACE.exists() else [])
     compressions: tuple[float, ...] = (1.0,)
     if args.compress is not None:
@@ -133,10 +148,14 @@ def _workloads(args: argparse.Namespace) -> list[Workload]:
 def _compare(work: Workload, pool: PoolModel) -> list[Run]:
     """One run of each policy. All but the oracle start with the size that the mean rate asks for."""
     pool, static = _start(work, pool)
-    config = SizingConfig(min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s)
+    config = _config(pool)
     policies: list[Policy] = [Dspool(pool, config), Seed(pool), HPA(pool), KPA(pool), Serve(pool), static]
     runs = [simulate(work.arrivals, work.services, policy, pool) for policy in policies]
     return [*runs, oracle(work, pool)]
+
+
+def _config(pool: PoolModel) -> SizingConfig:
+    return SizingConfig(min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s)
 
 
 def _start(work: Workload, pool: PoolModel) -> tuple[PoolModel, Static]:
@@ -157,6 +176,14 @@ def _bounds(work: Workload, pool: PoolModel, oracle_s: float) -> dict[str, Any]:
         "mean_busy_workers": round(sum(work.services) / work.span_s / pool.slots, 3),
         "mean_oracle_workers": round(oracle_s / work.span_s, 3),
     }
+
+
+def _hindsight(work: Workload, pool: PoolModel, oracle_s: float, tries: int) -> dict[str, Any]:
+    pool, _ = _start(work, pool)
+    found = best_plan(work, pool, _config(pool), oracle_s, tries=tries)
+    cost = f"{found['worker_seconds_vs_oracle']} times the oracle: {found['plan']}"
+    print(f"  in hindsight, the best of {tries} plans under 1 % costs {cost}", flush=True)
+    return found
 
 
 def _constant(work: Workload, pool: PoolModel) -> tuple[int, float] | None:
@@ -195,10 +222,18 @@ def _print_table(work: Workload, rows: list[dict[str, Any]], took_s: float) -> N
 
 
 def _mark(row: dict[str, Any], ours: dict[str, Any]) -> str:
-    """A word where a baseline is better in both scores."""
-    scores = ("waits_over_pct", "worker_seconds_vs_oracle")
-    better = row["policy"] != "oracle" and all(row[score] < ours[score] for score in scores)
-    return "   dominates dspool" if better else ""
+    """A word where a baseline is better."""
+    return "   dominates dspool" if row["policy"] != "oracle" and dominates(row, ours) else ""
+
+
+def _print_summary(summed: list[dict[str, Any]]) -> None:
+    for line in summed:
+        print(
+            f"  {line['policy']:14} dominated on {line['dominated_on']} of {line['workloads']} workloads, under 1 % "
+            f"on {line['under_1_pct_on']}; waits over: median {line['median_waits_over_pct']:.2f} %, worst "
+            f"{line['worst_waits_over_pct']:.2f} %; cost / oracle: median {line['median_vs_oracle']:.2f}, worst "
+            f"{line['worst_vs_oracle']:.2f}"
+        )
 
 
 def _print_bounds(bound: dict[str, Any]) -> None:

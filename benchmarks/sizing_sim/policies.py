@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from dspool.core.plans import Plan
 from dspool.core.sizing import Decision, Observed, SizingConfig, SizingState, Window, decide, erlang_c_slots
 
 from .simulator import STEP_S, PoolModel, Sample, View
@@ -38,6 +39,8 @@ class Dspool:
     config: SizingConfig
     name: str = "dspool"
     initial_size: int | None = None
+    follow: Plan | None = None
+    """One plan for the whole run, instead of the cheapest so far."""
     decisions: list[Decision] = field(default_factory=list)
     state: SizingState = field(default_factory=SizingState)
 
@@ -61,7 +64,7 @@ class Dspool:
             short=window(recent(view, self.config.short_window_s), pool.max_wait_s),
             long=window(recent(view, self.config.long_window_s), pool.max_wait_s),
         )
-        decision, self.state = decide(self.config, seen, self.state, now=view.now)
+        decision, self.state = decide(self.config, seen, self.state, now=view.now, follow=self.follow)
         self.decisions.append(decision)
         return decision.target, decision.overflow
 

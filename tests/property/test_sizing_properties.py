@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspool.core.observed import Score
 from dspool.core.plans import PLANS, Recent
 from dspool.core.sizing import Observed, Peak, SizingConfig, SizingState, Window, decide, erlang_c_slots
 
@@ -140,14 +141,38 @@ def test_a_longer_queue_never_asks_for_less(load, size, queued, more):
 
 
 @UNHURRIED
-@given(st.floats(0.1, 200), st.integers(1, 40), st.floats(0, 1), st.floats(1, 300))
-def test_it_never_shrinks_below_what_a_peak_of_the_last_second_needed(load, size, age, slots):
+@given(
+    st.floats(0.1, 200),
+    st.integers(1, 40),
+    st.floats(0, 700),
+    st.floats(1, 300),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e5)), min_size=len(PLANS), max_size=len(PLANS)),
+    st.floats(0, 100),
+)
+def test_it_never_shrinks_below_what_the_plan_that_it_says_it_follows_keeps_of_a_peak(
+    load, size, age, slots, scores, late
+):
     config = SizingConfig(min_size=1, max_size=1000)
-    peak = Peak(1000 - age, 1000 - age, slots)
-    state = SizingState(peaks=(peak,), first_at=0.0, called_at=999.5, changed_at=0.0)
+    state = SizingState(
+        peaks=(Peak(1000 - age, 1000 - age, slots),),
+        scores=tuple(Score(*score) for score in scores),
+        started=5000.0,
+        late=late,
+        first_at=0.0,
+        called_at=999.5,
+        changed_at=0.0,
+    )
     decision, _ = decide(config, calm(load, size), state, now=1000.0)
-    # The most frugal plan keeps four fifths of it and a spare worker, or a quarter of one for ten seconds.
-    assert decision.target * 8 >= 0.8 * slots - 1e-6 or decision.target >= size
+    n = decision.numbers
+    kept = n["plan_factor"] * slots * (age <= n["plan_hold_s"]) + n["plan_spare"] * 8
+    kept = max(kept, n["plan_floor"] * slots * (age < 600), n["need_headroom"], n["need_utilization"])
+    assert decision.target * 8 >= kept - 0.01 or decision.target >= size
+    if age <= 1:  # whatever plan that is
+        assert decision.target * 8 >= 0.8 * slots - 0.01 or decision.target >= size
+
+
+def test_every_plan_keeps_four_fifths_of_a_peak_of_the_last_second_or_all_of_the_largest():
+    assert all(plan.hold_s >= 1.0 and (plan.factor >= 0.8 or plan.floor >= 1.0) for plan in PLANS)
 
 
 @UNHURRIED

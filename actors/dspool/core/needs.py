@@ -7,7 +7,18 @@ import math
 from collections.abc import Iterable
 
 from dspool.core.observed import Observed, Peak, SizingConfig, SizingState
-from dspool.core.plans import BUDGET, MEMORY_S, OPENING, RECALL_S, Looked, Recent, choose, judge
+from dspool.core.plans import (
+    BUDGET,
+    MEMORY_S,
+    OPENING,
+    OPENING_S,
+    RECALL_S,
+    Looked,
+    Plan,
+    Recent,
+    choose,
+    judge,
+)
 
 BAND = 0.1
 """Utilization may be this much above `target_utilization` before the size follows."""
@@ -24,7 +35,14 @@ class Needs:
         nothing would.
     """
 
-    def __init__(self, config: SizingConfig, seen: Observed, state: SizingState, now: float) -> None:
+    def __init__(
+        self,
+        config: SizingConfig,
+        seen: Observed,
+        state: SizingState,
+        now: float,
+        follow: Plan | None = None,
+    ) -> None:
         self._config, self._seen, self._state = config, seen, state
         short, long = seen.short, seen.long
         counted = long if long.finished else short
@@ -40,9 +58,9 @@ class Needs:
         fade = math.exp(-self.elapsed_s / MEMORY_S)
         self.started, self.late = state.started * fade + looked.started, state.late * fade + looked.late
         base = max(self.utilization, self.headroom)
-        self.scores = judge(state.scores, looked, self.peaks, base, config, seen, now)
-        fresh = state.first_at is None or now - state.first_at < config.long_window_s / 2
-        self.plan = OPENING if fresh else choose(self.scores, self.late, self.started)
+        self.scores = () if follow else judge(state.scores, looked, self.peaks, base, config, seen, now)
+        fresh = state.first_at is None or now - state.first_at < OPENING_S
+        self.plan = follow or (OPENING if fresh else choose(self.scores, self.late, self.started))
         self.room = Recent(self.peaks, now).slots(self.plan, seen.slots_per_worker)
         self.backlog = self._backlog()
 

@@ -27,6 +27,7 @@ import msgspec
 
 from dspool.core.needs import Needs, erlang_c_slots
 from dspool.core.observed import Action, Decision, Observed, Peak, SizingConfig, SizingState, Window
+from dspool.core.plans import Plan
 
 __all__ = [
     "Action",
@@ -46,14 +47,15 @@ again."""
 
 
 def decide(
-    config: SizingConfig, seen: Observed, state: SizingState, *, now: float
+    config: SizingConfig, seen: Observed, state: SizingState, *, now: float, follow: Plan | None = None
 ) -> tuple[Decision, SizingState]:
     """The size the pool should have at `now` (monotonic seconds), with the reason, and the state for the next call.
 
     Growing for demand that exceeds the pool is immediate; growing for head-room waits until
     `grow_cooldown_s` after the last growth, shrinking until `shrink_cooldown_s` after the last change. No
     data, stale data and a failing model endpoint hold the size as it is (inside the bounds). What the base
-    size may not take goes to overflow workers, which leave after `overflow_idle_s` without need.
+    size may not take goes to overflow workers, which leave after `overflow_idle_s` without need. With
+    `follow`, that plan holds and none is chosen: what would it have done?
     """
     held = _bounded(config, seen.desired)
     blind = _blind(config, seen)
@@ -61,7 +63,7 @@ def decide(
         overflow = _capped(config, seen.overflow)
         decision = Decision(target=held, overflow=overflow, action=_action(held, seen), reason=blind, at=now)
         return decision, msgspec.structs.replace(state, called_at=now)
-    needs = Needs(config, seen, state, now)
+    needs = Needs(config, seen, state, now, follow)
     target, lacking, reason = _base(config, seen, needs, state, held, now)
     overflow, needed_at, lane = _overflow(config, seen, state, lacking, now)
     decision = Decision(
