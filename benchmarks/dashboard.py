@@ -246,7 +246,7 @@ def browse(url: str, visits: int, seconds: float) -> dict[str, Any]:
 
 def main() -> int:
     options = arguments(__doc__ or "").parse_args()
-    rounds, seconds, visits, watched = (1, 5, 2, 5.0) if options.quick else (5, 20, 7, 60.0)
+    rounds, seconds, visits, watched = (1, 4, 2, 3.0) if options.quick else (5, 20, 7, 60.0)
     header("dashboard: 2 workers, one ingress process, steady load, service and browser on the same machine")
     directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
     try:
