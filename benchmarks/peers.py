@@ -1,6 +1,6 @@
 """What dspool costs and gives beside what else one would serve a DSPy program with; one run, the systems in turn.
 
-    python -m benchmarks.peers [--json] [--quick | --full] [--only SYSTEM,...]
+    python -m benchmarks.peers [--json] [--quick | --full] [--rounds N] [--seconds S] [--only SYSTEM,...]
 
 Every system runs the same programs (`peer_systems/programs.py`) on the same engines, in two processes that work,
 driven by one process that sends. The peers use DSPy as it comes; `benchmarks.throughput` also has an ActorPool with
@@ -103,6 +103,10 @@ def main() -> int:
         "--full", action="store_true", help="all workloads at all concurrencies; about an hour"
     )
     parser.add_argument("--only", help="systems, separated by commas (dspool_http is dspool over HTTP)")
+    parser.add_argument("--rounds", type=int, help="instead of 3 (1 if quick)")
+    parser.add_argument(
+        "--seconds", type=float, help="of each cell, instead of 1 (0.3 if quick, 1.5 if full)"
+    )
     options = parser.parse_args()
     names = {name for group in HANDLES.values() for name in group} | set(SERVERS) | {"dspool_http"}
     wanted = set(options.only.split(",")) if options.only else names
@@ -115,6 +119,7 @@ def main() -> int:
     kind, cells, seconds, rounds = ("quick", QUICK, 0.3, 1) if options.quick else ("usual", USUAL, 1.0, 3)
     if options.full:
         kind, cells, seconds, rounds = "full", FULL, 1.5, 3
+    seconds, rounds = options.seconds or seconds, options.rounds or rounds
     header("peers: one run, the same programs, two working processes each, in turn")
     for sentence in missing:
         print(f"  left out: {sentence}")

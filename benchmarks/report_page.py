@@ -16,7 +16,7 @@ table{border-collapse:collapse;margin:.5rem 0;font-size:13px}td,th{border:1px so
 td{white-space:nowrap}th{white-space:nowrap}td.w{white-space:normal;min-width:16rem}.t{overflow-x:auto}tr.us{background:#eff6ff;font-weight:600}
 .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(33rem,1fr));gap:0 1rem}h4{margin:.8rem 0 0}
 th{background:#f3f4f6;text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
-figure{display:inline-block;margin:.5rem;max-width:33rem}figcaption,small{color:#4b5563;font-size:13px}
+figure{display:inline-block;vertical-align:top;margin:.5rem;max-width:33rem}figcaption,small{color:#4b5563;font-size:13px}
 .yes{color:#047857}.no{color:#b91c1c;font-weight:600}pre{overflow:auto;background:#f9fafb;padding:.5rem;font-size:12px}
 h2{border-top:2px solid #e5e7eb;padding-top:1rem}
 """
