@@ -331,3 +331,9 @@ def test_a_benchmark_that_hangs_is_ended_and_in_the_report_as_failed(tmp_path, m
     entry = report.run("hung", quick=True)
     assert entry["ok"] is False
     assert entry["seconds"] < 30
+
+
+def test_a_soak_compares_the_last_quarter_of_its_operations_with_the_first():
+    told = soak.drift([(1.0, 0.01), (30.0, 9.0), (60.0, 9.0), (99.0, 0.02)], 100.0)
+    assert (told["p50_first_ms"], told["p50_last_ms"], told["p50_drift"]) == (10.0, 20.0, 2.0)
+    assert soak.drift([], 100.0) == {}
