@@ -10,7 +10,7 @@ ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
 BENCHMARKS ?= targets throughput peers scaling http recovery startup telemetry sizing dashboard soak
 # What CI runs of them; one joins when its issue closes.
-QUICK := benchmarks.targets benchmarks.throughput benchmarks.peers benchmarks.recovery benchmarks.telemetry benchmarks.sizing benchmarks.soak benchmarks.dashboard
+QUICK := benchmarks.targets benchmarks.throughput benchmarks.peers benchmarks.scaling benchmarks.recovery benchmarks.telemetry benchmarks.sizing benchmarks.soak benchmarks.dashboard
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
 DEBIAN_PACKAGES ?= postgresql prometheus chromium chromium-driver redis-server
 
