@@ -9,8 +9,6 @@ EXTRAS := dev,bench,postgres,otlp
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
 BENCHMARKS ?= targets throughput peers scaling http recovery startup telemetry sizing dashboard soak
-# What CI runs of them; one joins when its issue closes.
-QUICK := benchmarks.targets benchmarks.throughput benchmarks.peers benchmarks.scaling benchmarks.recovery benchmarks.telemetry benchmarks.sizing benchmarks.soak benchmarks.dashboard
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
 DEBIAN_PACKAGES ?= postgresql prometheus chromium chromium-driver redis-server
 
@@ -71,9 +69,11 @@ imports: install
 bench: install ## every benchmark in full, about an hour; writes benchmarks/report.html and report.json
 	@$(BIN)/python -m benchmarks.report $(BENCHMARKS)
 
-bench-quick: install ## benchmarks just long enough to see that they run
-	@set -e; for benchmark in $(QUICK); do \
-	  echo "== $$benchmark --quick"; $(BIN)/python -m $$benchmark --json --quick; done
+bench-quick: install ## every benchmark just long enough to see that it runs, two side by side
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(BENCHMARKS:%=quick-%)
+
+quick-%:
+	@echo "== benchmarks.$* --quick"; $(BIN)/python -m benchmarks.$* --json --quick
 
 docs: install ## what is generated: settings in the documentation, dashboards, alert rules
 	@$(BIN)/python docs/generate_config_table.py

@@ -1,6 +1,6 @@
 """Run benchmarks and write what they found: `benchmarks/report.json`, and `benchmarks/report.html` to look at.
 
-    python -m benchmarks.report [--quick] [--only NAME,...] [--keep] [NAME ...]
+    python -m benchmarks.report [--quick] [--keep] [NAME ...]
 
 Each is run as its own program; what counts is its last line, one JSON object. One that fails is in the report as
 failed, and makes this fail at the end. `--keep` keeps what the last report holds of those that are not run now.

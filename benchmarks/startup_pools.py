@@ -47,12 +47,14 @@ async def pool_of(mode: str, size: int, most: int, **more: Any) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def both(size: int, most: int, **more: Any) -> AsyncIterator[tuple[Pools, dict[str, float]]]:
+async def both(
+    size: int, most: int, *, order: tuple[str, ...] = MODES, **more: Any
+) -> AsyncIterator[tuple[Pools, dict[str, float]]]:
     """A pool of each mode, and the seconds it took from nothing; the forked ones have a parent of their own."""
     end_parents()
     async with contextlib.AsyncExitStack() as stack:
         pools, took = {}, {}
-        for mode in MODES:
+        for mode in order:
             started = time.perf_counter()
             pools[mode] = await stack.enter_async_context(pool_of(mode, size, most, **more))
             took[mode] = round(time.perf_counter() - started, 2)
