@@ -40,6 +40,7 @@ NAMES = (
 HERE = ROOT / "benchmarks"
 LIMIT_S = 3600.0
 """For one benchmark; the longest takes about a quarter of that."""
+GRACE_S = 60.0
 
 
 def run(name: str, quick: bool) -> dict[str, Any]:
@@ -49,8 +50,7 @@ def run(name: str, quick: bool) -> dict[str, Any]:
     print(f"== benchmarks.{name}", flush=True)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        # As Ctrl-C, so that what it started is ended.
-        late = Timer(LIMIT_S, lambda: running.send_signal(signal.SIGINT))
+        late = Timer(LIMIT_S, end, [running])
         late.start()
         lines = []
         for line in running.stdout:
@@ -76,6 +76,15 @@ def run(name: str, quick: bool) -> dict[str, Any]:
         entry["figures"], entry["ok"] = {}, False
     entry["printed"] = lines
     return entry
+
+
+def end(running: subprocess.Popen[str]) -> None:
+    """As Ctrl-C, so that what it started is ended; jobs in the background of a script are deaf to that."""
+    running.send_signal(signal.SIGINT)
+    try:
+        running.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        running.kill()
 
 
 def main() -> int:

@@ -387,3 +387,21 @@ def test_a_lost_service_is_told_and_found_again(browser, tmp_path):
     )
     looking.close()
     demo.stop()
+
+
+def test_an_answer_older_than_what_the_stream_said_does_not_undo_it(look):
+    page = look.go("overview")
+    module = page.locator('script[type="module"]').get_attribute("src").replace("app.js", "pool.js")
+    seen = page.evaluate(
+        """async (module) => {
+            const { PoolData } = await import(module);
+            const data = new PoolData(location.hash.split("/")[1]);
+            const { at, pool } = await data.loadOverview();
+            data.tick({ at: at - 5, pool: { paused: "before" } });
+            const before = (await data.loadOverview()).pool.paused;
+            data.tick({ at: at + 60, pool: { paused: "since" } });
+            return [pool.paused, before, (await data.loadOverview()).pool.paused];
+        }""",
+        module,
+    )
+    assert seen == [False, False, "since"]

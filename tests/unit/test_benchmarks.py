@@ -321,13 +321,18 @@ async def test_a_part_that_fails_or_hangs_does_not_take_the_others_with_it(
     assert "no such luck" in told["failed_parts"]["one"]
 
 
-def test_a_benchmark_that_hangs_is_ended_and_in_the_report_as_failed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_benchmark_that_hangs_is_ended_and_in_the_report_as_failed(tmp_path, monkeypatch, deaf):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "hung.py").write_text(
-        "import time; print('so far', flush=True); time.sleep(60)"
+        "import signal, time\n"
+        f"signal.signal(signal.SIGINT, {'signal.SIG_IGN' if deaf else 'signal.default_int_handler'})\n"
+        "print('so far', flush=True)\n"
+        "time.sleep(60)"
     )
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "LIMIT_S", 0.5)
+    monkeypatch.setattr(report, "GRACE_S", 1.0)
     entry = report.run("hung", quick=True)
     assert entry["ok"] is False
     assert entry["seconds"] < 30

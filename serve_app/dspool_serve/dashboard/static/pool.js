@@ -5,6 +5,7 @@ import { Series } from "./series.js";
 
 const HOUR = 3600;
 const MAX_MARKERS = 500;
+const TICKS_KEPT_S = 10;
 
 export class PoolData {
   constructor(name) {
@@ -13,10 +14,13 @@ export class PoolData {
     this.series = new Series(HOUR);
     this.markers = [];
     this.loaded = 0;
+    this.ticks = [];
   }
 
   async loadOverview() {
     this.overview = await get(poolPath(this.name, "overview"));
+    // An answer may be a second old. What the stream said since then is not said again.
+    for (const frame of this.ticks) if (frame.at > this.overview.at) this.merge(frame);
     return this.overview;
   }
 
@@ -34,6 +38,12 @@ export class PoolData {
 
   tick(frame) {
     if (frame.points) this.series.append(frame.points);
+    this.ticks.push(frame);
+    while (this.ticks[0].at < frame.at - TICKS_KEPT_S) this.ticks.shift();
+    this.merge(frame);
+  }
+
+  merge(frame) {
     const overview = this.overview;
     if (!overview) return;
     overview.at = frame.at ?? overview.at;
