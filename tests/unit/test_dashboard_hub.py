@@ -207,6 +207,18 @@ async def test_the_stream_of_a_service_begins_with_everything_and_goes_on_with_w
     app.dashboard.close()
 
 
+async def test_all_of_a_pools_state_is_told_again_every_few_beats_because_an_answer_may_have_been_newer():
+    pool = SimulatedPool(workers=1, history_s=5)
+    app = application(pool)
+    news = app.dashboard.of("default").hub._news
+    told = []
+    for _ in range(11):
+        ((_, _, tick),) = await news.beat(frozenset({"overview"}))
+        told.append(tick.get("pool", {}).get("state"))
+    assert [n for n, state in enumerate(told, 1) if state] == [1, 5, 10]
+    app.dashboard.close()
+
+
 async def test_an_unknown_topic_is_refused_before_the_stream_begins():
     app = application(SimulatedPool(workers=1, history_s=2))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as http:
@@ -232,6 +244,27 @@ async def test_an_answer_is_made_once_for_all_who_ask_meanwhile():
     assert await fresh.get("k", make) == 1
     now = 1.0
     assert await fresh.get("k", make) == 2
+
+
+async def test_after_a_change_nobody_gets_an_answer_from_before_it():
+    gate = asyncio.Event()
+    fresh = Fresh(60.0)
+    states = ["before", "after"]
+
+    async def make():
+        state = states[0]
+        await gate.wait()
+        return state
+
+    early = asyncio.create_task(fresh.get("k", make))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    del states[0]
+    fresh.drop("k")
+    late = asyncio.create_task(fresh.get("k", make))
+    await asyncio.sleep(0)
+    gate.set()
+    assert (await early, await late, await fresh.get("k", make)) == ("before", "after", "after")
 
 
 async def test_one_who_hangs_up_does_not_take_the_answer_from_others():

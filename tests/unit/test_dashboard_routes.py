@@ -293,6 +293,17 @@ async def test_a_chart_leaves_as_csv_and_as_json_with_the_same_rows(demo):
     assert wrong.status_code == 422
 
 
+async def test_a_page_that_changed_something_can_ask_past_what_others_were_told(demo):
+    async with client(demo) as http:
+        assert not (await http.get(f"{POOL}/overview")).json()["pool"]["paused"]
+        await demo.pause()
+        try:
+            assert not (await http.get(f"{POOL}/overview")).json()["pool"]["paused"]
+            assert (await http.get(f"{POOL}/overview?fresh=1")).json()["pool"]["paused"]
+        finally:
+            demo.paused = False
+
+
 async def test_while_the_metrics_are_away_the_rest_is_shown(demo):
     demo.away = True
     try:

@@ -34,6 +34,10 @@ class Fresh(Generic[T]):
         making.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(making)
 
+    def drop(self, key: Hashable) -> None:
+        """Let whoever asks next have a new answer: what is kept, or being made, may be from before a change."""
+        self._made.pop(key, None)
+
     def _forget(self, key: Hashable, done: asyncio.Future[T]) -> None:
         kept = self._made.get(key)
         if (done.cancelled() or done.exception() is not None) and kept is not None and kept[1] is done:

@@ -65,8 +65,11 @@ async def pools(app: Application, request: Request) -> Response:
 
 
 async def overview(app: Application, request: Request) -> Response:
-    request.query(frozenset())
+    """`?fresh=1`: the page has just changed something, and what others were told a moment ago may be from before."""
+    asked = request.query(frozenset({"fresh"}))
     one = watched(app, request)
+    if asked.get("fresh"):
+        one.answers.drop("overview")
 
     async def make() -> view.Row:
         look, status = await asyncio.gather(_look(one), _status(one))

@@ -28,6 +28,9 @@ DECISIONS_AT_ONCE: Final = 20
 Item = tuple[str, str, Any]
 """Topic, name of the event, data."""
 _WHOLE: Final = ("health", "alerts", "telemetry")
+_POOL_EVERY: Final = 5
+"""So many beats pass until all of a pool's row is told: what a viewer has from an answer may be newer than what was
+told, and then no difference to the last beat would ever put it right."""
 
 
 class News:
@@ -50,6 +53,7 @@ class News:
         self._life: str | None = None
         self._after: float | None = None
         self._overview: view.Row | None = None
+        self._beats = 0
         self._workers: dict[str, view.Row] | None = None
         self._since: int | None = None
         self._alert_changes = self.alerts.told
@@ -104,10 +108,14 @@ class News:
         now = view.overview(look, status, self.insight.config, self.alerts.summary(), self._wall())
         before, self._overview = self._overview, now
         tick: dict[str, Any] = {"at": now["at"]}
+        self._beats += 1
+        if self._beats % _POOL_EVERY == 0:
+            tick["pool"] = now["pool"]
         if look is not None and look.table.ends:
             tick["points"] = msgspec.Raw(points(look.table).encode())
         for name in ("now", "pool", "totals"):
-            tick |= _part(name, before, now)
+            if name not in tick:
+                tick |= _part(name, before, now)
         for name in _WHOLE:
             if before is None or before[name] != now[name]:
                 tick[name] = now[name]

@@ -170,8 +170,7 @@ class App {
 
   async refresh() {
     if (!this.view || this.early) return;
-    this.data.loaded = 0;
-    this.data.overview = null;
+    this.data.forget();
     await this.load(this.turn);
   }
 

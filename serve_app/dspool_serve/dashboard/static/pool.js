@@ -15,10 +15,19 @@ export class PoolData {
     this.markers = [];
     this.loaded = 0;
     this.ticks = [];
+    this.stale = false;
+  }
+
+  /** Something was changed or missed: all is to be asked for again, and no answer from before will do. */
+  forget() {
+    this.loaded = 0;
+    this.overview = null;
+    this.stale = true;
   }
 
   async loadOverview() {
-    this.overview = await get(poolPath(this.name, "overview"));
+    this.overview = await get(poolPath(this.name, "overview") + (this.stale ? "?fresh=1" : ""));
+    this.stale = false;
     // An answer may be a second old. What the stream said since then is not said again.
     for (const frame of this.ticks) if (frame.at > this.overview.at) this.merge(frame);
     return this.overview;
