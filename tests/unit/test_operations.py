@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from typing import Any
 
@@ -110,6 +111,14 @@ async def test_a_worker_tells_what_each_version_of_a_program_did_and_does():
         gate.open.set()
         await task
         assert {v: seen.operations for v, seen in (await worker.versions("slow")).items()} == {1: 1}
+
+
+async def test_a_worker_logs_each_step_of_its_warm_up_and_how_long_it_took(caplog):
+    caplog.set_level("INFO", "dspool.worker")
+    async with LoopbackPool(config()) as pool:
+        worker = await pool.start_worker()
+        await worker.warm(LoadPrograms(), [])
+    assert re.fullmatch(r"worker \S+: warm-up step load_programs took \d+\.\d{3} s", caplog.messages[-1])
 
 
 class Deaf:

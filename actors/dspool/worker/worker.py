@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -42,6 +43,7 @@ from dspool.worker.ownership import Ownership, Store
 if TYPE_CHECKING:
     from dspool.sessions.session import SessionHost
 
+_log = logging.getLogger(__name__)
 _FAREWELL_S = 1.0
 """How long a drained worker waits for its clients to leave."""
 _KEEP_INTERVAL_S = 5.0
@@ -149,6 +151,7 @@ class Worker:
             PoolError: the step failed; the worker must not take traffic.
         """
         self._state = "warming"
+        began = time.monotonic()
         try:
             if isinstance(step, ImportModules):
                 await asyncio.to_thread(_import_all, step.modules)
@@ -172,6 +175,7 @@ class Worker:
         # What is loaded by now stays: the garbage collector need not look at it again and again.
         gc.freeze()
         self._state = "ready"
+        _log.info("worker %s: warm-up step %s took %.3f s", self._id, step.step, time.monotonic() - began)
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let what runs finish (at most `timeout_s`), give all sessions back."""
