@@ -53,10 +53,14 @@ class Target:
 
     def cpu_s(self) -> float:
         """Processor time that its processes have taken so far."""
+        family = {one.pid for one in (self._root, *self._root.children(recursive=True))}
+        sessions = {sid for pid in family if (sid := _session(pid)) is not None}
         total = 0.0
-        for one in (self._root, *self._root.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                total += sum(one.cpu_times()[:2])
+        for one in psutil.process_iter():
+            # A forked worker descends from nobody, but is in the session of those that Ray started.
+            if one.pid in family or _session(one.pid) in sessions:
+                with contextlib.suppress(psutil.Error):
+                    total += sum(one.cpu_times()[:2])
         return total
 
     def wait(self) -> None:
@@ -81,6 +85,13 @@ class Target:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=seconds + 300)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
