@@ -37,22 +37,8 @@ class Taken:
 async def closed_loop(call: Call, concurrency: int, seconds: float) -> Taken:
     """`concurrency` callers that ask again at once, for `seconds`."""
     taken = Taken()
-    numbers = iter(range(10**12))
     began = time.perf_counter()
-    until = began + seconds
-
-    async def caller() -> None:
-        while (asked := time.perf_counter()) < until:
-            number = next(numbers)
-            try:
-                await call(number)
-            except Exception:
-                taken.failed += 1
-                await asyncio.sleep(_REFUSED_S)
-            else:
-                taken.latencies[number] = time.perf_counter() - asked
-
-    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    await _callers(call, concurrency, began + seconds, taken, lambda ended: True)
     taken.seconds = time.perf_counter() - began
     return taken
 
@@ -60,9 +46,17 @@ async def closed_loop(call: Call, concurrency: int, seconds: float) -> Taken:
 async def steady_state(call: Call, concurrency: int, seconds: float, *, ramp_s: float) -> Taken:
     """A closed loop, of which only what ends within `seconds` after `ramp_s` counts: with operations that take long,
     the ramp and the end, when callers stop one after the other, would be a good part of the whole."""
-    taken = Taken()
+    taken = Taken(seconds)
     since = time.perf_counter() + ramp_s
     until = since + seconds
+    await _callers(call, concurrency, until, taken, lambda ended: since <= ended < until)
+    return taken
+
+
+async def _callers(
+    call: Call, concurrency: int, until: float, taken: Taken, counts: Callable[[float], bool]
+) -> None:
+    """Ask until the clock says `until`; `counts` tells by the time of its end whether an operation is taken."""
     numbers = iter(range(10**12))
 
     async def caller() -> None:
@@ -74,13 +68,11 @@ async def steady_state(call: Call, concurrency: int, seconds: float, *, ramp_s: 
                 taken.failed += 1
                 await asyncio.sleep(_REFUSED_S)
             else:
-                now = time.perf_counter()
-                if since <= now < until:
-                    taken.latencies[number] = now - asked
+                ended = time.perf_counter()
+                if counts(ended):
+                    taken.latencies[number] = ended - asked
 
     await asyncio.gather(*(caller() for _ in range(concurrency)))
-    taken.seconds = seconds
-    return taken
 
 
 async def open_loop(call: Call, rate: float, seconds: float, *, most: int = 4096, seed: int = 1) -> Taken:

@@ -63,7 +63,10 @@ def trains(draw: Draw, span_s: float, service_s: float) -> Operations:
 def ramps(draw: Draw, span_s: float, service_s: float) -> Operations:
     """A saw: the rate climbs for some minutes and falls back at once."""
     low, high, period_s = draw.uniform(1, 8), draw.uniform(20, 60), draw.uniform(60, 400)
-    rates = lambda t: low + (high - low) * ((t / period_s) % 1.0)  # noqa: E731
+
+    def rates(t: float) -> float:
+        return low + (high - low) * ((t / period_s) % 1.0)
+
     yield from _varying(draw, rates, high, span_s, service_s)
 
 
@@ -102,7 +105,10 @@ def crowds(draw: Draw, span_s: float, service_s: float) -> Operations:
     """A quiet service that is suddenly known: ten times the load, and that fades over a minute or more."""
     quiet, height, fades_s = draw.uniform(1, 5), draw.uniform(20, 60), draw.uniform(15, 120)
     starts = list(_poisson(draw, 1 / 250, span_s)) or [span_s / 3]
-    rates = lambda t: quiet + sum(height * math.exp((s - t) / fades_s) for s in starts if s <= t)  # noqa: E731
+
+    def rates(t: float) -> float:
+        return quiet + sum(height * math.exp((s - t) / fades_s) for s in starts if s <= t)
+
     yield from _varying(draw, rates, quiet + height * len(starts), span_s, service_s)
 
 
@@ -140,7 +146,10 @@ def drifting(draw: Draw, span_s: float, service_s: float) -> Operations:
     middle, level, top = draw.uniform(5, 30), 0.0, 100.0
     spread = draw.uniform(0.1, 0.35)
     levels = [level := 0.97 * level + spread * draw.gauss(0, 1) for _ in range(int(span_s / 2) + 1)]
-    rates = lambda t: min(top, middle * math.exp(levels[int(t / 2)]))  # noqa: E731
+
+    def rates(t: float) -> float:
+        return min(top, middle * math.exp(levels[int(t / 2)]))
+
     yield from _varying(draw, rates, top, span_s, service_s)
 
 
