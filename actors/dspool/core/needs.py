@@ -20,8 +20,11 @@ from dspool.core.plans import (
     judge,
 )
 
-BAND = 0.1
+BAND = 0.05
 """Utilization may be this much above `target_utilization` before the size follows."""
+RECENT_S = 10.0
+"""Time constant of the mean load that utilization is kept by. That of a minute is half a minute old: load that grows
+by a sixth in that time would leave a band of 60-80 %; that of a few seconds is mostly noise."""
 SIGMA_LOAD = 2.0
 
 
@@ -29,8 +32,8 @@ class Needs:
     """What the load needs, in slots.
 
     Attributes:
-        utilization: keeps busy slots over slots below `target_utilization + BAND`. headroom: keeps all but
-        BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). room: what `plan`
+        utilization: keeps recently busy slots over slots below `target_utilization + BAND`. headroom: keeps all
+        but BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). room: what `plan`
         keeps for bursts. backlog: clears what would still wait when a new worker could take it; 0 when
         nothing would.
     """
@@ -50,7 +53,8 @@ class Needs:
         self.load = long.busy_slot_s / long.span_s if long.span_s > 0 else 0.0
         self.rate = short.arrivals / short.span_s if short.span_s > 0 else 0.0
         self.elapsed_s = short.span_s if state.called_at is None else max(0.0, now - state.called_at)
-        self.utilization = self.load / min(0.95, config.target_utilization + BAND)
+        self.recent = self._recent()
+        self.utilization = self.recent / min(0.95, config.target_utilization + BAND)
         self.headroom = float(erlang_c_slots(self.load, self.service_s, config.max_wait_s))
         self.offered, self.demand = self._demand()
         self.peaks = remember(state.peaks, Peak(now, now, self.demand), now)
@@ -78,6 +82,7 @@ class Needs:
         """What a person needs to follow the decision."""
         return {
             "load": round(self.load, 3),
+            "load_recent": round(self.recent, 3),
             "arrivals_per_s": round(self.rate, 3),
             "service_s": round(self.service_s, 4),
             "demand": round(self.demand, 2),
@@ -93,6 +98,14 @@ class Needs:
             "plan_floor": self.plan.floor,
             "late_pct": round(100 * self.late / self.started, 3) if self.started else 0.0,
         }
+
+    def _recent(self) -> float:
+        """Mean busy slots, newer ones counting more (exponentially, RECENT_S); at first that of the long window."""
+        before, short = self._state.recent, self._seen.short
+        if before is None or short.span_s <= 0:
+            return self.load
+        kept = math.exp(-self.elapsed_s / RECENT_S)
+        return before * kept + short.busy_slot_s / short.span_s * (1 - kept)
 
     def _looked(self) -> Looked:
         state, short = self._state, self._seen.short

@@ -133,6 +133,8 @@ class SizingState(Struct, frozen=True, kw_only=True):
     """Operations started, fading with the time constant `plans.MEMORY_S`."""
     late: float = 0.0
     """Those of `started` that waited too long; fading likewise."""
+    recent: float | None = None
+    """Busy slots, a mean in which newer ones count more; None before the first data."""
     offered: float = 0.0
     """Slots that would be busy if nothing ever waited."""
     demand: float = 0.0

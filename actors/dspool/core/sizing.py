@@ -7,7 +7,7 @@ shows what it reaches.
 The size is the largest of several needs, each in slots, rounded up to workers (`core/needs.py` computes
 them):
 
-- *utilization*: busy slots over available slots stay inside the band around `target_utilization`;
+- *utilization*: recently busy slots over available slots stay inside the band around `target_utilization`;
 - *head-room*: the smallest M/M/c system in which at most one operation in a hundred waits longer than
   `max_wait_s` (Erlang C: A. K. Erlang, "Solution of some problems in the theory of probabilities of
   significance in automatic telephone exchanges", 1917; for many slots this is load + b * sqrt(load), the
@@ -80,6 +80,7 @@ def decide(
         scores=needs.scores,
         started=needs.started,
         late=needs.late,
+        recent=needs.recent,
         offered=needs.offered,
         demand=needs.demand,
         first_at=now if state.first_at is None else state.first_at,
