@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import uvicorn
+import uvloop
 from http_doubles import FakePool, FixedPools
 from uvicorn import config
 
@@ -86,6 +89,7 @@ async def test_a_request_that_begins_after_its_connection_was_lost_ends_at_once(
 async def serving(application, monkeypatch) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     """A real server with our connections, and its port."""
     monkeypatch.setitem(config.HTTP_PROTOCOLS, "auto", config.HTTP_PROTOCOLS["auto"])
+    monkeypatch.setattr(uvicorn.Server, "startup", uvicorn.Server.startup)
     assert install()
     server = uvicorn.Server(
         uvicorn.Config(application, port=0, log_config=None, access_log=False, lifespan="off", loop="none")
@@ -136,3 +140,43 @@ async def test_a_real_server_answers_in_one_piece_and_cancels_what_nobody_waits_
         async with asyncio.timeout(5):
             while not pool.cancelled:  # noqa: ASYNC110 - it happens when the kernel says so
                 await asyncio.sleep(0.001)
+
+
+def test_connections_that_come_together_are_let_in_together_and_served(monkeypatch):
+    async def come_together() -> int:
+        async with serving(Application(FixedPools(FakePool())), monkeypatch) as (server, port):
+            # The kernel connects them: no turn of the loop passes here.
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+            turns = 0
+            async with asyncio.timeout(5):
+                while len(server.server_state.connections) < len(clients):
+                    await asyncio.sleep(0)
+                    turns += 1
+            for client in clients:
+                client.setblocking(False)
+                await asyncio.get_running_loop().sock_sendall(
+                    client, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+                )
+            for client in clients:
+                async with asyncio.timeout(5):
+                    assert (await asyncio.get_running_loop().sock_recv(client, 4096)).startswith(b"HTTP/1.1 ")
+                client.close()
+        return turns
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(come_together()) < 20  # a loop of libuv lets one in at a time
+
+
+def test_a_server_that_has_closed_its_port_lets_nobody_in(monkeypatch):
+    async def close() -> None:
+        async with serving(Application(FixedPools(FakePool())), monkeypatch) as (server, port):
+            door = server.server_state.door
+            for one in server.servers:
+                one.close()
+            await asyncio.sleep(0)
+            door.let_in()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", port)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(close())
