@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ import psutil
 
 from benchmarks.common import ROOT, percentile
 from benchmarks.load import Taken, closed_loop, open_loop, steady_state
-from benchmarks.peer_systems.programs import SLOW_EVERY
+from benchmarks.peer_systems.programs import SLOW_EVERY, SLOW_S
 from dspool_serve.haproxy import free_ports
 
 PROGRAM = "answer"
@@ -135,6 +136,18 @@ SLOW_SETTINGS: dict[str, Any] = {
 }
 
 
+@contextlib.contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Garbage collection looks at nothing that is there now: a full one stops this process for a tenth of a second,
+    and all operations under way with it, which is more than one in a hundred of a stretch."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 async def fast_beside_slow(
     pool: Any, rounds: int, seconds: float, *, callers: int | None = None, rate: float | None = None
 ) -> tuple[list[float], int]:
@@ -149,7 +162,8 @@ async def fast_beside_slow(
             taken = await open_loop(call, rate, seconds, seed=seed)
         else:
             assert callers is not None
-            taken = await closed_loop(call, callers, seconds)
+            # The first operations of all callers come at once, and more than one in a hundred are such.
+            taken = await steady_state(call, callers, seconds, ramp_s=SLOW_S)
         return {
             number: took for number, took in taken.latencies.items() if number % SLOW_EVERY != SLOW_EVERY - 1
         }
