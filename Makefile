@@ -66,7 +66,7 @@ types: install
 imports: install
 	@$(BIN)/lint-imports
 
-bench: install ## every benchmark in full, about an hour; writes benchmarks/report.html and report.json
+bench: install ## every benchmark in full, more than an hour; writes benchmarks/report.html and report.json
 	@$(BIN)/python -m benchmarks.report $(BENCHMARKS)
 
 bench-quick: install ## every benchmark just long enough to see that it runs, two side by side

@@ -220,7 +220,7 @@ async def run(directory: Path, seconds: float, every_s: float) -> dict[str, Any]
 
 def main() -> int:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--minutes", type=float, default=4.0, help="of load; 4 by default")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of load; 15 by default")
     options = parser.parse_args()
     seconds = 12.0 if options.quick else 60 * options.minutes
     header(f"soak: {seconds / 60:.1f} minutes at {LOAD:.0%} load, with kills, resizes and deployments")
