@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.common import ROOT
 
-KEPT = ("throughput", "http", "recovery")
+KEPT = ("throughput", "http", "recovery", "targets")
 REPORT = ROOT / "benchmarks" / "report.json"
 FIGURES = ROOT / "docs" / "figures.json"
 README = ROOT / "README.md"
@@ -44,6 +44,12 @@ Over HTTP (`python -m benchmarks.http`, the load generator on the same machine, 
 
 After a SIGKILL of a worker under load the pool was whole again within {r[recovery_p99_ms]:.0f} ms (p99 of {r[kills]} kills, one spare,
 `python -m benchmarks.recovery`, commit {recovery}); {r[sessions_lost]} sessions were lost, {r[answered_twice]} operations answered twice.
+
+The eight targets (`python -m benchmarks.targets`, commit {targets}; `benchmarks/report.html` says on which work each was measured):
+
+| metric | target | seen | lowest to highest, repetitions |
+| --- | --- | --- | --- |
+{metrics}
 """  # noqa: E501
 _SYSTEMS = {
     "dspool": "dspool",
@@ -86,10 +92,22 @@ def section(figures: dict[str, Any]) -> str:
             f"{rows[system, 32]['p99_ms']:.0f} ms | {rows[system, 1]['rps']:,.0f} |"
             for system in ordered
         ),
+        metrics="\n".join(map(_metric, figures["targets"]["figures"]["targets"])),
         machine=throughput["machine"].split(",")[0],
         versions=f"Ray {throughput['ray']}, DSPy {throughput['dspy']}",
         **{name: figures[name]["commit"] for name in KEPT},
     )
+
+
+def _metric(row: dict[str, Any]) -> str:
+    missed = "" if row["met"] else ", **missed**"
+    spread = f"{_short(row['lowest'])} to {_short(row['highest'])}, {row['repetitions']}"
+    return f"| `{row['name']}` | {row['target']} {row['unit']} | {_short(row['value'])}{missed} | {spread} |"
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def with_section(readme: str, text: str) -> str:

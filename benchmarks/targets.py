@@ -22,7 +22,7 @@ from benchmarks.target_metrics import served, utilization
 from benchmarks.target_metrics.findings import Findings
 
 PARTS = ("served", "slow", "model", "cpu", "memory", "recovery", "utilization")
-PART_LIMIT_S = 300.0
+PART_LIMIT_S = 480.0
 RATE = 1000.0
 """Operations a second at which latency is taken: the seed's throughput target itself."""
 MODEL_S = 0.2
@@ -151,7 +151,7 @@ async def recovery_part(found: Findings, directory: Path, quick: bool) -> None:
 
 async def utilization_part(found: Findings, directory: Path, quick: bool) -> None:
     # With few busy slots no size is within the band and meets the wait objective as well: 44 of them allow three sizes.
-    seconds, most, rate = (15.0, 2, 28.0) if quick else (110.0, 10, 110.0)
+    seconds, most, rate = (15.0, 2, 28.0) if quick else (220.0, 10, 110.0)
     model_s, slots = 0.4, 8
     with served.model_server(model_s) as port:
         settings = {
@@ -168,8 +168,8 @@ async def utilization_part(found: Findings, directory: Path, quick: bool) -> Non
     found.ended.append((failed, counted))
     work = (
         f"a real pool that chooses its size (1 to {most} workers of {slots} slots), {rate:g}/s Poisson, each one call "
-        f"of {model_s * 1e3:g} ms to a model behind HTTP, {seconds:g} s; mean utilization of windows of 10 s, first "
-        "workers settled"
+        f"of {model_s * 1e3:g} ms to a model behind HTTP, {seconds:g} s; mean utilization of windows of 10 s, the first "
+        "minute left out: a new pool expects bursts to grow, and does not shrink for half a minute"
     )
     if windows:
         percents = [100 * one for one in windows]

@@ -149,7 +149,7 @@ async def real(pool: Any, program: str, inputs: dict[str, Any], rate: float, sec
     await open_loop(lambda _: pool.execute(program, **inputs), rate, seconds)
     await asyncio.sleep(1.5)  # what the workers report last
     history = await pool.metrics_history(seconds + 10)
-    settle_s = min(30.0, seconds / 3)
+    settle_s = min(60.0, seconds / 3)
     points = [point for point in history.points if began + settle_s <= point.at <= began + seconds]
     windows: dict[int, list[float]] = {}
     for point in points:
