@@ -168,8 +168,8 @@ async def utilization_part(found: Findings, directory: Path, quick: bool) -> Non
     found.ended.append((failed, counted))
     work = (
         f"a real pool that chooses its size (1 to {most} workers of {slots} slots), {rate:g}/s Poisson, each one call "
-        f"of {model_s * 1e3:g} ms to a model behind HTTP, {seconds:g} s; mean utilization of windows of 10 s, the first "
-        "minute left out: a new pool expects bursts to grow, and does not shrink for half a minute"
+        f"of {model_s * 1e3:g} ms to a model behind HTTP, {seconds:g} s; mean utilization of windows of 10 s, the "
+        "first minute left out: a new pool expects bursts to grow, and does not shrink for half a minute"
     )
     if windows:
         percents = [100 * one for one in windows]

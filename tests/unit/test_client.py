@@ -181,6 +181,22 @@ async def test_without_a_worker_an_operation_waits_until_its_deadline():
         assert client.queued == 0
 
 
+async def test_a_burst_begins_to_leave_before_all_of_it_is_there():
+    async with LoopbackPool(config(slots_per_worker=64)) as pool:
+        hold = Hold(pool)
+        await pool.start_worker()
+        client = await pool.start_client()
+        link = client._links.get("w0")
+        sent, send = [], link.send
+        link.send = lambda message: (sent.append(len(message.operations)), send(message))
+        calls = [hold.call(client) for _ in range(40)]
+        await asyncio.sleep(0)  # the one turn in which all of them come
+        assert sent == [16, 16]
+        hold.gate.set()
+        await asyncio.gather(*calls)
+        assert sent == [16, 16, 8]
+
+
 async def test_a_cancelled_caller_leaves_the_queue():
     async with LoopbackPool(config()) as pool:
         client = await pool.start_client()

@@ -36,6 +36,9 @@ from dspool.results import Result
 
 _LONGEST_TIMER_S = 3600.0
 """Event loops refuse very long timers; waking once more costs nothing."""
+_SENT_AT_ONCE = 16
+"""What one turn of the loop submits leaves together, but no more than this: in a turn in which hundreds of requests
+arrive, workers would idle until the last of them had been looked at."""
 
 
 __all__ = ["Client", "ControlPlane"]
@@ -89,6 +92,7 @@ class Client:
         self._chores: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Future[Any]] = set()
         self._flush_due = False
+        self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._ids = uuid.uuid4().hex[:12]
@@ -270,7 +274,11 @@ class Client:
         if not self._by_id and self._control.wake is not None and not self._waking:
             self._waking = True
             self._spawn(self._wake(self._control.wake))
-        self._flush_soon()
+        self._unsent += 1
+        if self._unsent < _SENT_AT_ONCE:
+            self._flush_soon()
+        else:
+            self._perform()
         return ticket
 
     def _is_idempotent(self, command: AnyCommand, session: str | None) -> bool:
@@ -349,7 +357,7 @@ class Client:
             self._loop.call_soon(self._perform)
 
     def _perform(self) -> None:
-        self._flush_due = False
+        self._flush_due, self._unsent = False, 0
         send, cancel, ends, handover = self._dispatcher.take()
         now = time.monotonic() if send else 0.0
         for worker_id, tickets in send.items():
