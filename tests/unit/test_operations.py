@@ -498,7 +498,7 @@ async def test_thousands_of_inline_operations_leave_the_loop_to_others_every_few
 
         def work(inputs, session, emit):
             seen.append(inputs["n"])
-            return {"sum": sum(range(1000))}
+            return {"sum": sum(range(10_000))}
 
         pool.programs["work"] = Script("inline", work)
         worker = await pool.start_worker()
