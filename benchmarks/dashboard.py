@@ -38,8 +38,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.common import ROOT, arguments, finish, header, spread
 from benchmarks.http import PROGRAM, dspool_up
-from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
-from dspool.metrics import Metrics, MetricsOptions
+from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
+from dspool.telemetry.metrics import Metrics, MetricsOptions
 
 VIEWERS = 100
 RATE = 20.0

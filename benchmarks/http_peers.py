@@ -18,7 +18,7 @@ def program() -> Any:
     """What DSPy's own guide on deployment shows, on the engine that workers of dspool use as well."""
     import dspy
 
-    from dspool.models.lm import LMs
+    from dspool.programs.models.lm import LMs
 
     lm = LMs({}, None).get(None)
     dspy.configure(lm=lm, async_max_workers=8)

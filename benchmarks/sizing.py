@@ -4,7 +4,7 @@
     python -m benchmarks.sizing --json --held-out SEEDS      # other loads, and who is dominated on them
 
 Each workload runs through the same simulated pool (`sizing_sim/simulator.py`) under dspool's own policy
-(`dspool.core.sizing.decide` itself), under other autoscalers, and under a clairvoyant oracle. The last line
+(`dspool.core.autoscale.sizing.decide` itself), under other autoscalers, and under a clairvoyant oracle. The last line
 printed is one JSON object:
 `rows: [{workload, policy, waits_over_pct, worker_seconds_vs_oracle, resizes, oscillation}]`.
 """
@@ -29,7 +29,7 @@ from benchmarks.sizing_sim.picture import write_picture
 from benchmarks.sizing_sim.policies import HPA, KPA, Dspool, Reactive, Seed, Serve, Static, erlang_static
 from benchmarks.sizing_sim.simulator import Policy, PoolModel, Run, simulate
 from benchmarks.sizing_sim.workloads import TraceError, Workload
-from dspool.core.sizing import SizingConfig
+from dspool.core.autoscale.sizing import SizingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TRACE = ROOT.parent / "shared" / "traces" / "azure_llm_2023_code.csv"

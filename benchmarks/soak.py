@@ -85,7 +85,7 @@ async def load(pool: Any, seconds: float, began: float, books: Books) -> None:
 async def disturb(pool: Any, every_s: float, books: Books) -> None:
     """One disturbance each `every_s`: a kill, a resize up and back, a deployment."""
     from dspool import PoolError
-    from dspool.commands import Deployment
+    from dspool.messages import Deployment
 
     chance = random.Random(SEED)
     while True:

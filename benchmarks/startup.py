@@ -61,7 +61,7 @@ def mb(values: list[float]) -> float:
 
 async def weigh(pool: Any, mode: str, operations: int) -> dict[str, float]:
     """Memory of each worker after so many operations of each, and of all with their parent."""
-    from dspool import forkserver
+    from dspool.runtime import forkserver
 
     pids = pids_of(pool)
     await ask(pool, operations * len(pids))

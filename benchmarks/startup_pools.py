@@ -63,7 +63,7 @@ async def both(
 
 def end_parents() -> None:
     """Have the next worker start another parent: what is random in one, its children share."""
-    from dspool import forkserver
+    from dspool.runtime import forkserver
 
     for found in forkserver.report(session_dir()):
         if found.pid is not None:

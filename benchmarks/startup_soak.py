@@ -44,7 +44,7 @@ def soak(cycles: int, at_once: int = AT_ONCE, settle_s: float = 5.0) -> dict[str
     """Start and kill so many forked workers; half with `ray.kill`, half with SIGKILL."""
     import ray
 
-    from dspool import forkserver
+    from dspool.runtime import forkserver
 
     class Held:
         def pid(self) -> int:

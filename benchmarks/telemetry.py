@@ -140,13 +140,13 @@ def record_us(directory: Path, number: int) -> float:
     """Everything a client and a worker do for metrics, events and tracing of one operation that is not sampled, with
     the sampling decision itself, and their share of the deltas.
     """
-    from dspool.calling.observing import ClientObserving
-    from dspool.commands import ExecuteProgram, Finished, Operation
-    from dspool.core.dispatching.ticket import End, Ticket
-    from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
-    from dspool.exchange.wire import Report
-    from dspool.metrics import encode
-    from dspool.observe.tracing import Tracing
+    from dspool.client.observation import ClientObserving
+    from dspool.core.dispatch.ticket import End, Ticket
+    from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
+    from dspool.messages import ExecuteProgram, Finished, Operation
+    from dspool.telemetry.metrics import encode
+    from dspool.telemetry.tracing import Tracing
+    from dspool.wire.frames import Report
 
     class Call:
         command, program = "execute_program", PROGRAM
@@ -187,8 +187,8 @@ def record_us(directory: Path, number: int) -> float:
 
 def _deltas(rounds: int) -> list[list[bytes]]:
     """What `REPORTERS` clients and workers send in each of `rounds` flushes at `RECORDS_PER_S` in all."""
-    from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
-    from dspool.metrics import encode
+    from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
+    from dspool.telemetry.metrics import encode
 
     half = REPORTERS // 2
     clients = [ClientRecorder("p", f"c{n}", now=0.0) for n in range(half)]
@@ -212,7 +212,7 @@ def _deltas(rounds: int) -> list[list[bytes]]:
 
 
 def metrics_actor(rounds: int) -> dict[str, Any]:
-    from dspool.metrics import Metrics
+    from dspool.telemetry.metrics import Metrics
 
     clock = [0.0]
     metrics = Metrics("p", clock=lambda: clock[0])
@@ -243,8 +243,8 @@ def memory_of_an_hour(hours: int) -> dict[str, float]:
     """Resident memory of a metrics process over simulated hours of history at 1 s, all reporters busy."""
     import psutil
 
-    from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
-    from dspool.metrics import Metrics
+    from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
+    from dspool.telemetry.metrics import Metrics
 
     clock = [0.0]
     metrics = Metrics("p", clock=lambda: clock[0])

@@ -54,8 +54,8 @@ class SameCode:
     """The worker's own way to run the program, without a pool around it."""
 
     def __init__(self) -> None:
-        from dspool.commands import Deployment, ExecuteProgram
-        from dspool.sessions.session import SessionHost
+        from dspool.messages import Deployment, ExecuteProgram
+        from dspool.programs.sessions.session import SessionHost
 
         self._host = SessionHost(config())
         self._host.deploy(Deployment(PROGRAM, 1, spec=SPEC))
@@ -72,7 +72,7 @@ def _bare(seconds: float, stock: bool, start: Any, counts: Any) -> None:
     import dspy
 
     from dspool.config import PoolConfig
-    from dspool.sessions.session import SessionHost
+    from dspool.programs.sessions.session import SessionHost
 
     host = SessionHost(PoolConfig())
     program = dspy.Predict("question -> answer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dspool.observe.definitions import METRICS
+from dspool.telemetry.metric_table import METRICS
 from dspool_serve.alerts import ALERTS
 
 GUIDE = Path(__file__).with_name("observability.md")

@@ -18,18 +18,18 @@ from typing import Any
 
 import msgspec
 
-from dspool.commands import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
-from dspool.core.warmup import StepRun, WarmupReport, report
+from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.errors import Conflict, InvalidRequest, UnknownSession, UnknownWorker
-from dspool.metrics import Metrics, MetricsOptions
-from dspool.observe.event_log import EventBatch, EventLog, EventPage, Sent
-from dspool.observe.log_tail import LogTail
-from dspool.observe.reading import Limits, Reading
+from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, Sent
+from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.metrics import Metrics, MetricsOptions
+from dspool.telemetry.snapshot import Limits, Reading
 from dspool.tokens import TokenSource
 from dspool_serve import connections
 from dspool_serve.app import Application
@@ -152,8 +152,8 @@ class SimulatedPool:
         return 0.5 + 0.3 * math.sin(now / 240) + 0.1 * math.sin(now / 17) + 0.05 * self.dice.random()
 
     def _second(self, *, whole: bool) -> None:
-        from dspool.core.figures.recorder import ClientDelta, WorkerDelta
-        from dspool.core.figures.tally import Tally
+        from dspool.core.metrics.recorder import ClientDelta, WorkerDelta
+        from dspool.core.metrics.tally import Tally
 
         self._seq += 1
         load, slots = self.load(), self.config.slots_per_worker

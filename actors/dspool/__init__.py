@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspool.blocking import BlockingPool
-    from dspool.client import BlockingRemotePool, RemotePool
     from dspool.config import PoolConfig, load_config
     from dspool.errors import PoolError
+    from dspool.messages import Result
     from dspool.pool import Pool, SessionHandle
-    from dspool.results import Result
+    from dspool.remote import BlockingRemotePool, RemotePool
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,12 +30,12 @@ __all__ = [
 
 _HOMES = {
     "BlockingPool": "dspool.blocking",
-    "BlockingRemotePool": "dspool.client",
+    "BlockingRemotePool": "dspool.remote",
     "Pool": "dspool.pool",
     "PoolConfig": "dspool.config",
     "PoolError": "dspool.errors",
-    "RemotePool": "dspool.client",
-    "Result": "dspool.results",
+    "RemotePool": "dspool.remote",
+    "Result": "dspool.messages",
     "SessionHandle": "dspool.pool",
     "load_config": "dspool.config",
 }

@@ -8,11 +8,10 @@ from collections.abc import Coroutine, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from dspool.commands import JSON, AnyCommand, PoolStatus, StreamEvent
 from dspool.config import PoolConfig
 from dspool.errors import PoolClosed
+from dspool.messages import JSON, AnyCommand, PoolStatus, Result, StreamEvent
 from dspool.pool import Pool, SessionHandle
-from dspool.results import Result
 
 T = TypeVar("T")
 

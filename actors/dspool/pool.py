@@ -11,8 +11,11 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from dspool.calling.client import Client, ControlPlane
-from dspool.commands import (
+from dspool.client.client import Client, ControlPlane
+from dspool.config import PoolConfig
+from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.errors import Conflict, InvalidRequest, NotAllowed, WorkerStartFailed
+from dspool.messages import (
     JSON,
     AnyCommand,
     Deployment,
@@ -21,22 +24,19 @@ from dspool.commands import (
     ExecuteProgram,
     GetStats,
     PoolStatus,
+    Result,
     SessionInfo,
     StreamEvent,
     StreamProgram,
 )
-from dspool.config import PoolConfig
-from dspool.core.figures.measures import HistoryView, MetricsSnapshot
-from dspool.errors import Conflict, InvalidRequest, NotAllowed, WorkerStartFailed
-from dspool.observe.event_log import EventPage
-from dspool.results import Result
 from dspool.runtime import cluster, lifecycle
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
-from dspool.session_methods import SessionMethods
+from dspool.session import SessionMethods
 from dspool.supervisor import DecisionRecord
 from dspool.supervisor.rollouts import Rollout
+from dspool.telemetry.event_log import EventPage
 
 _DRAIN_S = 30.0
 _NAME_LIMIT = 200

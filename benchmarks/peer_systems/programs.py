@@ -80,7 +80,7 @@ def profiles(ports: dict[str, int]) -> dict[str, Any]:
 def load(ports: dict[str, int]) -> dict[str, Any]:
     """The programs by workload, as a user of DSPy builds them. Configures DSPy for this process."""
     from dspool.config import LMProfile
-    from dspool.models.lm import LMs
+    from dspool.programs.models.lm import LMs
 
     lms = LMs({name: LMProfile(**profile) for name, profile in profiles(ports).items()}, "offline")
     dspy.configure(lm=lms.get(None), disable_history=True)

@@ -11,8 +11,8 @@ import math
 import random
 from typing import Any
 
-from dspool.core.plans import BUDGET, Plan
-from dspool.core.sizing import SizingConfig
+from dspool.core.autoscale.policies import BUDGET, Plan
+from dspool.core.autoscale.sizing import SizingConfig
 
 from .policies import Dspool
 from .simulator import PoolModel, simulate

@@ -11,8 +11,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dspool.core.plans import Plan
-from dspool.core.sizing import Decision, Observed, SizingConfig, SizingState, Window, decide, erlang_c_slots
+from dspool.core.autoscale.policies import Plan
+from dspool.core.autoscale.sizing import (
+    Decision,
+    Observed,
+    SizingConfig,
+    SizingState,
+    Window,
+    decide,
+    erlang_c_slots,
+)
 
 from .simulator import STEP_S, PoolModel, Sample, View
 
@@ -33,7 +41,7 @@ def mean_in_system(view: View, span_s: float) -> float:
 
 @dataclass
 class Dspool:
-    """`dspool.core.sizing.decide` itself."""
+    """`dspool.core.autoscale.sizing.decide` itself."""
 
     pool: PoolModel
     config: SizingConfig

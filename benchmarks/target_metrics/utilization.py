@@ -19,7 +19,7 @@ from benchmarks.load import open_loop
 from benchmarks.sizing_sim import workloads
 from benchmarks.sizing_sim.policies import Dspool, erlang_static
 from benchmarks.sizing_sim.simulator import STEP_S, PoolModel, View, simulate
-from dspool.core.sizing import SizingConfig
+from dspool.core.autoscale.sizing import SizingConfig
 
 LOW, HIGH = 0.6, 0.8
 WINDOW_S = 60.0

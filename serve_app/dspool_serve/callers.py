@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from dspool.commands import AnyCommand, SessionInfo, StreamEvent
 from dspool.core.admission.access import Token
 from dspool.core.admission.fair import Priority
 from dspool.errors import InvalidRequest, PoolError, UnknownSession
+from dspool.messages import AnyCommand, SessionInfo, StreamEvent
 from dspool_serve.admission import Admission
 from dspool_serve.pools import Answer, Pools, ServedPool
 

@@ -12,8 +12,8 @@ from ray.serve import Application as BoundApplication
 
 from dspool.config import PoolConfig
 from dspool.errors import UnknownPool
-from dspool.observe import logs
 from dspool.pool import Pool
+from dspool.telemetry import logs
 from dspool.tokens import TokenSource, from_environment
 from dspool_serve import connections
 from dspool_serve.app import Application

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dspool.commands import PoolStatus, SessionInfo, WorkerStatus
+from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
 from dspool_serve import schema as s
 
 _RESULT: dict[str, Any] = {

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dspool.core.figures.measures import HistoryView, Point
+from dspool.core.metrics.measures import HistoryView, Point
 from dspool.errors import PoolError
 from dspool_serve.charts import Line, Unit, chart
 from dspool_serve.http import Request, Response

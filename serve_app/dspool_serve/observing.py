@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from dspool.core.figures.measures import HistoryView, MetricsSnapshot
+from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.errors import InternalError, PoolError, PoolNotReady
-from dspool.observation import MAX_PAGE, MAX_POLL_S
-from dspool.observe import trace_names as names
-from dspool.observe.event_log import EventPage
-from dspool.observe.tracing import NOT_TRACED, Tracing, traceparent_of
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.event_log import EventPage
+from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
+from dspool.telemetry.tracing import NOT_TRACED, Tracing, traceparent_of
 from dspool_serve.decoding import number
 from dspool_serve.errors import problem
 from dspool_serve.http import Request, Response

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from dspool.core.warmup import WarmupReport
-from dspool.observe.event_log import Seen
-from dspool.supervisor.warming import WarmProgress
+from dspool.core.lifecycle.warmup import WarmupReport
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.event_log import Seen
 from dspool_serve.access import needed
 from dspool_serve.errors import kind_of
 from dspool_serve.examples import EXAMPLES

@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from dspool.commands import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
-from dspool.core.figures.measures import HistoryView, MetricsSnapshot
-from dspool.core.warmup import Strategy, WarmupReport
-from dspool.observe.event_log import EventPage
-from dspool.observe.reading import Reading
+from dspool.core.lifecycle.warmup import Strategy, WarmupReport
+from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.messages import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.event_log import EventPage
+from dspool.telemetry.snapshot import Reading
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dspool.observe.definitions import BY_NAME, UNATTRIBUTED
+from dspool.telemetry.metric_table import BY_NAME, UNATTRIBUTED
 
 WINDOW: Final = "$__rate_interval"
 """Grafana puts in what suits the panel and the scrape interval."""

@@ -9,20 +9,20 @@ import msgspec
 import ray
 from ray.actor import ActorHandle
 
-from dspool.commands import SessionInfo
 from dspool.config import PoolConfig
-from dspool.core.figures.looking import Look, Table
-from dspool.core.warmup import StepRun, Strategy, WarmupReport
+from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
+from dspool.core.metrics.live import Look, Table
 from dspool.errors import UnknownWorker, WorkerLost
-from dspool.observe.event_log import EventPage
-from dspool.observe.log_tail import LogTail
-from dspool.observe.reading import Reading
+from dspool.messages import SessionInfo
 from dspool.pool import Pool
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor, dashboard_url
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.event_log import EventPage
+from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.snapshot import Reading
 from dspool_serve.dashboard.insight import Rollouts
 
 WORKER_S = 2.0

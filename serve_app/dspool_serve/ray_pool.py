@@ -8,17 +8,17 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from dspool.commands import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
 from dspool.core.admission.rates import Allowance, Limits
-from dspool.core.figures.measures import HistoryView
-from dspool.core.warmup import Strategy, WarmupReport
-from dspool.observe.reading import Reading
+from dspool.core.lifecycle.warmup import Strategy, WarmupReport
+from dspool.core.metrics.measures import HistoryView
+from dspool.messages import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
 from dspool.pool import Pool
 from dspool.runtime.cluster import ask, ask_supervisor
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.snapshot import Reading
 from dspool_serve.pools import Answer
 from dspool_serve.ray_insight import RayInsight
 

@@ -1,6 +1,6 @@
 """What goes in and out over HTTP, as `msgspec` structs. The OpenAPI document is made from these.
 
-Pool and session answers are `dspool.commands.PoolStatus` and `SessionInfo` as they are.
+Pool and session answers are `dspool.messages.PoolStatus` and `SessionInfo` as they are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from dspool.commands import SessionInfo, WorkerStatus
+from dspool.messages import SessionInfo, WorkerStatus
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from dspool.errors import PoolError
-from dspool.observe.exposition import CONTENT_TYPE, expose
-from dspool.observe.reading import Reading
+from dspool.telemetry.exposition import CONTENT_TYPE, expose
+from dspool.telemetry.snapshot import Reading
 from dspool_serve.http import Request, Response
 from dspool_serve.pools import Pools
 from dspool_serve.router import Route

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from dspool.commands import StreamEvent
 from dspool.errors import DeadlineExceeded
+from dspool.messages import StreamEvent
 from dspool_serve.errors import problem, told
 from dspool_serve.http import ALWAYS, Response, Send, respond
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from harness import QUESTION, Load, actors_of, full, kill, owner_of, pid_of, pids, until
 
-from dspool.commands import Deployment
 from dspool.errors import DeadlineExceeded, PoolError, ProgramError, StoreFailed, WorkerLost
+from dspool.messages import Deployment
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 

@@ -5,7 +5,7 @@ import sys
 
 import ray
 
-from dspool import forkserver
+from dspool.runtime import forkserver
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import pytest
 import ray
 from harness import QUESTION, full, kill, pids, until
 
-from dspool import forkserver
-from dspool.forkserver import shim
+from dspool.runtime import forkserver
+from dspool.runtime.forkserver import shim
 from dspool.testing import LMServer
 
 pytestmark = [

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from dspool.commands import ConfigureLM, Deployment, ExecuteProgram, StreamEvent, StreamProgram
 from dspool.config import PoolConfig
 from dspool.errors import (
     Cancelled,
@@ -25,7 +24,8 @@ from dspool.errors import (
     PoolError,
     ProgramError,
 )
-from dspool.sessions.session import InlineHops, Session, SessionHost
+from dspool.messages import ConfigureLM, Deployment, ExecuteProgram, StreamEvent, StreamProgram
+from dspool.programs.sessions.session import InlineHops, Session, SessionHost
 from dspool.testing.lm_server import LMServer, Reply
 
 INPUTS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}

@@ -13,10 +13,10 @@ import ray
 from harness import QUESTION, full, kill, owner_of, pid_of, pids, until
 
 from dspool import telemetry
-from dspool.commands import Change, Deployment
 from dspool.errors import NotAllowed, UnknownName, UnknownProgram
-from dspool.observe.event_log import EventLog, Seen
-from dspool.observe.trace_tree import find_trace, trees
+from dspool.messages import Change, Deployment
+from dspool.telemetry.event_log import EventLog, Seen
+from dspool.telemetry.trace_tree import find_trace, trees
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 def _listen(actor: Any) -> None:
     """In an actor: keep all its events from now on."""
     from dspool import telemetry
-    from dspool.observe.event_log import EventLog
+    from dspool.telemetry.event_log import EventLog
 
     actor.all_events = telemetry.attach(EventLog("", 10_000))
 
@@ -34,9 +34,7 @@ def _heard(actor: Any) -> list[Seen]:
 
 
 def _was_not_forked(worker: Any) -> None:
-    from dspool.worker import worker as module
-
-    module.how_started = lambda: "exec: the preloaded process is gone"
+    worker._start = "exec: the preloaded process is gone"
     worker._tell_fallback()
 
 
@@ -172,7 +170,7 @@ async def trace_of(state_dir: Path, operation_id: str, spans: int) -> list[dict[
 async def test_one_trace_leads_from_the_caller_to_the_model_across_processes(start_pool, tmp_path):
     pool = await start_pool(pool_size=1, telemetry={"sampling": 0.0})
     given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    from dspool.commands import ExecuteProgram
+    from dspool.messages import ExecuteProgram
 
     result = await pool.run(ExecuteProgram("qa", QUESTION), traceparent=given)
     untraced = await pool.execute("qa", **QUESTION)

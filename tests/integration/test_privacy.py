@@ -15,11 +15,11 @@ import ray
 from harness import full, kill, pids, until
 
 from dspool import telemetry
-from dspool.commands import ExecuteProgram, StreamProgram
 from dspool.errors import ModelError, PoolError
-from dspool.observation import checkpoint_file
-from dspool.observe.event_log import EventLog
-from dspool.observe.exposition import expose
+from dspool.messages import ExecuteProgram, StreamProgram
+from dspool.telemetry.event_log import EventLog
+from dspool.telemetry.exposition import expose
+from dspool.telemetry.observation import checkpoint_file
 from dspool.testing.lm_server import LMServer, Reply
 from dspool_serve.app import Application
 from dspool_serve.ray_pool import RayPool

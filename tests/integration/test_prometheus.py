@@ -25,7 +25,7 @@ from harness import QUESTION, full, settings
 
 from dspool import Pool, PoolConfig
 from dspool.errors import PoolError
-from dspool.observe.exposition import REACHABLE
+from dspool.telemetry.exposition import REACHABLE
 from dspool_serve.alerts import ALERTS, EXAMPLE, FILE, RECORDED
 from dspool_serve.app import Application
 from dspool_serve.deployment import RayPools

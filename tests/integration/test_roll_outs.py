@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from harness import Load, full
 
-from dspool.commands import Deployment
 from dspool.errors import ProgramError
+from dspool.messages import Deployment
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 

@@ -14,11 +14,11 @@ import time
 import psutil
 import pytest
 
-from dspool.commands import Change, ExecuteSandboxed, SetVariable
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled, ProgramError, SandboxUnavailable
-from dspool.sessions.sandbox import _RUNNER, deno
-from dspool.sessions.session import Session, SessionHost
+from dspool.messages import Change, ExecuteSandboxed, SetVariable
+from dspool.programs.sessions.sandbox import _RUNNER, deno
+from dspool.programs.sessions.session import Session, SessionHost
 
 pytestmark = [
     pytest.mark.timeout(400),
@@ -160,8 +160,8 @@ def test_a_stopped_operation_ends_its_sandbox_at_once(host):
 def test_a_worker_that_is_killed_takes_its_sandbox_along():
     program = (
         "from dspool.config import PoolConfig\n"
-        "from dspool.commands import ExecuteSandboxed\n"
-        "from dspool.sessions.session import Session, SessionHost\n"
+        "from dspool.messages import ExecuteSandboxed\n"
+        "from dspool.programs.sessions.session import Session, SessionHost\n"
         "host = SessionHost(PoolConfig(service={'execute_code': True}))\n"
         "host.run_thread(ExecuteSandboxed('import asyncio\\nawait asyncio.sleep(1000)'), Session(host, 's'))\n"
     )

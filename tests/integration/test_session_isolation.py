@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from dspool.calling.client import Client, ControlPlane
-from dspool.commands import Membership
+from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
+from dspool.messages import Membership
 from dspool.pool import Pool
 from dspool.store.store import SessionStore
 from dspool.tokens import TokenSource, write

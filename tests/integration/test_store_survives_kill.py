@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dspool.commands import Change
+from dspool.messages import Change
 from dspool.store.store import SessionStore
 
 ROUNDS = 25
@@ -19,7 +19,7 @@ SESSIONS = 8
 
 WRITER = """
 import asyncio, os, sys
-from dspool.commands import Change
+from dspool.messages import Change
 from dspool.store.store import SessionStore
 
 async def write(store, session, begin):

@@ -8,7 +8,6 @@ import pytest
 from harness import QUESTION, SecondClient, actors_of, pids, until
 
 from dspool import BlockingPool, Pool, PoolConfig
-from dspool.commands import Ping, StreamProgram
 from dspool.errors import (
     ConfigError,
     Conflict,
@@ -18,7 +17,7 @@ from dspool.errors import (
     UnknownProgram,
     UnknownSession,
 )
-from dspool.results import Result
+from dspool.messages import Ping, Result, StreamProgram
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 

@@ -9,7 +9,7 @@ import pytest
 from harness import QUESTION, SecondClient, actors_of, full, kill, owner_of, pids, until
 
 from dspool.errors import Cancelled, WorkerLost
-from dspool.results import Result
+from dspool.messages import Result
 
 # How a worker was started shows most when it dies.
 pytestmark = [pytest.mark.ray, pytest.mark.both_starts, pytest.mark.asyncio(loop_scope="session")]

@@ -6,7 +6,7 @@ import sys
 import ray
 from ray.cluster_utils import Cluster
 
-from dspool import forkserver
+from dspool.runtime import forkserver
 
 
 def main() -> None:

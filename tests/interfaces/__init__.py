@@ -43,14 +43,14 @@ def openapi() -> str:
 
 def metrics() -> str:
     """Name, kind and labels of every exported metric."""
-    from dspool.observe.definitions import METRICS
+    from dspool.telemetry.metric_table import METRICS
 
     return _lines(f"{one.name} {one.kind} {' '.join(('pool', *one.labels))}" for one in METRICS)
 
 
 def events() -> str:
     """Name, measurements and metadata of every event."""
-    from dspool.telemetry import EVENTS
+    from dspool.telemetry.events import EVENTS
 
     return _lines(
         f"{row.name}  {' '.join(row.measurements)}  {' '.join(row.metadata)}" for row in EVENTS.values()
@@ -66,9 +66,9 @@ def command_line() -> str:
 
 def results() -> str:
     """The fields of what Python and `--json` give back."""
-    from dspool import commands
-    from dspool.core.figures.measures import MetricsSnapshot
-    from dspool.results import Result
+    from dspool import messages as commands
+    from dspool.core.metrics.measures import MetricsSnapshot
+    from dspool.messages import Result
 
     shown = (
         Result,

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dspool.commands import Finished, Member, Operation, Ping
-from dspool.core.dispatching.dispatch import DispatchConfig, Dispatcher, End, Ticket
+from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, End, Ticket
 from dspool.errors import Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
+from dspool.messages import Finished, Member, Operation, Ping
 
 SESSIONS = ("s1", "s2", "s3")
 LONGEST_REST_S = 1.0

@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from dspool.commands import ExecuteProgram, GetVariable, SetVariable, StreamEvent, StreamProgram
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled, TooManySessions, UnknownSession, WorkerLost
-from dspool.results import Result
+from dspool.messages import ExecuteProgram, GetVariable, Result, SetVariable, StreamEvent, StreamProgram
 from dspool.testing.host import LoopbackPool, Script
 
 SLOTS = 3

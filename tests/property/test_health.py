@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dspool.core.figures.health import HealthInput, health
+from dspool.core.metrics.health import HealthInput, health
 
 share = st.floats(0.0, 1.0)
 seconds = st.floats(0.0, 1000.0)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.figures.histogram import (
+from dspool.core.metrics.histogram import (
     LARGEST,
     MAX_BUCKETS,
     RELATIVE_ERROR,

@@ -9,11 +9,11 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dspool.commands import Member, WorkerStatus
 from dspool.config import PoolConfig
-from dspool.core.pool import events as ev
-from dspool.core.pool.state import PoolState
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.state import PoolState
 from dspool.errors import InvalidRequest, UnknownWorker
+from dspool.messages import Member, WorkerStatus
 
 MIN, MAX, OVERFLOW = 1, 5, 2
 

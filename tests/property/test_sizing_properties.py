@@ -8,9 +8,17 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspool.core.observed import Score
-from dspool.core.plans import PLANS, Recent
-from dspool.core.sizing import Observed, Peak, SizingConfig, SizingState, Window, decide, erlang_c_slots
+from dspool.core.autoscale.inputs import Score
+from dspool.core.autoscale.policies import PLANS, Recent
+from dspool.core.autoscale.sizing import (
+    Observed,
+    Peak,
+    SizingConfig,
+    SizingState,
+    Window,
+    decide,
+    erlang_c_slots,
+)
 
 # No deadlines: the machine may be busy.
 UNHURRIED = settings(deadline=None)

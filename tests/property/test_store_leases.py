@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from dspool.commands import Change
 from dspool.errors import StaleLease, UnknownSession
+from dspool.messages import Change
 from dspool.store.store import SessionStore
 
 POSTGRES = os.environ.get("DSPOOL_TEST_POSTGRES_URL")

@@ -8,9 +8,9 @@ import itertools
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from dspool.commands import Deployment
 from dspool.config import PoolConfig
 from dspool.errors import StoreFailed
+from dspool.messages import Deployment
 from dspool.supervisor import Supervisor
 from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, settle
 

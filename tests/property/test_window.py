@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.figures.window import BusyIntegral, Columns, History, Recent
+from dspool.core.metrics.window import BusyIntegral, Columns, History, Recent
 
 
 class Sum:

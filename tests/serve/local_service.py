@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from dspool.calling.client import Client, ControlPlane
-from dspool.commands import Deployment, Membership
+from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
-from dspool.metrics import Metrics
-from dspool.observe.reading import Limits, Reading
+from dspool.messages import Deployment, Membership
 from dspool.pool import Pool
 from dspool.store.store import SessionStore
+from dspool.telemetry.metrics import Metrics
+from dspool.telemetry.snapshot import Limits, Reading
 from dspool.worker.worker import Worker
 from dspool_serve.app import Application
 from dspool_serve.auth import Security

@@ -11,8 +11,8 @@ import subprocess
 import httpx
 import pytest
 
-from dspool.client import BlockingRemotePool
 from dspool.errors import DeadlineExceeded, NotAllowed, Unauthenticated, UnknownSession
+from dspool.remote import BlockingRemotePool
 from dspool.tokens import issue
 from tests.serve.test_service import QUESTION, Up, dspool
 

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from dspool.forkserver import handover
-from dspool.forkserver.places import Place
-from dspool.forkserver.shim import ask
+from dspool.runtime.forkserver import handover
+from dspool.runtime.forkserver.places import Place
+from dspool.runtime.forkserver.shim import ask
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def parent(place):
             f"""
             import sys
             from pathlib import Path
-            from dspool.forkserver import child
-            from dspool.forkserver.parent import Parent
-            from dspool.forkserver.places import Place
+            from dspool.runtime.forkserver import child
+            from dspool.runtime.forkserver.parent import Parent
+            from dspool.runtime.forkserver.places import Place
             {before}
             parent = Parent(Place(Path(sys.argv[1])), raylet=None, idle_s={idle_s}, variables={variables!r})
             print("ready", flush=True)

@@ -8,7 +8,17 @@ from typing import Any
 
 import httpx
 
-from dspool.commands import (
+from dspool.core.lifecycle.warmup import WarmupReport
+from dspool.errors import (
+    Conflict,
+    PoolError,
+    UnknownPool,
+    UnknownProgram,
+    UnknownSession,
+    UnknownWorker,
+    WorkerLost,
+)
+from dspool.messages import (
     AnyCommand,
     CreateProgram,
     Deployment,
@@ -24,21 +34,11 @@ from dspool.commands import (
     VersionNumbers,
     WorkerStatus,
 )
-from dspool.core.warmup import WarmupReport
-from dspool.errors import (
-    Conflict,
-    PoolError,
-    UnknownPool,
-    UnknownProgram,
-    UnknownSession,
-    UnknownWorker,
-    WorkerLost,
-)
-from dspool.observe.event_log import EventPage, Seen
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.event_log import EventPage, Seen
 from dspool_serve.app import Application
 from dspool_serve.pools import Settings
 

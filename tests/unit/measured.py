@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dspool.commands import PoolStatus, WorkerStatus
 from dspool.config import PoolConfig
-from dspool.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder
-from dspool.observe.reading import Limits, Reading
+from dspool.messages import PoolStatus, WorkerStatus
+from dspool.telemetry.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder
+from dspool.telemetry.snapshot import Limits, Reading
 
 
 class Measured:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from dspool.commands import Member
 from dspool.config import PoolConfig
-from dspool.core.pool import events as ev
-from dspool.core.pool.state import PoolState
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.state import PoolState
+from dspool.messages import Member
 
 ORDERS = (ev.StartWorker, ev.WarmWorker, ev.DrainWorker, ev.StopWorker)
 

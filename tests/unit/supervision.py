@@ -6,9 +6,9 @@ import asyncio
 import itertools
 from contextlib import asynccontextmanager
 
-from dspool.commands import Deployment, VersionNumbers
 from dspool.config import PoolConfig
-from dspool.core.sizing import Observed, Window
+from dspool.core.autoscale.sizing import Observed, Window
+from dspool.messages import Deployment, VersionNumbers
 from dspool.supervisor import Supervisor
 from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, settle
 

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from dspool.cli import app
 from dspool.cli import service as service_module
-from dspool.cli.observing import event_text
 from dspool.cli.run_file import RunFile, this_process
-from dspool.commands import PoolStatus, WorkerStatus
-from dspool.core.figures.recorder import ClientRecorder, WorkerRecorder
-from dspool.metrics import Metrics
-from dspool.observe.trace_export import FileExporter
+from dspool.cli.views import event_text
+from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
+from dspool.messages import PoolStatus, WorkerStatus
+from dspool.telemetry.metrics import Metrics
+from dspool.telemetry.trace_export import FileExporter
 
 run = CliRunner().invoke
 POOL = "/v1/pools/default"
@@ -151,7 +151,7 @@ def test_following_asks_for_what_comes_next_and_waits(service):
 def test_a_trace_is_printed_from_the_files_with_no_service_running(tmp_path):
     from test_tracing import Traced
 
-    from dspool.observe import trace_names as names
+    from dspool.telemetry import trace_names as names
 
     t = Traced()
     span = t.tracing.start("operation ping", {names.OPERATION_ID: "op-7"})

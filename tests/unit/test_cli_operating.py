@@ -13,17 +13,17 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dspool.cli import app, deploying, operating
+from dspool.cli import actions, app, deploy
 from dspool.cli import service as service_module
-from dspool.cli.deploying import program_of, progress_text
+from dspool.cli.deploy import program_of, progress_text
 from dspool.cli.run_file import RunFile, this_process
-from dspool.cli.warming import Bars
-from dspool.commands import PoolStatus, VersionNumbers, WorkerStatus
-from dspool.core.warmup import StepRun, report
+from dspool.cli.warm import Bars
+from dspool.core.lifecycle.warmup import StepRun, report
 from dspool.errors import InvalidRequest
+from dspool.messages import PoolStatus, VersionNumbers, WorkerStatus
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
 
 run = CliRunner().invoke
 POOL = "/v1/pools/default"
@@ -63,7 +63,7 @@ def service(monkeypatch, tmp_path):
         return real(**{**options, "transport": httpx.MockTransport(double.answer)})
 
     monkeypatch.setattr(service_module.httpx, "Client", client)
-    for module in (operating, deploying):
+    for module in (actions, deploy):
         monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)
     RunFile(tmp_path).write(msgspec.structs.replace(this_process("default"), url="http://dspool"))
     return double

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from dspool.calling import links
-from dspool.calling.client import Client, ControlPlane
-from dspool.commands import ExecuteProgram, GetVariable, Member, Membership, Ping, SetVariable
+from dspool.client import links
+from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
 from dspool.errors import (
     Conflict,
@@ -19,6 +18,7 @@ from dspool.errors import (
     QueueFull,
     WorkerLost,
 )
+from dspool.messages import ExecuteProgram, GetVariable, Member, Membership, Ping, SetVariable
 from dspool.testing.host import LoopbackPool, Script
 
 
@@ -256,7 +256,7 @@ async def test_closing_ends_what_waits_and_what_runs_and_tells_the_worker():
 
 
 async def test_an_observer_that_hangs_does_not_keep_a_client_from_closing(monkeypatch):
-    monkeypatch.setattr("dspool.calling.control._LAST_REPORT_S", 0.01)
+    monkeypatch.setattr("dspool.client.control._LAST_REPORT_S", 0.01)
 
     async def hangs(*_: Any) -> Any:
         await asyncio.Event().wait()

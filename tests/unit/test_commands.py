@@ -5,8 +5,9 @@ from typing import get_args
 import msgspec
 import pytest
 
-from dspool import commands
-from dspool.commands import (
+from dspool import messages as commands
+from dspool.errors import InvalidRequest
+from dspool.messages import (
     CREATES_SESSION,
     NEEDS_SESSION,
     READ_ONLY,
@@ -26,7 +27,6 @@ from dspool.commands import (
     WorkerStatus,
     command_from,
 )
-from dspool.errors import InvalidRequest
 
 NESTED = {"text": "ä€😀", "list": [1, 2.5, None, True, {"deep": []}], "empty": {}, "": "empty key"}
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dspool.observe.exposition import REACHABLE
+from dspool.telemetry.exposition import REACHABLE
 from dspool_serve.alerts import ALERTS, RECORDED
 from dspool_serve.alerts.promql import NotUnderstood, Series, parse
 from dspool_serve.alerts.watch import NEEDED, AlertWatch, sample_of

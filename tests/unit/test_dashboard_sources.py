@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dspool.commands import WorkerStatus
-from dspool.core.pool.roster import WorkerRecord
-from dspool.core.pool.view import _worker
+from dspool.core.lifecycle.roster import WorkerRecord
+from dspool.core.lifecycle.view import _worker
 from dspool.errors import ProgramError
+from dspool.messages import WorkerStatus
 from dspool.store.store import SessionStore
 from dspool.supervisor.rollouts import Rollouts
 

@@ -9,14 +9,14 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from dspool.commands import Deployment, PoolStatus, SessionInfo, WorkerStatus
 from dspool.config import PoolConfig
-from dspool.core.figures.looking import Look, Table
-from dspool.core.observed import SizingConfig
-from dspool.metrics import Metrics
-from dspool.observe.event_log import Seen
-from dspool.observe.log_tail import tail
+from dspool.core.autoscale.inputs import SizingConfig
+from dspool.core.metrics.live import Look, Table
+from dspool.messages import Deployment, PoolStatus, SessionInfo, WorkerStatus
 from dspool.supervisor.sizing import DecisionRecord
+from dspool.telemetry.event_log import Seen
+from dspool.telemetry.log_tail import tail
+from dspool.telemetry.metrics import Metrics
 from dspool_serve.dashboard import view
 from dspool_serve.dashboard.happenings import event_row, marker_of, markers
 from dspool_serve.dashboard.replay import Replay, load_of, summary
@@ -36,7 +36,7 @@ class Clock:
 
 
 def measured(clock, seconds, operations=1):
-    from dspool.core.figures.recorder import ClientRecorder
+    from dspool.core.metrics.recorder import ClientRecorder
 
     metrics = Metrics("p", clock=clock, wall=lambda: 5000.0 + clock.now)
     client = ClientRecorder("p", "c", now=clock.now)
@@ -156,7 +156,7 @@ def test_the_overview_shows_what_is_known_while_the_metrics_are_away():
 def test_a_worker_row_prefers_its_own_newer_figures():
     clock = Clock()
     metrics = measured(clock, 3)
-    from dspool.core.figures.recorder import WorkerRecorder
+    from dspool.core.metrics.recorder import WorkerRecorder
 
     worker = WorkerRecorder("p", "w", 0, 8, now=clock.now)
     worker.started(clock.now)
@@ -252,7 +252,7 @@ def test_an_ending_that_was_wanted_is_no_death(reason):
 
 
 def test_every_event_has_a_sentence():
-    from dspool.telemetry import EVENTS
+    from dspool.telemetry.events import EVENTS
 
     for name, row in EVENTS.items():
         numbers = dict.fromkeys(row.measurements, 1.5)

@@ -8,13 +8,13 @@ import weakref
 
 import pytest
 
-from dspool.commands import Finished, Member, Operation, Ping
-from dspool.core.dispatching.dispatch import DispatchConfig, Dispatcher
-from dspool.core.dispatching.handovers import Handovers
-from dspool.core.dispatching.lines import SessionLines
-from dspool.core.dispatching.placement import WorkerSlots, place
-from dspool.core.dispatching.retries import EndRate, bounce_pause
+from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher
+from dspool.core.dispatch.handovers import Handovers
+from dspool.core.dispatch.placement import WorkerSlots, place
+from dspool.core.dispatch.retries import EndRate, bounce_pause
+from dspool.core.dispatch.session_queues import SessionLines
 from dspool.errors import Cancelled, Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
+from dspool.messages import Finished, Member, Operation, Ping
 
 RATE_LIMITED = {"code": "model_rate_limited", "message": "", "details": {}}
 

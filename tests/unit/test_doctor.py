@@ -16,7 +16,7 @@ from dspool.cli.doctor import machine, service
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.run_file import Run, RunFile, this_process
 from dspool.config import PoolConfig
-from dspool.forkserver import Forking, ParentReport
+from dspool.runtime.forkserver import Forking, ParentReport
 
 run = CliRunner().invoke
 GB = 2**30

@@ -14,8 +14,8 @@ from dspy._vendor.lm15.transports._url import parse_url
 from dspy.clients import backend_selection, capabilities, costs, execution, model_metadata
 
 from dspool.config import LMProfile
-from dspool.models.dspy_costs import choosing_once, remembering, routing_once, take_free_slots
-from dspool.models.lm import LMs
+from dspool.programs.models.dspy_costs import choosing_once, remembering, routing_once, take_free_slots
+from dspool.programs.models.lm import LMs
 from dspool.testing.lm_server import LMServer
 
 
@@ -35,7 +35,7 @@ def test_a_model_is_looked_up_once_and_each_caller_has_its_own_answer():
 
 
 def test_dspy_asks_the_one_that_remembers_and_hears_the_same():
-    import dspool.models.lm  # noqa: F401 - changes it when imported
+    import dspool.programs.models.lm  # noqa: F401 - changes it when imported
 
     for asker in (costs, capabilities):
         assert asker.model_info.__wrapped__ is model_metadata.model_info
@@ -114,9 +114,9 @@ async def test_a_free_connection_is_taken_without_waiting_and_the_last_one_is_wa
 
 ALL_AT_ONCE = """
 import asyncio
-from dspool.commands import Deployment, ExecuteProgram
+from dspool.messages import Deployment, ExecuteProgram
 from dspool.config import PoolConfig
-from dspool.sessions.session import SessionHost
+from dspool.programs.sessions.session import SessionHost
 import sys
 
 async def main():

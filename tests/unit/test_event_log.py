@@ -8,10 +8,10 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
-from dspool.metrics import Metrics
-from dspool.observation import Observation
-from dspool.observe.event_log import FORWARDED, EventBatch, EventBuffer, EventLog, Sent
-from dspool.telemetry import EVENTS, emit
+from dspool.telemetry.event_log import FORWARDED, EventBatch, EventBuffer, EventLog, Sent
+from dspool.telemetry.events import EVENTS, emit
+from dspool.telemetry.metrics import Metrics
+from dspool.telemetry.observation import Observation
 
 CREATED = {"pool": "p", "session_hash": "abc", "worker": "p-w0-a"}
 

@@ -10,13 +10,13 @@ import pytest
 from measured import Measured
 from msgspec import structs
 
-from dspool.core.figures.histogram import Histogram
-from dspool.core.figures.tally import OTHER, OUTCOMES
-from dspool.observe.definitions import BOUNDARIES, BY_NAME, METRICS, UNATTRIBUTED
-from dspool.observe.event_log import FORWARDED
-from dspool.observe.exposition import REACHABLE, cumulative, expose
+from dspool.core.metrics.histogram import Histogram
+from dspool.core.metrics.tally import OTHER, OUTCOMES
 from dspool.runtime import exported
 from dspool.runtime.exported import REPEAT_S, RayMetrics, export_interval_s
+from dspool.telemetry.event_log import FORWARDED
+from dspool.telemetry.exposition import REACHABLE, cumulative, expose
+from dspool.telemetry.metric_table import BOUNDARIES, BY_NAME, METRICS, UNATTRIBUTED
 
 SAMPLE = re.compile(r'([a-z_]+)\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)*)\} (\S+)')
 

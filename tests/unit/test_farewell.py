@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dspool.commands import ExecuteProgram
+from dspool.messages import ExecuteProgram
 from dspool.testing.host import LoopbackPool, Script
 
 

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import pytest
 
-from dspool import forkserver
 from dspool.config import PoolConfig
 from dspool.errors import WorkerLost, WorkerStartFailed
-from dspool.runtime import workers
+from dspool.runtime import forkserver, workers
 from dspool.runtime.fork_starts import EXEC_FOR_S, ForkStarts
 from dspool.testing import FakeClock
 from dspool.testing.doubles import settle

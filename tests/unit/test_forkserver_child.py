@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dspool.forkserver import handover
-from dspool.forkserver.places import HOW_VARIABLE, Unavailable
-from dspool.forkserver.shim import ask
+from dspool.runtime.forkserver import handover
+from dspool.runtime.forkserver.places import HOW_VARIABLE, Unavailable
+from dspool.runtime.forkserver.shim import ask
 from tests.unit.forked import ended, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from dspool import forkserver
-from dspool.forkserver import handover, shim
-from dspool.forkserver.parent import Parent
-from dspool.forkserver.places import HOW_VARIABLE, Place, Unavailable
-from dspool.forkserver.shim import Gone, ask, fork_worker
+from dspool.runtime import forkserver
+from dspool.runtime.forkserver import handover, shim
+from dspool.runtime.forkserver.parent import Parent
+from dspool.runtime.forkserver.places import HOW_VARIABLE, Place, Unavailable
+from dspool.runtime.forkserver.shim import Gone, ask, fork_worker
 from tests.unit.forked import WORKER, ended, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from dspool.forkserver import handover
-from dspool.forkserver.parent import Parent
-from dspool.forkserver.places import HOW_VARIABLE, Place, Unavailable
-from dspool.forkserver.shim import ask
+from dspool.runtime.forkserver import handover
+from dspool.runtime.forkserver.parent import Parent
+from dspool.runtime.forkserver.places import HOW_VARIABLE, Place, Unavailable
+from dspool.runtime.forkserver.shim import ask
 from tests.unit.forked import RAY, WORKER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")

@@ -9,9 +9,9 @@ import textwrap
 
 import pytest
 
-from dspool import forkserver
 from dspool.config import PoolConfig
-from dspool.forkserver.places import HOW_VARIABLE
+from dspool.runtime import forkserver
+from dspool.runtime.forkserver.places import HOW_VARIABLE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
 
@@ -20,7 +20,7 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
     program = textwrap.dedent(
         """
         import gc, logging, os, random
-        from dspool.forkserver.preload import preload, running
+        from dspool.runtime.forkserver.preload import preload, running
         handlers = list(logging.getLogger().handlers)
         assert preload(["litellm", "no_such_module"])["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
         assert running() is None
@@ -56,7 +56,7 @@ def test_what_opens_files_or_starts_threads_while_loading_keeps_workers_from_bei
         "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     )
     for module, why in (("opens", "/dev/zero"), ("threads", "threads run")):
-        program = f"from dspool.forkserver.preload import preload; preload([{module!r}])"
+        program = f"from dspool.runtime.forkserver.preload import preload; preload([{module!r}])"
         done = subprocess.run(
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
@@ -74,7 +74,7 @@ def test_a_thread_is_noticed():
     program = textwrap.dedent(
         """
         import threading
-        from dspool.forkserver import preload
+        from dspool.runtime.forkserver import preload
         assert preload.running() is None
         stop = threading.Event()
         thread = threading.Thread(target=stop.wait)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from http_doubles import FakePool, assert_problem, client_of, until
 
-from dspool.commands import StreamEvent
 from dspool.errors import ProgramError, QueueFull, StoreFailed, WorkerLost
+from dspool.messages import StreamEvent
 
 QA = "/v1/pools/default/programs/qa/execute"
 KEY = {"idempotency-key": "k-1"}

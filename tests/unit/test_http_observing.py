@@ -7,8 +7,8 @@ from http_doubles import FakePool, assert_problem, client_of
 from test_tracing import PARENT, UNSAMPLED, Traced
 
 from dspool.errors import QueueFull
-from dspool.observe import trace_names as names
-from dspool.observe.tracing import NOT_TRACED, trace_id_of
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.tracing import NOT_TRACED, trace_id_of
 
 QA = "/v1/pools/default/programs/qa/execute"
 SPAN = "POST /v1/pools/{pool}/programs/{program}/execute"

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from http_doubles import FakePool, assert_problem, client_of
 
-from dspool.commands import ConfigureLM, Deployment, ResetSession, SetVariable
 from dspool.errors import ProgramError, SandboxUnavailable
+from dspool.messages import ConfigureLM, Deployment, ResetSession, SetVariable
 
 POOL = "/v1/pools/default"
 WORKER = POOL + "/workers/default-w0-abcdef"

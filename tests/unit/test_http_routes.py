@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from http_doubles import FakePool, FixedPools, assert_problem, client_of
 
-from dspool.commands import CreateProgram, DeleteProgram, ExecuteProgram, GetProgramInfo
 from dspool.errors import PoolNotReady
+from dspool.messages import CreateProgram, DeleteProgram, ExecuteProgram, GetProgramInfo
 from dspool_serve.app import Application
 
 QA = "/v1/pools/default/programs/qa/execute"

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from http_doubles import Answered, FakePool, FixedPools, assert_problem
 
-from dspool.commands import SessionInfo
 from dspool.core.admission.access import Token, new_token
 from dspool.errors import Conflict, UnknownSession
+from dspool.messages import SessionInfo
 from dspool.tokens import TokenSource, issue, write
 from dspool_serve.access import NEEDS, needed
 from dspool_serve.app import Application

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from http_doubles import FakePool, FixedPools, assert_problem, client_of, until
 
-from dspool.commands import StreamEvent, StreamProgram
 from dspool.errors import ProgramError, QueueFull
+from dspool.messages import StreamEvent, StreamProgram
 from dspool_serve.app import Application
 from dspool_serve.pools import Settings
 from dspool_serve.sse import EventStream, event

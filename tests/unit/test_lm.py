@@ -22,9 +22,9 @@ from dspool.errors import (
     ProgramError,
     UnknownName,
 )
-from dspool.models.errors import translate
-from dspool.models.lm import LMs, OperationUsage, RateGate, check_overrides
-from dspool.offline.engine import OFFLINE_MODEL
+from dspool.programs.models.errors import translate
+from dspool.programs.models.lm import LMs, OperationUsage, RateGate, check_overrides
+from dspool.programs.offline.engine import OFFLINE_MODEL
 
 SECRET = "my secret prompt"
 

@@ -10,12 +10,12 @@ import logging
 import pytest
 
 from dspool import telemetry
-from dspool.commands import Operation, Ping
 from dspool.config import PoolConfig
 from dspool.errors import WorkerLost
-from dspool.observe import logs
-from dspool.observe.logs import working_on
-from dspool.telemetry import session_hash
+from dspool.messages import Operation, Ping
+from dspool.telemetry import logs
+from dspool.telemetry.events import session_hash
+from dspool.telemetry.logs import working_on
 
 CANARY = "canary-55aa"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -4,13 +4,13 @@ import pytest
 from msgspec.structs import replace
 
 from dspool import telemetry
-from dspool.commands import PoolStatus, WorkerStatus
-from dspool.core.figures.ledger import MAX_SLOTS
-from dspool.core.figures.reporters import MAX_REPORTERS
-from dspool.core.figures.tally import MAX_PROGRAMS, OTHER
-from dspool.core.sizing import Observed
-from dspool.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder, encode
-from dspool.observe.event_log import EventLog
+from dspool.core.autoscale.sizing import Observed
+from dspool.core.metrics.metric_store import MAX_SLOTS
+from dspool.core.metrics.sources import MAX_REPORTERS
+from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER
+from dspool.messages import PoolStatus, WorkerStatus
+from dspool.telemetry.event_log import EventLog
+from dspool.telemetry.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder, encode
 
 WALL = 1_000_000.0
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dspool.observe.definitions import BY_NAME, METRICS
-from dspool.observe.exposition import REACHABLE
+from dspool.telemetry.exposition import REACHABLE
+from dspool.telemetry.metric_table import BY_NAME, METRICS
 from dspool_serve import alerts, grafana
 from dspool_serve.queries import level, quantile, rate
 

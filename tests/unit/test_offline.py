@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dspool.offline import extractive
-from dspool.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 from dspool.programs.adapters import adapter_named
+from dspool.programs.offline import extractive
+from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 from dspool.programs.signatures import build_signature
 
 TOWER = (

@@ -7,15 +7,6 @@ from typing import Any
 
 import pytest
 
-from dspool.commands import (
-    ExecuteProgram,
-    GetVariable,
-    Operation,
-    Ping,
-    SetVariable,
-    StreamEvent,
-    StreamProgram,
-)
 from dspool.config import LoadPrograms, PoolConfig
 from dspool.errors import (
     Cancelled,
@@ -24,9 +15,18 @@ from dspool.errors import (
     ProgramError,
     UnknownProgram,
 )
-from dspool.exchange.wire import Cancel, Submit
-from dspool.sessions.session import Done
+from dspool.messages import (
+    ExecuteProgram,
+    GetVariable,
+    Operation,
+    Ping,
+    SetVariable,
+    StreamEvent,
+    StreamProgram,
+)
+from dspool.programs.sessions.session import Done
 from dspool.testing.host import LoopbackPool, Script, failing
+from dspool.wire.frames import Cancel, Submit
 
 SLOTS = 3
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dspool.commands import EndSession, ExecuteProgram, GetVariable, SetVariable
 from dspool.config import PoolConfig
 from dspool.errors import InternalError, StoreFailed, TooManySessions, UnknownSession
+from dspool.messages import EndSession, ExecuteProgram, GetVariable, SetVariable
 from dspool.testing.host import LoopbackPool, Script
 from dspool.worker import ownership
 
@@ -254,8 +254,8 @@ async def test_a_change_to_a_session_that_was_forgotten_meanwhile_is_made_again_
             runs.append(session)
             if len(runs) == 1:
                 await worker.forget(["s"])
-            from dspool.commands import Change
-            from dspool.sessions.session import Done
+            from dspool.messages import Change
+            from dspool.programs.sessions.session import Done
 
             return Done(None, changes=(Change("variable", "a", {"value": 2}),))
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from dspool.commands import WorkerStatus
-from dspool.core.pool import events as ev
-from dspool.core.pool.orders import STOP_GRACE_S
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.orders import STOP_GRACE_S
 from dspool.errors import InvalidRequest
+from dspool.messages import WorkerStatus
 from tests.unit.pool_bench import ORDERS, Bench, adopted
 
 

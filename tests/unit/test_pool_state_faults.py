@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dspool.commands import WorkerStatus
-from dspool.core.pool import events as ev
-from dspool.core.pool.orders import STOP_GRACE_S
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.orders import STOP_GRACE_S
+from dspool.messages import WorkerStatus
 from tests.unit.pool_bench import Bench
 
 # --- warm-up and its failures ---

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dspool.commands import Member, WorkerStatus
-from dspool.core.pool import events as ev
+from dspool.core.lifecycle import events as ev
 from dspool.errors import UnknownWorker
+from dspool.messages import Member, WorkerStatus
 from tests.unit.pool_bench import Bench, adopted
 
 
@@ -169,7 +169,7 @@ def test_recovery_is_measured_from_the_death_to_full_strength():
 
 
 def test_every_event_it_emits_is_in_the_table_with_its_names():
-    from dspool.telemetry import undeclared
+    from dspool.telemetry.events import undeclared
 
     b = Bench(pool_size=3, restart={"intensity": 1}, warmup={"strategy": "staged"}).boot()
     b.obey(ev.StartWorker)

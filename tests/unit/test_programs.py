@@ -8,11 +8,11 @@ import dspy
 import pytest
 import sample_programs
 
-from dspool.commands import Deployment, ExecuteProgram
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, ProgramError, UnknownName
-from dspool.programs.programs import Definition, load_program, to_json
-from dspool.sessions.session import SessionHost
+from dspool.messages import Deployment, ExecuteProgram
+from dspool.programs.program import Definition, load_program, to_json
+from dspool.programs.sessions.session import SessionHost
 
 CONTEXT = "Paris is the capital of France. Rome is the capital of Italy."
 QUESTION = "What is the capital of Italy?"

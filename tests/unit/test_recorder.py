@@ -5,8 +5,8 @@ import pickle
 import msgspec
 import pytest
 
-from dspool.core.figures.recorder import HEARTBEAT_S, ClientDelta, ClientRecorder, Delta, WorkerRecorder
-from dspool.core.figures.tally import MAX_CODES, MAX_PROGRAMS, OTHER, OUTCOMES
+from dspool.core.metrics.recorder import HEARTBEAT_S, ClientDelta, ClientRecorder, Delta, WorkerRecorder
+from dspool.core.metrics.tally import MAX_CODES, MAX_PROGRAMS, OTHER, OUTCOMES
 
 USAGE = {
     "model-a": {"prompt_tokens": 10, "completion_tokens": 3},

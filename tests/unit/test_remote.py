@@ -11,11 +11,18 @@ import pytest
 
 from dspool import errors
 from dspool.blocking import BlockingPool
-from dspool.client import BlockingRemotePool, RemotePool, RemoteSession
-from dspool.client.requests import ATTEMPTS, Call, Events, call_for, pause_s, problem_of
-from dspool.commands import CreateProgram, ExecuteProgram, GetVariable, Ping, SetVariable, StreamEvent
 from dspool.errors import Unreachable
+from dspool.messages import (
+    CreateProgram,
+    ExecuteProgram,
+    GetVariable,
+    Ping,
+    SetVariable,
+    StreamEvent,
+)
 from dspool.pool import Pool, SessionHandle
+from dspool.remote import BlockingRemotePool, RemotePool, RemoteSession
+from dspool.remote.requests import ATTEMPTS, Call, Events, call_for, pause_s, problem_of
 
 ANSWER = {
     "outputs": {"answer": "42"},
@@ -67,8 +74,8 @@ def no_pauses(monkeypatch):
     async def pause(seconds):
         paused.append(seconds)
 
-    monkeypatch.setattr("dspool.client.remote.asyncio.sleep", pause)
-    monkeypatch.setattr("dspool.client.remote.time.sleep", paused.append)
+    monkeypatch.setattr("dspool.remote.pool.asyncio.sleep", pause)
+    monkeypatch.setattr("dspool.remote.pool.time.sleep", paused.append)
     return paused
 
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from dspool.results import Result
+from dspool.messages import Result
 
 
 def result(value):

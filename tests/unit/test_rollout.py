@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.commands import VersionNumbers
-from dspool.core.pool.rollout import ENOUGH_OPERATIONS, MIN_OPERATIONS, judge
+from dspool.core.lifecycle.canary import ENOUGH_OPERATIONS, MIN_OPERATIONS, judge
+from dspool.messages import VersionNumbers
 
 WELL = VersionNumbers(1000, 10, 0.2)
 

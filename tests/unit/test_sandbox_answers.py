@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from dspool.commands import Change, ExecuteSandboxed
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, ProgramError, SandboxUnavailable
-from dspool.sessions import sandbox
-from dspool.sessions.sandbox import deno, inside
-from dspool.sessions.session import Session, SessionHost
+from dspool.messages import Change, ExecuteSandboxed
+from dspool.programs.sessions import sandbox
+from dspool.programs.sessions.sandbox import deno, inside
+from dspool.programs.sessions.session import Session, SessionHost
 
 
 @pytest.fixture

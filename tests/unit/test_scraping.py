@@ -9,7 +9,7 @@ from http_doubles import FakePool, FixedPools, assert_problem, client_of
 from measured import Measured
 
 from dspool.errors import WorkerLost
-from dspool.observe.exposition import CONTENT_TYPE
+from dspool.telemetry.exposition import CONTENT_TYPE
 from dspool_serve import scraping
 from dspool_serve.scraping import FRESH_S, Scrapes
 

@@ -10,7 +10,17 @@ from typing import Any
 import dspy
 import pytest
 
-from dspool.commands import (
+from dspool.config import PoolConfig
+from dspool.errors import (
+    Cancelled,
+    Conflict,
+    InvalidRequest,
+    NotAllowed,
+    ProgramError,
+    UnknownName,
+    UnknownProgram,
+)
+from dspool.messages import (
     Change,
     ConfigureLM,
     CreateProgram,
@@ -32,20 +42,10 @@ from dspool.commands import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.config import PoolConfig
-from dspool.errors import (
-    Cancelled,
-    Conflict,
-    InvalidRequest,
-    NotAllowed,
-    ProgramError,
-    UnknownName,
-    UnknownProgram,
-)
-from dspool.models.lm import stop_requested
 from dspool.programs.adapters import adapter_named
-from dspool.sessions.session import Done, InlineHops, Session, SessionHost
-from dspool.sessions.state import MAX_ENTRY_BYTES
+from dspool.programs.models.lm import stop_requested
+from dspool.programs.sessions.session import Done, InlineHops, Session, SessionHost
+from dspool.programs.sessions.state import MAX_ENTRY_BYTES
 
 QA = {"signature": "context, question -> answer"}
 PARIS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
@@ -380,7 +380,7 @@ async def test_an_agent_says_which_tool_it_calls(host: SessionHost, monkeypatch:
             },
         )
     )
-    monkeypatch.setattr("dspool.offline.values._choice", lambda options, name, reading: options[0])
+    monkeypatch.setattr("dspool.programs.offline.values._choice", lambda options, name, reading: options[0])
     events: list[StreamEvent] = []
 
     async def emit(event: StreamEvent) -> None:

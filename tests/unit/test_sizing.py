@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from dspool.core.needs import remember
-from dspool.core.observed import Score
-from dspool.core.plans import PLANS, Looked, Plan, choose, judge
-from dspool.core.sizing import (
+from dspool.core.autoscale.demand import remember
+from dspool.core.autoscale.inputs import Score
+from dspool.core.autoscale.policies import PLANS, Looked, Plan, choose, judge
+from dspool.core.autoscale.sizing import (
     Observed,
     Peak,
     SizingConfig,

@@ -12,8 +12,8 @@ from benchmarks.sizing_sim.hindsight import best_plan
 from benchmarks.sizing_sim.policies import Dspool
 from benchmarks.sizing_sim.simulator import PoolModel, simulate
 from benchmarks.sizing_sim.workloads import on_off
-from dspool.core.plans import Plan
-from dspool.core.sizing import SizingConfig
+from dspool.core.autoscale.policies import Plan
+from dspool.core.autoscale.sizing import SizingConfig
 
 
 def row(policy, late, cost, workload="w"):

@@ -9,8 +9,8 @@ import uuid
 import pytest
 from sqlalchemy import Column, Integer, Table, inspect, text
 
-from dspool.commands import Change, Deployment, SessionInfo
 from dspool.errors import ConfigError, InvalidRequest, StaleLease, StoreFailed, UnknownProgram, UnknownSession
+from dspool.messages import Change, Deployment, SessionInfo
 from dspool.store import schema as store_schema
 from dspool.store.requests import Commit
 from dspool.store.schema import create_engine, parse_url

@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from dspool.commands import Deployment, VersionNumbers
 from dspool.errors import (
     Conflict,
     InvalidRequest,
@@ -14,6 +13,7 @@ from dspool.errors import (
     ProgramError,
     UnknownProgram,
 )
+from dspool.messages import Deployment, VersionNumbers
 from dspool.testing.doubles import settle
 from tests.unit.supervision import NEW, SPEC, Traffic, deploying, only, pool
 

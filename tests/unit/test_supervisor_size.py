@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from dspool import telemetry
-from dspool.core.sizing import Window
+from dspool.core.autoscale.sizing import Window
 from dspool.errors import (
     InvalidRequest,
     UnknownWorker,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from dspool.commands import Membership
 from dspool.errors import (
     StoreFailed,
 )
+from dspool.messages import Membership
 from dspool.testing.doubles import settle
 from tests.unit.supervision import busy, only, pool
 

@@ -7,11 +7,11 @@ import logging
 import pytest
 
 from dspool import telemetry
-from dspool.commands import Finished
 from dspool.errors import InvalidRequest, QueueFull
-from dspool.observe.event_log import EventLog
-from dspool.observe.logs import JsonFormatter, LogHandler
-from dspool.telemetry import EVENTS, attach, attached, detach, emit, session_hash, span, undeclared
+from dspool.messages import Finished
+from dspool.telemetry.event_log import EventLog
+from dspool.telemetry.events import EVENTS, attach, attached, detach, emit, session_hash, span, undeclared
+from dspool.telemetry.logs import JsonFormatter, LogHandler
 
 CANARY = "canary-7f3a"
 

@@ -13,16 +13,16 @@ import dspy
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from dspool.calling.observing import ClientObserving
-from dspool.commands import Deployment, ExecuteProgram, Finished, Operation, SetVariable
+from dspool.client.observation import ClientObserving
 from dspool.config import PoolConfig
-from dspool.core.dispatching.ticket import End, Ticket
+from dspool.core.dispatch.ticket import End, Ticket
 from dspool.errors import QueueFull, UnknownName, WorkerLost
-from dspool.observe import trace_names as names
-from dspool.observe.trace_export import Batches, FileExporter, exporters, remove_oldest
-from dspool.observe.trace_tree import find_trace, render, trees
-from dspool.observe.tracing import NOT_TRACED, Tracing, inside, trace_id_of, traceparent_of
-from dspool.sessions.session import Session, SessionHost
+from dspool.messages import Deployment, ExecuteProgram, Finished, Operation, SetVariable
+from dspool.programs.sessions.session import Session, SessionHost
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.trace_export import Batches, FileExporter, exporters, remove_oldest
+from dspool.telemetry.trace_tree import find_trace, render, trees
+from dspool.telemetry.tracing import NOT_TRACED, Tracing, inside, trace_id_of, traceparent_of
 
 CANARY = "canary-2b7e"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -228,9 +228,9 @@ def test_a_tool_has_a_span_of_its_own(host):
     tool = dspy.Tool(lambda city: f"{city} {CANARY}", name="weather", args={"city": {"type": "string"}})
 
     def run() -> None:
-        from dspool.programs import dspy_spans
+        from dspool.programs import spans
 
-        with dspy.context(**dspy_spans.settings()):
+        with dspy.context(**spans.settings()):
             tool(city=CANARY)
 
     spans = traced_run(Traced(), run)
@@ -246,9 +246,9 @@ def test_threads_that_dspy_starts_stay_in_the_trace(host):
     program = dspy.Predict("question -> answer")
 
     def run() -> None:
-        from dspool.programs import dspy_spans
+        from dspool.programs import spans
 
-        with dspy.context(lm=host.lms.get(None), **dspy_spans.settings()):
+        with dspy.context(lm=host.lms.get(None), **spans.settings()):
             dspy.Parallel(num_threads=2, disable_progress_bar=True)(
                 [(program, dspy.Example(question=f"q{i}").with_inputs("question")) for i in range(2)]
             )
@@ -260,9 +260,9 @@ def test_threads_that_dspy_starts_stay_in_the_trace(host):
 
 
 def test_outside_of_a_traced_operation_dspy_tells_nobody(host):
-    from dspool.programs import dspy_spans
+    from dspool.programs import spans
 
-    assert dspy_spans.settings() == {}
+    assert spans.settings() == {}
     host.run_inline(QA, None)
     host.run_inline(SetVariable("x", CANARY), Session(host, "s"))
 
@@ -273,9 +273,9 @@ def test_a_failing_module_fails_its_span_without_quoting(host):
             raise ValueError(CANARY)
 
     def run() -> None:
-        from dspool.programs import dspy_spans
+        from dspool.programs import spans
 
-        with dspy.context(**dspy_spans.settings()), pytest.raises(ValueError, match=CANARY):
+        with dspy.context(**spans.settings()), pytest.raises(ValueError, match=CANARY):
             Fails()()
 
     span = traced_run(Traced(), run)["module Fails"]
@@ -312,7 +312,7 @@ def test_an_exporter_that_fails_is_counted_and_does_not_stop_the_other(caplog):
 
 
 def test_spans_that_nobody_takes_are_bounded_and_counted(monkeypatch):
-    monkeypatch.setattr("dspool.observe.trace_export.MAX_WAITING", 5)
+    monkeypatch.setattr("dspool.telemetry.trace_export.MAX_WAITING", 5)
     t = Traced()
     for _ in range(8):
         span_of(t.tracing)
@@ -394,7 +394,7 @@ def test_a_missing_otlp_package_is_told_and_left_out(monkeypatch, caplog, tmp_pa
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr("dspool.observe.trace_export.import_module", missing)
+    monkeypatch.setattr("dspool.telemetry.trace_export.import_module", missing)
     made = exporters(PoolConfig(state_dir=tmp_path), "x", environ={"OTEL_TRACES_EXPORTER": "otlp,file"})
     assert [type(each) for each in made] == [FileExporter]
     assert "dspool[otlp]" in caplog.text

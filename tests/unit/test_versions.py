@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dspool.commands import VersionNumbers
-from dspool.core.figures.versions import VERSIONS_KEPT, VersionBook
+from dspool.core.metrics.versions import VERSIONS_KEPT, VersionBook
+from dspool.messages import VersionNumbers
 
 
 def test_operations_are_added_up_by_version():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.warmup import StepRun, report, stages
+from dspool.core.lifecycle.warmup import StepRun, report, stages
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from dspool.commands import CreateProgram, ExecuteProgram, Finished, Operation, Ping, SetVariable
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, PayloadTooLarge
-from dspool.exchange import connection, wire
-from dspool.exchange.connection import ClientEnd, FramedProtocol, WorkerEnd
-from dspool.exchange.wire import (
+from dspool.messages import CreateProgram, ExecuteProgram, Finished, Operation, Ping, SetVariable
+from dspool.testing.host import LoopbackPool, Script
+from dspool.wire import connection, frames
+from dspool.wire.connection import ClientEnd, FramedProtocol, WorkerEnd
+from dspool.wire.frames import (
     Cancel,
     Challenge,
     Hello,
@@ -28,7 +29,6 @@ from dspool.exchange.wire import (
     sendable,
     too_deep,
 )
-from dspool.testing.host import LoopbackPool, Script
 from dspool.worker import outbox
 
 SECRET = b"s3cret"
@@ -163,7 +163,7 @@ def worker_end(events: list[Any]) -> tuple[WorkerEnd, Pipe]:
 
 
 def nonce_of(pipe: Pipe) -> bytes:
-    challenge = wire.decode_from_worker(bytes(pipe.written[4:]))
+    challenge = frames.decode_from_worker(bytes(pipe.written[4:]))
     assert isinstance(challenge, Challenge)
     return challenge.nonce
 
@@ -353,21 +353,21 @@ def test_what_a_worker_might_not_be_able_to_decode_is_refused(command):
 
 
 def test_depth_is_counted_without_walking_shared_parts_again_and_again():
-    assert not too_deep(nested(wire.MAX_DEPTH - 1))
-    assert too_deep(nested(wire.MAX_DEPTH))
+    assert not too_deep(nested(frames.MAX_DEPTH - 1))
+    assert too_deep(nested(frames.MAX_DEPTH))
     loop: list[Any] = []
     loop += [loop, loop]
     assert too_deep(loop)
 
 
 def test_a_command_larger_than_a_frame_is_refused(monkeypatch):
-    monkeypatch.setattr(wire, "MAX_PAYLOAD_BYTES", 1000)
+    monkeypatch.setattr(frames, "MAX_PAYLOAD_BYTES", 1000)
     with pytest.raises(PayloadTooLarge, match=r"inputs.b: 2,003 bytes, more than 1,000"):
         encode_command(ExecuteProgram("p", {"a": "x", "b": "y" * 2000}))
 
 
 def test_batches_keep_order_and_stay_moderate_but_for_single_giants(monkeypatch):
-    monkeypatch.setattr(wire, "BATCH_BYTES", 10)
+    monkeypatch.setattr(frames, "BATCH_BYTES", 10)
     values = ["a" * 4, "b" * 6, "c" * 30, "d", "e" * 9, "f"]
     pieces = list(batches(values, len))
     assert pieces == [values[:2], values[2:3], values[3:5], values[5:]]
@@ -381,14 +381,14 @@ def test_a_raw_part_decodes_to_what_it_was():
     assert submit.operations == [Operation("x", command, 3.0, "s")]
     finished = Finished("x", {"outputs": {"answer": 1}})
     report = Report([sendable(finished)], [], [], 0, 1, 0)  # type: ignore[list-item]
-    assert wire.decode_from_worker(bytes(frame(report)[4:])).finished == [finished]
+    assert frames.decode_from_worker(bytes(frame(report)[4:])).finished == [finished]
 
 
 # --- size and speed ---
 
 
 async def test_many_large_results_at_once_leave_in_several_frames(monkeypatch):
-    monkeypatch.setattr(wire, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(frames, "BATCH_BYTES", 100_000)
     monkeypatch.setattr(connection, "MAX_FRAME_BYTES", 300_000)
     async with LoopbackPool(PoolConfig(name="t", slots_per_worker=50)) as pool:
         pool.programs["big"] = Script("inline", lambda inputs, *_: {"text": inputs["text"]})

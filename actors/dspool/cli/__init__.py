@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import deploying, doctor, observing, operating, remote, tokens, warming
+from dspool.cli import actions, deploy, doctor, remote, tokens, views, warm
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
-from dspool.cli.serving import run_up
+from dspool.cli.up import run_up
 from dspool.config import load_config
 
 app = typer.Typer(
@@ -149,7 +149,7 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (observing, operating, warming, deploying, doctor):
+for commands in (views, actions, warm, deploy, doctor):
     commands.add_to(app)
 
 

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import httpx
 
 from dspool.cli.run_file import Run, RunFile
-from dspool.client.requests import Events, problem_of
 from dspool.config import load_config
 from dspool.errors import InvalidRequest, PoolError, PoolNotReady, UnknownPool, from_wire
+from dspool.remote.requests import Events, problem_of
 
 HTTP_TIMEOUT_S = 10.0
 

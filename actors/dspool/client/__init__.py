@@ -1,6 +1,1 @@
-"""A pool over HTTP, with the methods of `Pool`: from anywhere, without Ray."""
-
-from dspool.client.blocking import BlockingRemotePool, BlockingRemoteSession
-from dspool.client.remote import RemotePool, RemoteSession
-
-__all__ = ["BlockingRemotePool", "BlockingRemoteSession", "RemotePool", "RemoteSession"]
+"""A process that calls a pool: its queue, its links to workers, what it keeps of each call."""

@@ -18,8 +18,8 @@ from typing import Any, Literal, Optional
 
 import pydantic
 
-from dspool.commands import JSON
 from dspool.errors import InvalidRequest
+from dspool.messages import JSON
 
 MAX_DEPTH = 8
 MAX_FIELDS = 64

@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import dspy
 from dspy.predict import best_of_n, refine
 
-from dspool.commands import JSON
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError
-from dspool.models.lm import check_overrides
+from dspool.messages import JSON
 from dspool.programs.field_types import type_name
+from dspool.programs.models.lm import check_overrides
 from dspool.programs.signatures import BuiltSignature
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import dspy
 import msgspec
 from dspy.signatures.signature import SignatureMeta
 
-from dspool.commands import JSON
 from dspool.errors import InvalidRequest
+from dspool.messages import JSON
 from dspool.programs.field_types import MAX_FIELDS, FieldType, check_name, field_type, type_name
 
 MAX_INSTRUCTIONS = 20_000

@@ -12,10 +12,10 @@ from typing import Final
 
 from ray.util.metrics import Counter, Gauge
 
-from dspool.core.figures.histogram import Histogram
-from dspool.observe.definitions import METRICS, Metric
-from dspool.observe.exposition import cumulative
-from dspool.observe.reading import Reading
+from dspool.core.metrics.histogram import Histogram
+from dspool.telemetry.exposition import cumulative
+from dspool.telemetry.metric_table import METRICS, Metric
+from dspool.telemetry.snapshot import Reading
 
 REPEAT_S: Final = 2.0
 """Ray forgets a gauge that is not set for two of its export intervals (floor 1 s, default 10 s)."""

@@ -14,17 +14,17 @@ import ray
 from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
-from dspool.core.sizing import SizingConfig
+from dspool.core.autoscale.sizing import SizingConfig
 from dspool.errors import (
     PoolError,
 )
-from dspool.observe import logs
-from dspool.observe.event_log import EventBuffer
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, find_supervisor
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.store import StoreActor, session_store, store_url
 from dspool.runtime.workers import RayRuntime
 from dspool.supervisor import Supervisor
+from dspool.telemetry import logs
+from dspool.telemetry.event_log import EventBuffer
 
 _CLOSE_STORE_S = 2.0
 _GONE_S = 5.0

@@ -13,22 +13,22 @@ import msgspec
 import ray
 from ray.actor import ActorHandle
 
-from dspool.commands import PoolStatus
 from dspool.config import PoolConfig
-from dspool.core.figures.measures import HistoryView, MetricsSnapshot
-from dspool.core.figures.recorder import Delta
-from dspool.core.sizing import Observed
+from dspool.core.autoscale.sizing import Observed
+from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.core.metrics.recorder import Delta
 from dspool.errors import (
     PoolError,
     WorkerLost,
 )
-from dspool.metrics import Metrics, MetricsOptions
-from dspool.observation import Observation
-from dspool.observe import logs
-from dspool.observe.event_log import EventBatch, EventPage
-from dspool.observe.reading import Limits, Reading
+from dspool.messages import PoolStatus
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask
 from dspool.runtime.exported import RayMetrics, export_interval_s
+from dspool.telemetry import logs
+from dspool.telemetry.event_log import EventBatch, EventPage
+from dspool.telemetry.metrics import Metrics, MetricsOptions
+from dspool.telemetry.observation import Observation
+from dspool.telemetry.snapshot import Limits, Reading
 
 log = logging.getLogger("dspool.runtime")
 _encode = msgspec.msgpack.Encoder().encode

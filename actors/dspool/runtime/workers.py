@@ -9,15 +9,15 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
-from dspool import forkserver
-from dspool.commands import Deployment, Member, VersionNumbers, WorkerStatus
 from dspool.config import PoolConfig, WarmupStep
-from dspool.observe import logs
+from dspool.messages import Deployment, Member, VersionNumbers, WorkerStatus
+from dspool.runtime import forkserver
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
 from dspool.runtime.fork_starts import ForkStarts
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import session_store
 from dspool.supervisor import WorkerHandle
+from dspool.telemetry import logs
 from dspool.worker.worker import Worker
 
 log = logging.getLogger("dspool.runtime")
@@ -38,6 +38,7 @@ class WorkerActor(Worker):
             host=host or ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
             node=ray.get_runtime_context().get_node_id(),
             report=metrics,
+            start=forkserver.how_started(),
         )
 
     def __repr__(self) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dspool.commands import JSON, Change, Lease
 from dspool.errors import InvalidRequest, StaleLease, UnknownSession
+from dspool.messages import JSON, Change, Lease
 
 Key = tuple[str, str]
 """Pool and session."""

@@ -15,9 +15,9 @@ import msgspec
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from dspool.commands import JSON, Change, Deployment, Lease, SessionInfo
 from dspool.core.admission.rates import Allowance, Allowances, Limits
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownProgram
+from dspool.messages import JSON, Change, Deployment, Lease, SessionInfo
 from dspool.store import schema as store_schema
 from dspool.store.idempotency import IdempotencyKeys
 from dspool.store.requests import (

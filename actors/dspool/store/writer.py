@@ -18,8 +18,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from dspool.commands import Change, Lease
 from dspool.errors import InternalError, PoolError, StoreFailed
+from dspool.messages import Change, Lease
 from dspool.store.requests import ALL_NAMES, Acquire, Key, Outcome, Request, SessionRow, StoredChange
 from dspool.store.schema import dead_workers, pools, session_items, sessions
 

@@ -3,7 +3,7 @@
 from dspool.supervisor.runtime import PoolStore, Runtime, WorkerHandle
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.supervisor import Supervisor
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
 
 __all__ = [
     "DecisionRecord",

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dspool.commands import JSON, Member, WorkerState, WorkerStatus
-from dspool.core.pool import events as ev
-from dspool.supervisor.crew import Crew
+from dspool.core.lifecycle import events as ev
+from dspool.messages import JSON, Member, WorkerState, WorkerStatus
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
+from dspool.supervisor.workers import Crew
 
 log = logging.getLogger("dspool.supervisor")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from dspool.commands import JSON
+from dspool.messages import JSON
 from dspool.supervisor.runtime import PoolStore, Sleep
 
 log = logging.getLogger("dspool.supervisor")

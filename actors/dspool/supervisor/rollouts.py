@@ -10,8 +10,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from dspool.commands import VersionNumbers
 from dspool.errors import PoolError
+from dspool.messages import VersionNumbers
 
 Phase = Literal["loading", "canary", "rolling out", "done", "rolled back", "failed"]
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from dspool.commands import JSON, Deployment, Member, VersionNumbers, WorkerStatus
 from dspool.config import WarmupStep
+from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerStatus
 
 T = TypeVar("T")
 

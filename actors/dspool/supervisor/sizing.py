@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from msgspec import Struct
 
-from dspool.commands import JSON
 from dspool.config import PoolConfig
-from dspool.core.pool.view import Facts
-from dspool.core.sizing import Decision, Observed, SizingConfig, SizingState, decide
+from dspool.core.autoscale.sizing import Decision, Observed, SizingConfig, SizingState, decide
+from dspool.core.lifecycle.view import Facts
+from dspool.messages import JSON
 from dspool.supervisor.runtime import Sleep, within
-from dspool.telemetry import emit
+from dspool.telemetry.events import emit
 
 log = logging.getLogger("dspool.supervisor")
 

@@ -14,23 +14,23 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from dspool.commands import Deployment, Membership, PoolStatus
 from dspool.config import PoolConfig
-from dspool.core.pool import events as ev
-from dspool.core.pool.state import PoolState
-from dspool.core.sizing import Decision, Observed
-from dspool.core.warmup import StepRun, Strategy, WarmupReport
+from dspool.core.autoscale.sizing import Decision, Observed
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.state import PoolState
+from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
+from dspool.messages import Deployment, Membership, PoolStatus
 from dspool.supervisor.adoption import adopt, restored, survey
-from dspool.supervisor.crew import Crew
-from dspool.supervisor.deploying import CANARY_S, Deploying
+from dspool.supervisor.deployments import CANARY_S, Deploying
+from dspool.supervisor.housekeeping import Report, Upkeep
 from dspool.supervisor.records import Records
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
-from dspool.supervisor.upkeep import Report, Upkeep
-from dspool.supervisor.warming import Warmer, WarmProgress
-from dspool.telemetry import emit
+from dspool.supervisor.warmup import Warmer, WarmProgress
+from dspool.supervisor.workers import Crew
+from dspool.telemetry.events import emit
 
 log = logging.getLogger("dspool.supervisor")
 

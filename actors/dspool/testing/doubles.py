@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from dspool.commands import JSON, Deployment, Member, VersionNumbers, WorkerState, WorkerStatus
 from dspool.config import LoadPrograms, WarmupStep
 from dspool.errors import PoolError, ProgramError, UnknownProgram, WorkerLost
+from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerState, WorkerStatus
 
 __all__ = ["FakeClock", "FakeRuntime", "FakeStore", "FakeWorker", "settle"]
 

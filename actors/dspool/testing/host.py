@@ -19,8 +19,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple, cast
 
-from dspool.calling.client import Client, ControlPlane
-from dspool.commands import (
+from dspool.client.client import Client, ControlPlane
+from dspool.config import PoolConfig
+from dspool.errors import InternalError, PoolError, StaleLease, UnknownProgram, UnknownSession
+from dspool.messages import (
     AnyCommand,
     Change,
     DeleteVariable,
@@ -35,9 +37,7 @@ from dspool.commands import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.config import PoolConfig
-from dspool.errors import InternalError, PoolError, StaleLease, UnknownProgram, UnknownSession
-from dspool.sessions.session import Done, Session, SessionHost
+from dspool.programs.sessions.session import Done, Session, SessionHost
 from dspool.worker.worker import Worker
 
 __all__ = ["LoopbackPool", "MemorySessions", "Script", "ScriptedHost"]

@@ -20,7 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
-from dspool.commands import (
+from dspool.core.metrics.recorder import WorkerRecorder
+from dspool.core.metrics.versions import VersionBook
+from dspool.errors import PoolError, StaleLease
+from dspool.messages import (
     EndSession,
     ExecuteProgram,
     Finished,
@@ -29,19 +32,16 @@ from dspool.commands import (
     StreamProgram,
     VersionNumbers,
 )
-from dspool.core.figures.recorder import WorkerRecorder
-from dspool.core.figures.versions import VersionBook
-from dspool.errors import PoolError, StaleLease
-from dspool.exchange.connection import WorkerEnd
-from dspool.exchange.wire import Cancel, Credit, HandOver, Submit
-from dspool.observe import trace_names as names
-from dspool.observe.logs import working_on
-from dspool.observe.tracing import Tracing, inside
-from dspool.worker.held import Held, defect
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.logs import working_on
+from dspool.telemetry.tracing import Tracing, inside
+from dspool.wire.connection import WorkerEnd
+from dspool.wire.frames import Cancel, Credit, HandOver, Submit
+from dspool.worker.execution import Held, defect
 from dspool.worker.outbox import Desk, Outbox
 
 if TYPE_CHECKING:
-    from dspool.sessions.session import Done, Session, SessionHost
+    from dspool.programs.sessions.session import Done, Session, SessionHost
     from dspool.worker.ownership import Ownership
 
 _TURN_S = 0.002
@@ -340,7 +340,7 @@ class Operations:
             self._settle(held, done)
 
     async def _end_session(self, held: Held) -> None:
-        from dspool.sessions.session import Done
+        from dspool.programs.sessions.session import Done
 
         assert self.ownership is not None
         try:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Raw
 
-from dspool.commands import Finished, StreamEvent
 from dspool.errors import InternalError
-from dspool.exchange.connection import WorkerEnd
-from dspool.exchange.wire import Chunk, Report, Unsendable, batches, sendable, too_deep
+from dspool.messages import Finished, StreamEvent
+from dspool.wire.connection import WorkerEnd
+from dspool.wire.frames import Chunk, Report, Unsendable, batches, sendable, too_deep
 
 if TYPE_CHECKING:
-    from dspool.worker.held import Held
+    from dspool.worker.execution import Held
 
 
 class Desk:

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dspool.commands import CREATES_SESSION, Change, Lease
 from dspool.errors import PoolError, StaleLease, StoreFailed, TooManySessions, UnknownSession
-from dspool.telemetry import emit, session_hash
-from dspool.worker.held import defect
+from dspool.messages import CREATES_SESSION, Change, Lease
+from dspool.telemetry.events import emit, session_hash
+from dspool.worker.execution import defect
 
 if TYPE_CHECKING:
-    from dspool.sessions.session import Session, SessionHost
-    from dspool.worker.held import Held
+    from dspool.programs.sessions.session import Session, SessionHost
+    from dspool.worker.execution import Held
 
 
 STORE_PATIENCE_S = 10.0
@@ -194,7 +194,7 @@ class Ownership:
         self._forget(active)
 
     def _rebuild(self, lease: Lease) -> Session:
-        from dspool.sessions.session import Session
+        from dspool.programs.sessions.session import Session
 
         began = self._clock()
         names = {

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from dspool.commands import Deployment, ExecuteProgram, Member, VersionNumbers, WorkerState, WorkerStatus
 from dspool.config import (
     ConfigureLMStep,
     CustomCode,
@@ -28,20 +27,27 @@ from dspool.config import (
     Probe,
     WarmupStep,
 )
-from dspool.core.figures.recorder import WorkerDelta, WorkerRecorder
+from dspool.core.metrics.recorder import WorkerDelta, WorkerRecorder
 from dspool.errors import NotAllowed, PoolError, WorkerStartFailed
-from dspool.exchange.connection import WorkerEnd
-from dspool.forkserver import how_started
-from dspool.observe import log_tail
-from dspool.observe.event_log import EventBatch, EventBuffer
-from dspool.observe.log_tail import LogTail
-from dspool.observe.tracing import Tracing
-from dspool.telemetry import emit
+from dspool.messages import (
+    Deployment,
+    ExecuteProgram,
+    Member,
+    VersionNumbers,
+    WorkerState,
+    WorkerStatus,
+)
+from dspool.telemetry import log_tail
+from dspool.telemetry.event_log import EventBatch, EventBuffer
+from dspool.telemetry.events import emit
+from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.tracing import Tracing
+from dspool.wire.connection import WorkerEnd
 from dspool.worker.operations import Operations
 from dspool.worker.ownership import Ownership, Store
 
 if TYPE_CHECKING:
-    from dspool.sessions.session import SessionHost
+    from dspool.programs.sessions.session import SessionHost
 
 _log = logging.getLogger(__name__)
 _FAREWELL_S = 1.0
@@ -52,7 +58,8 @@ _KEEP_INTERVAL_S = 5.0
 class Worker:
     """`report` delivers a delta to the metrics actor; it may fail, nothing here waits for it.
 
-    `session_host` runs the commands; by default it is one for `config` in this process.
+    `start` says how this process was started, as `WorkerStatus.start` does. `session_host` runs the commands; by
+    default it is one for `config` in this process.
     """
 
     def __init__(
@@ -67,16 +74,18 @@ class Worker:
         node: str = "",
         report: Callable[[WorkerDelta | EventBatch], Awaitable[None]] | None = None,
         overflow: bool = False,
+        start: str = "exec",
         session_host: SessionHost | None = None,
     ) -> None:
 
         self._id, self._slot, self._config, self._secret = worker_id, slot, config, secret
         self._address, self._node, self._report = host, node, report
+        self._start = start
         self._store = store
         self._started_at = time.time()
         self._process = psutil.Process()
         if session_host is None:
-            from dspool.sessions.session import SessionHost
+            from dspool.programs.sessions.session import SessionHost
 
             session_host = SessionHost(config)
         self._host: SessionHost = session_host
@@ -132,7 +141,7 @@ class Worker:
         )
 
     async def _listen(self) -> asyncio.Server:
-        from dspool.sessions.inline_hops import InlineHops
+        from dspool.programs.sessions.inline_hops import InlineHops
 
         loop = asyncio.get_running_loop()
         # DSPy's async path and threaded programs share it; the loop's own default has six threads.
@@ -229,7 +238,7 @@ class Worker:
             busy_s=self._recorder.busy_s(now),
             rss_mb=self._rss_mb(),
             overflow=self._recorder.overflow,
-            start=how_started(),
+            start=self._start,
         )
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:
@@ -345,7 +354,7 @@ class Worker:
                 continue
 
     def _tell_fallback(self) -> None:
-        how, _, why = how_started().partition(": ")
+        how, _, why = self._start.partition(": ")
         if how == "exec" and why:
             emit(
                 "worker.fallback",

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import yaml
 
-from dspool.observe.exposition import REACHABLE
+from dspool.telemetry.exposition import REACHABLE
 from dspool_serve.queries import increase, level, quantile, rate
 
 FILE: Final = Path(__file__).with_name("dspool.yaml")

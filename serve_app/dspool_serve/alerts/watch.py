@@ -14,12 +14,12 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from dspool.core.figures.histogram import Histogram
+from dspool.core.metrics.histogram import Histogram
 from dspool.errors import PoolError
-from dspool.observe.definitions import METRICS
-from dspool.observe.event_log import Seen
-from dspool.observe.exposition import REACHABLE, cumulative
-from dspool.observe.reading import Reading
+from dspool.telemetry.event_log import Seen
+from dspool.telemetry.exposition import REACHABLE, cumulative
+from dspool.telemetry.metric_table import METRICS
+from dspool.telemetry.snapshot import Reading
 from dspool_serve.alerts import ALERTS, RECORDED, RUNBOOK, Alert
 from dspool_serve.alerts.promql import Expression, Labels, Sample, Series, Vector, parse
 

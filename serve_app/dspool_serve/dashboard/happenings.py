@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from dspool.observe.event_log import Seen
-from dspool.telemetry import EVENTS
+from dspool.telemetry.event_log import Seen
+from dspool.telemetry.events import EVENTS
 
 Row = dict[str, Any]
 

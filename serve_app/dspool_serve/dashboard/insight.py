@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, cast
 
-from dspool.commands import SessionInfo
 from dspool.config import PoolConfig
-from dspool.core.figures.looking import Look, Table
-from dspool.core.warmup import StepRun, Strategy, WarmupReport
+from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
+from dspool.core.metrics.live import Look, Table
 from dspool.errors import PoolNotReady
-from dspool.observe.event_log import EventPage
-from dspool.observe.log_tail import LogTail
-from dspool.observe.reading import Reading
+from dspool.messages import SessionInfo
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.supervisor.warming import WarmProgress
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.event_log import EventPage
+from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.snapshot import Reading
 from dspool_serve.pools import ServedPool
 
 

@@ -7,10 +7,10 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from dspool.commands import PoolStatus
-from dspool.core.figures.looking import Look
+from dspool.core.metrics.live import Look
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
-from dspool.observe.event_log import Seen
+from dspool.messages import PoolStatus
+from dspool.telemetry.event_log import Seen
 from dspool_serve.alerts.watch import EVERY_S as ALERTS_EVERY_S
 from dspool_serve.connections import when_leaving
 from dspool_serve.dashboard import view

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
-from dspool.commands import PoolStatus
-from dspool.core.figures.looking import Look
+from dspool.core.metrics.live import Look
 from dspool.errors import PoolError
+from dspool.messages import PoolStatus
 from dspool_serve.alerts.watch import AlertWatch
 from dspool_serve.dashboard import view
 from dspool_serve.dashboard.happenings import event_row

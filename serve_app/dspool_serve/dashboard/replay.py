@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from dspool.core.observed import Observed, SizingConfig, SizingState, Window
-from dspool.core.sizing import decide
+from dspool.core.autoscale.inputs import Observed, SizingConfig, SizingState, Window
+from dspool.core.autoscale.sizing import decide
 
 MODEL: Final = (
     "The measured load as a flow, second by second, through the sizing policy: it shows how size follows load and how "

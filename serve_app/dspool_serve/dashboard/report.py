@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
-from dspool.commands import PoolStatus
 from dspool.config import PoolConfig
-from dspool.core.figures.looking import Table
-from dspool.observe.event_log import Seen
+from dspool.core.metrics.live import Table
+from dspool.messages import PoolStatus
 from dspool.supervisor.sizing import DecisionRecord
+from dspool.telemetry.event_log import Seen
 from dspool_serve.alerts.watch import AlertNow
 from dspool_serve.charts import Line, Unit, chart, shown
 from dspool_serve.dashboard.charts import CHARTS

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from dspool.core.observed import SizingConfig
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.errors import InvalidRequest, PoolError, UnknownName
-from dspool.supervisor.warming import steps_of
+from dspool.supervisor.warmup import steps_of
 from dspool_serve.dashboard import view
 from dspool_serve.dashboard.asking import POOL, answer, number, patiently, watched, with_metrics
 from dspool_serve.dashboard.replay import LEAST_POINTS, MODEL, Load, Replay, Run, load_of, summary

@@ -14,9 +14,9 @@ from typing import Any, Final
 from msgspec import Struct
 
 from dspool.errors import UnknownName
-from dspool.observe import trace_names as names
-from dspool.observe.trace_export import DIRECTORY
-from dspool.observe.trace_tree import Node, find_trace, trees
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.trace_export import DIRECTORY
+from dspool.telemetry.trace_tree import Node, find_trace, trees
 
 READ_BYTES: Final = 2 * 2**20
 """Of a file that is met for the first time, only so much of its end is read."""

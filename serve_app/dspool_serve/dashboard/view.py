@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from dspool.commands import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.config import PoolConfig
-from dspool.core.figures.looking import Look
-from dspool.core.figures.measures import MetricsSnapshot, SlotSnapshot
+from dspool.core.metrics.live import Look
+from dspool.core.metrics.measures import MetricsSnapshot, SlotSnapshot
+from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.telemetry import session_hash
+from dspool.telemetry.events import session_hash
 
 Row = dict[str, Any]
 

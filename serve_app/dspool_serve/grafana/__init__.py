@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from dspool.observe.definitions import METRICS, Metric
+from dspool.telemetry.metric_table import METRICS, Metric
 from dspool_serve.queries import WINDOW, level, mean, quantile, rate
 
 FOLDER: Final = Path(__file__).parent

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dspool.commands import ExecuteSandboxed
 from dspool.errors import NotAllowed
+from dspool.messages import ExecuteSandboxed
 from dspool_serve.http import Request, Response
 from dspool_serve.router import Route
 from dspool_serve.routes.common import RUN, answer_json, body_of, deadline, pool_of, run

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from dspool.commands import AnyCommand, Deployment, StreamEvent
 from dspool.errors import InvalidRequest, PoolError
+from dspool.messages import AnyCommand, Deployment, StreamEvent
 from dspool_serve.decoding import decode
 from dspool_serve.http import Request, Response
 from dspool_serve.pools import Answer, ServedPool

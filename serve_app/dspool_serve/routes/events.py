@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from dspool.observe.event_log import Seen
+from dspool.telemetry.event_log import Seen
 from dspool_serve.http import Request
 from dspool_serve.router import Route
 from dspool_serve.routes.common import POOL, number, pool_of, streamed

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dspool.commands import PoolStatus
-from dspool.core.figures.measures import MetricsSnapshot
-from dspool.core.warmup import WarmupReport
+from dspool.core.lifecycle.warmup import WarmupReport
+from dspool.core.metrics.measures import MetricsSnapshot
 from dspool.errors import PoolError
+from dspool.messages import PoolStatus
 from dspool_serve.http import Request, Response
 from dspool_serve.pools import ServedPool
 from dspool_serve.router import Route

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dspool.commands import Deployment, ExecuteProgram, GetProgramInfo, StreamProgram
 from dspool.errors import InvalidRequest, PoolError, UnknownProgram
+from dspool.messages import Deployment, ExecuteProgram, GetProgramInfo, StreamProgram
 from dspool_serve.decoding import decode
 from dspool_serve.errors import problem_body
 from dspool_serve.http import Request, Response

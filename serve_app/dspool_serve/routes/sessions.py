@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from dspool.commands import (
+from dspool.errors import InvalidRequest
+from dspool.messages import (
     ConfigureLM,
     CreateProgram,
     DeleteProgram,
@@ -20,7 +21,6 @@ from dspool.commands import (
     SessionInfo,
     StreamProgram,
 )
-from dspool.errors import InvalidRequest
 from dspool_serve.http import Request, Response
 from dspool_serve.pools import Answer
 from dspool_serve.router import Route

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dspool.commands import DeleteVariable, GetVariable, ListVariables, SetVariable
+from dspool.messages import DeleteVariable, GetVariable, ListVariables, SetVariable
 from dspool_serve.http import Request, Response
 from dspool_serve.router import Route
 from dspool_serve.routes.common import CHANGE, LOOK, PAGE, answer_json, body_of, cut, page_of, run

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dspool.commands import WorkerStatus
 from dspool.errors import UnknownWorker
+from dspool.messages import WorkerStatus
 from dspool_serve.http import Request, Response
 from dspool_serve.router import Route
 from dspool_serve.routes.common import (

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import typer
 
-from dspool import forkserver
 from dspool.cli import remote
 from dspool.cli.doctor import machine, service
 from dspool.cli.doctor.findings import Finding, fail
@@ -19,6 +18,7 @@ from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
 from dspool.config import PoolConfig, load_config
 from dspool.errors import ConfigError
+from dspool.runtime import forkserver
 
 HAPROXY = "dspool_serve.haproxy"
 """Loaded when it is asked for: imports point down, and this package lies below."""

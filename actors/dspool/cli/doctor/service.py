@@ -15,14 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dspool import forkserver
 from dspool.cli.address import checked_port
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.run_file import Run
 from dspool.config import PoolConfig
 from dspool.config.base import without_password
 from dspool.errors import PoolError
-from dspool.forkserver import Forking, ParentReport
+from dspool.runtime import forkserver
+from dspool.runtime.forkserver import Forking, ParentReport
 from dspool.store.schema import create_engine, parse_url
 
 _STORE_S = 5.0
@@ -140,8 +140,8 @@ def _preload(config: PoolConfig) -> str:
     """Why a parent of this configuration could not fork; nothing if it could."""
     program = (
         "import sys\n"
-        "from dspool.forkserver.preload import preload\n"
-        "from dspool.forkserver.places import Unavailable\n"
+        "from dspool.runtime.forkserver.preload import preload\n"
+        "from dspool.runtime.forkserver.places import Unavailable\n"
         "try: preload(sys.argv[1:])\n"
         "except Unavailable as why: print(why); sys.exit(7)\n"
     )

@@ -1,0 +1,227 @@
+"""Commands that look: `dspool top`, `dspool events`, `dspool trace`."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dspool.cli import remote
+from dspool.cli.options import ConfigFile, Debug, Json, StateDir
+from dspool.cli.output import Output, guarded
+from dspool.cli.run_file import RunFile
+from dspool.cli.service import run_file
+
+POLL_S = 5.0
+"""How long one question for events waits at the service."""
+_COLOUR = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(top)
+    app.command()(events)
+    app.command()(trace)
+
+
+def top(
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Watch the pool, its workers and its programs, until Ctrl-C."""
+    out = Output(json, debug)
+    with guarded(out):
+        file = run_file(config, state_dir)
+        if json or once:
+            seen = look(file)
+            if json:
+                out.result(seen, "")
+            else:
+                Console(highlight=False).print(picture(seen))
+            return
+        try:
+            with Live(picture(look(file)), auto_refresh=False, screen=True) as live:
+                while True:
+                    time.sleep(interval)
+                    live.update(picture(look(file)), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def events(
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show at most so many of the newest.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens next.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what happened in the pool: sizes, deaths, moved sessions, deployments, ... (not each operation)."""
+    out = Output(json, debug)
+    with guarded(out):
+        file = run_file(config, state_dir)
+        page = remote.events(file, 0, limit)
+        try:
+            while True:
+                if page["missed"]:
+                    out.progress("warning", "events were missed: the pool keeps a limited number")
+                for event in page["events"]:
+                    out.result(event, event_text(event))
+                if not follow:
+                    return
+                page = remote.events(file, page["next"], 1000, wait_s=POLL_S)
+        except KeyboardInterrupt:
+            return
+
+
+def trace(
+    id: Annotated[str, typer.Argument(help="An operation's id, or a trace's.")],
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the spans of one operation, from the files of this machine."""
+    from dspool.telemetry.trace_tree import find_trace, render
+
+    out = Output(json, debug)
+    with guarded(out):
+        spans = find_trace(run_file(config, state_dir).state_dir, id)
+        out.result({"trace_id": spans[0]["trace_id"], "spans": spans}, render(spans))
+
+
+# --- what they show ---------------------------------------------------------------------------------
+
+
+def look(file: RunFile) -> dict[str, Any]:
+    """The pool's status and metrics, each None if it could not be had.
+
+    Raises:
+        PoolNotReady: nothing runs, or it does not answer.
+    """
+    seen = remote.status(file)
+    if not seen["running"] or seen["status"] is None:
+        # Says what is wrong with it.
+        remote.sessions(file, 1)
+    return seen
+
+
+def picture(seen: dict[str, Any]) -> RenderableType:
+    """What `dspool top` shows for `look`."""
+    status, metrics = seen["status"], seen["metrics"]
+    if status is None:
+        return Text(f"pool {seen['pool']}: no answer")
+    head = Text.assemble(
+        (f"pool {status['name']} ", "bold"),
+        (status["state"], "green" if status["ready"] else "red"),
+        f"  {status['actual']} of {status['desired']} workers, {status['spares']} spare",
+        f"  {status['reason']}" if status["reason"] else "",
+    )
+    parts: list[RenderableType] = [head]
+    if metrics is None:
+        parts.append(Text(f"no metrics: {seen.get('metrics_why', 'they are off')}", style="yellow"))
+    else:
+        parts.append(_cards(metrics))
+    parts.append(_workers(status, metrics))
+    if metrics is not None and metrics["programs"]:
+        parts.append(_programs(metrics["programs"]))
+    return Group(*parts)
+
+
+def _cards(metrics: dict[str, Any]) -> RenderableType:
+    health = metrics["health"]["score"]
+    cards = {
+        "throughput": f"{metrics['throughput']:,.1f}/s",
+        "p50": _ms(metrics["p50_s"]),
+        "p95": _ms(metrics["p95_s"]),
+        "p99": _ms(metrics["p99_s"]),
+        "wait p95": _ms(metrics["wait_p95_s"]),
+        "utilization": f"{metrics['utilization']:.0%}",
+        "running": str(metrics["running"]),
+        "queued": str(metrics["queue_depth"]),
+        "errors": f"{metrics['error_rate']:.2%}",
+        "tokens in/out": f"{metrics['input_tokens']:,}/{metrics['output_tokens']:,}",
+        "health": f"{health:.2f}",
+    }
+    row = Columns(
+        [Text.assemble((f"{title}\n", "dim"), (value, "bold")) for title, value in cards.items()],
+        padding=(0, 3),
+    )
+    lost = metrics["telemetry"]["dropped"] + metrics["telemetry"]["unattributed"]
+    return Panel(
+        row,
+        title=f"last {metrics['window_s']:.0f} s",
+        subtitle=f"{lost} samples lost" if lost else None,
+        expand=False,
+    )
+
+
+def _workers(status: dict[str, Any], metrics: dict[str, Any] | None) -> Table:
+    table = _table("worker", "state", "run", "sess", "util", "ops/s", "p95", "memory", "ended")
+    for worker in status["workers"]:
+        slot = (metrics or {}).get("slots", {}).get(str(worker["slot"]))
+        mine = slot if slot is not None and slot["worker"] == worker["id"] else None
+        recent = None if mine is None else mine["recent"]
+        table.add_row(
+            worker["id"],
+            worker["state"],
+            f"{worker['running']}/{worker['slots']}",
+            str(worker["sessions"]),
+            "-" if recent is None else f"{recent['utilization']:.0%}",
+            "-" if recent is None else f"{recent['throughput']:,.1f}",
+            "-" if recent is None else _ms(recent["p95_s"]),
+            f"{worker['rss_mb']:.0f}M",
+            f"{worker['operations']:,}",
+        )
+    return table
+
+
+def _programs(programs: dict[str, Any]) -> Table:
+    table = _table("program or command", "ops/s", "p50", "p95", "p99", "wait p95", "errors", "ended")
+    busiest = sorted(programs.items(), key=lambda item: -item[1]["recent"]["throughput"])
+    for name, program in busiest[:20]:
+        recent, counters = program["recent"], program["counters"]
+        table.add_row(
+            name,
+            f"{recent['throughput']:,.1f}",
+            *(_ms(recent[key]) for key in ("p50_s", "p95_s", "p99_s", "wait_p95_s")),
+            f"{recent['error_rate']:.2%}",
+            f"{sum(counters['by_outcome'].values()):,}",
+        )
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def event_text(event: dict[str, Any]) -> str:
+    """One line for one event."""
+    when = datetime.fromtimestamp(event["at"]).strftime("%H:%M:%S.%f")[:-3]
+    facts = {**event["metadata"], **event["measurements"]}
+    known = " ".join(f"{key}={_short(value)}" for key, value in facts.items() if value not in (None, ""))
+    return f"{when} {event['level']:7s} {event['event']:22s} {known}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms"

@@ -1,0 +1,142 @@
+"""One operation as its caller knows it: what was asked, checked before it is queued, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Container
+from typing import cast
+
+import msgspec
+
+from dspool.core.dispatch.dispatcher import End, Ticket
+from dspool.core.metrics.tally import UNKNOWN
+from dspool.errors import InvalidRequest, from_wire
+from dspool.messages import AnyCommand, ExecuteProgram, Operation, Result, StreamEvent, StreamProgram
+from dspool.wire.frames import encode_command
+
+_TEXT_LIMIT = 500
+_LARGEST_FLOAT = sys.float_info.max
+_RESEND_S = 0.001
+"""An operation that waited less goes out with the deadline it came with."""
+
+
+class Call:
+    """The name under which an operation is counted, and where its end goes. The `sink` of its ticket.
+
+    `known` are the pool's programs.
+    """
+
+    __slots__ = ("command", "end", "program", "size", "stream")
+
+    def __init__(
+        self,
+        command: AnyCommand,
+        session: str | None,
+        size: int,
+        end: asyncio.Future[End] | None,
+        stream: Stream | None,
+        known: Container[str],
+    ) -> None:
+        self.command: str = type(command).__struct_config__.tag  # type: ignore[assignment]
+        # A bounded name: programs of sessions are named by users, and any name can be asked for.
+        self.program = self.command
+        if session is None and isinstance(command, (ExecuteProgram, StreamProgram)):
+            self.program = command.program if command.program in known else UNKNOWN
+        self.size = size
+        """Bytes of the encoded command."""
+        self.end = end
+        self.stream = stream
+
+    def deliver(self, end: End) -> None:
+        if self.stream is not None:
+            self.stream.events.put_nowait(end)
+        elif self.end is not None and not self.end.done():
+            self.end.set_result(end)
+
+
+class Stream:
+    """Where the events of one stream wait for their reader."""
+
+    __slots__ = ("events", "unread")
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[StreamEvent | End] = asyncio.Queue()
+        self.unread = 0
+        """Read, and not yet told to the worker."""
+
+
+def operation_of(
+    command: AnyCommand,
+    *,
+    operation_id: str,
+    timeout_s: float,
+    session: str | None,
+    principal: str | None,
+    traceparent: str | None,
+) -> tuple[Operation, int]:
+    """The operation to queue, its command already encoded, and the size of that in bytes.
+
+    Encoded in the caller's own step: what cannot be sent fails there, what the caller changes later changes nothing,
+    and a second attempt costs no second encoding.
+
+    Raises:
+        InvalidRequest: what is wrong, by name.
+        PayloadTooLarge: it would not fit into a frame.
+    """
+    if type(timeout_s) not in (int, float) or not 0 < timeout_s <= _LARGEST_FLOAT:
+        raise InvalidRequest(f"timeout_s: wanted a positive, finite number of seconds, got {timeout_s!r:.80}")
+    _check_text("operation_id", operation_id)
+    if session is not None:
+        _check_text("session", session)
+    if principal is not None:
+        _check_text("principal", principal)
+    if traceparent is not None and (type(traceparent) is not str or not traceparent.isascii()):
+        traceparent = None  # as the W3C wants it: one that cannot be read is as good as none
+    encoded = encode_command(command)
+    operation = Operation(
+        operation_id, cast(AnyCommand, encoded), float(timeout_s), session, principal, traceparent
+    )
+    return operation, len(encoded)
+
+
+def outgoing(ticket: Ticket, now: float) -> Operation:
+    """What to send: the operation with what is left of its deadline."""
+    if now - ticket.submitted_at < _RESEND_S:
+        return ticket.operation
+    return msgspec.structs.replace(ticket.operation, timeout_s=max(0.0, ticket.deadline - now))
+
+
+def size_of(ticket: Ticket) -> int:
+    size: int = ticket.sink.size
+    return size
+
+
+def result_of(end: End) -> Result:
+    """The caller's view of an end.
+
+    Raises:
+        PoolError: the operation did not succeed.
+    """
+    if end.error is not None:
+        raise end.error
+    finished = end.result
+    assert finished is not None
+    if finished.error is not None:
+        raise from_wire(finished.error)
+    ticket = end.ticket
+    return Result(
+        ticket.operation.id,
+        end.worker or "",
+        finished.value,
+        finished.program_version,
+        ticket.sent_at - ticket.submitted_at + finished.wait_s,
+        finished.run_s,
+        finished.usage,
+        finished.offline,
+    )
+
+
+def _check_text(what: str, text: str) -> None:
+    if type(text) is not str or not 0 < len(text) <= _TEXT_LIMIT or not text.isprintable():
+        raise InvalidRequest(f"{what}: wanted 1 to {_TEXT_LIMIT} printable characters")

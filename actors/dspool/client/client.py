@@ -1,0 +1,436 @@
+"""A client of one pool: its queue, its connections to the workers, its view of who is there.
+
+No Ray in here: how to learn the membership and whom to tell about a dead worker are given as functions. All of it
+belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from dspool.client.calls import Call, Stream, operation_of, outgoing, result_of, size_of
+from dspool.client.control import ControlPlane, Reporting, follow, tell_dead
+from dspool.client.links import Links
+from dspool.client.observation import ClientObserving, error_of
+from dspool.config import PoolConfig
+from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, End, Ticket
+from dspool.core.metrics.recorder import ClientRecorder
+from dspool.errors import PoolClosed, PoolError
+from dspool.messages import READ_ONLY, AnyCommand, ExecuteProgram, Member, Membership, Result, StreamEvent
+from dspool.telemetry.tracing import Tracing
+from dspool.wire.frames import Cancel, Chunk, Credit, HandOver, Report, Submit, batches
+
+_LONGEST_TIMER_S = 3600.0
+"""Event loops refuse very long timers; waking once more costs nothing."""
+_SENT_AT_ONCE = 16
+"""What one turn of the loop submits leaves together, but no more than this: in a turn in which hundreds of requests
+arrive, workers would idle until the last of them had been looked at."""
+
+
+__all__ = ["Client", "ControlPlane"]
+
+
+class Client:
+    def __init__(self, config: PoolConfig, secret: bytes, control: ControlPlane) -> None:
+        self.config = config
+        self.id = f"c-{uuid.uuid4().hex[:12]}"
+        self._control = control
+        retry = config.retry
+        self._dispatcher = Dispatcher(
+            DispatchConfig(
+                strategy=config.strategy,
+                max_queue=config.max_queue,
+                checkout_timeout_s=config.checkout_timeout_s,
+                attempts=retry.attempts,
+                backoff_s=retry.backoff_s,
+                backoff_max_s=retry.backoff_max_s,
+                jitter=retry.jitter,
+                budget_ratio=retry.budget_ratio,
+                budget_burst=max(256, 2 * config.slots_per_worker),
+                affinity=config.affinity,
+            )
+        )
+        self._recorder = ClientRecorder(config.name, self.id, now=time.monotonic())
+        self.tracing = Tracing(config, self.id)
+        self._observing = ClientObserving(config.name, self.tracing)
+        self._reporting = Reporting(
+            control,
+            self._dispatcher,
+            self._recorder,
+            self.tracing,
+            interval_s=config.metrics_flush_interval_s,
+        )
+        self._secret = secret
+        self._membership = Membership(-1)
+        self._programs = set(config.programs)
+        """All pool programs it ever heard of: after a restart the supervisor may not know them at once."""
+        self._by_id: dict[str, Member] = {}
+        self._links = Links(
+            secret,
+            self.id,
+            on_report=self._on_report,
+            on_chunk=self._on_chunk,
+            on_lost=self._on_lost,
+            on_change=self._tell_members,
+        )
+        self._streams: dict[str, Stream] = {}
+        self._changed = asyncio.Event()
+        self._chores: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Future[Any]] = set()
+        self._flush_due = False
+        self._unsent = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._ids = uuid.uuid4().hex[:12]
+        self._count = 0
+        self._closed = False
+        self._waking = False
+        self._loop = asyncio.get_running_loop()
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Learn the first membership and begin to follow it."""
+        control = self._control
+        self._apply(await control.watch(-1))
+        self._chores.append(
+            self._loop.create_task(follow(control, lambda: self._membership.version, self._apply))
+        )
+        if control.report is not None and self.config.enable_metrics:
+            self._chores.append(self._loop.create_task(self._reporting.run()))
+        if self.config.telemetry.sampling > 0:
+            self._spawn(asyncio.to_thread(self.tracing.prepare))
+
+    async def wait_ready(self, workers: int, timeout_s: float) -> bool:
+        """Wait until this client is connected to `workers` workers; whether it is."""
+        deadline = self._loop.time() + timeout_s
+        while len(self._links) < workers:
+            self._changed.clear()
+            left = deadline - self._loop.time()
+            if left <= 0:
+                return False
+            try:
+                await asyncio.wait_for(self._changed.wait(), left)
+            except TimeoutError:
+                return False
+        return True
+
+    async def close(self) -> None:
+        """End what waits or runs (`PoolClosed`), then the connections."""
+        if self._closed:
+            return
+        self._closed = True
+        self._dispatcher.close(now=time.monotonic())
+        self._perform()
+        tasks = [*self._chores, *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._links.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.to_thread(self.tracing.close)
+        await self._reporting.close()
+
+    def derived_key(self, purpose: str) -> bytes:
+        """A key that every client of this pool derives alike and nobody else can."""
+        return hmac.digest(self._secret, f"dspool {purpose}".encode(), "sha256")
+
+    @property
+    def membership(self) -> Membership:
+        return self._membership
+
+    @property
+    def queued(self) -> int:
+        return self._dispatcher.queued
+
+    @property
+    def running(self) -> int:
+        return self._dispatcher.running
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Operations of this client that ended, by outcome."""
+        return self._recorder.totals
+
+    # --- operations ---
+
+    async def run(
+        self,
+        command: AnyCommand,
+        *,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+        operation_id: str | None = None,
+        principal: str | None = None,
+        traceparent: str | None = None,
+    ) -> Result:
+        """Run one operation to its end; see `Pool.run`."""
+        future: asyncio.Future[End] = self._loop.create_future()
+        ticket = self._submit(
+            command, session, timeout_s, idempotent, operation_id, principal, traceparent, end=future
+        )
+        try:
+            end = await future
+        except BaseException:
+            self._cancel(ticket)
+            raise
+        return result_of(end)
+
+    async def stream(
+        self,
+        command: AnyCommand,
+        *,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        operation_id: str | None = None,
+        principal: str | None = None,
+        traceparent: str | None = None,
+    ) -> AsyncIterator[StreamEvent | Result]:
+        """The events of one operation, then its `Result`. Leaving the iteration cancels the operation.
+
+        A worker sends at most `stream_window` events ahead of the reader.
+        """
+        stream = Stream()
+        # Never repeated: what was read cannot be unread.
+        ticket = self._submit(
+            command, session, timeout_s, False, operation_id, principal, traceparent, stream=stream
+        )
+        self._streams[ticket.operation.id] = stream
+        ended = False
+        try:
+            while True:
+                event = await stream.events.get()
+                if isinstance(event, End):
+                    ended = True
+                    yield result_of(event)
+                    return
+                yield event
+                stream.unread += 1
+                if stream.unread * 2 >= self.config.stream_window and ticket.worker is not None:
+                    link = self._links.get(ticket.worker)
+                    if link is not None:
+                        link.send(Credit(ticket.operation.id, stream.unread))
+                    stream.unread = 0
+        finally:
+            del self._streams[ticket.operation.id]
+            if not ended:
+                self._cancel(ticket)
+
+    def _submit(
+        self,
+        command: AnyCommand,
+        session: str | None,
+        timeout_s: float | None,
+        idempotent: bool | None,
+        operation_id: str | None,
+        principal: str | None,
+        traceparent: str | None,
+        *,
+        end: asyncio.Future[End] | None = None,
+        stream: Stream | None = None,
+    ) -> Ticket:
+        if operation_id is None:
+            self._count += 1
+            operation_id = f"{self._ids}-{self._count}"
+        operation, size = operation_of(
+            command,
+            operation_id=operation_id,
+            timeout_s=self.config.operation_timeout_s if timeout_s is None else timeout_s,
+            session=session,
+            principal=principal,
+            traceparent=traceparent,
+        )
+        if idempotent is None:
+            idempotent = self._is_idempotent(command, session)
+        call = Call(command, session, size, end, stream, self._programs)
+        self._recorder.submitted(call.program)
+        operation = self._observing.entered(operation, call)
+        try:
+            if self._membership.closed:
+                raise PoolClosed("the pool is shut down; connect to a running one")
+            ticket = self._dispatcher.submit(
+                operation, idempotent=idempotent, sink=call, now=time.monotonic()
+            )
+        except PoolError as refused:
+            self._recorder.record(call.program, refused.outcome, 0.0, code=refused.code)
+            self._observing.refused(operation, call, refused)
+            raise
+        if not self._by_id and self._control.wake is not None and not self._waking:
+            self._waking = True
+            self._spawn(self._wake(self._control.wake))
+        self._unsent += 1
+        if self._unsent < _SENT_AT_ONCE:
+            self._flush_soon()
+        else:
+            self._perform()
+        return ticket
+
+    def _is_idempotent(self, command: AnyCommand, session: str | None) -> bool:
+        if type(command) in READ_ONLY:
+            return True
+        if session is None and isinstance(command, ExecuteProgram):
+            program = self.config.programs.get(command.program)
+            return program is not None and program.idempotent
+        return False
+
+    def heard_of(self, program: str) -> None:
+        """There is a pool program of this name, whether or not the membership says so already."""
+        self._programs.add(program)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        self._dispatcher.cancel(ticket.operation.id, now=time.monotonic())
+        self._perform()
+
+    # --- what workers say ---
+
+    def _on_report(self, worker_id: str, report: Report) -> None:
+        now = time.monotonic()
+        dispatcher = self._dispatcher
+        self._observing.reported(report, now)
+        for finished in report.finished:
+            if finished.error is None:
+                dispatcher.finished(worker_id, finished, now=now)
+            else:
+                dispatcher.finished(worker_id, finished, now=now, random=random.random())
+        for operation_id in report.busy:
+            dispatcher.busy(worker_id, operation_id, now=now)
+        for operation_id, owner in report.moved:
+            dispatcher.moved(worker_id, operation_id, owner, now=now)
+        dispatcher.load(worker_id, report.held, report.slots, own=report.own, now=now)
+        for session, granted in report.handed_over:
+            dispatcher.handed_over(worker_id, session, granted, now=now)
+        self._perform()
+        if worker_id not in self._by_id and dispatcher.held_by(worker_id) == 0:
+            self._links.drop(worker_id)
+
+    def _on_chunk(self, worker_id: str, chunk: Chunk) -> None:
+        stream = self._streams.get(chunk.id)
+        if stream is not None:
+            for event in chunk.events:
+                stream.events.put_nowait(event)
+            return
+        # Nobody reads it (`run` of a streaming command, or a reader who left): the program goes on all the same.
+        link = self._links.get(worker_id)
+        if link is not None:
+            link.send(Credit(chunk.id, len(chunk.events)))
+
+    def _on_lost(self, worker_id: str, why: str) -> None:
+        if self._closed:
+            return
+        self._observing.lost(worker_id, time.monotonic())
+        self._dispatcher.lost(worker_id, why, now=time.monotonic(), random=random.random())
+        self._perform()
+        if worker_id in self._by_id:
+            self._spawn(tell_dead(self._control, worker_id, why))
+
+    async def _wake(self, wake: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await wake()
+        except Exception:
+            # The supervisor is away; the next operation asks again.
+            return
+        finally:
+            self._waking = False
+
+    # --- performing what the dispatcher decided ---
+
+    def _flush_soon(self) -> None:
+        # Through the loop: what other tasks submit in this turn leaves in the same frame.
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._perform)
+
+    def _perform(self) -> None:
+        self._flush_due, self._unsent = False, 0
+        send, cancel, ends, handover = self._dispatcher.take()
+        now = time.monotonic() if send else 0.0
+        for worker_id, tickets in send.items():
+            link = self._links.get(worker_id)
+            if link is None:
+                ids = [ticket.operation.id for ticket in tickets]
+                self._dispatcher.not_sent(worker_id, ids, now=now)
+                self._flush_soon()
+                continue
+            self._observing.sent(worker_id, tickets, now)
+            for piece in batches(tickets, size_of) if len(tickets) > 1 else (tickets,):
+                link.send(Submit([outgoing(ticket, now) for ticket in piece]))
+        for worker_id, ids in cancel.items():
+            link = self._links.get(worker_id)
+            if link is not None:
+                link.send(Cancel(ids))
+        for worker_id, sessions in handover.items():
+            link = self._links.get(worker_id)
+            if link is not None:
+                link.send(HandOver(sessions))
+        for end in ends:
+            self._record(end)
+            call: Call = end.ticket.sink
+            call.deliver(end)
+        wake = self._dispatcher.next_wake()
+        if wake is not None and wake < self._timer_at:
+            self._set_timer(wake)
+
+    def _set_timer(self, wake: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = wake
+        self._timer = self._loop.call_later(
+            min(max(0.0, wake - time.monotonic()), _LONGEST_TIMER_S), self._tick
+        )
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self._dispatcher.tick(time.monotonic())
+        self._perform()
+
+    def _record(self, end: End) -> None:
+        ticket, result = end.ticket, end.result
+        now = time.monotonic()
+        program = ticket.sink.program
+        latency_s = now - ticket.submitted_at
+        wait_s, run_s = latency_s, 0.0
+        if result is not None:
+            wait_s, run_s = ticket.sent_at - ticket.submitted_at + result.wait_s, result.run_s
+        error = error_of(end)
+        if error is None:
+            assert result is not None
+            self._recorder.record(program, "ok", latency_s, wait_s, run_s, result.usage)
+        else:
+            self._recorder.record(program, error.outcome, latency_s, wait_s, run_s, code=error.code)
+        for _ in range(ticket.attempts - 1):
+            self._recorder.retried(program)
+        self._observing.ended(end, error, wait_s, run_s, now)
+
+    # --- who is there ---
+
+    def _apply(self, membership: Membership) -> None:
+        if membership.version <= self._membership.version:
+            return
+        self._membership = membership
+        self._programs.update(membership.programs)
+        self._by_id = {member.worker_id: member for member in membership.workers}
+        self._observing.members = self._by_id
+        self._links.want(self._by_id)
+        for worker_id in list(self._links):
+            if worker_id not in self._by_id and self._dispatcher.held_by(worker_id) == 0:
+                self._links.drop(worker_id)
+        self._tell_members()
+
+    def _tell_members(self) -> None:
+        connected = [member for member in self._by_id.values() if member.worker_id in self._links]
+        self._dispatcher.members(connected, paused=self._membership.paused, now=time.monotonic())
+        self._changed.set()
+        self._perform()
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

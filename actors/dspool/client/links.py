@@ -1,0 +1,150 @@
+"""A client's connections: one to each worker that takes traffic, opened again when lost, closed when not needed.
+
+What a link delivers is told by the worker's id; a link that was replaced or dropped delivers nothing any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+
+from dspool.messages import Member
+from dspool.wire.connection import ClientEnd
+from dspool.wire.frames import Chunk, Report
+
+_CONNECT_TIMEOUT_S = 2.0
+_PAUSE_S = 0.05
+_PAUSE_MAX_S = 1.0
+_STEADY_S = 5.0
+"""A connection that lasted so long was a good one: if it is lost, the next attempt is made at once."""
+_LINGER_S = 1.0
+
+
+class Links:
+    """`on_lost(worker_id, why)` is called after an open link is gone, `on_change()` when one was opened."""
+
+    def __init__(
+        self,
+        secret: bytes,
+        client_id: str,
+        *,
+        on_report: Callable[[str, Report], None],
+        on_chunk: Callable[[str, Chunk], None],
+        on_lost: Callable[[str, str], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._secret, self._client_id = secret, client_id
+        self._report, self._chunk, self._lost, self._change = on_report, on_chunk, on_lost, on_change
+        self._members: Mapping[str, Member] = {}
+        self._open: dict[str, ClientEnd] = {}
+        self._opened_at: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
+        self._connecting: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, worker_id: str) -> bool:
+        return worker_id in self._open
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._open))
+
+    def get(self, worker_id: str) -> ClientEnd | None:
+        return self._open.get(worker_id)
+
+    def want(self, members: Mapping[str, Member]) -> None:
+        """Connect to these. Links to others stay until `drop`."""
+        self._members = members
+        for worker_id in members:
+            if worker_id not in self._open:
+                self._connect(worker_id)
+        self._pauses = {worker_id: pause for worker_id, pause in self._pauses.items() if worker_id in members}
+
+    def drop(self, worker_id: str) -> None:
+        """Close the link once what was written has left. Its loss is not told."""
+        link = self._open.pop(worker_id, None)
+        if link is not None and link.transport is not None:
+            link.transport.close()
+
+    async def close(self) -> None:
+        """Close all, what was written first, but do not wait long for workers that do not read."""
+        self._closed = True
+        connecting, links = list(self._connecting.values()), list(self._open.values())
+        for task in connecting:
+            task.cancel()
+        for worker_id in list(self._open):
+            self.drop(worker_id)
+        await asyncio.gather(*connecting, return_exceptions=True)
+        if links:
+            await asyncio.wait([link.gone for link in links], timeout=_LINGER_S)
+            for link in links:
+                link.abort()
+
+    def _connect(self, worker_id: str) -> None:
+        if worker_id not in self._connecting and not self._closed:
+            self._connecting[worker_id] = self._loop.create_task(self._keep_dialing(worker_id))
+
+    async def _keep_dialing(self, worker_id: str) -> None:
+        try:
+            while worker_id in self._members and not self._closed:
+                pause = self._pauses.get(worker_id, 0.0)
+                if pause:
+                    await asyncio.sleep(pause)
+                # Also after a success: a worker that takes the connection and drops it must not be asked in a loop.
+                self._pauses[worker_id] = min(_PAUSE_MAX_S, max(_PAUSE_S, 2 * pause))
+                if worker_id not in self._members:
+                    return
+                try:
+                    link = await self._dial(self._members[worker_id])
+                except (OSError, TimeoutError, ValueError):
+                    continue
+                if worker_id not in self._members or link.closing:
+                    link.abort()
+                    continue
+                self._open[worker_id] = link
+                self._opened_at[worker_id] = self._loop.time()
+                self._change()
+                return
+        finally:
+            self._connecting.pop(worker_id, None)
+
+    async def _dial(self, member: Member) -> ClientEnd:
+        link = ClientEnd(
+            self._secret,
+            self._client_id,
+            member.worker_id,
+            on_report=self._on_report,
+            on_chunk=self._on_chunk,
+            on_lost=self._on_lost,
+        )
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self._loop.create_connection(lambda: link, member.host, member.port)
+                await asyncio.shield(link.opened)
+        except BaseException:
+            link.abort()
+            link.opened.cancel()
+            raise
+        return link
+
+    def _on_report(self, link: ClientEnd, report: Report) -> None:
+        if self._open.get(link.worker_id) is link:
+            self._report(link.worker_id, report)
+
+    def _on_chunk(self, link: ClientEnd, chunk: Chunk) -> None:
+        if self._open.get(link.worker_id) is link:
+            self._chunk(link.worker_id, chunk)
+
+    def _on_lost(self, link: ClientEnd, why: str) -> None:
+        worker_id = link.worker_id
+        if self._open.get(worker_id) is not link:
+            return
+        del self._open[worker_id]
+        if self._loop.time() - self._opened_at.pop(worker_id) > _STEADY_S:
+            self._pauses.pop(worker_id, None)
+        self._lost(worker_id, why)
+        if worker_id in self._members:
+            self._connect(worker_id)

@@ -1,0 +1,184 @@
+"""What a client tells about its operations while they go by: events to whoever attached, spans of the traced ones.
+
+Both cost next to nothing for an operation that nobody looks at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from dspool.core.dispatch.ticket import End, Ticket
+from dspool.errors import PoolError, from_wire
+from dspool.messages import Member, Operation
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.events import attached, emit, session_hash
+from dspool.telemetry.tracing import Tracing, about, trace_id_of, traceparent_of, unsampled
+from dspool.wire.frames import Report
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+
+class Call(Protocol):
+    """What the client keeps about an operation: its command's name, and the name it is counted under."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def program(self) -> str: ...
+
+
+class ClientObserving:
+    """One per client; its event loop owns it. `members` are the workers as the client knows them, kept up by it."""
+
+    def __init__(self, pool: str, tracing: Tracing, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.tracing = tracing
+        self.members: Mapping[str, Member] = {}
+        self._pool, self._clock = pool, clock
+        self._spans: dict[str, Span] = {}
+        self._out: dict[str, tuple[str, float, Operation, Call]] = {}
+        """Operations that hold a slot, while somebody listens for that."""
+
+    def entered(self, operation: Operation, call: Call) -> Operation:
+        """It is about to be submitted. Returns it with the trace it belongs to from here on."""
+        given = operation.traceparent
+        if self.tracing.wanted(given):
+            attributes = {
+                **about(operation, call.command, _program(operation, call)),
+                names.POOL: self._pool,
+            }
+            name = names.OPERATION.format(command=call.command)
+            span = self.tracing.start(name, attributes, parent=given or None)
+            if span is not None:
+                self._spans[operation.id] = span
+                operation = msgspec.structs.replace(operation, traceparent=traceparent_of(span))
+        elif given is not None:
+            operation = msgspec.structs.replace(operation, traceparent=unsampled(given))
+        if attached("operation.start"):
+            emit("operation.start", {}, self._about(operation, call))
+        return operation
+
+    def refused(self, operation: Operation, call: Call, error: PoolError) -> None:
+        """It was not even queued: this is its end."""
+        self._end_span(operation, error, None, None)
+        if attached("operation.exception") or attached("operation.stop"):
+            nothing = {"duration_s": 0.0, "wait_s": 0.0, "run_s": 0.0, "attempts": 0.0}
+            self._emit_end(operation, call, error, nothing, None)
+
+    def sent(self, worker: str, tickets: Iterable[Ticket], now: float) -> None:
+        """They leave for a worker with a free slot."""
+        if not (attached("worker.checkout") or attached("worker.checkin")):
+            return
+        for ticket in tickets:
+            operation = ticket.operation
+            self._out[operation.id] = worker, now, operation, ticket.sink
+            about = self._about(operation, ticket.sink, worker)
+            emit("worker.checkout", {"wait_s": now - ticket.submitted_at}, about)
+
+    def reported(self, report: Report, now: float) -> None:
+        """A worker let go of operations: they ended, or it did not take them."""
+        if self._out:
+            self._back((finished.id for finished in report.finished), now)
+            self._back(report.busy, now)
+            self._back((operation_id for operation_id, _ in report.moved), now)
+
+    def lost(self, worker: str, now: float) -> None:
+        self._back([each for each, (holder, *_) in self._out.items() if holder == worker], now)
+
+    def ended(self, end: End, error: PoolError | None, wait_s: float, run_s: float, now: float) -> None:
+        """It ended, with `error` or well."""
+        ticket = end.ticket
+        operation = ticket.operation
+        if self._spans:
+            self._end_span(operation, error, end, wait_s)
+        if attached("operation.stop") or attached("operation.exception"):
+            numbers = {
+                "duration_s": now - ticket.submitted_at,
+                "wait_s": wait_s,
+                "run_s": run_s,
+                "attempts": float(ticket.attempts),
+            }
+            self._emit_end(operation, ticket.sink, error, numbers, end.worker)
+
+    # --- within ---
+
+    def _back(self, ids: Iterable[str], now: float) -> None:
+        for operation_id in ids:
+            known = self._out.pop(operation_id, None)
+            if known is not None:
+                worker, since, operation, call = known
+                emit("worker.checkin", {"held_s": now - since}, self._about(operation, call, worker))
+
+    def _emit_end(
+        self,
+        operation: Operation,
+        call: Call,
+        error: PoolError | None,
+        numbers: dict[str, float],
+        worker: str | None,
+    ) -> None:
+        facts = self._about(operation, call, worker)
+        facts["outcome"], facts["code"] = ("ok", None) if error is None else (error.outcome, error.code)
+        if error is not None:
+            emit("operation.exception", {"duration_s": numbers["duration_s"]}, facts)
+        emit("operation.stop", numbers, facts)
+
+    def _end_span(
+        self, operation: Operation, error: PoolError | None, end: End | None, wait_s: float | None
+    ) -> None:
+        span = self._spans.pop(operation.id, None)
+        if span is None:
+            return
+        if end is not None:
+            ticket = end.ticket
+            until = ticket.sent_at if ticket.sent_at else self._clock()
+            queue = self.tracing.start(
+                names.QUEUE, {names.OPERATION_ID: operation.id}, parent=span, at=ticket.submitted_at
+            )
+            if queue is not None:
+                self.tracing.end(queue, at=until)
+            facts: dict[str, Any] = {names.ATTEMPTS: ticket.attempts, names.WAIT_S: round(wait_s or 0.0, 6)}
+            if end.worker is not None:
+                facts[names.WORKER] = end.worker
+            if end.result is not None:
+                facts[names.RUN_S] = round(end.result.run_s, 6)
+                facts[names.OFFLINE] = end.result.offline
+            span.set_attributes(facts)
+        if error is None:
+            span.set_attribute(names.OUTCOME, "ok")
+        self.tracing.end(span, error=error)
+
+    def _about(self, operation: Operation, call: Call, worker: str | None = None) -> dict[str, Any]:
+        session = operation.session
+        member = self.members.get(worker) if worker is not None else None
+        return {
+            "pool": self._pool,
+            "program": _program(operation, call),
+            "command": call.command,
+            "operation_id": operation.id,
+            "session_hash": None if session is None else session_hash(session),
+            "worker": worker,
+            "slot": None if member is None else member.slot,
+            "trace_id": trace_id_of(operation.traceparent),
+        }
+
+
+def _program(operation: Operation, call: Call) -> str | None:
+    """The pool program; a session's programs are named by users."""
+    return call.program if operation.session is None and call.command in _RUNS else None
+
+
+_RUNS = frozenset({"execute_program", "stream_program"})
+
+
+def error_of(end: End) -> PoolError | None:
+    """The error an operation ended with, whoever found it; None when it ended well."""
+    if end.error is not None:
+        return end.error
+    if end.result is not None and end.result.error is not None:
+        return from_wire(end.result.error)
+    return None

@@ -1,0 +1,98 @@
+"""Which worker: by strategy for an operation that any may run, by rendezvous hashing for a session without a home."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+
+from dspool.core.dispatch.ticket import Strategy, Ticket
+
+Queue = list[tuple[int, Ticket]]
+"""A heap by ticket number. Ended tickets may lie in it until they come up."""
+
+
+class WorkerSlots:
+    """One worker as this client sees it: its slots, and what of ours is there or waits for it."""
+
+    __slots__ = ("bound", "capacity", "freed", "held", "id", "refused", "slots")
+
+    def __init__(self, worker_id: str, slots: int, freed: int) -> None:
+        self.id = worker_id
+        self.slots = slots
+        self.capacity = slots
+        """Slots that we may fill: all but those of other clients, as far as we know."""
+        self.refused = False
+        """It answered `busy`, and tells when it has room again."""
+        self.held: dict[str, Ticket] = {}
+        """Ours, by operation id: each counts until the worker reports it, also when nobody waits for it any more."""
+        self.bound: Queue = []
+        """Queued here because their session lives here."""
+        self.freed = freed
+        """A running number, set when it frees a slot and (but for lifo) when it is given one of ours."""
+
+    @property
+    def room(self) -> int:
+        """Free slots; not positive when there is none."""
+        return self.capacity - len(self.held)
+
+
+Pick = Callable[[Iterable[WorkerSlots]], WorkerSlots | None]
+
+
+def pick_most_recent(workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
+    """Of those with room, the one that freed a slot last: work stays on few, warm workers and the others can go."""
+    best = None
+    for worker in workers:
+        if worker.capacity > len(worker.held) and (best is None or worker.freed > best.freed):
+            best = worker
+    return best
+
+
+def pick_least_recent(workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
+    """Of those with room, the one that has waited longest since it freed a slot or was picked."""
+    best = None
+    for worker in workers:
+        if worker.capacity > len(worker.held) and (best is None or worker.freed < best.freed):
+            best = worker
+    return best
+
+
+def pick_least_loaded(workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
+    """The one with the largest free share of its slots; among equals the one that has waited longest."""
+    best, best_share = None, 0.0
+    for worker in workers:
+        room = worker.capacity - len(worker.held)
+        if room <= 0:
+            continue
+        share = room / worker.slots
+        if share > best_share or (share == best_share and best is not None and worker.freed < best.freed):
+            best, best_share = worker, share
+    return best
+
+
+PICK: dict[Strategy, Pick] = {
+    "lifo": pick_most_recent,
+    "fifo": pick_least_recent,
+    "least_loaded": pick_least_loaded,
+}
+
+
+def place(session: str, workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
+    """A home for a session, among the workers with room: rendezvous hashing (Thaler, Ravishankar 1998) weighted
+    by free slots. None while all are full.
+
+    Clients that see the same members and the same load choose the same worker, and a worker that joins
+    or leaves moves no session but those it wins or had.
+    """
+    best, best_score = None, -math.inf
+    for worker in workers:
+        room = worker.room
+        if room <= 0:
+            continue
+        digest = hashlib.blake2b(f"{session}\0{worker.id}".encode(), digest_size=8).digest()
+        unit = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
+        score = -room / math.log(unit)
+        if score > best_score:
+            best, best_score = worker, score
+    return best

@@ -1,0 +1,93 @@
+"""May an operation be tried again, and when; and how fast the pool ends operations lately."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dspool.core.dispatch.ticket import DispatchConfig, Ticket
+
+_RETRYABLE_CODES = frozenset({"model_rate_limited", "model_unreachable"})
+_FREE_BOUNCES = 4
+_BOUNCE_PAUSE_S = 0.02
+_BOUNCE_PAUSE_MAX_S = 1.0
+
+
+class Retries:
+    """Attempts, backoff and one budget for all: submissions earn `budget_ratio` of a retry each, so that a failing
+    back end sees at most that much more load from us."""
+
+    __slots__ = ("_budget", "_config")
+
+    def __init__(self, config: DispatchConfig) -> None:
+        self._config = config
+        self._budget = float(config.budget_burst)
+
+    def earn(self) -> None:
+        budget = self._budget + self._config.budget_ratio
+        self._budget = min(budget, self._config.budget_burst)
+
+    def after_error(self, ticket: Ticket, error: dict[str, Any], now: float, random: float) -> float | None:
+        """The pause before an attempt after `error`, which is then paid for; None: the error stands."""
+        if error.get("code") not in _RETRYABLE_CODES:
+            return None
+        asked_s = (error.get("details") or {}).get("retry_after_s") or 0.0
+        return self._spend(ticket, max(asked_s, self._backoff(ticket.attempts, random)), now)
+
+    def after_loss(self, ticket: Ticket, now: float, random: float) -> float | None:
+        """The same after its worker died: the first time another worker gets it at once."""
+        pause = 0.0 if ticket.attempts <= 1 else self._backoff(ticket.attempts, random)
+        return self._spend(ticket, pause, now)
+
+    def _spend(self, ticket: Ticket, pause: float, now: float) -> float | None:
+        refused = (
+            not ticket.idempotent
+            or ticket.attempts >= self._config.attempts
+            or self._budget < 1.0
+            or now + pause >= ticket.deadline
+        )
+        if refused:
+            return None
+        self._budget -= 1.0
+        return pause
+
+    def _backoff(self, attempts: int, random: float) -> float:
+        full = min(self._config.backoff_max_s, self._config.backoff_s * float(2 ** max(0, attempts - 1)))
+        return full * (1.0 - self._config.jitter * random)
+
+
+def bounce_pause(bounces: int) -> float:
+    """How long an operation rests that workers keep not taking: a few times not at all, then longer and longer.
+
+    Two workers that name each other as the owner, or one that claims room and is busy, would
+    otherwise be asked as fast as the network goes.
+    """
+    beyond = bounces - _FREE_BOUNCES
+    return 0.0 if beyond <= 0 else min(_BOUNCE_PAUSE_MAX_S, _BOUNCE_PAUSE_S * 2.0 ** min(beyond - 1, 16))
+
+
+class EndRate:
+    """Operations ended per second, lately: good enough to say when to come back."""
+
+    __slots__ = ("_count", "_last", "_since")
+
+    def __init__(self) -> None:
+        self._since = -1.0
+        self._last = 0.0
+        self._count = 0.0
+
+    def add(self, now: float) -> None:
+        if not self._count:
+            self._since = now
+        elif now - self._since > 2.0:
+            # Forget half, so that the last seconds weigh most and the sum stays bounded.
+            self._count /= 2
+            self._since += (now - self._since) / 2
+        self._count += 1
+        self._last = now
+
+    def time_for(self, operations: int) -> float:
+        """Seconds until about half of `operations` have ended, between 0.1 and 30; 1 while nothing is known."""
+        if self._count < 2 or self._last <= self._since:
+            return 1.0
+        rate = self._count / (self._last - self._since)
+        return round(min(30.0, max(0.1, operations / rate / 2)), 1)

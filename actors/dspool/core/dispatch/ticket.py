@@ -1,0 +1,94 @@
+"""What goes into the dispatcher and what comes out: its settings, one ticket an operation, ends and actions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
+
+from dspool.errors import DeadlineExceeded, PoolError, WorkerLost
+from dspool.messages import Finished, Operation
+
+Strategy = Literal["lifo", "fifo", "least_loaded"]
+Affinity = Literal["strict", "prefer"]
+
+
+class DispatchConfig(NamedTuple):
+    strategy: Strategy = "least_loaded"
+    max_queue: int = 1000
+    checkout_timeout_s: float = 10.0
+    """How long an operation may wait for a worker to take it; its own deadline still holds."""
+    attempts: int = 3
+    backoff_s: float = 0.05
+    backoff_max_s: float = 1.0
+    jitter: float = 0.5
+    budget_ratio: float = 0.1
+    budget_burst: int = 256
+    """Retries that may be made beyond the ratio: a dying worker with many slots must not exhaust it."""
+    affinity: Affinity = "strict"
+    """`strict`: an operation of a session waits for the session's owner, however busy.
+    `prefer`: a full owner is asked to hand the session over while another worker has a free slot."""
+
+
+class Ticket(Struct, eq=False):
+    """One operation of this client, from submission to its one end. Mutable, and equal only to itself."""
+
+    number: int
+    """Its place in the queue, for good."""
+    operation: Operation
+    submitted_at: float
+    deadline: float
+    queue_deadline: float
+    """When it ends unless a worker has taken it; once it has run and is tried again, the deadline."""
+    idempotent: bool
+    sink: Any
+    """The caller's own: whatever it needs to deliver the end."""
+    sent_at: float = 0.0
+    attempts: int = 0
+    """How often it was given to a worker that took it (or has not yet said that it did not)."""
+    bounces: int = 0
+    """How often a worker did not take it, for whatever reason."""
+    worker: str | None = None
+    """The worker that holds it now. Stays after an early end, until the worker lets go."""
+    queued: bool = True
+    done: bool = False
+
+    def too_late(self, now: float) -> DeadlineExceeded:
+        """The error that ends it at `now`, in the phase it is in."""
+        phase, what = ("queue", "waited for a slot") if self.queued else ("run", "ran")
+        waited_s = now - self.submitted_at
+        return DeadlineExceeded(
+            f"operation {self.operation.id} {what} past its deadline ({waited_s:.2f} s after it was submitted)",
+            phase=phase,
+            operation_id=self.operation.id,
+        )
+
+    def lost(self, worker_id: str, cause: str) -> WorkerLost:
+        """The error that ends it after its worker died, when it is not tried again."""
+        why = "its retries are used up" if self.idempotent else "it is not declared idempotent"
+        return WorkerLost(
+            f"worker {worker_id} died while it ran operation {self.operation.id} ({cause}); "
+            f"it may have taken effect and was not repeated: {why}",
+            worker=worker_id,
+            operation_id=self.operation.id,
+        )
+
+
+class End(NamedTuple):
+    """The one end of an operation: what the worker reported, or the error that ended it here."""
+
+    ticket: Ticket
+    result: Finished | None
+    error: PoolError | None
+    worker: str | None
+
+
+class Actions(NamedTuple):
+    """What the caller performs, in this order. Keys are worker ids."""
+
+    send: dict[str, list[Ticket]]
+    cancel: dict[str, list[str]]
+    """Operation ids."""
+    ends: list[End]
+    handover: dict[str, list[str]]
+    """Sessions that the worker is asked to give up. Each is answered with `Dispatcher.handed_over`."""

@@ -1,0 +1,83 @@
+"""Whether a new version of a pool program may go on from its canary worker to all: a pure comparison."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from msgspec import Struct
+
+from dspool.messages import VersionNumbers
+
+MIN_OPERATIONS = 20
+"""Operations of the new version from which on it may be found worse; fewer prove little."""
+ENOUGH_OPERATIONS = 200
+"""So many done well are enough to go on before the time is over. Of a version that fails one time in ten, they show
+about twenty failures; the first twenty operations would show none as often as one time in eight."""
+MAX_ERROR_RATE_RISE = 0.05
+"""Largest rise of the error rate that passes."""
+SURE = 2.0
+"""Standard errors by which the rates must differ to roll back before the time is over."""
+MAX_LATENCY_RATIO = 1.5
+MAX_LATENCY_RISE_S = 0.05
+"""The mean run time may grow by this factor, or by this much, whichever is more."""
+
+
+class Verdict(Struct, frozen=True):
+    decision: Literal["go", "wait", "back"]
+    reason: str
+
+
+def judge(old: VersionNumbers | None, new: VersionNumbers | None, *, time_over: bool) -> Verdict:
+    """Compares the canary's version with the one that ran before.
+
+    A clear difference after `MIN_OPERATIONS` goes back, `ENOUGH_OPERATIONS` without one go on; everything else waits
+    until `time_over`, when whatever there is decides. With no operation at all, that the version loaded is
+    all that is known, and it goes on.
+    """
+    seen = new or VersionNumbers()
+    before = old or VersionNumbers()
+    worse = _worse(before, seen)
+    if time_over:
+        if worse:
+            return Verdict("back", worse)
+        return Verdict("go", _well(seen) if seen.operations else "no operation to compare; it loaded")
+    if seen.operations < MIN_OPERATIONS:
+        # Half of what is needed, all failed: no more users need to see that.
+        if seen.operations >= MIN_OPERATIONS // 2 and seen.errors == seen.operations > before.errors:
+            return Verdict("back", f"all of its first {seen.operations} operations failed")
+        return Verdict("wait", f"{seen.operations} of {MIN_OPERATIONS} operations seen")
+    if worse:
+        sure = not _fails_more(before, seen) or _standard_errors(before, seen) >= SURE
+        return Verdict("back" if sure else "wait", worse)
+    if seen.operations < ENOUGH_OPERATIONS:
+        return Verdict("wait", f"{_well(seen)}; {seen.operations} of {ENOUGH_OPERATIONS} operations seen")
+    return Verdict("go", _well(seen))
+
+
+def _worse(before: VersionNumbers, seen: VersionNumbers) -> str:
+    """In what it is worse; empty if it is not."""
+    if _fails_more(before, seen):
+        return f"error rate {seen.error_rate:.1%}, before {before.error_rate:.1%}"
+    allowed = max(before.run_s * MAX_LATENCY_RATIO, before.run_s + MAX_LATENCY_RISE_S)
+    if before.operations and seen.least_s > allowed:
+        so_far = f" ({seen.running} still running)" if seen.least_s > seen.run_s else ""
+        return f"mean run time {seen.least_s:.3f} s{so_far}, before {before.run_s:.3f} s"
+    return ""
+
+
+def _fails_more(before: VersionNumbers, seen: VersionNumbers) -> bool:
+    return seen.error_rate > before.error_rate + MAX_ERROR_RATE_RISE
+
+
+def _standard_errors(before: VersionNumbers, seen: VersionNumbers) -> float:
+    """How far the error rates lie apart, in standard errors of their difference."""
+    if not before.operations:
+        return math.inf
+    both = (before.errors + seen.errors) / (before.operations + seen.operations)
+    deviation = math.sqrt(both * (1 - both) * (1 / before.operations + 1 / seen.operations))
+    return (seen.error_rate - before.error_rate) / deviation if deviation else math.inf
+
+
+def _well(seen: VersionNumbers) -> str:
+    return f"error rate {seen.error_rate:.1%}, mean run time {seen.run_s:.3f} s"

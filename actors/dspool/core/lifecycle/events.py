@@ -1,0 +1,285 @@
+"""What happens to a pool, and what is to be done about it: the words between the pool state and the supervisor.
+
+Events are facts, in the past tense or as requests; actions are orders. All are frozen and hold plain data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dspool.messages import JSON, Member, Membership, WorkerState, WorkerStatus
+
+# --- events -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What an earlier supervisor of this pool had written down; first event of a life, if there is any."""
+
+    desired: int | None = None
+    overflow: int = 0
+    version: int = 0
+    paused: bool = False
+    awake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAdopted:
+    """A worker that an earlier supervisor started is still running, in state `state` when last heard of."""
+
+    worker_id: str
+    slot: int
+    member: Member
+    state: WorkerState
+    status: WorkerStatus | None = None
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """Everything that was running has been adopted: from now on the pool is kept at its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """The process is up and listening; not warm yet."""
+
+    worker_id: str
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One warm-up step succeeded; shows how far a warming worker is."""
+
+    worker_id: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmFinished:
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed:
+    """It could not be started or warmed, but something of it may be running: it is to be killed."""
+
+    worker_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """The process is gone for certain."""
+
+    worker_id: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthOk:
+    worker_id: str
+    status: WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class HealthMissed:
+    """A check failed or was not answered in time. `certain`: it is useless beyond doubt, so act at once."""
+
+    worker_id: str
+    why: str
+    certain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """A client could not talk to the worker, though its health check passed."""
+
+    worker_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeRequested:
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizingDecided:
+    target: int
+    overflow: int
+    reason: str = "sizing"
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """Drain it now; its replacement starts at the same time."""
+
+    worker_id: str
+    why: str = "drained by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequested:
+    """Replace it: the replacement is warm first, then it is drained."""
+
+    worker_id: str
+    why: str = "restarted by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """It runs nothing and holds no session any more (or its time for that is over)."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramsChanged:
+    """The current version of each pool program."""
+
+    programs: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """Somebody wants something of a lazy pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSeen:
+    """A client knows this membership version."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRequested:
+    """Drain all workers and stop; what is left after `timeout_s` is killed."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    Restored
+    | WorkerAdopted
+    | Booted
+    | WorkerStarted
+    | StepDone
+    | WarmFinished
+    | WorkerFailed
+    | WorkerDied
+    | HealthOk
+    | HealthMissed
+    | Suspected
+    | ResizeRequested
+    | SizingDecided
+    | DrainRequested
+    | RestartRequested
+    | Drained
+    | PauseRequested
+    | ProgramsChanged
+    | Woken
+    | VersionSeen
+    | CloseRequested
+    | Tick
+)
+
+
+# --- actions ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    worker_id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmWorker:
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """A spare now takes traffic. The membership that says so is published by the same batch of actions."""
+
+    worker_id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainWorker:
+    worker_id: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillWorker:
+    worker_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FreeLeases:
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishMembership:
+    membership: Membership
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareDegraded:
+    """The pool serves with what is left; an empty reason says that this is over."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write it down for the next supervisor of this pool."""
+
+    key: str
+    value: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """A telemetry event."""
+
+    name: str
+    measurements: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, JSON] = field(default_factory=dict)
+
+
+Action = (
+    StartWorker
+    | WarmWorker
+    | Promote
+    | DrainWorker
+    | StopWorker
+    | KillWorker
+    | FreeLeases
+    | PublishMembership
+    | DeclareDegraded
+    | Persist
+    | Emit
+)

@@ -1,0 +1,96 @@
+"""Brings the workers that there are nearer to the workers that are wanted, one event at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dspool.core.lifecycle.orders import Orders
+from dspool.core.lifecycle.restarts import Breaker
+from dspool.core.lifecycle.roster import GOING, Roster, WorkerRecord
+from dspool.core.lifecycle.warmup import stages
+
+if TYPE_CHECKING:
+    from dspool.config import PoolConfig
+
+
+class Reconciler:
+    def __init__(self, config: PoolConfig, roster: Roster, orders: Orders, breaker: Breaker) -> None:
+        self._config = config
+        self._roster = roster
+        self._orders = orders
+        self._breaker = breaker
+        self._stages: deque[int] = deque()
+        """What is left of the present roll-out: how many workers each of its stages starts."""
+
+    def stop_roll_out(self) -> int:
+        """A worker failed: the next roll-out begins with a canary again. Returns how many were still to come."""
+        left = sum(self._stages)
+        self._stages.clear()
+        return left
+
+    def reconcile(self, target: int, spares: int, now: float) -> None:
+        """Order what brings the pool nearer to `target` workers with traffic and `spares` without."""
+        # One worker is replaced at a time: the pool pays for one extra, and never loses more than it gained.
+        # A replaced one is not counted, so that another is promoted or started in its place, and then it goes.
+        for spare in self._roster.spares:
+            if len(self._staying()) >= target:
+                break
+            self._orders.promote(spare)
+        while len(self._roster.ready) > target and len(self._staying()) >= target:
+            w = self._roster.first_to_drain()
+            self._orders.drain(w, w.leaving or "the pool shrinks")
+        shortage = target + spares - len(self._staying()) - len(self._sound_spares())
+        self._replace_spares(spares)
+        pending = self._roster.pending
+        if shortage > len(pending):
+            self._start_some(shortage - len(pending), len(pending), now)
+        else:
+            self._stages.clear()
+            for w in sorted(pending, key=lambda w: (w.phase != "starting", -w.started_at, -w.slot)):
+                if shortage >= len(self._roster.pending):
+                    break
+                self._orders.stop(w, "no longer needed")
+
+    def _staying(self) -> list[WorkerRecord]:
+        """Ready workers without the one that is to be replaced next."""
+        ready = self._roster.ready
+        outgoing = next((w for w in ready if w.leaving), None)
+        return [w for w in ready if w is not outgoing]
+
+    def _sound_spares(self) -> list[WorkerRecord]:
+        return [w for w in self._roster.spares if not w.leaving]
+
+    def _replace_spares(self, wanted: int) -> None:
+        """Stops spares beyond `wanted`, and old ones: a spare holds nothing, so it may go before its replacement."""
+        sound = self._sound_spares()
+        for w in self._roster.spares:
+            if w.leaving:
+                self._orders.stop(w, w.leaving)
+        for w in sound[wanted:]:
+            self._orders.stop(w, "no longer needed")
+
+    def _start_some(self, missing: int, pending: int, now: float) -> None:
+        if now < self._breaker.not_before:
+            return
+        count = missing
+        if self._breaker.is_open(now):
+            count = min(count, 1 - pending)
+        elif self._config.warmup.strategy != "parallel":
+            if pending:
+                return  # the next stage begins when all of this one are warm
+            if not self._stages:
+                self._stages.extend(stages(self._config.warmup.strategy, missing))
+            count = min(missing, self._stages.popleft())
+        for _ in range(count):
+            self._orders.start()
+
+    def wind_down(self, closed_by: float, now: float) -> None:
+        """Let all of them finish and go; kill what is left at `closed_by`."""
+        for w in self._roster:
+            if now >= closed_by and w.phase != "failed":
+                self._orders.kill(w, "the pool was closed and its time is over")
+            elif w.phase == "ready":
+                self._orders.drain(w, "the pool is closed")
+            elif w.phase not in GOING:
+                self._orders.stop(w, "the pool is closed")

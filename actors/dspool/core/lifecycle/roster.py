@@ -1,0 +1,105 @@
+"""The workers of a pool as the supervisor knows them, and which of them to give up first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dspool.messages import JSON, Member, WorkerState, WorkerStatus
+
+PENDING: frozenset[WorkerState] = frozenset({"starting", "warming"})
+GOING: frozenset[WorkerState] = frozenset({"draining", "stopped", "failed"})
+"""Will never take traffic again. "stopped" and "failed" last until the process is known to be gone."""
+
+
+@dataclass(slots=True, eq=False)
+class WorkerRecord:
+    """One worker, from the order to start it until its process is known to be gone."""
+
+    id: str
+    slot: int
+    phase: WorkerState
+    started_at: float
+    """Monotonic time of the order to start it."""
+    deadline: float | None = None
+    """When the present phase has lasted too long."""
+    member: Member | None = None
+    warm_at: float | None = None
+    leaving: str = ""
+    """Why it is to be replaced; it goes on serving until its replacement is warm."""
+    reason: str = ""
+    misses: int = 0
+    suspicions: int = 0
+    suspected_at: float = 0.0
+    settled: bool = False
+    """It lived long enough to be no part of a crash loop."""
+    status: WorkerStatus | None = None
+    fresh_mb: float | None = None
+    """Its memory when it became warm; None until its first health check, 0 if another supervisor started it."""
+    checked_at: float | None = None
+    """When it last answered a health check."""
+
+    @property
+    def sessions(self) -> int:
+        return self.status.sessions if self.status else 0
+
+
+class Roster:
+    """All living workers by id, and the slot numbers they hold."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, WorkerRecord] = {}
+
+    def __iter__(self) -> Iterator[WorkerRecord]:
+        return iter(list(self._workers.values()))
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def get(self, worker_id: str) -> WorkerRecord | None:
+        return self._workers.get(worker_id)
+
+    def add(self, worker: WorkerRecord) -> None:
+        if self.slot_taken(worker.slot):
+            raise ValueError(f"slot {worker.slot} is taken; {worker.id} cannot have it")
+        self._workers[worker.id] = worker
+
+    def remove(self, worker_id: str) -> WorkerRecord | None:
+        return self._workers.pop(worker_id, None)
+
+    def slot_taken(self, slot: int) -> bool:
+        return any(worker.slot == slot for worker in self._workers.values())
+
+    def free_slot(self) -> int:
+        """The smallest slot number that no living worker holds, whatever its phase."""
+        taken = {worker.slot for worker in self._workers.values()}
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def in_phase(self, *phases: WorkerState) -> list[WorkerRecord]:
+        return [worker for worker in self._workers.values() if worker.phase in phases]
+
+    @property
+    def ready(self) -> list[WorkerRecord]:
+        """Workers that take traffic, longest-serving first."""
+        return sorted(self.in_phase("ready"), key=lambda w: (w.warm_at or 0.0, w.slot))
+
+    @property
+    def spares(self) -> list[WorkerRecord]:
+        return sorted(self.in_phase("spare"), key=lambda w: (bool(w.leaving), w.slot))
+
+    @property
+    def pending(self) -> list[WorkerRecord]:
+        return self.in_phase(*PENDING)
+
+    def first_to_drain(self) -> WorkerRecord:
+        """Of the workers that take traffic, the one whose going costs least: to be replaced anyway, else the one
+        with the fewest sessions to move, else the youngest."""
+        leaving = [w for w in self.ready if w.leaving]
+        if leaving:
+            # The longest-serving: were it any other, one that is due could be passed over for ever.
+            return leaving[0]
+        return min(self.ready, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.slot))
+
+    def written(self) -> dict[str, JSON]:
+        """What a later supervisor needs to know to adopt these workers as they are."""
+        return {w.id: w.phase for w in self._workers.values() if w.phase in ("ready", "spare", "draining")}

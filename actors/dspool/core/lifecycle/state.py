@@ -1,0 +1,445 @@
+"""The pool state machine: what happened goes in, what is to be done comes out.
+
+Pure and synchronous: `handle(event, now)` changes the state and returns the actions. Desired and actual size are
+kept apart; after each event the `Reconciler` orders whatever brings the one nearer to the other. The machine holds:
+
+- a slot number belongs to at most one living worker, dying ones included;
+- only warm workers are in the membership, whatever started them;
+- the membership version only grows;
+- every process that was ordered is a worker here until it is known to be gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.orders import Orders
+from dspool.core.lifecycle.reconciler import Reconciler
+from dspool.core.lifecycle.restarts import Breaker
+from dspool.core.lifecycle.roster import GOING, PENDING, Roster, WorkerRecord
+from dspool.core.lifecycle.view import Facts, facts_of, status_of
+from dspool.errors import InvalidRequest, UnknownWorker
+from dspool.messages import Membership, PoolStatus, WorkerStatus
+
+if TYPE_CHECKING:
+    from dspool.config import PoolConfig
+
+
+class PoolState:
+    """One pool. `new_id(slot)` gives the id of a new worker, `jitter()` a number in [0, 1)."""
+
+    def __init__(
+        self, config: PoolConfig, *, new_id: Callable[[int], str], jitter: Callable[[], float]
+    ) -> None:
+        self.config = config
+        self.desired = config.pool_size
+        """Base size; overflow workers come on top."""
+        self.overflow = 0
+        self.paused = False
+        self.closed = False
+        self.awake = not config.lazy
+        self.degraded = ""
+        """Why the pool serves with what is left; empty when it does not."""
+        self.was_ready = False
+        self.last_failure = ""
+        self.failures = 0
+        """Workers that died, were given up or could not be started."""
+        self.programs: dict[str, int] = {}
+        self.start_delay_s = 1.0
+        """How long a worker takes, as a rule, from the order to start it until it is warm."""
+        self.roster = Roster()
+        self._orders = Orders(config, self.roster, new_id)
+        self._jitter = jitter
+        self._breaker = Breaker(
+            intensity=config.restart.intensity,
+            period_s=config.restart.period_s,
+            backoff_s=config.restart.backoff_s,
+            backoff_max_s=config.restart.backoff_max_s,
+        )
+        self._reconciler = Reconciler(config, self.roster, self._orders, self._breaker)
+        self._booted = False
+        self._began = 0.0
+        self._was_full = False
+        self._failed_starts = 0
+        self._closed_by = 0.0
+        self._short_since: float | None = None
+        self._said_memory = False
+
+    # --- what callers ask ------------------------------------------------------------------------------
+
+    @property
+    def membership(self) -> Membership:
+        return self._orders.membership
+
+    @property
+    def wanted(self) -> int:
+        """Workers that are to take traffic: the desired size and the overflow."""
+        return self.desired + self.overflow if self.awake and not self.closed else 0
+
+    @property
+    def is_ready(self) -> bool:
+        """At least `min_ready` workers are warm; a lazy pool that nobody woke is ready to be woken."""
+        return not self.closed and (not self.awake or len(self.roster.ready) >= self.config.min_ready)
+
+    def check_size(self, size: int) -> None:
+        """Raises `InvalidRequest` if the pool may not have `size` workers."""
+        low, high = self.config.min_pool_size, self.config.max_pool_size
+        if not low <= size <= high:
+            raise InvalidRequest(
+                f"size must be between min_pool_size {low} and max_pool_size {high}, got {size}",
+                size=size,
+                min_pool_size=low,
+                max_pool_size=high,
+            )
+
+    def worker(self, worker_id: str) -> WorkerRecord:
+        """Raises `UnknownWorker` if there is none of that id."""
+        found = self.roster.get(worker_id)
+        if found is None:
+            raise UnknownWorker(f"pool {self.config.name} has no worker {worker_id}", worker=worker_id)
+        return found
+
+    def next_due(self, now: float) -> float | None:
+        """When a `Tick` will have something to do; None if only an event can change anything."""
+        due = [w.deadline for w in self.roster if w.deadline is not None]
+        if self._breaker.not_before > now:
+            due.append(self._breaker.not_before)
+        closes = self._breaker.closes_at(now)
+        if closes is not None:
+            due.append(closes)
+        if self.closed and len(self.roster):
+            due.append(self._closed_by)
+        max_age = self.config.recycle.max_age_s
+        if max_age is not None:
+            due += [w.started_at + max_age for w in self.roster.in_phase("ready", "spare") if not w.leaving]
+        return min(due, default=None)
+
+    @property
+    def facts(self) -> Facts:
+        """What sizing needs to know of the pool itself."""
+        return facts_of(self)
+
+    def status(self, *, wall_offset: float = 0.0) -> PoolStatus:
+        """The pool as it is now. `wall_offset` turns the machine's monotonic times into wall-clock seconds."""
+        return status_of(self, wall_offset=wall_offset)
+
+    # --- events ----------------------------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """What is to be done because of `event`. An event about a worker that is gone changes nothing.
+
+        Raises:
+            InvalidRequest: a requested size is outside the bounds; nothing changed.
+            UnknownWorker: a request names a worker that does not exist; nothing changed.
+        """
+        out = self._orders.begin(now)
+        seen_version = self._apply(event, now)
+        if self._booted:
+            self._overdue(now)
+            if self.closed:
+                self._reconciler.wind_down(self._closed_by, now)
+            else:
+                self._mark_old(now)
+                self._reconciler.reconcile(self.wanted, self.config.spares if self.awake else 0, now)
+            self._judge(now)
+            self._orders.publish(
+                paused=self.paused, closed=self.closed, programs=self.programs, at_least=seen_version
+            )
+            self._orders.write_roster()
+        return out
+
+    def _apply(self, event: ev.Event, now: float) -> int:
+        """Changes the state; the answer is a membership version that is known to be taken, or 0."""
+        orders = self._orders
+        match event:
+            case ev.Restored():
+                self._restored(event)
+            case ev.WorkerAdopted():
+                self._adopted(event, now)
+            case ev.Booted():
+                self._booted = True
+                self._began = now
+            case ev.WorkerStarted(worker_id, member):
+                if (w := self._in_phase(worker_id, "starting")) is not None:
+                    w.member = member
+                    orders.warm(w)
+            case ev.StepDone(worker_id, step):
+                if (w := self._in_phase(worker_id, "warming")) is not None:
+                    w.reason = f"{step} done"
+            case ev.WarmFinished(worker_id):
+                if (w := self._in_phase(worker_id, "warming")) is not None:
+                    orders.keep(w)
+                    took_s = now - w.started_at
+                    # One slow start moves the estimate by a third, so it follows what has become usual.
+                    self.start_delay_s += (took_s - self.start_delay_s) / (3 if self.was_ready else 1)
+            case ev.WorkerFailed(worker_id, why):
+                if (w := self._in_phase(worker_id, *PENDING)) is not None:
+                    self._give_up(w, why, now)
+            case ev.WorkerDied(worker_id, cause):
+                self._died(worker_id, cause, now)
+            case ev.HealthOk(worker_id, status):
+                self._healthy(worker_id, status, now)
+            case ev.HealthMissed(worker_id, why, certain):
+                self._missed(worker_id, why, now, certain=certain)
+            case ev.Suspected(worker_id, why):
+                self._suspected(worker_id, why, now)
+            case ev.ResizeRequested(size):
+                self.check_size(size)
+                self.awake = True
+                self._resize(size, self.overflow, "by hand")
+            case ev.SizingDecided(target, overflow, reason):
+                low, high = self.config.min_pool_size, self.config.max_pool_size
+                overflow = min(max(overflow, 0), self.config.max_overflow)
+                self._resize(min(max(target, low), high), overflow, reason)
+            case ev.DrainRequested(worker_id, why):
+                self._drain_requested(self.worker(worker_id), why)
+            case ev.RestartRequested(worker_id, why):
+                if (w := self.worker(worker_id)).phase in ("ready", "spare"):
+                    w.leaving = why
+            case ev.Drained(worker_id):
+                if (w := self._in_phase(worker_id, "draining")) is not None:
+                    orders.stop(w, w.reason)
+            case ev.PauseRequested(paused):
+                if paused != self.paused:
+                    self.paused = paused
+                    orders.persist("paused", paused)
+            case ev.ProgramsChanged(programs):
+                self.programs = dict(programs)
+            case ev.Woken():
+                if not self.awake:
+                    self.awake = True
+                    orders.persist("awake", True)
+            case ev.VersionSeen(version):
+                # A client that knows a later version than ours would wait for ever: what was written is lost.
+                return version if version > self.membership.version else 0
+            case ev.CloseRequested(timeout_s):
+                self.closed = True
+                self._closed_by = now + timeout_s
+            case ev.Tick():
+                pass
+        return 0
+
+    def _in_phase(self, worker_id: str, *phases: str) -> WorkerRecord | None:
+        w = self.roster.get(worker_id)
+        return w if w is not None and w.phase in phases else None
+
+    def _restored(self, event: ev.Restored) -> None:
+        if event.desired is not None:
+            low, high = self.config.min_pool_size, self.config.max_pool_size
+            self.desired = min(max(event.desired, low), high)  # the bounds may be new
+        if self.config.enable_optimizer:  # nothing else would ever let them go
+            self.overflow = min(event.overflow, self.config.max_overflow)
+        self.paused = event.paused
+        self.awake = self.awake or event.awake
+        self._orders.ceiling = event.version
+        self._orders.membership = Membership(version=event.version)
+
+    def _adopted(self, event: ev.WorkerAdopted, now: float) -> None:
+        if self.roster.slot_taken(event.slot):
+            self._orders.out += [
+                ev.KillWorker(event.worker_id, f"another living worker has slot number {event.slot}"),
+                ev.FreeLeases(event.worker_id),
+            ]
+            return
+        w = WorkerRecord(
+            id=event.worker_id,
+            slot=event.slot,
+            phase=event.state,
+            started_at=now - event.age_s,
+            member=event.member,
+            status=event.status,
+            warm_at=now,
+            fresh_mb=0.0,
+        )
+        self.roster.add(w)
+        self.awake = True
+        if event.state == "ready":
+            self.was_ready = self._was_full = True  # it began to serve under the supervisor before
+        if event.state == "draining":
+            self._orders.drain(w, "was draining when the supervisor came back")
+        elif event.state not in ("ready", "spare"):
+            w.warm_at = w.fresh_mb = None
+            self._orders.warm(w)
+
+    def _died(self, worker_id: str, cause: str, now: float) -> None:
+        w = self.roster.get(worker_id)
+        if w is None:
+            return
+        phase = w.phase
+        self._orders.bury(w, cause)
+        if phase not in GOING:
+            self._failed(w, f"worker {w.id} died: {cause}", now, served=phase == "ready")
+
+    def _healthy(self, worker_id: str, status: WorkerStatus, now: float) -> None:
+        w = self.roster.get(worker_id)
+        if w is None:
+            return
+        w.misses, w.status, w.checked_at = 0, status, now
+        if not w.settled and w.warm_at is not None and now - w.warm_at >= self._breaker.settled_s:
+            # Once a worker: one that lives on beside a crash loop does not end it.
+            w.settled = True
+            self._breaker.settled()
+        if w.phase not in ("ready", "spare"):
+            return
+        if w.fresh_mb is None:
+            w.fresh_mb = status.rss_mb
+        if not w.leaving:
+            self._mark_worn(w, status, w.fresh_mb)
+
+    def _mark_worn(self, w: WorkerRecord, status: WorkerStatus, fresh_mb: float) -> None:
+        limits = self.config.recycle
+        if status.state == "failed":
+            w.leaving = status.reason or "it says that it cannot go on"
+        elif limits.max_operations is not None and status.operations >= limits.max_operations:
+            w.leaving = f"recycled after {status.operations} operations"
+        elif limits.max_memory_mb is not None and status.rss_mb >= limits.max_memory_mb:
+            if fresh_mb < limits.max_memory_mb:
+                w.leaving = f"recycled at {status.rss_mb:.0f} MB"
+            else:
+                self._memory_limit_too_low(fresh_mb)
+
+    def _memory_limit_too_low(self, fresh_mb: float) -> None:
+        # Its replacement would be over the limit, too: the pool would do nothing else for ever.
+        if not self._said_memory:
+            self._said_memory = True
+            limit = self.config.recycle.max_memory_mb
+            self._orders.emit(
+                "pool.error",
+                {"count": 1},
+                code="memory_limit_too_low",
+                reason=f"recycle.max_memory_mb is {limit:g}, and a worker that is just warm has {fresh_mb:.0f} MB; "
+                "such workers are not recycled for their memory",
+            )
+
+    def _missed(self, worker_id: str, why: str, now: float, *, certain: bool) -> None:
+        w = self._in_phase(worker_id, "ready", "spare", "draining")
+        if w is None:
+            return
+        w.misses += 1
+        if certain:
+            self._give_up(w, f"out of reach: {why}", now)
+        elif w.misses >= self.config.max_health_failures:
+            self._give_up(w, f"missed {w.misses} health checks in a row: {why}", now)
+
+    def _suspected(self, worker_id: str, why: str, now: float) -> None:
+        w = self._in_phase(worker_id, "ready")
+        interval_s = self.config.health_check_interval_s
+        # One report an interval counts: a single client that tries again and again must not kill a healthy worker.
+        if w is None or (w.suspicions and now - w.suspected_at < interval_s):
+            return
+        went_on = now - w.suspected_at < 3 * interval_s
+        w.suspicions, w.suspected_at = w.suspicions + 1 if went_on else 1, now
+        if w.suspicions >= self.config.max_health_failures:
+            self._give_up(w, f"clients cannot talk to it: {why}", now)
+
+    def _resize(self, desired: int, overflow: int, reason: str) -> None:
+        if (desired, overflow) == (self.desired, self.overflow):
+            return
+        if desired != self.desired:
+            self._orders.persist("desired", desired)
+        if overflow != self.overflow:
+            self._orders.persist("overflow", overflow)
+        old, new = self.desired + self.overflow, desired + overflow
+        self._orders.emit(
+            "pool.resize",
+            {"from": old, "to": new, "overflow": overflow},
+            reason=reason,
+            action="grow" if new > old else "shrink" if new < old else "exchange",
+        )
+        self.desired, self.overflow = desired, overflow
+
+    def _drain_requested(self, w: WorkerRecord, why: str) -> None:
+        if w.phase == "ready":
+            self._orders.drain(w, why)
+        elif w.phase == "spare" or w.phase in PENDING:
+            self._orders.stop(w, why)  # it holds nothing that must be finished first
+
+    def _give_up(self, w: WorkerRecord, why: str, now: float) -> None:
+        """It lives, as far as we know, and is of no use: kill it."""
+        phase = w.phase
+        self._orders.kill(w, why)
+        if phase not in GOING:
+            self._failed(w, f"worker {w.id}: {why}", now, served=phase == "ready")
+
+    def _failed(self, w: WorkerRecord, why: str, now: float, *, served: bool) -> None:
+        lived_s = None if w.warm_at is None else now - w.warm_at
+        self.failures += 1
+        self._failed_starts += lived_s is None
+        self._breaker.failed(now, lived_s=lived_s, jitter=self._jitter())
+        self.last_failure = why
+        if served and self._short_since is None:
+            self._short_since = now
+        code = "worker_lost" if lived_s is not None else "worker_start_failed"
+        self._orders.emit("pool.error", {"count": 1}, worker=w.id, slot=w.slot, code=code, reason=why)
+        left = self._reconciler.stop_roll_out()
+        if lived_s is None and left:
+            self._orders.emit(
+                "pool.error",
+                {"count": 1},
+                code="warmup_stopped",
+                reason=f"the roll-out to {left} more workers stopped: {why}",
+            )
+
+    # --- what time and events have brought about -------------------------------------------------------
+
+    def _overdue(self, now: float) -> None:
+        for w in self.roster:
+            if w.deadline is None or now < w.deadline:
+                continue
+            if w.phase == "draining":
+                self._orders.stop(w, f"{w.reason}; did not finish in time")
+            elif w.phase in PENDING:
+                self._give_up(w, f"not warm in time; last: {w.reason or w.phase}", now)
+            else:
+                self._orders.kill(w, w.reason)
+
+    def _mark_old(self, now: float) -> None:
+        max_age = self.config.recycle.max_age_s
+        if max_age is None:
+            return
+        for w in self.roster.in_phase("ready", "spare"):
+            if not w.leaving and now - w.started_at >= max_age:
+                w.leaving = f"recycled after {max_age:g} s"
+
+    def _judge(self, now: float) -> None:
+        """Says when the pool becomes degraded, stops being so, or is back at full strength."""
+        full = len(self.roster.ready) >= self.wanted
+        if not self.was_ready and self.awake and self.is_ready:
+            self.was_ready = True
+            took_s, size = now - self._began, len(self.roster.ready)
+            self._orders.emit("pool.init", {"duration_s": took_s, "size": size})
+        if full and self.awake and not self._was_full:
+            self._was_full = True
+            numbers = {
+                "duration_s": now - self._began,
+                "workers": len(self.roster.ready),
+                "failed": self._failed_starts,
+            }
+            outcome = "error" if self._failed_starts else "ok"
+            self._orders.emit("pool.warmup", numbers, strategy=self.config.warmup.strategy, outcome=outcome)
+        why = ""
+        if self._breaker.is_open(now) and not self.closed:
+            why = (
+                f"{self._breaker.recent(now)} workers failed within {self._breaker.period_s:g} s "
+                f"(more than {self._breaker.intensity}); last: {self.last_failure}"
+            )
+        elif not full and self._breaker.not_before > now:
+            why = self.last_failure
+        if bool(why) != bool(self.degraded):
+            self._orders.out.append(ev.DeclareDegraded(why))
+            if why:
+                self._orders.emit("pool.error", {"count": 1}, code="degraded", reason=why)
+        self.degraded = why
+        self._note_recovery(full, now)
+
+    def _note_recovery(self, full: bool, now: float) -> None:
+        """`pool.recovery` says how long the pool had fewer warm workers than wanted after it lost one."""
+        if full and self._short_since is not None:
+            if not self.closed:
+                self._orders.emit(
+                    "pool.recovery", {"duration_s": now - self._short_since}, reason=self.last_failure
+                )
+                self.last_failure = ""
+            self._short_since = None

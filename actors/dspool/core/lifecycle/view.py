@@ -1,0 +1,100 @@
+"""The pool state in the words of `PoolStatus`: what people and programs see of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from dspool.messages import PoolStatus, WorkerStatus
+
+if TYPE_CHECKING:
+    from dspool.core.lifecycle.roster import WorkerRecord
+    from dspool.core.lifecycle.state import PoolState
+
+
+class Facts(NamedTuple):
+    """What sizing needs to know of the pool itself; the names are those of `sizing.Observed`."""
+
+    desired: int
+    actual: int
+    """Base workers that take traffic."""
+    starting: int
+    """Base workers on their way."""
+    overflow: int
+    """Overflow workers that take traffic or are on their way."""
+    start_delay_s: float
+
+
+def facts_of(state: PoolState) -> Facts:
+    """Base size first: whatever there is beyond `desired` is overflow."""
+    ready, pending = len(state.roster.ready), len(state.roster.pending)
+    actual = min(ready, state.desired)
+    starting = min(pending, state.desired - actual)
+    extra = (ready - actual) + (pending - starting)
+    return Facts(state.desired, actual, starting, min(extra, state.overflow), state.start_delay_s)
+
+
+def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
+    """The pool as it is now. `wall_offset` turns the machine's monotonic times into wall-clock seconds."""
+    ready = state.roster.ready
+    overflow = {w.id for w in ready[state.desired :]}
+    return PoolStatus(
+        name=state.config.name,
+        state=_label(state),
+        ready=state.is_ready,
+        desired=state.wanted,
+        actual=len(ready),
+        spares=len(state.roster.spares),
+        membership_version=state.membership.version,
+        workers=tuple(
+            _worker(w, overflow=w.id in overflow, wall_offset=wall_offset)
+            for w in sorted(state.roster, key=lambda w: w.slot)
+        ),
+        programs=dict(state.programs),
+        reason=_why(state),
+        failures=state.failures,
+    )
+
+
+def _label(state: PoolState) -> Literal["starting", "ready", "degraded", "paused", "closed"]:
+    if state.closed:
+        return "closed"
+    if state.paused:
+        return "paused"
+    if state.degraded:
+        return "degraded"
+    if state.is_ready:
+        return "ready"
+    return "degraded" if state.was_ready else "starting"
+
+
+def _why(state: PoolState) -> str:
+    if state.degraded:
+        return state.degraded
+    if not state.awake:
+        return "lazy: no worker is started before the first operation"
+    if len(state.roster.ready) < state.wanted:
+        return state.last_failure
+    return ""
+
+
+def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerStatus:
+    seen, member = w.status, w.member
+    return WorkerStatus(
+        id=w.id,
+        slot=w.slot,
+        state=w.phase,
+        pid=member.pid if member else 0,
+        node=member.node if member else "",
+        sessions=w.sessions,
+        running=seen.running if seen else 0,
+        slots=member.slots if member else 0,
+        started_at=w.started_at + wall_offset,
+        operations=seen.operations if seen else 0,
+        errors=seen.errors if seen else 0,
+        busy_s=seen.busy_s if seen else 0.0,
+        rss_mb=seen.rss_mb if seen else 0.0,
+        overflow=overflow,
+        reason=w.reason or w.leaving,
+        start=seen.start if seen else "",
+        checked_at=None if w.checked_at is None else w.checked_at + wall_offset,
+    )

@@ -1,0 +1,162 @@
+"""The books of one pool: who ended how many operations, by program and by worker slot, and when."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from dspool.core.metrics.measures import GAUGES, KEY_COLUMNS, POOL_COLUMNS, Stretch
+from dspool.core.metrics.recorder import ClientDelta, WorkerDelta
+from dspool.core.metrics.series import Account, MetricsOptions, SavedAccount
+from dspool.core.metrics.sources import Reporter, Reporters
+from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER, OUTCOMES, REJECTED
+
+MAX_SLOTS: Final = 256
+"""Worker slots followed one by one; those beyond are counted together as slot -1."""
+COLUMNS: Final = [*POOL_COLUMNS, *KEY_COLUMNS]
+"""What histories hold; a checkpoint with other columns is of another version."""
+
+_RUNNING, _SESSIONS = GAUGES.index("running"), GAUGES.index("sessions")
+
+
+class Checkpoint(Struct):
+    """A ledger as plain data. `wall` is the wall time of its last tick."""
+
+    pool: str
+    columns: list[str]
+    wall: float
+    outcomes: list[int]
+    losses: list[int]
+    reporters: dict[str, tuple[int, list[int]]]
+    whole: SavedAccount
+    programs: dict[str, SavedAccount]
+    slots: dict[int, SavedAccount]
+
+
+class Ledger:
+    """Accounts of the pool, its programs and its worker slots; bounded. `outcomes` is exact, whatever was lost."""
+
+    def __init__(self, options: MetricsOptions) -> None:
+        self._options = options
+        self.reporters = Reporters(stale_after_s=options.stale_after_s, pool_size=options.pool_size)
+        self.whole = Account(options, POOL_COLUMNS, options.recent_s)
+        self.programs: dict[str, Account] = {}
+        self.slots: dict[int, Account] = {}
+        self.outcomes = [0] * len(OUTCOMES)
+        """Ended operations of the pool, from the clients' running totals."""
+        self.dropped = self.unattributed = self.duplicates = self.foreign = 0
+
+    def client(self, reporter: Reporter, delta: ClientDelta, now: float, *, new: bool) -> None:
+        """Count what a client tells; `new` if it was not known before."""
+        detail = [0] * len(OUTCOMES)
+        for program, tally in delta.programs.items():
+            account = self.program(program)
+            account.now.tally.add(tally)
+            account.total.add(tally)
+            for index, number in enumerate(tally.outcomes):
+                detail[index] += number
+            served = tally.served
+            if served:
+                reporter.served[program] = reporter.served.get(program, 0) + served
+        if new and self.reporters.forgot:
+            # Perhaps one that was forgotten and comes back: its earlier operations are in the counters already.
+            ended = detail
+        else:
+            before = reporter.totals or [0] * len(OUTCOMES)
+            ended = [have - had for have, had in zip(delta.totals, before, strict=True)]
+        for index, number in enumerate(ended):
+            self.outcomes[index] += number
+        # More in the totals than in the details: a delta was lost, or came while this actor was not there.
+        self.unattributed += max(0, sum(ended) - sum(detail))
+        reporter.totals = list(delta.totals)
+        self.dropped += delta.dropped
+        if new or now - delta.interval_s - reporter.seen_at > delta.interval_s / 2:
+            reporter.was_silent = True
+        reporter.covered_s += delta.interval_s
+        reporter.peak_demand = max(reporter.peak_demand, delta.peak_demand)
+
+    def worker(self, delta: WorkerDelta) -> None:
+        """Count what a worker tells: busy time and runs. Operations are the clients' to count."""
+        account = self.slot(delta.slot)
+        account.total.add(delta.tally)
+        account.busy_s += delta.busy_s
+        self.dropped += delta.dropped
+        open_ = account.now
+        open_.tally.add(delta.tally)
+        open_.throughput += delta.tally.served
+        open_.busy_s += delta.busy_s
+        open_.capacity_s += delta.interval_s * delta.slots
+        # What a worker refused (a session that lives elsewhere) did not run.
+        open_.runs += delta.tally.ended - delta.tally.outcomes[REJECTED]
+        open_.run_s += delta.tally.run_s
+
+    def program(self, name: str) -> Account:
+        """The account of a program, or of all beyond the bound."""
+        if name not in self.programs and len(self.programs) >= MAX_PROGRAMS:
+            name = OTHER
+        account = self.programs.get(name)
+        return account or self.programs.setdefault(name, Account(self._options))
+
+    def slot(self, slot: int) -> Account:
+        """The account of a worker slot, or of all beyond the bound."""
+        if slot not in self.slots and len(self.slots) >= MAX_SLOTS:
+            slot = -1
+        account = self.slots.get(slot)
+        return account or self.slots.setdefault(slot, Account(self._options))
+
+    def gather(self, start: float, now: float) -> Stretch:
+        """At a tick: put together what the pool did since `start`. Returns the recent window that ends with it."""
+        seconds = now - start
+        whole = self.whole.now
+        whole.peak_demand, served = self.reporters.take_interval(seconds, now)
+        for program, number in served:
+            self.program(program).now.throughput += number
+        for account in self.programs.values():
+            whole.tally.add(account.now.tally)
+            whole.throughput += account.now.throughput
+            account.close(start, now)
+        by_slot = {worker.slot: worker for worker in self.reporters.workers(now)}
+        for slot, account in self.slots.items():
+            open_ = account.now
+            whole.busy_s += open_.busy_s
+            whole.capacity_s += open_.capacity_s
+            whole.runs += open_.runs
+            whole.run_s += open_.run_s
+            if slot in by_slot:
+                open_.levels[_RUNNING] = by_slot[slot].running * seconds
+                open_.levels[_SESSIONS] = by_slot[slot].sessions * seconds
+            account.close(start, now)
+        window, _ = self.whole.recent.over(self._options.window_s - seconds, now=start)
+        window.add(whole)
+        return window
+
+    def close(self, start: float, now: float, levels: dict[str, float]) -> Stretch:
+        """After `gather`: end the interval with the levels that the pool had, and return what happened in it."""
+        self.whole.now.levels = [levels[name] * (now - start) for name in GAUGES]
+        return self.whole.close(start, now)
+
+    def save(self, pool: str, ticked_at: float, wall: float) -> Checkpoint:
+        """All of it; `ticked_at` and `wall` are the last tick on both clocks."""
+        return Checkpoint(
+            pool=pool,
+            columns=COLUMNS,
+            wall=wall,
+            outcomes=self.outcomes,
+            losses=[self.dropped, self.unattributed, self.duplicates, self.foreign],
+            reporters=self.reporters.save(),
+            whole=self.whole.save(ticked_at),
+            programs={name: account.save(ticked_at) for name, account in self.programs.items()},
+            slots={slot: account.save(ticked_at) for slot, account in self.slots.items()},
+        )
+
+    def restore(self, saved: Checkpoint, ended: float, now: float) -> None:
+        """Go on from a checkpoint; its last tick was at `ended` on this process's clock."""
+        self.whole.restore(saved.whole, ended)
+        for name, account in saved.programs.items():
+            self.program(name).restore(account, ended)
+        for slot, account in saved.slots.items():
+            self.slot(slot).restore(account, ended)
+        self.outcomes = saved.outcomes
+        self.dropped, self.unattributed, self.duplicates, self.foreign = saved.losses
+        self.reporters.restore(saved.reporters, now)

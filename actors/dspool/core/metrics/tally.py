@@ -1,0 +1,97 @@
+"""Operations added up: how many ended how, how long they took and waited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct, field
+
+from dspool.core.metrics.histogram import Histogram
+
+OUTCOMES: Final = ("ok", "error", "timeout", "client_error", "rejected", "cancelled")
+"""How an operation can end, in the order of all outcome lists here. The first three are *served*: the pool took
+the operation on and answers for it. Latency, wait and error rate are about served ones."""
+SERVED: Final = 3
+OK, ERROR, TIMEOUT, CLIENT_ERROR, REJECTED, CANCELLED = range(6)
+INDEX_OF: Final = {name: index for index, name in enumerate(OUTCOMES)}
+
+OTHER: Final = "(other)"
+"""The key under which everything beyond the bound on keys is counted."""
+UNKNOWN: Final = "(unknown)"
+"""The key under which operations are counted that ask for a pool program which does not exist: names that callers make
+up become no figures, events or spans."""
+MAX_PROGRAMS: Final = 64
+MAX_CODES: Final = 40
+"""Error codes by program: more than `dspool.errors` has."""
+
+
+def no_outcomes() -> list[int]:
+    return [0] * len(OUTCOMES)
+
+
+class Tally(Struct, array_like=True):
+    """Operations added up. Each ended operation is in `outcomes` exactly once."""
+
+    arrivals: int = 0
+    outcomes: list[int] = field(default_factory=no_outcomes)
+    latency: Histogram = field(default_factory=Histogram)
+    """Seconds from submit to end of served operations (in a worker's tally: from start to end)."""
+    wait: Histogram = field(default_factory=Histogram)
+    """Seconds from submit to start of served operations."""
+    run_s: float = 0.0
+    """Sum of the run times of ended operations."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    retries: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    """Operations that did not end ok, by error code."""
+
+    def add(self, other: Tally) -> None:
+        """Add all of `other`, as if its operations had been counted here."""
+        self.arrivals += other.arrivals
+        mine = self.outcomes
+        for index, number in enumerate(other.outcomes):
+            if number:
+                mine[index] += number
+        self.latency.merge(other.latency)
+        self.wait.merge(other.wait)
+        self.run_s += other.run_s
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.retries += other.retries
+        for code, number in other.errors.items():
+            count_code(self.errors, code, number)
+
+    @property
+    def ended(self) -> int:
+        return sum(self.outcomes)
+
+    @property
+    def served(self) -> int:
+        return sum(self.outcomes[:SERVED])
+
+    @property
+    def failed(self) -> int:
+        """Served, but with an error or a timeout."""
+        return self.outcomes[ERROR] + self.outcomes[TIMEOUT]
+
+    @property
+    def error_rate(self) -> float:
+        """Failed / served; client errors, refusals and cancellations are in neither. 0.0 when nothing was served."""
+        served = self.served
+        return self.failed / served if served else 0.0
+
+
+def count_code(errors: dict[str, int], code: str, number: int = 1) -> None:
+    """Count an error code, under `OTHER` when there are too many different ones."""
+    if code not in errors and len(errors) >= MAX_CODES:
+        code = OTHER
+    errors[code] = errors.get(code, 0) + number
+
+
+def add_usage(tally: Tally, usage: Mapping[str, Mapping[str, int]]) -> None:
+    """Add the tokens of one operation: `Finished.usage`, by model."""
+    for tokens in usage.values():
+        tally.input_tokens += tokens.get("prompt_tokens") or tokens.get("input_tokens") or 0
+        tally.output_tokens += tokens.get("completion_tokens") or tokens.get("output_tokens") or 0

@@ -1,0 +1,74 @@
+"""Who takes traffic, as clients see it, and the pool and its workers as operators do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+WorkerState = Literal["starting", "warming", "ready", "spare", "draining", "stopped", "failed"]
+
+
+class Member(Struct, frozen=True):
+    """A worker that takes traffic, as clients see it."""
+
+    worker_id: str
+    slot: int
+    """The worker's number in the pool: small, reused after death. Not to be confused with its operation slots."""
+    host: str
+    port: int
+    slots: int
+    pid: int = 0
+    node: str = ""
+
+
+class Membership(Struct, frozen=True):
+    """Who takes traffic. `version` only grows (also over supervisor restarts), so a client can wait for the next."""
+
+    version: int
+    workers: tuple[Member, ...] = ()
+    paused: bool = False
+    closed: bool = False
+    programs: dict[str, int] = {}
+    """Current version by pool program."""
+
+
+class WorkerStatus(Struct, frozen=True):
+    """One worker as the supervisor knows it: what `GET /v1/pools/{pool}` shows."""
+
+    id: str
+    slot: int
+    state: WorkerState
+    pid: int = 0
+    node: str = ""
+    sessions: int = 0
+    running: int = 0
+    slots: int = 0
+    started_at: float = 0.0
+    """Wall-clock seconds since the epoch."""
+    operations: int = 0
+    errors: int = 0
+    busy_s: float = 0.0
+    rss_mb: float = 0.0
+    overflow: bool = False
+    reason: str = ""
+    start: str = ""
+    """How its process was started: `fork`, `exec`, or `exec: why it was not forked`; empty until it has said so."""
+    checked_at: float | None = None
+    """Wall-clock seconds of the last health check that it answered."""
+
+
+class PoolStatus(Struct, frozen=True):
+    name: str
+    state: Literal["starting", "ready", "degraded", "paused", "closed"]
+    ready: bool
+    """At least `min_ready` workers are warm."""
+    desired: int
+    actual: int
+    spares: int
+    membership_version: int
+    workers: tuple[WorkerStatus, ...] = ()
+    programs: dict[str, int] = {}
+    reason: str = ""
+    failures: int = 0
+    """Workers that died, were given up or could not be started, since the supervisor began."""

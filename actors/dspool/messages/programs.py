@@ -1,0 +1,52 @@
+"""Versions of pool programs, and what each did."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from dspool.messages.commands import JSON
+
+
+class Deployment(Struct, frozen=True):
+    """One version of a pool program: what `CreateProgram` takes, and its version (1, 2, ...)."""
+
+    program: str
+    version: int
+    spec: dict[str, JSON] | None = None
+    state: dict[str, JSON] | None = None
+    import_path: str | None = None
+    kwargs: dict[str, JSON] = {}
+
+    @property
+    def has_one_source(self) -> bool:
+        """Either a spec or an import path; beside the latter, a spec that only chooses LM and adapter."""
+        if self.import_path is None:
+            return self.spec is not None
+        return self.spec is None or set() < set(self.spec) <= {"lm", "adapter"}
+
+
+class VersionNumbers(Struct, frozen=True):
+    """What one version of a pool program did in some time, as its workers measured it."""
+
+    operations: int = 0
+    """Ended ones."""
+    errors: int = 0
+    """Those that did not end well. Callers' own mistakes count too: they meet both versions alike, and a version that
+    no longer takes what callers send is no better than one that fails."""
+    run_s: float = 0.0
+    """Mean run time."""
+    running: int = 0
+    running_s: float = 0.0
+    """How long those that still run have run, on average: a version that hangs ends nothing."""
+
+    @property
+    def error_rate(self) -> float:
+        return self.errors / self.operations if self.operations else 0.0
+
+    @property
+    def least_s(self) -> float:
+        """The mean run time, at least: what runs now counts with what it has run so far if that makes it longer."""
+        count = self.operations + self.running
+        if not count:
+            return 0.0
+        return max(self.run_s, (self.run_s * self.operations + self.running_s * self.running) / count)

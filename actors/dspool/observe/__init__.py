@@ -1,1 +1,0 @@
-"""What is shown of a pool: logs, traces, events, metrics, in the formats that operators use."""

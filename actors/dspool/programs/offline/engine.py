@@ -1,0 +1,127 @@
+"""The embedded engine: answers without any model, deterministically, from the inputs alone.
+
+It stands behind `dspy.LM(engine=OfflineEngine(), async_engine=AsyncOfflineEngine())`. It reads the prompt that a chat,
+JSON or XML adapter wrote, answers extractive questions from the given context, and fills every output field with a
+value of the declared type. Results made with it are marked offline by whoever runs the program.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from functools import lru_cache
+from typing import Any
+
+from dspy import lm15
+
+from dspool.programs.offline.prompt_plan import Plan, plan_of
+from dspool.programs.offline.values import Reading, value_for
+
+OFFLINE_MODEL = "offline/extractive"
+
+_USAGE = lm15.Usage()
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_TOKEN = re.compile(r"\S+\s*|\s+")
+
+
+class OfflineEngine:
+    """The synchronous half of the engine."""
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """One response, in the format that the prompt asks for."""
+        return lm15.Response(
+            id="offline",
+            model=request.model,
+            message=lm15.Message(role="assistant", parts=(lm15.TextPart(text=reply(request)),)),
+            finish_reason="stop",
+            usage=_USAGE,
+        )
+
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
+        """The same response, word by word."""
+        yield lm15.StreamStartEvent(id="offline", model=request.model)
+        for token in _TOKEN.findall(reply(request)):
+            yield lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=token))
+        yield lm15.StreamEndEvent(finish_reason="stop", usage=_USAGE)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class AsyncOfflineEngine:
+    """The asynchronous half. It never waits: the answer takes microseconds to milliseconds."""
+
+    def __init__(self) -> None:
+        self._sync = OfflineEngine()
+
+    async def complete(self, request: lm15.Request) -> lm15.Response:
+        return self._sync.complete(request)
+
+    async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
+        for event in self._sync.stream(request):
+            yield event
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+def reply(request: lm15.Request) -> str:
+    """The text that answers `request`."""
+    return reply_to(request.system if isinstance(request.system, str) else "", _last_user_text(request))
+
+
+def reply_to(system: str, asked: str) -> str:
+    """The text that answers the user message `asked` under the system message `system`."""
+    plan = plan_of(system) if system else None
+    if plan is None:
+        # No adapter wrote this prompt: a bare `lm("...")` call.
+        return str(value_for({"type": "string"}, "answer", Reading({"text": asked})))
+    reading = Reading(plan.inputs_of(asked))
+    if plan.format == "chat" and plan.only_text is not None:
+        return f"[[ ## {plan.only_text} ## ]]\n{reading.answer}\n\n[[ ## completed ## ]]"
+    values = {name: value_for(schema, name, reading) for name, schema in plan.schemas().items()}
+    return _render(plan, values)
+
+
+def _render(plan: Plan, values: dict[str, Any]) -> str:
+    if plan.format == "json":
+        return json.dumps(values, ensure_ascii=False)
+    if plan.format == "xml":
+        return "\n\n".join(
+            # On lines of its own, as the adapter writes examples: whole tags in one token hide a stream's text.
+            f"<{name}>\n{_escape(value)}\n</{name}>" if isinstance(value, str) else _xml(name, value)
+            for name, value in values.items()
+        )
+    parts = [f"[[ ## {name} ## ]]\n{_plain(value)}" for name, value in values.items()]
+    return "\n\n".join([*parts, "[[ ## completed ## ]]"])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _xml(tag: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"<{tag}>" + "".join(_xml("item", item) for item in value) + f"</{tag}>"
+    if isinstance(value, dict):
+        return f"<{tag}>" + "".join(_xml(name, item) for name, item in value.items()) + f"</{tag}>"
+    if value is None:
+        return f"<{tag} />"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"<{tag}>{_escape(text)}</{tag}>"
+
+
+@lru_cache(maxsize=256)
+def _escape(text: str) -> str:
+    return _NOT_XML.sub("", text).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _last_user_text(request: lm15.Request) -> str:
+    for message in reversed(request.messages):
+        if message.role == "user":
+            texts = [part.text for part in message.parts if isinstance(part, lm15.TextPart)]
+            return texts[0] if len(texts) == 1 else "\n".join(texts)
+    return ""

@@ -1,0 +1,268 @@
+"""Programs ready to run: built from a spec, from a spec plus saved JSON state, or from an import path.
+
+A spec is plain data:
+`{"signature": ..., "module": "Predict", "lm": "fast", "adapter": "chat", "settings": {...}}`.
+Only the modules listed in `dspool.programs.modules` and, for import paths, what `allowed_imports` covers can be
+reached from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import dspy
+import msgspec
+import pydantic
+
+from dspool.config import PoolConfig
+from dspool.errors import InvalidRequest, PoolError, ProgramError
+from dspool.messages import JSON
+from dspool.programs.adapters import adapter_named
+from dspool.programs.models.errors import translate
+from dspool.programs.modules import Built, Way, build_module, import_allowed
+from dspool.programs.signatures import BuiltSignature, build_signature, remember_fields
+
+_SPEC_KEYS = frozenset({"signature", "module", "lm", "adapter", "settings"})
+_STATE_KEYS = frozenset({"traces", "train", "demos", "signature", "lm", "fields"})
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a program is made from; kept in the session store and in deployments."""
+
+    spec: dict[str, JSON] | None = None
+    state: dict[str, JSON] | None = None
+    import_path: str | None = None
+    kwargs: dict[str, JSON] = {}
+
+    def to_data(self) -> dict[str, JSON]:
+        data: dict[str, JSON] = msgspec.to_builtins(self)
+        return data
+
+
+class Stream(NamedTuple):
+    """An output field and the predictor whose tokens it is made of."""
+
+    field: str
+    predictor: Any
+    predictor_name: str
+
+
+class Program:
+    """One loaded program. Shared by all operations that run it."""
+
+    __slots__ = ("_copy", "_parameters", "adapter", "definition", "kind", "lm", "module", "signature", "way")
+
+    def __init__(self, definition: Definition, built: Built, signature: BuiltSignature | None) -> None:
+        spec = definition.spec or {}
+        self.definition = definition
+        self.module = built.module
+        self.kind = built.kind
+        self.way: Way = built.way
+        """direct: short apart from its LM call; async: has an async form; thread: only blocks."""
+        self.signature = signature
+        self.adapter = adapter_named(spec.get("adapter"))
+        self.lm: str | None = spec.get("lm")
+        """Name of its own LM profile."""
+        self._copy = built.copy
+        self._parameters = None if signature is not None else _parameters(built.module)
+
+    def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
+        """Raises `InvalidRequest` when an input is missing, unknown or mistyped."""
+        if self.signature is not None:
+            self.signature.check_inputs(inputs)
+        elif self._parameters is not None:
+            required, known = self._parameters
+            for name in inputs:
+                if name not in known:
+                    raise InvalidRequest(
+                        f"unknown input {name[:80]!r}; the inputs are {', '.join(known)}", field=name[:80]
+                    )
+            for name in required:
+                if name not in inputs:
+                    raise InvalidRequest(f"input {name!r} is missing", field=name, got="nothing")
+
+    def runnable(self) -> Any:
+        """The module for one operation: a copy where a run leaves marks on the module itself."""
+        return self.module if self._copy is None else self._copy(self.module)
+
+    def streams(self) -> list[Stream]:
+        """Where the tokens of each output field come from: the last predictor that has the field."""
+        found: dict[str, Stream] = {}
+        wanted = (
+            {f.name for f in self.signature.outputs} | {"reasoning"} if self.signature is not None else None
+        )
+        for name, predictor in self.module.named_predictors():
+            for field in predictor.signature.output_fields:
+                if wanted is None or field in wanted:
+                    found[field] = Stream(field, predictor, name)
+        return list(found.values())
+
+    @property
+    def is_json(self) -> bool:
+        """Whether its LM answers in JSON."""
+        return isinstance(self.adapter, dspy.JSONAdapter)
+
+    def describe(self) -> dict[str, JSON]:
+        """Kind, signature, LM profile and adapter, as plain data."""
+        origin: Literal["import_path", "state", "spec"] = (
+            "import_path" if self.definition.import_path else "state" if self.definition.state else "spec"
+        )
+        return {
+            "module": self.kind,
+            "origin": origin,
+            "import_path": self.definition.import_path,
+            "signature": self.signature.describe() if self.signature is not None else None,
+            "lm": self.lm,
+            "adapter": (self.definition.spec or {}).get("adapter") or "chat",
+            "predictors": [name for name, _ in self.module.named_predictors()],
+        }
+
+
+def load_program(definition: Definition, config: PoolConfig) -> Program:
+    """The program of `definition`.
+
+    Raises:
+        InvalidRequest: the spec, state or arguments do not fit; says which part.
+        NotAllowed: an import path outside `allowed_imports`, or a module that would run code.
+        ProgramError: the imported code raised.
+    """
+    if definition.import_path is not None:
+        return _imported(definition, config)
+    spec = definition.spec
+    if not isinstance(spec, dict):
+        raise InvalidRequest("a program needs a spec, or an import_path")
+    if unknown := set(spec) - _SPEC_KEYS:
+        raise InvalidRequest(
+            f"unknown key {sorted(unknown)[0]!r} in a program spec; known are {', '.join(sorted(_SPEC_KEYS))}"
+        )
+    if "signature" not in spec:
+        raise InvalidRequest("a program spec needs a signature", field="signature")
+    _check_names(spec)
+    signature = build_signature(spec["signature"])
+    built = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, config)
+    if definition.state is not None:
+        _load_state(built.module, definition.state)
+    for _, predictor in built.module.named_predictors():
+        remember_fields(predictor.signature)
+    return Program(definition, built, signature)
+
+
+def outputs_of(prediction: Any) -> dict[str, JSON]:
+    """The fields of what a program returned, as plain JSON.
+
+    Raises:
+        ProgramError: it returned something else than a prediction or a dict, or a value that is no JSON.
+    """
+    if not isinstance(prediction, (dspy.Prediction, dict)):
+        raise ProgramError(f"the program returned {type(prediction).__name__}, not a prediction")
+    fields = prediction.items()
+    return {name: value if type(value) in _PLAIN else to_json(value) for name, value in fields}
+
+
+def to_json(value: Any) -> JSON:
+    """`value` as plain JSON: models are dumped, tuples and sets become lists, custom types their public fields."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is list or kind is tuple:
+        return [to_json(item) for item in value]
+    if kind is dict:
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dspy.Example):
+        return {name: to_json(item) for name, item in value.items()}
+    try:
+        return msgspec.to_builtins(value)
+    except TypeError as refused:
+        raise ProgramError(f"the program returned a {kind.__name__}, which is no JSON") from refused
+
+
+def _check_names(spec: dict[str, JSON]) -> None:
+    for key in ("lm", "adapter"):
+        if spec.get(key) is not None and not isinstance(spec[key], str):
+            raise InvalidRequest(f"{key} must be a name", field=key)
+    adapter_named(spec.get("adapter"))
+
+
+def _imported(definition: Definition, config: PoolConfig) -> Program:
+    spec = definition.spec or {}
+    if set(spec) - {"lm", "adapter"} or definition.state is not None:
+        raise InvalidRequest("a program from an import path takes kwargs, and of a spec only lm and adapter")
+    _check_names(spec)
+    target = import_allowed(definition.import_path, config)
+    if isinstance(target, dspy.Module):
+        if definition.kwargs:
+            raise InvalidRequest(
+                "the import path names a finished program, which takes no kwargs", field="kwargs"
+            )
+        module = target.deepcopy()
+    elif callable(target):
+        try:
+            # A class of DSPy has a metaclass whose __call__ takes anything: ask its __init__.
+            if isinstance(target, type):
+                init: Any = target.__init__  # type: ignore[misc]
+                inspect.signature(init).bind(None, **definition.kwargs)
+            else:
+                inspect.signature(target).bind(**definition.kwargs)
+        except TypeError as refused:
+            raise InvalidRequest(
+                f"kwargs do not fit {definition.import_path}: {refused}", field="kwargs"
+            ) from refused
+        try:
+            module = target(**definition.kwargs)
+        except Exception as raised:
+            raise translate(raised) from raised
+    else:
+        module = None
+    if not isinstance(module, dspy.Module):
+        raise InvalidRequest(f"{definition.import_path} gives no dspy.Module", field="import_path")
+    forward_is_async = "aforward" in dir(type(module))
+    built = Built(module, type(module).__name__, "async" if forward_is_async else "thread", None)
+    return Program(definition, built, None)
+
+
+def _parameters(module: Any) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Required and known input names of an imported module; None when its `forward` takes anything."""
+    if isinstance(module, dspy.Predict):
+        names = tuple(module.signature.input_fields)
+        return names, names
+    forward = getattr(type(module), "forward", None) or getattr(type(module), "aforward", None)
+    if forward is None:
+        return None
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return tuple(p.name for p in named if p.default is p.empty), tuple(p.name for p in named)
+
+
+def _load_state(module: Any, state: Mapping[str, JSON]) -> None:
+    """Load JSON state that DSPy saved. Its LM is dropped: a restored LM would silently beat the profile."""
+    states = {name: value for name, value in state.items() if name != "metadata"}
+    names = {name for name, _ in module.named_parameters()}
+    if isinstance(module, dspy.Predict) and "signature" in states:
+        states = {"self": states}
+    if missing := names ^ set(states):
+        name = sorted(missing)[0]
+        what = "has no" if name in names else "has a"
+        raise InvalidRequest(
+            f"the saved state does not fit the module: it {what} predictor {name[:80]!r}", field="state"
+        )
+    clean = {}
+    for name, part in states.items():
+        if not isinstance(part, dict) or not part.keys() <= _STATE_KEYS or "signature" not in part:
+            raise InvalidRequest(f"the saved state of {name!r} is not what DSPy saves", field="state")
+        clean[name] = {"traces": [], "train": [], "demos": [], **part, "lm": None}
+    try:
+        module.load_state(clean["self"] if isinstance(module, dspy.Predict) else clean)
+    except PoolError:
+        raise
+    except Exception as refused:
+        raise InvalidRequest(
+            f"the saved state does not fit the module ({type(refused).__name__})", field="state"
+        ) from refused
+    module.set_lm(None)

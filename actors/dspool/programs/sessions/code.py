@@ -1,0 +1,84 @@
+"""`execute_code`: Python in the worker, for pools whose configuration allows it."""
+
+from __future__ import annotations
+
+import ast
+import io
+from typing import Any
+
+import msgspec
+
+from dspool.config import PoolConfig
+from dspool.errors import InvalidRequest, NotAllowed, ProgramError
+from dspool.messages import JSON, Change, ExecuteCode
+from dspool.programs.sessions.commands import Answer, needed
+from dspool.programs.sessions.state import Session
+
+MAX_OUTPUT = 100_000
+"""Characters of what the code prints; the rest is cut."""
+
+
+def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) -> Answer:
+    """Run Python in the session's namespace: `{"stdout", "result"}`, the result of a last expression.
+
+    `variables` in the code is the session's variables; changes to it are stored.
+
+    Raises:
+        NotAllowed: the configuration does not allow it. InvalidRequest: it does not parse.
+        ProgramError: it raised; says what and in which line.
+    """
+    if not config.allow_execute_code:
+        raise NotAllowed(
+            "execute_code is off: the configuration needs allow_execute_code", command="execute_code"
+        )
+    session = needed(session, command)
+    try:
+        tree = ast.parse(command.code, "<execute_code>")
+    except (SyntaxError, ValueError) as refused:
+        line = getattr(refused, "lineno", None)
+        raise InvalidRequest(f"the code does not parse (line {line})", line=line) from refused
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    printed = io.StringIO()
+    before = dict(session.variables)
+
+    def show(*values: object, **options: Any) -> None:
+        # Its own print: redirecting sys.stdout would catch what other threads print.
+        if printed.tell() < MAX_OUTPUT:
+            print(*values, **{**options, "file": options.get("file") or printed})
+
+    names = session.namespace
+    names.update(variables=session.variables, print=show)
+    result: Any = None
+    try:
+        exec(compile(tree, "<execute_code>", "exec"), names)
+        if isinstance(last, ast.Expr):
+            result = eval(compile(ast.Expression(last.value), "<execute_code>", "eval"), names)
+    except Exception as raised:
+        raise ProgramError(
+            f"the code raised {type(raised).__name__} in line {_line(raised)}",
+            exception=type(raised).__name__,
+            line=_line(raised),
+        ) from raised
+    try:
+        value = msgspec.to_builtins(result)
+    except TypeError:
+        value = repr(result)[:MAX_OUTPUT]
+    return Answer(
+        {"stdout": printed.getvalue()[:MAX_OUTPUT], "result": value}, changed(before, session.variables)
+    )
+
+
+def changed(before: dict[str, JSON], after: dict[str, JSON]) -> tuple[Change, ...]:
+    """What to store so that the variables `before` become those of `after`."""
+    gone = [Change("variable", name) for name in before if name not in after]
+    new = [name for name, value in after.items() if name not in before or before[name] != value]
+    return (*gone, *(Change("variable", name, {"value": after[name]}) for name in new))
+
+
+def _line(raised: BaseException) -> int:
+    trace, line = raised.__traceback__, 0
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<execute_code>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,246 @@
+"""The commands of a session besides running programs; each says what it answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dspool.errors import Conflict, InvalidRequest, PoolError
+from dspool.messages import (
+    JSON,
+    READ_ONLY,
+    AnyCommand,
+    Change,
+    ConfigureLM,
+    CreateProgram,
+    DeleteProgram,
+    DeleteVariable,
+    EndSession,
+    GetHistory,
+    GetProgramInfo,
+    GetStats,
+    GetVariable,
+    ListPrograms,
+    ListVariables,
+    Ping,
+    ResetSession,
+    SetVariable,
+)
+from dspool.programs.models.lm import check_overrides
+from dspool.programs.program import Definition
+from dspool.programs.sessions.state import LMChoice, Session
+
+if TYPE_CHECKING:
+    from dspool.programs.sessions.session import Done, SessionHost
+
+MAX_NAME = 128
+MAX_PROGRAMS = 200
+MAX_VARIABLES = 1000
+
+
+class Answer(NamedTuple):
+    value: JSON
+    changes: tuple[Change, ...] = ()
+
+
+class SessionCommands:
+    """Answers commands; raises `PoolError`s."""
+
+    def __init__(self, host: SessionHost) -> None:
+        self._host = host
+        self._by_kind: dict[type[Any], Callable[[Any, Any], Answer]] = {
+            Ping: self._ping,
+            ConfigureLM: self._configure_lm,
+            CreateProgram: self._create_program,
+            GetProgramInfo: self._get_program_info,
+            ListPrograms: self._list_programs,
+            DeleteProgram: self._delete_program,
+            SetVariable: self._set_variable,
+            GetVariable: self._get_variable,
+            ListVariables: self._list_variables,
+            DeleteVariable: self._delete_variable,
+            GetHistory: self._get_history,
+            GetStats: self._get_stats,
+            ResetSession: self._reset_session,
+            EndSession: self._end_session,
+        }
+
+    def run(self, command: AnyCommand, session: Session | None) -> Answer:
+        """The answer to `command` and the changes to store."""
+        return self._by_kind[type(command)](command, session)
+
+    def _ping(self, command: Ping, session: Session | None) -> Answer:
+        """`{"pong": true, "pid", "session"}`"""
+        return Answer({"pong": True, "pid": os.getpid(), "session": session.id if session else None})
+
+    def _configure_lm(self, command: ConfigureLM, session: Session | None) -> Answer:
+        """`{"profile", "model", "overrides", "offline"}`"""
+        session = needed(session, command)
+        overrides = check_overrides(command.overrides)
+        # Also finds a missing key now rather than at the first program.
+        lm = self._host.lms.get(command.profile, overrides, session.principal or session.id)
+        session.lm = LMChoice(command.profile, overrides)
+        stored = {"profile": command.profile, "overrides": overrides}
+        value = {**stored, "model": lm.model, "offline": self._host.lms.in_process(lm)}
+        return Answer(value, (Change("lm", "lm", stored),))
+
+    def _create_program(self, command: CreateProgram, session: Session | None) -> Answer:
+        """`{"program", "created", "replaced", "info"}`; repeating the same creation changes nothing."""
+        session = needed(session, command)
+        name = checked_name(command.program, "program")
+        if (command.spec is None) == (command.import_path is None):
+            raise InvalidRequest("give exactly one of spec and import_path", program=name)
+        definition = Definition(command.spec, command.state, command.import_path, command.kwargs)
+        old = session.definitions.get(name)
+        if old == definition:
+            info = session.program(name).describe()
+            return Answer({"program": name, "created": False, "replaced": False, "info": info})
+        if old is not None and not command.replace:
+            raise Conflict(
+                f"session {session.id!r} has a program {name!r} already: set replace", program=name
+            )
+        if old is None and len(session.definitions) >= MAX_PROGRAMS:
+            raise Conflict(
+                f"session {session.id!r} has {MAX_PROGRAMS} programs already: delete one", program=name
+            )
+        program = self._host.load(definition)
+        change = session.keep_program(name, definition, program)
+        value = {
+            "program": name,
+            "created": old is None,
+            "replaced": old is not None,
+            "info": program.describe(),
+        }
+        return Answer(value, (change,))
+
+    def _get_program_info(self, command: GetProgramInfo, session: Session | None) -> Answer:
+        """`{"program", "scope": "session" | "pool", "version", "module", "signature", "lm", "adapter", ...}`"""
+        name = command.program
+        if session is not None and name in session.definitions:
+            info = session.program(name).describe()
+            return Answer({"program": name, "scope": "session", "version": 0, **info})
+        program, version = self._host.pool_programs.get(name)
+        return Answer({"program": name, "scope": "pool", "version": version, **program.describe()})
+
+    def _list_programs(self, command: ListPrograms, session: Session | None) -> Answer:
+        """`{"programs": [{"program", "scope", "version"}]}`, the session's own first."""
+        own = sorted(session.definitions) if session is not None else []
+        found: list[JSON] = [{"program": name, "scope": "session", "version": 0} for name in own]
+        for name, version in sorted(self._host.pool_programs.current.items()):
+            found.append({"program": name, "scope": "pool", "version": version})
+        return Answer({"programs": found})
+
+    def _delete_program(self, command: DeleteProgram, session: Session | None) -> Answer:
+        """`{"deleted": name}`"""
+        change = needed(session, command).drop_program(command.program)
+        return Answer({"deleted": command.program}, (change,))
+
+    def _set_variable(self, command: SetVariable, session: Session | None) -> Answer:
+        """`{"name"}`"""
+        session = needed(session, command)
+        name = checked_name(command.name, "variable")
+        if name not in session.variables and len(session.variables) >= MAX_VARIABLES:
+            raise Conflict(f"session {session.id!r} has {MAX_VARIABLES} variables already", variable=name)
+        session.variables[name] = command.value
+        return Answer({"name": name}, (Change("variable", name, {"value": command.value}),))
+
+    def _get_variable(self, command: GetVariable, session: Session | None) -> Answer:
+        """`{"name", "value"}`"""
+        return Answer({"name": command.name, "value": needed(session, command).variable(command.name)})
+
+    def _list_variables(self, command: ListVariables, session: Session | None) -> Answer:
+        """`{"variables": [names]}`"""
+        return Answer({"variables": sorted(needed(session, command).variables)})
+
+    def _delete_variable(self, command: DeleteVariable, session: Session | None) -> Answer:
+        """`{"deleted": name}`"""
+        session = needed(session, command)
+        session.variable(command.name)
+        del session.variables[command.name]
+        return Answer({"deleted": command.name}, (Change("variable", command.name),))
+
+    def _get_history(self, command: GetHistory, session: Session | None) -> Answer:
+        """`{"operations": [...]}`, newest last."""
+        entries = [entry for entry, _ in needed(session, command).history]
+        return Answer({"operations": entries[-command.limit :] if command.limit > 0 else []})
+
+    def _get_stats(self, command: GetStats, session: Session | None) -> Answer:
+        """Counts of the session; without one, of the worker's pool programs and LM profiles."""
+        if session is None:
+            return Answer(
+                {
+                    "pid": os.getpid(),
+                    "programs": dict(self._host.pool_programs.current),
+                    "lms": self._host.lms.names(),
+                }
+            )
+        return Answer(
+            {
+                "session": session.id,
+                "operations": session.operations,
+                "errors": session.errors,
+                "total_tokens": session.tokens,
+                "programs": len(session.definitions),
+                "variables": len(session.variables),
+                "lm": session.lm.profile if session.lm else None,
+                "active_since": session.created_at,
+                "last_used_at": session.last_used,
+            }
+        )
+
+    def _reset_session(self, command: ResetSession, session: Session | None) -> Answer:
+        """`{"reset": true}`"""
+        return Answer({"reset": True}, needed(session, command).clear())
+
+    def _end_session(self, command: EndSession, session: Session | None) -> Answer:
+        """`{"ended": true}`; the worker then drops the session and ends it in the store."""
+        return Answer({"ended": True}, needed(session, command).clear())
+
+    def remember(
+        self,
+        command: AnyCommand,
+        session: Session,
+        started: float,
+        now: float,
+        done: Done | None,
+        error: PoolError | None,
+    ) -> None:
+        """Write `command` into the session's history, unless it only looked."""
+        if type(command) in READ_ONLY or isinstance(command, ResetSession | EndSession):
+            return
+        entry: dict[str, JSON] = {
+            "command": type(command).__struct_config__.tag,
+            "at": started,
+            "run_s": round(now - started, 6),
+            "outcome": "ok" if error is None else error.outcome,
+        }
+        content: dict[str, JSON] = {}
+        for key in ("program", "name", "profile"):
+            if hasattr(command, key):
+                entry[key] = getattr(command, key)
+        if error is not None:
+            entry["error"] = error.code
+        if hasattr(command, "inputs"):
+            content["inputs"] = command.inputs
+            if done is not None:
+                content["outputs"] = done.value["outputs"]
+        session.remember(entry, content, self._host.config.history_limit)
+
+
+def needed(session: Session | None, command: AnyCommand) -> Session:
+    """`session`, which `command` cannot do without. Raises `InvalidRequest`."""
+    if session is None:
+        tag = type(command).__struct_config__.tag
+        raise InvalidRequest(f"{tag} needs a session", command=tag)
+    return session
+
+
+def checked_name(name: str, what: str) -> str:
+    """`name`, if a program or variable may be called so. Raises `InvalidRequest`."""
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name == "*":
+        raise InvalidRequest(
+            f"a {what} name has 1 to {MAX_NAME} printable characters and is not '*'", field=what
+        )
+    return sys.intern(name)

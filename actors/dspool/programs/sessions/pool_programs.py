@@ -1,0 +1,76 @@
+"""The pool programs a worker has loaded: versions by name, one of them current."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dspool.errors import Conflict, UnknownProgram
+from dspool.messages import Deployment
+from dspool.programs.program import Definition, Program
+
+
+class PoolPrograms:
+    """Filled by warm-up and deployment, read by every operation without a session."""
+
+    def __init__(self, load: Callable[[Definition], Program]) -> None:
+        self._load = load
+        self._versions: dict[str, dict[int, Program]] = {}
+        self.current: dict[str, int] = {}
+        """Current version by name."""
+
+    def deploy(self, d: Deployment) -> None:
+        """Load one version; a version above the current one becomes current. Raises `PoolError`."""
+        program = self._load(
+            Definition(spec=d.spec, state=d.state, import_path=d.import_path, kwargs=d.kwargs)
+        )
+        # The version first: another thread that reads `current` must find what it names.
+        self._versions.setdefault(d.program, {})[d.version] = program
+        if d.version > self.current.get(d.program, 0):
+            self.current[d.program] = d.version
+
+    def retire(self, name: str, version: int) -> None:
+        """Forget one version. The current one can only go when it is the last.
+
+        Raises:
+            UnknownProgram: not loaded. Conflict: it is current and others are loaded.
+        """
+        versions = self._of(name)
+        self._one(name, version)
+        if version == self.current[name] and len(versions) > 1:
+            raise Conflict(
+                f"version {version} of {name!r} is current: activate another one first", program=name
+            )
+        if len(versions) == 1:
+            del self.current[name], self._versions[name]
+        else:
+            del versions[version]
+
+    def activate(self, name: str, version: int) -> None:
+        """Make a loaded version the current one. Raises `UnknownProgram`."""
+        self._one(name, version)
+        self.current[name] = version
+
+    def version_of(self, name: str) -> int:
+        """The current version. Raises `UnknownProgram`."""
+        self._of(name)
+        return self.current[name]
+
+    def get(self, name: str, version: int = 0) -> tuple[Program, int]:
+        """A program and its version (0: the current one). Raises `UnknownProgram`."""
+        wanted = version or self.current.get(name, 0)
+        versions = self._versions.get(name)
+        found = versions.get(wanted) if versions is not None else None
+        return (found or self._one(name, wanted)), wanted
+
+    def _of(self, name: str) -> dict[int, Program]:
+        versions = self._versions.get(name)
+        if versions is None:
+            known = ", ".join(sorted(self._versions)) or "none"
+            raise UnknownProgram(f"no pool program {name[:80]!r}; there are: {known}", program=name[:80])
+        return versions
+
+    def _one(self, name: str, version: int) -> Program:
+        found = self._of(name).get(version)
+        if found is None:
+            raise UnknownProgram(f"{name!r} has no version {version} here", program=name, version=version)
+        return found

@@ -1,0 +1,323 @@
+"""The DSPy side of a worker: runs commands, in sessions or for the whole pool.
+
+`SessionHost` configures DSPy once; everything an operation needs is given to it in a context of its own, so that
+operations run side by side in tasks and threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import dspy
+
+from dspool.config import PoolConfig
+from dspool.errors import Cancelled, InternalError, PoolError
+from dspool.messages import (
+    JSON,
+    AnyCommand,
+    Change,
+    Deployment,
+    ExecuteCode,
+    ExecuteProgram,
+    ExecuteSandboxed,
+    Ping,
+    StreamEvent,
+    StreamProgram,
+)
+from dspool.programs import spans
+from dspool.programs.models.errors import translate
+from dspool.programs.models.lm import LMs, OperationUsage, stop_requested
+from dspool.programs.program import Definition, Program, load_program, outputs_of
+from dspool.programs.sessions.code import run_code
+from dspool.programs.sessions.commands import SessionCommands
+from dspool.programs.sessions.inline_hops import InlineHops
+from dspool.programs.sessions.pool_programs import PoolPrograms
+from dspool.programs.sessions.state import Session
+from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
+from dspool.programs.setup import configure_dspy
+
+__all__ = ["Done", "InlineHops", "Session", "SessionHost"]
+
+
+class Done(NamedTuple):
+    """How a command ended well. `changes` must be committed before anybody hears of `value`."""
+
+    value: JSON
+    usage: dict[str, dict[str, int]] = {}  # noqa: RUF012  (never written to)
+    offline: bool = False
+    program_version: int = 0
+    changes: tuple[Change, ...] = ()
+
+
+class _Run(NamedTuple):
+    """A program on its way: what to run, on which LM."""
+
+    program: Program
+    version: int
+    lm: Any
+
+
+class SessionHost:
+    """One per worker process. All `run_*` raise `PoolError`s only; cancelling `run_async` stops its LM call."""
+
+    def __init__(self, config: PoolConfig, *, clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.clock = clock
+        self.lms = LMs(
+            config.lm_profiles,
+            config.default_lm,
+            cache=config.cache,
+            timeout_s=config.operation_timeout_s,
+            at_once=config.slots_per_worker,
+        )
+        self.pool_programs = PoolPrograms(self.load)
+        self._commands = SessionCommands(self)
+        configure_dspy(cache=config.cache, show_content=config.telemetry.capture_content)
+
+    # --- pool programs -------------------------------------------------------------------------------
+
+    def deploy(self, d: Deployment) -> None:
+        """Load one version of a pool program; a version above the current one becomes current. Raises `PoolError`."""
+        self.pool_programs.deploy(d)
+
+    def retire(self, program: str, version: int) -> None:
+        """Forget one version. Raises `UnknownProgram`; `Conflict` if it is current and not the last."""
+        self.pool_programs.retire(program, version)
+
+    def current(self, program: str) -> int:
+        """The current version of a pool program. Raises `UnknownProgram`."""
+        return self.pool_programs.version_of(program)
+
+    def activate(self, program: str, version: int) -> None:
+        """Make a loaded version the current one. Raises `UnknownProgram`."""
+        self.pool_programs.activate(program, version)
+
+    def is_offline(self, program: str) -> bool:
+        """Whether the current version of a pool program runs on the offline engine, so costs nothing."""
+        found, _ = self.pool_programs.get(program)
+        return self.lms.in_process(self.lms.get(found.lm))
+
+    def lm(self, profile: str) -> Any:
+        """The LM of a profile, built and ready. Raises `UnknownName`, `ModelAuthFailed`, `ConfigError`."""
+        return self.lms.get(profile)
+
+    def load(self, definition: Definition) -> Program:
+        """A program built from `definition`, its LM profile known. Raises `PoolError`."""
+        program = load_program(definition, self.config)
+        if program.lm is not None:
+            self.lms.check(program.lm)
+        return program
+
+    # --- running -------------------------------------------------------------------------------------
+
+    def plan(self, command: AnyCommand, session: Session | None) -> Literal["inline", "async", "thread"]:
+        """How to run `command` so that the event loop stays free. What is wrong with it, `run_inline` will say."""
+        kind = type(command)
+        if kind is ExecuteProgram or kind is StreamProgram:
+            try:
+                program, _, lm = self._resolve(command, session)  # type: ignore[arg-type]
+            except PoolError:
+                return "inline"
+            if program.way == "thread":
+                return "thread"
+            if kind is StreamProgram or program.way == "async" or not self.lms.in_process(lm):
+                return "async"
+            return "inline"
+        if kind is ExecuteSandboxed:
+            return "thread"
+        return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"
+
+    def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
+        """The version of a pool program that `command` runs; 0 for a session's own program, and if there is none."""
+        if session is not None and command.program in session.definitions:
+            return 0
+        return command.version or self.pool_programs.current.get(command.program, 0)
+
+    def run_inline(self, command: AnyCommand, session: Session | None) -> Done:
+        """Run it here and now. `execute_program` gives `{"outputs": {...}}`; see `session_commands` for the others."""
+        if session is None and type(command) is ExecuteProgram:
+            # The hot path: a pool program for nobody in particular.
+            program, version, lm = self._resolve(command, None)
+            if program.way != "direct":
+                return self._run_sync(command, None, None, None)
+            program.check_inputs(command.inputs)
+            usage = OperationUsage()
+            try:
+                with dspy.context(lm=lm, adapter=program.adapter, usage_tracker=usage, **spans.settings()):
+                    outputs = outputs_of(program.module(**command.inputs))
+            except Exception as raised:
+                raise translate(raised) from raised
+            return Done({"outputs": outputs}, usage.by_model(), usage.offline, version)
+        return self._recorded(command, session, lambda: self._run_sync(command, session, None, None))
+
+    def run_thread(
+        self,
+        command: AnyCommand,
+        session: Session | None,
+        emit_threadsafe: Callable[[StreamEvent], None] | None = None,
+        *,
+        stop: threading.Event | None = None,
+    ) -> Done:
+        """Run it in the calling thread, which may block for long. Once `stop` is set it makes no further LM call."""
+        token = stop_requested.set(stop)
+        try:
+            done = self._recorded(
+                command, session, lambda: self._run_sync(command, session, emit_threadsafe, stop)
+            )
+        finally:
+            stop_requested.reset(token)
+        return done
+
+    async def run_async(
+        self,
+        command: AnyCommand,
+        session: Session | None,
+        emit: Callable[[StreamEvent], Awaitable[None]] | None = None,
+    ) -> Done:
+        """Run it on the event loop. Cancelling the task closes the connection of a running LM call.
+
+        Raises:
+            PoolError: as all `run_*`. asyncio.CancelledError passes through, so that `asyncio.timeout` works.
+        """
+        if not isinstance(command, ExecuteProgram | StreamProgram):
+            return self.run_inline(command, session)
+        started = self.clock()
+        try:
+            done = await self._run_program(command, session, emit)
+        except PoolError as refused:
+            self._note(command, session, started, error=refused)
+            raise
+        except BaseException:
+            self._note(command, session, started, error=Cancelled("cancelled"))
+            raise
+        self._note(command, session, started, done=done)
+        return done
+
+    async def _run_program(
+        self, command: ExecuteProgram | StreamProgram, session: Session | None, emit: Emit | None
+    ) -> Done:
+        run = self._resolve(command, session)
+        run.program.check_inputs(command.inputs)
+        usage = OperationUsage()
+        module = run.program.runnable()
+        try:
+            if emit is None or type(command) is ExecuteProgram:
+                with dspy.context(
+                    lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **spans.settings()
+                ):
+                    outputs = outputs_of(await module.acall(**command.inputs))
+            else:
+                with dspy.context(
+                    lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **spans.settings()
+                ):
+                    outputs = await stream_call(
+                        run.program, emit, lambda: _outputs_later(module, command.inputs)
+                    )
+        except Exception as raised:
+            raise translate(raised) from raised
+        return Done({"outputs": outputs}, usage.by_model(), usage.offline, run.version)
+
+    def _run_sync(
+        self,
+        command: AnyCommand,
+        session: Session | None,
+        emit: Callable[[StreamEvent], None] | None,
+        stop: threading.Event | None,
+    ) -> Done:
+        if type(command) is ExecuteCode:
+            value, changes = run_code(command, session, self.config)
+            return Done(value, changes=changes)
+        if type(command) is ExecuteSandboxed:
+            # Needed by few: it reads files when it is imported.
+            from dspool.programs.sessions.sandbox import run_sandboxed
+
+            value, changes = run_sandboxed(command, session, self.config, stop)
+            return Done(value, changes=changes)
+        if not isinstance(command, ExecuteProgram | StreamProgram):
+            value, changes = self._commands.run(command, session)
+            return Done(value, changes=changes)
+        run = self._resolve(command, session)
+        run.program.check_inputs(command.inputs)
+        usage = OperationUsage()
+        try:
+            if emit is not None and type(command) is StreamProgram:
+                outputs = stream_in_thread(
+                    run.program, emit, lambda **more: self._call(run, command.inputs, usage, **more)
+                )
+            else:
+                outputs = self._call(run, command.inputs, usage)
+        except Exception as raised:
+            if stop is not None and stop.is_set():
+                raise Cancelled("the operation was cancelled") from raised
+            raise translate(raised) from raised
+        if stop is not None and stop.is_set():
+            # A program that survives failing attempts may have gone on without its LM: nobody wants that answer.
+            raise Cancelled("the operation was cancelled")
+        return Done({"outputs": outputs}, usage.by_model(), usage.offline, run.version)
+
+    def _call(
+        self, run: _Run, inputs: Mapping[str, JSON], usage: OperationUsage, **more: Any
+    ) -> dict[str, JSON]:
+        if run.program.way == "thread":
+            # BestOfN and Refine write to the trace; one list an operation, gone with it.
+            more["trace"] = []
+        more |= spans.settings(more.get("callbacks"))
+        with dspy.context(lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **more):
+            return outputs_of(run.program.runnable()(**inputs))
+
+    def _resolve(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> _Run:
+        name = command.program
+        if session is None:
+            program, version = self.pool_programs.get(name, command.version)
+            return _Run(program, version, self.lms.get(program.lm))
+        if name in session.definitions:
+            program, version = session.program(name), 0
+        else:
+            program, version = self.pool_programs.get(name, command.version)
+        if program.lm is None and session.lm is not None:
+            lm = self.lms.get(session.lm.profile, session.lm.overrides, session.principal or session.id)
+        else:
+            lm = self.lms.get(program.lm, None, session.principal or session.id)
+        return _Run(program, version, lm)
+
+    # --- what a session remembers --------------------------------------------------------------------
+
+    def _recorded(self, command: AnyCommand, session: Session | None, run: Callable[[], Done]) -> Done:
+        started = self.clock()
+        try:
+            done = run()
+        except PoolError as refused:
+            self._note(command, session, started, error=refused)
+            raise
+        except Exception as defect:
+            failed = InternalError(f"{type(command).__name__} failed: {type(defect).__name__}")
+            self._note(command, session, started, error=failed)
+            raise failed from defect
+        self._note(command, session, started, done=done)
+        return done
+
+    def _note(
+        self,
+        command: AnyCommand,
+        session: Session | None,
+        started: float,
+        *,
+        done: Done | None = None,
+        error: PoolError | None = None,
+    ) -> None:
+        if session is None or type(command) is Ping:
+            return
+        session.last_used = now = self.clock()
+        session.operations += 1
+        session.errors += error is not None and error.outcome != "client_error"
+        if done is not None:
+            session.tokens += sum(counts.get("total_tokens", 0) for counts in done.usage.values())
+        if self.config.history_limit:
+            self._commands.remember(command, session, started, now, done, error)
+
+
+async def _outputs_later(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
+    return outputs_of(await module.acall(**inputs))

@@ -1,0 +1,171 @@
+"""From DSPy's stream of LM chunks to `StreamEvent`s: tokens by output field, tool calls as status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import dspy
+import jiter
+from dspy.streaming import StreamListener
+from dspy.utils.callback import BaseCallback
+
+from dspool.messages import JSON, StreamEvent
+from dspool.programs.program import Program, Stream
+
+Emit = Callable[[StreamEvent], Awaitable[None]]
+
+
+async def stream_call(
+    program: Program, emit: Emit, call: Callable[[], Awaitable[dict[str, JSON]]]
+) -> dict[str, JSON]:
+    """Await `call`, which runs `program` on this loop, and send its events on the way."""
+    channel = TokenChannel(program.streams(), emit, json=program.is_json)
+    status = Background(emit)
+    try:
+        with dspy.context(**_settings(channel, status.say)):
+            outputs = await call()
+            await status.settle()
+            await channel.finish(outputs)
+    except BaseException:
+        status.drop()
+        raise
+    return outputs
+
+
+def stream_in_thread(
+    program: Program, emit: Callable[[StreamEvent], None], call: Callable[..., dict[str, JSON]]
+) -> dict[str, JSON]:
+    """The same for a blocking `call`, which is given the settings to run with; `emit` is called in other threads."""
+
+    async def forward(event: StreamEvent) -> None:
+        emit(event)
+
+    async def main() -> dict[str, JSON]:
+        # DSPy sends the chunks of a blocking call through the event loop that started its thread.
+        channel = TokenChannel(program.streams(), forward, json=program.is_json)
+        settings = _settings(channel, emit)
+        outputs = await anyio.to_thread.run_sync(lambda: call(**settings))
+        with dspy.context(adapter=program.adapter):
+            await channel.finish(outputs)
+        return outputs
+
+    return anyio.run(main)
+
+
+def _settings(channel: TokenChannel, say: Callable[[StreamEvent], None]) -> dict[str, Any]:
+    return {
+        "send_stream": channel,
+        "stream_listeners": channel.listeners,
+        "callbacks": [*dspy.settings.callbacks, ToolStatus(say)],
+    }
+
+
+class TokenChannel:
+    """One request's channel, given to DSPy as `send_stream`. Listeners are single-use, so is this."""
+
+    def __init__(self, streams: list[Stream], emit: Emit, *, json: bool = False) -> None:
+        self._emit = emit
+        self._by_predictor: dict[int, list[Any]] = {}
+        self._json: dict[int, _JSONFields] = {}
+        self.listeners = []
+        for field, predictor, name in streams:
+            # Reused, because an agent calls the same predictor more than once.
+            listener = StreamListener(field, predict=predictor, predict_name=name, allow_reuse=True)
+            self.listeners.append(listener)
+            self._by_predictor.setdefault(id(predictor), []).append(listener)
+            if json:
+                self._json.setdefault(id(predictor), _JSONFields()).fields.add(field)
+
+    async def send(self, chunk: Any) -> None:
+        """Called by DSPy with each chunk of an LM's answer."""
+        predictor = getattr(chunk, "predict_id", None) or 0
+        if (reading := self._json.get(predictor)) is not None:
+            for field, text in reading.receive(chunk):
+                await self._emit(StreamEvent(kind="token", field=field, value=text))
+            return
+        for listener in self._by_predictor.get(predictor, ()):
+            if out := listener.receive(chunk):
+                await self._token(out)
+
+    async def finish(self, outputs: dict[str, JSON]) -> None:
+        """The program has returned: what listeners still hold, then each output as a whole."""
+        if not self._json:
+            for listener in self.listeners:
+                if out := listener.finalize():
+                    await self._token(out)
+        for name, value in outputs.items():
+            await self._emit(StreamEvent(kind="field", field=name, value=value))
+
+    async def _token(self, out: Any) -> None:
+        if out.chunk:
+            await self._emit(StreamEvent(kind="token", field=out.signature_field_name, value=out.chunk))
+
+
+class _JSONFields:
+    """New text of the string fields of a JSON object as it grows.
+
+    In place of DSPy's listener, which lets the keys that follow a field slip into its last token.
+    """
+
+    def __init__(self) -> None:
+        self.fields: set[str] = set()
+        self._text = ""
+        self._sent: dict[str, int] = {}
+
+    def receive(self, chunk: Any) -> list[tuple[str, str]]:
+        choice = chunk.choices[0]
+        self._text += choice.delta.content or ""
+        start = self._text.find("{")
+        new = []
+        if start >= 0:
+            try:
+                partial = jiter.from_json(self._text[start:].encode(), partial_mode="trailing-strings")
+            except ValueError:
+                # Cut in the middle of an escape or key, or followed by other text: the next chunk may tell more.
+                partial = {}
+            for field, value in partial.items() if isinstance(partial, dict) else ():
+                sent = self._sent.get(field, 0)
+                if field in self.fields and isinstance(value, str) and len(value) > sent:
+                    new.append((field, value[sent:]))
+                    self._sent[field] = len(value)
+        if choice.finish_reason is not None:
+            self._text, self._sent = "", {}
+        return new
+
+
+class ToolStatus(BaseCallback):
+    """Says which tool an agent calls; never with what."""
+
+    def __init__(self, say: Callable[[StreamEvent], None]) -> None:
+        self._say = say
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if instance.name != "finish":
+            self._say(StreamEvent(kind="status", value=f"calling {instance.name}"))
+
+    def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        if exception is not None:
+            self._say(StreamEvent(kind="status", value=f"a tool failed: {type(exception).__name__}"))
+
+
+class Background:
+    """Sends events from synchronous callbacks on the loop; `settle()` before the stream ends."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._tasks: list[asyncio.Future[None]] = []
+
+    def say(self, event: StreamEvent) -> None:
+        self._tasks.append(asyncio.ensure_future(self._emit(event)))
+
+    async def settle(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    def drop(self) -> None:
+        """Nobody listens any more."""
+        for task in self._tasks:
+            task.cancel()

@@ -1,0 +1,303 @@
+"""What the remote client says and how it takes the answers. No connection in here: both twins share it."""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from dspool.errors import Conflict, InvalidRequest, PoolError, Rejected, Unreachable, from_wire
+from dspool.messages import (
+    JSON,
+    READ_ONLY,
+    AnyCommand,
+    ConfigureLM,
+    CreateProgram,
+    DeleteProgram,
+    DeleteVariable,
+    EndSession,
+    ExecuteProgram,
+    ExecuteSandboxed,
+    GetHistory,
+    GetProgramInfo,
+    GetVariable,
+    ListPrograms,
+    ListVariables,
+    ResetSession,
+    Result,
+    SetVariable,
+    StreamEvent,
+    StreamProgram,
+)
+
+ATTEMPTS = 4
+BACKOFF_S = 0.1
+BACKOFF_MAX_S = 5.0
+RETRIED = frozenset({429, 502, 503})
+"""429 and 503: nothing was done. 502: something may have been, and so only what may be repeated is."""
+_IN_PROGRESS = "idempotency_in_progress"
+
+
+class Call(NamedTuple):
+    """One HTTP request."""
+
+    method: str
+    path: str
+    body: dict[str, JSON] | None = None
+    repeatable: bool = False
+    """It may be sent again although it may have been done: it changes nothing, or carries a key."""
+    key: str | None = None
+    """The Idempotency-Key."""
+    create_only: bool = False
+    """Refused if it is there already."""
+
+    def headers(self, timeout_s: float | None) -> dict[str, str]:
+        headers = {}
+        if self.key is not None:
+            headers["idempotency-key"] = self.key
+        if self.create_only:
+            headers["if-none-match"] = "*"
+        if timeout_s is not None:
+            headers["x-request-timeout-seconds"] = f"{timeout_s:.3f}"
+        return headers
+
+
+def call_for(
+    pool: str,
+    command: AnyCommand,
+    session: str | None,
+    *,
+    timeout_s: float | None,
+    idempotent: bool | None,
+    operation_id: str | None,
+) -> Call:
+    """The request for a command.
+
+    A POST gets a key, so that sending it again never does it again: unless `idempotent` says that doing it again is
+    fine, which saves the service two writes.
+
+    Raises:
+        InvalidRequest: there is no way to ask this over HTTP.
+    """
+    root = f"/v1/pools/{_part(pool)}"
+    at = root if session is None else f"{root}/sessions/{_part(session)}"
+    repeatable = type(command) in READ_ONLY
+
+    def post(path: str, body: dict[str, JSON] | None) -> Call:
+        key = None if idempotent else (operation_id or uuid.uuid4().hex)
+        return Call("POST", path, body, True, key)
+
+    match command:
+        case ExecuteProgram(program, inputs) | StreamProgram(program, inputs):
+            verb = "stream" if isinstance(command, StreamProgram) else "execute"
+            body: dict[str, JSON] = {"inputs": inputs}
+            if timeout_s is not None:
+                body["timeout_s"] = timeout_s
+            return post(f"{at}/programs/{_part(program)}/{verb}", body)
+        case GetProgramInfo(program):
+            return Call("GET", f"{at}/programs/{_part(program)}", None, repeatable)
+    if session is None:
+        raise InvalidRequest(f"{_name(command)} needs a session over HTTP")
+    match command:
+        case CreateProgram():
+            sent = {"spec": command.spec, "state": command.state, "import_path": command.import_path}
+            given = {name: value for name, value in sent.items() if value is not None}
+            if command.kwargs:
+                given["kwargs"] = command.kwargs
+            path = f"{at}/programs/{_part(command.program)}"
+            return Call("PUT", path, given, command.replace, create_only=not command.replace)
+        case DeleteProgram(program):
+            return Call("DELETE", f"{at}/programs/{_part(program)}")
+        case ListPrograms():
+            return Call("GET", f"{at}/programs?limit=1000", None, repeatable)
+        case ConfigureLM(profile, overrides):
+            return Call("PUT", f"{at}/lm", {"profile": profile, "overrides": overrides}, True)
+        case SetVariable(name, value):
+            return Call("PUT", f"{at}/variables/{_part(name)}", {"value": value}, True)
+        case GetVariable(name):
+            return Call("GET", f"{at}/variables/{_part(name)}", None, repeatable)
+        case ListVariables():
+            return Call("GET", f"{at}/variables?limit=1000", None, repeatable)
+        case DeleteVariable(name):
+            return Call("DELETE", f"{at}/variables/{_part(name)}")
+        case GetHistory(limit):
+            return Call("GET", f"{at}/history?limit={limit}", None, repeatable)
+        case ExecuteSandboxed(code):
+            body = {"code": code}
+            if timeout_s is not None:
+                body["timeout_s"] = timeout_s
+            return post(f"{at}/execute_code", body)
+        case ResetSession():
+            return Call("POST", f"{at}/reset", None, True)
+        case EndSession():
+            return Call("DELETE", at)
+        case _:
+            raise InvalidRequest(f"{_name(command)} is not offered over HTTP")
+
+
+def batch_for(pool: str, program: str, inputs: list[dict[str, JSON]], timeout_s: float | None) -> Call:
+    """The request that runs a pool program on many inputs."""
+    body: dict[str, JSON] = {"inputs": inputs}
+    if timeout_s is not None:
+        body["timeout_s"] = timeout_s
+    path = f"/v1/pools/{_part(pool)}/programs/{_part(program)}/batch"
+    return Call("POST", path, body, True, uuid.uuid4().hex)
+
+
+def batch_results(program: str, body: Any) -> list[Result]:
+    """One result for each set of inputs, in their order.
+
+    Raises:
+        PoolError: the first failure.
+    """
+    for item in body["items"]:
+        if failed := item.get("problem"):
+            raise problem_of(int(failed.get("status", 500)), msgspec.json.encode(failed), {})
+    return [result_of(ExecuteProgram(program, {}), item["result"]) for item in body["items"]]
+
+
+def result_of(command: AnyCommand, body: Any) -> Result:
+    """The answer as `Pool.run` would have given it."""
+    value: JSON = body
+    match command:
+        case ExecuteProgram() | StreamProgram():
+            timings = body["timings"]
+            return Result(
+                body["operation_id"],
+                body["worker"],
+                {"outputs": body["outputs"]},
+                body["program_version"],
+                timings["wait_s"],
+                timings["run_s"],
+                body["usage"],
+                body["offline"],
+            )
+        case CreateProgram() | GetProgramInfo() if isinstance(body, dict):
+            value = body.get("info", body)
+        case ExecuteSandboxed() if isinstance(body, dict):
+            value = {"stdout": body.get("stdout"), "result": body.get("result")}
+        case ListVariables() | ListPrograms() if isinstance(body, dict):
+            value = {name: item for name, item in body.items() if name != "next_cursor"}
+    return Result("", "", value, 0, 0.0, 0.0, {}, False)
+
+
+def problem_of(status: int, body: bytes, headers: Mapping[str, str]) -> PoolError:
+    """The error that an answer of 400 and above tells of; the same class that `Pool.run` raises."""
+    retry_after_s = _retry_after(headers.get("retry-after"))
+    try:
+        problem = msgspec.json.decode(body)
+        code, detail = problem["code"], problem["detail"]
+        details = {str(name): value for name, value in (problem.get("details") or {}).items()}
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+        code, detail, details = "pool_error", f"the service answered {status}, and not as dspool does", {}
+    details |= {"status": status}
+    if retry_after_s is not None:
+        # The header is rounded up to whole seconds; the details may be finer.
+        details.setdefault("retry_after_s", retry_after_s)
+    return from_wire({"code": code, "message": detail, "details": details})
+
+
+def pause_s(failed: PoolError, call: Call, attempt: int, spread: float | None = None) -> float | None:
+    """How long to wait before sending `call` again after `attempt` tries; None is not at all."""
+    if attempt >= ATTEMPTS:
+        return None
+    status = failed.details.get("status")
+    if isinstance(failed, Unreachable) or status == 502:
+        if not call.repeatable:
+            return None
+    elif isinstance(failed, Conflict) and failed.code == _IN_PROGRESS:
+        pass
+    elif status not in RETRIED or not (isinstance(failed, Rejected) or status in (429, 503)):
+        return None
+    # Spread, so that those who were refused together do not come back together.
+    random_share = random.random() if spread is None else spread
+    backoff: float = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (attempt - 1)) * (0.5 + random_share / 2)
+    asked = failed.details.get("retry_after_s")
+    return max(backoff, float(asked)) if isinstance(asked, (int, float)) and asked >= 0 else backoff
+
+
+def _retry_after(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text[:6])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+class Events:
+    """Server-sent events, taken apart as they come."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._data: list[str] = []
+
+    def line(self, line: str) -> tuple[str, Any] | None:
+        """The event that this line ends, if it ends one: its name and its data."""
+        if line:
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "event":
+                self._name = value
+            elif field == "data":
+                self._data.append(value)
+            return None
+        name, data = self._name or "message", "\n".join(self._data)
+        self._name, self._data = "", []
+        return (name, msgspec.json.decode(data)) if data else None
+
+
+def said(command: AnyCommand, name: str, data: Any) -> StreamEvent | Result | None:
+    """What one event of a stream means.
+
+    Raises:
+        PoolError: the stream ended with an error.
+    """
+    match name:
+        case "token":
+            return StreamEvent("token", data["field"], data["text"])
+        case "field":
+            return StreamEvent("field", data["field"], data["value"])
+        case "status":
+            return StreamEvent("status", "", data["text"])
+        case "final":
+            return result_of(command, data)
+        case "error":
+            raise problem_of(int(data.get("status", 500)), msgspec.json.encode(data), {})
+    return None
+
+
+def pages(path: str, limit: int, cursor: str | None) -> str:
+    return f"{path}?limit={limit}" + (f"&cursor={quote(cursor, safe='')}" if cursor is not None else "")
+
+
+def _part(name: str) -> str:
+    if name in (".", ".."):
+        # Every client on the way would take it for a step in the path.
+        raise InvalidRequest(f"{name!r} cannot be a name over HTTP")
+    return quote(name, safe="")
+
+
+def _name(command: AnyCommand) -> str:
+    return str(type(command).__struct_config__.tag)
+
+
+__all__ = [
+    "Call",
+    "Events",
+    "batch_for",
+    "batch_results",
+    "call_for",
+    "pause_s",
+    "problem_of",
+    "result_of",
+    "said",
+]

@@ -1,0 +1,185 @@
+"""The parent of forked workers: loads once what they all need, then forks one for each that asks.
+
+Single-threaded. It ends with its raylet, when its directory is taken away, or when it has had no worker for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dspool.runtime.forkserver import child, handover
+from dspool.runtime.forkserver.places import Place, Unavailable
+from dspool.runtime.forkserver.preload import preload, running
+
+IDLE_S = 30.0
+"""Without a worker for so long it ends: its job has probably ended too."""
+_TICK_S = 1.0
+_PATIENCE_S = 2.0
+"""A shim that connects and then says nothing must not keep the others waiting."""
+_READY = 3
+
+
+class Parent:
+    def __init__(
+        self,
+        place: Place,
+        *,
+        raylet: int | None,
+        idle_s: float = IDLE_S,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`raylet` is the process to end with; `variables` are what loading set in the environment."""
+        self._variables = dict(variables or {})
+        self._place = place
+        self._idle_s = idle_s
+        self._selector = selectors.DefaultSelector()
+        self._workers: dict[int, int] = {}
+        """Process ids of living children, by the descriptor that tells of their end."""
+        self._forked = 0
+        self._used = time.monotonic()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            self._listener.bind(str(place.socket))
+        finally:
+            os.umask(before)
+        self._listener.listen(128)
+        self._inode = place.socket.stat().st_ino
+        self._selector.register(self._listener, selectors.EVENT_READ, "asked")
+        self._raylet = None if raylet is None else os.pidfd_open(raylet)
+        if self._raylet is not None:
+            self._selector.register(self._raylet, selectors.EVENT_READ, "raylet")
+
+    def serve(self) -> handover.Request | None:
+        """Answer until it is time to end: None. Returns in each child too: with what the child is to run."""
+        while not self._over():
+            for key, _ in self._selector.select(_TICK_S):
+                if key.data == "raylet":
+                    return None
+                if key.data == "worker":
+                    self._reap(key.fd)
+                elif (request := self._answer()) is not None:
+                    return request
+        return None
+
+    def close(self) -> None:
+        # Before the listener is closed: as long as it is open, no other parent's socket has its number.
+        self._place.remove(self._inode)
+        self._listener.close()
+        self._selector.close()
+
+    def _let_go(self) -> None:
+        """In a child: close what is the parent's, by the objects that would else close those numbers again later."""
+        self._listener.close()
+        self._selector.close()
+        for watched in (*self._workers, self._raylet):
+            if watched is not None:
+                os.close(watched)
+        self._workers.clear()
+
+    def _over(self) -> bool:
+        try:
+            if self._place.socket.stat().st_ino != self._inode:
+                return True
+        except OSError:
+            return True
+        return not self._workers and time.monotonic() - self._used > self._idle_s
+
+    def _answer(self) -> handover.Request | None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.settimeout(_PATIENCE_S)
+            try:
+                return self._hear(connection)
+            except (EOFError, OSError, ValueError) as failed:
+                # It went away, or stammers: its worker starts by `exec`.
+                print(f"a request failed: {type(failed).__name__}: {failed}", flush=True)
+                return None
+
+    def _hear(self, connection: socket.socket) -> handover.Request | None:
+        _, uid = handover.peer(connection)
+        if uid != os.geteuid():
+            return None
+        if why := running():
+            handover.send(connection, {"refused": why})
+            return None
+        handover.send(connection, {"ready": os.getpid()})
+        message, streams = handover.receive(connection, descriptors=3)
+        try:
+            if "fork" in message and len(streams) == 3:
+                return self._fork(connection, self._request(message["fork"]), streams)
+            handover.send(connection, self._facts())
+            return None
+        finally:
+            for descriptor in streams:
+                os.close(descriptor)
+
+    def _request(self, told: dict[str, Any]) -> handover.Request:
+        request = handover.Request(**told)
+        return request._replace(environ={**request.environ, **self._variables})
+
+    def _fork(
+        self, connection: socket.socket, request: handover.Request, streams: list[int]
+    ) -> handover.Request | None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._let_go()
+                wanted = child.settle(connection, request, streams)
+            except BaseException as failed:
+                with contextlib.suppress(OSError):
+                    handover.send(connection, {"refused": f"{type(failed).__name__}: {failed}"})
+                wanted = False
+            if not wanted:
+                os._exit(1)
+            return request
+        self._used = time.monotonic()
+        self._forked += 1
+        ended = os.pidfd_open(pid)
+        self._workers[ended] = pid
+        self._selector.register(ended, selectors.EVENT_READ, "worker")
+        return None
+
+    def _reap(self, ended: int) -> None:
+        self._selector.unregister(ended)
+        os.close(ended)
+        os.waitpid(self._workers.pop(ended), 0)
+        self._used = time.monotonic()
+
+    def _facts(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "forked": self._forked, "workers": sorted(self._workers.values())}
+
+
+def main() -> None:
+    """`python -c ... PATH DIRECTORY MODULES`, with descriptor 3 to say `ready` on, or why it is not."""
+    path, directory, modules = sys.argv[1:4]
+    place = Place(Path(directory))
+    try:
+        raylet = int(os.environ["RAY_RAYLET_PID"])
+        code = compile(
+            Path(path, "default_worker.py").read_bytes(), str(Path(path, "default_worker.py")), "exec"
+        )
+        variables = preload(filter(None, modules.split(",")))
+        parent = Parent(place, raylet=raylet, variables=variables)
+    except Exception as failed:
+        why = str(failed) if isinstance(failed, Unavailable) else f"{type(failed).__name__}: {failed}"
+        os.write(_READY, f"the parent cannot fork: {why}".encode())
+        raise
+    os.write(_READY, b"ready")
+    os.close(_READY)
+    request = parent.serve()
+    if request is None:
+        parent.close()
+        return
+    # A forked worker from here on.
+    child.run(request.argv, code if request.argv[0] == code.co_filename else None)

@@ -1,0 +1,245 @@
+"""What Ray runs in place of Python: has the worker forked from the parent, or becomes it, if that is not possible.
+
+    python -S -E shim.py MODULES default_worker.py --node-ip-address=...
+
+Runs without site-packages and imports nothing heavy: a worker waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import types
+from pathlib import Path
+
+if __name__ == "__main__":
+    # The package as a mere folder: its `__init__` and all that this would import stay out.
+    _package = types.ModuleType("dspool.runtime.forkserver")
+    _package.__path__ = [str(Path(__file__).parent)]
+    for _name in ("dspool", "dspool.runtime"):
+        sys.modules[_name] = types.ModuleType(_name)
+    sys.modules["dspool.runtime.forkserver"] = _package
+
+from dspool.runtime.forkserver import handover
+from dspool.runtime.forkserver.places import HOW_VARIABLE, Place, Unavailable
+
+ANSWER_S = 5.0
+"""A parent that says nothing for so long hangs."""
+GOING_S = 10.0
+"""A child waits for `go` for half of it."""
+REGISTERED_S = 30.0
+START_S = 25.0
+"""Preloading takes 2 s, with litellm 6 s, on an idle machine. There must be time left to start by `exec` instead."""
+_TRIES = 3
+_PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from dspool.runtime.forkserver.parent import main; main()"
+
+
+class Gone(Exception):
+    """There is no parent, or it is just ending."""
+
+
+def main() -> None:
+    modules, worker = sys.argv[1], sys.argv[2:]
+    try:
+        fork_worker(modules, worker)
+    except Unavailable as why:
+        os.environ[HOW_VARIABLE] = f"exec: {why}"
+    except Exception as failed:
+        os.environ[HOW_VARIABLE] = f"exec: {type(failed).__name__}: {failed}"
+    else:
+        # Nothing was opened that needs closing, and the worker waits for no tidying here.
+        os._exit(0)
+    os.execv(sys.executable, [sys.executable, *worker])
+
+
+def fork_worker(modules: str, worker: list[str]) -> int:
+    """Have the worker forked; its process id. Starts the parent if there is none.
+
+    Raises:
+        Unavailable: it was not; nothing of it is left, the caller may start it.
+    """
+    if any(argument.startswith("--enable-resource-isolation") for argument in worker):
+        raise Unavailable("Ray's resource isolation accounts for each worker's memory by itself")
+    place = Place.of(worker, os.environ, modules, sys.executable)
+    place.make()
+    request = handover.here(worker)
+    # Where Ray's own worker program is, as it would be had Python been started with it.
+    path = os.path.dirname(worker[0])
+    for _ in range(_TRIES):
+        if why := place.exec_only():
+            raise Unavailable(why)
+        try:
+            return ask(place, request, registered_s=REGISTERED_S)
+        except Gone:
+            _ensure(place, modules, path)
+    raise Unavailable("the parent ended again and again")
+
+
+def ask(
+    place: Place, request: handover.Request, timeout_s: float = ANSWER_S, registered_s: float = 0.0
+) -> int:
+    """Ask the parent for a worker; its process id, as soon as Ray knows it, or after `registered_s` without a word.
+
+    Raises:
+        Gone: there is no parent.
+        Unavailable: it refused, hangs, or what it forked died before Ray knew it. A parent that hangs is killed, and no
+            other worker waits for it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(place.socket))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise Gone from None
+        except OSError as failed:
+            raise Unavailable(f"the parent cannot be reached: {failed}") from failed
+        pid, uid = handover.peer(connection)
+        if uid != os.geteuid():
+            raise Unavailable(f"the parent belongs to user {uid}")
+        asked = False
+        try:
+            ready, _ = handover.receive(connection)
+            if "ready" in ready:
+                asked = True
+                handover.send(connection, {"fork": request._asdict()}, (0, 1, 2))
+                ready, _ = handover.receive(connection)
+            if "started" not in ready:
+                raise Unavailable(str(ready.get("refused", "the parent gave no answer")))
+            child = int(ready["started"])
+            _go(connection, child)
+            if registered_s:
+                _until_registered(connection, child, registered_s)
+            return child
+        except TimeoutError:
+            why = f"the parent (process {pid}) did not answer in {timeout_s:g} s"
+            place.give_up(why)
+            _kill(pid)
+            raise Unavailable(why) from None
+        except (EOFError, OSError, ValueError) as failed:
+            if not asked:
+                raise Gone from None
+            raise Unavailable(f"the parent (process {pid}) died over it: {failed}") from failed
+
+
+def _go(connection: socket.socket, child: int) -> None:
+    """Let the child become the worker.
+
+    Raises:
+        Unavailable: it did not take over, and never will.
+        OSError, EOFError: it is gone.
+    """
+    handover.send(connection, {"go": True})
+    connection.settimeout(GOING_S)
+    try:
+        handover.receive(connection)
+    except TimeoutError:
+        # It may have read `go` and be held up: it must not come back to life beside the worker that is started now.
+        _kill(child)
+        raise Unavailable(f"the forked process {child} did not take over in {GOING_S:g} s") from None
+
+
+def _until_registered(connection: socket.socket, child: int, timeout_s: float) -> None:
+    # Ray itself notices after a minute that a worker process died before it registered, and whoever waits for the
+    # worker waits as long. Should Ray know it after all, it turns the one away that comes second.
+    connection.settimeout(timeout_s)
+    try:
+        handover.receive(connection)
+    except TimeoutError:
+        # It lives, and may only be slow.
+        return
+    except (EOFError, OSError, ValueError):
+        raise Unavailable(f"the forked process {child} died before Ray knew it") from None
+
+
+def _ensure(place: Place, modules: str, path: str) -> None:
+    """Start a parent unless another worker's shim just did.
+
+    Raises: Unavailable: it did not come up; then no other worker tries for a while.
+    """
+    with place.locked(START_S) as mine:
+        if not mine:
+            raise Unavailable(f"the parent was not ready in {START_S:g} s")
+        if place.exec_only() or _is_up(place):
+            return
+        why = _start(place, modules, path)
+        if why:
+            place.give_up(why)
+            raise Unavailable(why)
+
+
+def _is_up(place: Place) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_S)
+        try:
+            connection.connect(str(place.socket))
+            return True
+        except OSError:
+            return False
+
+
+def _start(place: Place, modules: str, path: str) -> str:
+    """Start the parent and wait until it is ready; what went wrong, or nothing."""
+    place.socket.unlink(missing_ok=True)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    first = os.fork()
+    if first == 0:
+        try:
+            if os.fork() == 0:
+                # Not `setsid`, see `child`.
+                os.setpgid(0, 0)
+                _become_parent(place, modules, path, writing)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    os.waitpid(first, 0)
+    return _said(reading)
+
+
+def _become_parent(place: Place, modules: str, path: str, ready: int) -> None:
+    """Does not return. Not a child of this process, which Ray watches: of nobody."""
+    quiet = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, descriptor in enumerate((quiet, log, log)):
+        os.dup2(descriptor, target)
+    os.dup2(ready, 3)
+    os.set_inheritable(3, True)
+    # Ray's own descriptors, which its workers inherit by accident.
+    os.closerange(4, 65536)
+    arguments = ["-c", _PROGRAM, path, str(place.directory), modules]
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def _said(reading: int) -> str:
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    until = time.monotonic() + START_S
+    said = b""
+    try:
+        while poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            part = os.read(reading, 4096)
+            if not part:
+                break
+            said += part
+        else:
+            return f"the parent was not ready in {START_S:g} s"
+    finally:
+        os.close(reading)
+    if said == b"ready":
+        return ""
+    return said.decode(errors="replace") or "the parent died while it was loading"
+
+
+def _kill(pid: int) -> None:
+    # 0 is a process of another namespace, and would mean this process's own group.
+    if pid > 1:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

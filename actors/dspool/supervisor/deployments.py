@@ -1,0 +1,310 @@
+"""Rolls a new version of a pool program out to all workers: a canary first, back by itself if it does worse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from dspool.config import PoolConfig
+from dspool.errors import (
+    Conflict,
+    InvalidRequest,
+    PoolError,
+    PoolNotReady,
+    ProgramError,
+    UnknownProgram,
+)
+from dspool.messages import JSON, Deployment, VersionNumbers
+from dspool.supervisor.canary import Trial
+from dspool.supervisor.configured_programs import deployment_of
+from dspool.supervisor.rollouts import Rollout, Rollouts
+from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
+from dspool.supervisor.warmup import Warmer
+from dspool.telemetry.events import emit
+
+log = logging.getLogger("dspool.supervisor")
+
+CANARY_S = 10.0
+"""Longest time the canary is watched."""
+TAKE_BACK_S = 5.0
+
+
+class Deploying:
+    def __init__(
+        self,
+        config: PoolConfig,
+        store: PoolStore,
+        warmer: Warmer,
+        *,
+        serving: Callable[[], list[WorkerHandle]],
+        spares: Callable[[], list[WorkerHandle]],
+        changed: Callable[[dict[str, int]], None],
+        behind: Callable[[str, str], None],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        sleep: Sleep,
+    ) -> None:
+        """`serving()` and `spares()` are the warm workers; `changed` hears of every new set of current versions,
+        `behind(worker_id, why)` of a worker that could not load one and must be replaced."""
+        self._config = config
+        self._store = store
+        self._warmer = warmer
+        self._serving = serving
+        self._spares = spares
+        self._changed = changed
+        self._on_behind = behind
+        self._clock = clock
+        self._sleep = sleep
+        self.rollouts = Rollouts(wall)
+        self._versions: dict[str, dict[int, Deployment]] = {}
+        self._current: dict[str, int] = {}
+        self._previous: dict[str, int] = {}
+        self._busy = asyncio.Lock()
+
+    def current(self) -> list[Deployment]:
+        """The current version of each pool program, which every worker is to have."""
+        return [self._versions[program][version] for program, version in sorted(self._current.items())]
+
+    async def load(self) -> None:
+        """Take over what is stored; a program of the configuration that is new or was changed gets a version.
+
+        Raises:
+            ConfigError: a `state_file` that cannot be read.
+            StoreFailed: the store cannot be reached.
+        """
+        for deployment in await self._store.deployments(self._config.name):
+            self._versions.setdefault(deployment.program, {})[deployment.version] = deployment
+        self._current = {
+            program: version
+            for program, version in (await self._store.current_versions(self._config.name)).items()
+            if version in self._versions.get(program, {})
+        }
+        for program, configured in self._config.programs.items():
+            wanted = deployment_of(program, configured)
+            # Compared with what the configuration last said, not with the current version: a version deployed by
+            # hand since then stays, also over a restart of the supervisor.
+            key = f"configured:{program}"
+            fingerprint = msgspec.to_builtins(wanted)
+            if (
+                await self._store.get_record(self._config.name, key) != fingerprint
+                or program not in self._current
+            ):
+                await self._adopt(await self._store.add_deployment(self._config.name, wanted))
+                await self._store.put_record(self._config.name, key, fingerprint)
+        self._changed(dict(self._current))
+
+    async def take_over(self) -> None:
+        """Bring adopted workers to the current versions: the supervisor before may have died in a deployment."""
+        await self._bring_all_up()
+        for handle in [*self._serving(), *self._spares()]:
+            for program in self._current:
+                unfinished = max(self._versions[program]) + 1
+                with contextlib.suppress(Exception):  # as a rule there is none
+                    await handle.retire(program, unfinished)
+
+    async def _adopt(self, deployment: Deployment) -> None:
+        await self._store.set_current(self._config.name, deployment.program, deployment.version)
+        self._versions.setdefault(deployment.program, {})[deployment.version] = deployment
+        old = self._current.get(deployment.program)
+        if old is not None and old != deployment.version:
+            self._previous[deployment.program] = old
+        self._current[deployment.program] = deployment.version
+        self._changed(dict(self._current))
+
+    async def deploy(self, wanted: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
+        """Roll `wanted` out (its version number is given here) and return it once every warm worker has it.
+
+        Raises:
+            InvalidRequest: neither or both of spec and import path. Saved state alone is loaded into the current spec.
+            Conflict: another deployment is running.
+            PoolNotReady: no warm worker to try it on.
+            ProgramError: its canary did worse than the version before; that one is current again on every worker.
+            PoolError: whatever loading it raised; nothing changed.
+        """
+        if wanted.state is not None and wanted.spec is None and wanted.import_path is None:
+            wanted = msgspec.structs.replace(wanted, spec=self._spec_now(wanted.program))
+        if not wanted.has_one_source:
+            raise InvalidRequest("a deployment needs exactly one of spec and import_path")
+        async with self._alone():
+            versions = self._versions.get(wanted.program, {})
+            tried = msgspec.structs.replace(wanted, version=max(versions, default=0) + 1)
+            before = self._current.get(tried.program)
+            with self.rollouts.of(tried.program, tried.version, before, "loading") as rollout:
+                return await self._roll_out(wanted, tried, rollout, canary_s)
+
+    def _spec_now(self, program: str) -> dict[str, JSON]:
+        """The spec of the current version, for saved state that comes alone."""
+        known = self._versions.get(program, {}).get(self._current.get(program, 0))
+        if known is None or known.spec is None or known.import_path is not None:
+            raise InvalidRequest(
+                f"saved state alone needs a current version of {program} that was made from a spec; "
+                "send the spec with it",
+                program=program,
+            )
+        return known.spec
+
+    async def _roll_out(
+        self, wanted: Deployment, tried: Deployment, rollout: Rollout, canary_s: float
+    ) -> Deployment:
+        trial = None
+        if rollout.previous is not None:
+            versions = rollout.previous, tried.version
+            trial = Trial(tried.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
+            # Before it is loaded: from that moment on the canary answers with it.
+            await trial.begin()
+        canary = await self._load_canary(tried)
+        rollout.canary = canary.worker_id
+        try:
+            if trial is not None:
+                rollout.phase, rollout.canary_s = "canary", canary_s
+                await self._try_canary(canary, trial, rollout)
+            stored = await self._store.add_deployment(self._config.name, wanted)
+            if stored.version != tried.version:
+                # The store counts on; its number is the one that lasts.
+                await self._take_back(canary, tried)
+        except BaseException:
+            await self._take_back(canary, tried)
+            raise
+        rollout.version, rollout.phase = stored.version, "rolling out"
+        await self._adopt(stored)
+        await self._bring_all_up(rollout)
+        await self._retire_old(stored)
+        return stored
+
+    async def rollback(self, program: str, version: int | None = None) -> Deployment:
+        """Make `version` (None: the one before) current again on every warm worker.
+
+        Raises:
+            UnknownProgram: there is no such program or version, or none before.
+            Conflict: another deployment is running.
+        """
+        async with self._alone():
+            known = self._versions.get(program, {})
+            if version is None:
+                version = self._previous.get(program) or max(
+                    (one for one in known if one < self._current.get(program, 0)), default=0
+                )
+            if version not in known:
+                raise UnknownProgram(
+                    f"there is no version {version or 'before the current one'} of {program}; "
+                    f"known: {sorted(known)}",
+                    program=program,
+                )
+            before = self._current.get(program)
+            with self.rollouts.of(program, version, before, "rolling out") as rollout:
+                await self._adopt(known[version])
+                await self._bring_all_up(rollout)
+            return known[version]
+
+    def _alone(self) -> asyncio.Lock:
+        if self._busy.locked():
+            raise Conflict("a deployment is running; wait for its end")
+        return self._busy
+
+    # --- the canary ------------------------------------------------------------------------------------
+
+    async def _load_canary(self, tried: Deployment) -> WorkerHandle:
+        """Load it on one worker that takes traffic; first on a spare, if there is one, where nobody is hurt.
+
+        Its number is above all others, so the worker answers with it at once.
+        """
+        serving = self._serving()
+        if not serving:
+            raise PoolNotReady("no warm worker to deploy to", retry_after_s=1.0)
+        for handle in [*self._spares()[:1], serving[0]]:
+            try:
+                await within(self._config.warmup.worker_deadline_s, handle.deploy(tried), self._sleep)
+            except TimeoutError as late:
+                await self._take_back(handle, tried)
+                raise ProgramError(
+                    f"version {tried.version} of {tried.program} did not load: {late}", program=tried.program
+                ) from late
+            except BaseException:
+                await self._take_back(handle, tried)
+                raise
+            if handle is not serving[0]:
+                await self._take_back(handle, tried)
+        return serving[0]
+
+    async def _try_canary(self, canary: WorkerHandle, trial: Trial, rollout: Rollout) -> None:
+        """Raises `ProgramError` if it does worse than the version before."""
+        began = self._clock()
+
+        def note(old: VersionNumbers, new: VersionNumbers, reason: str) -> None:
+            rollout.old, rollout.new, rollout.reason = old, new, reason
+
+        verdict = await trial.watch(canary, rollout.canary_s, note)
+        old, new = rollout.old or VersionNumbers(), rollout.new or VersionNumbers()
+        emit(
+            "program.canary",
+            {
+                "duration_s": self._clock() - began,
+                "operations": new.operations,
+                "error_rate": new.error_rate,
+                "run_s": new.least_s,
+                "error_rate_before": old.error_rate,
+                "run_s_before": old.run_s,
+            },
+            {
+                "pool": self._config.name,
+                "program": rollout.program,
+                "version": rollout.version,
+                "worker": canary.worker_id,
+                "action": verdict.decision,
+                "reason": verdict.reason,
+            },
+        )
+        if verdict.decision == "back":
+            rollout.phase = "rolled back"
+            raise ProgramError(
+                f"version {rollout.version} of {rollout.program} was rolled back: {verdict.reason}",
+                program=rollout.program,
+                version=rollout.version,
+                reason=verdict.reason,
+            )
+
+    async def _take_back(self, handle: WorkerHandle, tried: Deployment) -> None:
+        """Make the worker as it was. One that does not let itself must go: it would serve what was taken back."""
+        old = self._current.get(tried.program)
+        try:
+            if old is not None:
+                await within(TAKE_BACK_S, handle.activate(tried.program, old), self._sleep)
+            with contextlib.suppress(UnknownProgram):  # it may have failed before it was loaded
+                await within(TAKE_BACK_S, handle.retire(tried.program, tried.version), self._sleep)
+        except Exception as failed:
+            log.warning("could not take version %s back on %s: %s", tried.version, handle.worker_id, failed)
+            self._on_behind(handle.worker_id, f"could not go back to the program version before: {failed}")
+
+    # --- all workers -----------------------------------------------------------------------------------
+
+    async def _bring_all_up(self, rollout: Rollout | None = None) -> None:
+        """Every warm worker gets the current versions; one that joins meanwhile gets them before it takes traffic."""
+        handles = [*self._serving(), *self._spares()]
+        if rollout is not None:
+            rollout.workers_total = len(handles)
+
+        async def catch_up(handle: WorkerHandle) -> None:
+            limit = self._config.warmup.worker_deadline_s
+            await within(limit, self._warmer.catch_up(handle), self._sleep)
+            if rollout is not None:
+                rollout.workers_done += 1
+
+        done = await asyncio.gather(*(catch_up(handle) for handle in handles), return_exceptions=True)
+        for handle, outcome in zip(handles, done, strict=True):
+            if isinstance(outcome, Exception):
+                log.warning("worker %s did not take the new version: %s", handle.worker_id, outcome)
+                self._on_behind(handle.worker_id, f"could not load a new program version: {outcome}")
+
+    async def _retire_old(self, stored: Deployment) -> None:
+        """Keep the version before for a quick way back; older ones go."""
+        keep = {stored.version, self._previous.get(stored.program)}
+        for version in self._versions[stored.program].keys() - keep:
+            for handle in [*self._serving(), *self._spares()]:
+                try:
+                    await within(TAKE_BACK_S, handle.retire(stored.program, version), self._sleep)
+                except (PoolError, TimeoutError) as failed:
+                    log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)

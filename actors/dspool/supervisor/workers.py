@@ -1,0 +1,245 @@
+"""The worker processes of one pool: starts, warms, checks, drains, stops and kills them, and notices their deaths.
+
+Decides nothing. What happens is fed back as events; what to do comes as calls that return at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from dspool.config import PoolConfig
+from dspool.core.lifecycle import events as ev
+from dspool.supervisor.runtime import Runtime, Sleep, WorkerHandle, within
+from dspool.supervisor.warmup import Warmer
+from dspool.telemetry.events import emit
+
+log = logging.getLogger("dspool.supervisor")
+
+DRAIN_GRACE_S = 2.0
+"""How much longer than its own limit a worker may take to say that it is drained."""
+WATCH_AGAIN_S = 0.5
+CHECK = "dspool health check"
+
+
+class Crew:
+    def __init__(
+        self,
+        config: PoolConfig,
+        runtime: Runtime,
+        warmer: Warmer,
+        feed: Callable[[ev.Event], None],
+        *,
+        clock: Callable[[], float],
+        sleep: Sleep,
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._warmer = warmer
+        self._feed = feed
+        self._clock = clock
+        self._sleep = sleep
+        self._handles: dict[str, WorkerHandle] = {}
+        self._unwanted: dict[str, str] = {}
+        """Workers that were given up before their process answered; killed as soon as it does."""
+        self._tasks: dict[str, set[asyncio.Task[None]]] = {}
+        self._checking: set[str] = set()
+
+    def handle(self, worker_id: str) -> WorkerHandle | None:
+        return self._handles.get(worker_id)
+
+    def ids(self) -> set[str]:
+        """Every worker that is running, or being started."""
+        return self._handles.keys() | self._tasks.keys()
+
+    # --- orders ----------------------------------------------------------------------------------------
+
+    def adopt(self, handle: WorkerHandle) -> None:
+        self._attach(handle)
+
+    def start(self, worker_id: str, slot: int) -> None:
+        self._spawn(worker_id, self._start(worker_id, slot))
+
+    def warm(self, worker_id: str) -> None:
+        self._spawn(worker_id, self._warm(worker_id))
+
+    def drain(self, worker_id: str, timeout_s: float) -> None:
+        self._spawn(worker_id, self._drain(worker_id, timeout_s))
+
+    def stop(self, worker_id: str) -> None:
+        if worker_id in self._handles:
+            self._spawn(worker_id, self._stop(worker_id))
+        else:
+            self._unwanted[worker_id] = "stopped before it had started"
+
+    def kill(self, worker_id: str, why: str) -> None:
+        handle = self._handles.get(worker_id)
+        if handle is None:
+            self._unwanted[worker_id] = why
+        else:
+            self._kill(handle)
+
+    def check(self, worker_id: str, timeout_s: float, *, suspicion: str = "", counts: bool = True) -> None:
+        """Ask for its health. With a `suspicion` (a client's report), an error counts as proof; without `counts`,
+        no answer counts for nothing."""
+        if worker_id in self._handles and worker_id not in self._checking:
+            self._checking.add(worker_id)
+            self._spawn(worker_id, self._check(worker_id, timeout_s, suspicion, counts), name=CHECK)
+
+    def forget(self, worker_id: str, sessions: list[str]) -> None:
+        if worker_id in self._handles:
+            self._spawn(worker_id, self._forget(worker_id, sessions))
+
+    async def ask_all(self, timeout_s: float) -> None:
+        """Ask every worker for its health and wait for the answers, but no longer than `timeout_s`."""
+        for worker_id in list(self._handles):
+            self.check(worker_id, timeout_s, counts=False)
+        checks = [task for mine in self._tasks.values() for task in mine if task.get_name() == CHECK]
+        if checks:
+            await asyncio.wait(checks)
+
+    async def close(self) -> None:
+        """Stop watching. The processes are left as they are."""
+        tasks = [task for mine in self._tasks.values() for task in mine]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- their carrying out ----------------------------------------------------------------------------
+
+    def _spawn(self, worker_id: str, work: Coroutine[Any, Any, None], *, name: str = "") -> None:
+        mine = self._tasks.setdefault(worker_id, set())
+        task = asyncio.create_task(work, name=name or worker_id)
+        mine.add(task)
+        task.add_done_callback(lambda done: self._ended(worker_id, done))
+
+    def _ended(self, worker_id: str, task: asyncio.Task[None]) -> None:
+        mine = self._tasks.get(worker_id, set())
+        mine.discard(task)
+        if not mine:
+            self._tasks.pop(worker_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of worker %s failed", worker_id, exc_info=error)
+
+    def _attach(self, handle: WorkerHandle) -> None:
+        self._handles[handle.worker_id] = handle
+        self._spawn(handle.worker_id, self._watch(handle))
+
+    async def _watch(self, handle: WorkerHandle) -> None:
+        while True:
+            try:
+                cause = await handle.until_dead()
+                break
+            except Exception as unknown:
+                # Not knowing is not death: its slot number stays taken until somebody knows.
+                log.warning("cannot tell whether worker %s lives: %s", handle.worker_id, unknown)
+                await self._sleep(WATCH_AGAIN_S)
+        self._handles.pop(handle.worker_id, None)
+        self._unwanted.pop(handle.worker_id, None)
+        self._checking.discard(handle.worker_id)
+        for task in self._tasks.get(handle.worker_id, set()) - {asyncio.current_task()}:
+            task.cancel()
+        self._warmer.gone(handle.worker_id)
+        self._feed(ev.WorkerDied(handle.worker_id, cause))
+
+    async def _start(self, worker_id: str, slot: int) -> None:
+        # Never cancelled on a time-out: a start that comes through after all must be found and killed.
+        try:
+            handle = await self._runtime.start_worker(worker_id, slot)
+        except Exception as failed:
+            self._unwanted.pop(worker_id, None)
+            self._feed(ev.WorkerDied(worker_id, f"could not be started: {failed}"))
+            return
+        self._attach(handle)
+        if worker_id in self._unwanted:
+            self._kill(handle)
+            return
+        try:
+            member = await handle.describe()
+        except Exception as failed:
+            self._feed(ev.WorkerFailed(worker_id, f"did not start listening: {failed}"))
+            return
+        self._feed(ev.WorkerStarted(worker_id, member))
+
+    def _kill(self, handle: WorkerHandle) -> None:
+        try:
+            self._runtime.kill(handle)
+        except Exception as failed:  # whatever stands in the way: the pool state orders it again
+            log.warning("cannot kill worker %s: %s", handle.worker_id, failed)
+
+    async def _warm(self, worker_id: str) -> None:
+        handle = self._handles.get(worker_id)
+        if handle is None:
+            return
+        error = await self._warmer.warm_new(handle, lambda step: self._feed(ev.StepDone(worker_id, step)))
+        if error:
+            self._feed(ev.WorkerFailed(worker_id, error))
+            return
+        self._feed(ev.WarmFinished(worker_id))
+        # Its memory before it has done anything: `recycle.max_memory_mb` must be above that to mean anything.
+        self.check(worker_id, self._config.health_check_timeout_s, counts=False)
+        try:
+            # A version that became current in this very moment went to the workers that were warm before.
+            await self._warmer.catch_up(handle)
+        except Exception as failed:
+            self._feed(
+                ev.HealthMissed(worker_id, f"could not load a new program version: {failed}", certain=True)
+            )
+
+    async def _drain(self, worker_id: str, timeout_s: float) -> None:
+        handle = self._handles.get(worker_id)
+        if handle is not None:
+            try:
+                await within(timeout_s + DRAIN_GRACE_S, handle.drain(timeout_s), self._sleep)
+            except Exception as failed:
+                log.warning("worker %s was not drained: %s", worker_id, failed)
+        self._feed(ev.Drained(worker_id))
+
+    async def _stop(self, worker_id: str) -> None:
+        handle = self._handles.get(worker_id)
+        if handle is not None:
+            try:
+                await handle.stop()
+            except Exception as failed:  # as a rule because it has exited before it answered
+                log.debug("worker %s ended while it was told to: %s", worker_id, failed)
+
+    async def _forget(self, worker_id: str, sessions: list[str]) -> None:
+        handle = self._handles.get(worker_id)
+        if handle is not None:
+            try:
+                await within(self._config.health_check_timeout_s, handle.forget(sessions), self._sleep)
+            except Exception as failed:
+                # They cannot come back: the store has dropped them, so the worker's lease on them is stale.
+                log.warning("worker %s keeps %d expired sessions: %s", worker_id, len(sessions), failed)
+
+    async def _check(self, worker_id: str, timeout_s: float, suspicion: str, counts: bool) -> None:
+        handle = self._handles[worker_id]
+        began = self._clock()
+        event: ev.Event
+        try:
+            status = await within(timeout_s, handle.health(), self._sleep)
+        except TimeoutError as late:
+            event = ev.HealthMissed(worker_id, str(late) or "no answer in time")
+        except Exception as failed:
+            event = ev.HealthMissed(worker_id, str(failed) or repr(failed), certain=bool(suspicion))
+        else:
+            event = ev.Suspected(worker_id, suspicion) if suspicion else ev.HealthOk(worker_id, status)
+        finally:
+            self._checking.discard(worker_id)
+        missed = isinstance(event, ev.HealthMissed)
+        if missed and not counts:
+            return
+        emit(
+            "worker.health_check",
+            {"duration_s": self._clock() - began, "failures": float(missed)},
+            {
+                "pool": self._config.name,
+                "worker": worker_id,
+                "slot": handle.slot,
+                "outcome": "error" if missed else "ok",
+                "reason": event.why if isinstance(event, ev.HealthMissed) else "",
+            },
+        )
+        self._feed(event)

@@ -1,0 +1,343 @@
+"""Every metric that dspool exports, once: name, kind, help, labels, and where its value comes from.
+
+Ray's metrics, `GET /metrics`, the Grafana dashboards and the alert rules are all made from `METRICS`. Names follow
+Prometheus: base units in the name, `_total` for counters. Labels are bounded: pool, program (at most 64), outcome,
+error code (at most 41), event, worker slot number (at most 257), never a session, request or worker id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal, NamedTuple
+
+from dspool.core.metrics.histogram import Histogram
+from dspool.core.metrics.measures import SlotSnapshot
+from dspool.core.metrics.tally import OUTCOMES
+from dspool.messages import PoolStatus
+from dspool.telemetry.event_log import FORWARDED
+from dspool.telemetry.snapshot import Reading
+
+BOUNDARIES: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+)  # fmt: skip
+"""Upper bounds (seconds) of the exported buckets."""
+UNATTRIBUTED: Final = "(unattributed)"
+"""The program of operations that are known to have ended, but not where: sums over programs stay exact."""
+POOL_STATES: Final = ("starting", "ready", "degraded", "paused", "closed")
+
+
+Value = float | Histogram
+Series = tuple[tuple[str, ...], Value]
+"""Values of the labels other than `pool`, and the value."""
+Read = Callable[[Reading], Iterable[Series]]
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class Metric(NamedTuple):
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+    """Besides `pool`, which every metric has."""
+    read: Read
+
+
+# --- where values come from ---
+
+
+def _one(value: Callable[[Reading], float]) -> Read:
+    return lambda reading: [((), value(reading))]
+
+
+def _level(name: str) -> Read:
+    return lambda reading: [((), getattr(reading.snapshot, name))]
+
+
+def _limit(name: str) -> Read:
+    return lambda reading: [((), getattr(reading.limits, name))]
+
+
+def _lost(name: str) -> Read:
+    return lambda reading: [((), getattr(reading.snapshot.telemetry, name))]
+
+
+def _told(value: Callable[[PoolStatus], float]) -> Read:
+    """What the supervisor said."""
+    return lambda reading: [((), value(reading.status))] if reading.status is not None else []
+
+
+def _states(reading: Reading) -> Iterable[Series]:
+    if reading.status is not None:
+        for state in POOL_STATES:
+            yield (state,), float(reading.status.state == state)
+
+
+def _workers(reading: Reading) -> Iterable[Series]:
+    for state in ("active", "idle", "starting", "spare"):
+        yield (state,), getattr(reading.snapshot, state)
+
+
+def _outcomes(reading: Reading) -> Iterable[Series]:
+    snapshot = reading.snapshot
+    missing: Mapping[str, int] = snapshot.counters.by_outcome
+    left = dict(missing)
+    for program, seen in snapshot.programs.items():
+        for outcome in OUTCOMES:
+            number = seen.counters.by_outcome[outcome]
+            left[outcome] -= number
+            yield (program, outcome), number
+    for outcome in OUTCOMES:
+        yield (UNATTRIBUTED, outcome), max(0, left[outcome])
+
+
+def _program(name: str) -> Read:
+    return lambda reading: [
+        ((program,), getattr(seen.counters, name)) for program, seen in reading.snapshot.programs.items()
+    ]
+
+
+def _tokens(reading: Reading) -> Iterable[Series]:
+    for program, seen in reading.snapshot.programs.items():
+        yield (program, "input"), seen.counters.input_tokens
+        yield (program, "output"), seen.counters.output_tokens
+
+
+def _codes(reading: Reading) -> Iterable[Series]:
+    return [((code,), number) for code, number in reading.snapshot.counters.errors_by_code.items()]
+
+
+def _durations(which: int) -> Read:
+    return lambda reading: [((program,), pair[which]) for program, pair in reading.histograms.items()]
+
+
+def _slot(value: Callable[[SlotSnapshot], float]) -> Read:
+    return lambda reading: [((str(slot),), value(seen)) for slot, seen in reading.snapshot.slots.items()]
+
+
+def _slot_outcomes(reading: Reading) -> Iterable[Series]:
+    for slot, seen in reading.snapshot.slots.items():
+        for outcome, number in seen.counters.by_outcome.items():
+            yield (str(slot), outcome), number
+
+
+def _events(reading: Reading) -> Iterable[Series]:
+    # Those that never happened too: Prometheus sees no increase in the first value of a series.
+    return [((name,), reading.events.get(name, 0)) for name in FORWARDED]
+
+
+# --- the table ---
+
+_PROGRAM, _SLOT = ("program",), ("slot",)
+
+METRICS: Final = (
+    # the pool
+    Metric(
+        "dspool_pool_health_score",
+        "gauge",
+        "How well the pool does, 0 to 100.",
+        (),
+        _one(lambda reading: reading.snapshot.health.score),
+    ),
+    Metric(
+        "dspool_pool_ready",
+        "gauge",
+        "1 if at least min_ready workers are warm.",
+        (),
+        _told(lambda status: status.ready),
+    ),
+    Metric("dspool_pool_state", "gauge", "1 for the state that the pool is in.", ("state",), _states),
+    Metric(
+        "dspool_pool_workers",
+        "gauge",
+        "Workers: running operations, idle, starting, or spare.",
+        ("state",),
+        _workers,
+    ),
+    Metric("dspool_pool_overflow_workers", "gauge", "Workers beyond the base size.", (), _level("overflow")),
+    Metric(
+        "dspool_pool_desired_workers", "gauge", "Workers that should take traffic.", (), _level("desired")
+    ),
+    Metric("dspool_pool_min_workers", "gauge", "Configured min_pool_size.", (), _limit("min_pool_size")),
+    Metric("dspool_pool_max_workers", "gauge", "Configured max_pool_size.", (), _limit("max_pool_size")),
+    Metric("dspool_pool_desired_spares", "gauge", "Configured spares.", (), _limit("spares")),
+    Metric("dspool_pool_sizing_enabled", "gauge", "1 if the optimizer sizes the pool.", (), _limit("sizing")),
+    Metric(
+        "dspool_pool_utilization_ratio",
+        "gauge",
+        "Slot-seconds used / slot-seconds available in the last seconds.",
+        (),
+        _level("utilization"),
+    ),
+    Metric("dspool_pool_sessions", "gauge", "Sessions that workers hold.", (), _level("sessions")),
+    Metric("dspool_pool_clients", "gauge", "Clients heard of lately.", (), _level("clients")),
+    Metric(
+        "dspool_worker_failures_total",
+        "counter",
+        "Workers that died, were given up or could not be started.",
+        (),
+        _told(lambda status: status.failures),
+    ),
+    Metric(
+        "dspool_pool_fallback_workers",
+        "gauge",
+        "Workers that were to be forked and had to be started by exec.",
+        (),
+        _told(lambda status: sum(worker.start.startswith("exec:") for worker in status.workers)),
+    ),
+    # the queue
+    Metric("dspool_queue_operations", "gauge", "Operations that wait for a slot.", (), _level("queue_depth")),
+    Metric(
+        "dspool_queue_limit_operations",
+        "gauge",
+        "Configured max_queue, of each client.",
+        (),
+        _limit("max_queue"),
+    ),
+    Metric(
+        "dspool_queue_oldest_wait_seconds",
+        "gauge",
+        "How long the first in the queue has waited.",
+        (),
+        _level("oldest_wait_s"),
+    ),
+    Metric("dspool_queue_max_wait_seconds", "gauge", "Configured max_wait_s.", (), _limit("max_wait_s")),
+    # operations
+    Metric("dspool_running_operations", "gauge", "Operations on workers.", (), _level("running")),
+    Metric(
+        "dspool_operation_timeout_seconds",
+        "gauge",
+        "Configured operation_timeout_s.",
+        (),
+        _limit("operation_timeout_s"),
+    ),
+    Metric(
+        "dspool_operations_submitted_total",
+        "counter",
+        "Operations that came in.",
+        _PROGRAM,
+        _program("arrivals"),
+    ),
+    Metric(
+        "dspool_operations_total",
+        "counter",
+        "Ended operations; each counts once.",
+        ("program", "outcome"),
+        _outcomes,
+    ),
+    Metric(
+        "dspool_operation_errors_total",
+        "counter",
+        "Operations that did not end ok, by error code.",
+        ("code",),
+        _codes,
+    ),
+    Metric(
+        "dspool_operation_retries_total",
+        "counter",
+        "Tries beyond the first.",
+        _PROGRAM,
+        _program("retries"),
+    ),
+    Metric(
+        "dspool_operation_duration_seconds",
+        "histogram",
+        "Submit to end of served operations (ok, error, timeout).",
+        _PROGRAM,
+        _durations(0),
+    ),
+    Metric(
+        "dspool_operation_wait_seconds",
+        "histogram",
+        "Submit to start of served operations.",
+        _PROGRAM,
+        _durations(1),
+    ),
+    Metric(
+        "dspool_lm_tokens_total",
+        "counter",
+        "Tokens that language models reported.",
+        ("program", "direction"),
+        _tokens,
+    ),
+    # workers, by slot number: another worker takes a slot over when one dies
+    Metric(
+        "dspool_worker_operations_total",
+        "counter",
+        "Operations that ended on the worker.",
+        ("slot", "outcome"),
+        _slot_outcomes,
+    ),
+    Metric(
+        "dspool_worker_busy_seconds_total",
+        "counter",
+        "Slot-seconds spent running operations.",
+        _SLOT,
+        _slot(lambda seen: seen.busy_s),
+    ),
+    Metric(
+        "dspool_worker_running_operations",
+        "gauge",
+        "Operations on the worker.",
+        _SLOT,
+        _slot(lambda seen: seen.running),
+    ),
+    Metric(
+        "dspool_worker_operation_slots",
+        "gauge",
+        "Operations that the worker can run at once; 0: no worker reports.",
+        _SLOT,
+        _slot(lambda seen: seen.slots),
+    ),
+    Metric(
+        "dspool_worker_sessions",
+        "gauge",
+        "Sessions that the worker holds.",
+        _SLOT,
+        _slot(lambda seen: seen.sessions),
+    ),
+    Metric(
+        "dspool_worker_resident_memory_bytes",
+        "gauge",
+        "Resident memory of the worker.",
+        _SLOT,
+        _slot(lambda seen: seen.rss_mb * 2**20),
+    ),
+    Metric(
+        "dspool_events_total",
+        "counter",
+        "Events that reached the metrics actor; what happens once an operation is not among them.",
+        ("event",),
+        _events,
+    ),
+    # what the figures do not show
+    Metric(
+        "dspool_telemetry_dropped_samples_total",
+        "counter",
+        "Spans and events that clients could not keep.",
+        (),
+        _lost("dropped"),
+    ),
+    Metric(
+        "dspool_telemetry_unattributed_operations_total",
+        "counter",
+        "Ended operations whose program and times never arrived.",
+        (),
+        _lost("unattributed"),
+    ),
+    Metric(
+        "dspool_telemetry_duplicate_reports_total",
+        "counter",
+        "Reports that came twice and counted once.",
+        (),
+        _lost("duplicates"),
+    ),
+    Metric(
+        "dspool_telemetry_foreign_reports_total",
+        "counter",
+        "Reports for another pool or in another format, ignored.",
+        (),
+        _lost("foreign"),
+    ),
+)
+
+BY_NAME: Final = {metric.name: metric for metric in METRICS}

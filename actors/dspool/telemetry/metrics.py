@@ -1,0 +1,405 @@
+"""The metrics of one pool: deltas of clients and workers in, snapshots and history out.
+
+`Metrics` is a plain class that becomes an actor elsewhere. Nobody waits for it: who cannot deliver a delta keeps
+adding up and sends it later. Its counters agree with the callers' own count to the last operation, because a client
+reports running totals with every delta.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from dspool.core.autoscale.sizing import Observed, Window
+from dspool.core.metrics.health import Health, HealthInput, health
+from dspool.core.metrics.histogram import Histogram
+from dspool.core.metrics.live import Look, Table
+from dspool.core.metrics.measures import (
+    Counters,
+    HistoryView,
+    MetricsSnapshot,
+    Point,
+    ProgramSnapshot,
+    SlotSnapshot,
+    Stretch,
+    TelemetryLoss,
+    point_of,
+)
+from dspool.core.metrics.metric_store import COLUMNS, Checkpoint, Ledger
+from dspool.core.metrics.recorder import ClientDelta, ClientRecorder, Delta, WorkerDelta, WorkerRecorder
+from dspool.core.metrics.series import Account, MetricsOptions, counters_of
+from dspool.core.metrics.tally import OUTCOMES, REJECTED, TIMEOUT, Tally
+from dspool.messages import PoolStatus
+from dspool.telemetry.events import emit
+
+__all__ = [
+    "ClientDelta",
+    "ClientRecorder",
+    "Delta",
+    "HistoryView",
+    "Metrics",
+    "MetricsOptions",
+    "MetricsSnapshot",
+    "Point",
+    "WorkerDelta",
+    "WorkerRecorder",
+    "encode",
+]
+
+
+_SHIFT_S = 0.1
+
+
+class Metrics:
+    """Adds up what one pool's clients, workers and supervisor report. Synchronous; one event loop owns it.
+
+    `now` is monotonic seconds of this process (default: `clock`); wall time appears only in what is given out.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        options: MetricsOptions | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.pool = pool
+        self.options = options or MetricsOptions()
+        self._clock = clock
+        self._wall = wall
+        self._ticked_at = clock()
+        self._shift = wall() - clock()
+        self._life = f"{wall():.6f}"
+        self._ledger = Ledger(self.options)
+        self._reporters = self._ledger.reporters
+
+    # --- in ---
+
+    def report(self, delta: Delta | PoolStatus, now: float | None = None) -> None:
+        """Take a delta of a client or worker, or the supervisor's view of the pool (repeated every few seconds).
+
+        A delta that came before (same reporter and number) is ignored, so a sender may repeat one whose fate it does
+        not know. One for another pool, or of another version of dspool, is ignored and counted.
+        """
+        now = self._clock() if now is None else now
+        if isinstance(delta, PoolStatus):
+            if delta.name == self.pool:
+                self._reporters.told(delta, now)
+            else:
+                self._ledger.foreign += 1
+            return
+        if delta.pool != self.pool or (isinstance(delta, ClientDelta) and len(delta.totals) != len(OUTCOMES)):
+            self._ledger.foreign += 1
+            return
+        reporter, new = self._reporters.get(delta.reporter, now)
+        if delta.seq <= reporter.seq:
+            self._ledger.duplicates += 1
+            return
+        if isinstance(delta, ClientDelta):
+            self._ledger.client(reporter, delta, now, new=new)
+        else:
+            self._ledger.worker(delta)
+        self._reporters.heard(reporter, delta, now)
+
+    def report_encoded(self, deltas: Iterable[bytes], now: float | None = None) -> None:
+        """`report` for each delta that `encode` made; what is none is ignored and counted."""
+        for data in deltas:
+            try:
+                delta = _decode(data)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                self._ledger.foreign += 1
+            else:
+                self.report(delta, now)
+
+    # --- time ---
+
+    def tick(self, now: float | None = None) -> None:
+        """End a measured interval: what came in since the last tick becomes a point. Call it at a steady beat."""
+        now = self._clock() if now is None else now
+        start, seconds = self._ticked_at, now - self._ticked_at
+        if seconds <= 0:
+            return
+        self._ticked_at = now
+        levels = self._reporters.levels(now)
+        window = self._ledger.gather(start, now)
+        levels["health"] = self._health(levels, window).score
+        whole = self._ledger.close(start, now, levels)
+        emit("queue.depth", {"queued": levels["queue_depth"]}, {"pool": self.pool})
+        emit(
+            "pool.utilization",
+            {"utilization": whole.utilization, "busy_s": whole.busy_s, "capacity_s": whole.capacity_s},
+            {"pool": self.pool},
+        )
+
+    # --- out ---
+
+    def snapshot(self, now: float | None = None, *, slots: bool = True) -> MetricsSnapshot:
+        """The pool now. Figures of the window end at the last tick, so a read between two ticks shows no dip.
+
+        Without `slots` the workers' own figures are left out: most of the work in a large pool.
+        """
+        now = self._clock() if now is None else now
+        at = self._wall()
+        window, _ = self._ledger.whole.recent.over(self.options.window_s, now=self._ticked_at)
+        point = point_of(window, at)
+        levels = self._reporters.levels(now)
+        clients = self._reporters.clients(now)
+        return MetricsSnapshot(
+            pool=self.pool,
+            at=at,
+            window_s=window.duration_s,
+            size=int(levels["size"]),
+            desired=int(levels["desired"]),
+            active=int(levels["active"]),
+            idle=int(levels["idle"]),
+            starting=len(self._reporters.starting(now)),
+            spare=int(levels["spare"]),
+            overflow=int(levels["overflow"]),
+            queue_depth=int(levels["queue_depth"]),
+            oldest_wait_s=max((client.oldest_wait_s for client in clients), default=0.0),
+            running=int(levels["running"]),
+            sessions=int(levels["sessions"]),
+            utilization=point.utilization,
+            throughput=point.throughput,
+            mean_s=point.mean_s,
+            p50_s=point.p50_s,
+            p95_s=point.p95_s,
+            p99_s=point.p99_s,
+            wait_mean_s=point.wait_mean_s,
+            wait_p95_s=point.wait_p95_s,
+            wait_p99_s=point.wait_p99_s,
+            error_rate=point.error_rate,
+            rejected=window.tally.outcomes[REJECTED],
+            timeouts=window.tally.outcomes[TIMEOUT],
+            retries=window.tally.retries,
+            input_tokens=window.tally.input_tokens,
+            output_tokens=window.tally.output_tokens,
+            health=self._health(levels, window),
+            counters=self._totals(),
+            programs={
+                name: self._program_snapshot(account, at) for name, account in self._ledger.programs.items()
+            },
+            slots=self._slot_snapshots(now, at) if slots else {},
+            clients=len(clients),
+            telemetry=TelemetryLoss(
+                dropped=self._ledger.dropped,
+                unattributed=self._ledger.unattributed,
+                duplicates=self._ledger.duplicates,
+                foreign=self._ledger.foreign,
+            ),
+        )
+
+    def history(
+        self,
+        duration_s: float,
+        *,
+        program: str | None = None,
+        slot: int | None = None,
+        now: float | None = None,
+    ) -> HistoryView:
+        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker slot.
+
+        One point a second up to an hour, one in ten seconds up to a day (as configured); a longer duration gives what
+        there is. A program or slot that is not known has no points.
+
+        Raises:
+            ValueError: `duration_s` is not a positive number.
+        """
+        now = self._clock() if now is None else now
+        account = self._account(program, slot)
+        resolution, points = account.points(duration_s, now=now, wall=self._wall())
+        return HistoryView(pool=self.pool, resolution_s=resolution, points=points)
+
+    def table(
+        self,
+        duration_s: float,
+        *,
+        program: str | None = None,
+        slot: int | None = None,
+        after: float | None = None,
+        now: float | None = None,
+    ) -> Table:
+        """As `history`, by column and without the point that is still open. `after` is the `last` of a table before.
+
+        Raises:
+            ValueError: `duration_s` is not a positive number.
+        """
+        if not duration_s > 0:
+            raise ValueError(f"a history has a positive duration, got {duration_s}")
+        now = self._clock() if now is None else now
+        account = self._account(program, slot)
+        oldest = now - duration_s if after is None else max(after, now - duration_s)
+        return account.table(duration_s, after=oldest, shift=self._shift_at(now))
+
+    def _account(self, program: str | None, slot: int | None) -> Account:
+        """That of the program, of the slot, or of the whole pool; an empty one if it is not known."""
+        account: Account | None = self._ledger.whole
+        if program is not None:
+            account = self._ledger.programs.get(program)
+        elif slot is not None:
+            account = self._ledger.slots.get(slot)
+        return account or Account(self.options)
+
+    def _shift_at(self, now: float) -> float:
+        """Wall time less our clock; the same as before unless the wall clock was set: a row must not move when it is
+        told again, or who appends it would have it twice."""
+        shift = self._wall() - now
+        if abs(shift - self._shift) > _SHIFT_S:
+            self._shift = shift
+        return self._shift
+
+    def look(self, after: float | None, *, slots: bool = False, now: float | None = None) -> Look:
+        """What changed since `after` (the `last` of the table before; None: only what is now)."""
+        now = self._clock() if now is None else now
+        return Look(
+            life=self._life,
+            snapshot=self.snapshot(now, slots=slots),
+            table=self.table(
+                self.options.fine_span_s, after=self._ticked_at if after is None else after, now=now
+            ),
+            status=self.status(now),
+        )
+
+    def histograms(self) -> dict[str, tuple[Histogram, Histogram]]:
+        """Latency and wait of served operations by program, since the beginning: running totals, as counters are."""
+        return {
+            name: (account.total.latency, account.total.wait)
+            for name, account in self._ledger.programs.items()
+        }
+
+    def status(self, now: float | None = None) -> PoolStatus | None:
+        """The supervisor's last report; None when it fell silent."""
+        return self._reporters.status(self._clock() if now is None else now)
+
+    def observed(
+        self, short_s: float, long_s: float, *, resized_s_ago: float | None = None, now: float | None = None
+    ) -> Observed:
+        """What sizing needs to know. `resized_s_ago`: leave out what was measured before that long ago.
+
+        Desired, actual, starting and overflow come from the supervisor's last report; the supervisor, which knows them
+        at the moment it decides, may put its own values and its `start_delay_s` in.
+        """
+        now = self._clock() if now is None else now
+        reporters, recent = self._reporters, self._ledger.whole.recent
+        levels, starting = reporters.levels(now), reporters.starting(now)
+        heard = reporters.heard_at
+        since = None if resized_s_ago is None else now - resized_s_ago
+        short = self._window(*recent.over(short_s, now=self._ticked_at, since=since))
+        # A burst must not wait for the next tick to be seen.
+        short = msgspec.structs.replace(short, peak_demand=max(short.peak_demand, reporters.open_peak()))
+        return Observed(
+            age_s=None if heard is None else max(0.0, now - heard),
+            slots_per_worker=self.options.slots_per_worker,
+            desired=int(levels["desired"]),
+            actual=int(levels["size"] - levels["overflow"]),
+            starting=sum(not worker.overflow for worker in starting),
+            overflow=int(levels["overflow"]) + sum(worker.overflow for worker in starting),
+            running=int(levels["running"]),
+            queued=int(levels["queue_depth"]),
+            oldest_wait_s=max((client.oldest_wait_s for client in reporters.clients(now)), default=0.0),
+            short=short,
+            long=self._window(*recent.over(long_s, now=self._ticked_at, since=since)),
+        )
+
+    # --- over its own death ---
+
+    def checkpoint(self) -> bytes:
+        """Counters, histories and what each reporter told, for `restore` in the next life. No names but programs'."""
+        wall = self._wall() - (self._clock() - self._ticked_at)
+        return _encoder.encode(self._ledger.save(self.pool, self._ticked_at, wall))
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go on from a checkpoint; call it before anything is reported. Deltas it knows of are not counted again.
+
+        What clients counted since the checkpoint comes back with their next deltas: counters stay exact.
+
+        Raises:
+            ValueError: it is damaged, or of another pool or version of dspool.
+        """
+        try:
+            saved = msgspec.msgpack.decode(checkpoint, type=Checkpoint)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as damaged:
+            raise ValueError(f"not a metrics checkpoint: {damaged}") from damaged
+        if saved.pool != self.pool:
+            raise ValueError(f"a checkpoint of pool {saved.pool!r} cannot be restored to {self.pool!r}")
+        if saved.columns != COLUMNS:
+            raise ValueError("the checkpoint was made by another version of dspool and keeps other figures")
+        now = self._clock()
+        # Rows are saved relative to the checkpoint's end, whose age only the wall clocks of both lives can tell.
+        ended = now - max(0.0, self._wall() - saved.wall)
+        self._ledger.restore(saved, ended, now)
+
+    # --- parts of the answers ---
+
+    def _health(self, levels: dict[str, float], window: Stretch) -> Health:
+        return health(
+            HealthInput(
+                desired=int(levels["desired"]),
+                ready=int(levels["size"] - levels["overflow"]),
+                error_rate=window.tally.error_rate,
+                latency_p99_s=window.tally.latency.quantile(0.99),
+                latency_objective_s=self.options.latency_objective_s,
+                wait_p95_s=window.tally.wait.quantile(0.95),
+                max_wait_s=self.options.max_wait_s,
+                utilization=window.utilization,
+                queue_fill=levels["queue_depth"] / max(1, self.options.max_queue),
+                rejected_rate=window.rejected_rate,
+            )
+        )
+
+    def _window(self, stretch: Stretch, seconds: float) -> Window:
+        tally = stretch.tally
+        return Window(
+            span_s=seconds,
+            arrivals=tally.arrivals,
+            finished=stretch.runs,
+            busy_slot_s=stretch.busy_s,
+            run_s=stretch.run_s,
+            peak_demand=stretch.peak_demand,
+            started=tally.wait.count,
+            over_wait=tally.wait.above(self.options.max_wait_s),
+            wait_p99_s=tally.wait.quantile(0.99),
+            model_errors=sum(number for code, number in tally.errors.items() if code.startswith("model_")),
+        )
+
+    def _totals(self) -> Counters:
+        total = Tally()
+        for account in self._ledger.programs.values():
+            total.add(account.total)
+        return counters_of(total, self._ledger.outcomes)
+
+    def _recent(self, account: Account, at: float) -> Point:
+        return point_of(account.recent.over(self.options.window_s, now=self._ticked_at)[0], at)
+
+    def _program_snapshot(self, account: Account, at: float) -> ProgramSnapshot:
+        return ProgramSnapshot(recent=self._recent(account, at), counters=account.counters())
+
+    def _slot_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:
+        by_slot = {worker.slot: worker for worker in self._reporters.workers(now)}
+        found = {}
+        for slot, account in sorted(self._ledger.slots.items()):
+            worker = by_slot.get(slot)
+            found[slot] = SlotSnapshot(
+                worker=worker.reporter if worker else None,
+                running=worker.running if worker else 0,
+                sessions=worker.sessions if worker else 0,
+                slots=worker.slots if worker else 0,
+                rss_mb=worker.rss_mb if worker else 0.0,
+                overflow=worker.overflow if worker else False,
+                busy_s=account.busy_s,
+                recent=self._recent(account, at),
+                counters=account.counters(),
+            )
+        return found
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decode = msgspec.msgpack.Decoder(Delta).decode
+
+
+def encode(delta: Delta) -> bytes:
+    """A delta as bytes, for `Metrics.report_encoded`: smaller and quicker than a pickle."""
+    return _encoder.encode(delta)

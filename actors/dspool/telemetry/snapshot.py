@@ -1,0 +1,47 @@
+"""What the exported metrics of one pool are computed from, wherever they are exported."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from dspool.config import PoolConfig
+from dspool.core.metrics.histogram import Histogram
+from dspool.core.metrics.measures import MetricsSnapshot
+from dspool.messages import PoolStatus
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What the configuration allows: alerts compare with it, so that one rule fits every pool."""
+
+    min_pool_size: int
+    max_pool_size: int
+    spares: int
+    max_queue: int
+    max_wait_s: float
+    operation_timeout_s: float
+    sizing: bool
+
+    @classmethod
+    def of(cls, config: PoolConfig) -> Limits:
+        return cls(
+            min_pool_size=config.min_pool_size,
+            max_pool_size=config.max_pool_size,
+            spares=config.spares,
+            max_queue=config.max_queue,
+            max_wait_s=config.max_wait_s,
+            operation_timeout_s=config.operation_timeout_s,
+            sizing=config.enable_optimizer,
+        )
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """All that the metrics of one pool are computed from, at one moment."""
+
+    snapshot: MetricsSnapshot
+    histograms: dict[str, tuple[Histogram, Histogram]]
+    """Latency and wait by program, running totals."""
+    status: PoolStatus | None
+    """None: the supervisor is not heard of, and what only it knows is not exported."""
+    limits: Limits
+    events: dict[str, int] = field(default_factory=dict)
+    """How often each event was told; only those that leave their process."""

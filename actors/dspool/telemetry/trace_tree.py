@@ -1,0 +1,114 @@
+"""The span tree of one operation, read from the local span files: what `dspool trace` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dspool.errors import UnknownName
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.trace_export import DIRECTORY
+
+_SHOWN = (
+    names.PROGRAM,
+    names.WORKER,
+    names.SESSION,
+    names.GEN_AI_PROVIDER,
+    names.GEN_AI_INPUT_TOKENS,
+    names.GEN_AI_OUTPUT_TOKENS,
+    names.HTTP_STATUS,
+    names.ATTEMPTS,
+    names.OUTCOME,
+    names.ERROR_TYPE,
+)
+
+
+class Node(NamedTuple):
+    """One span and what hangs below it, in the order in which it began."""
+
+    span: dict[str, Any]
+    below: list[Node]
+
+
+def find_trace(state_dir: Path, wanted: str) -> list[dict[str, Any]]:
+    """All spans of the trace of an operation id (or of a trace id), oldest first.
+
+    Raises:
+        UnknownName: no file has it. It may not have been sampled, or its file was rotated away.
+    """
+    directory = state_dir / DIRECTORY
+    traces: set[str] = {wanted} if len(wanted) == 32 else set()
+    quoted = json.dumps(wanted)
+    for line in _lines(directory):
+        # Most lines are of other operations: not worth parsing.
+        if (
+            quoted in line
+            and (span := _parsed(line))
+            and span["attributes"].get(names.OPERATION_ID) == wanted
+        ):
+            traces.add(span["trace_id"])
+    spans = [
+        span
+        for line in _lines(directory)
+        if any(trace in line for trace in traces) and (span := _parsed(line)) and span["trace_id"] in traces
+    ]
+    if not spans:
+        raise UnknownName(
+            f"no span of {wanted[:80]!r} in {directory}: not sampled (telemetry.sampling), not yet written, or rotated"
+        )
+    return sorted(spans, key=lambda span: (span["start_ns"], -span["end_ns"]))
+
+
+def trees(spans: list[dict[str, Any]]) -> list[Node]:
+    """`spans` below their parents. A span whose parent is not among them is a root."""
+    nodes = {span["span_id"]: Node(span, []) for span in spans}
+    roots: list[Node] = []
+    for span in spans:
+        parent = nodes.get(span["parent_id"] or "")
+        (roots if parent is None else parent.below).append(nodes[span["span_id"]])
+    return roots
+
+
+def render(spans: list[dict[str, Any]]) -> str:
+    """The tree as text: offset from its beginning, duration, name and what matters of the attributes."""
+    began = min(span["start_ns"] for span in spans)
+    lines = [f"trace {spans[0]['trace_id']}"]
+    for root in trees(spans):
+        _render(root, "", "", began, lines)
+    return "\n".join(lines)
+
+
+def _render(node: Node, first: str, rest: str, began: int, lines: list[str]) -> None:
+    span = node.span
+    about = span["attributes"]
+    facts = " ".join(
+        f"{key.removeprefix('dspool.').removeprefix('gen_ai.')}={about[key]}"
+        for key in _SHOWN
+        if key in about
+    )
+    offset, took = (span["start_ns"] - began) / 1e6, (span["end_ns"] - span["start_ns"]) / 1e6
+    failed = "" if span["ok"] else " FAILED"
+    lines.append(f"{offset:9.2f} ms {took:9.2f} ms  {first}{span['name']}{failed}  {facts}".rstrip())
+    for index, child in enumerate(node.below):
+        last = index == len(node.below) - 1
+        _render(child, rest + ("└ " if last else "├ "), rest + ("  " if last else "│ "), began, lines)
+
+
+def _lines(directory: Path) -> Iterator[str]:
+    for path in sorted(directory.glob("*.jsonl")):
+        try:
+            with path.open(encoding="utf-8") as file:
+                yield from file
+        except OSError:
+            continue
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """None for a line that is still being written."""
+    try:
+        span: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return span

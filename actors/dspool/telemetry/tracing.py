@@ -1,0 +1,274 @@
+"""Traces of operations: one from the HTTP request through queue, worker, DSPy and model calls, across processes.
+
+Whether an operation is traced is decided once, where it enters, and travels as W3C `traceparent`. One that is not
+traced costs a random number: no span object exists for it anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from dspool.config import PoolConfig
+from dspool.messages import Operation
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.events import outcome_of, session_hash
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span
+
+    from dspool.telemetry.trace_export import Batches
+
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+NOT_TRACED: Final = ""
+"""Given as a traceparent: whoever took the operation in has decided already, and against it."""
+_FAILED_OUTCOMES: Final = frozenset({"error", "timeout"})
+
+
+class Active:
+    """The traced operation that the calling code works for."""
+
+    __slots__ = ("operation", "span", "tracing")
+
+    def __init__(self, tracing: Tracing, span: Span, operation: Operation) -> None:
+        self.tracing, self.span, self.operation = tracing, span, operation
+
+
+_active: ContextVar[Active | None] = ContextVar("dspool_traced", default=None)
+active: Callable[[], Active | None] = _active.get
+"""The traced operation of this task or thread; None for almost all."""
+
+
+class Tracing:
+    """Makes and exports the spans of one process for one pool. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        role: str,
+        *,
+        processor: Batches | None = None,
+        dice: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`role` says which process this is ("client", "http", a worker id); it names the file of its spans."""
+        self.capture_content = config.telemetry.capture_content
+        self._config, self._role = config, role
+        self._share, self._dice = config.telemetry.sampling, dice
+        self._clock, self._limit = clock, config.telemetry.max_traces_per_s
+        self._room = self._burst = max(1.0, self._limit or 1.0)
+        self._room_at = clock()
+        self._processor = processor
+        self._provider: TracerProvider | None = None
+        self._tracer: Any = None
+        self._off = False
+        self._lock = threading.Lock()
+        # Spans have wall times; ours are measured with the monotonic clock, which this maps to them.
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    @property
+    def dropped(self) -> int:
+        """Spans that could not be exported."""
+        return self._processor.dropped if self._processor is not None else 0
+
+    def prepare(self) -> None:
+        """Load the SDK and make the exporters now, so that the first traced operation need not (70 ms)."""
+        if self._tracer is None and not self._off:
+            with self._lock:
+                if self._tracer is None and not self._off:
+                    self._open()
+
+    def wanted(self, traceparent: str | None) -> bool:
+        """The decision about one operation: its parent's if it has one, else by `telemetry.sampling`."""
+        if self._off or traceparent == NOT_TRACED:
+            return False
+        if traceparent is not None:
+            found = _TRACEPARENT.fullmatch(traceparent)
+            if found is not None:
+                return bool(int(found[3], 16) & 1)
+        return self._share > 0.0 and self._dice() < self._share and (self._limit is None or self._take())
+
+    def start(
+        self,
+        name: str,
+        attributes: Mapping[str, Any],
+        *,
+        parent: str | Span | None = None,
+        kind: str = "INTERNAL",
+        at: float | None = None,
+    ) -> Span | None:
+        """A span that began `at` (monotonic seconds; None: now) below `parent`: a traceparent, a span, or None for the
+        one that is current here. End it with `end`. None when tracing is off.
+        """
+        self.prepare()
+        if self._off:
+            return None
+        from opentelemetry import trace
+
+        if isinstance(parent, str):
+            context = _remote(parent)
+        else:
+            context = None if parent is None else trace.set_span_in_context(parent)
+        span: Span = self._tracer.start_span(
+            name,
+            context,
+            kind=trace.SpanKind[kind],
+            attributes={key: value for key, value in attributes.items() if value is not None},
+            start_time=None if at is None else self._ns(at),
+        )
+        return span
+
+    def end(
+        self, span: Span, *, error: BaseException | Mapping[str, Any] | None = None, at: float | None = None
+    ) -> None:
+        """End a span; with `error` it failed. Of an error only its code is kept: its text may quote the user."""
+        if error is not None:
+            from opentelemetry.trace import Status, StatusCode
+
+            outcome, code = outcome_of(error)
+            span.set_attribute(names.OUTCOME, outcome)
+            span.set_attribute(names.ERROR_TYPE, code or outcome)
+            if outcome in _FAILED_OUTCOMES:
+                span.set_status(Status(StatusCode.ERROR))
+        span.end(None if at is None else self._ns(at))
+
+    def resume(self, operation: Operation, *, worker: str, at: float) -> Active | None:
+        """In a worker: the span of its part of `operation`, if that is traced."""
+        parent = operation.traceparent
+        if parent is None or not parent.endswith("1") or not self.wanted(parent):
+            return None
+        command = operation.command
+        tag = str(type(command).__struct_config__.tag)
+        # A session's programs are named by users.
+        program = getattr(command, "program", None) if operation.session is None else None
+        attributes = {**about(operation, tag, program), names.POOL: self._config.name, names.WORKER: worker}
+        name = names.WORK.format(command=tag)
+        span = self.start(name, attributes, parent=parent, kind="SERVER", at=at)
+        return None if span is None else Active(self, span, operation)
+
+    def flush(self) -> None:
+        """Export what waits now. Blocks."""
+        if self._processor is not None:
+            self._processor.force_flush()
+
+    def close(self) -> None:
+        """Export what waits. Blocks up to some seconds."""
+        if self._processor is not None:
+            self._processor.shutdown()
+
+    def _take(self) -> bool:
+        """One trace more, if that leaves the process below `max_traces_per_s`."""
+        assert self._limit is not None
+        now = self._clock()
+        self._room = min(self._burst, self._room + (now - self._room_at) * self._limit)
+        self._room_at = now
+        if self._room < 1.0:
+            return False
+        self._room -= 1.0
+        return True
+
+    def _open(self) -> None:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+        from dspool.telemetry.trace_export import Batches, exporters
+
+        if self._processor is None:
+            made = exporters(self._config, f"{self._role}-{os.getpid()}")
+            if not made:
+                self._off = True
+                return
+            self._processor = Batches(made)
+        resource = Resource.create(
+            {
+                "service.name": os.environ.get("OTEL_SERVICE_NAME", "dspool"),
+                "service.instance.id": self._role,
+                "process.pid": os.getpid(),
+                "host.name": socket.gethostname(),
+                names.POOL: self._config.name,
+            }
+        )
+        # Sampling is decided before a span is made. Our own provider: an application's global one stays its own.
+        self._provider = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
+        self._provider.add_span_processor(self._processor)
+        self._tracer = self._provider.get_tracer("dspool")
+
+    def _ns(self, at: float) -> int:
+        return int(at * 1e9) + self._offset_ns
+
+
+@contextmanager
+def inside(traced: Active) -> Iterator[None]:
+    """Code in here works for `traced`: spans of DSPy, and of any library that uses OpenTelemetry, hang below it."""
+    from opentelemetry import context, trace
+
+    mine = _active.set(traced)
+    theirs = context.attach(trace.set_span_in_context(traced.span))
+    try:
+        yield
+    finally:
+        context.detach(theirs)
+        _active.reset(mine)
+
+
+def about(operation: Operation, command: str, program: str | None) -> dict[str, Any]:
+    """What every span of an operation says about it."""
+    session = operation.session
+    return {
+        names.OPERATION_ID: operation.id,
+        names.COMMAND: command,
+        names.PROGRAM: program,
+        names.SESSION: None if session is None else session_hash(session),
+    }
+
+
+def traceparent_of(span: Span) -> str:
+    """The W3C header that makes `span` the parent of what follows, in whatever process."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """The trace's id; None when there is none."""
+    found = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
+    return None if found is None else found[1]
+
+
+def unsampled(traceparent: str | None) -> str | None:
+    """`traceparent` if it can be passed on: callees must know that somebody decided against tracing."""
+    return traceparent if trace_id_of(traceparent) is not None else None
+
+
+def _remote(traceparent: str) -> Any:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+
+    found = _TRACEPARENT.fullmatch(traceparent)
+    if found is None or not int(found[1], 16) or not int(found[2], 16):
+        return Context()
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    parent = trace.SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=flags)
+    return trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+
+
+__all__ = [
+    "NOT_TRACED",
+    "Active",
+    "Tracing",
+    "about",
+    "active",
+    "inside",
+    "trace_id_of",
+    "traceparent_of",
+    "unsampled",
+]

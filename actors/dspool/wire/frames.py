@@ -1,0 +1,236 @@
+"""The exchange: the messages between a client and a worker, and how they are framed.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack. What users gave (commands) and what programs
+gave (results, events) is encoded on its own first, as `msgspec.Raw`: what cannot be sent is refused there, for
+that operation alone, and a batch is cut into frames of moderate size without encoding anything twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from dspool.errors import InvalidRequest, PayloadTooLarge
+from dspool.messages import AnyCommand, Finished, Operation, StreamEvent
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - 64 * 1024
+"""Of one command or one result: ids, error details and the frame's own fields fit beside it."""
+MAX_DEPTH = 100
+"""Lists and objects within one another. The decoder's own limit depends on how deep the receiver's stack is."""
+BATCH_BYTES = 8 * 1024 * 1024
+"""A batch that grows beyond this goes out in several frames."""
+
+
+# --- client to worker ---
+
+
+class Hello(Struct, frozen=True, array_like=True, tag="hello"):
+    """The client's proof that it knows the pool's secret, its own id, and a challenge for the worker."""
+
+    proof: bytes
+    client: str
+    nonce: bytes
+
+
+class Submit(Struct, frozen=True, array_like=True, tag="submit"):
+    operations: list[Operation]
+
+
+class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
+    """Stop these operations. Each is still reported once, when its slot is really free."""
+
+    ids: list[str]
+
+
+class Credit(Struct, frozen=True, array_like=True, tag="credit"):
+    """The client has consumed `count` events of a stream; the worker may send as many more."""
+
+    id: str
+    count: int
+
+
+class HandOver(Struct, frozen=True, array_like=True, tag="hand_over"):
+    """Give these sessions up, unless something of theirs runs or waits. Each is answered in a `Report`."""
+
+    sessions: list[str]
+
+
+# --- worker to client ---
+
+
+class Challenge(Struct, frozen=True, array_like=True, tag="challenge"):
+    nonce: bytes
+
+
+class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
+    """The worker's proof, and who it is: a port can have changed hands since the membership was published."""
+
+    proof: bytes
+    worker: str
+
+
+class Report(Struct, frozen=True, array_like=True, tag="report"):
+    """What happened since the last report, and the worker's load as it is now."""
+
+    finished: list[Finished]
+    busy: list[str]
+    """Operations it did not take: no slot. They did not start."""
+    moved: list[tuple[str, str]]
+    """(operation, worker): the operation's session belongs to that worker. It did not start."""
+    held: int
+    """Operations the worker holds now, of all clients."""
+    slots: int
+    own: int
+    """How many of `held` are this client's."""
+    handed_over: list[tuple[str, bool]] = []
+    """(session, granted): the answer to a `HandOver`."""
+
+
+class Chunk(Struct, frozen=True, array_like=True, tag="chunk"):
+    id: str
+    events: list[StreamEvent]
+
+
+FromClient = Hello | Submit | Cancel | Credit | HandOver
+FromWorker = Challenge | Welcome | Report | Chunk
+
+_encoder = msgspec.msgpack.Encoder()
+_encode, _encode_into = _encoder.encode, _encoder.encode_into
+decode_from_client = msgspec.msgpack.Decoder(FromClient).decode
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+_decode_command = msgspec.msgpack.Decoder(AnyCommand).decode
+
+
+def frame(message: FromClient | FromWorker) -> bytearray:
+    """`message` as one frame, ready to be written."""
+    buffer = bytearray(4)
+    _encode_into(message, buffer, 4)
+    buffer[:4] = (len(buffer) - 4).to_bytes(4, "big")
+    return buffer
+
+
+def prove(secret: bytes, role: str, nonce: bytes) -> bytes:
+    """HMAC-SHA256 under the pool's secret. The role keeps one end's proof from being played back as the other's."""
+    return hmac.new(secret, role.encode() + nonce, hashlib.sha256).digest()
+
+
+def proven(secret: bytes, role: str, nonce: bytes, proof: bytes) -> bool:
+    return hmac.compare_digest(prove(secret, role, nonce), proof)
+
+
+# --- what may be sent ---
+
+
+class Unsendable(Exception):
+    """`str()` of it says what is wrong, in types and sizes, never in content."""
+
+
+def sendable(value: Any) -> Raw:
+    """`value` encoded.
+
+    Raises:
+        Unsendable: it is not plain data, or too large, or too deep.
+    """
+    try:
+        encoded = _encode(value)
+    except OverflowError:
+        raise Unsendable("an integer beyond 64 bits") from None
+    except UnicodeEncodeError:
+        raise Unsendable("text that is not valid Unicode") from None
+    except RecursionError:
+        raise Unsendable(f"more than {MAX_DEPTH} levels of nesting") from None
+    except Exception as refused:
+        # msgspec's own words: they name the type. Errors of foreign classes' own hooks may quote anything.
+        plain = type(refused) is TypeError and str(refused).startswith("Encoding objects of type")
+        raise Unsendable(str(refused) if plain else "a value that fails to encode") from None
+    if len(encoded) > MAX_PAYLOAD_BYTES:
+        raise Unsendable(f"{len(encoded):,} bytes, more than {MAX_PAYLOAD_BYTES:,}")
+    return Raw(encoded)
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested deeper than the other end is sure to decode."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            part
+            for whole in level
+            for part in (whole.values() if type(whole) is dict else whole)
+            if type(part) in _CONTAINERS
+        ]
+        if not level:
+            return False
+        if len(level) > 1:
+            # Each once, however often it occurs: the number of levels is what counts.
+            level = list({id(part): part for part in level}.values())
+    return True
+
+
+_CONTAINERS = frozenset({dict, list, tuple})
+
+
+def encode_command(command: AnyCommand) -> Raw:
+    """`command`, checked field by field and encoded.
+
+    Raises:
+        InvalidRequest: it is no command, or a field has the wrong type or cannot be sent; says which.
+        PayloadTooLarge: it is larger than a frame.
+    """
+    if not isinstance(command, Struct):
+        raise InvalidRequest(
+            f"a command is wanted, such as ExecuteProgram(...), not a {type(command).__name__}"
+        )
+    for name in command.__struct_fields__:
+        value = getattr(command, name)
+        if type(value) in _CONTAINERS and too_deep(value):
+            raise InvalidRequest(f"{name}: more than {MAX_DEPTH} levels of nesting", field=name)
+    try:
+        encoded = sendable(command)
+    except Unsendable as refused:
+        field, why = _culprit(command) or ("command", str(refused))
+        if "bytes, more than" in why:
+            raise PayloadTooLarge(f"{field}: {why}", field=field) from None
+        raise InvalidRequest(f"{field}: {why}; only plain JSON values can be sent", field=field) from None
+    try:
+        _decode_command(encoded)
+    except (msgspec.ValidationError, RecursionError) as refused:
+        # Found here, not at the worker: there it would end the connection with all that is on it.
+        raise InvalidRequest(f"not a command: {refused}") from None
+    return encoded
+
+
+def _culprit(command: AnyCommand) -> tuple[str, str] | None:
+    """Which field cannot be sent, and why."""
+    for name in command.__struct_fields__:
+        value = getattr(command, name)
+        parts = value.items() if type(value) is dict else ()
+        for path, part in [*((f"{name}.{str(key)[:80]}", part) for key, part in parts), (name, value)]:
+            try:
+                sendable(part)
+            except Unsendable as refused:
+                return path, str(refused)
+    return None
+
+
+T = TypeVar("T")
+
+
+def batches(values: list[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """`values` in order, in pieces of about `BATCH_BYTES` at most, or of one."""
+    piece: list[T] = []
+    total = 0
+    for value in values:
+        bytes_ = size(value)
+        if piece and total + bytes_ > BATCH_BYTES:
+            yield piece
+            piece, total = [], 0
+        piece.append(value)
+        total += bytes_
+    if piece:
+        yield piece

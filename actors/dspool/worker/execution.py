@@ -1,0 +1,114 @@
+"""One operation on a worker, from admission to its report, and the errors that can end it there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import traceback
+from typing import TYPE_CHECKING
+
+from dspool.errors import Cancelled, DeadlineExceeded, InternalError, PoolError
+from dspool.messages import Operation
+
+if TYPE_CHECKING:
+    from dspool.programs.sessions.session import Session
+    from dspool.telemetry.tracing import Active
+    from dspool.worker.outbox import Desk
+
+_log = logging.getLogger(__name__)
+
+
+class Held:
+    """One admitted operation. It holds its slot until it is reported."""
+
+    __slots__ = (
+        "admitted_at",
+        "credit",
+        "deadline",
+        "desk",
+        "end",
+        "expired",
+        "more",
+        "operation",
+        "session",
+        "started_at",
+        "stop",
+        "task",
+        "timer",
+        "traced",
+        "version",
+    )
+
+    def __init__(self, operation: Operation, desk: Desk, now: float, credit: int) -> None:
+        self.operation = operation
+        self.desk = desk
+        self.admitted_at = now
+        self.deadline = now + operation.timeout_s
+        self.started_at: float | None = None
+        self.session: Session | None = None
+        self.task: asyncio.Task[None] | None = None
+        """What runs it, if it can be cancelled."""
+        self.stop: threading.Event | None = None
+        """Asks the thread that runs it to make no further call."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.expired = False
+        """Its deadline passed while it was here."""
+        self.end = False
+        """It was cancelled: its result no longer matters to anybody."""
+        self.credit = credit
+        """Stream events that its client still has room for."""
+        self.more: asyncio.Event | None = None
+        self.traced: Active | None = None
+        """Its span, if it is one of those that are traced."""
+        self.version = 0
+        """The version of a pool program that it runs; 0 for everything else."""
+
+    @property
+    def unwanted(self) -> bool:
+        return self.end or self.expired
+
+    @property
+    def runs(self) -> bool:
+        """Its program runs, in a task or a thread: not still in a line, nor waiting for the store."""
+        return self.task is not None or self.stop is not None
+
+    def interrupt(self) -> None:
+        """Make what runs it stop, as soon as it can."""
+        if self.task is not None:
+            self.task.cancel()
+        if self.stop is not None:
+            self.stop.set()
+        if self.more is not None:
+            self.more.set()
+
+    def given_up(self, now: float) -> PoolError:
+        """Why it is unwanted."""
+        return self.too_late(now) if self.expired else self.cancelled()
+
+    def cancelled(self) -> Cancelled:
+        return Cancelled(f"operation {self.operation.id} was cancelled")
+
+    def too_late(self, now: float) -> DeadlineExceeded:
+        phase = "run" if self.started_at is not None else "queue"
+        return DeadlineExceeded(
+            f"operation {self.operation.id} passed its deadline after {now - self.admitted_at:.2f} s on its worker",
+            phase=phase,
+            operation_id=self.operation.id,
+        )
+
+    def ended_by(self, raised: BaseException, now: float) -> PoolError:
+        """What to report when running it raised `raised`."""
+        if self.unwanted:
+            # Stopping makes libraries fail in their own ways; the cause is ours all the same.
+            return self.given_up(now)
+        return raised if isinstance(raised, PoolError) else defect(raised)
+
+
+def defect(raised: BaseException) -> InternalError:
+    """The error to report for one that nobody expected; where it came from goes to the log, what it said does not."""
+    kind = type(raised).__name__
+    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(raised.__traceback__)[-4:]]
+    _log.error("an operation raised %s at %s", kind, " < ".join(reversed(places)))
+    # The type only: a message may hold what the user sent.
+    return InternalError(f"the worker failed on this operation ({kind}); see its log", kind=kind)
