@@ -18,7 +18,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from dspool.cli import app, up
+from dspool.cli import app, start
 from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.run_file import Run, RunFile, this_process
@@ -68,7 +68,7 @@ def service(monkeypatch):
     module.Service = kind
     module.clear = lambda **what: kind.log.append(("cleared", what))
     monkeypatch.setitem(sys.modules, "fake_service", module)
-    monkeypatch.setattr(up, "SERVICE", "fake_service")
+    monkeypatch.setattr(start, "SERVICE", "fake_service")
     return kind
 
 

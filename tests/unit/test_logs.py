@@ -9,10 +9,10 @@ import logging
 
 import pytest
 
-from dspool import telemetry
 from dspool.config import PoolConfig
 from dspool.errors import WorkerLost
 from dspool.messages import Operation, Ping
+from dspool.telemetry import events as telemetry
 from dspool.telemetry import logs
 from dspool.telemetry.events import session_hash
 from dspool.telemetry.logs import working_on

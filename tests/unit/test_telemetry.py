@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from dspool import telemetry
 from dspool.errors import InvalidRequest, QueueFull
 from dspool.messages import Finished
+from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog
 from dspool.telemetry.events import EVENTS, attach, attached, detach, emit, session_hash, span, undeclared
 from dspool.telemetry.logs import JsonFormatter, LogHandler

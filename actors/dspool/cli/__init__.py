@@ -14,7 +14,7 @@ from dspool.cli import actions, deploy, doctor, remote, tokens, views, warm
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
-from dspool.cli.up import run_up
+from dspool.cli.start import run_up
 from dspool.config import load_config
 
 app = typer.Typer(

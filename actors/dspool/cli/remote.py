@@ -150,7 +150,7 @@ def down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
     if run is None:
         return {"stopped": False, "message": f"nothing to stop: no service runs from {run_file.state_dir}"}
     if not run.alive():
-        from dspool.cli.up import clear
+        from dspool.cli.start import clear
 
         clear(run, Output(as_json=False))
         run_file.remove(run.pid)
