@@ -78,8 +78,8 @@ quick-%:
 docs: install ## what is generated: settings in the documentation, dashboards, alert rules
 	@$(BIN)/python docs/generate_config_table.py
 	@$(BIN)/python docs/generate_metrics_table.py
-	@$(BIN)/python -m dspool_serve.grafana
-	@$(BIN)/python -m dspool_serve.alerts
+	@$(BIN)/python -m dspool_console.grafana
+	@$(BIN)/python -m dspool_console.alerts
 
 pictures: install ## the pictures of the dashboard in docs/images, of made-up data; needs chromium
 	@$(BIN)/python -m tests.browser.pictures

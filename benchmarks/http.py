@@ -35,7 +35,7 @@ import psutil
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.common import ROOT, arguments, finish, header, percentile, spread
-from dspool_serve.haproxy import free_ports
+from dspool_serve.ingress.haproxy import free_ports
 
 PEERS = ("serve_default", "serve_haproxy", "fastapi")
 SYSTEMS = ("dspool", *PEERS)

@@ -79,7 +79,7 @@ class Served:
 def serve_until_told(port: int, directory: str, served: Any, *given: Any, haproxy: bool) -> None:
     """A cluster with the deployment of `served(*given)` at port `port`, until stdin closes."""
     if haproxy:
-        from dspool_serve.haproxy import environment
+        from dspool_serve.ingress.haproxy import environment
 
         os.environ.update(environment(Path(directory) / "h"))
     import logging

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dspool.telemetry.metric_table import METRICS
-from dspool_serve.alerts import ALERTS
+from dspool_console.alerts import ALERTS
 
 GUIDE = Path(__file__).with_name("observability.md")
 

@@ -31,12 +31,12 @@ from dspool.telemetry.log_tail import LogTail
 from dspool.telemetry.metrics import Metrics, MetricsOptions
 from dspool.telemetry.snapshot import Limits, Reading
 from dspool.tokens import TokenSource
-from dspool_serve import connections
-from dspool_serve.app import Application
-from dspool_serve.audit import Audit
-from dspool_serve.auth import Security
-from dspool_serve.dashboard.insight import Rollouts
-from dspool_serve.pools import Settings
+from dspool_console.dashboard.insight import Rollouts
+from dspool_serve.access.audit import Audit
+from dspool_serve.access.security import Security
+from dspool_serve.api.application import Application
+from dspool_serve.api.pools import Settings
+from dspool_serve.http import connections
 
 HOSTILE = '<img src=x onerror="window.hacked=1">\'"&{{static}}'
 STEPS = ("import_modules", "load_programs", "probe")

@@ -28,7 +28,7 @@ from benchmarks.peer_systems.programs import (
     inputs_of,
 )
 from benchmarks.peer_systems.tables import Cell
-from dspool_serve.haproxy import free_ports
+from dspool_serve.ingress.haproxy import free_ports
 
 HANDLES = {
     "ray": ("dspool", "actor_pool", "serve_handle"),

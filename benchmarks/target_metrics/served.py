@@ -17,7 +17,7 @@ import psutil
 from benchmarks.common import ROOT, percentile
 from benchmarks.load import Taken, closed_loop, open_loop, steady_state
 from benchmarks.peer_systems.programs import SLOW_EVERY, SLOW_S
-from dspool_serve.haproxy import free_ports
+from dspool_serve.ingress.haproxy import free_ports
 
 PROGRAM = "answer"
 SPEC = {"signature": "question -> answer", "module": "Predict"}

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from dspool.config import PoolConfig, load_config
-from dspool_serve import haproxy
-from dspool_serve.service import application_name
+from dspool_serve.ingress import haproxy
+from dspool_serve.ingress.service import application_name
 
 
 async def main(address: str, state_dir: Path, config: PoolConfig, names: list[str]) -> None:
@@ -26,7 +26,7 @@ async def main(address: str, state_dir: Path, config: PoolConfig, names: list[st
 
     from dspool.pool import Pool
     from dspool.runtime import cluster
-    from dspool_serve.deployment import RayPools, build_app
+    from dspool_serve.ingress.deployment import RayPools, build_app
 
     cluster.join_cluster(address)
     async with AsyncExitStack() as started:

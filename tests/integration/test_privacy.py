@@ -21,8 +21,8 @@ from dspool.telemetry.event_log import EventLog
 from dspool.telemetry.exposition import expose
 from dspool.telemetry.observation import checkpoint_file
 from dspool.testing.lm_server import LMServer, Reply
-from dspool_serve.app import Application
-from dspool_serve.ray_pool import RayPool
+from dspool_serve.api.application import Application
+from dspool_serve.ingress.ray_pool import RayPool
 from tests.unit.http_doubles import FixedPools
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]

@@ -26,10 +26,10 @@ from harness import QUESTION, full, settings
 from dspool import Pool, PoolConfig
 from dspool.errors import PoolError
 from dspool.telemetry.exposition import REACHABLE
-from dspool_serve.alerts import ALERTS, EXAMPLE, FILE, RECORDED
-from dspool_serve.app import Application
-from dspool_serve.deployment import RayPools
-from dspool_serve.grafana import DASHBOARDS, POOL, WINDOW
+from dspool_console.alerts import ALERTS, EXAMPLE, FILE, RECORDED
+from dspool_console.grafana import DASHBOARDS, POOL, WINDOW
+from dspool_serve.api.application import Application
+from dspool_serve.ingress.deployment import RayPools
 
 pytestmark = [
     pytest.mark.ray,

@@ -20,9 +20,9 @@ from dspool.pool import Pool
 from dspool.store.store import SessionStore
 from dspool.tokens import TokenSource, write
 from dspool.worker.worker import Worker
-from dspool_serve.app import Application
-from dspool_serve.auth import Security
-from dspool_serve.pools import Settings
+from dspool_serve.access.security import Security
+from dspool_serve.api.application import Application
+from dspool_serve.api.pools import Settings
 
 pytestmark = pytest.mark.timeout(170)
 

@@ -23,10 +23,10 @@ FOLDER = Path(__file__).parent
 
 def routes() -> str:
     """Method, path and the least role of every route."""
-    from dspool_serve.access import needed
-    from dspool_serve.dashboard.routes import DASHBOARD
-    from dspool_serve.frames import FRAMES
-    from dspool_serve.routes import ROUTES
+    from dspool_console.dashboard.routes import DASHBOARD
+    from dspool_console.ray_panels import FRAMES
+    from dspool_serve.access.roles import needed
+    from dspool_serve.api import ROUTES
 
     rows = {
         f"{route.method} {route.path}  {needed(route) or 'open'}" for route in (*ROUTES, *FRAMES, *DASHBOARD)
@@ -35,8 +35,8 @@ def routes() -> str:
 
 
 def openapi() -> str:
-    from dspool_serve.openapi import document
-    from dspool_serve.routes import ROUTES
+    from dspool_serve.api import ROUTES
+    from dspool_serve.api.openapi import document
 
     return json.dumps(document(ROUTES, version="0"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -87,7 +87,7 @@ def results() -> str:
 
 def errors() -> str:
     """Code, status over HTTP and title of every error."""
-    from dspool_serve.errors import TABLE
+    from dspool_serve.http.problems import TABLE
 
     return _lines(f"{code} {kind.status} {kind.title}" for code, kind in sorted(TABLE.items()))
 

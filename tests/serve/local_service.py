@@ -21,9 +21,9 @@ from dspool.store.store import SessionStore
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import Limits, Reading
 from dspool.worker.worker import Worker
-from dspool_serve.app import Application
-from dspool_serve.auth import Security
-from dspool_serve.pools import Settings
+from dspool_serve.access.security import Security
+from dspool_serve.api.application import Application
+from dspool_serve.api.pools import Settings
 from tests.unit.http_doubles import FakePool, FixedPools
 
 

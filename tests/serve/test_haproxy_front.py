@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from dspool.errors import ConfigError
-from dspool_serve import haproxy
+from dspool_serve.ingress import haproxy
 
 pytestmark = [
     pytest.mark.serve,

@@ -15,8 +15,8 @@ import pytest
 
 from dspool.testing.lm_server import LMServer, Reply
 from dspool.tokens import issue
-from dspool_serve.dashboard.routes import DASHBOARD
-from dspool_serve.routes import ROUTES
+from dspool_console.dashboard.routes import DASHBOARD
+from dspool_serve.api import ROUTES
 from tests.serve.test_service import Up, dspool
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]

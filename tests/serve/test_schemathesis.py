@@ -21,8 +21,8 @@ from hypothesis.errors import Unsatisfiable  # noqa: E402
 from schemathesis import checks  # noqa: E402
 from schemathesis.specs.openapi import checks as openapi_checks  # noqa: E402
 
-from dspool_serve.openapi import document  # noqa: E402
-from dspool_serve.routes import ROUTES  # noqa: E402
+from dspool_serve.api import ROUTES  # noqa: E402
+from dspool_serve.api.openapi import document  # noqa: E402
 from tests.serve.local_service import LocalService  # noqa: E402
 from tests.serve.test_service import Up  # noqa: E402
 

@@ -39,8 +39,8 @@ from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage, Seen
-from dspool_serve.app import Application
-from dspool_serve.pools import Settings
+from dspool_serve.api.application import Application
+from dspool_serve.api.pools import Settings
 
 
 class Answered:

@@ -7,9 +7,9 @@ import math
 import pytest
 
 from dspool.telemetry.exposition import REACHABLE
-from dspool_serve.alerts import ALERTS, RECORDED
-from dspool_serve.alerts.promql import NotUnderstood, Series, parse
-from dspool_serve.alerts.watch import NEEDED, AlertWatch, sample_of
+from dspool_console.alerts import ALERTS, RECORDED
+from dspool_console.alerts.promql import NotUnderstood, Series, parse
+from dspool_console.alerts.watch import NEEDED, AlertWatch, sample_of
 from tests.dashboard_demo import SimulatedPool
 
 RECORDS = {rule.name: rule.expr for rule in RECORDED}

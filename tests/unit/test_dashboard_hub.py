@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from dspool.errors import WorkerLost
-from dspool_serve.dashboard.fresh import Fresh
-from dspool_serve.dashboard.hub import FRAMES_KEPT, Hub
+from dspool_console.dashboard.fresh import Fresh
+from dspool_console.dashboard.hub import FRAMES_KEPT, Hub
 from tests.dashboard_demo import SimulatedPool, application
 from tests.unit.http_doubles import until
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dspool_serve.dashboard.files import STATIC
+from dspool_console.dashboard.files import STATIC
 
 SCRIPTS = sorted(STATIC.rglob("*.js"))
 SHELL = (STATIC / "index.html").read_text()

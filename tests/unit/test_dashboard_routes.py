@@ -10,10 +10,10 @@ import re
 import httpx
 import pytest
 
-from dspool_serve.access import DASHBOARD as NEEDED
-from dspool_serve.access import needed
-from dspool_serve.dashboard import files
-from dspool_serve.dashboard.routes import DASHBOARD
+from dspool_console.dashboard import files
+from dspool_console.dashboard.routes import DASHBOARD
+from dspool_serve.access.roles import DASHBOARD as NEEDED
+from dspool_serve.access.roles import needed
 from tests.dashboard_demo import HOSTILE, SimulatedPool, application, tokens_for, write_traces
 
 API = "/dashboard/api"

@@ -17,12 +17,12 @@ from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import Seen
 from dspool.telemetry.log_tail import tail
 from dspool.telemetry.metrics import Metrics
-from dspool_serve.dashboard import view
-from dspool_serve.dashboard.happenings import event_row, marker_of, markers
-from dspool_serve.dashboard.replay import Replay, load_of, summary
-from dspool_serve.dashboard.studying import bounds_of
-from dspool_serve.dashboard.tables import encode_table, rows_of
-from dspool_serve.dashboard.traces import OperationLog, listed, operation_of, waterfall
+from dspool_console.dashboard import view
+from dspool_console.dashboard.analysis import bounds_of
+from dspool_console.dashboard.event_text import event_row, marker_of, markers
+from dspool_console.dashboard.replay import Replay, load_of, summary
+from dspool_console.dashboard.tables import encode_table, rows_of
+from dspool_console.dashboard.traces import OperationLog, listed, operation_of, waterfall
 
 HOSTILE = '<script>alert("x")</script>'
 

@@ -10,8 +10,8 @@ from http_doubles import FakePool, client_of
 from measured import Measured
 
 from dspool.errors import WorkerLost
-from dspool_serve.charts import Line, chart, shown
-from dspool_serve.frames import FRAMES, PANELS, environment
+from dspool_console.charts import Line, chart, shown
+from dspool_console.ray_panels import FRAMES, PANELS, environment
 
 RAY_ASKS = (
     "/grafana/d/rayDefaultDashboard/?orgId=1&theme=dark&kiosk=1&refresh=5s&from=now-5m&to=now&timezone=UTC"

@@ -13,8 +13,8 @@ import uvloop
 from http_doubles import FakePool, FixedPools
 from uvicorn import config
 
-from dspool_serve.app import Application
-from dspool_serve.connections import OneWrite, Watch, install, watched
+from dspool_serve.api.application import Application
+from dspool_serve.http.connections import OneWrite, Watch, install, watched
 from tests.dashboard_demo import SimulatedPool, application
 
 

@@ -7,7 +7,7 @@ from http_doubles import FakePool, assert_problem, client_of
 
 from dspool import errors
 from dspool.errors import InternalError, PoolError, QueueFull
-from dspool_serve.errors import TABLE, problem
+from dspool_serve.http.problems import TABLE, problem
 
 QA = "/v1/pools/default/programs/qa/execute"
 

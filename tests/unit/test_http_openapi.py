@@ -11,9 +11,9 @@ import openapi_spec_validator
 import pytest
 from http_doubles import FakePool, client_of
 
-from dspool_serve.examples import EXAMPLES
-from dspool_serve.openapi import document
-from dspool_serve.routes import ROUTES
+from dspool_serve.api import ROUTES
+from dspool_serve.api.examples import EXAMPLES
+from dspool_serve.api.openapi import document
 
 DOCUMENT = document(ROUTES, version="1.2.3")
 OPERATIONS = [(path, method, op) for path, item in DOCUMENT["paths"].items() for method, op in item.items()]

@@ -167,7 +167,7 @@ async def test_workers_are_listed_and_looked_at():
 
 @pytest.mark.parametrize("what", ["drain", "restart"])
 async def test_a_worker_is_gone_or_still_on_its_way(what, monkeypatch):
-    monkeypatch.setattr("dspool_serve.routes.workers.LEAST_WAIT_S", 0.001)
+    monkeypatch.setattr("dspool_serve.api.workers.LEAST_WAIT_S", 0.001)
     pool = FakePool()
     async with client_of(pool) as http:
         assert (await http.post(f"{WORKER}/{what}")).json() == {"worker": "default-w0-abcdef", "gone": True}

@@ -9,7 +9,7 @@ from http_doubles import FakePool, FixedPools, assert_problem, client_of
 
 from dspool.errors import PoolNotReady
 from dspool.messages import CreateProgram, DeleteProgram, ExecuteProgram, GetProgramInfo
-from dspool_serve.app import Application
+from dspool_serve.api.application import Application
 
 QA = "/v1/pools/default/programs/qa/execute"
 PROGRAM = "/v1/pools/default/sessions/ada/programs/answerer"

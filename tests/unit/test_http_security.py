@@ -13,13 +13,13 @@ from dspool.core.admission.access import Token, new_token
 from dspool.errors import Conflict, UnknownSession
 from dspool.messages import SessionInfo
 from dspool.tokens import TokenSource, issue, write
-from dspool_serve.access import NEEDS, needed
-from dspool_serve.app import Application
-from dspool_serve.audit import Audit
-from dspool_serve.auth import LOOPBACK_NAMES, Security
-from dspool_serve.frames import FRAMES
-from dspool_serve.pools import Settings
-from dspool_serve.routes import ROUTES
+from dspool_console.ray_panels import FRAMES
+from dspool_serve.access.audit import Audit
+from dspool_serve.access.roles import NEEDS, needed
+from dspool_serve.access.security import LOOPBACK_NAMES, Security
+from dspool_serve.api import ROUTES
+from dspool_serve.api.application import Application
+from dspool_serve.api.pools import Settings
 
 QA = "/v1/pools/default/programs/qa/execute"
 INPUTS = {"inputs": {"question": "?"}}

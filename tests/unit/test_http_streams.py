@@ -11,9 +11,9 @@ from http_doubles import FakePool, FixedPools, assert_problem, client_of, until
 
 from dspool.errors import ProgramError, QueueFull
 from dspool.messages import StreamEvent, StreamProgram
-from dspool_serve.app import Application
-from dspool_serve.pools import Settings
-from dspool_serve.sse import EventStream, event
+from dspool_serve.api.application import Application
+from dspool_serve.api.pools import Settings
+from dspool_serve.http.event_stream import EventStream, event
 
 real_sleep = asyncio.sleep
 STREAM = "/v1/pools/default/programs/qa/stream"
@@ -159,7 +159,7 @@ async def test_a_quiet_stream_sends_comments_and_from_then_on_errors_are_events(
 
 async def test_only_a_stream_that_said_nothing_since_the_last_beat_sends_a_comment(monkeypatch):
     beats: asyncio.Queue[None] = asyncio.Queue()
-    monkeypatch.setattr("dspool_serve.sse.asyncio.sleep", lambda _: beats.get())
+    monkeypatch.setattr("dspool_serve.http.event_stream.asyncio.sleep", lambda _: beats.get())
     words: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def source() -> Any:

@@ -14,8 +14,8 @@ import yaml
 
 from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.metric_table import BY_NAME, METRICS
-from dspool_serve import alerts, grafana
-from dspool_serve.queries import level, quantile, rate
+from dspool_console import alerts, grafana
+from dspool_console.queries import level, quantile, rate
 
 ROOT = Path(__file__).parents[2]
 RULE_TESTS = ROOT / "tests" / "alerts" / "rules_test.yaml"
@@ -43,7 +43,7 @@ def queries():
 
 @pytest.mark.parametrize("dashboard", grafana.DASHBOARDS, ids=lambda dashboard: dashboard.uid)
 def test_the_committed_dashboard_is_what_the_table_makes(dashboard):
-    assert dashboard.file.read_text() == grafana.as_json(dashboard), "run python -m dspool_serve.grafana"
+    assert dashboard.file.read_text() == grafana.as_json(dashboard), "run python -m dspool_console.grafana"
 
 
 def test_the_tables_in_the_documentation_are_those_of_the_code():
@@ -61,7 +61,7 @@ def test_there_is_no_dashboard_file_that_nothing_makes():
 
 
 def test_the_committed_rules_are_what_the_table_makes():
-    assert alerts.FILE.read_text() == alerts.rules(), "run python -m dspool_serve.alerts"
+    assert alerts.FILE.read_text() == alerts.rules(), "run python -m dspool_console.alerts"
 
 
 def test_every_metric_is_on_a_dashboard():

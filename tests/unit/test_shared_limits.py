@@ -9,7 +9,7 @@ import pytest
 from dspool.core.admission.access import Token
 from dspool.core.admission.rates import Allowances
 from dspool.errors import RateLimited, StoreFailed
-from dspool_serve.admission import Admission
+from dspool_serve.access.admission import Admission
 
 
 class World:

@@ -21,13 +21,13 @@ from dspool.config import PoolConfig, load_config
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, from_environment
 
-SERVICE = "dspool_serve.service"
+SERVICE = "dspool_serve.ingress.service"
 """The only mention of the HTTP package below it: imports point down (`dspool_serve` imports `dspool`), so the command
 line loads it when it runs and never at import. It also keeps Ray's import out of `dspool --help`."""
 
 
 class RunningService(Protocol):
-    """What `dspool_serve.service.Service` offers the command line."""
+    """What `dspool_serve.ingress.service.Service` offers the command line."""
 
     url: str
     ray_address: str

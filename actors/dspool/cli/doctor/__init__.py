@@ -20,7 +20,7 @@ from dspool.config import PoolConfig, load_config
 from dspool.errors import ConfigError
 from dspool.runtime import forkserver
 
-HAPROXY = "dspool_serve.haproxy"
+HAPROXY = "dspool_serve.ingress.haproxy"
 """Loaded when it is asked for: imports point down, and this package lies below."""
 
 

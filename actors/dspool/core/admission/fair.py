@@ -1,6 +1,6 @@
 """Whose turn it is at a door that lets in so many at once: fair between keys, interactive before batch.
 
-Pure: the shell (`dspool_serve.admission`) waits and wakes; this decides. Among the keys that wait, the one that
+Pure: the shell (`dspool_serve.access.admission`) waits and wakes; this decides. Among the keys that wait, the one that
 holds least of the room in proportion to its weight goes first, and among equals the one that was served least
 lately. So a key with a thousand waiting requests and a key with one share the room in halves, and a newcomer gets
 the next place that becomes free, however long the others' operations run.

@@ -1,0 +1,77 @@
+"""The dashboard's actions: the handlers of the API behind the guard of the page. Admins only, and written down."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from dspool_console.dashboard.common import POOL, answer, watched
+from dspool_console.dashboard.csrf import guarded
+from dspool_serve.api.common import optional_body
+from dspool_serve.api.pool import pause_pool, resize_pool, resume_pool
+from dspool_serve.api.programs import roll_back_pool_program
+from dspool_serve.api.schema import WarmRequest, WorkerGone
+from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.routing import Handler, Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+GONE_S: Final = 2.0
+"""How long a page waits to hear that a worker is gone; it goes on in any case."""
+_warm_body = msgspec.json.Decoder(WarmRequest)
+
+
+async def warm(app: Application, request: Request) -> Response:
+    """Begins a warm-up; the live stream tells how it goes."""
+    asked = await optional_body(app, request, _warm_body, WarmRequest())
+    await watched(app, request).insight.start_warm(asked.strategy)
+    return answer(request, {"started": True})
+
+
+async def drain(app: Application, request: Request) -> Response:
+    return await _gone(request, watched(app, request).pool.drain(request.params["worker"]))
+
+
+async def restart(app: Application, request: Request) -> Response:
+    return await _gone(request, watched(app, request).pool.restart(request.params["worker"]))
+
+
+async def _gone(request: Request, leaving: object) -> Response:
+    # Shielded: what was begun goes on when the page has stopped waiting.
+    task = asyncio.ensure_future(leaving)  # type: ignore[call-overload]
+    _going.add(task)
+    task.add_done_callback(_going.discard)
+    done, _ = await asyncio.wait((task,), timeout=GONE_S)
+    if done:
+        task.result()
+    return answer(request, WorkerGone(request.params["worker"], bool(done)))
+
+
+_going: set[asyncio.Future[None]] = set()
+
+
+async def end_session(app: Application, request: Request) -> Response:
+    """Also another's: the id is the one that the list shows."""
+    await watched(app, request).pool.end_session(request.params["session"])
+    return Response(204, b"")
+
+
+def _action(method: str, path: str, handler: Handler, summary: str) -> Route:
+    return Route(method, f"{POOL}/{path}", guarded(handler), summary)
+
+
+ACTING: Final = (
+    _action("POST", "resize", resize_pool, "Set the desired size"),
+    _action("POST", "pause", pause_pool, "Refuse new operations"),
+    _action("POST", "resume", resume_pool, "Take operations again"),
+    _action("POST", "warm", warm, "Run the warm-up steps again"),
+    _action("POST", "workers/{worker}/drain", drain, "Take a worker out of traffic"),
+    _action("POST", "workers/{worker}/restart", restart, "Replace a worker"),
+    _action("POST", "programs/{program}/rollback", roll_back_pool_program, "Go back to an earlier version"),
+    _action("DELETE", "sessions/{session}", end_session, "End a session"),
+)
+
+__all__ = ["ACTING"]

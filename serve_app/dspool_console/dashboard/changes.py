@@ -1,0 +1,183 @@
+"""What is new in one pool since the last beat, as far as somebody looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from dspool.core.metrics.live import Look
+from dspool.errors import PoolError
+from dspool.messages import PoolStatus
+from dspool_console.alerts.watch import AlertWatch
+from dspool_console.dashboard import view
+from dspool_console.dashboard.event_text import event_row
+from dspool_console.dashboard.insight import Insight
+from dspool_console.dashboard.tables import points
+from dspool_serve.api.pools import ServedPool
+
+EVERYBODY: Final = "*"
+"""The topic of what all viewers must know."""
+STATUS_S: Final = 2.0
+EVENTS_AT_ONCE: Final = 200
+DECISIONS_AT_ONCE: Final = 20
+
+Item = tuple[str, str, Any]
+"""Topic, name of the event, data."""
+_WHOLE: Final = ("health", "alerts", "telemetry")
+_POOL_EVERY: Final = 5
+"""So many beats pass until all of a pool's row is told: what a viewer has from an answer may be newer than what was
+told, and then no difference to the last beat would ever put it right."""
+
+
+class News:
+    """Keeps what was told last, to tell only what is other. One event loop owns it."""
+
+    def __init__(
+        self,
+        pool: ServedPool,
+        insight: Insight,
+        alerts: AlertWatch,
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.pool, self.insight, self.alerts = pool, insight, alerts
+        self._wall = wall
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody knows anything: the next beat tells everything but what is only told as it happens."""
+        self._life: str | None = None
+        self._after: float | None = None
+        self._overview: view.Row | None = None
+        self._beats = 0
+        self._workers: dict[str, view.Row] | None = None
+        self._since: int | None = None
+        self._alert_changes = self.alerts.told
+        self._warm_since: int | None = None
+        self._rollout: view.Row | None = None
+        self._decisions: dict[int, view.Row] | None = None
+        self._alerts_version = -1
+
+    async def beat(self, wanted: frozenset[str]) -> list[Item]:
+        """Raises: PoolError: the pool cannot be asked."""
+        found: list[Item] = []
+        if wanted & {"overview", "workers"}:
+            look = await self._look(slots="workers" in wanted)
+            status = look.status if look is not None else None
+            if status is None:
+                status = await self.status()
+            if look is not None and look.life != self._life:
+                if self._life is not None:
+                    found.append((EVERYBODY, "reset", {}))
+                self._life, self._overview, self._workers = look.life, None, None
+            if "overview" in wanted:
+                found += self._tick(look, status)
+            if "workers" in wanted and status is not None:
+                found += self._worker_rows(look, status)
+        for topic, ask in (
+            ("events", self._events), ("warmup", self._warmup), ("sizing", self._sizing), ("alerts", self._alerts),
+        ):  # fmt: skip
+            if topic in wanted:
+                found += await ask()
+        return found
+
+    # --- figures ---
+
+    async def _look(self, *, slots: bool) -> Look | None:
+        """None while the metrics are away or switched off: the rest is told all the same."""
+        if not self.insight.config.enable_metrics:
+            return None
+        try:
+            look = await self.insight.look(self._after, slots=slots)
+        except PoolError:
+            return None
+        self._after = look.table.last
+        return look
+
+    async def status(self) -> PoolStatus | None:
+        try:
+            return await asyncio.wait_for(self.pool.status(), STATUS_S)
+        except (PoolError, TimeoutError):
+            return None
+
+    def _tick(self, look: Look | None, status: PoolStatus | None) -> list[Item]:
+        now = view.overview(look, status, self.insight.config, self.alerts.summary(), self._wall())
+        before, self._overview = self._overview, now
+        tick: dict[str, Any] = {"at": now["at"]}
+        self._beats += 1
+        if self._beats % _POOL_EVERY == 0:
+            tick["pool"] = now["pool"]
+        if look is not None and look.table.ends:
+            tick["points"] = msgspec.Raw(points(look.table).encode())
+        for name in ("now", "pool", "totals"):
+            if name not in tick:
+                tick |= _part(name, before, now)
+        for name in _WHOLE:
+            if before is None or before[name] != now[name]:
+                tick[name] = now[name]
+        known = {} if before is None else {row["name"]: row for row in before["programs"]}
+        if programs := view.changed_rows(known, now["programs"], "name"):
+            tick["programs"] = programs
+        return [("overview", "tick", tick)]
+
+    def _worker_rows(self, look: Look | None, status: PoolStatus) -> list[Item]:
+        slots = look.snapshot.slots if look is not None else {}
+        rows = view.worker_rows(status, slots, {})
+        before, self._workers = self._workers or {}, {row["id"]: row for row in rows}
+        changed = view.changed_rows(before, rows, "id")
+        gone = [id for id in before if id not in self._workers]
+        return [("workers", "workers", {"changed": changed, "gone": gone})] if changed or gone else []
+
+    # --- what happens ---
+
+    async def _events(self) -> list[Item]:
+        found: list[Item] = []
+        try:
+            page = await self.insight.events(self._since or 0, EVENTS_AT_ONCE if self._since else 1)
+        except PoolError:
+            page = None
+        if page is not None:
+            if self._since is not None:
+                found = [("events", "event", event_row(seen)) for seen in page.events]
+            self._since = page.next
+        number, self._alert_changes = self.alerts.told - self._alert_changes, self.alerts.told
+        changes = list(self.alerts.changes)[-number:] if number else []
+        return found + [("events", "event", event_row(seen)) for seen in changes]
+
+    async def _warmup(self) -> list[Item]:
+        progress = await self.insight.warm_progress(self._warm_since or 0)
+        rollouts = await self.insight.rollouts()
+        rollout = view.rollout_row(rollouts.running or rollouts.last)
+        told = [] if self._warm_since is None else progress
+        same = rollout == self._rollout and self._warm_since is not None
+        self._warm_since = progress[-1].sequence if progress else self._warm_since or 0
+        self._rollout = rollout
+        return [] if same and not told else [("warmup", "warmup", {"progress": told, "deployment": rollout})]
+
+    async def _sizing(self) -> list[Item]:
+        records = await self.insight.decisions(DECISIONS_AT_ONCE)
+        rows = {row["n"]: row for row in map(view.decision_row, reversed(records))}
+        before, self._decisions = self._decisions or {}, rows
+        new = [row for n, row in rows.items() if before.get(n) != row]
+        return [("sizing", "sizing", {"decisions": new})] if new else []
+
+    async def _alerts(self) -> list[Item]:
+        if self.alerts.version == self._alerts_version:
+            return []
+        self._alerts_version = self.alerts.version
+        return [("alerts", "alerts", {"alerts": self.alerts.alerts})]
+
+
+def _part(name: str, before: view.Row | None, now: view.Row) -> view.Row:
+    new, old = now[name], None if before is None else before[name]
+    if new is None:
+        return {name: None} if before is None or old is not None else {}
+    fields = view.changed(old, new)
+    return {name: fields} if fields else {}
+
+
+__all__ = ["EVERYBODY", "News"]

@@ -1,0 +1,231 @@
+"""Who a request comes from, and whether that one may do it.
+
+Without tokens (possible on loopback only) everybody is the admin `local`, and nothing of this is on the way of an
+operation but a look at the `Host` header. With tokens each route's handler is wrapped once, when the application is
+made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from dspool.core.admission.access import ROLES, Role, Token, allowed
+from dspool.core.admission.fair import Priority
+from dspool.errors import DeadlineExceeded, InvalidRequest, NotAllowed, PoolError, Unauthenticated
+from dspool.tokens import TokenSource
+from dspool_serve.access.audit import Audit
+from dspool_serve.access.callers import CallerPools
+from dspool_serve.access.logins import Sessions, cookie_of
+from dspool_serve.access.roles import needed
+from dspool_serve.http.event_stream import EventStream
+from dspool_serve.http.problems import kind_of
+from dspool_serve.http.requests import Request
+from dspool_serve.http.routing import Handler, Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+TIMEOUT: Final = b"x-dspool-timeout-seconds"
+"""What HAProxy makes of `x-request-timeout-seconds`: Serve would answer that one itself, in plain text."""
+_TIMEOUT_PLAIN: Final = b"x-request-timeout-seconds"
+_PRIORITY: Final = b"x-dspool-priority"
+_GRACE_S: Final = 0.1
+"""The pool's own deadline speaks first: it knows whether the operation had started."""
+_HOSTS_KEPT: Final = 64
+_DASHBOARD: Final = "/dashboard/"
+LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Security:
+    """What stands between the router and the handlers.
+
+    Args:
+        tokens: None leaves the doors open, for loopback.
+        hosts: without tokens, the names under which the service may be addressed; None is any. A web page whose name
+            was made to point at 127.0.0.1 is of the "same site" for the browser, and only its `Host` gives it away.
+        max_waiting: requests of one token that wait while others have their turn.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSource | None = None,
+        *,
+        hosts: Iterable[str] | None = None,
+        audit: Audit | None = None,
+        max_waiting: int = 256,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.tokens = tokens
+        self._hosts = None if hosts is None else {name.lower().encode() for name in hosts}
+        self._hosts_seen: set[bytes] = set()
+        self.audit = audit or Audit(None)
+        self.sessions: Sessions | None = None
+        """Set by the application: dashboard sessions, which count below `/dashboard/` only."""
+        self._max_waiting = max_waiting
+        self._wall = wall
+        self._views: dict[tuple[str, Priority], tuple[Token, Application]] = {}
+        self._callers: dict[int, Any] = {}
+
+    def secured(self, routes: Iterable[Route]) -> tuple[Route, ...]:
+        """The same routes, with handlers that look at who asks first."""
+        return tuple(route._replace(handler=self._wrapped(route)) for route in routes)
+
+    def _wrapped(self, route: Route) -> Handler:
+        need = needed(route)
+        handler = route.handler
+        if need == "admin":
+            handler = self._audited(route, handler)
+        handler = _timely(handler)
+        if self.tokens is None:
+            return handler if self._hosts is None else self._hosted(handler)
+        return handler if need is None else self._authorised(route, need, handler)
+
+    def _authorised(self, route: Route, need: Role, handler: Handler) -> Handler:
+        # An admin may mean another's session, as `principal/id`: that is an admin's deed on a caller's route.
+        over_others = self._audited(route, handler) if "{session}" in route.path and need != "admin" else None
+
+        async def authorised(app: Application, request: Request) -> Any:
+            token = self.identify(request)
+            request.principal, request.role = token.name, token.role
+            if not allowed(token.role, need):
+                self.audit.denied(request, token.role, need)
+                raise NotAllowed(
+                    f"{token.name} is a {token.role}; this needs {' or '.join(ROLES[ROLES.index(need) :])}",
+                    needs=need,
+                )
+            theirs = over_others is not None and token.role == "admin" and "/" in request.params["session"]
+            serve = over_others if over_others is not None and theirs else handler
+            return await serve(self._view(app, token, _priority(request, token)), request)
+
+        return authorised
+
+    def identify(self, request: Request) -> Token:
+        """Whose request it is.
+
+        Raises:
+            Unauthenticated: no token, or none of ours (also an expired one): the answer does not say which.
+        """
+        assert self.tokens is not None
+        if self.sessions is not None and b"authorization" not in request.headers:
+            return self._of_session(request)
+        scheme, _, presented = request.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
+        token = self.tokens.current().recognise(presented.strip(), now=self._wall())
+        if token is None:
+            raise Unauthenticated("this access token is not valid here")
+        return token
+
+    def _of_session(self, request: Request) -> Token:
+        path = request.scope["path"]
+        if path.startswith(_DASHBOARD) and self.sessions is not None and self.tokens is not None:
+            cookie = cookie_of(request.headers.get(b"cookie"))
+            request.session = self.sessions.recognise(cookie, self.tokens.current())
+            if request.session is not None:
+                return request.session.token
+            raise Unauthenticated("log in with an access token")
+        raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
+
+    def _view(self, app: Application, token: Token, priority: Priority) -> Application:
+        """The application as the holder of `token` sees it: its own sessions, its share of the pool."""
+        known = self._views.get((token.id, priority))
+        if known is not None and known[0] is token:
+            return known[1]
+        view = copy.copy(app)
+        view.pools = CallerPools(app.pools, token, priority, self._callers, max_waiting=self._max_waiting)
+        self._views[token.id, priority] = (token, view)
+        return view
+
+    def _audited(self, route: Route, handler: Handler) -> Handler:
+        async def audited(app: Application, request: Request) -> Any:
+            try:
+                response = await handler(app, request)
+            except PoolError as failed:
+                self.audit.done(request, route, kind_of(failed.code).status, failed.code)
+                raise
+            except BaseException as failed:
+                self.audit.done(request, route, 500, type(failed).__name__)
+                raise
+            self.audit.done(request, route, response.status, "")
+            return response
+
+        return audited
+
+    def _hosted(self, handler: Handler) -> Handler:
+        def hosted(app: Application, request: Request) -> Any:
+            host = request.headers.get(b"host", b"")
+            if host not in self._hosts_seen:
+                self._check_host(host)
+            return handler(app, request)
+
+        return hosted
+
+    def _check_host(self, host: bytes) -> None:
+        name = host.lower()
+        if not name.endswith(b"]"):
+            before, colon, port = name.rpartition(b":")
+            name = before if colon and port.isdigit() else name
+        assert self._hosts is not None
+        if name not in self._hosts:
+            raise NotAllowed(
+                "without access tokens this service answers to its loopback name only; "
+                "send `Host: localhost`, or give it tokens"
+            )
+        if len(self._hosts_seen) < _HOSTS_KEPT:
+            self._hosts_seen.add(host)
+
+
+def _priority(request: Request, token: Token) -> Priority:
+    asked = request.headers.get(_PRIORITY)
+    if asked is None:
+        return token.priority
+    if asked not in (b"interactive", b"batch"):
+        raise InvalidRequest("x-dspool-priority is interactive or batch")
+    # A token for batch work stays behind whatever it says.
+    return "batch" if asked == b"batch" or token.priority == "batch" else "interactive"
+
+
+def _timely(handler: Handler) -> Handler:
+    def timely(app: Application, request: Request) -> Any:
+        headers = request.headers
+        if TIMEOUT in headers or _TIMEOUT_PLAIN in headers:
+            return _within(handler, app, request)
+        return handler(app, request)
+
+    return timely
+
+
+async def _within(handler: Handler, app: Application, request: Request) -> Any:
+    raw = request.headers.get(TIMEOUT) or request.headers.get(_TIMEOUT_PLAIN) or b""
+    try:
+        seconds = float(raw)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest("x-request-timeout-seconds is a positive number of seconds")
+    settings = app.settings
+    if seconds >= settings.operation_timeout_s:
+        return await handler(app, request)
+    view = copy.copy(app)
+    view.settings = type(settings)(**(_fields(settings) | {"operation_timeout_s": seconds}))
+    until = asyncio.get_running_loop().time() + seconds + _GRACE_S
+    try:
+        async with asyncio.timeout_at(until):
+            answer = await handler(view, request)
+    except TimeoutError:
+        raise DeadlineExceeded(f"not answered within the {seconds:g} s that the request allowed") from None
+    if isinstance(answer, EventStream):
+        answer.until = until
+    return answer
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in settings.__struct_fields__}
+
+
+__all__ = ["LOOPBACK_NAMES", "Security"]

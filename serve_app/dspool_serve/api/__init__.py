@@ -1,0 +1,26 @@
+"""The routes by resource: one small function each, and the tables that name them.
+
+`ROUTES` is also what the OpenAPI document is made from, so a route cannot exist undocumented.
+"""
+
+from __future__ import annotations
+
+from dspool_serve.api import code, events, pool, programs, service, sessions, variables, workers
+from dspool_serve.api.metrics import OBSERVING
+from dspool_serve.api.scrape import SCRAPING
+from dspool_serve.http.routing import Route
+
+ROUTES: tuple[Route, ...] = (
+    *programs.ROUTES,
+    *sessions.ROUTES,
+    *variables.ROUTES,
+    *code.ROUTES,
+    *workers.ROUTES,
+    *pool.ROUTES,
+    *OBSERVING,
+    *events.ROUTES,
+    *service.ROUTES,
+    *SCRAPING,
+)
+
+__all__ = ["ROUTES"]

@@ -1,0 +1,52 @@
+"""Python in a sandbox, for admins, where the configuration offers it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dspool.errors import NotAllowed
+from dspool.messages import ExecuteSandboxed
+from dspool_serve.api.common import RUN, answer_json, body_of, deadline, pool_of, run
+from dspool_serve.api.schema import CodeRequest, CodeResponse, Timings
+from dspool_serve.api.sessions import SESSION
+from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.routing import Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+_code_body = msgspec.json.Decoder(CodeRequest)
+
+
+async def execute_code(app: Application, request: Request) -> Response:
+    pool_of(app, request)
+    if not app.settings.execute_code:
+        raise NotAllowed("execute_code is off: the configuration needs service.execute_code")
+    asked = await body_of(app, request, _code_body)
+    answer = await run(
+        app,
+        request,
+        ExecuteSandboxed(asked.code),
+        session=request.params["session"],
+        timeout_s=deadline(app, asked.timeout_s),
+    )
+    value = answer.value
+    timings = Timings(answer.wait_s, answer.run_s)
+    return answer_json(
+        CodeResponse(value["stdout"], value["result"], answer.operation_id, answer.worker, timings)
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        SESSION + "/execute_code",
+        execute_code,
+        "Run Python in a sandbox of its own, without files or network; creates the session",
+        CodeResponse,
+        CodeRequest,
+        problems=(*RUN, "not_allowed", "sandbox_unavailable", "too_many_sessions"),
+    ),
+)

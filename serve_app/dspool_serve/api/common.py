@@ -1,0 +1,198 @@
+"""What the routes share: bodies, pages, and how an operation is run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from dspool.errors import InvalidRequest, PoolError
+from dspool.messages import AnyCommand, Deployment, StreamEvent
+from dspool_serve.api.pools import Answer, ServedPool
+from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
+from dspool_serve.http.bodies import decode
+from dspool_serve.http.event_stream import EventStream, event, stream_event
+from dspool_serve.http.requests import Request, Response
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+T = TypeVar("T")
+
+POOL = "/v1/pools/{pool}"
+MAX_PAGE = 1000
+PAGE: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}),
+    ("cursor", {"type": "string"}),
+)
+LOOK = ("pool_not_ready", "deadline_exceeded")
+"""What may go wrong with an operation that runs no program."""
+RUN = (
+    "malformed_request",
+    "unknown_program",
+    "payload_too_large",
+    "invalid_request",
+    "queue_full",
+    "program_error",
+    "model_error",
+    "pool_not_ready",
+    "deadline_exceeded",
+)
+CHANGE = ("malformed_request", "payload_too_large", "invalid_request")
+
+encode = msgspec.json.Encoder().encode
+_object_body = msgspec.json.Decoder(dict[str, Any])
+
+
+def answer_json(value: Any, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
+    return Response(status, encode(value), headers=headers)
+
+
+def pool_of(app: Application, request: Request) -> ServedPool:
+    """Raises: UnknownPool."""
+    return app.pools.get(request.params["pool"])
+
+
+async def body_of(app: Application, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+    """The request's body, checked; see `decode` for what it raises."""
+    return decode(decoder, await request.body(app.settings.max_body_bytes))
+
+
+async def optional_body(
+    app: Application, request: Request, decoder: msgspec.json.Decoder[T], default: T
+) -> T:
+    """As `body_of`; no body at all means `default`."""
+    body = await request.body(app.settings.max_body_bytes)
+    return decode(decoder, body) if body else default
+
+
+def deadline(app: Application, asked: float | None) -> float:
+    longest = app.settings.operation_timeout_s
+    return longest if asked is None else min(asked, longest)
+
+
+async def run(
+    app: Application,
+    request: Request,
+    command: AnyCommand,
+    *,
+    session: str | None = None,
+    timeout_s: float | None = None,
+) -> Answer:
+    """Run one command for this request. Raises what `Pool.run` does."""
+    return await app.pools.get(request.params["pool"]).run(
+        command,
+        session=session,
+        timeout_s=timeout_s,
+        traceparent=request.traceparent,
+    )
+
+
+def result_of(answer: Answer) -> ExecuteResponse:
+    return ExecuteResponse(
+        outputs=answer.value["outputs"],
+        operation_id=answer.operation_id,
+        worker=answer.worker,
+        program_version=answer.program_version,
+        timings=Timings(answer.wait_s, answer.run_s),
+        usage=answer.usage,
+        offline=answer.offline,
+    )
+
+
+def streamed(app: Application, events: AsyncGenerator[bytes]) -> EventStream:
+    return EventStream(events, heartbeat_s=app.settings.heartbeat_s)
+
+
+def stream_program(
+    app: Application, request: Request, command: AnyCommand, *, session: str | None, timeout_s: float | None
+) -> EventStream:
+    """The events of a program, then `final` with its result. Leaving cancels the operation."""
+    source = pool_of(app, request).stream(
+        command,
+        session=session,
+        timeout_s=deadline(app, timeout_s),
+        traceparent=request.traceparent,
+    )
+
+    async def events() -> AsyncGenerator[bytes]:
+        try:
+            async for one in source:
+                yield stream_event(one) if isinstance(one, StreamEvent) else event("final", result_of(one))
+        finally:
+            # At once, not when the garbage collector finds it: the slot is held until then.
+            await source.aclose()
+
+    return streamed(app, events())
+
+
+async def gather(work: Sequence[Any]) -> list[Any]:
+    """Their results in order; a `PoolError` is returned in its place. Cancelling cancels them all."""
+
+    async def one(each: Any) -> Any:
+        try:
+            return await each
+        except PoolError as failed:
+            return failed
+
+    return list(await asyncio.gather(*(one(each) for each in work)))
+
+
+# --- programs as they are sent ----------------------------------------------------------------------
+
+
+async def program_body(app: Application, request: Request, *, state_alone: bool = False) -> ProgramRequest:
+    """What was sent: a `ProgramRequest`, or a bare spec, recognised by its `signature`.
+
+    With `state_alone`, saved state may come without the spec it belongs to.
+    """
+    body = await body_of(app, request, _object_body)
+    if "signature" in body:
+        return ProgramRequest(spec=body)
+    try:
+        asked = msgspec.convert(body, ProgramRequest)
+    except msgspec.ValidationError as refused:
+        raise InvalidRequest(f"not a program: {refused}") from refused
+    alone = state_alone and asked.state is not None and asked.spec is None and asked.import_path is None
+    if not alone and not Deployment("", 0, spec=asked.spec, import_path=asked.import_path).has_one_source:
+        raise InvalidRequest(
+            'a program needs either "spec" (or "signature" and the rest of a spec) or "import_path"'
+        )
+    return asked
+
+
+# --- pages ------------------------------------------------------------------------------------------
+
+
+def page_of(request: Request, *more: str) -> tuple[int, str | None, dict[str, str]]:
+    """Limit, cursor and all query parameters; `more` are those of the route besides the two.
+
+    Raises:
+        InvalidRequest: an unknown parameter, or a limit out of range.
+    """
+    query = request.query(frozenset({"limit", "cursor", *more}))
+    limit = query.get("limit", "100")
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= MAX_PAGE):
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_PAGE}, got {limit[:20]!r}")
+    return int(limit), query.get("cursor"), query
+
+
+def cut(
+    items: Sequence[T], key: Callable[[T], str], limit: int, after: str | None
+) -> tuple[list[T], str | None]:
+    """The page of `items` that follows `after` by `key`, and the cursor of the next one."""
+    left = sorted((item for item in items if after is None or key(item) > after), key=key)
+    found = left[:limit]
+    return found, key(found[-1]) if len(left) > limit else None
+
+
+def number(query: dict[str, str], name: str, least: int, most: int, default: int | None = None) -> int | None:
+    """The whole number that the query parameter `name` holds. Raises: InvalidRequest."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and least <= int(text) <= most):
+        raise InvalidRequest(f"{name} must be a whole number from {least} to {most}, got {text[:20]!r}")
+    return int(text)

@@ -1,0 +1,217 @@
+"""`Idempotency-Key`: the same request is done once, and everyone who sends it gets the one answer.
+
+The key is claimed in the store before the work begins, so it holds over all ingress processes. What is done under a key
+is done to its end also when its client goes away: who comes back with the key gets the answer. Only a stream ends with
+its reader, and is remembered as cancelled. An answer that says that no work was done is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import logging
+import uuid
+from collections.abc import Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dspool.errors import Cancelled, InvalidRequest, PoolError
+from dspool.store.idempotency import Claim, KeptAnswer
+from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
+from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, problem, told
+from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.routing import Handler, Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+    from dspool_serve.api.pools import ServedPool
+
+log = logging.getLogger("dspool.http")
+
+HEADER = b"idempotency-key"
+POOL = "{pool}"
+MAX_KEY = 255
+GRACE_S = 120.0
+"""Beyond the longest deadline of an operation; a deployment with its canary may take so long."""
+MAX_KEPT_STREAM = 1_048_576
+"""Of a longer stream only its end is kept."""
+
+_REPLAYED = (("idempotency-replayed", "true"),)
+_NOT_BEGUN = frozenset({429, 503})
+"""Nothing was done: the same key may be tried again."""
+
+_working: set[asyncio.Task[Any]] = set()
+"""Work that goes on although its client may be gone; the event loop itself holds tasks only weakly."""
+
+
+def keyed(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """The same routes; those that take a key look for one. A request without pays one look."""
+    return tuple(
+        route._replace(handler=_keyed(route.handler))
+        if route.method == "POST" and POOL in route.path
+        else route
+        for route in routes
+    )
+
+
+def _keyed(handler: Handler) -> Handler:
+    @functools.wraps(handler)
+    def looked(app: Application, request: Request) -> Any:
+        key = request.headers.get(HEADER)
+        return handler(app, request) if key is None else _once(app, request, key.decode("latin-1"), handler)
+
+    return looked
+
+
+async def _once(app: Application, request: Request, key: str, handler: Handler) -> Response | EventStream:
+    """The answer of the first request with this key; `handler` makes it if this is the first.
+
+    Raises:
+        InvalidRequest: the key is empty, too long, or not printable ASCII.
+        KeyReused, InProgress, OutcomeUnknown: there is no answer to give.
+        StoreFailed: keys cannot be kept now, and so nothing was done.
+    """
+    if not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters")
+    settings = app.settings
+    pool = app.pools.get(request.params["pool"])
+    body = await request.body(settings.max_body_bytes)
+    request.put_back(body)
+    held = _Held(pool, key, request.principal)
+    claim = await pool.claim_key(
+        key,
+        principal=request.principal,
+        fingerprint=fingerprint(request, body),
+        holder=held.holder,
+        patience_s=settings.operation_timeout_s + GRACE_S,
+        keep_s=settings.idempotency_ttl_s,
+    )
+    if claim.outcome != "new":
+        return _replayed(claim)
+    # A task of its own: a client that goes away must not leave the work half done.
+    answer: Response | EventStream = await asyncio.shield(_go_on(_work(app, request, handler, held)))
+    return answer
+
+
+async def _work(app: Application, request: Request, handler: Handler, held: _Held) -> Response | EventStream:
+    try:
+        answer: Response | EventStream = await handler(app, request)
+    except Exception as failed:
+        answer = problem(told(failed))
+    if isinstance(answer, EventStream):
+        _Recording(answer, held)
+        return answer
+    await held.keep(answer)
+    return answer
+
+
+class _Held:
+    """A claim of ours."""
+
+    def __init__(self, pool: ServedPool, key: str, principal: str | None) -> None:
+        self.holder = uuid.uuid4().hex
+        self._pool, self._key, self._principal = pool, key, principal
+
+    async def keep(self, answer: Response) -> None:
+        """Keep `answer`, or free the key if it says that nothing was done. A store that fails costs the repetition."""
+        try:
+            await self._keep(answer)
+        except PoolError as failed:
+            log.warning("the answer to a request with an Idempotency-Key was not kept: %s", failed.message)
+
+    async def _keep(self, answer: Response) -> None:
+        if answer.status in _NOT_BEGUN:
+            await self._pool.drop_key(self._key, principal=self._principal, holder=self.holder)
+            return
+        kept = KeptAnswer(
+            answer.status,
+            answer.content_type.decode(),
+            [(name.decode(), value.decode()) for name, value in answer.headers],
+            answer.body,
+        )
+        await self._pool.settle_key(self._key, principal=self._principal, holder=self.holder, answer=kept)
+
+
+class _Recording:
+    """Keeps what a stream sent, to be sent again all at once."""
+
+    def __init__(self, stream: EventStream, held: _Held) -> None:
+        self._held = held
+        self._sent = bytearray()
+        self._last = b""
+        self._whole = True
+        self._answer: Response | None = None
+        self._kept = False
+        stream.on_sent = self._heard
+        stream.on_refused = self._refused
+        stream.before_close = self._keep
+        stream.on_end.append(self._ended)
+
+    def _heard(self, data: bytes) -> None:
+        self._last = data
+        if self._whole and len(self._sent) + len(data) <= MAX_KEPT_STREAM:
+            self._sent += data
+        else:
+            self._whole = False
+            self._sent.clear()
+
+    def _refused(self, answer: Response) -> None:
+        self._answer = answer
+
+    async def _keep(self) -> None:
+        self._kept = True
+        body = bytes(self._sent) if self._whole else self._last
+        await self._held.keep(self._answer or Response(200, body, EVENT_STREAM))
+
+    def _ended(self) -> None:
+        if self._kept:
+            return
+        # It never came to its close: the key is used up all the same, and that must be written down.
+        self._answer = problem(Cancelled("the client went away before the stream ended"))
+        _go_on(self._keep())
+
+
+def _go_on(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    task = asyncio.get_running_loop().create_task(work)
+    _working.add(task)
+    task.add_done_callback(_working.discard)
+    return task
+
+
+def fingerprint(request: Request, body: bytes) -> str:
+    """The same for the same method, path, query and JSON value, however it was written."""
+    try:
+        canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted") if body else b""
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        canonical = body
+    scope = request.scope
+    parts = (
+        scope["method"].encode(),
+        scope.get("raw_path") or scope["path"].encode(),
+        scope.get("query_string", b""),
+    )
+    digest = hashlib.sha256()
+    for part in (*parts, canonical):
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _replayed(claim: Claim) -> Response:
+    if claim.outcome == "done" and claim.answer is not None:
+        kept = claim.answer
+        headers = [(name.encode(), value.encode()) for name, value in (*kept.headers, *_REPLAYED)]
+        return Response(kept.status, kept.body, kept.content_type.encode(), tuple(headers))
+    if claim.outcome == "other":
+        raise KeyReused("this Idempotency-Key was used for another request; use a new one")
+    if claim.outcome == "running":
+        raise InProgress("the first request with this Idempotency-Key is still running", retry_after_s=1.0)
+    raise OutcomeUnknown(
+        "the server that ran the first request with this Idempotency-Key was lost: it may or may not have been "
+        "done; look, then use a new key"
+    )
+
+
+__all__ = ["HEADER", "fingerprint", "keyed"]

@@ -1,0 +1,219 @@
+"""The pool itself: how it is, how it is configured, and what operators ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dspool.core.lifecycle.warmup import WarmupReport
+from dspool.core.metrics.measures import MetricsSnapshot
+from dspool.errors import PoolError
+from dspool.messages import PoolStatus
+from dspool_serve.api.common import (
+    CHANGE,
+    POOL,
+    answer_json,
+    body_of,
+    number,
+    optional_body,
+    pool_of,
+    streamed,
+)
+from dspool_serve.api.pools import ServedPool
+from dspool_serve.api.schema import (
+    ConfigView,
+    DecisionList,
+    Load,
+    Paused,
+    PoolList,
+    PoolStats,
+    PoolSummary,
+    Resized,
+    ResizeRequest,
+    RolloutList,
+    WarmRequest,
+)
+from dspool_serve.http.event_stream import EventStream, event
+from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.routing import Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+STATUS_TIMEOUT_S = 5.0
+"""How long a look at a pool may take before it counts as not ready."""
+
+MAX_DECISIONS = 500
+
+_resize_body = msgspec.json.Decoder(ResizeRequest)
+_warm_body = msgspec.json.Decoder(WarmRequest)
+
+
+async def list_pools(app: Application, request: Request) -> Response:
+    return answer_json(PoolList([_summary(state) for state in await look_at_all(app)]))
+
+
+async def get_pool(app: Application, request: Request) -> Response:
+    return answer_json(await pool_of(app, request).status())
+
+
+async def get_pool_stats(app: Application, request: Request) -> Response:
+    pool = pool_of(app, request)
+    status, load = await asyncio.gather(pool.status(), _load(pool))
+    return answer_json(
+        PoolStats(
+            status.name,
+            status.state,
+            status.ready,
+            status.desired,
+            status.actual,
+            status.spares,
+            status.failures,
+            load,
+        )
+    )
+
+
+async def _load(pool: ServedPool) -> Load | None:
+    try:
+        seen: MetricsSnapshot = await asyncio.wait_for(pool.metrics_snapshot(), STATUS_TIMEOUT_S)
+    except (PoolError, TimeoutError):
+        return None
+    return Load(
+        seen.window_s,
+        seen.throughput,
+        seen.utilization,
+        seen.queue_depth,
+        seen.running,
+        seen.sessions,
+        seen.p50_s,
+        seen.p95_s,
+        seen.p99_s,
+        seen.wait_p95_s,
+        seen.error_rate,
+        seen.health.score,
+        seen.counters.by_outcome,
+    )
+
+
+async def get_pool_config(app: Application, request: Request) -> Response:
+    return answer_json(ConfigView(pool_of(app, request).config_view()))
+
+
+async def list_decisions(app: Application, request: Request) -> Response:
+    limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_DECISIONS, 50) or 50
+    return answer_json(DecisionList(await pool_of(app, request).decisions(limit)))
+
+
+async def list_rollouts(app: Application, request: Request) -> Response:
+    return answer_json(RolloutList(await pool_of(app, request).rollouts()))
+
+
+async def resize_pool(app: Application, request: Request) -> Response:
+    asked = await body_of(app, request, _resize_body)
+    return answer_json(Resized(await pool_of(app, request).resize(asked.size)))
+
+
+async def pause_pool(app: Application, request: Request) -> Response:
+    await pool_of(app, request).pause()
+    return answer_json(Paused(True))
+
+
+async def resume_pool(app: Application, request: Request) -> Response:
+    await pool_of(app, request).resume()
+    return answer_json(Paused(False))
+
+
+async def warm_pool(app: Application, request: Request) -> EventStream:
+    asked = await optional_body(app, request, _warm_body, WarmRequest())
+    source = pool_of(app, request).warm(asked.strategy)
+
+    async def events() -> AsyncGenerator[bytes]:
+        try:
+            async for moment in source:
+                yield event("final" if isinstance(moment, WarmupReport) else "status", moment)
+        finally:
+            await source.aclose()
+
+    return streamed(app, events())
+
+
+async def look_at_all(app: Application) -> list[PoolStatus]:
+    return await asyncio.gather(*(_look(app.pools.get(name)) for name in app.pools.names()))
+
+
+async def _look(pool: ServedPool) -> PoolStatus:
+    """The pool's status; one that cannot be had is a pool that is not ready, never an error."""
+    why = f"no answer within {STATUS_TIMEOUT_S:g} s"
+    try:
+        return await asyncio.wait_for(pool.status(), STATUS_TIMEOUT_S)
+    except PoolError as failed:
+        why = failed.message
+    except TimeoutError:
+        pass
+    return PoolStatus(pool.name, "degraded", False, 0, 0, 0, 0, reason=why)
+
+
+def _summary(state: PoolStatus) -> PoolSummary:
+    return PoolSummary(
+        state.name, state.state, state.ready, state.desired, state.actual, state.programs, state.reason
+    )
+
+
+_ASKED = ("pool_not_ready", "pool_closed")
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v1/pools", list_pools, "The pools of this service", PoolList),
+    Route("GET", POOL, get_pool, "One pool with its workers", PoolStatus, problems=_ASKED),
+    Route("GET", POOL + "/stats", get_pool_stats, "The pool in few figures", PoolStats, problems=_ASKED),
+    Route("GET", POOL + "/config", get_pool_config, "The configuration that the pool runs with", ConfigView),
+    Route(
+        "GET",
+        POOL + "/decisions",
+        list_decisions,
+        "The last decisions about the size, with the numbers that led to them",
+        DecisionList,
+        problems=("invalid_request", *_ASKED),
+        query=(("limit", {"type": "integer", "minimum": 1, "maximum": MAX_DECISIONS, "default": 50}),),
+    ),
+    Route(
+        "GET",
+        POOL + "/rollouts",
+        list_rollouts,
+        "The last deployments of pool programs, and what their canaries did",
+        RolloutList,
+        problems=_ASKED,
+    ),
+    Route(
+        "POST",
+        POOL + "/resize",
+        resize_pool,
+        "Set the desired number of workers; the pool follows",
+        Resized,
+        ResizeRequest,
+        problems=(*CHANGE, *_ASKED),
+    ),
+    Route(
+        "POST",
+        POOL + "/pause",
+        pause_pool,
+        "Refuse new operations; those that were accepted finish",
+        Paused,
+        problems=_ASKED,
+    ),
+    Route("POST", POOL + "/resume", resume_pool, "Take operations again", Paused, problems=_ASKED),
+    Route(
+        "POST",
+        POOL + "/warm",
+        warm_pool,
+        "Run the warm-up steps on every warm worker again, which go on serving; sends its progress",
+        WarmupReport,
+        WarmRequest,
+        problems=(*CHANGE, "conflict", *_ASKED),
+        stream="warm",
+        body_optional=True,
+    ),
+)

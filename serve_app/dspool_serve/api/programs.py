@@ -1,0 +1,218 @@
+"""Pool programs: run them, look at them, deploy new versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dspool.errors import InvalidRequest, PoolError, UnknownProgram
+from dspool.messages import Deployment, ExecuteProgram, GetProgramInfo, StreamProgram
+from dspool_serve.api.common import (
+    CHANGE,
+    LOOK,
+    PAGE,
+    POOL,
+    RUN,
+    answer_json,
+    body_of,
+    cut,
+    deadline,
+    gather,
+    number,
+    optional_body,
+    page_of,
+    pool_of,
+    program_body,
+    result_of,
+    run,
+    stream_program,
+)
+from dspool_serve.api.schema import (
+    BatchItem,
+    BatchRequest,
+    BatchResponse,
+    Deployed,
+    ExecuteRequest,
+    ExecuteResponse,
+    PoolProgram,
+    PoolProgramInfo,
+    PoolProgramList,
+    Problem,
+    ProgramRequest,
+    ProgramSpec,
+    RollbackRequest,
+)
+from dspool_serve.http.bodies import decode
+from dspool_serve.http.event_stream import EventStream
+from dspool_serve.http.problems import problem_body
+from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.routing import Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+_execute_body = msgspec.json.Decoder(ExecuteRequest)
+_batch_body = msgspec.json.Decoder(BatchRequest)
+MAX_CANARY_S = 3600
+"""Longest time that somebody may have a canary watched."""
+
+_rollback_body = msgspec.json.Decoder(RollbackRequest)
+
+
+async def execute_pool_program(app: Application, request: Request) -> Response:
+    """The hot path: everything here is paid by each operation."""
+    params = request.params
+    pool = app.pools.get(params["pool"])
+    asked = decode(_execute_body, await request.body(app.settings.max_body_bytes))
+    answer = await pool.run(
+        ExecuteProgram(params["program"], asked.inputs),
+        timeout_s=deadline(app, asked.timeout_s),
+        traceparent=request.traceparent,
+    )
+    return answer_json(result_of(answer))
+
+
+async def stream_pool_program(app: Application, request: Request) -> EventStream:
+    asked = await body_of(app, request, _execute_body)
+    command = StreamProgram(request.params["program"], asked.inputs)
+    return stream_program(app, request, command, session=None, timeout_s=asked.timeout_s)
+
+
+async def execute_batch(app: Application, request: Request) -> Response:
+    program = request.params["program"]
+    asked = await body_of(app, request, _batch_body)
+    most = app.settings.max_batch
+    if len(asked.inputs) > most:
+        raise InvalidRequest(
+            f"a batch has at most {most} sets of inputs, got {len(asked.inputs)}", limit=most
+        )
+    timeout_s = deadline(app, asked.timeout_s)
+    pool_of(app, request)
+    ends = await gather(
+        [run(app, request, ExecuteProgram(program, inputs), timeout_s=timeout_s) for inputs in asked.inputs]
+    )
+    items = [
+        BatchItem(problem=Problem(**problem_body(end)))
+        if isinstance(end, PoolError)
+        else BatchItem(result=result_of(end))
+        for end in ends
+    ]
+    failed = sum(item.problem is not None for item in items)
+    return answer_json(BatchResponse(items, len(items) - failed, failed))
+
+
+async def list_pool_programs(app: Application, request: Request) -> Response:
+    limit, cursor, _ = page_of(request)
+    programs = list((await _programs(app, request)).values())
+    return answer_json(PoolProgramList(*cut(programs, lambda one: one.program, limit, cursor)))
+
+
+async def get_pool_program(app: Application, request: Request) -> Response:
+    name = request.params["program"]
+    known = (await _programs(app, request)).get(name)
+    if known is None:
+        raise UnknownProgram(f"pool {request.params['pool']} has no program {name!r}", program=name)
+    info = (await run(app, request, GetProgramInfo(name))).value
+    return answer_json(PoolProgramInfo(name, known.version, known.versions, info))
+
+
+async def _programs(app: Application, request: Request) -> dict[str, PoolProgram]:
+    pool = pool_of(app, request)
+    current = await pool.current_versions()
+    versions: dict[str, list[int]] = {program: [] for program in current}
+    for deployment in await pool.deployments():
+        versions.setdefault(deployment.program, []).append(deployment.version)
+    return {
+        program: PoolProgram(program, version, sorted({*versions[program], version}))
+        for program, version in current.items()
+    }
+
+
+async def deploy_pool_program(app: Application, request: Request) -> Response:
+    name = request.params["program"]
+    watch_s = number(request.query(frozenset({"canary_s"})), "canary_s", 0, MAX_CANARY_S)
+    asked = await program_body(app, request, state_alone=True)
+    wanted = Deployment(
+        name, 0, spec=asked.spec, state=asked.state, import_path=asked.import_path, kwargs=asked.kwargs
+    )
+    done = await pool_of(app, request).deploy(wanted, canary_s=watch_s)
+    return answer_json(Deployed(done.program, done.version), 201)
+
+
+async def roll_back_pool_program(app: Application, request: Request) -> Response:
+    asked = await optional_body(app, request, _rollback_body, RollbackRequest())
+    done = await pool_of(app, request).rollback(request.params["program"], asked.version)
+    return answer_json(Deployed(done.program, done.version))
+
+
+_PROGRAM = POOL + "/programs/{program}"
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        _PROGRAM + "/execute",
+        execute_pool_program,
+        "Run a pool program on any worker",
+        ExecuteResponse,
+        ExecuteRequest,
+        problems=RUN,
+    ),
+    Route(
+        "POST",
+        _PROGRAM + "/batch",
+        execute_batch,
+        "Run a pool program on many inputs; each ends by itself",
+        BatchResponse,
+        BatchRequest,
+        problems=CHANGE,
+    ),
+    Route(
+        "POST",
+        _PROGRAM + "/stream",
+        stream_pool_program,
+        "Run a pool program and send its output as it comes",
+        ExecuteResponse,
+        ExecuteRequest,
+        problems=RUN,
+        stream="program",
+    ),
+    Route(
+        "GET",
+        POOL + "/programs",
+        list_pool_programs,
+        "The pool's programs and their versions, a page at a time",
+        PoolProgramList,
+        problems=("invalid_request", *LOOK),
+        query=PAGE,
+    ),
+    Route(
+        "GET",
+        _PROGRAM,
+        get_pool_program,
+        "A pool program, as its workers describe it",
+        PoolProgramInfo,
+        problems=("unknown_program", *LOOK),
+    ),
+    Route(
+        "POST",
+        _PROGRAM + "/versions",
+        deploy_pool_program,
+        "Deploy a new version of a pool program, a canary first; answers when every warm worker has it",
+        Deployed,
+        ProgramRequest | ProgramSpec,
+        status=201,
+        problems=(*CHANGE, "not_allowed", "conflict", "program_error", "pool_not_ready"),
+        query=(("canary_s", {"type": "integer", "minimum": 0, "maximum": MAX_CANARY_S}),),
+    ),
+    Route(
+        "POST",
+        _PROGRAM + "/rollback",
+        roll_back_pool_program,
+        "Make an earlier version of a pool program current again",
+        Deployed,
+        RollbackRequest,
+        problems=(*CHANGE, "unknown_program", "conflict", "pool_not_ready"),
+        body_optional=True,
+    ),
+)

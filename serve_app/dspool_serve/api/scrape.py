@@ -1,0 +1,60 @@
+"""`GET /metrics`: the metrics of all pools of this service, as Prometheus reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from dspool.errors import PoolError
+from dspool.telemetry.exposition import CONTENT_TYPE, expose
+from dspool.telemetry.snapshot import Reading
+from dspool_serve.api.pools import Pools
+from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.routing import Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+FRESH_S: Final = 1.0
+"""The metrics actors are asked no more often, however many ask us."""
+TIMEOUT_S: Final = 2.0
+"""A metrics actor that does not answer in this time costs its pool's metrics, not the page."""
+
+
+class Scrapes:
+    """Makes the page, at most once in `FRESH_S`; who asks meanwhile gets the same one."""
+
+    def __init__(self, pools: Pools, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pools = pools
+        self._clock = clock
+        self._made_at = float("-inf")
+        self._making: asyncio.Task[bytes] | None = None
+
+    async def page(self) -> bytes:
+        if self._making is None or (self._making.done() and self._clock() - self._made_at >= FRESH_S):
+            self._making = asyncio.get_running_loop().create_task(self._make())
+        # Shielded: one who hangs up must not take the page from the others.
+        return await asyncio.shield(self._making)
+
+    async def _make(self) -> bytes:
+        names = self._pools.names()
+        readings = await asyncio.gather(*(self._reading(name) for name in names))
+        page = expose(dict(zip(names, readings, strict=True)))
+        self._made_at = self._clock()
+        return page
+
+    async def _reading(self, name: str) -> Reading | None:
+        try:
+            return await asyncio.wait_for(self._pools.get(name).reading(), TIMEOUT_S)
+        except (PoolError, TimeoutError):
+            return None
+
+
+async def metrics(app: Application, request: Request) -> Response:
+    request.query(frozenset())
+    return Response(200, await app.scrapes.page(), CONTENT_TYPE.encode())
+
+
+SCRAPING: Final = (Route("GET", "/metrics", metrics, "Metrics of all pools, in Prometheus' text format"),)

@@ -1,0 +1,295 @@
+"""Sessions: their lives, and the programs that run in them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+
+from dspool.errors import InvalidRequest
+from dspool.messages import (
+    ConfigureLM,
+    CreateProgram,
+    DeleteProgram,
+    ExecuteProgram,
+    GetHistory,
+    GetProgramInfo,
+    ListPrograms,
+    ResetSession,
+    SessionInfo,
+    StreamProgram,
+)
+from dspool_serve.api.common import (
+    CHANGE,
+    LOOK,
+    PAGE,
+    POOL,
+    RUN,
+    answer_json,
+    body_of,
+    cut,
+    deadline,
+    number,
+    optional_body,
+    page_of,
+    pool_of,
+    program_body,
+    result_of,
+    run,
+    stream_program,
+)
+from dspool_serve.api.pools import Answer
+from dspool_serve.api.schema import (
+    ExecuteRequest,
+    ExecuteResponse,
+    History,
+    LMRequest,
+    LMResponse,
+    ProgramRequest,
+    ProgramResponse,
+    ProgramSpec,
+    SessionList,
+    SessionProgramList,
+    SessionRequest,
+)
+from dspool_serve.http.event_stream import EventStream
+from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.routing import Route
+
+if TYPE_CHECKING:
+    from dspool_serve.api.application import Application
+
+MAX_HISTORY = 1000
+
+_execute_body = msgspec.json.Decoder(ExecuteRequest)
+_session_body = msgspec.json.Decoder(SessionRequest)
+_lm_body = msgspec.json.Decoder(LMRequest)
+
+
+# --- their lives ------------------------------------------------------------------------------------
+
+
+async def create_session(app: Application, request: Request) -> Response:
+    asked = await optional_body(app, request, _session_body, SessionRequest())
+    pool = pool_of(app, request)
+    id = secrets.token_urlsafe(16) if asked.id is None else asked.id
+    if not id.isprintable():
+        raise InvalidRequest("a session id has printable characters only")
+    info = await pool.create_session(id)
+    path = f"/v1/pools/{quote(pool.name, safe='')}/sessions/{quote(id, safe='')}"
+    return answer_json(info, 201, ((b"location", path.encode()),))
+
+
+async def list_sessions(app: Application, request: Request) -> Response:
+    limit, cursor, _ = page_of(request)
+    pool = pool_of(app, request)
+    sessions, following = await pool.sessions(limit=limit, after=cursor)
+    return answer_json(SessionList(sessions, following))
+
+
+async def get_session(app: Application, request: Request) -> Response:
+    pool = pool_of(app, request)
+    return answer_json(await pool.session_info(request.params["session"]))
+
+
+async def end_session(app: Application, request: Request) -> Response:
+    await pool_of(app, request).end_session(request.params["session"])
+    return Response(204, b"")
+
+
+async def reset_session(app: Application, request: Request) -> Response:
+    await _run(app, request, ResetSession())
+    return Response(204, b"")
+
+
+async def configure_session_lm(app: Application, request: Request) -> Response:
+    asked = await body_of(app, request, _lm_body)
+    return answer_json((await _run(app, request, ConfigureLM(asked.profile, asked.overrides))).value)
+
+
+async def get_session_history(app: Application, request: Request) -> Response:
+    limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_HISTORY, 50)
+    return answer_json((await _run(app, request, GetHistory(limit or 0))).value)
+
+
+# --- their programs ---------------------------------------------------------------------------------
+
+
+async def execute_session_program(app: Application, request: Request) -> Response:
+    asked = await body_of(app, request, _execute_body)
+    command = ExecuteProgram(request.params["program"], asked.inputs)
+    return answer_json(result_of(await _run(app, request, command, deadline(app, asked.timeout_s))))
+
+
+async def stream_session_program(app: Application, request: Request) -> EventStream:
+    asked = await body_of(app, request, _execute_body)
+    command = StreamProgram(request.params["program"], asked.inputs)
+    session = request.params["session"]
+    return stream_program(app, request, command, session=session, timeout_s=asked.timeout_s)
+
+
+async def list_session_programs(app: Application, request: Request) -> Response:
+    limit, cursor, _ = page_of(request)
+    # Asked first: running a command in a session that is not there must say so, not list the pool's programs.
+    await pool_of(app, request).session_info(request.params["session"])
+    programs: list[dict[str, Any]] = (await _run(app, request, ListPrograms())).value["programs"]
+    found, following = cut(programs, lambda one: f"{one['program']}\n{one['scope']}", limit, cursor)
+    return answer_json({"programs": found, "next_cursor": following})
+
+
+async def put_program(app: Application, request: Request) -> Response:
+    asked = await program_body(app, request)
+    command = CreateProgram(
+        program=request.params["program"],
+        spec=asked.spec,
+        state=asked.state,
+        import_path=asked.import_path,
+        kwargs=asked.kwargs,
+        # As HTTP has it for "only if there is none yet".
+        replace=request.headers.get(b"if-none-match") != b"*",
+    )
+    return _program(request, await _run(app, request, command))
+
+
+async def get_program(app: Application, request: Request) -> Response:
+    return _program(request, await _run(app, request, GetProgramInfo(request.params["program"])))
+
+
+async def delete_program(app: Application, request: Request) -> Response:
+    await _run(app, request, DeleteProgram(request.params["program"]))
+    return Response(204, b"")
+
+
+def _program(request: Request, answer: Answer) -> Response:
+    info = answer.value if isinstance(answer.value, dict) else {}
+    params = request.params
+    return answer_json(ProgramResponse(params["session"], params["program"], info))
+
+
+async def _run(app: Application, request: Request, command: Any, timeout_s: float | None = None) -> Answer:
+    return await run(app, request, command, session=request.params["session"], timeout_s=timeout_s)
+
+
+_SESSIONS = POOL + "/sessions"
+SESSION = _SESSIONS + "/{session}"
+_PROGRAM = SESSION + "/programs/{program}"
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        _SESSIONS,
+        create_session,
+        "Create an empty session",
+        SessionInfo,
+        SessionRequest,
+        status=201,
+        problems=(*CHANGE, "conflict", "store_failed"),
+        body_optional=True,
+    ),
+    Route(
+        "GET",
+        _SESSIONS,
+        list_sessions,
+        "The pool's sessions, a page at a time",
+        SessionList,
+        problems=("invalid_request", "store_failed"),
+        query=PAGE,
+    ),
+    Route(
+        "GET",
+        SESSION,
+        get_session,
+        "One session",
+        SessionInfo,
+        problems=("unknown_session", "invalid_request", "store_failed"),
+    ),
+    Route(
+        "DELETE",
+        SESSION,
+        end_session,
+        "End a session; its programs and variables are gone",
+        status=204,
+        problems=("unknown_session", "invalid_request", *LOOK),
+    ),
+    Route(
+        "POST",
+        SESSION + "/reset",
+        reset_session,
+        "Forget the session's programs, variables, LM choice and history; the session stays",
+        status=204,
+        problems=("unknown_session", "invalid_request", *LOOK),
+    ),
+    Route(
+        "PUT",
+        SESSION + "/lm",
+        configure_session_lm,
+        "Use a configured LM profile for the session's programs; creates the session",
+        LMResponse,
+        LMRequest,
+        problems=(*CHANGE, "unknown_name", "too_many_sessions", "not_allowed", *LOOK),
+    ),
+    Route(
+        "GET",
+        SESSION + "/history",
+        get_session_history,
+        "The session's last operations, newest last; gone if its worker dies",
+        History,
+        problems=("unknown_session", "invalid_request", *LOOK),
+        query=(("limit", {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY, "default": 50}),),
+    ),
+    Route(
+        "GET",
+        SESSION + "/programs",
+        list_session_programs,
+        "The programs that the session can run: its own and the pool's",
+        SessionProgramList,
+        problems=("unknown_session", "invalid_request", *LOOK),
+        query=PAGE,
+    ),
+    Route(
+        "PUT",
+        _PROGRAM,
+        put_program,
+        "Create or replace a program of a session; creates the session",
+        ProgramResponse,
+        ProgramRequest | ProgramSpec,
+        problems=(*RUN, "not_allowed", "conflict", "too_many_sessions"),
+    ),
+    Route(
+        "GET",
+        _PROGRAM,
+        get_program,
+        "A program of a session",
+        ProgramResponse,
+        problems=("unknown_program", "unknown_session", "invalid_request", *LOOK),
+    ),
+    Route(
+        "DELETE",
+        _PROGRAM,
+        delete_program,
+        "Delete a program of a session",
+        status=204,
+        problems=("unknown_program", "unknown_session", "invalid_request", *LOOK),
+    ),
+    Route(
+        "POST",
+        _PROGRAM + "/execute",
+        execute_session_program,
+        "Run a program of a session, after the session's earlier operations",
+        ExecuteResponse,
+        ExecuteRequest,
+        problems=(*RUN, "unknown_session"),
+    ),
+    Route(
+        "POST",
+        _PROGRAM + "/stream",
+        stream_session_program,
+        "Run a program of a session and send its output as it comes",
+        ExecuteResponse,
+        ExecuteRequest,
+        problems=(*RUN, "unknown_session"),
+        stream="program",
+    ),
+)

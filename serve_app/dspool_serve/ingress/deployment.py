@@ -1,0 +1,132 @@
+"""The Ray Serve deployment: ingress replicas that each hold a `Pool` client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ray import serve
+from ray.serve import Application as BoundApplication
+
+from dspool.config import PoolConfig
+from dspool.errors import UnknownPool
+from dspool.pool import Pool
+from dspool.telemetry import logs
+from dspool.tokens import TokenSource, from_environment
+from dspool_serve.access.audit import NAME as AUDIT_NAME
+from dspool_serve.access.audit import Audit
+from dspool_serve.access.security import LOOPBACK_NAMES, Security
+from dspool_serve.api.application import Application
+from dspool_serve.api.pools import Pools, ServedPool, Settings
+from dspool_serve.http import connections
+from dspool_serve.ingress.ray_pool import RayPool
+
+DEPLOYMENT = "dspool-http"
+NO_LIMIT = 1_000_000
+"""Requests one replica may hold. The pool's own queue is the bound; a second one here would only hide it."""
+
+
+class RayPools:
+    """The pools called `names`, connected to when the server starts."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._pools: dict[str, RayPool] = {}
+
+    async def open(self) -> None:
+        for name in self._names:
+            pool = await Pool.connect(name)
+            logs.configure(pool.client.config, events=False)
+            self._pools[name] = RayPool(pool)
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.close()
+        self._pools.clear()
+
+    def names(self) -> list[str]:
+        return list(self._pools)
+
+    def get(self, name: str) -> ServedPool:
+        pool = self._pools.get(name)
+        if pool is None:
+            known = ", ".join(self._pools) or "none yet"
+            raise UnknownPool(f"there is no pool {name!r} here; there is: {known}", pool=name)
+        return pool
+
+
+@serve.ingress()
+class HttpIngress:
+    """One ingress process. Serve hands each request straight to the ASGI application."""
+
+    def __init__(
+        self,
+        pools: Callable[[], Pools],
+        settings: dict[str, Any],
+        security: Callable[[], Security] = Security,
+    ) -> None:
+        self._pools = pools
+        self._settings = Settings(**settings)
+        self._security = security
+        # Before Serve starts the HTTP server of this replica.
+        connections.install()
+
+    def __serve_build_asgi_app__(self) -> Application:
+        return Application(self._pools(), self._settings, self._security())
+
+    def check_health(self) -> None:
+        """Being able to run this is the health that Serve has to know; workers are the supervisor's business."""
+
+
+def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -> BoundApplication:
+    """The Serve application for `serve.run`. `pools` makes, in each replica, the pools to serve;
+    by default the configured one, which must be running.
+    """
+    settings = {
+        "max_body_bytes": config.service.max_body_bytes,
+        "max_batch": config.service.max_batch,
+        "body_timeout_s": config.service.body_timeout_s,
+        "heartbeat_s": config.service.heartbeat_s,
+        "idempotency_ttl_s": config.service.idempotency_ttl_s,
+        "operation_timeout_s": config.operation_timeout_s,
+        "execute_code": config.service.execute_code,
+        "echo_request_id": False,
+        "tls": config.service.tls_cert is not None,
+    }
+    deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
+        HttpIngress,
+        name=DEPLOYMENT,
+        num_replicas=config.service.replicas,
+        max_ongoing_requests=NO_LIMIT,
+        # Placed wherever there is room: a full machine must not keep the door closed.
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        # A running operation may take its whole deadline before its replica is stopped.
+        graceful_shutdown_timeout_s=config.operation_timeout_s + 5.0,
+        # One log line a request is what the access log costs us; operations have their own spans and metrics.
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    security = partial(security_of, config, from_environment(os.environ))
+    return deployment.bind(pools or partial(RayPools, [config.name]), settings, security)
+
+
+def security_of(config: PoolConfig, tokens: str | None) -> Security:
+    """What one ingress process lets in. `tokens` is the variable with tokens as the service was started with it.
+
+    Raises:
+        ConfigError: the tokens cannot be read, or the audit log cannot be written.
+    """
+    service = config.service
+    source = TokenSource(service.tokens_file, tokens) if service.tokens_file or tokens else None
+    return Security(
+        source,
+        hosts=None if source is not None else (*LOOPBACK_NAMES, service.host),
+        audit=Audit(config.state_dir / AUDIT_NAME),
+        max_waiting=service.fair_waiting,
+    )
+
+
+__all__ = ["DEPLOYMENT", "HttpIngress", "RayPools", "build_app"]

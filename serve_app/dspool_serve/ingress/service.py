@@ -1,0 +1,370 @@
+"""A whole running service: Ray, a pool and its HTTP ingress, started in order and taken down in order.
+
+`dspool up` is a thin shell around `Service`. Nothing here is found or ended by name patterns: what is stopped is
+what this object started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from dspool.config import PoolConfig
+from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerStartFailed
+from dspool_console import ray_panels
+from dspool_serve.ingress import haproxy
+
+Report = Callable[[str, str], None]
+"""Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
+
+NAMESPACE = "dspool"
+LOOPBACK = "127.0.0.1"
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+"""Operations do not travel through Ray's object store; Ray's default would reserve 30 % of the memory."""
+STOP_GRACE_S = 5.0
+
+
+class Service:
+    """One `dspool up`. `start`, then `stop`; `kill` when there is no time for that."""
+
+    def __init__(
+        self, config: PoolConfig, *, address: str | None = None, ray_dashboard: bool = False
+    ) -> None:
+        self.config = config
+        self.pool_name = config.name
+        self.url = ""
+        self.ray_address = ""
+        self.ray_dashboard_url: str | None = None
+        self.temp_dir: Path | None = None
+        """Ours and removed at the end; None on a joined cluster."""
+        self._address = address
+        self._ray_dashboard = ray_dashboard
+        self._pool: AbstractAsyncContextManager[Any] | None = None
+        self.owns_serve = False
+        self._serving = False
+        self._started: list[psutil.Process] = []
+        self._held = haproxy.HeldPorts()
+
+    @property
+    def joined(self) -> bool:
+        return self._address is not None
+
+    @property
+    def tls_cert(self) -> str | None:
+        certificate = self.config.service.tls_cert
+        return None if certificate is None else str(certificate.absolute())
+
+    def _tls(self) -> tuple[Path, Path] | None:
+        service = self.config.service
+        return (service.tls_cert, service.tls_key) if service.tls_cert and service.tls_key else None
+
+    async def start(self, report: Report) -> None:
+        """Start everything and wait until it answers.
+
+        Raises:
+            PoolError: what could not be started. `stop` takes down what was.
+        """
+        began = time.monotonic()
+        report("ray", f"joining Ray at {self._address}" if self.joined else "starting a local Ray")
+        await asyncio.to_thread(self._start_ray)
+        report("pool", f"warming {self.config.pool_size} workers of pool {self.pool_name}")
+        from dspool.pool import Pool
+
+        # The pool joins the Ray of this process.
+        pool = Pool.start(self.config)
+        # Both take seconds and neither needs the other.
+        warming = asyncio.ensure_future(pool.__aenter__())
+        opening = asyncio.ensure_future(asyncio.to_thread(self._start_serve))
+        outcomes = await asyncio.gather(warming, opening, return_exceptions=True)
+        if not isinstance(outcomes[0], BaseException):
+            self._pool = pool
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        report("http", "opening the HTTP service")
+        await asyncio.to_thread(self._deploy)
+        await self._wait_until_it_answers()
+        self._started = _descendants()
+        report("ready", f"serving pool {self.pool_name} at {self.url} after {time.monotonic() - began:.1f} s")
+
+    def _start_ray(self) -> None:
+        # Ray reads the authentication mode, and Serve its switches, when they are imported: variables first.
+        if self._address is None:
+            self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=_short_directory()))
+            service = self.config.service
+            variables = haproxy.environment(
+                self.temp_dir / "h", self._held, request_s=service.body_timeout_s, tls=self._tls()
+            )
+            self._hold_door()
+            # A Ray without authentication runs anybody's code (CVE-2023-48022).
+            variables |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+            # Not at nice 15, as Ray has it: see `runtime.cluster.start_cluster`.
+            variables |= {"RAY_worker_niceness": "0"}
+            if self._ray_dashboard and self._tls() is None:
+                variables |= ray_panels.environment(service.host, service.port)
+        else:
+            if self._tls() is not None:
+                raise ConfigError(
+                    "TLS is for a Ray that `dspool up` starts itself: a joined cluster's Serve runs its own "
+                    "HAProxy; put a reverse proxy with TLS in front",
+                    key="service.tls_cert",
+                )
+            # Another's cluster: its Serve, if we start it, keeps its files where Serve wants them on its own node.
+            variables = haproxy.joined_environment(os.environ)
+        os.environ.update(variables)
+        # Compiled modules are what makes the next worker start fast.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        import ray
+
+        options: dict[str, Any] = {
+            "namespace": NAMESPACE,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+        }
+        if self._address is None:
+            started = ray.init(
+                address="local",
+                _temp_dir=str(self.temp_dir) + "/ray",
+                _node_ip_address=LOOPBACK,
+                include_dashboard=self._ray_dashboard,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **options,
+            )
+            self.ray_dashboard_url = started.dashboard_url or None
+        else:
+            try:
+                ray.init(address=self._address, runtime_env={"env_vars": variables}, **options)
+            except (ConnectionError, ValueError, RuntimeError) as failed:
+                raise WorkerStartFailed(
+                    f"cannot join Ray at {self._address}: {failed}; is it running, and is its token at hand?"
+                ) from failed
+        self.ray_address = str(ray.get_runtime_context().gcs_address)
+        self._started = _descendants()
+
+    def _hold_door(self) -> None:
+        """Keep our own port from others: it is opened seconds from now. HAProxy opens a held port; Serve does not."""
+        service = self.config.service
+        if haproxy.binary() is None:
+            return
+        try:
+            self._held.hold(service.host, service.port)
+        except OSError as failed:
+            raise Conflict(
+                f"port {service.port} on {service.host} is in use; choose another with --port "
+                "(--port 0 takes a free one)",
+                port=service.port,
+            ) from failed
+
+    def _start_serve(self) -> None:
+        import ray
+        from ray import serve
+        from ray.serve.config import HTTPOptions, ProxyLocation
+
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        try:
+            ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        except ValueError:
+            self.owns_serve = True
+        service = self.config.service
+        try:
+            serve.start(
+                proxy_location=ProxyLocation.HeadOnly,
+                http_options=HTTPOptions(host=service.host, port=service.port),
+                logging_config={"log_level": "WARNING", "enable_access_log": False},
+            )
+        except ray.exceptions.RayTaskError as failed:
+            # Its text is a traceback; what HAProxy said is in the cause.
+            why = str(failed.cause).strip()[-500:] or type(failed.cause).__name__
+            raise WorkerStartFailed(f"Ray Serve could not open its HTTP door: {why}") from failed
+        options = _http_options()
+        if not self.owns_serve and (options.host, options.port) != (service.host, service.port):
+            raise Conflict(
+                f"Ray Serve already runs in this cluster, on {options.host}:{options.port}; "
+                f"use --host {options.host} --port {options.port}"
+            )
+        host = f"[{service.host}]" if ":" in service.host else service.host
+        self.url = f"{'https' if self.tls_cert else 'http'}://{host}:{service.port}"
+
+    def _deploy(self) -> None:
+        from ray import serve
+
+        from dspool_serve.ingress.deployment import build_app
+
+        self._serving = True
+        serve.run(build_app(self.config), name=application_name(self.pool_name), route_prefix="/")
+
+    async def _wait_until_it_answers(self) -> None:
+        """Until the proxy knows the routes: at first it answers 404 or 503 for ones that exist."""
+        deadline = time.monotonic() + self.config.init_timeout_s
+        wanted = ["/healthz", "/readyz", f"/v1/pools/{self.pool_name}"]
+        last = "no answer"
+        # Our own door, seen from inside: what is checked is that it answers, not who it says it is.
+        async with httpx.AsyncClient(base_url=self.url, timeout=5.0, trust_env=False, verify=False) as http:
+            while wanted:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await http.get(wanted[0])
+                    # With tokens, a route that knows it needs one is a route.
+                    if answer.status_code in (200, 401):
+                        wanted.pop(0)
+                        continue
+                    last = f"{answer.status_code} {answer.text[:200]}"
+                if time.monotonic() > deadline:
+                    raise WorkerStartFailed(
+                        f"{self.url}{wanted[0]} did not answer 200 within {self.config.init_timeout_s:g} s; "
+                        f"last: {last}"
+                    )
+                await asyncio.sleep(0.05)
+
+    async def stop(self, report: Report) -> None:
+        """Let running operations finish, then take down what `start` started, last first."""
+        import ray
+
+        self._started = _descendants() or self._started
+        if ray.is_initialized():
+            if self._serving:
+                report("drain", "taking no more requests; running operations finish")
+                await self._quietly(asyncio.to_thread(self._undeploy), report)
+            if self._pool is not None:
+                report("pool", "stopping the workers")
+                await self._quietly(self._pool.__aexit__(None, None, None), report)
+            # Ray prints that the controller it was told to kill was killed; nobody needs to read that.
+            nowhere = io.StringIO()
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                if self.owns_serve:
+                    await self._quietly(asyncio.to_thread(_shutdown_serve, self.joined), report)
+                await asyncio.to_thread(ray.shutdown)
+        await asyncio.to_thread(self._sweep)
+        self._held.release()
+        report("stopped", "stopped")
+
+    async def _quietly(self, step: Any, report: Report) -> None:
+        """One failing step of taking down must not keep the others from running."""
+        try:
+            await step
+        except (PoolError, RuntimeError, OSError, TimeoutError) as failed:
+            report("warning", f"while stopping: {failed}")
+        except Exception as failed:
+            # Ray's errors share no base class with ours.
+            report("warning", f"while stopping: {type(failed).__name__}")
+
+    def _undeploy(self) -> None:
+        from ray import serve
+
+        serve.delete(application_name(self.pool_name))
+        self._serving = False
+
+    def kill(self) -> None:
+        """End at once everything that this process started. On a joined cluster the detached actors stay."""
+        if not self.joined:
+            for process in reversed(_descendants() or self._started):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(signal.SIGKILL)
+        self._sweep(grace_s=0.0)
+
+    def _sweep(self, grace_s: float = STOP_GRACE_S) -> None:
+        """End, by pid, what outlived its parent, and remove our directory.
+
+        psutil compares start times: a pid that now belongs to somebody else is left alone.
+        """
+        left: list[psutil.Process] = []
+        if not self.joined:
+            left += [process for process in self._started if process.is_running()]
+        if self.temp_dir is not None:
+            left += haproxy_processes(self.temp_dir)
+        end_processes(left, grace_s)
+        if self.temp_dir is not None:
+            shutil.rmtree(self.temp_dir, ignore_errors=True)
+
+
+def haproxy_processes(temp_dir: Path) -> list[psutil.Process]:
+    """The HAProxy processes that still run with a configuration below `temp_dir`."""
+    found = []
+    for pid in haproxy.pids(temp_dir / "h"):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if any(part.startswith(str(temp_dir)) for part in process.cmdline()):
+                found.append(process)
+    return found
+
+
+async def _clear_cluster(pool: str, address: str, owns_serve: bool) -> None:
+    import ray
+    from ray import serve
+
+    from dspool.runtime import cluster, lifecycle
+
+    cluster.join_cluster(address)
+    try:
+        with contextlib.suppress(ValueError):
+            ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+            await asyncio.to_thread(serve.delete, application_name(pool))
+            if owns_serve:
+                await asyncio.to_thread(_shutdown_serve, True)
+        with contextlib.suppress(UnknownPool):
+            config, _ = await cluster.ask(cluster.find_supervisor(pool), "connect_info")
+            await lifecycle.dismantle(config, timeout_s=config.operation_timeout_s)
+    finally:
+        ray.shutdown()
+
+
+def application_name(pool: str) -> str:
+    return f"dspool-{pool}"
+
+
+def end_processes(processes: list[psutil.Process], grace_s: float = STOP_GRACE_S) -> None:
+    """SIGTERM, then after `grace_s` SIGKILL."""
+    _, alive = psutil.wait_procs(processes, timeout=min(grace_s, 1.0))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        _, alive = psutil.wait_procs(alive, timeout=grace_s)
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _short_directory() -> str:
+    """Where temporary directories have short names: a Unix socket's path ends at 107 characters."""
+    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
+
+
+def _shutdown_serve(joined: bool) -> None:
+    from ray import serve
+
+    # On another's cluster somebody may have put applications on the Serve that we started.
+    if not (joined and serve.status().applications):
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _http_options() -> Any:
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client()
+    return client.http_config
+
+
+def clear(*, pool: str, address: str | None, temp_dir: Path | None, owns_serve: bool = False) -> None:
+    """Remove what a service left whose process died: on a joined cluster (`address`) its actors, its application and,
+    if it started that, Serve; on its own one HAProxy (Ray's processes follow their parent) and its directory.
+    """
+    if address is not None:
+        asyncio.run(_clear_cluster(pool, address, owns_serve))
+    if temp_dir is not None and temp_dir.name.startswith("dspool-"):
+        end_processes(haproxy_processes(temp_dir))
+        shutil.rmtree(temp_dir, ignore_errors=True)
