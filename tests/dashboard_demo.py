@@ -31,12 +31,13 @@ from dspool.telemetry.log_tail import LogTail
 from dspool.telemetry.metrics import Metrics, MetricsOptions
 from dspool.telemetry.snapshot import Limits, Reading
 from dspool.tokens import TokenSource
-from dspool_console.dashboard.insight import Rollouts
+from dspool_console import Console
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
-from dspool_serve.api.pools import Settings
 from dspool_serve.http import connections
+from dspool_serve.insight import Rollouts
+from dspool_serve.pools import Settings
 
 HOSTILE = '<img src=x onerror="window.hacked=1">\'"&{{static}}'
 STEPS = ("import_modules", "load_programs", "probe")
@@ -542,7 +543,8 @@ def tokens_for(**roles: str) -> tuple[dict[str, str], TokenSource]:
 def application(
     *pools: SimulatedPool, tokens: TokenSource | None = None, audit: Path | None = None, **settings: Any
 ) -> Application:
-    return Application(SimulatedPools(*pools), Settings(**settings), Security(tokens, audit=Audit(audit)))
+    held, security = SimulatedPools(*pools), Security(tokens, audit=Audit(audit))
+    return Application(held, Settings(**settings), security, Console(held, security))
 
 
 def main() -> None:

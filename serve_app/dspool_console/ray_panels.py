@@ -8,43 +8,27 @@ what the pools' metrics actors remember. They are for Ray's dashboard, so the Op
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from html import escape
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from dspool.core.metrics.measures import HistoryView, Point
 from dspool.errors import PoolError
 from dspool_console.charts import Line, Unit, chart
-from dspool_serve.api.pools import Pools
+from dspool_serve.context import Context
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
+from dspool_serve.ingress.ray_dashboard import PREFIX
+from dspool_serve.pools import Pools
 
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
-
-PREFIX: Final = "/grafana"
 TIMEOUT_S: Final = 2.0
 LONGEST_S: Final = 86_400.0
 _SPAN = re.compile(r"now-(\d{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Value = Callable[[Point], float]
-
-
-def environment(host: str, port: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables for the process that starts Ray, so that its dashboard shows the panels of the service at `host`.
-
-    None if one of them is set already: then there is a real Grafana or Prometheus.
-    """
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PREFIX}"
-    names = ("RAY_GRAFANA_HOST", "RAY_GRAFANA_IFRAME_HOST", "RAY_PROMETHEUS_HOST")
-    # One real one and ours in the other's place would show neither right.
-    return {} if any(name in environ for name in names) else dict.fromkeys(names, url)
 
 
 class Panel(NamedTuple):
@@ -91,34 +75,34 @@ svg polyline{fill:none;stroke-width:1.5}
 # --- what Ray asks ---
 
 
-async def grafana_health(app: Application, request: Request) -> Response:
+async def grafana_health(context: Context, request: Request) -> Response:
     return Response(200, b'{"database":"ok","version":"dspool"}')
 
 
-async def prometheus_query(app: Application, request: Request) -> Response:
+async def prometheus_query(context: Context, request: Request) -> Response:
     """There is no Prometheus here: whatever is asked, nothing is found. Ray only looks whether that is a success."""
     return Response(200, b'{"status":"success","data":{"resultType":"vector","result":[]}}')
 
 
-async def dashboard(app: Application, request: Request) -> Response:
+async def dashboard(context: Context, request: Request) -> Response:
     """All panels of all pools, whichever dashboard Ray asks for: the Metrics tab knows only its own."""
-    return await _page(app, request, PANELS)
+    return await _page(context, request, PANELS)
 
 
-async def solo(app: Application, request: Request) -> Response:
+async def solo(context: Context, request: Request) -> Response:
     """One panel, as on Ray's Overview and Serve pages. Their numbers mean panels of Ray's own dashboards, which we
     do not have: the number only picks which of ours is shown, under its own title."""
     number = _asked(request).get("panelId", "")
     chosen = int(number) % len(PANELS) if number.isascii() and number.isdigit() and len(number) < 9 else 0
-    return await _page(app, request, (PANELS[chosen],))
+    return await _page(context, request, (PANELS[chosen],))
 
 
-async def _page(app: Application, request: Request, panels: Iterable[Panel]) -> Response:
+async def _page(context: Context, request: Request, panels: Iterable[Panel]) -> Response:
     asked = _asked(request)
     now = time.time()
     start = _start(asked.get("from", ""), now)
-    names = app.pools.names()
-    views = await asyncio.gather(*(_history(app.pools, name, now - start) for name in names))
+    names = context.pools.names()
+    views = await asyncio.gather(*(_history(context.pools, name, now - start) for name in names))
     body = "".join(_pool(name, view, panels, start, now) for name, view in zip(names, views, strict=True))
     dark = "dark" if asked.get("theme") == "dark" else "light"
     page = (
@@ -180,11 +164,19 @@ def _refresh(text: str) -> int:
     return max(2, int(match[1]) * _SECONDS[match[2]]) if match else 10
 
 
-FRAMES: Final = (
-    Route("GET", PREFIX + "/api/health", grafana_health, "Says to Ray's dashboard that there are panels"),
-    Route("GET", PREFIX + "/api/v1/query", prometheus_query, "Says the same in Prometheus' place"),
+PANEL_ROUTES: Final = (
+    Route(
+        "GET",
+        PREFIX + "/api/health",
+        grafana_health,
+        "Says that there are panels",
+        role="reader",
+    ),
+    Route(
+        "GET", PREFIX + "/api/v1/query", prometheus_query, "Says the same in Prometheus' place", role="reader"
+    ),
     *(
-        Route("GET", f"{PREFIX}/{kind}/{{uid}}{rest}", handler, "Panels for Ray's dashboard")
+        Route("GET", f"{PREFIX}/{kind}/{{uid}}{rest}", handler, "Panels for Ray's dashboard", role="reader")
         for kind, handler in (("d", dashboard), ("d-solo", solo))
         for rest in ("", "/", "/{slug}")
     ),

@@ -22,7 +22,7 @@ from dspool.tokens import TokenSource, write
 from dspool.worker.worker import Worker
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
-from dspool_serve.api.pools import Settings
+from dspool_serve.pools import Settings
 
 pytestmark = pytest.mark.timeout(170)
 

@@ -24,12 +24,12 @@ FOLDER = Path(__file__).parent
 def routes() -> str:
     """Method, path and the least role of every route."""
     from dspool_console.dashboard.routes import DASHBOARD
-    from dspool_console.ray_panels import FRAMES
-    from dspool_serve.access.roles import needed
+    from dspool_console.ray_panels import PANEL_ROUTES
     from dspool_serve.api import ROUTES
 
     rows = {
-        f"{route.method} {route.path}  {needed(route) or 'open'}" for route in (*ROUTES, *FRAMES, *DASHBOARD)
+        f"{route.method} {route.path}  {route.role or 'open'}"
+        for route in (*ROUTES, *PANEL_ROUTES, *DASHBOARD)
     }
     return _lines(sorted(rows, key=lambda row: (row.split()[1], row)))
 

@@ -21,9 +21,10 @@ from dspool.store.store import SessionStore
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import Limits, Reading
 from dspool.worker.worker import Worker
+from dspool_console import Console
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
-from dspool_serve.api.pools import Settings
+from dspool_serve.pools import Settings
 from tests.unit.http_doubles import FakePool, FixedPools
 
 
@@ -135,9 +136,9 @@ class LocalService:
 
     async def _serve(self) -> None:
         await self.pool.begin(self._directory)
-        app = Application(
-            FixedPools(self.pool), Settings(operation_timeout_s=10.0, body_timeout_s=3.0), self._security
-        )
+        pools, security = FixedPools(self.pool), self._security or Security()
+        settings = Settings(operation_timeout_s=10.0, body_timeout_s=3.0)
+        app = Application(pools, settings, security, Console(pools, security))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self._ready.set()
         await self._server.serve(sockets=[self._socket])

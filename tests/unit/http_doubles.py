@@ -39,8 +39,10 @@ from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage, Seen
+from dspool_console import Console
+from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
-from dspool_serve.api.pools import Settings
+from dspool_serve.pools import Settings
 
 
 class Answered:
@@ -264,8 +266,16 @@ class FixedPools:
         return self._pools[name]
 
 
+def served(
+    *pools: FakePool, settings: Settings | None = None, security: Security | None = None
+) -> Application:
+    """The whole service over doubles, with its console."""
+    held, security = FixedPools(*pools), security or Security()
+    return Application(held, settings or Settings(), security, Console(held, security))
+
+
 def client_of(*pools: FakePool, **settings: Any) -> httpx.AsyncClient:
-    app = Application(FixedPools(*pools), Settings(**settings))
+    app = served(*pools, settings=Settings(**settings))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://dspool")
 
 

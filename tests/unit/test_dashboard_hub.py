@@ -11,7 +11,8 @@ import pytest
 from dspool.errors import WorkerLost
 from dspool_console.dashboard.fresh import Fresh
 from dspool_console.dashboard.hub import FRAMES_KEPT, Hub
-from tests.dashboard_demo import SimulatedPool, application
+from dspool_console.dashboard.service import Dashboard
+from tests.dashboard_demo import SimulatedPool, SimulatedPools, application
 from tests.unit.http_doubles import until
 
 
@@ -190,8 +191,8 @@ async def test_news_that_cannot_be_encoded_does_not_end_the_stream():
 
 async def test_the_stream_of_a_service_begins_with_everything_and_goes_on_with_what_changed():
     pool = SimulatedPool(workers=2, history_s=5)
-    app = application(pool)
-    stream = app.dashboard.of("default").hub.follow(frozenset({"overview", "workers", "events"}), None)
+    dashboard = Dashboard(SimulatedPools(pool))
+    stream = dashboard.of("default").hub.follow(frozenset({"overview", "workers", "events"}), None)
     await read(stream, 1)
     first = {name: data for name, data, _ in await read(stream, 2)}
     assert first["tick"]["now"]["throughput"] > 0
@@ -204,19 +205,19 @@ async def test_the_stream_of_a_service_begins_with_everything_and_goes_on_with_w
     assert "min_size" not in tick.get("pool", {})
     assert any(name == "event" and (data["marker"] or {}).get("kind") == "resize" for name, data, _ in found)
     await stream.aclose()
-    app.dashboard.close()
+    dashboard.close()
 
 
 async def test_all_of_a_pools_state_is_told_again_every_few_beats_because_an_answer_may_have_been_newer():
     pool = SimulatedPool(workers=1, history_s=5)
-    app = application(pool)
-    news = app.dashboard.of("default").hub._news
+    dashboard = Dashboard(SimulatedPools(pool))
+    news = dashboard.of("default").hub._news
     told = []
     for _ in range(11):
         ((_, _, tick),) = await news.beat(frozenset({"overview"}))
         told.append(tick.get("pool", {}).get("state"))
     assert [n for n, state in enumerate(told, 1) if state] == [1, 5, 10]
-    app.dashboard.close()
+    dashboard.close()
 
 
 async def test_an_unknown_topic_is_refused_before_the_stream_begins():

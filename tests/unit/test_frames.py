@@ -11,7 +11,8 @@ from measured import Measured
 
 from dspool.errors import WorkerLost
 from dspool_console.charts import Line, chart, shown
-from dspool_console.ray_panels import FRAMES, PANELS, environment
+from dspool_console.ray_panels import PANEL_ROUTES, PANELS
+from dspool_serve.ingress.ray_dashboard import environment
 
 RAY_ASKS = (
     "/grafana/d/rayDefaultDashboard/?orgId=1&theme=dark&kiosk=1&refresh=5s&from=now-5m&to=now&timezone=UTC"
@@ -118,7 +119,7 @@ async def test_a_pool_whose_metrics_are_lost_says_so():
 async def test_the_api_document_leaves_the_frames_out():
     async with client_of(MeasuredPool()) as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
-    assert not [route.path for route in FRAMES if route.path in paths]
+    assert not [route.path for route in PANEL_ROUTES if route.path in paths]
 
 
 def test_rays_dashboard_is_pointed_at_the_service():

@@ -112,7 +112,7 @@ async def test_a_server_that_stops_does_not_wait_for_viewers_of_the_dashboard(mo
         # The end of a chunked answer: it was completed, not cut.
         assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
         writer.close()
-    dashboard.dashboard.close()
+    dashboard._console.close()
 
 
 async def test_a_real_server_answers_in_one_piece_and_cancels_what_nobody_waits_for(monkeypatch):

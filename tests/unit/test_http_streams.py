@@ -12,8 +12,8 @@ from http_doubles import FakePool, FixedPools, assert_problem, client_of, until
 from dspool.errors import ProgramError, QueueFull
 from dspool.messages import StreamEvent, StreamProgram
 from dspool_serve.api.application import Application
-from dspool_serve.api.pools import Settings
 from dspool_serve.http.event_stream import EventStream, event
+from dspool_serve.pools import Settings
 
 real_sleep = asyncio.sleep
 STREAM = "/v1/pools/default/programs/qa/stream"

@@ -1,4 +1,4 @@
-"""Recording and alert rules for Prometheus; `dspool.yaml` beside this file is made by `python -m dspool_console.alerts`.
+"""Recording and alert rules for Prometheus: `python -m dspool_console.alerts` writes `dspool.yaml` beside this file.
 
 Thresholds compare with the pool's own configuration where it has one, so that the rules fit every pool as they are.
 """

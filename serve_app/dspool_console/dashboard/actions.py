@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from dspool_console.dashboard.common import POOL, answer, watched
+from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.csrf import guarded
 from dspool_serve.api.common import optional_body
 from dspool_serve.api.pool import pause_pool, resize_pool, resume_pool
@@ -16,27 +17,24 @@ from dspool_serve.api.schema import WarmRequest, WorkerGone
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Handler, Route
 
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
-
 GONE_S: Final = 2.0
 """How long a page waits to hear that a worker is gone; it goes on in any case."""
 _warm_body = msgspec.json.Decoder(WarmRequest)
 
 
-async def warm(app: Application, request: Request) -> Response:
+async def warm(context: ConsoleContext, request: Request) -> Response:
     """Begins a warm-up; the live stream tells how it goes."""
-    asked = await optional_body(app, request, _warm_body, WarmRequest())
-    await watched(app, request).insight.start_warm(asked.strategy)
+    asked = await optional_body(context, request, _warm_body, WarmRequest())
+    await watched(context, request).insight.start_warm(asked.strategy)
     return answer(request, {"started": True})
 
 
-async def drain(app: Application, request: Request) -> Response:
-    return await _gone(request, watched(app, request).pool.drain(request.params["worker"]))
+async def drain(context: ConsoleContext, request: Request) -> Response:
+    return await _gone(request, watched(context, request).pool.drain(request.params["worker"]))
 
 
-async def restart(app: Application, request: Request) -> Response:
-    return await _gone(request, watched(app, request).pool.restart(request.params["worker"]))
+async def restart(context: ConsoleContext, request: Request) -> Response:
+    return await _gone(request, watched(context, request).pool.restart(request.params["worker"]))
 
 
 async def _gone(request: Request, leaving: object) -> Response:
@@ -53,9 +51,9 @@ async def _gone(request: Request, leaving: object) -> Response:
 _going: set[asyncio.Future[None]] = set()
 
 
-async def end_session(app: Application, request: Request) -> Response:
+async def end_session(context: ConsoleContext, request: Request) -> Response:
     """Also another's: the id is the one that the list shows."""
-    await watched(app, request).pool.end_session(request.params["session"])
+    await watched(context, request).pool.end_session(request.params["session"])
     return Response(204, b"")
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -15,15 +15,13 @@ from dspool.errors import InvalidRequest, PoolError, UnknownName
 from dspool.supervisor.warmup import steps_of
 from dspool_console.dashboard import view
 from dspool_console.dashboard.common import POOL, answer, number, patiently, watched, with_metrics
+from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.replay import LEAST_POINTS, MODEL, Load, Replay, Run, load_of, summary
 from dspool_console.dashboard.service import Watched
 from dspool_console.dashboard.tables import rows_of
 from dspool_console.dashboard.traces import listed, waterfall
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 PROGRESS_SHOWN: Final = 500
 DECISIONS: Final = 500
@@ -42,9 +40,9 @@ _WHOLE: Final = frozenset({"min_size", "max_size", "max_overflow"})
 # --- operations ---
 
 
-async def operations(app: Application, request: Request) -> Response:
+async def operations(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    one = watched(app, request)
+    one = watched(context, request)
 
     async def make() -> view.Row:
         totals: dict[str, int] = {}
@@ -60,9 +58,9 @@ async def operations(app: Application, request: Request) -> Response:
     return answer(request, await patiently(one.answers.get("operations", make)))
 
 
-async def operation(app: Application, request: Request) -> Response:
+async def operation(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    one = watched(app, request)
+    one = watched(context, request)
     wanted = request.params["operation"]
     spans = await patiently(one.operations.spans(wanted))
     own = [span for span in spans if span.get("resource", {}).get("dspool.pool") in (None, one.pool.name)]
@@ -74,9 +72,9 @@ async def operation(app: Application, request: Request) -> Response:
 # --- sizing ---
 
 
-async def sizing(app: Application, request: Request) -> Response:
+async def sizing(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"limit"}))
-    one = watched(app, request)
+    one = watched(context, request)
     limit = int(number(query, "limit", 200, 1, DECISIONS))
     records = await patiently(one.insight.decisions(limit))
     config = one.insight.config
@@ -109,9 +107,9 @@ async def _load_chart(one: Watched) -> view.Row | None:
     return {"at": [round(t, 1) for t in at], "load": busy, "slots": slots, "demand": demand}
 
 
-async def whatif(app: Application, request: Request) -> Response:
+async def whatif(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"range", *(name for name, *_ in _BOUNDS)}))
-    one = with_metrics(watched(app, request))
+    one = with_metrics(watched(context, request))
     seconds = number(query, "range", 3600.0, 60.0, 3600.0)
     own = SizingConfig.of(one.insight.config)
     other = bounds_of(query, own)
@@ -210,17 +208,17 @@ async def _start_delay(one: Watched) -> float:
 # --- warm-up and deployments ---
 
 
-async def warmup(app: Application, request: Request) -> Response:
+async def warmup(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    insight = watched(app, request).insight
+    insight = watched(context, request).insight
     report, progress = await patiently(asyncio.gather(insight.warmup(), insight.warm_progress(0)))
     steps = [step.step for step in steps_of(insight.config)]
     return answer(request, {"report": report, "progress": progress[-PROGRESS_SHOWN:], "steps": steps})
 
 
-async def deployments(app: Application, request: Request) -> Response:
+async def deployments(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    one = watched(app, request)
+    one = watched(context, request)
     versions, current, rollouts = await patiently(
         asyncio.gather(one.pool.deployments(), one.pool.current_versions(), one.insight.rollouts())
     )
@@ -236,7 +234,7 @@ async def deployments(app: Application, request: Request) -> Response:
 
 
 STUDYING: Final = tuple(
-    Route("GET", f"{POOL}/{path}", handler, summary)
+    Route("GET", f"{POOL}/{path}", handler, summary, role="reader")
     for path, handler, summary in (
         ("operations", operations, "Recent, slowest and failed operations"),
         ("operations/{operation}", operation, "The spans of one operation"),

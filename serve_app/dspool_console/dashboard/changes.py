@@ -15,9 +15,9 @@ from dspool.messages import PoolStatus
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
 from dspool_console.dashboard.event_text import event_row
-from dspool_console.dashboard.insight import Insight
 from dspool_console.dashboard.tables import points
-from dspool_serve.api.pools import ServedPool
+from dspool_serve.insight import Insight
+from dspool_serve.pools import ServedPool
 
 EVERYBODY: Final = "*"
 """The topic of what all viewers must know."""

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from dspool.core.admission.access import allowed
 from dspool.errors import InvalidRequest, NotAllowed, PoolNotReady
+from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.files import packed_json
 from dspool_console.dashboard.service import Watched
 from dspool_serve.http import bodies
 from dspool_serve.http.requests import Request, Response
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 T = TypeVar("T")
 
@@ -38,9 +36,9 @@ class Range(NamedTuple):
     end: float | None = None
 
 
-def watched(app: Application, request: Request) -> Watched:
+def watched(context: ConsoleContext, request: Request) -> Watched:
     """Raises: UnknownPool, PoolNotReady."""
-    found: Watched = app.dashboard.of(request.params["pool"])
+    found: Watched = context.dashboard.of(request.params["pool"])
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from dspool.errors import NotAllowed
+from dspool_console.dashboard.context import ConsoleContext
 from dspool_serve.http.requests import Request
 from dspool_serve.http.routing import Handler
 
@@ -27,16 +28,16 @@ def guarded(handler: Handler, *, any_word: bool = False) -> Handler:
             which no form can send and no other origin may, is the guard then.
     """
 
-    async def guard(app: Any, request: Request) -> Any:
+    async def guard(context: ConsoleContext, request: Request) -> Any:
         if b"authorization" not in request.headers:
             same_origin(request)
             given = request.headers.get(HEADER, b"")
-            wanted = app.dashboard.sessions.csrf(request.session).encode()
+            wanted = context.dashboard.logins.csrf(request.login).encode()
             if not (given if any_word else hmac.compare_digest(given, wanted)):
                 raise CsrfRefused(
                     "x-dspool-csrf must hold the word that GET /dashboard/api/me gives; load the page again"
                 )
-        return await handler(app, request)
+        return await handler(context, request)
 
     return guard
 

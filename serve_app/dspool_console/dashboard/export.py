@@ -8,7 +8,7 @@ import io
 import re
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from dspool.errors import InvalidRequest, PoolError
 from dspool_console.dashboard.chart_columns import CHARTS
@@ -23,13 +23,11 @@ from dspool_console.dashboard.common import (
     watched,
     with_metrics,
 )
+from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.report import Facts, report
 from dspool_console.dashboard.tables import rows_of
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 T = TypeVar("T")
 
@@ -38,9 +36,9 @@ DECISIONS: Final = 200
 ALL: Final = tuple(dict.fromkeys(name for columns in CHARTS.values() for name in columns))
 
 
-async def export(app: Application, request: Request) -> Response:
+async def export(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({*RANGE, "chart", "format", "program", "slot"}))
-    one = with_metrics(watched(app, request))
+    one = with_metrics(watched(context, request))
     chart, form = query.get("chart", "all"), query.get("format", "json")
     if chart != "all" and chart not in CHARTS:
         raise InvalidRequest(f"chart is one of {', '.join(CHARTS)}, all", field="chart")
@@ -72,9 +70,9 @@ async def export(app: Application, request: Request) -> Response:
     return _file(body, b"application/json", name)
 
 
-async def get_report(app: Application, request: Request) -> Response:
+async def get_report(context: ConsoleContext, request: Request) -> Response:
     asked = range_of(request.query(frozenset(RANGE)), 3600.0)
-    one = with_metrics(watched(app, request))
+    one = with_metrics(watched(context, request))
     now = time.time()
     start = asked.start if asked.start is not None else now - asked.seconds
     end = min(now, asked.end) if asked.end is not None else now
@@ -133,8 +131,10 @@ def _utc(at: float) -> str:
 
 
 EXPORTING: Final = (
-    Route("GET", f"{POOL}/export", export, "A chart as JSON or CSV", media="text/csv"),
-    Route("GET", f"{POOL}/report", get_report, "A report that opens offline", media="text/html"),
+    Route("GET", f"{POOL}/export", export, "A chart as JSON or CSV", media="text/csv", role="reader"),
+    Route(
+        "GET", f"{POOL}/report", get_report, "A report that opens offline", media="text/html", role="reader"
+    ),
 )
 
 __all__ = ["EXPORTING"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from dspool.core.metrics.live import Look
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
@@ -25,6 +25,7 @@ from dspool_console.dashboard.common import (
     watched,
     with_metrics,
 )
+from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.event_text import event_row, markers
 from dspool_console.dashboard.hub import TOPICS
 from dspool_console.dashboard.service import WORKERS_AT_ONCE, Watched
@@ -34,9 +35,6 @@ from dspool_serve.http.connections import when_leaving
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 HEARTBEAT_S: Final = 10.0
 EVENTS_AT_ONCE: Final = 1000
@@ -48,7 +46,7 @@ LOG_LINES: Final = 1000
 # --- overview ---
 
 
-async def pools(app: Application, request: Request) -> Response:
+async def pools(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
     rows = [
         {
@@ -59,15 +57,15 @@ async def pools(app: Application, request: Request) -> Response:
             "actual": state.actual,
             "reason": state.reason,
         }
-        for state in await look_at_all(app)
+        for state in await look_at_all(context)
     ]
     return answer(request, {"pools": rows})
 
 
-async def overview(app: Application, request: Request) -> Response:
+async def overview(context: ConsoleContext, request: Request) -> Response:
     """`?fresh=1`: the page has just changed something, and what others were told a moment ago may be from before."""
     asked = request.query(frozenset({"fresh"}))
-    one = watched(app, request)
+    one = watched(context, request)
     if asked.get("fresh"):
         one.answers.drop("overview")
 
@@ -91,9 +89,9 @@ async def _status(one: Watched) -> PoolStatus | None:
     return None
 
 
-async def history(app: Application, request: Request) -> Response:
+async def history(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({*RANGE, "program", "slot"}))
-    one = with_metrics(watched(app, request))
+    one = with_metrics(watched(context, request))
     asked = range_of(query)
     program, slot = query.get("program"), slot_of(query)
     if asked.start is None:
@@ -102,30 +100,30 @@ async def history(app: Application, request: Request) -> Response:
     return answer(request, encode_table(one.pool.name, table, start=asked.start, end=asked.end))
 
 
-async def live(app: Application, request: Request) -> EventStream:
+async def live(context: ConsoleContext, request: Request) -> EventStream:
     query = request.query(frozenset({"topics"}))
-    one = watched(app, request)
+    one = watched(context, request)
     topics = frozenset(query.get("topics", "overview").split(","))
     if not topics <= frozenset(TOPICS):
         raise InvalidRequest(f"topics are {', '.join(TOPICS)}", field="topics")
     when_leaving(request.scope, one.hub.turn_out)
     last = request.headers.get(b"last-event-id")
     frames = one.hub.follow(topics, None if last is None else last.decode("latin-1"))
-    return EventStream(frames, heartbeat_s=min(HEARTBEAT_S, app.settings.heartbeat_s))
+    return EventStream(frames, heartbeat_s=min(HEARTBEAT_S, context.settings.heartbeat_s))
 
 
 # --- workers ---
 
 
-async def workers(app: Application, request: Request) -> Response:
+async def workers(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    rows = await patiently(watched(app, request).worker_rows())
+    rows = await patiently(watched(context, request).worker_rows())
     return answer(request, {"at": time.time(), "workers": rows})
 
 
-async def cells(app: Application, request: Request) -> Response:
+async def cells(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"workers"}))
-    one = watched(app, request)
+    one = watched(context, request)
     asked = [id for id in query.get("workers", "").split(",") if id]
     if len(asked) > WORKERS_AT_ONCE:
         raise InvalidRequest(f"at most {WORKERS_AT_ONCE} workers at once, got {len(asked)}", field="workers")
@@ -141,9 +139,9 @@ async def _cells(one: Watched, worker_id: str, request: Request) -> view.Row | N
     return {"cells": shown, "memory": memory, "at": time.time()}
 
 
-async def worker(app: Application, request: Request) -> Response:
+async def worker(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    one = watched(app, request)
+    one = watched(context, request)
     id = request.params["worker"]
     row = await patiently(one.worker(id))
     look, runs, status, held, link = await patiently(
@@ -183,21 +181,21 @@ async def _link(one: Watched, worker_id: str) -> str | None:
         return None
 
 
-async def log(app: Application, request: Request) -> Response:
+async def log(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"lines"}))
     lines = int(number(query, "lines", 200, 1, LOG_LINES))
     id = request.params["worker"]
     if len(id) > LONGEST_SEARCH:
         raise UnknownWorker("there is no such worker")
-    return answer(request, await patiently(watched(app, request).insight.log_tail(id, lines)))
+    return answer(request, await patiently(watched(context, request).insight.log_tail(id, lines)))
 
 
 # --- sessions ---
 
 
-async def sessions(app: Application, request: Request) -> Response:
+async def sessions(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"search", "limit", "cursor"}))
-    one = watched(app, request)
+    one = watched(context, request)
     search = query.get("search", "")[:LONGEST_SEARCH]
     limit = int(number(query, "limit", 100, 1, 1000))
     named = names_sessions(request)
@@ -216,9 +214,9 @@ async def sessions(app: Application, request: Request) -> Response:
 # --- events and alerts ---
 
 
-async def events(app: Application, request: Request) -> Response:
+async def events(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"since", "limit"}))
-    one = with_metrics(watched(app, request))
+    one = with_metrics(watched(context, request))
     since = int(number(query, "since", 0, 0, 2**63))
     limit = int(number(query, "limit", 200, 1, EVENTS_AT_ONCE))
     page = await patiently(one.insight.events(since, limit))
@@ -229,9 +227,9 @@ async def events(app: Application, request: Request) -> Response:
     return answer(request, found)
 
 
-async def get_markers(app: Application, request: Request) -> Response:
+async def get_markers(context: ConsoleContext, request: Request) -> Response:
     asked = range_of(request.query(frozenset(RANGE)), 3600.0)
-    one = with_metrics(watched(app, request))
+    one = with_metrics(watched(context, request))
     end = asked.end if asked.end is not None else time.time() + 60.0
     start = asked.start if asked.start is not None else time.time() - asked.seconds
 
@@ -242,9 +240,9 @@ async def get_markers(app: Application, request: Request) -> Response:
     return answer(request, {"markers": markers(seen, start=start, end=end)})
 
 
-async def alerts(app: Application, request: Request) -> Response:
+async def alerts(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    one = watched(app, request)
+    one = watched(context, request)
     if one.alerts.evaluated_at is None and one.insight.config.enable_metrics:
         one.start()
     about = {"evaluated_at": one.alerts.evaluated_at, "every_s": ALERTS_EVERY_S, "alerts": one.alerts.alerts}
@@ -252,7 +250,7 @@ async def alerts(app: Application, request: Request) -> Response:
 
 
 LOOKING: Final = tuple(
-    Route("GET", path, handler, summary)
+    Route("GET", path, handler, summary, role="admin" if path.endswith("/log") else "reader")
     for path, handler, summary in (
         ("/dashboard/api/pools", pools, "The pools"),
         (f"{POOL}/overview", overview, "The pool now"),

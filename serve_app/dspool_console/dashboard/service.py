@@ -15,11 +15,11 @@ from dspool_console.dashboard import view
 from dspool_console.dashboard.changes import News
 from dspool_console.dashboard.fresh import Fresh
 from dspool_console.dashboard.hub import Hub
-from dspool_console.dashboard.insight import Insight, insight_of
 from dspool_console.dashboard.tables import encode_table
 from dspool_console.dashboard.traces import OperationLog
-from dspool_serve.access.logins import Sessions
-from dspool_serve.api.pools import Pools, ServedPool
+from dspool_serve.access.logins import Logins
+from dspool_serve.insight import Insight, insight_of
+from dspool_serve.pools import Pools, ServedPool
 
 KEEP_S: Final = 1.0
 MEMORY_KEEP_S: Final = 10.0
@@ -110,7 +110,7 @@ class Dashboard:
         self._own_key = secrets.token_bytes(32)
         self.wrong_logins: deque[float] = deque()
         """When wrong tokens were presented (monotonic); bounded by who is refused meanwhile."""
-        self.sessions = Sessions(self._key, wall=wall)
+        self.logins = Logins(self._key, wall=wall)
 
     def start(self) -> None:
         """Begin to watch over the alerts of all pools."""

@@ -17,7 +17,7 @@ from dspool.core.admission.fair import Priority
 from dspool.errors import InvalidRequest, PoolError, UnknownSession
 from dspool.messages import AnyCommand, SessionInfo, StreamEvent
 from dspool_serve.access.admission import Admission
-from dspool_serve.api.pools import Answer, Pools, ServedPool
+from dspool_serve.pools import Answer, Pools, ServedPool
 
 _NO_BOUND = sys.maxsize
 MAX_ID = 200

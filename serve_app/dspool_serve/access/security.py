@@ -8,11 +8,13 @@ made.
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
 
 from dspool.core.admission.access import ROLES, Role, Token, allowed
 from dspool.core.admission.fair import Priority
@@ -20,15 +22,12 @@ from dspool.errors import DeadlineExceeded, InvalidRequest, NotAllowed, PoolErro
 from dspool.tokens import TokenSource
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.callers import CallerPools
-from dspool_serve.access.logins import Sessions, cookie_of
-from dspool_serve.access.roles import needed
+from dspool_serve.access.logins import Logins, cookie_of
+from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import kind_of
 from dspool_serve.http.requests import Request
 from dspool_serve.http.routing import Handler, Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 TIMEOUT: Final = b"x-dspool-timeout-seconds"
 """What HAProxy makes of `x-request-timeout-seconds`: Serve would answer that one itself, in plain text."""
@@ -64,11 +63,11 @@ class Security:
         self._hosts = None if hosts is None else {name.lower().encode() for name in hosts}
         self._hosts_seen: set[bytes] = set()
         self.audit = audit or Audit(None)
-        self.sessions: Sessions | None = None
-        """Set by the application: dashboard sessions, which count below `/dashboard/` only."""
+        self.logins: Logins | None = None
+        """Set by the console: who logged in there, which counts below `/dashboard/` only."""
         self._max_waiting = max_waiting
         self._wall = wall
-        self._views: dict[tuple[str, Priority], tuple[Token, Application]] = {}
+        self._views: dict[tuple[str, Priority], tuple[Token, Context]] = {}
         self._callers: dict[int, Any] = {}
 
     def secured(self, routes: Iterable[Route]) -> tuple[Route, ...]:
@@ -76,7 +75,7 @@ class Security:
         return tuple(route._replace(handler=self._wrapped(route)) for route in routes)
 
     def _wrapped(self, route: Route) -> Handler:
-        need = needed(route)
+        need = route.role
         handler = route.handler
         if need == "admin":
             handler = self._audited(route, handler)
@@ -89,7 +88,7 @@ class Security:
         # An admin may mean another's session, as `principal/id`: that is an admin's deed on a caller's route.
         over_others = self._audited(route, handler) if "{session}" in route.path and need != "admin" else None
 
-        async def authorised(app: Application, request: Request) -> Any:
+        async def authorised(context: Context, request: Request) -> Any:
             token = self.identify(request)
             request.principal, request.role = token.name, token.role
             if not allowed(token.role, need):
@@ -100,7 +99,7 @@ class Security:
                 )
             theirs = over_others is not None and token.role == "admin" and "/" in request.params["session"]
             serve = over_others if over_others is not None and theirs else handler
-            return await serve(self._view(app, token, _priority(request, token)), request)
+            return await serve(self._view(context, token, _priority(request, token)), request)
 
         return authorised
 
@@ -111,8 +110,8 @@ class Security:
             Unauthenticated: no token, or none of ours (also an expired one): the answer does not say which.
         """
         assert self.tokens is not None
-        if self.sessions is not None and b"authorization" not in request.headers:
-            return self._of_session(request)
+        if self.logins is not None and b"authorization" not in request.headers:
+            return self._of_login(request)
         scheme, _, presented = request.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
@@ -121,30 +120,30 @@ class Security:
             raise Unauthenticated("this access token is not valid here")
         return token
 
-    def _of_session(self, request: Request) -> Token:
+    def _of_login(self, request: Request) -> Token:
         path = request.scope["path"]
-        if path.startswith(_DASHBOARD) and self.sessions is not None and self.tokens is not None:
+        if path.startswith(_DASHBOARD) and self.logins is not None and self.tokens is not None:
             cookie = cookie_of(request.headers.get(b"cookie"))
-            request.session = self.sessions.recognise(cookie, self.tokens.current())
-            if request.session is not None:
-                return request.session.token
+            request.login = self.logins.recognise(cookie, self.tokens.current())
+            if request.login is not None:
+                return request.login.token
             raise Unauthenticated("log in with an access token")
         raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
 
-    def _view(self, app: Application, token: Token, priority: Priority) -> Application:
-        """The application as the holder of `token` sees it: its own sessions, its share of the pool."""
+    def _view(self, context: Context, token: Token, priority: Priority) -> Context:
+        """What the holder of `token` gets: its own sessions, its share of the pool."""
         known = self._views.get((token.id, priority))
         if known is not None and known[0] is token:
             return known[1]
-        view = copy.copy(app)
-        view.pools = CallerPools(app.pools, token, priority, self._callers, max_waiting=self._max_waiting)
+        pools = CallerPools(context.pools, token, priority, self._callers, max_waiting=self._max_waiting)
+        view = replace(context, pools=pools)
         self._views[token.id, priority] = (token, view)
         return view
 
     def _audited(self, route: Route, handler: Handler) -> Handler:
-        async def audited(app: Application, request: Request) -> Any:
+        async def audited(context: Context, request: Request) -> Any:
             try:
-                response = await handler(app, request)
+                response = await handler(context, request)
             except PoolError as failed:
                 self.audit.done(request, route, kind_of(failed.code).status, failed.code)
                 raise
@@ -157,11 +156,11 @@ class Security:
         return audited
 
     def _hosted(self, handler: Handler) -> Handler:
-        def hosted(app: Application, request: Request) -> Any:
+        def hosted(context: Context, request: Request) -> Any:
             host = request.headers.get(b"host", b"")
             if host not in self._hosts_seen:
                 self._check_host(host)
-            return handler(app, request)
+            return handler(context, request)
 
         return hosted
 
@@ -191,16 +190,16 @@ def _priority(request: Request, token: Token) -> Priority:
 
 
 def _timely(handler: Handler) -> Handler:
-    def timely(app: Application, request: Request) -> Any:
+    def timely(context: Context, request: Request) -> Any:
         headers = request.headers
         if TIMEOUT in headers or _TIMEOUT_PLAIN in headers:
-            return _within(handler, app, request)
-        return handler(app, request)
+            return _within(handler, context, request)
+        return handler(context, request)
 
     return timely
 
 
-async def _within(handler: Handler, app: Application, request: Request) -> Any:
+async def _within(handler: Handler, context: Context, request: Request) -> Any:
     raw = request.headers.get(TIMEOUT) or request.headers.get(_TIMEOUT_PLAIN) or b""
     try:
         seconds = float(raw)
@@ -208,11 +207,10 @@ async def _within(handler: Handler, app: Application, request: Request) -> Any:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise InvalidRequest("x-request-timeout-seconds is a positive number of seconds")
-    settings = app.settings
+    settings = context.settings
     if seconds >= settings.operation_timeout_s:
-        return await handler(app, request)
-    view = copy.copy(app)
-    view.settings = type(settings)(**(_fields(settings) | {"operation_timeout_s": seconds}))
+        return await handler(context, request)
+    view = replace(context, settings=msgspec.structs.replace(settings, operation_timeout_s=seconds))
     until = asyncio.get_running_loop().time() + seconds + _GRACE_S
     try:
         async with asyncio.timeout_at(until):
@@ -222,10 +220,6 @@ async def _within(handler: Handler, app: Application, request: Request) -> Any:
     if isinstance(answer, EventStream):
         answer.until = until
     return answer
-
-
-def _fields(settings: Any) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__struct_fields__}
 
 
 __all__ = ["LOOPBACK_NAMES", "Security"]

@@ -8,56 +8,73 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Protocol
 
 import msgspec
 
 import dspool
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
-from dspool_console.dashboard.routes import DASHBOARD
-from dspool_console.dashboard.service import Dashboard
-from dspool_console.ray_panels import FRAMES
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.idempotency import keyed
-from dspool_serve.api.metrics import traced
 from dspool_serve.api.openapi import document
-from dspool_serve.api.pools import Pools, Settings
 from dspool_serve.api.schema import Health
 from dspool_serve.api.scrape import Scrapes
+from dspool_serve.context import Context, ServiceFacts
 from dspool_serve.http.connections import watched
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem
+from dspool_serve.http.request_trace import Answered, RequestTrace
 from dspool_serve.http.requests import Receive, Request, Response, Scope, Send, respond
-from dspool_serve.http.routing import Router
+from dspool_serve.http.routing import Route, Router
+from dspool_serve.pools import Pools, Settings
 
 log = logging.getLogger("dspool.http")
+
+
+class Console(Protocol):
+    """More routes beside the API's, for people who look: `dspool_console`, which this package does not know."""
+
+    @property
+    def routes(self) -> tuple[Route, ...]: ...
+
+    def start(self) -> None:
+        """Called when the pools are open."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Application:
     """An ASGI application that serves `pools`. Holds no state of its own beyond them."""
 
     def __init__(
-        self, pools: Pools, settings: Settings | None = None, security: Security | None = None
+        self,
+        pools: Pools,
+        settings: Settings | None = None,
+        security: Security | None = None,
+        console: Console | None = None,
     ) -> None:
-        self.pools = pools
-        self.settings = settings or Settings()
+        self._pools = pools
+        self._settings = settings or Settings()
+        self._console = console
         version = str(getattr(dspool, "__version__", "0"))
-        self.health = msgspec.json.encode(Health("ok", version))
-        self.document = msgspec.json.encode(document(ROUTES, version=version))
-        self.scrapes = Scrapes(pools)
-        security = security or Security()
-        self.security = security
-        self.dashboard = Dashboard(pools)
-        security.sessions = self.dashboard.sessions
+        facts = ServiceFacts(
+            health=msgspec.json.encode(Health("ok", version)),
+            document=msgspec.json.encode(document(ROUTES, version=version)),
+            metrics=Scrapes(pools),
+        )
+        self._context = Context(pools, self._settings, facts)
+        routes = ROUTES if console is None else (*ROUTES, *console.routes)
         # Who asks is settled before anything else, also before an Idempotency-Key is claimed.
-        self._router = Router(security.secured(keyed((*ROUTES, *FRAMES, *DASHBOARD))))
+        self._router = Router((security or Security()).secured(keyed(routes)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             watched(scope)
-            request = Request(scope, receive, self.settings.body_timeout_s)
+            request = Request(scope, receive, self._settings.body_timeout_s)
             response = await self._answer(request)
-            echo = request.headers.get(b"x-request-id") if self.settings.echo_request_id else None
+            echo = request.headers.get(b"x-request-id") if self._settings.echo_request_id else None
             if isinstance(response, EventStream):
                 await response.send(send, echo)
             else:
@@ -75,7 +92,7 @@ class Application:
             route = self._router.match(request)
             where = f"{route.method} {route.path}"
             _refuse_other_sites(request)
-            return await traced(self, request, route)
+            return await _traced(self._context, request, route)
         except PoolError as error:
             if isinstance(error, InternalError):
                 log.error("%s failed: %s", where, error.message)
@@ -96,17 +113,34 @@ class Application:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    await self.pools.open()
-                    self.dashboard.start()
+                    await self._pools.open()
+                    if self._console is not None:
+                        self._console.start()
                 except PoolError as failed:
                     await send({"type": "lifespan.startup.failed", "message": failed.message})
                     return
                 await send({"type": "lifespan.startup.complete"})
             else:
-                self.dashboard.close()
-                await self.pools.close()
+                if self._console is not None:
+                    self._console.close()
+                await self._pools.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+async def _traced(context: Context, request: Request, route: Route) -> Answered:
+    """What `route` answers, within the request's span if its pool traces it."""
+    pool = request.params.get("pool")
+    # Of a pool that is not there nothing is said here: first the handler looks who asks.
+    known = pool is not None and pool in context.pools.names()
+    tracing = getattr(context.pools.get(pool), "tracing", None) if pool is not None and known else None
+    if tracing is None:
+        return await route.handler(context, request)
+    trace = request.trace = RequestTrace(tracing, route)
+    try:
+        return trace.answered(await route.handler(context, request))
+    except BaseException as error:
+        return trace.failed(error)
 
 
 def _refuse_other_sites(request: Request) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from dspool.errors import NotAllowed
@@ -11,26 +9,24 @@ from dspool.messages import ExecuteSandboxed
 from dspool_serve.api.common import RUN, answer_json, body_of, deadline, pool_of, run
 from dspool_serve.api.schema import CodeRequest, CodeResponse, Timings
 from dspool_serve.api.sessions import SESSION
+from dspool_serve.context import Context
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 _code_body = msgspec.json.Decoder(CodeRequest)
 
 
-async def execute_code(app: Application, request: Request) -> Response:
-    pool_of(app, request)
-    if not app.settings.execute_code:
+async def execute_code(context: Context, request: Request) -> Response:
+    pool_of(context, request)
+    if not context.settings.execute_code:
         raise NotAllowed("execute_code is off: the configuration needs service.execute_code")
-    asked = await body_of(app, request, _code_body)
+    asked = await body_of(context, request, _code_body)
     answer = await run(
-        app,
+        context,
         request,
         ExecuteSandboxed(asked.code),
         session=request.params["session"],
-        timeout_s=deadline(app, asked.timeout_s),
+        timeout_s=deadline(context, asked.timeout_s),
     )
     value = answer.value
     timings = Timings(answer.wait_s, answer.run_s)

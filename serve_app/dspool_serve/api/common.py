@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from dspool.errors import InvalidRequest, PoolError
 from dspool.messages import AnyCommand, Deployment, StreamEvent
-from dspool_serve.api.pools import Answer, ServedPool
 from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
+from dspool_serve.context import Context
 from dspool_serve.http.bodies import decode
 from dspool_serve.http.event_stream import EventStream, event, stream_event
 from dspool_serve.http.requests import Request, Response
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
+from dspool_serve.pools import Answer, ServedPool
 
 T = TypeVar("T")
 
@@ -50,31 +48,31 @@ def answer_json(value: Any, status: int = 200, headers: tuple[tuple[bytes, bytes
     return Response(status, encode(value), headers=headers)
 
 
-def pool_of(app: Application, request: Request) -> ServedPool:
+def pool_of(context: Context, request: Request) -> ServedPool:
     """Raises: UnknownPool."""
-    return app.pools.get(request.params["pool"])
+    return context.pools.get(request.params["pool"])
 
 
-async def body_of(app: Application, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+async def body_of(context: Context, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
     """The request's body, checked; see `decode` for what it raises."""
-    return decode(decoder, await request.body(app.settings.max_body_bytes))
+    return decode(decoder, await request.body(context.settings.max_body_bytes))
 
 
 async def optional_body(
-    app: Application, request: Request, decoder: msgspec.json.Decoder[T], default: T
+    context: Context, request: Request, decoder: msgspec.json.Decoder[T], default: T
 ) -> T:
     """As `body_of`; no body at all means `default`."""
-    body = await request.body(app.settings.max_body_bytes)
+    body = await request.body(context.settings.max_body_bytes)
     return decode(decoder, body) if body else default
 
 
-def deadline(app: Application, asked: float | None) -> float:
-    longest = app.settings.operation_timeout_s
+def deadline(context: Context, asked: float | None) -> float:
+    longest = context.settings.operation_timeout_s
     return longest if asked is None else min(asked, longest)
 
 
 async def run(
-    app: Application,
+    context: Context,
     request: Request,
     command: AnyCommand,
     *,
@@ -82,7 +80,7 @@ async def run(
     timeout_s: float | None = None,
 ) -> Answer:
     """Run one command for this request. Raises what `Pool.run` does."""
-    return await app.pools.get(request.params["pool"]).run(
+    return await context.pools.get(request.params["pool"]).run(
         command,
         session=session,
         timeout_s=timeout_s,
@@ -102,18 +100,18 @@ def result_of(answer: Answer) -> ExecuteResponse:
     )
 
 
-def streamed(app: Application, events: AsyncGenerator[bytes]) -> EventStream:
-    return EventStream(events, heartbeat_s=app.settings.heartbeat_s)
+def streamed(context: Context, events: AsyncGenerator[bytes]) -> EventStream:
+    return EventStream(events, heartbeat_s=context.settings.heartbeat_s)
 
 
 def stream_program(
-    app: Application, request: Request, command: AnyCommand, *, session: str | None, timeout_s: float | None
+    context: Context, request: Request, command: AnyCommand, *, session: str | None, timeout_s: float | None
 ) -> EventStream:
     """The events of a program, then `final` with its result. Leaving cancels the operation."""
-    source = pool_of(app, request).stream(
+    source = pool_of(context, request).stream(
         command,
         session=session,
-        timeout_s=deadline(app, timeout_s),
+        timeout_s=deadline(context, timeout_s),
         traceparent=request.traceparent,
     )
 
@@ -125,7 +123,7 @@ def stream_program(
             # At once, not when the garbage collector finds it: the slot is held until then.
             await source.aclose()
 
-    return streamed(app, events())
+    return streamed(context, events())
 
 
 async def gather(work: Sequence[Any]) -> list[Any]:
@@ -143,12 +141,12 @@ async def gather(work: Sequence[Any]) -> list[Any]:
 # --- programs as they are sent ----------------------------------------------------------------------
 
 
-async def program_body(app: Application, request: Request, *, state_alone: bool = False) -> ProgramRequest:
+async def program_body(context: Context, request: Request, *, state_alone: bool = False) -> ProgramRequest:
     """What was sent: a `ProgramRequest`, or a bare spec, recognised by its `signature`.
 
     With `state_alone`, saved state may come without the spec it belongs to.
     """
-    body = await body_of(app, request, _object_body)
+    body = await body_of(context, request, _object_body)
     if "signature" in body:
         return ProgramRequest(spec=body)
     try:

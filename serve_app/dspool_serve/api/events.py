@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
 from dspool.telemetry.event_log import Seen
 from dspool_serve.api.common import POOL, number, pool_of, streamed
+from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream, event
 from dspool_serve.http.requests import Request
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 POLL_S = 10.0
 """How long one question for news waits for an answer."""
@@ -20,14 +17,14 @@ AT_ONCE = 200
 _LARGEST = 2**63 - 1
 
 
-async def follow_events(app: Application, request: Request) -> EventStream:
+async def follow_events(context: Context, request: Request) -> EventStream:
     query = request.query(frozenset({"since"}))
     # A browser's EventSource that connects again says so in this header.
     last = request.headers.get(b"last-event-id")
     if last is not None and "since" not in query:
         query = {"since": last.decode("latin-1")}
     since = number(query, "since", 0, _LARGEST, 0) or 0
-    pool = pool_of(app, request)
+    pool = pool_of(context, request)
     page = await pool.events(since, AT_ONCE)
 
     async def events() -> AsyncGenerator[bytes]:
@@ -39,7 +36,7 @@ async def follow_events(app: Application, request: Request) -> EventStream:
                 yield event("event", seen, seen.number)
             found = await pool.events(found.next, AT_ONCE, timeout_s=POLL_S)
 
-    return streamed(app, events())
+    return streamed(context, events())
 
 
 ROUTES: tuple[Route, ...] = (
@@ -52,5 +49,6 @@ ROUTES: tuple[Route, ...] = (
         problems=("not_allowed", "worker_lost", "invalid_request"),
         query=(("since", {"type": "integer", "minimum": 0}),),
         stream="events",
+        role="reader",
     ),
 )

@@ -13,20 +13,18 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from dspool.errors import Cancelled, InvalidRequest, PoolError
 from dspool.store.idempotency import Claim, KeptAnswer
+from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
 from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, problem, told
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Handler, Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
-    from dspool_serve.api.pools import ServedPool
+from dspool_serve.pools import ServedPool
 
 log = logging.getLogger("dspool.http")
 
@@ -58,14 +56,18 @@ def keyed(routes: Iterable[Route]) -> tuple[Route, ...]:
 
 def _keyed(handler: Handler) -> Handler:
     @functools.wraps(handler)
-    def looked(app: Application, request: Request) -> Any:
+    def looked(context: Context, request: Request) -> Any:
         key = request.headers.get(HEADER)
-        return handler(app, request) if key is None else _once(app, request, key.decode("latin-1"), handler)
+        return (
+            handler(context, request)
+            if key is None
+            else _once(context, request, key.decode("latin-1"), handler)
+        )
 
     return looked
 
 
-async def _once(app: Application, request: Request, key: str, handler: Handler) -> Response | EventStream:
+async def _once(context: Context, request: Request, key: str, handler: Handler) -> Response | EventStream:
     """The answer of the first request with this key; `handler` makes it if this is the first.
 
     Raises:
@@ -75,8 +77,8 @@ async def _once(app: Application, request: Request, key: str, handler: Handler) 
     """
     if not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters")
-    settings = app.settings
-    pool = app.pools.get(request.params["pool"])
+    settings = context.settings
+    pool = context.pools.get(request.params["pool"])
     body = await request.body(settings.max_body_bytes)
     request.put_back(body)
     held = _Held(pool, key, request.principal)
@@ -91,13 +93,13 @@ async def _once(app: Application, request: Request, key: str, handler: Handler) 
     if claim.outcome != "new":
         return _replayed(claim)
     # A task of its own: a client that goes away must not leave the work half done.
-    answer: Response | EventStream = await asyncio.shield(_go_on(_work(app, request, handler, held)))
+    answer: Response | EventStream = await asyncio.shield(_go_on(_work(context, request, handler, held)))
     return answer
 
 
-async def _work(app: Application, request: Request, handler: Handler, held: _Held) -> Response | EventStream:
+async def _work(context: Context, request: Request, handler: Handler, held: _Held) -> Response | EventStream:
     try:
-        answer: Response | EventStream = await handler(app, request)
+        answer: Response | EventStream = await handler(context, request)
     except Exception as failed:
         answer = problem(told(failed))
     if isinstance(answer, EventStream):

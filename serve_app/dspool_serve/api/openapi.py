@@ -12,7 +12,6 @@ import msgspec
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import Seen
-from dspool_serve.access.roles import needed
 from dspool_serve.api.examples import EXAMPLES
 from dspool_serve.api.idempotency import MAX_KEY
 from dspool_serve.api.schema import ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
@@ -111,7 +110,7 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
                 "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
             }
         )
-    if (need := needed(route)) is not None:
+    if (need := route.role) is not None:
         # Or none at all: without tokens the service answers everybody on its own machine.
         operation["security"] = [{"token": []}, {}]
         operation["x-dspool-role"] = need
@@ -155,7 +154,7 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         always += _KEYED
     if route.takes is not None:
         always += ("request_too_slow",)
-    if (need := needed(route)) is not None:
+    if (need := route.role) is not None:
         always += ("unauthenticated", "not_allowed")
     if need in ("caller", "admin"):
         always += ("invalid_request", "queue_full", "rate_limited", "deadline_exceeded")

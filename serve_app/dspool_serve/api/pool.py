@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,7 +21,6 @@ from dspool_serve.api.common import (
     pool_of,
     streamed,
 )
-from dspool_serve.api.pools import ServedPool
 from dspool_serve.api.schema import (
     ConfigView,
     DecisionList,
@@ -36,12 +34,11 @@ from dspool_serve.api.schema import (
     RolloutList,
     WarmRequest,
 )
+from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream, event
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
+from dspool_serve.pools import ServedPool
 
 STATUS_TIMEOUT_S = 5.0
 """How long a look at a pool may take before it counts as not ready."""
@@ -52,16 +49,16 @@ _resize_body = msgspec.json.Decoder(ResizeRequest)
 _warm_body = msgspec.json.Decoder(WarmRequest)
 
 
-async def list_pools(app: Application, request: Request) -> Response:
-    return answer_json(PoolList([_summary(state) for state in await look_at_all(app)]))
+async def list_pools(context: Context, request: Request) -> Response:
+    return answer_json(PoolList([_summary(state) for state in await look_at_all(context)]))
 
 
-async def get_pool(app: Application, request: Request) -> Response:
-    return answer_json(await pool_of(app, request).status())
+async def get_pool(context: Context, request: Request) -> Response:
+    return answer_json(await pool_of(context, request).status())
 
 
-async def get_pool_stats(app: Application, request: Request) -> Response:
-    pool = pool_of(app, request)
+async def get_pool_stats(context: Context, request: Request) -> Response:
+    pool = pool_of(context, request)
     status, load = await asyncio.gather(pool.status(), _load(pool))
     return answer_json(
         PoolStats(
@@ -99,37 +96,37 @@ async def _load(pool: ServedPool) -> Load | None:
     )
 
 
-async def get_pool_config(app: Application, request: Request) -> Response:
-    return answer_json(ConfigView(pool_of(app, request).config_view()))
+async def get_pool_config(context: Context, request: Request) -> Response:
+    return answer_json(ConfigView(pool_of(context, request).config_view()))
 
 
-async def list_decisions(app: Application, request: Request) -> Response:
+async def list_decisions(context: Context, request: Request) -> Response:
     limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_DECISIONS, 50) or 50
-    return answer_json(DecisionList(await pool_of(app, request).decisions(limit)))
+    return answer_json(DecisionList(await pool_of(context, request).decisions(limit)))
 
 
-async def list_rollouts(app: Application, request: Request) -> Response:
-    return answer_json(RolloutList(await pool_of(app, request).rollouts()))
+async def list_rollouts(context: Context, request: Request) -> Response:
+    return answer_json(RolloutList(await pool_of(context, request).rollouts()))
 
 
-async def resize_pool(app: Application, request: Request) -> Response:
-    asked = await body_of(app, request, _resize_body)
-    return answer_json(Resized(await pool_of(app, request).resize(asked.size)))
+async def resize_pool(context: Context, request: Request) -> Response:
+    asked = await body_of(context, request, _resize_body)
+    return answer_json(Resized(await pool_of(context, request).resize(asked.size)))
 
 
-async def pause_pool(app: Application, request: Request) -> Response:
-    await pool_of(app, request).pause()
+async def pause_pool(context: Context, request: Request) -> Response:
+    await pool_of(context, request).pause()
     return answer_json(Paused(True))
 
 
-async def resume_pool(app: Application, request: Request) -> Response:
-    await pool_of(app, request).resume()
+async def resume_pool(context: Context, request: Request) -> Response:
+    await pool_of(context, request).resume()
     return answer_json(Paused(False))
 
 
-async def warm_pool(app: Application, request: Request) -> EventStream:
-    asked = await optional_body(app, request, _warm_body, WarmRequest())
-    source = pool_of(app, request).warm(asked.strategy)
+async def warm_pool(context: Context, request: Request) -> EventStream:
+    asked = await optional_body(context, request, _warm_body, WarmRequest())
+    source = pool_of(context, request).warm(asked.strategy)
 
     async def events() -> AsyncGenerator[bytes]:
         try:
@@ -138,11 +135,11 @@ async def warm_pool(app: Application, request: Request) -> EventStream:
         finally:
             await source.aclose()
 
-    return streamed(app, events())
+    return streamed(context, events())
 
 
-async def look_at_all(app: Application) -> list[PoolStatus]:
-    return await asyncio.gather(*(_look(app.pools.get(name)) for name in app.pools.names()))
+async def look_at_all(context: Context) -> list[PoolStatus]:
+    return await asyncio.gather(*(_look(context.pools.get(name)) for name in context.pools.names()))
 
 
 async def _look(pool: ServedPool) -> PoolStatus:
@@ -166,9 +163,17 @@ def _summary(state: PoolStatus) -> PoolSummary:
 _ASKED = ("pool_not_ready", "pool_closed")
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/v1/pools", list_pools, "The pools of this service", PoolList),
-    Route("GET", POOL, get_pool, "One pool with its workers", PoolStatus, problems=_ASKED),
-    Route("GET", POOL + "/stats", get_pool_stats, "The pool in few figures", PoolStats, problems=_ASKED),
+    Route("GET", "/v1/pools", list_pools, "The pools of this service", PoolList, role="reader"),
+    Route("GET", POOL, get_pool, "One pool with its workers", PoolStatus, problems=_ASKED, role="reader"),
+    Route(
+        "GET",
+        POOL + "/stats",
+        get_pool_stats,
+        "The pool in few figures",
+        PoolStats,
+        problems=_ASKED,
+        role="reader",
+    ),
     Route("GET", POOL + "/config", get_pool_config, "The configuration that the pool runs with", ConfigView),
     Route(
         "GET",
@@ -178,6 +183,7 @@ ROUTES: tuple[Route, ...] = (
         DecisionList,
         problems=("invalid_request", *_ASKED),
         query=(("limit", {"type": "integer", "minimum": 1, "maximum": MAX_DECISIONS, "default": 50}),),
+        role="reader",
     ),
     Route(
         "GET",
@@ -186,6 +192,7 @@ ROUTES: tuple[Route, ...] = (
         "The last deployments of pool programs, and what their canaries did",
         RolloutList,
         problems=_ASKED,
+        role="reader",
     ),
     Route(
         "POST",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from dspool.errors import InvalidRequest, PoolError, UnknownProgram
@@ -43,14 +41,12 @@ from dspool_serve.api.schema import (
     ProgramSpec,
     RollbackRequest,
 )
+from dspool_serve.context import Context
 from dspool_serve.http.bodies import decode
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem_body
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 _execute_body = msgspec.json.Decoder(ExecuteRequest)
 _batch_body = msgspec.json.Decoder(BatchRequest)
@@ -60,37 +56,40 @@ MAX_CANARY_S = 3600
 _rollback_body = msgspec.json.Decoder(RollbackRequest)
 
 
-async def execute_pool_program(app: Application, request: Request) -> Response:
+async def execute_pool_program(context: Context, request: Request) -> Response:
     """The hot path: everything here is paid by each operation."""
     params = request.params
-    pool = app.pools.get(params["pool"])
-    asked = decode(_execute_body, await request.body(app.settings.max_body_bytes))
+    pool = context.pools.get(params["pool"])
+    asked = decode(_execute_body, await request.body(context.settings.max_body_bytes))
     answer = await pool.run(
         ExecuteProgram(params["program"], asked.inputs),
-        timeout_s=deadline(app, asked.timeout_s),
+        timeout_s=deadline(context, asked.timeout_s),
         traceparent=request.traceparent,
     )
     return answer_json(result_of(answer))
 
 
-async def stream_pool_program(app: Application, request: Request) -> EventStream:
-    asked = await body_of(app, request, _execute_body)
+async def stream_pool_program(context: Context, request: Request) -> EventStream:
+    asked = await body_of(context, request, _execute_body)
     command = StreamProgram(request.params["program"], asked.inputs)
-    return stream_program(app, request, command, session=None, timeout_s=asked.timeout_s)
+    return stream_program(context, request, command, session=None, timeout_s=asked.timeout_s)
 
 
-async def execute_batch(app: Application, request: Request) -> Response:
+async def execute_batch(context: Context, request: Request) -> Response:
     program = request.params["program"]
-    asked = await body_of(app, request, _batch_body)
-    most = app.settings.max_batch
+    asked = await body_of(context, request, _batch_body)
+    most = context.settings.max_batch
     if len(asked.inputs) > most:
         raise InvalidRequest(
             f"a batch has at most {most} sets of inputs, got {len(asked.inputs)}", limit=most
         )
-    timeout_s = deadline(app, asked.timeout_s)
-    pool_of(app, request)
+    timeout_s = deadline(context, asked.timeout_s)
+    pool_of(context, request)
     ends = await gather(
-        [run(app, request, ExecuteProgram(program, inputs), timeout_s=timeout_s) for inputs in asked.inputs]
+        [
+            run(context, request, ExecuteProgram(program, inputs), timeout_s=timeout_s)
+            for inputs in asked.inputs
+        ]
     )
     items = [
         BatchItem(problem=Problem(**problem_body(end)))
@@ -102,23 +101,23 @@ async def execute_batch(app: Application, request: Request) -> Response:
     return answer_json(BatchResponse(items, len(items) - failed, failed))
 
 
-async def list_pool_programs(app: Application, request: Request) -> Response:
+async def list_pool_programs(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
-    programs = list((await _programs(app, request)).values())
+    programs = list((await _programs(context, request)).values())
     return answer_json(PoolProgramList(*cut(programs, lambda one: one.program, limit, cursor)))
 
 
-async def get_pool_program(app: Application, request: Request) -> Response:
+async def get_pool_program(context: Context, request: Request) -> Response:
     name = request.params["program"]
-    known = (await _programs(app, request)).get(name)
+    known = (await _programs(context, request)).get(name)
     if known is None:
         raise UnknownProgram(f"pool {request.params['pool']} has no program {name!r}", program=name)
-    info = (await run(app, request, GetProgramInfo(name))).value
+    info = (await run(context, request, GetProgramInfo(name))).value
     return answer_json(PoolProgramInfo(name, known.version, known.versions, info))
 
 
-async def _programs(app: Application, request: Request) -> dict[str, PoolProgram]:
-    pool = pool_of(app, request)
+async def _programs(context: Context, request: Request) -> dict[str, PoolProgram]:
+    pool = pool_of(context, request)
     current = await pool.current_versions()
     versions: dict[str, list[int]] = {program: [] for program in current}
     for deployment in await pool.deployments():
@@ -129,20 +128,20 @@ async def _programs(app: Application, request: Request) -> dict[str, PoolProgram
     }
 
 
-async def deploy_pool_program(app: Application, request: Request) -> Response:
+async def deploy_pool_program(context: Context, request: Request) -> Response:
     name = request.params["program"]
     watch_s = number(request.query(frozenset({"canary_s"})), "canary_s", 0, MAX_CANARY_S)
-    asked = await program_body(app, request, state_alone=True)
+    asked = await program_body(context, request, state_alone=True)
     wanted = Deployment(
         name, 0, spec=asked.spec, state=asked.state, import_path=asked.import_path, kwargs=asked.kwargs
     )
-    done = await pool_of(app, request).deploy(wanted, canary_s=watch_s)
+    done = await pool_of(context, request).deploy(wanted, canary_s=watch_s)
     return answer_json(Deployed(done.program, done.version), 201)
 
 
-async def roll_back_pool_program(app: Application, request: Request) -> Response:
-    asked = await optional_body(app, request, _rollback_body, RollbackRequest())
-    done = await pool_of(app, request).rollback(request.params["program"], asked.version)
+async def roll_back_pool_program(context: Context, request: Request) -> Response:
+    asked = await optional_body(context, request, _rollback_body, RollbackRequest())
+    done = await pool_of(context, request).rollback(request.params["program"], asked.version)
     return answer_json(Deployed(done.program, done.version))
 
 
@@ -157,6 +156,7 @@ ROUTES: tuple[Route, ...] = (
         ExecuteResponse,
         ExecuteRequest,
         problems=RUN,
+        role="caller",
     ),
     Route(
         "POST",
@@ -166,6 +166,7 @@ ROUTES: tuple[Route, ...] = (
         BatchResponse,
         BatchRequest,
         problems=CHANGE,
+        role="caller",
     ),
     Route(
         "POST",
@@ -176,6 +177,7 @@ ROUTES: tuple[Route, ...] = (
         ExecuteRequest,
         problems=RUN,
         stream="program",
+        role="caller",
     ),
     Route(
         "GET",
@@ -185,6 +187,7 @@ ROUTES: tuple[Route, ...] = (
         PoolProgramList,
         problems=("invalid_request", *LOOK),
         query=PAGE,
+        role="reader",
     ),
     Route(
         "GET",
@@ -193,6 +196,7 @@ ROUTES: tuple[Route, ...] = (
         "A pool program, as its workers describe it",
         PoolProgramInfo,
         problems=("unknown_program", *LOOK),
+        role="reader",
     ),
     Route(
         "POST",

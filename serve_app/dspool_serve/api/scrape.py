@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dspool.errors import PoolError
 from dspool.telemetry.exposition import CONTENT_TYPE, expose
 from dspool.telemetry.snapshot import Reading
-from dspool_serve.api.pools import Pools
+from dspool_serve.context import Context
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
+from dspool_serve.pools import Pools
 
 FRESH_S: Final = 1.0
 """The metrics actors are asked no more often, however many ask us."""
@@ -52,9 +50,11 @@ class Scrapes:
             return None
 
 
-async def metrics(app: Application, request: Request) -> Response:
+async def metrics(context: Context, request: Request) -> Response:
     request.query(frozenset())
-    return Response(200, await app.scrapes.page(), CONTENT_TYPE.encode())
+    return Response(200, await context.service.metrics.page(), CONTENT_TYPE.encode())
 
 
-SCRAPING: Final = (Route("GET", "/metrics", metrics, "Metrics of all pools, in Prometheus' text format"),)
+SCRAPING: Final = (
+    Route("GET", "/metrics", metrics, "Metrics of all pools, in Prometheus' text format", role="reader"),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -40,7 +40,6 @@ from dspool_serve.api.common import (
     run,
     stream_program,
 )
-from dspool_serve.api.pools import Answer
 from dspool_serve.api.schema import (
     ExecuteRequest,
     ExecuteResponse,
@@ -54,12 +53,11 @@ from dspool_serve.api.schema import (
     SessionProgramList,
     SessionRequest,
 )
+from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
+from dspool_serve.pools import Answer
 
 MAX_HISTORY = 1000
 
@@ -71,9 +69,9 @@ _lm_body = msgspec.json.Decoder(LMRequest)
 # --- their lives ------------------------------------------------------------------------------------
 
 
-async def create_session(app: Application, request: Request) -> Response:
-    asked = await optional_body(app, request, _session_body, SessionRequest())
-    pool = pool_of(app, request)
+async def create_session(context: Context, request: Request) -> Response:
+    asked = await optional_body(context, request, _session_body, SessionRequest())
+    pool = pool_of(context, request)
     id = secrets.token_urlsafe(16) if asked.id is None else asked.id
     if not id.isprintable():
         raise InvalidRequest("a session id has printable characters only")
@@ -82,65 +80,65 @@ async def create_session(app: Application, request: Request) -> Response:
     return answer_json(info, 201, ((b"location", path.encode()),))
 
 
-async def list_sessions(app: Application, request: Request) -> Response:
+async def list_sessions(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
-    pool = pool_of(app, request)
+    pool = pool_of(context, request)
     sessions, following = await pool.sessions(limit=limit, after=cursor)
     return answer_json(SessionList(sessions, following))
 
 
-async def get_session(app: Application, request: Request) -> Response:
-    pool = pool_of(app, request)
+async def get_session(context: Context, request: Request) -> Response:
+    pool = pool_of(context, request)
     return answer_json(await pool.session_info(request.params["session"]))
 
 
-async def end_session(app: Application, request: Request) -> Response:
-    await pool_of(app, request).end_session(request.params["session"])
+async def end_session(context: Context, request: Request) -> Response:
+    await pool_of(context, request).end_session(request.params["session"])
     return Response(204, b"")
 
 
-async def reset_session(app: Application, request: Request) -> Response:
-    await _run(app, request, ResetSession())
+async def reset_session(context: Context, request: Request) -> Response:
+    await _run(context, request, ResetSession())
     return Response(204, b"")
 
 
-async def configure_session_lm(app: Application, request: Request) -> Response:
-    asked = await body_of(app, request, _lm_body)
-    return answer_json((await _run(app, request, ConfigureLM(asked.profile, asked.overrides))).value)
+async def configure_session_lm(context: Context, request: Request) -> Response:
+    asked = await body_of(context, request, _lm_body)
+    return answer_json((await _run(context, request, ConfigureLM(asked.profile, asked.overrides))).value)
 
 
-async def get_session_history(app: Application, request: Request) -> Response:
+async def get_session_history(context: Context, request: Request) -> Response:
     limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_HISTORY, 50)
-    return answer_json((await _run(app, request, GetHistory(limit or 0))).value)
+    return answer_json((await _run(context, request, GetHistory(limit or 0))).value)
 
 
 # --- their programs ---------------------------------------------------------------------------------
 
 
-async def execute_session_program(app: Application, request: Request) -> Response:
-    asked = await body_of(app, request, _execute_body)
+async def execute_session_program(context: Context, request: Request) -> Response:
+    asked = await body_of(context, request, _execute_body)
     command = ExecuteProgram(request.params["program"], asked.inputs)
-    return answer_json(result_of(await _run(app, request, command, deadline(app, asked.timeout_s))))
+    return answer_json(result_of(await _run(context, request, command, deadline(context, asked.timeout_s))))
 
 
-async def stream_session_program(app: Application, request: Request) -> EventStream:
-    asked = await body_of(app, request, _execute_body)
+async def stream_session_program(context: Context, request: Request) -> EventStream:
+    asked = await body_of(context, request, _execute_body)
     command = StreamProgram(request.params["program"], asked.inputs)
     session = request.params["session"]
-    return stream_program(app, request, command, session=session, timeout_s=asked.timeout_s)
+    return stream_program(context, request, command, session=session, timeout_s=asked.timeout_s)
 
 
-async def list_session_programs(app: Application, request: Request) -> Response:
+async def list_session_programs(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
     # Asked first: running a command in a session that is not there must say so, not list the pool's programs.
-    await pool_of(app, request).session_info(request.params["session"])
-    programs: list[dict[str, Any]] = (await _run(app, request, ListPrograms())).value["programs"]
+    await pool_of(context, request).session_info(request.params["session"])
+    programs: list[dict[str, Any]] = (await _run(context, request, ListPrograms())).value["programs"]
     found, following = cut(programs, lambda one: f"{one['program']}\n{one['scope']}", limit, cursor)
     return answer_json({"programs": found, "next_cursor": following})
 
 
-async def put_program(app: Application, request: Request) -> Response:
-    asked = await program_body(app, request)
+async def put_program(context: Context, request: Request) -> Response:
+    asked = await program_body(context, request)
     command = CreateProgram(
         program=request.params["program"],
         spec=asked.spec,
@@ -150,15 +148,15 @@ async def put_program(app: Application, request: Request) -> Response:
         # As HTTP has it for "only if there is none yet".
         replace=request.headers.get(b"if-none-match") != b"*",
     )
-    return _program(request, await _run(app, request, command))
+    return _program(request, await _run(context, request, command))
 
 
-async def get_program(app: Application, request: Request) -> Response:
-    return _program(request, await _run(app, request, GetProgramInfo(request.params["program"])))
+async def get_program(context: Context, request: Request) -> Response:
+    return _program(request, await _run(context, request, GetProgramInfo(request.params["program"])))
 
 
-async def delete_program(app: Application, request: Request) -> Response:
-    await _run(app, request, DeleteProgram(request.params["program"]))
+async def delete_program(context: Context, request: Request) -> Response:
+    await _run(context, request, DeleteProgram(request.params["program"]))
     return Response(204, b"")
 
 
@@ -168,8 +166,8 @@ def _program(request: Request, answer: Answer) -> Response:
     return answer_json(ProgramResponse(params["session"], params["program"], info))
 
 
-async def _run(app: Application, request: Request, command: Any, timeout_s: float | None = None) -> Answer:
-    return await run(app, request, command, session=request.params["session"], timeout_s=timeout_s)
+async def _run(context: Context, request: Request, command: Any, timeout_s: float | None = None) -> Answer:
+    return await run(context, request, command, session=request.params["session"], timeout_s=timeout_s)
 
 
 _SESSIONS = POOL + "/sessions"
@@ -187,6 +185,7 @@ ROUTES: tuple[Route, ...] = (
         status=201,
         problems=(*CHANGE, "conflict", "store_failed"),
         body_optional=True,
+        role="caller",
     ),
     Route(
         "GET",
@@ -196,6 +195,7 @@ ROUTES: tuple[Route, ...] = (
         SessionList,
         problems=("invalid_request", "store_failed"),
         query=PAGE,
+        role="caller",
     ),
     Route(
         "GET",
@@ -204,6 +204,7 @@ ROUTES: tuple[Route, ...] = (
         "One session",
         SessionInfo,
         problems=("unknown_session", "invalid_request", "store_failed"),
+        role="caller",
     ),
     Route(
         "DELETE",
@@ -212,6 +213,7 @@ ROUTES: tuple[Route, ...] = (
         "End a session; its programs and variables are gone",
         status=204,
         problems=("unknown_session", "invalid_request", *LOOK),
+        role="caller",
     ),
     Route(
         "POST",
@@ -220,6 +222,7 @@ ROUTES: tuple[Route, ...] = (
         "Forget the session's programs, variables, LM choice and history; the session stays",
         status=204,
         problems=("unknown_session", "invalid_request", *LOOK),
+        role="caller",
     ),
     Route(
         "PUT",
@@ -229,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
         LMResponse,
         LMRequest,
         problems=(*CHANGE, "unknown_name", "too_many_sessions", "not_allowed", *LOOK),
+        role="caller",
     ),
     Route(
         "GET",
@@ -238,6 +242,7 @@ ROUTES: tuple[Route, ...] = (
         History,
         problems=("unknown_session", "invalid_request", *LOOK),
         query=(("limit", {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY, "default": 50}),),
+        role="caller",
     ),
     Route(
         "GET",
@@ -247,6 +252,7 @@ ROUTES: tuple[Route, ...] = (
         SessionProgramList,
         problems=("unknown_session", "invalid_request", *LOOK),
         query=PAGE,
+        role="caller",
     ),
     Route(
         "PUT",
@@ -256,6 +262,7 @@ ROUTES: tuple[Route, ...] = (
         ProgramResponse,
         ProgramRequest | ProgramSpec,
         problems=(*RUN, "not_allowed", "conflict", "too_many_sessions"),
+        role="caller",
     ),
     Route(
         "GET",
@@ -264,6 +271,7 @@ ROUTES: tuple[Route, ...] = (
         "A program of a session",
         ProgramResponse,
         problems=("unknown_program", "unknown_session", "invalid_request", *LOOK),
+        role="caller",
     ),
     Route(
         "DELETE",
@@ -272,6 +280,7 @@ ROUTES: tuple[Route, ...] = (
         "Delete a program of a session",
         status=204,
         problems=("unknown_program", "unknown_session", "invalid_request", *LOOK),
+        role="caller",
     ),
     Route(
         "POST",
@@ -281,6 +290,7 @@ ROUTES: tuple[Route, ...] = (
         ExecuteResponse,
         ExecuteRequest,
         problems=(*RUN, "unknown_session"),
+        role="caller",
     ),
     Route(
         "POST",
@@ -291,5 +301,6 @@ ROUTES: tuple[Route, ...] = (
         ExecuteRequest,
         problems=(*RUN, "unknown_session"),
         stream="program",
+        role="caller",
     ),
 )

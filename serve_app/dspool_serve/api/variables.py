@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -10,40 +10,38 @@ from dspool.messages import DeleteVariable, GetVariable, ListVariables, SetVaria
 from dspool_serve.api.common import CHANGE, LOOK, PAGE, answer_json, body_of, cut, page_of, run
 from dspool_serve.api.schema import Variable, VariableList, VariableRequest
 from dspool_serve.api.sessions import SESSION
+from dspool_serve.context import Context
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 _variable_body = msgspec.json.Decoder(VariableRequest)
 
 
-async def list_variables(app: Application, request: Request) -> Response:
+async def list_variables(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
-    names: list[str] = (await _run(app, request, ListVariables()))["variables"]
+    names: list[str] = (await _run(context, request, ListVariables()))["variables"]
     return answer_json(VariableList(*cut(names, str, limit, cursor)))
 
 
-async def get_variable(app: Application, request: Request) -> Response:
+async def get_variable(context: Context, request: Request) -> Response:
     name = request.params["variable"]
-    return answer_json(Variable(name, (await _run(app, request, GetVariable(name)))["value"]))
+    return answer_json(Variable(name, (await _run(context, request, GetVariable(name)))["value"]))
 
 
-async def put_variable(app: Application, request: Request) -> Response:
+async def put_variable(context: Context, request: Request) -> Response:
     name = request.params["variable"]
-    asked = await body_of(app, request, _variable_body)
-    await _run(app, request, SetVariable(name, asked.value))
+    asked = await body_of(context, request, _variable_body)
+    await _run(context, request, SetVariable(name, asked.value))
     return answer_json(Variable(name, asked.value))
 
 
-async def delete_variable(app: Application, request: Request) -> Response:
-    await _run(app, request, DeleteVariable(request.params["variable"]))
+async def delete_variable(context: Context, request: Request) -> Response:
+    await _run(context, request, DeleteVariable(request.params["variable"]))
     return Response(204, b"")
 
 
-async def _run(app: Application, request: Request, command: Any) -> Any:
-    return (await run(app, request, command, session=request.params["session"])).value
+async def _run(context: Context, request: Request, command: Any) -> Any:
+    return (await run(context, request, command, session=request.params["session"])).value
 
 
 _VARIABLE = SESSION + "/variables/{variable}"
@@ -58,8 +56,17 @@ ROUTES: tuple[Route, ...] = (
         VariableList,
         problems=("unknown_session", "invalid_request", *LOOK),
         query=PAGE,
+        role="caller",
     ),
-    Route("GET", _VARIABLE, get_variable, "A variable of a session", Variable, problems=_KNOWN),
+    Route(
+        "GET",
+        _VARIABLE,
+        get_variable,
+        "A variable of a session",
+        Variable,
+        problems=_KNOWN,
+        role="caller",
+    ),
     Route(
         "PUT",
         _VARIABLE,
@@ -68,8 +75,15 @@ ROUTES: tuple[Route, ...] = (
         Variable,
         VariableRequest,
         problems=(*CHANGE, "conflict", "too_many_sessions", *LOOK),
+        role="caller",
     ),
     Route(
-        "DELETE", _VARIABLE, delete_variable, "Delete a variable of a session", status=204, problems=_KNOWN
+        "DELETE",
+        _VARIABLE,
+        delete_variable,
+        "Delete a variable of a session",
+        status=204,
+        problems=_KNOWN,
+        role="caller",
     ),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,45 +21,43 @@ from dspool_serve.api.common import (
     pool_of,
 )
 from dspool_serve.api.schema import GoneRequest, WorkerGone, WorkerList
+from dspool_serve.context import Context
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-
-if TYPE_CHECKING:
-    from dspool_serve.api.application import Application
 
 _gone_body = msgspec.json.Decoder(GoneRequest)
 LEAST_WAIT_S = 1.0
 """Long enough to hear that there is no such worker."""
 
 
-async def list_workers(app: Application, request: Request) -> Response:
+async def list_workers(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
-    workers = (await pool_of(app, request).status()).workers
+    workers = (await pool_of(context, request).status()).workers
     return answer_json(WorkerList(*cut(workers, lambda worker: worker.id, limit, cursor)))
 
 
-async def get_worker(app: Application, request: Request) -> Response:
+async def get_worker(context: Context, request: Request) -> Response:
     id = request.params["worker"]
-    for worker in (await pool_of(app, request).status()).workers:
+    for worker in (await pool_of(context, request).status()).workers:
         if worker.id == id:
             return answer_json(worker)
     raise UnknownWorker(f"pool {request.params['pool']} has no worker {id!r}", worker=id)
 
 
-async def drain_worker(app: Application, request: Request) -> Response:
-    return await _until_gone(app, request, pool_of(app, request).drain)
+async def drain_worker(context: Context, request: Request) -> Response:
+    return await _until_gone(context, request, pool_of(context, request).drain)
 
 
-async def restart_worker(app: Application, request: Request) -> Response:
-    return await _until_gone(app, request, pool_of(app, request).restart)
+async def restart_worker(context: Context, request: Request) -> Response:
+    return await _until_gone(context, request, pool_of(context, request).restart)
 
 
 async def _until_gone(
-    app: Application, request: Request, remove: Callable[[str], Awaitable[None]]
+    context: Context, request: Request, remove: Callable[[str], Awaitable[None]]
 ) -> Response:
-    asked = await optional_body(app, request, _gone_body, GoneRequest())
+    asked = await optional_body(context, request, _gone_body, GoneRequest())
     worker = request.params["worker"]
-    wait_s = max(LEAST_WAIT_S, deadline(app, asked.wait_s))
+    wait_s = max(LEAST_WAIT_S, deadline(context, asked.wait_s))
     try:
         await asyncio.wait_for(remove(worker), wait_s)
     except TimeoutError:
@@ -80,9 +77,16 @@ ROUTES: tuple[Route, ...] = (
         WorkerList,
         problems=("invalid_request", "pool_not_ready"),
         query=PAGE,
+        role="reader",
     ),
     Route(
-        "GET", _WORKER, get_worker, "One worker", WorkerStatus, problems=("unknown_worker", "pool_not_ready")
+        "GET",
+        _WORKER,
+        get_worker,
+        "One worker",
+        WorkerStatus,
+        problems=("unknown_worker", "pool_not_ready"),
+        role="reader",
     ),
     Route(
         "POST",

@@ -8,15 +8,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
+from dspool.core.admission.access import Role, Token
 from dspool.errors import CallerError, Cancelled, InvalidRequest, PayloadTooLarge
-
-if TYPE_CHECKING:
-    from dspool.core.admission.access import Role
-    from dspool_serve.access.logins import Session
-    from dspool_serve.api.metrics import RequestTrace
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,6 +32,21 @@ class RequestTooSlow(CallerError):
     code = "request_too_slow"
 
 
+class Login(NamedTuple):
+    """A login to the dashboard that was recognised."""
+
+    token: Token
+    began: int
+    ends: int
+    nonce: str
+
+
+class Trace(Protocol):
+    def traceparent(self, given: str | None) -> str | None:
+        """What an operation is run with that was asked for with the context `given`."""
+        ...
+
+
 class Response(NamedTuple):
     status: int
     body: bytes
@@ -50,12 +61,12 @@ class Request:
         "_body_timeout_s",
         "_read",
         "headers",
+        "login",
         "params",
         "principal",
         "receive",
         "role",
         "scope",
-        "session",
         "trace",
     )
 
@@ -70,10 +81,10 @@ class Request:
         """Who asks; None is nobody in particular, or the pool's own."""
         self.role: Role = "admin"
         """What that one may do; without tokens everybody may do everything."""
-        self.session: Session | None = None
-        """The dashboard session that it came with."""
+        self.login: Login | None = None
+        """The login to the dashboard that it came with."""
         self._read: bytes | None = None
-        self.trace: RequestTrace | None = None
+        self.trace: Trace | None = None
 
     def put_back(self, body: bytes) -> None:
         """`body` was read ahead; whoever asks for it next gets it."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from dspool.core.admission.access import Role
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import MalformedRequest, MethodNotAllowed, RouteNotFound
 from dspool_serve.http.requests import Request, Response
@@ -32,6 +33,8 @@ class Route(NamedTuple):
     """The kind of events it sends ("program", "warm", "events"); `answer` is then what its last or only event holds."""
     body_optional: bool = False
     media: str = "application/json"
+    role: Role | None = "admin"
+    """The least role that may use it; None is open to everybody who reaches the port."""
 
 
 class _Node:

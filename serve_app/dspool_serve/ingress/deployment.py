@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from ray import serve
@@ -19,11 +20,13 @@ from dspool_serve.access.audit import NAME as AUDIT_NAME
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import LOOPBACK_NAMES, Security
 from dspool_serve.api.application import Application
-from dspool_serve.api.pools import Pools, ServedPool, Settings
 from dspool_serve.http import connections
 from dspool_serve.ingress.ray_pool import RayPool
+from dspool_serve.pools import Pools, ServedPool, Settings
 
 DEPLOYMENT = "dspool-http"
+CONSOLE = "dspool_console"
+"""The only mention of the console below it: imports point down, so it is found by name."""
 NO_LIMIT = 1_000_000
 """Requests one replica may hold. The pool's own queue is the bound; a second one here would only hide it."""
 
@@ -66,15 +69,19 @@ class HttpIngress:
         pools: Callable[[], Pools],
         settings: dict[str, Any],
         security: Callable[[], Security] = Security,
+        console: str | None = CONSOLE,
     ) -> None:
         self._pools = pools
+        self._console = console
         self._settings = Settings(**settings)
         self._security = security
         # Before Serve starts the HTTP server of this replica.
         connections.install()
 
     def __serve_build_asgi_app__(self) -> Application:
-        return Application(self._pools(), self._settings, self._security())
+        pools, security = self._pools(), self._security()
+        console = None if self._console is None else import_module(self._console).Console(pools, security)
+        return Application(pools, self._settings, security, console)
 
     def check_health(self) -> None:
         """Being able to run this is the health that Serve has to know; workers are the supervisor's business."""

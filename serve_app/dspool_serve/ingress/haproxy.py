@@ -33,7 +33,7 @@ from pathlib import Path
 from dspool.errors import ConfigError
 
 SCRIPT = """#!/bin/sh
-# Started by Ray Serve in place of HAProxy; see dspool_serve/haproxy.py.
+# Started by Ray Serve in place of HAProxy; see dspool_serve/ingress/haproxy.py.
 echo $$ >> {pids}
 previous=
 for argument in "$@"; do

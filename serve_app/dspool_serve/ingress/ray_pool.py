@@ -19,8 +19,8 @@ from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.snapshot import Reading
-from dspool_console.ray_insight import RayInsight
-from dspool_serve.api.pools import Answer
+from dspool_serve.ingress.ray_insight import RayInsight
+from dspool_serve.pools import Answer
 
 _LOOK_S = 1.0
 """How long one question for the progress of a warm-up waits; its end is noticed at once all the same."""

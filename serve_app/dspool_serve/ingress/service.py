@@ -25,8 +25,7 @@ import psutil
 
 from dspool.config import PoolConfig
 from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerStartFailed
-from dspool_console import ray_panels
-from dspool_serve.ingress import haproxy
+from dspool_serve.ingress import haproxy, ray_dashboard
 
 Report = Callable[[str, str], None]
 """Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
@@ -115,7 +114,7 @@ class Service:
             # Not at nice 15, as Ray has it: see `runtime.cluster.start_cluster`.
             variables |= {"RAY_worker_niceness": "0"}
             if self._ray_dashboard and self._tls() is None:
-                variables |= ray_panels.environment(service.host, service.port)
+                variables |= ray_dashboard.environment(service.host, service.port)
         else:
             if self._tls() is not None:
                 raise ConfigError(

@@ -1,6 +1,6 @@
 """What the dashboard asks of a pool, beyond what the HTTP routes ask.
 
-`dspool_console.ray_insight` answers from a running pool, tests and demonstrations answer from what they make up.
+`dspool_serve.ingress.ray_insight` answers from a running pool, tests and demonstrations answer from what they make up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_tail import LogTail
 from dspool.telemetry.snapshot import Reading
-from dspool_serve.api.pools import ServedPool
+from dspool_serve.pools import ServedPool
 
 
 class Rollouts(NamedTuple):

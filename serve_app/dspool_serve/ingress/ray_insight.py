@@ -23,7 +23,7 @@ from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_tail import LogTail
 from dspool.telemetry.snapshot import Reading
-from dspool_console.dashboard.insight import Rollouts
+from dspool_serve.insight import Rollouts
 
 WORKER_S = 2.0
 """How long one worker is waited for: one that hangs must not keep the page from showing the others."""
