@@ -8,7 +8,7 @@ EXTRAS := dev,bench,postgres,otlp
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
-BENCHMARKS ?= targets throughput peers scaling http recovery startup telemetry sizing dashboard soak
+BENCHMARKS ?= targets throughput peers scaling http recovery startup telemetry sizing dashboard soak structure
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
 DEBIAN_PACKAGES ?= postgresql prometheus chromium chromium-driver redis-server
 
@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up install test test-unit check lint format types imports bench bench-quick docs pictures debian lock clean
+.PHONY: help up install test test-unit check lint format types imports bench bench-quick bench-smoke docs pictures debian lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -69,7 +69,10 @@ imports: install
 bench: install ## every benchmark in full, more than an hour; writes benchmarks/report.html and report.json
 	@$(BIN)/python -m benchmarks.report $(BENCHMARKS)
 
-bench-quick: install ## every benchmark just long enough to see that it runs, two side by side
+bench-smoke: install ## whether every benchmark starts, prints its keys and ends: the smallest part of each, two side by side
+	@$(BIN)/python -m benchmarks.smoke
+
+bench-quick: install ## every benchmark with all of its parts just long enough to see that it runs, two side by side
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(BENCHMARKS:%=quick-%)
 
 quick-%:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 WIDTH, HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 38, 44
@@ -68,6 +69,16 @@ def line_chart(
             parts.append(f'<path d="M{left:.0f} {at - 4}h18" stroke="{colour}" stroke-width="2"{dash}/>')
             parts.append(_text(left + 23, at, name, fill=colour))
     return "".join([*parts, "</svg>"])
+
+
+def curve_chart(curve: Mapping[str, Any]) -> str:
+    """A curve as `benchmarks.scaling` prints it, beside its ideal."""
+    points = curve["points"]
+    series = {
+        curve["y_label"]: [(point["x"], point["y"]) for point in points],
+        "ideal": [(point["x"], point["ideal"]) for point in points if "ideal" in point],
+    }
+    return line_chart(curve["title"], curve["x_label"], curve["y_label"], series, log_x=True)
 
 
 def number(value: float) -> str:

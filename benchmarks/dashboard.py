@@ -37,7 +37,8 @@ import psutil
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.common import ROOT, arguments, finish, header, spread
-from benchmarks.http import PROGRAM, dspool_up
+from benchmarks.pools import PROGRAM, SPEC
+from benchmarks.services import dspool_up
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
 from dspool.telemetry.metrics import Metrics, MetricsOptions
 
@@ -249,8 +250,9 @@ def main() -> int:
     rounds, seconds, visits, watched = (1, 4, 2, 3.0) if options.quick else (5, 20, 7, 60.0)
     header("dashboard: 2 workers, one ingress process, steady load, service and browser on the same machine")
     directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
+    settings = {"pool_size": 2, "programs": {PROGRAM: {"spec": SPEC, "idempotent": True}}}
     try:
-        with dspool_up(directory / "d", {"pool_size": 2, "programs": {"answer": PROGRAM}}) as (url, pid):
+        with dspool_up(directory / "d", settings) as (url, pid):
             give_history(url, directory / "d", family_of(pid))
             with beside(url, "--rate", str(RATE)) as load:
                 time.sleep(2.0)

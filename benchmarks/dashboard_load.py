@@ -12,7 +12,10 @@ import threading
 from collections import Counter
 from urllib.parse import urlsplit
 
-PROGRAM = "/v1/pools/default/programs/answer/execute"
+from benchmarks.http_load import exchange, post
+from benchmarks.pools import INPUTS, PROGRAM
+
+PATH = f"/v1/pools/default/programs/{PROGRAM}/execute"
 LIVE = "/dashboard/api/pools/default/live?topics=overview,events"
 
 
@@ -39,20 +42,13 @@ class Service:
 
     async def operate(self, every_s: float) -> None:
         """Operations at a steady beat, one after the other on one connection."""
-        body = b'{"inputs": {"question": "How many founders does it take to change a pool?"}}'
-        head = (
-            f"POST {PROGRAM} HTTP/1.1\r\nhost: {self._netloc}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        )
-        reader, writer = await asyncio.open_connection(self._host, self._port)
+        request = post(PATH, self._netloc, json.dumps({"inputs": INPUTS}).encode())
+        streams = await asyncio.open_connection(self._host, self._port)
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            writer.write(head.encode() + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            self.seen["operations" if b" 200 " in answer[:20] else "failed"] += 1
+            status, _ = await exchange(request, *streams)
+            self.seen["operations" if status == "200" else "failed"] += 1
             due += every_s
             await asyncio.sleep(max(0.0, due - loop.time()))
 

@@ -17,9 +17,7 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,14 +32,16 @@ import psutil
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from benchmarks.common import ROOT, arguments, finish, header, percentile, spread
+from benchmarks import http_load
+from benchmarks.common import arguments, finish, header, percentile, spread
+from benchmarks.pools import INPUTS, PROGRAM, SPEC
+from benchmarks.services import START_S, dspool_up, model_server, model_settings, process
 from dspool_serve.ingress.haproxy import free_ports
 
-PEERS = ("serve_default", "serve_haproxy", "fastapi")
-SYSTEMS = ("dspool", *PEERS)
-QUESTION = {"question": "How many founders does it take to change a pool?"}
-PROGRAM = {"spec": {"signature": "question -> answer", "module": "Predict"}, "idempotent": True}
-START_S = 300.0
+TO_REACH = {"serve_default": 5.0, "serve_haproxy": 1.2, "fastapi": 1.0}
+"""How many times a peer's requests a second dspool is to answer."""
+SYSTEMS = ("dspool", *TO_REACH)
+PARTS = (*SYSTEMS, "slots_200")
 
 
 class Target:
@@ -78,13 +78,14 @@ class Target:
                 time.sleep(0.2)
 
     def load(self, connections: int, seconds: float, requests: int | None = None) -> dict[str, Any]:
-        command = [sys.executable, "-m", "benchmarks.http_load", self.url, "--body", self.body]
-        command += ["--connections", str(connections), "--seconds", str(seconds)]
-        if requests is not None:
-            command += ["--requests", str(requests)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=seconds + 300)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return http_load.measure(
+            self.url,
+            self.body,
+            connections=connections,
+            seconds=seconds,
+            requests=requests,
+            limit_s=seconds + 300,
+        )
 
 
 def _session(pid: int) -> int | None:
@@ -95,54 +96,11 @@ def _session(pid: int) -> int | None:
 
 
 @contextlib.contextmanager
-def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process and all that it starts; ended by SIGTERM, and by SIGKILL what does not heed it."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # Several clusters start on one machine, one after the other, beside those that run.
-    environ["RAY_raylet_start_wait_time_s"] = "120"
-    started = subprocess.Popen(
-        command, cwd=ROOT, env=environ, text=True, stdin=subprocess.PIPE, start_new_session=True, **options
-    )
-    try:
-        yield started
-    finally:
-        family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
-        assert started.stdin is not None
-        started.stdin.close()
-        started.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs(family, timeout=20)
-        for one in left:
-            with contextlib.suppress(psutil.Error):
-                one.kill()
-        started.wait()
-
-
-@contextlib.contextmanager
-def dspool_up(directory: Path, settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """`dspool up` with these settings: its address and its process."""
-    directory.mkdir()
-    file = directory / "pool.yaml"  # JSON is YAML
-    file.write_text(json.dumps({"init_timeout_s": START_S, **settings}))
-    command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]
-    command += ["--config", str(file), "--state-dir", str(directory)]
-    with process(command, stdout=subprocess.PIPE) as service:
-        assert service.stdout is not None
-        for line in service.stdout:
-            said = json.loads(line)
-            if said["event"] == "ready":
-                break
-            if said["event"] == "error":
-                raise RuntimeError(said["message"])
-        else:
-            raise RuntimeError("dspool up ended before it was ready")
-        yield str(said["url"]), service.pid
-
-
-@contextlib.contextmanager
 def dspool(directory: Path, config: dict[str, Any]) -> Iterator[Target]:
     """`dspool up` with one pool program `answer`."""
-    with dspool_up(directory, {"programs": {"answer": PROGRAM}, **config}) as (address, pid):
-        target = Target(f"{address}/v1/pools/default/programs/answer/execute", {"inputs": QUESTION}, pid)
+    programs = {PROGRAM: {"spec": SPEC, "idempotent": True}}
+    with dspool_up(directory, {"programs": programs, **config}) as (address, pid):
+        target = Target(f"{address}/v1/pools/default/programs/{PROGRAM}/execute", {"inputs": INPUTS}, pid)
         target.wait()
         yield target
 
@@ -151,8 +109,10 @@ def dspool(directory: Path, config: dict[str, Any]) -> Iterator[Target]:
 def peer(kind: str, directory: Path) -> Iterator[Target]:
     directory.mkdir()
     port = free_ports(1)[0]
-    with process([sys.executable, "-m", "benchmarks.http_peers", kind, str(port), str(directory)]) as served:
-        target = Target(f"http://127.0.0.1:{port}/execute", QUESTION, served.pid)
+    server = [sys.executable, "-m", "benchmarks.studies.peers.servers", f"{kind}_stock"]
+    with process([*server, str(port), str(directory), "{}"]) as served:
+        body = {"workload": "cheapest", "inputs": INPUTS}
+        target = Target(f"http://127.0.0.1:{port}/execute", body, served.pid)
         target.wait()
         yield target
 
@@ -160,7 +120,7 @@ def peer(kind: str, directory: Path) -> Iterator[Target]:
 @contextlib.contextmanager
 def all_of(managers: dict[str, contextlib.AbstractContextManager[Target]]) -> Iterator[dict[str, Target]]:
     """All entered at once and left at once: starting and stopping is most of a short run."""
-    with ThreadPoolExecutor(len(managers)) as threads:
+    with ThreadPoolExecutor(max(1, len(managers))) as threads:
         entering = {name: threads.submit(manager.__enter__) for name, manager in managers.items()}
         wait(entering.values())
         try:
@@ -212,23 +172,14 @@ def compare(
 @contextlib.contextmanager
 def slow_model(directory: Path, requests: int) -> Iterator[Target]:
     """200 slots, each operation taking 1 s of a model behind HTTP."""
-    port = free_ports(1)[0]
     config = {
         "pool_size": 2,
         "slots_per_worker": 100,
         "max_queue": 2 * requests,
         "checkout_timeout_s": 120.0,
         "operation_timeout_s": 120.0,
-        "lm_profiles": {
-            "slow": {"model": "openai/slow", "endpoint": f"http://127.0.0.1:{port}/v1", "engine": "lm15"}
-        },
-        "default_lm": "slow",
     }
-    model = [sys.executable, "-m", "dspool.testing.lm_server", "--port", str(port), "--latency", "1.0"]
-    with (
-        process(model, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
-        dspool(directory, config) as target,
-    ):
+    with model_server(1.0) as port, dspool(directory, config | model_settings(port)) as target:
         yield target
 
 
@@ -249,36 +200,52 @@ def slots_200(target: Target, requests: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def told(rows: list[dict[str, Any]], ratios: dict[str, float]) -> None:
+    for row in rows:
+        if (row["system"], row["connections"]) == ("dspool", 32):
+            print(f"  dspool at 32 connections: p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms")
+    for name, ratio in ratios.items():
+        print(
+            f"  dspool {ratio} times {name.removeprefix('vs_')} (to reach: {TO_REACH[name.removeprefix('vs_')]:g})"
+        )
+
+
 def main() -> int:
-    options = arguments(__doc__ or "").parse_args()
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--only", help=f"parts of it, separated by commas: {', '.join(PARTS)}")
+    options = parser.parse_args()
+    chosen = options.only.split(",") if options.only else list(PARTS)
     seconds, rounds = (1.0, 1) if options.quick else (5.0, 5)
     header("http: cheapest signature, 2 workers, offline engine, load generator on the same machine")
     directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
     systems = {"dspool": dspool(directory / "d", {"slots_per_worker": 64})}
-    systems |= {kind: peer(kind, directory / str(number)) for number, kind in enumerate(PEERS)}
-    slow = {"slow": slow_model(directory / "s", 1000)}
+    systems |= {kind: peer(kind, directory / str(number)) for number, kind in enumerate(TO_REACH)}
+    systems = {name: system for name, system in systems.items() if name in chosen}
+    slow = {"slow": slow_model(directory / "s", 1000)} if "slots_200" in chosen else {}
+    slots: dict[str, Any] | None = None
     try:
         # In a short run it is started with the others; in a full one nothing else runs beside it.
         with all_of(systems | slow if options.quick else systems) as targets:
-            rows, cpu_us = compare({name: targets[name] for name in SYSTEMS}, seconds, rounds)
-            slots = slots_200(targets["slow"], 1000, 1) if options.quick else None
-        if slots is None:
+            rows, cpu_us = compare({name: targets[name] for name in systems}, seconds, rounds)
+            if slow and options.quick:
+                slots = slots_200(targets["slow"], 1000, 1)
+        if slow and not options.quick:
             with all_of(slow) as targets:
                 slots = slots_200(targets["slow"], 1000, 3)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    by = {(row["system"], row["connections"]): row for row in rows}
-    ours = by["dspool", 32]
+    rps = {row["system"]: row["rps"] for row in rows if row["connections"] == 32}
     ratios = {
-        f"vs_{name}": round(ours["rps"] / by[name, 32]["rps"], 2) for name in PEERS if by[name, 32]["rps"]
+        f"vs_{name}": round(rps["dspool"] / rps[name], 2)
+        for name in TO_REACH
+        if rps.get(name) and "dspool" in rps
     }
-    print(
-        f"  dspool at 32 connections: p50 {ours['p50_ms']} ms, p99 {ours['p99_ms']} ms, "
-        f"{ours['rps'] / by['serve_default', 32]['rps']:.1f} times serve_default (to reach: 5), "
-        f"{ratios['vs_serve_haproxy']} times serve_haproxy (1.2), {ratios['vs_fastapi']} times fastapi (1)\n"
-        f"  200 slots, LM of 1 s: {slots['answered']} of {slots['requests']} answered in {slots['seconds']} s, "
-        f"{slots['rps']} a second, {slots['of_possible']:.0%} of what the slots allow (to reach: 90%)"
-    )
+    told(rows, ratios)
+    if slots is not None:
+        print(
+            f"  200 slots, LM of 1 s: {slots['answered']} of {slots['requests']} answered in {slots['seconds']} s, "
+            f"{slots['rps']} a second, {slots['of_possible']:.0%} of what the slots allow (to reach: 90%)"
+        )
     print(
         "  processor time of a request at 32 connections, all processes but the load generator: "
         + ", ".join(f"{name} {us} us" for name, us in cpu_us.items())

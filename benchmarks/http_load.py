@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.common import ROOT
 from benchmarks.load import schedule
 
 
@@ -41,8 +43,8 @@ class Load:
         assert parts.hostname is not None
         self._host, self._port = parts.hostname, parts.port or 80
         paths = [(parts.path or "/").replace("{session}", f"s{number}") for number in range(sessions)]
-        self._usual = [_request(path, parts.netloc, body) for path in paths]
-        self._every, self._instead = every, _request(paths[0], parts.netloc, instead)
+        self._usual = [post(path, parts.netloc, body) for path in paths]
+        self._every, self._instead = every, post(paths[0], parts.netloc, instead)
         self._connections = connections
         self._seconds = seconds
         self._left = requests
@@ -72,7 +74,7 @@ class Load:
             try:
                 if streams is None:
                     streams = await asyncio.open_connection(self._host, self._port)
-                status, goes_on = await self._exchange(request, *streams)
+                status, goes_on = await exchange(request, *streams)
             except (OSError, ValueError, asyncio.IncompleteReadError):
                 status, goes_on = "broken", False
             if not other:
@@ -94,29 +96,55 @@ class Load:
         self._left -= 1
         return now if self._left >= 0 else None
 
-    async def _exchange(
-        self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[str, bool]:
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        status = head[9:12].decode()
-        at = head.find(b"content-length:")
-        if at >= 0:
-            await reader.readexactly(int(head[at + 15 : head.index(b"\r\n", at)]))
-        else:
-            await _chunks(reader)
-        return status, b"connection: close" not in head
 
-
-def _request(path: str, host: str, body: bytes) -> bytes:
+def post(path: str, host: str, body: bytes) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def exchange(
+    request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> tuple[str, bool]:
+    """The status of the answer, and whether the connection can be used again."""
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    status = head[9:12].decode()
+    at = head.find(b"content-length:")
+    if at >= 0:
+        await reader.readexactly(int(head[at + 15 : head.index(b"\r\n", at)]))
+    else:
+        await _chunks(reader)
+    return status, b"connection: close" not in head
 
 
 async def _chunks(reader: asyncio.StreamReader) -> None:
     while size := int(await reader.readline(), 16):
         await reader.readexactly(size + 2)
     await reader.readline()
+
+
+def measure(
+    url: str,
+    body: str,
+    *,
+    connections: int,
+    seconds: float,
+    limit_s: float,
+    requests: int | None = None,
+    rate: float | None = None,
+    sessions: int = 1,
+    every: int = 0,
+    instead: str = "",
+) -> dict[str, Any]:
+    """What a process of its own found."""
+    command = [sys.executable, "-m", "benchmarks.http_load", url, "--body", body]
+    command += ["--connections", str(connections), "--seconds", str(seconds), "--sessions", str(sessions)]
+    command += ["--every", str(every), "--instead", instead]
+    command += [] if requests is None else ["--requests", str(requests)]
+    command += [] if rate is None else ["--rate", str(rate)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=limit_s)
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
 
 
 def main() -> None:

@@ -75,6 +75,17 @@ async def _callers(
     await asyncio.gather(*(caller() for _ in range(concurrency)))
 
 
+async def batch(call: Call, operations: int, concurrency: int) -> None:
+    """So many operations by so many callers, however long it takes. Any failure is raised."""
+    numbers = iter(range(operations))
+
+    async def caller() -> None:
+        for number in numbers:
+            await call(number)
+
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
+
+
 async def open_loop(call: Call, rate: float, seconds: float, *, most: int = 4096, seed: int = 1) -> Taken:
     """Poisson arrivals at `rate` a second for `seconds`, then until all have ended. What would be more than `most`
     under way at once counts as failed: it has nowhere to wait any more."""

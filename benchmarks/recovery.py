@@ -19,7 +19,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from benchmarks.common import ROOT, arguments, finish, header, percentile
+from benchmarks.common import arguments, finish, header, percentile, ray_cluster
 
 WORKERS = 2
 SLOTS = 16
@@ -124,7 +123,7 @@ class Load:
 def config(name: str, spares: int, state_dir: Path) -> Any:
     from dspool import PoolConfig
 
-    program = {"import_path": "benchmarks.noted:Noted"}
+    program = {"import_path": "benchmarks.programs:Journal"}
     return PoolConfig(
         name=name,
         pool_size=WORKERS,
@@ -132,7 +131,7 @@ def config(name: str, spares: int, state_dir: Path) -> Any:
         slots_per_worker=SLOTS,
         state_dir=state_dir,
         programs={"again": {**program, "idempotent": True}, "once": {**program, "idempotent": False}},  # type: ignore[dict-item]
-        allowed_imports=("benchmarks.noted",),
+        allowed_imports=("benchmarks.programs",),
         # The crash-loop breaker would be right to slow this down.
         restart={"intensity": 100_000, "backoff_s": 0.01, "backoff_max_s": 0.01},  # type: ignore[arg-type]
     )
@@ -256,20 +255,11 @@ async def main() -> int:
     kills, bare_kills, supervisor_kills = (3, 1, 1) if options.quick else (100, 12, 5)
     header(f"recovery: SIGKILL of a random one of {WORKERS} workers under load from {CALLERS} callers")
 
-    import ray
-
-    from dspool.runtime.cluster import start_cluster
-
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with tempfile.TemporaryDirectory(prefix="dsp-r-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        start_cluster(Path(directory) / "ray")
-        try:
-            spare = await phase("spare", 1, kills, supervisor_kills, Path(directory))
-            said("with one spare", spare)
-            bare = await phase("bare", 0, bare_kills, 0, Path(directory))
-            said("without a spare", bare)
-        finally:
-            ray.shutdown()
+    with ray_cluster("dsp-r-") as directory:
+        spare = await phase("spare", 1, kills, supervisor_kills, directory)
+        said("with one spare", spare)
+        bare = await phase("bare", 0, bare_kills, 0, directory)
+        said("without a spare", bare)
     print(
         f"  supervisor: {supervisor_kills} kills, {spare['supervisor_failed']} operations failed; "
         "each successor kept the same workers",

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from threading import Timer
@@ -36,6 +37,7 @@ NAMES = (
     "sizing",
     "dashboard",
     "soak",
+    "structure",
 )
 HERE = ROOT / "benchmarks"
 LIMIT_S = 3600.0
@@ -43,11 +45,13 @@ LIMIT_S = 3600.0
 GRACE_S = 60.0
 
 
-def run(name: str, quick: bool) -> dict[str, Any]:
-    """What one benchmark said: its JSON, all that it printed, how long it took."""
-    command = [sys.executable, "-u", "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
+def run(name: str, quick: bool, more: Sequence[str] = (), *, show: bool = True) -> dict[str, Any]:
+    """What one benchmark said: its JSON, all that it printed, how long it took. `show` says it here as well."""
+    given = [*(["--quick"] if quick else []), *more]
+    command = [sys.executable, "-u", "-m", f"benchmarks.{name}", "--json", *given]
     began = time.time()
-    print(f"== benchmarks.{name}", flush=True)
+    if show:
+        print(f"== benchmarks.{name}", flush=True)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         late = Timer(LIMIT_S, end, [running])
@@ -55,13 +59,13 @@ def run(name: str, quick: bool) -> dict[str, Any]:
         lines = []
         for line in running.stdout:
             lines.append(line.rstrip("\n"))
-            if not line.startswith("{"):
+            if show and not line.startswith("{"):
                 print(line, end="", flush=True)
         code = running.wait()
         late.cancel()
     entry: dict[str, Any] = {
         "name": name,
-        "command": f"python -m benchmarks.{name}" + (" --quick" if quick else ""),
+        "command": " ".join([f"python -m benchmarks.{name}", *given]),
     }
     entry |= {
         "seconds": round(time.time() - began, 1),

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from benchmarks import goals
-from benchmarks.charts import line_chart
+from benchmarks.charts import curve_chart, line_chart
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#111827;background:#fff}
@@ -52,14 +52,7 @@ def _section(entry: dict[str, Any]) -> str:
 
 
 def _charts(figures: dict[str, Any]) -> str:
-    drawn = []
-    for curve in figures.get("curves", ()):
-        series = {curve["y_label"]: [(point["x"], point["y"]) for point in curve["points"]]}
-        ideal = [(point["x"], point["ideal"]) for point in curve["points"] if "ideal" in point]
-        if ideal:
-            series["ideal"] = ideal
-        chart = line_chart(curve["title"], curve["x_label"], curve["y_label"], series, log_x=True)
-        drawn.append((chart, curve["note"]))
+    drawn = [(curve_chart(curve), curve["note"]) for curve in figures.get("curves", ())]
     drawn += [(chart, "") for chart in _peers(figures.get("rows", ()))]
     if series := figures.get("memory_series"):
         drawn.append((line_chart("Memory over the run", "seconds", "MB USS", series), ""))

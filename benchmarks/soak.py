@@ -28,7 +28,8 @@ import psutil
 
 from benchmarks.common import arguments, finish, header, percentile, ray_cluster
 from benchmarks.load import schedule
-from benchmarks.target_metrics.served import INPUTS, PROGRAM, SPEC, model_server, pool_of
+from benchmarks.pools import INPUTS, PROGRAM, SPEC, pool_of
+from benchmarks.services import model_server
 
 MODEL_S = 0.1
 WORKERS, SLOTS = 2, 8

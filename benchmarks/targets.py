@@ -17,9 +17,12 @@ from pathlib import Path
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+from benchmarks import measurements
 from benchmarks.common import arguments, finish, header, percentile, ray_cluster
-from benchmarks.target_metrics import served, utilization
-from benchmarks.target_metrics.findings import Findings
+from benchmarks.findings import Findings
+from benchmarks.pools import classes, pool_of
+from benchmarks.services import model_server
+from benchmarks.studies.sizing import utilization
 
 PARTS = ("served", "slow", "model", "cpu", "memory", "recovery", "utilization")
 PART_LIMIT_S = 480.0
@@ -31,17 +34,17 @@ SLOTS = 8
 
 async def served_part(found: Findings, directory: Path, quick: bool) -> None:
     rounds, seconds = (2, 1.0) if quick else (5, 4.0)
-    async with served.pool_of(directory, "t-serve", pool_size=2, slots_per_worker=64) as pool:
-        rates = await served.throughput(pool, rounds, seconds)
-        taken = await served.latency(pool, rounds, seconds, RATE)
-        failed, counted = served.errors(pool)
+    async with pool_of(directory, "t-serve", pool_size=2, slots_per_worker=64) as pool:
+        rates = await measurements.throughput(pool, rounds, seconds)
+        taken = await measurements.latency(pool, rounds, seconds, RATE)
+        failed, counted = measurements.errors(pool)
     found.ended.append((failed, counted))
     count = sum(len(one.latencies) for one in taken)
     work = (
         f"one client, 2 workers, question -> answer by Predict on the engine in the worker; Poisson arrivals at "
         f"{RATE:g}/s for {seconds:g} s; from when an operation was due to its result, retries included"
     )
-    p50, p99 = ([served.in_ms(one, share) for one in taken] for share in (0.50, 0.99))
+    p50, p99 = ([measurements.in_ms(one, share) for one in taken] for share in (0.50, 0.99))
     found.target("operation_latency_p50", "< 50", p50, "ms", lambda value: value < 50, work, count)
     found.target("operation_latency_p99", "< 100", p99, "ms", lambda value: value < 100, work, count)
     work = f"the same pool; 128 callers that ask again at once, {seconds:g} s a repetition after a warm-up"
@@ -51,30 +54,30 @@ async def served_part(found: Findings, directory: Path, quick: bool) -> None:
 
 async def slow_part(found: Findings, directory: Path, quick: bool) -> None:
     rounds, seconds = (1, 1.0) if quick else (6, 2.0)
-    settings = {"pool_size": 2, "slots_per_worker": 64, **served.SLOW_SETTINGS}
-    async with served.pool_of(directory, "t-slow", **settings) as pool:
+    settings = {"pool_size": 2, "slots_per_worker": 64, **classes(sometimes="OccasionalWait")}
+    async with pool_of(directory, "t-slow", **settings) as pool:
         for name, load, said in (
             ("fast_p99_beside_slow", {"rate": RATE}, f"Poisson arrivals at {RATE:g}/s"),
             ("fast_p99_beside_slow_closed", {"callers": 128}, "128 callers that ask again at once"),
         ):
-            with served.quiet_collector():
-                ratios, count = await served.fast_beside_slow(pool, rounds, seconds, **load)
+            with measurements.quiet_collector():
+                ratios, count = await measurements.fast_beside_slow(pool, rounds, seconds, **load)
             work = (
                 f"2 workers of 64 slots, {said}; one operation in a hundred waits half a second: p99 of the "
                 f"others over the p99 of a stretch without slow ones right beside it, {seconds:g} s each, in turn; "
                 "garbage collection of this process leaves out what was loaded before (100 ms every few seconds)"
             )
             found.beside(name, "<= 1.2", ratios, "", lambda value: value <= 1.2, work, count)
-        found.ended.append(served.errors(pool))
+        found.ended.append(measurements.errors(pool))
 
 
 async def model_part(found: Findings, directory: Path, quick: bool) -> None:
     rounds, seconds, slots = (1, 2.0, 64) if quick else (5, 5.0, 64)
-    with served.model_server(MODEL_S) as port:
+    with model_server(MODEL_S) as port:
         settings = {"pool_size": 2, "slots_per_worker": slots // 2, "model_port": port}
-        async with served.pool_of(directory, "t-model", **settings) as pool:
-            shares = await served.of_ideal(pool, slots, MODEL_S, rounds, seconds)
-            found.ended.append(served.errors(pool))
+        async with pool_of(directory, "t-model", **settings) as pool:
+            shares = await measurements.of_ideal(pool, slots, MODEL_S, rounds, seconds)
+            found.ended.append(measurements.errors(pool))
     ideal = slots / MODEL_S
     work = (
         f"2 workers of {slots // 2} slots, {slots} callers that ask again at once, a model of {MODEL_S * 1e3:g} ms "
@@ -88,11 +91,11 @@ async def model_part(found: Findings, directory: Path, quick: bool) -> None:
 async def cpu_part(found: Findings, directory: Path, quick: bool) -> None:
     rounds, seconds = (2, 2.0) if quick else (5, 6.0)
     rate = 0.7 * 2 * SLOTS / MODEL_S
-    with served.model_server(MODEL_S) as port:
+    with model_server(MODEL_S) as port:
         settings = {"pool_size": 2, "slots_per_worker": SLOTS, "model_port": port}
-        async with served.pool_of(directory, "t-cpu", **settings) as pool:
-            percents = await served.cpu_percent(pool, rounds, seconds, rate)
-            failed, counted = served.errors(pool)
+        async with pool_of(directory, "t-cpu", **settings) as pool:
+            percents = await measurements.cpu_percent(pool, rounds, seconds, rate)
+            failed, counted = measurements.errors(pool)
     found.ended.append((failed, counted))
     work = (
         f"2 workers of {SLOTS} slots, each operation one call of {MODEL_S * 1e3:g} ms to a model behind HTTP; "
@@ -105,9 +108,9 @@ async def cpu_part(found: Findings, directory: Path, quick: bool) -> None:
 async def memory_part(found: Findings, directory: Path, quick: bool) -> None:
     rounds, operations, size = (2, 100, 2) if quick else (5, 1000, 8)
     settings = {"pool_size": size, "max_pool_size": size, "worker_start": "fork"}
-    async with served.pool_of(directory, "t-memory", **settings) as pool:
+    async with pool_of(directory, "t-memory", **settings) as pool:
         states = {worker.start for worker in (await pool.status()).workers}
-        used = await served.memory_mb(pool, rounds, operations)
+        used = await measurements.memory_mb(pool, rounds, operations)
     work = (
         f"{size} workers started by {', '.join(sorted(states))} (worker_start: fork), the mean of all after "
         f"{operations} operations of each, and again after as many more"
@@ -153,7 +156,7 @@ async def utilization_part(found: Findings, directory: Path, quick: bool) -> Non
     # With few busy slots no size is within the band and meets the wait objective as well: 44 of them allow three sizes.
     seconds, most, rate = (15.0, 2, 28.0) if quick else (220.0, 10, 110.0)
     model_s, slots = 0.4, 8
-    with served.model_server(model_s) as port:
+    with model_server(model_s) as port:
         settings = {
             "pool_size": most // 2 + 2 if not quick else 2,
             "min_pool_size": 1,
@@ -162,9 +165,9 @@ async def utilization_part(found: Findings, directory: Path, quick: bool) -> Non
             "enable_optimizer": True,
             "model_port": port,
         }
-        async with served.pool_of(directory, "t-size", **settings) as pool:
-            windows = await utilization.real(pool, served.PROGRAM, served.INPUTS, rate, seconds)
-            failed, counted = served.errors(pool)
+        async with pool_of(directory, "t-size", **settings) as pool:
+            windows = await measurements.utilization(pool, rate, seconds)
+            failed, counted = measurements.errors(pool)
     found.ended.append((failed, counted))
     work = (
         f"a real pool that chooses its size (1 to {most} workers of {slots} slots), {rate:g}/s Poisson, each one call "

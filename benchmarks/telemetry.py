@@ -22,18 +22,15 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from benchmarks.common import arguments, finish, header, spread
+from benchmarks.common import arguments, finish, header, ray_cluster, spread
+from benchmarks.pools import INPUTS, PROGRAM, config_of, cpu_s, pids_of
 
-PROGRAM = "answer"
-SPEC = {"signature": "question -> answer", "module": "Predict"}
-INPUTS = {"question": "How many founders does it take to change a pool?"}
 CONCURRENCY = 128
 REPORTERS = 200
 RECORDS_PER_S = 100_000
@@ -41,28 +38,12 @@ FLUSH_S = 0.5
 CLIENTS = 4
 
 
-def config(name: str, state_dir: Path, **overrides: Any) -> Any:
-    from dspool.config import PoolConfig
-
-    return PoolConfig(
-        name=name,
-        state_dir=state_dir,
-        pool_size=2,
-        slots_per_worker=64,
-        max_queue=100_000,
-        programs={PROGRAM: {"spec": SPEC, "idempotent": True}},  # type: ignore[dict-item]
-        restart={"intensity": 10_000, "backoff_s": 0.01, "backoff_max_s": 0.05},
-        **overrides,
-    )
+def config(name: str, directory: Path, **settings: Any) -> Any:
+    restart = {"intensity": 10_000, "backoff_s": 0.01, "backoff_max_s": 0.05}
+    return config_of(directory, name, pool_size=2, slots_per_worker=64, restart=restart, **settings)
 
 
 # --- on against off ---------------------------------------------------------------------------------
-
-
-def _cpu_s(pids: list[int]) -> float:
-    import psutil
-
-    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
 
 
 async def _pids(pool: Any) -> list[int]:
@@ -71,7 +52,7 @@ async def _pids(pool: Any) -> list[int]:
     if pool.client.config.enable_metrics:
         actors.append(pool.metrics)
     found = [await actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]
-    return [os.getpid(), *found, *(member.pid for member in pool.client.membership.workers)]
+    return [os.getpid(), *found, *pids_of(pool)]
 
 
 async def _round(pool: Any, pids: list[int], seconds: float) -> tuple[float, float]:
@@ -85,9 +66,9 @@ async def _round(pool: Any, pids: list[int], seconds: float) -> tuple[float, flo
             await pool.execute(PROGRAM, **INPUTS)
             done += 1
 
-    cpu, began = _cpu_s(pids), time.perf_counter()
+    cpu, began = cpu_s(pids), time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
-    return done / (time.perf_counter() - began), (_cpu_s(pids) - cpu) / done * 1e6
+    return done / (time.perf_counter() - began), (cpu_s(pids) - cpu) / done * 1e6
 
 
 async def on_vs_off(directory: Path, rounds: int, seconds: float) -> dict[str, Any]:
@@ -136,7 +117,7 @@ async def on_vs_off(directory: Path, rounds: int, seconds: float) -> dict[str, A
 # --- one record -------------------------------------------------------------------------------------
 
 
-def record_us(directory: Path, number: int) -> float:
+def record_us(number: int) -> float:
     """Everything a client and a worker do for metrics, events and tracing of one operation that is not sampled, with
     the sampling decision itself, and their share of the deltas.
     """
@@ -151,7 +132,7 @@ def record_us(directory: Path, number: int) -> float:
     class Call:
         command, program = "execute_program", PROGRAM
 
-    settings = config("r", directory, telemetry={"sampling": 1e-9})
+    settings = config("r", Path("/tmp"), telemetry={"sampling": 1e-9})
     client = ClientRecorder("r", "c", now=0.0)
     worker = WorkerRecorder("r", "w", 0, 8, now=0.0)
     observing = ClientObserving("r", Tracing(settings, "c"))
@@ -288,7 +269,7 @@ _CLIENT = """
 import asyncio, collections, json, sys
 from dspool import Pool, PoolError
 from dspool.runtime.cluster import join_cluster
-from benchmarks.telemetry import INPUTS, PROGRAM
+from benchmarks.pools import INPUTS, PROGRAM
 
 async def main():
     address, name, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -379,21 +360,13 @@ async def main() -> int:
     options = arguments(__doc__ or "").parse_args()
     quick = options.quick
     header("telemetry: what observing costs, and whether it counts right")
-    with tempfile.TemporaryDirectory(prefix="dspool-bench-") as name:
-        directory = Path(name)
-        figures: dict[str, Any] = {"record_us": record_us(directory, 5_000 if quick else 50_000)}
-        figures |= metrics_actor(4 if quick else 20)
-        figures |= memory_of_an_hour(1 if quick else 3)
-        import ray
-
-        from dspool.runtime.cluster import start_cluster
-
-        start_cluster()
-        try:
-            figures |= await on_vs_off(directory, 6 if quick else 40, 1.0)
-            figures |= await unaccounted(directory, 8_000 if quick else 100_000)
-        finally:
-            ray.shutdown()
+    # Before there is a cluster: this process is weighed.
+    figures: dict[str, Any] = {"record_us": record_us(5_000 if quick else 50_000)}
+    figures |= metrics_actor(4 if quick else 20)
+    figures |= memory_of_an_hour(1 if quick else 3)
+    with ray_cluster("dsp-o-") as directory:
+        figures |= await on_vs_off(directory, 2 if quick else 40, 1.0)
+        figures |= await unaccounted(directory, 8_000 if quick else 100_000)
     finish(figures, as_json=options.json)
     return 0
 

@@ -27,37 +27,24 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
 
-from benchmarks.common import arguments, finish, header, percentile, spread
-from benchmarks.load import closed_loop
+from benchmarks.common import arguments, finish, header, percentile, ray_cluster, spread
+from benchmarks.load import batch, closed_loop
+from benchmarks.pools import INPUTS, PROGRAM, SPEC, ask, pool_of
 
 WORKERS = 2
 CONCURRENCY = 128
 SLOTS = 64
-PROGRAM = "answer"
-SPEC = {"signature": "question -> answer", "module": "Predict"}
-INPUTS = {"question": "How many founders does it take to change a pool?"}
-
-
-def config() -> Any:
-    from dspool.config import PoolConfig
-
-    return PoolConfig(
-        name="bench",
-        pool_size=WORKERS,
-        slots_per_worker=SLOTS,
-        max_queue=100_000,
-        programs={PROGRAM: {"spec": SPEC, "idempotent": True}},  # type: ignore[dict-item]
-    )
 
 
 class SameCode:
     """The worker's own way to run the program, without a pool around it."""
 
     def __init__(self) -> None:
+        from dspool.config import PoolConfig
         from dspool.messages import Deployment, ExecuteProgram
         from dspool.programs.sessions.session import SessionHost
 
-        self._host = SessionHost(config())
+        self._host = SessionHost(PoolConfig())
         self._host.deploy(Deployment(PROGRAM, 1, spec=SPEC))
         self._command = ExecuteProgram
 
@@ -146,39 +133,27 @@ async def memory_after(pool: Any, operations: int) -> dict[str, float]:
         pids = {"client": os.getpid()} | {f"worker{m.slot}": m.pid for m in pool.client.membership.workers}
         return {name: psutil.Process(pid).memory_info().rss / 2**20 for name, pid in pids.items()}
 
-    async def run(number: int) -> None:
-        left = iter(range(number))
-
-        async def caller() -> None:
-            for _ in left:
-                await pool.execute(PROGRAM, **INPUTS)
-
-        await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
-
-    await run(operations // 10)
+    await batch(ask(pool), operations // 10, CONCURRENCY)
     before = now()
-    await run(operations)
+    await batch(ask(pool), operations, CONCURRENCY)
     return {name: round(after - before[name], 2) for name, after in now().items()}
 
 
 async def main() -> int:
     options = arguments(__doc__ or "").parse_args()
-    seconds, rounds, calls = (1.0, 2, 200) if options.quick else (4.0, 5, 1000)
-    operations = 10_000 if options.quick else 100_000
+    seconds, rounds, calls = (1.0, 1, 50) if options.quick else (4.0, 5, 1000)
+    operations = 2_000 if options.quick else 100_000
     header("throughput: cheapest signature, 2 workers, 128 concurrent, offline engine")
 
     import ray
     from ray import serve
 
-    from dspool import Pool
-    from dspool.runtime.cluster import start_cluster
-
-    start_cluster()
     names = ("limit", "limit_same_adapter", "pool", "actor_pool", "serve_handle")
     figures: dict[str, list[float]] = {name: [] for name in names}
     latencies: list[float] = []
-    try:
-        async with Pool.start(config()) as pool:
+    settings = {"pool_size": WORKERS, "slots_per_worker": SLOTS}
+    with ray_cluster("dsp-p-") as directory:
+        async with pool_of(directory / "s", "bench", **settings) as pool:
             remote = ray.remote(num_cpus=0)(SameCode)
             actors = [remote.remote() for _ in range(WORKERS)]
             deployment = serve.deployment(
@@ -187,12 +162,12 @@ async def main() -> int:
             serve.start(http_options={"location": "NoServer"})
             handle = serve.run(deployment.bind(), name="bench", route_prefix=None)
             ray.get([actor.execute.remote(INPUTS) for actor in actors])
-            await measured(lambda _: pool.execute(PROGRAM, **INPUTS), seconds / 2)
+            await measured(ask(pool), seconds / 2)
             await measured(lambda _: handle.remote(INPUTS), seconds / 2)
             for _ in range(rounds):
                 figures["limit"].append(bare_ops(seconds, stock=True))
                 figures["limit_same_adapter"].append(bare_ops(seconds, stock=False))
-                rate, taken = await measured(lambda _: pool.execute(PROGRAM, **INPUTS), seconds)
+                rate, taken = await measured(ask(pool), seconds)
                 figures["pool"].append(rate)
                 latencies += taken
                 figures["actor_pool"].append(actor_pool_ops(actors, seconds))
@@ -201,9 +176,7 @@ async def main() -> int:
             serve.delete("bench")
             ours, bare = await one_at_a_time(pool, actors[0], calls)
             growth = await memory_after(pool, operations)
-    finally:
         await serve.shutdown_async()
-        ray.shutdown()
 
     def ratio(peer: str) -> float:
         return statistics.median(ours / its for ours, its in zip(figures["pool"], figures[peer], strict=True))

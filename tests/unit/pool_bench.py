@@ -7,6 +7,7 @@ import itertools
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
+from dspool.core.lifecycle.view import status_of
 from dspool.messages import Member
 
 ORDERS = (ev.StartWorker, ev.WarmWorker, ev.DrainWorker, ev.StopWorker)
@@ -22,6 +23,9 @@ class Bench:
         self.now = 100.0
         self.actions = []
         self.todo = []
+
+    def status(self):
+        return status_of(self.state)
 
     def feed(self, event):
         out = self.state.handle(event, self.now)

@@ -10,14 +10,17 @@ import time
 
 import pytest
 
-from benchmarks import goals, load, peers, report, report_page, scaling, soak, startup, targets
+from benchmarks import goals, load, report, report_page, smoke, soak, targets
 from benchmarks.charts import line_chart
-from benchmarks.peer_systems import driving, tables
-from benchmarks.peer_systems.facts import ABILITIES
-from benchmarks.peer_systems.programs import LATENCIES, WORKLOADS, dspool_settings
-from benchmarks.scaling_parts.curves import Curve
-from benchmarks.target_metrics import utilization
-from benchmarks.target_metrics.utilization import Minute, within
+from benchmarks.studies.peers import drivers, tables
+from benchmarks.studies.peers import study as peers
+from benchmarks.studies.peers.abilities import ABILITIES
+from benchmarks.studies.peers.workloads import LATENCIES, WORKLOADS, dspool_settings
+from benchmarks.studies.scaling import study as scaling
+from benchmarks.studies.scaling.curves import Curve
+from benchmarks.studies.sizing import utilization
+from benchmarks.studies.sizing.utilization import Minute, within
+from benchmarks.studies.startup import study as startup
 from dspool import PoolConfig
 
 ROW = {"system", "interface", "workload", "concurrency", "ops_per_s", "p50_ms", "p99_ms"}
@@ -59,7 +62,7 @@ def test_what_a_peer_cannot_do_is_a_row_without_figures_that_says_why():
     assert row.keys() >= ROW
     assert row["ops_per_s"] is row["p50_ms"] is row["p99_ms"] is None
     assert row["note"] == "no sessions"
-    systems = [name for names in driving.HANDLES.values() for name in names] + list(driving.SERVERS)
+    systems = [name for names in drivers.HANDLES.values() for name in names] + list(drivers.SERVERS)
     told = tables.cannot([(name, "http") for name in systems])
     assert {row["system"] for row in told} == set(systems)
     assert all(row["note"] for row in told)
@@ -83,11 +86,11 @@ class Broken:
 
     def measure(self, *_: object) -> dict[str, object]:
         self.asked += 1
-        raise driving.Failed("no answer within 1 s")
+        raise drivers.Failed("no answer within 1 s")
 
 
 def test_a_system_that_fails_twice_in_a_row_is_left_alone():
-    stand, broken = driving.Standing(), Broken()
+    stand, broken = drivers.Standing(), Broken()
     stand.systems["litserve", "http"] = broken
     told = [stand.measure(("litserve", "http"), tables.Cell("cheapest", 8), 1.0) for _ in range(4)]
     assert broken.asked == 2
@@ -103,10 +106,10 @@ def test_a_driver_that_does_not_answer_is_a_failure_and_not_asked_again():
         text=True,
     )
     try:
-        handles = driving.Handles(silent)
-        with pytest.raises(driving.Failed, match="within 0 s"):
+        handles = drivers.Handles(silent)
+        with pytest.raises(drivers.Failed, match="within 0 s"):
             handles.ready(limit_s=0.0)
-        with pytest.raises(driving.Failed, match="within 0 s"):
+        with pytest.raises(drivers.Failed, match="within 0 s"):
             handles.measure("x", tables.Cell("cheapest", 8), 60.0)
     finally:
         silent.kill()
@@ -118,9 +121,9 @@ def test_a_driver_that_ended_is_a_failure():
         subprocess.Popen(
             [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as ended,
-        pytest.raises(driving.Failed, match="ended"),
+        pytest.raises(drivers.Failed, match="ended"),
     ):
-        driving.Handles(ended).ready()
+        drivers.Handles(ended).ready()
 
 
 def test_the_pool_that_is_compared_is_configured_as_a_pool_can_be():
@@ -336,6 +339,50 @@ def test_a_benchmark_that_hangs_is_ended_and_in_the_report_as_failed(tmp_path, m
     entry = report.run("hung", quick=True)
     assert entry["ok"] is False
     assert entry["seconds"] < 30
+
+
+def test_every_benchmark_has_a_smoke_check():
+    assert set(smoke.CHECKS) == set(report.NAMES)
+
+
+@pytest.mark.parametrize(
+    ("ok", "figures", "verdict"),
+    [
+        (True, {"targets": [], "also": [], "failed_parts": {}, "quick": True}, "ok"),
+        (True, {"targets": [], "also": [], "quick": True}, "FAILED, without ['failed_parts']"),
+        (False, {"targets": [], "also": [], "failed_parts": {"served": "gone"}, "quick": True}, "FAILED"),
+    ],
+)
+def test_a_smoke_check_fails_without_a_key_and_shows_what_was_printed(
+    monkeypatch, capsys, ok, figures, verdict
+):
+    def run(name, quick, more, *, show):
+        assert (name, quick, more, show) == ("targets", True, ["--only", "served"], False)
+        return {"ok": ok, "figures": figures, "seconds": 1.0, "printed": ["so far"]}
+
+    monkeypatch.setattr(smoke, "run", run)
+    monkeypatch.setattr(sys, "argv", ["smoke", "targets"])
+    assert smoke.main() == (verdict != "ok")
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].endswith(verdict)
+    assert ("so far" in said) == (verdict != "ok")
+
+
+async def test_a_batch_is_so_many_operations_and_raises_what_fails():
+    seen = []
+
+    async def call(number: int) -> None:
+        await asyncio.sleep(0)
+        seen.append(number)
+
+    await load.batch(call, operations=10, concurrency=3)
+    assert sorted(seen) == list(range(10))
+
+    async def fails(number: int) -> None:
+        raise RuntimeError(f"number {number}")
+
+    with pytest.raises(RuntimeError, match="number 0"):
+        await load.batch(fails, operations=1, concurrency=3)
 
 
 def test_a_soak_compares_the_last_quarter_of_its_operations_with_the_first():

@@ -33,9 +33,9 @@ def test_min_ready_decides_when_the_pool_is_ready():
     b = Bench(pool_size=3, warmup={"min_ready": 2}).boot()
     b.obey(ev.StartWorker)
     b.feed(ev.WarmFinished(b.id(0)))
-    assert b.state.status().state == "starting"
+    assert b.status().state == "starting"
     b.feed(ev.WarmFinished(b.id(1)))
-    assert (b.state.status().state, b.state.status().ready) == ("ready", True)
+    assert (b.status().state, b.status().ready) == ("ready", True)
 
 
 def test_a_spare_is_promoted_in_the_same_event_as_the_death_and_publication_comes_first():
@@ -53,7 +53,7 @@ def test_a_spare_is_promoted_in_the_same_event_as_the_death_and_publication_come
 def test_a_spare_takes_no_traffic():
     b = Bench(pool_size=1, spares=2).boot().obey()
     assert len(b.members) == 1
-    assert b.state.status().spares == 2
+    assert b.status().spares == 2
 
 
 def test_a_replacement_gets_a_slot_number_only_after_its_holder_is_gone():
@@ -228,7 +228,7 @@ def test_overflow_workers_come_on_top_and_go_again():
     b = Bench(pool_size=2, max_pool_size=4, max_overflow=2).boot().obey()
     b.feed(ev.SizingDecided(2, 2))
     b.obey()
-    status = b.state.status()
+    status = b.status()
     assert (len(b.members), status.desired) == (4, 4)
     assert [w.overflow for w in status.workers] == [False, False, True, True]
     b.feed(ev.SizingDecided(2, 0))

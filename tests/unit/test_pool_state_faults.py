@@ -40,7 +40,7 @@ def test_a_failed_canary_stops_the_roll_out_and_says_why():
     out = b.feed(ev.WorkerFailed(b.id(0), "warm-up step 1 (probe) failed: no answer"))
     assert not b.of(ev.StartWorker, out)
     assert b.of(ev.KillWorker, out)
-    status = b.state.status()
+    status = b.status()
     assert status.state == "degraded"
     assert "warm-up step 1 (probe) failed: no answer" in status.reason
     stopped = [a for a in b.of(ev.Emit, out) if a.metadata.get("code") == "warmup_stopped"]
@@ -101,7 +101,7 @@ def test_a_worker_killed_while_draining_is_not_replaced_twice_and_counts_as_no_f
     assert not b.of(ev.StartWorker, out)
     assert ev.FreeLeases(going) in out
     assert len(b.members) == 2
-    assert b.state.status().state == "ready"
+    assert b.status().state == "ready"
 
 
 def test_a_spare_killed_in_the_moment_of_its_promotion_is_a_death_like_any_other():
@@ -129,7 +129,7 @@ def crash_loop(b, times):
 def test_a_crash_loop_opens_the_breaker_and_the_pool_serves_with_what_is_left():
     b = Bench(pool_size=3, restart={"intensity": 5, "period_s": 30.0, "backoff_s": 1.0}).boot()
     crash_loop(b, 6)
-    status = b.state.status()
+    status = b.status()
     assert status.state == "degraded"
     assert "6 workers failed within 30 s (more than 5)" in status.reason
     assert "exit 1" in status.reason

@@ -105,7 +105,7 @@ def test_a_lazy_pool_starts_nothing_until_it_is_woken_and_is_ready_to_be():
     b = Bench(pool_size=2, lazy=True, spares=1).boot()
     assert not b.of(ev.StartWorker)
     assert b.state.is_ready
-    assert "lazy" in b.state.status().reason
+    assert "lazy" in b.status().reason
     b.feed(ev.Woken())
     assert len(b.of(ev.StartWorker)) == 3
     assert not b.state.is_ready
@@ -128,7 +128,7 @@ def test_closing_drains_those_with_traffic_stops_the_rest_and_starts_nothing():
     assert not b.of(ev.StartWorker, out)
     b.obey()
     assert len(b.state.roster) == 0
-    assert b.state.status().state == "closed"
+    assert b.status().state == "closed"
 
 
 def test_closing_kills_what_is_left_when_its_time_is_over():

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from benchmarks import sizing
-from benchmarks.sizing_sim.held_out import SHAPES, dominates, dominators, held_out, summary
-from benchmarks.sizing_sim.hindsight import best_plan
-from benchmarks.sizing_sim.policies import Dspool
-from benchmarks.sizing_sim.simulator import PoolModel, simulate
-from benchmarks.sizing_sim.workloads import on_off
+from benchmarks.studies.sizing import study
+from benchmarks.studies.sizing.held_out import SHAPES, dominates, dominators, held_out, summary
+from benchmarks.studies.sizing.hindsight import best_plan
+from benchmarks.studies.sizing.policies import Dspool
+from benchmarks.studies.sizing.simulator import PoolModel, simulate
+from benchmarks.studies.sizing.workloads import on_off
 from dspool.core.autoscale.policies import Plan
 from dspool.core.autoscale.sizing import SizingConfig
 
@@ -102,8 +102,8 @@ def test_the_best_plan_in_hindsight_keeps_the_budget_and_more_tries_find_none_th
 
 
 def test_the_program_sums_up_the_held_out_loads(capsys, monkeypatch):
-    monkeypatch.setattr(sizing, "held_out", lambda seeds, service_s: [next(held_out(seeds, span_s=30))])
-    assert sizing.main(["--json", "--held-out", "1", "--first-seed", "3", "--hindsight", "2"]) == 0
+    monkeypatch.setattr(study, "held_out", lambda seeds, service_s: [next(held_out(seeds, span_s=30))])
+    assert study.main(["--json", "--held-out", "1", "--first-seed", "3", "--hindsight", "2"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [line["workloads"] for line in said["summary"]] == [1] * 7
     assert {row["workload"] for row in said["rows"]} == {"bursts 3"}

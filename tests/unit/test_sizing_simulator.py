@@ -10,11 +10,11 @@ from collections import deque
 
 import pytest
 
-from benchmarks import sizing
-from benchmarks.sizing_sim.oracle import Scheduled, needed, oracle
-from benchmarks.sizing_sim.policies import HPA, KPA, Seed, Serve, Static, erlang_static, mean_in_system
-from benchmarks.sizing_sim.simulator import STEP_S, PoolModel, Sample, View, simulate
-from benchmarks.sizing_sim.workloads import TraceError, Workload, read_trace, spike
+from benchmarks.studies.sizing import study
+from benchmarks.studies.sizing.oracle import Scheduled, needed, oracle
+from benchmarks.studies.sizing.policies import HPA, KPA, Seed, Serve, Static, erlang_static, mean_in_system
+from benchmarks.studies.sizing.simulator import STEP_S, PoolModel, Sample, View, simulate
+from benchmarks.studies.sizing.workloads import TraceError, Workload, read_trace, spike
 
 POOL = PoolModel(slots=8, min_size=1, initial_size=2, max_size=20)
 
@@ -308,7 +308,7 @@ def test_the_last_line_is_one_json_object_with_a_row_for_each_policy_and_the_pic
         rows.append(f"{t}")
     trace = write(tmp_path, "mine.csv", "\n".join(rows))
     picture = tmp_path / "p.html"
-    code = sizing.main(
+    code = study.main(
         ["--json", "--only-traces", "--trace", str(trace), "--compress", "2", "--picture", str(picture)]
     )
     assert code == 0
@@ -326,14 +326,14 @@ def test_the_last_line_is_one_json_object_with_a_row_for_each_policy_and_the_pic
 
 
 def test_a_missing_trace_ends_with_a_message_and_status_two(capsys):
-    assert sizing.main(["--json", "--trace", "/nowhere/t.csv"]) == 2
+    assert study.main(["--json", "--trace", "/nowhere/t.csv"]) == 2
     assert "cannot read the trace" in capsys.readouterr().err
 
 
 def test_a_spike_that_the_pool_can_drain_adds_at_most_one_worker_for_a_while():
     work = spike(120)  # 50 at once on 16 slots, 0.05 s each
     pool = PoolModel(initial_size=2)
-    config = sizing.SizingConfig(min_size=2, max_size=64)
-    run = simulate(work.arrivals, work.services, sizing.Dspool(pool, config), pool)
+    config = study.SizingConfig(min_size=2, max_size=64)
+    run = simulate(work.arrivals, work.services, study.Dspool(pool, config), pool)
     assert max(size for _, _, size, _ in run.series) <= 3
     assert run.series[-1][2] == 2

@@ -11,6 +11,7 @@ from typing import Any
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
+from dspool.core.lifecycle.view import status_of
 from dspool.messages import PoolStatus
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.workers import Crew
@@ -128,6 +129,6 @@ class Upkeep:
         """Tell the metrics what the supervisor knows, every second. Nobody waits for it."""
         while self._report is not None:
             with contextlib.suppress(Exception):  # observing never hurts; the next report says it all again
-                status = self._state.status(wall_offset=self._wall() - self._clock())
+                status = status_of(self._state, wall_offset=self._wall() - self._clock())
                 await within(REPORT_TIMEOUT_S, self._report(status), self._sleep)
             await self._sleep(REPORT_EVERY_S)

@@ -18,6 +18,7 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import Decision, Observed
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
+from dspool.core.lifecycle.view import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
 from dspool.messages import Deployment, Membership, PoolStatus
@@ -85,7 +86,7 @@ class Supervisor:
             sleep=sleep,
         )
         self._sizing = Sizing(
-            config, observe, facts=lambda: self._state.facts, clock=clock, wall=wall, sleep=sleep
+            config, observe, facts=lambda: facts_of(self._state), clock=clock, wall=wall, sleep=sleep
         )
         self._upkeep = Upkeep(
             config,
@@ -152,9 +153,9 @@ class Supervisor:
         try:
             await within(limit, self._until_ready(), self._sleep)
         except TimeoutError:
-            why = self._state.status().reason or "workers are still starting"
+            why = status_of(self._state).reason or "workers are still starting"
             raise TimeoutError(f"pool {self.config.name} is not ready after {limit:g} s: {why}") from None
-        return self._state.status(wall_offset=self._wall_offset())
+        return status_of(self._state, wall_offset=self._wall_offset())
 
     async def _until_ready(self) -> None:
         while not self._state.is_ready:
@@ -203,7 +204,7 @@ class Supervisor:
         """The pool and its workers; `fresh` asks the workers first, for at most half a second."""
         if fresh:
             await self._crew.ask_all(min(STATUS_TIMEOUT_S, self.config.health_check_timeout_s))
-        return self._state.status(wall_offset=self._wall_offset())
+        return status_of(self._state, wall_offset=self._wall_offset())
 
     async def report_dead(self, worker_id: str, why: str) -> None:
         """A client could not talk to the worker. It is asked at once, and replaced if it does not answer well."""

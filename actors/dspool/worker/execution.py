@@ -1,4 +1,4 @@
-"""One operation on a worker, from admission to its report, and the errors that can end it there."""
+"""A worker's clients and their operations on it, from admission to report, and the errors that can end one there."""
 
 from __future__ import annotations
 
@@ -12,11 +12,29 @@ from dspool.errors import Cancelled, DeadlineExceeded, InternalError, PoolError
 from dspool.messages import Operation
 
 if TYPE_CHECKING:
+    from msgspec import Raw
+
     from dspool.programs.sessions.session import Session
     from dspool.telemetry.tracing import Active
-    from dspool.worker.outbox import Desk
+    from dspool.wire.connection import WorkerEnd
 
 _log = logging.getLogger(__name__)
+
+
+class Desk:
+    """One client at this worker: what of it is held, and what it has not yet been told."""
+
+    __slots__ = ("busy", "chunks", "end", "finished", "gone", "handed_over", "held", "moved")
+
+    def __init__(self, end: WorkerEnd) -> None:
+        self.end = end
+        self.held: dict[str, Held] = {}
+        self.gone = False
+        self.finished: list[Raw] = []
+        self.busy: list[str] = []
+        self.moved: list[tuple[str, str]] = []
+        self.handed_over: list[tuple[str, bool]] = []
+        self.chunks: dict[str, list[Raw]] = {}
 
 
 class Held:

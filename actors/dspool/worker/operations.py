@@ -37,8 +37,8 @@ from dspool.telemetry.logs import working_on
 from dspool.telemetry.tracing import Tracing, inside
 from dspool.wire.connection import WorkerEnd
 from dspool.wire.frames import Cancel, Credit, HandOver, Submit
-from dspool.worker.execution import Held, defect
-from dspool.worker.outbox import Desk, Outbox
+from dspool.worker.execution import Desk, Held, defect
+from dspool.worker.outbox import Outbox
 
 if TYPE_CHECKING:
     from dspool.programs.sessions.session import Done, Session, SessionHost

@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Raw
 
 from dspool.errors import InternalError
 from dspool.messages import Finished, StreamEvent
-from dspool.wire.connection import WorkerEnd
 from dspool.wire.frames import Chunk, Report, Unsendable, batches, sendable, too_deep
-
-if TYPE_CHECKING:
-    from dspool.worker.execution import Held
-
-
-class Desk:
-    """One client at this worker: what of it is held, and what it has not yet been told."""
-
-    __slots__ = ("busy", "chunks", "end", "finished", "gone", "handed_over", "held", "moved")
-
-    def __init__(self, end: WorkerEnd) -> None:
-        self.end = end
-        self.held: dict[str, Held] = {}
-        self.gone = False
-        self.finished: list[Raw] = []
-        self.busy: list[str] = []
-        self.moved: list[tuple[str, str]] = []
-        self.handed_over: list[tuple[str, bool]] = []
-        self.chunks: dict[str, list[Raw]] = {}
+from dspool.worker.execution import Desk
 
 
 class Outbox:

@@ -68,7 +68,7 @@ PLANS = (
     Plan(300.0, 1.0, 1.0, 1.0),
 )
 """Found by searching 600 of them on fifteen synthetic loads for the few that come close to the best on each; the
-last two by what they add on seventy loads (`benchmarks/sizing_sim/held_out.py`, seeds 1 to 5)."""
+last two by what they add on seventy loads (`benchmarks/studies/sizing/held_out.py`, seeds 1 to 5)."""
 OPENING = Plan(30.0, 2.5, 0.0, 1.0)
 """Until there is something to judge by: a burst is expected to become larger than what came so far."""
 OPENING_S = 15.0

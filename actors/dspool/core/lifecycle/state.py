@@ -19,9 +19,8 @@ from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.reconciler import Reconciler
 from dspool.core.lifecycle.restarts import Breaker
 from dspool.core.lifecycle.roster import GOING, PENDING, Roster, WorkerRecord
-from dspool.core.lifecycle.view import Facts, facts_of, status_of
 from dspool.errors import InvalidRequest, UnknownWorker
-from dspool.messages import Membership, PoolStatus, WorkerStatus
+from dspool.messages import Membership, WorkerStatus
 
 if TYPE_CHECKING:
     from dspool.config import PoolConfig
@@ -115,15 +114,6 @@ class PoolState:
         if max_age is not None:
             due += [w.started_at + max_age for w in self.roster.in_phase("ready", "spare") if not w.leaving]
         return min(due, default=None)
-
-    @property
-    def facts(self) -> Facts:
-        """What sizing needs to know of the pool itself."""
-        return facts_of(self)
-
-    def status(self, *, wall_offset: float = 0.0) -> PoolStatus:
-        """The pool as it is now. `wall_offset` turns the machine's monotonic times into wall-clock seconds."""
-        return status_of(self, wall_offset=wall_offset)
 
     # --- events ----------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dspool.errors import Conflict, InvalidRequest, PoolError
 from dspool.messages import (
@@ -28,12 +28,10 @@ from dspool.messages import (
     ResetSession,
     SetVariable,
 )
-from dspool.programs.models.lm import check_overrides
-from dspool.programs.program import Definition
+from dspool.programs.models.lm import LMs, check_overrides
+from dspool.programs.program import Definition, Program
+from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.state import LMChoice, Session
-
-if TYPE_CHECKING:
-    from dspool.programs.sessions.session import Done, SessionHost
 
 MAX_NAME = 128
 MAX_PROGRAMS = 200
@@ -45,11 +43,31 @@ class Answer(NamedTuple):
     changes: tuple[Change, ...] = ()
 
 
+class Done(NamedTuple):
+    """How a command ended well. `changes` must be committed before anybody hears of `value`."""
+
+    value: JSON
+    usage: dict[str, dict[str, int]] = {}  # noqa: RUF012  (never written to)
+    offline: bool = False
+    program_version: int = 0
+    changes: tuple[Change, ...] = ()
+
+
 class SessionCommands:
     """Answers commands; raises `PoolError`s."""
 
-    def __init__(self, host: SessionHost) -> None:
-        self._host = host
+    def __init__(
+        self,
+        lms: LMs,
+        pool_programs: PoolPrograms,
+        *,
+        load: Callable[[Definition], Program],
+        history_limit: int,
+    ) -> None:
+        self._lms = lms
+        self._pool_programs = pool_programs
+        self._load = load
+        self._history_limit = history_limit
         self._by_kind: dict[type[Any], Callable[[Any, Any], Answer]] = {
             Ping: self._ping,
             ConfigureLM: self._configure_lm,
@@ -80,10 +98,10 @@ class SessionCommands:
         session = needed(session, command)
         overrides = check_overrides(command.overrides)
         # Also finds a missing key now rather than at the first program.
-        lm = self._host.lms.get(command.profile, overrides, session.principal or session.id)
+        lm = self._lms.get(command.profile, overrides, session.principal or session.id)
         session.lm = LMChoice(command.profile, overrides)
         stored = {"profile": command.profile, "overrides": overrides}
-        value = {**stored, "model": lm.model, "offline": self._host.lms.in_process(lm)}
+        value = {**stored, "model": lm.model, "offline": self._lms.in_process(lm)}
         return Answer(value, (Change("lm", "lm", stored),))
 
     def _create_program(self, command: CreateProgram, session: Session | None) -> Answer:
@@ -105,7 +123,7 @@ class SessionCommands:
             raise Conflict(
                 f"session {session.id!r} has {MAX_PROGRAMS} programs already: delete one", program=name
             )
-        program = self._host.load(definition)
+        program = self._load(definition)
         change = session.keep_program(name, definition, program)
         value = {
             "program": name,
@@ -121,14 +139,14 @@ class SessionCommands:
         if session is not None and name in session.definitions:
             info = session.program(name).describe()
             return Answer({"program": name, "scope": "session", "version": 0, **info})
-        program, version = self._host.pool_programs.get(name)
+        program, version = self._pool_programs.get(name)
         return Answer({"program": name, "scope": "pool", "version": version, **program.describe()})
 
     def _list_programs(self, command: ListPrograms, session: Session | None) -> Answer:
         """`{"programs": [{"program", "scope", "version"}]}`, the session's own first."""
         own = sorted(session.definitions) if session is not None else []
         found: list[JSON] = [{"program": name, "scope": "session", "version": 0} for name in own]
-        for name, version in sorted(self._host.pool_programs.current.items()):
+        for name, version in sorted(self._pool_programs.current.items()):
             found.append({"program": name, "scope": "pool", "version": version})
         return Answer({"programs": found})
 
@@ -172,8 +190,8 @@ class SessionCommands:
             return Answer(
                 {
                     "pid": os.getpid(),
-                    "programs": dict(self._host.pool_programs.current),
-                    "lms": self._host.lms.names(),
+                    "programs": dict(self._pool_programs.current),
+                    "lms": self._lms.names(),
                 }
             )
         return Answer(
@@ -226,7 +244,7 @@ class SessionCommands:
             content["inputs"] = command.inputs
             if done is not None:
                 content["outputs"] = done.value["outputs"]
-        session.remember(entry, content, self._host.config.history_limit)
+        session.remember(entry, content, self._history_limit)
 
 
 def needed(session: Session | None, command: AnyCommand) -> Session:

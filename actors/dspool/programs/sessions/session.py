@@ -18,7 +18,6 @@ from dspool.errors import Cancelled, InternalError, PoolError
 from dspool.messages import (
     JSON,
     AnyCommand,
-    Change,
     Deployment,
     ExecuteCode,
     ExecuteProgram,
@@ -32,7 +31,7 @@ from dspool.programs.models.errors import translate
 from dspool.programs.models.lm import LMs, OperationUsage, stop_requested
 from dspool.programs.program import Definition, Program, load_program, outputs_of
 from dspool.programs.sessions.code import run_code
-from dspool.programs.sessions.commands import SessionCommands
+from dspool.programs.sessions.commands import Done, SessionCommands
 from dspool.programs.sessions.inline_hops import InlineHops
 from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.state import Session
@@ -40,16 +39,6 @@ from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thre
 from dspool.programs.setup import configure_dspy
 
 __all__ = ["Done", "InlineHops", "Session", "SessionHost"]
-
-
-class Done(NamedTuple):
-    """How a command ended well. `changes` must be committed before anybody hears of `value`."""
-
-    value: JSON
-    usage: dict[str, dict[str, int]] = {}  # noqa: RUF012  (never written to)
-    offline: bool = False
-    program_version: int = 0
-    changes: tuple[Change, ...] = ()
 
 
 class _Run(NamedTuple):
@@ -74,7 +63,9 @@ class SessionHost:
             at_once=config.slots_per_worker,
         )
         self.pool_programs = PoolPrograms(self.load)
-        self._commands = SessionCommands(self)
+        self._commands = SessionCommands(
+            self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
+        )
         configure_dspy(cache=config.cache, show_content=config.telemetry.capture_content)
 
     # --- pool programs -------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -12,13 +12,19 @@ from dspool.errors import InternalError, UnknownName, UnknownProgram
 from dspool.messages import JSON, Change
 from dspool.programs.program import Definition, Program
 
-if TYPE_CHECKING:
-    from dspool.programs.sessions.session import SessionHost
-
 MAX_ENTRY_BYTES = 16_384
 """Inputs and outputs of a remembered operation are left out beyond this."""
 MAX_HISTORY_BYTES = 524_288
 """Of one session; the oldest operations go first."""
+
+
+class Host(Protocol):
+    """What a session needs of the worker that it is on."""
+
+    clock: Callable[[], float]
+
+    def load(self, definition: Definition) -> Program:
+        """A program built from `definition`. Raises `PoolError`."""
 
 
 class LMChoice(NamedTuple):
@@ -47,7 +53,7 @@ class Session:
         "variables",
     )
 
-    def __init__(self, host: SessionHost, session_id: str, principal: str | None = None) -> None:
+    def __init__(self, host: Host, session_id: str, principal: str | None = None) -> None:
         self._host = host
         self._loaded: dict[str, Program] = {}
         self._history_bytes = 0
@@ -66,7 +72,7 @@ class Session:
 
     @classmethod
     def rebuild(
-        cls, host: SessionHost, session_id: str, items: Iterable[Change], principal: str | None = None
+        cls, host: Host, session_id: str, items: Iterable[Change], principal: str | None = None
     ) -> Session:
         """The session that the stored `items` describe. Programs are built at their first use."""
         session = cls(host, session_id, principal)

@@ -1,74 +1,23 @@
-"""Latency, throughput, errors, and what a worker costs in memory and processor time, on real pools."""
+"""How `benchmarks.targets` measures: latency, throughput, errors, and what a worker costs in memory and CPU time."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import subprocess
-import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
 
-from benchmarks.common import ROOT, percentile
-from benchmarks.load import Taken, closed_loop, open_loop, steady_state
-from benchmarks.peer_systems.programs import SLOW_EVERY, SLOW_S
-from dspool_serve.ingress.haproxy import free_ports
+from benchmarks.common import percentile
+from benchmarks.load import Taken, batch, closed_loop, open_loop, steady_state
+from benchmarks.pools import INPUTS, ask, cpu_s, pids_of
+from benchmarks.programs import SLOW_S
 
-PROGRAM = "answer"
-SPEC = {"signature": "question -> answer", "module": "Predict"}
-INPUTS = {"question": "How many founders does it take to change a pool?"}
-
-
-@contextlib.asynccontextmanager
-async def pool_of(
-    directory: Path, name: str, *, model_port: int | None = None, **settings: Any
-) -> AsyncIterator[Any]:
-    from dspool import Pool, PoolConfig
-
-    if model_port is not None:
-        endpoint = f"http://127.0.0.1:{model_port}/v1"
-        settings |= {
-            "lm_profiles": {"model": {"model": "openai/model", "endpoint": endpoint, "engine": "lm15"}},
-            "default_lm": "model",
-        }
-    config = PoolConfig(
-        name=name,
-        state_dir=directory,
-        **{
-            "programs": {PROGRAM: {"spec": SPEC, "idempotent": True}},
-            "max_queue": 100_000,
-            "checkout_timeout_s": 60.0,
-            "operation_timeout_s": 120.0,
-            "init_timeout_s": 300.0,
-            **settings,
-        },
-    )
-    async with Pool.start(config) as pool:
-        assert await pool.client.wait_ready(config.pool_size, 60.0)
-        yield pool
-
-
-@contextlib.contextmanager
-def model_server(latency_s: float) -> Iterator[int]:
-    """A model behind real HTTP, in a process of its own, at the port that is given."""
-    port = free_ports(1)[0]
-    command = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "dspool.testing.lm_server"]
-    command += ["--port", str(port)]
-    server = subprocess.Popen([*command, "--latency", str(latency_s)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def ask(pool: Any) -> Any:
-    return lambda _: pool.execute(PROGRAM, **INPUTS)
+SLOW_EVERY = 100
 
 
 async def throughput(pool: Any, rounds: int, seconds: float) -> list[float]:
@@ -93,47 +42,29 @@ def errors(pool: Any) -> tuple[int, int]:
     return failed, failed + totals["ok"]
 
 
-def _cpu_s(pids: list[int]) -> list[float]:
-    return [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
-
-
 async def cpu_percent(pool: Any, rounds: int, seconds: float, rate: float) -> list[float]:
     """Processor time of a worker while it is in use, per cent of one core: the mean of all, each round."""
-    pids = [member.pid for member in pool.client.membership.workers]
+    pids = pids_of(pool)
     await open_loop(ask(pool), rate, min(3.0, seconds))
     found = []
     for turn in range(rounds):
-        before = _cpu_s(pids)
+        before = cpu_s(pids)
         taken = await open_loop(ask(pool), rate, seconds, seed=turn)
-        used = sum(_cpu_s(pids)) - sum(before)
-        found.append(100 * used / len(pids) / taken.seconds)
+        found.append(100 * (cpu_s(pids) - before) / len(pids) / taken.seconds)
         await asyncio.sleep(0.1)
     return found
 
 
 async def memory_mb(pool: Any, rounds: int, operations: int) -> dict[str, list[float]]:
     """Mean RSS, PSS and USS of the workers after so many operations of each, and again after as many more."""
-    pids = [member.pid for member in pool.client.membership.workers]
+    pids = pids_of(pool)
     found: dict[str, list[float]] = {"rss": [], "pss": [], "uss": []}
     for _ in range(rounds):
-        left = iter(range(operations * len(pids)))
-
-        async def caller(left: Iterator[int] = left) -> None:
-            for _ in left:
-                await pool.execute(PROGRAM, **INPUTS)
-
-        await asyncio.gather(*(caller() for _ in range(32)))
+        await batch(ask(pool), operations * len(pids), 32)
         used = [psutil.Process(pid).memory_full_info() for pid in pids]
         for kind, values in found.items():
             values.append(sum(getattr(one, kind) for one in used) / len(used) / 2**20)
     return found
-
-
-SOMETIMES = "benchmarks.peer_systems.programs"
-SLOW_SETTINGS: dict[str, Any] = {
-    "programs": {"sometimes": {"import_path": f"{SOMETIMES}:Sometimes", "idempotent": True}},
-    "allowed_imports": (SOMETIMES,),
-}
 
 
 @contextlib.contextmanager
@@ -186,3 +117,18 @@ async def of_ideal(pool: Any, slots: int, model_s: float, rounds: int, seconds: 
         taken = await steady_state(ask(pool), slots, seconds, ramp_s=2 * model_s)
         found.append(100 * taken.ops_per_s * model_s / slots)
     return found
+
+
+async def utilization(pool: Any, rate: float, seconds: float) -> list[float]:
+    """In windows of 10 s, of a pool that chooses its size, under `rate` Poisson arrivals a second; from the busy time
+    that the workers themselves report."""
+    began = time.time()
+    await open_loop(ask(pool), rate, seconds)
+    await asyncio.sleep(1.5)  # what the workers report last
+    history = await pool.metrics_history(seconds + 10)
+    settle_s = min(60.0, seconds / 3)
+    points = [point for point in history.points if began + settle_s <= point.at <= began + seconds]
+    windows: dict[int, list[float]] = {}
+    for point in points:
+        windows.setdefault(int((point.at - began) / 10), []).append(point.utilization)
+    return [sum(window) / len(window) for window in windows.values() if len(window) >= 5]

@@ -1,60 +1,22 @@
-"""The work of `benchmarks.peers`: DSPy programs that every system runs, and the inputs of each operation."""
+"""The work of `benchmarks.peers`: which DSPy programs every system runs, and the inputs of each operation."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import dspy
 
+from benchmarks.programs import Computation, NoOp, OccasionalWait
+
 WORKERS = 2
 SIGNATURE = "question -> answer"
 QUESTION = "How many founders does it take to change a pool?"
-CPU_S = 0.005
-SLOW_S = 0.5
 SLOW_EVERY = 100
 SESSIONS = 64
 LATENCIES = {"lm_5ms": 0.005, "lm_50ms": 0.05}
 WORKLOADS = ("noop", "cheapest", *LATENCIES, "cpu_5ms", "one_slow", "none_slow", "sessions")
 """`none_slow` is `one_slow` without slow ones: what its fast ones are compared with."""
-
-
-class NoOp(dspy.Module):
-    def forward(self) -> Any:
-        return dspy.Prediction(answer="")
-
-    async def aforward(self) -> Any:
-        return dspy.Prediction(answer="")
-
-
-class Busy(dspy.Module):
-    """Computes for 5 ms of its thread's processor time. Like most code that computes, it has no async form."""
-
-    def forward(self) -> Any:
-        until = time.thread_time() + CPU_S
-        while time.thread_time() < until:
-            sum(range(200))
-        return dspy.Prediction(answer="")
-
-
-class Sometimes(dspy.Module):
-    """The cheapest program, which for `slow` waits half a second first, as for a model that is slow to answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.predict = dspy.Predict(SIGNATURE)
-
-    def forward(self, question: str, slow: bool) -> Any:
-        if slow:
-            time.sleep(SLOW_S)
-        return self.predict(question=question)
-
-    async def aforward(self, question: str, slow: bool) -> Any:
-        if slow:
-            await asyncio.sleep(SLOW_S)
-        return await self.predict.acall(question=question)
 
 
 def is_slow(workload: str, number: int) -> bool:
@@ -77,15 +39,15 @@ def profiles(ports: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def load(ports: dict[str, int]) -> dict[str, Any]:
+def load(ports: dict[str, int], *, history: bool = False) -> dict[str, Any]:
     """The programs by workload, as a user of DSPy builds them. Configures DSPy for this process."""
     from dspool.config import LMProfile
     from dspool.programs.models.lm import LMs
 
     lms = LMs({name: LMProfile(**profile) for name, profile in profiles(ports).items()}, "offline")
-    dspy.configure(lm=lms.get(None), disable_history=True)
-    programs = {"noop": NoOp(), "cheapest": dspy.Predict(SIGNATURE), "cpu_5ms": Busy()}
-    programs["one_slow"] = programs["none_slow"] = Sometimes()
+    dspy.configure(lm=lms.get(None), disable_history=not history)
+    programs = {"noop": NoOp(), "cheapest": dspy.Predict(SIGNATURE), "cpu_5ms": Computation()}
+    programs["one_slow"] = programs["none_slow"] = OccasionalWait()
     for name in ports:
         programs[name] = dspy.Predict(SIGNATURE)
         programs[name].set_lm(lms.get(name))
@@ -95,7 +57,7 @@ def load(ports: dict[str, int]) -> dict[str, Any]:
 def awaitables(programs: dict[str, Any], *, asyncify: bool) -> dict[str, Callable[..., Awaitable[Any]]]:
     """The same to be awaited: in DSPy's threads, or by `acall` where the program has an async form."""
     return {
-        name: dspy.asyncify(program) if asyncify or isinstance(program, Busy) else program.acall
+        name: dspy.asyncify(program) if asyncify or isinstance(program, Computation) else program.acall
         for name, program in programs.items()
     }
 
@@ -103,13 +65,13 @@ def awaitables(programs: dict[str, Any], *, asyncify: bool) -> dict[str, Callabl
 def dspool_programs(ports: dict[str, int]) -> dict[str, Any]:
     """The same as pool programs of dspool."""
     spec = {"signature": SIGNATURE, "module": "Predict"}
-    here = "benchmarks.peer_systems.programs"
+    here = "benchmarks.programs"
     return {
         "noop": {"import_path": f"{here}:NoOp", "idempotent": True},
         "cheapest": {"spec": spec, "idempotent": True},
-        "cpu_5ms": {"import_path": f"{here}:Busy", "idempotent": True},
-        "one_slow": {"import_path": f"{here}:Sometimes", "idempotent": True},
-        "none_slow": {"import_path": f"{here}:Sometimes", "idempotent": True},
+        "cpu_5ms": {"import_path": f"{here}:Computation", "idempotent": True},
+        "one_slow": {"import_path": f"{here}:OccasionalWait", "idempotent": True},
+        "none_slow": {"import_path": f"{here}:OccasionalWait", "idempotent": True},
         **{name: {"spec": {**spec, "lm": name}, "idempotent": True} for name in ports},
     }
 
@@ -123,7 +85,7 @@ def dspool_settings(ports: dict[str, int]) -> dict[str, Any]:
         "checkout_timeout_s": 60.0,
         "operation_timeout_s": 60.0,
         "programs": dspool_programs(ports),
-        "allowed_imports": ["benchmarks.peer_systems.programs"],
+        "allowed_imports": ["benchmarks.programs"],
         "lm_profiles": profiles(ports),
         "default_lm": "offline",
     }

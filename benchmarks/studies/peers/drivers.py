@@ -16,10 +16,11 @@ from threading import Thread
 from typing import Any
 from urllib.request import Request, urlopen
 
-from benchmarks.common import ROOT
-from benchmarks.http import dspool_up, process
-from benchmarks.peer_systems.facts import ABILITIES
-from benchmarks.peer_systems.programs import (
+from benchmarks import http_load
+from benchmarks.services import dspool_up, model_server, process
+from benchmarks.studies.peers.abilities import ABILITIES
+from benchmarks.studies.peers.tables import Cell
+from benchmarks.studies.peers.workloads import (
     LATENCIES,
     SESSIONS,
     SIGNATURE,
@@ -27,7 +28,6 @@ from benchmarks.peer_systems.programs import (
     dspool_settings,
     inputs_of,
 )
-from benchmarks.peer_systems.tables import Cell
 from dspool_serve.ingress.haproxy import free_ports
 
 HANDLES = {
@@ -163,18 +163,17 @@ class Server:
 
     def _load(self, cell: Cell, seconds: float) -> dict[str, Any]:
         workload = cell.workload
-        command = [sys.executable, "-m", "benchmarks.http_load", self._place(workload)]
-        command += ["--body", self._asked(workload, 0), "--seconds", str(seconds)]
-        command += ["--connections", str(cell.concurrency or OPEN_CONNECTIONS)]
-        if cell.rate is not None:
-            command += ["--rate", str(cell.rate)]
-        if workload == "sessions":
-            command += ["--sessions", str(SESSIONS)]
-        if workload == "one_slow":
-            command += ["--every", str(SLOW_EVERY), "--instead", self._asked(workload, SLOW_EVERY - 1)]
-        limit = seconds + CELL_LIMIT_S
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=limit)
-        found = json.loads(ended.stdout)
+        found = http_load.measure(
+            self._place(workload),
+            self._asked(workload, 0),
+            connections=cell.concurrency or OPEN_CONNECTIONS,
+            seconds=seconds,
+            limit_s=seconds + CELL_LIMIT_S,
+            rate=cell.rate,
+            sessions=SESSIONS if workload == "sessions" else 1,
+            every=SLOW_EVERY if workload == "one_slow" else 0,
+            instead=self._asked(workload, SLOW_EVERY - 1) if workload == "one_slow" else "",
+        )
         done = found["statuses"].get("200", 0)
         return {
             "done": done,
@@ -224,9 +223,7 @@ def standing(directory: Path, wanted: set[str]) -> Iterator[Standing]:
         free = free_ports(len(LATENCIES) + len(SERVERS))
         ports = dict(zip(LATENCIES, free, strict=False))
         for name, port in ports.items():
-            model = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "dspool.testing.lm_server"]
-            model += ["--port", str(port), "--latency", str(LATENCIES[name])]
-            last.enter_context(process(model, stdout=subprocess.DEVNULL))
+            last.enter_context(model_server(LATENCIES[name], port))
         starts: list[tuple[list[tuple[str, str]], contextlib.ExitStack, Callable[..., Any]]] = []
         for kind, names in HANDLES.items():
             if wanted & set(names):
@@ -259,7 +256,7 @@ def standing(directory: Path, wanted: set[str]) -> Iterator[Standing]:
 
 def _start_handles(kind: str, directory: Path, ports: dict[str, int]) -> Callable[..., Handles]:
     def start(running: contextlib.ExitStack) -> Handles:
-        command = [sys.executable, "-m", "benchmarks.peer_systems.handles", kind]
+        command = [sys.executable, "-m", "benchmarks.studies.peers.handles", kind]
         command += [str(directory / kind[0]), json.dumps(ports)]
         driven = Handles(running.enter_context(process(command, stdout=subprocess.PIPE)))
         driven.ready()
@@ -272,7 +269,7 @@ def _start_server(kind: str, port: int, directory: Path, ports: dict[str, int]) 
     def start(running: contextlib.ExitStack) -> Server:
         place = directory / str(SERVERS.index(kind))  # short: sockets are made below it
         place.mkdir()
-        command = [sys.executable, "-m", "benchmarks.peer_systems.servers", kind, str(port)]
+        command = [sys.executable, "-m", "benchmarks.studies.peers.servers", kind, str(port)]
         started = running.enter_context(process([*command, str(place), json.dumps(ports)]))
         served = Server(f"http://127.0.0.1:{port}", pool=False)
         served.ready(started)

@@ -5,7 +5,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.peer_systems import programs
+from benchmarks.studies.peers import workloads
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
@@ -14,7 +14,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self._ports = ports
 
     def setup(self, device: Any) -> None:
-        self.programs = programs.awaitables(programs.load(self._ports), asyncify=False)
+        self.programs = workloads.awaitables(workloads.load(self._ports), asyncify=False)
 
     async def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
         return request
@@ -28,6 +28,6 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
 def run(port: int, ports: dict[str, int]) -> None:
     server = litserve.LitServer(
-        Api(ports), accelerator="cpu", workers_per_device=programs.WORKERS, timeout=60
+        Api(ports), accelerator="cpu", workers_per_device=workloads.WORKERS, timeout=60
     )
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")

@@ -1,24 +1,17 @@
-"""For how much of the time the optimizer holds the pool's utilization within 60-80 %.
-
-On a real pool under Poisson arrivals, from the busy time that the workers themselves report; and in the simulator of
-`benchmarks.sizing`, hours long, with the same policy.
-"""
+"""For how much of simulated hours the pool's own policy holds its utilization within 60-80 %: for `benchmarks.targets`,
+which measures the same on a real pool, too."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
-from typing import Any
 
-from benchmarks.load import open_loop
-from benchmarks.sizing_sim import workloads
-from benchmarks.sizing_sim.policies import Dspool, erlang_static
-from benchmarks.sizing_sim.simulator import STEP_S, PoolModel, View, simulate
+from benchmarks.studies.sizing import workloads
+from benchmarks.studies.sizing.policies import Dspool, erlang_static
+from benchmarks.studies.sizing.simulator import STEP_S, PoolModel, View, simulate
 from dspool.core.autoscale.sizing import SizingConfig
 
 LOW, HIGH = 0.6, 0.8
@@ -141,17 +134,3 @@ def _run(name: str, times: int, hours: float, seed: int) -> list[Minute]:
     watched = Watched(Dspool(pool, config))
     simulate(arrivals, services, watched, pool)
     return minutes(watched.seen, 300.0)
-
-
-async def real(pool: Any, program: str, inputs: dict[str, Any], rate: float, seconds: float) -> list[float]:
-    """Utilization in windows of 10 s of a pool that chooses its size, under `rate` Poisson arrivals a second."""
-    began = time.time()
-    await open_loop(lambda _: pool.execute(program, **inputs), rate, seconds)
-    await asyncio.sleep(1.5)  # what the workers report last
-    history = await pool.metrics_history(seconds + 10)
-    settle_s = min(60.0, seconds / 3)
-    points = [point for point in history.points if began + settle_s <= point.at <= began + seconds]
-    windows: dict[int, list[float]] = {}
-    for point in points:
-        windows.setdefault(int((point.at - began) / 10), []).append(point.utilization)
-    return [sum(window) / len(window) for window in windows.values() if len(window) >= 5]

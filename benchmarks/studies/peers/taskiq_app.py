@@ -19,9 +19,11 @@ broker = ListQueueBroker(_redis, socket_timeout=None).with_result_backend(
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def load(_: TaskiqState) -> None:
-    from benchmarks.peer_systems import programs
+    from benchmarks.studies.peers import workloads
 
-    _loaded.update(programs.awaitables(programs.load(json.loads(os.environ["BENCH_PORTS"])), asyncify=False))
+    _loaded.update(
+        workloads.awaitables(workloads.load(json.loads(os.environ["BENCH_PORTS"])), asyncify=False)
+    )
 
 
 @broker.task

@@ -1,6 +1,6 @@
 """Systems that are called from Python, each driven from a process of its own that does nothing else.
 
-    python -m benchmarks.peer_systems.handles ray|process_pool|taskiq DIRECTORY PORTS
+    python -m benchmarks.studies.peers.handles ray|process_pool|taskiq DIRECTORY PORTS
 
 prints `{"ready": [systems]}`, then answers each line of stdin (system, workload, and concurrency or rate, and seconds)
 with a line of JSON; it ends with stdin.
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Taken, closed_loop, open_loop, schedule
-from benchmarks.peer_systems import programs
-from benchmarks.peer_systems.facts import NO_SESSIONS
-from benchmarks.peer_systems.programs import SESSIONS, WORKERS, inputs_of, is_slow
+from benchmarks.studies.peers import workloads
+from benchmarks.studies.peers.abilities import NO_SESSIONS
+from benchmarks.studies.peers.workloads import SESSIONS, WORKERS, inputs_of, is_slow
 
 
 class Called:
@@ -49,11 +49,11 @@ class Dspool(Called):
 
     async def prepare(self) -> None:
         for number in range(SESSIONS):
-            await self._pool.session(f"s{number}").create_program("p", programs.SIGNATURE)
+            await self._pool.session(f"s{number}").create_program("p", workloads.SIGNATURE)
 
     async def call(self, workload: str, number: int) -> Any:
         if workload == "sessions":
-            return await self._pool.session(f"s{number % SESSIONS}").execute("p", question=programs.QUESTION)
+            return await self._pool.session(f"s{number % SESSIONS}").execute("p", question=workloads.QUESTION)
         return await self._pool.execute(workload, **inputs_of(workload, number))
 
 
@@ -61,8 +61,8 @@ class Held:
     """An actor, or a Serve replica, that runs the programs."""
 
     def __init__(self, ports: dict[str, int]) -> None:
-        self._programs = programs.load(ports)
-        self._awaitables = programs.awaitables(self._programs, asyncify=False)
+        self._programs = workloads.load(ports)
+        self._awaitables = workloads.awaitables(self._programs, asyncify=False)
 
     def run(self, workload: str, inputs: dict[str, Any]) -> Any:
         return self._programs[workload](**inputs).toDict()
@@ -178,7 +178,7 @@ class Taskiq(Called):
     refusals = {"sessions": NO_SESSIONS}  # noqa: RUF012
 
     def __init__(self) -> None:
-        from benchmarks.peer_systems import taskiq_app
+        from benchmarks.studies.peers import taskiq_app
 
         self.broker, self._task = taskiq_app.broker, taskiq_app.execute
 
@@ -203,7 +203,7 @@ async def on_ray(directory: Path, ports: dict[str, int]) -> AsyncIterator[dict[s
 
     start_cluster(directory / "r")
     try:
-        config = PoolConfig(name="peers", state_dir=directory / "s", **programs.dspool_settings(ports))
+        config = PoolConfig(name="peers", state_dir=directory / "s", **workloads.dspool_settings(ports))
         async with Pool.start(config) as pool:
             ours = Dspool(pool)
             await ours.prepare()
@@ -243,7 +243,7 @@ async def over_redis(directory: Path, ports: dict[str, int]) -> AsyncIterator[di
         str(directory),
     ]
     redis += ["--logfile", str(directory / "redis.log")]
-    app = "benchmarks.peer_systems.taskiq_app:broker"
+    app = "benchmarks.studies.peers.taskiq_app:broker"
     worker = [sys.executable, "-m", "taskiq", "worker", app, "--workers", str(WORKERS)]
     worker += ["--log-level", "ERROR", "--max-async-tasks", "256"]
     running = []

@@ -7,7 +7,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from benchmarks.common import percentile
-from benchmarks.peer_systems.facts import ABILITIES
+from benchmarks.studies.peers.abilities import ABILITIES
 
 
 class Cell(NamedTuple):

@@ -15,10 +15,9 @@ import psutil
 
 from benchmarks.common import ROOT, percentile
 from benchmarks.load import closed_loop, steady_state
-from benchmarks.scaling_parts.curves import Busy, Curve
-from benchmarks.scaling_parts.work import SETTINGS
-from benchmarks.startup import grow
-from benchmarks.target_metrics.served import INPUTS, PROGRAM, ask, model_server, pool_of
+from benchmarks.pools import INPUTS, PROGRAM, ask, classes, cpu_s, grow, pids_of, pool_of
+from benchmarks.services import model_server
+from benchmarks.studies.scaling.curves import Busy, Curve
 
 WAIT_S = 0.1
 MODEL_S = 0.2
@@ -44,7 +43,7 @@ async def workers(directory: Path, quick: bool) -> list[Curve]:
     )
     most = max(sizes)
     settings = {"pool_size": 1, "min_pool_size": 1, "max_pool_size": most, "slots_per_worker": SLOTS}
-    async with pool_of(directory, "c-workers", **settings, **SETTINGS) as pool:
+    async with pool_of(directory, "c-workers", **settings, **classes(wait="Wait")) as pool:
         for number in sizes:
             await grow(pool, number)
             assert await pool.client.wait_ready(number, 60.0)
@@ -83,7 +82,7 @@ async def slots(directory: Path, quick: bool) -> list[Curve]:
             settings = {"pool_size": 2, "slots_per_worker": number // 2, "model_port": port}
             async with pool_of(directory / str(number), f"c-slots-{number}", **settings) as pool:
                 pids = {
-                    "worker": [member.pid for member in pool.client.membership.workers],
+                    "worker": pids_of(pool),
                     "client": [os.getpid()],
                     "model": [model],
                 }
@@ -173,9 +172,7 @@ def _listening(port: int) -> int:
 
 
 def _used(pids: dict[str, list[int]]) -> dict[str, float]:
-    return {
-        name: sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in some) for name, some in pids.items()
-    }
+    return {name: cpu_s(some) for name, some in pids.items()}
 
 
 # --- a client process ---
@@ -185,7 +182,7 @@ async def _client(name: str) -> Any:
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "benchmarks.scaling_parts.size", address, name]
+    command = [sys.executable, "-m", "benchmarks.studies.scaling.capacity", address, name]
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=dict(os.environ), stdin=pipe, stdout=pipe

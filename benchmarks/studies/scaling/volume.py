@@ -10,10 +10,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.common import percentile
-from benchmarks.load import closed_loop
-from benchmarks.scaling_parts.curves import Busy, Curve
-from benchmarks.scaling_parts.work import SETTINGS
-from benchmarks.target_metrics.served import INPUTS, PROGRAM, ask, pool_of
+from benchmarks.load import batch, closed_loop
+from benchmarks.pools import INPUTS, PROGRAM, ask, classes, pids_of, pool_of
+from benchmarks.studies.scaling.curves import Busy, Curve
 
 CALLERS = 32
 IDEAL_CALLERS = 128
@@ -37,17 +36,15 @@ async def sessions(directory: Path, quick: bool) -> list[Curve]:
     async with pool_of(
         directory, "c-sessions", pool_size=2, slots_per_worker=64, max_sessions_per_worker=10_000
     ) as pool:
-        pids = [member.pid for member in pool.client.membership.workers]
+        pids = pids_of(pool)
         made = 0
         for number in numbers:
             began = time.perf_counter()
-            left = iter(range(made, number))
 
-            async def maker(left=left) -> None:
-                for one in left:
-                    await pool.session(f"s{one}").create_program("p", "question -> answer")
+            def create(index: int, made=made):
+                return pool.session(f"s{made + index}").create_program("p", "question -> answer")
 
-            await asyncio.gather(*(maker() for _ in range(CALLERS)))
+            await batch(create, number - made, CALLERS)
             creation.add(number, (number - made) / (time.perf_counter() - began))
             made = number
             handles = [pool.session(f"s{one}") for one in range(number)]
@@ -79,7 +76,9 @@ async def payloads(directory: Path, quick: bool) -> list[Curve]:
         "MB/s, one way",
         "Small ones cost what an operation costs; large ones are copied, encoded and checked, which goes by the byte.",
     )
-    async with pool_of(directory, "c-payload", pool_size=2, slots_per_worker=64, **SETTINGS) as pool:
+    async with pool_of(
+        directory, "c-payload", pool_size=2, slots_per_worker=64, **classes(echo="Echo")
+    ) as pool:
         for number in sizes:
             text = "x" * number
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.startup_soak import session_dir
+from benchmarks.load import batch
+from benchmarks.pools import pids_of, pool_of
+from benchmarks.studies.startup.leftovers import session_dir
 
 QUESTION = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
 MODES = ("fork", "exec")
@@ -24,25 +26,24 @@ Pools = dict[str, Any]
 
 
 @contextlib.asynccontextmanager
-async def pool_of(mode: str, size: int, most: int, **more: Any) -> AsyncIterator[Any]:
-    from dspool import Pool, PoolConfig
+async def pool_started_by(mode: str, size: int, most: int, **more: Any) -> AsyncIterator[Any]:
+    from dspool import PoolConfig
 
+    settings = {
+        "programs": PoolConfig.default().programs,
+        "worker_start": mode,
+        "pool_size": size,
+        "min_pool_size": 1,
+        "max_pool_size": most,
+        "init_timeout_s": 600.0,
+        # The machine may be busy with other things, too.
+        "health_check_interval_s": 30.0,
+        "health_check_timeout_s": 30.0,
+        **more,
+        "warmup": {"worker_deadline_s": 300.0, "min_ready": size, **more.get("warmup", {})},
+    }
     with tempfile.TemporaryDirectory(prefix="dsp-b-") as state:
-        config = PoolConfig.default().override(
-            name=f"{mode}{time.monotonic_ns() % 1_000_000}",
-            worker_start=mode,
-            pool_size=size,
-            min_pool_size=1,
-            max_pool_size=most,
-            state_dir=Path(state),
-            init_timeout_s=600.0,
-            # The machine may be busy with other things, too.
-            health_check_interval_s=30.0,
-            health_check_timeout_s=30.0,
-            **{"warmup": {"worker_deadline_s": 300.0, "min_ready": size, **more.pop("warmup", {})}},
-            **more,
-        )
-        async with Pool.start(config) as pool:
+        async with pool_of(Path(state), f"{mode}{time.monotonic_ns() % 1_000_000}", **settings) as pool:
             yield pool
 
 
@@ -56,7 +57,7 @@ async def both(
         pools, took = {}, {}
         for mode in order:
             started = time.perf_counter()
-            pools[mode] = await stack.enter_async_context(pool_of(mode, size, most, **more))
+            pools[mode] = await stack.enter_async_context(pool_started_by(mode, size, most, **more))
             took[mode] = round(time.perf_counter() - started, 2)
         yield pools, took
 
@@ -68,19 +69,6 @@ def end_parents() -> None:
     for found in forkserver.report(session_dir()):
         if found.pid is not None:
             os.kill(found.pid, signal.SIGKILL)
-
-
-def pids_of(pool: Any) -> list[int]:
-    return [member.pid for member in pool.client.membership.workers]
-
-
-async def grow(pool: Any, size: int) -> float:
-    """Seconds from the order to `size` warm workers."""
-    started = time.perf_counter()
-    await pool.resize(size)
-    while len(pool.client.membership.workers) < size:  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
-    return time.perf_counter() - started
 
 
 async def shrink(pool: Any, size: int) -> None:
@@ -95,13 +83,7 @@ async def shrink(pool: Any, size: int) -> None:
 
 
 async def ask(pool: Any, count: int, concurrency: int = 32) -> None:
-    left = iter(range(count))
-
-    async def caller() -> None:
-        for _ in left:
-            await pool.execute("qa", timeout_s=60, **QUESTION)
-
-    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    await batch(lambda _: pool.execute("qa", timeout_s=60, **QUESTION), count, concurrency)
 
 
 def turns(rounds: int, names: tuple[str, ...] = MODES) -> list[tuple[str, ...]]:

@@ -34,9 +34,6 @@ class Curve:
     def has_ideal(self) -> bool:
         return any("ideal" in point for point in self.points)
 
-    def xy(self, key: str) -> list[tuple[float, float]]:
-        return [(point["x"], point[key]) for point in self.points if key in point]
-
     def bend(self) -> dict[str, float] | None:
         """The first point that does not keep to its ideal."""
         return next((one for one in self.points if "ideal" in one and one["y"] < KEEPS * one["ideal"]), None)

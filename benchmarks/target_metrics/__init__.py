@@ -1,1 +1,0 @@
-"""How `benchmarks.targets` measures each of its metrics."""
