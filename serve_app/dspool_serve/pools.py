@@ -33,6 +33,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 15.0
     idempotency_ttl_s: float = 86_400.0
     execute_code: bool = False
+    session_imports: bool = False
+    """Callers may name import paths in their sessions; without tokens everybody is an admin anyway."""
     echo_request_id: bool = True
     """Off behind Ray Serve, whose server adds `x-request-id` to every answer itself."""
     tls: bool = False

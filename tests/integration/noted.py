@@ -144,9 +144,11 @@ def one_of_three() -> None:
         raise RuntimeError("there is room for two")
 
 
-def unloadable() -> dspy.Module:
+class Unloadable(dspy.Module):
     """A program whose making fails."""
-    raise RuntimeError("the weights are not there")
+
+    def __init__(self) -> None:
+        raise RuntimeError("the weights are not there")
 
 
 def refuses() -> None:

@@ -56,7 +56,7 @@ async def test_a_version_that_fails_on_load_changes_nothing(start_pool, log):
     await full(pool, 1)
     before = pool.client.membership
     with pytest.raises(ProgramError, match="RuntimeError"):
-        await pool.deploy(Deployment("once", 0, import_path="noted:unloadable"))
+        await pool.deploy(Deployment("once", 0, import_path="noted:Unloadable"))
     (seen,) = await pool.rollouts()
     assert (seen.phase, seen.previous) == ("failed", 1)
     assert pool.client.membership == before

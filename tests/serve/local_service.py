@@ -18,6 +18,7 @@ from dspool.config import PoolConfig
 from dspool.messages import Deployment, Membership
 from dspool.pool import Pool
 from dspool.store.store import SessionStore
+from dspool.supervisor.configured_programs import deployment_of
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import Limits, Reading
 from dspool.worker.worker import Worker
@@ -31,20 +32,21 @@ from tests.unit.http_doubles import FakePool, FixedPools
 class LocalPool(FakePool):
     """Operations and sessions are real; workers, size and versions are made up."""
 
-    async def begin(self, directory: Path) -> None:
-        config = PoolConfig(state_dir=directory, telemetry={"sampling": 0}, enable_metrics=False)
+    async def begin(self, config: PoolConfig) -> None:
+        directory = config.state_dir
         self._metrics = Metrics(self.name)
         self._version = 1
         self._store = SessionStore(f"sqlite:///{directory / 'sessions.db'}")
         await self._store.open()
         self._worker = Worker("default-w0-abcdef", 0, config, b"secret", self._store)
         members = (await self._worker.describe(),)
-        await self._worker.deploy(Deployment("qa", 1, spec={"signature": "context, question -> answer"}))
+        for name, program in config.programs.items():
+            await self._worker.deploy(msgspec.structs.replace(deployment_of(name, program), version=1))
 
         async def watch(version: int) -> Membership:
             if version >= 1:
                 await asyncio.Event().wait()
-            return Membership(1, members, programs={"qa": 1})
+            return Membership(1, members, programs=dict.fromkeys(config.programs, 1))
 
         async def report_dead(worker_id: str, why: str) -> None:
             return None
@@ -113,10 +115,14 @@ class LocalPool(FakePool):
 
 
 class LocalService:
-    """`with LocalService(directory) as service: service.url`."""
+    """`with LocalService(directory) as service: service.url`. `keys` are those of the configuration."""
 
-    def __init__(self, directory: Path, security: Security | None = None) -> None:
-        self._directory, self._security = directory, security
+    def __init__(self, directory: Path, security: Security | None = None, **keys: Any) -> None:
+        programs = {"qa": {"spec": {"signature": "context, question -> answer"}}, **keys.pop("programs", {})}
+        self._config = PoolConfig(
+            state_dir=directory, telemetry={"sampling": 0}, enable_metrics=False, programs=programs, **keys
+        )
+        self._security = security
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
@@ -135,9 +141,13 @@ class LocalService:
             self._ready.set()
 
     async def _serve(self) -> None:
-        await self.pool.begin(self._directory)
+        await self.pool.begin(self._config)
         pools, security = FixedPools(self.pool), self._security or Security()
-        settings = Settings(operation_timeout_s=10.0, body_timeout_s=3.0)
+        settings = Settings(
+            operation_timeout_s=10.0,
+            body_timeout_s=3.0,
+            session_imports=self._config.service.session_imports,
+        )
         app = Application(pools, settings, security, Console(pools, security))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self._ready.set()

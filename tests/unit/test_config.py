@@ -65,6 +65,13 @@ def refused(**keys) -> ConfigError:
         ({"recycle": {"max_memory_mb": 0}}, "recycle.max_memory_mb", 0),
         ({"restart": {"intensity": 0}}, "restart.intensity", 0),
         ({"allowed_imports": ["my-package"]}, "allowed_imports.0", "my-package"),
+        # A Cyrillic letter that looks like a Latin one.
+        ({"allowed_imports": ["sh\u043ep"]}, "allowed_imports.0", "sh\u043ep"),
+        (
+            {"allowed_imports": ["a"], "programs": {"p": {"import_path": "a:B\u0430"}}},
+            "programs.p.import_path",
+            "a:B\u0430",
+        ),
         ({"lm_profiles": {"a": {"model": ""}}}, "lm_profiles.a.model", ""),
         ({"lm_profiles": {"a": {"model": "m", "endpoint": "ftp://x"}}}, "lm_profiles.a.endpoint", "ftp://x"),
         ({"lm_profiles": {"a": {"model": "m", "endpoint": "http://"}}}, "lm_profiles.a.endpoint", "http://"),

@@ -78,7 +78,7 @@ async def until(true) -> None:
 class World:
     """A service with a token for each of some people."""
 
-    def __init__(self, tmp_path, *, pool=None, limits=None, **options):
+    def __init__(self, tmp_path, *, pool=None, limits=None, settings=None, **options):
         self.file = tmp_path / "tokens.yaml"
         self.pool = pool or Principals()
         self.tokens = {}
@@ -92,7 +92,7 @@ class World:
         write(self.file, kept)
         self.audit = tmp_path / "audit.jsonl"
         security = Security(TokenSource(self.file), audit=Audit(self.audit), **options)
-        self.app = served(self.pool, security=security)
+        self.app = served(self.pool, settings=settings, security=security)
 
     def http(self, who=None):
         headers = {"authorization": f"Bearer {self.tokens[who]}"} if who else {}
@@ -127,6 +127,30 @@ async def test_each_role_gets_through_to_what_it_may_do_and_no_further(tmp_path,
                 assert_problem(answer, *wanted)
             else:
                 assert answer.status_code not in (401, 403), (route.path, answer.text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"import_path": "shop:Program"},
+        {"signature": "q -> a", "module": "ReAct", "settings": {"tools": ["shop:tool"]}},
+        {"spec": {"signature": "q -> a", "module": "Refine", "settings": {"reward": "shop:reward"}}},
+    ],
+)
+async def test_import_paths_in_sessions_are_for_admins_unless_the_service_opens_them(tmp_path, body):
+    path = "/v1/pools/default/sessions/s/programs/p"
+    world = World(tmp_path)
+    async with world.http("ada") as ada, world.http("root") as root:
+        assert (
+            "session_imports" in assert_problem(await ada.put(path, json=body), 403, "not_allowed")["detail"]
+        )
+        assert world.pool.asked == []
+        assert (await ada.put(path, json={"signature": "q -> a"})).status_code == 200
+        assert (await root.put(path, json=body)).status_code == 200
+    (tmp_path / "open").mkdir()
+    opened = World(tmp_path / "open", settings=Settings(session_imports=True))
+    async with opened.http("ada") as ada:
+        assert (await ada.put(path, json=body)).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,16 @@ QUESTION = "What is the capital of Italy?"
 
 @pytest.fixture(scope="module")
 def host() -> SessionHost:
-    return SessionHost(PoolConfig(allowed_imports=("sample_programs",)))
+    return SessionHost(
+        PoolConfig(
+            allowed_imports=("sample_programs",),
+            allowed_callables={
+                "programs": ["sample_programs:not_a_program"],
+                "tools": ["sample_programs:lookup", "sample_programs:lookup_later"],
+                "rewards": ["sample_programs:longest", "sample_programs:broken_reward"],
+            },
+        )
+    )
 
 
 def run(host: SessionHost, inputs: dict[str, Any], **source: Any) -> dict[str, Any]:

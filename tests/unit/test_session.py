@@ -66,7 +66,12 @@ def clock() -> Clock:
 @pytest.fixture
 def host(clock: Clock) -> SessionHost:
     host = SessionHost(
-        PoolConfig(history_limit=5, allow_execute_code=True, allowed_imports=("sample_programs",)),
+        PoolConfig(
+            history_limit=5,
+            allow_execute_code=True,
+            allowed_imports=("sample_programs",),
+            allowed_callables={"tools": ["sample_programs:lookup_later"]},
+        ),
         clock=clock,
     )
     host.deploy(Deployment("qa", 1, spec=QA))

@@ -5,6 +5,7 @@
 
 from dspool.config.load import Loaded, Row, load_config
 from dspool.config.parts import (
+    AllowedCallables,
     ConfigureLMStep,
     CustomCode,
     HistoryConfig,
@@ -25,6 +26,7 @@ from dspool.config.pool import PoolConfig
 from dspool.config.reference import reference_table
 
 __all__ = [
+    "AllowedCallables",
     "ConfigureLMStep",
     "CustomCode",
     "HistoryConfig",

@@ -80,10 +80,15 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+_IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
+# ASCII: Python takes letters for others that only look like them.
+_MODULE = rf"{_IDENTIFIER}(\.{_IDENTIFIER})*"
+
+IMPORT_PATH = rf"^{_MODULE}:{_IDENTIFIER}$"
+ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 """`package.module:Name`."""
 
-ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+ModuleName = Annotated[str, Field(pattern=rf"^{_MODULE}$")]
 
 
 def _http_url(value: str) -> str:

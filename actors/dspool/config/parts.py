@@ -140,7 +140,7 @@ class ProgramConfig(Part):
     state_file: Path | None = None
     """JSON state that DSPy saved, loaded into the program that `spec` builds."""
     import_path: ImportPath | None = None
-    """`package.module:Name`, within `allowed_imports`."""
+    """`package.module:Name` within `allowed_imports`: a `dspy.Module` class or object, or a function that makes one."""
     kwargs: dict[str, Any] = Field(default={})
     """Arguments for what `import_path` names."""
     lm: str | None = None
@@ -160,6 +160,17 @@ class ProgramConfig(Part):
         if self.kwargs and self.import_path is None:
             refuse("kwargs", sorted(self.kwargs), "are for import_path; a spec has its settings inside")
         return self
+
+
+class AllowedCallables(Part):
+    """What import paths may name besides `dspy.Module`s: one by one as `package.module:name`, each for one use."""
+
+    programs: tuple[ImportPath, ...] = ()
+    """Functions that make a program, and programs that a module imports from elsewhere."""
+    tools: tuple[ImportPath, ...] = ()
+    """What an agent may call: the setting `tools` of ReAct."""
+    rewards: tuple[ImportPath, ...] = ()
+    """What may judge answers: the setting `reward` of BestOfN and Refine."""
 
 
 def _no_secret(extra: Any) -> Any:
@@ -288,6 +299,8 @@ class ServiceConfig(Part):
     """Offer `execute_code` over HTTP, to admins: Python in a sandbox (Deno) with no files, network or variables."""
     execute_code_memory_mb: Annotated[int, Field(ge=256)] = 1024
     """Memory that such a sandbox may take."""
+    session_imports: bool = False
+    """Let callers name import paths in their sessions' programs, within the rules for all; else only admins may."""
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> ServiceConfig:
@@ -298,6 +311,7 @@ class ServiceConfig(Part):
 
 
 __all__ = [
+    "AllowedCallables",
     "ConfigureLMStep",
     "CustomCode",
     "HistoryConfig",

@@ -33,6 +33,7 @@ from dspool.config.base import (
     refuse,
 )
 from dspool.config.parts import (
+    AllowedCallables,
     ConfigureLMStep,
     CustomCode,
     HistoryConfig,
@@ -167,7 +168,8 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     programs: dict[Name, ProgramConfig] = {}
     """Pool programs by name. A pool with nothing configured has `qa`."""
     allowed_imports: tuple[ModuleName, ...] = ()
-    """Packages or modules that an import path may name, with all below them."""
+    """Packages or modules that an import path may name, with all below them: the `dspy.Module`s defined there."""
+    allowed_callables: AllowedCallables = AllowedCallables()
     allow_execute_code: bool = False
     """Allow `execute_code`: whoever may call it runs Python in a worker."""
 
@@ -219,8 +221,18 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
 
     def allows_import(self, import_path: str) -> bool:
         """Whether `package.module:Name` lies within `allowed_imports`."""
-        module = import_path.partition(":")[0]
+        return self.allows_module(import_path.partition(":")[0])
+
+    def allows_module(self, module: str) -> bool:
+        """Whether `package.module` lies within `allowed_imports`."""
         return any(module == allowed or module.startswith(f"{allowed}.") for allowed in self.allowed_imports)
+
+    def is_public(self, module: str) -> bool:
+        """Whether no part of `package.module` below what `allowed_imports` lists begins with an underscore."""
+        return any(
+            module == allowed or (module.startswith(f"{allowed}.") and "._" not in module[len(allowed) :])
+            for allowed in self.allowed_imports
+        )
 
     @classmethod
     def settings_customise_sources(
@@ -273,6 +285,9 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
             self._profile(f"programs.{name}.lm", program.lm)
             self._profile(f"programs.{name}.spec.lm", (program.spec or {}).get("lm"))
             self._import(f"programs.{name}.import_path", program.import_path)
+        for use in type(self.allowed_callables).model_fields:
+            for number, path in enumerate(getattr(self.allowed_callables, use)):
+                self._import(f"allowed_callables.{use}.{number}", path)
         for number, step in enumerate(self.warmup.steps):
             key = f"warmup.steps.{number}"
             if isinstance(step, ConfigureLMStep):

@@ -62,6 +62,13 @@ class CreateProgram(Command, frozen=True, tag="create_program"):
     kwargs: dict[str, JSON] = {}
     replace: bool = False
 
+    @property
+    def names_imports(self) -> bool:
+        """Whether it names Python by import path: the program, a tool or a reward."""
+        settings = (self.spec or {}).get("settings")
+        inner = isinstance(settings, dict) and bool(settings.get("tools") or settings.get("reward"))
+        return self.import_path is not None or inner
+
 
 class GetProgramInfo(Command, frozen=True, tag="get_program_info"):
     program: str

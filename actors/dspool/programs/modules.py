@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -12,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import dspy
 from dspy.predict import best_of_n, refine
 
-from dspool.config import PoolConfig
-from dspool.errors import InvalidRequest, NotAllowed, ProgramError
+from dspool.errors import InvalidRequest, NotAllowed
 from dspool.messages import JSON
 from dspool.programs.field_types import type_name
+from dspool.programs.imports import Imports
 from dspool.programs.models.lm import check_overrides
 from dspool.programs.signatures import BuiltSignature
 
@@ -59,7 +58,7 @@ class ComparedChains(dspy.Module):
         return self.compare(chains, **inputs)
 
 
-def build_module(name: JSON, signature: BuiltSignature, settings: JSON, config: PoolConfig) -> Built:
+def build_module(name: JSON, signature: BuiltSignature, settings: JSON, imports: Imports) -> Built:
     """The module `name` over `signature`.
 
     Raises:
@@ -81,66 +80,36 @@ def build_module(name: JSON, signature: BuiltSignature, settings: JSON, config: 
             f"unknown setting {next(iter(lm_settings))[:80]!r} of {name}; known are {', '.join(known)}",
             field="settings",
         )
-    return build(signature, own, generation, config)
+    return build(signature, own, generation, imports)
 
 
-def import_allowed(path: JSON, config: PoolConfig) -> Any:
-    """What `package.module:Name` names.
-
-    Raises:
-        InvalidRequest: not of that form, or not there. NotAllowed: outside `allowed_imports`.
-        ProgramError: importing it raised.
-    """
-    if not isinstance(path, str) or path.count(":") != 1:
-        raise InvalidRequest("an import path has the form package.module:Name", field="import_path")
-    module_name, _, name = path.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
-        raise InvalidRequest("an import path has the form package.module:Name", field="import_path")
-    if not config.allows_import(path):
-        raise NotAllowed(f"{path[:200]} is not within allowed_imports", import_path=path[:200])
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ModuleNotFoundError, AttributeError) as missing:
-        raise InvalidRequest(
-            f"{path[:200]} is not there: {type(missing).__name__}", field="import_path"
-        ) from missing
-    except Exception as raised:
-        raise ProgramError(f"importing {path[:200]} raised {type(raised).__name__}") from raised
-    return found
-
-
-def _predict(signature: BuiltSignature, own: Any, generation: dict[str, Any], config: PoolConfig) -> Built:
+def _predict(signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports) -> Built:
     return Built(dspy.Predict(signature.dspy, **generation), "Predict", "direct", None)
 
 
-def _chain(signature: BuiltSignature, own: Any, generation: dict[str, Any], config: PoolConfig) -> Built:
+def _chain(signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports) -> Built:
     _no_reasoning(signature, "ChainOfThought", "reasoning")
     return Built(dspy.ChainOfThought(signature.dspy, **generation), "ChainOfThought", "direct", None)
 
 
-def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
+def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
     _no_reasoning(signature, "ReAct", "reasoning", "trajectory")
     paths = own.get("tools", [])
     if not isinstance(paths, list):
         raise InvalidRequest("tools must be a list of import paths", field="tools")
-    tools = [import_allowed(path, config) for path in paths]
-    for path, tool in zip(paths, tools, strict=True):
-        if not callable(tool):
-            raise InvalidRequest(f"the tool {path} cannot be called", field="tools")
+    tools = [imports.callable(path, "tools") for path in paths]
     module = dspy.ReAct(signature.dspy, tools=tools, max_iters=_count(own, "max_iters", 10, 100))
     # A plain tool would block the event loop for as long as it runs.
     waits = all(inspect.iscoroutinefunction(getattr(tool, "func", tool)) for tool in tools)
     return Built(module, "ReAct", "async" if waits else "thread", None)
 
 
-def _attempts(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
-    return _rewarded(dspy.BestOfN, "BestOfN", signature, own, generation, config)
+def _attempts(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
+    return _rewarded(dspy.BestOfN, "BestOfN", signature, own, generation, imports)
 
 
-def _refined(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
-    return _rewarded(dspy.Refine, "Refine", signature, own, generation, config)
+def _refined(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
+    return _rewarded(dspy.Refine, "Refine", signature, own, generation, imports)
 
 
 def _rewarded(
@@ -149,35 +118,33 @@ def _rewarded(
     signature: BuiltSignature,
     own: dict[str, JSON],
     generation: Any,
-    config: PoolConfig,
+    imports: Imports,
 ) -> Built:
     if "reward" not in own:
         raise InvalidRequest(f"{kind} needs the setting reward: an import path of a function", field="reward")
-    reward = import_allowed(own["reward"], config)
-    if not callable(reward):
-        raise InvalidRequest(f"the reward {own['reward']} cannot be called", field="reward")
+    reward = imports.callable(own["reward"], "rewards")
     threshold = own.get("threshold", 1.0)
     if type(threshold) not in (int, float):
         raise InvalidRequest(f"threshold must be a number, got {type_name(threshold)}", field="threshold")
     inner = own.get("of", "Predict")
     if inner not in ("Predict", "ChainOfThought"):
         raise InvalidRequest(f"{kind} runs Predict or ChainOfThought, set by of", field="of")
-    module = build_module(inner, signature, generation, config).module
+    module = build_module(inner, signature, generation, imports).module
     built = outer(module=module, N=_count(own, "n", 3, 20), reward_fn=reward, threshold=float(threshold))
     # A run counts its failures down on the module itself: each operation gets a shell of its own.
     return Built(built, kind, "thread", copy.copy)
 
 
-def _compared(signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig) -> Built:
+def _compared(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
     _no_reasoning(signature, "MultiChainComparison", "reasoning", "rationale")
     module = ComparedChains(signature.dspy, _count(own, "attempts", 3, 10), generation)
     return Built(module, "MultiChainComparison", "thread", None)
 
 
 def _program_of_thought(
-    signature: BuiltSignature, own: dict[str, JSON], generation: Any, config: PoolConfig
+    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
 ) -> Built:
-    if not config.allow_execute_code:
+    if not imports.config.allow_execute_code:
         raise NotAllowed(
             "ProgramOfThought runs generated code: it needs allow_execute_code", module="ProgramOfThought"
         )
@@ -185,7 +152,7 @@ def _program_of_thought(
     return Built(module, "ProgramOfThought", "thread", None)
 
 
-_Builder = Callable[[BuiltSignature, Any, Any, PoolConfig], Built]
+_Builder = Callable[[BuiltSignature, Any, Any, Imports], Built]
 _BUILDERS: Mapping[str, tuple[_Builder, frozenset[str]]] = {
     "Predict": (_predict, frozenset()),
     "ChainOfThought": (_chain, frozenset()),

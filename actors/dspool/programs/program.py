@@ -2,13 +2,12 @@
 
 A spec is plain data:
 `{"signature": ..., "module": "Predict", "lm": "fast", "adapter": "chat", "settings": {...}}`.
-Only the modules listed in `dspool.programs.modules` and, for import paths, what `allowed_imports` covers can be
+Only the modules listed in `dspool.programs.modules` and what `dspool.programs.imports` lets an import path name can be
 reached from it.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +19,8 @@ from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, PoolError, ProgramError
 from dspool.messages import JSON
 from dspool.programs.adapters import adapter_named
-from dspool.programs.models.errors import translate
-from dspool.programs.modules import Built, Way, build_module, import_allowed
+from dspool.programs.imports import Imports, Inputs, entry_of
+from dspool.programs.modules import Built, Way, build_module
 from dspool.programs.signatures import BuiltSignature, build_signature, remember_fields
 
 _SPEC_KEYS = frozenset({"signature", "module", "lm", "adapter", "settings"})
@@ -53,9 +52,15 @@ class Stream(NamedTuple):
 class Program:
     """One loaded program. Shared by all operations that run it."""
 
-    __slots__ = ("_copy", "_parameters", "adapter", "definition", "kind", "lm", "module", "signature", "way")
+    __slots__ = ("_copy", "_inputs", "adapter", "definition", "kind", "lm", "module", "signature", "way")
 
-    def __init__(self, definition: Definition, built: Built, signature: BuiltSignature | None) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        built: Built,
+        signature: BuiltSignature | None,
+        inputs: Inputs | None = None,
+    ) -> None:
         spec = definition.spec or {}
         self.definition = definition
         self.module = built.module
@@ -67,22 +72,14 @@ class Program:
         self.lm: str | None = spec.get("lm")
         """Name of its own LM profile."""
         self._copy = built.copy
-        self._parameters = None if signature is not None else _parameters(built.module)
+        self._inputs = inputs
 
     def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
-        """Raises `InvalidRequest` when an input is missing, unknown or mistyped."""
+        """Raises `InvalidRequest` when an input is missing, unknown, reserved or mistyped."""
         if self.signature is not None:
             self.signature.check_inputs(inputs)
-        elif self._parameters is not None:
-            required, known = self._parameters
-            for name in inputs:
-                if name not in known:
-                    raise InvalidRequest(
-                        f"unknown input {name[:80]!r}; the inputs are {', '.join(known)}", field=name[:80]
-                    )
-            for name in required:
-                if name not in inputs:
-                    raise InvalidRequest(f"input {name!r} is missing", field=name, got="nothing")
+        elif self._inputs is not None:
+            self._inputs.check(inputs)
 
     def runnable(self) -> Any:
         """The module for one operation: a copy where a run leaves marks on the module itself."""
@@ -126,7 +123,7 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
 
     Raises:
         InvalidRequest: the spec, state or arguments do not fit; says which part.
-        NotAllowed: an import path outside `allowed_imports`, or a module that would run code.
+        NotAllowed: an import path that `dspool.programs.imports` refuses, or a module that would run code.
         ProgramError: the imported code raised.
     """
     if definition.import_path is not None:
@@ -142,7 +139,8 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
         raise InvalidRequest("a program spec needs a signature", field="signature")
     _check_names(spec)
     signature = build_signature(spec["signature"])
-    built = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, config)
+    imports = Imports.of(config, None, {}, spec)
+    built = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, imports)
     if definition.state is not None:
         _load_state(built.module, definition.state)
     for _, predictor in built.module.named_predictors():
@@ -193,51 +191,11 @@ def _imported(definition: Definition, config: PoolConfig) -> Program:
     if set(spec) - {"lm", "adapter"} or definition.state is not None:
         raise InvalidRequest("a program from an import path takes kwargs, and of a spec only lm and adapter")
     _check_names(spec)
-    target = import_allowed(definition.import_path, config)
-    if isinstance(target, dspy.Module):
-        if definition.kwargs:
-            raise InvalidRequest(
-                "the import path names a finished program, which takes no kwargs", field="kwargs"
-            )
-        module = target.deepcopy()
-    elif callable(target):
-        try:
-            # A class of DSPy has a metaclass whose __call__ takes anything: ask its __init__.
-            if isinstance(target, type):
-                init: Any = target.__init__  # type: ignore[misc]
-                inspect.signature(init).bind(None, **definition.kwargs)
-            else:
-                inspect.signature(target).bind(**definition.kwargs)
-        except TypeError as refused:
-            raise InvalidRequest(
-                f"kwargs do not fit {definition.import_path}: {refused}", field="kwargs"
-            ) from refused
-        try:
-            module = target(**definition.kwargs)
-        except Exception as raised:
-            raise translate(raised) from raised
-    else:
-        module = None
-    if not isinstance(module, dspy.Module):
-        raise InvalidRequest(f"{definition.import_path} gives no dspy.Module", field="import_path")
-    forward_is_async = "aforward" in dir(type(module))
-    built = Built(module, type(module).__name__, "async" if forward_is_async else "thread", None)
-    return Program(definition, built, None)
-
-
-def _parameters(module: Any) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Required and known input names of an imported module; None when its `forward` takes anything."""
-    if isinstance(module, dspy.Predict):
-        names = tuple(module.signature.input_fields)
-        return names, names
-    forward = getattr(type(module), "forward", None) or getattr(type(module), "aforward", None)
-    if forward is None:
-        return None
-    parameters = list(inspect.signature(forward).parameters.values())[1:]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return tuple(p.name for p in named if p.default is p.empty), tuple(p.name for p in named)
+    imports = Imports.of(config, definition.import_path, definition.kwargs, None)
+    module = imports.program(definition.import_path, definition.kwargs)
+    entry = entry_of(module)
+    built = Built(module, type(module).__name__, "async" if entry.is_async else "thread", None)
+    return Program(definition, built, None, entry.inputs)
 
 
 def _load_state(module: Any, state: Mapping[str, JSON]) -> None:

@@ -14,26 +14,12 @@ from dspy.signatures.signature import SignatureMeta
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.programs.field_types import MAX_FIELDS, FieldType, check_name, field_type, type_name
+from dspool.programs.imports import RESERVED
 
 MAX_INSTRUCTIONS = 20_000
 
-# Names that DSPy's modules take as their own keyword arguments, and those that would hide a part of the
-# signature class. A field of such a name would change what runs instead of what is asked.
-RESERVED = frozenset(
-    {
-        "signature",
-        "new_signature",
-        "demos",
-        "config",
-        "lm",
-        "prediction",
-        "completions",
-        "callbacks",
-        "self",
-        "args",
-    }
-    | {name for name in dir(dspy.Signature) if not name.startswith("_")}
-)
+_NO_FIELD = RESERVED | {name for name in dir(dspy.Signature) if not name.startswith("_")}
+"""A field of such a name would change what runs instead of what is asked, or hide a part of the signature class."""
 
 
 class Field(NamedTuple):
@@ -195,7 +181,7 @@ def _fields(data: JSON, side: str) -> tuple[Field, ...]:
         extra = set(field) - {"name", "type", "desc", "fields", "items", "values", "of"}
         if extra:
             raise InvalidRequest(f"{where}: unknown key {sorted(extra)[0]!r}; known are name, type, desc")
-        name = check_name(field.get("name"), where=where, reserved=RESERVED)
+        name = check_name(field.get("name"), where=where, reserved=_NO_FIELD)
         kind = field.get("type", "str")
         inner = {key: field[key] for key in ("fields", "items", "values", "of") if key in field}
         if inner:
@@ -228,7 +214,7 @@ def _text_field(part: str) -> Field:
     match = _PART.fullmatch(part)
     if match is None:
         raise InvalidRequest(f"cannot read the field {part.strip()[:80]!r} of the signature")
-    name = check_name(match[1], where="signature", reserved=RESERVED)
+    name = check_name(match[1], where="signature", reserved=_NO_FIELD)
     return Field(name, field_type(match[2] or "str", where=name), "")
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from dspool.errors import InvalidRequest
+from dspool.errors import InvalidRequest, NotAllowed
 from dspool.messages import (
     ConfigureLM,
     CreateProgram,
@@ -148,6 +148,12 @@ async def put_program(context: Context, request: Request) -> Response:
         # As HTTP has it for "only if there is none yet".
         replace=request.headers.get(b"if-none-match") != b"*",
     )
+    if command.names_imports and request.role != "admin" and not context.settings.session_imports:
+        raise NotAllowed(
+            "import paths in sessions are for admins here (also as tools and rewards): run a pool program, or ask for "
+            "service.session_imports",
+            needs="admin",
+        )
     return _program(request, await _run(context, request, command))
 
 

@@ -99,6 +99,7 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
         "idempotency_ttl_s": config.service.idempotency_ttl_s,
         "operation_timeout_s": config.operation_timeout_s,
         "execute_code": config.service.execute_code,
+        "session_imports": config.service.session_imports,
         "echo_request_id": False,
         "tls": config.service.tls_cert is not None,
     }

@@ -1,0 +1,320 @@
+"""What an import path may name, what of it is called, with which arguments and inputs: decided here and nowhere else.
+
+The rule, whoever sends the path:
+
+1. A path is `package.module:Name`, in ASCII: one plain name, no dots behind the colon.
+2. Only modules within `allowed_imports` are imported, for importing is running. None that is private below them.
+3. What the path names is looked at before anything is called. A program is a public `dspy.Module` class that is defined
+   in an allowed module, or a finished `dspy.Module` object that the named module binds.
+4. All else is named one by one in `allowed_callables`, each for its use: functions that make programs and classes that
+   a module only imports (`programs`), what agents may call (`tools`), what judges answers (`rewards`).
+5. A class or a listed function gets the arguments that it names, as the JSON they came as; a class none unless its
+   constructor is defined in an allowed module. DSPy's own constructors import what a signature's text names.
+6. `RESERVED` names and names that begin with an underscore are neither arguments nor inputs: DSPy takes them for
+   itself. `**inputs` takes the fields of the program's signatures.
+
+Of an object nobody can tell where it was made: what a module binds under a public name, it offers. What it imports and
+does not offer belongs under a private name (`from other import program as _program`).
+
+A program that stands in the configuration word for word (path and arguments, or spec) is the operator's own: whatever
+it names within `allowed_imports` is thereby named, for this use and no other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Final, Literal, NamedTuple
+
+import dspy
+import msgspec
+
+from dspool.config import PoolConfig
+from dspool.config.base import IMPORT_PATH
+from dspool.errors import InvalidRequest, NotAllowed, ProgramError
+from dspool.messages import JSON
+from dspool.programs.models.errors import translate
+
+RESERVED: Final = frozenset(
+    {
+        # What `Predict` takes out of its inputs, and what would meet a parameter of its own on the way there.
+        *("signature", "new_signature", "demos", "config", "lm", "prediction", "completions", "callbacks"),
+        *("self", "instance", "args"),
+        # What agents take: as many turns as somebody likes, and what runs the code that the model writes.
+        *("max_iters", "interpreter_factory"),
+    }
+)
+"""Names that are no field, no input and no argument of a caller."""
+
+_CONNECTION: Final = frozenset({"api_key", "api_base", "base_url", "model_list"})
+"""Where a model is and what pays for it: no argument of a caller either, and no input that a program did not name."""
+
+Use = Literal["programs", "tools", "rewards"]
+
+MAX_PATH: Final = 300
+_FORM: Final = re.compile(IMPORT_PATH)
+
+
+def is_reserved(name: str) -> bool:
+    return name in RESERVED or name.startswith("_")
+
+
+def _is_operators(name: str) -> bool:
+    return is_reserved(name) or name in _CONNECTION
+
+
+class Imports:
+    """What one program's definition may import. `configured`: it is the operator's own."""
+
+    def __init__(self, config: PoolConfig, *, configured: bool = False) -> None:
+        self.config = config
+        self._configured = configured
+
+    @classmethod
+    def of(
+        cls,
+        config: PoolConfig,
+        import_path: str | None,
+        kwargs: Mapping[str, JSON],
+        spec: Mapping[str, JSON] | None,
+    ) -> Imports:
+        """For a program that is made of these."""
+        asked = _code(import_path, kwargs, spec)
+        own = (_code(p.import_path, p.kwargs, p.spec) for p in config.programs.values())
+        return cls(config, configured=asked in own)
+
+    def program(self, path: JSON, kwargs: Mapping[str, JSON]) -> Any:
+        """The program that `path` names: made with `kwargs`, or a copy of a finished one.
+
+        Raises:
+            InvalidRequest: no import path, nothing there, no program, or arguments that do not fit.
+            NotAllowed: not the caller's to name. ProgramError: importing or making it raised.
+        """
+        listed, target = self._look_up(path, "programs")
+        kind = type(target)
+        if issubclass(kind, dspy.Module):
+            if kwargs:
+                raise InvalidRequest(
+                    "the import path names a finished program, which takes no kwargs", field="kwargs"
+                )
+            return target.deepcopy()
+        if issubclass(kind, type) and issubclass(target, dspy.Module):
+            if not listed and not self._is_defined_here(target):
+                raise NotAllowed(
+                    f"{path} is defined in {str(target.__module__)[:200]}, not within allowed_imports; the "
+                    f"configuration may list {path} in allowed_callables.programs",
+                    import_path=path,
+                )
+            takes = target.__init__
+        elif listed and callable(target):
+            takes = target
+        else:
+            raise InvalidRequest(
+                f"{path} gives no dspy.Module: it must name a class or an object of that kind; a function that "
+                "makes one must be listed in allowed_callables.programs",
+                field="import_path",
+            )
+        self._check_arguments(path, target, takes, kwargs)
+        try:
+            module = target(**kwargs)
+        except SystemExit as left:
+            raise ProgramError(f"making {path} ended with SystemExit") from left
+        except Exception as raised:
+            raise translate(raised) from raised
+        if not issubclass(type(module), dspy.Module):
+            raise InvalidRequest(f"{path} gives no dspy.Module", field="import_path")
+        return module
+
+    def callable(self, path: JSON, use: Literal["tools", "rewards"]) -> Any:
+        """The tool or reward that `path` names.
+
+        Raises:
+            InvalidRequest: no import path, nothing there, or nothing to call.
+            NotAllowed: the configuration does not list it for this use. ProgramError: importing it raised.
+        """
+        _, found = self._look_up(path, use)
+        if not callable(found):
+            raise InvalidRequest(f"{path} cannot be called", field=use)
+        return found
+
+    def _look_up(self, path: JSON, use: Use) -> tuple[bool, Any]:
+        """Whether the configuration names `path` for this use, and what it is."""
+        if not isinstance(path, str) or len(path) > MAX_PATH or _FORM.fullmatch(path) is None:
+            raise InvalidRequest(
+                "an import path has the form package.module:Name, with one plain name behind the colon",
+                field="import_path",
+            )
+        if not self.config.allows_import(path):
+            allowed = ", ".join(self.config.allowed_imports) or "nothing"
+            raise NotAllowed(f"{path} is not within allowed_imports, which has {allowed}", import_path=path)
+        known: tuple[str, ...] = getattr(self.config.allowed_callables, use)
+        listed = self._configured or path in known
+        if not listed and use != "programs":
+            raise NotAllowed(
+                f"{path} is none of the {use} that the configuration names: allowed_callables.{use} has "
+                f"{', '.join(known) or 'nothing'}",
+                import_path=path,
+            )
+        module_name, _, name = path.partition(":")
+        if not listed and (name.startswith("_") or not self.config.is_public(module_name)):
+            raise NotAllowed(
+                f"{path} is private: no part of an import path begins with an underscore", import_path=path
+            )
+        return listed, _bound(module_name, name, path, listed)
+
+    def _is_defined_here(self, kind: type) -> bool:
+        """Whether the class is where it says that it is defined, and that is an allowed module."""
+        at = kind.__module__
+        if not isinstance(at, str) or not self.config.allows_module(at):
+            return False
+        found: Any = sys.modules.get(at)
+        for part in kind.__qualname__.split("."):
+            found = getattr(found, "__dict__", {}).get(part)
+        return found is kind
+
+    def _check_arguments(self, path: str, target: Any, takes: Any, kwargs: Mapping[str, JSON]) -> None:
+        # A class of DSPy has a metaclass whose __call__ takes anything: its __init__ is asked.
+        of_class = takes is not target
+        try:
+            signature = inspect.signature(takes)
+            signature.bind(*((None,) if of_class else ()), **kwargs)
+        except (TypeError, ValueError) as refused:
+            raise InvalidRequest(f"kwargs do not fit {path}: {refused}", field="kwargs") from refused
+        if self._configured or not kwargs:
+            return
+        named = _named(signature, method=of_class)
+        for name in kwargs:
+            if name not in named or _is_operators(name):
+                givable = ", ".join(known for known in named if not _is_operators(known)) or "none"
+                raise InvalidRequest(
+                    f"kwargs do not fit {path}: {name[:80]!r} cannot be given with an import path, only {givable}; "
+                    "a program in the configuration may have it",
+                    field="kwargs",
+                )
+        if of_class and not self.config.allows_module(str(getattr(takes, "__module__", ""))):
+            raise InvalidRequest(
+                f"kwargs do not fit {path}: it has a constructor that is not defined within allowed_imports, and so "
+                "takes none; give it one of its own that names its arguments",
+                field="kwargs",
+            )
+
+
+class Inputs(NamedTuple):
+    """What a program from an import path may be given."""
+
+    required: tuple[str, ...]
+    names: tuple[str, ...] | None
+    """None: a `**inputs` of its own, without a signature to say more; any name that is not reserved."""
+
+    def check(self, inputs: Mapping[str, JSON]) -> None:
+        """Raises `InvalidRequest` when an input is reserved, unknown or missing."""
+        for name in inputs:
+            if is_reserved(name) or (self.names is None and _is_operators(name)):
+                raise InvalidRequest(
+                    f"the input name {name[:80]!r} is reserved: no caller can give it", field=name[:80]
+                )
+            if self.names is not None and name not in self.names:
+                known = ", ".join(self.names) or "none"
+                raise InvalidRequest(f"unknown input {name[:80]!r}; the inputs are {known}", field=name[:80])
+        for name in self.required:
+            if name not in inputs:
+                raise InvalidRequest(f"input {name!r} is missing", field=name, got="nothing")
+
+
+class Entry(NamedTuple):
+    """The method that runs a program, and what it takes."""
+
+    is_async: bool
+    inputs: Inputs
+
+
+def entry_of(module: Any) -> Entry:
+    """How a program from an import path is run.
+
+    Raises:
+        InvalidRequest: there is nothing to run, or it needs an input that nobody can give.
+    """
+    kind = type(module)
+    for owner in kind.__mro__:
+        # The nearest one counts: a `forward` that overrides is not to lose against an `aforward` further up.
+        name = next((one for one in ("aforward", "forward") if one in vars(owner)), None)
+        if name is not None:
+            return Entry(name == "aforward", _inputs(module, getattr(kind, name)))
+    raise InvalidRequest(f"{kind.__name__} has no forward", field="import_path")
+
+
+def _inputs(module: Any, run: Any) -> Inputs:
+    try:
+        signature = inspect.signature(run)
+    except (TypeError, ValueError) as unreadable:
+        raise InvalidRequest(
+            f"the parameters of {type(module).__name__}.forward cannot be read", field="import_path"
+        ) from unreadable
+    named = _named(signature, method=True)
+    required = tuple(name for name, parameter in named.items() if parameter.default is parameter.empty)
+    for name in required:
+        if is_reserved(name):
+            raise InvalidRequest(
+                f"forward of {type(module).__name__} needs {name!r}, a name that DSPy takes for itself: no input can "
+                "be called so; give the parameter another name",
+                field="import_path",
+            )
+    names = tuple(name for name in named if not is_reserved(name))
+    if all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
+        return Inputs(required, names)
+    ours = str(getattr(run, "__module__", "")).partition(".")[0] != "dspy"
+    signatures = _signatures(module, inner=ours)
+    if not signatures and ours:
+        return Inputs(required, None)
+    fields = {
+        name: field for one in signatures for name, field in one.input_fields.items() if not is_reserved(name)
+    }
+    if not ours and len(signatures) == 1:
+        required += tuple(
+            name for name, field in fields.items() if field.is_required() and name not in required
+        )
+    return Inputs(required, tuple(dict.fromkeys((*names, *fields))))
+
+
+def _signatures(module: Any, *, inner: bool) -> list[Any]:
+    """Those that say what a program takes: DSPy's own modules have one, others those of the predictors in them."""
+    own = getattr(module, "signature", None)
+    found = [own] if isinstance(own, type) and issubclass(own, dspy.Signature) else []
+    if inner or not found:
+        found += [predictor.signature for _, predictor in module.named_sub_modules(dspy.Predict)]
+    return list(dict.fromkeys(found))
+
+
+def _named(signature: inspect.Signature, *, method: bool) -> dict[str, inspect.Parameter]:
+    """Parameters that can be given by name; a method's first is its own."""
+    parameters = list(signature.parameters.values())[1 if method else 0 :]
+    return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _bound(module_name: str, name: str, path: str, listed: bool) -> Any:
+    try:
+        module = importlib.import_module(module_name)
+        if listed:
+            return getattr(module, name)
+    except (ModuleNotFoundError, AttributeError) as missing:
+        raise InvalidRequest(
+            f"{path} is not there: {type(missing).__name__}", field="import_path"
+        ) from missing
+    except (Exception, SystemExit) as raised:
+        raise ProgramError(f"importing {path} raised {type(raised).__name__}") from raised
+    # `os.path` is found under this name and is another module. What a module would fetch on demand, it does not bind.
+    if not isinstance(module, ModuleType) or module.__name__ != module_name or name not in vars(module):
+        raise InvalidRequest(
+            f"{path} is not there: the module {module_name} itself binds no such name", field="import_path"
+        )
+    return vars(module)[name]
+
+
+def _code(import_path: str | None, kwargs: Mapping[str, JSON], spec: Mapping[str, JSON] | None) -> bytes:
+    """The parts of a program that can name code, in one form: the configuration's may have tuples."""
+    named = {key: value for key, value in (spec or {}).items() if key not in ("lm", "adapter")}
+    return msgspec.json.encode([import_path, kwargs, named], order="deterministic", enc_hook=repr)
