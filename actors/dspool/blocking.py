@@ -59,9 +59,18 @@ class BlockingPool:
         session: str | None = None,
         timeout_s: float | None = None,
         idempotent: bool | None = None,
+        principal: str | None = None,
     ) -> Result:
         """As `Pool.run`."""
-        return self._wait(self.pool.run(command, session=session, timeout_s=timeout_s, idempotent=idempotent))
+        return self._wait(
+            self.pool.run(
+                command,
+                session=session,
+                timeout_s=timeout_s,
+                idempotent=idempotent,
+                principal=principal,
+            )
+        )
 
     def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
         """As `Pool.execute`."""

@@ -324,10 +324,17 @@ def test_errors_are_grouped_by_code_with_their_exact_numbers():
 def test_a_waterfall_hides_content_even_if_a_file_still_has_it():
     root = span(1, "operation execute_program")
     child = span(1, "chat m", parent=root["span_id"], **{"gen_ai.input.messages": "SECRET"})
-    hidden = waterfall([root, child], show_content=False)
+    hidden = waterfall([root, child], shows=lambda about: False)
     assert [one["depth"] for one in hidden["spans"]] == [0, 1]
     assert "SECRET" not in json.dumps(hidden)
-    assert "SECRET" in json.dumps(waterfall([root, child], show_content=True))
+    assert "SECRET" in json.dumps(waterfall([root, child], shows=lambda about: True))
+
+
+def test_what_a_program_adds_to_a_span_is_hidden_as_content_is():
+    added = span(1, "chat m", **{"gen_ai.prompt.0.content": "SECRET", "gen_ai.request.model": "m"})
+    hidden = waterfall([added], shows=lambda about: False)["spans"][0]["attributes"]
+    assert "SECRET" not in json.dumps(hidden)
+    assert hidden["gen_ai.request.model"] == "m"
 
 
 # --- log tails --------------------------------------------------------------------------------------

@@ -257,7 +257,8 @@ class RestartConfig(Part):
 
 class TelemetryConfig(Part):
     capture_content: bool = False
-    """Put prompts and answers into spans. Off: they appear in no log, span, metric or error."""
+    """Put prompts and answers into spans, shown to admins and to whose they are. Off: they appear in no log, span,
+    metric or error."""
     otlp_endpoint: HttpUrl | None = None
     """Collector for OTLP over HTTP; null leaves it to the standard `OTEL_*` variables."""
     sampling: Share = 0.1

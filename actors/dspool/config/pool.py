@@ -182,7 +182,8 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     default_lm: str | None = None
     """Profile for whatever names none; null is the only profile, or the offline engine."""
     cache: bool = False
-    """DSPy's answer cache."""
+    """DSPy's answer cache, in each worker's memory. Only the principal that asked finds an answer again; callers
+    without one share theirs, but for those of a session."""
 
     store_url: StoreUrl | None = None
     """Database of the session store; null is a SQLite file in `state_dir`."""

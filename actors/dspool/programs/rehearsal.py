@@ -12,7 +12,8 @@ import dspy
 
 from dspool.config import PoolConfig
 from dspool.config.pool import environment
-from dspool.programs.models.lm import LMs, OperationUsage
+from dspool.programs.models.lm import LMs
+from dspool.programs.models.operation import OperationScope
 from dspool.programs.program import Definition, load_program, outputs_of
 
 _ROUNDS = 30
@@ -31,7 +32,7 @@ def rehearse() -> None:
         with dspy.context(
             lm=lms.get(),
             adapter=program.adapter,
-            usage_tracker=OperationUsage(),
+            **OperationScope().settings(),
             disable_history=True,
             trace=None,
         ):

@@ -7,7 +7,9 @@ import threading
 
 import dspy
 
+from dspool.errors import ConfigError
 from dspool.programs.adapters import adapter_named
+from dspool.programs.models.answer_cache import AnswerCache
 
 _lock = threading.Lock()
 _done = False
@@ -31,9 +33,13 @@ def configure_dspy(*, cache: bool, show_content: bool = False) -> None:
             # Inputs are checked before, in better words.
             warn_on_type_mismatch=False,
         )
+        # Of this class are also the caches that programs configure themselves.
+        dspy.clients.Cache = AnswerCache
         # Nothing on disk: a file would outlive the process, and is read with pickle.
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=cache, memory_max_entries=10_000)
+        if cache and not isinstance(dspy.cache, AnswerCache):
+            raise ConfigError("cache: true needs DSPy 3.4: with this one, callers would share their answers")
         if not show_content:
-            # Its warnings quote prompts and answers.
-            logging.getLogger("dspy").setLevel(logging.ERROR)
+            # Its warnings quote prompts and answers, and its errors (of dspy.Parallel, for one) the inputs.
+            logging.getLogger("dspy").setLevel(logging.CRITICAL)
         _done = True

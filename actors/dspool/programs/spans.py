@@ -13,7 +13,7 @@ import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.events import session_hash
+from dspool.telemetry.events import principal_hash, session_hash
 from dspool.telemetry.tracing import Active, active
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ class DSPySpans(BaseCallback):
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         tool = str(getattr(instance, "name", None) or type(instance).__name__)
-        attributes = {names.GEN_AI_OPERATION: names.EXECUTE_TOOL, names.GEN_AI_TOOL: tool}
+        attributes: dict[str, Any] = {names.GEN_AI_OPERATION: names.EXECUTE_TOOL, names.GEN_AI_TOOL: tool}
         if self._tracing.capture_content:
-            attributes[names.TOOL_ARGUMENTS] = _text(inputs)
+            attributes |= {names.TOOL_ARGUMENTS: _text(inputs), names.PRINCIPAL: self._principal()}
         self._start(call_id, names.TOOL.format(tool=tool), attributes)
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
@@ -112,7 +112,8 @@ class DSPySpans(BaseCallback):
             names.SESSION: session,
         }
         if self._tracing.capture_content:
-            attributes[names.GEN_AI_INPUT] = _text(inputs.get("messages") or inputs.get("prompt"))
+            asked = inputs.get("messages") or inputs.get("prompt")
+            attributes |= {names.GEN_AI_INPUT: _text(asked), names.PRINCIPAL: self._principal()}
         self._start(call_id, names.LM.format(model=model), attributes, kind="CLIENT", lm=True)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
@@ -153,6 +154,10 @@ class DSPySpans(BaseCallback):
     def _session(self) -> str | None:
         session = self._traced.operation.session
         return None if session is None else session_hash(session)
+
+    def _principal(self) -> str | None:
+        principal = self._traced.operation.principal
+        return None if principal is None else principal_hash(principal)
 
 
 def _text(value: Any) -> str:

@@ -248,6 +248,11 @@ def session_hash(session: str) -> str:
     return hashlib.blake2s(session.encode(), digest_size=6).hexdigest()
 
 
+def principal_hash(principal: str) -> str:
+    """What stands for a principal beside captured content. Longer than a session's: who may read it depends on it."""
+    return hashlib.blake2s(principal.encode(), digest_size=16, person=b"asker").hexdigest()
+
+
 # --- spans ---
 
 

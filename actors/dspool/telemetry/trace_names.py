@@ -42,6 +42,9 @@ GEN_AI_INPUT: Final = "gen_ai.input.messages"
 GEN_AI_OUTPUT: Final = "gen_ai.output.messages"
 TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 TOOL_RESULT: Final = "gen_ai.tool.call.result"
+CONTENT: Final = frozenset({GEN_AI_INPUT, GEN_AI_OUTPUT, TOOL_ARGUMENTS, TOOL_RESULT})
+PRINCIPAL: Final = "dspool.principal.hash"
+"""Whose content the span holds: who is no admin is shown one's own only."""
 
 # --- general ---
 ERROR_TYPE: Final = "error.type"
@@ -69,3 +72,10 @@ TOKENS: Final = {
     GEN_AI_OUTPUT_TOKENS: ("completion_tokens", "output_tokens"),
 }
 """Which keys of a back end's usage count for which attribute; the first that is there."""
+
+OURS: Final = (
+    frozenset(value for key, value in tuple(vars().items()) if key.isupper() and isinstance(value, str))
+    - CONTENT
+    - {PRINCIPAL}
+)
+"""Every attribute above that holds no content. What a program adds to a span by itself may hold anything."""

@@ -78,7 +78,7 @@ class ScriptedHost:
     def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
         return command.version or self.versions.get(command.program, 1)
 
-    def run_inline(self, command: AnyCommand, session: Session | None) -> Done:
+    def run_inline(self, command: AnyCommand, session: Session | None, principal: str | None = None) -> Done:
         self._enter(command, session)
         try:
             if isinstance(command, (ExecuteProgram, StreamProgram)):
@@ -92,6 +92,8 @@ class ScriptedHost:
         command: AnyCommand,
         session: Session | None,
         emit: Callable[[StreamEvent], Awaitable[None]] | None,
+        *,
+        principal: str | None = None,
     ) -> Done:
         assert isinstance(command, (ExecuteProgram, StreamProgram))
         self._enter(command, session)
@@ -108,6 +110,7 @@ class ScriptedHost:
         emit_threadsafe: Callable[[StreamEvent], None] | None = None,
         *,
         stop: threading.Event | None = None,
+        principal: str | None = None,
     ) -> Done:
         assert isinstance(command, (ExecuteProgram, StreamProgram))
         self._enter(command, session)

@@ -283,10 +283,12 @@ class Operations:
         working_on.set(held.operation)
         try:
             if held.traced is None:
-                done = self._host.run_inline(held.operation.command, held.session)
+                done = self._host.run_inline(held.operation.command, held.session, held.operation.principal)
             else:
                 with inside(held.traced):
-                    done = self._host.run_inline(held.operation.command, held.session)
+                    done = self._host.run_inline(
+                        held.operation.command, held.session, held.operation.principal
+                    )
         except BaseException as raised:
             # SystemExit too: a program that calls `exit()` ends itself, not the worker with all that it holds.
             self._finish(held, error=held.ended_by(raised, self._clock()))
@@ -300,7 +302,9 @@ class Operations:
         working_on.set(held.operation)
         try:
             with nullcontext() if held.traced is None else inside(held.traced):
-                done = await self._host.run_async(held.operation.command, held.session, emit)
+                done = await self._host.run_async(
+                    held.operation.command, held.session, emit, principal=held.operation.principal
+                )
         except BaseException as raised:
             self._finish(held, error=held.ended_by(raised, self._clock()))
             if isinstance(raised, KeyboardInterrupt):
@@ -328,7 +332,13 @@ class Operations:
                     return held.cancelled()
                 working_on.set(held.operation)
                 with nullcontext() if held.traced is None else inside(held.traced):
-                    return self._host.run_thread(held.operation.command, held.session, emit, stop=stop)
+                    return self._host.run_thread(
+                        held.operation.command,
+                        held.session,
+                        emit,
+                        stop=stop,
+                        principal=held.operation.principal,
+                    )
             except BaseException as raised:
                 return raised
 

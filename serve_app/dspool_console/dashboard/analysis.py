@@ -14,12 +14,20 @@ from dspool.core.autoscale.inputs import SizingConfig
 from dspool.errors import InvalidRequest, PoolError, UnknownName
 from dspool.supervisor.warmup import steps_of
 from dspool_console.dashboard import view
-from dspool_console.dashboard.common import POOL, answer, number, patiently, watched, with_metrics
+from dspool_console.dashboard.common import (
+    POOL,
+    answer,
+    names_sessions,
+    number,
+    patiently,
+    watched,
+    with_metrics,
+)
 from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.replay import LEAST_POINTS, MODEL, Load, Replay, Run, load_of, summary
 from dspool_console.dashboard.service import Watched
 from dspool_console.dashboard.tables import rows_of
-from dspool_console.dashboard.traces import listed, waterfall
+from dspool_console.dashboard.traces import is_of, listed, waterfall
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
 
@@ -66,7 +74,13 @@ async def operation(context: ConsoleContext, request: Request) -> Response:
     own = [span for span in spans if span.get("resource", {}).get("dspool.pool") in (None, one.pool.name)]
     if not own:
         raise UnknownName(f"there is no trace of {wanted[:80]!r} in this pool")
-    return answer(request, waterfall(own, show_content=one.insight.config.telemetry.capture_content))
+    captured = one.insight.config.telemetry.capture_content
+
+    def shows(about: view.Row) -> bool:
+        # Files may still have content from a time when it was captured.
+        return captured and (names_sessions(request) or is_of(about, request.principal))
+
+    return answer(request, waterfall(own, shows=shows))
 
 
 # --- sizing ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from dspool.errors import UnknownName
 from dspool.telemetry import trace_names as names
+from dspool.telemetry.events import principal_hash
 from dspool.telemetry.trace_export import DIRECTORY
 from dspool.telemetry.trace_tree import Node, find_trace, trees
 
@@ -26,8 +28,6 @@ SLOWEST: Final = 50
 EXAMPLES: Final = 5
 LONGEST_TEXT: Final = 500
 _OPERATION: Final = '"name": "operation '
-CONTENT: Final = frozenset({names.GEN_AI_INPUT, names.GEN_AI_OUTPUT, names.TOOL_ARGUMENTS, names.TOOL_RESULT})
-"""Attributes that hold what users sent. Files may still have them from a time when content was captured."""
 
 Row = dict[str, Any]
 
@@ -152,15 +152,19 @@ def listed(operations: list[Operation], totals: dict[str, int]) -> Row:
     return {"recent": operations[:RECENT], "slowest": slowest, "errors": errors}
 
 
-def waterfall(spans: list[Row], *, show_content: bool) -> Row:
-    """The spans of one trace in the order in which they are drawn."""
+def waterfall(spans: list[Row], *, shows: Callable[[Row], bool]) -> Row:
+    """The spans of one trace in the order in which they are drawn.
+
+    `shows` decides from a span's attributes whether its content is shown. It is asked of each span: whoever sends a
+    `traceparent` puts an operation into any trace, also into somebody else's.
+    """
     if not spans:
         raise UnknownName("there is no span of this operation")
     began = min(span["start_ns"] for span in spans)
     ended = max(span["end_ns"] for span in spans)
     rows: list[Row] = []
     for node in trees(spans):
-        _draw(node, 0, began, rows, show_content)
+        _draw(node, 0, began, rows, shows)
     return {
         "trace_id": spans[0]["trace_id"],
         "start": began / 1e9,
@@ -169,7 +173,12 @@ def waterfall(spans: list[Row], *, show_content: bool) -> Row:
     }
 
 
-def _draw(node: Node, depth: int, began: int, rows: list[Row], show_content: bool) -> None:
+def is_of(attributes: Row, principal: str | None) -> bool:
+    """Whether a span's content is that of `principal`."""
+    return principal is not None and attributes.get(names.PRINCIPAL) == principal_hash(principal)
+
+
+def _draw(node: Node, depth: int, began: int, rows: list[Row], shows: Callable[[Row], bool]) -> None:
     span = node.span
     rows.append(
         {
@@ -181,19 +190,19 @@ def _draw(node: Node, depth: int, began: int, rows: list[Row], show_content: boo
             "duration_s": (span["end_ns"] - span["start_ns"]) / 1e9,
             "ok": span["ok"],
             "process": str(span.get("resource", {}).get("service.instance.id", "")),
-            "attributes": _shown(span["attributes"], show_content),
+            "attributes": _shown(span["attributes"], shows(span["attributes"])),
         }
     )
     for child in node.below:
-        _draw(child, depth + 1, began, rows, show_content)
+        _draw(child, depth + 1, began, rows, shows)
 
 
 def _shown(attributes: Row, show_content: bool) -> Row:
     return {
         key: value if isinstance(value, int | float | bool) else str(value)[:LONGEST_TEXT]
         for key, value in attributes.items()
-        if show_content or key not in CONTENT
+        if key in names.OURS or (show_content and key != names.PRINCIPAL)
     }
 
 
-__all__ = ["Operation", "OperationLog", "listed", "operation_of", "waterfall"]
+__all__ = ["Operation", "OperationLog", "is_of", "listed", "operation_of", "waterfall"]

@@ -7,27 +7,26 @@ offline engine answers.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import hashlib
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import dspy
 from dspy.clients.backend_selection import CLIENT_KEYS, NATIVE_CLIENT_KEYS, select_backend
 from dspy.lm15 import LM15Error
 from dspy.utils.exceptions import LMRateLimitError
-from dspy.utils.usage_tracker import UsageTracker
 
 from dspool.config import LMProfile
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.messages import JSON
+from dspool.programs.models.answer_cache import profile_called
 from dspool.programs.models.dspy_costs import allow_connections, remember_models, remember_routes
+from dspool.programs.models.operation import current
 from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
-from dspool.programs.spans import count_tokens
 
 # Otherwise litellm, and DSPy's own table of models, fetch a price list from the network at their first use.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -39,34 +38,6 @@ OFFLINE = "offline"
 """The name of the profile that is always there."""
 
 MAX_VARIANTS = 256
-
-stop_requested: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar(
-    "dspool_stop", default=None
-)
-"""Set by whoever runs a program in a thread: when the event is set, the program makes no further LM call."""
-
-
-class OperationUsage(UsageTracker):
-    """Tokens of one operation, and whether the offline engine had a part in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.offline = False
-
-    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        if lm == OFFLINE_MODEL:
-            self.offline = True
-        count_tokens(usage_entry)
-        super().add_usage(lm, usage_entry)
-
-    def by_model(self) -> dict[str, dict[str, int]]:
-        """Counts summed over the calls, by model; empty when nothing was reported."""
-        if not self.usage_data:
-            return {}
-        return {
-            model: {key: n for key, n in counts.items() if type(n) is int}
-            for model, counts in self.get_total_tokens().items()
-        }
 
 
 class RateGate:
@@ -95,11 +66,13 @@ class ProfileLM(dspy.LM):
     """
 
     gate: RateGate
+    profile: str
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         waited = 0.0
         while True:
-            stop = stop_requested.get()
+            scope = current()
+            stop = None if scope is None else scope.stop
             if stop is not None and stop.is_set():
                 raise Cancelled("the operation was cancelled before its next LM call")
             waited += (pause := self._pause_or_refuse(waited))
@@ -107,7 +80,8 @@ class ProfileLM(dspy.LM):
                 stop.wait(pause) if stop is not None else time.sleep(pause)
                 continue
             try:
-                return super().__call__(prompt, messages=messages, **kwargs)
+                with self._called():
+                    return super().__call__(prompt, messages=messages, **kwargs)
             except LMRateLimitError as limited:
                 self._again_or_raise(limited, waited)
 
@@ -119,9 +93,18 @@ class ProfileLM(dspy.LM):
                 await asyncio.sleep(pause)
                 continue
             try:
-                return await super().acall(prompt, messages=messages, **kwargs)
+                with self._called():
+                    return await super().acall(prompt, messages=messages, **kwargs)
             except LMRateLimitError as limited:
                 self._again_or_raise(limited, waited)
+
+    @contextmanager
+    def _called(self) -> Iterator[None]:
+        token = profile_called.set(self.profile)
+        try:
+            yield
+        finally:
+            profile_called.reset(token)
 
     def _pause_or_refuse(self, waited: float) -> float:
         pause = self.gate.pause_s()
@@ -172,12 +155,8 @@ class LMs:
                 f"no LM profile {name[:80]!r}; known are {', '.join(self.names())}", profile=name[:80]
             )
 
-    def get(
-        self, name: str | None = None, overrides: Mapping[str, JSON] | None = None, tenant: str | None = None
-    ) -> Any:
-        """The `dspy.LM` of profile `name` (None: the default one).
-
-        `tenant` keeps the cached answers of different principals apart; it means nothing with the cache off.
+    def get(self, name: str | None = None, overrides: Mapping[str, JSON] | None = None) -> Any:
+        """The `dspy.LM` of profile `name` (None: the default one), for all who ask: `AnswerCache` keeps them apart.
 
         Raises:
             UnknownName: no such profile. ModelAuthFailed: its key's variable is not set. ConfigError: bad settings.
@@ -190,15 +169,15 @@ class LMs:
                 lm = self._built.get(name)
                 if lm is None:
                     lm = self._built[name] = self._build(name)
-        if not overrides and not (self._cache and lm.cache):
+        if not overrides:
             return lm
-        key = (name, tenant or "" if self._cache else "", repr(sorted((overrides or {}).items())))
+        key = (name, repr(sorted(overrides.items())))
         with self._lock:
-            variant = self._variants.get(key)
-            if variant is None:
-                variant = self._variants[key] = self._vary(lm, name, overrides or {}, tenant)
-                if len(self._variants) > MAX_VARIANTS:
-                    del self._variants[next(iter(self._variants))]
+            variant = self._variants.pop(key, None) or self._vary(lm, overrides)
+            # Last in the dict is used last; the first one goes.
+            self._variants[key] = variant
+            if len(self._variants) > MAX_VARIANTS:
+                del self._variants[next(iter(self._variants))]
         return variant
 
     def in_process(self, lm: Any) -> bool:
@@ -213,13 +192,16 @@ class LMs:
     def _build(self, name: str) -> Any:
         profile = self._profiles.get(name)
         if profile is None or profile.engine == "offline":
-            return dspy.LM(
+            lm = dspy.LM(
                 OFFLINE_MODEL,
                 engine=OfflineEngine(),
                 async_engine=AsyncOfflineEngine(),
                 cache=False,
                 num_retries=0,
             )
+            # Not even if a program asks for it: a cached answer would lack its mark.
+            lm._cache_responses = False
+            return lm
         if profile.model == OFFLINE_MODEL:
             raise ConfigError(f"lm_profiles.{name}: the model {OFFLINE_MODEL!r} needs engine: offline")
         engine = "litellm" if profile.engine == "litellm" else "lm15"
@@ -253,6 +235,7 @@ class LMs:
                 profile=name,
             ) from refused
         lm.gate = RateGate(profile.max_rate_limit_wait_s or 0.0)
+        lm.profile = name
         return lm
 
     def _connection(self, name: str, profile: LMProfile) -> dict[str, Any]:
@@ -275,17 +258,11 @@ class LMs:
             settings["api_key"] = key
         return settings
 
-    def _vary(self, lm: Any, name: str, overrides: Mapping[str, JSON], tenant: str | None) -> Any:
+    def _vary(self, lm: Any, overrides: Mapping[str, JSON]) -> Any:
         changes = check_overrides(overrides)
         if "max_tokens" in changes and "max_completion_tokens" in lm.kwargs:
             changes["max_completion_tokens"] = changes.pop("max_tokens")
-        if self._cache and lm.cache:
-            # DSPy's cache key ignores endpoint and key; the rollout id is the part of it that is ours to choose.
-            digest = hashlib.blake2b(f"{name}\0{tenant or ''}".encode(), digest_size=6).digest()
-            changes["rollout_id"] = int.from_bytes(digest)
-        varied = lm.copy(**changes)
-        varied._warned_zero_temp_rollout = True
-        return varied
+        return lm.copy(**changes)
 
 
 _OVERRIDES: dict[str, Callable[[Any], bool]] = {

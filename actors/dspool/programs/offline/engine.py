@@ -2,7 +2,7 @@
 
 It stands behind `dspy.LM(engine=OfflineEngine(), async_engine=AsyncOfflineEngine())`. It reads the prompt that a chat,
 JSON or XML adapter wrote, answers extractive questions from the given context, and fills every output field with a
-value of the declared type. Results made with it are marked offline by whoever runs the program.
+value of the declared type. It marks each operation that it answers for as offline.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from dspy import lm15
 
+from dspool.programs.models.operation import answered_offline
 from dspool.programs.offline.prompt_plan import Plan, plan_of
 from dspool.programs.offline.values import Reading, value_for
 
@@ -30,6 +31,7 @@ class OfflineEngine:
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """One response, in the format that the prompt asks for."""
+        answered_offline()
         return lm15.Response(
             id="offline",
             model=request.model,
@@ -40,6 +42,7 @@ class OfflineEngine:
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
         """The same response, word by word."""
+        answered_offline()
         yield lm15.StreamStartEvent(id="offline", model=request.model)
         for token in _TOKEN.findall(reply(request)):
             yield lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=token))

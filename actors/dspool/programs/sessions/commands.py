@@ -98,7 +98,7 @@ class SessionCommands:
         session = needed(session, command)
         overrides = check_overrides(command.overrides)
         # Also finds a missing key now rather than at the first program.
-        lm = self._lms.get(command.profile, overrides, session.principal or session.id)
+        lm = self._lms.get(command.profile, overrides)
         session.lm = LMChoice(command.profile, overrides)
         stored = {"profile": command.profile, "overrides": overrides}
         value = {**stored, "model": lm.model, "offline": self._lms.in_process(lm)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import dspy
@@ -28,7 +29,8 @@ from dspool.messages import (
 )
 from dspool.programs import spans
 from dspool.programs.models.errors import translate
-from dspool.programs.models.lm import LMs, OperationUsage, stop_requested
+from dspool.programs.models.lm import LMs
+from dspool.programs.models.operation import OperationScope
 from dspool.programs.program import Definition, Program, load_program, outputs_of
 from dspool.programs.sessions.code import run_code
 from dspool.programs.sessions.commands import Done, SessionCommands
@@ -50,7 +52,10 @@ class _Run(NamedTuple):
 
 
 class SessionHost:
-    """One per worker process. All `run_*` raise `PoolError`s only; cancelling `run_async` stops its LM call."""
+    """One per worker process. All `run_*` raise `PoolError`s only; cancelling `run_async` stops its LM call.
+
+    `principal` is who asks. Cached answers are found by the same one only; without one, within the same session only.
+    """
 
     def __init__(self, config: PoolConfig, *, clock: Callable[[], float] = time.time) -> None:
         self.config = config
@@ -127,22 +132,23 @@ class SessionHost:
             return 0
         return command.version or self.pool_programs.current.get(command.program, 0)
 
-    def run_inline(self, command: AnyCommand, session: Session | None) -> Done:
+    def run_inline(self, command: AnyCommand, session: Session | None, principal: str | None = None) -> Done:
         """Run it here and now. `execute_program` gives `{"outputs": {...}}`; see `session_commands` for the others."""
         if session is None and type(command) is ExecuteProgram:
             # The hot path: a pool program for nobody in particular.
             program, version, lm = self._resolve(command, None)
             if program.way != "direct":
-                return self._run_sync(command, None, None, None)
+                return self._run_sync(command, None, _scope(None, principal), None)
             program.check_inputs(command.inputs)
-            usage = OperationUsage()
+            scope = _scope(None, principal)
             try:
-                with dspy.context(lm=lm, adapter=program.adapter, usage_tracker=usage, **spans.settings()):
+                with dspy.context(lm=lm, adapter=program.adapter, **scope.settings(), **spans.settings()):
                     outputs = outputs_of(program.module(**command.inputs))
             except Exception as raised:
                 raise translate(raised) from raised
-            return Done({"outputs": outputs}, usage.by_model(), usage.offline, version)
-        return self._recorded(command, session, lambda: self._run_sync(command, session, None, None))
+            return Done({"outputs": outputs}, scope.by_model(), scope.offline, version)
+        scope = _scope(session, principal)
+        return self._recorded(command, session, lambda: self._run_sync(command, session, scope, None))
 
     def run_thread(
         self,
@@ -151,22 +157,21 @@ class SessionHost:
         emit_threadsafe: Callable[[StreamEvent], None] | None = None,
         *,
         stop: threading.Event | None = None,
+        principal: str | None = None,
     ) -> Done:
         """Run it in the calling thread, which may block for long. Once `stop` is set it makes no further LM call."""
-        token = stop_requested.set(stop)
-        try:
-            done = self._recorded(
-                command, session, lambda: self._run_sync(command, session, emit_threadsafe, stop)
-            )
-        finally:
-            stop_requested.reset(token)
-        return done
+        scope = _scope(session, principal, stop)
+        return self._recorded(
+            command, session, lambda: self._run_sync(command, session, scope, emit_threadsafe)
+        )
 
     async def run_async(
         self,
         command: AnyCommand,
         session: Session | None,
         emit: Callable[[StreamEvent], Awaitable[None]] | None = None,
+        *,
+        principal: str | None = None,
     ) -> Done:
         """Run it on the event loop. Cancelling the task closes the connection of a running LM call.
 
@@ -174,10 +179,10 @@ class SessionHost:
             PoolError: as all `run_*`. asyncio.CancelledError passes through, so that `asyncio.timeout` works.
         """
         if not isinstance(command, ExecuteProgram | StreamProgram):
-            return self.run_inline(command, session)
+            return self.run_inline(command, session, principal)
         started = self.clock()
         try:
-            done = await self._run_program(command, session, emit)
+            done = await self._run_program(command, session, _scope(session, principal), emit)
         except PoolError as refused:
             self._note(command, session, started, error=refused)
             raise
@@ -188,36 +193,36 @@ class SessionHost:
         return done
 
     async def _run_program(
-        self, command: ExecuteProgram | StreamProgram, session: Session | None, emit: Emit | None
+        self,
+        command: ExecuteProgram | StreamProgram,
+        session: Session | None,
+        scope: OperationScope,
+        emit: Emit | None,
     ) -> Done:
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
-        usage = OperationUsage()
         module = run.program.runnable()
+        settings = {"lm": run.lm, "adapter": run.program.adapter, **scope.settings(), **spans.settings()}
         try:
-            if emit is None or type(command) is ExecuteProgram:
-                with dspy.context(
-                    lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **spans.settings()
-                ):
+            with _running(run.program, scope), dspy.context(**settings):
+                if emit is None or type(command) is ExecuteProgram:
                     outputs = outputs_of(await module.acall(**command.inputs))
-            else:
-                with dspy.context(
-                    lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **spans.settings()
-                ):
+                else:
                     outputs = await stream_call(
                         run.program, emit, lambda: _outputs_later(module, command.inputs)
                     )
         except Exception as raised:
             raise translate(raised) from raised
-        return Done({"outputs": outputs}, usage.by_model(), usage.offline, run.version)
+        return Done({"outputs": outputs}, scope.by_model(), scope.offline, run.version)
 
     def _run_sync(
         self,
         command: AnyCommand,
         session: Session | None,
+        scope: OperationScope,
         emit: Callable[[StreamEvent], None] | None,
-        stop: threading.Event | None,
     ) -> Done:
+        stop = scope.stop
         if type(command) is ExecuteCode:
             value, changes = run_code(command, session, self.config)
             return Done(value, changes=changes)
@@ -232,14 +237,14 @@ class SessionHost:
             return Done(value, changes=changes)
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
-        usage = OperationUsage()
         try:
-            if emit is not None and type(command) is StreamProgram:
-                outputs = stream_in_thread(
-                    run.program, emit, lambda **more: self._call(run, command.inputs, usage, **more)
-                )
-            else:
-                outputs = self._call(run, command.inputs, usage)
+            with _running(run.program, scope):
+                if emit is not None and type(command) is StreamProgram:
+                    outputs = stream_in_thread(
+                        run.program, emit, lambda **more: self._call(run, command.inputs, scope, **more)
+                    )
+                else:
+                    outputs = self._call(run, command.inputs, scope)
         except Exception as raised:
             if stop is not None and stop.is_set():
                 raise Cancelled("the operation was cancelled") from raised
@@ -247,16 +252,16 @@ class SessionHost:
         if stop is not None and stop.is_set():
             # A program that survives failing attempts may have gone on without its LM: nobody wants that answer.
             raise Cancelled("the operation was cancelled")
-        return Done({"outputs": outputs}, usage.by_model(), usage.offline, run.version)
+        return Done({"outputs": outputs}, scope.by_model(), scope.offline, run.version)
 
     def _call(
-        self, run: _Run, inputs: Mapping[str, JSON], usage: OperationUsage, **more: Any
+        self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **more: Any
     ) -> dict[str, JSON]:
         if run.program.way == "thread":
             # BestOfN and Refine write to the trace; one list an operation, gone with it.
             more["trace"] = []
         more |= spans.settings(more.get("callbacks"))
-        with dspy.context(lm=run.lm, adapter=run.program.adapter, usage_tracker=usage, **more):
+        with dspy.context(lm=run.lm, adapter=run.program.adapter, **scope.settings(), **more):
             return outputs_of(run.program.runnable()(**inputs))
 
     def _resolve(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> _Run:
@@ -269,9 +274,9 @@ class SessionHost:
         else:
             program, version = self.pool_programs.get(name, command.version)
         if program.lm is None and session.lm is not None:
-            lm = self.lms.get(session.lm.profile, session.lm.overrides, session.principal or session.id)
+            lm = self.lms.get(session.lm.profile, session.lm.overrides)
         else:
-            lm = self.lms.get(program.lm, None, session.principal or session.id)
+            lm = self.lms.get(program.lm)
         return _Run(program, version, lm)
 
     # --- what a session remembers --------------------------------------------------------------------
@@ -308,6 +313,21 @@ class SessionHost:
             session.tokens += sum(counts.get("total_tokens", 0) for counts in done.usage.values())
         if self.config.history_limit:
             self._commands.remember(command, session, started, now, done, error)
+
+
+def _scope(
+    session: Session | None, principal: str | None, stop: threading.Event | None = None
+) -> OperationScope:
+    who = principal or (session.principal if session is not None else None)
+    if who is not None:
+        return OperationScope(f"principal {who}", stop)
+    # Without principals, sessions are what keeps users apart.
+    return OperationScope("" if session is None else f"session {session.id}", stop)
+
+
+def _running(program: Program, scope: OperationScope) -> AbstractContextManager[None]:
+    # DSPy's own short modules start no threads.
+    return nullcontext() if program.way == "direct" else scope.running()
 
 
 async def _outputs_later(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:

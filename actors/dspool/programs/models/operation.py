@@ -1,0 +1,125 @@
+"""The operation that a model call belongs to: for whom it is made, whether it still may be, and what it cost.
+
+It travels in DSPy's settings and not in a context variable of ours: DSPy takes its settings along into every thread
+that it starts (`dspy.Parallel`, `dspy.asyncify`, streams), and context variables only into some of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import dspy
+from dspy.utils.usage_tracker import UsageTracker
+
+from dspool.programs.spans import count_tokens
+
+_SETTING: Final = "dspool_operation"
+_DETAILS: Final = ("cached_tokens", "cache_creation_tokens", "reasoning_tokens")
+"""Counts that back ends report one level deeper, as parts of the prompt's or the completion's tokens."""
+
+_with_threads: set[OperationScope] = set()
+"""Operations that run now and may have started threads without any settings."""
+
+
+class OperationScope(UsageTracker):
+    """What the model calls of one operation share. Safe to use from any thread.
+
+    Args:
+        asker: whose cached answers it may get and add to. Two operations that must not share answers differ in it.
+        stop: once it is set, the operation makes no further model call.
+    """
+
+    def __init__(self, asker: str = "", stop: threading.Event | None = None) -> None:
+        self.asker = asker
+        self.stop = stop
+        self.offline = False
+        """Whether the offline engine had a part in it."""
+        self._calls: list[tuple[str, dict[str, Any]]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OperationScope:
+        # dspy.Parallel gives each of its threads a deep copy of the tracker, and forgets what those count.
+        return self
+
+    @property
+    def usage_data(self) -> dict[str, list[dict[str, Any]]]:
+        # `dspy.track_usage` adds its calls here once more when it ends: each was counted when it was made.
+        return defaultdict(list)
+
+    def settings(self) -> dict[str, Any]:
+        """What `dspy.context` takes to run code within this operation."""
+        return {"usage_tracker": self, _SETTING: self}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around a program that may start threads by itself, into which no settings go."""
+        _with_threads.add(self)
+        try:
+            yield
+        finally:
+            _with_threads.discard(self)
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        count_tokens(usage_entry)
+        if usage_entry:
+            self._calls.append((lm, self._flatten_usage_entry(usage_entry)))
+
+    def get_total_tokens(self) -> dict[str, dict[str, Any]]:
+        totals: dict[str, dict[str, Any]] = {}
+        for lm, entry in tuple(self._calls):
+            totals[lm] = self._merge_usage_entries(totals.get(lm), entry)
+        return totals
+
+    def by_model(self) -> dict[str, dict[str, int]]:
+        """Counts summed over the calls, by model; empty when nothing was reported."""
+        totals: dict[str, dict[str, int]] = {}
+        for lm, entry in tuple(self._calls):
+            counts = totals.setdefault(lm, {})
+            for key, count in (*entry.items(), *_details(entry)):
+                if type(count) is int:
+                    counts[key] = counts.get(key, 0) + count
+        return totals
+
+
+def current() -> OperationScope | None:
+    """The operation that the calling code works for; None outside of one, and in threads that lost its settings."""
+    scope: OperationScope | None = dspy.settings.get(_SETTING)
+    return scope
+
+
+def answered_offline() -> None:
+    """The offline engine answers now: mark the operation for which it does."""
+    scope = current()
+    # A thread without settings does not tell for which: better one mark too many than one too few.
+    for each in (scope,) if scope is not None else tuple(_with_threads):
+        each.offline = True
+
+
+def count_for_operation(add_usage: Any) -> Any:
+    """`add_usage` of a tracker that a program put in place of ours: what it counts, its operation counts too."""
+
+    @functools.wraps(add_usage)
+    def add(self: Any, lm: str, usage_entry: dict[str, Any]) -> None:
+        scope = current()
+        # DSPy also adds up in trackers that are nobody's setting.
+        if scope is not None and self is dspy.settings.usage_tracker:
+            scope.add_usage(lm, usage_entry)
+        add_usage(self, lm, usage_entry)
+
+    return add
+
+
+def _details(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for part in entry.values():
+        if isinstance(part, dict):
+            yield from ((key, part[key]) for key in _DETAILS if key in part)
+
+
+if not hasattr(UsageTracker.add_usage, "__wrapped__"):
+    UsageTracker.add_usage = count_for_operation(UsageTracker.add_usage)
+
+__all__ = ["OperationScope", "answered_offline", "count_for_operation", "current"]
