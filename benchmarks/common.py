@@ -10,7 +10,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -47,19 +46,13 @@ def about() -> dict[str, Any]:
 @contextlib.contextmanager
 def ray_cluster(prefix: str) -> Iterator[Path]:
     """A Ray cluster of our own, with a directory for what belongs to the run; its workers can import benchmarks."""
-    import ray
-
-    from dspool.runtime.cluster import start_cluster
+    from dspool.runtime.cluster import own_cluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # A busy machine: what starts late must not fail what is measured afterwards.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-    with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True) as directory:
-        start_cluster(Path(directory) / "ray")
-        try:
-            yield Path(directory)
-        finally:
-            ray.shutdown()
+    with own_cluster(prefix) as directory:
+        yield directory
 
 
 def header(what: str) -> None:

@@ -42,7 +42,7 @@ def cluster(notes: Path) -> Iterator[str]:
     """The address of a Ray cluster of our own, whose workers can import what lies beside the integration tests."""
     import ray
 
-    from dspool.runtime.cluster import start_cluster
+    from dspool.runtime.cluster import own_cluster
 
     names = ("PYTHONPATH", "NOTED_DIR", "RAY_metrics_report_interval_ms")
     before = {name: os.environ.get(name) for name in names}
@@ -50,14 +50,12 @@ def cluster(notes: Path) -> Iterator[str]:
     os.environ["NOTED_DIR"] = str(notes)
     # Ray hands metrics on every 10 s by itself; tests do not wait so long.
     os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112
-    with tempfile.TemporaryDirectory(prefix="dsp-t-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        start_cluster(Path(directory))
-        try:
+    try:
+        with own_cluster("dsp-t-"):
             yield ray.get_runtime_context().gcs_address
-        finally:
-            ray.shutdown()
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest_asyncio.fixture(loop_scope="session")

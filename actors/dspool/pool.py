@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -69,16 +68,16 @@ class Pool:
         `listen_on`: by default loopback in a cluster of its own, the address of their node in one that was joined.
 
         Raises:
-            ConfigError: the configuration was refused.
+            ConfigError: the configuration was refused, or its SQLite store on a cluster of several nodes.
             Conflict: a pool of this name runs on the cluster; nothing was changed.
             WorkerStartFailed: not enough workers were warm after `init_timeout_s`; says why.
         """
         config = config or PoolConfig.default()
         if overrides:
             config = config.override(**overrides)
-        directory = None if ray.is_initialized() else cluster.start_cluster()
-        try:
-            host = cluster.LOOPBACK if directory and listen_on is None else listen_on
+        own = not ray.is_initialized()
+        with cluster.own_cluster() if own else nullcontext():
+            host = cluster.LOOPBACK if own and listen_on is None else listen_on
             if config.name in cluster.list_pools():
                 raise Conflict(
                     f"pool {config.name!r} runs on this cluster already; "
@@ -95,10 +94,6 @@ class Pool:
                     await pool.close()
             finally:
                 await lifecycle.dismantle(config, timeout_s=_DRAIN_S)
-        finally:
-            if directory is not None:
-                ray.shutdown()
-                shutil.rmtree(directory, ignore_errors=True)
 
     @classmethod
     async def connect(cls, name: str = "default") -> Pool:

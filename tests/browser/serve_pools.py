@@ -2,7 +2,8 @@
 
 `python -m tests.browser.serve_pools RAY_ADDRESS STATE_DIR CONFIG [NAME...]`
 
-Pools that are not there yet are started, and end when the standard input does.
+Pools that are not there yet are started, and end when the standard input does. RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH
+are those of the service's Ray.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dspool_serve.ingress.service import application_name
 
 async def main(address: str, state_dir: Path, config: PoolConfig, names: list[str]) -> None:
     # All processes of a Serve must see the same.
-    os.environ.update(haproxy.switches() | {"RAY_AUTH_MODE": "token"})
+    os.environ.update(haproxy.switches())
     from ray import serve
 
     from dspool.pool import Pool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -232,11 +233,13 @@ def test_a_worker_is_drained_another_restarted_and_the_table_follows(look):
 def serving(demo, *names):
     """The service with the pools `names` instead of its own one."""
     command = [sys.executable, "-m", "tests.browser.serve_pools", demo.facts["ray_address"]]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": demo.facts["ray_token_path"]}
     with subprocess.Popen(
         [*command, str(demo.state_dir / "other"), str(demo.config), *names],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
+        env=os.environ | token,
         text=True,
     ) as process:
         assert "served" in process.stdout.readline()

@@ -40,6 +40,7 @@ class FakeService:
         self.url = self.ray_address = ""
         self.ray_dashboard_url = None
         self.temp_dir = Path("/tmp/dspool-fake")
+        self.ray_token_path = self.temp_dir / "ray_token"
         self.tls_cert = None
         self.owns_serve = False
 
@@ -97,6 +98,7 @@ def test_up_with_json_ends_its_output_with_one_line_of_facts(service, tmp_path):
     assert last["url"].startswith("http://127.0.0.1:")
     assert (last["pool"], last["pid"], last["state_dir"]) == ("first", os.getpid(), str(tmp_path))
     assert last["ray_address"] == "127.0.0.1:6379"
+    assert last["ray_token_path"] == "/tmp/dspool-fake/ray_token"
 
 
 def test_up_can_be_stopped_while_it_starts(service, tmp_path):

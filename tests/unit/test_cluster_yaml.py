@@ -56,3 +56,9 @@ def test_it_holds_no_secret_and_no_address_of_a_real_network(cluster):
     addresses = [cluster["provider"]["head_ip"], *cluster["provider"]["worker_ips"]]
     assert all(address.startswith("192.0.2.") for address in addresses)
     assert list(cluster["file_mounts"]) == ["~/dspool", "~/.ray/auth_token"]
+
+
+def test_it_says_to_give_the_store_a_database_that_all_nodes_reach():
+    steps = (ROOT / "cluster.yaml").read_text().partition("cluster_name:")[0]
+    assert "store_url: postgresql://" in steps
+    assert "--config" in next(line for line in steps.splitlines() if "dspool up" in line)

@@ -16,6 +16,8 @@ from dspool.cli.doctor import machine, service
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.run_file import Run, RunFile, this_process
 from dspool.config import PoolConfig
+from dspool.errors import WorkerStartFailed
+from dspool.runtime import cluster
 from dspool.runtime.forkserver import Forking, ParentReport
 
 run = CliRunner().invoke
@@ -127,6 +129,34 @@ def test_a_store_is_tried_and_a_new_one_is_not_created(tmp_path):
     assert complete(service.store(config)) == "ok"
     (tmp_path / "sessions.db").write_bytes(b"this is no database" * 100)
     assert complete(service.store(config)) == "fail"
+
+
+def test_a_sqlite_file_fails_for_a_cluster_of_several_nodes_and_is_a_warning_where_they_joined_later(
+    tmp_path,
+):
+    config = PoolConfig(state_dir=tmp_path)
+    assert complete(service.store(config, ["one"])) == "ok"
+    found = service.store(config, ["one", "two"])
+    assert complete(found) == "fail"
+    assert "PostgreSQL" in found.advice
+    assert complete(service.store(config, ["one", "two"], running=True)) == "warn"
+
+
+def test_a_cluster_that_is_to_be_joined_is_looked_at(quiet, tmp_path, monkeypatch):
+    def nodes_at(address):
+        if address == "10.0.0.1:6379":
+            return ["one", "two"]
+        raise WorkerStartFailed(f"cannot join Ray at {address} (ConnectionError)")
+
+    monkeypatch.setattr(cluster, "nodes_at", nodes_at)
+
+    def looked(address):
+        command = ["doctor", "--state-dir", str(tmp_path), "--json", "--address", address]
+        checks = json.loads(run(app, command).stdout)["checks"]
+        return {one["check"]: one["level"] for one in checks if one["check"] in ("ray cluster", "store")}
+
+    assert looked("10.0.0.1:6379") == {"ray cluster": "ok", "store": "fail"}
+    assert looked("10.0.0.2:6379") == {"ray cluster": "fail", "store": "ok"}
 
 
 def test_a_database_that_does_not_answer_fails_without_showing_its_password(tmp_path):
@@ -275,7 +305,7 @@ def test_a_configuration_that_is_refused_is_a_finding_and_the_machine_is_checked
 
 @pytest.mark.usefixtures("quiet")
 def test_a_check_that_breaks_is_a_failure_and_not_the_end(tmp_path, monkeypatch):
-    def breaks(config):
+    def breaks(*about, **more):
         raise RuntimeError("hunter2")
 
     monkeypatch.setattr(service, "store", breaks)

@@ -29,6 +29,7 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
         "pool": pool or run.pool,
         "pid": run.pid,
         "ray_address": run.ray_address,
+        "ray_token_path": run.ray_token_path,
         "state_dir": str(run_file.state_dir),
         "status": None,
         "metrics": None,

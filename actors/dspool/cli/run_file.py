@@ -22,6 +22,8 @@ class Run(Struct, frozen=True, kw_only=True):
     url: str = ""
     ray_address: str = ""
     temp_dir: str | None = None
+    ray_token_path: str | None = None
+    """The file with the token that its Ray asks for; None on a cluster that it joined."""
     joined: bool = False
     owns_serve: bool = False
     """It started the Serve of the cluster that it joined."""

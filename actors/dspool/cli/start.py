@@ -33,6 +33,7 @@ class RunningService(Protocol):
     ray_address: str
     ray_dashboard_url: str | None
     temp_dir: Path | None
+    ray_token_path: Path | None
     tls_cert: str | None
     owns_serve: bool
 
@@ -140,6 +141,7 @@ async def _serve(service: RunningService, run: Run, run_file: RunFile, out: Outp
                 url=service.url,
                 ray_address=service.ray_address,
                 temp_dir=None if service.temp_dir is None else str(service.temp_dir),
+                ray_token_path=None if service.ray_token_path is None else str(service.ray_token_path),
                 tls_cert=service.tls_cert,
                 owns_serve=service.owns_serve,
             )
@@ -161,6 +163,7 @@ def _facts(service: RunningService, run: Run, run_file: RunFile) -> dict[str, An
         "pool": run.pool,
         "pid": run.pid,
         "ray_address": run.ray_address,
+        "ray_token_path": run.ray_token_path,
         "state_dir": str(run_file.state_dir),
     }
     if service.ray_dashboard_url:

@@ -186,7 +186,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     without one share theirs, but for those of a session."""
 
     store_url: StoreUrl | None = None
-    """Database of the session store; null is a SQLite file in `state_dir`."""
+    """Database of the session store; null is an SQLite file in `state_dir`, for a Ray cluster of one node only."""
     state_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=lambda: user_state_path("dspool")
     )

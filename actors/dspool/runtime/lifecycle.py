@@ -12,16 +12,26 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
 from dspool.errors import (
     PoolError,
 )
-from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, find_supervisor
+from dspool.runtime.cluster import (
+    MANY,
+    NAMESPACE,
+    actor_name,
+    actor_names,
+    ask,
+    find_supervisor,
+    living_nodes,
+)
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.store import StoreActor, session_store, store_url
 from dspool.runtime.workers import RayRuntime
+from dspool.store.place import node_of_store
 from dspool.supervisor import Supervisor
 from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBuffer
@@ -99,8 +109,15 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
     """Create the actors of a pool, or find those that are there; the supervisor's handle.
 
     Workers listen on `host`; by default on their node's address, which a cluster of several machines needs.
+
+    Raises:
+        ConfigError: the session store does not fit the cluster; nothing was started.
     """
-    name = config.name
+    name, url = config.name, store_url(config)
+    # It stays there, also when Ray restarts it and other nodes have joined. When that node is gone, so is the store:
+    # its file is away, and an empty one in its place would be worse.
+    node = node_of_store(url, living_nodes())
+    place: Any = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
     common: dict[str, Any] = {
         "namespace": NAMESPACE,
         "lifetime": "detached",
@@ -110,7 +127,9 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
         "get_if_exists": True,
     }
     store: Any = ray.remote(StoreActor)
-    store.options(name=actor_name(name, "store"), max_task_retries=-1, **common).remote(store_url(config))
+    store.options(
+        name=actor_name(name, "store"), max_task_retries=-1, scheduling_strategy=place, **common
+    ).remote(url)
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
         metrics.options(name=actor_name(name, "metrics"), **common).remote(config)

@@ -199,26 +199,25 @@ async def on_ray(directory: Path, ports: dict[str, int]) -> AsyncIterator[dict[s
 
     from dspool import Pool
     from dspool.config import PoolConfig
-    from dspool.runtime.cluster import start_cluster
+    from dspool.runtime.cluster import own_cluster
 
-    start_cluster(directory / "r")
-    try:
-        config = PoolConfig(name="peers", state_dir=directory / "s", **workloads.dspool_settings(ports))
-        async with Pool.start(config) as pool:
-            ours = Dspool(pool)
-            await ours.prepare()
-            remote: Any = ray.remote(num_cpus=0)(NumberedActor)
-            actors = [remote.remote(ports) for _ in range(WORKERS)]
-            deployment = serve.deployment(
-                num_replicas=WORKERS, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0}
-            )(Held)
-            serve.start(http_options={"location": "NoServer"})
-            handle = serve.run(deployment.bind(ports), name="peers", route_prefix=None)
-            ray.get([actor.run.remote("cheapest", inputs_of("cheapest", 0)) for actor in actors])
-            yield {"dspool": ours, "actor_pool": ActorPool(actors), "serve_handle": ServeHandle(handle)}
-    finally:
-        await serve.shutdown_async()
-        ray.shutdown()
+    with own_cluster("dpb-r-"):
+        try:
+            config = PoolConfig(name="peers", state_dir=directory / "s", **workloads.dspool_settings(ports))
+            async with Pool.start(config) as pool:
+                ours = Dspool(pool)
+                await ours.prepare()
+                remote: Any = ray.remote(num_cpus=0)(NumberedActor)
+                actors = [remote.remote(ports) for _ in range(WORKERS)]
+                deployment = serve.deployment(
+                    num_replicas=WORKERS, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0}
+                )(Held)
+                serve.start(http_options={"location": "NoServer"})
+                handle = serve.run(deployment.bind(ports), name="peers", route_prefix=None)
+                ray.get([actor.run.remote("cheapest", inputs_of("cheapest", 0)) for actor in actors])
+                yield {"dspool": ours, "actor_pool": ActorPool(actors), "serve_handle": ServeHandle(handle)}
+        finally:
+            await serve.shutdown_async()
 
 
 @asynccontextmanager

@@ -89,28 +89,32 @@ def run_serve(kind: str, port: int, directory: str, ports: dict[str, int]) -> No
     import ray
     from ray import serve
 
-    ray.init(
-        address="local",
-        _temp_dir=directory + "/ray",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        num_cpus=4,
-        object_store_memory=128 * 1024 * 1024,
-    )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = {"log_level": "ERROR", "enable_access_log": False}
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
-    deployment = serve.deployment(
-        num_replicas=WORKERS,
-        max_ongoing_requests=256,
-        ray_actor_options={"num_cpus": 0},
-        logging_config=quiet,
-    )(Served)
-    serve.run(deployment.bind(kind, ports), name="peer", route_prefix="/")
-    sys.stdin.read()
-    serve.shutdown()
+    from dspool.runtime.ray_token import own_token
+
+    with own_token(Path(directory)):
+        ray.init(
+            address="local",
+            _temp_dir=directory + "/ray",
+            _node_ip_address="127.0.0.1",
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            num_cpus=4,
+            object_store_memory=128 * 1024 * 1024,
+        )
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        quiet = {"log_level": "ERROR", "enable_access_log": False}
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+        deployment = serve.deployment(
+            num_replicas=WORKERS,
+            max_ongoing_requests=256,
+            ray_actor_options={"num_cpus": 0},
+            logging_config=quiet,
+        )(Served)
+        serve.run(deployment.bind(kind, ports), name="peer", route_prefix="/")
+        sys.stdin.read()
+        serve.shutdown()
+        ray.shutdown()
 
 
 def main() -> None:

@@ -50,6 +50,8 @@ class Service:
         self.ray_dashboard_url: str | None = None
         self.temp_dir: Path | None = None
         """Ours and removed at the end; None on a joined cluster."""
+        self.ray_token_path: Path | None = None
+        """The file with our Ray's token; None on a joined cluster."""
         self._address = address
         self._ray_dashboard = ray_dashboard
         self._pool: AbstractAsyncContextManager[Any] | None = None
@@ -57,6 +59,7 @@ class Service:
         self._serving = False
         self._started: list[psutil.Process] = []
         self._held = haproxy.HeldPorts()
+        self._token = contextlib.ExitStack()
 
     @property
     def joined(self) -> bool:
@@ -101,7 +104,7 @@ class Service:
         report("ready", f"serving pool {self.pool_name} at {self.url} after {time.monotonic() - began:.1f} s")
 
     def _start_ray(self) -> None:
-        # Ray reads the authentication mode, and Serve its switches, when they are imported: variables first.
+        # Serve reads its switches when it is imported: variables first.
         if self._address is None:
             self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=_short_directory()))
             service = self.config.service
@@ -109,9 +112,8 @@ class Service:
                 self.temp_dir / "h", self._held, request_s=service.body_timeout_s, tls=self._tls()
             )
             self._hold_door()
-            # A Ray without authentication runs anybody's code (CVE-2023-48022).
-            variables |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-            # Not at nice 15, as Ray has it: see `runtime.cluster.start_cluster`.
+            variables |= {"RAY_USAGE_STATS_ENABLED": "0"}
+            # Not at nice 15, as Ray has it: see `runtime.cluster.own_cluster`.
             variables |= {"RAY_worker_niceness": "0"}
             if self._ray_dashboard and self._tls() is None:
                 variables |= ray_dashboard.environment(service.host, service.port)
@@ -129,12 +131,16 @@ class Service:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         import ray
 
+        from dspool.runtime.ray_token import own_token
+
         options: dict[str, Any] = {
             "namespace": NAMESPACE,
             "log_to_driver": False,
             "logging_level": logging.ERROR,
         }
-        if self._address is None:
+        if self.temp_dir is not None:
+            # A Ray without authentication runs anybody's code (CVE-2023-48022).
+            self.ray_token_path = self._token.enter_context(own_token(self.temp_dir))
             started = ray.init(
                 address="local",
                 _temp_dir=str(self.temp_dir) + "/ray",
@@ -246,6 +252,7 @@ class Service:
                 if self.owns_serve:
                     await self._quietly(asyncio.to_thread(_shutdown_serve, self.joined), report)
                 await asyncio.to_thread(ray.shutdown)
+        self._token.close()
         await asyncio.to_thread(self._sweep)
         self._held.release()
         report("stopped", "stopped")

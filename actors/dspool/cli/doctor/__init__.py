@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -30,7 +30,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(
-    config: ConfigFile = None, state_dir: StateDir = None, json: Json = False, debug: Debug = False
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    address: Annotated[
+        str | None, typer.Option(help="The Ray cluster that `dspool up --address` is to join, or `auto`.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Check this machine, the configuration and the running service. Exit code 1 when something fails.
 
@@ -38,7 +44,7 @@ def doctor(
     """
     out = Output(json, debug)
     with guarded(out):
-        findings = examine(config, state_dir)
+        findings = examine(config, state_dir, address)
         worst = _worst(findings)
         out.result(
             {"result": worst, "checks": [msgspec.to_builtins(found) for found in findings]}, picture(findings)
@@ -47,7 +53,7 @@ def doctor(
             raise typer.Exit(EXIT_FAILED)
 
 
-def examine(file: Path | None, state_dir: Path | None) -> list[Finding]:
+def examine(file: Path | None, state_dir: Path | None, address: str | None = None) -> list[Finding]:
     """All checks. One that breaks is a finding itself: the others are still of use."""
     findings = [
         machine.python(),
@@ -64,18 +70,21 @@ def examine(file: Path | None, state_dir: Path | None) -> list[Finding]:
     except ConfigError as refused:
         advice = "correct it; `dspool config` shows where each value comes from"
         return [*findings, fail("configuration", refused.message, "nothing starts with it", advice)]
-    return [*findings, *_of(config)]
+    return [*findings, *_of(config, address)]
 
 
-def _of(config: PoolConfig) -> list[Finding]:
+def _of(config: PoolConfig, address: str | None) -> list[Finding]:
     run_file = RunFile(config.state_dir)
     run = run_file.read()
     run = run if run is not None and run.alive() else None
     session = service.session_directory(run)
+    joined = run if run is not None and run.joined else None
+    cluster, nodes = service.ray_cluster(joined.ray_address if joined else address)
     return [
         *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
-        *_guarded("store", lambda: service.store(config)),
+        *cluster,
+        *_guarded("store", lambda: service.store(config, nodes, running=joined is not None)),
         *_guarded("port", lambda: service.port(config, run)),
         *_guarded("language model", lambda: service.language_models(config)),
         *_guarded("fork server", lambda: service.fork_server(config)),

@@ -20,9 +20,10 @@ from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.run_file import Run
 from dspool.config import PoolConfig
 from dspool.config.base import without_password
-from dspool.errors import PoolError
+from dspool.errors import ConfigError, PoolError, WorkerStartFailed
 from dspool.runtime import forkserver
 from dspool.runtime.forkserver import Forking, ParentReport
+from dspool.store.place import node_of_store
 from dspool.store.schema import create_engine, parse_url
 
 _STORE_S = 5.0
@@ -52,10 +53,37 @@ def state_directory(directory: Path) -> Finding:
     return ok(check, str(directory) if existing == directory else f"{directory} (will be created)")
 
 
-def store(config: PoolConfig) -> Finding:
+def ray_cluster(address: str | None) -> tuple[list[Finding], list[str]]:
+    """Whether the cluster at `address` can be joined, and the ids of its nodes; nothing without an address."""
+    if address is None:
+        return [], []
+    check = "ray cluster"
+    # Ray takes a second to import, and most who ask have no cluster.
+    from dspool.runtime import cluster
+
+    try:
+        nodes = cluster.nodes_at(address)
+    except WorkerStartFailed as failed:
+        advice = "start it, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as it has them"
+        return [fail(check, failed.message, "`dspool up --address` fails", advice)], []
+    return [ok(check, f"{len(nodes)} node{'s' if len(nodes) > 1 else ''} at {address}")], nodes
+
+
+def store(config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = False) -> Finding:
+    """`nodes` of the Ray cluster that the service runs on, or is to; none if that will be its own."""
     check = "store"
     url = config.store_url or f"sqlite:///{config.state_dir / 'sessions.db'}"
     shown = without_password(url)
+    if nodes:
+        try:
+            node_of_store(url, nodes)
+        except ConfigError as refused:
+            advice = "set store_url to a PostgreSQL server that all nodes reach"
+            if not running:
+                return fail(check, refused.message, "`dspool up --address` is refused", advice)
+            found = f"{shown} is on one of {len(nodes)} nodes: others joined after the start"
+            meaning = "sessions are lost with that node, and the next `dspool up --address` is refused"
+            return warn(check, found, meaning, advice)
     try:
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":

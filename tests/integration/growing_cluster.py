@@ -1,0 +1,71 @@
+"""A pool on a cluster that grows by a node, whose store is killed again and again, and pools that come too late.
+
+`python growing_cluster.py DIRECTORY`, a short one that only we can enter, writes what it saw to `seen.json` there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from harness import actors_of, kill, pid_of
+from ray.cluster_utils import Cluster
+
+from dspool import Pool, PoolConfig
+from dspool.errors import ConfigError
+from dspool.runtime.cluster import NAMESPACE
+from dspool.runtime.ray_token import own_token
+
+KILLS = 6
+"""Left to itself Ray starts an actor that needs no processor on a node by chance."""
+
+
+async def use(cluster: Cluster, directory: Path) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    config = PoolConfig.default().override(pool_size=1, state_dir=directory / "state")
+    async with Pool.start(config) as pool:
+        first = ray.get_runtime_context().get_node_id()
+        cluster.add_node(num_cpus=2)
+        session = pool.session("ada")
+        await session.set_variable("colour", "blue")
+        store = pool.store
+        seen["nodes"] = []
+        for _ in range(KILLS):
+            kill(await pid_of(store))
+            await pid_of(store)
+            node = await store.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())
+            seen["nodes"].append("first" if node == first else "second")
+        found, _ = await pool.sessions()
+        seen["sessions"] = [info.id for info in found]
+    try:
+        async with Pool.start(config):
+            seen["refused"] = ""
+    except ConfigError as refused:
+        seen["refused"] = refused.message
+    seen["left"] = actors_of("default")
+    return seen
+
+
+def main(directory: Path) -> None:
+    # Else the cluster's address, its token and its sockets would be where all clusters of the machine have theirs.
+    os.environ["RAY_TMPDIR"] = str(directory / "ray")
+    (directory / "ray").mkdir()
+    with own_token(directory):
+        cluster = Cluster()
+        try:
+            cluster.add_node(num_cpus=2, include_dashboard=False)
+            ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
+            seen = asyncio.run(use(cluster, directory))
+            # Not printed: Ray prints too.
+            (directory / "seen.json").write_text(json.dumps(seen))
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+main(Path(sys.argv[1]))
