@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
-from tests import side_by_side
+from tests import left_behind, side_by_side
 
 # Time limits belong to pytest: a shared machine stalls for longer than any example takes.
 hypothesis.settings.register_profile(
@@ -29,6 +29,16 @@ StartPool = Callable[..., Awaitable[Any]]
 
 def pytest_configure(config: pytest.Config) -> None:
     side_by_side.register(config)
+    left_behind.register(config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a pool whose test names no `state_dir` keeps its files: not where those of whoever runs the tests do."""
+    with pytest.MonkeyPatch.context() as patched:
+        directory = tmp_path_factory.mktemp("state")
+        patched.setenv("XDG_STATE_HOME", str(directory))
+        yield directory
 
 
 @pytest.fixture(scope="session")

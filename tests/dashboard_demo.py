@@ -11,6 +11,8 @@ import json
 import math
 import random
 import secrets
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -63,6 +65,8 @@ class SimulatedPool:
         self.odd = "classify" if pretty else HOSTILE
         self.insight = self
         self.ray_dashboard = ray_dashboard
+        # Goes with the pool.
+        self._directory = None if state_dir else tempfile.TemporaryDirectory(prefix="dsd-")
         self.dice = random.Random(seed)
         self.config = PoolConfig(
             name=name,
@@ -72,7 +76,7 @@ class SimulatedPool:
             max_overflow=2,
             spares=1,
             enable_optimizer=True,
-            state_dir=state_dir or Path(tempfile.mkdtemp(prefix="dsd-")),
+            state_dir=state_dir or Path(self._directory.name),
         )
         self.away = False
         self.paused = False
@@ -548,8 +552,6 @@ def application(
 
 
 def main() -> None:
-    import uvicorn
-
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8899)
     parser.add_argument("--workers", type=int, default=500)
@@ -560,10 +562,26 @@ def main() -> None:
     parser.add_argument("--tokens", action="store_true")
     parser.add_argument("--no-pools", action="store_true")
     asked = parser.parse_args()
+    # As Ctrl-C: what was made is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="dsd-") as directory:
+        serve(asked, Path(directory))
+
+
+def serve(asked: argparse.Namespace, directory: Path) -> None:
+    import uvicorn
+
     pools = []
     if not asked.no_pools:
         pools = [
-            SimulatedPool(name, workers=workers, seed=seed, history_s=asked.history_s, pretty=asked.pretty)
+            SimulatedPool(
+                name,
+                workers=workers,
+                seed=seed,
+                history_s=asked.history_s,
+                state_dir=directory / name,
+                pretty=asked.pretty,
+            )
             for seed, (name, workers) in enumerate((("default", asked.workers), ("other", 3)), 1)
         ]
         for pool in pools:
@@ -572,7 +590,7 @@ def main() -> None:
     if asked.tokens:
         texts, source = tokens_for(root="admin", eve="reader")
         print(json.dumps(texts), flush=True)
-    audit = Path(tempfile.mkdtemp(prefix="dsd-")) / "audit.jsonl"
+    audit = directory / "audit.jsonl"
     # As the service has it: a viewer that leaves ends its stream, and so does a service that stops.
     connections.install()
     app = application(*pools, tokens=source, audit=audit)

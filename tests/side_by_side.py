@@ -17,6 +17,7 @@ import pytest
 
 ORDER = ("serve", "integration", "chaos", "property", "unit")
 """What takes longest begins first, so that no process is left with it in the end."""
+FILES = ("gate", "turn")
 _TURNS = "dspool_turns"
 
 
@@ -25,6 +26,8 @@ class Processes:
 
     def __init__(self) -> None:
         self._turns = tempfile.TemporaryDirectory(prefix="dspool-turns-")
+        for name in FILES:
+            (Path(self._turns.name) / name).touch()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -55,7 +58,8 @@ class Turns:
 
     @contextmanager
     def _turn(self, kind: int) -> Iterator[None]:
-        with (self._directory / "gate").open("wb") as gate, (self._directory / "turn").open("wb") as turn:
+        gate_file, turn_file = (self._directory / name for name in FILES)
+        with gate_file.open("wb") as gate, turn_file.open("wb") as turn:
             # Who wants to be alone keeps the gate shut while the others finish; they would never all pause by chance.
             fcntl.flock(gate, kind)
             fcntl.flock(turn, kind)

@@ -1,7 +1,11 @@
 """A cluster of two nodes in a directory of its own with a forked actor on each; prints the processes, then ends."""
 
 import os
+import secrets
 import sys
+
+# `Cluster` writes its address into Ray's default directory, and a cluster without a token writes one into the home.
+os.environ |= {"RAY_TMPDIR": sys.argv[1], "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 import ray
 from ray.cluster_utils import Cluster
@@ -12,9 +16,7 @@ from dspool.runtime import forkserver
 def main() -> None:
     cluster = Cluster()
     for number in range(2):
-        cluster.add_node(
-            num_cpus=1, resources={f"node{number}": 1}, **({"temp_dir": sys.argv[1]} if not number else {})
-        )
+        cluster.add_node(num_cpus=1, include_dashboard=False, resources={f"node{number}": 1})
     ray.init(address=cluster.address, log_to_driver=False)
 
     class Held:

@@ -27,6 +27,14 @@ for _ in sys.stdin:
     print(json.dumps(named), flush=True)
 """
 
+FILES = {
+    "CONFIG_FILE_LOC": "haproxy.cfg",
+    "SOCKET_PATH": "admin.sock",
+    "METRICS_SOCKET_PATH": "m.sock",
+    "SERVER_STATE_BASE": "",
+    "SERVER_STATE_FILE": "server-state",
+}
+
 
 class Cluster:
     """Somebody else's Ray, with a token."""
@@ -71,6 +79,9 @@ def cluster():
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_AUTH_MODE", "token")
         patched.setenv("RAY_AUTH_TOKEN", os.urandom(16).hex())
+        # A Serve on another's cluster keeps HAProxy's files in /tmp/haproxy-serve unless it is told where.
+        for name, file in FILES.items():
+            patched.setenv(f"RAY_SERVE_HAPROXY_{name}", f"{directory}/h/{file}")
         running = Cluster(directory + "/r")
         yield running
         running.end()

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +259,45 @@ def test_the_password_of_a_database_is_used_but_never_printed():
     assert loaded.config.store_url == "postgresql://me:pa%20ss@db:5432/x"
     (row,) = [row for row in loaded.rows() if row.key == "store_url"]
     assert row.value == "postgresql://me:***@db:5432/x"
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """As in a container whose user has neither a HOME nor an entry among the users."""
+
+    def unknown(user):
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_without_a_home_a_state_directory_has_to_be_named(homeless, tmp_path):
+    for build in (PoolConfig, PoolConfig.default, load_config):
+        with pytest.raises(ConfigError, match="home directory") as caught:
+            build()
+        assert (caught.value.key, caught.value.value) == ("state_dir", "~/.local/state/dspool")
+    assert PoolConfig(state_dir=tmp_path).state_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda path: PoolConfig(state_dir=path),
+        lambda path: load_config(environ={"DSPOOL_STATE_DIR": path}),
+    ],
+    ids=["keyword", "variable"],
+)
+def test_a_state_directory_in_a_home_that_is_not_known_is_refused(load):
+    with pytest.raises(ConfigError, match="home directory") as caught:
+        load("~no-such-user/state")
+    assert (caught.value.key, caught.value.value) == ("state_dir", "~no-such-user/state")
+
+
+def test_a_file_in_a_home_that_is_not_known_is_refused():
+    with pytest.raises(ConfigError, match="home directory"):
+        load_config(environ={"DSPOOL_CONFIG": "~no-such-user/pool.yaml"})
 
 
 # --- what it is ------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, dataclass_transform
 from urllib.parse import urlsplit, urlunsplit
 
+from platformdirs import user_state_path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings.exceptions import SettingsError
@@ -127,6 +129,26 @@ def _store_url(value: str) -> str:
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 
 
+def _in_a_known_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise PydanticCustomError(
+            "rule", "is in a home directory, and the system knows none (is HOME set?); name a full path"
+        ) from None
+
+
+Directory = Annotated[Path, AfterValidator(_in_a_known_home)]
+
+
+def default_state_dir() -> Path:
+    """The platform's; in `~`, which `Directory` refuses, where the user has no home."""
+    try:
+        return user_state_path("dspool")
+    except RuntimeError:
+        return Path("~", ".local", "state", "dspool")
+
+
 def without_password(url: str) -> str:
     """`url` as it may be printed: the password, if there is one, is replaced by `***`."""
     parts = urlsplit(url)
@@ -215,5 +237,5 @@ def shown(value: Any) -> Any:
     elif isinstance(value, (list, tuple, set)):
         text = f"[{', '.join(repr(shown(one)) for one in value)}]"
     else:
-        text = value if isinstance(value, str) else repr(value)
+        text = str(value) if isinstance(value, (str, Path)) else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -98,8 +98,17 @@ def _environment_layer() -> dict[str, Any]:
 
 
 def _file_of(environ: Mapping[str, str]) -> Path | None:
-    named = environ.get("DSPOOL_CONFIG")
-    return Path(named).expanduser() if named else None
+    if not (named := environ.get("DSPOOL_CONFIG")):
+        return None
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"DSPOOL_CONFIG={named}: the system knows no such home directory; name a full path",
+            key="file",
+            value=named,
+            rule="a path",
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

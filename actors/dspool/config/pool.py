@@ -7,11 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from platformdirs import user_state_path
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,6 +20,7 @@ from pydantic_settings import (
 from dspool.config.base import (
     Count,
     CountOrZero,
+    Directory,
     ModuleName,
     Name,
     Part,
@@ -30,6 +29,7 @@ from dspool.config.base import (
     SecondsOrZero,
     StoreUrl,
     config_error,
+    default_state_dir,
     refuse,
 )
 from dspool.config.parts import (
@@ -187,9 +187,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
 
     store_url: StoreUrl | None = None
     """Database of the session store; null is an SQLite file in `state_dir`, for a Ray cluster of one node only."""
-    state_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
-        default_factory=lambda: user_state_path("dspool")
-    )
+    state_dir: Directory = Field(default_factory=default_state_dir)
     """Where files are kept; default is the platform's state directory of the user."""
     telemetry: TelemetryConfig = TelemetryConfig()
     service: ServiceConfig = ServiceConfig()
