@@ -89,8 +89,10 @@ async def disturb(pool: Any, every_s: float, books: Books) -> None:
     from dspool.messages import Deployment
 
     chance = random.Random(SEED)
+    number = 0
     while True:
         for what in ("kill", "resize", "deploy"):
+            number += 1
             await asyncio.sleep(every_s * chance.uniform(0.7, 1.3))
             try:
                 if what == "kill" and pool.client.membership.workers:
@@ -101,7 +103,9 @@ async def disturb(pool: Any, every_s: float, books: Books) -> None:
                     await asyncio.sleep(every_s / 2)
                     await pool.resize(WORKERS)
                 elif what == "deploy":
-                    await pool.deploy(Deployment(PROGRAM, 0, spec=SPEC))
+                    # What runs already is not deployed again.
+                    settings = {"max_tokens": 1000 + number}
+                    await pool.deploy(Deployment(PROGRAM, 0, spec={**SPEC, "settings": settings}))
                 books.disturbed[what] += 1
             except PoolError as failed:
                 books.disturbed[f"{what} refused: {failed.code}"] += 1

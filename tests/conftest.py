@@ -49,14 +49,15 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(notes: Path) -> Iterator[str]:
-    """The address of a Ray cluster of our own, whose workers can import what lies beside the integration tests."""
+    """The address of a Ray cluster of our own, whose workers can import what lies beside the integration tests or in
+    `notes`."""
     import ray
 
     from dspool.runtime.cluster import own_cluster
 
     names = ("PYTHONPATH", "NOTED_DIR", "RAY_metrics_report_interval_ms")
     before = {name: os.environ.get(name) for name in names}
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HARNESS), before["PYTHONPATH"]]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HARNESS), str(notes), before["PYTHONPATH"]]))
     os.environ["NOTED_DIR"] = str(notes)
     # Ray hands metrics on every 10 s by itself; tests do not wait so long.
     os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112

@@ -237,6 +237,7 @@ class Pool:
 
         Raises:
             ProgramError: it does not load, or its canary did worse; the version before runs on.
+            Conflict: it is what runs already, or source that it names was edited since workers imported it.
         """
         options = {} if canary_s is None else {"canary_s": canary_s}
         done: Deployment = await ask(self.supervisor, "deploy", deployment, **options)

@@ -34,6 +34,10 @@ class Noted(dspy.Module):
         return dspy.Prediction(label=label)
 
 
+class Renoted(Noted):
+    """The same again."""
+
+
 class Blocking(dspy.Module):
     """The same without an async form."""
 

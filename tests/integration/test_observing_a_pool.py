@@ -38,6 +38,11 @@ def _was_not_forked(worker: Any) -> None:
     worker._tell_fallback()
 
 
+def _has_other_source(supervisor: Any) -> None:
+    """As if `noted` had been edited since its version was first loaded."""
+    supervisor._deploying._source._recorded["noted", 1] = {"noted": "as it was"}
+
+
 async def arrived(pool: Any, *events: str) -> None:
     """Wait until these events have arrived: a worker that is killed takes the ones it has not sent with it."""
     for _ in range(100):
@@ -91,12 +96,15 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     # A worker that could not be forked.
     await next(iter(pool.workers().values())).__ray_call__.remote(_was_not_forked)
     await arrived(pool, "session.created", "session.lost", "worker.fallback")
-    # A death, a move, a resize.
+    # A death, a move, a resize, a worker that runs other source than the one before.
+    await pool.supervisor.__ray_call__.remote(_has_other_source)
     await pool.session("moved").set_variable("x", 1)
     owner = await owner_of(pool, "moved")
     kill(pids(pool)[owner])
     assert (await pool.session("moved").get_variable("x"))["value"] == 1
-    await pool.deploy(Deployment("qa", 0, {"signature": "context, question -> answer"}))
+    await pool.deploy(
+        Deployment("qa", 0, {"signature": "context, question -> answer", "module": "ChainOfThought"})
+    )
     await pool.resize(3)
     await full(pool, 3)
 

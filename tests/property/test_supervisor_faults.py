@@ -125,7 +125,7 @@ async def _life(happens, spares, strategy, step_s):
                 for worker in runtime.alive[::2]:
                     worker.deploy_faults = {"qa": value}
             case "deploy":
-                version = Deployment("qa", 0, spec={**SPEC, "module": "ChainOfThought"})
+                version = Deployment("qa", 0, spec={**SPEC, "settings": {"max_tokens": 1 + len(tasks)}})
                 tasks.append(asyncio.create_task(supervisor.deploy(version)))
             case "warm":
                 tasks.append(asyncio.create_task(supervisor.warm(value)))

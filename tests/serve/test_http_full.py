@@ -180,6 +180,9 @@ def test_programs_are_deployed_and_rolled_back(up):
         assert [one["program"] for one in listed["programs"]] == ["ask", "quick"]
         made = http.post(f"{POOL}/programs/new/versions", json=SPEC)
         assert (made.status_code, made.json()) == (201, {"program": "new", "version": 1}), made.text
+        again = http.post(f"{POOL}/programs/new/versions", json=SPEC)
+        assert (again.status_code, again.json()["code"]) == (409, "conflict"), again.text
+        assert "version 1 of new already runs exactly this" in again.json()["detail"]
         second = http.post(
             f"{POOL}/programs/new/versions", json={"signature": "question -> answer, why"}, timeout=60
         )

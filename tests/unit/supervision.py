@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import Observed, Window
 from dspool.messages import Deployment, VersionNumbers
@@ -90,6 +92,11 @@ def busy(**numbers):
 
 
 NEW = Deployment("qa", 0, spec={"signature": "question -> answer", "module": "ChainOfThought"})
+
+
+def another(number):
+    """A version that differs from every other in what it says."""
+    return msgspec.structs.replace(NEW, spec={**NEW.spec, "settings": {"max_tokens": 100 + number}})
 
 
 class Traffic:

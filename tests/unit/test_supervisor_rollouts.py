@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
+from dspool import telemetry
+from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import (
     Conflict,
     InvalidRequest,
     PoolNotReady,
     ProgramError,
+    StoreFailed,
     UnknownProgram,
 )
 from dspool.messages import Deployment, VersionNumbers
 from dspool.testing.doubles import settle
-from tests.unit.supervision import NEW, SPEC, Traffic, deploying, only, pool
+from tests.unit.supervision import NEW, SPEC, Traffic, another, deploying, only, pool
 
 
 async def test_a_new_version_goes_to_a_canary_and_then_to_all_and_is_published():
@@ -212,8 +216,8 @@ async def test_a_new_program_needs_no_comparison():
 
 async def test_rollback_goes_to_the_version_before_and_to_a_named_one():
     async with pool(pool_size=2) as s:
-        for _ in range(3):
-            await deploying(s)
+        for number in range(3):
+            await deploying(s, another(number))
         assert (await s.supervisor.rollback("qa")).version == 3
         assert (await s.supervisor.rollback("qa", 1)).version == 1
         assert all(w.active == {"qa": 1} for w in s.runtime.alive)
@@ -224,8 +228,8 @@ async def test_rollback_goes_to_the_version_before_and_to_a_named_one():
 
 async def test_old_versions_are_retired_but_for_the_one_before():
     async with pool(pool_size=2) as s:
-        for _ in range(4):
-            await deploying(s)
+        for number in range(4):
+            await deploying(s, another(number))
         assert all(w.loaded["qa"] == {4, 5} for w in s.runtime.alive)
 
 
@@ -290,3 +294,184 @@ async def test_a_successor_ends_a_canary_that_was_being_tried():
         await s.successor()
         assert all(w.active == {"qa": 1} and w.loaded == {"qa": {1}} for w in s.runtime.alive)
         task.cancel()
+
+
+# --- what loads nothing new, or cannot be loaded ------------------------------------------------------
+
+
+def imported(changed=(), **modules):
+    """What a worker says to have imported: the digest of each module, and which of them were edited since."""
+    names = {name.replace("__", "."): digest for name, digest in modules.items()}
+    return ImportedSource(names, {name: f"/app/{name}.py" for name in changed})
+
+
+def everybody(s, source):
+    """All workers, those to come as well, have imported that."""
+    s.runtime.script = only(imported=source)
+    for worker in s.runtime.alive:
+        worker.imported = source
+
+
+SHOP = {"programs": {"qa": {"import_path": "shop.answers:Answer"}}, "allowed_imports": ("shop",)}
+ANSWER = Deployment("qa", 0, import_path="shop.answers:Answer")
+LOUDER = Deployment("qa", 0, import_path="shop.answers:Answer", kwargs={"mark": "!"})
+OLD = imported(shop__answers="a1", shop__prompts="p1")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        Deployment("qa", 0, spec=SPEC),
+        Deployment("qa", 0, spec=dict(reversed(SPEC.items()))),
+    ],
+)
+async def test_what_runs_already_is_not_deployed_again(same):
+    async with pool(pool_size=2) as s:
+        before = await s.supervisor.watch(0)
+        with pytest.raises(Conflict, match="version 1 of qa already runs exactly this") as refused:
+            await deploying(s, same)
+        assert refused.value.details == {"program": "qa", "version": 1, "reason": "nothing_changed"}
+        assert await s.supervisor.watch(0) == before
+        assert await s.supervisor.recent_rollouts() == []
+        assert len(s.store.versions) == 1
+
+
+async def test_state_that_runs_already_is_not_deployed_again():
+    async with pool(pool_size=1) as s:
+        await deploying(s, Deployment("qa", 0, state={"demos": [], "signature": {}}))
+        with pytest.raises(Conflict, match="version 2 of qa already runs"):
+            await deploying(s, Deployment("qa", 0, state={"signature": {}, "demos": []}))
+        assert (await deploying(s, Deployment("qa", 0, state={"demos": [1], "signature": {}}))).version == 3
+
+
+async def test_what_python_holds_for_equal_may_be_another_program():
+    async with pool(pool_size=1, **SHOP) as s:
+        everybody(s, OLD)
+        for number, mark in enumerate((1, True, 1.0)):
+            done = await deploying(s, msgspec.structs.replace(LOUDER, kwargs={"mark": mark}))
+            assert done.version == 2 + number
+
+
+async def test_a_version_before_the_current_one_may_be_deployed_again():
+    async with pool(pool_size=1) as s:
+        await deploying(s)
+        assert (await deploying(s, Deployment("qa", 0, spec=SPEC))).version == 3
+
+
+async def test_a_version_that_was_rolled_back_may_be_tried_again():
+    async with pool(traffic=Traffic(v2=(10, 5, 0.1)), pool_size=2) as s:
+        for _ in range(2):
+            with pytest.raises(ProgramError, match="rolled back"):
+                await deploying(s)
+
+
+async def test_an_import_path_whose_source_is_as_it_was_is_not_deployed_again_and_with_other_arguments_it_is():
+    async with pool(pool_size=2, **SHOP) as s:
+        everybody(s, OLD)
+        with pytest.raises(Conflict, match="already runs exactly this, and its source is as"):
+            await deploying(s, ANSWER)
+        assert (await deploying(s, LOUDER)).version == 2
+
+
+@pytest.mark.parametrize("wanted", [ANSWER, LOUDER, Deployment("new", 0, import_path="shop.other:Other")])
+async def test_source_that_was_edited_since_a_worker_imported_it_is_refused_with_the_file(wanted):
+    async with pool(pool_size=2, **SHOP) as s:
+        everybody(s, OLD)
+        # Its neighbour was replaced after the edit, and has the new code.
+        s.runtime.worker(slot=0).imported = imported(shop__answers="a2", shop__prompts="p1")
+        s.runtime.worker(slot=1).imported = imported(
+            changed=["shop.answers"], shop__answers="a1", shop__prompts="p1"
+        )
+        with pytest.raises(Conflict, match=r"shop.answers \(/app/shop.answers.py\) changed since") as refused:
+            await deploying(s, wanted)
+        assert refused.value.reason == "source_changed"
+        assert "restart the pool" in refused.value.message
+        assert len(s.store.versions) == 1
+        assert (await s.supervisor.watch(0)).programs == {"qa": 1}
+
+
+@pytest.mark.parametrize("setting", [{"tools": ["shop.tools:look"]}, {"reward": "shop.tools:look"}])
+async def test_what_a_spec_names_by_import_path_counts_as_well(setting):
+    async with pool(pool_size=1, allowed_imports=("shop",)) as s:
+        wanted = Deployment("qa", 0, spec={**SPEC, "settings": setting})
+        everybody(s, imported(shop__tools="t1"))
+        await deploying(s, wanted)
+        with pytest.raises(Conflict, match="already runs"):
+            await deploying(s, wanted)
+        everybody(s, imported(changed=["shop.tools"], shop__tools="t1"))
+        with pytest.raises(Conflict, match=r"shop\.tools .* changed since"):
+            await deploying(s, wanted)
+
+
+async def test_workers_that_imported_different_source_get_no_version_that_names_it():
+    async with pool(pool_size=2, **SHOP) as s:
+        everybody(s, OLD)
+        s.runtime.worker(slot=1).imported = imported(shop__answers="a2", shop__prompts="p1")
+        with pytest.raises(Conflict, match=r"have imported shop\.answers from different"):
+            await deploying(s, LOUDER)
+
+
+@pytest.fixture
+def told():
+    """What is said of source that changed."""
+    found = []
+
+    def handler(name, measurements, metadata):
+        assert telemetry.undeclared(name, measurements, metadata) == set()
+        found.append(metadata)
+
+    telemetry.attach(handler, ["program.source_changed"])
+    yield found
+    telemetry.detach(handler)
+
+
+async def test_new_source_under_an_old_number_is_told_and_gets_a_number_of_its_own_by_a_deployment(told):
+    async with pool(only(imported=OLD), pool_size=2, **SHOP) as s:
+        assert told == []
+        everybody(s, imported(shop__answers="a2", shop__prompts="p1", shop__more="m1"))
+        s.runtime.worker(slot=0).die()
+        await s.clock.advance(5.0)
+        (about,) = told
+        assert (about["program"], about["version"]) == ("qa", 1)
+        assert about["worker"] == s.runtime.worker(slot=0).worker_id
+        assert about["reason"].startswith("shop.answers changed since")
+        await s.successor()
+        assert (await deploying(s, ANSWER)).version == 2
+        with pytest.raises(Conflict, match="version 2 of qa already runs"):
+            await deploying(s, ANSWER)
+
+
+async def test_no_way_back_is_promised_to_source_that_the_workers_do_not_have():
+    async with pool(only(imported=OLD), pool_size=2, **SHOP) as s:
+        await deploying(s, LOUDER)
+        assert (await s.supervisor.rollback("qa", 1)).version == 1
+        everybody(s, imported(shop__answers="a2", shop__prompts="p1"))
+        await s.successor()
+        await deploying(s, ANSWER)
+        with pytest.raises(Conflict, match=r"version 1 of qa was made from: shop\.answers") as refused:
+            await s.supervisor.rollback("qa", 1)
+        assert refused.value.reason == "source_changed"
+        assert (await s.supervisor.watch(0)).programs == {"qa": 3}
+        everybody(s, OLD)
+        assert (await s.supervisor.rollback("qa", 1)).version == 1
+
+
+async def test_workers_that_do_not_answer_stop_a_deployment_but_not_the_way_back():
+    async with pool(only(imported=OLD), pool_size=1, **SHOP) as s:
+        await deploying(s, LOUDER)
+        s.runtime.worker(slot=0).healthy = False
+        with pytest.raises(PoolNotReady, match="which source"):
+            await deploying(s, ANSWER, seconds=6.0)
+        back = asyncio.create_task(s.supervisor.rollback("qa", 1))
+        await s.clock.advance(6.0)
+        assert (await back).version == 1
+
+
+async def test_a_store_that_is_away_keeps_no_worker_from_traffic():
+    async with pool(only(imported=OLD), pool_size=1, **SHOP) as s:
+        s.store.down = StoreFailed("no store")
+        s.runtime.worker(slot=0).die()
+        await s.clock.advance(5.0)
+        assert len(await s.members()) == 1
+        s.store.down = None
+        await s.clock.advance(5.0)

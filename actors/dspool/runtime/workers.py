@@ -10,6 +10,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
 from dspool.config import PoolConfig, WarmupStep
+from dspool.core.lifecycle.source import ImportedSource
 from dspool.messages import Deployment, Member, VersionNumbers, WorkerStatus
 from dspool.runtime import forkserver
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
@@ -85,6 +86,9 @@ class RayWorker:
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:
         return await self._ask("versions", program)
+
+    async def source(self, paths: tuple[str, ...]) -> ImportedSource:
+        return await self._ask("source", paths)
 
     async def forget(self, sessions: list[str]) -> None:
         await self._ask("forget", sessions)

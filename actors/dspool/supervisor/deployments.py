@@ -23,6 +23,7 @@ from dspool.supervisor.canary import Trial
 from dspool.supervisor.configured_programs import deployment_of
 from dspool.supervisor.rollouts import Rollout, Rollouts
 from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
+from dspool.supervisor.versioned_source import VersionedSource
 from dspool.supervisor.warmup import Warmer
 from dspool.telemetry.events import emit
 
@@ -60,6 +61,7 @@ class Deploying:
         self._clock = clock
         self._sleep = sleep
         self.rollouts = Rollouts(wall)
+        self._source = VersionedSource(config.name, store, lambda: [*serving(), *spares()], sleep)
         self._versions: dict[str, dict[int, Deployment]] = {}
         self._current: dict[str, int] = {}
         self._previous: dict[str, int] = {}
@@ -97,6 +99,10 @@ class Deploying:
                 await self._store.put_record(self._config.name, key, fingerprint)
         self._changed(dict(self._current))
 
+    async def compare_source(self, handle: WorkerHandle) -> None:
+        """Tell it if a worker has the current versions from other source than they were first loaded from."""
+        await self._source.compare(handle, self.current())
+
     async def take_over(self) -> None:
         """Bring adopted workers to the current versions: the supervisor before may have died in a deployment."""
         await self._bring_all_up()
@@ -120,7 +126,8 @@ class Deploying:
 
         Raises:
             InvalidRequest: neither or both of spec and import path. Saved state alone is loaded into the current spec.
-            Conflict: another deployment is running.
+            Conflict: another deployment is running; or it is what runs already; or source that it names was edited
+                since workers imported it, so that they would load the old code again.
             PoolNotReady: no warm worker to try it on.
             ProgramError: its canary did worse than the version before; that one is current again on every worker.
             PoolError: whatever loading it raised; nothing changed.
@@ -131,6 +138,7 @@ class Deploying:
             raise InvalidRequest("a deployment needs exactly one of spec and import_path")
         async with self._alone():
             versions = self._versions.get(wanted.program, {})
+            await self._source.allow_deployment(wanted, versions.get(self._current.get(wanted.program, 0)))
             tried = msgspec.structs.replace(wanted, version=max(versions, default=0) + 1)
             before = self._current.get(tried.program)
             with self.rollouts.of(tried.program, tried.version, before, "loading") as rollout:
@@ -173,6 +181,7 @@ class Deploying:
         await self._adopt(stored)
         await self._bring_all_up(rollout)
         await self._retire_old(stored)
+        await self._source.compare(canary, [stored])
         return stored
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
@@ -180,7 +189,7 @@ class Deploying:
 
         Raises:
             UnknownProgram: there is no such program or version, or none before.
-            Conflict: another deployment is running.
+            Conflict: another deployment is running, or workers have other source now than that version was made from.
         """
         async with self._alone():
             known = self._versions.get(program, {})
@@ -194,6 +203,7 @@ class Deploying:
                     f"known: {sorted(known)}",
                     program=program,
                 )
+            await self._source.allow_rollback(known[version])
             before = self._current.get(program)
             with self.rollouts.of(program, version, before, "rolling out") as rollout:
                 await self._adopt(known[version])

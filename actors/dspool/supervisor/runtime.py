@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from dspool.config import WarmupStep
+from dspool.core.lifecycle.source import ImportedSource
 from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerStatus
 
 T = TypeVar("T")
@@ -44,6 +45,9 @@ class WorkerHandle(Protocol):
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:
         """What each version of a pool program did on this worker since it began."""
+
+    async def source(self, paths: tuple[str, ...]) -> ImportedSource:
+        """What it has imported of the modules around these import paths, and what of that was edited since."""
 
     async def forget(self, sessions: list[str]) -> None:
         """Drop these sessions from memory: they expired and are gone from the store."""

@@ -358,6 +358,8 @@ class Supervisor:
                 self._crew.warm(worker_id)
             case ev.Promote(worker_id):
                 log.info("worker %s takes traffic", worker_id)
+                if (handle := self._crew.handle(worker_id)) is not None:
+                    self._in_background(self._deploying.compare_source(handle))
             case ev.DrainWorker(worker_id, timeout_s):
                 self._crew.drain(worker_id, timeout_s)
             case ev.StopWorker(worker_id):

@@ -166,6 +166,13 @@ _ROWS = (
         logging.INFO,
     ),
     Event(
+        "program.source_changed",
+        "a worker has a version of a pool program from other source than that version was first loaded from",
+        {"modules": "modules"},
+        ("pool", "program", "version", "worker", "reason"),
+        logging.WARNING,
+    ),
+    Event(
         "telemetry.handler_failed",
         "a handler raised and was detached",
         {"count": "handlers"},

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from dspool.config import LoadPrograms, WarmupStep
+from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import PoolError, ProgramError, UnknownProgram, WorkerLost
 from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerState, WorkerStatus
 
@@ -110,6 +111,8 @@ class FakeWorker:
         self.active: dict[str, int] = {}
         self.measured: dict[str, dict[int, VersionNumbers]] = {}
         """By program: what each version did here."""
+        self.imported = ImportedSource()
+        """What it says to have imported, whatever it is asked for."""
         self.forgotten: list[str] = []
         self.killed = False
         self.state: WorkerState = "starting"
@@ -200,6 +203,10 @@ class FakeWorker:
     async def versions(self, program: str) -> dict[int, VersionNumbers]:
         await self._do(None if self.healthy else "hang", "answer")
         return dict(self.measured.get(program, {}))
+
+    async def source(self, paths: tuple[str, ...]) -> ImportedSource:
+        await self._do(None if self.healthy else "hang", "answer")
+        return self.imported
 
     async def forget(self, sessions: list[str]) -> None:
         await self._do(None, "forget")

@@ -16,11 +16,12 @@ import inspect
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, NamedTuple, cast
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
+from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import InternalError, PoolError, StaleLease, UnknownProgram, UnknownSession
 from dspool.messages import (
     AnyCommand,
@@ -121,6 +122,9 @@ class ScriptedHost:
 
     def deploy(self, d: Deployment) -> None:
         raise InternalError("a scripted host has its programs from the start")
+
+    def source(self, paths: Iterable[str]) -> ImportedSource:
+        return ImportedSource()
 
     def _script(self, command: ExecuteProgram | StreamProgram) -> Script:
         try:

@@ -27,6 +27,7 @@ from dspool.config import (
     Probe,
     WarmupStep,
 )
+from dspool.core.lifecycle.source import ImportedSource
 from dspool.core.metrics.recorder import WorkerDelta, WorkerRecorder
 from dspool.errors import NotAllowed, PoolError, WorkerStartFailed
 from dspool.messages import (
@@ -276,6 +277,10 @@ class Worker:
 
     async def activate(self, program: str, version: int) -> None:
         self._host.activate(program, version)
+
+    async def source(self, paths: tuple[str, ...]) -> ImportedSource:
+        """What this process has imported of the modules around these import paths, and what was edited since."""
+        return await asyncio.to_thread(self._host.source, paths)
 
     async def release(self, session_id: str) -> bool:
         """Give the session back if nothing of it runs here; whether it is free now."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import dspy
 
 from dspool.config import PoolConfig
+from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import Cancelled, InternalError, PoolError
 from dspool.messages import (
     JSON,
@@ -39,6 +40,7 @@ from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.state import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
 from dspool.programs.setup import configure_dspy
+from dspool.programs.sources import imported_source
 
 __all__ = ["Done", "InlineHops", "Session", "SessionHost"]
 
@@ -90,6 +92,10 @@ class SessionHost:
     def activate(self, program: str, version: int) -> None:
         """Make a loaded version the current one. Raises `UnknownProgram`."""
         self.pool_programs.activate(program, version)
+
+    def source(self, paths: Iterable[str]) -> ImportedSource:
+        """What this process has imported of the modules around those paths that `allowed_imports` covers."""
+        return imported_source(path for path in paths if self.config.allows_import(path))
 
     def is_offline(self, program: str) -> bool:
         """Whether the current version of a pool program runs on the offline engine, so costs nothing."""
