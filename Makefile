@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := dev,bench,postgres,otlp
+EXTRAS := dev,docs,bench,postgres,otlp
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up install test test-unit check lint format types imports bench bench-quick bench-smoke docs pictures debian lock clean
+.PHONY: help up install test test-unit check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -50,7 +50,7 @@ test: install ## all tests; PROCESSES=1 to run one after the other
 test-unit: install ## the tests that need no Ray
 	@$(BIN)/pytest $(PARALLEL) tests/unit tests/property
 
-check: lint types imports test ## what CI runs: lint, format, types, import contracts, tests
+check: lint types imports docs-check test ## what CI runs: lint, format, types, import contracts, documentation, tests
 
 lint: install
 	@$(BIN)/ruff check .
@@ -78,9 +78,15 @@ bench-quick: install ## every benchmark with all of its parts just long enough t
 quick-%:
 	@echo "== benchmarks.$* --quick"; $(BIN)/python -m benchmarks.$* --json --quick
 
-docs: install ## what is generated: settings in the documentation, dashboards, alert rules
-	@$(BIN)/python docs/generate_config_table.py
-	@$(BIN)/python docs/generate_metrics_table.py
+docs: generated docs-check ## the documentation as a site: build/docs/index.html
+	@echo "open build/docs/index.html"
+
+# Every link and every reference must lead somewhere, and nothing is fetched. -E: a warning of a page comes each time.
+docs-check: install ## the site, from the pages as they are
+	@$(BIN)/python -m sphinx -E -W -n --keep-going -q -d build/doctrees docs build/docs
+
+generated: install ## what is written from the code: tables of the documentation, dashboards, alert rules
+	@$(BIN)/python -m docs._generators
 	@$(BIN)/python -m dspool_console.grafana
 	@$(BIN)/python -m dspool_console.alerts
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dspool.pool import Pool, SessionHandle
     from dspool.remote import BlockingRemotePool, RemotePool
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BlockingPool",
     "BlockingRemotePool",

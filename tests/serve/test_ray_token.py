@@ -48,7 +48,7 @@ def test_a_service_keeps_its_token_to_itself_and_needs_no_home(tmp_path, monkeyp
         assert (mode(token), mode(token.parent)) == (0o600, 0o700)
         assert token.read_text() != os.environ["RAY_AUTH_TOKEN"]
         if home != "/proc":
-            # As docs/operations.md says it to a second process.
+            # As docs/how-to/deploy.md says it to a second process.
             environ = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
             environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
             command = [sys.executable, "-c", JOIN, shown["ray_address"]]

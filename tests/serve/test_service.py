@@ -351,7 +351,7 @@ def test_a_service_that_is_killed_hard_takes_its_processes_along(up):
     """Runs last, by its place in the file."""
     started = psutil.Process(up.process.pid).children(recursive=True)
     assert "haproxy" in {one.name() for one in started}
-    # Ray's agents try for a minute to tell a GCS that is gone, and end then; see docs/operations.md.
+    # Ray's agents try for a minute to tell a GCS that is gone, and end then; see docs/how-to/deploy.md.
     agents = [one for one in started if one.name().startswith(("ray::DashboardA", "ray::RuntimeEnv"))]
     up.process.kill()
     up.process.wait(10)

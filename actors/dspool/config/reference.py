@@ -1,4 +1,4 @@
-"""The table of all keys in `docs/operations.md`, written from the model so that it cannot drift."""
+"""The table of all keys in `docs/reference/settings.md`, written from the model so that it cannot drift."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def reference() -> list[Key]:
 
 def reference_table() -> str:
     """`reference()` as a Markdown table."""
-    lines = ["| key | takes | default | variable | meaning |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| key, variable | takes | default | meaning |", "| --- | --- | --- | --- |"]
     for row in reference():
-        cells = [f"`{row.key}`", row.takes, f"`{row.default}`", f"`{row.variable}`", row.meaning]
+        cells = [f"`{row.key}`<br>`{row.variable}`", row.takes, f"`{row.default}`", row.meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

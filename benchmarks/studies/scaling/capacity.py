@@ -144,7 +144,7 @@ async def starts(directory: Path, quick: bool) -> list[Curve]:
         "Workers ordered at once, until all are warm",
         "workers",
         "seconds",
-        "What a start is made of, and what bounds it, is in docs/performance.md.",
+        "What a start is made of, and what bounds it, is in docs/explanation/performance.md.",
     )
     most = 1 + max(numbers)
     settings = {"pool_size": 1, "min_pool_size": 1, "max_pool_size": most}

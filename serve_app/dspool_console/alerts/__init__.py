@@ -16,7 +16,7 @@ from dspool_console.queries import increase, level, quantile, rate
 FILE: Final = Path(__file__).with_name("dspool.yaml")
 EXAMPLE: Final = Path(__file__).with_name("prometheus.yaml")
 """A Prometheus configuration that scrapes a service or a Ray cluster and loads the rules."""
-RUNBOOK: Final = "docs/observability.md#alerts"
+RUNBOOK: Final = "docs/reference/metrics.md#all-alerts"
 
 
 class Recorded(NamedTuple):

@@ -164,7 +164,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     s.TokenEvent: {"field": "answer", "text": "Ray "},
     s.FieldEvent: {"field": "answer", "value": "Ray was started at Berkeley."},
     s.StatusEvent: {"text": "Calling tool search"},
-    s.Health: {"status": "ok", "version": "0.1.0"},
+    s.Health: {"status": "ok", "version": "0.2.0"},
     s.Readiness: {"ready": True, "pools": {"default": "ready"}},
     s.Problem: _PROBLEM,
 }

@@ -1,6 +1,6 @@
 """The thin layer between ASGI and the routes: reading a request, sending an answer.
 
-No framework on the hot path; `docs/adr/0005-http-stack.md` says why and what it saves.
+No framework on the hot path; `docs/explanation/adr/0005-http-stack.md` says why and what it saves.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def language_models(config: PoolConfig, environ: Mapping[str, str] = os.environ)
     models = {name: found for name, found in config.lm_profiles.items() if found.engine != "offline"}
     if not models:
         meaning = "answers come from the offline engine inside dspool, which is no language model"
-        return [warn(check, "none is configured", meaning, "set lm_profiles (docs/operations.md)")]
+        return [warn(check, "none is configured", meaning, "set lm_profiles (docs/how-to/deploy.md)")]
     findings = []
     for name, profile in models.items():
         said = f"{name}: {profile.model}"

@@ -1,7 +1,7 @@
 """How many workers the pool should have, and why.
 
 Pure: `decide` gets the configuration, what was observed, the state of its last call and `now`, and returns
-a `Decision` and the next state. No clock, no randomness, no I/O. `docs/sizing.md` explains the policy and
+a `Decision` and the next state. No clock, no randomness, no I/O. `docs/explanation/sizing.md` explains the policy and
 shows what it reaches.
 
 The size is the largest of several needs, each in slots, rounded up to workers (`core/needs.py` computes
