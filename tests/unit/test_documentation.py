@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,6 +196,56 @@ async def test_the_program_of_the_tutorial_answers_what_the_tutorial_shows(monke
     with pytest.raises(InvalidRequest) as failed:
         program.check_inputs(json.loads(refused)["inputs"])
     assert failed.value.message == shown[1]["detail"]
+
+
+# --- what is named ---
+
+SPAN = re.compile(r"(?<!`)`(?P<code>[^`\n]+)`(?!`)")
+NOT_OURS = {"first.py", "second.py", "setup_worker.py", "tickets.py", "tickets.yaml"}
+LOGGERS = {"dspool.audit", "dspool.http"}
+
+
+def named(pattern: str) -> list[tuple[str, str]]:
+    """(page, name) of each name that a page writes as code. The changelog tells of what was."""
+    return sorted(
+        {
+            (name_of(page), found["code"])
+            for page in pages()
+            for found in SPAN.finditer(page.read_text())
+            if re.fullmatch(pattern, found["code"])
+        }
+    )
+
+
+def test_every_file_that_a_page_names_exists():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    gone = [
+        (page, name)
+        for page, name in named(r"[\w./-]+\.(?:py|yaml|toml|txt)")
+        if name not in NOT_OURS and not any(f"/{file}".endswith(f"/{name}") for file in listed)
+    ]
+    assert gone == []
+
+
+def test_every_module_that_a_page_names_exists():
+    gone = [
+        (page, name)
+        for page, name in named(r"dspool(?:_\w+)?(?:\.\w+)+")
+        if name not in LOGGERS and not exists(name)
+    ]
+    assert gone == []
+
+
+def exists(name: str) -> bool:
+    """Whether `name` is a module, or something in one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return bool(module) and exists(module) and hasattr(importlib.import_module(module), attribute)
+    return True
 
 
 # --- the map ---

@@ -51,6 +51,17 @@ def test_a_command_finds_an_empty_home_and_an_empty_temporary_directory(home):
     assert "home []" in done.stdout
 
 
+def test_where_namespaces_are_not_allowed_both_are_fresh_directories_and_one_line_says_so(home):
+    parents = {part for name in CARRIED for part in Path(name).parts}
+    # Without `unshare` on the path nothing can be allowed.
+    done = fresh(home, LOOK.format(parents=parents), PATH="")
+    assert done.stdout.startswith("No namespaces here: ")
+    assert "tmp []" in done.stdout
+    assert "home []" in done.stdout
+    (left,) = fresh(home, "import tempfile; tempfile.mkdtemp()", PATH="").stderr.splitlines()
+    assert left.startswith("left behind: ")
+
+
 def test_the_settings_of_registries_come_along(home):
     done = fresh(home, "import pathlib; print((pathlib.Path.home() / '.npmrc').read_text())")
     assert "fund=false" in done.stdout
@@ -78,7 +89,8 @@ def test_a_command_that_leaves_nothing_ends_with_its_own_code(home):
 def test_a_command_that_leaves_something_fails_and_it_is_named(home, program, named):
     done = fresh(home, program)
     assert done.returncode == LEFT_BEHIND
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("left behind: "))
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("left behind: ")
     assert named in line
 
 
