@@ -29,8 +29,8 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
         from opentelemetry import trace
         assert trace._TRACER_PROVIDER is None
         import dspy
-        from dspool.programs import dspy_setup
-        assert not dspy_setup._done
+        from dspool.programs import setup
+        assert not setup._done
         assert dspy.settings.lm is None
         assert not dspy.clients.base_lm.GLOBAL_HISTORY
         # No pool of connections: they would be shared.

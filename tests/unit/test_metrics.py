@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from dspool import telemetry
 from dspool.core.autoscale.sizing import Observed
 from dspool.core.metrics.metric_store import MAX_SLOTS
 from dspool.core.metrics.sources import MAX_REPORTERS
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER
 from dspool.messages import PoolStatus, WorkerStatus
+from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog
 from dspool.telemetry.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder, encode
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from dspool import telemetry
 from dspool.errors import (
     PoolClosed,
     StoreFailed,
 )
+from dspool.telemetry import events as telemetry
 from dspool.testing.doubles import FakeStore, FakeWorker, settle
 from tests.unit.supervision import Scene, deploying, only, pool
 
