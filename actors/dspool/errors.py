@@ -38,9 +38,13 @@ PoolError
 
 from __future__ import annotations
 
+import asyncio
+from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 Outcome = Literal["ok", "client_error", "error", "timeout", "rejected", "cancelled"]
+
+_NAME_LIMIT = 200
 
 _by_code: dict[str, type[PoolError]] = {}
 
@@ -202,6 +206,15 @@ class ModelAuthFailed(ModelError):
 class ProgramError(PoolError):
     code = "program_error"
 
+    @classmethod
+    def of(cls, raised: BaseException, what: str = "the program") -> ProgramError:
+        """For anything that foreign code raised: says its type and where. What it would say itself may quote users.
+
+        Raises nothing: the exception's own methods and attributes are never used.
+        """
+        kind, place = type_of(raised), place_of(raised)
+        return cls(f"{what} raised {kind} at {place}", exception=kind, at=place)
+
 
 class SandboxUnavailable(PoolError):
     code = "sandbox_unavailable"
@@ -229,3 +242,36 @@ class StoreFailed(PoolError):
 
 class InternalError(PoolError):
     code = "internal_error"
+
+
+def type_of(raised: BaseException) -> str:
+    """The name of its type; also of one whose type gives itself a name in code."""
+    name: str = type.__dict__["__name__"].__get__(type(raised))
+    return name[:_NAME_LIMIT]
+
+
+def place_of(raised: BaseException) -> str:
+    """Module and line of the code that raised it."""
+    trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(raised)
+    if trace is None:
+        return "an unknown place"
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    module = dict.get(trace.tb_frame.f_globals, "__name__")
+    return f"{module[:_NAME_LIMIT] if type(module) is str else '?'}:{trace.tb_lineno}"
+
+
+def is_own(raised: BaseException) -> bool:
+    """Whether it is one of the errors drawn above, and not of a kind that foreign code derived from them."""
+    return type(raised) in _own
+
+
+def is_cancellation(raised: BaseException) -> bool:
+    """Whether somebody cancelled the running task. Any program can raise `CancelledError` by itself."""
+    task = asyncio.current_task() if issubclass(type(raised), asyncio.CancelledError) else None
+    return task is not None and task.cancelling() > 0
+
+
+_own = frozenset(
+    kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, PoolError)
+)

@@ -99,6 +99,46 @@ class Failing(dspy.Module):
         raise ValueError("this version is wrong")
 
 
+class Stopping(dspy.Module):
+    """Tries to stop what it runs in, at one place or another."""
+
+    async def aforward(self, where: str, what: str) -> Any:
+        loop = asyncio.get_running_loop()
+        if where == "coroutine":
+            _stop(what)
+        elif where == "task":
+            await asyncio.create_task(_stop_later(what))
+        elif where == "thread":
+            await asyncio.to_thread(_stop, what)
+        elif where == "callback":
+            loop.call_soon(_stop, what)
+        elif where == "forgotten task":
+            await asyncio.wait([asyncio.create_task(_stop_later(what))])
+        elif where == "loop":
+            loop.stop()
+        await asyncio.sleep(0.01)
+        return dspy.Prediction(answer="survived")
+
+
+def _stop(what: str) -> None:
+    if what == "os._exit":
+        os._exit(3)
+    raise {
+        "KeyboardInterrupt": KeyboardInterrupt,
+        "SystemExit": SystemExit,
+        "CancelledError": asyncio.CancelledError,
+    }[what]("secret")
+
+
+async def _stop_later(what: str) -> None:
+    await asyncio.sleep(0)
+    _stop(what)
+
+
+def exits() -> None:
+    raise SystemExit("there is no licence")
+
+
 def slow() -> None:
     """A warm-up step in which a worker can be caught."""
     note(Path(os.environ["NOTED_DIR"]) / "warming", os.getpid())
@@ -130,7 +170,7 @@ def faulty() -> None:
     """Does what the file `fault` names, if there is one."""
     mark = Path(os.environ["NOTED_DIR"]) / "fault"
     if mark.exists():
-        {"hungry": hungry, "hangs": hangs, "killed": killed}[mark.read_text()]()
+        {"hungry": hungry, "hangs": hangs, "killed": killed, "exits": exits}[mark.read_text()]()
 
 
 def one_of_three() -> None:

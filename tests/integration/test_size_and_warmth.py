@@ -161,6 +161,7 @@ async def test_a_warm_up_step_that_fails_ends_the_start_with_its_name_and_reason
         ("hungry", "MemoryError"),
         ("hangs", "(custom_code) failed: not done within 3 s"),
         ("killed", "died"),
+        ("exits", "SystemExit: there is no licence"),
     ],
 )
 async def test_a_fault_in_warm_up_keeps_the_new_worker_out_and_the_pool_whole_once_it_is_gone(

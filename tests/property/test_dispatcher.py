@@ -130,6 +130,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.closed = False
         self.last_fresh = 0
         self.workers: dict[str, SimWorker] = {}
+        self.dead: dict[str, list[str]] = {}
+        """By worker that died or was declared dead: what it held then."""
         self.workers_made = 0
         for each in slots:
             self._new_worker(each)
@@ -147,7 +149,8 @@ class DispatcherMachine(RuleBasedStateMachine):
             for worker_id, worker in self.workers.items()
             if worker.member
         ]
-        self.d.members(members, paused=self.paused, now=self.now)
+        finishing = [worker_id for worker_id, worker in self.workers.items() if not worker.member]
+        self.d.members(members, finishing=finishing, paused=self.paused, now=self.now, random=0.5)
         self.perform()
 
     def _line(self, op_id):
@@ -474,6 +477,13 @@ class DispatcherMachine(RuleBasedStateMachine):
             self._publish()
 
     def _die(self, worker_id):
+        alive_before = self._gone(worker_id)
+        self.d.lost(worker_id, "killed", now=self.now, random=0.5)
+        self.perform()
+        self._ended_or_repeated(alive_before)
+
+    def _gone(self, worker_id):
+        """What it held and was not over."""
         worker = self.workers.pop(worker_id)
         held = [*worker.running, *worker.inbox]
         alive_before = [op_id for op_id in held if self.ops[op_id].alive]
@@ -481,8 +491,10 @@ class DispatcherMachine(RuleBasedStateMachine):
             self._comes_back(op_id, bounced=False)
             self.ops[op_id].rests_until = self.now + LONGEST_REST_S
         self.leases = {session: owner for session, owner in self.leases.items() if owner != worker_id}
-        self.d.lost(worker_id, "killed", now=self.now, random=0.5)
-        self.perform()
+        self.dead[worker_id] = held
+        return alive_before
+
+    def _ended_or_repeated(self, alive_before):
         for op_id in alive_before:
             op = self.ops[op_id]
             if op.alive:
@@ -491,9 +503,33 @@ class DispatcherMachine(RuleBasedStateMachine):
             else:
                 assert isinstance(op.ends[0].error, WorkerLost)
 
-    @rule(data=st.data(), paused=st.sampled_from([False, False, False, False, False, True]))
-    def membership_changes(self, data, paused):
-        """Any number of workers leave or come back in one change."""
+    @precondition(lambda self: self.dead)
+    @rule(data=st.data(), error=st.sampled_from([None, RATE_LIMITED]), reports=st.booleans())
+    def a_dead_worker_thaws_and_says_what_became_of_what_it_held(self, data, error, reports):
+        """Its connection was cut; should a word of it get through all the same, it changes nothing."""
+        worker_id = data.draw(st.sampled_from(list(self.dead)))
+        queued, running = self.d.queued, self.d.running
+        for op_id in self.dead[worker_id]:
+            self.d.finished(worker_id, Finished(op_id, error=error), now=self.now, random=0.5)
+        if reports:
+            self.d.load(worker_id, 0, 3, own=0, now=self.now)
+        assert (self.d.queued, self.d.running) == (queued, running)
+        self.perform()
+
+    @rule(
+        data=st.data(),
+        paused=st.sampled_from([False, False, False, False, False, True]),
+        slots=st.integers(1, 3),
+        deadly=st.sampled_from([False, False, True]),
+    )
+    def membership_changes(self, data, paused, slots, deadly):
+        """Any number of workers leave, come back or are declared dead in one change, one may join in it."""
+        dying = [
+            worker_id for worker_id in self.workers if deadly and data.draw(st.sampled_from([True, False]))
+        ]
+        alive_before = [op_id for worker_id in dying for op_id in self._gone(worker_id)]
+        if dying and len(self.workers) < 4 and (not self.workers or data.draw(st.booleans())):
+            self._new_worker(slots)
         for worker_id, worker in self.workers.items():
             stays = data.draw(st.sampled_from([True, True, False]))
             if stays and not worker.member:
@@ -510,6 +546,8 @@ class DispatcherMachine(RuleBasedStateMachine):
             worker.member = stays
         self.paused = paused
         self._publish()
+        self._ended_or_repeated(alive_before)
+        assert all(self.d.held_by(worker_id) == 0 for worker_id in dying)
 
     @rule(data=st.data())
     def nothing_can_be_sent_to_a_worker(self, data):

@@ -29,6 +29,7 @@ class Process:
         self.warm = False
         self.draining = False
         self.told_to_go = False
+        self.killed = False
 
 
 class PoolAndWorld(RuleBasedStateMachine):
@@ -60,6 +61,8 @@ class PoolAndWorld(RuleBasedStateMachine):
         self.world: dict[str, Process] = {}
         self.versions: list[int] = []
         self.published = None
+        self.served: set[str] = set()
+        """Every worker that clients ever heard of."""
         self.ceiling = 0
         self.feed(ev.Booted())
 
@@ -80,9 +83,11 @@ class PoolAndWorld(RuleBasedStateMachine):
                 case ev.StopWorker(worker_id) | ev.KillWorker(worker_id):
                     assert worker_id in self.world, "an order to a worker that is gone"
                     self.world[worker_id].told_to_go = True
+                    self.world[worker_id].killed |= isinstance(action, ev.KillWorker)
                 case ev.PublishMembership(membership):
                     self.versions.append(membership.version)
                     self.published = membership
+                    self.served |= {member.worker_id for member in membership.workers}
                 case ev.Persist("version_ceiling", ceiling):
                     self.ceiling = ceiling
 
@@ -212,6 +217,14 @@ class PoolAndWorld(RuleBasedStateMachine):
             assert self.world[member.worker_id].warm
             assert not self.world[member.worker_id].told_to_go
             assert not self.world[member.worker_id].draining
+
+    @precondition(lambda self: hasattr(self, "state"))
+    @invariant()
+    def clients_are_told_of_each_worker_that_served_whether_to_wait_for_it(self):
+        for worker_id in self.served:
+            waits = worker_id in self.world and not self.world[worker_id].killed
+            assert self.published.lives(worker_id) == waits
+        assert set(self.published.finishing) <= self.served
 
     @precondition(lambda self: hasattr(self, "state"))
     @invariant()

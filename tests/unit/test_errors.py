@@ -1,15 +1,18 @@
 """Every error crosses processes unchanged: pickle inside Ray, a plain dict on the wire."""
 
+import asyncio
 import json
 import pickle
 import re
+import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from dspool import errors
-from dspool.errors import Outcome, PoolError, from_wire
+from dspool.errors import NotAllowed, Outcome, PoolError, ProgramError, from_wire, is_cancellation
+from dspool.programs.models.errors import translate
 
 DETAILS = {"key": "pool_size", "value": 9, "retry_after_s": 0.25, "found": ["a", {"b": None}]}
 
@@ -86,3 +89,48 @@ def test_an_unknown_code_becomes_a_plain_pool_error():
 def test_a_damaged_wire_dict_still_becomes_an_error():
     assert type(from_wire({})) is PoolError
     assert from_wire({"code": "cancelled", "details": None}).details == {}
+
+
+class Faceless(BaseException):
+    """Hurts whoever looks at it."""
+
+    @property
+    def __class__(self) -> Any:
+        raise KeyboardInterrupt("secret")
+
+    __traceback__ = __cause__ = property(lambda self: sys.exit("secret"))  # type: ignore[assignment]
+    __str__ = __repr__ = __class__.fget  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("name", ["Faceless", "x" * 10_000])
+def test_what_a_program_raised_is_named_without_asking_it(name):
+    try:
+        raise (Faceless if name == "Faceless" else type(name, (BaseException,), {}))
+    except BaseException as raised:
+        for error in (ProgramError.of(raised), translate(raised)):
+            assert re.fullmatch(rf"the program raised {name[:200]} at {__name__}:\d+", error.message)
+            assert (type(error), error.details["exception"]) == (ProgramError, name[:200])
+
+
+def test_an_error_of_ours_that_a_program_raises_says_what_it_says_but_not_one_that_it_derives():
+    class Derived(ProgramError):
+        pass
+
+    ours = NotAllowed("no")
+    assert translate(ours) is ours
+    assert translate(Derived("secret")).message == "the program raised Derived at an unknown place"
+
+
+async def test_a_cancellation_is_told_from_a_cancelled_error_that_somebody_raised():
+    raised, told = asyncio.CancelledError(), []
+    assert not is_cancellation(raised)
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as cancelled:
+        told = [is_cancellation(cancelled), is_cancellation(ValueError())]
+        task.uncancel()
+    assert told == [True, False]
+    assert not is_cancellation(raised)

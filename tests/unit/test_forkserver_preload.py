@@ -50,6 +50,25 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
     assert "no_such_module" in done.stderr
 
 
+def test_a_module_that_exits_is_left_to_the_worker_and_does_not_end_the_parent(tmp_path):
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit('no licence')")
+    (tmp_path / "interrupts.py").write_text("raise KeyboardInterrupt")
+    program = (
+        "from dspool.runtime.forkserver.preload import preload; "
+        "preload(['exits', 'interrupts']); print('goes on')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr
+    assert "no licence" in done.stderr
+
+
 def test_what_opens_files_or_starts_threads_while_loading_keeps_workers_from_being_forked(tmp_path):
     (tmp_path / "opens.py").write_text("kept = open('/dev/zero')")
     (tmp_path / "threads.py").write_text(

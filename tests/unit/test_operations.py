@@ -221,7 +221,7 @@ async def test_what_a_program_returns_is_what_the_caller_gets():
 
 
 @pytest.mark.parametrize("way", ["inline", "async", "thread"])
-@pytest.mark.parametrize("raised", [ValueError("secret"), SystemExit(1), StopIteration(), MemoryError()])
+@pytest.mark.parametrize("raised", [ValueError("secret"), StopIteration(), MemoryError()])
 async def test_whatever_a_program_raises_ends_that_operation_and_nothing_else(way, raised, caplog):
     async with LoopbackPool(config()) as pool:
         pool.programs["bad"] = Script(way, failing(raised).do)
@@ -240,6 +240,26 @@ async def test_whatever_a_program_raises_ends_that_operation_and_nothing_else(wa
         assert (await client.run(ExecuteProgram("echo", {"x": 1}))).outputs == {"x": 1}
         assert worker._operations.held == 0
         assert pool.reported_dead == []
+
+
+@pytest.mark.parametrize("way", ["inline", "async", "thread"])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+async def test_what_stops_processes_loops_or_tasks_elsewhere_ends_the_operation_of_a_program_that_raises_it(
+    way, raised, caplog
+):
+    async with LoopbackPool(config()) as pool:
+        gate = Gate("async")
+        pool.programs |= {"bad": Script(way, failing(raised("secret")).do), "neighbour": gate.script}
+        worker = await pool.start_worker()
+        client = await pool.start_client()
+        neighbour = asyncio.ensure_future(client.run(ExecuteProgram("neighbour", {})))
+        await until(lambda: gate.started)
+        with pytest.raises(ProgramError, match=f"raised {raised.__name__} at ") as failed:
+            await client.run(ExecuteProgram("bad", {}))
+        assert "secret" not in str(failed.value) + caplog.text
+        gate.open.set()
+        assert (await neighbour).answer == "done"
+        assert worker._operations.held == 0
 
 
 async def test_a_program_that_raises_a_pool_error_is_reported_as_that(caplog):

@@ -101,6 +101,79 @@ def test_of_two_adopted_workers_with_one_slot_number_the_second_is_killed():
     assert b.members == ["old0"]
 
 
+# --- for whom clients are to wait ---
+
+
+def test_a_worker_that_drains_is_named_as_finishing_until_it_is_gone():
+    b = Bench(pool_size=2).boot().obey()
+    going = b.id(0)
+    assert b.state.membership.finishing == ()
+    b.feed(ev.DrainRequested(going))
+    assert (going in b.members, b.state.membership.finishing) == (False, (going,))
+    b.feed(ev.Drained(going))
+    assert b.state.membership.finishing == (going,), "its last results may be on their way"
+    b.feed(ev.WorkerDied(going, "stopped"))
+    assert b.state.membership.finishing == ()
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_a_worker_that_was_declared_dead_is_named_nowhere_from_then_on_though_its_process_may_live(drains):
+    b = Bench(pool_size=2, max_health_failures=1).boot().obey()
+    hung = b.id(0)
+    if drains:
+        b.feed(ev.DrainRequested(hung))
+    version = b.state.membership.version
+    out = b.feed(ev.HealthMissed(hung, "no answer"))
+    assert [a.worker_id for a in b.of(ev.KillWorker, out)] == [hung]
+    assert out[0] == ev.PublishMembership(b.state.membership), "before anything else is done"
+    assert b.state.membership.version > version
+    assert not b.state.membership.lives(hung)
+    for event in (
+        ev.HealthOk(hung, WorkerStatus(hung, 0, "ready")),
+        ev.WarmFinished(hung),
+        ev.Drained(hung),
+        ev.WorkerStarted(hung, Member(hung, 0, "host", 1, 8)),
+    ):
+        b.feed(event)
+        assert not b.state.membership.lives(hung), "it thawed"
+
+
+def test_a_drained_worker_that_does_not_stop_is_not_waited_for_for_ever():
+    b = Bench(pool_size=2).boot().obey()
+    going = b.id(0)
+    b.feed(ev.DrainRequested(going))
+    b.feed(ev.Drained(going))
+    b.tick(60.0)
+    assert not b.state.membership.lives(going)
+
+
+def test_a_worker_that_never_took_traffic_is_of_no_interest_to_clients():
+    b = Bench(pool_size=1, spares=1).boot().obey()
+    spare = next(w.id for w in b.state.roster.spares)
+    b.feed(ev.DrainRequested(spare))
+    assert b.state.membership.finishing == ()
+
+
+def test_an_adopted_worker_is_waited_for_even_if_nobody_wrote_down_that_it_takes_traffic():
+    b = Bench(pool_size=1)
+    b.feed(adopted(0, "starting"))
+    b.feed(adopted(1, "draining"))
+    b.boot()
+    assert b.state.membership.finishing == ("old0", "old1")
+    b.obey()
+    assert (b.members, b.state.membership.finishing) == (["old0"], ())
+
+
+def test_a_successor_hears_who_was_given_up():
+    b = Bench(pool_size=2, max_health_failures=1).boot().obey()
+    b.feed(ev.HealthMissed(b.id(0), "no answer"))
+    roster = [a.value for a in b.of(ev.Persist) if a.key == "roster"][-1]
+    assert roster[b.id(0)] == "failed"
+
+
+# --- lazy, closing ---
+
+
 def test_a_lazy_pool_starts_nothing_until_it_is_woken_and_is_ready_to_be():
     b = Bench(pool_size=2, lazy=True, spares=1).boot()
     assert not b.of(ev.StartWorker)

@@ -142,6 +142,29 @@ def test_wrong_inputs_never_reach_the_program(host: SessionHost):
 # --- sessions ---
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("variables['a'] = 2\nvariables['b'] = 3\nexit()", ProgramError),
+        ("variables['a'] = 2\nvariables['b'] = object()", InvalidRequest),
+        ("variables['a'] = 2\nvariables['b'] = float('nan')", InvalidRequest),
+        ("class B:\n def __reduce__(self): exit()\nvariables['a'] = 2\nvariables['b'] = B()", InvalidRequest),
+    ],
+)
+def test_code_that_fails_or_leaves_what_cannot_be_stored_changes_no_variable(
+    host: SessionHost, session: Session, code: str, kind: type[Exception]
+):
+    value(host, SetVariable("a", 1), session)
+    with pytest.raises(kind):
+        value(host, ExecuteCode(code), session)
+    assert session.variables == {"a": 1}
+
+
+def test_code_that_is_nested_too_deeply_is_the_callers_error(host: SessionHost, session: Session):
+    with pytest.raises(InvalidRequest, match="does not parse"):
+        value(host, ExecuteCode("-" * 100_000 + "1"), session)
+
+
 def test_a_created_program_runs_and_is_a_change_to_store(host: SessionHost, session: Session):
     done = host.run_inline(CreateProgram("mine", spec=QA), session)
     assert done.value["created"] is True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from dspool.testing.doubles import settle
-from tests.unit.supervision import pool
+from tests.unit.supervision import only, pool
 
 
 async def test_a_worker_whose_event_loop_is_blocked_is_killed_and_replaced():
@@ -19,6 +21,37 @@ async def test_a_worker_whose_event_loop_is_blocked_is_killed_and_replaced():
         assert stuck.killed
         assert len(await s.members()) == 2
         assert stuck.worker_id in s.store.dead
+
+
+@pytest.mark.parametrize("hangs_at", [0.0, 0.001, 2.5, 4.999])
+@pytest.mark.parametrize("drains", [False, True])
+async def test_clients_hear_of_a_worker_that_hangs_within_the_time_that_the_configuration_gives_it(
+    hangs_at, drains
+):
+    """docs/promises.md: the intervals between the checks that it may miss, and the time of the last one."""
+    async with pool(only(drain_s=100.0), pool_size=2, max_pool_size=2) as s:
+        config = s.config
+        await s.clock.advance(2 * config.health_check_interval_s + hangs_at)
+        stuck = s.runtime.worker(slot=0)
+        if drains:
+            draining = asyncio.create_task(s.supervisor.drain(stuck.worker_id))
+            await settle()
+        stuck.healthy = False
+        known = await s.supervisor.watch(0)
+        assert known.lives(stuck.worker_id)
+        bound_s = config.max_health_failures * config.health_check_interval_s + config.health_check_timeout_s
+        assert bound_s == 17.0
+
+        async def told():
+            version = known.version
+            while (membership := await s.supervisor.watch(version)).lives(stuck.worker_id):
+                version = membership.version
+
+        telling = asyncio.create_task(told())
+        await s.clock.advance(bound_s)
+        assert telling.done()
+        if drains:
+            await draining
 
 
 async def test_a_report_of_a_client_about_an_unreachable_worker_is_enough():

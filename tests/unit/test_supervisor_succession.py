@@ -123,6 +123,44 @@ async def test_a_running_worker_that_does_not_answer_is_killed_and_replaced():
         assert len(await s.members()) == 2
 
 
+async def test_a_worker_that_was_declared_dead_is_not_taken_back_by_a_successor_however_well_it_is_now():
+    async with pool(only(slot=0, immortal=True), pool_size=2) as s:
+        frozen = s.runtime.worker(slot=0)
+        frozen.healthy = False
+        await s.clock.advance(17.5)
+        assert frozen.killed
+        assert frozen.alive, "nobody could reach it"
+        frozen.healthy, frozen.immortal = True, False
+        await s.successor()
+        assert not frozen.alive
+        assert frozen.worker_id not in s.store.alive[-1]
+        assert not (await s.supervisor.watch(0)).lives(frozen.worker_id)
+
+
+async def test_a_client_learns_from_a_successor_that_a_worker_died_between_the_two():
+    async with pool(pool_size=2) as s:
+        await s.supervisor.detach()
+        dead, other = s.runtime.worker(slot=0), s.runtime.worker(slot=1)
+        dead.die()
+        s.supervisor = s.new_supervisor()
+        await s.supervisor.start()
+        await settle()
+        membership = await s.supervisor.watch(0)
+        assert (membership.lives(dead.worker_id), membership.lives(other.worker_id)) == (False, True)
+
+
+async def test_a_worker_whose_promotion_was_not_written_down_keeps_its_clients_while_it_is_warmed_again():
+    async with pool(pool_size=1) as s:
+        serving = s.runtime.worker(slot=0)
+        s.store.records["default", "roster"] = {}
+        serving.step_s = 1.0
+        await s.successor()
+        membership = await s.supervisor.watch(0)
+        assert (membership.workers, membership.finishing) == ((), (serving.worker_id,))
+        await s.clock.advance(5.0)
+        assert await s.members() == [serving.worker_id]
+
+
 async def test_a_worker_that_was_in_warm_up_when_the_supervisor_died_is_warmed_again_before_it_serves():
     async with pool(only(slot=1, step_s=5.0), pool_size=2) as s:
         await s.clock.advance(1.0)

@@ -419,14 +419,24 @@ class Client:
         self._by_id = {member.worker_id: member for member in membership.workers}
         self._observing.members = self._by_id
         self._links.want(self._by_id)
-        for worker_id in list(self._links):
-            if worker_id not in self._by_id and self._dispatcher.held_by(worker_id) == 0:
+        for worker_id in self._links:
+            if not membership.lives(worker_id):
+                # Not by its connection: that of a worker that hangs stays open for as long as it hangs.
+                self._observing.lost(worker_id, time.monotonic())
+                self._links.cut(worker_id)
+            elif worker_id not in self._by_id and self._dispatcher.held_by(worker_id) == 0:
                 self._links.drop(worker_id)
         self._tell_members()
 
     def _tell_members(self) -> None:
         connected = [member for member in self._by_id.values() if member.worker_id in self._links]
-        self._dispatcher.members(connected, paused=self._membership.paused, now=time.monotonic())
+        self._dispatcher.members(
+            connected,
+            finishing=self._membership.finishing,
+            paused=self._membership.paused,
+            now=time.monotonic(),
+            random=random.random(),
+        )
         self._changed.set()
         self._perform()
 

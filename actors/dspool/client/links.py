@@ -64,10 +64,17 @@ class Links:
         self._pauses = {worker_id: pause for worker_id, pause in self._pauses.items() if worker_id in members}
 
     def drop(self, worker_id: str) -> None:
-        """Close the link once what was written has left. Its loss is not told."""
+        """Close the link once what was written has left, or soon if the worker does not read. Its loss is not told."""
         link = self._open.pop(worker_id, None)
         if link is not None and link.transport is not None:
             link.transport.close()
+            self._loop.call_later(_LINGER_S, link.abort)
+
+    def cut(self, worker_id: str) -> None:
+        """Close the link now, whatever is on its way in either direction. Its loss is not told."""
+        link = self._open.pop(worker_id, None)
+        if link is not None:
+            link.abort()
 
     async def close(self) -> None:
         """Close all, what was written first, but do not wait long for workers that do not read."""

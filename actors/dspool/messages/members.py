@@ -31,6 +31,12 @@ class Membership(Struct, frozen=True):
     closed: bool = False
     programs: dict[str, int] = {}
     """Current version by pool program."""
+    finishing: tuple[str, ...] = ()
+    """Ids of workers that take no traffic any more, or not yet again, but live and finish what they hold."""
+
+    def lives(self, worker_id: str) -> bool:
+        """False: it died or was declared dead. Nothing that it held will end there, and nothing it says counts."""
+        return worker_id in self.finishing or any(member.worker_id == worker_id for member in self.workers)
 
 
 class WorkerStatus(Struct, frozen=True):

@@ -37,7 +37,7 @@ from dspool.config import PoolConfig
 from dspool.config.base import IMPORT_PATH
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError
 from dspool.messages import JSON
-from dspool.programs.models.errors import translate
+from dspool.programs.models.errors import translated
 
 RESERVED: Final = frozenset(
     {
@@ -119,12 +119,8 @@ class Imports:
                 field="import_path",
             )
         self._check_arguments(path, target, takes, kwargs)
-        try:
+        with translated():
             module = target(**kwargs)
-        except SystemExit as left:
-            raise ProgramError(f"making {path} ended with SystemExit") from left
-        except Exception as raised:
-            raise translate(raised) from raised
         if not issubclass(type(module), dspy.Module):
             raise InvalidRequest(f"{path} gives no dspy.Module", field="import_path")
         return module
@@ -304,8 +300,8 @@ def _bound(module_name: str, name: str, path: str, listed: bool) -> Any:
         raise InvalidRequest(
             f"{path} is not there: {type(missing).__name__}", field="import_path"
         ) from missing
-    except (Exception, SystemExit) as raised:
-        raise ProgramError(f"importing {path} raised {type(raised).__name__}") from raised
+    except BaseException as raised:  # such as a script that ends with `sys.exit()`
+        raise ProgramError.of(raised, f"importing {path}") from raised
     # `os.path` is found under this name and is another module. What a module would fetch on demand, it does not bind.
     if not isinstance(module, ModuleType) or module.__name__ != module_name or name not in vars(module):
         raise InvalidRequest(

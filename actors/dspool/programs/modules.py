@@ -15,6 +15,7 @@ from dspool.errors import InvalidRequest, NotAllowed
 from dspool.messages import JSON
 from dspool.programs.field_types import type_name
 from dspool.programs.imports import Imports
+from dspool.programs.models.errors import translated
 from dspool.programs.models.lm import check_overrides
 from dspool.programs.signatures import BuiltSignature
 
@@ -98,9 +99,11 @@ def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imp
     if not isinstance(paths, list):
         raise InvalidRequest("tools must be a list of import paths", field="tools")
     tools = [imports.callable(path, "tools") for path in paths]
-    module = dspy.ReAct(signature.dspy, tools=tools, max_iters=_count(own, "max_iters", 10, 100))
-    # A plain tool would block the event loop for as long as it runs.
-    waits = all(inspect.iscoroutinefunction(getattr(tool, "func", tool)) for tool in tools)
+    max_iters = _count(own, "max_iters", 10, 100)
+    with translated():
+        module = dspy.ReAct(signature.dspy, tools=tools, max_iters=max_iters)
+        # A plain tool would block the event loop for as long as it runs.
+        waits = all(inspect.iscoroutinefunction(getattr(tool, "func", tool)) for tool in tools)
     return Built(module, "ReAct", "async" if waits else "thread", None)
 
 

@@ -20,6 +20,7 @@ from dspool.errors import InvalidRequest, PoolError, ProgramError
 from dspool.messages import JSON
 from dspool.programs.adapters import adapter_named
 from dspool.programs.imports import Imports, Inputs, entry_of
+from dspool.programs.models.errors import translated
 from dspool.programs.modules import Built, Way, build_module
 from dspool.programs.signatures import BuiltSignature, build_signature, remember_fields
 
@@ -103,7 +104,9 @@ class Program:
         return isinstance(self.adapter, dspy.JSONAdapter)
 
     def describe(self) -> dict[str, JSON]:
-        """Kind, signature, LM profile and adapter, as plain data."""
+        """Kind, signature, LM profile and adapter, as plain data. Raises `ProgramError` if the module's code does."""
+        with translated():
+            predictors = [name for name, _ in self.module.named_predictors()]
         origin: Literal["import_path", "state", "spec"] = (
             "import_path" if self.definition.import_path else "state" if self.definition.state else "spec"
         )
@@ -114,7 +117,7 @@ class Program:
             "signature": self.signature.describe() if self.signature is not None else None,
             "lm": self.lm,
             "adapter": (self.definition.spec or {}).get("adapter") or "chat",
-            "predictors": [name for name, _ in self.module.named_predictors()],
+            "predictors": predictors,
         }
 
 
@@ -127,7 +130,8 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
         ProgramError: the imported code raised.
     """
     if definition.import_path is not None:
-        return _imported(definition, config)
+        with translated():
+            return _imported(definition, config)
     spec = definition.spec
     if not isinstance(spec, dict):
         raise InvalidRequest("a program needs a spec, or an import_path")

@@ -161,4 +161,7 @@ class DSPySpans(BaseCallback):
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)[:_MAX_CONTENT]
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)[:_MAX_CONTENT]
+    except BaseException:  # a value's own code; to be traced must not end its operation
+        return f"<{type(value).__name__} that cannot be shown>"

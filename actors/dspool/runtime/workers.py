@@ -15,6 +15,7 @@ from dspool.messages import Deployment, Member, VersionNumbers, WorkerStatus
 from dspool.runtime import forkserver
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
 from dspool.runtime.fork_starts import ForkStarts
+from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import session_store
 from dspool.supervisor import WorkerHandle
@@ -41,6 +42,14 @@ class WorkerActor(Worker):
             report=metrics,
             start=forkserver.how_started(),
         )
+        self._kept = False
+
+    async def describe(self) -> Member:
+        if not self._kept:
+            # Not in the constructor: that does not run on the loop.
+            self._kept = True
+            keep_running(lambda: self._state == "stopped")
+        return await super().describe()
 
     def __repr__(self) -> str:
         # Ray reads it once, when the actor is created, and shows it from then on: a state in it would be wrong soon.

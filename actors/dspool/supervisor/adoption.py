@@ -38,7 +38,7 @@ class Survivor(NamedTuple):
 async def survey(
     runtime: Runtime, roster: dict[str, Any], *, sleep: Sleep, timeout_s: float
 ) -> list[Survivor]:
-    """Every running worker that answers; the others are killed.
+    """Every running worker that answers and was not given up before; the others are killed.
 
     In the order in which they are to be adopted: of two with one slot number, the one that was warm comes first.
     """
@@ -48,12 +48,13 @@ async def survey(
     )
     found = []
     for handle, answer in zip(handles, answers, strict=True):
-        if isinstance(answer, BaseException):
-            log.warning("killing worker %s: it does not answer: %s", handle.worker_id, answer)
+        written = roster.get(handle.worker_id)
+        if isinstance(answer, BaseException) or written in _OVER:
+            why = f"it was {written} already" if written in _OVER else f"it does not answer: {answer}"
+            log.warning("killing worker %s: %s", handle.worker_id, why)
             runtime.kill(handle)
             continue
         member, status = answer
-        written = roster.get(handle.worker_id)
         state: WorkerState = written if written in _ORDER else "starting"
         if status.state == "draining":
             state = "draining"
@@ -76,3 +77,5 @@ async def _ask(handle: WorkerHandle) -> tuple[Member, WorkerStatus]:
 
 
 _ORDER: list[WorkerState] = ["ready", "spare", "draining", "starting"]
+_OVER: tuple[WorkerState, ...] = ("stopped", "failed")
+"""Clients were told that these are dead, or may have been: however well they answer now, nobody may hear of them."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from dspool.errors import PoolError, from_wire
+from dspool.errors import PoolError, from_wire, type_of
 
 T = TypeVar("T")
 
@@ -231,15 +231,15 @@ def emit(event: str, measurements: Mapping[str, float] = {}, metadata: Mapping[s
     for handler in handlers:
         try:
             handler(event, measurements, metadata)
-        except Exception as failed:
+        except BaseException as failed:  # whatever it is: observing never hurts
             _failed(handler, event, failed)
 
 
-def _failed(handler: Handler, event: str, failed: Exception) -> None:
+def _failed(handler: Handler, event: str, failed: BaseException) -> None:
     detach(handler)
     name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
     # The type only: the text of an exception may quote what the handler was given.
-    error = type(failed).__qualname__
+    error = type_of(failed)
     _log.error("telemetry handler %s raised %s at %s and was detached", name, error, event)
     emit("telemetry.handler_failed", {"count": 1}, {"handler": name, "event": event, "error": error})
 
@@ -355,9 +355,12 @@ def outcome_of(error: BaseException | Mapping[str, Any]) -> tuple[str, str | Non
     if isinstance(error, Mapping):
         error = from_wire(dict(error))
     if isinstance(error, PoolError):
-        return error.outcome, error.code
+        try:
+            return error.outcome, error.code
+        except BaseException:  # a program's own kind of PoolError has code of its own
+            return "error", type_of(error)
     if isinstance(error, asyncio.CancelledError):
         return "cancelled", None
     if isinstance(error, TimeoutError):
         return "timeout", None
-    return "error", type(error).__qualname__
+    return "error", type_of(error)

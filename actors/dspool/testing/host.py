@@ -261,6 +261,7 @@ class LoopbackPool:
         self.reported_dead: list[str] = []
         self.membership = Membership(0)
         self._members: dict[str, Member] = {}
+        self._leaving: dict[str, None] = {}
         self._published = asyncio.Event()
         self._stopped: list[Worker] = []
 
@@ -296,21 +297,32 @@ class LoopbackPool:
 
     async def kill(self, worker_id: str) -> None:
         """As SIGKILL looks from outside: connections end, leases are freed, the membership forgets it."""
-        worker = self.workers.pop(worker_id)
-        self._stopped.append(worker)
-        self._members.pop(worker_id, None)
-        self.store.worker_dead(worker_id)
+        worker = self.workers[worker_id]
+        self._forget(worker_id)
         await worker.stop()
         self.publish()
 
-    def leave(self, worker_id: str) -> None:
-        """It takes no more traffic, but lives."""
-        self._members.pop(worker_id)
+    def declare_dead(self, worker_id: str) -> None:
+        """As a supervisor does with a worker that hangs: it goes on, its connections too, but nobody waits for it."""
+        self._forget(worker_id)
         self.publish()
+
+    def leave(self, worker_id: str) -> None:
+        """It takes no more traffic, but lives and finishes what it holds."""
+        self._members.pop(worker_id)
+        self._leaving[worker_id] = None
+        self.publish()
+
+    def _forget(self, worker_id: str) -> None:
+        self._stopped.append(self.workers.pop(worker_id))
+        self._members.pop(worker_id, None)
+        self._leaving.pop(worker_id, None)
+        self.store.worker_dead(worker_id)
 
     def publish(self, **changes: Any) -> None:
         version = self.membership.version + 1
-        about = {"programs": dict.fromkeys(self.programs, 1), **changes}
+        finishing = tuple(self._leaving.keys() - self._members.keys())
+        about = {"programs": dict.fromkeys(self.programs, 1), "finishing": finishing, **changes}
         self.membership = Membership(version, tuple(self._members.values()), **about)
         self._published.set()
         self._published = asyncio.Event()

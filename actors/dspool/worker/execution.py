@@ -8,7 +8,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING
 
-from dspool.errors import Cancelled, DeadlineExceeded, InternalError, PoolError
+from dspool.errors import Cancelled, DeadlineExceeded, InternalError, PoolError, ProgramError, type_of
 from dspool.messages import Operation
 
 if TYPE_CHECKING:
@@ -120,12 +120,15 @@ class Held:
         if self.unwanted:
             # Stopping makes libraries fail in their own ways; the cause is ours all the same.
             return self.given_up(now)
-        return raised if isinstance(raised, PoolError) else defect(raised)
+        if isinstance(raised, PoolError):
+            return raised
+        # Nobody here raises what is no `Exception`, and nobody cancelled it: it was the program itself.
+        return defect(raised) if issubclass(type(raised), Exception) else ProgramError.of(raised)
 
 
 def defect(raised: BaseException) -> InternalError:
     """The error to report for one that nobody expected; where it came from goes to the log, what it said does not."""
-    kind = type(raised).__name__
+    kind = type_of(raised)
     places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(raised.__traceback__)[-4:]]
     _log.error("an operation raised %s at %s", kind, " < ".join(reversed(places)))
     # The type only: a message may hold what the user sent.

@@ -200,7 +200,7 @@ class Operations:
             if type(command) is ExecuteProgram or type(command) is StreamProgram:
                 # Now, not at the end: another version may be current by then.
                 held.version = self._host.version_for(command, session)
-        except Exception as raised:
+        except BaseException as raised:  # a session's own program is built at its first use
             self.refuse(held, held.ended_by(raised, self._clock()))
             return
         if plan == "inline":
@@ -290,10 +290,9 @@ class Operations:
                         held.operation.command, held.session, held.operation.principal
                     )
         except BaseException as raised:
-            # SystemExit too: a program that calls `exit()` ends itself, not the worker with all that it holds.
+            # KeyboardInterrupt and SystemExit too: a program that calls `exit()` ends itself, not the worker with all
+            # that it holds. Nobody else raises them here: signals go to the main thread.
             self._finish(held, error=held.ended_by(raised, self._clock()))
-            if isinstance(raised, KeyboardInterrupt):
-                raise
         else:
             self._settle(held, done)
 
@@ -307,8 +306,6 @@ class Operations:
                 )
         except BaseException as raised:
             self._finish(held, error=held.ended_by(raised, self._clock()))
-            if isinstance(raised, KeyboardInterrupt):
-                raise
         else:
             self._settle(held, done)
 
@@ -355,7 +352,7 @@ class Operations:
         assert self.ownership is not None
         try:
             ended = await self.ownership.end(held)
-        except Exception as raised:
+        except BaseException as raised:
             self._finish(held, error=held.ended_by(raised, self._clock()))
         else:
             self._finish(held, done=Done({"ended": ended}))
@@ -383,7 +380,7 @@ class Operations:
             self.moved(held, "")
         except PoolError as failed:
             self._finish(held, error=failed)
-        except Exception as raised:
+        except BaseException as raised:
             self._finish(held, error=defect(raised))
         else:
             self._finish(held, done=done)

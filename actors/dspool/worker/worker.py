@@ -29,7 +29,7 @@ from dspool.config import (
 )
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.core.metrics.recorder import WorkerDelta, WorkerRecorder
-from dspool.errors import NotAllowed, PoolError, WorkerStartFailed
+from dspool.errors import NotAllowed, PoolError, WorkerStartFailed, is_cancellation, is_own, type_of
 from dspool.messages import (
     Deployment,
     ExecuteProgram,
@@ -54,6 +54,7 @@ _log = logging.getLogger(__name__)
 _FAREWELL_S = 1.0
 """How long a drained worker waits for its clients to leave."""
 _KEEP_INTERVAL_S = 5.0
+_MESSAGE_LIMIT = 2000
 
 
 class Worker:
@@ -174,11 +175,12 @@ class Worker:
                 await self._probe(step)
             elif isinstance(step, CustomCode):
                 await asyncio.to_thread(_call, step.import_path)
-        except PoolError:
-            raise
-        except Exception as failed:
+        except BaseException as failed:
+            if is_own(failed) or is_cancellation(failed):
+                raise
+            # A step may be anybody's code: KeyboardInterrupt or SystemExit of it would end the process or its loop.
             raise WorkerStartFailed(
-                f"warm-up step {step.step!r} failed on worker {self._id}: {type(failed).__name__}: {failed}",
+                f"warm-up step {step.step!r} failed on worker {self._id}: {type_of(failed)}{_said(failed)}",
                 worker=self._id,
                 step=step.step,
             ) from failed
@@ -374,6 +376,13 @@ class Worker:
 def _import_all(modules: tuple[str, ...]) -> None:
     for module in modules:
         importlib.import_module(module)
+
+
+def _said(failed: BaseException) -> str:
+    try:
+        return f": {failed}"[:_MESSAGE_LIMIT]
+    except BaseException:  # its own words are anybody's code, too
+        return ""
 
 
 def _call(import_path: str) -> None:

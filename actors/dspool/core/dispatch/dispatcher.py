@@ -12,7 +12,7 @@ an operation: it is refused, bounced, tried again after a rest, given up, or end
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from dspool.core.dispatch.matcher import Matching
@@ -25,6 +25,7 @@ from dspool.messages import Finished, Member, Operation
 
 __all__ = ["Actions", "Affinity", "DispatchConfig", "Dispatcher", "End", "Strategy", "Ticket"]
 
+DECLARED_DEAD = "its supervisor declared it dead"
 _UNKNOWN_OWNER_PAUSE_S = 0.02
 """Wait before asking again for a session whose owner this client does not know (it is draining or has just died)."""
 _NEWS_LASTS_S = 0.1
@@ -196,10 +197,26 @@ class Dispatcher:
             self._stale_news.pop(worker_id, None)
         self._matching.feed(worker, now)
 
-    def members(self, workers: Iterable[Member], *, paused: bool = False, now: float) -> None:
-        """The workers that take traffic now. One that left finishes what it holds but gets nothing new."""
+    def members(
+        self,
+        workers: Iterable[Member],
+        *,
+        finishing: Container[str] = (),
+        paused: bool = False,
+        now: float,
+        random: float = 0.0,
+    ) -> None:
+        """The workers that take traffic now. Those in `finishing` end what they hold but get nothing new.
+
+        Any other is dead, whatever its connection looks like: what it held is treated as by `lost`.
+        """
         self._paused = paused
-        self._matching.members({member.worker_id: member for member in workers}, now)
+        wanted = {member.worker_id: member for member in workers}
+        for worker_id in self._matching.known():
+            if worker_id not in wanted and worker_id not in finishing:
+                # What goes from one to another that is dead as well has not left yet, and comes back unharmed.
+                self.lost(worker_id, DECLARED_DEAD, now=now, random=random)
+        self._matching.members(wanted, now)
 
     def lost(self, worker_id: str, cause: str, *, now: float, random: float = 0.0) -> None:
         """The worker is gone. What it held had started as far as we know: only idempotent operations go again."""

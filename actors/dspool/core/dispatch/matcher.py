@@ -63,6 +63,10 @@ class Matching:
     def worker(self, worker_id: str) -> WorkerSlots | None:
         return self.workers.get(worker_id) or self._leaving.get(worker_id)
 
+    def known(self) -> list[str]:
+        """Every worker that takes traffic or still holds something."""
+        return [*self.workers, *self._leaving]
+
     def members(self, wanted: dict[str, Member], now: float) -> None:
         """These take traffic now, and no others."""
         # First who is there, then what goes where: nothing may land on a worker that leaves in the same change.

@@ -66,7 +66,7 @@ class Orders:
         self.emit("worker.init", {"duration_s": self.now - w.started_at}, worker=w.id, slot=w.slot)
 
     def promote(self, w: WorkerRecord) -> None:
-        w.phase = "ready"
+        w.phase, w.served = "ready", True
         self.out.append(ev.Promote(w.id, w.slot))
 
     def drain(self, w: WorkerRecord, why: str) -> None:
@@ -99,19 +99,16 @@ class Orders:
     def publish(self, *, paused: bool, closed: bool, programs: dict[str, int], at_least: int = 0) -> None:
         """Publishes the membership if it says anything new; its version is then above `at_least`, too."""
         workers = tuple(sorted(self._serving(), key=lambda member: member.slot))
+        finishing = tuple(w.id for w in self._roster.finishing)
         old = self.membership
-        if at_least < old.version and (old.workers, old.paused, old.closed, old.programs) == (
-            workers,
-            paused,
-            closed,
-            programs,
-        ):
+        said = (old.workers, old.paused, old.closed, old.programs, old.finishing)
+        if at_least < old.version and said == (workers, paused, closed, programs, finishing):
             return
         version = max(old.version, at_least) + 1
         if version + VERSIONS_RESERVED // 2 > self.ceiling:
             self.ceiling = version + VERSIONS_RESERVED
             self.persist("version_ceiling", self.ceiling)
-        self.membership = Membership(version, workers, paused, closed, dict(programs))
+        self.membership = Membership(version, workers, paused, closed, dict(programs), finishing)
         # First of all actions: nothing that follows may keep clients from hearing of it.
         self.out.insert(0, ev.PublishMembership(self.membership))
 

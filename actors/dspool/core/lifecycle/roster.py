@@ -31,6 +31,8 @@ class WorkerRecord:
     misses: int = 0
     suspicions: int = 0
     suspected_at: float = 0.0
+    served: bool = False
+    """It was in a membership, as far as anybody knows: clients may hold operations there."""
     settled: bool = False
     """It lived long enough to be no part of a crash loop."""
     status: WorkerStatus | None = None
@@ -100,6 +102,12 @@ class Roster:
             return leaving[0]
         return min(self.ready, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.slot))
 
+    @property
+    def finishing(self) -> list[WorkerRecord]:
+        """Workers that took traffic and do not any more, but were not given up: clients may wait for them."""
+        found = [w for w in self._workers.values() if w.served and w.phase not in ("ready", "failed")]
+        return sorted(found, key=lambda w: w.slot)
+
     def written(self) -> dict[str, JSON]:
-        """What a later supervisor needs to know to adopt these workers as they are."""
-        return {w.id: w.phase for w in self._workers.values() if w.phase in ("ready", "spare", "draining")}
+        """What a later supervisor needs to know to adopt these workers as they are, or to end those given up."""
+        return {w.id: w.phase for w in self._workers.values() if w.phase not in PENDING}

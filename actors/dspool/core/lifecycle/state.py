@@ -6,7 +6,8 @@ kept apart; after each event the `Reconciler` orders whatever brings the one nea
 - a slot number belongs to at most one living worker, dying ones included;
 - only warm workers are in the membership, whatever started them;
 - the membership version only grows;
-- every process that was ordered is a worker here until it is known to be gone.
+- every process that was ordered is a worker here until it is known to be gone;
+- a worker that took traffic is in the membership, or named there as finishing, until it is gone or given up.
 """
 
 from __future__ import annotations
@@ -242,6 +243,7 @@ class PoolState:
             status=event.status,
             warm_at=now,
             fresh_mb=0.0,
+            served=True,  # perhaps: the last promotions may not have been written down
         )
         self.roster.add(w)
         self.awake = True

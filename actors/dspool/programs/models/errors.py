@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dspy.utils import exceptions as lm_errors
@@ -15,33 +17,49 @@ from dspool.errors import (
     ModelUnreachable,
     PoolError,
     ProgramError,
+    is_own,
+    place_of,
 )
 
 
 def translate(error: BaseException) -> PoolError:
-    """The `PoolError` that `error` means. Messages name models, statuses, fields and types, never content."""
-    error = _single(error)
+    """The `PoolError` that `error` means. Messages name models, statuses, fields and types, never content.
+
+    Raises nothing, whatever `error` does when it is looked at.
+    """
+    try:
+        return _translated(_single(error))
+    except BaseException:
+        return ProgramError.of(error)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Code in here may run anybody's code: whatever it raises leaves as a `PoolError`."""
+    try:
+        yield
+    except BaseException as raised:
+        raise translate(raised) from raised
+
+
+def _translated(error: BaseException) -> PoolError:
     if isinstance(error, lm_errors.LMUnexpectedError) and isinstance(error.__cause__, PoolError):
         # Raised by us below DSPy's engine boundary, such as by a listener that went away.
         error = error.__cause__
-    if isinstance(error, PoolError):
+    if isinstance(error, PoolError) and is_own(error):
         return error
     if isinstance(error, lm_errors.AdapterParseError):
         return _unparsable(error)
     if isinstance(error, lm_errors.LMError):
         return _model_error(error)
-    if isinstance(error, ValueError) and _place(error).startswith("dspy.clients.execution:"):
+    if isinstance(error, ValueError) and place_of(error).startswith("dspy.clients.execution:"):
         # DSPy's own check of what it sends; its message quotes nothing, but names positions in the prompt.
         return InvalidRequest(
             "an input or setting cannot be sent: text that is not valid Unicode, or a bad n"
         )
     if isinstance(error, ImportError):
         return ConfigError(f"a module is not installed: {error.name}", module=error.name or "")
-    return ProgramError(
-        f"the program raised {type(error).__name__} at {_place(error)}",
-        exception=type(error).__name__,
-        at=_place(error),
-    )
+    return ProgramError.of(error)
 
 
 def _model_error(error: lm_errors.LMError) -> PoolError:
@@ -106,9 +124,11 @@ def _unparsable(error: lm_errors.AdapterParseError) -> ProgramError:
 
 
 def _single(error: BaseException) -> BaseException:
-    """What is inside an exception group that holds only one exception."""
+    """What is inside an exception group that holds only one, or what Python turned into a `RuntimeError`."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
+    if type(error) is RuntimeError and isinstance(error.__cause__, StopIteration | StopAsyncIteration):
+        error = error.__cause__
     return error
 
 
@@ -120,12 +140,3 @@ def _timed_out(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    if trace is None:
-        return "an unknown place"
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from dspool.config import PoolConfig
-from dspool.errors import InvalidRequest, NotAllowed, ProgramError
+from dspool.errors import InvalidRequest, NotAllowed, ProgramError, type_of
 from dspool.messages import JSON, Change, ExecuteCode
 from dspool.programs.sessions.commands import Answer, needed
 from dspool.programs.sessions.state import Session
@@ -34,7 +34,8 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
     session = needed(session, command)
     try:
         tree = ast.parse(command.code, "<execute_code>")
-    except (SyntaxError, ValueError) as refused:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as refused:
+        # The last two are those of code that is nested too deeply.
         line = getattr(refused, "lineno", None)
         raise InvalidRequest(f"the code does not parse (line {line})", line=line) from refused
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
@@ -48,24 +49,51 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
 
     names = session.namespace
     names.update(variables=session.variables, print=show)
-    result: Any = None
     try:
         exec(compile(tree, "<execute_code>", "exec"), names)
+        result: Any = None
         if isinstance(last, ast.Expr):
             result = eval(compile(ast.Expression(last.value), "<execute_code>", "eval"), names)
-    except Exception as raised:
-        raise ProgramError(
-            f"the code raised {type(raised).__name__} in line {_line(raised)}",
-            exception=type(raised).__name__,
-            line=_line(raised),
-        ) from raised
+        # What the code left is its own, too: to look at it is to run its methods.
+        answer = {"stdout": printed.getvalue()[:MAX_OUTPUT], "result": _shown(result)}
+        return Answer(answer, tuple(_plain(change) for change in changed(before, session.variables)))
+    except BaseException as raised:  # `exit()` as well: it ends the code, not the worker
+        # Nothing of it is stored, so nothing of it may stay.
+        session.variables.clear()
+        session.variables.update(before)
+        if isinstance(raised, _NotJSON):
+            raise InvalidRequest(
+                f"variable {raised.name!r} is not a JSON value (None, bool, int, finite float, str, list, dict)",
+                field=raised.name,
+            ) from None
+        kind, line = type_of(raised), _line(raised)
+        raise ProgramError(f"the code raised {kind} in line {line}", exception=kind, line=line) from raised
+
+
+class _NotJSON(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name[:80]
+
+
+def _shown(result: Any) -> JSON:
     try:
-        value = msgspec.to_builtins(result)
+        return msgspec.to_builtins(result)
     except TypeError:
-        value = repr(result)[:MAX_OUTPUT]
-    return Answer(
-        {"stdout": printed.getvalue()[:MAX_OUTPUT], "result": value}, changed(before, session.variables)
-    )
+        return repr(result)[:MAX_OUTPUT]
+
+
+def _plain(change: Change) -> Change:
+    """The change with plain data of its own: what is sent to the store is pickled, which runs methods again."""
+    if change.payload is None:
+        return change
+    try:
+        payload = msgspec.json.decode(msgspec.json.encode(change.payload))
+    except (TypeError, ValueError, RecursionError):
+        payload = None
+    if payload != change.payload:
+        raise _NotJSON(change.name)
+    return Change(change.kind, change.name, payload)
 
 
 def changed(before: dict[str, JSON], after: dict[str, JSON]) -> tuple[Change, ...]:
@@ -76,7 +104,7 @@ def changed(before: dict[str, JSON], after: dict[str, JSON]) -> tuple[Change, ..
 
 
 def _line(raised: BaseException) -> int:
-    trace, line = raised.__traceback__, 0
+    trace, line = BaseException.__dict__["__traceback__"].__get__(raised), 0
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<execute_code>":
             line = trace.tb_lineno

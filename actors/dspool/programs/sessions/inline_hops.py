@@ -14,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
+from dspool.errors import type_of
+
 _SHORT = frozenset(
     {
         ("dspy.clients.execution", "prepare"),
@@ -35,7 +37,15 @@ class InlineHops(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if not kwargs and _is_short(fn, args):
             return cast("Future[Any]", _run_here(fn, args))
-        return super().submit(fn, *args, **kwargs)
+        return super().submit(_arriving, fn, args, kwargs)
+
+
+def _arriving(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as stop:
+        # asyncio's future does not take it from the thread's, and whoever awaits that would wait for ever.
+        raise RuntimeError(f"{type_of(stop)} was raised in a thread") from stop
 
 
 def _is_short(fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
@@ -62,7 +72,7 @@ def _run_here(fn: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[A
         done.set_result(fn(*args))
     except StopIteration as stop:
         # A future refuses StopIteration, as it would end the coroutine that awaits it.
-        done.set_exception(RuntimeError(f"{fn!r} raised {type(stop).__name__}"))
+        done.set_exception(RuntimeError(f"{fn!r} raised {type_of(stop)}"))
     except Exception as raised:
         done.set_exception(raised)
     return done

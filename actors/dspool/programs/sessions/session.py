@@ -16,7 +16,7 @@ import dspy
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.source import ImportedSource
-from dspool.errors import Cancelled, InternalError, PoolError
+from dspool.errors import Cancelled, InternalError, PoolError, is_cancellation
 from dspool.messages import (
     JSON,
     AnyCommand,
@@ -57,6 +57,7 @@ class SessionHost:
     """One per worker process. All `run_*` raise `PoolError`s only; cancelling `run_async` stops its LM call.
 
     `principal` is who asks. Cached answers are found by the same one only; without one, within the same session only.
+    Programs may raise anything, `KeyboardInterrupt`, `SystemExit` and `CancelledError` too: it ends their operation.
     """
 
     def __init__(self, config: PoolConfig, *, clock: Callable[[], float] = time.time) -> None:
@@ -150,7 +151,7 @@ class SessionHost:
             try:
                 with dspy.context(lm=lm, adapter=program.adapter, **scope.settings(), **spans.settings()):
                     outputs = outputs_of(program.module(**command.inputs))
-            except Exception as raised:
+            except BaseException as raised:
                 raise translate(raised) from raised
             return Done({"outputs": outputs}, scope.by_model(), scope.offline, version)
         scope = _scope(session, principal)
@@ -182,7 +183,8 @@ class SessionHost:
         """Run it on the event loop. Cancelling the task closes the connection of a running LM call.
 
         Raises:
-            PoolError: as all `run_*`. asyncio.CancelledError passes through, so that `asyncio.timeout` works.
+            PoolError: as all `run_*`. asyncio.CancelledError passes through if the task was cancelled, so that
+                `asyncio.timeout` works.
         """
         if not isinstance(command, ExecuteProgram | StreamProgram):
             return self.run_inline(command, session, principal)
@@ -217,7 +219,9 @@ class SessionHost:
                     outputs = await stream_call(
                         run.program, emit, lambda: _outputs_later(module, command.inputs)
                     )
-        except Exception as raised:
+        except BaseException as raised:
+            if is_cancellation(raised):
+                raise
             raise translate(raised) from raised
         return Done({"outputs": outputs}, scope.by_model(), scope.offline, run.version)
 
@@ -251,7 +255,7 @@ class SessionHost:
                     )
                 else:
                     outputs = self._call(run, command.inputs, scope)
-        except Exception as raised:
+        except BaseException as raised:
             if stop is not None and stop.is_set():
                 raise Cancelled("the operation was cancelled") from raised
             raise translate(raised) from raised
@@ -298,6 +302,10 @@ class SessionHost:
             failed = InternalError(f"{type(command).__name__} failed: {type(defect).__name__}")
             self._note(command, session, started, error=failed)
             raise failed from defect
+        except BaseException as raised:  # nothing of ours raises such
+            stopped = translate(raised)
+            self._note(command, session, started, error=stopped)
+            raise stopped from raised
         self._note(command, session, started, done=done)
         return done
 

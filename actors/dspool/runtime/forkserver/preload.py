@@ -66,8 +66,8 @@ def preload(modules: Iterable[str]) -> dict[str, str]:
     for module in (*OFTEN, *modules):
         try:
             importlib.import_module(module)
-        except Exception:
-            # The worker will say the same, to whom it concerns.
+        except BaseException:
+            # A module may end with `sys.exit()`. The worker will say the same, to whom it concerns.
             traceback.print_exc()
     # As a string: this package is below all that it loads.
     importlib.import_module("dspool.programs.rehearsal").rehearse()
