@@ -102,5 +102,5 @@ lock: install ## pin what is installed now
 	  $(BIN)/python -m pip freeze --exclude-editable --exclude dspool; } > constraints.txt
 	@touch $(INSTALLED)
 
-clean: ## remove caches and the environment
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove caches, the built site and the environment
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -42,6 +42,7 @@ from benchmarks.services import dspool_up
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
 from dspool.telemetry.metrics import Metrics, MetricsOptions
 
+PARTS = ("viewers", "browser")
 VIEWERS = 100
 RATE = 20.0
 """Operations a second of the steady load: figures move, and the machine is not full."""
@@ -246,7 +247,7 @@ def browse(url: str, visits: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    options = arguments(__doc__ or "").parse_args()
+    options = arguments(__doc__ or "", PARTS).parse_args()
     rounds, seconds, visits, watched = (1, 4, 2, 3.0) if options.quick else (5, 20, 7, 60.0)
     header("dashboard: 2 workers, one ingress process, steady load, service and browser on the same machine")
     directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
@@ -256,11 +257,11 @@ def main() -> int:
             give_history(url, directory / "d", family_of(pid))
             with beside(url, "--rate", str(RATE)) as load:
                 time.sleep(2.0)
-                cost = viewers(url, pid, rounds, seconds)
+                cost = viewers(url, pid, rounds, seconds) if "viewers" in options.only else {}
                 browser: dict[str, Any] = {"first_paint_s": None, "longest_frame_ms": None, "page_kb": None}
-                if Path(CHROMIUM).exists():
+                if "browser" in options.only and Path(CHROMIUM).exists():
                     browser = browse(url, visits, watched)
-                else:
+                elif "browser" in options.only:
                     print(f"  no {CHROMIUM}: nothing about the page", flush=True)
             if load.get("failed") or load.get("broken"):
                 raise RuntimeError(f"operations failed: {load}")
@@ -268,7 +269,7 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
     figures = {
         "first_paint_s": browser.pop("first_paint_s"),
-        "viewers_100_core_pct": cost.pop("viewers_100_core_pct"),
+        "viewers_100_core_pct": cost.pop("viewers_100_core_pct", None),
         "longest_frame_ms": browser.pop("longest_frame_ms"),
         "page_kb": browser.pop("page_kb"),
         **browser,

@@ -211,17 +211,14 @@ def told(rows: list[dict[str, Any]], ratios: dict[str, float]) -> None:
 
 
 def main() -> int:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--only", help=f"parts of it, separated by commas: {', '.join(PARTS)}")
-    options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else list(PARTS)
+    options = arguments(__doc__ or "", PARTS).parse_args()
     seconds, rounds = (1.0, 1) if options.quick else (5.0, 5)
     header("http: cheapest signature, 2 workers, offline engine, load generator on the same machine")
     directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
     systems = {"dspool": dspool(directory / "d", {"slots_per_worker": 64})}
     systems |= {kind: peer(kind, directory / str(number)) for number, kind in enumerate(TO_REACH)}
-    systems = {name: system for name, system in systems.items() if name in chosen}
-    slow = {"slow": slow_model(directory / "s", 1000)} if "slots_200" in chosen else {}
+    systems = {name: system for name, system in systems.items() if name in options.only}
+    slow = {"slow": slow_model(directory / "s", 1000)} if "slots_200" in options.only else {}
     slots: dict[str, Any] | None = None
     try:
         # In a short run it is started with the others; in a full one nothing else runs beside it.

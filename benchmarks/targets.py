@@ -13,18 +13,18 @@ import os
 import statistics
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks import measurements
-from benchmarks.common import arguments, finish, header, percentile, ray_cluster
+from benchmarks.common import arguments, attempt, finish, header, percentile, ray_cluster
 from benchmarks.findings import Findings
 from benchmarks.pools import classes, pool_of
 from benchmarks.services import model_server
 from benchmarks.studies.sizing import utilization
 
-PARTS = ("served", "slow", "model", "cpu", "memory", "recovery", "utilization")
 PART_LIMIT_S = 480.0
 RATE = 1000.0
 """Operations a second at which latency is taken: the seed's throughput target itself."""
@@ -208,23 +208,25 @@ def error_rate(found: Findings) -> None:
     found.target("error_rate", "< 0.1", parts, "%", lambda value: value < 0.1, work, counted, value=rate)
 
 
+PARTS: dict[str, Callable[[Findings, Path, bool], Awaitable[None]]] = {
+    "served": served_part,
+    "slow": slow_part,
+    "model": model_part,
+    "cpu": cpu_part,
+    "memory": memory_part,
+    "recovery": recovery_part,
+    "utilization": utilization_part,
+}
+
+
 async def main() -> int:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--only", help=f"parts of it, separated by commas: {', '.join(PARTS)}")
-    options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else list(PARTS)
+    options = arguments(__doc__ or "", tuple(PARTS)).parse_args()
     header("targets: the seed's eight metrics")
 
     found, broken = Findings(), dict[str, str]()
     with ray_cluster("dsp-t-") as directory:
-        for part in (one for one in PARTS if one in chosen):
-            try:
-                async with asyncio.timeout(PART_LIMIT_S):
-                    await globals()[f"{part}_part"](found, directory / part, options.quick)
-            except Exception as failed:
-                # The others are worth having all the same.
-                broken[part] = f"{type(failed).__name__}: {failed}"
-                print(f"  {part} FAILED: {broken[part]}", flush=True)
+        for part in options.only:
+            await attempt(part, PARTS[part](found, directory / part, options.quick), PART_LIMIT_S, broken)
     if found.ended:
         error_rate(found)
     missed = [row["name"] for row in found.targets if not row["met"]]

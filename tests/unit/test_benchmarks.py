@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from benchmarks import goals, load, report, report_page, smoke, soak, targets
+from benchmarks import common, goals, load, report, report_page, smoke, soak, targets
 from benchmarks.charts import line_chart
 from benchmarks.studies.peers import drivers, tables
 from benchmarks.studies.peers import study as peers
@@ -316,12 +316,19 @@ async def test_a_part_that_fails_or_hangs_does_not_take_the_others_with_it(
     monkeypatch.setattr(benchmark, "PART_LIMIT_S", 0.01)
     monkeypatch.setattr(benchmark, "ray_cluster", lambda _: contextlib.nullcontext(tmp_path))
     monkeypatch.setattr(sys, "argv", ["x", "--json"])
-    for name, part in parts.items():
-        monkeypatch.setattr(benchmark, f"{name}_part", part, raising=False)
     assert await benchmark.main() == 1
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["failed_parts"].keys() == {"one", "two"}
     assert "no such luck" in told["failed_parts"]["one"]
+
+
+def test_a_part_that_there_is_not_is_refused_with_those_that_there_are(capsys):
+    parser = common.arguments("what", ("one", "two", "three"))
+    assert parser.parse_args([]).only == ["one", "two", "three"]
+    assert parser.parse_args(["--only", "three,one"]).only == ["one", "three"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--only", "one,four"])
+    assert "no part four; there are one, two, three" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -361,6 +368,7 @@ def test_a_smoke_check_fails_without_a_key_and_shows_what_was_printed(
         return {"ok": ok, "figures": figures, "seconds": 1.0, "printed": ["so far"]}
 
     monkeypatch.setattr(smoke, "run", run)
+    monkeypatch.setattr(smoke, "shared_cluster", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(sys, "argv", ["smoke", "targets"])
     assert smoke.main() == (verdict != "ok")
     said = capsys.readouterr().out

@@ -98,20 +98,17 @@ def compare(
 
 
 def main() -> int:
-    parser = arguments(__doc__ or "")
+    names = (*(name for group in HANDLES.values() for name in group), *SERVERS, "dspool_http")
+    parser = arguments(__doc__ or "", names)
     parser.add_argument(
         "--full", action="store_true", help="all workloads at all concurrencies; about an hour"
     )
-    parser.add_argument("--only", help="systems, separated by commas (dspool_http is dspool over HTTP)")
     parser.add_argument("--rounds", type=int, help="instead of 3 (1 if quick)")
     parser.add_argument(
         "--seconds", type=float, help="of each cell, instead of 1 (0.3 if quick, 1.5 if full)"
     )
     options = parser.parse_args()
-    names = {name for group in HANDLES.values() for name in group} | set(SERVERS) | {"dspool_http"}
-    wanted = set(options.only.split(",")) if options.only else names
-    if wanted - names:
-        parser.error(f"no system {', '.join(sorted(wanted - names))}; there are {', '.join(sorted(names))}")
+    wanted = set(options.only)
     missing = []
     if shutil.which("redis-server") is None and "taskiq_redis" in wanted:
         missing = ["taskiq_redis: redis-server is not installed (`make debian`)"]

@@ -8,7 +8,6 @@ does: the reason is read off the machine, not guessed. Without an ideal a curve 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.charts import curve_chart
-from benchmarks.common import about, arguments, finish, header, ray_cluster
+from benchmarks.common import about, arguments, attempt, finish, header, ray_cluster
 from benchmarks.studies.scaling import capacity, volume
 from benchmarks.studies.scaling.curves import Curve, note
 
@@ -47,27 +46,18 @@ def picture(curves: list[Curve]) -> str:
 
 
 async def main() -> int:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--only", help=f"parts of it, separated by commas: {', '.join(PARTS)}")
+    parser = arguments(__doc__ or "", tuple(PARTS))
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the curves as one HTML page")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else list(PARTS)
     header("scaling: cost against size")
 
     curves: list[Curve] = []
     broken: dict[str, str] = {}
     with ray_cluster("dsp-c-") as directory:
-        for part in (one for one in PARTS if one in chosen):
+        for part in options.only:
             began = time.perf_counter()
-            try:
-                async with asyncio.timeout(PART_LIMIT_S):
-                    drawn_ones = await PARTS[part](directory / part, options.quick)
-            except Exception as failed:
-                # The others are worth having all the same.
-                broken[part] = f"{type(failed).__name__}: {failed}"
-                print(f"  {part} FAILED: {broken[part]}", flush=True)
-                continue
-            for curve in drawn_ones:
+            work = PARTS[part](directory / part, options.quick)
+            for curve in await attempt(part, work, PART_LIMIT_S, broken) or ():
                 curves.append(curve)
                 print(f"  {curve.title}")
                 for point in curve.points:

@@ -11,7 +11,7 @@ import math
 import random
 from typing import Any
 
-from dspool.core.autoscale.policies import BUDGET, Plan
+from dspool.core.autoscale.policies import BUDGET, Policy
 from dspool.core.autoscale.sizing import SizingConfig
 
 from .policies import Dspool
@@ -24,7 +24,7 @@ def best_plan(
 ) -> dict[str, Any]:
     """The cheapest of `tries` plans with at most `BUDGET` late; `plan` is None if there was none."""
     draw = random.Random(seed)
-    best: tuple[float, float, Plan] | None = None
+    best: tuple[float, float, Policy] | None = None
     for _ in range(tries):
         plan = _any_plan(draw)
         run = simulate(work.arrivals, work.services, Dspool(pool, config, follow=plan), pool)
@@ -39,8 +39,8 @@ def best_plan(
     }
 
 
-def _any_plan(draw: random.Random) -> Plan:
-    return Plan(
+def _any_plan(draw: random.Random) -> Policy:
+    return Policy(
         hold_s=math.exp(draw.uniform(math.log(0.5), math.log(300.0))),
         factor=draw.uniform(0.0, 2.5),
         spare=0.0 if draw.random() < 0.3 else math.exp(draw.uniform(math.log(0.1), math.log(6.0))),

@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dspool.core.autoscale.policies import Plan
+from dspool.core.autoscale.policies import Policy
 from dspool.core.autoscale.sizing import (
     Decision,
-    Observed,
     SizingConfig,
+    SizingInputs,
     SizingState,
     Window,
     decide,
@@ -47,7 +47,7 @@ class Dspool:
     config: SizingConfig
     name: str = "dspool"
     initial_size: int | None = None
-    follow: Plan | None = None
+    follow: Policy | None = None
     """One plan for the whole run, instead of the cheapest so far."""
     decisions: list[Decision] = field(default_factory=list)
     state: SizingState = field(default_factory=SizingState)
@@ -58,7 +58,7 @@ class Dspool:
 
     def decide(self, view: View) -> tuple[int, int]:
         pool = self.pool
-        seen = Observed(
+        seen = SizingInputs(
             age_s=STEP_S if view.samples else None,
             slots_per_worker=pool.slots,
             desired=view.desired,

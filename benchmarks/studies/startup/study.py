@@ -1,6 +1,6 @@
 """What does a worker cost to start and to keep, forked from a preloaded parent and started by exec?
 
-    python -m benchmarks.startup [--json] [--quick] [--only figures|litellm|operations] [--soak 1000]
+    python -m benchmarks.startup [--json] [--quick] [--only PART,...] [--soak 1000]
 
 Both kinds of pool run on one cluster at the same time and take turns, so that a ratio holds whatever else the machine
 does: each ratio is the median of those of all turns. A worker counts as started when it is warm: in service. Memory is
@@ -38,6 +38,7 @@ from benchmarks.studies.startup.modes import (
     turns,
 )
 
+PARTS = ("figures", "litellm", "operations", "soak")
 LITELLM = {
     "lm_profiles": {
         "offline": {"model": "offline", "engine": "offline"},
@@ -212,27 +213,23 @@ async def at_once(pools: Pools, rounds: int) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--only", choices=("figures", "litellm", "operations"), help="a part of it")
+    parser = arguments(__doc__ or "", PARTS)
     parser.add_argument("--soak", type=int, metavar="N", help="start and kill so many, and nothing else")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     header("How workers start")
-    quick = chosen.quick
-    settle_s = 1.0 if quick else 5.0
+    quick = options.quick
+    parts, cycles = (["soak"], options.soak) if options.soak else (options.only, 4 if quick else 100)
     result: dict[str, Any] = {}
-
-    with ray_cluster("dsp-f-"):
-        if chosen.soak:
-            result["soak"] = soak(chosen.soak, settle_s=settle_s)
-        else:
-            parts = (chosen.only,) if chosen.only else ("figures", "litellm", "operations")
+    # It ends the parents that workers are forked from.
+    with ray_cluster("dsp-f-", alone=True):
+        if set(parts) - {"soak"}:
             result |= asyncio.run(measure(parts, quick))
-            if chosen.only is None:
-                end_parents()
-                result["soak"] = soak(4 if quick else 100, settle_s=settle_s)
-    finish(result, as_json=chosen.json)
-    return 1 if chosen.soak and not result["soak"]["clean"] else 0
+            end_parents()
+        if "soak" in parts:
+            result["soak"] = soak(cycles, settle_s=1.0 if quick else 5.0)
+    finish(result, as_json=options.json)
+    return 1 if options.soak and not result["soak"]["clean"] else 0
 
 
 async def measure(parts: Sequence[str], quick: bool) -> dict[str, Any]:
