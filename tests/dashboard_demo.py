@@ -31,14 +31,14 @@ from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, Sent
 from dspool.telemetry.log_tail import LogTail
 from dspool.telemetry.metrics import Metrics, MetricsOptions
-from dspool.telemetry.snapshot import Limits, Reading
+from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.tokens import TokenSource
 from dspool_console import Console
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
 from dspool_serve.http import connections
-from dspool_serve.insight import Rollouts
+from dspool_serve.insight import CurrentRollouts
 from dspool_serve.pools import Settings
 
 HOSTILE = '<img src=x onerror="window.hacked=1">\'"&{{static}}'
@@ -98,7 +98,7 @@ class SimulatedPool:
         self._sent = 0
         self._progress: list[WarmProgress] = []
         self._runs: dict[str, list[StepRun]] = {}
-        self._rollouts = Rollouts(None, None)
+        self._rollouts = CurrentRollouts(None, None)
         self._decisions: list[DecisionRecord] = []
         self.versions = {"qa": 3, "summarize": 1, self.odd[:40]: 1}
         began = time.time()
@@ -351,13 +351,13 @@ class SimulatedPool:
         self._here()
         return self.metrics.table(duration_s, program=program, slot=slot)
 
-    async def reading(self) -> Reading:
+    async def reading(self) -> Snapshot:
         self._here()
-        return Reading(
+        return Snapshot(
             snapshot=self.metrics.snapshot(),
             histograms=self.metrics.histograms(),
             status=self._status(),
-            limits=Limits.of(self.config),
+            limits=PoolLimits.of(self.config),
         )
 
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
@@ -425,7 +425,7 @@ class SimulatedPool:
     def _tell(self, kind: Any, **about: Any) -> None:
         self._progress.append(WarmProgress(len(self._progress) + 1, kind, **about))
 
-    async def rollouts(self) -> Rollouts:
+    async def rollouts(self) -> CurrentRollouts:
         began = time.time() - time.time() % 60
         share = (time.time() - began) / 60
         number = int(share * 200)
@@ -440,7 +440,7 @@ class SimulatedPool:
             ended_at=began - 480, canary=next(iter(self.rows)), canary_s=10.0, old=VersionNumbers(100, 1, 0.02),
             new=VersionNumbers(20, 12, 0.03), reason="error rate 60.0%, before 1.0%",
         )  # fmt: skip
-        return Rollouts(running, last)
+        return CurrentRollouts(running, last)
 
     async def sessions(
         self, *, limit: int, after: str | None = None, owner: str | None = None, containing: str = ""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
-from dspool.core.metrics.live import Look, Table
+from dspool.core.metrics.live import LiveUpdate, Table
 from dspool.errors import PoolNotReady
 from dspool.messages import SessionInfo
 from dspool.supervisor.rollouts import Rollout
@@ -17,11 +17,11 @@ from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_tail import LogTail
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.pools import ServedPool
 
 
-class Rollouts(NamedTuple):
+class CurrentRollouts(NamedTuple):
     running: Rollout | None
     last: Rollout | None
 
@@ -43,13 +43,13 @@ class Insight(Protocol):
 
     # --- figures ---
 
-    async def look(self, after: float | None, *, slots: bool) -> Look: ...
+    async def look(self, after: float | None, *, slots: bool) -> LiveUpdate: ...
 
     async def table(
         self, duration_s: float, *, program: str | None = None, slot: int | None = None
     ) -> Table: ...
 
-    async def reading(self) -> Reading: ...
+    async def reading(self) -> Snapshot: ...
 
     async def events(self, since: int, limit: int) -> EventPage: ...
 
@@ -81,7 +81,7 @@ class Insight(Protocol):
         """Begin; what happens is told by `warm_progress`. Raises: Conflict: one is running."""
         ...
 
-    async def rollouts(self) -> Rollouts: ...
+    async def rollouts(self) -> CurrentRollouts: ...
 
     # --- sessions ---
 
@@ -100,4 +100,4 @@ def insight_of(pool: ServedPool) -> Insight:
     return cast(Insight, found)
 
 
-__all__ = ["Insight", "Rollouts", "insight_of"]
+__all__ = ["CurrentRollouts", "Insight", "insight_of"]

@@ -19,7 +19,7 @@ from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Cookies are marked to travel over TLS only."""
 
 
-class Answer(Protocol):
+class ServedResult(Protocol):
     """The part of `dspool.pool.Result` that the routes use."""
 
     @property
@@ -76,7 +76,7 @@ class ServedPool(Protocol):
         timeout_s: float | None = None,
         principal: str | None = None,
         traceparent: str | None = None,
-    ) -> Answer: ...
+    ) -> ServedResult: ...
 
     def stream(
         self,
@@ -86,7 +86,7 @@ class ServedPool(Protocol):
         timeout_s: float | None = None,
         principal: str | None = None,
         traceparent: str | None = None,
-    ) -> AsyncGenerator[StreamEvent | Answer]:
+    ) -> AsyncGenerator[StreamEvent | ServedResult]:
         """The events of one command, then its answer. Closing it early cancels the operation."""
         ...
 
@@ -171,7 +171,7 @@ class ServedPool(Protocol):
 
     # --- what is observed ---
 
-    async def reading(self) -> Reading:
+    async def reading(self) -> Snapshot:
         """What its metrics are made from."""
         ...
 

@@ -12,9 +12,9 @@ import pytest
 import ray
 from harness import QUESTION, full, kill, owner_of, pid_of, pids, until
 
-from dspool import telemetry
 from dspool.errors import NotAllowed, UnknownName, UnknownProgram
 from dspool.messages import Change, Deployment
+from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog, Seen
 from dspool.telemetry.trace_tree import find_trace, trees
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
 def _listen(actor: Any) -> None:
     """In an actor: keep all its events from now on."""
-    from dspool import telemetry
+    from dspool.telemetry import events as telemetry
     from dspool.telemetry.event_log import EventLog
 
     actor.all_events = telemetry.attach(EventLog("", 10_000))

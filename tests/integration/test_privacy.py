@@ -14,9 +14,9 @@ import pytest
 import ray
 from harness import full, kill, pids, until
 
-from dspool import telemetry
 from dspool.errors import ModelError, PoolError
 from dspool.messages import ExecuteProgram, StreamProgram
+from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog
 from dspool.telemetry.exposition import expose
 from dspool.telemetry.observation import checkpoint_file

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, End, Ticket
+from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
 from dspool.errors import Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
 from dspool.messages import Finished, Member, Operation, Ping
 
@@ -43,7 +43,7 @@ class Op:
     """The worker that has it, on its way there included; stays set after an early end until the worker is done."""
     rests_until: float = 0.0
     """The longest it may rest before its next attempt."""
-    ends: list[End] = field(default_factory=list)
+    ends: list[TicketEnd] = field(default_factory=list)
 
     @property
     def alive(self) -> bool:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspool.core.autoscale.inputs import Score
-from dspool.core.autoscale.policies import PLANS, Recent
+from dspool.core.autoscale.policies import PLANS, RecentPeaks
 from dspool.core.autoscale.sizing import (
-    Observed,
     Peak,
     SizingConfig,
+    SizingInputs,
     SizingState,
     Window,
     decide,
@@ -41,7 +41,7 @@ windows = st.builds(
     model_errors=st.integers(0, 20),
 )
 observations = st.builds(
-    Observed,
+    SizingInputs,
     age_s=st.one_of(st.none(), st.floats(0, 20)),
     slots_per_worker=st.integers(1, 64),
     desired=st.integers(0, 60),
@@ -80,7 +80,7 @@ def calm(load, size, **fields):
         "age_s": 0.1, "slots_per_worker": 8, "desired": size, "actual": size, "running": min(peak, 8 * size),
         "short": load_of(load, 1.0, peak=peak), "long": load_of(load, 60.0, peak=peak),
     }  # fmt: skip
-    return Observed(**(given | fields))
+    return SizingInputs(**(given | fields))
 
 
 @UNHURRIED
@@ -187,8 +187,8 @@ def test_every_plan_keeps_four_fifths_of_a_peak_of_the_last_second_or_all_of_the
 @given(st.integers(1, 40), st.floats(0, 700), st.floats(0, 200), st.floats(0, 200))
 def test_a_larger_peak_in_memory_never_asks_for_less_by_the_same_plan(per_worker, age, slots, more):
     for plan in PLANS:
-        smaller = Recent((Peak(1000 - age, 1000 - age, slots),), 1000.0).slots(plan, per_worker)
-        larger = Recent((Peak(1000 - age, 1000 - age, slots + more),), 1000.0).slots(plan, per_worker)
+        smaller = RecentPeaks((Peak(1000 - age, 1000 - age, slots),), 1000.0).slots(plan, per_worker)
+        larger = RecentPeaks((Peak(1000 - age, 1000 - age, slots + more),), 1000.0).slots(plan, per_worker)
         assert larger >= smaller
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.metrics.window import BusyIntegral, Columns, History, Recent
+from dspool.core.metrics.window import BusyIntegral, Columns, HistoryWindow, RecentCells
 
 
 class Sum:
@@ -19,8 +19,8 @@ class Sum:
         self.largest = max(self.largest, other.largest)
 
 
-def history(**settings) -> History[Sum]:
-    return History(Sum, lambda cell: (cell.value, cell.largest), width=2, **settings)
+def history(**settings) -> HistoryWindow[Sum]:
+    return HistoryWindow(Sum, lambda cell: (cell.value, cell.largest), width=2, **settings)
 
 
 steps = st.lists(st.floats(0.01, 3.0), min_size=1, max_size=200)
@@ -52,7 +52,7 @@ def test_a_clock_that_goes_back_takes_no_busy_time_away():
 
 @given(steps, st.floats(0.5, 300.0))
 def test_a_recent_window_counts_exactly_the_cells_whose_middle_lies_inside(lengths, duration):
-    recent: Recent[Sum] = Recent(Sum, fine_span_s=1000.0)
+    recent: RecentCells[Sum] = RecentCells(Sum, fine_span_s=1000.0)
     now, cells = 50.0, []
     for number, length in enumerate(lengths):
         recent.add(now, now + length, Sum(number))
@@ -67,7 +67,7 @@ def test_a_recent_window_counts_exactly_the_cells_whose_middle_lies_inside(lengt
 
 @given(st.lists(st.floats(0.5, 1.5), min_size=200, max_size=400))
 def test_a_long_window_agrees_with_a_short_one_about_what_is_in_both(lengths):
-    recent: Recent[Sum] = Recent(Sum, fine_span_s=20.0, coarse_interval_s=10.0, coarse_span_s=100.0)
+    recent: RecentCells[Sum] = RecentCells(Sum, fine_span_s=20.0, coarse_interval_s=10.0, coarse_span_s=100.0)
     now = 0.0
     for length in lengths:
         recent.add(now, now + length, Sum(length))
@@ -81,7 +81,7 @@ def test_a_long_window_agrees_with_a_short_one_about_what_is_in_both(lengths):
 
 
 def test_a_window_leaves_out_what_was_before_the_last_resize():
-    recent: Recent[Sum] = Recent(Sum, fine_span_s=60.0)
+    recent: RecentCells[Sum] = RecentCells(Sum, fine_span_s=60.0)
     for second in range(10):
         recent.add(second, second + 1, Sum(1))
     total, span = recent.over(8.0, now=10.0, since=7.0)

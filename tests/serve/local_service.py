@@ -20,7 +20,7 @@ from dspool.pool import Pool
 from dspool.store.store import SessionStore
 from dspool.supervisor.configured_programs import deployment_of
 from dspool.telemetry.metrics import Metrics
-from dspool.telemetry.snapshot import Limits, Reading
+from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.worker.worker import Worker
 from dspool_console import Console
 from dspool_serve.access.security import Security
@@ -62,11 +62,11 @@ class LocalPool(FakePool):
         await self._worker.stop()
         await self._store.close()
 
-    async def reading(self) -> Reading:
+    async def reading(self) -> Snapshot:
         config = self._client.config
-        of_config = {name: getattr(config, name) for name in Limits.__struct_fields__ if name != "sizing"}
-        limits = Limits(**of_config, sizing=False)
-        return Reading(
+        of_config = {name: getattr(config, name) for name in PoolLimits.__struct_fields__ if name != "sizing"}
+        limits = PoolLimits(**of_config, sizing=False)
+        return Snapshot(
             snapshot=self._metrics.snapshot(), histograms={}, status=await self.status(), limits=limits
         )
 

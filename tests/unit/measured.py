@@ -5,7 +5,7 @@ from __future__ import annotations
 from dspool.config import PoolConfig
 from dspool.messages import PoolStatus, WorkerStatus
 from dspool.telemetry.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder
-from dspool.telemetry.snapshot import Limits, Reading
+from dspool.telemetry.snapshot import PoolLimits, Snapshot
 
 
 class Measured:
@@ -29,7 +29,7 @@ class Measured:
             self.client.record(program, outcome, seconds + wait, wait, seconds, usage, code)
         return self
 
-    def reading(self, *, state="ready", failures=0, starts=("", "")) -> Reading:
+    def reading(self, *, state="ready", failures=0, starts=("", "")) -> Snapshot:
         self.now += 1.0
         delta = self.client.take_delta(self.now, queued=3, running=1, oldest_wait_s=0.5)
         for found in (
@@ -47,9 +47,9 @@ class Measured:
                 PoolStatus(self.pool, state, state == "ready", 2, 2, 1, 1, workers, failures=failures)
             )
         self.metrics.tick()
-        return Reading(
+        return Snapshot(
             snapshot=self.metrics.snapshot(),
             histograms=self.metrics.histograms(),
             status=self.metrics.status(),
-            limits=Limits.of(self.config),
+            limits=PoolLimits.of(self.config),
         )

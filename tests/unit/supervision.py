@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import Observed, Window
+from dspool.core.autoscale.sizing import SizingInputs, Window
 from dspool.messages import Deployment, VersionNumbers
 from dspool.supervisor import Supervisor
 from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, settle
@@ -88,7 +88,7 @@ def busy(**numbers):
     """Both of two workers full, and operations waiting for a slot."""
     window = Window(span_s=1.0, arrivals=60, finished=16, busy_slot_s=16.0, run_s=16.0, peak_demand=56)
     seen = {"age_s": 0.1, "slots_per_worker": 8, "desired": 0, "actual": 0, "short": window, "long": window}
-    return Observed(**{**seen, "running": 16, "queued": 40, "oldest_wait_s": 0.5, **numbers})
+    return SizingInputs(**{**seen, "running": 16, "queued": 40, "oldest_wait_s": 0.5, **numbers})
 
 
 NEW = Deployment("qa", 0, spec={"signature": "question -> answer", "module": "ChainOfThought"})

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from dspool import telemetry
 from dspool.config import PoolConfig
 from dspool.messages import CreateProgram, Deployment, ExecuteProgram, StreamProgram
 from dspool.programs.sessions.session import SessionHost
+from dspool.telemetry import events as telemetry
 from dspool.telemetry import trace_names as names
 from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
@@ -55,6 +55,7 @@ async def state_dir(tmp_path: Path) -> Path:
         name="default",
         state_dir=tmp_path,
         allowed_imports=("sample_programs",),
+        allowed_callables={"tools": ["sample_programs:lookup"]},
         telemetry={"sampling": 1.0, "max_traces_per_s": None, "capture_content": True},
     )
     async with Pool(config) as pool:

@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from dspool.cli import app, start
 from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
-from dspool.cli.run_file import Run, RunFile, this_process
+from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.errors import ConfigError, Conflict, NotAllowed, WorkerStartFailed
 
 run = CliRunner().invoke
-DEAD = Run(pid=2**22 - 1, pid_started=1.0, pool="default", temp_dir="/tmp/dspool-gone")
+DEAD = ServiceRun(pid=2**22 - 1, pid_started=1.0, pool="default", temp_dir="/tmp/dspool-gone")
 
 
 class FakeService:
@@ -214,7 +214,9 @@ def served(monkeypatch, tmp_path, answers):
     """A run file of this process, and a service that gives `answers` by path."""
     RunFile(tmp_path).claim(this_process("default"))
     RunFile(tmp_path).write(
-        Run(pid=os.getpid(), pid_started=psutil.Process().create_time(), pool="default", url="http://s")
+        ServiceRun(
+            pid=os.getpid(), pid_started=psutil.Process().create_time(), pool="default", url="http://s"
+        )
     )
 
     def answer(request):
@@ -266,7 +268,7 @@ def test_down_stops_the_process_of_the_run_file_and_only_that(tmp_path):
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         process = psutil.Process(sleeper.pid)
-        right = Run(pid=sleeper.pid, pid_started=process.create_time(), pool="default")
+        right = ServiceRun(pid=sleeper.pid, pid_started=process.create_time(), pool="default")
         RunFile(tmp_path).claim(right)
         ended = run(app, ["down", "--state-dir", str(tmp_path), "--json"])
         assert json.loads(ended.stdout)["stopped"] is True
@@ -280,7 +282,7 @@ def test_down_stops_the_process_of_the_run_file_and_only_that(tmp_path):
 
 
 def test_down_leaves_a_process_alone_that_only_has_the_pid(service, tmp_path):
-    RunFile(tmp_path).claim(Run(pid=os.getpid(), pid_started=1.0, pool="default"))
+    RunFile(tmp_path).claim(ServiceRun(pid=os.getpid(), pid_started=1.0, pool="default"))
     ended = run(app, ["down", "--state-dir", str(tmp_path)])
     assert ended.exit_code == 0
     assert "had ended" in ended.stdout

@@ -8,7 +8,7 @@ import pytest
 
 from dspool.telemetry.exposition import REACHABLE
 from dspool_console.alerts import ALERTS, RECORDED
-from dspool_console.alerts.promql import NotUnderstood, Series, parse
+from dspool_console.alerts.promql import NotUnderstood, PromSeries, parse
 from dspool_console.alerts.watch import NEEDED, AlertWatch, sample_of
 from tests.dashboard_demo import SimulatedPool
 
@@ -20,7 +20,7 @@ def labels(**named):
 
 
 def series_of(name, *values, every=15.0, **named):
-    series = Series(660.0)
+    series = PromSeries(660.0)
     for index, value in enumerate(values):
         series.add(index * every, {name: {labels(pool="p", **named): value}})
     return series
@@ -69,7 +69,7 @@ def test_a_counter_that_begins_anew_has_not_fallen():
 
 
 def test_a_quantile_lies_in_its_bucket():
-    series = Series(660.0)
+    series = PromSeries(660.0)
     for at, number in ((0.0, 0.0), (15.0, 100.0)):
         buckets = {
             labels(pool="p", le=le): number * share

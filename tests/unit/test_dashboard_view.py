@@ -11,7 +11,7 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.inputs import SizingConfig
-from dspool.core.metrics.live import Look, Table
+from dspool.core.metrics.live import LiveUpdate, Table
 from dspool.messages import Deployment, PoolStatus, SessionInfo, WorkerStatus
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import Seen
@@ -130,7 +130,7 @@ def test_a_look_and_a_table_travel_as_few_bytes():
     encode = msgspec.msgpack.Encoder().encode
     look = encode(metrics.look(metrics.table(60).last))
     assert len(look) < 4000
-    assert msgspec.msgpack.decode(look, type=Look).snapshot.pool == "p"
+    assert msgspec.msgpack.decode(look, type=LiveUpdate).snapshot.pool == "p"
     table = encode(metrics.table(600))
     assert len(msgspec.msgpack.decode(table, type=Table).times()) == 600
 

@@ -12,7 +12,7 @@ from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher
 from dspool.core.dispatch.handovers import Handovers
 from dspool.core.dispatch.placement import WorkerSlots, place
 from dspool.core.dispatch.retries import EndRate, bounce_pause
-from dspool.core.dispatch.session_queues import SessionLines
+from dspool.core.dispatch.session_queues import SessionQueues
 from dspool.errors import Cancelled, Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
 from dspool.messages import Finished, Member, Operation, Ping
 
@@ -620,7 +620,7 @@ def test_ended_operations_are_let_go_of():
 
 
 def test_owners_are_remembered_for_the_sessions_used_last():
-    lines = SessionLines(remembered=100)
+    lines = SessionQueues(remembered=100)
     for number in range(1000):
         lines.own(f"s{number}", "a")
         lines.own("hot", "b")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dspool.cli import app, doctor
 from dspool.cli.doctor import machine, service
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
-from dspool.cli.run_file import Run, RunFile, this_process
+from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig
 from dspool.errors import WorkerStartFailed
 from dspool.runtime import cluster
@@ -176,7 +176,7 @@ def test_a_taken_port_fails_unless_the_service_itself_has_it(tmp_path):
         number = holder.getsockname()[1]
         config = PoolConfig(state_dir=tmp_path, service={"port": number})
         assert complete(service.port(config, None)) == "fail"
-        mine = Run(pid=1, pid_started=1.0, pool="p", url=f"http://127.0.0.1:{number}")
+        mine = ServiceRun(pid=1, pid_started=1.0, pool="p", url=f"http://127.0.0.1:{number}")
         assert complete(service.port(config, mine)) == "ok"
     assert complete(service.port(config, None)) == "ok"
 

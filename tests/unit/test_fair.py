@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspool.core.admission.fair import INTERACTIVE_RUN, Door
+from dspool.core.admission.fair import INTERACTIVE_RUN, FairQueue
 from dspool.errors import QueueFull
 
 
 def test_while_there_is_room_everybody_goes_straight_in():
-    door = Door(max_waiting=4)
+    door = FairQueue(max_waiting=4)
     entries = [door.arrive("a", "interactive", room=3) for _ in range(3)]
     assert all(entry.admitted for entry in entries)
     assert not door.arrive("a", "interactive", room=3).admitted
@@ -21,7 +21,7 @@ def test_while_there_is_room_everybody_goes_straight_in():
 
 
 def test_a_greedy_key_cannot_starve_another():
-    door = Door(max_waiting=1000)
+    door = FairQueue(max_waiting=1000)
     held = [door.arrive("greedy", "interactive", room=4) for _ in range(500)][:4]
     served = Counter()
     for turn in range(100):
@@ -40,7 +40,7 @@ def test_a_greedy_key_cannot_starve_another():
 
 def test_two_keys_with_full_lines_share_in_halves_and_by_weight():
     for weights, share in (((1.0, 1.0), 0.5), ((3.0, 1.0), 0.75)):
-        door = Door(max_waiting=1000)
+        door = FairQueue(max_waiting=1000)
         held = []
         for key, weight in zip("ab", weights, strict=True):
             for _ in range(400):
@@ -58,7 +58,7 @@ def test_two_keys_with_full_lines_share_in_halves_and_by_weight():
 
 def test_long_operations_do_not_buy_more_than_a_share():
     """What counts is the room that is held, not how often one came in."""
-    door = Door(max_waiting=100)
+    door = FairQueue(max_waiting=100)
     long = [door.arrive("long", "interactive", room=8) for _ in range(50)][:8]
     for _ in range(50):
         door.arrive("short", "interactive", room=8)
@@ -68,7 +68,7 @@ def test_long_operations_do_not_buy_more_than_a_share():
 
 
 def test_a_full_line_refuses_its_own_key_only():
-    door = Door(max_waiting=2)
+    door = FairQueue(max_waiting=2)
     for _ in range(3):
         door.arrive("greedy", "interactive", room=1)
     with pytest.raises(QueueFull) as refused:
@@ -78,7 +78,7 @@ def test_a_full_line_refuses_its_own_key_only():
 
 
 def test_batch_waits_for_interactive_but_is_not_starved():
-    door = Door(max_waiting=1000)
+    door = FairQueue(max_waiting=1000)
     held = door.arrive("a", "interactive", room=1)
     for _ in range(100):
         door.arrive("a", "interactive", room=1)
@@ -94,7 +94,7 @@ def test_batch_waits_for_interactive_but_is_not_starved():
 
 
 def test_a_key_at_its_own_limit_waits_while_others_pass():
-    door = Door(max_waiting=10)
+    door = FairQueue(max_waiting=10)
     first = door.arrive("a", "interactive", room=10, max_held=1)
     second = door.arrive("a", "interactive", room=10, max_held=1)
     assert first.admitted
@@ -119,7 +119,7 @@ def test_a_key_at_its_own_limit_waits_while_others_pass():
     )
 )
 def test_the_room_is_never_overfilled_nobody_is_lost_and_no_place_stays_empty(steps):
-    door, room, alive = Door(max_waiting=10), 3, []
+    door, room, alive = FairQueue(max_waiting=10), 3, []
     for what, value, priority in steps:
         if what == "arrive":
             try:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from dspool.core.autoscale.sizing import Observed
+from dspool.core.autoscale.sizing import SizingInputs
 from dspool.core.metrics.metric_store import MAX_SLOTS
 from dspool.core.metrics.sources import MAX_REPORTERS
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER
@@ -441,7 +441,7 @@ def test_sizing_sees_what_clients_and_workers_measured():
     scene.metrics.report(status("ready", "warming"))
     scene.metrics.report(scene.clients[0].take_delta(scene.now + 2, queued=5, running=2, oldest_wait_s=0.7))
     seen = scene.metrics.observed(1.0, 60.0)
-    assert isinstance(seen, Observed)
+    assert isinstance(seen, SizingInputs)
     assert (seen.desired, seen.actual, seen.starting, seen.overflow) == (2, 1, 1, 0)
     assert (seen.queued, seen.running, seen.oldest_wait_s, seen.age_s) == (5, 1, 0.7, 0.0)
     assert seen.short.span_s == 1.0

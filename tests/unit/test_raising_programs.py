@@ -15,7 +15,6 @@ import pytest
 import raising_programs
 from raising_programs import KINDS, SECRET, Neighbour
 
-from dspool import telemetry
 from dspool.client.client import Client
 from dspool.config import CustomCode, ImportModules, PoolConfig, Probe
 from dspool.errors import ProgramError, WorkerStartFailed
@@ -30,6 +29,7 @@ from dspool.messages import (
 )
 from dspool.programs.sessions.session import SessionHost
 from dspool.runtime.loops import keep_running
+from dspool.telemetry import events as telemetry
 from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
 
@@ -70,6 +70,10 @@ class World:
             allow_execute_code=True,
             telemetry={"sampling": traced, "max_traces_per_s": None},
             allowed_imports=("raising_programs", *(f"raising_import_{kind.lower()}" for kind in KINDS)),
+            allowed_callables={
+                "tools": ["raising_programs:tool", "raising_programs:tool_later"],
+                "rewards": ["raising_programs:now"],
+            },
         )
         self.pool = LoopbackPool(config)
         self.host = SessionHost(config)

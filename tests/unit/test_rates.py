@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.admission.rates import Allowance, Allowances, Limits, Quota, Rate
+from dspool.core.admission.rates import Allowance, Allowances, Quota, Rate, RateLimits
 
 
 def test_a_burst_passes_and_then_the_rate_holds():
@@ -62,7 +62,7 @@ def test_limits_that_could_never_be_met_are_refused(per_s, burst):
 
 def test_what_is_wanted_is_granted_up_to_the_limits():
     counted = Allowances()
-    limits = Limits(rate_per_s=10.0, burst=5.0, quota_per_day=7)
+    limits = RateLimits(rate_per_s=10.0, burst=5.0, quota_per_day=7)
     assert counted.take("a", limits, 3, now=0.0, wall=0.0) == Allowance(3)
     found = counted.take("a", limits, 3, now=0.0, wall=0.0)
     assert (found.granted, found.wait_s) == (2, pytest.approx(0.1))
@@ -70,4 +70,4 @@ def test_what_is_wanted_is_granted_up_to_the_limits():
     found = counted.take("a", limits, 5, now=10.0, wall=10.0)
     assert (found.granted, found.wait_s, "7 operations" in found.why) == (2, 86_390.0, True)
     # What the quota refuses does not use up the rate.
-    assert counted.take("a", Limits(rate_per_s=10.0), 1, now=10.0, wall=10.0).granted == 1
+    assert counted.take("a", RateLimits(rate_per_s=10.0), 1, now=10.0, wall=10.0).granted == 1

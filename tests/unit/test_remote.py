@@ -22,7 +22,7 @@ from dspool.messages import (
 )
 from dspool.pool import Pool, SessionHandle
 from dspool.remote import BlockingRemotePool, RemotePool, RemoteSession
-from dspool.remote.requests import ATTEMPTS, Call, Events, call_for, pause_s, problem_of
+from dspool.remote.requests import ATTEMPTS, Events, HttpCall, call_for, pause_s, problem_of
 
 ANSWER = {
     "outputs": {"answer": "42"},
@@ -249,7 +249,7 @@ def test_what_http_does_not_offer_is_said():
 
 
 def test_pauses_grow_are_spread_and_keep_to_what_was_asked():
-    call = Call("POST", "/", None, True)
+    call = HttpCall("POST", "/", None, True)
     refused = problem_of(503, b"{}", {})
     assert [pause_s(refused, call, n, 1.0) for n in (1, 2, 3)] == [0.1, 0.2, 0.4]
     assert pause_s(refused, call, 1, 0.0) == 0.05

@@ -10,11 +10,11 @@ import pytest
 
 from dspool.core.autoscale.demand import remember
 from dspool.core.autoscale.inputs import Score
-from dspool.core.autoscale.policies import PLANS, Looked, Plan, choose, judge
+from dspool.core.autoscale.policies import PLANS, Looked, Policy, choose, judge
 from dspool.core.autoscale.sizing import (
-    Observed,
     Peak,
     SizingConfig,
+    SizingInputs,
     SizingState,
     Window,
     decide,
@@ -46,7 +46,7 @@ def observed(load, *, size, service_s=0.5, short=None, long=None, **fields):
         "short": short or window(1.0, load, service_s=service_s),
         "long": long or window(60.0, load, service_s=service_s),
     }
-    return Observed(**(given | fields))
+    return SizingInputs(**(given | fields))
 
 
 def answer(seen, *, config=CONFIG, state=SETTLED, now=NOW):
@@ -265,12 +265,12 @@ def judged(demand, *, peaks=(), before=0.0, base=0.0):
 def test_a_plan_is_charged_for_what_comes_late_to_the_workers_it_would_have_had_warm():
     scores = judged(20.0)  # nothing known: a quarter, half, ... two workers and the minimum of one
     late = {plan: score.late for plan, score in zip(PLANS, scores, strict=True)}
-    assert late[Plan(10.0, 0.8, 0.25, 0.0)] == pytest.approx(10 * (1 - 8 / 20))
-    assert late[Plan(10.0, 0.8, 2.0, 0.0)] == pytest.approx(10 * (1 - 16 / 20))
+    assert late[Policy(10.0, 0.8, 0.25, 0.0)] == pytest.approx(10 * (1 - 8 / 20))
+    assert late[Policy(10.0, 0.8, 2.0, 0.0)] == pytest.approx(10 * (1 - 16 / 20))
     known = judged(20.0, peaks=(Peak(NOW - 5, NOW - 5, 30.0),))
     late = {plan: score.late for plan, score in zip(PLANS, known, strict=True)}
-    assert late[Plan(10.0, 1.0, 0.25, 0.0)] == 0.0
-    assert late[Plan(1.0, 1.25, 0.5, 0.0)] > 0.0
+    assert late[Policy(10.0, 1.0, 0.25, 0.0)] == 0.0
+    assert late[Policy(1.0, 1.25, 0.5, 0.0)] > 0.0
 
 
 def test_what_a_plan_would_have_asked_for_a_moment_ago_is_not_warm_yet():

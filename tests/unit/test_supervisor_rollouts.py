@@ -7,7 +7,6 @@ import asyncio
 import msgspec
 import pytest
 
-from dspool import telemetry
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import (
     Conflict,
@@ -18,6 +17,7 @@ from dspool.errors import (
     UnknownProgram,
 )
 from dspool.messages import Deployment, VersionNumbers
+from dspool.telemetry import events as telemetry
 from dspool.testing.doubles import settle
 from tests.unit.supervision import NEW, SPEC, Traffic, another, deploying, only, pool
 

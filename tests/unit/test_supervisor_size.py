@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from dspool import telemetry
 from dspool.core.autoscale.sizing import Window
 from dspool.errors import (
     InvalidRequest,
     UnknownWorker,
 )
+from dspool.telemetry import events as telemetry
 from dspool.testing.doubles import settle
 from tests.unit.supervision import busy, only, pool
 

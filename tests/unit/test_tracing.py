@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from dspool.client.observation import ClientObserving
 from dspool.config import PoolConfig
-from dspool.core.dispatch.ticket import End, Ticket
+from dspool.core.dispatch.ticket import Ticket, TicketEnd
 from dspool.errors import QueueFull, UnknownName, WorkerLost
 from dspool.messages import Deployment, ExecuteProgram, Finished, Operation, SetVariable
 from dspool.programs.sessions.session import Session, SessionHost
@@ -140,7 +140,7 @@ def test_one_trace_leads_from_the_caller_through_the_queue_to_the_worker():
     active = t.tracing.resume(entered, worker="p-w0-a", at=100.5)
     t.tracing.end(active.span)
     finished = Finished("op-1", {"outputs": {}}, run_s=0.25)
-    observing.ended(End(ticket_of(entered), finished, None, "p-w0-a"), None, 0.5, 0.25, 101.0)
+    observing.ended(TicketEnd(ticket_of(entered), finished, None, "p-w0-a"), None, 0.5, 0.25, 101.0)
     spans = t.spans()
     root, queue, work = spans["operation execute_program"], spans["queue"], spans["worker execute_program"]
     assert f"{root.context.trace_id:032x}" == trace_id_of(PARENT) == trace_id_of(entered.traceparent)
@@ -166,7 +166,7 @@ def test_a_lost_operation_fails_its_span_and_quotes_nothing():
     observing = ClientObserving("p", t.tracing)
     entered = observing.entered(operation(), Call())
     observing.ended(
-        End(ticket_of(entered), None, WorkerLost(CANARY), None), WorkerLost(CANARY), 0.5, 0.0, 101.0
+        TicketEnd(ticket_of(entered), None, WorkerLost(CANARY), None), WorkerLost(CANARY), 0.5, 0.0, 101.0
     )
     span = t.spans()["operation execute_program"]
     assert not span.status.is_ok

@@ -9,7 +9,7 @@ import typer
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import Service, run_file
+from dspool.cli.service import ServiceClient, run_file
 from dspool.errors import UnknownWorker
 
 LOOK_EVERY_S = 0.25
@@ -47,7 +47,7 @@ def scale(
     """
     out = Output(json, debug)
     with guarded(out):
-        service = Service.of(run_file(config, state_dir), pool)
+        service = ServiceClient.of(run_file(config, state_dir), pool)
         before = service.get()["desired"]
         desired = service.post("/resize", {"size": size})["desired"]
         seen = _until_sized(service, desired, wait) if wait else service.get()
@@ -111,7 +111,7 @@ def resume(
     _pause("resume", config, state_dir, pool, Output(json, debug))
 
 
-def _until_sized(service: Service, size: int, wait_s: float) -> Any:
+def _until_sized(service: ServiceClient, size: int, wait_s: float) -> Any:
     until = time.monotonic() + wait_s
     while True:
         seen = service.get()
@@ -124,7 +124,7 @@ def _remove(
     verb: str, named: str, config: Any, state_dir: Any, pool: str | None, wait_s: float, out: Output
 ) -> None:
     with guarded(out):
-        service = Service.of(run_file(config, state_dir), pool)
+        service = ServiceClient.of(run_file(config, state_dir), pool)
         worker = service.worker_id(named)
         until = time.monotonic() + wait_s
         gone = asked = False
@@ -149,7 +149,7 @@ def _remove(
 
 def _pause(verb: str, config: Any, state_dir: Any, pool: str | None, out: Output) -> None:
     with guarded(out):
-        service = Service.of(run_file(config, state_dir), pool)
+        service = ServiceClient.of(run_file(config, state_dir), pool)
         paused = service.post(f"/{verb}")["paused"]
         text = "refuses new operations until `dspool resume`" if paused else "takes operations"
         out.result({"pool": service.pool, "paused": paused}, f"pool {service.pool} {text}")

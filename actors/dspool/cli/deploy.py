@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import Service, run_file
+from dspool.cli.service import ServiceClient, run_file
 from dspool.errors import InvalidRequest, PoolError, PoolNotReady
 
 LOOK_EVERY_S = 0.5
@@ -60,7 +60,7 @@ def deploy(
     out = Output(json, debug)
     with guarded(out):
         body = program_of(file)
-        service = Service.of(run_file(config, state_dir), pool)
+        service = ServiceClient.of(run_file(config, state_dir), pool)
         path = f"/programs/{quote(name, safe='')}/versions"
         known = [_key(one) for one in service.get("/rollouts")["rollouts"]]
         asked = Asked(lambda: service.post(path, body, query=watch_of(watch), timeout_s=None))
@@ -132,7 +132,7 @@ def watch_of(watch: int | None) -> dict[str, str | int] | None:
     return None if watch is None else {"canary_s": watch}
 
 
-def _mine(service: Service, name: str, known: list[Any]) -> dict[str, Any] | None:
+def _mine(service: ServiceClient, name: str, known: list[Any]) -> dict[str, Any] | None:
     """This deployment, as the service tells it; None while it does not."""
     try:
         rollouts = service.get("/rollouts")["rollouts"]

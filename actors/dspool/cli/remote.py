@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from dspool.cli.output import Output
-from dspool.cli.run_file import Run, RunFile
-from dspool.cli.service import Service
+from dspool.cli.run_file import RunFile, ServiceRun
+from dspool.cli.service import ServiceClient
 from dspool.errors import PoolError
 
 
@@ -34,7 +34,7 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
         "status": None,
         "metrics": None,
     }
-    service = Service(run, pool)
+    service = ServiceClient(run, pool)
     try:
         facts["status"] = service.get()
     except PoolError as failed:
@@ -72,7 +72,9 @@ def decisions(run_file: RunFile, pool: str | None, limit: int) -> list[dict[str,
     Raises:
         PoolNotReady: nothing runs, or it does not answer.
     """
-    found: list[dict[str, Any]] = Service.of(run_file, pool).get("/decisions", {"limit": limit})["decisions"]
+    found: list[dict[str, Any]] = ServiceClient.of(run_file, pool).get("/decisions", {"limit": limit})[
+        "decisions"
+    ]
     return found
 
 
@@ -104,7 +106,7 @@ def events(run_file: RunFile, since: int, limit: int, *, wait_s: float = 0.0) ->
         PoolNotReady: nothing runs, or it does not answer.
     """
     query: dict[str, str | int] = {"since": since, "limit": limit, "timeout_s": str(wait_s)}
-    page: dict[str, Any] = Service.of(run_file).get("/events", query)
+    page: dict[str, Any] = ServiceClient.of(run_file).get("/events", query)
     return page
 
 
@@ -114,7 +116,7 @@ def sessions(run_file: RunFile, limit: int) -> dict[str, Any]:
     Raises:
         PoolNotReady: nothing runs, or it does not answer.
     """
-    service = Service.of(run_file)
+    service = ServiceClient.of(run_file)
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while len(found) < limit:
@@ -166,7 +168,7 @@ def down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
     return {"stopped": True, "pid": run.pid, "message": f"stopped pool {run.pool} (pid {run.pid})"}
 
 
-def _gone(run: Run, patience_s: float) -> bool:
+def _gone(run: ServiceRun, patience_s: float) -> bool:
     """Whether it ended within `patience_s`. One that its parent has not looked after yet has ended as well."""
     until = time.monotonic() + patience_s
     while run.alive():

@@ -12,7 +12,7 @@ from msgspec import Struct
 from dspool.errors import ConfigError, Conflict
 
 
-class Run(Struct, frozen=True, kw_only=True):
+class ServiceRun(Struct, frozen=True, kw_only=True):
     """One `dspool up`. `url` is empty until it serves."""
 
     pid: int
@@ -41,9 +41,9 @@ class Run(Struct, frozen=True, kw_only=True):
             return False
 
 
-def this_process(pool: str) -> Run:
+def this_process(pool: str) -> ServiceRun:
     process = psutil.Process()
-    return Run(pid=process.pid, pid_started=process.create_time(), pool=pool)
+    return ServiceRun(pid=process.pid, pid_started=process.create_time(), pool=pool)
 
 
 class RunFile:
@@ -53,21 +53,21 @@ class RunFile:
         self.state_dir = state_dir
         self.path = state_dir / "run.json"
 
-    def read(self) -> Run | None:
+    def read(self) -> ServiceRun | None:
         """What is written there, running or not; None when there is nothing of use."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=Run)
+            return msgspec.json.decode(self.path.read_bytes(), type=ServiceRun)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def claim(self, run: Run) -> Run | None:
+    def claim(self, run: ServiceRun) -> ServiceRun | None:
         """Take the state directory for `run`; gives the dead run that was there before, for cleaning up.
 
         Raises:
             Conflict: a living one has it.
             ConfigError: the directory cannot be written to.
         """
-        before: Run | None = None
+        before: ServiceRun | None = None
         for _ in range(3):
             try:
                 self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ class RunFile:
             return before
         raise ConfigError(f"cannot use {self.state_dir} as state directory: {self.path} is in the way")
 
-    def write(self, run: Run) -> None:
+    def write(self, run: ServiceRun) -> None:
         """Replace the content in one step: a reader sees the old or the new one."""
         fresh = self.path.with_suffix(".new")
         fresh.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dspool.cli.run_file import Run, RunFile
+from dspool.cli.run_file import RunFile, ServiceRun
 from dspool.config import load_config
 from dspool.errors import InvalidRequest, PoolError, PoolNotReady, UnknownPool, from_wire
 from dspool.remote.requests import Events, problem_of
@@ -25,19 +25,19 @@ def run_file(config: Path | None, state_dir: Path | None) -> RunFile:
     return RunFile(load_config(cli=cli, file=config).config.state_dir)
 
 
-class Service:
+class ServiceClient:
     """Answers are JSON as it came. Every method raises what the service refused with, as the error it is.
 
     Raises:
         PoolNotReady: nothing runs, or it does not answer.
     """
 
-    def __init__(self, run: Run, pool: str | None = None) -> None:
+    def __init__(self, run: ServiceRun, pool: str | None = None) -> None:
         self.run = run
         self.pool = pool or run.pool
 
     @classmethod
-    def of(cls, file: RunFile, pool: str | None = None) -> Service:
+    def of(cls, file: RunFile, pool: str | None = None) -> ServiceClient:
         """The one of this run file; `pool` is one of its pools, by default the one it was started for."""
         run = file.read()
         if run is None or not run.alive():
@@ -141,7 +141,7 @@ def _identity() -> dict[str, str]:
     return {"authorization": f"Bearer {token}"} if token else {}
 
 
-def _trust(run: Run) -> ssl.SSLContext | bool:
+def _trust(run: ServiceRun) -> ssl.SSLContext | bool:
     """For a service of this machine: its own certificate, whatever name stands in it."""
     if run.tls_cert is None:
         return True

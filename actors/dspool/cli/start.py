@@ -16,7 +16,7 @@ import msgspec
 
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.output import EXIT_INTERRUPTED, Output
-from dspool.cli.run_file import Run, RunFile, this_process
+from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig, load_config
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, from_environment
@@ -77,7 +77,7 @@ def run_up(
         run_file.remove(run.pid)
 
 
-def clear(run: Run, out: Output) -> None:
+def clear(run: ServiceRun, out: Output) -> None:
     """Remove what a dead `dspool up` may have left: only what its run file names."""
     out.progress(
         "clean", f"an earlier service (pid {run.pid}) ended without cleaning up; removing what it left"
@@ -108,7 +108,7 @@ def _checked(file: Path | None, flags: dict[str, Any]) -> PoolConfig:
     return load_config(cli=flags, file=file, code={"service.host": host, "service.port": port}).config
 
 
-async def _serve(service: RunningService, run: Run, run_file: RunFile, out: Output) -> None:
+async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, out: Output) -> None:
     stopping = asyncio.Event()
 
     def asked_to_stop() -> None:
@@ -157,7 +157,7 @@ async def _serve(service: RunningService, run: Run, run_file: RunFile, out: Outp
         waiting.cancel()
 
 
-def _facts(service: RunningService, run: Run, run_file: RunFile) -> dict[str, Any]:
+def _facts(service: RunningService, run: ServiceRun, run_file: RunFile) -> dict[str, Any]:
     facts = {
         "url": run.url,
         "pool": run.pool,

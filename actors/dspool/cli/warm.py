@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import Service, run_file
+from dspool.cli.service import ServiceClient, run_file
 from dspool.errors import PoolNotReady
 
 
@@ -40,7 +40,7 @@ def warm(
     """
     out = Output(json, debug)
     with guarded(out):
-        service = Service.of(run_file(config, state_dir), pool)
+        service = ServiceClient.of(run_file(config, state_dir), pool)
         told = service.stream("/warm", {"strategy": strategy})
         report = _followed(told, out)
         out.result(

@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from dspool.core.dispatch.dispatcher import End, Ticket
+from dspool.core.dispatch.dispatcher import Ticket, TicketEnd
 from dspool.core.metrics.tally import UNKNOWN
 from dspool.errors import InvalidRequest, from_wire
 from dspool.messages import AnyCommand, ExecuteProgram, Operation, Result, StreamEvent, StreamProgram
@@ -21,7 +21,7 @@ _RESEND_S = 0.001
 """An operation that waited less goes out with the deadline it came with."""
 
 
-class Call:
+class PendingCall:
     """The name under which an operation is counted, and where its end goes. The `sink` of its ticket.
 
     `known` are the pool's programs.
@@ -34,8 +34,8 @@ class Call:
         command: AnyCommand,
         session: str | None,
         size: int,
-        end: asyncio.Future[End] | None,
-        stream: Stream | None,
+        end: asyncio.Future[TicketEnd] | None,
+        stream: OpenStream | None,
         known: Container[str],
     ) -> None:
         self.command: str = type(command).__struct_config__.tag  # type: ignore[assignment]
@@ -48,20 +48,20 @@ class Call:
         self.end = end
         self.stream = stream
 
-    def deliver(self, end: End) -> None:
+    def deliver(self, end: TicketEnd) -> None:
         if self.stream is not None:
             self.stream.events.put_nowait(end)
         elif self.end is not None and not self.end.done():
             self.end.set_result(end)
 
 
-class Stream:
+class OpenStream:
     """Where the events of one stream wait for their reader."""
 
     __slots__ = ("events", "unread")
 
     def __init__(self) -> None:
-        self.events: asyncio.Queue[StreamEvent | End] = asyncio.Queue()
+        self.events: asyncio.Queue[StreamEvent | TicketEnd] = asyncio.Queue()
         self.unread = 0
         """Read, and not yet told to the worker."""
 
@@ -112,7 +112,7 @@ def size_of(ticket: Ticket) -> int:
     return size
 
 
-def result_of(end: End) -> Result:
+def result_of(end: TicketEnd) -> Result:
     """The caller's view of an end.
 
     Raises:

@@ -14,12 +14,12 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from dspool.client.calls import Call, Stream, operation_of, outgoing, result_of, size_of
+from dspool.client.calls import OpenStream, PendingCall, operation_of, outgoing, result_of, size_of
 from dspool.client.control import ControlPlane, Reporting, follow, tell_dead
 from dspool.client.links import Links
 from dspool.client.observation import ClientObserving, error_of
 from dspool.config import PoolConfig
-from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, End, Ticket
+from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
 from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import PoolClosed, PoolError
 from dspool.messages import READ_ONLY, AnyCommand, ExecuteProgram, Member, Membership, Result, StreamEvent
@@ -79,7 +79,7 @@ class Client:
             on_lost=self._on_lost,
             on_change=self._tell_members,
         )
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, OpenStream] = {}
         self._changed = asyncio.Event()
         self._chores: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Future[Any]] = set()
@@ -173,7 +173,7 @@ class Client:
         traceparent: str | None = None,
     ) -> Result:
         """Run one operation to its end; see `Pool.run`."""
-        future: asyncio.Future[End] = self._loop.create_future()
+        future: asyncio.Future[TicketEnd] = self._loop.create_future()
         ticket = self._submit(
             command, session, timeout_s, idempotent, operation_id, principal, traceparent, end=future
         )
@@ -198,7 +198,7 @@ class Client:
 
         A worker sends at most `stream_window` events ahead of the reader.
         """
-        stream = Stream()
+        stream = OpenStream()
         # Never repeated: what was read cannot be unread.
         ticket = self._submit(
             command, session, timeout_s, False, operation_id, principal, traceparent, stream=stream
@@ -208,7 +208,7 @@ class Client:
         try:
             while True:
                 event = await stream.events.get()
-                if isinstance(event, End):
+                if isinstance(event, TicketEnd):
                     ended = True
                     yield result_of(event)
                     return
@@ -234,8 +234,8 @@ class Client:
         principal: str | None,
         traceparent: str | None,
         *,
-        end: asyncio.Future[End] | None = None,
-        stream: Stream | None = None,
+        end: asyncio.Future[TicketEnd] | None = None,
+        stream: OpenStream | None = None,
     ) -> Ticket:
         if operation_id is None:
             self._count += 1
@@ -250,7 +250,7 @@ class Client:
         )
         if idempotent is None:
             idempotent = self._is_idempotent(command, session)
-        call = Call(command, session, size, end, stream, self._programs)
+        call = PendingCall(command, session, size, end, stream, self._programs)
         self._recorder.submitted(call.program)
         operation = self._observing.entered(operation, call)
         try:
@@ -372,7 +372,7 @@ class Client:
                 link.send(HandOver(sessions))
         for end in ends:
             self._record(end)
-            call: Call = end.ticket.sink
+            call: PendingCall = end.ticket.sink
             call.deliver(end)
         wake = self._dispatcher.next_wake()
         if wake is not None and wake < self._timer_at:
@@ -391,7 +391,7 @@ class Client:
         self._dispatcher.tick(time.monotonic())
         self._perform()
 
-    def _record(self, end: End) -> None:
+    def _record(self, end: TicketEnd) -> None:
         ticket, result = end.ticket, end.result
         now = time.monotonic()
         program = ticket.sink.program

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from dspool.core.dispatch.ticket import End, Ticket
+from dspool.core.dispatch.ticket import Ticket, TicketEnd
 from dspool.errors import PoolError, from_wire
 from dspool.messages import Member, Operation
 from dspool.telemetry import trace_names as names
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 
-class Call(Protocol):
+class CountedCall(Protocol):
     """What the client keeps about an operation: its command's name, and the name it is counted under."""
 
     @property
@@ -40,10 +40,10 @@ class ClientObserving:
         self.members: Mapping[str, Member] = {}
         self._pool, self._clock = pool, clock
         self._spans: dict[str, Span] = {}
-        self._out: dict[str, tuple[str, float, Operation, Call]] = {}
+        self._out: dict[str, tuple[str, float, Operation, CountedCall]] = {}
         """Operations that hold a slot, while somebody listens for that."""
 
-    def entered(self, operation: Operation, call: Call) -> Operation:
+    def entered(self, operation: Operation, call: CountedCall) -> Operation:
         """It is about to be submitted. Returns it with the trace it belongs to from here on."""
         given = operation.traceparent
         if self.tracing.wanted(given):
@@ -62,7 +62,7 @@ class ClientObserving:
             emit("operation.start", {}, self._about(operation, call))
         return operation
 
-    def refused(self, operation: Operation, call: Call, error: PoolError) -> None:
+    def refused(self, operation: Operation, call: CountedCall, error: PoolError) -> None:
         """It was not even queued: this is its end."""
         self._end_span(operation, error, None, None)
         if attached("operation.exception") or attached("operation.stop"):
@@ -89,7 +89,7 @@ class ClientObserving:
     def lost(self, worker: str, now: float) -> None:
         self._back([each for each, (holder, *_) in self._out.items() if holder == worker], now)
 
-    def ended(self, end: End, error: PoolError | None, wait_s: float, run_s: float, now: float) -> None:
+    def ended(self, end: TicketEnd, error: PoolError | None, wait_s: float, run_s: float, now: float) -> None:
         """It ended, with `error` or well."""
         ticket = end.ticket
         operation = ticket.operation
@@ -116,7 +116,7 @@ class ClientObserving:
     def _emit_end(
         self,
         operation: Operation,
-        call: Call,
+        call: CountedCall,
         error: PoolError | None,
         numbers: dict[str, float],
         worker: str | None,
@@ -128,7 +128,7 @@ class ClientObserving:
         emit("operation.stop", numbers, facts)
 
     def _end_span(
-        self, operation: Operation, error: PoolError | None, end: End | None, wait_s: float | None
+        self, operation: Operation, error: PoolError | None, end: TicketEnd | None, wait_s: float | None
     ) -> None:
         span = self._spans.pop(operation.id, None)
         if span is None:
@@ -152,7 +152,7 @@ class ClientObserving:
             span.set_attribute(names.OUTCOME, "ok")
         self.tracing.end(span, error=error)
 
-    def _about(self, operation: Operation, call: Call, worker: str | None = None) -> dict[str, Any]:
+    def _about(self, operation: Operation, call: CountedCall, worker: str | None = None) -> dict[str, Any]:
         session = operation.session
         member = self.members.get(worker) if worker is not None else None
         return {
@@ -167,7 +167,7 @@ class ClientObserving:
         }
 
 
-def _program(operation: Operation, call: Call) -> str | None:
+def _program(operation: Operation, call: CountedCall) -> str | None:
     """The pool program; a session's programs are named by users."""
     return call.program if operation.session is None and call.command in _RUNS else None
 
@@ -175,7 +175,7 @@ def _program(operation: Operation, call: Call) -> str | None:
 _RUNS = frozenset({"execute_program", "stream_program"})
 
 
-def error_of(end: End) -> PoolError | None:
+def error_of(end: TicketEnd) -> PoolError | None:
     """The error an operation ended with, whoever found it; None when it ended well."""
     if end.error is not None:
         return end.error

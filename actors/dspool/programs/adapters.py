@@ -43,7 +43,7 @@ def _is_plain(annotation: Any) -> bool:
     return not CustomType.extract_custom_type_from_annotation(annotation) and not module.startswith("dspy.")
 
 
-class _Remembering:
+class _RememberingAdapter:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
@@ -56,7 +56,7 @@ class _Remembering:
 
 
 # The classes keep the names of those they extend: DSPy's stream listeners know an adapter by its class name.
-class ChatAdapter(_Remembering, dspy.ChatAdapter):
+class ChatAdapter(_RememberingAdapter, dspy.ChatAdapter):
     """`dspy.ChatAdapter`, faster."""
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
@@ -102,7 +102,7 @@ class ChatAdapter(_Remembering, dspy.ChatAdapter):
         return {name: fields[name] for name in outputs}
 
 
-class JSONAdapter(_Remembering, dspy.JSONAdapter):
+class JSONAdapter(_RememberingAdapter, dspy.JSONAdapter):
     """`dspy.JSONAdapter` that writes the system message of a signature once."""
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:

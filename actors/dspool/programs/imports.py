@@ -221,14 +221,14 @@ class Inputs(NamedTuple):
                 raise InvalidRequest(f"input {name!r} is missing", field=name, got="nothing")
 
 
-class Entry(NamedTuple):
+class EntryPoint(NamedTuple):
     """The method that runs a program, and what it takes."""
 
     is_async: bool
     inputs: Inputs
 
 
-def entry_of(module: Any) -> Entry:
+def entry_of(module: Any) -> EntryPoint:
     """How a program from an import path is run.
 
     Raises:
@@ -239,7 +239,7 @@ def entry_of(module: Any) -> Entry:
         # The nearest one counts: a `forward` that overrides is not to lose against an `aforward` further up.
         name = next((one for one in ("aforward", "forward") if one in vars(owner)), None)
         if name is not None:
-            return Entry(name == "aforward", _inputs(module, getattr(kind, name)))
+            return EntryPoint(name == "aforward", _inputs(module, getattr(kind, name)))
     raise InvalidRequest(f"{kind.__name__} has no forward", field="import_path")
 
 

@@ -42,7 +42,7 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
         return data
 
 
-class Stream(NamedTuple):
+class FieldStream(NamedTuple):
     """An output field and the predictor whose tokens it is made of."""
 
     field: str
@@ -86,16 +86,16 @@ class Program:
         """The module for one operation: a copy where a run leaves marks on the module itself."""
         return self.module if self._copy is None else self._copy(self.module)
 
-    def streams(self) -> list[Stream]:
+    def streams(self) -> list[FieldStream]:
         """Where the tokens of each output field come from: the last predictor that has the field."""
-        found: dict[str, Stream] = {}
+        found: dict[str, FieldStream] = {}
         wanted = (
             {f.name for f in self.signature.outputs} | {"reasoning"} if self.signature is not None else None
         )
         for name, predictor in self.module.named_predictors():
             for field in predictor.signature.output_fields:
                 if wanted is None or field in wanted:
-                    found[field] = Stream(field, predictor, name)
+                    found[field] = FieldStream(field, predictor, name)
         return list(found.values())
 
     @property

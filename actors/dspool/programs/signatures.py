@@ -79,7 +79,7 @@ class BuiltSignature:
         }
 
 
-class _Remembering(SignatureMeta):
+class _RememberingSignature(SignatureMeta):
     """DSPy collects a signature's inputs and outputs anew each time it is asked, about ten times a call: a tenth of
     the time of a call to an in-process engine."""
 
@@ -100,7 +100,7 @@ def remember_fields(signature: Any) -> None:
     new class without this."""
     if type(signature) is SignatureMeta:
         signature._remembered = signature.input_fields, signature.output_fields
-        signature.__class__ = _Remembering
+        signature.__class__ = _RememberingSignature
 
 
 def build_signature(spec: JSON) -> BuiltSignature:

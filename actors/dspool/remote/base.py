@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from dspool.errors import DeadlineExceeded, PoolError, Unreachable
-from dspool.remote.requests import Call
+from dspool.remote.requests import HttpCall
 
 TIMEOUT_S = 30.0
 MAX_BATCH = 256
@@ -62,7 +62,7 @@ class Remote:
         return f"/v1/pools/{self.name}{rest}"
 
 
-def options_of(call: Call, left_s: float) -> dict[str, Any]:
+def options_of(call: HttpCall, left_s: float) -> dict[str, Any]:
     return {
         "json": call.body,
         "headers": call.headers(max(0.001, left_s)),
@@ -70,7 +70,7 @@ def options_of(call: Call, left_s: float) -> dict[str, Any]:
     }
 
 
-def connection_error(call: Call, failed: httpx.HTTPError) -> PoolError:
+def connection_error(call: HttpCall, failed: httpx.HTTPError) -> PoolError:
     kind = type(failed).__name__
     if isinstance(failed, httpx.ConnectError):
         return Unreachable(f"the service cannot be reached ({kind})", status=503)

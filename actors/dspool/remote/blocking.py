@@ -23,8 +23,8 @@ from dspool.messages import (
 from dspool.remote.base import MAX_BATCH, Remote, connection_error, options_of
 from dspool.remote.pool import RemotePool, RemoteSession
 from dspool.remote.requests import (
-    Call,
     Events,
+    HttpCall,
     batch_for,
     batch_results,
     call_for,
@@ -117,17 +117,17 @@ class BlockingRemotePool(Remote):
         return BlockingRemoteSession(self, session_id)
 
     def status(self) -> PoolStatus:
-        return msgspec.convert(self._send(Call("GET", self._path(), None, True)), PoolStatus)
+        return msgspec.convert(self._send(HttpCall("GET", self._path(), None, True)), PoolStatus)
 
     def resize(self, size: int) -> int:
         """As `Pool.resize`. Needs an admin's token, as the next two do."""
-        return int(self._send(Call("POST", self._path("/resize"), {"size": size}, True))["desired"])
+        return int(self._send(HttpCall("POST", self._path("/resize"), {"size": size}, True))["desired"])
 
     def pause(self) -> None:
-        self._send(Call("POST", self._path("/pause"), None, True))
+        self._send(HttpCall("POST", self._path("/pause"), None, True))
 
     def resume(self) -> None:
-        self._send(Call("POST", self._path("/resume"), None, True))
+        self._send(HttpCall("POST", self._path("/resume"), None, True))
 
     def close(self) -> None:
         self._http.close()
@@ -140,7 +140,7 @@ class BlockingRemotePool(Remote):
     ) -> None:
         self.close()
 
-    def _send(self, call: Call, timeout_s: float | None = None) -> Any:
+    def _send(self, call: HttpCall, timeout_s: float | None = None) -> Any:
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         attempt = 0
         while True:

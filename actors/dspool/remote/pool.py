@@ -33,7 +33,7 @@ from dspool.messages import (
     StreamProgram,
 )
 from dspool.remote.base import Remote, connection_error, options_of
-from dspool.remote.requests import Call, Events, call_for, pages, pause_s, problem_of, result_of, said
+from dspool.remote.requests import Events, HttpCall, call_for, pages, pause_s, problem_of, result_of, said
 from dspool.session import SessionMethods
 
 
@@ -134,14 +134,14 @@ class RemotePool(Remote):
 
     async def status(self) -> PoolStatus:
         """As `Pool.status`."""
-        return msgspec.convert(await self._send(Call("GET", self._path(), None, True)), PoolStatus)
+        return msgspec.convert(await self._send(HttpCall("GET", self._path(), None, True)), PoolStatus)
 
     async def sessions(
         self, *, limit: int = 100, after: str | None = None
     ) -> tuple[list[SessionInfo], str | None]:
         """As `Pool.sessions`: one's own."""
         path = pages(self._path("/sessions"), limit, after)
-        page = await self._send(Call("GET", path, None, True))
+        page = await self._send(HttpCall("GET", path, None, True))
         return msgspec.convert(page["sessions"], list[SessionInfo]), page["next_cursor"]
 
     async def end_session(self, session_id: str) -> None:
@@ -150,14 +150,14 @@ class RemotePool(Remote):
 
     async def resize(self, size: int) -> int:
         """As `Pool.resize`. Needs an admin's token, as the next two do."""
-        answer = await self._send(Call("POST", self._path("/resize"), {"size": size}, True))
+        answer = await self._send(HttpCall("POST", self._path("/resize"), {"size": size}, True))
         return int(answer["desired"])
 
     async def pause(self) -> None:
-        await self._send(Call("POST", self._path("/pause"), None, True))
+        await self._send(HttpCall("POST", self._path("/pause"), None, True))
 
     async def resume(self) -> None:
-        await self._send(Call("POST", self._path("/resume"), None, True))
+        await self._send(HttpCall("POST", self._path("/resume"), None, True))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -170,7 +170,7 @@ class RemotePool(Remote):
     ) -> None:
         await self.close()
 
-    async def _send(self, call: Call, timeout_s: float | None = None) -> Any:
+    async def _send(self, call: HttpCall, timeout_s: float | None = None) -> Any:
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         attempt = 0
         while True:

@@ -44,7 +44,7 @@ RETRIED = frozenset({429, 502, 503})
 _IN_PROGRESS = "idempotency_in_progress"
 
 
-class Call(NamedTuple):
+class HttpCall(NamedTuple):
     """One HTTP request."""
 
     method: str
@@ -76,7 +76,7 @@ def call_for(
     timeout_s: float | None,
     idempotent: bool | None,
     operation_id: str | None,
-) -> Call:
+) -> HttpCall:
     """The request for a command.
 
     A POST gets a key, so that sending it again never does it again: unless `idempotent` says that doing it again is
@@ -89,9 +89,9 @@ def call_for(
     at = root if session is None else f"{root}/sessions/{_part(session)}"
     repeatable = type(command) in READ_ONLY
 
-    def post(path: str, body: dict[str, JSON] | None) -> Call:
+    def post(path: str, body: dict[str, JSON] | None) -> HttpCall:
         key = None if idempotent else (operation_id or uuid.uuid4().hex)
-        return Call("POST", path, body, True, key)
+        return HttpCall("POST", path, body, True, key)
 
     match command:
         case ExecuteProgram(program, inputs) | StreamProgram(program, inputs):
@@ -101,7 +101,7 @@ def call_for(
                 body["timeout_s"] = timeout_s
             return post(f"{at}/programs/{_part(program)}/{verb}", body)
         case GetProgramInfo(program):
-            return Call("GET", f"{at}/programs/{_part(program)}", None, repeatable)
+            return HttpCall("GET", f"{at}/programs/{_part(program)}", None, repeatable)
     if session is None:
         raise InvalidRequest(f"{_name(command)} needs a session over HTTP")
     match command:
@@ -111,43 +111,43 @@ def call_for(
             if command.kwargs:
                 given["kwargs"] = command.kwargs
             path = f"{at}/programs/{_part(command.program)}"
-            return Call("PUT", path, given, command.replace, create_only=not command.replace)
+            return HttpCall("PUT", path, given, command.replace, create_only=not command.replace)
         case DeleteProgram(program):
-            return Call("DELETE", f"{at}/programs/{_part(program)}")
+            return HttpCall("DELETE", f"{at}/programs/{_part(program)}")
         case ListPrograms():
-            return Call("GET", f"{at}/programs?limit=1000", None, repeatable)
+            return HttpCall("GET", f"{at}/programs?limit=1000", None, repeatable)
         case ConfigureLM(profile, overrides):
-            return Call("PUT", f"{at}/lm", {"profile": profile, "overrides": overrides}, True)
+            return HttpCall("PUT", f"{at}/lm", {"profile": profile, "overrides": overrides}, True)
         case SetVariable(name, value):
-            return Call("PUT", f"{at}/variables/{_part(name)}", {"value": value}, True)
+            return HttpCall("PUT", f"{at}/variables/{_part(name)}", {"value": value}, True)
         case GetVariable(name):
-            return Call("GET", f"{at}/variables/{_part(name)}", None, repeatable)
+            return HttpCall("GET", f"{at}/variables/{_part(name)}", None, repeatable)
         case ListVariables():
-            return Call("GET", f"{at}/variables?limit=1000", None, repeatable)
+            return HttpCall("GET", f"{at}/variables?limit=1000", None, repeatable)
         case DeleteVariable(name):
-            return Call("DELETE", f"{at}/variables/{_part(name)}")
+            return HttpCall("DELETE", f"{at}/variables/{_part(name)}")
         case GetHistory(limit):
-            return Call("GET", f"{at}/history?limit={limit}", None, repeatable)
+            return HttpCall("GET", f"{at}/history?limit={limit}", None, repeatable)
         case ExecuteSandboxed(code):
             body = {"code": code}
             if timeout_s is not None:
                 body["timeout_s"] = timeout_s
             return post(f"{at}/execute_code", body)
         case ResetSession():
-            return Call("POST", f"{at}/reset", None, True)
+            return HttpCall("POST", f"{at}/reset", None, True)
         case EndSession():
-            return Call("DELETE", at)
+            return HttpCall("DELETE", at)
         case _:
             raise InvalidRequest(f"{_name(command)} is not offered over HTTP")
 
 
-def batch_for(pool: str, program: str, inputs: list[dict[str, JSON]], timeout_s: float | None) -> Call:
+def batch_for(pool: str, program: str, inputs: list[dict[str, JSON]], timeout_s: float | None) -> HttpCall:
     """The request that runs a pool program on many inputs."""
     body: dict[str, JSON] = {"inputs": inputs}
     if timeout_s is not None:
         body["timeout_s"] = timeout_s
     path = f"/v1/pools/{_part(pool)}/programs/{_part(program)}/batch"
-    return Call("POST", path, body, True, uuid.uuid4().hex)
+    return HttpCall("POST", path, body, True, uuid.uuid4().hex)
 
 
 def batch_results(program: str, body: Any) -> list[Result]:
@@ -203,7 +203,7 @@ def problem_of(status: int, body: bytes, headers: Mapping[str, str]) -> PoolErro
     return from_wire({"code": code, "message": detail, "details": details})
 
 
-def pause_s(failed: PoolError, call: Call, attempt: int, spread: float | None = None) -> float | None:
+def pause_s(failed: PoolError, call: HttpCall, attempt: int, spread: float | None = None) -> float | None:
     """How long to wait before sending `call` again after `attempt` tries; None is not at all."""
     if attempt >= ATTEMPTS:
         return None
@@ -291,8 +291,8 @@ def _name(command: AnyCommand) -> str:
 
 
 __all__ = [
-    "Call",
     "Events",
+    "HttpCall",
     "batch_for",
     "batch_results",
     "call_for",

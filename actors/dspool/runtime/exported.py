@@ -15,7 +15,7 @@ from ray.util.metrics import Counter, Gauge
 from dspool.core.metrics.histogram import Histogram
 from dspool.telemetry.exposition import cumulative
 from dspool.telemetry.metric_table import METRICS, Metric
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 
 REPEAT_S: Final = 2.0
 """Ray forgets a gauge that is not set for two of its export intervals (floor 1 s, default 10 s)."""
@@ -67,7 +67,7 @@ class RayMetrics:
                     name = f"{metric.name}_{part}"
                     self._gauges[name] = Gauge(name, metric.help, keys)
 
-    def export(self, reading: Reading, now: float) -> None:
+    def export(self, reading: Snapshot, now: float) -> None:
         """Give Ray what changed since the last reading; `now` is monotonic seconds."""
         for metric in METRICS:
             for values, value in metric.read(reading):

@@ -14,7 +14,7 @@ import ray
 from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import Observed
+from dspool.core.autoscale.sizing import SizingInputs
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.core.metrics.recorder import Delta
 from dspool.errors import (
@@ -28,7 +28,7 @@ from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBatch, EventPage
 from dspool.telemetry.metrics import Metrics, MetricsOptions
 from dspool.telemetry.observation import Observation
-from dspool.telemetry.snapshot import Limits, Reading
+from dspool.telemetry.snapshot import PoolLimits, Snapshot
 
 log = logging.getLogger("dspool.runtime")
 _encode = msgspec.msgpack.Encoder().encode
@@ -55,7 +55,7 @@ class RemoteMetrics:
         """Whatever `MetricsActor.report` takes."""
         await self.ask("report", told)
 
-    async def observed(self, short_s: float, long_s: float) -> Observed | None:
+    async def observed(self, short_s: float, long_s: float) -> SizingInputs | None:
         """What the sizing loop goes by; None when nobody knows."""
         try:
             return await self.ask("observed", short_s, long_s)
@@ -76,7 +76,7 @@ class MetricsActor:
             # Only then: a pool that begins counts from zero, whatever ran here before under its name.
             self._observation.restore()
         self._keeping = asyncio.get_running_loop().create_task(self._observation.keep())
-        self._limits = Limits.of(config)
+        self._limits = PoolLimits.of(config)
         self._exported = RayMetrics(config.name)
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
@@ -110,15 +110,15 @@ class MetricsActor:
         """The pool now and the rows since: a `Look` in msgpack."""
         return _encode(self._metrics.look(after, slots=slots))
 
-    async def observed(self, short_s: float, long_s: float) -> Observed:
+    async def observed(self, short_s: float, long_s: float) -> SizingInputs:
         return self._metrics.observed(short_s, long_s)
 
-    async def reading(self) -> Reading:
+    async def reading(self) -> Snapshot:
         """What exporters make the pool's metrics from."""
         return self._reading()
 
-    def _reading(self) -> Reading:
-        return Reading(
+    def _reading(self) -> Snapshot:
+        return Snapshot(
             snapshot=self._metrics.snapshot(),
             histograms=self._metrics.histograms(),
             status=self._metrics.status(),

@@ -1,6 +1,6 @@
 """Who may own, change or end a session: the store's decisions, without I/O.
 
-A `Request` is about one session. It gets the session's row and answers what becomes of it.
+A `StoreRequest` is about one session. It gets the session's row and answers what becomes of it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Epochs(Protocol):
         """An epoch greater than any given out before in `pool`."""
 
 
-class Request(Protocol):
+class StoreRequest(Protocol):
     @property
     def key(self) -> Key: ...
 
@@ -197,7 +197,7 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class End:
+class EndSessionRow:
     key: Key
     principal: str | None
 

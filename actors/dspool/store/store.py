@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from dspool.core.admission.rates import Allowance, Allowances, Limits
+from dspool.core.admission.rates import Allowance, Allowances, RateLimits
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownProgram
 from dspool.messages import JSON, Change, Deployment, Lease, SessionInfo
 from dspool.store import schema as store_schema
@@ -23,9 +23,9 @@ from dspool.store.idempotency import IdempotencyKeys
 from dspool.store.requests import (
     Acquire,
     Commit,
-    End,
-    Request,
+    EndSessionRow,
     StoredChange,
+    StoreRequest,
     check_names,
     encode,
     unknown_session,
@@ -158,7 +158,7 @@ class SessionStore(IdempotencyKeys):
 
     # --- limits ---------------------------------------------------------------------------------------------
 
-    async def take_allowance(self, pool: str, token: str, limits: Limits, wanted: int) -> Allowance:
+    async def take_allowance(self, pool: str, token: str, limits: RateLimits, wanted: int) -> Allowance:
         """Up to `wanted` operations of a token, counted for all who ask here. Not kept: a restart begins anew."""
         counted = self._allowances.setdefault(pool, Allowances())
         return counted.take(token, limits, wanted, now=time.monotonic(), wall=self._clock())
@@ -196,7 +196,7 @@ class SessionStore(IdempotencyKeys):
 
     async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool:
         """Remove the session and all it holds, owned or not; false if there is none (for this principal)."""
-        ended: bool = await self._write(End((pool, session), principal))
+        ended: bool = await self._write(EndSessionRow((pool, session), principal))
         return ended
 
     async def expire(self, pool: str, idle_s: float) -> _Expired:
@@ -355,7 +355,7 @@ class SessionStore(IdempotencyKeys):
         count: int = await self._write(Alone(pool, run))
         return count
 
-    async def _write(self, request: Request | Alone) -> Any:
+    async def _write(self, request: StoreRequest | Alone) -> Any:
         if self._writer is None:
             raise StoreFailed("the session store is closed")
         return await self._writer.write(request)

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dspool.errors import InternalError, PoolError, StoreFailed
 from dspool.messages import Change, Lease
-from dspool.store.requests import ALL_NAMES, Acquire, Key, Outcome, Request, SessionRow, StoredChange
+from dspool.store.requests import ALL_NAMES, Acquire, Key, Outcome, SessionRow, StoredChange, StoreRequest
 from dspool.store.schema import dead_workers, pools, session_items, sessions
 
 MAX_BATCH = 256
@@ -38,7 +38,7 @@ class Alone:
     run: Callable[[AsyncConnection], Awaitable[Any]]
 
 
-_Waiting = list[tuple[Request | Alone, "asyncio.Future[Any]"]]
+_Waiting = list[tuple[StoreRequest | Alone, "asyncio.Future[Any]"]]
 
 
 class Writer:
@@ -50,10 +50,10 @@ class Writer:
     def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._clock = clock
-        self._waiting: deque[tuple[Request | Alone, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[StoreRequest | Alone, asyncio.Future[Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def write(self, request: Request | Alone) -> Any:
+    async def write(self, request: StoreRequest | Alone) -> Any:
         """The request's answer, once it is on disk.
 
         A caller that is cancelled may still have its request done.
@@ -113,7 +113,7 @@ class Writer:
         for (_, done), reply in zip(batch, replies, strict=True):
             _answer(done, reply)
 
-    async def _replies(self, connection: AsyncConnection, batch: list[Request | Alone]) -> Sequence[Any]:
+    async def _replies(self, connection: AsyncConnection, batch: list[StoreRequest | Alone]) -> Sequence[Any]:
         first = batch[0]
         if isinstance(first, Alone):
             await hold_pools(connection, [first.pool])
@@ -137,7 +137,7 @@ class Batch:
         self._given.add(pool)
         return self._epochs[pool]
 
-    async def run(self, requests: Sequence[Request]) -> list[Any]:
+    async def run(self, requests: Sequence[StoreRequest]) -> list[Any]:
         """One answer a request, in order; a refused one's answer is its `PoolError`."""
         keys = [request.key for request in requests]
         assert len(set(keys)) == len(keys), "two requests on one session must not share a batch"
@@ -160,7 +160,7 @@ class Batch:
         found = await self.connection.execute(query)
         return {(row.pool, row.session): SessionRow(**row._mapping) for row in found}
 
-    async def _dead(self, requests: Sequence[Request]) -> set[Key]:
+    async def _dead(self, requests: Sequence[StoreRequest]) -> set[Key]:
         asking = {(request.key[0], request.worker) for request in requests if isinstance(request, Acquire)}
         if not asking:
             return set()

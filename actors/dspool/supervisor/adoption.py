@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dspool.core.lifecycle import events as ev
 from dspool.messages import JSON, Member, WorkerState, WorkerStatus
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
-from dspool.supervisor.workers import Crew
+from dspool.supervisor.workers import Workers
 
 log = logging.getLogger("dspool.supervisor")
 
@@ -63,7 +63,7 @@ async def survey(
 
 
 def adopt(
-    survivors: list[Survivor], crew: Crew, feed: Callable[[ev.Event], None], *, wall_now: float
+    survivors: list[Survivor], crew: Workers, feed: Callable[[ev.Event], None], *, wall_now: float
 ) -> None:
     """Take them over. One that was never warm is warmed (again) before it takes traffic."""
     for handle, member, status, state in survivors:

@@ -34,7 +34,7 @@ CANARY_S = 10.0
 TAKE_BACK_S = 5.0
 
 
-class Deploying:
+class Deployments:
     def __init__(
         self,
         config: PoolConfig,

@@ -14,7 +14,7 @@ from dspool.core.lifecycle.state import PoolState
 from dspool.core.lifecycle.view import status_of
 from dspool.messages import PoolStatus
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
-from dspool.supervisor.workers import Crew
+from dspool.supervisor.workers import Workers
 from dspool.telemetry.events import emit, session_hash
 
 log = logging.getLogger("dspool.supervisor")
@@ -26,14 +26,14 @@ REPORT_TIMEOUT_S = 2.0
 Report = Callable[[PoolStatus], Awaitable[None]]
 
 
-class Upkeep:
+class Housekeeping:
     def __init__(
         self,
         config: PoolConfig,
         runtime: Runtime,
         store: PoolStore,
         state: PoolState,
-        crew: Crew,
+        crew: Workers,
         feed: Callable[[ev.Event], None],
         free_leases: Callable[[str], None],
         *,

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import Decision, Observed, SizingConfig, SizingState, decide
-from dspool.core.lifecycle.view import Facts
+from dspool.core.autoscale.sizing import Decision, SizingConfig, SizingInputs, SizingState, decide
+from dspool.core.lifecycle.view import PoolFacts
 from dspool.messages import JSON
 from dspool.supervisor.runtime import Sleep, within
 from dspool.telemetry.events import emit
@@ -24,7 +24,7 @@ DECISIONS_WRITTEN = 50
 """So many survive the supervisor."""
 OBSERVE_TIMEOUT_S = 2.0
 
-Observe = Callable[[], Awaitable[Observed | None]]
+Observe = Callable[[], Awaitable[SizingInputs | None]]
 
 
 class DecisionRecord(Struct, frozen=True):
@@ -51,7 +51,7 @@ class Sizing:
         config: PoolConfig,
         observe: Observe | None,
         *,
-        facts: Callable[[], Facts],
+        facts: Callable[[], PoolFacts],
         clock: Callable[[], float],
         wall: Callable[[], float],
         sleep: Sleep,
@@ -83,7 +83,7 @@ class Sizing:
             if seen is not None:
                 apply(self.decide(seen))
 
-    def decide(self, seen: Observed) -> Decision:
+    def decide(self, seen: SizingInputs) -> Decision:
         """One decision, kept among the records."""
         facts = self._facts()
         seen = msgspec.structs.replace(seen, **facts._asdict())

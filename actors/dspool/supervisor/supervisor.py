@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import Decision, Observed
+from dspool.core.autoscale.sizing import Decision, SizingInputs
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
 from dspool.core.lifecycle.view import facts_of, status_of
@@ -23,14 +23,14 @@ from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
 from dspool.messages import Deployment, Membership, PoolStatus
 from dspool.supervisor.adoption import adopt, restored, survey
-from dspool.supervisor.deployments import CANARY_S, Deploying
-from dspool.supervisor.housekeeping import Report, Upkeep
+from dspool.supervisor.deployments import CANARY_S, Deployments
+from dspool.supervisor.housekeeping import Housekeeping, Report
 from dspool.supervisor.records import Records
 from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
 from dspool.supervisor.warmup import Warmer, WarmProgress
-from dspool.supervisor.workers import Crew
+from dspool.supervisor.workers import Workers
 from dspool.telemetry.events import emit
 
 log = logging.getLogger("dspool.supervisor")
@@ -72,8 +72,8 @@ class Supervisor:
         )
         self._records = Records(config.name, store, sleep)
         self._warmer = Warmer(config, current=lambda: self._deploying.current(), clock=clock, sleep=sleep)
-        self._crew = Crew(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
-        self._deploying = Deploying(
+        self._crew = Workers(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
+        self._deploying = Deployments(
             config,
             store,
             self._warmer,
@@ -88,7 +88,7 @@ class Supervisor:
         self._sizing = Sizing(
             config, observe, facts=lambda: facts_of(self._state), clock=clock, wall=wall, sleep=sleep
         )
-        self._upkeep = Upkeep(
+        self._upkeep = Housekeeping(
             config,
             runtime,
             store,
@@ -261,7 +261,7 @@ class Supervisor:
         await self._until_gone(worker_id)
 
     async def deploy(self, deployment: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
-        """Roll a new version of a pool program out, canary first; see `Deploying.deploy` for what it raises."""
+        """Roll a new version of a pool program out, canary first; see `Deployments.deploy` for what it raises."""
         self._open()
         began = self._clock()
         done = await self._deploying.deploy(deployment, canary_s=canary_s)
@@ -269,7 +269,7 @@ class Supervisor:
         return done
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
-        """Make an earlier version current again; see `Deploying.rollback` for what it raises."""
+        """Make an earlier version current again; see `Deployments.rollback` for what it raises."""
         self._open()
         began = self._clock()
         done = await self._deploying.rollback(program, version)
@@ -324,7 +324,7 @@ class Supervisor:
         """The last decisions about the size, newest first, with the numbers that led to them."""
         return self._sizing.decisions(limit)
 
-    async def observe(self, seen: Observed) -> Decision | None:
+    async def observe(self, seen: SizingInputs) -> Decision | None:
         """Decide now on what was seen, not only when the sizing loop asks. None while sizing is off."""
         if not self._sizing.enabled or self._state.closed:
             return None

@@ -24,7 +24,7 @@ WATCH_AGAIN_S = 0.5
 CHECK = "dspool health check"
 
 
-class Crew:
+class Workers:
     def __init__(
         self,
         config: PoolConfig,

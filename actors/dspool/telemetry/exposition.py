@@ -7,17 +7,17 @@ from typing import Final
 
 from dspool.core.metrics.histogram import Histogram
 from dspool.telemetry.metric_table import BOUNDARIES, METRICS, Metric
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 REACHABLE: Final = "dspool_metrics_reachable"
-"""The one metric that does not come from a `Reading`: whether there is one."""
+"""The one metric that does not come from a `Snapshot`: whether there is one."""
 
 _REACHABLE_HELP: Final = "1 if the pool's metrics actor answered; its other metrics are missing if not."
 
 
-def expose(readings: Mapping[str, Reading | None]) -> bytes:
+def expose(readings: Mapping[str, Snapshot | None]) -> bytes:
     """The metrics of these pools; None for one whose metrics actor does not answer."""
     lines = [*_head(REACHABLE, "gauge", _REACHABLE_HELP)]
     lines += [
@@ -46,7 +46,7 @@ def _head(name: str, kind: str, text: str) -> tuple[str, str]:
     return f"# HELP {name} {escaped}", f"# TYPE {name} {kind}"
 
 
-def _lines(metric: Metric, pool: str, reading: Reading) -> Iterable[str]:
+def _lines(metric: Metric, pool: str, reading: Snapshot) -> Iterable[str]:
     names = ("pool", *metric.labels)
     for values, value in metric.read(reading):
         labels = (pool, *values)

@@ -24,7 +24,7 @@ FIELDS = ("pool", "worker", "session_hash", "operation_id", "trace_id")
 """What every line says, where it applies, in this order."""
 
 
-class Context(logging.Filter):
+class LogContext(logging.Filter):
     """Adds `FIELDS` to each record. On a handler, so that lines of every library pass through it."""
 
     def __init__(self, pool: str, worker: str | None = None) -> None:
@@ -68,7 +68,7 @@ def configure(
     """Write this process's log to `stream` (stderr, which Ray keeps in its session directory), with context.
 
     For processes that are ours: workers, the pool's actors, the HTTP ingress. A program that uses `dspool` as a library
-    keeps its own logging; it may use `Context`, `Lines` and `JsonFormatter` as it likes.
+    keeps its own logging; it may use `LogContext`, `Lines` and `JsonFormatter` as it likes.
     """
     telemetry = config.telemetry
     root = logging.getLogger()
@@ -79,7 +79,7 @@ def configure(
     handler.setFormatter(
         JsonFormatter(show_content=show) if telemetry.log_format == "json" else Lines(show_content=show)
     )
-    handler.addFilter(Context(config.name, worker))
+    handler.addFilter(LogContext(config.name, worker))
     root.addHandler(handler)
     logging.getLogger("dspool").setLevel(telemetry.log_level.upper())
     if events:

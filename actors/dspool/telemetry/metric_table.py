@@ -15,7 +15,7 @@ from dspool.core.metrics.measures import SlotSnapshot
 from dspool.core.metrics.tally import OUTCOMES
 from dspool.messages import PoolStatus
 from dspool.telemetry.event_log import FORWARDED
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 
 BOUNDARIES: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
@@ -29,7 +29,7 @@ POOL_STATES: Final = ("starting", "ready", "degraded", "paused", "closed")
 Value = float | Histogram
 Series = tuple[tuple[str, ...], Value]
 """Values of the labels other than `pool`, and the value."""
-Read = Callable[[Reading], Iterable[Series]]
+Read = Callable[[Snapshot], Iterable[Series]]
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -45,7 +45,7 @@ class Metric(NamedTuple):
 # --- where values come from ---
 
 
-def _one(value: Callable[[Reading], float]) -> Read:
+def _one(value: Callable[[Snapshot], float]) -> Read:
     return lambda reading: [((), value(reading))]
 
 
@@ -66,18 +66,18 @@ def _told(value: Callable[[PoolStatus], float]) -> Read:
     return lambda reading: [((), value(reading.status))] if reading.status is not None else []
 
 
-def _states(reading: Reading) -> Iterable[Series]:
+def _states(reading: Snapshot) -> Iterable[Series]:
     if reading.status is not None:
         for state in POOL_STATES:
             yield (state,), float(reading.status.state == state)
 
 
-def _workers(reading: Reading) -> Iterable[Series]:
+def _workers(reading: Snapshot) -> Iterable[Series]:
     for state in ("active", "idle", "starting", "spare"):
         yield (state,), getattr(reading.snapshot, state)
 
 
-def _outcomes(reading: Reading) -> Iterable[Series]:
+def _outcomes(reading: Snapshot) -> Iterable[Series]:
     snapshot = reading.snapshot
     missing: Mapping[str, int] = snapshot.counters.by_outcome
     left = dict(missing)
@@ -96,13 +96,13 @@ def _program(name: str) -> Read:
     ]
 
 
-def _tokens(reading: Reading) -> Iterable[Series]:
+def _tokens(reading: Snapshot) -> Iterable[Series]:
     for program, seen in reading.snapshot.programs.items():
         yield (program, "input"), seen.counters.input_tokens
         yield (program, "output"), seen.counters.output_tokens
 
 
-def _codes(reading: Reading) -> Iterable[Series]:
+def _codes(reading: Snapshot) -> Iterable[Series]:
     return [((code,), number) for code, number in reading.snapshot.counters.errors_by_code.items()]
 
 
@@ -114,13 +114,13 @@ def _slot(value: Callable[[SlotSnapshot], float]) -> Read:
     return lambda reading: [((str(slot),), value(seen)) for slot, seen in reading.snapshot.slots.items()]
 
 
-def _slot_outcomes(reading: Reading) -> Iterable[Series]:
+def _slot_outcomes(reading: Snapshot) -> Iterable[Series]:
     for slot, seen in reading.snapshot.slots.items():
         for outcome, number in seen.counters.by_outcome.items():
             yield (str(slot), outcome), number
 
 
-def _events(reading: Reading) -> Iterable[Series]:
+def _events(reading: Snapshot) -> Iterable[Series]:
     # Those that never happened too: Prometheus sees no increase in the first value of a series.
     return [((name,), reading.events.get(name, 0)) for name in FORWARDED]
 

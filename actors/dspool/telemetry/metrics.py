@@ -12,24 +12,24 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from dspool.core.autoscale.sizing import Observed, Window
-from dspool.core.metrics.health import Health, HealthInput, health
+from dspool.core.autoscale.sizing import SizingInputs, Window
+from dspool.core.metrics.health import HealthInput, HealthScore, health
 from dspool.core.metrics.histogram import Histogram
-from dspool.core.metrics.live import Look, Table
+from dspool.core.metrics.live import LiveUpdate, Table
 from dspool.core.metrics.measures import (
     Counters,
     HistoryView,
+    Interval,
     MetricsSnapshot,
     Point,
     ProgramSnapshot,
     SlotSnapshot,
-    Stretch,
     TelemetryLoss,
     point_of,
 )
-from dspool.core.metrics.metric_store import COLUMNS, Checkpoint, Ledger
+from dspool.core.metrics.metric_store import COLUMNS, Checkpoint, MetricStore
 from dspool.core.metrics.recorder import ClientDelta, ClientRecorder, Delta, WorkerDelta, WorkerRecorder
-from dspool.core.metrics.series import Account, MetricsOptions, counters_of
+from dspool.core.metrics.series import MetricsOptions, Series, counters_of
 from dspool.core.metrics.tally import OUTCOMES, REJECTED, TIMEOUT, Tally
 from dspool.messages import PoolStatus
 from dspool.telemetry.events import emit
@@ -73,7 +73,7 @@ class Metrics:
         self._ticked_at = clock()
         self._shift = wall() - clock()
         self._life = f"{wall():.6f}"
-        self._ledger = Ledger(self.options)
+        self._ledger = MetricStore(self.options)
         self._reporters = self._ledger.reporters
 
     # --- in ---
@@ -234,14 +234,14 @@ class Metrics:
         oldest = now - duration_s if after is None else max(after, now - duration_s)
         return account.table(duration_s, after=oldest, shift=self._shift_at(now))
 
-    def _account(self, program: str | None, slot: int | None) -> Account:
+    def _account(self, program: str | None, slot: int | None) -> Series:
         """That of the program, of the slot, or of the whole pool; an empty one if it is not known."""
-        account: Account | None = self._ledger.whole
+        account: Series | None = self._ledger.whole
         if program is not None:
             account = self._ledger.programs.get(program)
         elif slot is not None:
             account = self._ledger.slots.get(slot)
-        return account or Account(self.options)
+        return account or Series(self.options)
 
     def _shift_at(self, now: float) -> float:
         """Wall time less our clock; the same as before unless the wall clock was set: a row must not move when it is
@@ -251,10 +251,10 @@ class Metrics:
             self._shift = shift
         return self._shift
 
-    def look(self, after: float | None, *, slots: bool = False, now: float | None = None) -> Look:
+    def look(self, after: float | None, *, slots: bool = False, now: float | None = None) -> LiveUpdate:
         """What changed since `after` (the `last` of the table before; None: only what is now)."""
         now = self._clock() if now is None else now
-        return Look(
+        return LiveUpdate(
             life=self._life,
             snapshot=self.snapshot(now, slots=slots),
             table=self.table(
@@ -276,7 +276,7 @@ class Metrics:
 
     def observed(
         self, short_s: float, long_s: float, *, resized_s_ago: float | None = None, now: float | None = None
-    ) -> Observed:
+    ) -> SizingInputs:
         """What sizing needs to know. `resized_s_ago`: leave out what was measured before that long ago.
 
         Desired, actual, starting and overflow come from the supervisor's last report; the supervisor, which knows them
@@ -290,7 +290,7 @@ class Metrics:
         short = self._window(*recent.over(short_s, now=self._ticked_at, since=since))
         # A burst must not wait for the next tick to be seen.
         short = msgspec.structs.replace(short, peak_demand=max(short.peak_demand, reporters.open_peak()))
-        return Observed(
+        return SizingInputs(
             age_s=None if heard is None else max(0.0, now - heard),
             slots_per_worker=self.options.slots_per_worker,
             desired=int(levels["desired"]),
@@ -334,7 +334,7 @@ class Metrics:
 
     # --- parts of the answers ---
 
-    def _health(self, levels: dict[str, float], window: Stretch) -> Health:
+    def _health(self, levels: dict[str, float], window: Interval) -> HealthScore:
         return health(
             HealthInput(
                 desired=int(levels["desired"]),
@@ -350,7 +350,7 @@ class Metrics:
             )
         )
 
-    def _window(self, stretch: Stretch, seconds: float) -> Window:
+    def _window(self, stretch: Interval, seconds: float) -> Window:
         tally = stretch.tally
         return Window(
             span_s=seconds,
@@ -371,10 +371,10 @@ class Metrics:
             total.add(account.total)
         return counters_of(total, self._ledger.outcomes)
 
-    def _recent(self, account: Account, at: float) -> Point:
+    def _recent(self, account: Series, at: float) -> Point:
         return point_of(account.recent.over(self.options.window_s, now=self._ticked_at)[0], at)
 
-    def _program_snapshot(self, account: Account, at: float) -> ProgramSnapshot:
+    def _program_snapshot(self, account: Series, at: float) -> ProgramSnapshot:
         return ProgramSnapshot(recent=self._recent(account, at), counters=account.counters())
 
     def _slot_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:

@@ -10,7 +10,7 @@ from dspool.core.metrics.measures import MetricsSnapshot
 from dspool.messages import PoolStatus
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class PoolLimits(Struct, frozen=True, kw_only=True):
     """What the configuration allows: alerts compare with it, so that one rule fits every pool."""
 
     min_pool_size: int
@@ -22,7 +22,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     sizing: bool
 
     @classmethod
-    def of(cls, config: PoolConfig) -> Limits:
+    def of(cls, config: PoolConfig) -> PoolLimits:
         return cls(
             min_pool_size=config.min_pool_size,
             max_pool_size=config.max_pool_size,
@@ -34,7 +34,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         )
 
 
-class Reading(Struct, frozen=True, kw_only=True):
+class Snapshot(Struct, frozen=True, kw_only=True):
     """All that the metrics of one pool are computed from, at one moment."""
 
     snapshot: MetricsSnapshot
@@ -42,6 +42,6 @@ class Reading(Struct, frozen=True, kw_only=True):
     """Latency and wait by program, running totals."""
     status: PoolStatus | None
     """None: the supervisor is not heard of, and what only it knows is not exported."""
-    limits: Limits
+    limits: PoolLimits
     events: dict[str, int] = field(default_factory=dict)
     """How often each event was told; only those that leave their process."""

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Desk:
+class ClientPeer:
     """One client at this worker: what of it is held, and what it has not yet been told."""
 
     __slots__ = ("busy", "chunks", "end", "finished", "gone", "handed_over", "held", "moved")
 
     def __init__(self, end: WorkerEnd) -> None:
         self.end = end
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, Execution] = {}
         self.gone = False
         self.finished: list[Raw] = []
         self.busy: list[str] = []
@@ -37,7 +37,7 @@ class Desk:
         self.chunks: dict[str, list[Raw]] = {}
 
 
-class Held:
+class Execution:
     """One admitted operation. It holds its slot until it is reported."""
 
     __slots__ = (
@@ -58,7 +58,7 @@ class Held:
         "version",
     )
 
-    def __init__(self, operation: Operation, desk: Desk, now: float, credit: int) -> None:
+    def __init__(self, operation: Operation, desk: ClientPeer, now: float, credit: int) -> None:
         self.operation = operation
         self.desk = desk
         self.admitted_at = now

@@ -37,7 +37,7 @@ from dspool.telemetry.logs import working_on
 from dspool.telemetry.tracing import Tracing, inside
 from dspool.wire.connection import WorkerEnd
 from dspool.wire.frames import Cancel, Credit, HandOver, Submit
-from dspool.worker.execution import Desk, Held, defect
+from dspool.worker.execution import ClientPeer, Execution, defect
 from dspool.worker.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ class Operations:
         self._clock = clock
         self.ownership: Ownership | None = None
         self._draining = False
-        self._held: dict[Held, None] = {}
-        self._desks: dict[WorkerEnd, Desk] = {}
-        self._inline: deque[Held] = deque()
-        self._starting: deque[Held] = deque()
+        self._held: dict[Execution, None] = {}
+        self._desks: dict[WorkerEnd, ClientPeer] = {}
+        self._inline: deque[Execution] = deque()
+        self._starting: deque[Execution] = deque()
         self._start_due = False
         self._out = Outbox(self._load)
         self._turning = False
@@ -135,7 +135,7 @@ class Operations:
         self._batch = True
         desk = self._desks.get(peer)
         if desk is None:
-            desk = self._desks[peer] = Desk(peer)
+            desk = self._desks[peer] = ClientPeer(peer)
         if type(message) is Submit:
             for operation in message.operations:
                 self._admit(operation, desk)
@@ -173,12 +173,12 @@ class Operations:
 
     # --- admission ---
 
-    def _admit(self, operation: Operation, desk: Desk) -> None:
+    def _admit(self, operation: Operation, desk: ClientPeer) -> None:
         if self._draining or len(self._held) >= self.slots or desk.end.full or operation.id in desk.held:
             self._out.busy(desk, operation.id)
             return
         now = self._clock()
-        held = desk.held[operation.id] = Held(operation, desk, now, self._window)
+        held = desk.held[operation.id] = Execution(operation, desk, now, self._window)
         self._held[held] = None
         self._recorder.started(now)
         if operation.traceparent is not None and self._tracing is not None:
@@ -191,7 +191,7 @@ class Operations:
         if held.session is None and operation.id in desk.held:
             self._watch_deadline(held)
 
-    def start(self, held: Held, session: Session | None) -> None:
+    def start(self, held: Execution, session: Session | None) -> None:
         """Run an admitted operation on its session, which is free. Raises nothing."""
         held.session = session
         command = held.operation.command
@@ -241,7 +241,7 @@ class Operations:
         if self._starting:
             self._start_some()
 
-    def _start_task(self, held: Held, loop: asyncio.AbstractEventLoop) -> None:
+    def _start_task(self, held: Execution, loop: asyncio.AbstractEventLoop) -> None:
         held.started_at = self._clock()
         task = held.task = loop.create_task(self._run_async(held))
         task.add_done_callback(lambda task: self._never_ran(held) if task.cancelled() else None)
@@ -275,7 +275,7 @@ class Operations:
                 self._turn_soon()
             self._out.flush()
 
-    def _run_inline(self, held: Held, now: float) -> None:
+    def _run_inline(self, held: Execution, now: float) -> None:
         if now > held.deadline:
             self.refuse(held, held.too_late(now))
             return
@@ -296,7 +296,7 @@ class Operations:
         else:
             self._settle(held, done)
 
-    async def _run_async(self, held: Held) -> None:
+    async def _run_async(self, held: Execution) -> None:
         emit = self._emitter(held) if type(held.operation.command) is StreamProgram else None
         working_on.set(held.operation)
         try:
@@ -309,11 +309,11 @@ class Operations:
         else:
             self._settle(held, done)
 
-    def _never_ran(self, held: Held) -> None:
+    def _never_ran(self, held: Execution) -> None:
         """Its task was cancelled before its first step, so nothing in it could report that."""
         self._finish(held, error=held.given_up(self._clock()))
 
-    async def _run_thread(self, held: Held, stop: threading.Event) -> None:
+    async def _run_thread(self, held: Execution, stop: threading.Event) -> None:
         loop = asyncio.get_running_loop()
         emit = None
         if type(held.operation.command) is StreamProgram:
@@ -346,7 +346,7 @@ class Operations:
         else:
             self._settle(held, done)
 
-    async def _end_session(self, held: Held) -> None:
+    async def _end_session(self, held: Execution) -> None:
         from dspool.programs.sessions.session import Done
 
         assert self.ownership is not None
@@ -357,7 +357,7 @@ class Operations:
         else:
             self._finish(held, done=Done({"ended": ended}))
 
-    def _settle(self, held: Held, done: Done) -> None:
+    def _settle(self, held: Execution, done: Done) -> None:
         """The program is through; a change must be durable before it is acknowledged."""
         held.task = held.stop = None  # from here on it cannot be stopped, only waited for
         if done.changes:
@@ -365,7 +365,7 @@ class Operations:
         else:
             self._finish(held, done=done)
 
-    async def _commit(self, held: Held, done: Done) -> None:
+    async def _commit(self, held: Execution, done: Done) -> None:
         assert self.ownership is not None
         traced = held.traced
         span = None if traced is None else traced.tracing.start(names.COMMIT, {}, parent=traced.span)
@@ -387,11 +387,11 @@ class Operations:
 
     # --- endings ---
 
-    def refuse(self, held: Held, error: PoolError) -> None:
+    def refuse(self, held: Execution, error: PoolError) -> None:
         """End an operation that never started."""
         self._finish(held, error=error)
 
-    def moved(self, held: Held, owner: str) -> None:
+    def moved(self, held: Execution, owner: str) -> None:
         """The operation's session lives with `owner` ("": elsewhere): nothing took effect, the client follows."""
         if self._release(held):
             self._recorder.finished(self._clock(), "rejected", 0.0)
@@ -401,7 +401,7 @@ class Operations:
             self._out.moved(held.desk, held.operation.id, owner)
             self._out.flush_soon()
 
-    def _finish(self, held: Held, *, done: Done | None = None, error: PoolError | None = None) -> None:
+    def _finish(self, held: Execution, *, done: Done | None = None, error: PoolError | None = None) -> None:
         if not self._release(held):
             return
         now = self._clock()
@@ -436,7 +436,7 @@ class Operations:
         if not self._turning:
             self._out.flush_soon()
 
-    def _release(self, held: Held) -> bool:
+    def _release(self, held: Execution) -> bool:
         """Free the slot; False when it had been freed before."""
         if held.desk.held.pop(held.operation.id, None) is None:
             return False
@@ -451,7 +451,7 @@ class Operations:
             self._idle = None
         return True
 
-    def _cancel(self, held: Held | None) -> None:
+    def _cancel(self, held: Execution | None) -> None:
         if held is None:
             return
         held.end = True
@@ -461,13 +461,13 @@ class Operations:
         else:
             held.interrupt()
 
-    def _watch_deadline(self, held: Held) -> None:
+    def _watch_deadline(self, held: Execution) -> None:
         left = held.deadline - self._clock()
         held.timer = asyncio.get_running_loop().call_later(
             min(max(0.0, left), _LONGEST_TIMER_S), self._expire, held
         )
 
-    def _expire(self, held: Held) -> None:
+    def _expire(self, held: Execution) -> None:
         now = self._clock()
         if now < held.deadline:
             self._watch_deadline(held)
@@ -500,7 +500,7 @@ class Operations:
     def _load(self) -> tuple[int, int]:
         return len(self._held), 0 if self._draining else self.slots
 
-    def _emitter(self, held: Held) -> Callable[[StreamEvent], Coroutine[Any, Any, None]]:
+    def _emitter(self, held: Execution) -> Callable[[StreamEvent], Coroutine[Any, Any, None]]:
         async def emit(event: StreamEvent) -> None:
             while held.credit <= 0 and not held.unwanted:
                 held.more = held.more or asyncio.Event()
@@ -515,7 +515,7 @@ class Operations:
 
         return emit
 
-    async def _hand_over(self, desk: Desk, sessions: list[str]) -> None:
+    async def _hand_over(self, desk: ClientPeer, sessions: list[str]) -> None:
         assert self.ownership is not None
         for session_id in sessions:
             granted = await self.ownership.release(session_id)

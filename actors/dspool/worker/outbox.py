@@ -11,7 +11,7 @@ from msgspec import Raw
 from dspool.errors import InternalError
 from dspool.messages import Finished, StreamEvent
 from dspool.wire.frames import Chunk, Report, Unsendable, batches, sendable, too_deep
-from dspool.worker.execution import Desk
+from dspool.worker.execution import ClientPeer
 
 
 class Outbox:
@@ -19,34 +19,34 @@ class Outbox:
 
     def __init__(self, load: Callable[[], tuple[int, int]]) -> None:
         self._load = load
-        self._unsent: dict[Desk, None] = {}
-        self._hungry: dict[Desk, None] = {}
+        self._unsent: dict[ClientPeer, None] = {}
+        self._hungry: dict[ClientPeer, None] = {}
         """Told "busy" since they last heard of room, longest waiting first."""
         self._due = False
 
     def __bool__(self) -> bool:
         return bool(self._unsent)
 
-    def finished(self, desk: Desk, finished: Finished) -> None:
+    def finished(self, desk: ClientPeer, finished: Finished) -> None:
         if not desk.gone:
             desk.finished.append(_encoded(finished))
             self._unsent[desk] = None
 
-    def busy(self, desk: Desk, operation_id: str) -> None:
+    def busy(self, desk: ClientPeer, operation_id: str) -> None:
         desk.busy.append(operation_id)
         self._unsent[desk] = self._hungry[desk] = None
 
-    def moved(self, desk: Desk, operation_id: str, owner: str) -> None:
+    def moved(self, desk: ClientPeer, operation_id: str, owner: str) -> None:
         if not desk.gone:
             desk.moved.append((operation_id, owner))
             self._unsent[desk] = None
 
-    def handed_over(self, desk: Desk, session: str, granted: bool) -> None:
+    def handed_over(self, desk: ClientPeer, session: str, granted: bool) -> None:
         if not desk.gone:
             desk.handed_over.append((session, granted))
             self._unsent[desk] = None
 
-    def chunk(self, desk: Desk, operation_id: str, event: StreamEvent) -> None:
+    def chunk(self, desk: ClientPeer, operation_id: str, event: StreamEvent) -> None:
         """Raises InternalError: the event cannot be sent."""
         try:
             encoded = sendable(event)
@@ -56,11 +56,11 @@ class Outbox:
             desk.chunks.setdefault(operation_id, []).append(encoded)
             self._unsent[desk] = None
 
-    def tell(self, desk: Desk) -> None:
+    def tell(self, desk: ClientPeer) -> None:
         """Let it know the load."""
         self._unsent[desk] = None
 
-    def drop(self, desk: Desk) -> None:
+    def drop(self, desk: ClientPeer) -> None:
         """The client is gone."""
         desk.gone = True
         self._unsent.pop(desk, None)
@@ -85,7 +85,7 @@ class Outbox:
             _send(desk, held, slots)
 
 
-def _send(desk: Desk, held: int, slots: int) -> None:
+def _send(desk: ClientPeer, held: int, slots: int) -> None:
     end, own = desk.end, len(desk.held)
     if desk.chunks:
         chunks, desk.chunks = desk.chunks, {}

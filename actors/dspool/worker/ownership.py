@@ -20,7 +20,7 @@ from dspool.worker.execution import defect
 
 if TYPE_CHECKING:
     from dspool.programs.sessions.session import Session, SessionHost
-    from dspool.worker.execution import Held
+    from dspool.worker.execution import Execution
 
 
 STORE_PATIENCE_S = 10.0
@@ -53,8 +53,8 @@ class _Active:
         self.id = session_id
         self.session: Session | None = None
         self.epoch = 0
-        self.current: Held | None = None
-        self.line: deque[Held] = deque()
+        self.current: Execution | None = None
+        self.line: deque[Execution] = deque()
         self.last_used = 0.0
         self.outdated = False
         self.advancing = False
@@ -77,9 +77,9 @@ class Ownership:
         limit: int,
         ttl_s: float,
         clock: Callable[[], float],
-        start: Callable[[Held, Session], None],
-        moved: Callable[[Held, str], None],
-        refuse: Callable[[Held, PoolError], None],
+        start: Callable[[Execution, Session], None],
+        moved: Callable[[Execution, str], None],
+        refuse: Callable[[Execution, PoolError], None],
     ) -> None:
         self._pool, self._worker_id, self._store, self._host = pool, worker_id, store, host
         self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
@@ -95,7 +95,7 @@ class Ownership:
 
     # --- operations come and go ---
 
-    def enter(self, held: Held) -> None:
+    def enter(self, held: Execution) -> None:
         """Start `held` now, or when its session is active and free."""
         session_id = held.operation.session
         assert session_id is not None
@@ -118,7 +118,7 @@ class Ownership:
         if active.session is not None:
             self._next(active)
 
-    def leave(self, held: Held) -> None:
+    def leave(self, held: Execution) -> None:
         """`held` has ended, or will never start: the next of its session may go."""
         active = self._active.get(held.operation.session or "")
         if active is None:
@@ -220,7 +220,7 @@ class Ownership:
 
     # --- durability ---
 
-    async def commit(self, held: Held, changes: Iterable[Change]) -> None:
+    async def commit(self, held: Execution, changes: Iterable[Change]) -> None:
         """Make the changes of `held`, which runs, durable.
 
         Raises:
@@ -239,7 +239,7 @@ class Ownership:
             active.outdated = True
             raise
 
-    async def end(self, held: Held) -> bool:
+    async def end(self, held: Execution) -> bool:
         """End the session of `held`, which runs, durably; False when it was not there any more."""
         active = self._active.get(held.operation.session or "")
         if active is not None and active.current is held:

@@ -39,7 +39,7 @@ class NotUnderstood(ValueError):
     """This text is beyond the part of PromQL that is evaluated here."""
 
 
-class Series:
+class PromSeries:
     """The samples of the last `span_s` seconds."""
 
     def __init__(self, span_s: float) -> None:
@@ -63,16 +63,16 @@ class Series:
 
 class Expression(NamedTuple):
     text: str
-    evaluate: Callable[[Series], Vector | float]
+    evaluate: Callable[[PromSeries], Vector | float]
     names: frozenset[str]
     """The metrics that it reads."""
 
-    def vector(self, series: Series) -> Vector:
+    def vector(self, series: PromSeries) -> Vector:
         value = self.evaluate(series)
         return {frozenset(): value} if isinstance(value, float) else value
 
 
-_Node = Callable[[Series], Vector | float]
+_Node = Callable[[PromSeries], Vector | float]
 
 
 def parse(text: str, recorded: Mapping[str, str] | None = None) -> Expression:
@@ -252,7 +252,7 @@ def _chosen(sample: Sample, name: str, where: list[_Matcher]) -> Vector:
 
 
 def _instant(name: str, where: list[_Matcher]) -> _Node:
-    def evaluate(series: Series) -> Vector:
+    def evaluate(series: PromSeries) -> Vector:
         newest = series.newest()
         return {} if newest is None else _chosen(newest[1], name, where)
 
@@ -260,7 +260,7 @@ def _instant(name: str, where: list[_Matcher]) -> _Node:
 
 
 def _increase(name: str, where: list[_Matcher], seconds: float, *, per_second: bool) -> _Node:
-    def evaluate(series: Series) -> Vector:
+    def evaluate(series: PromSeries) -> Vector:
         seen: dict[Labels, list[tuple[float, float]]] = {}
         for at, sample in series.within(seconds):
             for labels, value in _chosen(sample, name, where).items():
@@ -280,7 +280,7 @@ def _increase(name: str, where: list[_Matcher], seconds: float, *, per_second: b
 
 
 def _gathered(gather: Callable[[Sequence[float]], float], names: frozenset[str], inner: _Node) -> _Node:
-    def evaluate(series: Series) -> Vector:
+    def evaluate(series: PromSeries) -> Vector:
         groups: dict[Labels, list[float]] = {}
         for labels, value in _vector(inner(series)).items():
             groups.setdefault(frozenset(one for one in labels if one[0] in names), []).append(value)
@@ -290,7 +290,7 @@ def _gathered(gather: Callable[[Sequence[float]], float], names: frozenset[str],
 
 
 def _quantile(q: float, inner: _Node) -> _Node:
-    def evaluate(series: Series) -> Vector:
+    def evaluate(series: PromSeries) -> Vector:
         groups: dict[Labels, list[tuple[float, float]]] = {}
         for labels, value in _vector(inner(series)).items():
             bound = float(dict(labels)["le"])
@@ -322,7 +322,7 @@ def _binary(
     compare: Callable[[float, float], bool] | None = None,
     apply: Callable[[float, float], float] | None = None,
 ) -> _Node:
-    def evaluate(series: Series) -> Vector | float:
+    def evaluate(series: PromSeries) -> Vector | float:
         a, b = left(series), right(series)
         if isinstance(a, float) and isinstance(b, float):
             return float(compare(a, b)) if compare is not None else _applied(apply, a, b)
@@ -348,7 +348,7 @@ def _pairs(a: Vector | float, b: Vector | float) -> dict[Labels, tuple[float, fl
 
 
 def _and(left: _Node, right: _Node) -> _Node:
-    def evaluate(series: Series) -> Vector:
+    def evaluate(series: PromSeries) -> Vector:
         b = _vector(right(series))
         return {labels: value for labels, value in _vector(left(series)).items() if labels in b}
 
@@ -359,4 +359,4 @@ def _vector(value: Vector | float) -> Vector:
     return {frozenset(): value} if isinstance(value, float) else value
 
 
-__all__ = ["Expression", "Labels", "NotUnderstood", "Sample", "Series", "Vector", "parse"]
+__all__ = ["Expression", "Labels", "NotUnderstood", "PromSeries", "Sample", "Vector", "parse"]

@@ -19,9 +19,9 @@ from dspool.errors import PoolError
 from dspool.telemetry.event_log import Seen
 from dspool.telemetry.exposition import REACHABLE, cumulative
 from dspool.telemetry.metric_table import METRICS
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 from dspool_console.alerts import ALERTS, RECORDED, RUNBOOK, Alert
-from dspool_console.alerts.promql import Expression, Labels, Sample, Series, Vector, parse
+from dspool_console.alerts.promql import Expression, Labels, PromSeries, Sample, Vector, parse
 
 log = logging.getLogger("dspool.http")
 
@@ -73,14 +73,14 @@ class AlertWatch:
     def __init__(
         self,
         pool: str,
-        read: Callable[[], Awaitable[Reading]],
+        read: Callable[[], Awaitable[Snapshot]],
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self._read, self._clock, self._wall = read, clock, wall
-        self._series = Series(SPAN_S)
+        self._series = PromSeries(SPAN_S)
         self._since: dict[str, tuple[float, float]] = {}
         """Since when an alert's condition holds: monotonic, wall."""
         self._firing: set[str] = set()
@@ -105,7 +105,7 @@ class AlertWatch:
                 log.exception("the alerts of pool %s could not be evaluated", self.pool)
             await asyncio.sleep(EVERY_S)
 
-    def take(self, reading: Reading | None) -> None:
+    def take(self, reading: Snapshot | None) -> None:
         """Evaluate with one more reading; None: the metrics do not answer."""
         now, at = self._clock(), self._wall()
         self._series.add(now, sample_of(self.pool, reading))
@@ -169,7 +169,7 @@ class AlertWatch:
         self.changes.append(Seen(-self.told, at, event, level, "alerts", numbers, about))
 
 
-def sample_of(pool: str, reading: Reading | None) -> Sample:
+def sample_of(pool: str, reading: Snapshot | None) -> Sample:
     """The values that alerts read, as a scrape of `GET /metrics` would have them."""
     found: dict[str, dict[Labels, float]] = {REACHABLE: {_labels(pool): float(reading is not None)}}
     if reading is None:

@@ -24,7 +24,15 @@ from dspool_console.dashboard.common import (
     with_metrics,
 )
 from dspool_console.dashboard.context import ConsoleContext
-from dspool_console.dashboard.replay import LEAST_POINTS, MODEL, Load, Replay, Run, load_of, summary
+from dspool_console.dashboard.replay import (
+    LEAST_POINTS,
+    MODEL,
+    Replay,
+    ReplayLoad,
+    ReplayRun,
+    load_of,
+    summary,
+)
 from dspool_console.dashboard.service import Watched
 from dspool_console.dashboard.tables import rows_of
 from dspool_console.dashboard.traces import is_of, listed, waterfall
@@ -149,12 +157,12 @@ async def _replayed(one: Watched, seconds: float, own: SizingConfig, other: Sizi
     # One at a time: a slider that is moved asks often, and this is work.
     async with one.replaying:
 
-        async def load_once() -> Load:
+        async def load_once() -> ReplayLoad:
             return await _load(one, seconds)
 
-        load: Load = await one.replays.get(("load", seconds), load_once)
+        load: ReplayLoad = await one.replays.get(("load", seconds), load_once)
 
-        async def replay(config: SizingConfig) -> Run:
+        async def replay(config: SizingConfig) -> ReplayRun:
             delay_s = await _start_delay(one)
             replay = Replay(
                 config, load, slots_per_worker=one.insight.config.slots_per_worker, start_delay_s=delay_s
@@ -164,8 +172,8 @@ async def _replayed(one: Watched, seconds: float, own: SizingConfig, other: Sizi
                     await asyncio.sleep(0)
             return replay.run
 
-        before: Run = await one.replays.get(("own", seconds, load.at[-1]), lambda: replay(own))
-        after: Run = await one.replays.get((other, seconds, load.at[-1]), lambda: replay(other))
+        before: ReplayRun = await one.replays.get(("own", seconds, load.at[-1]), lambda: replay(own))
+        after: ReplayRun = await one.replays.get((other, seconds, load.at[-1]), lambda: replay(other))
     hours = load.step_s / 3600
     actual = [round(size, 2) for size in load.size]
     return {
@@ -193,11 +201,11 @@ async def _replayed(one: Watched, seconds: float, own: SizingConfig, other: Sizi
     }
 
 
-def _named(before: Run, after: Run) -> tuple[tuple[str, Run], ...]:
+def _named(before: ReplayRun, after: ReplayRun) -> tuple[tuple[str, ReplayRun], ...]:
     return ("replayed", before), ("whatif", after)
 
 
-async def _load(one: Watched, seconds: float) -> Load:
+async def _load(one: Watched, seconds: float) -> ReplayLoad:
     table = await one.insight.table(seconds)
     at, columns = rows_of(table, ("operations", "utilization", "size", "overflow"))
     if len(at) < LEAST_POINTS:

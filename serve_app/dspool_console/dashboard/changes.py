@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspool.core.metrics.live import Look
+from dspool.core.metrics.live import LiveUpdate
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
 from dspool_console.alerts.watch import AlertWatch
@@ -33,7 +33,7 @@ _POOL_EVERY: Final = 5
 told, and then no difference to the last beat would ever put it right."""
 
 
-class News:
+class Changes:
     """Keeps what was told last, to tell only what is other. One event loop owns it."""
 
     def __init__(
@@ -87,7 +87,7 @@ class News:
 
     # --- figures ---
 
-    async def _look(self, *, slots: bool) -> Look | None:
+    async def _look(self, *, slots: bool) -> LiveUpdate | None:
         """None while the metrics are away or switched off: the rest is told all the same."""
         if not self.insight.config.enable_metrics:
             return None
@@ -104,7 +104,7 @@ class News:
         except (PoolError, TimeoutError):
             return None
 
-    def _tick(self, look: Look | None, status: PoolStatus | None) -> list[Item]:
+    def _tick(self, look: LiveUpdate | None, status: PoolStatus | None) -> list[Item]:
         now = view.overview(look, status, self.insight.config, self.alerts.summary(), self._wall())
         before, self._overview = self._overview, now
         tick: dict[str, Any] = {"at": now["at"]}
@@ -124,7 +124,7 @@ class News:
             tick["programs"] = programs
         return [("overview", "tick", tick)]
 
-    def _worker_rows(self, look: Look | None, status: PoolStatus) -> list[Item]:
+    def _worker_rows(self, look: LiveUpdate | None, status: PoolStatus) -> list[Item]:
         slots = look.snapshot.slots if look is not None else {}
         rows = view.worker_rows(status, slots, {})
         before, self._workers = self._workers or {}, {row["id"]: row for row in rows}
@@ -180,4 +180,4 @@ def _part(name: str, before: view.Row | None, now: view.Row) -> view.Row:
     return {name: fields} if fields else {}
 
 
-__all__ = ["EVERYBODY", "News"]
+__all__ = ["EVERYBODY", "Changes"]

@@ -24,7 +24,7 @@ from dspool_console.dashboard.common import (
     with_metrics,
 )
 from dspool_console.dashboard.context import ConsoleContext
-from dspool_console.dashboard.report import Facts, report
+from dspool_console.dashboard.report import ReportFacts, report
 from dspool_console.dashboard.tables import rows_of
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
@@ -84,7 +84,7 @@ async def get_report(context: ConsoleContext, request: Request) -> Response:
             _or_nothing(one.pool.status()),
         )
     )
-    facts = Facts(
+    facts = ReportFacts(
         pool=one.pool.name,
         start=start,
         end=end,

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dspool.errors import PoolNotReady
-from dspool_console.dashboard.changes import EVERYBODY, News
+from dspool_console.dashboard.changes import EVERYBODY, Changes
 from dspool_serve.http.problems import problem_body, told
 
 EVERY_S: Final = 1.0
@@ -41,7 +41,7 @@ class Hub:
 
     def __init__(
         self,
-        news: News,
+        news: Changes,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,

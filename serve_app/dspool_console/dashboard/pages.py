@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import Any, Final
 
-from dspool.core.metrics.live import Look
+from dspool.core.metrics.live import LiveUpdate
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
 from dspool.messages import PoolStatus
 from dspool.telemetry.event_log import Seen
@@ -76,7 +76,7 @@ async def overview(context: ConsoleContext, request: Request) -> Response:
     return answer(request, await patiently(one.answers.get("overview", make)))
 
 
-async def _look(one: Watched) -> Look | None:
+async def _look(one: Watched) -> LiveUpdate | None:
     if one.insight.config.enable_metrics:
         with contextlib.suppress(PoolError, TimeoutError):
             return await asyncio.wait_for(one.insight.look(None, slots=False), 2.0)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from dspool.core.autoscale.inputs import Observed, SizingConfig, SizingState, Window
+from dspool.core.autoscale.inputs import SizingConfig, SizingInputs, SizingState, Window
 from dspool.core.autoscale.sizing import decide
 
 MODEL: Final = (
@@ -27,7 +27,7 @@ STEPS: Final = 900
 LEAST_POINTS: Final = 10
 
 
-class Load(NamedTuple):
+class ReplayLoad(NamedTuple):
     """What happened in each step."""
 
     at: Sequence[float]
@@ -38,7 +38,7 @@ class Load(NamedTuple):
     step_s: float
 
 
-class Run(Struct):
+class ReplayRun(Struct):
     """One replay, step by step."""
 
     size: list[int]
@@ -50,7 +50,9 @@ class Run(Struct):
     operations: float = 0.0
 
 
-def load_of(at: Sequence[float], columns: dict[str, Sequence[float | None]], resolution_s: float) -> Load:
+def load_of(
+    at: Sequence[float], columns: dict[str, Sequence[float | None]], resolution_s: float
+) -> ReplayLoad:
     """The load by steps, from the columns of history.
 
     Busy slots are utilization x slots there were, so `columns["slots"]` are those; arrivals are what ended.
@@ -73,10 +75,10 @@ def load_of(at: Sequence[float], columns: dict[str, Sequence[float | None]], res
         arrivals.append(rate)
         services.append(service)
         sizes.append(max(columns["size"][row] or 0.0 for row in rows))
-    return Load(times, arrivals, services, sizes, each * resolution_s)
+    return ReplayLoad(times, arrivals, services, sizes, each * resolution_s)
 
 
-class _Crew:
+class _ReplayWorkers:
     """Workers of one kind: those that are warm, and when those on their way will be."""
 
     def __init__(self, warm: int) -> None:
@@ -102,17 +104,17 @@ class Replay:
     """One run of the policy over a load. `steps` advances it; `run` holds what came out so far."""
 
     def __init__(
-        self, config: SizingConfig, load: Load, *, slots_per_worker: int, start_delay_s: float
+        self, config: SizingConfig, load: ReplayLoad, *, slots_per_worker: int, start_delay_s: float
     ) -> None:
         self.config = msgspec.structs.replace(config, enabled=True)
         self._load, self._slots, self._start_delay_s = load, slots_per_worker, start_delay_s
         first = round(load.size[0]) if load.size else config.min_size
-        self._base = _Crew(min(config.max_size, max(config.min_size, first)))
-        self._extra = _Crew(0)
+        self._base = _ReplayWorkers(min(config.max_size, max(config.min_size, first)))
+        self._extra = _ReplayWorkers(0)
         self._queue = 0.0
         self._state = SizingState()
         self._seconds: list[Window] = []
-        self.run = Run([], [], [])
+        self.run = ReplayRun([], [], [])
 
     def steps(self) -> Iterator[int]:
         """Yields after each step, so that a caller in an event loop can let others go on."""
@@ -161,7 +163,7 @@ class Replay:
         )
         self._seconds.append(window)
         self._seconds = self._seconds[-max(1, round(self.config.long_window_s / self._load.step_s)) :]
-        seen = Observed(
+        seen = SizingInputs(
             age_s=0.0,
             slots_per_worker=self._slots,
             desired=self._base.wanted,
@@ -181,7 +183,7 @@ class Replay:
         self._extra.want(decision.overflow, now + self._start_delay_s)
 
 
-def summary(run: Run, step_s: float) -> dict[str, Any]:
+def summary(run: ReplayRun, step_s: float) -> dict[str, Any]:
     """The replay in few figures."""
     hours = step_s / 3600
     steps = max(1, len(run.size))
@@ -222,4 +224,4 @@ def _erlang_wait(load: float, slots: int, service_s: float) -> float:
     return waits * service_s / (slots - load)
 
 
-__all__ = ["LEAST_POINTS", "MODEL", "Load", "Replay", "Run", "load_of", "summary"]
+__all__ = ["LEAST_POINTS", "MODEL", "Replay", "ReplayLoad", "ReplayRun", "load_of", "summary"]

@@ -55,7 +55,7 @@ td.t{white-space:nowrap}
 """
 
 
-class Facts(NamedTuple):
+class ReportFacts(NamedTuple):
     """All that a report is made from."""
 
     pool: str
@@ -71,7 +71,7 @@ class Facts(NamedTuple):
     alerts: Sequence[AlertNow]
 
 
-def report(facts: Facts) -> str:
+def report(facts: ReportFacts) -> str:
     name = escape(facts.pool)
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>dspool report: {name}</title>'
@@ -113,7 +113,7 @@ def report(facts: Facts) -> str:
     return "".join([*parts, "</body></html>"])
 
 
-def _state(facts: Facts) -> str:
+def _state(facts: ReportFacts) -> str:
     status = facts.status
     if status is None:
         return "<p>The supervisor did not answer when this was made.</p>"
@@ -125,7 +125,7 @@ def _state(facts: Facts) -> str:
     )
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: ReportFacts) -> str:
     at, columns = rows_of(
         facts.table,
         ("operations", "errors", "timeouts", "rejected", "retries", "utilization", "throughput", "p99_s", "size",
@@ -159,7 +159,7 @@ def _summary(facts: Facts) -> str:
     return _rows((), rows)
 
 
-def _charts(facts: Facts) -> str:
+def _charts(facts: ReportFacts) -> str:
     gap = 3 * facts.table.resolution_s
     drawn = []
     for title, names in _DRAWN.items():
@@ -240,4 +240,4 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
 
 
-__all__ = ["Facts", "report"]
+__all__ = ["ReportFacts", "report"]

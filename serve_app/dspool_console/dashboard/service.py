@@ -12,7 +12,7 @@ from typing import Any, Final
 from dspool.errors import PoolError, UnknownWorker
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
-from dspool_console.dashboard.changes import News
+from dspool_console.dashboard.changes import Changes
 from dspool_console.dashboard.fresh import Fresh
 from dspool_console.dashboard.hub import Hub
 from dspool_console.dashboard.tables import encode_table
@@ -34,7 +34,7 @@ class Watched:
     def __init__(self, pool: ServedPool, insight: Insight, wall: Callable[[], float]) -> None:
         self.pool, self.insight = pool, insight
         self.alerts = AlertWatch(pool.name, insight.reading, wall=wall)
-        self.hub = Hub(News(pool, insight, self.alerts, wall=wall), wall=wall)
+        self.hub = Hub(Changes(pool, insight, self.alerts, wall=wall), wall=wall)
         self.operations = OperationLog(pool.name, insight.config.state_dir)
         self.answers: Fresh[Any] = Fresh(KEEP_S)
         self._busy: Fresh[list[view.Row]] = Fresh(KEEP_S, limit=2048)

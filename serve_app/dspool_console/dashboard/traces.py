@@ -32,7 +32,7 @@ _OPERATION: Final = '"name": "operation '
 Row = dict[str, Any]
 
 
-class Operation(Struct, frozen=True):
+class TracedOperation(Struct, frozen=True):
     """One traced operation."""
 
     id: str
@@ -60,10 +60,10 @@ class OperationLog:
         self._state_dir = state_dir
         self._places: dict[Path, tuple[int, int]] = {}
         """File -> its inode and how far it was read."""
-        self._kept: deque[Operation] = deque(maxlen=KEPT)
+        self._kept: deque[TracedOperation] = deque(maxlen=KEPT)
         self._reading = asyncio.Lock()
 
-    async def look(self) -> list[Operation]:
+    async def look(self) -> list[TracedOperation]:
         """All that is kept, newest first."""
         async with self._reading:
             found = await asyncio.to_thread(self._read_on)
@@ -76,8 +76,8 @@ class OperationLog:
         """All spans of the trace of an operation. Raises: UnknownName."""
         return await asyncio.to_thread(find_trace, self._state_dir, wanted)
 
-    def _read_on(self) -> list[Operation]:
-        found: list[Operation] = []
+    def _read_on(self) -> list[TracedOperation]:
+        found: list[TracedOperation] = []
         for path in sorted((self._state_dir / DIRECTORY).glob("*.jsonl")):
             try:
                 found += self._read_file(path)
@@ -85,7 +85,7 @@ class OperationLog:
                 self._places.pop(path, None)
         return found
 
-    def _read_file(self, path: Path) -> list[Operation]:
+    def _read_file(self, path: Path) -> list[TracedOperation]:
         with path.open("rb") as file:
             about = path.stat()
             inode, place = self._places.get(path, (about.st_ino, max(0, about.st_size - READ_BYTES)))
@@ -105,14 +105,14 @@ class OperationLog:
         return [one for one in read if one is not None and (one.id, one.trace_id) not in known]
 
 
-def operation_of(line: str, pool: str) -> Operation | None:
+def operation_of(line: str, pool: str) -> TracedOperation | None:
     """The operation whose span a line holds; None for other spans, other pools and broken lines."""
     try:
         span: Row = json.loads(line)
         about = span["attributes"]
         if not span["name"].startswith("operation ") or about.get(names.POOL) != pool:
             return None
-        return Operation(
+        return TracedOperation(
             id=str(about.get(names.OPERATION_ID, "")),
             trace_id=span["trace_id"],
             at=span["start_ns"] / 1e9,
@@ -131,10 +131,10 @@ def operation_of(line: str, pool: str) -> Operation | None:
         return None
 
 
-def listed(operations: list[Operation], totals: dict[str, int]) -> Row:
+def listed(operations: list[TracedOperation], totals: dict[str, int]) -> Row:
     """Recent, slowest and failed ones, from all (newest first). `totals` are the exact counts by error code."""
     slowest = sorted(operations, key=lambda one: -one.duration_s)[:SLOWEST]
-    failed: dict[str, list[Operation]] = {code: [] for code in totals}
+    failed: dict[str, list[TracedOperation]] = {code: [] for code in totals}
     for one in operations:
         if one.outcome != "ok":
             failed.setdefault(one.code or one.outcome, []).append(one)
@@ -205,4 +205,4 @@ def _shown(attributes: Row, show_content: bool) -> Row:
     }
 
 
-__all__ = ["Operation", "OperationLog", "is_of", "listed", "operation_of", "waterfall"]
+__all__ = ["OperationLog", "TracedOperation", "is_of", "listed", "operation_of", "waterfall"]

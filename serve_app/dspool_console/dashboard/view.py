@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dspool.config import PoolConfig
-from dspool.core.metrics.live import Look
+from dspool.core.metrics.live import LiveUpdate
 from dspool.core.metrics.measures import MetricsSnapshot, SlotSnapshot
 from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.supervisor.rollouts import Rollout
@@ -24,7 +24,9 @@ NOW: Final = (
 _DIGITS: Final = 6
 
 
-def overview(look: Look | None, status: PoolStatus | None, config: PoolConfig, alerts: Row, at: float) -> Row:
+def overview(
+    look: LiveUpdate | None, status: PoolStatus | None, config: PoolConfig, alerts: Row, at: float
+) -> Row:
     """All that the cards show. `look` is None while the metrics are away."""
     snapshot = look.snapshot if look is not None else None
     status = status or (look.status if look is not None else None)

@@ -14,7 +14,7 @@ POOL: Final = "$pool"
 _COLUMNS, _WIDTH, _HEIGHT = 3, 8, 8
 
 
-class Panel(NamedTuple):
+class GrafanaPanel(NamedTuple):
     """One time series panel. `unit` is Grafana's name for it; `queries` are (legend, PromQL)."""
 
     title: str
@@ -23,10 +23,10 @@ class Panel(NamedTuple):
     description: str = ""
 
 
-class Dashboard(NamedTuple):
+class GrafanaDashboard(NamedTuple):
     uid: str
     title: str
-    panels: tuple[Panel, ...]
+    panels: tuple[GrafanaPanel, ...]
 
     @property
     def file(self) -> Path:
@@ -38,12 +38,14 @@ _OPERATIONS = "dspool_operations_total"
 _SERVED = rate(_OPERATIONS, where='outcome=~"ok|error|timeout"', pool=POOL)
 _FAILED = rate(_OPERATIONS, where='outcome=~"error|timeout"', pool=POOL)
 
-OVERVIEW: Final = Dashboard(
+OVERVIEW: Final = GrafanaDashboard(
     "dspool-overview",
     "dspool: pools",
     (
-        Panel("Operations by outcome", "ops", (("{{outcome}}", rate(_OPERATIONS, "outcome", pool=POOL)),)),
-        Panel(
+        GrafanaPanel(
+            "Operations by outcome", "ops", (("{{outcome}}", rate(_OPERATIONS, "outcome", pool=POOL)),)
+        ),
+        GrafanaPanel(
             "Latency",
             "s",
             (
@@ -52,7 +54,7 @@ OVERVIEW: Final = Dashboard(
             ),
             "Submit to end of served operations.",
         ),
-        Panel(
+        GrafanaPanel(
             "Wait for a slot",
             "s",
             (
@@ -61,12 +63,12 @@ OVERVIEW: Final = Dashboard(
                 ("max_wait_s", level("dspool_queue_max_wait_seconds", pool=POOL)),
             ),
         ),
-        Panel("Error rate", "percentunit", (("{{pool}}", f"{_FAILED} / ({_SERVED} > 0)"),)),
-        Panel(
+        GrafanaPanel("Error rate", "percentunit", (("{{pool}}", f"{_FAILED} / ({_SERVED} > 0)"),)),
+        GrafanaPanel(
             "Errors by code", "ops", (("{{code}}", rate("dspool_operation_errors_total", "code", pool=POOL)),)
         ),
-        Panel("Health", "none", (("{{pool}}", level("dspool_pool_health_score", pool=POOL)),)),
-        Panel(
+        GrafanaPanel("Health", "none", (("{{pool}}", level("dspool_pool_health_score", pool=POOL)),)),
+        GrafanaPanel(
             "Workers",
             "none",
             (
@@ -76,10 +78,10 @@ OVERVIEW: Final = Dashboard(
                 ("maximum", level("dspool_pool_max_workers", pool=POOL)),
             ),
         ),
-        Panel(
+        GrafanaPanel(
             "Utilization", "percentunit", (("{{pool}}", level("dspool_pool_utilization_ratio", pool=POOL)),)
         ),
-        Panel(
+        GrafanaPanel(
             "Queue",
             "none",
             (
@@ -87,13 +89,15 @@ OVERVIEW: Final = Dashboard(
                 ("running", level("dspool_running_operations", pool=POOL)),
             ),
         ),
-        Panel(
+        GrafanaPanel(
             "Operations by program",
             "ops",
             (("{{program}}", rate(_OPERATIONS, "program", pool=POOL)),),
         ),
-        Panel("p99 by program", "s", (("{{program}}", quantile(0.99, _DURATION, "program", pool=POOL)),)),
-        Panel(
+        GrafanaPanel(
+            "p99 by program", "s", (("{{program}}", quantile(0.99, _DURATION, "program", pool=POOL)),)
+        ),
+        GrafanaPanel(
             "Tokens",
             "none",
             (
@@ -103,14 +107,14 @@ OVERVIEW: Final = Dashboard(
                 ),
             ),
         ),
-        Panel("Sessions", "none", (("{{pool}}", level("dspool_pool_sessions", pool=POOL)),)),
-        Panel(
+        GrafanaPanel("Sessions", "none", (("{{pool}}", level("dspool_pool_sessions", pool=POOL)),)),
+        GrafanaPanel(
             "State",
             "none",
             (("{{state}}", level("dspool_pool_state", "state", pool=POOL)),),
             "1: it is in it.",
         ),
-        Panel(
+        GrafanaPanel(
             "Failures and retries",
             "ops",
             (
@@ -121,11 +125,11 @@ OVERVIEW: Final = Dashboard(
     ),
 )
 
-WORKERS: Final = Dashboard(
+WORKERS: Final = GrafanaDashboard(
     "dspool-workers",
     "dspool: workers",
     (
-        Panel(
+        GrafanaPanel(
             "Busy",
             "percentunit",
             (
@@ -137,10 +141,10 @@ WORKERS: Final = Dashboard(
             ),
             "Slot-seconds used of those there are, by worker slot number.",
         ),
-        Panel(
+        GrafanaPanel(
             "Operations", "ops", (("{{slot}}", rate("dspool_worker_operations_total", "slot", pool=POOL)),)
         ),
-        Panel(
+        GrafanaPanel(
             "Failed operations",
             "ops",
             (
@@ -152,11 +156,11 @@ WORKERS: Final = Dashboard(
                 ),
             ),
         ),
-        Panel(
+        GrafanaPanel(
             "Running", "none", (("{{slot}}", level("dspool_worker_running_operations", "slot", pool=POOL)),)
         ),
-        Panel("Sessions", "none", (("{{slot}}", level("dspool_worker_sessions", "slot", pool=POOL)),)),
-        Panel(
+        GrafanaPanel("Sessions", "none", (("{{slot}}", level("dspool_worker_sessions", "slot", pool=POOL)),)),
+        GrafanaPanel(
             "Memory",
             "bytes",
             (("{{slot}}", level("dspool_worker_resident_memory_bytes", "slot", pool=POOL)),),
@@ -165,7 +169,7 @@ WORKERS: Final = Dashboard(
 )
 
 
-def _every(metric: Metric) -> Panel:
+def _every(metric: Metric) -> GrafanaPanel:
     """A panel for one row of the table."""
     legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels) or "{{pool}}"
     if metric.kind == "histogram":
@@ -186,15 +190,15 @@ def _every(metric: Metric) -> Panel:
     units = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
     base = metric.name.removesuffix("_total").rsplit("_", 1)[-1]
     unit = units.get(base, "none") if metric.kind != "counter" else "cps"
-    return Panel(metric.name, unit, queries, metric.help)
+    return GrafanaPanel(metric.name, unit, queries, metric.help)
 
 
-EVERYTHING: Final = Dashboard("dspool-metrics", "dspool: every metric", tuple(map(_every, METRICS)))
+EVERYTHING: Final = GrafanaDashboard("dspool-metrics", "dspool: every metric", tuple(map(_every, METRICS)))
 
 DASHBOARDS: Final = (OVERVIEW, WORKERS, EVERYTHING)
 
 
-def as_json(dashboard: Dashboard) -> str:
+def as_json(dashboard: GrafanaDashboard) -> str:
     """What Grafana imports or provisions."""
     source = {"type": "prometheus", "uid": "${datasource}"}
     model: dict[str, Any] = {
@@ -226,7 +230,7 @@ def as_json(dashboard: Dashboard) -> str:
     return json.dumps(model, indent=1) + "\n"
 
 
-def _panel(number: int, panel: Panel, source: dict[str, str]) -> dict[str, Any]:
+def _panel(number: int, panel: GrafanaPanel, source: dict[str, str]) -> dict[str, Any]:
     return {
         "id": number + 1,
         "type": "timeseries",
@@ -247,4 +251,4 @@ def _panel(number: int, panel: Panel, source: dict[str, str]) -> dict[str, Any]:
     }
 
 
-__all__ = ["DASHBOARDS", "POOL", "WINDOW", "Dashboard", "Panel", "as_json"]
+__all__ = ["DASHBOARDS", "POOL", "WINDOW", "GrafanaDashboard", "GrafanaPanel", "as_json"]

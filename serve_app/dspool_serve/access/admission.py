@@ -11,8 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dspool.core.admission.access import Token
-from dspool.core.admission.fair import Door, Entry, Priority
-from dspool.core.admission.rates import Allowance, Allowances, Limits
+from dspool.core.admission.fair import Entry, FairQueue, Priority
+from dspool.core.admission.rates import Allowance, Allowances, RateLimits
 from dspool.errors import DeadlineExceeded, PoolError, RateLimited
 
 LEASE_S = 0.1
@@ -21,7 +21,7 @@ STALE_S = 1.0
 """What was taken of a rate and not used is given up then: kept, it would come on top of a later burst."""
 _QUOTA_SHARE = 0.001
 
-TakeAllowance = Callable[[str, Limits, int], Awaitable[Allowance]]
+TakeAllowance = Callable[[str, RateLimits, int], Awaitable[Allowance]]
 """Asks for up to so many operations of a token, where they are counted for all ingress processes."""
 
 
@@ -38,7 +38,7 @@ class Admission:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._room = room
-        self._door = Door(max_waiting=max_waiting)
+        self._door = FairQueue(max_waiting=max_waiting)
         self._clock = clock
         self._wall = wall
         self._wakers: dict[Entry, asyncio.Future[None]] = {}
@@ -137,7 +137,7 @@ class Admission:
 class _Lease:
     """What this process may still begin of one token without asking, and what it was told last."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RateLimits) -> None:
         self.limits = limits
         self.asking = asyncio.Lock()
         self.chunk = self._chunk()

@@ -17,7 +17,7 @@ from dspool.core.admission.fair import Priority
 from dspool.errors import InvalidRequest, PoolError, UnknownSession
 from dspool.messages import AnyCommand, SessionInfo, StreamEvent
 from dspool_serve.access.admission import Admission
-from dspool_serve.pools import Answer, Pools, ServedPool
+from dspool_serve.pools import Pools, ServedPool, ServedResult
 
 _NO_BOUND = sys.maxsize
 MAX_ID = 200
@@ -91,7 +91,7 @@ class CallerPool:
         session: str | None = None,
         timeout_s: float | None = None,
         **options: Any,
-    ) -> Answer:
+    ) -> ServedResult:
         if self._token.limited:
             await self._door.allow(self._token)
         entry = self._door.arrive(self._token, self._priority)
@@ -117,7 +117,7 @@ class CallerPool:
         session: str | None = None,
         timeout_s: float | None = None,
         **options: Any,
-    ) -> AsyncGenerator[StreamEvent | Answer]:
+    ) -> AsyncGenerator[StreamEvent | ServedResult]:
         """A stream holds its place until it ends."""
         if self._token.limited:
             await self._door.allow(self._token)

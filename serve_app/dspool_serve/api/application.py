@@ -32,7 +32,7 @@ from dspool_serve.pools import Pools, Settings
 log = logging.getLogger("dspool.http")
 
 
-class Console(Protocol):
+class Extension(Protocol):
     """More routes beside the API's, for people who look: `dspool_console`, which this package does not know."""
 
     @property
@@ -53,7 +53,7 @@ class Application:
         pools: Pools,
         settings: Settings | None = None,
         security: Security | None = None,
-        console: Console | None = None,
+        console: Extension | None = None,
     ) -> None:
         self._pools = pools
         self._settings = settings or Settings()

@@ -15,7 +15,7 @@ from dspool_serve.context import Context
 from dspool_serve.http.bodies import decode
 from dspool_serve.http.event_stream import EventStream, event, stream_event
 from dspool_serve.http.requests import Request, Response
-from dspool_serve.pools import Answer, ServedPool
+from dspool_serve.pools import ServedPool, ServedResult
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ async def run(
     *,
     session: str | None = None,
     timeout_s: float | None = None,
-) -> Answer:
+) -> ServedResult:
     """Run one command for this request. Raises what `Pool.run` does."""
     return await context.pools.get(request.params["pool"]).run(
         command,
@@ -88,7 +88,7 @@ async def run(
     )
 
 
-def result_of(answer: Answer) -> ExecuteResponse:
+def result_of(answer: ServedResult) -> ExecuteResponse:
     return ExecuteResponse(
         outputs=answer.value["outputs"],
         operation_id=answer.operation_id,

@@ -9,7 +9,7 @@ from typing import Final
 
 from dspool.errors import PoolError
 from dspool.telemetry.exposition import CONTENT_TYPE, expose
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.context import Context
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
@@ -43,7 +43,7 @@ class Scrapes:
         self._made_at = self._clock()
         return page
 
-    async def _reading(self, name: str) -> Reading | None:
+    async def _reading(self, name: str) -> Snapshot | None:
         try:
             return await asyncio.wait_for(self._pools.get(name).reading(), TIMEOUT_S)
         except (PoolError, TimeoutError):

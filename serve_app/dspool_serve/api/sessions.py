@@ -57,7 +57,7 @@ from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-from dspool_serve.pools import Answer
+from dspool_serve.pools import ServedResult
 
 MAX_HISTORY = 1000
 
@@ -166,13 +166,15 @@ async def delete_program(context: Context, request: Request) -> Response:
     return Response(204, b"")
 
 
-def _program(request: Request, answer: Answer) -> Response:
+def _program(request: Request, answer: ServedResult) -> Response:
     info = answer.value if isinstance(answer.value, dict) else {}
     params = request.params
     return answer_json(ProgramResponse(params["session"], params["program"], info))
 
 
-async def _run(context: Context, request: Request, command: Any, timeout_s: float | None = None) -> Answer:
+async def _run(
+    context: Context, request: Request, command: Any, timeout_s: float | None = None
+) -> ServedResult:
     return await run(context, request, command, session=request.params["session"], timeout_s=timeout_s)
 
 

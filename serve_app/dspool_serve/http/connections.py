@@ -111,7 +111,7 @@ def when_leaving(scope: MutableMapping[str, Any], hear: Callable[[], None]) -> N
         watch.on_leaving.add(hear)
 
 
-class Door:
+class Listener:
     """Takes in what waits at the listening sockets of `servers`, for protocols that `factory` makes."""
 
     def __init__(
@@ -173,7 +173,7 @@ def install() -> bool:
         def connection_made(self, transport: Any) -> None:
             self._watch = Watch()
             super().connection_made(OneWrite(transport, asyncio.get_running_loop()))
-            door: Door | None = getattr(self.server_state, "door", None)
+            door: Listener | None = getattr(self.server_state, "door", None)
             if door is not None and not self._let_in:
                 door.let_in()
 
@@ -204,7 +204,7 @@ def install() -> bool:
             return cast("asyncio.BaseProtocol", made)
 
         if server.config.http_protocol_class is Protocol:
-            server.server_state.door = Door(server.servers, protocol, ssl=server.config.ssl)
+            server.server_state.door = Listener(server.servers, protocol, ssl=server.config.ssl)
 
     globals()["Protocol"] = Protocol
     HTTP_PROTOCOLS["auto"] = f"{__name__}:Protocol"

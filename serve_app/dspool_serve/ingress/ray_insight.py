@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
-from dspool.core.metrics.live import Look, Table
+from dspool.core.metrics.live import LiveUpdate, Table
 from dspool.errors import UnknownWorker, WorkerLost
 from dspool.messages import SessionInfo
 from dspool.pool import Pool
@@ -22,8 +22,8 @@ from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_tail import LogTail
-from dspool.telemetry.snapshot import Reading
-from dspool_serve.insight import Rollouts
+from dspool.telemetry.snapshot import Snapshot
+from dspool_serve.insight import CurrentRollouts
 
 WORKER_S = 2.0
 """How long one worker is waited for: one that hangs must not keep the page from showing the others."""
@@ -31,7 +31,7 @@ _REFUSED_S = 0.25
 """A warm-up that cannot begin says so in this time."""
 _HANDLES = 1024
 
-_look = msgspec.msgpack.Decoder(Look).decode
+_look = msgspec.msgpack.Decoder(LiveUpdate).decode
 _table = msgspec.msgpack.Decoder(Table).decode
 
 
@@ -57,13 +57,13 @@ class RayInsight:
 
     # --- figures ---
 
-    async def look(self, after: float | None, *, slots: bool) -> Look:
+    async def look(self, after: float | None, *, slots: bool) -> LiveUpdate:
         return _look(await self._metrics.ask("look", after, slots=slots))
 
     async def table(self, duration_s: float, *, program: str | None = None, slot: int | None = None) -> Table:
         return _table(await self._metrics.ask("table", duration_s, program=program, slot=slot))
 
-    async def reading(self) -> Reading:
+    async def reading(self) -> Snapshot:
         return await self._metrics.ask("reading")
 
     async def events(self, since: int, limit: int) -> EventPage:
@@ -136,8 +136,8 @@ class RayInsight:
             warming.result()
         self._warming = warming
 
-    async def rollouts(self) -> Rollouts:
-        return Rollouts(*await self._ask_supervisor("rollouts"))
+    async def rollouts(self) -> CurrentRollouts:
+        return CurrentRollouts(*await self._ask_supervisor("rollouts"))
 
     async def _ask_supervisor(self, method: str, *args: Any) -> Any:
         return await ask_supervisor(self._pool.supervisor, method, *args)

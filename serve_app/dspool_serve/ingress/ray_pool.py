@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from dspool.core.admission.rates import Allowance, Limits
+from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.core.metrics.measures import HistoryView
 from dspool.messages import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
@@ -18,9 +18,9 @@ from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warmup import WarmProgress
-from dspool.telemetry.snapshot import Reading
+from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.ingress.ray_insight import RayInsight
-from dspool_serve.pools import Answer
+from dspool_serve.pools import ServedResult
 
 _LOOK_S = 1.0
 """How long one question for the progress of a warm-up waits; its end is noticed at once all the same."""
@@ -49,8 +49,8 @@ class RayPool:
         self._store = RemoteStore(pool.name)
         self.insight = RayInsight(pool)
 
-    def stream(self, command: AnyCommand, **options: Any) -> AsyncGenerator[StreamEvent | Answer]:
-        return cast(AsyncGenerator[StreamEvent | Answer], self._pool.stream(command, **options))
+    def stream(self, command: AnyCommand, **options: Any) -> AsyncGenerator[StreamEvent | ServedResult]:
+        return cast(AsyncGenerator[StreamEvent | ServedResult], self._pool.stream(command, **options))
 
     async def close(self) -> None:
         await self._pool.close()
@@ -69,7 +69,7 @@ class RayPool:
         slots = sum(member.slots for member in client.membership.workers)
         return max(client.config.slots_per_worker, math.ceil(2 * slots / client.config.service.replicas))
 
-    async def take_allowance(self, token: str, limits: Limits, wanted: int) -> Allowance:
+    async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance:
         """Where a token's operations are counted for all ingress processes."""
         return await self._store.take_allowance(self.name, token, limits, wanted)
 
@@ -144,7 +144,7 @@ class RayPool:
 
     # --- what is observed ---
 
-    async def reading(self) -> Reading:
+    async def reading(self) -> Snapshot:
         return await self._metrics.ask("reading")
 
     async def history(self, duration_s: float) -> HistoryView:

@@ -17,7 +17,7 @@ from typing import Any
 
 from dspool.cli.address import checked_port
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
-from dspool.cli.run_file import Run
+from dspool.cli.run_file import ServiceRun
 from dspool.config import PoolConfig
 from dspool.config.base import without_password
 from dspool.errors import ConfigError, PoolError, WorkerStartFailed
@@ -114,7 +114,7 @@ async def _connect(url: Any) -> None:
         await engine.dispose()
 
 
-def port(config: PoolConfig, run: Run | None) -> Finding:
+def port(config: PoolConfig, run: ServiceRun | None) -> Finding:
     """`run` is the living service of this state directory, if there is one."""
     host, number = config.service.host, config.service.port
     if run is not None and run.url.endswith(f":{number}"):
@@ -240,7 +240,7 @@ def running(seen: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def session_directory(run: Run | None) -> Path | None:
+def session_directory(run: ServiceRun | None) -> Path | None:
     """Ray's directory on this machine for a service that started its own Ray."""
     if run is None or run.temp_dir is None:
         return None

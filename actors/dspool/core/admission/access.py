@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from dspool.core.admission.fair import Priority
-from dspool.core.admission.rates import Limits
+from dspool.core.admission.rates import RateLimits
 
 Role = Literal["reader", "caller", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("reader", "caller", "admin")
@@ -60,8 +60,8 @@ class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
         return self.rate_per_s is not None or self.quota_per_day is not None
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.rate_per_s, self.burst, self.quota_per_day)
+    def limits(self) -> RateLimits:
+        return RateLimits(self.rate_per_s, self.burst, self.quota_per_day)
 
 
 def allowed(role: Role, needed: Role) -> bool:

@@ -22,7 +22,7 @@ INTERACTIVE_RUN: Final = 8
 
 
 class Entry:
-    """One request at the door. `admitted` is set once, by `Door`."""
+    """One request at the door. `admitted` is set once, by `FairQueue`."""
 
     __slots__ = ("admitted", "key", "left", "priority")
 
@@ -48,7 +48,7 @@ class _Key:
         return sum(map(len, self.waiting.values()))
 
 
-class Door:
+class FairQueue:
     """A bounded room with a bounded line for each key.
 
     Args:
@@ -157,4 +157,4 @@ class Door:
         self._now = max(self._now, state.served - 1.0 / state.weight)
 
 
-__all__ = ["INTERACTIVE_RUN", "Door", "Entry", "Priority"]
+__all__ = ["INTERACTIVE_RUN", "Entry", "FairQueue", "Priority"]

@@ -9,7 +9,7 @@ from msgspec import Struct
 DAY_S: Final = 86_400.0
 
 
-class Limits(Struct, frozen=True):
+class RateLimits(Struct, frozen=True):
     """What one token may ask for. None is no limit."""
 
     rate_per_s: float | None = None
@@ -30,9 +30,9 @@ class Allowances:
     """The limits of many tokens, counted in one place for all who ask."""
 
     def __init__(self) -> None:
-        self._counted: dict[str, tuple[Limits, Rate | None, Quota | None]] = {}
+        self._counted: dict[str, tuple[RateLimits, Rate | None, Quota | None]] = {}
 
-    def take(self, token: str, limits: Limits, wanted: int, *, now: float, wall: float) -> Allowance:
+    def take(self, token: str, limits: RateLimits, wanted: int, *, now: float, wall: float) -> Allowance:
         """Up to `wanted` operations of `token`. Limits that changed begin anew."""
         known = self._counted.get(token)
         if known is None or known[0] != limits:
@@ -53,14 +53,14 @@ class Allowances:
         return Allowance(granted)
 
 
-def _rate(limits: Limits, now: float) -> Rate | None:
+def _rate(limits: RateLimits, now: float) -> Rate | None:
     if limits.rate_per_s is None:
         return None
     burst = limits.burst if limits.burst is not None else max(1.0, limits.rate_per_s)
     return Rate(limits.rate_per_s, burst, now=now)
 
 
-def _quota(limits: Limits) -> Quota | None:
+def _quota(limits: RateLimits) -> Quota | None:
     return None if limits.quota_per_day is None else Quota(limits.quota_per_day, DAY_S)
 
 
@@ -113,4 +113,4 @@ class Quota:
         return (self._period + 1) * self.period_s - now
 
 
-__all__ = ["Allowance", "Allowances", "Limits", "Quota", "Rate"]
+__all__ = ["Allowance", "Allowances", "Quota", "Rate", "RateLimits"]

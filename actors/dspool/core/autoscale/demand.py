@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from dspool.core.autoscale.inputs import Observed, Peak, SizingConfig, SizingState
+from dspool.core.autoscale.inputs import Peak, SizingConfig, SizingInputs, SizingState
 from dspool.core.autoscale.policies import (
     BUDGET,
     MEMORY_S,
@@ -14,8 +14,8 @@ from dspool.core.autoscale.policies import (
     OPENING_S,
     RECALL_S,
     Looked,
-    Plan,
-    Recent,
+    Policy,
+    RecentPeaks,
     choose,
     judge,
 )
@@ -28,7 +28,7 @@ by a sixth in that time would leave a band of 60-80 %; that of a few seconds is 
 SIGMA_LOAD = 2.0
 
 
-class Needs:
+class Demand:
     """What the load needs, in slots.
 
     Attributes:
@@ -41,10 +41,10 @@ class Needs:
     def __init__(
         self,
         config: SizingConfig,
-        seen: Observed,
+        seen: SizingInputs,
         state: SizingState,
         now: float,
-        follow: Plan | None = None,
+        follow: Policy | None = None,
     ) -> None:
         self._config, self._seen, self._state = config, seen, state
         short, long = seen.short, seen.long
@@ -65,7 +65,7 @@ class Needs:
         self.scores = () if follow else judge(state.scores, looked, self.peaks, base, config, seen, now)
         fresh = state.first_at is None or now - state.first_at < OPENING_S
         self.plan = follow or (OPENING if fresh else choose(self.scores, self.late, self.started))
-        self.room = Recent(self.peaks, now).slots(self.plan, seen.slots_per_worker)
+        self.room = RecentPeaks(self.peaks, now).slots(self.plan, seen.slots_per_worker)
         self.backlog = self._backlog()
 
     @property

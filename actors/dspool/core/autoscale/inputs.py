@@ -28,9 +28,9 @@ class SizingConfig(Struct, frozen=True, kw_only=True):
     stale_after_s: float = 3.0
     """Data older than this are not used."""
     short_window_s: float = 1.0
-    """Span of `Observed.short`: at least the interval and two metrics flushes."""
+    """Span of `SizingInputs.short`: at least the interval and two metrics flushes."""
     long_window_s: float = 60.0
-    """Span of `Observed.long`."""
+    """Span of `SizingInputs.long`."""
     enabled: bool = True
 
     @classmethod
@@ -82,7 +82,7 @@ class Window(Struct, frozen=True, kw_only=True):
     """Operations that ended because the model endpoint failed, refused, timed out or limited the rate."""
 
 
-class Observed(Struct, frozen=True, kw_only=True):
+class SizingInputs(Struct, frozen=True, kw_only=True):
     """What the metrics actor and the supervisor know when a decision is due."""
 
     age_s: float | None

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from dspool.core.autoscale.inputs import Observed, Peak, Score, SizingConfig
+from dspool.core.autoscale.inputs import Peak, Score, SizingConfig, SizingInputs
 
 BUDGET = 0.01
 """Share of operations that may wait longer than `max_wait_s`."""
 MEMORY_S = 1800.0
 """Time constant of the memory of what plans cost and let be late."""
 RECALL_S = 600.0
-"""The largest peak of this time is what `Plan.floor` refers to."""
+"""The largest peak of this time is what `Policy.floor` refers to."""
 CREDIT_OPERATIONS = 300.0
 """Operations in time that every plan is credited with, so that the first late ones do not decide everything."""
 LATE_COSTS_S = 20.0
@@ -30,7 +30,7 @@ LATE_WHILE_SHORT = 0.7
 """Share of arrivals that come late while a plan has too few slots already; some find one that was just freed."""
 
 
-class Plan(Struct, frozen=True):
+class Policy(Struct, frozen=True):
     """Keep `factor` times the peak of the last `hold_s` and `spare` workers, and `floor` times the largest known
     peak."""
 
@@ -49,27 +49,27 @@ class Plan(Struct, frozen=True):
 
 
 PLANS = (
-    Plan(10.0, 0.8, 0.25, 0.0),
-    Plan(10.0, 1.0, 0.25, 0.0),
-    Plan(3.0, 1.25, 0.0, 0.0),
-    Plan(1.0, 1.25, 0.5, 0.0),
-    Plan(1.0, 0.8, 1.0, 0.0),
-    Plan(1.0, 1.25, 0.75, 0.0),
-    Plan(3.0, 2.0, 0.25, 0.0),
-    Plan(10.0, 0.8, 2.0, 0.0),
-    Plan(3.0, 1.0, 2.0, 0.0),
-    Plan(40.0, 1.0, 2.0, 0.0),
-    Plan(10.0, 0.8, 1.0, 0.75),
-    Plan(3.0, 1.0, 0.75, 0.5),
-    Plan(1.0, 2.0, 2.0, 0.5),
-    Plan(10.0, 1.25, 2.0, 0.75),
-    Plan(10.0, 2.0, 2.0, 1.0),
-    Plan(40.0, 0.6, 0.5, 1.0),
-    Plan(300.0, 1.0, 1.0, 1.0),
+    Policy(10.0, 0.8, 0.25, 0.0),
+    Policy(10.0, 1.0, 0.25, 0.0),
+    Policy(3.0, 1.25, 0.0, 0.0),
+    Policy(1.0, 1.25, 0.5, 0.0),
+    Policy(1.0, 0.8, 1.0, 0.0),
+    Policy(1.0, 1.25, 0.75, 0.0),
+    Policy(3.0, 2.0, 0.25, 0.0),
+    Policy(10.0, 0.8, 2.0, 0.0),
+    Policy(3.0, 1.0, 2.0, 0.0),
+    Policy(40.0, 1.0, 2.0, 0.0),
+    Policy(10.0, 0.8, 1.0, 0.75),
+    Policy(3.0, 1.0, 0.75, 0.5),
+    Policy(1.0, 2.0, 2.0, 0.5),
+    Policy(10.0, 1.25, 2.0, 0.75),
+    Policy(10.0, 2.0, 2.0, 1.0),
+    Policy(40.0, 0.6, 0.5, 1.0),
+    Policy(300.0, 1.0, 1.0, 1.0),
 )
 """Found by searching 600 of them on fifteen synthetic loads for the few that come close to the best on each; the
 last two by what they add on seventy loads (`benchmarks/studies/sizing/held_out.py`, seeds 1 to 5)."""
-OPENING = Plan(30.0, 2.5, 0.0, 1.0)
+OPENING = Policy(30.0, 2.5, 0.0, 1.0)
 """Until there is something to judge by: a burst is expected to become larger than what came so far."""
 OPENING_S = 15.0
 """How long that is."""
@@ -92,14 +92,14 @@ def judge(
     peaks: Sequence[Peak],
     base: float,
     config: SizingConfig,
-    seen: Observed,
+    seen: SizingInputs,
     now: float,
 ) -> tuple[Score, ...]:
     """`scores` with what each plan would have done since the last look. `base`: slots that every plan keeps."""
     per_worker, fade = seen.slots_per_worker, math.exp(-looked.elapsed_s / MEMORY_S)
     # What is warm now had to be asked for one start ago, by what was known then.
     asked = now - seen.start_delay_s - config.interval_s
-    warm_for, asked_now = Recent(peaks, asked), Recent(peaks, now)
+    warm_for, asked_now = RecentPeaks(peaks, asked), RecentPeaks(peaks, now)
     judged = []
     for plan, score in zip(PLANS, scores or (Score(),) * len(PLANS), strict=True):
         warm = per_worker * _workers(max(base, warm_for.slots(plan, per_worker)), per_worker, config)
@@ -112,7 +112,7 @@ def judge(
     return tuple(judged)
 
 
-def choose(scores: Sequence[Score], late: float, started: float) -> Plan:
+def choose(scores: Sequence[Score], late: float, started: float) -> Policy:
     """The cheapest plan that keeps the budget, half of it judged by what really was late.
 
     Where none does, the one that is cheapest when each late operation costs `LATE_COSTS_S`.
@@ -124,7 +124,7 @@ def choose(scores: Sequence[Score], late: float, started: float) -> Plan:
     return PLANS[min(range(len(scores)), key=lambda i: scores[i].worker_s + LATE_COSTS_S * scores[i].late)]
 
 
-class Recent:
+class RecentPeaks:
     """The peaks up to a moment."""
 
     def __init__(self, peaks: Iterable[Peak], until: float) -> None:
@@ -144,7 +144,7 @@ class Recent:
             self._of[span_s] = largest
         return self._of[span_s]
 
-    def slots(self, plan: Plan, slots_per_worker: int) -> float:
+    def slots(self, plan: Policy, slots_per_worker: int) -> float:
         return plan.slots(self.peak(plan.hold_s), self.peak(RECALL_S), slots_per_worker)
 
 

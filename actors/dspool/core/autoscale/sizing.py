@@ -25,24 +25,24 @@ import math
 
 import msgspec
 
-from dspool.core.autoscale.demand import Needs, erlang_c_slots
+from dspool.core.autoscale.demand import Demand, erlang_c_slots
 from dspool.core.autoscale.inputs import (
     Action,
     Decision,
-    Observed,
     Peak,
     SizingConfig,
+    SizingInputs,
     SizingState,
     Window,
 )
-from dspool.core.autoscale.policies import Plan
+from dspool.core.autoscale.policies import Policy
 
 __all__ = [
     "Action",
     "Decision",
-    "Observed",
     "Peak",
     "SizingConfig",
+    "SizingInputs",
     "SizingState",
     "Window",
     "decide",
@@ -55,7 +55,7 @@ again."""
 
 
 def decide(
-    config: SizingConfig, seen: Observed, state: SizingState, *, now: float, follow: Plan | None = None
+    config: SizingConfig, seen: SizingInputs, state: SizingState, *, now: float, follow: Policy | None = None
 ) -> tuple[Decision, SizingState]:
     """The size the pool should have at `now` (monotonic seconds), with the reason, and the state for the next call.
 
@@ -71,7 +71,7 @@ def decide(
         overflow = _capped(config, seen.overflow)
         decision = Decision(target=held, overflow=overflow, action=_action(held, seen), reason=blind, at=now)
         return decision, msgspec.structs.replace(state, called_at=now)
-    needs = Needs(config, seen, state, now, follow)
+    needs = Demand(config, seen, state, now, follow)
     target, lacking, reason = _base(config, seen, needs, state, held, now)
     overflow, needed_at, lane = _overflow(config, seen, state, lacking, now)
     decision = Decision(
@@ -100,7 +100,7 @@ def decide(
 
 
 def _base(
-    config: SizingConfig, seen: Observed, needs: Needs, state: SizingState, held: int, now: float
+    config: SizingConfig, seen: SizingInputs, needs: Demand, state: SizingState, held: int, now: float
 ) -> tuple[int, int, str]:
     """(base size, workers that it lacks, reason)."""
     slots = seen.slots_per_worker
@@ -133,7 +133,7 @@ def _base(
 
 
 def _overflow(
-    config: SizingConfig, seen: Observed, state: SizingState, lacking: int, now: float
+    config: SizingConfig, seen: SizingInputs, state: SizingState, lacking: int, now: float
 ) -> tuple[int, float | None, str]:
     """(overflow workers, when they were last all needed, reason if there is something to say)."""
     have, lacking = _capped(config, seen.overflow), _capped(config, lacking)
@@ -147,7 +147,7 @@ def _overflow(
     return left, now - 0.75 * config.overflow_idle_s, f"{have - left} idle overflow released"
 
 
-def _blind(config: SizingConfig, seen: Observed) -> str:
+def _blind(config: SizingConfig, seen: SizingInputs) -> str:
     """Why nothing can be told from what was observed; empty when it can."""
     if not config.enabled:
         return "sizing is switched off"
@@ -174,5 +174,5 @@ def _capped(config: SizingConfig, overflow: int) -> int:
     return min(config.max_overflow, max(0, overflow))
 
 
-def _action(target: int, seen: Observed) -> Action:
+def _action(target: int, seen: SizingInputs) -> Action:
     return "grow" if target > seen.desired else "shrink" if target < seen.desired else "hold"

@@ -15,15 +15,15 @@ import math
 from collections.abc import Container, Iterable
 from typing import Any
 
-from dspool.core.dispatch.matcher import Matching
+from dspool.core.dispatch.matcher import Matcher
 from dspool.core.dispatch.placement import WorkerSlots
 from dspool.core.dispatch.retries import EndRate, Retries, bounce_pause
-from dspool.core.dispatch.ticket import Actions, Affinity, DispatchConfig, End, Strategy, Ticket
+from dspool.core.dispatch.ticket import Actions, Affinity, DispatchConfig, Strategy, Ticket, TicketEnd
 from dspool.core.dispatch.timers import Timers
 from dspool.errors import Cancelled, Conflict, PoolClosed, PoolError, PoolPaused, QueueFull
 from dspool.messages import Finished, Member, Operation
 
-__all__ = ["Actions", "Affinity", "DispatchConfig", "Dispatcher", "End", "Strategy", "Ticket"]
+__all__ = ["Actions", "Affinity", "DispatchConfig", "Dispatcher", "Strategy", "Ticket", "TicketEnd"]
 
 DECLARED_DEAD = "its supervisor declared it dead"
 _UNKNOWN_OWNER_PAUSE_S = 0.02
@@ -37,7 +37,7 @@ _DEAD_WEIGHT = 64
 class Dispatcher:
     def __init__(self, config: DispatchConfig) -> None:
         self._config = config
-        self._matching = Matching(config)
+        self._matching = Matcher(config)
         self._tickets: dict[str, Ticket] = {}
         self._abandoned: dict[str, Ticket] = {}
         """Ended early, and a worker has not yet let go of them."""
@@ -51,7 +51,7 @@ class Dispatcher:
         self._paused = False
         self._closed = False
         self._cancel: dict[str, list[str]] = {}
-        self._ends: list[End] = []
+        self._ends: list[TicketEnd] = []
 
     # --- a look inside ---
 
@@ -356,7 +356,7 @@ class Dispatcher:
             ticket.queued = False
             matching.queued -= 1
             self._stale += 1
-        self._ends.append(End(ticket, result, error, worker))
+        self._ends.append(TicketEnd(ticket, result, error, worker))
         if ticket.worker is None:
             matching.advance(ticket, now)
         if (

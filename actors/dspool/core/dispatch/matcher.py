@@ -12,12 +12,12 @@ from collections.abc import Iterable
 
 from dspool.core.dispatch.handovers import Handovers
 from dspool.core.dispatch.placement import PICK, Queue, WorkerSlots, place
-from dspool.core.dispatch.session_queues import SessionLines
+from dspool.core.dispatch.session_queues import SessionQueues
 from dspool.core.dispatch.ticket import DispatchConfig, Ticket
 from dspool.messages import Member
 
 
-class Matching:
+class Matcher:
     __slots__ = (
         "_ask_at",
         "_closed",
@@ -38,7 +38,7 @@ class Matching:
 
     def __init__(self, config: DispatchConfig) -> None:
         self.workers: dict[str, WorkerSlots] = {}
-        self.lines = SessionLines()
+        self.lines = SessionQueues()
         self.queued = 0
         """Tickets with `queued` set, wherever they wait."""
         self.send: dict[str, list[Ticket]] = {}

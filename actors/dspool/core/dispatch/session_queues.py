@@ -9,7 +9,7 @@ from dspool.core.dispatch.ticket import Ticket
 REMEMBERED_OWNERS = 100_000
 
 
-class SessionLines:
+class SessionQueues:
     """One line a session that has operations here; only the first in a line may be given to a worker.
 
     A ticket stays in line until no worker holds it, ended or not: that is what keeps a session

@@ -74,7 +74,7 @@ class Ticket(Struct, eq=False):
         )
 
 
-class End(NamedTuple):
+class TicketEnd(NamedTuple):
     """The one end of an operation: what the worker reported, or the error that ended it here."""
 
     ticket: Ticket
@@ -89,6 +89,6 @@ class Actions(NamedTuple):
     send: dict[str, list[Ticket]]
     cancel: dict[str, list[str]]
     """Operation ids."""
-    ends: list[End]
+    ends: list[TicketEnd]
     handover: dict[str, list[str]]
     """Sessions that the worker is asked to give up. Each is answered with `Dispatcher.handed_over`."""

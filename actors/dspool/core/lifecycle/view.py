@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dspool.core.lifecycle.state import PoolState
 
 
-class Facts(NamedTuple):
+class PoolFacts(NamedTuple):
     """What sizing needs to know of the pool itself; the names are those of `sizing.Observed`."""
 
     desired: int
@@ -24,13 +24,13 @@ class Facts(NamedTuple):
     start_delay_s: float
 
 
-def facts_of(state: PoolState) -> Facts:
+def facts_of(state: PoolState) -> PoolFacts:
     """Base size first: whatever there is beyond `desired` is overflow."""
     ready, pending = len(state.roster.ready), len(state.roster.pending)
     actual = min(ready, state.desired)
     starting = min(pending, state.desired - actual)
     extra = (ready - actual) + (pending - starting)
-    return Facts(state.desired, actual, starting, min(extra, state.overflow), state.start_delay_s)
+    return PoolFacts(state.desired, actual, starting, min(extra, state.overflow), state.start_delay_s)
 
 
 def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:

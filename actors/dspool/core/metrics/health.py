@@ -45,7 +45,7 @@ class HealthPart(Struct, frozen=True):
     sentence: str
 
 
-class Health(Struct, frozen=True):
+class HealthScore(Struct, frozen=True):
     """`score` is 100 minus the costs of all parts, not below 0."""
 
     score: float
@@ -64,7 +64,7 @@ QUEUE_COST = 20.0
 REJECTED_COST = 60.0
 
 
-def health(seen: HealthInput) -> Health:
+def health(seen: HealthInput) -> HealthScore:
     """The score and its parts, the most costly first."""
     parts = sorted(
         (_errors(seen), _latency(seen), _wait(seen), _workers(seen), _saturation(seen)),
@@ -72,7 +72,7 @@ def health(seen: HealthInput) -> Health:
     )
     score = max(0.0, 100.0 - sum(part.cost for part in parts))
     state: HealthState = "healthy" if score >= 80 else "degraded" if score >= 50 else "unhealthy"
-    return Health(round(score, 2), state, tuple(parts))
+    return HealthScore(round(score, 2), state, tuple(parts))
 
 
 def _errors(seen: HealthInput) -> HealthPart:

@@ -30,7 +30,7 @@ class Table(Struct, frozen=True, array_like=True):
         return array("f", self.columns[name])
 
 
-class Look(Struct, frozen=True, array_like=True):
+class LiveUpdate(Struct, frozen=True, array_like=True):
     """The pool now, and the rows since the last look."""
 
     life: str
@@ -42,4 +42,4 @@ class Look(Struct, frozen=True, array_like=True):
     """The supervisor's last report; None when it fell silent."""
 
 
-__all__ = ["Look", "Table"]
+__all__ = ["LiveUpdate", "Table"]

@@ -1,6 +1,6 @@
 """What the metrics actor publishes, and how it is computed from measured stretches of time.
 
-A `Stretch` is additive: it holds sums, histograms and time integrals, never averages. `point_of` is the one
+A `Interval` is additive: it holds sums, histograms and time integrals, never averages. `point_of` is the one
 place where rates, shares and quantiles are computed, for a second, a window or a whole day alike.
 """
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from dspool.core.metrics.health import Health
+from dspool.core.metrics.health import HealthScore
 from dspool.core.metrics.tally import ERROR, REJECTED, TIMEOUT, Tally
 
 GAUGES: Final = (
@@ -25,14 +25,14 @@ GAUGES: Final = (
     "sessions",
     "health",
 )
-"""Levels, integrated over time in `Stretch.levels`; a point gives their mean over its time."""
+"""Levels, integrated over time in `Interval.levels`; a point gives their mean over its time."""
 
 
 def _zeros() -> list[float]:
     return [0.0] * len(GAUGES)
 
 
-class Stretch(Struct):
+class Interval(Struct):
     """What happened in a measured stretch of time, for a pool, a program or a worker slot."""
 
     duration_s: float = 0.0
@@ -50,7 +50,7 @@ class Stretch(Struct):
     peak_demand: int = 0
     levels: list[float] = field(default_factory=_zeros)
 
-    def add(self, other: Stretch) -> None:
+    def add(self, other: Interval) -> None:
         self.duration_s += other.duration_s
         self.tally.add(other.tally)
         self.throughput += other.throughput
@@ -121,7 +121,7 @@ KEY_COLUMNS: Final = tuple(
 """What is kept of a program or a worker slot."""
 
 
-def point_of(stretch: Stretch, at: float = 0.0) -> Point:
+def point_of(stretch: Interval, at: float = 0.0) -> Point:
     """The figures of a stretch that ended at wall time `at`."""
     tally, seconds = stretch.tally, stretch.duration_s
     if tally.latency.counts:
@@ -239,7 +239,7 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     retries: int
     input_tokens: int
     output_tokens: int
-    health: Health
+    health: HealthScore
     counters: Counters
     programs: dict[str, ProgramSnapshot]
     slots: dict[int, SlotSnapshot]

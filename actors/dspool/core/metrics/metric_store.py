@@ -6,10 +6,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from dspool.core.metrics.measures import GAUGES, KEY_COLUMNS, POOL_COLUMNS, Stretch
+from dspool.core.metrics.measures import GAUGES, KEY_COLUMNS, POOL_COLUMNS, Interval
 from dspool.core.metrics.recorder import ClientDelta, WorkerDelta
-from dspool.core.metrics.series import Account, MetricsOptions, SavedAccount
-from dspool.core.metrics.sources import Reporter, Reporters
+from dspool.core.metrics.series import MetricsOptions, SavedSeries, Series
+from dspool.core.metrics.sources import Source, Sources
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER, OUTCOMES, REJECTED
 
 MAX_SLOTS: Final = 256
@@ -29,25 +29,25 @@ class Checkpoint(Struct):
     outcomes: list[int]
     losses: list[int]
     reporters: dict[str, tuple[int, list[int]]]
-    whole: SavedAccount
-    programs: dict[str, SavedAccount]
-    slots: dict[int, SavedAccount]
+    whole: SavedSeries
+    programs: dict[str, SavedSeries]
+    slots: dict[int, SavedSeries]
 
 
-class Ledger:
+class MetricStore:
     """Accounts of the pool, its programs and its worker slots; bounded. `outcomes` is exact, whatever was lost."""
 
     def __init__(self, options: MetricsOptions) -> None:
         self._options = options
-        self.reporters = Reporters(stale_after_s=options.stale_after_s, pool_size=options.pool_size)
-        self.whole = Account(options, POOL_COLUMNS, options.recent_s)
-        self.programs: dict[str, Account] = {}
-        self.slots: dict[int, Account] = {}
+        self.reporters = Sources(stale_after_s=options.stale_after_s, pool_size=options.pool_size)
+        self.whole = Series(options, POOL_COLUMNS, options.recent_s)
+        self.programs: dict[str, Series] = {}
+        self.slots: dict[int, Series] = {}
         self.outcomes = [0] * len(OUTCOMES)
         """Ended operations of the pool, from the clients' running totals."""
         self.dropped = self.unattributed = self.duplicates = self.foreign = 0
 
-    def client(self, reporter: Reporter, delta: ClientDelta, now: float, *, new: bool) -> None:
+    def client(self, reporter: Source, delta: ClientDelta, now: float, *, new: bool) -> None:
         """Count what a client tells; `new` if it was not known before."""
         detail = [0] * len(OUTCOMES)
         for program, tally in delta.programs.items():
@@ -91,21 +91,21 @@ class Ledger:
         open_.runs += delta.tally.ended - delta.tally.outcomes[REJECTED]
         open_.run_s += delta.tally.run_s
 
-    def program(self, name: str) -> Account:
+    def program(self, name: str) -> Series:
         """The account of a program, or of all beyond the bound."""
         if name not in self.programs and len(self.programs) >= MAX_PROGRAMS:
             name = OTHER
         account = self.programs.get(name)
-        return account or self.programs.setdefault(name, Account(self._options))
+        return account or self.programs.setdefault(name, Series(self._options))
 
-    def slot(self, slot: int) -> Account:
+    def slot(self, slot: int) -> Series:
         """The account of a worker slot, or of all beyond the bound."""
         if slot not in self.slots and len(self.slots) >= MAX_SLOTS:
             slot = -1
         account = self.slots.get(slot)
-        return account or self.slots.setdefault(slot, Account(self._options))
+        return account or self.slots.setdefault(slot, Series(self._options))
 
-    def gather(self, start: float, now: float) -> Stretch:
+    def gather(self, start: float, now: float) -> Interval:
         """At a tick: put together what the pool did since `start`. Returns the recent window that ends with it."""
         seconds = now - start
         whole = self.whole.now
@@ -131,7 +131,7 @@ class Ledger:
         window.add(whole)
         return window
 
-    def close(self, start: float, now: float, levels: dict[str, float]) -> Stretch:
+    def close(self, start: float, now: float, levels: dict[str, float]) -> Interval:
         """After `gather`: end the interval with the levels that the pool had, and return what happened in it."""
         self.whole.now.levels = [levels[name] * (now - start) for name in GAUGES]
         return self.whole.close(start, now)

@@ -7,9 +7,9 @@ from array import array
 from msgspec import Struct
 
 from dspool.core.metrics.live import Table
-from dspool.core.metrics.measures import KEY_COLUMNS, Counters, Point, Stretch, point_of
+from dspool.core.metrics.measures import KEY_COLUMNS, Counters, Interval, Point, point_of
 from dspool.core.metrics.tally import OUTCOMES, Tally
-from dspool.core.metrics.window import History, Recent
+from dspool.core.metrics.window import HistoryWindow, RecentCells
 
 
 class MetricsOptions(Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
     """Workers that should be there until the supervisor says something else; None: as many as report."""
 
 
-class SavedAccount(Struct, array_like=True):
+class SavedSeries(Struct, array_like=True):
     """An account in a checkpoint."""
 
     total: Tally
@@ -41,7 +41,7 @@ class SavedAccount(Struct, array_like=True):
     rows: tuple[list[bytes], list[bytes]]
 
 
-class Account:
+class Series:
     """All that is kept of one program, one worker slot, or the pool."""
 
     def __init__(
@@ -50,16 +50,16 @@ class Account:
         self.columns = columns
         self.total = Tally()
         self.busy_s = 0.0
-        self.now = Stretch()
+        self.now = Interval()
         """What came in since the last tick."""
-        self.recent: Recent[Stretch] = Recent(
-            Stretch,
+        self.recent: RecentCells[Interval] = RecentCells(
+            Interval,
             fine_span_s=max(options.window_s, 60.0) if recent_s else options.window_s,
             coarse_interval_s=options.coarse_interval_s,
             coarse_span_s=recent_s,
         )
-        self.history: History[Stretch] = History(
-            Stretch,
+        self.history: HistoryWindow[Interval] = HistoryWindow(
+            Interval,
             self._row,
             width=len(columns),
             fine_interval_s=options.fine_interval_s,
@@ -68,13 +68,13 @@ class Account:
             coarse_span_s=options.coarse_span_s,
         )
 
-    def _row(self, stretch: Stretch) -> list[float]:
+    def _row(self, stretch: Interval) -> list[float]:
         point = point_of(stretch)
         return [getattr(point, name) for name in self.columns]
 
-    def close(self, start: float, end: float) -> Stretch:
+    def close(self, start: float, end: float) -> Interval:
         """End the open stretch at a tick."""
-        done, self.now = self.now, Stretch()
+        done, self.now = self.now, Interval()
         done.duration_s = end - start
         self.recent.add(start, end, done)
         self.history.add(start, end, done)
@@ -84,7 +84,7 @@ class Account:
         return counters_of(self.total, self.total.outcomes)
 
     def points(self, duration_s: float, *, now: float, wall: float) -> tuple[float, tuple[Point, ...]]:
-        """(resolution, points) of the last `duration_s`; see `History.points`."""
+        """(resolution, points) of the last `duration_s`; see `HistoryWindow.points`."""
         resolution, rows = self.history.points(duration_s, now=now)
         return resolution, tuple(
             # All from one wall reading: a step of the wall clock cannot reorder them.
@@ -102,11 +102,11 @@ class Account:
             columns=dict(zip(self.columns, (column.tobytes() for column in values), strict=True)),
         )
 
-    def save(self, origin: float) -> SavedAccount:
+    def save(self, origin: float) -> SavedSeries:
         """For a checkpoint; times become seconds since `origin` (so they are negative)."""
-        return SavedAccount(self.total, self.busy_s, self.history.dump(origin))
+        return SavedSeries(self.total, self.busy_s, self.history.dump(origin))
 
-    def restore(self, saved: SavedAccount, origin: float) -> None:
+    def restore(self, saved: SavedSeries, origin: float) -> None:
         """Take over what `save` gave; `origin` is the same moment on this process's clock."""
         self.total.add(saved.total)
         self.busy_s += saved.busy_s

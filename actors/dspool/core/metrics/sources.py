@@ -13,7 +13,7 @@ MAX_REPORTERS = 10_000
 """Reporters whose running totals are remembered, so that one that comes back is not counted twice."""
 
 
-class Reporter(Struct):
+class Source(Struct):
     """The last that was heard of one client or worker."""
 
     seq: int = 0
@@ -31,30 +31,30 @@ class Reporter(Struct):
     peak_demand: int = 0
 
 
-class Reporters:
+class Sources:
     """All reporters of one pool, bounded. One that fell silent counts for no level; its totals are remembered."""
 
     def __init__(self, *, stale_after_s: float, pool_size: int | None) -> None:
         self._stale_after = stale_after_s
         self._pool_size = pool_size
-        self._all: dict[str, Reporter] = {}
+        self._all: dict[str, Source] = {}
         self._status: PoolStatus | None = None
         self._status_at = 0.0
         self.forgot = False
         """Some were forgotten for room: a new one may be one of them."""
         self.heard_at: float | None = None
 
-    def get(self, name: str, now: float) -> tuple[Reporter, bool]:
+    def get(self, name: str, now: float) -> tuple[Source, bool]:
         """The reporter of that name, and whether it is new."""
         known = self._all.pop(name, None)
-        reporter = known or Reporter(seen_at=now)
+        reporter = known or Source(seen_at=now)
         self._all[name] = reporter  # at the end: the first is the one longest unheard of
         if len(self._all) > MAX_REPORTERS:
             del self._all[next(iter(self._all))]
             self.forgot = True
         return reporter, known is None
 
-    def heard(self, reporter: Reporter, delta: Delta, now: float) -> None:
+    def heard(self, reporter: Source, delta: Delta, now: float) -> None:
         reporter.seq = delta.seq
         reporter.seen_at = self.heard_at = now
         reporter.last = None if delta.final else delta
@@ -84,7 +84,7 @@ class Reporters:
             if isinstance(reporter.last, WorkerDelta) and self._fresh(reporter, now) and name not in gone
         ]
 
-    def _fresh(self, reporter: Reporter, now: float) -> bool:
+    def _fresh(self, reporter: Source, now: float) -> bool:
         return now - reporter.seen_at < self._stale_after
 
     def levels(self, now: float) -> dict[str, float]:
@@ -147,4 +147,4 @@ class Reporters:
     def restore(self, saved: dict[str, tuple[int, list[int]]], now: float) -> None:
         """Take over what `save` gave. They count for levels again when they report."""
         for name, (seq, totals) in saved.items():
-            self._all[name] = Reporter(seq=seq, totals=totals, seen_at=now)
+            self._all[name] = Source(seq=seq, totals=totals, seen_at=now)

@@ -52,7 +52,7 @@ class BusyIntegral:
         return peak
 
 
-class Recent(Generic[C]):
+class RecentCells(Generic[C]):
     """Cells of the last `fine_span_s` one by one, and of the last `coarse_span_s` merged into coarser ones.
 
     `over(duration)` adds up what lies in the last `duration` seconds, and says how long that was really.
@@ -180,7 +180,7 @@ class Columns:
         self._next = 0
 
 
-class History(Generic[C]):
+class HistoryWindow(Generic[C]):
     """Rows of numbers for charts: fine for a short span, coarse for a long one, bounded memory for both.
 
     `view(cell)` makes the row. Coarse rows are made from merged cells, never from averages of fine rows.

@@ -16,8 +16,8 @@ from typing import Any
 from dspy import lm15
 
 from dspool.programs.models.operation import answered_offline
-from dspool.programs.offline.prompt_plan import Plan, plan_of
-from dspool.programs.offline.values import Reading, value_for
+from dspool.programs.offline.prompt_plan import PromptPlan, plan_of
+from dspool.programs.offline.values import PassageValues, value_for
 
 OFFLINE_MODEL = "offline/extractive"
 
@@ -79,15 +79,15 @@ def reply_to(system: str, asked: str) -> str:
     plan = plan_of(system) if system else None
     if plan is None:
         # No adapter wrote this prompt: a bare `lm("...")` call.
-        return str(value_for({"type": "string"}, "answer", Reading({"text": asked})))
-    reading = Reading(plan.inputs_of(asked))
+        return str(value_for({"type": "string"}, "answer", PassageValues({"text": asked})))
+    reading = PassageValues(plan.inputs_of(asked))
     if plan.format == "chat" and plan.only_text is not None:
         return f"[[ ## {plan.only_text} ## ]]\n{reading.answer}\n\n[[ ## completed ## ]]"
     values = {name: value_for(schema, name, reading) for name, schema in plan.schemas().items()}
     return _render(plan, values)
 
 
-def _render(plan: Plan, values: dict[str, Any]) -> str:
+def _render(plan: PromptPlan, values: dict[str, Any]) -> str:
     if plan.format == "json":
         return json.dumps(values, ensure_ascii=False)
     if plan.format == "xml":

@@ -32,7 +32,7 @@ _SIMPLE: dict[str, Schema] = {
 }
 
 
-class Plan:
+class PromptPlan:
     """How to read the user message of one signature, and what to write."""
 
     __slots__ = ("_header", "_known", "_outputs", "_whole", "format", "inputs", "only_text")
@@ -80,7 +80,7 @@ class Plan:
 
 
 @lru_cache(maxsize=512)
-def plan_of(system: str) -> Plan | None:
+def plan_of(system: str) -> PromptPlan | None:
     """The plan in `system`; None if no known adapter wrote it."""
     inputs_at = system.find("Your input fields are:\n")
     outputs_at = system.find("\nYour output fields are:\n", inputs_at)
@@ -109,7 +109,7 @@ def plan_of(system: str) -> Plan | None:
         schema = json.JSONDecoder().raw_decode(written)[0] if mark else _schema_from_text(type_)
         if schema is not None:
             schemas[name] = schema
-    return Plan(kind, inputs, outputs, schemas) if inputs and outputs else None
+    return PromptPlan(kind, inputs, outputs, schemas) if inputs and outputs else None
 
 
 def _schema_from_text(text: str) -> Schema | None:

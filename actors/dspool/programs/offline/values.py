@@ -19,7 +19,7 @@ _OBSERVATION = re.compile(
 )
 
 
-class Reading:
+class PassageValues:
     """The inputs of one call, told apart into the question and the text to read."""
 
     def __init__(self, inputs: dict[str, str]) -> None:
@@ -72,7 +72,7 @@ class Reading:
         return passage.sentence or self.evidence
 
 
-def value_for(schema: Any, name: str, reading: Reading, *, root: Any = None, depth: int = 0) -> Any:
+def value_for(schema: Any, name: str, reading: PassageValues, *, root: Any = None, depth: int = 0) -> Any:
     """A value of `schema` for the field `name`: read from the inputs where they have one, else an honest default."""
     if not isinstance(schema, dict) or depth > _MAX_DEPTH:
         return reading.answer
@@ -102,14 +102,14 @@ def value_for(schema: Any, name: str, reading: Reading, *, root: Any = None, dep
     return None
 
 
-def _first_of(choices: list[Any], name: str, reading: Reading, root: Any, depth: int) -> Any:
+def _first_of(choices: list[Any], name: str, reading: PassageValues, root: Any, depth: int) -> Any:
     if {"type": "null"} in choices and not reading.text.strip():
         return None
     real = [choice for choice in choices if choice != {"type": "null"}]
     return value_for(real[0], name, reading, root=root, depth=depth + 1) if real else None
 
 
-def _choice(options: list[Any], name: str, reading: Reading) -> Any:
+def _choice(options: list[Any], name: str, reading: PassageValues) -> Any:
     if name == "next_tool_name" and "finish" in options:
         # An agent without a model has no reason to call tools: it reads what it was given.
         return "finish"
@@ -118,7 +118,7 @@ def _choice(options: list[Any], name: str, reading: Reading) -> Any:
     return options[extractive.closest(labels, source)]
 
 
-def _string(name: str, reading: Reading) -> str:
+def _string(name: str, reading: PassageValues) -> str:
     if name in _REASONING:
         evidence = reading.evidence
         return f"The text says: {evidence}" if evidence else "There is no text to read."
@@ -129,11 +129,11 @@ def _string(name: str, reading: Reading) -> str:
     )
 
 
-def _numbers(name: str, reading: Reading) -> list[float]:
+def _numbers(name: str, reading: PassageValues) -> list[float]:
     return extractive.numbers(reading.about(name)) or extractive.numbers(reading.text)
 
 
-def _items(items: Any, name: str, reading: Reading, root: Any, depth: int) -> list[Any]:
+def _items(items: Any, name: str, reading: PassageValues, root: Any, depth: int) -> list[Any]:
     kind = items.get("type", "") if isinstance(items, dict) else ""
     if kind == "string" and "enum" not in items:
         return (extractive.names(reading.text) or [reading.answer])[:10] if reading.text.strip() else []
@@ -143,7 +143,9 @@ def _items(items: Any, name: str, reading: Reading, root: Any, depth: int) -> li
     return [] if depth > 4 else [value_for(items, name, reading, root=root, depth=depth + 1)]
 
 
-def _members(schema: dict[str, Any], name: str, reading: Reading, root: Any, depth: int) -> dict[str, Any]:
+def _members(
+    schema: dict[str, Any], name: str, reading: PassageValues, root: Any, depth: int
+) -> dict[str, Any]:
     return {
         key: value_for(member, key, reading, root=root, depth=depth + 1)
         for key, member in schema.get("properties", {}).items()

@@ -11,14 +11,14 @@ import msgspec
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError, type_of
 from dspool.messages import JSON, Change, ExecuteCode
-from dspool.programs.sessions.commands import Answer, needed
+from dspool.programs.sessions.commands import CommandResult, needed
 from dspool.programs.sessions.state import Session
 
 MAX_OUTPUT = 100_000
 """Characters of what the code prints; the rest is cut."""
 
 
-def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) -> Answer:
+def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) -> CommandResult:
     """Run Python in the session's namespace: `{"stdout", "result"}`, the result of a last expression.
 
     `variables` in the code is the session's variables; changes to it are stored.
@@ -56,7 +56,7 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
             result = eval(compile(ast.Expression(last.value), "<execute_code>", "eval"), names)
         # What the code left is its own, too: to look at it is to run its methods.
         answer = {"stdout": printed.getvalue()[:MAX_OUTPUT], "result": _shown(result)}
-        return Answer(answer, tuple(_plain(change) for change in changed(before, session.variables)))
+        return CommandResult(answer, tuple(_plain(change) for change in changed(before, session.variables)))
     except BaseException as raised:  # `exit()` as well: it ends the code, not the worker
         # Nothing of it is stored, so nothing of it may stay.
         session.variables.clear()

@@ -38,7 +38,7 @@ MAX_PROGRAMS = 200
 MAX_VARIABLES = 1000
 
 
-class Answer(NamedTuple):
+class CommandResult(NamedTuple):
     value: JSON
     changes: tuple[Change, ...] = ()
 
@@ -68,7 +68,7 @@ class SessionCommands:
         self._pool_programs = pool_programs
         self._load = load
         self._history_limit = history_limit
-        self._by_kind: dict[type[Any], Callable[[Any, Any], Answer]] = {
+        self._by_kind: dict[type[Any], Callable[[Any, Any], CommandResult]] = {
             Ping: self._ping,
             ConfigureLM: self._configure_lm,
             CreateProgram: self._create_program,
@@ -85,15 +85,15 @@ class SessionCommands:
             EndSession: self._end_session,
         }
 
-    def run(self, command: AnyCommand, session: Session | None) -> Answer:
+    def run(self, command: AnyCommand, session: Session | None) -> CommandResult:
         """The answer to `command` and the changes to store."""
         return self._by_kind[type(command)](command, session)
 
-    def _ping(self, command: Ping, session: Session | None) -> Answer:
+    def _ping(self, command: Ping, session: Session | None) -> CommandResult:
         """`{"pong": true, "pid", "session"}`"""
-        return Answer({"pong": True, "pid": os.getpid(), "session": session.id if session else None})
+        return CommandResult({"pong": True, "pid": os.getpid(), "session": session.id if session else None})
 
-    def _configure_lm(self, command: ConfigureLM, session: Session | None) -> Answer:
+    def _configure_lm(self, command: ConfigureLM, session: Session | None) -> CommandResult:
         """`{"profile", "model", "overrides", "offline"}`"""
         session = needed(session, command)
         overrides = check_overrides(command.overrides)
@@ -102,9 +102,9 @@ class SessionCommands:
         session.lm = LMChoice(command.profile, overrides)
         stored = {"profile": command.profile, "overrides": overrides}
         value = {**stored, "model": lm.model, "offline": self._lms.in_process(lm)}
-        return Answer(value, (Change("lm", "lm", stored),))
+        return CommandResult(value, (Change("lm", "lm", stored),))
 
-    def _create_program(self, command: CreateProgram, session: Session | None) -> Answer:
+    def _create_program(self, command: CreateProgram, session: Session | None) -> CommandResult:
         """`{"program", "created", "replaced", "info"}`; repeating the same creation changes nothing."""
         session = needed(session, command)
         name = checked_name(command.program, "program")
@@ -114,7 +114,7 @@ class SessionCommands:
         old = session.definitions.get(name)
         if old == definition:
             info = session.program(name).describe()
-            return Answer({"program": name, "created": False, "replaced": False, "info": info})
+            return CommandResult({"program": name, "created": False, "replaced": False, "info": info})
         if old is not None and not command.replace:
             raise Conflict(
                 f"session {session.id!r} has a program {name!r} already: set replace", program=name
@@ -131,70 +131,70 @@ class SessionCommands:
             "replaced": old is not None,
             "info": program.describe(),
         }
-        return Answer(value, (change,))
+        return CommandResult(value, (change,))
 
-    def _get_program_info(self, command: GetProgramInfo, session: Session | None) -> Answer:
+    def _get_program_info(self, command: GetProgramInfo, session: Session | None) -> CommandResult:
         """`{"program", "scope": "session" | "pool", "version", "module", "signature", "lm", "adapter", ...}`"""
         name = command.program
         if session is not None and name in session.definitions:
             info = session.program(name).describe()
-            return Answer({"program": name, "scope": "session", "version": 0, **info})
+            return CommandResult({"program": name, "scope": "session", "version": 0, **info})
         program, version = self._pool_programs.get(name)
-        return Answer({"program": name, "scope": "pool", "version": version, **program.describe()})
+        return CommandResult({"program": name, "scope": "pool", "version": version, **program.describe()})
 
-    def _list_programs(self, command: ListPrograms, session: Session | None) -> Answer:
+    def _list_programs(self, command: ListPrograms, session: Session | None) -> CommandResult:
         """`{"programs": [{"program", "scope", "version"}]}`, the session's own first."""
         own = sorted(session.definitions) if session is not None else []
         found: list[JSON] = [{"program": name, "scope": "session", "version": 0} for name in own]
         for name, version in sorted(self._pool_programs.current.items()):
             found.append({"program": name, "scope": "pool", "version": version})
-        return Answer({"programs": found})
+        return CommandResult({"programs": found})
 
-    def _delete_program(self, command: DeleteProgram, session: Session | None) -> Answer:
+    def _delete_program(self, command: DeleteProgram, session: Session | None) -> CommandResult:
         """`{"deleted": name}`"""
         change = needed(session, command).drop_program(command.program)
-        return Answer({"deleted": command.program}, (change,))
+        return CommandResult({"deleted": command.program}, (change,))
 
-    def _set_variable(self, command: SetVariable, session: Session | None) -> Answer:
+    def _set_variable(self, command: SetVariable, session: Session | None) -> CommandResult:
         """`{"name"}`"""
         session = needed(session, command)
         name = checked_name(command.name, "variable")
         if name not in session.variables and len(session.variables) >= MAX_VARIABLES:
             raise Conflict(f"session {session.id!r} has {MAX_VARIABLES} variables already", variable=name)
         session.variables[name] = command.value
-        return Answer({"name": name}, (Change("variable", name, {"value": command.value}),))
+        return CommandResult({"name": name}, (Change("variable", name, {"value": command.value}),))
 
-    def _get_variable(self, command: GetVariable, session: Session | None) -> Answer:
+    def _get_variable(self, command: GetVariable, session: Session | None) -> CommandResult:
         """`{"name", "value"}`"""
-        return Answer({"name": command.name, "value": needed(session, command).variable(command.name)})
+        return CommandResult({"name": command.name, "value": needed(session, command).variable(command.name)})
 
-    def _list_variables(self, command: ListVariables, session: Session | None) -> Answer:
+    def _list_variables(self, command: ListVariables, session: Session | None) -> CommandResult:
         """`{"variables": [names]}`"""
-        return Answer({"variables": sorted(needed(session, command).variables)})
+        return CommandResult({"variables": sorted(needed(session, command).variables)})
 
-    def _delete_variable(self, command: DeleteVariable, session: Session | None) -> Answer:
+    def _delete_variable(self, command: DeleteVariable, session: Session | None) -> CommandResult:
         """`{"deleted": name}`"""
         session = needed(session, command)
         session.variable(command.name)
         del session.variables[command.name]
-        return Answer({"deleted": command.name}, (Change("variable", command.name),))
+        return CommandResult({"deleted": command.name}, (Change("variable", command.name),))
 
-    def _get_history(self, command: GetHistory, session: Session | None) -> Answer:
+    def _get_history(self, command: GetHistory, session: Session | None) -> CommandResult:
         """`{"operations": [...]}`, newest last."""
         entries = [entry for entry, _ in needed(session, command).history]
-        return Answer({"operations": entries[-command.limit :] if command.limit > 0 else []})
+        return CommandResult({"operations": entries[-command.limit :] if command.limit > 0 else []})
 
-    def _get_stats(self, command: GetStats, session: Session | None) -> Answer:
+    def _get_stats(self, command: GetStats, session: Session | None) -> CommandResult:
         """Counts of the session; without one, of the worker's pool programs and LM profiles."""
         if session is None:
-            return Answer(
+            return CommandResult(
                 {
                     "pid": os.getpid(),
                     "programs": dict(self._pool_programs.current),
                     "lms": self._lms.names(),
                 }
             )
-        return Answer(
+        return CommandResult(
             {
                 "session": session.id,
                 "operations": session.operations,
@@ -208,13 +208,13 @@ class SessionCommands:
             }
         )
 
-    def _reset_session(self, command: ResetSession, session: Session | None) -> Answer:
+    def _reset_session(self, command: ResetSession, session: Session | None) -> CommandResult:
         """`{"reset": true}`"""
-        return Answer({"reset": True}, needed(session, command).clear())
+        return CommandResult({"reset": True}, needed(session, command).clear())
 
-    def _end_session(self, command: EndSession, session: Session | None) -> Answer:
+    def _end_session(self, command: EndSession, session: Session | None) -> CommandResult:
         """`{"ended": true}`; the worker then drops the session and ends it in the store."""
-        return Answer({"ended": True}, needed(session, command).clear())
+        return CommandResult({"ended": True}, needed(session, command).clear())
 
     def remember(
         self,

@@ -14,7 +14,7 @@ from dspy.streaming import StreamListener
 from dspy.utils.callback import BaseCallback
 
 from dspool.messages import JSON, StreamEvent
-from dspool.programs.program import Program, Stream
+from dspool.programs.program import FieldStream, Program
 
 Emit = Callable[[StreamEvent], Awaitable[None]]
 
@@ -67,7 +67,7 @@ def _settings(channel: TokenChannel, say: Callable[[StreamEvent], None]) -> dict
 class TokenChannel:
     """One request's channel, given to DSPy as `send_stream`. Listeners are single-use, so is this."""
 
-    def __init__(self, streams: list[Stream], emit: Emit, *, json: bool = False) -> None:
+    def __init__(self, streams: list[FieldStream], emit: Emit, *, json: bool = False) -> None:
         self._emit = emit
         self._by_predictor: dict[int, list[Any]] = {}
         self._json: dict[int, _JSONFields] = {}

@@ -20,7 +20,7 @@ _shims: list[socket.socket] = []
 """The connection to the process that asked for this one, until Ray knows it: its end before that says that it died."""
 
 
-def settle(connection: socket.socket, request: handover.Request, streams: list[int]) -> bool:
+def settle(connection: socket.socket, request: handover.ForkRequest, streams: list[int]) -> bool:
     """Take the place of the process that asked, and tell it; False: it does not want this process any more."""
     # As Ray has it: a group of its own, so that `killpg` from a worker reaches no other, and the session of the raylet.
     # Not `setsid`: Linux shares processors out by session, and the worker and its client would compete.

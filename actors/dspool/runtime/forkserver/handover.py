@@ -36,7 +36,7 @@ _OOM = Path("/proc/self/oom_score_adj")
 _LIMITS = ("RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_NPROC", "RLIMIT_AS", "RLIMIT_STACK")
 
 
-class Request(NamedTuple):
+class ForkRequest(NamedTuple):
     """Everything about a process that `exec` would have kept."""
 
     argv: list[str]
@@ -52,12 +52,12 @@ class Request(NamedTuple):
     limits: dict[str, tuple[int, int]]
 
 
-def here(argv: Sequence[str]) -> Request:
+def here(argv: Sequence[str]) -> ForkRequest:
     """This process as a request."""
     mask = os.umask(0o077)
     os.umask(mask)
     ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
-    return Request(
+    return ForkRequest(
         argv=list(argv),
         environ=dict(os.environ),
         cwd=os.getcwd(),
@@ -70,7 +70,7 @@ def here(argv: Sequence[str]) -> Request:
     )
 
 
-def take_on(request: Request) -> None:
+def take_on(request: ForkRequest) -> None:
     """Make this process like the one the request describes; its standard streams apart.
 
     Raises:

@@ -58,7 +58,7 @@ class Parent:
         if self._raylet is not None:
             self._selector.register(self._raylet, selectors.EVENT_READ, "raylet")
 
-    def serve(self) -> handover.Request | None:
+    def serve(self) -> handover.ForkRequest | None:
         """Answer until it is time to end: None. Returns in each child too: with what the child is to run."""
         while not self._over():
             for key, _ in self._selector.select(_TICK_S):
@@ -93,7 +93,7 @@ class Parent:
             return True
         return not self._workers and time.monotonic() - self._used > self._idle_s
 
-    def _answer(self) -> handover.Request | None:
+    def _answer(self) -> handover.ForkRequest | None:
         connection, _ = self._listener.accept()
         with connection:
             connection.settimeout(_PATIENCE_S)
@@ -104,7 +104,7 @@ class Parent:
                 print(f"a request failed: {type(failed).__name__}: {failed}", flush=True)
                 return None
 
-    def _hear(self, connection: socket.socket) -> handover.Request | None:
+    def _hear(self, connection: socket.socket) -> handover.ForkRequest | None:
         _, uid = handover.peer(connection)
         if uid != os.geteuid():
             return None
@@ -122,13 +122,13 @@ class Parent:
             for descriptor in streams:
                 os.close(descriptor)
 
-    def _request(self, told: dict[str, Any]) -> handover.Request:
-        request = handover.Request(**told)
+    def _request(self, told: dict[str, Any]) -> handover.ForkRequest:
+        request = handover.ForkRequest(**told)
         return request._replace(environ={**request.environ, **self._variables})
 
     def _fork(
-        self, connection: socket.socket, request: handover.Request, streams: list[int]
-    ) -> handover.Request | None:
+        self, connection: socket.socket, request: handover.ForkRequest, streams: list[int]
+    ) -> handover.ForkRequest | None:
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()

@@ -81,7 +81,7 @@ def fork_worker(modules: str, worker: list[str]) -> int:
 
 
 def ask(
-    place: Place, request: handover.Request, timeout_s: float = ANSWER_S, registered_s: float = 0.0
+    place: Place, request: handover.ForkRequest, timeout_s: float = ANSWER_S, registered_s: float = 0.0
 ) -> int:
     """Ask the parent for a worker; its process id, as soon as Ray knows it, or after `registered_s` without a word.
 

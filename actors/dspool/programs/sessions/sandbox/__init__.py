@@ -22,7 +22,7 @@ from dspool.config import PoolConfig
 from dspool.errors import Cancelled, InvalidRequest, NotAllowed, PoolError, ProgramError, SandboxUnavailable
 from dspool.messages import ExecuteSandboxed
 from dspool.programs.sessions.code import MAX_OUTPUT, changed
-from dspool.programs.sessions.commands import MAX_VARIABLES, Answer, checked_name, needed
+from dspool.programs.sessions.commands import MAX_VARIABLES, CommandResult, checked_name, needed
 from dspool.programs.sessions.sandbox import deno
 from dspool.programs.sessions.state import Session
 
@@ -39,7 +39,7 @@ _RUNNER: Final = Path(inspect.getfile(dspy.PythonInterpreter)).with_name("runner
 
 def run_sandboxed(
     command: ExecuteSandboxed, session: Session | None, config: PoolConfig, stop: threading.Event | None
-) -> Answer:
+) -> CommandResult:
     """Run Python in a fresh sandbox: `{"stdout", "result"}`, the result of a last expression.
 
     `variables` in the code is the session's variables; changes to it are stored. Nothing else outlives the operation.
@@ -94,7 +94,7 @@ def _said(interpreter: _Interpreter, code: str, variables: dict[str, Any]) -> di
     return found
 
 
-def _answer(said: dict[str, Any], session: Session) -> Answer:
+def _answer(said: dict[str, Any], session: Session) -> CommandResult:
     if "refused" in said:
         line = said["refused"] if type(said["refused"]) is int else 0
         raise InvalidRequest(f"the code does not parse (line {line})", line=line)
@@ -111,7 +111,9 @@ def _answer(said: dict[str, Any], session: Session) -> Answer:
     changes = changed(session.variables, after)
     session.variables.clear()
     session.variables.update(after)
-    return Answer({"stdout": str(said.get("stdout", ""))[:MAX_OUTPUT], "result": said.get("result")}, changes)
+    return CommandResult(
+        {"stdout": str(said.get("stdout", ""))[:MAX_OUTPUT], "result": said.get("result")}, changes
+    )
 
 
 class _Interpreter(dspy.PythonInterpreter):
