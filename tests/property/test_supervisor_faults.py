@@ -113,7 +113,7 @@ async def _life(happens, spares, strategy, step_s):
             case "successor" if store.down is None:
                 for loop in [*supervisor._loops, *tasks]:
                     loop.cancel()  # what the dead one had begun ends with it
-                await supervisor._crew.close()
+                await supervisor._workers.close()
                 supervisor = await begin()
             case "bad start":
                 faults["start_fault"] = value

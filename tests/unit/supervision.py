@@ -43,7 +43,7 @@ class Scene:
         old = self.supervisor
         for loop in old._loops:
             loop.cancel()
-        await old._crew.close()
+        await old._workers.close()
         self.supervisor = self.new_supervisor()
         await self.supervisor.start()
         await settle()

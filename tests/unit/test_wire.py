@@ -439,10 +439,10 @@ async def test_a_client_that_does_not_read_is_given_nothing_new_and_others_go_on
 
 def test_an_outbox_that_nobody_may_read_from_keeps_nothing():
     out = outbox.Outbox(lambda: (0, 1))
-    desk = outbox.ClientPeer(None)  # type: ignore[arg-type]
-    out.drop(desk)
-    out.finished(desk, Finished("x"))
-    out.moved(desk, "x", "w1")
-    out.handed_over(desk, "s", True)
+    peer = outbox.ClientPeer(None)  # type: ignore[arg-type]
+    out.drop(peer)
+    out.finished(peer, Finished("x"))
+    out.moved(peer, "x", "w1")
+    out.handed_over(peer, "s", True)
     assert not out
-    assert desk.finished == []
+    assert peer.finished == []

@@ -93,7 +93,7 @@ class SupervisorActor(Supervisor):
 
     async def _start_again(self) -> None:
         # From nothing: what a start that failed halfway had adopted would look to this one like strangers in the way.
-        await self._crew.close()
+        await self._workers.close()
         self._prepare(self.config)
         await self.start()
 

@@ -63,11 +63,11 @@ async def survey(
 
 
 def adopt(
-    survivors: list[Survivor], crew: Workers, feed: Callable[[ev.Event], None], *, wall_now: float
+    survivors: list[Survivor], workers: Workers, feed: Callable[[ev.Event], None], *, wall_now: float
 ) -> None:
     """Take them over. One that was never warm is warmed (again) before it takes traffic."""
     for handle, member, status, state in survivors:
-        crew.adopt(handle)
+        workers.adopt(handle)
         age_s = max(0.0, wall_now - status.started_at) if status.started_at else 0.0
         feed(ev.WorkerAdopted(handle.worker_id, member.slot, member, state, status, age_s))
 

@@ -33,7 +33,7 @@ class Housekeeping:
         runtime: Runtime,
         store: PoolStore,
         state: PoolState,
-        crew: Workers,
+        workers: Workers,
         feed: Callable[[ev.Event], None],
         free_leases: Callable[[str], None],
         *,
@@ -46,7 +46,7 @@ class Housekeeping:
         self._runtime = runtime
         self._store = store
         self._state = state
-        self._crew = crew
+        self._workers = workers
         self._feed = feed
         self._free_leases = free_leases
         self._report = report
@@ -85,7 +85,7 @@ class Housekeeping:
         while True:
             await self._sleep(self._config.health_check_interval_s)
             for worker in self._state.roster.in_phase("ready", "spare", "draining"):
-                self._crew.check(worker.id, self._config.health_check_timeout_s)
+                self._workers.check(worker.id, self._config.health_check_timeout_s)
 
     async def _expire_sessions(self) -> None:
         ttl_s = self._config.session_ttl_s
@@ -103,7 +103,7 @@ class Housekeeping:
                 names = {"pool": self._config.name, "session_hash": session_hash(session)}
                 emit("session.expired", {"idle_s": ttl_s}, names)
             for owner, sessions in by_owner.items():
-                self._crew.forget(owner, sessions)
+                self._workers.forget(owner, sessions)
 
     async def _remove_orphans(self) -> None:
         """Kill workers nobody knows: started by an earlier supervisor's last order, and up only after the adoption."""
@@ -115,14 +115,14 @@ class Housekeeping:
                 self._free_leases(handle.worker_id)
 
     async def _orphans(self) -> list[WorkerHandle]:
-        known = self._crew.ids()
+        known = self._workers.ids()
         try:
             running = await self._runtime.running_workers()
         except Exception as failed:
             log.warning("cannot list the running workers: %s", failed)
             return []
         # Known before or after the list was made: one that was started or died meanwhile is no orphan.
-        known |= self._crew.ids()
+        known |= self._workers.ids()
         return [handle for handle in running if handle.worker_id not in known]
 
     async def _report_status(self) -> None:

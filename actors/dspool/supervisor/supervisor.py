@@ -72,7 +72,7 @@ class Supervisor:
         )
         self._records = Records(config.name, store, sleep)
         self._warmer = Warmer(config, current=lambda: self._deploying.current(), clock=clock, sleep=sleep)
-        self._crew = Workers(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
+        self._workers = Workers(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
         self._deploying = Deployments(
             config,
             store,
@@ -88,12 +88,12 @@ class Supervisor:
         self._sizing = Sizing(
             config, observe, facts=lambda: facts_of(self._state), clock=clock, wall=wall, sleep=sleep
         )
-        self._upkeep = Housekeeping(
+        self._housekeeping = Housekeeping(
             config,
             runtime,
             store,
             self._state,
-            self._crew,
+            self._workers,
             self._feed,
             lambda worker_id: self._in_background(self._free_leases(worker_id)),
             report=report,
@@ -128,14 +128,14 @@ class Supervisor:
         await self._store.workers_alive(name, [survivor.handle.worker_id for survivor in survivors])
         # Nothing may fail from here on: whoever calls again after a failure must not adopt twice.
         self._sizing.restore(decisions)
-        adopt(survivors, self._crew, self._feed, wall_now=self._wall())
+        adopt(survivors, self._workers, self._feed, wall_now=self._wall())
         self._booted = True
         self._feed(ev.Booted())
         if survivors:
             self._in_background(self._deploying.take_over())
         await self._records.flush()  # the versions about to be published are written down as taken
         loops = {
-            **self._upkeep.loops(),
+            **self._housekeeping.loops(),
             "sizing": self._sizing.run(self._apply_decision),
             "records": self._records.run(),
         }
@@ -180,7 +180,7 @@ class Supervisor:
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops = []
         await asyncio.gather(*self._freeing, return_exceptions=True)
-        await self._crew.close()
+        await self._workers.close()
         self._records.put("decisions", self._sizing.written())
         await self._records.flush()
 
@@ -203,12 +203,12 @@ class Supervisor:
     async def status(self, *, fresh: bool = True) -> PoolStatus:
         """The pool and its workers; `fresh` asks the workers first, for at most half a second."""
         if fresh:
-            await self._crew.ask_all(min(STATUS_TIMEOUT_S, self.config.health_check_timeout_s))
+            await self._workers.ask_all(min(STATUS_TIMEOUT_S, self.config.health_check_timeout_s))
         return status_of(self._state, wall_offset=self._wall_offset())
 
     async def report_dead(self, worker_id: str, why: str) -> None:
         """A client could not talk to the worker. It is asked at once, and replaced if it does not answer well."""
-        self._crew.check(worker_id, SUSPECT_TIMEOUT_S, suspicion=why or "a client reported it")
+        self._workers.check(worker_id, SUSPECT_TIMEOUT_S, suspicion=why or "a client reported it")
 
     async def wake(self) -> None:
         """Somebody has an operation for a lazy pool: start its workers."""
@@ -342,7 +342,7 @@ class Supervisor:
         """One event: the state changes and every action begins before anything else runs in this process."""
         for action in self._state.handle(event, self._clock()):
             self._perform(action)
-        self._upkeep.state_changed()
+        self._housekeeping.state_changed()
         if self._state.closed and not len(self._state.roster):
             self._empty.set()
         news, self._news = self._news, asyncio.Event()
@@ -353,20 +353,20 @@ class Supervisor:
             case ev.PublishMembership():
                 pass  # the state holds it; `_feed` wakes those who watch
             case ev.StartWorker(worker_id, slot):
-                self._crew.start(worker_id, slot)
+                self._workers.start(worker_id, slot)
             case ev.WarmWorker(worker_id):
-                self._crew.warm(worker_id)
+                self._workers.warm(worker_id)
             case ev.Promote(worker_id):
                 log.info("worker %s takes traffic", worker_id)
-                if (handle := self._crew.handle(worker_id)) is not None:
+                if (handle := self._workers.handle(worker_id)) is not None:
                     self._in_background(self._deploying.compare_source(handle))
             case ev.DrainWorker(worker_id, timeout_s):
-                self._crew.drain(worker_id, timeout_s)
+                self._workers.drain(worker_id, timeout_s)
             case ev.StopWorker(worker_id):
-                self._crew.stop(worker_id)
+                self._workers.stop(worker_id)
             case ev.KillWorker(worker_id, why):
                 log.warning("killing worker %s: %s", worker_id, why)
-                self._crew.kill(worker_id, why)
+                self._workers.kill(worker_id, why)
             case ev.FreeLeases(worker_id):
                 # Beside the publication, not before it: clients learn of the death at once, and ask again while
                 # the store still names the dead worker as owner.
@@ -411,7 +411,7 @@ class Supervisor:
 
     def _handles(self, *phases: Any) -> list[WorkerHandle]:
         workers = sorted(self._state.roster.in_phase(*phases), key=lambda w: (w.phase, w.slot))
-        found = (self._crew.handle(worker.id) for worker in workers)
+        found = (self._workers.handle(worker.id) for worker in workers)
         return [handle for handle in found if handle is not None]
 
     async def _until_gone(self, worker_id: str) -> None:

@@ -73,36 +73,36 @@ class Metrics:
         self._ticked_at = clock()
         self._shift = wall() - clock()
         self._life = f"{wall():.6f}"
-        self._ledger = MetricStore(self.options)
-        self._reporters = self._ledger.reporters
+        self._store = MetricStore(self.options)
+        self._sources = self._store.sources
 
     # --- in ---
 
     def report(self, delta: Delta | PoolStatus, now: float | None = None) -> None:
         """Take a delta of a client or worker, or the supervisor's view of the pool (repeated every few seconds).
 
-        A delta that came before (same reporter and number) is ignored, so a sender may repeat one whose fate it does
+        A delta that came before (same source and number) is ignored, so a sender may repeat one whose fate it does
         not know. One for another pool, or of another version of dspool, is ignored and counted.
         """
         now = self._clock() if now is None else now
         if isinstance(delta, PoolStatus):
             if delta.name == self.pool:
-                self._reporters.told(delta, now)
+                self._sources.told(delta, now)
             else:
-                self._ledger.foreign += 1
+                self._store.foreign += 1
             return
         if delta.pool != self.pool or (isinstance(delta, ClientDelta) and len(delta.totals) != len(OUTCOMES)):
-            self._ledger.foreign += 1
+            self._store.foreign += 1
             return
-        reporter, new = self._reporters.get(delta.reporter, now)
-        if delta.seq <= reporter.seq:
-            self._ledger.duplicates += 1
+        source, new = self._sources.get(delta.reporter, now)
+        if delta.seq <= source.seq:
+            self._store.duplicates += 1
             return
         if isinstance(delta, ClientDelta):
-            self._ledger.client(reporter, delta, now, new=new)
+            self._store.client(source, delta, now, new=new)
         else:
-            self._ledger.worker(delta)
-        self._reporters.heard(reporter, delta, now)
+            self._store.worker(delta)
+        self._sources.heard(source, delta, now)
 
     def report_encoded(self, deltas: Iterable[bytes], now: float | None = None) -> None:
         """`report` for each delta that `encode` made; what is none is ignored and counted."""
@@ -110,7 +110,7 @@ class Metrics:
             try:
                 delta = _decode(data)
             except (msgspec.MsgspecError, UnicodeDecodeError):
-                self._ledger.foreign += 1
+                self._store.foreign += 1
             else:
                 self.report(delta, now)
 
@@ -123,10 +123,10 @@ class Metrics:
         if seconds <= 0:
             return
         self._ticked_at = now
-        levels = self._reporters.levels(now)
-        window = self._ledger.gather(start, now)
+        levels = self._sources.levels(now)
+        window = self._store.gather(start, now)
         levels["health"] = self._health(levels, window).score
-        whole = self._ledger.close(start, now, levels)
+        whole = self._store.close(start, now, levels)
         emit("queue.depth", {"queued": levels["queue_depth"]}, {"pool": self.pool})
         emit(
             "pool.utilization",
@@ -143,10 +143,10 @@ class Metrics:
         """
         now = self._clock() if now is None else now
         at = self._wall()
-        window, _ = self._ledger.whole.recent.over(self.options.window_s, now=self._ticked_at)
+        window, _ = self._store.whole.recent.over(self.options.window_s, now=self._ticked_at)
         point = point_of(window, at)
-        levels = self._reporters.levels(now)
-        clients = self._reporters.clients(now)
+        levels = self._sources.levels(now)
+        clients = self._sources.clients(now)
         return MetricsSnapshot(
             pool=self.pool,
             at=at,
@@ -155,7 +155,7 @@ class Metrics:
             desired=int(levels["desired"]),
             active=int(levels["active"]),
             idle=int(levels["idle"]),
-            starting=len(self._reporters.starting(now)),
+            starting=len(self._sources.starting(now)),
             spare=int(levels["spare"]),
             overflow=int(levels["overflow"]),
             queue_depth=int(levels["queue_depth"]),
@@ -180,15 +180,15 @@ class Metrics:
             health=self._health(levels, window),
             counters=self._totals(),
             programs={
-                name: self._program_snapshot(account, at) for name, account in self._ledger.programs.items()
+                name: self._program_snapshot(series, at) for name, series in self._store.programs.items()
             },
             slots=self._slot_snapshots(now, at) if slots else {},
             clients=len(clients),
             telemetry=TelemetryLoss(
-                dropped=self._ledger.dropped,
-                unattributed=self._ledger.unattributed,
-                duplicates=self._ledger.duplicates,
-                foreign=self._ledger.foreign,
+                dropped=self._store.dropped,
+                unattributed=self._store.unattributed,
+                duplicates=self._store.duplicates,
+                foreign=self._store.foreign,
             ),
         )
 
@@ -209,8 +209,8 @@ class Metrics:
             ValueError: `duration_s` is not a positive number.
         """
         now = self._clock() if now is None else now
-        account = self._account(program, slot)
-        resolution, points = account.points(duration_s, now=now, wall=self._wall())
+        series = self._account(program, slot)
+        resolution, points = series.points(duration_s, now=now, wall=self._wall())
         return HistoryView(pool=self.pool, resolution_s=resolution, points=points)
 
     def table(
@@ -230,18 +230,18 @@ class Metrics:
         if not duration_s > 0:
             raise ValueError(f"a history has a positive duration, got {duration_s}")
         now = self._clock() if now is None else now
-        account = self._account(program, slot)
+        series = self._account(program, slot)
         oldest = now - duration_s if after is None else max(after, now - duration_s)
-        return account.table(duration_s, after=oldest, shift=self._shift_at(now))
+        return series.table(duration_s, after=oldest, shift=self._shift_at(now))
 
     def _account(self, program: str | None, slot: int | None) -> Series:
         """That of the program, of the slot, or of the whole pool; an empty one if it is not known."""
-        account: Series | None = self._ledger.whole
+        series: Series | None = self._store.whole
         if program is not None:
-            account = self._ledger.programs.get(program)
+            series = self._store.programs.get(program)
         elif slot is not None:
-            account = self._ledger.slots.get(slot)
-        return account or Series(self.options)
+            series = self._store.slots.get(slot)
+        return series or Series(self.options)
 
     def _shift_at(self, now: float) -> float:
         """Wall time less our clock; the same as before unless the wall clock was set: a row must not move when it is
@@ -266,13 +266,12 @@ class Metrics:
     def histograms(self) -> dict[str, tuple[Histogram, Histogram]]:
         """Latency and wait of served operations by program, since the beginning: running totals, as counters are."""
         return {
-            name: (account.total.latency, account.total.wait)
-            for name, account in self._ledger.programs.items()
+            name: (series.total.latency, series.total.wait) for name, series in self._store.programs.items()
         }
 
     def status(self, now: float | None = None) -> PoolStatus | None:
         """The supervisor's last report; None when it fell silent."""
-        return self._reporters.status(self._clock() if now is None else now)
+        return self._sources.status(self._clock() if now is None else now)
 
     def observed(
         self, short_s: float, long_s: float, *, resized_s_ago: float | None = None, now: float | None = None
@@ -283,13 +282,13 @@ class Metrics:
         at the moment it decides, may put its own values and its `start_delay_s` in.
         """
         now = self._clock() if now is None else now
-        reporters, recent = self._reporters, self._ledger.whole.recent
-        levels, starting = reporters.levels(now), reporters.starting(now)
-        heard = reporters.heard_at
+        sources, recent = self._sources, self._store.whole.recent
+        levels, starting = sources.levels(now), sources.starting(now)
+        heard = sources.heard_at
         since = None if resized_s_ago is None else now - resized_s_ago
         short = self._window(*recent.over(short_s, now=self._ticked_at, since=since))
         # A burst must not wait for the next tick to be seen.
-        short = msgspec.structs.replace(short, peak_demand=max(short.peak_demand, reporters.open_peak()))
+        short = msgspec.structs.replace(short, peak_demand=max(short.peak_demand, sources.open_peak()))
         return SizingInputs(
             age_s=None if heard is None else max(0.0, now - heard),
             slots_per_worker=self.options.slots_per_worker,
@@ -299,7 +298,7 @@ class Metrics:
             overflow=int(levels["overflow"]) + sum(worker.overflow for worker in starting),
             running=int(levels["running"]),
             queued=int(levels["queue_depth"]),
-            oldest_wait_s=max((client.oldest_wait_s for client in reporters.clients(now)), default=0.0),
+            oldest_wait_s=max((client.oldest_wait_s for client in sources.clients(now)), default=0.0),
             short=short,
             long=self._window(*recent.over(long_s, now=self._ticked_at, since=since)),
         )
@@ -307,9 +306,9 @@ class Metrics:
     # --- over its own death ---
 
     def checkpoint(self) -> bytes:
-        """Counters, histories and what each reporter told, for `restore` in the next life. No names but programs'."""
+        """Counters, histories and what each source told, for `restore` in the next life. No names but programs'."""
         wall = self._wall() - (self._clock() - self._ticked_at)
-        return _encoder.encode(self._ledger.save(self.pool, self._ticked_at, wall))
+        return _encoder.encode(self._store.save(self.pool, self._ticked_at, wall))
 
     def restore(self, checkpoint: bytes) -> None:
         """Go on from a checkpoint; call it before anything is reported. Deltas it knows of are not counted again.
@@ -330,7 +329,7 @@ class Metrics:
         now = self._clock()
         # Rows are saved relative to the checkpoint's end, whose age only the wall clocks of both lives can tell.
         ended = now - max(0.0, self._wall() - saved.wall)
-        self._ledger.restore(saved, ended, now)
+        self._store.restore(saved, ended, now)
 
     # --- parts of the answers ---
 
@@ -367,20 +366,20 @@ class Metrics:
 
     def _totals(self) -> Counters:
         total = Tally()
-        for account in self._ledger.programs.values():
-            total.add(account.total)
-        return counters_of(total, self._ledger.outcomes)
+        for series in self._store.programs.values():
+            total.add(series.total)
+        return counters_of(total, self._store.outcomes)
 
-    def _recent(self, account: Series, at: float) -> Point:
-        return point_of(account.recent.over(self.options.window_s, now=self._ticked_at)[0], at)
+    def _recent(self, series: Series, at: float) -> Point:
+        return point_of(series.recent.over(self.options.window_s, now=self._ticked_at)[0], at)
 
-    def _program_snapshot(self, account: Series, at: float) -> ProgramSnapshot:
-        return ProgramSnapshot(recent=self._recent(account, at), counters=account.counters())
+    def _program_snapshot(self, series: Series, at: float) -> ProgramSnapshot:
+        return ProgramSnapshot(recent=self._recent(series, at), counters=series.counters())
 
     def _slot_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:
-        by_slot = {worker.slot: worker for worker in self._reporters.workers(now)}
+        by_slot = {worker.slot: worker for worker in self._sources.workers(now)}
         found = {}
-        for slot, account in sorted(self._ledger.slots.items()):
+        for slot, series in sorted(self._store.slots.items()):
             worker = by_slot.get(slot)
             found[slot] = SlotSnapshot(
                 worker=worker.reporter if worker else None,
@@ -389,9 +388,9 @@ class Metrics:
                 slots=worker.slots if worker else 0,
                 rss_mb=worker.rss_mb if worker else 0.0,
                 overflow=worker.overflow if worker else False,
-                busy_s=account.busy_s,
-                recent=self._recent(account, at),
-                counters=account.counters(),
+                busy_s=series.busy_s,
+                recent=self._recent(series, at),
+                counters=series.counters(),
             )
         return found
 

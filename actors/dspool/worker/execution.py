@@ -44,11 +44,11 @@ class Execution:
         "admitted_at",
         "credit",
         "deadline",
-        "desk",
         "end",
         "expired",
         "more",
         "operation",
+        "peer",
         "session",
         "started_at",
         "stop",
@@ -58,9 +58,9 @@ class Execution:
         "version",
     )
 
-    def __init__(self, operation: Operation, desk: ClientPeer, now: float, credit: int) -> None:
+    def __init__(self, operation: Operation, peer: ClientPeer, now: float, credit: int) -> None:
         self.operation = operation
-        self.desk = desk
+        self.peer = peer
         self.admitted_at = now
         self.deadline = now + operation.timeout_s
         self.started_at: float | None = None

@@ -74,7 +74,7 @@ class Operations:
         self.ownership: Ownership | None = None
         self._draining = False
         self._held: dict[Execution, None] = {}
-        self._desks: dict[WorkerEnd, ClientPeer] = {}
+        self._peers: dict[WorkerEnd, ClientPeer] = {}
         self._inline: deque[Execution] = deque()
         self._starting: deque[Execution] = deque()
         self._start_due = False
@@ -100,8 +100,8 @@ class Operations:
     @draining.setter
     def draining(self, draining: bool) -> None:
         self._draining = draining
-        for desk in self._desks.values():
-            self._out.tell(desk)
+        for peer in self._peers.values():
+            self._out.tell(peer)
         self._out.flush_soon()
 
     def running(self) -> list[tuple[Operation, float]]:
@@ -131,25 +131,25 @@ class Operations:
 
     # --- what clients say ---
 
-    def on_message(self, peer: WorkerEnd, message: Submit | Cancel | Credit | HandOver) -> None:
+    def on_message(self, end: WorkerEnd, message: Submit | Cancel | Credit | HandOver) -> None:
         self._batch = True
-        desk = self._desks.get(peer)
-        if desk is None:
-            desk = self._desks[peer] = ClientPeer(peer)
+        peer = self._peers.get(end)
+        if peer is None:
+            peer = self._peers[end] = ClientPeer(end)
         if type(message) is Submit:
             for operation in message.operations:
-                self._admit(operation, desk)
+                self._admit(operation, peer)
         elif type(message) is Cancel:
             for operation_id in message.ids:
-                self._cancel(desk.held.get(operation_id))
+                self._cancel(peer.held.get(operation_id))
         elif type(message) is Credit:
-            held = desk.held.get(message.id)
+            held = peer.held.get(message.id)
             if held is not None:
                 held.credit += message.count
                 if held.more is not None:
                     held.more.set()
         elif type(message) is HandOver:
-            self._background(self._hand_over(desk, message.sessions))
+            self._background(self._hand_over(peer, message.sessions))
 
     def on_batch(self) -> None:
         # Not through the loop: an idle worker answers in the same turn in which the operation arrived.
@@ -159,26 +159,26 @@ class Operations:
         elif self._out:
             self._out.flush_soon()
 
-    def on_room(self, peer: WorkerEnd) -> None:
+    def on_room(self, end: WorkerEnd) -> None:
         """The client has caught up with reading."""
         self._out.flush_soon()
 
-    def on_lost(self, peer: WorkerEnd) -> None:
+    def on_lost(self, end: WorkerEnd) -> None:
         """The client is gone: nobody waits for its operations."""
-        desk = self._desks.pop(peer, None)
-        if desk is not None:
-            self._out.drop(desk)
-            for held in list(desk.held.values()):
+        peer = self._peers.pop(end, None)
+        if peer is not None:
+            self._out.drop(peer)
+            for held in list(peer.held.values()):
                 self._cancel(held)
 
     # --- admission ---
 
-    def _admit(self, operation: Operation, desk: ClientPeer) -> None:
-        if self._draining or len(self._held) >= self.slots or desk.end.full or operation.id in desk.held:
-            self._out.busy(desk, operation.id)
+    def _admit(self, operation: Operation, peer: ClientPeer) -> None:
+        if self._draining or len(self._held) >= self.slots or peer.end.full or operation.id in peer.held:
+            self._out.busy(peer, operation.id)
             return
         now = self._clock()
-        held = desk.held[operation.id] = Execution(operation, desk, now, self._window)
+        held = peer.held[operation.id] = Execution(operation, peer, now, self._window)
         self._held[held] = None
         self._recorder.started(now)
         if operation.traceparent is not None and self._tracing is not None:
@@ -188,7 +188,7 @@ class Operations:
             return
         assert self.ownership is not None
         self.ownership.enter(held)
-        if held.session is None and operation.id in desk.held:
+        if held.session is None and operation.id in peer.held:
             self._watch_deadline(held)
 
     def start(self, held: Execution, session: Session | None) -> None:
@@ -398,7 +398,7 @@ class Operations:
             if held.traced is not None:
                 held.traced.span.set_attribute(names.OUTCOME, "moved")
                 held.traced.tracing.end(held.traced.span)
-            self._out.moved(held.desk, held.operation.id, owner)
+            self._out.moved(held.peer, held.operation.id, owner)
             self._out.flush_soon()
 
     def _finish(self, held: Execution, *, done: Done | None = None, error: PoolError | None = None) -> None:
@@ -432,13 +432,13 @@ class Operations:
             if error is None:
                 held.traced.span.set_attribute(names.OUTCOME, "ok")
             held.traced.tracing.end(held.traced.span, error=error)
-        self._out.finished(held.desk, finished)
+        self._out.finished(held.peer, finished)
         if not self._turning:
             self._out.flush_soon()
 
     def _release(self, held: Execution) -> bool:
         """Free the slot; False when it had been freed before."""
-        if held.desk.held.pop(held.operation.id, None) is None:
+        if held.peer.held.pop(held.operation.id, None) is None:
             return False
         del self._held[held]
         if held.timer is not None:
@@ -510,16 +510,16 @@ class Operations:
                 # A thread that waits here for a client that left would wait for ever.
                 raise held.given_up(self._clock())
             held.credit -= 1
-            self._out.chunk(held.desk, held.operation.id, event)
+            self._out.chunk(held.peer, held.operation.id, event)
             self._out.flush_soon()
 
         return emit
 
-    async def _hand_over(self, desk: ClientPeer, sessions: list[str]) -> None:
+    async def _hand_over(self, peer: ClientPeer, sessions: list[str]) -> None:
         assert self.ownership is not None
         for session_id in sessions:
             granted = await self.ownership.release(session_id)
-            self._out.handed_over(desk, session_id, granted)
+            self._out.handed_over(peer, session_id, granted)
             self._out.flush_soon()
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:

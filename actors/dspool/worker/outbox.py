@@ -27,44 +27,44 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._unsent)
 
-    def finished(self, desk: ClientPeer, finished: Finished) -> None:
-        if not desk.gone:
-            desk.finished.append(_encoded(finished))
-            self._unsent[desk] = None
+    def finished(self, peer: ClientPeer, finished: Finished) -> None:
+        if not peer.gone:
+            peer.finished.append(_encoded(finished))
+            self._unsent[peer] = None
 
-    def busy(self, desk: ClientPeer, operation_id: str) -> None:
-        desk.busy.append(operation_id)
-        self._unsent[desk] = self._hungry[desk] = None
+    def busy(self, peer: ClientPeer, operation_id: str) -> None:
+        peer.busy.append(operation_id)
+        self._unsent[peer] = self._hungry[peer] = None
 
-    def moved(self, desk: ClientPeer, operation_id: str, owner: str) -> None:
-        if not desk.gone:
-            desk.moved.append((operation_id, owner))
-            self._unsent[desk] = None
+    def moved(self, peer: ClientPeer, operation_id: str, owner: str) -> None:
+        if not peer.gone:
+            peer.moved.append((operation_id, owner))
+            self._unsent[peer] = None
 
-    def handed_over(self, desk: ClientPeer, session: str, granted: bool) -> None:
-        if not desk.gone:
-            desk.handed_over.append((session, granted))
-            self._unsent[desk] = None
+    def handed_over(self, peer: ClientPeer, session: str, granted: bool) -> None:
+        if not peer.gone:
+            peer.handed_over.append((session, granted))
+            self._unsent[peer] = None
 
-    def chunk(self, desk: ClientPeer, operation_id: str, event: StreamEvent) -> None:
+    def chunk(self, peer: ClientPeer, operation_id: str, event: StreamEvent) -> None:
         """Raises InternalError: the event cannot be sent."""
         try:
             encoded = sendable(event)
         except Unsendable as refused:
             raise InternalError(f"an event of the stream cannot be sent: {refused}") from None
-        if not desk.gone:
-            desk.chunks.setdefault(operation_id, []).append(encoded)
-            self._unsent[desk] = None
+        if not peer.gone:
+            peer.chunks.setdefault(operation_id, []).append(encoded)
+            self._unsent[peer] = None
 
-    def tell(self, desk: ClientPeer) -> None:
+    def tell(self, peer: ClientPeer) -> None:
         """Let it know the load."""
-        self._unsent[desk] = None
+        self._unsent[peer] = None
 
-    def drop(self, desk: ClientPeer) -> None:
+    def drop(self, peer: ClientPeer) -> None:
         """The client is gone."""
-        desk.gone = True
-        self._unsent.pop(desk, None)
-        self._hungry.pop(desk, None)
+        peer.gone = True
+        self._unsent.pop(peer, None)
+        self._hungry.pop(peer, None)
 
     def flush_soon(self) -> None:
         if not self._due:
@@ -77,23 +77,23 @@ class Outbox:
         if self._hungry and held < slots:
             # Whoever was told "busy" hears that there is room now. Not those that do not keep up with reading:
             # they hear of it when they have caught up.
-            for desk in [desk for desk in self._hungry if not desk.end.full]:
-                del self._hungry[desk]
-                self._unsent[desk] = None
+            for peer in [peer for peer in self._hungry if not peer.end.full]:
+                del self._hungry[peer]
+                self._unsent[peer] = None
         unsent, self._unsent = self._unsent, {}
-        for desk in unsent:
-            _send(desk, held, slots)
+        for peer in unsent:
+            _send(peer, held, slots)
 
 
-def _send(desk: ClientPeer, held: int, slots: int) -> None:
-    end, own = desk.end, len(desk.held)
-    if desk.chunks:
-        chunks, desk.chunks = desk.chunks, {}
+def _send(peer: ClientPeer, held: int, slots: int) -> None:
+    end, own = peer.end, len(peer.held)
+    if peer.chunks:
+        chunks, peer.chunks = peer.chunks, {}
         for operation_id, events in chunks.items():
             for piece in batches(events, len):
                 end.send(Chunk(operation_id, piece))  # type: ignore[arg-type]
-    finished, busy, moved, handed = desk.finished, desk.busy, desk.moved, desk.handed_over
-    desk.finished, desk.busy, desk.moved, desk.handed_over = [], [], [], []
+    finished, busy, moved, handed = peer.finished, peer.busy, peer.moved, peer.handed_over
+    peer.finished, peer.busy, peer.moved, peer.handed_over = [], [], [], []
     pieces = list(batches(finished, len)) if len(finished) > 1 else [finished]
     for piece in pieces[:-1]:
         # The load goes with the last: until then the client must not think that all these slots are still filled.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class PoolFacts(NamedTuple):
-    """What sizing needs to know of the pool itself; the names are those of `sizing.Observed`."""
+    """What sizing needs to know of the pool itself; the names are those of `inputs.SizingInputs`."""
 
     desired: int
     actual: int

@@ -1,1 +1,1 @@
-"""Figures that add up: histograms, windows, ledgers, health."""
+"""Figures that add up: histograms, windows, series, health."""

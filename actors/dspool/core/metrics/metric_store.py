@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from dspool.core.metrics.measures import GAUGES, KEY_COLUMNS, POOL_COLUMNS, Interval
 from dspool.core.metrics.recorder import ClientDelta, WorkerDelta
@@ -21,25 +21,26 @@ _RUNNING, _SESSIONS = GAUGES.index("running"), GAUGES.index("sessions")
 
 
 class Checkpoint(Struct):
-    """A ledger as plain data. `wall` is the wall time of its last tick."""
+    """A store as plain data. `wall` is the wall time of its last tick."""
 
     pool: str
     columns: list[str]
     wall: float
     outcomes: list[int]
     losses: list[int]
-    reporters: dict[str, tuple[int, list[int]]]
+    # Its name in the checkpoints that were written before.
+    sources: dict[str, tuple[int, list[int]]] = field(name="reporters")
     whole: SavedSeries
     programs: dict[str, SavedSeries]
     slots: dict[int, SavedSeries]
 
 
 class MetricStore:
-    """Accounts of the pool, its programs and its worker slots; bounded. `outcomes` is exact, whatever was lost."""
+    """Series of the pool, its programs and its worker slots; bounded. `outcomes` is exact, whatever was lost."""
 
     def __init__(self, options: MetricsOptions) -> None:
         self._options = options
-        self.reporters = Sources(stale_after_s=options.stale_after_s, pool_size=options.pool_size)
+        self.sources = Sources(stale_after_s=options.stale_after_s, pool_size=options.pool_size)
         self.whole = Series(options, POOL_COLUMNS, options.recent_s)
         self.programs: dict[str, Series] = {}
         self.slots: dict[int, Series] = {}
@@ -47,42 +48,42 @@ class MetricStore:
         """Ended operations of the pool, from the clients' running totals."""
         self.dropped = self.unattributed = self.duplicates = self.foreign = 0
 
-    def client(self, reporter: Source, delta: ClientDelta, now: float, *, new: bool) -> None:
+    def client(self, source: Source, delta: ClientDelta, now: float, *, new: bool) -> None:
         """Count what a client tells; `new` if it was not known before."""
         detail = [0] * len(OUTCOMES)
         for program, tally in delta.programs.items():
-            account = self.program(program)
-            account.now.tally.add(tally)
-            account.total.add(tally)
+            series = self.program(program)
+            series.now.tally.add(tally)
+            series.total.add(tally)
             for index, number in enumerate(tally.outcomes):
                 detail[index] += number
             served = tally.served
             if served:
-                reporter.served[program] = reporter.served.get(program, 0) + served
-        if new and self.reporters.forgot:
+                source.served[program] = source.served.get(program, 0) + served
+        if new and self.sources.forgot:
             # Perhaps one that was forgotten and comes back: its earlier operations are in the counters already.
             ended = detail
         else:
-            before = reporter.totals or [0] * len(OUTCOMES)
+            before = source.totals or [0] * len(OUTCOMES)
             ended = [have - had for have, had in zip(delta.totals, before, strict=True)]
         for index, number in enumerate(ended):
             self.outcomes[index] += number
         # More in the totals than in the details: a delta was lost, or came while this actor was not there.
         self.unattributed += max(0, sum(ended) - sum(detail))
-        reporter.totals = list(delta.totals)
+        source.totals = list(delta.totals)
         self.dropped += delta.dropped
-        if new or now - delta.interval_s - reporter.seen_at > delta.interval_s / 2:
-            reporter.was_silent = True
-        reporter.covered_s += delta.interval_s
-        reporter.peak_demand = max(reporter.peak_demand, delta.peak_demand)
+        if new or now - delta.interval_s - source.seen_at > delta.interval_s / 2:
+            source.was_silent = True
+        source.covered_s += delta.interval_s
+        source.peak_demand = max(source.peak_demand, delta.peak_demand)
 
     def worker(self, delta: WorkerDelta) -> None:
         """Count what a worker tells: busy time and runs. Operations are the clients' to count."""
-        account = self.slot(delta.slot)
-        account.total.add(delta.tally)
-        account.busy_s += delta.busy_s
+        series = self.slot(delta.slot)
+        series.total.add(delta.tally)
+        series.busy_s += delta.busy_s
         self.dropped += delta.dropped
-        open_ = account.now
+        open_ = series.now
         open_.tally.add(delta.tally)
         open_.throughput += delta.tally.served
         open_.busy_s += delta.busy_s
@@ -92,33 +93,33 @@ class MetricStore:
         open_.run_s += delta.tally.run_s
 
     def program(self, name: str) -> Series:
-        """The account of a program, or of all beyond the bound."""
+        """The series of a program, or of all beyond the bound."""
         if name not in self.programs and len(self.programs) >= MAX_PROGRAMS:
             name = OTHER
-        account = self.programs.get(name)
-        return account or self.programs.setdefault(name, Series(self._options))
+        series = self.programs.get(name)
+        return series or self.programs.setdefault(name, Series(self._options))
 
     def slot(self, slot: int) -> Series:
-        """The account of a worker slot, or of all beyond the bound."""
+        """The series of a worker slot, or of all beyond the bound."""
         if slot not in self.slots and len(self.slots) >= MAX_SLOTS:
             slot = -1
-        account = self.slots.get(slot)
-        return account or self.slots.setdefault(slot, Series(self._options))
+        series = self.slots.get(slot)
+        return series or self.slots.setdefault(slot, Series(self._options))
 
     def gather(self, start: float, now: float) -> Interval:
         """At a tick: put together what the pool did since `start`. Returns the recent window that ends with it."""
         seconds = now - start
         whole = self.whole.now
-        whole.peak_demand, served = self.reporters.take_interval(seconds, now)
+        whole.peak_demand, served = self.sources.take_interval(seconds, now)
         for program, number in served:
             self.program(program).now.throughput += number
-        for account in self.programs.values():
-            whole.tally.add(account.now.tally)
-            whole.throughput += account.now.throughput
-            account.close(start, now)
-        by_slot = {worker.slot: worker for worker in self.reporters.workers(now)}
-        for slot, account in self.slots.items():
-            open_ = account.now
+        for series in self.programs.values():
+            whole.tally.add(series.now.tally)
+            whole.throughput += series.now.throughput
+            series.close(start, now)
+        by_slot = {worker.slot: worker for worker in self.sources.workers(now)}
+        for slot, series in self.slots.items():
+            open_ = series.now
             whole.busy_s += open_.busy_s
             whole.capacity_s += open_.capacity_s
             whole.runs += open_.runs
@@ -126,7 +127,7 @@ class MetricStore:
             if slot in by_slot:
                 open_.levels[_RUNNING] = by_slot[slot].running * seconds
                 open_.levels[_SESSIONS] = by_slot[slot].sessions * seconds
-            account.close(start, now)
+            series.close(start, now)
         window, _ = self.whole.recent.over(self._options.window_s - seconds, now=start)
         window.add(whole)
         return window
@@ -144,19 +145,19 @@ class MetricStore:
             wall=wall,
             outcomes=self.outcomes,
             losses=[self.dropped, self.unattributed, self.duplicates, self.foreign],
-            reporters=self.reporters.save(),
+            sources=self.sources.save(),
             whole=self.whole.save(ticked_at),
-            programs={name: account.save(ticked_at) for name, account in self.programs.items()},
-            slots={slot: account.save(ticked_at) for slot, account in self.slots.items()},
+            programs={name: series.save(ticked_at) for name, series in self.programs.items()},
+            slots={slot: series.save(ticked_at) for slot, series in self.slots.items()},
         )
 
     def restore(self, saved: Checkpoint, ended: float, now: float) -> None:
         """Go on from a checkpoint; its last tick was at `ended` on this process's clock."""
         self.whole.restore(saved.whole, ended)
-        for name, account in saved.programs.items():
-            self.program(name).restore(account, ended)
-        for slot, account in saved.slots.items():
-            self.slot(slot).restore(account, ended)
+        for name, series in saved.programs.items():
+            self.program(name).restore(series, ended)
+        for slot, series in saved.slots.items():
+            self.slot(slot).restore(series, ended)
         self.outcomes = saved.outcomes
         self.dropped, self.unattributed, self.duplicates, self.foreign = saved.losses
-        self.reporters.restore(saved.reporters, now)
+        self.sources.restore(saved.sources, now)

@@ -20,7 +20,7 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
     recent_s: float = 900.0
     """The longest window that `observed` can look back."""
     stale_after_s: float = 5.0
-    """A reporter that was silent for so long no longer counts for levels."""
+    """A source that was silent for so long no longer counts for levels."""
     fine_interval_s: float = 1.0
     fine_span_s: float = 3600.0
     coarse_interval_s: float = 10.0
@@ -34,7 +34,7 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
 
 
 class SavedSeries(Struct, array_like=True):
-    """An account in a checkpoint."""
+    """An series in a checkpoint."""
 
     total: Tally
     busy_s: float

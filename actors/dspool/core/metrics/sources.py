@@ -10,7 +10,7 @@ from dspool.core.metrics.recorder import ClientDelta, Delta, WorkerDelta
 from dspool.messages import PoolStatus, WorkerStatus
 
 MAX_REPORTERS = 10_000
-"""Reporters whose running totals are remembered, so that one that comes back is not counted twice."""
+"""Sources whose running totals are remembered, so that one that comes back is not counted twice."""
 
 
 class Source(Struct):
@@ -32,7 +32,7 @@ class Source(Struct):
 
 
 class Sources:
-    """All reporters of one pool, bounded. One that fell silent counts for no level; its totals are remembered."""
+    """All sources of one pool, bounded. One that fell silent counts for no level; its totals are remembered."""
 
     def __init__(self, *, stale_after_s: float, pool_size: int | None) -> None:
         self._stale_after = stale_after_s
@@ -45,19 +45,19 @@ class Sources:
         self.heard_at: float | None = None
 
     def get(self, name: str, now: float) -> tuple[Source, bool]:
-        """The reporter of that name, and whether it is new."""
+        """The source of that name, and whether it is new."""
         known = self._all.pop(name, None)
-        reporter = known or Source(seen_at=now)
-        self._all[name] = reporter  # at the end: the first is the one longest unheard of
+        source = known or Source(seen_at=now)
+        self._all[name] = source  # at the end: the first is the one longest unheard of
         if len(self._all) > MAX_REPORTERS:
             del self._all[next(iter(self._all))]
             self.forgot = True
-        return reporter, known is None
+        return source, known is None
 
-    def heard(self, reporter: Source, delta: Delta, now: float) -> None:
-        reporter.seq = delta.seq
-        reporter.seen_at = self.heard_at = now
-        reporter.last = None if delta.final else delta
+    def heard(self, source: Source, delta: Delta, now: float) -> None:
+        source.seq = delta.seq
+        source.seen_at = self.heard_at = now
+        source.last = None if delta.final else delta
 
     def told(self, status: PoolStatus, now: float) -> None:
         self._status, self._status_at = status, now
@@ -79,13 +79,13 @@ class Sources:
         status = self.status(now)
         gone = {w.id for w in status.workers if w.state in ("stopped", "failed")} if status else set()
         return [
-            reporter.last
-            for name, reporter in self._all.items()
-            if isinstance(reporter.last, WorkerDelta) and self._fresh(reporter, now) and name not in gone
+            source.last
+            for name, source in self._all.items()
+            if isinstance(source.last, WorkerDelta) and self._fresh(source, now) and name not in gone
         ]
 
-    def _fresh(self, reporter: Source, now: float) -> bool:
-        return now - reporter.seen_at < self._stale_after
+    def _fresh(self, source: Source, now: float) -> bool:
+        return now - source.seen_at < self._stale_after
 
     def levels(self, now: float) -> dict[str, float]:
         """Size, queue and so on at this moment, by name as in `measures.GAUGES` (health left at 0)."""
@@ -120,29 +120,29 @@ class Sources:
         """
         peak = 0
         served: list[tuple[str, float]] = []
-        for reporter in self._all.values():
-            covered = reporter.covered_s
-            if covered <= 0 and not reporter.served:
+        for source in self._all.values():
+            covered = source.covered_s
+            if covered <= 0 and not source.served:
                 # Not heard of in this interval: what it had then, it still has.
-                last = reporter.last
-                if isinstance(last, ClientDelta) and self._fresh(reporter, now):
+                last = source.last
+                if isinstance(last, ClientDelta) and self._fresh(source, now):
                     peak += last.queued + last.running
                 continue
-            peak += reporter.peak_demand
-            if reporter.was_silent or covered < seconds / 3:
+            peak += source.peak_demand
+            if source.was_silent or covered < seconds / 3:
                 covered = max(covered, seconds)
-            served += ((program, number * seconds / covered) for program, number in reporter.served.items())
-            reporter.served, reporter.covered_s = {}, 0.0
-            reporter.peak_demand, reporter.was_silent = 0, False
+            served += ((program, number * seconds / covered) for program, number in source.served.items())
+            source.served, source.covered_s = {}, 0.0
+            source.peak_demand, source.was_silent = 0, False
         return peak, iter(served)
 
     def open_peak(self) -> int:
         """The peak demand that was told since the last interval ended."""
-        return sum(reporter.peak_demand for reporter in self._all.values())
+        return sum(source.peak_demand for source in self._all.values())
 
     def save(self) -> dict[str, tuple[int, list[int]]]:
-        """Number and totals of each reporter, for a checkpoint."""
-        return {name: (reporter.seq, reporter.totals) for name, reporter in self._all.items()}
+        """Number and totals of each source, for a checkpoint."""
+        return {name: (source.seq, source.totals) for name, source in self._all.items()}
 
     def restore(self, saved: dict[str, tuple[int, list[int]]], now: float) -> None:
         """Take over what `save` gave. They count for levels again when they report."""
