@@ -20,6 +20,7 @@ from dspool.errors import InvalidRequest, PoolError, ProgramError
 from dspool.messages import JSON
 from dspool.programs.adapters import adapter_named
 from dspool.programs.imports import Imports, Inputs, entry_of
+from dspool.programs.message_parts import refuse_message_parts
 from dspool.programs.models.errors import translated
 from dspool.programs.modules import Built, Way, build_module
 from dspool.programs.signatures import BuiltSignature, build_signature, remember_fields
@@ -76,7 +77,8 @@ class Program:
         self._inputs = inputs
 
     def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
-        """Raises `InvalidRequest` when an input is missing, unknown, reserved or mistyped."""
+        """Raises `InvalidRequest` when an input is missing, unknown, reserved, mistyped or no mere text."""
+        refuse_message_parts(inputs)
         if self.signature is not None:
             self.signature.check_inputs(inputs)
         elif self._inputs is not None:
@@ -129,6 +131,8 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
         NotAllowed: an import path that `dspool.programs.imports` refuses, or a module that would run code.
         ProgramError: the imported code raised.
     """
+    for part in (definition.spec, definition.state, definition.kwargs):
+        refuse_message_parts(part or {})
     if definition.import_path is not None:
         with translated():
             return _imported(definition, config)
@@ -156,12 +160,19 @@ def outputs_of(prediction: Any) -> dict[str, JSON]:
     """The fields of what a program returned, as plain JSON.
 
     Raises:
-        ProgramError: it returned something else than a prediction or a dict, or a value that is no JSON.
+        ProgramError: it returned something else than a prediction or a dict, an output whose name is no text, or a
+            value that is no JSON.
     """
     if not isinstance(prediction, (dspy.Prediction, dict)):
         raise ProgramError(f"the program returned {type(prediction).__name__}, not a prediction")
-    fields = prediction.items()
-    return {name: value if type(value) in _PLAIN else to_json(value) for name, value in fields}
+    outputs = {}
+    for name, value in prediction.items():
+        if type(name) is not str:
+            raise ProgramError(
+                f"the program returned an output that a {type(name).__name__} names, not a text"
+            )
+        outputs[name] = value if type(value) in _PLAIN else to_json(value)
+    return outputs
 
 
 def to_json(value: Any) -> JSON:

@@ -340,7 +340,12 @@ class Operations:
                 return raised
 
         # In a context of its own: what it leaves there must not be seen by the thread's next operation.
-        done = await loop.run_in_executor(self._threads, contextvars.Context().run, run)
+        ran = loop.run_in_executor(self._threads, contextvars.Context().run, run)
+        # Not in this task: a program may cancel every task of the loop, and this one's slot would never be free again.
+        ran.add_done_callback(lambda ran: None if ran.cancelled() else self._ran(held, ran.result()))
+        await asyncio.wait((ran,))
+
+    def _ran(self, held: Execution, done: Done | BaseException) -> None:
         if isinstance(done, BaseException):
             self._finish(held, error=held.ended_by(done, self._clock()))
         else:

@@ -49,6 +49,9 @@ class Outbox:
     def chunk(self, peer: ClientPeer, operation_id: str, event: StreamEvent) -> None:
         """Raises InternalError: the event cannot be sent."""
         try:
+            if type(event.field) is not str:
+                # The client decodes strictly, and would drop the connection.
+                raise Unsendable("its field is no text")
             encoded = sendable(event)
         except Unsendable as refused:
             raise InternalError(f"an event of the stream cannot be sent: {refused}") from None

@@ -79,7 +79,7 @@ def range_of(query: dict[str, str], default_s: float = 300.0) -> Range:
 
 
 def number(query: dict[str, str], name: str, default: float, least: float, most: float) -> float:
-    """As `decoding.number`; a field of a form that was left empty counts as not given."""
+    """As `bodies.number`; a field of a form that was left empty counts as not given."""
     return bodies.number(query, name, default, least=least, most=most) if query.get(name) else default
 
 

@@ -133,7 +133,7 @@ def _secure(context: ConsoleContext, request: Request) -> bool:
 
 _API: Final = "/dashboard/api"
 
-DOORS: Final = (
+LOGIN: Final = (
     Route("GET", "/dashboard", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/static/{version}/{file}", static, "A file of the dashboard", role=None),
@@ -145,4 +145,4 @@ DOORS: Final = (
     Route("GET", f"{_API}/audit", audit, "Who did or tried what needs an admin"),
 )
 
-__all__ = ["DOORS"]
+__all__ = ["LOGIN"]

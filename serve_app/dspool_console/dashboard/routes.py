@@ -7,9 +7,9 @@ from typing import Final
 from dspool_console.dashboard.actions import ACTING
 from dspool_console.dashboard.analysis import STUDYING
 from dspool_console.dashboard.export import EXPORTING
-from dspool_console.dashboard.login import DOORS
+from dspool_console.dashboard.login import LOGIN
 from dspool_console.dashboard.pages import LOOKING
 
-DASHBOARD: Final = (*DOORS, *LOOKING, *STUDYING, *EXPORTING, *ACTING)
+DASHBOARD: Final = (*LOGIN, *LOOKING, *STUDYING, *EXPORTING, *ACTING)
 
 __all__ = ["DASHBOARD"]

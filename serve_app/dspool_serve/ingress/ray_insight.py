@@ -1,4 +1,4 @@
-"""`dashboard.insight.Insight` over a running pool: its metrics, its supervisor, its store and single workers."""
+"""`dspool_serve.insight.Insight` over a running pool: its metrics, its supervisor, its store and single workers."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class SessionHost:
         return command.version or self.pool_programs.current.get(command.program, 0)
 
     def run_inline(self, command: AnyCommand, session: Session | None, principal: str | None = None) -> Done:
-        """Run it here and now. `execute_program` gives `{"outputs": {...}}`; see `session_commands` for the others."""
+        """Run it here and now. `execute_program` gives `{"outputs": {...}}`; the others: `SessionCommands`."""
         if session is None and type(command) is ExecuteProgram:
             # The hot path: a pool program for nobody in particular.
             program, version, lm = self._resolve(command, None)
