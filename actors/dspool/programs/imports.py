@@ -105,8 +105,8 @@ class Imports:
         if issubclass(kind, type) and issubclass(target, dspy.Module):
             if not listed and not self._is_defined_here(target):
                 raise NotAllowed(
-                    f"{path} is defined in {str(target.__module__)[:200]}, not within allowed_imports or not under this name; the "
-                    f"configuration may list {path} in allowed_callables.programs",
+                    f"{path} is defined in {str(target.__module__)[:200]}, not within allowed_imports or not under "
+                    f"this name; the configuration may list {path} in allowed_callables.programs",
                     import_path=path,
                 )
             takes = target.__init__
