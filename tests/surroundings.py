@@ -20,7 +20,16 @@ PROCESSES = "FRESH_PROCESSES"
 KEPT = ("pytest-of-*", ".cache/deno")
 """What may stay in a place."""
 ABOVE_KEPT = (".cache",)
-KEPT_IN_CHECKOUT = (".git", ".venv", ".*_cache", ".hypothesis", "*.egg-info", "__pycache__", "*/__pycache__")
+KEPT_IN_CHECKOUT = (
+    ".git",
+    ".venv",
+    "build",
+    ".*_cache",
+    ".hypothesis",
+    "*.egg-info",
+    "__pycache__",
+    "*/__pycache__",
+)
 PATIENCE_S = "FRESH_PATIENCE_S"
 """How long what is ending by itself may take; by default as long as Ray's agents outlive a killed driver, and some."""
 _PATIENCE_S = 90.0

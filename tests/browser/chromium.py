@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +50,10 @@ def chromium() -> Iterator[Any]:
     """A running browser. Not longer than a module: while it runs, its loop is in the way of asyncio's tests."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    # Chromium keeps settings beside its profile, in the home.
+    with tempfile.TemporaryDirectory(prefix="dsp-c-") as home, sync_playwright() as playwright:
+        own = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"), home)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, env={**os.environ, **own})
         try:
             yield browser
         finally:

@@ -46,3 +46,13 @@ class NamedByNothing(dspy.Module):
 class Echo(dspy.Module):
     def forward(self, text: Any) -> Any:
         return {"answer": text}
+
+
+class Later(dspy.Module):
+    async def aforward(self) -> Any:
+        return {"answer": "later"}
+
+
+class Now(dspy.Module):
+    def forward(self) -> Any:
+        return {"answer": "now"}

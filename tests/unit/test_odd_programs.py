@@ -17,7 +17,7 @@ from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
 
 WAIT_S = 60.0
-PROGRAMS = ("Blocking", "CancelsAll", "NamedByNumber", "NamedByPair", "NamedByNothing", "Echo")
+PROGRAMS = ("Blocking", "CancelsAll", "NamedByNumber", "NamedByPair", "NamedByNothing", "Echo", "Later")
 
 
 class Loop:
@@ -55,7 +55,7 @@ def client():
         return await pool.start_client()
 
     ours.client = ours.do(connect())
-    ours.pool = pool
+    ours.pool, ours.worker, ours.its = pool, worker, theirs
     yield ours
     ours.do(ours.client.close())
     for one in (ours, theirs):
@@ -88,3 +88,20 @@ def test_an_output_whose_name_is_no_text_ends_its_operation_and_not_the_connecti
         client.do(stream(client, program) if streamed else run(client, program))
     assert client.pool.reported_dead == []
     assert client.do(run(client, "Echo", text="still there")).answer == "still there"
+
+
+def test_an_operation_runs_the_version_that_it_was_planned_for_though_another_is_current_when_it_begins(
+    client,
+):
+    operations = client.worker._operations
+    waiting = threading.Event()
+    start_some, operations._start_some = operations._start_some, waiting.set
+    asked = client.begin(run(client, "Later"))
+    assert waiting.wait(WAIT_S)
+    # The new one has no async form: run as the old one was planned it would fail.
+    client.its.do(client.worker.deploy(Deployment("Later", 2, import_path="odd_programs:Now")))
+    operations._start_some = start_some
+    client.its.loop.call_soon_threadsafe(start_some)
+    result = asked.result(WAIT_S)
+    assert (result.answer, result.program_version) == ("later", 1)
+    assert client.do(run(client, "Later")).answer == "now"

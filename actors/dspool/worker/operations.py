@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec.structs import replace
+
 from dspool.core.metrics.recorder import WorkerRecorder
 from dspool.core.metrics.versions import VersionBook
 from dspool.errors import PoolError, StaleLease
@@ -208,6 +210,9 @@ class Operations:
             if not self._batch and not self._turning:
                 self._turn_soon()
             return
+        if held.version:
+            # It begins later, and runs the version that it was planned for: another may be run in another way.
+            held.operation = _pinned(held.operation, held.version)
         if plan == "async":
             self._starting.append(held)
             if not self._start_due:
@@ -531,3 +536,8 @@ class Operations:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _pinned(operation: Operation, version: int) -> Operation:
+    """The same operation for this version of its pool program."""
+    return replace(operation, command=replace(operation.command, version=version))
