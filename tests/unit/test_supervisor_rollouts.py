@@ -158,6 +158,18 @@ async def test_with_a_spare_a_bad_version_never_touches_a_worker_with_traffic():
         assert all(w.loaded == {"qa": {1}} for w in s.runtime.alive if w.worker_id in serving)
 
 
+async def test_a_worker_that_dies_while_it_takes_a_version_makes_it_fail_as_the_programs_error():
+    async with pool(pool_size=2) as s:
+        s.runtime.worker(slot=0).deploy_faults = {"qa": "die"}
+        with pytest.raises(
+            ProgramError, match=r"was rolled back: worker .* died or does not answer any more"
+        ):
+            await deploying(s)
+        (ended,) = await s.supervisor.recent_rollouts()
+        assert ended.phase == "rolled back"
+        assert (await s.supervisor.watch(0)).programs == {"qa": 1}
+
+
 async def test_a_canary_that_dies_takes_the_version_back():
     async with pool(traffic=Traffic(v2=(0, 0, 0.0)), pool_size=2) as s:
         task = asyncio.create_task(s.supervisor.deploy(NEW))

@@ -17,6 +17,7 @@ from dspool.errors import (
     PoolNotReady,
     ProgramError,
     UnknownProgram,
+    WorkerLost,
 )
 from dspool.messages import JSON, Deployment, VersionNumbers
 from dspool.supervisor.canary import Trial
@@ -164,7 +165,7 @@ class Deployments:
             trial = Trial(tried.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
             # Before it is loaded: from that moment on the canary answers with it.
             await trial.begin()
-        canary = await self._load_canary(tried)
+        canary = await self._load_canary(tried, rollout)
         rollout.canary = canary.worker_id
         try:
             if trial is not None:
@@ -217,7 +218,7 @@ class Deployments:
 
     # --- the canary ------------------------------------------------------------------------------------
 
-    async def _load_canary(self, tried: Deployment) -> WorkerHandle:
+    async def _load_canary(self, tried: Deployment, rollout: Rollout) -> WorkerHandle:
         """Load it on one worker that takes traffic; first on a spare, if there is one, where nobody is hurt.
 
         Its number is above all others, so the worker answers with it at once.
@@ -233,6 +234,15 @@ class Deployments:
                 raise ProgramError(
                     f"version {tried.version} of {tried.program} did not load: {late}", program=tried.program
                 ) from late
+            except WorkerLost as lost:
+                # Its operations meet the version before the answer leaves: they may have blocked or killed it.
+                rollout.phase = "rolled back"
+                raise ProgramError(
+                    f"version {tried.version} of {tried.program} was rolled back: worker {handle.worker_id}, "
+                    "which took it, died or does not answer any more",
+                    program=tried.program,
+                    version=tried.version,
+                ) from lost
             except BaseException:
                 await self._take_back(handle, tried)
                 raise
