@@ -33,7 +33,7 @@ def test_a_module_imports_only_what_is_there(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)
 def test_a_module_is_read_in_one_sitting(script):
-    assert len(script.read_text().splitlines()) <= 300
+    assert len(script.read_text().splitlines()) <= 400
 
 
 def test_nothing_is_asked_of_another_host():

@@ -25,7 +25,8 @@ export const query = (values) => {
   return kept.length ? `?${new URLSearchParams(kept)}` : "";
 };
 
-export const poolPath = (pool, ...rest) => [BASE, "pools", pool, ...rest].map((part, index) => (index ? encodeURIComponent(part) : part)).join("/");
+export const poolPath = (pool, ...rest) =>
+  [BASE, "pools", pool, ...rest].map((part, index) => (index ? encodeURIComponent(part) : part)).join("/");
 
 export const liveAddress = (pool, topics) => `${poolPath(pool, "live")}?topics=${topics.join(",")}`;
 
@@ -44,15 +45,24 @@ async function ask(path, options = {}) {
   } catch {
     // A proxy in front may answer with anything; the status is then all there is to tell.
   }
-  const problem = new Problem(response.status, said.code ?? "", said.detail ?? said.title ?? `The service answered ${response.status}.`, Number(response.headers.get("retry-after")) || 0);
-  if (response.status === 401 && path !== "login") for (const call of listeners) call(problem);
+  const problem = new Problem(
+    response.status,
+    said.code ?? "",
+    said.detail ?? said.title ?? `The service answered ${response.status}.`,
+    Number(response.headers.get("retry-after")) || 0,
+  );
+  if (response.status === 401 && path !== "login") { for (const call of listeners) call(problem); }
   throw problem;
 }
 
 export const get = (path, signal) => ask(path, { signal });
 
 export const send = (method, path, body = {}) =>
-  ask(path, { method, headers: { "content-type": "application/json", "x-dspool-csrf": csrf }, body: method === "DELETE" ? undefined : JSON.stringify(body) });
+  ask(path, {
+    method,
+    headers: { "content-type": "application/json", "x-dspool-csrf": csrf },
+    body: method === "DELETE" ? undefined : JSON.stringify(body),
+  });
 
 export async function me() {
   return remember(await get("me"));

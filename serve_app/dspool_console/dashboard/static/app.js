@@ -96,7 +96,11 @@ class App {
     const [pool, view, ...rest] = path.split("/").map(unescaped);
     const range = new URLSearchParams(search).get("range");
     if (RANGES.some(([value]) => value === range)) this.range = Number(range);
-    return { pool: pool || this.pools[0] || null, view: VIEWS.some(([id]) => id === view) ? view : "overview", arg: rest.join("/") || null };
+    return {
+      pool: pool || this.pools[0] || null,
+      view: VIEWS.some(([id]) => id === view) ? view : "overview",
+      arg: rest.join("/") || null,
+    };
   }
 
   route() {
@@ -110,11 +114,24 @@ class App {
     this.place = place;
     if (!place.pool) {
       this.shell.state("connecting");
-      fill(main, empty("No pool yet", "This service has no pool. Start one with `dspool up` or `Pool.start(...)`; it appears here by itself."));
+      fill(
+        main,
+        empty(
+          "No pool yet",
+          "This service has no pool. Start one with `dspool up` or `Pool.start(...)`; it appears here by itself.",
+        ),
+      );
       return;
     }
     if (!this.pools.includes(place.pool)) {
-      fill(main, empty("There is no such pool", `This service has no pool called ${place.pool}.`, h("a", { class: "button", href: address(this.pools[0] ?? "", "overview") }, "Go to a pool that there is")));
+      fill(
+        main,
+        empty(
+          "There is no such pool",
+          `This service has no pool called ${place.pool}.`,
+          h("a", { class: "button", href: address(this.pools[0] ?? "", "overview") }, "Go to a pool that there is"),
+        ),
+      );
       return;
     }
     if (this.data?.name !== place.pool) this.data = new PoolData(place.pool);
@@ -256,7 +273,11 @@ class App {
 
   async setRange(seconds) {
     this.range = seconds;
-    history.replaceState(null, "", address(this.place.pool, this.place.view, this.place.arg) + (seconds === 300 ? "" : `?range=${seconds}`));
+    history.replaceState(
+      null,
+      "",
+      address(this.place.pool, this.place.view, this.place.arg) + (seconds === 300 ? "" : `?range=${seconds}`),
+    );
     if (this.view?.rerange) await this.load(this.turn);
   }
 

@@ -5,8 +5,9 @@ const SVG = "http://www.w3.org/2000/svg";
 function build(element, props, children) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "on") for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
-    else if (name === "value" || name === "checked" || name === "disabled") element[name] = value;
+    if (name === "on") {
+      for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
+    } else if (name === "value" || name === "checked" || name === "disabled") element[name] = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
   element.append(...flat(children));

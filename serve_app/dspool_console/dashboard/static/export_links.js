@@ -7,7 +7,11 @@ const FORMATS = ["csv", "json"];
 
 const links = (title, wanted) =>
   FORMATS.map((format) => {
-    const link = h("a", { download: true, "aria-label": `${title} as ${format.toUpperCase()}`, href: "#" }, format.toUpperCase());
+    const link = h(
+      "a",
+      { download: true, "aria-label": `${title} as ${format.toUpperCase()}`, href: "#" },
+      format.toUpperCase(),
+    );
     // Made at the moment it is wanted: the range and the zoom may have changed since it was drawn.
     const make = () => wanted(link, format);
     for (const type of ["pointerover", "focus", "click"]) link.addEventListener(type, make);
@@ -16,7 +20,11 @@ const links = (title, wanted) =>
 
 /** Of figures that the service keeps: it sends them in full. `stretch()` gives {range} or {from, to}; `more()` what else. */
 export const servedLinks = (ctx, title, chart, stretch, more = () => ({})) =>
-  links(title, (link, format) => link.setAttribute("href", poolPath(ctx.pool, "export") + query({ chart, format, ...more(), ...stretch() })));
+  links(
+    title,
+    (link, format) =>
+      link.setAttribute("href", poolPath(ctx.pool, "export") + query({ chart, format, ...more(), ...stretch() })),
+  );
 
 /** Of figures that only this page has: made here from `series()`, a `Series`, between two times. */
 export const ownLinks = (title, file, series, frame) =>
@@ -24,8 +32,14 @@ export const ownLinks = (title, file, series, frame) =>
     const [from, to] = frame();
     if (link.href.startsWith("blob:")) URL.revokeObjectURL(link.href);
     const text = series()[format](from, to);
-    link.setAttribute("href", URL.createObjectURL(new Blob([text], { type: format === "csv" ? "text/csv" : "application/json" })));
+    link.setAttribute(
+      "href",
+      URL.createObjectURL(new Blob([text], { type: format === "csv" ? "text/csv" : "application/json" })),
+    );
     link.setAttribute("download", `dspool-${file}.${format}`);
   });
 
-export const stretchOf = (group, range) => (group.zoom ? { from: group.zoom[0].toFixed(3), to: group.zoom[1].toFixed(3) } : { range });
+export const stretchOf = (
+  group,
+  range,
+) => (group.zoom ? { from: group.zoom[0].toFixed(3), to: group.zoom[1].toFixed(3) } : { range });

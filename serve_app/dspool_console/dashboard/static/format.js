@@ -31,8 +31,13 @@ export const parts = {
   },
   count(value, unit = "") {
     if (!known(value)) return [NONE, ""];
-    const shown = value >= 1e6 ? `${three(value / 1e6)}M` : value >= 100_000 ? `${three(value / 1000)}k`
-      : Number.isInteger(value) || value >= 100 ? grouped.format(value) : three(value);
+    const shown = value >= 1e6
+      ? `${three(value / 1e6)}M`
+      : value >= 100_000
+      ? `${three(value / 1000)}k`
+      : Number.isInteger(value) || value >= 100
+      ? grouped.format(value)
+      : three(value);
     return [shown, unit];
   },
   megabytes(value) {
@@ -47,7 +52,8 @@ export const percent = (share, digits = 0) => joined(parts.percent(share, digits
 export const rate = (value, unit) => joined(parts.rate(value, unit));
 export const count = (value, unit) => joined(parts.count(value, unit));
 export const megabytes = (value) => joined(parts.megabytes(value));
-export const plural = (number, one, many = `${one}s`) => `${grouped.format(number)}${SPACE}${number === 1 ? one : many}`;
+export const plural = (number, one, many = `${one}s`) =>
+  `${grouped.format(number)}${SPACE}${number === 1 ? one : many}`;
 
 function longer(seconds) {
   const minutes = Math.floor(seconds / 60);
@@ -59,7 +65,13 @@ function longer(seconds) {
 
 const clockText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const shortText = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
-const dayText = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const dayText = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
 
 export const clock = (at) => clockText.format(at * 1000);
 export const shortClock = (at) => shortText.format(at * 1000);
@@ -90,4 +102,6 @@ export function age(since, now = Date.now() / 1000) {
 }
 
 export const agoTime = (at) =>
-  known(at) && at > 0 ? h("time", { datetime: new Date(at * 1000).toISOString(), title: utc(at), class: "nowrap" }, ago(at)) : h("span", { class: "muted" }, NONE);
+  known(at) && at > 0
+    ? h("time", { datetime: new Date(at * 1000).toISOString(), title: utc(at), class: "nowrap" }, ago(at))
+    : h("span", { class: "muted" }, NONE);

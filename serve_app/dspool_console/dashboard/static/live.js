@@ -25,7 +25,7 @@ export class Live {
     this.heard = Date.now();
     const source = new EventSource(liveAddress(this.pool, this.topics));
     this.source = source;
-    for (const kind of KINDS)
+    for (const kind of KINDS) {
       source.addEventListener(kind, (frame) => {
         // Failures of the connection are events called "error" too; those have no data.
         if (frame.data === undefined) return;
@@ -37,6 +37,7 @@ export class Live {
         }
         this.take(kind, JSON.parse(frame.data));
       });
+    }
     source.onerror = (failed) => {
       if (failed.data !== undefined || this.source !== source) return;
       this.state("lost");

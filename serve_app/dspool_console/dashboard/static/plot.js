@@ -1,7 +1,7 @@
 // One line chart on Chart.js: cursor and zoom are shared through its group, values stand in the legend, markers are drawn.
 
 import { fill, h, say, svg } from "./dom.js";
-import { NONE, clock, shortClock } from "./format.js";
+import { clock, NONE, shortClock } from "./format.js";
 import { chartLibrary, inTurn } from "./plot_group.js";
 
 const AXIS = 60;
@@ -14,10 +14,17 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 
 export class Plot {
   /** `lines`: [{column, label, colour: "--s1", dash?, under?, scale?, stepped?}]; `format(value)` for people. */
-  constructor(group, { title, lines, format, top = null, band = null, links = null, none = "Nothing measured in this time" }) {
+  constructor(
+    group,
+    { title, lines, format, top = null, band = null, links = null, none = "Nothing measured in this time" },
+  ) {
     Object.assign(this, { group, title, lines, format, top, band });
     this.values = lines.map(() => h("b", {}, NONE));
-    const legend = h("ul", { class: "legend" }, lines.map((line, index) => h("li", {}, swatch(line), line.label, this.values[index])));
+    const legend = h(
+      "ul",
+      { class: "legend" },
+      lines.map((line, index) => h("li", {}, swatch(line), line.label, this.values[index])),
+    );
     this.canvas = h("canvas", { "aria-hidden": "true" });
     this.line = h("div", { class: "cursor", hidden: true });
     this.chosen = h("div", { class: "chosen", hidden: true });
@@ -25,11 +32,30 @@ export class Plot {
     this.none = h("div", { class: "none", hidden: true }, none);
     this.box = h(
       "div",
-      { class: "canvas", tabindex: "0", role: "slider", "aria-label": `${title}, time under the cursor`, "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0, "aria-valuetext": "no data yet" },
-      this.canvas, this.line, this.chosen, this.none, this.tip,
+      {
+        class: "canvas",
+        tabindex: "0",
+        role: "slider",
+        "aria-label": `${title}, time under the cursor`,
+        "aria-valuemin": 0,
+        "aria-valuemax": 0,
+        "aria-valuenow": 0,
+        "aria-valuetext": "no data yet",
+      },
+      this.canvas,
+      this.line,
+      this.chosen,
+      this.none,
+      this.tip,
     );
     const heading = h("h2", {}, title);
-    this.node = h("section", { class: "panel plot", "aria-label": title }, h("header", {}, heading, links && h("div", { class: "push" }, links)), legend, this.box);
+    this.node = h(
+      "section",
+      { class: "panel plot", "aria-label": title },
+      h("header", {}, heading, links && h("div", { class: "push" }, links)),
+      legend,
+      this.box,
+    );
     this.listen();
     this.seen = true;
     this.watch = new IntersectionObserver(([entry]) => {
@@ -84,15 +110,45 @@ export class Plot {
     const axisFont = { size: 11, family: style("--sans") };
     this.chart = new Chart(this.canvas, {
       type: "line",
-      data: { datasets: this.lines.map((line) => ({ data: [], label: line.label, fill: line.under ? "origin" : false, stepped: line.stepped ? "before" : false, borderDash: line.dash ?? [] })) },
+      data: {
+        datasets: this.lines.map((line) => ({
+          data: [],
+          label: line.label,
+          fill: line.under ? "origin" : false,
+          stepped: line.stepped ? "before" : false,
+          borderDash: line.dash ?? [],
+        })),
+      },
       options: {
-        animation: false, parsing: false, normalized: true, responsive: true, maintainAspectRatio: false, events: [],
+        animation: false,
+        parsing: false,
+        normalized: true,
+        responsive: true,
+        maintainAspectRatio: false,
+        events: [],
         layout: { padding: { top: 6, right: RIGHT } },
-        elements: { line: { borderWidth: 1.6, borderJoinStyle: "round" }, point: { radius: 0, hitRadius: 0, hoverRadius: 0 } },
+        elements: {
+          line: { borderWidth: 1.6, borderJoinStyle: "round" },
+          point: { radius: 0, hitRadius: 0, hoverRadius: 0 },
+        },
         plugins: { legend: { display: false }, tooltip: { enabled: false } },
         scales: {
-          x: { type: "linear", min: from, max: to, grid: { display: false }, ticks: { maxRotation: 0, autoSkip: false, font: axisFont, callback: (value) => this.tick(value) }, afterBuildTicks: (axis) => (axis.ticks = this.times(axis.width || 400)) },
-          y: { type: "linear", beginAtZero: true, suggestedMax: this.top ?? undefined, border: { display: false }, afterFit: (axis) => (axis.width = AXIS), ticks: { maxTicksLimit: 5, font: axisFont, callback: (value) => round(this.format(value)) } },
+          x: {
+            type: "linear",
+            min: from,
+            max: to,
+            grid: { display: false },
+            ticks: { maxRotation: 0, autoSkip: false, font: axisFont, callback: (value) => this.tick(value) },
+            afterBuildTicks: (axis) => (axis.ticks = this.times(axis.width || 400)),
+          },
+          y: {
+            type: "linear",
+            beginAtZero: true,
+            suggestedMax: this.top ?? undefined,
+            border: { display: false },
+            afterFit: (axis) => (axis.width = AXIS),
+            ticks: { maxTicksLimit: 5, font: axisFont, callback: (value) => round(this.format(value)) },
+          },
         },
       },
       plugins: [{ id: "under", beforeDatasetsDraw: (chart) => this.drawUnder(chart) }],
@@ -197,7 +253,9 @@ export class Plot {
     box.addEventListener("pointerup", (event) => {
       const end = pixel(event);
       this.chosen.hidden = true;
-      if (start !== null && Math.abs(end - start) > 8) group.zoomTo(this.timeAt(Math.min(start, end)), this.timeAt(Math.max(start, end)));
+      if (start !== null && Math.abs(end - start) > 8) {
+        group.zoomTo(this.timeAt(Math.min(start, end)), this.timeAt(Math.max(start, end)));
+      }
       start = null;
     });
     box.addEventListener("dblclick", () => group.zoomTo(null));
@@ -212,8 +270,9 @@ export class Plot {
     const step = width / (event.shiftKey ? 10 : 100);
     const moves = { ArrowLeft: at - step, ArrowRight: at + step, Home: group.from, End: group.to };
     if (event.key in moves) group.point(Math.min(group.to, Math.max(group.from, moves[event.key])));
-    else if (event.key === "+" || event.key === "=") group.zoomTo(Math.max(group.from, at - width / 4), Math.min(group.to, at + width / 4));
-    else if (event.key === "-" || event.key === "Escape") group.zoomTo(null);
+    else if (event.key === "+" || event.key === "=") {
+      group.zoomTo(Math.max(group.from, at - width / 4), Math.min(group.to, at + width / 4));
+    } else if (event.key === "-" || event.key === "Escape") group.zoomTo(null);
     else return;
     event.preventDefault();
   }
@@ -238,11 +297,19 @@ export class Plot {
       return;
     }
     const at = this.pixelAt(cursor);
-    const near = (this.group.markers ?? []).filter((marker) => Math.abs(this.pixelAt(marker.at) - at) <= NEAR).slice(-4);
-    fill(this.tip, clock(cursor), near.map((marker) => h("span", { class: "mark" }, `${clock(marker.at)} ${marker.label}`)));
+    const near = (this.group.markers ?? []).filter((marker) => Math.abs(this.pixelAt(marker.at) - at) <= NEAR).slice(
+      -4,
+    );
+    fill(
+      this.tip,
+      clock(cursor),
+      near.map((marker) => h("span", { class: "mark" }, `${clock(marker.at)} ${marker.label}`)),
+    );
     this.tip.hidden = false;
     const room = this.box.clientWidth - this.tip.offsetWidth - 2;
-    this.tip.style.transform = `translateX(${at + 10 > room ? Math.max(0, at - this.tip.offsetWidth - 10) : at + 10}px)`;
+    this.tip.style.transform = `translateX(${
+      at + 10 > room ? Math.max(0, at - this.tip.offsetWidth - 10) : at + 10
+    }px)`;
   }
 
   /** Values under the cursor, else the newest: in the legend for eyes, as the slider's value for ears. */
@@ -258,7 +325,9 @@ export class Plot {
     if (document.activeElement !== this.box && this.described) return;
     this.described = true;
     const at = group.cursor ?? group.to;
-    for (const [name, value] of [["min", group.from], ["max", group.to], ["now", at]]) this.box.setAttribute(`aria-value${name}`, value.toFixed(0));
+    for (const [name, value] of [["min", group.from], ["max", group.to], ["now", at]]) {
+      this.box.setAttribute(`aria-value${name}`, value.toFixed(0));
+    }
     this.box.setAttribute("aria-valuetext", `${clock(at)}: ${texts.join(", ")}`);
   }
 
@@ -273,7 +342,14 @@ export class Plot {
 const round = (text) => text.replace(/\.0+(?=\D|$)/, "");
 
 function swatch(line) {
-  const stroke = svg("line", { x1: 0, y1: 4, x2: 16, y2: 4, "stroke-width": 2.5, "stroke-dasharray": line.dash?.join(" ") });
+  const stroke = svg("line", {
+    x1: 0,
+    y1: 4,
+    x2: 16,
+    y2: 4,
+    "stroke-width": 2.5,
+    "stroke-dasharray": line.dash?.join(" "),
+  });
   stroke.style.stroke = `var(${line.colour})`;
   return svg("svg", { viewBox: "0 0 16 8", "aria-hidden": "true" }, stroke);
 }

@@ -37,7 +37,7 @@ export class Series {
       this.at.push(at[index]);
       for (const [name, values] of Object.entries(columns)) {
         let column = this.columns.get(name);
-        if (!column) this.columns.set(name, (column = new Array(before).fill(null)));
+        if (!column) this.columns.set(name, column = new Array(before).fill(null));
         column.push(values[index] ?? null);
       }
       for (const column of this.columns.values()) if (column.length === before) column.push(null);
@@ -77,7 +77,9 @@ export class Series {
   csv(from, to) {
     const { at, columns } = this.between(from, to);
     const names = Object.keys(columns);
-    const rows = at.map((time, index) => [new Date(time * 1000).toISOString(), time, ...names.map((name) => columns[name][index] ?? "")].join());
+    const rows = at.map((time, index) =>
+      [new Date(time * 1000).toISOString(), time, ...names.map((name) => columns[name][index] ?? "")].join()
+    );
     return `${[["time_utc", "time_s", ...names].join(), ...rows].join("\n")}\n`;
   }
 
@@ -88,7 +90,10 @@ export class Series {
   between(from, to) {
     const first = this.find(from);
     const end = this.find(to + 1e-6);
-    return { at: this.at.slice(first, end), columns: Object.fromEntries([...this.columns].map(([name, values]) => [name, values.slice(first, end)])) };
+    return {
+      at: this.at.slice(first, end),
+      columns: Object.fromEntries([...this.columns].map(([name, values]) => [name, values.slice(first, end)])),
+    };
   }
 
   latest(name) {

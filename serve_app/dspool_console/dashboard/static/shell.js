@@ -20,7 +20,8 @@ export const RANGES = [
   ["3600", "1 h"],
 ];
 
-export const address = (pool, view, arg = null) => `#/${[pool, view, arg].filter((part) => part !== null).map(encodeURIComponent).join("/")}`;
+export const address = (pool, view, arg = null) =>
+  `#/${[pool, view, arg].filter((part) => part !== null).map(encodeURIComponent).join("/")}`;
 
 export class Shell {
   constructor(acts) {
@@ -29,8 +30,17 @@ export class Shell {
     this.controls = document.getElementById("controls");
     this.banner = document.getElementById("banner");
     this.connection = h("span", { class: "badge", id: "connection" }, "connecting");
-    this.pause = h("button", { type: "button", id: "pause", "aria-pressed": "false", on: { click: () => acts.pause() } }, "Pause");
-    this.picker = h("select", { id: "pool", "aria-label": "Pool", on: { change: (event) => acts.pick(event.target.value) } });
+    this.pause = h("button", {
+      type: "button",
+      id: "pause",
+      "aria-pressed": "false",
+      on: { click: () => acts.pause() },
+    }, "Pause");
+    this.picker = h("select", {
+      id: "pool",
+      "aria-label": "Pool",
+      on: { change: (event) => acts.pick(event.target.value) },
+    });
     this.ranges = h("span", { id: "range" });
     this.who = h("span", { class: "push controls-who" });
     this.alerts = h("span", { class: "count", hidden: true });
@@ -40,7 +50,9 @@ export class Shell {
   open(me) {
     document.body.classList.toggle("bare", !me);
     if (!me) return fill(this.controls);
-    const out = me.expires_at === null ? null : h("button", { type: "button", class: "quiet", on: { click: () => this.acts.leave() } }, "Sign out");
+    const out = me.expires_at === null
+      ? null
+      : h("button", { type: "button", class: "quiet", on: { click: () => this.acts.leave() } }, "Sign out");
     fill(this.who, h("span", { class: "muted small" }, `${me.principal} · ${me.role}`), out);
     this.who.style.display = "inline-flex";
     this.who.style.alignItems = "center";
@@ -55,8 +67,12 @@ export class Shell {
   }
 
   place(pool, view, range) {
-    if (!this.nav.children.length)
-      fill(this.nav, VIEWS.map(([id, name]) => h("a", { "data-view": id }, name, id === "events" ? this.alerts : null)));
+    if (!this.nav.children.length) {
+      fill(
+        this.nav,
+        VIEWS.map(([id, name]) => h("a", { "data-view": id }, name, id === "events" ? this.alerts : null)),
+      );
+    }
     for (const link of this.nav.children) {
       link.setAttribute("href", address(pool ?? "", link.dataset.view));
       if (link.dataset.view === view) link.setAttribute("aria-current", "page");
@@ -64,7 +80,10 @@ export class Shell {
     }
     const ranged = view === "overview" || view === "workers";
     this.ranges.hidden = !ranged;
-    fill(this.ranges, ranged ? segments("Time range", "range", RANGES, String(range), (value) => this.acts.range(Number(value))) : null);
+    fill(
+      this.ranges,
+      ranged ? segments("Time range", "range", RANGES, String(range), (value) => this.acts.range(Number(value))) : null,
+    );
     const name = VIEWS.find(([id]) => id === view)?.[1] ?? "";
     document.title = pool ? `${name} · ${pool} · dspool` : "dspool";
   }
@@ -83,8 +102,13 @@ export class Shell {
     say(this.connection, texts[kind]);
     this.pause.setAttribute("aria-pressed", String(kind === "paused"));
     say(this.pause, kind === "paused" ? "Resume" : "Pause");
-    if (kind === "lost") this.say("trouble", `No connection to the service since ${since}.`, "What you see is from then; trying again by itself.");
-    else if (kind === "paused") this.say("", `Paused at ${since}.`, "The figures stand still until you resume.");
+    if (kind === "lost") {
+      this.say(
+        "trouble",
+        `No connection to the service since ${since}.`,
+        "What you see is from then; trying again by itself.",
+      );
+    } else if (kind === "paused") this.say("", `Paused at ${since}.`, "The figures stand still until you resume.");
     else if (reason) this.say("", "No answer from the pool.", reason);
     else fill(this.banner);
   }

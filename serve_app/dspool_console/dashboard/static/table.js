@@ -17,7 +17,13 @@ export class Table {
     this.heads = new Map();
     const headRow = h("tr", {}, columns.map((column) => this.headOf(column)));
     this.body = h("tbody", {});
-    this.table = h("table", { class: stacks ? "stacks" : "" }, h("caption", { class: "for-readers" }, label), h("thead", {}, headRow), this.body);
+    this.table = h(
+      "table",
+      { class: stacks ? "stacks" : "" },
+      h("caption", { class: "for-readers" }, label),
+      h("thead", {}, headRow),
+      this.body,
+    );
     this.foot = h("div", { class: "foot", hidden: true });
     this.node = h("div", { class: "scroll" }, this.table, this.foot);
     this.onpage = null;
@@ -54,7 +60,10 @@ export class Table {
     const column = this.order && this.columns.find((one) => one.key === this.order.key);
     if (column) {
       const sign = this.order.down ? -1 : 1;
-      rows = rows.map((row) => [column.sort(row) ?? -Infinity, row]).sort(([a], [b]) => (a < b ? -sign : a > b ? sign : 0)).map(([, row]) => row);
+      rows = rows.map((row) => [column.sort(row) ?? -Infinity, row]).sort((
+        [a],
+        [b],
+      ) => (a < b ? -sign : a > b ? sign : 0)).map(([, row]) => row);
     }
     if (!this.size) return rows;
     this.first = Math.min(this.first, Math.max(0, Math.floor((rows.length - 1) / this.size) * this.size));
@@ -65,16 +74,26 @@ export class Table {
     this.rows = rows;
     const seen = this.seen;
     const keys = new Set(seen.map(this.key));
-    for (const [key, line] of this.lines)
+    for (const [key, line] of this.lines) {
       if (!keys.has(key)) {
         line.remove();
         this.lines.delete(key);
       }
+    }
     seen.forEach((row, place) => {
       const key = this.key(row);
       let line = this.lines.get(key);
       if (!line) {
-        line = h("tr", {}, this.columns.map((column) => h("td", { class: [column.num && "num", column.full && "full"].filter(Boolean).join(" "), "data-label": column.plain ? null : column.label })));
+        line = h(
+          "tr",
+          {},
+          this.columns.map((column) =>
+            h("td", {
+              class: [column.num && "num", column.full && "full"].filter(Boolean).join(" "),
+              "data-label": column.plain ? null : column.label,
+            })
+          ),
+        );
         line.signs = [];
         this.lines.set(key, line);
       }

@@ -37,9 +37,13 @@ function media(content, spec) {
     }
     if (about.example) shown.push(code(about.example));
     for (const [name, schema] of Object.entries(about["x-events"] || {})) {
-      shown.push(element("details", {}, element("summary", { textContent: "event: " + name }), code(resolved(schema, spec, []))));
+      shown.push(
+        element("details", {}, element("summary", { textContent: "event: " + name }), code(resolved(schema, spec, []))),
+      );
     }
-    shown.push(element("details", {}, element("summary", { textContent: "Schema" }), code(resolved(about.schema, spec, []))));
+    shown.push(
+      element("details", {}, element("summary", { textContent: "Schema" }), code(resolved(about.schema, spec, []))),
+    );
   }
   return shown;
 }
@@ -95,13 +99,26 @@ function shownOperation(path, method, operation, spec) {
   box.dataset.words = (method + " " + path + " " + operation.summary).toLowerCase();
   box.addEventListener("toggle", () => {
     if (!box.open || box.childElementCount > 1) return;
-    const parameters = (operation.parameters || []).map((one) => [one.name, one.in, one.required ? "required" : "", one.description || JSON.stringify(one.schema)]);
-    if (parameters.length) box.append(element("h2", { textContent: "Parameters" }), table(["name", "in", "", "what"], parameters));
-    if (operation.requestBody) box.append(element("h2", { textContent: "Body" }), ...media(operation.requestBody.content, spec));
+    const parameters = (operation.parameters || []).map((
+      one,
+    ) => [one.name, one.in, one.required ? "required" : "", one.description || JSON.stringify(one.schema)]);
+    if (parameters.length) {
+      box.append(element("h2", { textContent: "Parameters" }), table(["name", "in", "", "what"], parameters));
+    }
+    if (operation.requestBody) {
+      box.append(element("h2", { textContent: "Body" }), ...media(operation.requestBody.content, spec));
+    }
     box.append(element("h2", { textContent: "Answers" }));
     for (const [status, answer] of Object.entries(operation.responses)) {
       const content = status.startsWith("2") ? media(answer.content, spec) : [];
-      box.append(element("details", { open: status.startsWith("2") }, element("summary", { textContent: status + " " + answer.description }), ...content));
+      box.append(
+        element(
+          "details",
+          { open: status.startsWith("2") },
+          element("summary", { textContent: status + " " + answer.description }),
+          ...content,
+        ),
+      );
     }
     box.append(tryIt(path, method, operation));
   });
@@ -110,7 +127,8 @@ function shownOperation(path, method, operation, spec) {
 
 async function main() {
   const spec = await (await fetch("/openapi.json")).json();
-  document.getElementById("about").textContent = spec.info.summary + " · " + spec.info.version + " · OpenAPI " + spec.openapi;
+  document.getElementById("about").textContent = spec.info.summary + " · " + spec.info.version + " · OpenAPI " +
+    spec.openapi;
   const shown = [];
   for (const [path, item] of Object.entries(spec.paths)) {
     for (const [method, operation] of Object.entries(item)) shown.push(shownOperation(path, method, operation, spec));

@@ -4,7 +4,7 @@ export async function* readLines(reader) {
   const decoder = new TextDecoder();
   const chunk = new Uint8Array(65536);
   let rest = "";
-  for (let size; (size = await reader.read(chunk)) !== null; ) {
+  for (let size; (size = await reader.read(chunk)) !== null;) {
     const lines = (rest + decoder.decode(chunk.subarray(0, size), { stream: true })).split("\n");
     rest = lines.pop();
     yield* lines;

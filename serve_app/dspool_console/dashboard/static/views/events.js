@@ -28,16 +28,42 @@ class Events {
     this.feedNote = h("div", {});
     this.more = h("button", { type: "button", hidden: true, on: { click: () => this.longer() } }, "Show more");
     this.auditBody = h("div", {});
-    this.audit = new Table({ label: "Audit", key: (row) => `${row.at} ${row.event} ${row.method} ${row.path} ${row.principal}`, columns: AUDIT, page: 25 });
-    const find = h("input", { type: "search", placeholder: "Find in events", "aria-label": "Find in events", on: { input: (event) => this.look(event.target.value) } });
-    const levels = segments("Level", "level", [["all", "All"], ["warning", "Warnings"], ["error", "Errors"]], "all", (value) => this.pick(value));
-    this.node = h("div", { class: "stack" }, h("div", { class: "head" }, h("h1", {}, "Events, alerts and audit")), panel("Alerts", {}, this.alertTable.node, this.alertNote), panel("Events", { actions: [find, levels] }, this.feed, this.feedNote, this.more), panel("Audit", {}, this.auditBody));
+    this.audit = new Table({
+      label: "Audit",
+      key: (row) => `${row.at} ${row.event} ${row.method} ${row.path} ${row.principal}`,
+      columns: AUDIT,
+      page: 25,
+    });
+    const find = h("input", {
+      type: "search",
+      placeholder: "Find in events",
+      "aria-label": "Find in events",
+      on: { input: (event) => this.look(event.target.value) },
+    });
+    const levels = segments(
+      "Level",
+      "level",
+      [["all", "All"], ["warning", "Warnings"], ["error", "Errors"]],
+      "all",
+      (value) => this.pick(value),
+    );
+    this.node = h(
+      "div",
+      { class: "stack" },
+      h("div", { class: "head" }, h("h1", {}, "Events, alerts and audit")),
+      panel("Alerts", {}, this.alertTable.node, this.alertNote),
+      panel("Events", { actions: [find, levels] }, this.feed, this.feedNote, this.more),
+      panel("Audit", {}, this.auditBody),
+    );
     this.node.querySelector(".head").style.marginBottom = "0";
     this.alertNote.style.paddingTop = "22px";
   }
 
   async load() {
-    const [events, alerts] = await Promise.all([get(poolPath(this.ctx.pool, "events") + query({ since: 0, limit: KEPT })), get(poolPath(this.ctx.pool, "alerts"))]);
+    const [events, alerts] = await Promise.all([
+      get(poolPath(this.ctx.pool, "events") + query({ since: 0, limit: KEPT })),
+      get(poolPath(this.ctx.pool, "alerts")),
+    ]);
     this.rows = events.events;
     this.missed = events.dropped;
     this.alerts = alerts;
@@ -46,11 +72,21 @@ class Events {
   }
 
   async loadAudit() {
-    if (!this.ctx.admin) return fill(this.auditBody, h("p", { class: "muted" }, `The audit trail needs the role admin; you are ${this.ctx.me.role}.`));
+    if (!this.ctx.admin) {
+      return fill(
+        this.auditBody,
+        h("p", { class: "muted" }, `The audit trail needs the role admin; you are ${this.ctx.me.role}.`),
+      );
+    }
     try {
       const { records } = await get(`audit${query({ limit: 200 })}`);
       if (this.closed) return undefined;
-      if (!records.length) return fill(this.auditBody, empty("Nothing audited yet", "Each change by an admin is recorded here, with who asked for it."));
+      if (!records.length) {
+        return fill(
+          this.auditBody,
+          empty("Nothing audited yet", "Each change by an admin is recorded here, with who asked for it."),
+        );
+      }
       if (this.audit.node.parentNode !== this.auditBody) fill(this.auditBody, this.audit.node);
       this.audit.show(records);
     } catch (problem) {
@@ -92,17 +128,30 @@ class Events {
     this.sign = sign;
     const known = new Map([...this.feed.children].map((line) => [line.dataset.number, line]));
     fill(this.feed, rows.map((row) => known.get(String(row.number)) ?? line(row)));
-    fill(this.feedNote, rows.length ? null : this.rows.length ? empty("No event fits", "Show all levels, or look for something else.") : empty("Nothing has happened yet", "Resizes, deaths, deployments and moved sessions appear here as they happen."));
+    fill(
+      this.feedNote,
+      rows.length
+        ? null
+        : this.rows.length
+        ? empty("No event fits", "Show all levels, or look for something else.")
+        : empty(
+          "Nothing has happened yet",
+          "Resizes, deaths, deployments and moved sessions appear here as they happen.",
+        ),
+    );
   }
 
   live(kind, frame) {
     if (kind === "event") {
       // Alerts are numbered by the process that watches over them: -1, -2, ...
-      if (this.rows.some((row) => (frame.number > 0 ? row.number >= frame.number : row.number === frame.number))) return;
+      if (this.rows.some((row) => (frame.number > 0 ? row.number >= frame.number : row.number === frame.number))) {
+        return;
+      }
       this.rows.push(frame);
       if (this.rows.length > KEPT) this.rows.shift();
-    } else if (kind === "alerts") this.alerts = { ...this.alerts, alerts: frame.alerts, evaluated_at: frame.evaluated_at ?? Date.now() / 1000 };
-    else return;
+    } else if (kind === "alerts") {
+      this.alerts = { ...this.alerts, alerts: frame.alerts, evaluated_at: frame.evaluated_at ?? Date.now() / 1000 };
+    } else return;
     this.draw();
   }
 
@@ -127,9 +176,37 @@ const valueText = (value) => (typeof value === "number" ? String(Math.round(valu
 const ALERTS = [
   { key: "state", label: "State", sign: (row) => row.state, cell: (row) => badge(row.state) },
   { key: "severity", label: "Severity", cell: (row) => row.severity },
-  { key: "name", label: "Alert", full: true, sign: (row) => [row.name, row.summary, row.description, row.state], cell: (row) => h("span", { title: row.description || null }, h("b", {}, row.name), h("span", { class: "muted small" }, ` ${row.state === "firing" || row.state === "pending" ? row.summary : row.description || row.summary}`)) },
+  {
+    key: "name",
+    label: "Alert",
+    full: true,
+    sign: (row) => [row.name, row.summary, row.description, row.state],
+    cell: (row) =>
+      h(
+        "span",
+        { title: row.description || null },
+        h("b", {}, row.name),
+        h(
+          "span",
+          { class: "muted small" },
+          ` ${row.state === "firing" || row.state === "pending" ? row.summary : row.description || row.summary}`,
+        ),
+      ),
+  },
   { key: "value", label: "Value", num: true, cell: (row) => valueText(row.value) },
-  { key: "when", label: "Fires", full: true, sign: (row) => [row.when, row.lasting_s], cell: (row) => h("span", { class: "small muted when" }, h("code", {}, row.when), row.lasting_s ? ` for ${count(row.lasting_s)} s` : "") },
+  {
+    key: "when",
+    label: "Fires",
+    full: true,
+    sign: (row) => [row.when, row.lasting_s],
+    cell: (row) =>
+      h(
+        "span",
+        { class: "small muted when" },
+        h("code", {}, row.when),
+        row.lasting_s ? ` for ${count(row.lasting_s)} s` : "",
+      ),
+  },
   { key: "since", label: "Since", sign: (row) => row.since, cell: (row) => time(row.since) },
 ];
 
@@ -137,7 +214,13 @@ const AUDIT = [
   { key: "at", label: "When", sign: (row) => row.at, cell: (row) => time(Date.parse(row.at) / 1000) },
   { key: "event", label: "What", sign: (row) => row.event, cell: (row) => badge(row.event) },
   { key: "principal", label: "Who", cell: (row) => `${row.principal ?? "–"}${row.role ? ` (${row.role})` : ""}` },
-  { key: "path", label: "Asked for", full: true, sign: (row) => [row.method, row.path], cell: (row) => h("span", { class: "id" }, `${row.method ?? ""} ${row.path ?? ""}`) },
+  {
+    key: "path",
+    label: "Asked for",
+    full: true,
+    sign: (row) => [row.method, row.path],
+    cell: (row) => h("span", { class: "id" }, `${row.method ?? ""} ${row.path ?? ""}`),
+  },
   { key: "status", label: "Answer", num: true, cell: (row) => (row.status ? String(row.status) : "–") },
   { key: "problem", label: "Problem", full: true, cell: (row) => row.problem ?? "" },
 ];

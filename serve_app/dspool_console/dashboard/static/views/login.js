@@ -3,10 +3,25 @@ import { fill, h } from "../dom.js";
 
 /** Asks for a token; `enter(token)` logs in or throws a `Problem`. */
 export function loginView(place, why, enter) {
-  const input = h("input", { type: "password", id: "token", name: "token", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "login-help" });
+  const input = h("input", {
+    type: "password",
+    id: "token",
+    name: "token",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+    "aria-describedby": "login-help",
+  });
   const problem = h("p", { class: "problem", role: "alert" });
   const act = h("button", { type: "submit", class: "primary" }, "Sign in");
-  const form = h("form", {}, h("label", { class: "field", for: "token" }, h("span", {}, "Access token")), input, problem, act);
+  const form = h(
+    "form",
+    {},
+    h("label", { class: "field", for: "token" }, h("span", {}, "Access token")),
+    input,
+    problem,
+    act,
+  );
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     act.disabled = true;
@@ -27,7 +42,11 @@ export function loginView(place, why, enter) {
       "section",
       { class: "panel login", "aria-label": "Sign in" },
       h("h1", {}, "Sign in"),
-      h("p", { class: "muted", id: "login-help" }, why || "This service asks for a token. An operator makes one with `dspool token new`."),
+      h(
+        "p",
+        { class: "muted", id: "login-help" },
+        why || "This service asks for a token. An operator makes one with `dspool token new`.",
+      ),
       form,
     ),
   );

@@ -2,7 +2,7 @@
 
 import { get, poolPath } from "../api.js";
 import { fill, h } from "../dom.js";
-import { NONE, duration, plural, time } from "../format.js";
+import { duration, NONE, plural, time } from "../format.js";
 import { badge, empty, facts, panel } from "../parts.js";
 import { lane } from "../small_charts.js";
 
@@ -27,7 +27,15 @@ class Operation {
   draw() {
     const back = h("p", {}, h("a", { href: this.ctx.href("operations") }, "All operations"));
     if (!this.found) {
-      fill(this.node, back, h("section", { class: "panel" }, empty("No trace of this operation", "It was not traced, or its trace has been rotated away.")));
+      fill(
+        this.node,
+        back,
+        h(
+          "section",
+          { class: "panel" },
+          empty("No trace of this operation", "It was not traced, or its trace has been rotated away."),
+        ),
+      );
       return;
     }
     const { trace_id: trace, start, duration_s: whole, spans } = this.found;
@@ -38,7 +46,15 @@ class Operation {
     const worker = said("dspool.worker");
     const rows = spans.map((span) => {
       const name = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, span.name);
-      const more = h("div", { class: "about", hidden: true }, facts([["Process", span.process || "–"], ["Began", `${duration(span.start_s)} in`], ...Object.entries(span.attributes ?? {}).map(([key, value]) => [key, String(value)])]));
+      const more = h(
+        "div",
+        { class: "about", hidden: true },
+        facts([
+          ["Process", span.process || "–"],
+          ["Began", `${duration(span.start_s)} in`],
+          ...Object.entries(span.attributes ?? {}).map(([key, value]) => [key, String(value)]),
+        ]),
+      );
       more.style.gridColumn = "1 / -1";
       more.style.padding = "6px 0 12px";
       name.addEventListener("click", () => {
@@ -47,16 +63,44 @@ class Operation {
       });
       const label = h("span", { class: "name", title: span.name }, name);
       label.style.paddingLeft = `${Math.min(span.depth, 8) * 14}px`;
-      return h("li", { class: span.ok ? "" : "failed" }, label, lane(span.start_s, span.duration_s, whole || 1, `${span.name}: ${duration(span.duration_s)}, began ${duration(span.start_s)} in`), h("span", { class: "num" }, duration(span.duration_s)), more);
+      return h(
+        "li",
+        { class: span.ok ? "" : "failed" },
+        label,
+        lane(
+          span.start_s,
+          span.duration_s,
+          whole || 1,
+          `${span.name}: ${duration(span.duration_s)}, began ${duration(span.start_s)} in`,
+        ),
+        h("span", { class: "num" }, duration(span.duration_s)),
+        more,
+      );
     });
     fill(
       this.node,
       back,
-      h("div", { class: "head" }, h("h1", { class: "id" }, said("dspool.operation.id") ?? this.ctx.arg), outcome ? badge(about["dspool.outcome"] ?? "error", outcome) : null),
-      panel("Operation", {}, facts([
-        ["Began", time(start)], ["Took", duration(whole)], ["Waited", said("dspool.wait_s", duration) ?? NONE], ["Ran", said("dspool.run_s", duration) ?? NONE], ["Attempts", said("dspool.attempts") ?? NONE],
-        ["Program", said("dspool.program") ?? NONE], ["Worker", worker ? h("a", { class: "id", href: this.ctx.href("workers", worker) }, worker) : NONE], ["Spans", plural(spans.length, "span")], ["Trace", h("span", { class: "id" }, trace)],
-      ])),
+      h(
+        "div",
+        { class: "head" },
+        h("h1", { class: "id" }, said("dspool.operation.id") ?? this.ctx.arg),
+        outcome ? badge(about["dspool.outcome"] ?? "error", outcome) : null,
+      ),
+      panel(
+        "Operation",
+        {},
+        facts([
+          ["Began", time(start)],
+          ["Took", duration(whole)],
+          ["Waited", said("dspool.wait_s", duration) ?? NONE],
+          ["Ran", said("dspool.run_s", duration) ?? NONE],
+          ["Attempts", said("dspool.attempts") ?? NONE],
+          ["Program", said("dspool.program") ?? NONE],
+          ["Worker", worker ? h("a", { class: "id", href: this.ctx.href("workers", worker) }, worker) : NONE],
+          ["Spans", plural(spans.length, "span")],
+          ["Trace", h("span", { class: "id" }, trace)],
+        ]),
+      ),
       panel("Where the time went", {}, h("ol", { class: "waterfall" }, rows)),
     );
     this.node.querySelector(".head").style.marginBottom = "0";

@@ -2,7 +2,7 @@
 
 import { fill, h, say } from "../dom.js";
 import { servedLinks, stretchOf } from "../export_links.js";
-import { NONE, clock, count, duration, percent, rate } from "../format.js";
+import { clock, count, duration, NONE, percent, rate } from "../format.js";
 import { badge, panel } from "../parts.js";
 import { Plot } from "../plot.js";
 import { PlotGroup } from "../plot_group.js";
@@ -28,9 +28,19 @@ class Overview {
     this.group.onzoom = () => this.zoomed();
     this.unzoom = h("span", { class: "zoomed", hidden: true });
     const target = ctx.data.overview?.pool.target_utilization ?? 0.7;
-    this.plots = PLOTS(target).map(({ chart, ...about }) => new Plot(this.group, { ...about, links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range())) }));
+    this.plots = PLOTS(target).map(({ chart, ...about }) =>
+      new Plot(this.group, {
+        ...about,
+        links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range())),
+      })
+    );
     this.title = h("h1", {}, ctx.pool);
-    this.programs = new Table({ label: "Programs", key: (row) => row.name, columns: PROGRAM_COLUMNS, sort: { key: "throughput", down: true } });
+    this.programs = new Table({
+      label: "Programs",
+      key: (row) => row.name,
+      columns: PROGRAM_COLUMNS,
+      sort: { key: "throughput", down: true },
+    });
     this.programs.node.classList.add("dense");
     this.details = h("div", { class: "scroll details" });
     this.node = h(
@@ -38,7 +48,17 @@ class Overview {
       { class: "stack" },
       h("div", { class: "head" }, this.title, this.status, h("div", { class: "push" }, this.unzoom)),
       this.notice,
-      h("div", { class: "summary" }, panel("Health", { class: "healthy" }, h("div", { class: "score" }, this.ring.node, (this.verdict = h("div", {}))), this.partsList), this.cards.node),
+      h(
+        "div",
+        { class: "summary" },
+        panel(
+          "Health",
+          { class: "healthy" },
+          h("div", { class: "score" }, this.ring.node, this.verdict = h("div", {})),
+          this.partsList,
+        ),
+        this.cards.node,
+      ),
       h("div", { class: "plots" }, this.plots.map((plot) => plot.node)),
       h("div", { class: "columns" }, panel("Programs", {}, this.programs.node), panel("Details", {}, this.details)),
     );
@@ -52,14 +72,24 @@ class Overview {
   zoomed() {
     const { zoom } = this.group;
     this.unzoom.hidden = !zoom;
-    if (zoom) fill(this.unzoom, h("span", { class: "muted" }, `${clock(zoom[0])} to ${clock(zoom[1])}`), h("button", { type: "button", on: { click: () => this.group.zoomTo(null) } }, "Reset zoom"));
+    if (zoom) {
+      fill(
+        this.unzoom,
+        h("span", { class: "muted" }, `${clock(zoom[0])} to ${clock(zoom[1])}`),
+        h("button", { type: "button", on: { click: () => this.group.zoomTo(null) } }, "Reset zoom"),
+      );
+    }
     this.drawCharts();
   }
 
   draw() {
     const { overview } = this.ctx.data;
     const { pool, health, now } = overview;
-    fill(this.status, badge(pool.paused ? "paused" : pool.state), pool.reason ? h("span", { class: "muted" }, ` ${pool.reason}`) : null);
+    fill(
+      this.status,
+      badge(pool.paused ? "paused" : pool.state),
+      pool.reason ? h("span", { class: "muted" }, ` ${pool.reason}`) : null,
+    );
     this.cards.show(overview);
     this.drawHealth(health);
     this.drawNotice(pool, now, overview.alerts);
@@ -81,21 +111,44 @@ class Overview {
     if (sign === this.healthSign) return;
     this.healthSign = sign;
     this.ring.draw(health?.score ?? null, health?.state);
-    fill(this.verdict, health ? badge(health.state) : badge("unknown"), h("p", { class: "muted small" }, health ? VERDICTS[health.state] : "Nothing is measured at the moment."));
-    fill(this.partsList, (health?.parts ?? []).map((part) => h("li", { class: part.cost >= 0.05 ? "costs" : "" }, h("span", { class: "cost" }, part.cost >= 0.05 ? `−${part.cost.toFixed(1)}` : "0"), h("span", {}, part.sentence))));
+    fill(
+      this.verdict,
+      health ? badge(health.state) : badge("unknown"),
+      h("p", { class: "muted small" }, health ? VERDICTS[health.state] : "Nothing is measured at the moment."),
+    );
+    fill(
+      this.partsList,
+      (health?.parts ?? []).map((part) =>
+        h(
+          "li",
+          { class: part.cost >= 0.05 ? "costs" : "" },
+          h("span", { class: "cost" }, part.cost >= 0.05 ? `−${part.cost.toFixed(1)}` : "0"),
+          h("span", {}, part.sentence),
+        )
+      ),
+    );
   }
 
   drawNotice(pool, now, alerts) {
     const text = !pool.metrics
       ? "Metrics are switched off for this pool (enable_metrics): there are no figures, workers and sessions are shown as they are."
-      : !now ? "The metrics actor does not answer; figures come back by themselves when it does. Operations are not affected." : "";
+      : !now
+      ? "The metrics actor does not answer; figures come back by themselves when it does. Operations are not affected."
+      : "";
     const firing = alerts?.firing ? `${alerts.firing} ${alerts.firing === 1 ? "alert fires" : "alerts fire"}.` : "";
     if (this.noticeSign === text + firing) return;
     this.noticeSign = text + firing;
     fill(
       this.notice,
       text ? h("div", { class: "bannered", role: "status" }, text) : null,
-      firing ? h("div", { class: "bannered trouble", role: "status" }, firing, h("a", { href: this.ctx.href("events"), class: "bad" }, "See which")) : null,
+      firing
+        ? h(
+          "div",
+          { class: "bannered trouble", role: "status" },
+          firing,
+          h("a", { href: this.ctx.href("events"), class: "bad" }, "See which"),
+        )
+        : null,
     );
     for (const note of this.notice.children) note.style.marginTop = "0";
     this.notice.hidden = !this.notice.children.length;
@@ -103,9 +156,14 @@ class Overview {
 
   drawDetails({ now, pool, totals, telemetry }) {
     const n = now ?? {};
-    const outcomes = Object.entries(totals?.by_outcome ?? {}).map(([name, value]) => [`Ended: ${name.replace("_", " ")}`, count(value)]);
+    const outcomes = Object.entries(totals?.by_outcome ?? {}).map((
+      [name, value],
+    ) => [`Ended: ${name.replace("_", " ")}`, count(value)]);
     const rows = [
-      ["Workers", `${count(pool.actual)} of ${count(pool.desired)}, bounds ${count(pool.min_size)} to ${count(pool.max_size)}`],
+      [
+        "Workers",
+        `${count(pool.actual)} of ${count(pool.desired)}, bounds ${count(pool.min_size)} to ${count(pool.max_size)}`,
+      ],
       ["Active, idle, starting", `${count(n.active)}, ${count(n.idle)}, ${count(n.starting)}`],
       ["Slots a worker", count(pool.slots_per_worker)],
       ["Wait mean, p95, p99", `${duration(n.wait_mean_s)}, ${duration(n.wait_p95_s)}, ${duration(n.wait_p99_s)}`],
@@ -141,39 +199,123 @@ class Overview {
   }
 }
 
-const VERDICTS = { healthy: "The pool serves as it should.", degraded: "The pool serves, but not as well as it should.", unhealthy: "Callers feel this: see what takes points." };
+const VERDICTS = {
+  healthy: "The pool serves as it should.",
+  degraded: "The pool serves, but not as well as it should.",
+  unhealthy: "Callers feel this: see what takes points.",
+};
 
 const PROGRAM_COLUMNS = [
-  { key: "name", label: "Program", plain: true, full: true, cell: (row) => h("span", { class: "id program" }, row.name), sign: (row) => row.name, sort: (row) => row.name },
+  {
+    key: "name",
+    label: "Program",
+    plain: true,
+    full: true,
+    cell: (row) => h("span", { class: "id program" }, row.name),
+    sign: (row) => row.name,
+    sort: (row) => row.name,
+  },
   { key: "version", label: "Version", num: true, cell: (row) => (row.version ? `v${row.version}` : NONE) },
-  { key: "throughput", label: "Throughput", num: true, cell: (row) => rate(row.throughput), sort: (row) => row.throughput },
+  {
+    key: "throughput",
+    label: "Throughput",
+    num: true,
+    cell: (row) => rate(row.throughput),
+    sort: (row) => row.throughput,
+  },
   { key: "p50", label: "p50", num: true, cell: (row) => duration(row.p50_s), sort: (row) => row.p50_s },
   { key: "p99", label: "p99", num: true, cell: (row) => duration(row.p99_s), sort: (row) => row.p99_s },
-  { key: "errors", label: "Error rate", num: true, cell: (row) => percent(row.error_rate, 2), sort: (row) => row.error_rate },
-  { key: "operations", label: "Operations", num: true, cell: (row) => count(row.operations), sort: (row) => row.operations },
+  {
+    key: "errors",
+    label: "Error rate",
+    num: true,
+    cell: (row) => percent(row.error_rate, 2),
+    sort: (row) => row.error_rate,
+  },
+  {
+    key: "operations",
+    label: "Operations",
+    num: true,
+    cell: (row) => count(row.operations),
+    sort: (row) => row.operations,
+  },
 ];
 
 const whole = (value) => (Number.isInteger(value) ? count(value) : "");
 
 const PLOTS = (target) => [
-  { chart: "utilization", title: "Utilization", top: 1, band: [target - 0.1, target + 0.1], format: (value) => percent(value), lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }] },
-  { chart: "throughput", title: "Throughput", format: (value) => rate(value), lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }] },
   {
-    chart: "latency", title: "Latency", format: duration,
-    lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3" }],
+    chart: "utilization",
+    title: "Utilization",
+    top: 1,
+    band: [target - 0.1, target + 0.1],
+    format: (value) => percent(value),
+    lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }],
   },
-  { chart: "errors", title: "Error rate", top: 0.002, format: (value) => percent(value, 2), lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }] },
   {
-    chart: "queue", title: "Queue", top: 5, format: (value) => (Number.isInteger(value) || value >= 10 ? count(Math.round(value)) : value.toFixed(1)),
-    lines: [{ column: "queue_depth", label: "waiting", colour: "--s1", under: true }, { column: "running", label: "running", colour: "--s4" }],
+    chart: "throughput",
+    title: "Throughput",
+    format: (value) => rate(value),
+    lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }],
   },
-  { chart: "wait", title: "Wait for a slot", format: duration, lines: [{ column: "wait_mean_s", label: "mean", colour: "--s2" }, { column: "wait_p95_s", label: "p95", colour: "--s1" }, { column: "wait_p99_s", label: "p99", colour: "--s3" }] },
   {
-    chart: "size", title: "Size", top: 2, format: (value) => whole(Math.round(value * 10) / 10) || value.toFixed(1),
+    chart: "latency",
+    title: "Latency",
+    format: duration,
+    lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, {
+      column: "p99_s",
+      label: "p99",
+      colour: "--s3",
+    }],
+  },
+  {
+    chart: "errors",
+    title: "Error rate",
+    top: 0.002,
+    format: (value) => percent(value, 2),
+    lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }],
+  },
+  {
+    chart: "queue",
+    title: "Queue",
+    top: 5,
+    format: (value) => (Number.isInteger(value) || value >= 10 ? count(Math.round(value)) : value.toFixed(1)),
+    lines: [{ column: "queue_depth", label: "waiting", colour: "--s1", under: true }, {
+      column: "running",
+      label: "running",
+      colour: "--s4",
+    }],
+  },
+  {
+    chart: "wait",
+    title: "Wait for a slot",
+    format: duration,
+    lines: [{ column: "wait_mean_s", label: "mean", colour: "--s2" }, {
+      column: "wait_p95_s",
+      label: "p95",
+      colour: "--s1",
+    }, { column: "wait_p99_s", label: "p99", colour: "--s3" }],
+  },
+  {
+    chart: "size",
+    title: "Size",
+    top: 2,
+    format: (value) => whole(Math.round(value * 10) / 10) || value.toFixed(1),
     lines: [
-      { column: "desired", label: "desired", colour: "--s4", dash: [4, 3], stepped: true }, { column: "size", label: "actual", colour: "--s1", stepped: true },
-      { column: "spare", label: "spare", colour: "--s5", stepped: true }, { column: "overflow", label: "overflow", colour: "--s2", stepped: true },
+      { column: "desired", label: "desired", colour: "--s4", dash: [4, 3], stepped: true },
+      { column: "size", label: "actual", colour: "--s1", stepped: true },
+      { column: "spare", label: "spare", colour: "--s5", stepped: true },
+      { column: "overflow", label: "overflow", colour: "--s2", stepped: true },
     ],
   },
-  { chart: "tokens", title: "Tokens", format: (value) => rate(value), lines: [{ column: "input_tokens", label: "read", colour: "--s2" }, { column: "output_tokens", label: "written", colour: "--s1" }] },
+  {
+    chart: "tokens",
+    title: "Tokens",
+    format: (value) => rate(value),
+    lines: [{ column: "input_tokens", label: "read", colour: "--s2" }, {
+      column: "output_tokens",
+      label: "written",
+      colour: "--s1",
+    }],
+  },
 ];

@@ -18,7 +18,14 @@ class Card {
     this.spark = new Sparkline(`${title} over the range`);
     this.body = h("div", {}, this.value);
     this.job = () => this.spark.draw(...this.drawn);
-    this.node = h("section", { class: `card ${wide ? "wide" : ""}`, "aria-label": title, title: help }, h("h2", {}, title), this.body, this.more, this.spark.node);
+    this.node = h(
+      "section",
+      { class: `card ${wide ? "wide" : ""}`, "aria-label": title, title: help },
+      h("h2", {}, title),
+      this.body,
+      this.more,
+      this.spark.node,
+    );
   }
 
   show(value, more, trouble = false) {
@@ -42,12 +49,24 @@ class Card {
 export class Cards {
   constructor() {
     this.gauge = new Gauge("Utilization");
-    this.utilization = new Card("Utilization", { column: "utilization", top: 1, help: "Slot-seconds in use of those there are, over the last seconds" });
+    this.utilization = new Card("Utilization", {
+      column: "utilization",
+      top: 1,
+      help: "Slot-seconds in use of those there are, over the last seconds",
+    });
     this.gaugeFacts = h("div", { class: "more" });
     fill(this.utilization.body, h("div", { class: "gauged" }, this.gauge.node, this.gaugeFacts));
     this.throughput = new Card("Throughput", { column: "throughput", help: "Served operations a second" });
-    this.latency = new Card("Latency", { column: "p95_s", wide: true, help: "From submitting to the end, of served operations" });
-    this.errors = new Card("Error rate", { column: "error_rate", top: OBJECTIVE * 2, help: "Errors and timeouts among served operations; the objective is 0.10 %" });
+    this.latency = new Card("Latency", {
+      column: "p95_s",
+      wide: true,
+      help: "From submitting to the end, of served operations",
+    });
+    this.errors = new Card("Error rate", {
+      column: "error_rate",
+      top: OBJECTIVE * 2,
+      help: "Errors and timeouts among served operations; the objective is 0.10 %",
+    });
     this.queue = new Card("Queue", { column: "queue_depth", top: 5, help: "Operations that wait for a slot" });
     this.size = new Card("Size", { column: "size", help: "Workers" });
     this.tokens = new Card("Tokens", { column: "output_tokens", help: "Tokens that models read and wrote" });
@@ -62,15 +81,40 @@ export class Cards {
     this.gauge.draw(n.utilization, band);
     const running = [["running", count(n.running)], ["sessions", count(n.sessions)]];
     const sign = JSON.stringify(running);
-    if (this.gaugeSign !== sign) fill(this.gaugeFacts, running.map(([name, text]) => h("span", {}, `${name} `, h("b", {}, text))));
+    if (this.gaugeSign !== sign) {
+      fill(
+        this.gaugeFacts,
+        running.map(([name, text]) => h("span", {}, `${name} `, h("b", {}, text))),
+      );
+    }
     this.gaugeSign = sign;
-    this.throughput.show(parts.rate(n.throughput), [["ended", count(sum(totals?.by_outcome))], ["retries", count(totals?.retries)]]);
-    this.latency.show(parts.duration(n.p95_s), [["p50", duration(n.p50_s)], ["p95", duration(n.p95_s)], ["p99", duration(n.p99_s)], ["mean", duration(n.mean_s)]]);
-    this.errors.show(parts.percent(n.error_rate, 2), [["objective", "0.10 %"], ["failed", count((totals?.by_outcome.error ?? 0) + (totals?.by_outcome.timeout ?? 0))]], n.error_rate > OBJECTIVE);
-    this.queue.show(parts.count(n.queue_depth), [["wait p95", duration(n.wait_p95_s)], ["oldest", duration(n.oldest_wait_s)]], n.oldest_wait_s > 10 * (pool.max_wait_s ?? 0.1));
-    this.size.show(parts.count(n.active === undefined ? pool.actual : n.size, "workers"), [["desired", count(pool.desired)], ["actual", count(pool.actual)], ["spare", count(n.spare ?? pool.spares)], ["overflow", count(n.overflow)]], pool.actual < pool.desired && pool.state === "degraded");
+    this.throughput.show(parts.rate(n.throughput), [["ended", count(sum(totals?.by_outcome))], [
+      "retries",
+      count(totals?.retries),
+    ]]);
+    this.latency.show(parts.duration(n.p95_s), [["p50", duration(n.p50_s)], ["p95", duration(n.p95_s)], [
+      "p99",
+      duration(n.p99_s),
+    ], ["mean", duration(n.mean_s)]]);
+    this.errors.show(parts.percent(n.error_rate, 2), [["objective", "0.10 %"], [
+      "failed",
+      count((totals?.by_outcome.error ?? 0) + (totals?.by_outcome.timeout ?? 0)),
+    ]], n.error_rate > OBJECTIVE);
+    this.queue.show(parts.count(n.queue_depth), [["wait p95", duration(n.wait_p95_s)], [
+      "oldest",
+      duration(n.oldest_wait_s),
+    ]], n.oldest_wait_s > 10 * (pool.max_wait_s ?? 0.1));
+    this.size.show(parts.count(n.active === undefined ? pool.actual : n.size, "workers"), [
+      ["desired", count(pool.desired)],
+      ["actual", count(pool.actual)],
+      ["spare", count(n.spare ?? pool.spares)],
+      ["overflow", count(n.overflow)],
+    ], pool.actual < pool.desired && pool.state === "degraded");
     const window = n.window_s || 1;
-    this.tokens.show(parts.rate(now ? (n.input_tokens + n.output_tokens) / window : null, "tokens/s"), [["read", count(totals?.input_tokens)], ["written", count(totals?.output_tokens)]]);
+    this.tokens.show(parts.rate(now ? (n.input_tokens + n.output_tokens) / window : null, "tokens/s"), [[
+      "read",
+      count(totals?.input_tokens),
+    ], ["written", count(totals?.output_tokens)]]);
     say(this.latency.node.querySelector("h2"), "Latency (p95)");
   }
 

@@ -5,7 +5,19 @@ import { fill, h } from "../dom.js";
 import { panel, segments } from "../parts.js";
 import { RANGES } from "../shell.js";
 
-const CHARTS = ["utilization", "throughput", "latency", "errors", "queue", "wait", "size", "tokens", "sessions", "health", "all"];
+const CHARTS = [
+  "utilization",
+  "throughput",
+  "latency",
+  "errors",
+  "queue",
+  "wait",
+  "size",
+  "tokens",
+  "sessions",
+  "health",
+  "all",
+];
 const CHOICES = [...RANGES, ["86400", "24 h"], ["own", "from, to"]];
 
 export const create = (ctx) => new Report(ctx);
@@ -16,9 +28,19 @@ class Report {
     this.what = "the report";
     this.chosen = "3600";
     const now = Date.now();
-    this.from = h("input", { type: "datetime-local", step: 1, value: local(now - 3600_000), on: { input: () => this.draw() } });
+    this.from = h("input", {
+      type: "datetime-local",
+      step: 1,
+      value: local(now - 3600_000),
+      on: { input: () => this.draw() },
+    });
     this.to = h("input", { type: "datetime-local", step: 1, value: local(now), on: { input: () => this.draw() } });
-    this.own = h("div", { class: "head", hidden: true }, h("label", { class: "field" }, h("span", {}, "From"), this.from), h("label", { class: "field" }, h("span", {}, "To"), this.to));
+    this.own = h(
+      "div",
+      { class: "head", hidden: true },
+      h("label", { class: "field" }, h("span", {}, "From"), this.from),
+      h("label", { class: "field" }, h("span", {}, "To"), this.to),
+    );
     this.problem = h("p", { class: "problem", role: "alert" });
     this.report = h("a", { class: "button", download: true }, "Download the report");
     this.list = h("ul", { class: "exports" });
@@ -26,8 +48,23 @@ class Report {
       "div",
       { class: "stack" },
       h("div", { class: "head" }, h("h1", {}, "Report and export")),
-      panel("Time range", {}, segments("Time range of the report", "report-range", CHOICES, this.chosen, (value) => this.pick(value)), this.own, this.problem),
-      panel("Report", {}, h("p", { class: "muted" }, "One HTML file with the pool's figures, charts, events and alerts of that time. It needs no network to be read, so it can be kept with an incident or sent by mail."), this.report),
+      panel(
+        "Time range",
+        {},
+        segments("Time range of the report", "report-range", CHOICES, this.chosen, (value) => this.pick(value)),
+        this.own,
+        this.problem,
+      ),
+      panel(
+        "Report",
+        {},
+        h(
+          "p",
+          { class: "muted" },
+          "One HTML file with the pool's figures, charts, events and alerts of that time. It needs no network to be read, so it can be kept with an incident or sent by mail.",
+        ),
+        this.report,
+      ),
       panel("Numbers of the charts", {}, this.list),
     );
     this.node.querySelector(".head").style.marginBottom = "0";
@@ -53,7 +90,32 @@ class Report {
     const stretch = this.stretch();
     fill(this.problem, stretch ? null : "The beginning must be before the end.");
     this.link(this.report, "report", stretch ?? {}, stretch);
-    fill(this.list, CHARTS.map((chart) => h("li", {}, chart === "all" ? "everything" : chart, h("span", {}, ["csv", "json"].map((format) => this.link(h("a", { class: "button quiet", download: true, "aria-label": `${chart} as ${format.toUpperCase()}` }, format.toUpperCase()), "export", { chart, format, ...stretch }, stretch))))));
+    fill(
+      this.list,
+      CHARTS.map((chart) =>
+        h(
+          "li",
+          {},
+          chart === "all" ? "everything" : chart,
+          h(
+            "span",
+            {},
+            ["csv", "json"].map((format) =>
+              this.link(
+                h(
+                  "a",
+                  { class: "button quiet", download: true, "aria-label": `${chart} as ${format.toUpperCase()}` },
+                  format.toUpperCase(),
+                ),
+                "export",
+                { chart, format, ...stretch },
+                stretch,
+              )
+            ),
+          ),
+        )
+      ),
+    );
   }
 
   link(anchor, what, values, allowed) {

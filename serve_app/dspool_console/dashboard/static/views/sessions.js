@@ -23,8 +23,24 @@ class Sessions {
     this.more = h("button", { type: "button", hidden: true, on: { click: () => this.next() } }, "Show more");
     this.nothing = h("div", {});
     const look = later(250, (text) => this.find(text));
-    const find = h("input", { type: "search", placeholder: "Find by id, worker or principal", "aria-label": "Find sessions", on: { input: (event) => look(event.target.value) } });
-    this.node = h("div", { class: "stack" }, h("div", { class: "head" }, h("h1", {}, "Sessions"), this.count, h("div", { class: "push" }, find)), h("section", { class: "panel", "aria-label": "Sessions" }, this.table.node, this.nothing, (this.below = h("div", { class: "foot" }, this.more))));
+    const find = h("input", {
+      type: "search",
+      placeholder: "Find by id, worker or principal",
+      "aria-label": "Find sessions",
+      on: { input: (event) => look(event.target.value) },
+    });
+    this.node = h(
+      "div",
+      { class: "stack" },
+      h("div", { class: "head" }, h("h1", {}, "Sessions"), this.count, h("div", { class: "push" }, find)),
+      h(
+        "section",
+        { class: "panel", "aria-label": "Sessions" },
+        this.table.node,
+        this.nothing,
+        this.below = h("div", { class: "foot" }, this.more),
+      ),
+    );
     this.node.querySelector(".head").style.marginBottom = "0";
     this.table.node.style.marginTop = "-14px";
     this.table.node.style.marginBottom = "0";
@@ -33,20 +49,59 @@ class Sessions {
   columns() {
     const { ctx } = this;
     return [
-      { key: "id", label: "Session", plain: true, full: true, sign: (row) => row.id, cell: (row) => h("span", { class: "id" }, row.id) },
-      { key: "owner", label: "Worker", sign: (row) => row.owner, cell: (row) => (row.owner ? h("a", { class: "id", href: ctx.href("workers", row.owner) }, row.owner) : h("span", { class: "muted" }, "not active")) },
+      {
+        key: "id",
+        label: "Session",
+        plain: true,
+        full: true,
+        sign: (row) => row.id,
+        cell: (row) => h("span", { class: "id" }, row.id),
+      },
+      {
+        key: "owner",
+        label: "Worker",
+        sign: (row) => row.owner,
+        cell: (
+          row,
+        ) => (row.owner
+          ? h("a", { class: "id", href: ctx.href("workers", row.owner) }, row.owner)
+          : h("span", { class: "muted" }, "not active")),
+      },
       { key: "principal", label: "Principal", cell: (row) => row.principal ?? "–" },
-      { key: "programs", label: "Programs", sign: (row) => row.programs, cell: (row) => (row.programs.length ? h("span", { class: "chips" }, row.programs.map((name) => h("span", { class: "chip" }, name))) : "–") },
+      {
+        key: "programs",
+        label: "Programs",
+        sign: (row) => row.programs,
+        cell: (
+          row,
+        ) => (row.programs.length
+          ? h("span", { class: "chips" }, row.programs.map((name) => h("span", { class: "chip" }, name)))
+          : "–"),
+      },
       { key: "used", label: "Last use", num: true, cell: (row) => agoTime(row.last_used_at) },
       { key: "created", label: "Created", num: true, cell: (row) => agoTime(row.created_at) },
-      { key: "moves", label: "Moves", num: true, title: "How often it was rebuilt on another worker", cell: (row) => count(row.moves) },
       {
-        key: "actions", label: "Actions", full: true, sign: (row) => row.id,
+        key: "moves",
+        label: "Moves",
+        num: true,
+        title: "How often it was rebuilt on another worker",
+        cell: (row) => count(row.moves),
+      },
+      {
+        key: "actions",
+        label: "Actions",
+        full: true,
+        sign: (row) => row.id,
         cell: (row) =>
           actionButton(ctx, {
             label: "End",
             title: `End session ${row.id}`,
-            ask: () => ({ title: "End this session?", text: `${row.id}: its programs, variables and history are deleted. This cannot be undone.`, verb: "End session", danger: true }),
+            ask: () => ({
+              title: "End this session?",
+              text: `${row.id}: its programs, variables and history are deleted. This cannot be undone.`,
+              verb: "End session",
+              danger: true,
+            }),
             run: async () => {
               await send("DELETE", poolPath(ctx.pool, "sessions", row.id));
               return `Session ${row.id} has ended.`;
@@ -81,7 +136,12 @@ class Sessions {
       this.take(page);
       this.draw();
     } catch (problem) {
-      if (this.asked === asked && problem.status && !problem.temporary) fill(this.nothing, failed(problem, () => this.again()));
+      if (this.asked === asked && problem.status && !problem.temporary) {
+        fill(
+          this.nothing,
+          failed(problem, () => this.again()),
+        );
+      }
     }
   }
 
@@ -101,8 +161,17 @@ class Sessions {
     this.table.show(this.rows);
     this.table.node.hidden = !this.rows.length;
     this.more.hidden = this.below.hidden = !this.cursor;
-    fill(this.nothing, this.rows.length ? null : this.search ? empty("No session fits", "Nothing by this id, worker or principal.") : empty("No sessions", "A session begins with the first program, variable or model that someone sets in it."));
-    const text = this.total === null || this.total === undefined ? `${plural(this.rows.length, "session")} shown` : plural(this.total, "session");
+    fill(
+      this.nothing,
+      this.rows.length
+        ? null
+        : this.search
+        ? empty("No session fits", "Nothing by this id, worker or principal.")
+        : empty("No sessions", "A session begins with the first program, variable or model that someone sets in it."),
+    );
+    const text = this.total === null || this.total === undefined
+      ? `${plural(this.rows.length, "session")} shown`
+      : plural(this.total, "session");
     if (this.count.textContent !== text) this.count.textContent = text;
   }
 

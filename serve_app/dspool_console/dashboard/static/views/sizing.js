@@ -26,9 +26,15 @@ class Sizing {
     this.group = new PlotGroup();
     this.group.onzoom = () => this.drawCharts();
     this.plot = new Plot(this.group, {
-      title: "Load against size, last hour", top: 2, format: (value) => (value % 1 ? value.toFixed(1) : count(value)),
+      title: "Load against size, last hour",
+      top: 2,
+      format: (value) => (value % 1 ? value.toFixed(1) : count(value)),
       links: ownLinks("Load against size", "load", () => this.load_, () => [this.group.from, this.group.to]),
-      lines: [{ column: "slots", label: "slots there are", colour: "--s4", stepped: true }, { column: "demand", label: "running and waiting", colour: "--s2" }, { column: "load", label: "slots in use", colour: "--s1", under: true }],
+      lines: [{ column: "slots", label: "slots there are", colour: "--s4", stepped: true }, {
+        column: "demand",
+        label: "running and waiting",
+        colour: "--s2",
+      }, { column: "load", label: "slots in use", colour: "--s1", under: true }],
     });
     this.whatif = new WhatIf(ctx, this.group);
     this.bounds = h("div", {});
@@ -38,7 +44,7 @@ class Sizing {
     this.node = h(
       "div",
       { class: "stack" },
-      h("div", { class: "head" }, h("h1", {}, "Sizing"), (this.status = h("span", {})), this.actions),
+      h("div", { class: "head" }, h("h1", {}, "Sizing"), this.status = h("span", {}), this.actions),
       panel("Bounds", {}, this.bounds),
       this.plot.node,
       this.whatif.node,
@@ -58,34 +64,81 @@ class Sizing {
     const { enabled, bounds, decisions } = this.found;
     const pool = this.ctx.data.overview.pool;
     fill(this.status, badge(enabled ? "ok" : "paused", enabled ? "sizes itself" : "fixed size: the optimizer is off"));
-    fill(this.bounds, facts([
-      ["Desired now", count(pool.desired)], ["Taking traffic", count(pool.actual)], ["Smallest", count(bounds.min_size)], ["Largest", count(bounds.max_size)], ["Overflow", `up to ${count(bounds.max_overflow)}`],
-      ["Target utilization", percent(bounds.target_utilization)], ["Longest wait", duration(bounds.max_wait_s)], ["Grows again after", duration(bounds.grow_cooldown_s)], ["Shrinks again after", duration(bounds.shrink_cooldown_s)],
-    ]));
+    fill(
+      this.bounds,
+      facts([
+        ["Desired now", count(pool.desired)],
+        ["Taking traffic", count(pool.actual)],
+        ["Smallest", count(bounds.min_size)],
+        ["Largest", count(bounds.max_size)],
+        ["Overflow", `up to ${count(bounds.max_overflow)}`],
+        ["Target utilization", percent(bounds.target_utilization)],
+        ["Longest wait", duration(bounds.max_wait_s)],
+        ["Grows again after", duration(bounds.grow_cooldown_s)],
+        ["Shrinks again after", duration(bounds.shrink_cooldown_s)],
+      ]),
+    );
     if (this.paused !== pool.paused) this.drawActions(pool);
     this.table.show(decisions);
     this.table.node.hidden = !decisions.length;
-    fill(this.nothing, decisions.length ? null : empty("No decision yet", enabled ? "The first comes as soon as there is something to measure." : "The optimizer is switched off; sizes set by hand appear here."));
+    fill(
+      this.nothing,
+      decisions.length ? null : empty(
+        "No decision yet",
+        enabled
+          ? "The first comes as soon as there is something to measure."
+          : "The optimizer is switched off; sizes set by hand appear here.",
+      ),
+    );
     this.drawCharts();
   }
 
   drawActions(pool) {
     const { ctx } = this;
     this.paused = pool.paused;
-    const size = () => h("input", { type: "number", min: this.found.bounds.min_size, max: this.found.bounds.max_size, value: ctx.data.overview.pool.desired, required: true });
+    const size = () =>
+      h("input", {
+        type: "number",
+        min: this.found.bounds.min_size,
+        max: this.found.bounds.max_size,
+        value: ctx.data.overview.pool.desired,
+        required: true,
+      });
     const flip = pool.paused ? "resume" : "pause";
     fill(
       this.actions,
       actionButton(ctx, {
-        label: "Resize", quiet: false,
-        ask: () => ({ title: "Resize the pool?", text: "Sets the number of workers. With the optimizer on, the next decision may change it again.", verb: "Resize", fields: [{ name: "size", label: `Workers, ${this.found.bounds.min_size} to ${this.found.bounds.max_size}`, input: size() }] }),
-        run: async ({ size: wanted }) => `The pool goes to ${(await send("POST", poolPath(ctx.pool, "resize"), { size: Number(wanted) })).desired} workers.`,
+        label: "Resize",
+        quiet: false,
+        ask: () => ({
+          title: "Resize the pool?",
+          text: "Sets the number of workers. With the optimizer on, the next decision may change it again.",
+          verb: "Resize",
+          fields: [{
+            name: "size",
+            label: `Workers, ${this.found.bounds.min_size} to ${this.found.bounds.max_size}`,
+            input: size(),
+          }],
+        }),
+        run: async ({ size: wanted }) =>
+          `The pool goes to ${
+            (await send("POST", poolPath(ctx.pool, "resize"), { size: Number(wanted) })).desired
+          } workers.`,
       }),
       actionButton(ctx, {
-        label: pool.paused ? "Resume the pool" : "Pause the pool", quiet: false,
-        ask: () => (pool.paused ? { title: "Resume the pool?", text: "It takes operations again.", verb: "Resume" } : { title: "Pause the pool?", text: "New operations are refused until it is resumed; those it has finish.", verb: "Pause", danger: true }),
-        run: async () => ((await send("POST", poolPath(ctx.pool, flip))).paused ? "The pool is paused." : "The pool takes operations again."),
-        done: () => ctx.refresh(),
+        label: pool.paused ? "Resume the pool" : "Pause the pool",
+        quiet: false,
+        ask: () => (pool.paused ? { title: "Resume the pool?", text: "It takes operations again.", verb: "Resume" } : {
+          title: "Pause the pool?",
+          text: "New operations are refused until it is resumed; those it has finish.",
+          verb: "Pause",
+          danger: true,
+        }),
+        run: async () => ((await send("POST", poolPath(ctx.pool, flip))).paused
+          ? "The pool is paused."
+          : "The pool takes operations again."),
+        done: () =>
+          ctx.refresh(),
       }),
     );
   }
@@ -108,7 +161,14 @@ class Sizing {
       const slots = this.ctx.data.overview.pool.slots_per_worker ?? 1;
       const { at, columns } = frame.points;
       const sizes = at.map((_, index) => ((columns.size?.[index] ?? 0) + (columns.overflow?.[index] ?? 0)) * slots);
-      this.load_.append({ at, columns: { slots: sizes, load: sizes.map((size, index) => size * (columns.utilization?.[index] ?? 0)), demand: at.map((_, index) => (columns.running?.[index] ?? 0) + (columns.queue_depth?.[index] ?? 0)) } });
+      this.load_.append({
+        at,
+        columns: {
+          slots: sizes,
+          load: sizes.map((size, index) => size * (columns.utilization?.[index] ?? 0)),
+          demand: at.map((_, index) => (columns.running?.[index] ?? 0) + (columns.queue_depth?.[index] ?? 0)),
+        },
+      });
     }
     if (kind !== "event") this.draw();
   }
@@ -119,14 +179,51 @@ class Sizing {
   }
 }
 
-const loadColumns = ({ at, load, slots, demand }) => ({ at, columns: { load, slots, demand }, resolution_s: at.length > 1 ? Math.max(1, (at[at.length - 1] - at[0]) / (at.length - 1)) : 1 });
+const loadColumns = ({ at, load, slots, demand }) => ({
+  at,
+  columns: { load, slots, demand },
+  resolution_s: at.length > 1 ? Math.max(1, (at[at.length - 1] - at[0]) / (at.length - 1)) : 1,
+});
 
-const numbers = (row) => Object.entries(row.numbers ?? {}).map(([name, value]) => `${name.replaceAll("_", " ")} ${Math.round(value * 1000) / 1000}`).join(", ");
+const numbers = (row) =>
+  Object.entries(row.numbers ?? {}).map(([name, value]) =>
+    `${name.replaceAll("_", " ")} ${Math.round(value * 1000) / 1000}`
+  ).join(", ");
 
 const COLUMNS = [
-  { key: "at", label: "When", sign: (row) => [row.at, row.times], cell: (row) => h("span", {}, time(row.at), row.times > 1 ? h("span", { class: "muted small" }, ` ×${row.times}`) : null) },
-  { key: "action", label: "Decision", sign: (row) => row.action, cell: (row) => badge(row.action === "hold" ? "info" : "starting", row.action) },
-  { key: "size", label: "Size", num: true, cell: (row) => (row.previous === row.target ? count(row.target) : `${row.previous} → ${row.target}`) + (row.overflow ? ` +${row.overflow}` : "") },
-  { key: "reason", label: "Reason", full: true, sign: (row) => [row.reason, row.source], cell: (row) => h("span", {}, row.source === "manual" ? h("b", {}, "by hand ") : null, row.reason) },
-  { key: "numbers", label: "Numbers", full: true, sign: numbers, cell: (row) => h("span", { class: "muted small" }, numbers(row) || "–") },
+  {
+    key: "at",
+    label: "When",
+    sign: (row) => [row.at, row.times],
+    cell: (row) =>
+      h("span", {}, time(row.at), row.times > 1 ? h("span", { class: "muted small" }, ` ×${row.times}`) : null),
+  },
+  {
+    key: "action",
+    label: "Decision",
+    sign: (row) => row.action,
+    cell: (row) => badge(row.action === "hold" ? "info" : "starting", row.action),
+  },
+  {
+    key: "size",
+    label: "Size",
+    num: true,
+    cell: (row) =>
+      (row.previous === row.target ? count(row.target) : `${row.previous} → ${row.target}`) +
+      (row.overflow ? ` +${row.overflow}` : ""),
+  },
+  {
+    key: "reason",
+    label: "Reason",
+    full: true,
+    sign: (row) => [row.reason, row.source],
+    cell: (row) => h("span", {}, row.source === "manual" ? h("b", {}, "by hand ") : null, row.reason),
+  },
+  {
+    key: "numbers",
+    label: "Numbers",
+    full: true,
+    sign: numbers,
+    cell: (row) => h("span", { class: "muted small" }, numbers(row) || "–"),
+  },
 ];

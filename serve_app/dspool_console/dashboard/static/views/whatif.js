@@ -19,9 +19,18 @@ export class WhatIf {
     this.result = h("div", { "aria-live": "polite" });
     this.series = new Series();
     this.plot = new Plot(group, {
-      title: "What if: size with other bounds", top: 2, format: (value) => (value % 1 ? value.toFixed(1) : count(value)), none: "Replaying the last hour",
+      title: "What if: size with other bounds",
+      top: 2,
+      format: (value) => (value % 1 ? value.toFixed(1) : count(value)),
+      none: "Replaying the last hour",
       links: ownLinks("What if", "what-if", () => this.series, () => [group.from, group.to]),
-      lines: [{ column: "actual", label: "as it was", colour: "--s4", stepped: true }, { column: "replayed", label: "replayed as configured", colour: "--s2", dash: [4, 3], stepped: true }, { column: "whatif", label: "what if", colour: "--s1", stepped: true }],
+      lines: [{ column: "actual", label: "as it was", colour: "--s4", stepped: true }, {
+        column: "replayed",
+        label: "replayed as configured",
+        colour: "--s2",
+        dash: [4, 3],
+        stepped: true,
+      }, { column: "whatif", label: "what if", colour: "--s1", stepped: true }],
     });
     this.plot.node.append(this.form, this.result);
     this.form.style.marginTop = this.result.style.marginTop = "14px";
@@ -33,8 +42,11 @@ export class WhatIf {
     if (this.sliders.size) return;
     const top = Math.max(bounds.max_size * 2, bounds.max_size + 4);
     const rows = [
-      ["min_size", "Smallest size", 1, top, 1, count], ["max_size", "Largest size", 1, top, 1, count], ["max_overflow", "Overflow workers", 0, Math.max(8, bounds.max_overflow * 2), 1, count],
-      ["target_utilization", "Target utilization", 0.3, 0.95, 0.05, (value) => percent(value)], ["max_wait_s", "Longest wait", 0.01, 2, 0.01, duration],
+      ["min_size", "Smallest size", 1, top, 1, count],
+      ["max_size", "Largest size", 1, top, 1, count],
+      ["max_overflow", "Overflow workers", 0, Math.max(8, bounds.max_overflow * 2), 1, count],
+      ["target_utilization", "Target utilization", 0.3, 0.95, 0.05, (value) => percent(value)],
+      ["max_wait_s", "Longest wait", 0.01, 2, 0.01, duration],
     ];
     for (const [name, label, min, max, step, format] of rows) {
       const shown = h("b", {}, format(bounds[name]));
@@ -71,7 +83,11 @@ export class WhatIf {
     try {
       const found = await get(poolPath(this.ctx.pool, "whatif") + query({ ...values, range: 3600 }), stop.signal);
       if (this.closed) return;
-      this.series.load({ at: found.at, columns: { actual: found.actual, replayed: found.replayed, whatif: found.whatif }, resolution_s: found.step_s });
+      this.series.load({
+        at: found.at,
+        columns: { actual: found.actual, replayed: found.replayed, whatif: found.whatif },
+        resolution_s: found.step_s,
+      });
       this.drawResult(found);
       this.draw();
     } catch (problem) {
@@ -89,16 +105,36 @@ export class WhatIf {
   drawResult({ summary, model }) {
     const columns = [["As it was", summary.actual], ["As configured", summary.replayed], ["What if", summary.whatif]];
     const rows = [
-      ["Worker-hours", "worker_hours", (value) => value.toFixed(2)], ["Mean size", "mean_size", (value) => value.toFixed(2)], ["Largest size", "max_size", count], ["Resizes", "resizes", count],
-      ["Waited too long", "late_share", (value) => percent(value, 2)], ["Utilization", "utilization", (value) => percent(value)],
+      ["Worker-hours", "worker_hours", (value) => value.toFixed(2)],
+      ["Mean size", "mean_size", (value) => value.toFixed(2)],
+      ["Largest size", "max_size", count],
+      ["Resizes", "resizes", count],
+      ["Waited too long", "late_share", (value) => percent(value, 2)],
+      ["Utilization", "utilization", (value) => percent(value)],
     ];
-    const cell = (row, format, key) => h("td", { class: "num" }, typeof row?.[key] === "number" ? format(row[key]) : "–");
+    const cell = (row, format, key) =>
+      h("td", { class: "num" }, typeof row?.[key] === "number" ? format(row[key]) : "–");
     const table = h(
       "table",
       {},
       h("caption", { class: "for-readers" }, "What other bounds would have done"),
-      h("thead", {}, h("tr", {}, h("th", {}, h("span", { class: "for-readers" }, "Figure")), columns.map(([name]) => h("th", { scope: "col", class: "num" }, name)))),
-      h("tbody", {}, rows.map(([name, key, format]) => h("tr", {}, h("th", { scope: "row" }, name), columns.map(([, row]) => cell(row, format, key))))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", {}, h("span", { class: "for-readers" }, "Figure")),
+          columns.map(([name]) => h("th", { scope: "col", class: "num" }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map(([name, key, format]) =>
+          h("tr", {}, h("th", { scope: "row" }, name), columns.map(([, row]) => cell(row, format, key)))
+        ),
+      ),
     );
     const scroller = h("div", { class: "scroll" }, table);
     scroller.style.marginBottom = "10px";

@@ -25,7 +25,12 @@ class WorkerView {
     this.group = new PlotGroup();
     this.group.onzoom = () => this.drawCharts();
     const slot = () => ({ slot: this.found.worker.slot });
-    this.plots = PLOTS.map(({ chart, ...about }) => new Plot(this.group, { ...about, links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range()), slot) }));
+    this.plots = PLOTS.map(({ chart, ...about }) =>
+      new Plot(this.group, {
+        ...about,
+        links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range()), slot),
+      })
+    );
     this.status = h("span", {});
     this.facts = h("div", {});
     this.cells = h("div", {});
@@ -37,11 +42,22 @@ class WorkerView {
       "div",
       { class: "stack" },
       h("p", {}, h("a", { href: ctx.href("workers") }, "All workers")),
-      h("div", { class: "head" }, h("h1", { class: "id" }, ctx.arg), this.status, (this.links = h("div", { class: "push" }))),
+      h(
+        "div",
+        { class: "head" },
+        h("h1", { class: "id" }, ctx.arg),
+        this.status,
+        this.links = h("div", { class: "push" }),
+      ),
       panel("Facts", {}, this.facts),
       h("div", { class: "columns" }, panel("Running now", {}, this.cells), panel("Warm-up by step", {}, this.warmup)),
       h("div", { class: "plots" }, this.plots.map((plot) => plot.node)),
-      h("div", { class: "columns" }, panel("Sessions here", {}, this.sessions), panel("End of the log", { actions: ctx.admin ? logButton : null }, this.log)),
+      h(
+        "div",
+        { class: "columns" },
+        panel("Sessions here", {}, this.sessions),
+        panel("End of the log", { actions: ctx.admin ? logButton : null }, this.log),
+      ),
     );
     this.node.querySelector(".head").style.marginBottom = "0";
   }
@@ -49,7 +65,10 @@ class WorkerView {
   async load() {
     this.found = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
     const slot = this.found.worker.slot;
-    const [history] = await Promise.all([get(poolPath(this.ctx.pool, "history") + query({ range: this.ctx.range(), slot })), this.ctx.data.loadMarkers()]);
+    const [history] = await Promise.all([
+      get(poolPath(this.ctx.pool, "history") + query({ range: this.ctx.range(), slot })),
+      this.ctx.data.loadMarkers(),
+    ]);
     this.series.load(history);
     this.poll ??= setInterval(() => this.again(), AGAIN_MS);
     this.loadLog();
@@ -59,7 +78,9 @@ class WorkerView {
     if (document.hidden || this.closed) return;
     try {
       this.found = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
-      this.series.append(await get(poolPath(this.ctx.pool, "history") + query({ range: 60, slot: this.found.worker.slot })));
+      this.series.append(
+        await get(poolPath(this.ctx.pool, "history") + query({ range: 60, slot: this.found.worker.slot })),
+      );
     } catch (problem) {
       if (problem.status === 404) this.gone();
       return;
@@ -69,7 +90,11 @@ class WorkerView {
 
   gone() {
     clearInterval(this.poll);
-    fill(this.status, badge("stopped"), h("span", { class: "muted" }, " this worker has ended; what you see is the last that was known"));
+    fill(
+      this.status,
+      badge("stopped"),
+      h("span", { class: "muted" }, " this worker has ended; what you see is the last that was known"),
+    );
     fill(this.links);
   }
 
@@ -77,27 +102,63 @@ class WorkerView {
     const { worker, cells, memory, warmup, sessions, programs } = this.found;
     fill(this.status, badge(worker.state), worker.reason ? h("span", { class: "muted" }, ` ${worker.reason}`) : null);
     const ray = webAddress(this.found.ray_url);
-    if (!this.links.children.length)
-      fill(this.links, workerActions(this.ctx, worker.id, false), ray ? h("a", { class: "button", href: ray, target: "_blank", rel: "noreferrer" }, "Ray dashboard") : null);
+    if (!this.links.children.length) {
+      fill(
+        this.links,
+        workerActions(this.ctx, worker.id, false),
+        ray ? h("a", { class: "button", href: ray, target: "_blank", rel: "noreferrer" }, "Ray dashboard") : null,
+      );
+    }
     const loaded = Object.entries(programs ?? {}).map(([name, version]) => `${name} v${version}`);
     fill(
       this.facts,
       facts([
-        ["Slot", `${worker.slot}${worker.overflow ? " (overflow)" : ""}`], ["Process", `${worker.pid || "–"} (${worker.start || "not said"})`], ["Node", worker.node || "–"],
-        ["Started", time(worker.started_at)], ["Last health check", agoTime(worker.checked_at)], ["Operations", count(worker.operations)],
-        ["Errors", h("span", { class: worker.errors ? "bad" : "" }, count(worker.errors))], ["Utilization", percent(worker.utilization)], ["Throughput", rate(worker.throughput)],
-        ["RSS", megabytes(memory?.rss_mb ?? worker.rss_mb)], ["PSS", megabytes(memory?.pss_mb)], ["USS", megabytes(memory?.uss_mb)], ["Programs", loaded.join(", ") || "–"],
+        ["Slot", `${worker.slot}${worker.overflow ? " (overflow)" : ""}`],
+        ["Process", `${worker.pid || "–"} (${worker.start || "not said"})`],
+        ["Node", worker.node || "–"],
+        ["Started", time(worker.started_at)],
+        ["Last health check", agoTime(worker.checked_at)],
+        ["Operations", count(worker.operations)],
+        ["Errors", h("span", { class: worker.errors ? "bad" : "" }, count(worker.errors))],
+        ["Utilization", percent(worker.utilization)],
+        ["Throughput", rate(worker.throughput)],
+        ["RSS", megabytes(memory?.rss_mb ?? worker.rss_mb)],
+        ["PSS", megabytes(memory?.pss_mb)],
+        ["USS", megabytes(memory?.uss_mb)],
+        ["Programs", loaded.join(", ") || "–"],
       ]),
     );
     fill(
       this.cells,
-      h("p", { class: "above-list" }, slotCells(worker.slots, worker.running, cells), h("span", { class: "muted" }, ` ${(cells ?? []).length} of ${worker.slots} slots busy`)),
+      h(
+        "p",
+        { class: "above-list" },
+        slotCells(worker.slots, worker.running, cells),
+        h("span", { class: "muted" }, ` ${(cells ?? []).length} of ${worker.slots} slots busy`),
+      ),
       (cells ?? []).length
-        ? h("ul", { class: "steps" }, cells.map((cell) => h("li", {}, h("span", { class: "id" }, cell.program ?? cell.command), h("span", { class: "muted" }, cell.session ? `session ${cell.session}` : cell.command), h("span", { class: "num", title: cellText(cell) }, duration(cell.held_s)))))
+        ? h(
+          "ul",
+          { class: "steps" },
+          cells.map((cell) =>
+            h(
+              "li",
+              {},
+              h("span", { class: "id" }, cell.program ?? cell.command),
+              h("span", { class: "muted" }, cell.session ? `session ${cell.session}` : cell.command),
+              h("span", { class: "num", title: cellText(cell) }, duration(cell.held_s)),
+            )
+          ),
+        )
         : h("p", { class: "muted" }, cells ? "Nothing runs here at this moment." : "The worker did not answer."),
     );
     this.drawWarmup(warmup ?? []);
-    fill(this.sessions, sessions?.length ? h("div", { class: "chips" }, sessions.map((id) => h("span", { class: "chip" }, id))) : h("p", { class: "muted" }, "No session is active here."));
+    fill(
+      this.sessions,
+      sessions?.length
+        ? h("div", { class: "chips" }, sessions.map((id) => h("span", { class: "chip" }, id)))
+        : h("p", { class: "muted" }, "No session is active here."),
+    );
     this.drawCharts();
   }
 
@@ -106,11 +167,25 @@ class WorkerView {
     fill(
       this.warmup,
       steps.length
-        ? h("ul", { class: "steps" }, steps.map((step) => {
-            const share = bar(step.duration_s / most, `${step.step} took ${duration(step.duration_s)}`, Boolean(step.error));
+        ? h(
+          "ul",
+          { class: "steps" },
+          steps.map((step) => {
+            const share = bar(
+              step.duration_s / most,
+              `${step.step} took ${duration(step.duration_s)}`,
+              Boolean(step.error),
+            );
             share.classList.add("wide");
-            return h("li", {}, h("span", {}, step.step), step.error ? h("span", { class: "bad" }, step.error) : share, h("span", { class: "num" }, duration(step.duration_s)));
-          }))
+            return h(
+              "li",
+              {},
+              h("span", {}, step.step),
+              step.error ? h("span", { class: "bad" }, step.error) : share,
+              h("span", { class: "num" }, duration(step.duration_s)),
+            );
+          }),
+        )
         : h("p", { class: "muted" }, "The warm-up has no steps, or its timing is no longer kept."),
     );
   }
@@ -122,12 +197,32 @@ class WorkerView {
   }
 
   async loadLog() {
-    if (!this.ctx.admin) return fill(this.log, h("p", { class: "muted" }, `Logs need the role admin; you are ${this.ctx.me.role}.`));
+    if (!this.ctx.admin) {
+      return fill(this.log, h("p", { class: "muted" }, `Logs need the role admin; you are ${this.ctx.me.role}.`));
+    }
     try {
-      const { lines, source, truncated, filtered } = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg, "log") + query({ lines: 200 }));
-      if (!lines.length) return fill(this.log, empty("Nothing written", source ? `${source} holds no line of ours.` : ""));
-      const text = h("pre", { class: "log", tabindex: "0", role: "region", "aria-label": "End of the log" }, lines.join("\n"));
-      fill(this.log, text, h("p", { class: "muted small" }, `${source}${truncated ? ", its last lines" : ""}${filtered ? "; only lines of dspool itself while content capture is off" : ""}`));
+      const { lines, source, truncated, filtered } = await get(
+        poolPath(this.ctx.pool, "workers", this.ctx.arg, "log") + query({ lines: 200 }),
+      );
+      if (!lines.length) {
+        return fill(this.log, empty("Nothing written", source ? `${source} holds no line of ours.` : ""));
+      }
+      const text = h(
+        "pre",
+        { class: "log", tabindex: "0", role: "region", "aria-label": "End of the log" },
+        lines.join("\n"),
+      );
+      fill(
+        this.log,
+        text,
+        h(
+          "p",
+          { class: "muted small" },
+          `${source}${truncated ? ", its last lines" : ""}${
+            filtered ? "; only lines of dspool itself while content capture is off" : ""
+          }`,
+        ),
+      );
       text.scrollTop = text.scrollHeight;
     } catch (problem) {
       fill(this.log, failed(problem, () => this.loadLog()));
@@ -152,8 +247,34 @@ class WorkerView {
 }
 
 const PLOTS = [
-  { chart: "utilization", title: "Utilization", top: 1, format: (value) => percent(value), lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }] },
-  { chart: "throughput", title: "Throughput", format: (value) => rate(value), lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }] },
-  { chart: "latency", title: "Run time", format: duration, lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, { column: "p99_s", label: "p99", colour: "--s3" }] },
-  { chart: "errors", title: "Error rate", top: 0.002, format: (value) => percent(value, 2), lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }] },
+  {
+    chart: "utilization",
+    title: "Utilization",
+    top: 1,
+    format: (value) => percent(value),
+    lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }],
+  },
+  {
+    chart: "throughput",
+    title: "Throughput",
+    format: (value) => rate(value),
+    lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }],
+  },
+  {
+    chart: "latency",
+    title: "Run time",
+    format: duration,
+    lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, {
+      column: "p99_s",
+      label: "p99",
+      colour: "--s3",
+    }],
+  },
+  {
+    chart: "errors",
+    title: "Error rate",
+    top: 0.002,
+    format: (value) => percent(value, 2),
+    lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }],
+  },
 ];

@@ -13,14 +13,23 @@ export function workerActions(ctx, id, quiet = true) {
       label: "Drain",
       quiet,
       title: `Take ${id} out of traffic and stop it`,
-      ask: () => ({ title: "Drain this worker?", text: `${id} takes no new operations, finishes those it has, gives its sessions back and stops. A replacement starts at once.`, verb: "Drain" }),
+      ask: () => ({
+        title: "Drain this worker?",
+        text:
+          `${id} takes no new operations, finishes those it has, gives its sessions back and stops. A replacement starts at once.`,
+        verb: "Drain",
+      }),
       run: act("drain"),
     }),
     actionButton(ctx, {
       label: "Restart",
       quiet,
       title: `Replace ${id}`,
-      ask: () => ({ title: "Restart this worker?", text: `A replacement is made warm first; then ${id} finishes what it has and stops. Its sessions move.`, verb: "Restart" }),
+      ask: () => ({
+        title: "Restart this worker?",
+        text: `A replacement is made warm first; then ${id} finishes what it has and stops. Its sessions move.`,
+        verb: "Restart",
+      }),
       run: act("restart"),
     }),
   ];

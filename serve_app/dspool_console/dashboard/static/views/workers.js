@@ -23,16 +23,44 @@ class Workers {
     this.cells = {};
     this.filter = "all";
     this.search = "";
-    this.table = new Table({ label: "Workers", key: (row) => row.id, columns: this.columns(), sort: { key: "slot", down: false }, page: PAGE });
+    this.table = new Table({
+      label: "Workers",
+      key: (row) => row.id,
+      columns: this.columns(),
+      sort: { key: "slot", down: false },
+      page: PAGE,
+    });
     this.table.node.classList.add("dense");
     this.table.onpage = () => this.ask();
     this.nothing = h("div", { hidden: true });
     this.count = h("span", { class: "muted", role: "status" });
-    const find = h("input", { type: "search", placeholder: "Find by id, node or reason", "aria-label": "Find workers", on: { input: (event) => this.look(event.target.value) } });
+    const find = h("input", {
+      type: "search",
+      placeholder: "Find by id, node or reason",
+      "aria-label": "Find workers",
+      on: { input: (event) => this.look(event.target.value) },
+    });
     this.node = h(
       "div",
       { class: "stack" },
-      h("div", { class: "head" }, h("h1", {}, "Workers"), this.count, h("div", { class: "push" }, find, segments("Show", "which", [["all", "All"], ["busy", "Busy"], ["trouble", "In trouble"]], "all", (value) => this.pick(value)))),
+      h(
+        "div",
+        { class: "head" },
+        h("h1", {}, "Workers"),
+        this.count,
+        h(
+          "div",
+          { class: "push" },
+          find,
+          segments(
+            "Show",
+            "which",
+            [["all", "All"], ["busy", "Busy"], ["trouble", "In trouble"]],
+            "all",
+            (value) => this.pick(value),
+          ),
+        ),
+      ),
       h("section", { class: "panel", "aria-label": "Workers" }, this.table.node, this.nothing),
     );
     this.node.querySelector(".head").style.marginBottom = "0";
@@ -42,19 +70,89 @@ class Workers {
   columns() {
     const { ctx } = this;
     return [
-      { key: "slot", label: "Worker", plain: true, full: true, sort: (row) => row.slot, sign: (row) => [row.id, row.overflow], cell: (row) => h("span", { class: "worker" }, h("a", { class: "id", href: ctx.href("workers", row.id) }, row.id), row.overflow ? h("span", { class: "muted small" }, " overflow") : null) },
-      { key: "state", label: "State", sort: (row) => row.state, sign: (row) => [row.state, row.reason], cell: (row) => h("span", { title: row.reason || null }, badge(row.state)) },
-      { key: "cells", label: "Slots", sort: (row) => row.running, sign: (row) => [row.slots, row.running, this.cells[row.id]?.cells], cell: (row) => slotCells(row.slots, row.running, this.cells[row.id]?.cells) },
-      { key: "utilization", label: "Used", num: true, sort: (row) => row.utilization, cell: (row) => percent(row.utilization) },
-      { key: "throughput", label: "Throughput", num: true, sort: (row) => row.throughput, cell: (row) => rate(row.throughput) },
+      {
+        key: "slot",
+        label: "Worker",
+        plain: true,
+        full: true,
+        sort: (row) => row.slot,
+        sign: (row) => [row.id, row.overflow],
+        cell: (row) =>
+          h(
+            "span",
+            { class: "worker" },
+            h("a", { class: "id", href: ctx.href("workers", row.id) }, row.id),
+            row.overflow ? h("span", { class: "muted small" }, " overflow") : null,
+          ),
+      },
+      {
+        key: "state",
+        label: "State",
+        sort: (row) => row.state,
+        sign: (row) => [row.state, row.reason],
+        cell: (row) => h("span", { title: row.reason || null }, badge(row.state)),
+      },
+      {
+        key: "cells",
+        label: "Slots",
+        sort: (row) => row.running,
+        sign: (row) => [row.slots, row.running, this.cells[row.id]?.cells],
+        cell: (row) => slotCells(row.slots, row.running, this.cells[row.id]?.cells),
+      },
+      {
+        key: "utilization",
+        label: "Used",
+        num: true,
+        sort: (row) => row.utilization,
+        cell: (row) => percent(row.utilization),
+      },
+      {
+        key: "throughput",
+        label: "Throughput",
+        num: true,
+        sort: (row) => row.throughput,
+        cell: (row) => rate(row.throughput),
+      },
       { key: "p99", label: "p99", num: true, sort: (row) => row.p99_s, cell: (row) => duration(row.p99_s) },
-      { key: "sessions", label: "Sessions", num: true, sort: (row) => row.sessions, cell: (row) => count(row.sessions) },
-      { key: "operations", label: "Operations", num: true, sort: (row) => row.operations, cell: (row) => count(row.operations) },
-      { key: "errors", label: "Errors", num: true, sort: (row) => row.errors, sign: (row) => row.errors, cell: (row) => h("span", { class: row.errors ? "bad" : "" }, count(row.errors)) },
-      { key: "memory", label: "RSS / PSS / USS", num: true, title: "Memory: resident; proportional, with shared pages divided; unique, what would be free if it ended", sort: (row) => row.rss_mb, cell: (row) => this.memory(row) },
+      {
+        key: "sessions",
+        label: "Sessions",
+        num: true,
+        sort: (row) => row.sessions,
+        cell: (row) => count(row.sessions),
+      },
+      {
+        key: "operations",
+        label: "Operations",
+        num: true,
+        sort: (row) => row.operations,
+        cell: (row) => count(row.operations),
+      },
+      {
+        key: "errors",
+        label: "Errors",
+        num: true,
+        sort: (row) => row.errors,
+        sign: (row) => row.errors,
+        cell: (row) => h("span", { class: row.errors ? "bad" : "" }, count(row.errors)),
+      },
+      {
+        key: "memory",
+        label: "RSS / PSS / USS",
+        num: true,
+        title: "Memory: resident; proportional, with shared pages divided; unique, what would be free if it ended",
+        sort: (row) => row.rss_mb,
+        cell: (row) => this.memory(row),
+      },
       { key: "age", label: "Age", num: true, sort: (row) => -row.started_at, cell: (row) => age(row.started_at) },
       { key: "checked", label: "Checked", num: true, title: "Last health check", cell: (row) => ago(row.checked_at) },
-      { key: "actions", label: "Actions", full: true, sign: (row) => row.state, cell: (row) => h("span", { class: "nowrap" }, workerActions(ctx, row.id)) },
+      {
+        key: "actions",
+        label: "Actions",
+        full: true,
+        sign: (row) => row.state,
+        cell: (row) => h("span", { class: "nowrap" }, workerActions(ctx, row.id)),
+      },
     ];
   }
 
@@ -95,9 +193,17 @@ class Workers {
     this.table.show(rows);
     this.table.node.hidden = !rows.length;
     this.nothing.hidden = rows.length > 0;
-    if (!rows.length) this.nothing.replaceChildren(all.length ? empty("No worker fits", "Show all, or look for something else.") : empty("No workers", "The pool is starting, or was scaled to nothing. Workers appear here as they start."));
+    if (!rows.length) {
+      this.nothing.replaceChildren(
+        all.length
+          ? empty("No worker fits", "Show all, or look for something else.")
+          : empty("No workers", "The pool is starting, or was scaled to nothing. Workers appear here as they start."),
+      );
+    }
     const busy = all.reduce((sum, row) => sum + row.running, 0);
-    const text = `${plural(all.length, "worker")}, ${count(busy)} of ${count(all.reduce((sum, row) => sum + row.slots, 0))} slots busy`;
+    const text = `${plural(all.length, "worker")}, ${count(busy)} of ${
+      count(all.reduce((sum, row) => sum + row.slots, 0))
+    } slots busy`;
     if (this.count.textContent !== text) this.count.textContent = text;
     if (!this.asked) this.ask();
   }
@@ -105,7 +211,9 @@ class Workers {
   /** What the rows in view run, and their memory: asked of the workers themselves, so only for those. */
   async ask() {
     if (document.hidden) return;
-    const ids = this.table.seen.filter((row) => !["starting", "stopped", "failed"].includes(row.state)).map((row) => row.id).slice(0, 64);
+    const ids = this.table.seen.filter((row) => !["starting", "stopped", "failed"].includes(row.state)).map((row) =>
+      row.id
+    ).slice(0, 64);
     this.asked = true;
     if (!ids.length || this.asking) return;
     this.asking = true;
