@@ -130,7 +130,7 @@ async def memory_after(pool: Any, operations: int) -> dict[str, float]:
     import psutil
 
     def now() -> dict[str, float]:
-        pids = {"client": os.getpid()} | {f"worker{m.slot}": m.pid for m in pool.client.membership.workers}
+        pids = {"client": os.getpid()} | {f"worker{m.ordinal}": m.pid for m in pool.client.membership.workers}
         return {name: psutil.Process(pid).memory_info().rss / 2**20 for name, pid in pids.items()}
 
     await batch(ask(pool), operations // 10, CONCURRENCY)

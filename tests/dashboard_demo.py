@@ -94,7 +94,7 @@ class SimulatedPool:
         self.rows: dict[str, WorkerStatus] = {}
         self._seq = 0
         self._totals = [0] * 6
-        self._next_slot = 0
+        self._next_ordinal = 0
         self._sent = 0
         self._progress: list[WarmProgress] = []
         self._runs: dict[str, list[StepRun]] = {}
@@ -126,7 +126,7 @@ class SimulatedPool:
             "worker.terminate",
             {"age_s": 60.0, "operations": 12.0},
             worker=f"{name}-w2-0c41d7" if pretty else HOSTILE,
-            slot=2,
+            ordinal=2,
             reason="ActorDiedError: killed by SIGKILL",
         )
         self._made_at = time.time()
@@ -205,7 +205,7 @@ class SimulatedPool:
             count = int(busy)
             self.metrics.report(
                 WorkerDelta(
-                    self.name, row.id, self._seq, 1.0, row.slot, slots, busy, tally, count, count,
+                    self.name, row.id, self._seq, 1.0, row.ordinal, slots, busy, tally, count, count,
                     row.sessions, row.rss_mb,
                 )
             )  # fmt: skip
@@ -245,15 +245,15 @@ class SimulatedPool:
         self.log.take(EventBatch(self.name, "supervisor", self._sent, [sent]))
 
     def _start_worker(self) -> None:
-        slot, self._next_slot = self._next_slot, self._next_slot + 1
-        id = f"{self.name}-w{slot}-{self.dice.getrandbits(24):06x}"
+        ordinal, self._next_ordinal = self._next_ordinal, self._next_ordinal + 1
+        id = f"{self.name}-w{ordinal}-{self.dice.getrandbits(24):06x}"
         ready = sum(row.state == "ready" for row in self.rows.values())
-        strange = slot == 1 and not self.pretty
+        strange = ordinal == 1 and not self.pretty
         node = HOSTILE if strange else "node-1"
         self.rows[id] = WorkerStatus(
-            id, slot, "ready" if ready < self.desired else "spare", 1000 + slot, node, sessions=slot % 9,
-            slots=self.config.slots_per_worker, started_at=time.time() - 4000 + slot, operations=slot * 10,
-            rss_mb=180.0 + slot % 30, reason=HOSTILE if strange else "", start="fork",
+            id, ordinal, "ready" if ready < self.desired else "spare", 1000 + ordinal, node, sessions=ordinal % 9,
+            slots=self.config.slots_per_worker, started_at=time.time() - 4000 + ordinal, operations=ordinal * 10,
+            rss_mb=180.0 + ordinal % 30, reason=HOSTILE if strange else "", start="fork",
             checked_at=time.time(),
         )  # fmt: skip
         self._runs[id] = [
@@ -343,13 +343,15 @@ class SimulatedPool:
     def signing_key(self) -> bytes:
         return b"k" * 32
 
-    async def look(self, after: float | None, *, slots: bool) -> Any:
+    async def look(self, after: float | None, *, workers: bool) -> Any:
         self._here()
-        return self.metrics.look(after, slots=slots)
+        return self.metrics.look(after, workers=workers)
 
-    async def table(self, duration_s: float, *, program: str | None = None, slot: int | None = None) -> Any:
+    async def table(
+        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
+    ) -> Any:
         self._here()
-        return self.metrics.table(duration_s, program=program, slot=slot)
+        return self.metrics.table(duration_s, program=program, ordinal=ordinal)
 
     async def reading(self) -> Snapshot:
         self._here()
@@ -370,7 +372,7 @@ class SimulatedPool:
             raise UnknownWorker(f"there is no worker {worker_id!r}")
         return [
             {
-                "operation_id": f"op-{row.slot}-{slot}",
+                "operation_id": f"op-{row.ordinal}-{slot}",
                 "command": "execute_program",
                 "program": ("qa", "summarize", self.odd[:40])[slot % 3],
                 "session": None if slot % 2 else f"user-{slot}",

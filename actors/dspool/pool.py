@@ -260,7 +260,7 @@ class Pool:
         return await store.list(self.name, limit=limit, after=after, principal=principal)
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
-        """The pool now: sizes, load, latencies of the last minute, counters, by program and by worker slot.
+        """The pool now: sizes, load, latencies of the last minute, counters, by program and by worker.
 
         Raises:
             NotAllowed: `enable_metrics` is off.
@@ -269,9 +269,9 @@ class Pool:
         return await self._ask_metrics("snapshot")
 
     async def metrics_history(
-        self, duration_s: float = 60.0, *, program: str | None = None, slot: int | None = None
+        self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
     ) -> HistoryView:
-        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker slot.
+        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker.
 
         Raises:
             NotAllowed, WorkerLost: as `metrics_snapshot`.
@@ -279,7 +279,7 @@ class Pool:
         """
         if not duration_s > 0:
             raise InvalidRequest(f"a history has a positive duration_s, got {duration_s}", field="duration_s")
-        return await self._ask_metrics("history", duration_s, program=program, slot=slot)
+        return await self._ask_metrics("history", duration_s, program=program, ordinal=ordinal)
 
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
         """What happened in the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.
@@ -317,7 +317,7 @@ class Pool:
         handles = {}
         for member in self.client.membership.workers:
             suffix = member.worker_id.rsplit("-", 1)[-1]
-            name = actor_name(self.name, f"worker:{member.slot}:{suffix}")
+            name = actor_name(self.name, f"worker:{member.ordinal}:{suffix}")
             handles[member.worker_id] = ray.get_actor(name, namespace=NAMESPACE)
         return handles
 

@@ -320,4 +320,4 @@ async def test_random_kills_of_everything_leave_a_whole_pool_and_true_books(star
         assert (await pool.session(name).get_variable("n"))["value"] >= value
     status = await pool.status()
     assert (status.state, status.actual) == ("ready", 2)
-    assert len({worker.slot for worker in status.workers}) == len(status.workers)
+    assert len({worker.ordinal for worker in status.workers}) == len(status.workers)

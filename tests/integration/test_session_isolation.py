@@ -74,7 +74,7 @@ async def service(tmp_path):
     config = PoolConfig(state_dir=tmp_path, telemetry={"sampling": 0}, enable_metrics=False)
     store = SessionStore(f"sqlite:///{tmp_path / 'sessions.db'}")
     await store.open()
-    workers = [Worker(f"w{slot}", slot, config, b"secret", store) for slot in range(2)]
+    workers = [Worker(f"w{ordinal}", ordinal, config, b"secret", store) for ordinal in range(2)]
     members = tuple([await worker.describe() for worker in workers])
 
     async def watch(version):

@@ -145,7 +145,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def _publish(self):
         members = [
-            Member(worker_id=worker_id, slot=0, host="", port=0, slots=worker.slots)
+            Member(worker_id=worker_id, ordinal=0, host="", port=0, slots=worker.slots)
             for worker_id, worker in self.workers.items()
             if worker.member
         ]

@@ -21,9 +21,9 @@ MIN, MAX, OVERFLOW = 1, 5, 2
 class Process:
     """What really runs: known to the world, not to the pool."""
 
-    def __init__(self, worker_id: str, slot: int) -> None:
+    def __init__(self, worker_id: str, ordinal: int) -> None:
         self.worker_id = worker_id
-        self.slot = slot
+        self.ordinal = ordinal
         self.listening = False
         self.warming = False
         self.warm = False
@@ -56,7 +56,7 @@ class PoolAndWorld(RuleBasedStateMachine):
         self.ids = itertools.count()
         self.now = 0.0
         self.state = PoolState(
-            self.config, new_id=lambda slot: f"w{slot}-{next(self.ids)}", jitter=lambda: 0.5
+            self.config, new_id=lambda ordinal: f"w{ordinal}-{next(self.ids)}", jitter=lambda: 0.5
         )
         self.world: dict[str, Process] = {}
         self.versions: list[int] = []
@@ -69,11 +69,11 @@ class PoolAndWorld(RuleBasedStateMachine):
     def feed(self, event):
         for action in self.state.handle(event, self.now):
             match action:
-                case ev.StartWorker(worker_id, slot):
-                    assert all(p.slot != slot for p in self.world.values()), (
-                        "two living workers with one slot"
+                case ev.StartWorker(worker_id, ordinal):
+                    assert all(p.ordinal != ordinal for p in self.world.values()), (
+                        "two living workers with one ordinal"
                     )
-                    self.world[worker_id] = Process(worker_id, slot)
+                    self.world[worker_id] = Process(worker_id, ordinal)
                 case ev.WarmWorker(worker_id):
                     self.world[worker_id].warming = True
                 case ev.Promote(worker_id):
@@ -104,7 +104,7 @@ class PoolAndWorld(RuleBasedStateMachine):
         if p := self.some(data, listening=False):
             if ok:
                 p.listening = True
-                self.feed(ev.WorkerStarted(p.worker_id, Member(p.worker_id, p.slot, "h", 1, 8)))
+                self.feed(ev.WorkerStarted(p.worker_id, Member(p.worker_id, p.ordinal, "h", 1, 8)))
             else:
                 self.feed(ev.WorkerFailed(p.worker_id, "no"))
 
@@ -140,7 +140,7 @@ class PoolAndWorld(RuleBasedStateMachine):
     )
     def a_health_check_ends(self, data, ok, operations, says):
         if p := self.some(data, listening=True):
-            status = WorkerStatus(p.worker_id, p.slot, says, operations=operations)
+            status = WorkerStatus(p.worker_id, p.ordinal, says, operations=operations)
             self.feed(ev.HealthOk(p.worker_id, status) if ok else ev.HealthMissed(p.worker_id, "late"))
 
     @rule(data=st.data())
@@ -194,9 +194,9 @@ class PoolAndWorld(RuleBasedStateMachine):
 
     @precondition(lambda self: hasattr(self, "state"))
     @invariant()
-    def no_two_living_workers_have_one_slot_number(self):
-        slots = [w.slot for w in self.state.roster]
-        assert len(slots) == len(set(slots))
+    def no_two_living_workers_have_one_ordinal(self):
+        ordinals = [w.ordinal for w in self.state.roster]
+        assert len(ordinals) == len(set(ordinals))
 
     @precondition(lambda self: hasattr(self, "state"))
     @invariant()
@@ -275,7 +275,7 @@ class PoolAndWorld(RuleBasedStateMachine):
                 self.feed(ev.Drained(p.worker_id))
             elif not p.listening:
                 p.listening = True
-                self.feed(ev.WorkerStarted(p.worker_id, Member(p.worker_id, p.slot, "h", 1, 8)))
+                self.feed(ev.WorkerStarted(p.worker_id, Member(p.worker_id, p.ordinal, "h", 1, 8)))
             elif p.warming:
                 p.warming, p.warm = False, True
                 self.feed(ev.WarmFinished(p.worker_id))

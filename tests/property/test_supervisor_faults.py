@@ -88,8 +88,8 @@ async def _life(happens, spares, strategy, step_s):
         membership = await supervisor.watch(0, 0)
         if not versions or membership.version != versions[-1]:
             versions.append(membership.version)
-        slots = [worker.slot for worker in runtime.alive]
-        assert len(slots) == len(set(slots))
+        ordinals = [worker.ordinal for worker in runtime.alive]
+        assert len(ordinals) == len(set(ordinals))
         known = {worker.id for worker in (await supervisor.status(fresh=False)).workers}
         assert {worker.worker_id for worker in runtime.alive} <= known
         for member in membership.workers:

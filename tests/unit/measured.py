@@ -40,7 +40,7 @@ class Measured:
                 self.metrics.report(found)
         if self.told:
             workers = tuple(
-                WorkerStatus(worker.reporter, worker.slot, "ready", start=start)
+                WorkerStatus(worker.reporter, worker.ordinal, "ready", start=start)
                 for worker, start in zip(self.workers, starts, strict=True)
             )
             self.metrics.report(

@@ -19,7 +19,9 @@ class Bench:
     def __init__(self, **config):
         self.config = PoolConfig(**config)
         ids = itertools.count()
-        self.state = PoolState(self.config, new_id=lambda slot: f"w{slot}.{next(ids)}", jitter=lambda: 1.0)
+        self.state = PoolState(
+            self.config, new_id=lambda ordinal: f"w{ordinal}.{next(ids)}", jitter=lambda: 1.0
+        )
         self.now = 100.0
         self.actions = []
         self.todo = []
@@ -51,8 +53,8 @@ class Bench:
 
     def carry_out(self, action):
         match action:
-            case ev.StartWorker(worker_id, slot):
-                self.started(worker_id, slot)
+            case ev.StartWorker(worker_id, ordinal):
+                self.started(worker_id, ordinal)
             case ev.WarmWorker(worker_id):
                 self.feed(ev.WarmFinished(worker_id))
             case ev.DrainWorker(worker_id):
@@ -60,22 +62,22 @@ class Bench:
             case ev.StopWorker(worker_id) | ev.KillWorker(worker_id):
                 self.feed(ev.WorkerDied(worker_id, "told to"))
 
-    def started(self, worker_id, slot):
-        return self.feed(ev.WorkerStarted(worker_id, Member(worker_id, slot, "host", 1, 8)))
+    def started(self, worker_id, ordinal):
+        return self.feed(ev.WorkerStarted(worker_id, Member(worker_id, ordinal, "host", 1, 8)))
 
     def of(self, kind, within=None):
         return [a for a in (self.actions if within is None else within) if isinstance(a, kind)]
 
     def phases(self):
-        return {w.slot: w.phase for w in sorted(self.state.roster, key=lambda w: w.slot)}
+        return {w.ordinal: w.phase for w in sorted(self.state.roster, key=lambda w: w.ordinal)}
 
-    def id(self, slot):
-        return next(w.id for w in self.state.roster if w.slot == slot)
+    def id(self, ordinal):
+        return next(w.id for w in self.state.roster if w.ordinal == ordinal)
 
     @property
     def members(self):
         return [m.worker_id for m in self.state.membership.workers]
 
 
-def adopted(slot, state):
-    return ev.WorkerAdopted(f"old{slot}", slot, Member(f"old{slot}", slot, "host", 1, 8), state)
+def adopted(ordinal, state):
+    return ev.WorkerAdopted(f"old{ordinal}", ordinal, Member(f"old{ordinal}", ordinal, "host", 1, 8), state)

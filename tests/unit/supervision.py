@@ -73,11 +73,11 @@ async def pool(script=None, traffic=None, **arguments):
 
 
 def only(**faults):
-    """Faults for the workers of one slot number, or, without `slot`, of every worker."""
-    slot = faults.pop("slot", None)
+    """Faults for the worker of one ordinal, or, without `ordinal`, of every worker."""
+    ordinal = faults.pop("ordinal", None)
 
     def script(worker):
-        if slot is None or worker.slot == slot:
+        if ordinal is None or worker.ordinal == ordinal:
             for name, value in faults.items():
                 setattr(worker, name, value)
 

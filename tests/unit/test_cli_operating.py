@@ -132,7 +132,7 @@ def test_a_size_outside_the_bounds_is_refused_in_plain_words(service):
 
 @pytest.mark.parametrize("verb", ["drain", "restart"])
 @pytest.mark.parametrize("named", ["1", "default-w1-a"])
-def test_a_worker_is_named_by_its_id_or_its_slot_number(service, verb, named):
+def test_a_worker_is_named_by_its_id_or_its_ordinal(service, verb, named):
     asked = f"POST {POOL}/workers/default-w1-a/{verb}"
     service.answers = {f"GET {POOL}": status_of(), asked: {"worker": "default-w1-a", "gone": True}}
     ended = service(verb, named)

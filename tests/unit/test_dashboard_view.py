@@ -163,10 +163,10 @@ def test_a_worker_row_prefers_its_own_newer_figures():
     clock.now += 1
     metrics.report(worker.take_delta(clock.now, sessions=4, rss_mb=99.0))
     metrics.tick()
-    slots = metrics.look(None, slots=True).snapshot.slots
-    (row,) = view.worker_rows(status_of(WorkerStatus("w", 0, "ready", slots=8, checked_at=3.0)), slots, {})
+    workers = metrics.look(None, workers=True).snapshot.workers
+    (row,) = view.worker_rows(status_of(WorkerStatus("w", 0, "ready", slots=8, checked_at=3.0)), workers, {})
     assert (row["running"], row["sessions"], row["rss_mb"], row["checked_at"]) == (1, 4, 99.0, 3.0)
-    assert metrics.look(None, slots=False).snapshot.slots == {}
+    assert metrics.look(None, workers=False).snapshot.workers == {}
 
 
 def test_cells_name_sessions_to_admins_only():

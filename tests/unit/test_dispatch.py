@@ -20,7 +20,7 @@ RATE_LIMITED = {"code": "model_rate_limited", "message": "", "details": {}}
 
 
 def members(**slots):
-    return [Member(worker_id=name, slot=0, host="", port=0, slots=count) for name, count in slots.items()]
+    return [Member(worker_id=name, ordinal=0, host="", port=0, slots=count) for name, count in slots.items()]
 
 
 class World:

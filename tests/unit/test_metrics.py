@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from dspool.core.autoscale.sizing import SizingInputs
-from dspool.core.metrics.metric_store import MAX_SLOTS
+from dspool.core.metrics.metric_store import MAX_WORKERS
 from dspool.core.metrics.sources import MAX_REPORTERS
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER
 from dspool.messages import PoolStatus, WorkerStatus
@@ -158,12 +158,12 @@ def test_programs_beyond_the_bound_are_counted_together():
     assert snapshot.counters.by_outcome["ok"] == 200
 
 
-def test_slots_beyond_the_bound_are_counted_together():
+def test_workers_beyond_the_bound_are_counted_together():
     scene = Scene(workers=0)
-    for slot in range(MAX_SLOTS + 10):
-        recorder = WorkerRecorder("default", f"w{slot}", slot, 4, now=scene.now)
+    for ordinal in range(MAX_WORKERS + 10):
+        recorder = WorkerRecorder("default", f"w{ordinal}", ordinal, 4, now=scene.now)
         scene.metrics.report(recorder.take_delta(scene.now + 1))
-    assert len(scene.snapshot().slots) == MAX_SLOTS + 1
+    assert len(scene.snapshot().workers) == MAX_WORKERS + 1
 
 
 def test_reporters_are_bounded_and_a_forgotten_one_is_not_counted_twice():
@@ -214,8 +214,8 @@ def test_utilization_is_busy_time_over_available_time_of_all_workers():
     seen = scene.snapshot()
     assert seen.utilization == pytest.approx(0.5)
     assert (seen.running, seen.active, seen.idle, seen.size) == (4, 1, 1, 2)
-    assert [seen.slots[slot].recent.utilization for slot in (0, 1)] == pytest.approx([1.0, 0.0])
-    assert seen.slots[0].busy_s == pytest.approx(40.0)
+    assert [seen.workers[ordinal].recent.utilization for ordinal in (0, 1)] == pytest.approx([1.0, 0.0])
+    assert seen.workers[0].busy_s == pytest.approx(40.0)
 
 
 def test_throughput_is_divided_by_measured_time_however_late_the_tick():
@@ -276,7 +276,7 @@ def test_a_tick_that_comes_twice_at_the_same_time_changes_nothing():
     assert len(scene.metrics.history(60).points) == 2
 
 
-def test_figures_come_by_program_and_by_worker_slot():
+def test_figures_come_by_program_and_by_worker():
     scene = Scene()
 
     def work():
@@ -287,9 +287,9 @@ def test_figures_come_by_program_and_by_worker_slot():
     seen = scene.snapshot()
     assert seen.programs["a"].recent.throughput == pytest.approx(4.0)
     assert seen.programs["b"].recent.p50_s == pytest.approx(0.4, rel=0.01)
-    assert seen.slots[1].counters.by_outcome["ok"] == 80
+    assert seen.workers[1].counters.by_outcome["ok"] == 80
     assert scene.metrics.history(5, program="b").points[-1].throughput == pytest.approx(8.0)
-    assert scene.metrics.history(5, slot=0).points[-1].throughput == pytest.approx(4.0)
+    assert scene.metrics.history(5, ordinal=0).points[-1].throughput == pytest.approx(4.0)
     assert scene.metrics.history(5, program="nobody").points == ()
 
 
@@ -332,7 +332,7 @@ def test_a_reporter_that_vanished_no_longer_counts_for_levels_but_its_operations
     scene.pass_time(6)
     seen = scene.snapshot()
     assert (seen.queue_depth, seen.running, seen.clients, seen.size) == (0, 0, 1, 1)
-    assert seen.slots[1].worker is None
+    assert seen.workers[1].worker is None
     assert seen.counters.by_outcome["ok"] == 5
 
 
@@ -360,7 +360,7 @@ def test_without_a_supervisor_the_workers_own_reports_tell_the_size():
     assert (scene.snapshot().size, scene.snapshot().desired) == (2, 3)
 
 
-def test_a_slot_taken_over_by_another_worker_goes_on_counting():
+def test_an_ordinal_taken_over_by_another_worker_goes_on_counting():
     scene = Scene(workers=1)
     scene.run(times=3, worker=0)
     scene.flush()
@@ -368,8 +368,8 @@ def test_a_slot_taken_over_by_another_worker_goes_on_counting():
     scene.run(times=4, worker=0)
     scene.now += 0.5
     scene.flush()
-    slot = scene.snapshot().slots[0]
-    assert (slot.worker, slot.counters.by_outcome["ok"]) == ("w-new", 7)
+    worker = scene.snapshot().workers[0]
+    assert (worker.worker, worker.counters.by_outcome["ok"]) == ("w-new", 7)
 
 
 # --- history ---
@@ -521,7 +521,7 @@ def test_history_and_counters_come_back_from_a_checkpoint_and_nothing_counts_twi
     scene.flush()
     seen = scene.snapshot()
     assert seen.counters.by_outcome["ok"] == 45
-    assert seen.slots[0].counters.by_outcome["ok"] == 40
+    assert seen.workers[0].counters.by_outcome["ok"] == 40
     assert (seen.telemetry.unattributed, seen.telemetry.duplicates) == (3, 1)
     again = scene.metrics.history(3600).points
     assert [point.throughput for point in again] == [point.throughput for point in before]

@@ -16,7 +16,7 @@ from tests.unit.pool_bench import ORDERS, Bench, adopted
 
 def test_a_starting_pool_orders_all_its_workers_at_once():
     b = Bench(pool_size=3, spares=1).boot()
-    assert [a.slot for a in b.of(ev.StartWorker)] == [0, 1, 2, 3]
+    assert [a.ordinal for a in b.of(ev.StartWorker)] == [0, 1, 2, 3]
 
 
 def test_a_worker_takes_traffic_only_when_it_is_warm():
@@ -56,13 +56,13 @@ def test_a_spare_takes_no_traffic():
     assert b.status().spares == 2
 
 
-def test_a_replacement_gets_a_slot_number_only_after_its_holder_is_gone():
+def test_a_replacement_gets_an_ordinal_only_after_its_holder_is_gone():
     b = Bench(pool_size=2).boot().obey()
     for _ in range(b.config.max_health_failures):
         b.feed(ev.HealthMissed(b.id(0), "no answer"))
     assert b.phases() == {0: "failed", 1: "ready", 2: "starting"}
     b.obey(ev.StartWorker, ev.WarmWorker)
-    assert [m.slot for m in b.state.membership.workers] == [1, 2]
+    assert [m.ordinal for m in b.state.membership.workers] == [1, 2]
 
 
 def test_a_size_outside_the_bounds_is_refused_and_changes_nothing():
@@ -84,11 +84,11 @@ def test_of_two_resizes_at_once_the_later_one_holds():
 
 def test_shrinking_drains_the_workers_with_the_fewest_sessions_and_kills_none():
     b = Bench(pool_size=3).boot().obey()
-    for slot, sessions in ((0, 0), (1, 9), (2, 5)):
-        b.feed(ev.HealthOk(b.id(slot), WorkerStatus(b.id(slot), slot, "ready", sessions=sessions)))
+    for ordinal, sessions in ((0, 0), (1, 9), (2, 5)):
+        b.feed(ev.HealthOk(b.id(ordinal), WorkerStatus(b.id(ordinal), ordinal, "ready", sessions=sessions)))
     b.feed(ev.ResizeRequested(1))
     assert b.phases() == {0: "draining", 1: "ready", 2: "draining"}
-    assert [m.slot for m in b.state.membership.workers] == [1]
+    assert [m.ordinal for m in b.state.membership.workers] == [1]
     assert not b.of(ev.KillWorker)
     b.obey()
     assert b.phases() == {1: "ready"}
@@ -98,7 +98,7 @@ def test_growing_while_draining_starts_new_workers_and_lets_the_draining_ones_fi
     b = Bench(pool_size=3).boot().obey()
     b.feed(ev.ResizeRequested(1))
     b.feed(ev.ResizeRequested(3))
-    draining = [slot for slot, phase in b.phases().items() if phase == "draining"]
+    draining = [ordinal for ordinal, phase in b.phases().items() if phase == "draining"]
     assert len(draining) == 2
     b.obey()
     assert len(b.members) == 3
@@ -171,7 +171,7 @@ def test_a_worn_out_worker_is_replaced_warm_first(limits, status, reason):
     b = Bench(pool_size=2, recycle=limits).boot().obey()
     old = b.id(1)
     b.feed(ev.HealthOk(old, WorkerStatus(old, 1, "ready", rss_mb=100.0)))
-    b.feed(ev.HealthOk(old, WorkerStatus(**{"id": old, "slot": 1, "state": "ready", **status})))
+    b.feed(ev.HealthOk(old, WorkerStatus(**{"id": old, "ordinal": 1, "state": "ready", **status})))
     assert old in b.members
     assert b.state.roster.get(old).leaving == reason
     b.obey()
@@ -184,7 +184,7 @@ def test_a_memory_limit_below_what_a_fresh_worker_has_recycles_nothing_and_is_sa
     workers = set(b.phases())
     for rss_mb in (120.0, 130.0, 99.0, 900.0):
         for w in b.state.roster:
-            b.feed(ev.HealthOk(w.id, WorkerStatus(w.id, w.slot, w.phase, rss_mb=rss_mb)))
+            b.feed(ev.HealthOk(w.id, WorkerStatus(w.id, w.ordinal, w.phase, rss_mb=rss_mb)))
         b.obey()
     assert set(b.phases()) == workers
     assert not any(w.leaving for w in b.state.roster)
@@ -233,7 +233,7 @@ def test_overflow_workers_come_on_top_and_go_again():
     assert [w.overflow for w in status.workers] == [False, False, True, True]
     b.feed(ev.SizingDecided(2, 0))
     b.obey()
-    assert [m.slot for m in b.state.membership.workers] == [0, 1]
+    assert [m.ordinal for m in b.state.membership.workers] == [0, 1]
 
 
 def test_a_decision_of_sizing_never_leaves_the_bounds():

@@ -19,7 +19,7 @@ def test_a_staged_start_warms_a_canary_alone_and_then_three_stages():
         sizes.append(len(starts))
         b.todo = []
         for a in starts:
-            b.started(a.worker_id, a.slot)
+            b.started(a.worker_id, a.ordinal)
             b.feed(ev.WarmFinished(a.worker_id))
     assert sizes == [1, 1, 2, 3]
     assert len(b.members) == 7
@@ -27,10 +27,10 @@ def test_a_staged_start_warms_a_canary_alone_and_then_three_stages():
 
 def test_a_sequential_start_warms_one_worker_at_a_time():
     b = Bench(pool_size=3, warmup={"strategy": "sequential"}).boot()
-    for slot in (0, 1, 2):
-        assert len(b.of(ev.StartWorker)) == slot + 1
+    for ordinal in (0, 1, 2):
+        assert len(b.of(ev.StartWorker)) == ordinal + 1
         b.obey(ev.StartWorker)
-        b.feed(ev.WarmFinished(b.id(slot)))
+        b.feed(ev.WarmFinished(b.id(ordinal)))
     assert len(b.members) == 3
 
 
@@ -63,11 +63,11 @@ def test_a_failing_stage_stops_the_roll_out_but_keeps_what_is_warm():
         assert len(starts) == size
         b.todo = []
         for a in starts:
-            b.started(a.worker_id, a.slot)
+            b.started(a.worker_id, a.ordinal)
             b.feed(ev.WarmFinished(a.worker_id))
     first, second = (a for a in b.todo if isinstance(a, ev.StartWorker))
     for a in (first, second):
-        b.started(a.worker_id, a.slot)
+        b.started(a.worker_id, a.ordinal)
     b.feed(ev.WorkerFailed(first.worker_id, "no"))
     out = b.feed(ev.WarmFinished(second.worker_id))
     assert len(b.members) == 3
@@ -241,7 +241,7 @@ def test_a_worker_that_lives_on_beside_a_crash_loop_does_not_keep_the_backoff_sh
     waits = []
     for _ in range(8):
         began = b.now
-        while not (found := [w for w in b.state.roster if w.slot == 0]):
+        while not (found := [w for w in b.state.roster if w.ordinal == 0]):
             b.tick(0.05)
             b.feed(ev.HealthOk(survivor, WorkerStatus(survivor, 1, "ready")))
         waits.append(b.now - began)
@@ -249,7 +249,7 @@ def test_a_worker_that_lives_on_beside_a_crash_loop_does_not_keep_the_backoff_sh
     assert waits[-1] > 3.0
 
 
-def test_a_kill_that_does_not_show_is_repeated_and_the_slot_number_stays_taken():
+def test_a_kill_that_does_not_show_is_repeated_and_the_ordinal_stays_taken():
     b = Bench(pool_size=1).boot().obey()
     b.feed(ev.HealthMissed(b.id(0), "gone", certain=True))
     b.todo = []

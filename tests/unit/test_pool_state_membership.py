@@ -92,7 +92,7 @@ def test_an_adopted_worker_that_was_draining_goes_on_draining():
     assert b.phases() == {1: "ready"}
 
 
-def test_of_two_adopted_workers_with_one_slot_number_the_second_is_killed():
+def test_of_two_adopted_workers_with_one_ordinal_the_second_is_killed():
     b = Bench(pool_size=1)
     b.feed(adopted(0, "ready"))
     out = b.feed(ev.WorkerAdopted("twin", 0, Member("twin", 0, "host", 2, 8), "ready"))
@@ -251,7 +251,7 @@ def test_every_event_it_emits_is_in_the_table_with_its_names():
     b.obey()
     b.feed(ev.ResizeRequested(2))
     b.obey()
-    b.feed(ev.WorkerDied(b.id(b.state.membership.workers[0].slot), "SIGKILL"))
+    b.feed(ev.WorkerDied(b.id(b.state.membership.workers[0].ordinal), "SIGKILL"))
     b.tick(31.0)
     b.obey()
     emitted = b.of(ev.Emit)

@@ -12,7 +12,7 @@ from tests.unit.supervision import only, pool
 
 async def test_a_worker_whose_event_loop_is_blocked_is_killed_and_replaced():
     async with pool(pool_size=2, max_health_failures=3) as s:
-        stuck = s.runtime.worker(slot=0)
+        stuck = s.runtime.worker(ordinal=0)
         stuck.healthy = False
         await s.clock.advance(5 * 2 + 2.1)
         assert stuck.worker_id in await s.members()
@@ -32,7 +32,7 @@ async def test_clients_hear_of_a_worker_that_hangs_within_the_time_that_the_conf
     async with pool(only(drain_s=100.0), pool_size=2, max_pool_size=2) as s:
         config = s.config
         await s.clock.advance(2 * config.health_check_interval_s + hangs_at)
-        stuck = s.runtime.worker(slot=0)
+        stuck = s.runtime.worker(ordinal=0)
         if drains:
             draining = asyncio.create_task(s.supervisor.drain(stuck.worker_id))
             await settle()
@@ -56,7 +56,7 @@ async def test_clients_hear_of_a_worker_that_hangs_within_the_time_that_the_conf
 
 async def test_a_report_of_a_client_about_an_unreachable_worker_is_enough():
     async with pool(pool_size=2, spares=1) as s:
-        lost = s.runtime.worker(slot=0)
+        lost = s.runtime.worker(ordinal=0)
         lost.unreachable = True
         await s.supervisor.report_dead(lost.worker_id, "connection reset")
         await settle()
@@ -66,7 +66,7 @@ async def test_a_report_of_a_client_about_an_unreachable_worker_is_enough():
 
 async def test_a_report_about_a_healthy_worker_does_not_kill_it():
     async with pool(pool_size=2) as s:
-        fine = s.runtime.worker(slot=0)
+        fine = s.runtime.worker(ordinal=0)
         await s.supervisor.report_dead(fine.worker_id, "connection reset")
         await s.supervisor.report_dead("nobody", "connection reset")
         await settle()
@@ -75,8 +75,8 @@ async def test_a_report_about_a_healthy_worker_does_not_kill_it():
 
 async def test_status_asks_the_workers_and_a_stuck_one_does_not_hold_it_up():
     async with pool(pool_size=2) as s:
-        s.runtime.worker(slot=0).operations = 42
-        s.runtime.worker(slot=1).healthy = False
+        s.runtime.worker(ordinal=0).operations = 42
+        s.runtime.worker(ordinal=1).healthy = False
         asking = asyncio.create_task(s.supervisor.status())
         await s.clock.advance(0.5)
         status = await asking
@@ -86,7 +86,7 @@ async def test_status_asks_the_workers_and_a_stuck_one_does_not_hold_it_up():
 
 async def test_asking_for_the_status_again_and_again_is_no_health_check():
     async with pool(pool_size=1, max_health_failures=1, health_check_interval_s=1000.0) as s:
-        busy_now = s.runtime.worker(slot=0)
+        busy_now = s.runtime.worker(ordinal=0)
         busy_now.healthy = False
         for _ in range(5):
             asking = asyncio.create_task(s.supervisor.status())

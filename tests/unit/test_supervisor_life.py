@@ -19,7 +19,7 @@ from tests.unit.supervision import Scene, deploying, only, pool
 
 async def test_it_starts_its_workers_warm_and_publishes_them():
     async with pool(pool_size=3, warmup={"steps": [{"step": "import_modules", "modules": ["json"]}]}) as s:
-        assert [w.slot for w in s.runtime.workers] == [0, 1, 2]
+        assert [w.ordinal for w in s.runtime.workers] == [0, 1, 2]
         assert all(w.steps == ["import_modules", "load_programs"] for w in s.runtime.workers)
         assert all(w.active == {"qa": 1} for w in s.runtime.workers)
         membership = await s.supervisor.watch(0)
@@ -41,7 +41,7 @@ async def test_a_watcher_hears_of_the_next_membership_and_not_before():
         waiting = asyncio.create_task(s.supervisor.watch(known.version, 100.0))
         await s.clock.advance(50.0)
         assert not waiting.done()
-        s.runtime.worker(slot=0).die()
+        s.runtime.worker(ordinal=0).die()
         assert (await waiting).version > known.version
 
 
@@ -61,18 +61,18 @@ async def test_a_watcher_that_knows_a_later_version_is_not_left_waiting():
 async def test_a_dead_worker_is_replaced_by_the_spare_with_no_time_passing():
     async with pool(pool_size=2, spares=1) as s:
         s.store.down = None
-        dead = s.runtime.worker(slot=0)
-        spare = s.runtime.worker(slot=2)
+        dead = s.runtime.worker(ordinal=0)
+        spare = s.runtime.worker(ordinal=2)
         dead.die()
         await settle()
-        assert await s.members() == [s.runtime.worker(slot=1).worker_id, spare.worker_id]
+        assert await s.members() == [s.runtime.worker(ordinal=1).worker_id, spare.worker_id]
         assert s.store.dead == [dead.worker_id]
         assert (await s.status()).spares == 1
 
 
 async def test_the_new_membership_does_not_wait_for_a_store_that_does_not_answer():
     async with pool(pool_size=2, spares=1) as s:
-        dead = s.runtime.worker(slot=0)
+        dead = s.runtime.worker(ordinal=0)
         s.store.down = StoreFailed("no store")
         dead.die()
         await settle()
@@ -86,7 +86,7 @@ async def test_the_new_membership_does_not_wait_for_a_store_that_does_not_answer
 async def test_without_a_spare_a_dead_worker_is_replaced_after_a_warm_start():
     async with pool(only(start_s=0.5, step_s=0.2), pool_size=2) as s:
         await s.clock.advance(1.0)
-        s.runtime.worker(slot=0).die()
+        s.runtime.worker(ordinal=0).die()
         await s.clock.advance(0.6)
         assert len(await s.members()) == 1
         await s.clock.advance(0.2)
@@ -153,10 +153,10 @@ async def test_a_start_that_failed_half_way_can_be_tried_again_and_kills_nobody(
         assert not any(w.killed for w in s.runtime.workers)
 
 
-async def test_of_two_running_workers_with_one_slot_number_the_one_that_was_warm_stays():
+async def test_of_two_running_workers_with_one_ordinal_the_one_that_was_warm_stays():
     async with pool(pool_size=1) as s:
         await s.supervisor.detach()
-        warm = s.runtime.worker(slot=0)
+        warm = s.runtime.worker(ordinal=0)
         twin = FakeWorker("default-w0-aaaaaa", 0, s.clock)
         s.runtime.workers.insert(0, twin)
         s.supervisor = s.new_supervisor()
@@ -180,7 +180,7 @@ async def test_not_being_ready_in_time_says_why():
 
 async def test_expired_sessions_are_forgotten_by_the_workers_that_held_them():
     async with pool(pool_size=2, session_ttl_s=100.0) as s:
-        holder = s.runtime.worker(slot=1)
+        holder = s.runtime.worker(ordinal=1)
         s.store.expiring = [("a", holder.worker_id), ("b", None), ("c", "long gone")]
         await s.clock.advance(10.0)
         assert holder.forgotten == ["a"]
@@ -211,7 +211,7 @@ async def test_every_event_it_emits_is_in_the_table():
     try:
         async with pool(pool_size=2, spares=1, session_ttl_s=100.0) as s:
             s.store.expiring = [("a", None)]
-            s.runtime.worker(slot=0).die()
+            s.runtime.worker(ordinal=0).die()
             await s.clock.advance(11.0)
             await s.supervisor.resize(3)
             await deploying(s)

@@ -117,10 +117,10 @@ async def test_a_roll_out_shows_how_far_it_is_and_what_the_canary_did():
         assert (ended.phase, ended.new.error_rate, ended.old.error_rate) == ("rolled back", 0.5, 0.0)
         assert ended.reason.startswith("error rate 50.0%")
         assert ended.ended_at > ended.began_at
-        s.runtime.worker(slot=0).deploy_faults = {"qa": "raise"}
+        s.runtime.worker(ordinal=0).deploy_faults = {"qa": "raise"}
         with pytest.raises(ProgramError):
             await deploying(s)
-        s.runtime.worker(slot=0).deploy_faults = {}
+        s.runtime.worker(ordinal=0).deploy_faults = {}
         await s.supervisor.deploy(Deployment("other", 0, spec=SPEC))
         phases = [one.phase for one in await s.supervisor.recent_rollouts()]
         assert phases == ["done", "failed", "rolled back"]
@@ -142,7 +142,7 @@ async def test_a_version_that_fails_on_load_is_refused_and_nothing_changes():
 
 async def test_a_version_that_hangs_on_load_is_refused():
     async with pool(pool_size=2, warmup={"worker_deadline_s": 5.0}) as s:
-        s.runtime.worker(slot=0).deploy_faults = {"qa": "hang"}
+        s.runtime.worker(ordinal=0).deploy_faults = {"qa": "hang"}
         with pytest.raises(ProgramError, match="did not load: no answer within 5 s"):
             await deploying(s)
         assert (await s.supervisor.watch(0)).programs == {"qa": 1}
@@ -150,7 +150,7 @@ async def test_a_version_that_hangs_on_load_is_refused():
 
 async def test_with_a_spare_a_bad_version_never_touches_a_worker_with_traffic():
     async with pool(pool_size=2, spares=1) as s:
-        s.runtime.worker(slot=2).deploy_faults = {"qa": "die"}
+        s.runtime.worker(ordinal=2).deploy_faults = {"qa": "die"}
         serving = await s.members()
         with pytest.raises(Exception, match="died"):
             await deploying(s)
@@ -160,7 +160,7 @@ async def test_with_a_spare_a_bad_version_never_touches_a_worker_with_traffic():
 
 async def test_a_worker_that_dies_while_it_takes_a_version_makes_it_fail_as_the_programs_error():
     async with pool(pool_size=2) as s:
-        s.runtime.worker(slot=0).deploy_faults = {"qa": "die"}
+        s.runtime.worker(ordinal=0).deploy_faults = {"qa": "die"}
         with pytest.raises(
             ProgramError, match=r"was rolled back: worker .* died or does not answer any more"
         ):
@@ -199,7 +199,7 @@ async def test_a_worker_that_joins_with_an_old_version_takes_no_traffic_until_it
         s.runtime.script = only(step_s=10.0)
         await s.supervisor.resize(3)
         await s.clock.advance(15.0)
-        joining = s.runtime.worker(slot=2)
+        joining = s.runtime.worker(ordinal=2)
         assert joining.active == {"qa": 1}
         await deploying(s, seconds=3.0)
         joining.deploy_faults = {"qa": "hang"}
@@ -210,7 +210,7 @@ async def test_a_worker_that_joins_with_an_old_version_takes_no_traffic_until_it
 
 async def test_a_worker_that_cannot_load_the_new_version_after_the_canary_did_is_replaced():
     async with pool(pool_size=2) as s:
-        bad = s.runtime.worker(slot=1)
+        bad = s.runtime.worker(ordinal=1)
         bad.deploy_faults = {"qa": "raise"}
         await deploying(s)
         await s.clock.advance(1.0)
@@ -271,7 +271,7 @@ async def test_a_version_deployed_by_hand_outlives_the_supervisor_and_a_changed_
         s.config = s.config.override(programs={"qa": {"spec": {**SPEC, "module": "ReAct"}}})
         await s.successor()
         assert (await s.supervisor.watch(0)).programs == {"qa": 3}
-        assert s.runtime.worker(slot=0).active == {"qa": 3}
+        assert s.runtime.worker(ordinal=0).active == {"qa": 3}
 
 
 async def test_a_configured_program_from_an_import_path_keeps_its_lm_and_adapter():
@@ -390,8 +390,8 @@ async def test_source_that_was_edited_since_a_worker_imported_it_is_refused_with
     async with pool(pool_size=2, **SHOP) as s:
         everybody(s, OLD)
         # Its neighbour was replaced after the edit, and has the new code.
-        s.runtime.worker(slot=0).imported = imported(shop__answers="a2", shop__prompts="p1")
-        s.runtime.worker(slot=1).imported = imported(
+        s.runtime.worker(ordinal=0).imported = imported(shop__answers="a2", shop__prompts="p1")
+        s.runtime.worker(ordinal=1).imported = imported(
             changed=["shop.answers"], shop__answers="a1", shop__prompts="p1"
         )
         with pytest.raises(Conflict, match=r"shop.answers \(/app/shop.answers.py\) changed since") as refused:
@@ -418,7 +418,7 @@ async def test_what_a_spec_names_by_import_path_counts_as_well(setting):
 async def test_workers_that_imported_different_source_get_no_version_that_names_it():
     async with pool(pool_size=2, **SHOP) as s:
         everybody(s, OLD)
-        s.runtime.worker(slot=1).imported = imported(shop__answers="a2", shop__prompts="p1")
+        s.runtime.worker(ordinal=1).imported = imported(shop__answers="a2", shop__prompts="p1")
         with pytest.raises(Conflict, match=r"have imported shop\.answers from different"):
             await deploying(s, LOUDER)
 
@@ -441,11 +441,11 @@ async def test_new_source_under_an_old_number_is_told_and_gets_a_number_of_its_o
     async with pool(only(imported=OLD), pool_size=2, **SHOP) as s:
         assert told == []
         everybody(s, imported(shop__answers="a2", shop__prompts="p1", shop__more="m1"))
-        s.runtime.worker(slot=0).die()
+        s.runtime.worker(ordinal=0).die()
         await s.clock.advance(5.0)
         (about,) = told
         assert (about["program"], about["version"]) == ("qa", 1)
-        assert about["worker"] == s.runtime.worker(slot=0).worker_id
+        assert about["worker"] == s.runtime.worker(ordinal=0).worker_id
         assert about["reason"].startswith("shop.answers changed since")
         await s.successor()
         assert (await deploying(s, ANSWER)).version == 2
@@ -471,7 +471,7 @@ async def test_no_way_back_is_promised_to_source_that_the_workers_do_not_have():
 async def test_workers_that_do_not_answer_stop_a_deployment_but_not_the_way_back():
     async with pool(only(imported=OLD), pool_size=1, **SHOP) as s:
         await deploying(s, LOUDER)
-        s.runtime.worker(slot=0).healthy = False
+        s.runtime.worker(ordinal=0).healthy = False
         with pytest.raises(PoolNotReady, match="which source"):
             await deploying(s, ANSWER, seconds=6.0)
         back = asyncio.create_task(s.supervisor.rollback("qa", 1))
@@ -482,7 +482,7 @@ async def test_workers_that_do_not_answer_stop_a_deployment_but_not_the_way_back
 async def test_a_store_that_is_away_keeps_no_worker_from_traffic():
     async with pool(only(imported=OLD), pool_size=1, **SHOP) as s:
         s.store.down = StoreFailed("no store")
-        s.runtime.worker(slot=0).die()
+        s.runtime.worker(ordinal=0).die()
         await s.clock.advance(5.0)
         assert len(await s.members()) == 1
         s.store.down = None

@@ -54,7 +54,7 @@ async def test_growing_while_draining_ends_at_the_size_asked_for():
 
 async def test_draining_one_worker_returns_when_it_is_gone_and_a_replacement_serves():
     async with pool(only(drain_s=2.0), pool_size=2) as s:
-        old = s.runtime.worker(slot=0)
+        old = s.runtime.worker(ordinal=0)
         draining = asyncio.create_task(s.supervisor.drain(old.worker_id))
         await s.clock.advance(1.0)
         assert not draining.done()
@@ -67,7 +67,7 @@ async def test_draining_one_worker_returns_when_it_is_gone_and_a_replacement_ser
 
 async def test_a_worker_killed_while_it_drains_ends_the_drain():
     async with pool(only(drain_fault="hang"), pool_size=2) as s:
-        old = s.runtime.worker(slot=0)
+        old = s.runtime.worker(ordinal=0)
         draining = asyncio.create_task(s.supervisor.drain(old.worker_id))
         await s.clock.advance(1.0)
         old.die()
@@ -78,7 +78,7 @@ async def test_a_worker_killed_while_it_drains_ends_the_drain():
 async def test_restart_replaces_warm_first():
     async with pool(only(start_s=1.0), pool_size=2) as s:
         await s.clock.advance(1.0)
-        old = s.runtime.worker(slot=0)
+        old = s.runtime.worker(ordinal=0)
         restarting = asyncio.create_task(s.supervisor.restart(old.worker_id))
         await s.clock.advance(0.5)
         assert old.worker_id in await s.members()
@@ -90,7 +90,7 @@ async def test_restart_replaces_warm_first():
 
 async def test_what_a_worker_has_when_warm_is_known_before_its_first_regular_health_check():
     async with pool(pool_size=1, recycle={"max_memory_mb": 150.0}) as s:
-        old = s.runtime.worker(slot=0)
+        old = s.runtime.worker(ordinal=0)
         old.rss_mb = 200.0  # grown since: recycling it helps
         await s.clock.advance(s.config.health_check_interval_s + 1)
         assert not old.alive

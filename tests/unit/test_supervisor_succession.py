@@ -100,7 +100,7 @@ async def test_a_watcher_gets_nothing_before_the_workers_are_adopted():
 async def test_a_worker_that_died_with_the_supervisor_is_replaced_and_its_leases_are_freed():
     async with pool(pool_size=2) as s:
         await s.supervisor.detach()
-        dead = s.runtime.worker(slot=0)
+        dead = s.runtime.worker(ordinal=0)
         dead.die()
         s.supervisor = s.new_supervisor()
         await s.supervisor.start()
@@ -112,7 +112,7 @@ async def test_a_worker_that_died_with_the_supervisor_is_replaced_and_its_leases
 async def test_a_running_worker_that_does_not_answer_is_killed_and_replaced():
     async with pool(pool_size=2) as s:
         await s.supervisor.detach()
-        stuck = s.runtime.worker(slot=0)
+        stuck = s.runtime.worker(ordinal=0)
         stuck.healthy = False
         s.supervisor = s.new_supervisor()
         starting = asyncio.create_task(s.supervisor.start())
@@ -124,8 +124,8 @@ async def test_a_running_worker_that_does_not_answer_is_killed_and_replaced():
 
 
 async def test_a_worker_that_was_declared_dead_is_not_taken_back_by_a_successor_however_well_it_is_now():
-    async with pool(only(slot=0, immortal=True), pool_size=2) as s:
-        frozen = s.runtime.worker(slot=0)
+    async with pool(only(ordinal=0, immortal=True), pool_size=2) as s:
+        frozen = s.runtime.worker(ordinal=0)
         frozen.healthy = False
         await s.clock.advance(17.5)
         assert frozen.killed
@@ -140,7 +140,7 @@ async def test_a_worker_that_was_declared_dead_is_not_taken_back_by_a_successor_
 async def test_a_client_learns_from_a_successor_that_a_worker_died_between_the_two():
     async with pool(pool_size=2) as s:
         await s.supervisor.detach()
-        dead, other = s.runtime.worker(slot=0), s.runtime.worker(slot=1)
+        dead, other = s.runtime.worker(ordinal=0), s.runtime.worker(ordinal=1)
         dead.die()
         s.supervisor = s.new_supervisor()
         await s.supervisor.start()
@@ -151,7 +151,7 @@ async def test_a_client_learns_from_a_successor_that_a_worker_died_between_the_t
 
 async def test_a_worker_whose_promotion_was_not_written_down_keeps_its_clients_while_it_is_warmed_again():
     async with pool(pool_size=1) as s:
-        serving = s.runtime.worker(slot=0)
+        serving = s.runtime.worker(ordinal=0)
         s.store.records["default", "roster"] = {}
         serving.step_s = 1.0
         await s.successor()
@@ -162,11 +162,11 @@ async def test_a_worker_whose_promotion_was_not_written_down_keeps_its_clients_w
 
 
 async def test_a_worker_that_was_in_warm_up_when_the_supervisor_died_is_warmed_again_before_it_serves():
-    async with pool(only(slot=1, step_s=5.0), pool_size=2) as s:
+    async with pool(only(ordinal=1, step_s=5.0), pool_size=2) as s:
         await s.clock.advance(1.0)
-        half = s.runtime.worker(slot=1)
+        half = s.runtime.worker(ordinal=1)
         await s.successor()
-        assert await s.members() == [s.runtime.worker(slot=0).worker_id]
+        assert await s.members() == [s.runtime.worker(ordinal=0).worker_id]
         await s.clock.advance(6.0)
         assert half.worker_id in await s.members()
         assert len(s.runtime.workers) == 2
@@ -174,7 +174,7 @@ async def test_a_worker_that_was_in_warm_up_when_the_supervisor_died_is_warmed_a
 
 async def test_a_worker_that_was_draining_when_the_supervisor_died_goes_on_draining():
     async with pool(only(drain_s=5.0), pool_size=2) as s:
-        going = s.runtime.worker(slot=0)
+        going = s.runtime.worker(ordinal=0)
         task = asyncio.create_task(s.supervisor.drain(going.worker_id))
         await s.clock.advance(1.0)
         task.cancel()
@@ -211,7 +211,7 @@ async def test_a_worker_that_is_started_while_orphans_are_looked_for_is_none():
 async def test_a_worker_that_says_it_drains_takes_no_traffic_though_it_was_written_down_as_ready():
     async with pool(only(drain_s=5.0), pool_size=2) as s:
         await s.clock.advance(1.0)
-        going = s.runtime.worker(slot=0)
+        going = s.runtime.worker(ordinal=0)
         going.state = "draining"
         await s.successor()
         assert going.worker_id not in await s.members()

@@ -24,10 +24,10 @@ from tests.unit.supervision import Scene, only, pool
     ],
 )
 async def test_a_warm_up_step_that_fails_keeps_its_worker_out_and_the_pool_serving(fault, why):
-    script = only(slot=1, step_faults={0: fault})
+    script = only(ordinal=1, step_faults={0: fault})
     async with pool(script, pool_size=2, warmup={"worker_deadline_s": 4.0}) as s:
         await s.clock.advance(4.5)
-        assert await s.members() == [s.runtime.worker(slot=0).worker_id]
+        assert await s.members() == [s.runtime.worker(ordinal=0).worker_id]
         assert why in (await s.status()).reason
         s.runtime.script = None
         await s.clock.advance(10.0)
@@ -36,7 +36,7 @@ async def test_a_warm_up_step_that_fails_keeps_its_worker_out_and_the_pool_servi
 
 async def test_one_slow_step_has_its_own_deadline():
     steps = [{"step": "import_modules", "modules": ["json"], "timeout_s": 1.0}]
-    async with pool(only(slot=1, step_s=3.0), pool_size=2, warmup={"steps": steps}) as s:
+    async with pool(only(ordinal=1, step_s=3.0), pool_size=2, warmup={"steps": steps}) as s:
         await s.clock.advance(1.0)
         assert "not done within 1 s" in (await s.status()).reason
 
@@ -53,7 +53,7 @@ async def test_a_worker_that_cannot_be_started_is_tried_again_with_a_backoff():
 
 
 async def test_a_worker_that_dies_before_it_listens_is_replaced():
-    async with pool(only(slot=0, start_fault="die"), pool_size=2) as s:
+    async with pool(only(ordinal=0, start_fault="die"), pool_size=2) as s:
         assert len(await s.members()) == 1
         s.runtime.script = None
         await s.clock.advance(1.0)
@@ -65,10 +65,10 @@ async def test_a_start_that_comes_through_after_it_was_given_up_is_killed():
     scene = Scene(pool_size=1, init_timeout_s=10.0, warmup={"worker_deadline_s": 10.0})
     start = scene.runtime.start_worker
 
-    async def slow_start(worker_id, slot):
+    async def slow_start(worker_id, ordinal):
         if not gate.is_set():
             await gate.wait()
-        return await start(worker_id, slot)
+        return await start(worker_id, ordinal)
 
     scene.runtime.start_worker = slow_start
     await scene.supervisor.start()
@@ -94,7 +94,7 @@ async def test_a_failed_canary_stops_a_staged_start():
 
 async def test_a_crash_loop_degrades_the_pool_and_it_serves_with_what_is_left():
     async with pool(pool_size=2, restart={"intensity": 3, "period_s": 30.0}) as s:
-        survivor = s.runtime.worker(slot=1)
+        survivor = s.runtime.worker(ordinal=1)
         for _ in range(6):
             for worker in s.runtime.alive:
                 if worker is not survivor:
@@ -169,7 +169,7 @@ async def test_warming_a_pool_without_workers_is_safe():
 
 async def test_the_report_of_all_starts_counts_replacements_too():
     async with pool(pool_size=2) as s:
-        s.runtime.worker(slot=0).die()
+        s.runtime.worker(ordinal=0).die()
         await settle()
         report = await s.supervisor.warmup_report()
         assert (len(report.workers), report.workers_warm) == (3, 3)

@@ -79,7 +79,7 @@ class ServiceClient:
             raise PoolNotReady(f"{self.run.url} does not answer ({type(failed).__name__})") from failed
 
     def worker_id(self, named: str) -> str:
-        """The worker that `named` means: its id, or its slot number.
+        """The worker that `named` means: its id, or its ordinal.
 
         Raises:
             InvalidRequest: there is none; the message names those there are.

@@ -171,8 +171,8 @@ def _cards(metrics: dict[str, Any]) -> RenderableType:
 def _workers(status: dict[str, Any], metrics: dict[str, Any] | None) -> Table:
     table = _table("worker", "state", "run", "sess", "util", "ops/s", "p95", "memory", "ended")
     for worker in status["workers"]:
-        slot = (metrics or {}).get("slots", {}).get(str(worker["slot"]))
-        mine = slot if slot is not None and slot["worker"] == worker["id"] else None
+        series = (metrics or {}).get("slots", {}).get(str(worker["slot"]))
+        mine = series if series is not None and series["worker"] == worker["id"] else None
         recent = None if mine is None else mine["recent"]
         table.add_row(
             worker["id"],

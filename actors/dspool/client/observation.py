@@ -162,7 +162,7 @@ class ClientObserving:
             "operation_id": operation.id,
             "session_hash": None if session is None else session_hash(session),
             "worker": worker,
-            "slot": None if member is None else member.slot,
+            "slot": None if member is None else member.ordinal,
             "trace_id": trace_id_of(operation.traceparent),
         }
 

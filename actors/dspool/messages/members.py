@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 WorkerState = Literal["starting", "warming", "ready", "spare", "draining", "stopped", "failed"]
 
@@ -13,8 +13,8 @@ class Member(Struct, frozen=True):
     """A worker that takes traffic, as clients see it."""
 
     worker_id: str
-    slot: int
-    """The worker's number in the pool: small, reused after death. Not to be confused with its operation slots."""
+    ordinal: int = field(name="slot")
+    """The worker's number in the pool: small, reused after death."""
     host: str
     port: int
     slots: int
@@ -43,7 +43,7 @@ class WorkerStatus(Struct, frozen=True):
     """One worker as the supervisor knows it: what `GET /v1/pools/{pool}` shows."""
 
     id: str
-    slot: int
+    ordinal: int = field(name="slot")
     state: WorkerState
     pid: int = 0
     node: str = ""

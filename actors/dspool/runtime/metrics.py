@@ -98,17 +98,19 @@ class MetricsActor:
         return self._metrics.snapshot()
 
     async def history(
-        self, duration_s: float, *, program: str | None = None, slot: int | None = None
+        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
     ) -> HistoryView:
-        return self._metrics.history(duration_s, program=program, slot=slot)
+        return self._metrics.history(duration_s, program=program, ordinal=ordinal)
 
-    async def table(self, duration_s: float, *, program: str | None = None, slot: int | None = None) -> bytes:
+    async def table(
+        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
+    ) -> bytes:
         """History by column, as `dashboards` read it: a `Table` in msgpack."""
-        return _encode(self._metrics.table(duration_s, program=program, slot=slot))
+        return _encode(self._metrics.table(duration_s, program=program, ordinal=ordinal))
 
-    async def look(self, after: float | None, *, slots: bool = False) -> bytes:
+    async def look(self, after: float | None, *, workers: bool = False) -> bytes:
         """The pool now and the rows since: a `Look` in msgpack."""
-        return _encode(self._metrics.look(after, slots=slots))
+        return _encode(self._metrics.look(after, workers=workers))
 
     async def observed(self, short_s: float, long_s: float) -> SizingInputs:
         return self._metrics.observed(short_s, long_s)

@@ -27,13 +27,13 @@ log = logging.getLogger("dspool.runtime")
 
 class WorkerActor(Worker):
     def __init__(
-        self, worker_id: str, slot: int, config: PoolConfig, secret: bytes, host: str | None
+        self, worker_id: str, ordinal: int, config: PoolConfig, secret: bytes, host: str | None
     ) -> None:
         logs.configure(config, worker=worker_id)
         metrics = RemoteMetrics(config.name).report if config.enable_metrics else None
         super().__init__(
             worker_id,
-            slot,
+            ordinal,
             config,
             secret,
             session_store(config.name),
@@ -53,18 +53,18 @@ class WorkerActor(Worker):
 
     def __repr__(self) -> str:
         # Ray reads it once, when the actor is created, and shows it from then on: a state in it would be wrong soon.
-        return f"dspool worker {self._config.name}[{self._slot}]"
+        return f"dspool worker {self._config.name}[{self._ordinal}]"
 
 
 class RayWorker:
     """A worker as the supervisor holds it: `supervisor.WorkerHandle` over an actor handle."""
 
     def __init__(
-        self, worker_id: str, slot: int, handle: ActorHandle[Any], forks: ForkStarts | None = None
+        self, worker_id: str, ordinal: int, handle: ActorHandle[Any], forks: ForkStarts | None = None
     ) -> None:
         """`forks`: it is being forked, and these want to know what becomes of it."""
         self.worker_id = worker_id
-        self.slot = slot
+        self.ordinal = ordinal
         self.handle = handle
         self.unwanted = False
         self._forks = forks
@@ -135,7 +135,7 @@ class RayRuntime:
         self._forking: forkserver.Forking | None = None
         self._forks = ForkStarts(config.init_timeout_s)
 
-    async def start_worker(self, worker_id: str, slot: int) -> WorkerHandle:
+    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle:
         suffix = worker_id.rsplit("-", 1)[-1]
         command, why = self._how_to_start()
         options: dict[str, Any] = {}
@@ -144,15 +144,15 @@ class RayRuntime:
         elif why is not None:
             options = {"runtime_env": {"env_vars": {forkserver.HOW_VARIABLE: f"exec: {why}"}}}
         handle = self._actor.options(
-            name=actor_name(self._config.name, f"worker:{slot}:{suffix}"),
+            name=actor_name(self._config.name, f"worker:{ordinal}:{suffix}"),
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
             max_restarts=0,
             max_concurrency=MANY,
             **options,
-        ).remote(worker_id, slot, self._config, self._secret, self._host)
-        return RayWorker(worker_id, slot, handle, None if command is None else self._forks)
+        ).remote(worker_id, ordinal, self._config, self._secret, self._host)
+        return RayWorker(worker_id, ordinal, handle, None if command is None else self._forks)
 
     def _how_to_start(self) -> tuple[str | None, str | None]:
         """What Ray is to run in place of Python, if anything; why a worker that might be forked is not."""
@@ -171,12 +171,12 @@ class RayRuntime:
         found: list[WorkerHandle] = []
         prefix = actor_name(self._config.name, "worker:")
         for name in actor_names(prefix):
-            slot, suffix = name[len(prefix) :].split(":")
+            ordinal, suffix = name[len(prefix) :].split(":")
             try:
                 handle: Any = ray.get_actor(name, namespace=NAMESPACE)
             except ValueError:
                 continue
-            found.append(RayWorker(f"{self._config.name}-w{slot}-{suffix}", int(slot), handle))
+            found.append(RayWorker(f"{self._config.name}-w{ordinal}-{suffix}", int(ordinal), handle))
         return found
 
     def kill(self, handle: WorkerHandle) -> None:

@@ -40,7 +40,7 @@ async def survey(
 ) -> list[Survivor]:
     """Every running worker that answers and was not given up before; the others are killed.
 
-    In the order in which they are to be adopted: of two with one slot number, the one that was warm comes first.
+    In the order in which they are to be adopted: of two with one ordinal, the one that was warm comes first.
     """
     handles = await runtime.running_workers()
     answers = await asyncio.gather(
@@ -59,7 +59,7 @@ async def survey(
         if status.state == "draining":
             state = "draining"
         found.append(Survivor(handle, member, status, state))
-    return sorted(found, key=lambda one: (_ORDER.index(one.state), one.member.slot))
+    return sorted(found, key=lambda one: (_ORDER.index(one.state), one.member.ordinal))
 
 
 def adopt(
@@ -69,7 +69,7 @@ def adopt(
     for handle, member, status, state in survivors:
         workers.adopt(handle)
         age_s = max(0.0, wall_now - status.started_at) if status.started_at else 0.0
-        feed(ev.WorkerAdopted(handle.worker_id, member.slot, member, state, status, age_s))
+        feed(ev.WorkerAdopted(handle.worker_id, member.ordinal, member, state, status, age_s))
 
 
 async def _ask(handle: WorkerHandle) -> tuple[Member, WorkerStatus]:

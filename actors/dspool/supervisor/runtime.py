@@ -24,7 +24,7 @@ class WorkerHandle(Protocol):
     def worker_id(self) -> str: ...
 
     @property
-    def slot(self) -> int: ...
+    def ordinal(self) -> int: ...
 
     async def describe(self) -> Member:
         """Where it listens. Starts its listener at the first call; later calls answer the same."""
@@ -60,7 +60,7 @@ class WorkerHandle(Protocol):
 
 
 class Runtime(Protocol):
-    async def start_worker(self, worker_id: str, slot: int) -> WorkerHandle: ...
+    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle: ...
 
     async def running_workers(self) -> list[WorkerHandle]:
         """The pool's workers that are running, whoever started them."""

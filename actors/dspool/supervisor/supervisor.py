@@ -68,7 +68,7 @@ class Supervisor:
         self._wall = wall
         self._sleep = sleep
         self._state = PoolState(
-            config, new_id=lambda slot: f"{config.name}-w{slot}-{new_hex()}", jitter=random
+            config, new_id=lambda ordinal: f"{config.name}-w{ordinal}-{new_hex()}", jitter=random
         )
         self._records = Records(config.name, store, sleep)
         self._warmer = Warmer(config, current=lambda: self._deploying.current(), clock=clock, sleep=sleep)
@@ -352,8 +352,8 @@ class Supervisor:
         match action:
             case ev.PublishMembership():
                 pass  # the state holds it; `_feed` wakes those who watch
-            case ev.StartWorker(worker_id, slot):
-                self._workers.start(worker_id, slot)
+            case ev.StartWorker(worker_id, ordinal):
+                self._workers.start(worker_id, ordinal)
             case ev.WarmWorker(worker_id):
                 self._workers.warm(worker_id)
             case ev.Promote(worker_id):
@@ -410,7 +410,7 @@ class Supervisor:
     # --- small things ----------------------------------------------------------------------------------
 
     def _handles(self, *phases: Any) -> list[WorkerHandle]:
-        workers = sorted(self._state.roster.in_phase(*phases), key=lambda w: (w.phase, w.slot))
+        workers = sorted(self._state.roster.in_phase(*phases), key=lambda w: (w.phase, w.ordinal))
         found = (self._workers.handle(worker.id) for worker in workers)
         return [handle for handle in found if handle is not None]
 

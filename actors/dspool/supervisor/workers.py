@@ -59,8 +59,8 @@ class Workers:
     def adopt(self, handle: WorkerHandle) -> None:
         self._attach(handle)
 
-    def start(self, worker_id: str, slot: int) -> None:
-        self._spawn(worker_id, self._start(worker_id, slot))
+    def start(self, worker_id: str, ordinal: int) -> None:
+        self._spawn(worker_id, self._start(worker_id, ordinal))
 
     def warm(self, worker_id: str) -> None:
         self._spawn(worker_id, self._warm(worker_id))
@@ -133,7 +133,7 @@ class Workers:
                 cause = await handle.until_dead()
                 break
             except Exception as unknown:
-                # Not knowing is not death: its slot number stays taken until somebody knows.
+                # Not knowing is not death: its ordinal stays taken until somebody knows.
                 log.warning("cannot tell whether worker %s lives: %s", handle.worker_id, unknown)
                 await self._sleep(WATCH_AGAIN_S)
         self._handles.pop(handle.worker_id, None)
@@ -144,10 +144,10 @@ class Workers:
         self._warmer.gone(handle.worker_id)
         self._feed(ev.WorkerDied(handle.worker_id, cause))
 
-    async def _start(self, worker_id: str, slot: int) -> None:
+    async def _start(self, worker_id: str, ordinal: int) -> None:
         # Never cancelled on a time-out: a start that comes through after all must be found and killed.
         try:
-            handle = await self._runtime.start_worker(worker_id, slot)
+            handle = await self._runtime.start_worker(worker_id, ordinal)
         except Exception as failed:
             self._unwanted.pop(worker_id, None)
             self._feed(ev.WorkerDied(worker_id, f"could not be started: {failed}"))
@@ -237,7 +237,7 @@ class Workers:
             {
                 "pool": self._config.name,
                 "worker": worker_id,
-                "slot": handle.slot,
+                "slot": handle.ordinal,
                 "outcome": "error" if missed else "ok",
                 "reason": event.why if isinstance(event, ev.HealthMissed) else "",
             },

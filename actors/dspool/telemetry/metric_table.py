@@ -2,7 +2,7 @@
 
 Ray's metrics, `GET /metrics`, the Grafana dashboards and the alert rules are all made from `METRICS`. Names follow
 Prometheus: base units in the name, `_total` for counters. Labels are bounded: pool, program (at most 64), outcome,
-error code (at most 41), event, worker slot number (at most 257), never a session, request or worker id.
+error code (at most 41), event, a worker's ordinal (at most 257), never a session, request or worker id.
 """
 
 from __future__ import annotations
@@ -110,14 +110,16 @@ def _durations(which: int) -> Read:
     return lambda reading: [((program,), pair[which]) for program, pair in reading.histograms.items()]
 
 
-def _slot(value: Callable[[SlotSnapshot], float]) -> Read:
-    return lambda reading: [((str(slot),), value(seen)) for slot, seen in reading.snapshot.slots.items()]
+def _worker(value: Callable[[SlotSnapshot], float]) -> Read:
+    return lambda reading: [
+        ((str(ordinal),), value(seen)) for ordinal, seen in reading.snapshot.workers.items()
+    ]
 
 
-def _slot_outcomes(reading: Snapshot) -> Iterable[Series]:
-    for slot, seen in reading.snapshot.slots.items():
+def _worker_outcomes(reading: Snapshot) -> Iterable[Series]:
+    for ordinal, seen in reading.snapshot.workers.items():
         for outcome, number in seen.counters.by_outcome.items():
-            yield (str(slot), outcome), number
+            yield (str(ordinal), outcome), number
 
 
 def _events(reading: Snapshot) -> Iterable[Series]:
@@ -127,7 +129,7 @@ def _events(reading: Snapshot) -> Iterable[Series]:
 
 # --- the table ---
 
-_PROGRAM, _SLOT = ("program",), ("slot",)
+_PROGRAM, _WORKER = ("program",), ("slot",)
 
 METRICS: Final = (
     # the pool
@@ -259,48 +261,48 @@ METRICS: Final = (
         ("program", "direction"),
         _tokens,
     ),
-    # workers, by slot number: another worker takes a slot over when one dies
+    # workers, by ordinal: another worker takes it over when one dies
     Metric(
         "dspool_worker_operations_total",
         "counter",
         "Operations that ended on the worker.",
         ("slot", "outcome"),
-        _slot_outcomes,
+        _worker_outcomes,
     ),
     Metric(
         "dspool_worker_busy_seconds_total",
         "counter",
         "Slot-seconds spent running operations.",
-        _SLOT,
-        _slot(lambda seen: seen.busy_s),
+        _WORKER,
+        _worker(lambda seen: seen.busy_s),
     ),
     Metric(
         "dspool_worker_running_operations",
         "gauge",
         "Operations on the worker.",
-        _SLOT,
-        _slot(lambda seen: seen.running),
+        _WORKER,
+        _worker(lambda seen: seen.running),
     ),
     Metric(
         "dspool_worker_operation_slots",
         "gauge",
         "Operations that the worker can run at once; 0: no worker reports.",
-        _SLOT,
-        _slot(lambda seen: seen.slots),
+        _WORKER,
+        _worker(lambda seen: seen.slots),
     ),
     Metric(
         "dspool_worker_sessions",
         "gauge",
         "Sessions that the worker holds.",
-        _SLOT,
-        _slot(lambda seen: seen.sessions),
+        _WORKER,
+        _worker(lambda seen: seen.sessions),
     ),
     Metric(
         "dspool_worker_resident_memory_bytes",
         "gauge",
         "Resident memory of the worker.",
-        _SLOT,
-        _slot(lambda seen: seen.rss_mb * 2**20),
+        _WORKER,
+        _worker(lambda seen: seen.rss_mb * 2**20),
     ),
     Metric(
         "dspool_events_total",

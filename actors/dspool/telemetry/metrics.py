@@ -136,10 +136,10 @@ class Metrics:
 
     # --- out ---
 
-    def snapshot(self, now: float | None = None, *, slots: bool = True) -> MetricsSnapshot:
+    def snapshot(self, now: float | None = None, *, workers: bool = True) -> MetricsSnapshot:
         """The pool now. Figures of the window end at the last tick, so a read between two ticks shows no dip.
 
-        Without `slots` the workers' own figures are left out: most of the work in a large pool.
+        Without `workers` the workers' own figures are left out: most of the work in a large pool.
         """
         now = self._clock() if now is None else now
         at = self._wall()
@@ -182,7 +182,7 @@ class Metrics:
             programs={
                 name: self._program_snapshot(series, at) for name, series in self._store.programs.items()
             },
-            slots=self._slot_snapshots(now, at) if slots else {},
+            workers=self._worker_snapshots(now, at) if workers else {},
             clients=len(clients),
             telemetry=TelemetryLoss(
                 dropped=self._store.dropped,
@@ -197,19 +197,19 @@ class Metrics:
         duration_s: float,
         *,
         program: str | None = None,
-        slot: int | None = None,
+        ordinal: int | None = None,
         now: float | None = None,
     ) -> HistoryView:
-        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker slot.
+        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker.
 
         One point a second up to an hour, one in ten seconds up to a day (as configured); a longer duration gives what
-        there is. A program or slot that is not known has no points.
+        there is. A program or worker that is not known has no points.
 
         Raises:
             ValueError: `duration_s` is not a positive number.
         """
         now = self._clock() if now is None else now
-        series = self._account(program, slot)
+        series = self._account(program, ordinal)
         resolution, points = series.points(duration_s, now=now, wall=self._wall())
         return HistoryView(pool=self.pool, resolution_s=resolution, points=points)
 
@@ -218,7 +218,7 @@ class Metrics:
         duration_s: float,
         *,
         program: str | None = None,
-        slot: int | None = None,
+        ordinal: int | None = None,
         after: float | None = None,
         now: float | None = None,
     ) -> Table:
@@ -230,17 +230,17 @@ class Metrics:
         if not duration_s > 0:
             raise ValueError(f"a history has a positive duration, got {duration_s}")
         now = self._clock() if now is None else now
-        series = self._account(program, slot)
+        series = self._account(program, ordinal)
         oldest = now - duration_s if after is None else max(after, now - duration_s)
         return series.table(duration_s, after=oldest, shift=self._shift_at(now))
 
-    def _account(self, program: str | None, slot: int | None) -> Series:
-        """That of the program, of the slot, or of the whole pool; an empty one if it is not known."""
+    def _account(self, program: str | None, ordinal: int | None) -> Series:
+        """That of the program, of the worker, or of the whole pool; an empty one if it is not known."""
         series: Series | None = self._store.whole
         if program is not None:
             series = self._store.programs.get(program)
-        elif slot is not None:
-            series = self._store.slots.get(slot)
+        elif ordinal is not None:
+            series = self._store.workers.get(ordinal)
         return series or Series(self.options)
 
     def _shift_at(self, now: float) -> float:
@@ -251,12 +251,12 @@ class Metrics:
             self._shift = shift
         return self._shift
 
-    def look(self, after: float | None, *, slots: bool = False, now: float | None = None) -> LiveUpdate:
+    def look(self, after: float | None, *, workers: bool = False, now: float | None = None) -> LiveUpdate:
         """What changed since `after` (the `last` of the table before; None: only what is now)."""
         now = self._clock() if now is None else now
         return LiveUpdate(
             life=self._life,
-            snapshot=self.snapshot(now, slots=slots),
+            snapshot=self.snapshot(now, workers=workers),
             table=self.table(
                 self.options.fine_span_s, after=self._ticked_at if after is None else after, now=now
             ),
@@ -376,12 +376,12 @@ class Metrics:
     def _program_snapshot(self, series: Series, at: float) -> ProgramSnapshot:
         return ProgramSnapshot(recent=self._recent(series, at), counters=series.counters())
 
-    def _slot_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:
-        by_slot = {worker.slot: worker for worker in self._sources.workers(now)}
+    def _worker_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:
+        by_ordinal = {worker.ordinal: worker for worker in self._sources.workers(now)}
         found = {}
-        for slot, series in sorted(self._store.slots.items()):
-            worker = by_slot.get(slot)
-            found[slot] = SlotSnapshot(
+        for ordinal, series in sorted(self._store.workers.items()):
+            worker = by_ordinal.get(ordinal)
+            found[ordinal] = SlotSnapshot(
                 worker=worker.reporter if worker else None,
                 running=worker.running if worker else 0,
                 sessions=worker.sessions if worker else 0,

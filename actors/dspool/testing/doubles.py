@@ -5,7 +5,7 @@
     supervisor = Supervisor(config, runtime, FakeStore(clock), **clock.as_arguments())
     await supervisor.start()
     await clock.advance(1.0)
-    runtime.worker(slot=0).die("SIGKILL")
+    runtime.worker(ordinal=0).die("SIGKILL")
 
 Nothing here sleeps for real: time passes only in `FakeClock.advance`.
 """
@@ -86,9 +86,9 @@ class FakeWorker:
     show).
     """
 
-    def __init__(self, worker_id: str, slot: int, clock: FakeClock) -> None:
+    def __init__(self, worker_id: str, ordinal: int, clock: FakeClock) -> None:
         self.worker_id = worker_id
-        self.slot = slot
+        self.ordinal = ordinal
         self._clock = clock
         self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.started_at = clock.now()
@@ -157,7 +157,9 @@ class FakeWorker:
 
     async def describe(self) -> Member:
         await self._do(self.start_fault, "start listening", self.start_s)
-        return Member(self.worker_id, self.slot, "127.0.0.1", 10_000 + self.slot, 8, pid=4000 + self.slot)
+        return Member(
+            self.worker_id, self.ordinal, "127.0.0.1", 10_000 + self.ordinal, 8, pid=4000 + self.ordinal
+        )
 
     async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
         await self._do(self.step_faults.get(len(self.steps)), f"run warm-up step {step.step}", self.step_s)
@@ -170,7 +172,7 @@ class FakeWorker:
         await self._do("raise" if self.unreachable else None if self.healthy else "hang", "answer")
         return WorkerStatus(
             id=self.worker_id,
-            slot=self.slot,
+            ordinal=self.ordinal,
             state=self.state,
             started_at=self.started_at,
             operations=self.operations,
@@ -231,19 +233,19 @@ class FakeRuntime:
     def alive(self) -> list[FakeWorker]:
         return [worker for worker in self.workers if worker.alive]
 
-    def worker(self, slot: int) -> FakeWorker:
-        """The living worker with that slot number."""
-        return next(worker for worker in self.alive if worker.slot == slot)
+    def worker(self, ordinal: int) -> FakeWorker:
+        """The living worker with that ordinal."""
+        return next(worker for worker in self.alive if worker.ordinal == ordinal)
 
     def named(self, worker_id: str) -> FakeWorker:
         return next(worker for worker in self.workers if worker.worker_id == worker_id)
 
-    async def start_worker(self, worker_id: str, slot: int) -> FakeWorker:
-        worker = FakeWorker(worker_id, slot, self._clock)
+    async def start_worker(self, worker_id: str, ordinal: int) -> FakeWorker:
+        worker = FakeWorker(worker_id, ordinal, self._clock)
         if self.script is not None:
             self.script(worker)
-        twins = [other for other in self.alive if other.slot == slot]
-        assert not twins, f"two living workers with slot number {slot}: {worker_id} and {twins[0].worker_id}"
+        twins = [other for other in self.alive if other.ordinal == ordinal]
+        assert not twins, f"two living workers with ordinal {ordinal}: {worker_id} and {twins[0].worker_id}"
         self.workers.append(worker)
         return worker
 

@@ -276,11 +276,11 @@ class LoopbackPool:
 
     async def start_worker(self, worker_id: str | None = None) -> Worker:
         """A worker that listens and is a member."""
-        slot = len(self.hosts)
-        worker_id = worker_id or f"w{slot}"
+        ordinal = len(self.hosts)
+        worker_id = worker_id or f"w{ordinal}"
         host = self.hosts[worker_id] = ScriptedHost(self.programs)
         worker = Worker(
-            worker_id, slot, self.config, self.secret, self.store, session_host=cast(SessionHost, host)
+            worker_id, ordinal, self.config, self.secret, self.store, session_host=cast(SessionHost, host)
         )
         self.workers[worker_id] = worker
         self._members[worker_id] = await worker.describe()

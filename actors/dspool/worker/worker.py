@@ -67,7 +67,7 @@ class Worker:
     def __init__(
         self,
         worker_id: str,
-        slot: int,
+        ordinal: int,
         config: PoolConfig,
         secret: bytes,
         store: Store,
@@ -80,7 +80,7 @@ class Worker:
         session_host: SessionHost | None = None,
     ) -> None:
 
-        self._id, self._slot, self._config, self._secret = worker_id, slot, config, secret
+        self._id, self._ordinal, self._config, self._secret = worker_id, ordinal, config, secret
         self._address, self._node, self._report = host, node, report
         self._start = start
         self._store = store
@@ -92,7 +92,7 @@ class Worker:
             session_host = SessionHost(config)
         self._host: SessionHost = session_host
         self._recorder = WorkerRecorder(
-            config.name, worker_id, slot, config.slots_per_worker, now=time.monotonic(), overflow=overflow
+            config.name, worker_id, ordinal, config.slots_per_worker, now=time.monotonic(), overflow=overflow
         )
         self._tracing = Tracing(config, worker_id)
         self._events = EventBuffer(config.name, worker_id)
@@ -122,7 +122,7 @@ class Worker:
         self._spans_lost = 0
 
     def __repr__(self) -> str:
-        return f"dspool worker {self._config.name}[{self._slot}] {self._state}"
+        return f"dspool worker {self._config.name}[{self._ordinal}] {self._state}"
 
     # --- life ---
 
@@ -134,7 +134,7 @@ class Worker:
         port = self._server.sockets[0].getsockname()[1]
         return Member(
             worker_id=self._id,
-            slot=self._slot,
+            ordinal=self._ordinal,
             host=self._address,
             port=port,
             slots=self._config.slots_per_worker,
@@ -227,7 +227,7 @@ class Worker:
         stuck = self._operations.stuck(self._config.recycle.stuck_s)
         return WorkerStatus(
             id=self._id,
-            slot=self._slot,
+            ordinal=self._ordinal,
             state="failed" if stuck and self._state == "ready" else self._state,
             reason=f"stuck: operation {stuck}" if stuck else "",
             pid=os.getpid(),
@@ -366,7 +366,7 @@ class Worker:
             emit(
                 "worker.fallback",
                 {"count": 1},
-                {"pool": self._config.name, "worker": self._id, "slot": self._slot, "reason": why},
+                {"pool": self._config.name, "worker": self._id, "slot": self._ordinal, "reason": why},
             )
 
     def _rss_mb(self) -> float:

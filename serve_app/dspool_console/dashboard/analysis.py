@@ -64,7 +64,7 @@ async def operations(context: ConsoleContext, request: Request) -> Response:
         totals: dict[str, int] = {}
         if one.insight.config.enable_metrics:
             try:
-                totals = (await one.insight.look(None, slots=False)).snapshot.counters.errors_by_code
+                totals = (await one.insight.look(None, workers=False)).snapshot.counters.errors_by_code
             except PoolError:
                 totals = {}
         telemetry = one.insight.config.telemetry

@@ -66,7 +66,7 @@ class Changes:
         """Raises: PoolError: the pool cannot be asked."""
         found: list[Item] = []
         if wanted & {"overview", "workers"}:
-            look = await self._look(slots="workers" in wanted)
+            look = await self._look(workers="workers" in wanted)
             status = look.status if look is not None else None
             if status is None:
                 status = await self.status()
@@ -87,12 +87,12 @@ class Changes:
 
     # --- figures ---
 
-    async def _look(self, *, slots: bool) -> LiveUpdate | None:
+    async def _look(self, *, workers: bool) -> LiveUpdate | None:
         """None while the metrics are away or switched off: the rest is told all the same."""
         if not self.insight.config.enable_metrics:
             return None
         try:
-            look = await self.insight.look(self._after, slots=slots)
+            look = await self.insight.look(self._after, workers=workers)
         except PoolError:
             return None
         self._after = look.table.last
@@ -125,8 +125,8 @@ class Changes:
         return [("overview", "tick", tick)]
 
     def _worker_rows(self, look: LiveUpdate | None, status: PoolStatus) -> list[Item]:
-        slots = look.snapshot.slots if look is not None else {}
-        rows = view.worker_rows(status, slots, {})
+        workers = look.snapshot.workers if look is not None else {}
+        rows = view.worker_rows(status, workers, {})
         before, self._workers = self._workers or {}, {row["id"]: row for row in rows}
         changed = view.changed_rows(before, rows, "id")
         gone = [id for id in before if id not in self._workers]

@@ -83,7 +83,7 @@ def number(query: dict[str, str], name: str, default: float, least: float, most:
     return bodies.number(query, name, default, least=least, most=most) if query.get(name) else default
 
 
-def slot_of(query: dict[str, str]) -> int | None:
+def ordinal_of(query: dict[str, str]) -> int | None:
     return int(number(query, "slot", 0, 0, 1e6)) if "slot" in query else None
 
 
@@ -95,9 +95,9 @@ __all__ = [
     "encode",
     "names_sessions",
     "number",
+    "ordinal_of",
     "patiently",
     "range_of",
-    "slot_of",
     "watched",
     "with_metrics",
 ]

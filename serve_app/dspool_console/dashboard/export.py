@@ -17,9 +17,9 @@ from dspool_console.dashboard.common import (
     RANGE,
     Range,
     encode,
+    ordinal_of,
     patiently,
     range_of,
-    slot_of,
     watched,
     with_metrics,
 )
@@ -46,7 +46,7 @@ async def export(context: ConsoleContext, request: Request) -> Response:
         raise InvalidRequest("format is json or csv", field="format")
     asked = range_of(query, 3600.0)
     table = await patiently(
-        one.insight.table(asked.seconds, program=query.get("program"), slot=slot_of(query))
+        one.insight.table(asked.seconds, program=query.get("program"), ordinal=ordinal_of(query))
     )
     at, columns = rows_of(table, ALL if chart == "all" else CHARTS[chart], start=asked.start, end=asked.end)
     name = f"dspool-{_file_name(one.pool.name)}-{chart}.{form}"

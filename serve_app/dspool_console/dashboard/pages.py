@@ -19,9 +19,9 @@ from dspool_console.dashboard.common import (
     answer,
     names_sessions,
     number,
+    ordinal_of,
     patiently,
     range_of,
-    slot_of,
     watched,
     with_metrics,
 )
@@ -79,7 +79,7 @@ async def overview(context: ConsoleContext, request: Request) -> Response:
 async def _look(one: Watched) -> LiveUpdate | None:
     if one.insight.config.enable_metrics:
         with contextlib.suppress(PoolError, TimeoutError):
-            return await asyncio.wait_for(one.insight.look(None, slots=False), 2.0)
+            return await asyncio.wait_for(one.insight.look(None, workers=False), 2.0)
     return None
 
 
@@ -93,10 +93,10 @@ async def history(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({*RANGE, "program", "slot"}))
     one = with_metrics(watched(context, request))
     asked = range_of(query)
-    program, slot = query.get("program"), slot_of(query)
+    program, ordinal = query.get("program"), ordinal_of(query)
     if asked.start is None:
-        return answer(request, await patiently(one.table(asked.seconds, program, slot)))
-    table = await patiently(one.insight.table(asked.seconds, program=program, slot=slot))
+        return answer(request, await patiently(one.table(asked.seconds, program, ordinal)))
+    table = await patiently(one.insight.table(asked.seconds, program=program, ordinal=ordinal))
     return answer(request, encode_table(one.pool.name, table, start=asked.start, end=asked.end))
 
 

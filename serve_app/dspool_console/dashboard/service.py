@@ -53,27 +53,27 @@ class Watched:
         if self._watching is not None:
             self._watching.cancel()
 
-    async def table(self, duration_s: float, program: str | None, slot: int | None) -> bytes:
+    async def table(self, duration_s: float, program: str | None, ordinal: int | None) -> bytes:
         """History as JSON, made once for all who ask within a second."""
 
         async def make() -> bytes:
-            table = await self.insight.table(duration_s, program=program, slot=slot)
+            table = await self.insight.table(duration_s, program=program, ordinal=ordinal)
             return encode_table(self.pool.name, table)
 
-        found: bytes = await self.answers.get(("table", duration_s, program, slot), make)
+        found: bytes = await self.answers.get(("table", duration_s, program, ordinal), make)
         return found
 
     async def worker_rows(self) -> list[view.Row]:
         async def make() -> list[view.Row]:
-            slots = {}
+            workers = {}
             status = None
             if self.insight.config.enable_metrics:
                 try:
-                    look = await self.insight.look(None, slots=True)
-                    slots, status = look.snapshot.slots, look.status
+                    look = await self.insight.look(None, workers=True)
+                    workers, status = look.snapshot.workers, look.status
                 except PoolError:
                     status = None
-            return view.worker_rows(status or await self.pool.status(), slots, {})
+            return view.worker_rows(status or await self.pool.status(), workers, {})
 
         found: list[view.Row] = await self.answers.get("workers", make)
         return found

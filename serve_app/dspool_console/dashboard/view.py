@@ -108,9 +108,11 @@ def program_rows(snapshot: MetricsSnapshot, status: PoolStatus | None) -> list[R
 # --- workers ---
 
 
-def worker_rows(status: PoolStatus, slots: Mapping[int, SlotSnapshot], link: Mapping[str, str]) -> list[Row]:
+def worker_rows(
+    status: PoolStatus, workers: Mapping[int, SlotSnapshot], link: Mapping[str, str]
+) -> list[Row]:
     """A row a worker. `link` has the pages of Ray's dashboard by worker id."""
-    by_worker = {seen.worker: seen for seen in slots.values() if seen.worker is not None}
+    by_worker = {seen.worker: seen for seen in workers.values() if seen.worker is not None}
     return [worker_row(worker, by_worker.get(worker.id), link.get(worker.id)) for worker in status.workers]
 
 
@@ -119,7 +121,7 @@ def worker_row(worker: WorkerStatus, seen: SlotSnapshot | None, link: str | None
     recent = seen.recent if seen is not None else None
     return {
         "id": worker.id,
-        "slot": worker.slot,
+        "slot": worker.ordinal,
         "state": worker.state,
         "overflow": worker.overflow,
         "pid": worker.pid,

@@ -57,11 +57,13 @@ class RayInsight:
 
     # --- figures ---
 
-    async def look(self, after: float | None, *, slots: bool) -> LiveUpdate:
-        return _look(await self._metrics.ask("look", after, slots=slots))
+    async def look(self, after: float | None, *, workers: bool) -> LiveUpdate:
+        return _look(await self._metrics.ask("look", after, workers=workers))
 
-    async def table(self, duration_s: float, *, program: str | None = None, slot: int | None = None) -> Table:
-        return _table(await self._metrics.ask("table", duration_s, program=program, slot=slot))
+    async def table(
+        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
+    ) -> Table:
+        return _table(await self._metrics.ask("table", duration_s, program=program, ordinal=ordinal))
 
     async def reading(self) -> Snapshot:
         return await self._metrics.ask("reading")
@@ -104,11 +106,11 @@ class RayInsight:
         known = self._handles.get(worker_id)
         if known is not None:
             return known
-        pool, slot, suffix = _parts(worker_id)
+        pool, ordinal, suffix = _parts(worker_id)
         if pool != self._pool.name:
             raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100])
         try:
-            handle = ray.get_actor(actor_name(pool, f"worker:{slot}:{suffix}"), namespace=NAMESPACE)
+            handle = ray.get_actor(actor_name(pool, f"worker:{ordinal}:{suffix}"), namespace=NAMESPACE)
         except ValueError:
             raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100]) from None
         while len(self._handles) >= _HANDLES:
@@ -156,10 +158,10 @@ class RayInsight:
 
 
 def _parts(worker_id: str) -> tuple[str, str, str]:
-    """Pool, slot number and suffix of a worker id; empty ones if it is none."""
+    """Pool, ordinal and suffix of a worker id; empty ones if it is none."""
     pool, _, rest = worker_id.rpartition("-w")
-    slot, _, suffix = rest.partition("-")
-    return (pool, slot, suffix) if slot.isdigit() else ("", "", "")
+    ordinal, _, suffix = rest.partition("-")
+    return (pool, ordinal, suffix) if ordinal.isdigit() else ("", "", "")
 
 
 __all__ = ["RayInsight"]

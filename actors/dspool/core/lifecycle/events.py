@@ -28,7 +28,7 @@ class WorkerAdopted:
     """A worker that an earlier supervisor started is still running, in state `state` when last heard of."""
 
     worker_id: str
-    slot: int
+    ordinal: int
     member: Member
     state: WorkerState
     status: WorkerStatus | None = None
@@ -203,7 +203,7 @@ Event = (
 @dataclass(frozen=True, slots=True)
 class StartWorker:
     worker_id: str
-    slot: int
+    ordinal: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Promote:
     """A spare now takes traffic. The membership that says so is published by the same batch of actions."""
 
     worker_id: str
-    slot: int
+    ordinal: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,11 @@ class Orders:
     # --- a worker's life, in order ---------------------------------------------------------------------
 
     def start(self) -> None:
-        slot = self._roster.free_slot()
-        w = WorkerRecord(id=self._new_id(slot), slot=slot, phase="starting", started_at=self.now)
+        ordinal = self._roster.free_ordinal()
+        w = WorkerRecord(id=self._new_id(ordinal), ordinal=ordinal, phase="starting", started_at=self.now)
         w.deadline = self.now + self._config.init_timeout_s
         self._roster.add(w)
-        self.out.append(ev.StartWorker(w.id, slot))
+        self.out.append(ev.StartWorker(w.id, ordinal))
 
     def warm(self, w: WorkerRecord) -> None:
         w.phase = "warming"
@@ -63,11 +63,11 @@ class Orders:
     def keep(self, w: WorkerRecord) -> None:
         """It is warm: a spare, until it is promoted (which may be in this same event)."""
         w.phase, w.deadline, w.reason, w.warm_at = "spare", None, "", self.now
-        self.emit("worker.init", {"duration_s": self.now - w.started_at}, worker=w.id, slot=w.slot)
+        self.emit("worker.init", {"duration_s": self.now - w.started_at}, worker=w.id, slot=w.ordinal)
 
     def promote(self, w: WorkerRecord) -> None:
         w.phase, w.served = "ready", True
-        self.out.append(ev.Promote(w.id, w.slot))
+        self.out.append(ev.Promote(w.id, w.ordinal))
 
     def drain(self, w: WorkerRecord, why: str) -> None:
         # No operation outlives its deadline, so after the longest one there is nothing left to wait for.
@@ -92,13 +92,13 @@ class Orders:
             "age_s": self.now - w.started_at,
             "operations": float(w.status.operations if w.status else 0),
         }
-        self.emit("worker.terminate", numbers, worker=w.id, slot=w.slot, reason=w.reason or cause)
+        self.emit("worker.terminate", numbers, worker=w.id, slot=w.ordinal, reason=w.reason or cause)
 
     # --- what others read ------------------------------------------------------------------------------
 
     def publish(self, *, paused: bool, closed: bool, programs: dict[str, int], at_least: int = 0) -> None:
         """Publishes the membership if it says anything new; its version is then above `at_least`, too."""
-        workers = tuple(sorted(self._serving(), key=lambda member: member.slot))
+        workers = tuple(sorted(self._serving(), key=lambda member: member.ordinal))
         finishing = tuple(w.id for w in self._roster.finishing)
         old = self.membership
         said = (old.workers, old.paused, old.closed, old.programs, old.finishing)

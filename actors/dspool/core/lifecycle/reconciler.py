@@ -47,7 +47,7 @@ class Reconciler:
             self._start_some(shortage - len(pending), len(pending), now)
         else:
             self._stages.clear()
-            for w in sorted(pending, key=lambda w: (w.phase != "starting", -w.started_at, -w.slot)):
+            for w in sorted(pending, key=lambda w: (w.phase != "starting", -w.started_at, -w.ordinal)):
                 if shortage >= len(self._roster.pending):
                     break
                 self._orders.stop(w, "no longer needed")

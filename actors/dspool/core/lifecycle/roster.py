@@ -17,7 +17,7 @@ class WorkerRecord:
     """One worker, from the order to start it until its process is known to be gone."""
 
     id: str
-    slot: int
+    ordinal: int
     phase: WorkerState
     started_at: float
     """Monotonic time of the order to start it."""
@@ -47,7 +47,7 @@ class WorkerRecord:
 
 
 class Roster:
-    """All living workers by id, and the slot numbers they hold."""
+    """All living workers by id, and the ordinals they hold."""
 
     def __init__(self) -> None:
         self._workers: dict[str, WorkerRecord] = {}
@@ -62,20 +62,20 @@ class Roster:
         return self._workers.get(worker_id)
 
     def add(self, worker: WorkerRecord) -> None:
-        if self.slot_taken(worker.slot):
-            raise ValueError(f"slot {worker.slot} is taken; {worker.id} cannot have it")
+        if self.ordinal_taken(worker.ordinal):
+            raise ValueError(f"ordinal {worker.ordinal} is taken; {worker.id} cannot have it")
         self._workers[worker.id] = worker
 
     def remove(self, worker_id: str) -> WorkerRecord | None:
         return self._workers.pop(worker_id, None)
 
-    def slot_taken(self, slot: int) -> bool:
-        return any(worker.slot == slot for worker in self._workers.values())
+    def ordinal_taken(self, ordinal: int) -> bool:
+        return any(worker.ordinal == ordinal for worker in self._workers.values())
 
-    def free_slot(self) -> int:
-        """The smallest slot number that no living worker holds, whatever its phase."""
-        taken = {worker.slot for worker in self._workers.values()}
-        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    def free_ordinal(self) -> int:
+        """The smallest ordinal that no living worker holds, whatever its phase."""
+        taken = {worker.ordinal for worker in self._workers.values()}
+        return next(ordinal for ordinal in range(len(taken) + 1) if ordinal not in taken)
 
     def in_phase(self, *phases: WorkerState) -> list[WorkerRecord]:
         return [worker for worker in self._workers.values() if worker.phase in phases]
@@ -83,11 +83,11 @@ class Roster:
     @property
     def ready(self) -> list[WorkerRecord]:
         """Workers that take traffic, longest-serving first."""
-        return sorted(self.in_phase("ready"), key=lambda w: (w.warm_at or 0.0, w.slot))
+        return sorted(self.in_phase("ready"), key=lambda w: (w.warm_at or 0.0, w.ordinal))
 
     @property
     def spares(self) -> list[WorkerRecord]:
-        return sorted(self.in_phase("spare"), key=lambda w: (bool(w.leaving), w.slot))
+        return sorted(self.in_phase("spare"), key=lambda w: (bool(w.leaving), w.ordinal))
 
     @property
     def pending(self) -> list[WorkerRecord]:
@@ -100,13 +100,13 @@ class Roster:
         if leaving:
             # The longest-serving: were it any other, one that is due could be passed over for ever.
             return leaving[0]
-        return min(self.ready, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.slot))
+        return min(self.ready, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.ordinal))
 
     @property
     def finishing(self) -> list[WorkerRecord]:
         """Workers that took traffic and do not any more, but were not given up: clients may wait for them."""
         found = [w for w in self._workers.values() if w.served and w.phase not in ("ready", "failed")]
-        return sorted(found, key=lambda w: w.slot)
+        return sorted(found, key=lambda w: w.ordinal)
 
     def written(self) -> dict[str, JSON]:
         """What a later supervisor needs to know to adopt these workers as they are, or to end those given up."""

@@ -3,7 +3,7 @@
 Pure and synchronous: `handle(event, now)` changes the state and returns the actions. Desired and actual size are
 kept apart; after each event the `Reconciler` orders whatever brings the one nearer to the other. The machine holds:
 
-- a slot number belongs to at most one living worker, dying ones included;
+- an ordinal belongs to at most one living worker, dying ones included;
 - only warm workers are in the membership, whatever started them;
 - the membership version only grows;
 - every process that was ordered is a worker here until it is known to be gone;
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class PoolState:
-    """One pool. `new_id(slot)` gives the id of a new worker, `jitter()` a number in [0, 1)."""
+    """One pool. `new_id(ordinal)` gives the id of a new worker, `jitter()` a number in [0, 1)."""
 
     def __init__(
         self, config: PoolConfig, *, new_id: Callable[[int], str], jitter: Callable[[], float]
@@ -228,15 +228,15 @@ class PoolState:
         self._orders.membership = Membership(version=event.version)
 
     def _adopted(self, event: ev.WorkerAdopted, now: float) -> None:
-        if self.roster.slot_taken(event.slot):
+        if self.roster.ordinal_taken(event.ordinal):
             self._orders.out += [
-                ev.KillWorker(event.worker_id, f"another living worker has slot number {event.slot}"),
+                ev.KillWorker(event.worker_id, f"another living worker has ordinal {event.ordinal}"),
                 ev.FreeLeases(event.worker_id),
             ]
             return
         w = WorkerRecord(
             id=event.worker_id,
-            slot=event.slot,
+            ordinal=event.ordinal,
             phase=event.state,
             started_at=now - event.age_s,
             member=event.member,
@@ -364,7 +364,7 @@ class PoolState:
         if served and self._short_since is None:
             self._short_since = now
         code = "worker_lost" if lived_s is not None else "worker_start_failed"
-        self._orders.emit("pool.error", {"count": 1}, worker=w.id, slot=w.slot, code=code, reason=why)
+        self._orders.emit("pool.error", {"count": 1}, worker=w.id, slot=w.ordinal, code=code, reason=why)
         left = self._reconciler.stop_roll_out()
         if lived_s is None and left:
             self._orders.emit(

@@ -47,7 +47,7 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
         membership_version=state.membership.version,
         workers=tuple(
             _worker(w, overflow=w.id in overflow, wall_offset=wall_offset)
-            for w in sorted(state.roster, key=lambda w: w.slot)
+            for w in sorted(state.roster, key=lambda w: w.ordinal)
         ),
         programs=dict(state.programs),
         reason=_why(state),
@@ -81,7 +81,7 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
     seen, member = w.status, w.member
     return WorkerStatus(
         id=w.id,
-        slot=w.slot,
+        ordinal=w.ordinal,
         state=w.phase,
         pid=member.pid if member else 0,
         node=member.node if member else "",

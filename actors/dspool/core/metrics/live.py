@@ -36,7 +36,7 @@ class LiveUpdate(Struct, frozen=True, array_like=True):
     life: str
     """Changes when the teller begins anew: then its clock and its rows may be others."""
     snapshot: MetricsSnapshot
-    """Without slots if they were not asked for."""
+    """Without its workers if they were not asked for."""
     table: Table
     status: PoolStatus | None
     """The supervisor's last report; None when it fell silent."""

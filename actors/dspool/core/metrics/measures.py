@@ -33,7 +33,7 @@ def _zeros() -> list[float]:
 
 
 class Interval(Struct):
-    """What happened in a measured stretch of time, for a pool, a program or a worker slot."""
+    """What happened in a measured stretch of time, for a pool, a program or a worker."""
 
     duration_s: float = 0.0
     tally: Tally = field(default_factory=Tally)
@@ -118,7 +118,7 @@ POOL_COLUMNS: Final = tuple(name for name in Point.__struct_fields__ if name not
 KEY_COLUMNS: Final = tuple(
     name for name in POOL_COLUMNS if name not in GAUGES or name in ("running", "sessions")
 )
-"""What is kept of a program or a worker slot."""
+"""What is kept of a program or a worker."""
 
 
 def point_of(stretch: Interval, at: float = 0.0) -> Point:
@@ -175,11 +175,12 @@ class ProgramSnapshot(Struct, frozen=True, kw_only=True):
     counters: Counters
 
 
+# Name and text stand in the OpenAPI document.
 class SlotSnapshot(Struct, frozen=True, kw_only=True):
     """One worker slot. Counters go on when another worker takes the slot over."""
 
     worker: str | None
-    """The worker that reports for the slot now; None when it fell silent."""
+    """The worker that reports under this ordinal now; None when it fell silent."""
     running: int
     sessions: int
     slots: int
@@ -242,7 +243,8 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     health: HealthScore
     counters: Counters
     programs: dict[str, ProgramSnapshot]
-    slots: dict[int, SlotSnapshot]
+    workers: dict[int, SlotSnapshot] = field(name="slots")
+    """By ordinal."""
     clients: int
     """Clients heard of lately."""
     telemetry: TelemetryLoss

@@ -1,4 +1,4 @@
-"""The books of one pool: who ended how many operations, by program and by worker slot, and when."""
+"""The books of one pool: who ended how many operations, by program and by worker, and when."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dspool.core.metrics.series import MetricsOptions, SavedSeries, Series
 from dspool.core.metrics.sources import Source, Sources
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER, OUTCOMES, REJECTED
 
-MAX_SLOTS: Final = 256
-"""Worker slots followed one by one; those beyond are counted together as slot -1."""
+MAX_WORKERS: Final = 256
+"""Workers followed one by one; those beyond are counted together as ordinal -1."""
 COLUMNS: Final = [*POOL_COLUMNS, *KEY_COLUMNS]
 """What histories hold; a checkpoint with other columns is of another version."""
 
@@ -32,18 +32,19 @@ class Checkpoint(Struct):
     sources: dict[str, tuple[int, list[int]]] = field(name="reporters")
     whole: SavedSeries
     programs: dict[str, SavedSeries]
-    slots: dict[int, SavedSeries]
+    workers: dict[int, SavedSeries] = field(name="slots")
 
 
 class MetricStore:
-    """Series of the pool, its programs and its worker slots; bounded. `outcomes` is exact, whatever was lost."""
+    """Series of the pool, its programs and its workers; bounded. `outcomes` is exact, whatever was lost."""
 
     def __init__(self, options: MetricsOptions) -> None:
         self._options = options
         self.sources = Sources(stale_after_s=options.stale_after_s, pool_size=options.pool_size)
         self.whole = Series(options, POOL_COLUMNS, options.recent_s)
         self.programs: dict[str, Series] = {}
-        self.slots: dict[int, Series] = {}
+        self.workers: dict[int, Series] = {}
+        """By ordinal: a worker that takes over the ordinal of a dead one goes on counting."""
         self.outcomes = [0] * len(OUTCOMES)
         """Ended operations of the pool, from the clients' running totals."""
         self.dropped = self.unattributed = self.duplicates = self.foreign = 0
@@ -79,7 +80,7 @@ class MetricStore:
 
     def worker(self, delta: WorkerDelta) -> None:
         """Count what a worker tells: busy time and runs. Operations are the clients' to count."""
-        series = self.slot(delta.slot)
+        series = self.worker_series(delta.ordinal)
         series.total.add(delta.tally)
         series.busy_s += delta.busy_s
         self.dropped += delta.dropped
@@ -99,12 +100,12 @@ class MetricStore:
         series = self.programs.get(name)
         return series or self.programs.setdefault(name, Series(self._options))
 
-    def slot(self, slot: int) -> Series:
-        """The series of a worker slot, or of all beyond the bound."""
-        if slot not in self.slots and len(self.slots) >= MAX_SLOTS:
-            slot = -1
-        series = self.slots.get(slot)
-        return series or self.slots.setdefault(slot, Series(self._options))
+    def worker_series(self, ordinal: int) -> Series:
+        """The series of a worker, or of all beyond the bound."""
+        if ordinal not in self.workers and len(self.workers) >= MAX_WORKERS:
+            ordinal = -1
+        series = self.workers.get(ordinal)
+        return series or self.workers.setdefault(ordinal, Series(self._options))
 
     def gather(self, start: float, now: float) -> Interval:
         """At a tick: put together what the pool did since `start`. Returns the recent window that ends with it."""
@@ -117,16 +118,16 @@ class MetricStore:
             whole.tally.add(series.now.tally)
             whole.throughput += series.now.throughput
             series.close(start, now)
-        by_slot = {worker.slot: worker for worker in self.sources.workers(now)}
-        for slot, series in self.slots.items():
+        by_ordinal = {worker.ordinal: worker for worker in self.sources.workers(now)}
+        for ordinal, series in self.workers.items():
             open_ = series.now
             whole.busy_s += open_.busy_s
             whole.capacity_s += open_.capacity_s
             whole.runs += open_.runs
             whole.run_s += open_.run_s
-            if slot in by_slot:
-                open_.levels[_RUNNING] = by_slot[slot].running * seconds
-                open_.levels[_SESSIONS] = by_slot[slot].sessions * seconds
+            if ordinal in by_ordinal:
+                open_.levels[_RUNNING] = by_ordinal[ordinal].running * seconds
+                open_.levels[_SESSIONS] = by_ordinal[ordinal].sessions * seconds
             series.close(start, now)
         window, _ = self.whole.recent.over(self._options.window_s - seconds, now=start)
         window.add(whole)
@@ -148,7 +149,7 @@ class MetricStore:
             sources=self.sources.save(),
             whole=self.whole.save(ticked_at),
             programs={name: series.save(ticked_at) for name, series in self.programs.items()},
-            slots={slot: series.save(ticked_at) for slot, series in self.slots.items()},
+            workers={ordinal: series.save(ticked_at) for ordinal, series in self.workers.items()},
         )
 
     def restore(self, saved: Checkpoint, ended: float, now: float) -> None:
@@ -156,8 +157,8 @@ class MetricStore:
         self.whole.restore(saved.whole, ended)
         for name, series in saved.programs.items():
             self.program(name).restore(series, ended)
-        for slot, series in saved.slots.items():
-            self.slot(slot).restore(series, ended)
+        for ordinal, series in saved.workers.items():
+            self.worker_series(ordinal).restore(series, ended)
         self.outcomes = saved.outcomes
         self.dropped, self.unattributed, self.duplicates, self.foreign = saved.losses
         self.sources.restore(saved.sources, now)

@@ -62,7 +62,7 @@ class WorkerDelta(Struct, tag="worker", array_like=True):
     """The worker id."""
     seq: int
     interval_s: float
-    slot: int
+    ordinal: int
     """The worker's number in the pool: the bounded key."""
     slots: int
     """Operations it can run at once."""
@@ -216,11 +216,11 @@ class WorkerRecorder:
     """Adds up what one worker runs. Not thread-safe: the worker's event loop owns it."""
 
     def __init__(
-        self, pool: str, worker_id: str, slot: int, slots: int, *, now: float, overflow: bool = False
+        self, pool: str, worker_id: str, ordinal: int, slots: int, *, now: float, overflow: bool = False
     ) -> None:
         self.pool = pool
         self.reporter = worker_id
-        self.slot = slot
+        self.ordinal = ordinal
         self.slots = slots
         self.overflow = overflow
         self._busy = BusyIntegral(now)
@@ -289,7 +289,7 @@ class WorkerRecorder:
             self.reporter,
             self._seq,
             max(0.0, now - self._since),
-            self.slot,
+            self.ordinal,
             self.slots,
             busy - self._busy_before,
             self._tally,

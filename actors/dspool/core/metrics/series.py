@@ -1,4 +1,4 @@
-"""What is kept of a program, a worker slot or a whole pool: running totals, a recent window, history."""
+"""What is kept of a program, a worker or a whole pool: running totals, a recent window, history."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SavedSeries(Struct, array_like=True):
 
 
 class Series:
-    """All that is kept of one program, one worker slot, or the pool."""
+    """All that is kept of one program, one worker, or the pool."""
 
     def __init__(
         self, options: MetricsOptions, columns: tuple[str, ...] = KEY_COLUMNS, recent_s: float = 0.0
