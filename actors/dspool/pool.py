@@ -27,6 +27,7 @@ from dspool.messages import (
     SessionInfo,
     StreamEvent,
     StreamProgram,
+    WorkerId,
 )
 from dspool.runtime import cluster, lifecycle
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor
@@ -316,8 +317,7 @@ class Pool:
         """Raw handles of the workers that take traffic, by worker id."""
         handles = {}
         for member in self.client.membership.workers:
-            suffix = member.worker_id.rsplit("-", 1)[-1]
-            name = actor_name(self.name, f"worker:{member.ordinal}:{suffix}")
+            name = actor_name(self.name, WorkerId.parse(member.worker_id).role)
             handles[member.worker_id] = ray.get_actor(name, namespace=NAMESPACE)
         return handles
 

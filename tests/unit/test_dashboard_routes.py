@@ -151,8 +151,12 @@ async def test_who_is_no_admin_sees_neither_ids_of_sessions_nor_their_owners(dem
             assert page.status_code == 200
             assert "user-" not in page.text
             assert "person" not in page.text
-        # Searching must not tell either.
+        # Searching must not tell either, nor does a session whose name begins like a worker's id.
         assert pages[0].json()["sessions"] == pages[3].json()["sessions"]
+        wonder = (await http.get(f"{POOL}/sessions?search={demo.name}-wonder")).json()
+        assert wonder["sessions"] == pages[0].json()["sessions"]
+        there = (await http.get(f"{POOL}/sessions?search={worker}")).json()["sessions"]
+        assert {row["owner"] for row in there} == {worker}
         await logged_in(http, texts["root"])
         assert (await http.get(f"{POOL}/sessions?search=user-17")).json()["sessions"][0]["id"] == "user-17"
 

@@ -35,6 +35,7 @@ from dspool.messages.members import (
     Member,
     Membership,
     PoolStatus,
+    WorkerId,
     WorkerState,
     WorkerStatus,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "StreamProgram",
     "Usage",
     "VersionNumbers",
+    "WorkerId",
     "WorkerState",
     "WorkerStatus",
     "command_from",

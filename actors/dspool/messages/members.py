@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct, field
 
+from dspool.errors import UnknownWorker
+
+# A pool may be called `a-w1`: the last ordinal counts. Nine digits, because Python refuses very long numbers.
+_WORKER_ID: Final = re.compile(r"(.+)-w(0|[1-9][0-9]{0,8})-([0-9a-f]+)")
+
 WorkerState = Literal["starting", "warming", "ready", "spare", "draining", "stopped", "failed"]
+
+
+class WorkerId(NamedTuple):
+    """The parts of a worker's id. As text, `{pool}-w{ordinal}-{suffix}`, it stands in messages, logs and URLs."""
+
+    pool: str
+    ordinal: int
+    suffix: str
+    """Hexadecimal: of all that ever had this ordinal, which one it is."""
+
+    def __str__(self) -> str:
+        return f"{self.pool}-w{self.ordinal}-{self.suffix}"
+
+    @property
+    def role(self) -> str:
+        """What the name of its actor says it is: `worker:{ordinal}:{suffix}`."""
+        return f"worker:{self.ordinal}:{self.suffix}"
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerId:
+        """Raises: UnknownWorker: it is no worker's id."""
+        found = _WORKER_ID.fullmatch(text)
+        if found is None:
+            raise UnknownWorker(f"there is no worker {text[:100]!r}", worker=text[:100])
+        return cls(found[1], int(found[2]), found[3])
+
+    @classmethod
+    def of_role(cls, pool: str, role: str) -> WorkerId:
+        """The id of the actor with this `role` in `pool`."""
+        _, ordinal, suffix = role.split(":")
+        return cls(pool, int(ordinal), suffix)
 
 
 class Member(Struct, frozen=True):

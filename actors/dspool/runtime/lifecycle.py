@@ -19,6 +19,7 @@ from dspool.core.autoscale.sizing import SizingConfig
 from dspool.errors import (
     PoolError,
 )
+from dspool.messages import WorkerId
 from dspool.runtime.cluster import (
     MANY,
     NAMESPACE,
@@ -148,7 +149,7 @@ async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:
     # First the supervisor, or it would replace the workers that are killed next.
     _remove(config.name, "supervisor")
     for worker in await RayRuntime(config, b"").running_workers():
-        _remove(config.name, f"worker:{worker.ordinal}:{worker.worker_id.rsplit('-', 1)[-1]}")
+        _remove(config.name, WorkerId.parse(worker.worker_id).role)
     with contextlib.suppress(ValueError, PoolError, TimeoutError):
         store = ray.get_actor(actor_name(config.name, "store"), namespace=NAMESPACE)
         await asyncio.wait_for(ask(store, "close"), _CLOSE_STORE_S)

@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError
 
 from dspool.config import PoolConfig, WarmupStep
 from dspool.core.lifecycle.source import ImportedSource
-from dspool.messages import Deployment, Member, VersionNumbers, WorkerStatus
+from dspool.messages import Deployment, Member, VersionNumbers, WorkerId, WorkerStatus
 from dspool.runtime import forkserver
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
 from dspool.runtime.fork_starts import ForkStarts
@@ -136,7 +136,6 @@ class RayRuntime:
         self._forks = ForkStarts(config.init_timeout_s)
 
     async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle:
-        suffix = worker_id.rsplit("-", 1)[-1]
         command, why = self._how_to_start()
         options: dict[str, Any] = {}
         if command is not None:
@@ -144,7 +143,7 @@ class RayRuntime:
         elif why is not None:
             options = {"runtime_env": {"env_vars": {forkserver.HOW_VARIABLE: f"exec: {why}"}}}
         handle = self._actor.options(
-            name=actor_name(self._config.name, f"worker:{ordinal}:{suffix}"),
+            name=actor_name(self._config.name, WorkerId.parse(worker_id).role),
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
@@ -169,14 +168,14 @@ class RayRuntime:
     async def running_workers(self) -> list[WorkerHandle]:
         """The workers of this pool that are alive, by the names they carry."""
         found: list[WorkerHandle] = []
-        prefix = actor_name(self._config.name, "worker:")
-        for name in actor_names(prefix):
-            ordinal, suffix = name[len(prefix) :].split(":")
+        pool = self._config.name
+        for name in actor_names(actor_name(pool, "worker:")):
+            worker = WorkerId.of_role(pool, name.removeprefix(actor_name(pool, "")))
             try:
                 handle: Any = ray.get_actor(name, namespace=NAMESPACE)
             except ValueError:
                 continue
-            found.append(RayWorker(f"{self._config.name}-w{ordinal}-{suffix}", int(ordinal), handle))
+            found.append(RayWorker(str(worker), worker.ordinal, handle))
         return found
 
     def kill(self, handle: WorkerHandle) -> None:

@@ -21,7 +21,7 @@ from dspool.core.lifecycle.state import PoolState
 from dspool.core.lifecycle.view import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
-from dspool.messages import Deployment, Membership, PoolStatus
+from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
 from dspool.supervisor.adoption import adopt, restored, survey
 from dspool.supervisor.deployments import CANARY_S, Deployments
 from dspool.supervisor.housekeeping import Housekeeping, Report
@@ -68,7 +68,7 @@ class Supervisor:
         self._wall = wall
         self._sleep = sleep
         self._state = PoolState(
-            config, new_id=lambda ordinal: f"{config.name}-w{ordinal}-{new_hex()}", jitter=random
+            config, new_id=lambda ordinal: str(WorkerId(config.name, ordinal, new_hex())), jitter=random
         )
         self._records = Records(config.name, store, sleep)
         self._warmer = Warmer(config, current=lambda: self._deploying.current(), clock=clock, sleep=sleep)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from dspool.core.metrics.live import LiveUpdate
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
-from dspool.messages import PoolStatus
+from dspool.messages import PoolStatus, WorkerId
 from dspool.telemetry.event_log import Seen
 from dspool_console.alerts.watch import EVERY_S as ALERTS_EVERY_S
 from dspool_console.dashboard import view
@@ -193,6 +193,12 @@ async def log(context: ConsoleContext, request: Request) -> Response:
 # --- sessions ---
 
 
+def _is_worker(text: str, pool: str) -> bool:
+    with contextlib.suppress(UnknownWorker):
+        return WorkerId.parse(text).pool == pool
+    return False
+
+
 async def sessions(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"search", "limit", "cursor"}))
     one = watched(context, request)
@@ -201,7 +207,7 @@ async def sessions(context: ConsoleContext, request: Request) -> Response:
     named = names_sessions(request)
     if not named:
         # What may not be seen must not be guessed by searching for it either.
-        search = search if search.startswith(f"{one.pool.name}-w") else ""
+        search = search if _is_worker(search, one.pool.name) else ""
     found, following = await patiently(
         one.insight.sessions(limit=limit, after=query.get("cursor") if named else None, containing=search)
     )

@@ -13,7 +13,7 @@ from dspool.config import PoolConfig
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.core.metrics.live import LiveUpdate, Table
 from dspool.errors import UnknownWorker, WorkerLost
-from dspool.messages import SessionInfo
+from dspool.messages import SessionInfo, WorkerId
 from dspool.pool import Pool
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor, dashboard_url
 from dspool.runtime.metrics import RemoteMetrics
@@ -106,11 +106,11 @@ class RayInsight:
         known = self._handles.get(worker_id)
         if known is not None:
             return known
-        pool, ordinal, suffix = _parts(worker_id)
-        if pool != self._pool.name:
+        worker = WorkerId.parse(worker_id)
+        if worker.pool != self._pool.name:
             raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100])
         try:
-            handle = ray.get_actor(actor_name(pool, f"worker:{ordinal}:{suffix}"), namespace=NAMESPACE)
+            handle = ray.get_actor(actor_name(worker.pool, worker.role), namespace=NAMESPACE)
         except ValueError:
             raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100]) from None
         while len(self._handles) >= _HANDLES:
@@ -155,13 +155,6 @@ class RayInsight:
 
     async def count_sessions(self) -> int:
         return await self._store.count(self._pool.name)
-
-
-def _parts(worker_id: str) -> tuple[str, str, str]:
-    """Pool, ordinal and suffix of a worker id; empty ones if it is none."""
-    pool, _, rest = worker_id.rpartition("-w")
-    ordinal, _, suffix = rest.partition("-")
-    return (pool, ordinal, suffix) if ordinal.isdigit() else ("", "", "")
 
 
 __all__ = ["RayInsight"]
