@@ -125,7 +125,7 @@ def record_us(number: int) -> float:
     from dspool.client.observation import ClientObserving
     from dspool.core.dispatch.ticket import Ticket, TicketEnd
     from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
-    from dspool.messages import ExecuteProgram, Finished, Operation
+    from dspool.messages import ExecuteProgram, Operation, Result
     from dspool.telemetry.metrics import encode
     from dspool.telemetry.tracing import Tracing
     from dspool.wire.frames import Report
@@ -136,9 +136,9 @@ def record_us(number: int) -> float:
     settings = config("r", Path("/tmp"), telemetry={"sampling": 1e-9})
     client = ClientRecorder("r", "c", now=0.0)
     worker = WorkerRecorder("r", "w", 0, 8, now=0.0)
-    observing = ClientObserving("r", Tracing(settings, "c"))
+    observing = ClientObserving("r", client, Tracing(settings, "c"))
     operation = Operation("op", ExecuteProgram(PROGRAM, INPUTS), 30.0)
-    finished = Finished("op", {}, None, 0.01, 0.0, {"m": {"prompt_tokens": 10, "completion_tokens": 5}})
+    finished = Result("op", "w", {}, run_s=0.01, usage={"m": {"prompt_tokens": 10, "completion_tokens": 5}})
     report = Report([finished], [], [], 0, 8, 0)
     ticket = Ticket(1, operation, 0.0, 30.0, 10.0, True, Call(), sent_at=0.001, attempts=1)
     end = TicketEnd(ticket, finished, None, "w")
@@ -148,14 +148,12 @@ def record_us(number: int) -> float:
         began = time.process_time()
         for step in range(number):
             now = step * 1e-4
-            client.submitted(PROGRAM)
             observing.entered(operation, Call)  # type: ignore[arg-type]
             observing.sent("w", (ticket,), now)
             worker.started(now)
             worker.finished(now + 0.01, "ok", 0.01, finished.usage)
             observing.reported(report, now)
-            client.record(PROGRAM, "ok", 0.012, 0.001, 0.01, finished.usage)
-            observing.ended(end, None, 0.001, 0.01, now)
+            observing.ended(end, now)
             if step % 500 == 499:
                 encode(client.take_delta(now))  # type: ignore[arg-type]
                 encode(worker.take_delta(now))
@@ -239,7 +237,6 @@ def memory_of_an_hour(hours: int) -> dict[str, float]:
             now = clock[0] = clock[0] + 1.0
             for index, client in enumerate(clients):
                 for step in range(4):
-                    client.submitted(PROGRAM)
                     client.record(PROGRAM, "ok", 0.001 * (1 + (second + index + step) % 500), 0.001, 0.01)
                 metrics.report(client.take_delta(now))  # type: ignore[arg-type]
             for worker in workers:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
 from dspool.errors import Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
-from dspool.messages import Finished, Member, Operation, Ping
+from dspool.messages import Failure, Member, Operation, Ping, Result
 
 SESSIONS = ("s1", "s2", "s3")
 LONGEST_REST_S = 1.0
@@ -180,7 +180,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             op = self.ops[end.ticket.operation.id]
             assert op.ticket is end.ticket
             assert op.alive, "ended twice"
-            assert (end.result is None) != (end.error is None)
+            assert (type(end.report) is Result) == (end.error is None)
             op.ends.append(end)
             if isinstance(end.error, DeadlineExceeded):
                 assert self.now >= min(op.deadline, op.checkout_by)
@@ -435,7 +435,9 @@ class DispatcherMachine(RuleBasedStateMachine):
             del self.leases[op.session]
         # What becomes of it is known only after the call; a retry rests.
         op.rests_until = self.now + LONGEST_REST_S
-        self.d.finished(worker_id, Finished(op_id, error=error), now=self.now, random=0.5)
+        self.d.finished(
+            worker_id, Failure(op_id, error) if error else Result(op_id), now=self.now, random=0.5
+        )
         if report or worker.refused:
             self._report_load(worker_id, turn.exact)
         self.perform()
@@ -444,7 +446,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert op.idempotent
             op.retried = True
         if was_alive and not op.alive:
-            assert op.ends[0].result is not None
+            assert op.ends[0].report is not None
             assert op.ends[0].worker == worker_id
 
     @rule(data=st.data(), others=st.integers(0, 3), report=st.sampled_from([None, True, False]))
@@ -510,7 +512,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         worker_id = data.draw(st.sampled_from(list(self.dead)))
         queued, running = self.d.queued, self.d.running
         for op_id in self.dead[worker_id]:
-            self.d.finished(worker_id, Finished(op_id, error=error), now=self.now, random=0.5)
+            self.d.finished(
+                worker_id, Failure(op_id, error) if error else Result(op_id), now=self.now, random=0.5
+            )
         if reports:
             self.d.load(worker_id, 0, 3, own=0, now=self.now)
         assert (self.d.queued, self.d.running) == (queued, running)

@@ -14,15 +14,15 @@ from dspool.errors import WorkerLost
 from dspool.messages import (
     Change,
     ExecuteProgram,
-    Finished,
     GetVariable,
     Membership,
     Ping,
+    Result,
     SetVariable,
     StreamEvent,
     StreamProgram,
 )
-from dspool.programs.sessions.session import Done
+from dspool.programs.sessions.session import CommandResult
 from dspool.testing.host import LoopbackPool, Script
 from dspool.wire.frames import Chunk, Report
 
@@ -139,7 +139,7 @@ async def test_a_session_goes_on_elsewhere_and_what_the_dead_worker_saves_later_
         worker = await pool.start_worker()
         client = await pool.start_client()
         await client.run(SetVariable("a", 1), session="s")
-        hold.ends = Done(None, changes=(Change("variable", "a", {"value": "late"}),))
+        hold.ends = CommandResult(None, changes=(Change("variable", "a", {"value": "late"}),))
         running = hold.call(client, session="s", idempotent=False)
         await until(lambda: hold.started)
         # Its end is decided, and its change on the way to the store, when it hangs.
@@ -202,7 +202,7 @@ async def test_what_it_says_after_it_thawed_is_not_heard():
         pool.declare_dead("w0")
         await until(lambda: hold.started == 2)
         # Even if it came through a connection that should be cut.
-        link._on_report(link, Report([Finished("x", {"outputs": {"x": "late"}})], [], [], 0, 2, 0))
+        link._on_report(link, Report([Result("x", value={"outputs": {"x": "late"}})], [], [], 0, 2, 0))
         link._on_chunk(link, Chunk("x", [StreamEvent("token", "x", "late")]))
         hold.gate.set()
         result = await call

@@ -14,7 +14,7 @@ from dspool.core.dispatch.placement import WorkerSlots, place
 from dspool.core.dispatch.retries import EndRate, bounce_pause
 from dspool.core.dispatch.session_queues import SessionQueues
 from dspool.errors import Cancelled, Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
-from dspool.messages import Finished, Member, Operation, Ping
+from dspool.messages import Failure, Member, Operation, Ping, Result
 
 RATE_LIMITED = {"code": "model_rate_limited", "message": "", "details": {}}
 
@@ -44,7 +44,7 @@ class World:
         self.asked += [(worker, session) for worker, sessions in handover.items() for session in sessions]
         for end in ends:
             assert end.ticket.operation.id not in self.ends
-            self.ends[end.ticket.operation.id] = end.error or end.result
+            self.ends[end.ticket.operation.id] = end.error or end.report
         return new
 
     def members(self, **slots):
@@ -59,7 +59,7 @@ class World:
         return self.act()
 
     def finish(self, worker, name, error=None):
-        self.d.finished(worker, Finished(name, error=error), now=self.now, random=0.0)
+        self.d.finished(worker, Failure(name, error) if error else Result(name), now=self.now, random=0.0)
         return self.act()
 
     def do(self, event, *args, **kwargs):
@@ -175,7 +175,7 @@ def test_the_load_of_a_report_does_not_count_what_was_dispatched_while_handling_
     for _ in range(6):
         world.submit()
     world.do("load", "a", held=4, slots=4)
-    world.d.finished("a", Finished("o1"), now=0.0)
+    world.d.finished("a", Result("o1"), now=0.0)
     world.d.load("a", 4, 4, now=0.0)  # another client took the slot, and o5 is not on its way yet
     assert world.act() == [("a", "o5")]
 
@@ -351,7 +351,7 @@ def test_backoff_doubles_up_to_its_limit_and_attempts_are_bounded():
         pauses.append(retry_pause(world, "o1"))
     assert pauses == pytest.approx([0.1, 0.2, 0.35, 0.35])
     world.finish("a", "o1", RATE_LIMITED)
-    assert world.ends["o1"].error == RATE_LIMITED
+    assert world.ends["o1"].code == RATE_LIMITED["code"]
 
 
 def test_a_back_end_that_asks_for_a_longer_pause_gets_it():
@@ -374,7 +374,7 @@ def test_an_error_stands_when_a_retry_is_wrong_or_useless(idempotent, timeout, r
     world = World(a=1)
     world.submit(idempotent=idempotent, timeout=timeout)
     world.finish("a", "o1", {"code": code, "message": "", "details": {"retry_after_s": retry_after_s}})
-    assert world.ends["o1"].error["code"] == code
+    assert world.ends["o1"].code == code
 
 
 def test_retries_are_paid_from_one_budget_that_submissions_fill():

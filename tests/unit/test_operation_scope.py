@@ -16,7 +16,7 @@ from dspool.config import PoolConfig
 from dspool.errors import Cancelled
 from dspool.messages import Deployment, ExecuteProgram, StreamEvent, StreamProgram
 from dspool.programs.models.operation import OperationScope, answered_offline
-from dspool.programs.sessions.session import Done, SessionHost
+from dspool.programs.sessions.session import CommandResult, SessionHost
 from dspool.testing.lm_server import LMServer, Reply
 
 ASKED = {"question": "Rome is big. What is big?"}
@@ -53,7 +53,7 @@ def host(server: LMServer) -> SessionHost:
     return host
 
 
-async def ran(host: SessionHost, program: str) -> Done:
+async def ran(host: SessionHost, program: str) -> CommandResult:
     command = ExecuteProgram(program, ASKED)
     if host.plan(command, None) == "async":
         return await host.run_async(command, None)
@@ -95,7 +95,7 @@ async def test_tokens_are_counted_wherever_the_model_was_called(
 
 @pytest.mark.parametrize("program", ["Untracked", "Nested", "InTasks", "Asyncified"])
 def test_a_stream_is_marked_and_counted_too(host: SessionHost, program: str):
-    def streamed(name: str) -> Done:
+    def streamed(name: str) -> CommandResult:
         command = StreamProgram(name, ASKED)
         if host.plan(command, None) == "thread":
             return host.run_thread(command, None, lambda event: None)

@@ -24,7 +24,7 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.programs.sessions.session import Done
+from dspool.programs.sessions.session import CommandResult
 from dspool.testing.host import LoopbackPool, Script, failing
 from dspool.wire.frames import Cancel, Submit
 
@@ -312,7 +312,9 @@ async def test_a_result_nested_deeper_than_a_client_can_decode_fails_alone():
 
 async def test_malformed_usage_of_a_program_does_not_cost_the_connection():
     async with LoopbackPool(config()) as pool:
-        pool.programs["bad"] = Script("inline", lambda *_: Done({"outputs": {}}, {"m": {"total": None}}))
+        pool.programs["bad"] = Script(
+            "inline", lambda *_: CommandResult({"outputs": {}}, usage={"m": {"total": None}})
+        )
         await pool.start_worker()
         client = await pool.start_client()
         with pytest.raises(InternalError, match="usage"):

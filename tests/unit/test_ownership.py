@@ -255,9 +255,9 @@ async def test_a_change_to_a_session_that_was_forgotten_meanwhile_is_made_again_
             if len(runs) == 1:
                 await worker.forget(["s"])
             from dspool.messages import Change
-            from dspool.programs.sessions.session import Done
+            from dspool.programs.sessions.session import CommandResult
 
-            return Done(None, changes=(Change("variable", "a", {"value": 2}),))
+            return CommandResult(None, changes=(Change("variable", "a", {"value": 2}),))
 
         pool.programs["change"] = Script("async", change)
         await client.run(ExecuteProgram("change", {}), session="s")

@@ -43,7 +43,7 @@ from dspool.messages import (
     StreamProgram,
 )
 from dspool.programs.adapters import adapter_named
-from dspool.programs.sessions.session import Done, InlineHops, Session, SessionHost
+from dspool.programs.sessions.session import CommandResult, InlineHops, Session, SessionHost
 from dspool.programs.sessions.state import MAX_ENTRY_BYTES
 
 QA = {"signature": "context, question -> answer"}
@@ -92,7 +92,7 @@ def value(host: SessionHost, command: Any, session: Session | None) -> Any:
 def test_a_pool_program_answers_without_a_session_and_is_marked_offline(host: SessionHost):
     command = ExecuteProgram("qa", PARIS)
     assert host.plan(command, None) == "inline"
-    assert host.run_inline(command, None) == Done({"outputs": {"answer": "Paris"}}, {}, True, 1, ())
+    assert host.run_inline(command, None) == CommandResult({"outputs": {"answer": "Paris"}}, (), {}, True, 1)
 
 
 def test_a_higher_version_becomes_current_and_an_old_one_can_be_asked_for(host: SessionHost):

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from dspool.errors import InvalidRequest, QueueFull
-from dspool.messages import Finished
+from dspool.messages import Failure, Result
 from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog
 from dspool.telemetry.events import EVENTS, attach, attached, detach, emit, session_hash, span, undeclared
@@ -143,8 +143,8 @@ def test_a_span_emits_start_and_stop_with_the_measured_time(events):
 @pytest.mark.parametrize(
     ("result", "outcome", "code"),
     [
-        (Finished("id", value=1), "ok", None),
-        (Finished("id", error=QueueFull("full").to_wire()), "rejected", "queue_full"),
+        (Result("id", value=1), "ok", None),
+        (Failure("id", error=QueueFull("full").to_wire()), "rejected", "queue_full"),
         (InvalidRequest("no"), "client_error", "invalid_request"),
         (ValueError("no"), "error", "ValueError"),
         ({"answer": "yes"}, "ok", None),

@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from dspool.client.observation import ClientObserving
 from dspool.config import PoolConfig
 from dspool.core.dispatch.ticket import Ticket, TicketEnd
+from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import QueueFull, UnknownName, WorkerLost
-from dspool.messages import Deployment, ExecuteProgram, Finished, Operation, SetVariable
+from dspool.messages import Deployment, ExecuteProgram, Operation, Result, SetVariable
 from dspool.programs.sessions.session import Session, SessionHost
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.trace_export import Batches, FileExporter, exporters, remove_oldest
@@ -106,9 +107,13 @@ def test_however_much_goes_by_the_traces_a_second_are_bounded():
     assert all(free.wanted(None) for _ in range(100))
 
 
+def observing_of(t):
+    return ClientObserving("p", ClientRecorder("p", "c", now=0.0), t.tracing)
+
+
 def test_an_operation_that_is_not_traced_has_no_span_anywhere():
     t = Traced(sampling=0.0)
-    observing = ClientObserving("p", t.tracing)
+    observing = observing_of(t)
     before = operation()
     assert observing.entered(before, Call()) is before
     assert t.tracing.resume(before, worker="w", at=0.0) is None
@@ -117,7 +122,7 @@ def test_an_operation_that_is_not_traced_has_no_span_anywhere():
 
 def test_no_sampling_takes_a_callers_word_against_it():
     t = Traced()
-    entered = ClientObserving("p", t.tracing).entered(operation(traceparent=UNSAMPLED), Call())
+    entered = observing_of(t).entered(operation(traceparent=UNSAMPLED), Call())
     assert entered.traceparent == UNSAMPLED
     assert t.tracing.resume(entered, worker="w", at=0.0) is None
 
@@ -135,12 +140,12 @@ def test_switched_off_by_the_standard_variable(monkeypatch, tmp_path):
 
 def test_one_trace_leads_from_the_caller_through_the_queue_to_the_worker():
     t = Traced()
-    observing = ClientObserving("p", t.tracing)
+    observing = observing_of(t)
     entered = observing.entered(operation(session="ada", traceparent=PARENT), Call())
     active = t.tracing.resume(entered, worker="p-w0-a", at=100.5)
     t.tracing.end(active.span)
-    finished = Finished("op-1", {"outputs": {}}, run_s=0.25)
-    observing.ended(TicketEnd(ticket_of(entered), finished, None, "p-w0-a"), None, 0.5, 0.25, 101.0)
+    finished = Result("op-1", value={"outputs": {}}, run_s=0.25)
+    observing.ended(TicketEnd(ticket_of(entered), finished, None, "p-w0-a"), 101.0)
     spans = t.spans()
     root, queue, work = spans["operation execute_program"], spans["queue"], spans["worker execute_program"]
     assert f"{root.context.trace_id:032x}" == trace_id_of(PARENT) == trace_id_of(entered.traceparent)
@@ -154,7 +159,7 @@ def test_one_trace_leads_from_the_caller_through_the_queue_to_the_worker():
 
 def test_a_refused_operation_ends_its_span():
     t = Traced()
-    observing = ClientObserving("p", t.tracing)
+    observing = observing_of(t)
     observing.refused(observing.entered(operation(), Call()), Call(), QueueFull("full"))
     span = t.spans()["operation execute_program"]
     assert (span.attributes[names.OUTCOME], span.attributes[names.ERROR_TYPE]) == ("rejected", "queue_full")
@@ -163,11 +168,9 @@ def test_a_refused_operation_ends_its_span():
 
 def test_a_lost_operation_fails_its_span_and_quotes_nothing():
     t = Traced()
-    observing = ClientObserving("p", t.tracing)
+    observing = observing_of(t)
     entered = observing.entered(operation(), Call())
-    observing.ended(
-        TicketEnd(ticket_of(entered), None, WorkerLost(CANARY), None), WorkerLost(CANARY), 0.5, 0.0, 101.0
-    )
+    observing.ended(TicketEnd(ticket_of(entered), None, WorkerLost(CANARY), None), 101.0)
     span = t.spans()["operation execute_program"]
     assert not span.status.is_ok
     assert span.attributes[names.ERROR_TYPE] == "worker_lost"

@@ -10,7 +10,7 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, PayloadTooLarge
-from dspool.messages import CreateProgram, ExecuteProgram, Finished, Operation, Ping, SetVariable
+from dspool.messages import CreateProgram, ExecuteProgram, Operation, Ping, Result, SetVariable
 from dspool.testing.host import LoopbackPool, Script
 from dspool.wire import connection, frames
 from dspool.wire.connection import ClientEnd, FramedProtocol, WorkerEnd
@@ -379,7 +379,7 @@ def test_a_raw_part_decodes_to_what_it_was():
     operation = Operation("x", encode_command(command), 3.0, "s")  # type: ignore[arg-type]
     submit = decode_from_client(bytes(frame(Submit([operation]))[4:]))
     assert submit.operations == [Operation("x", command, 3.0, "s")]
-    finished = Finished("x", {"outputs": {"answer": 1}})
+    finished = Result("x", value={"outputs": {"answer": 1}})
     report = Report([sendable(finished)], [], [], 0, 1, 0)  # type: ignore[list-item]
     assert frames.decode_from_worker(bytes(frame(report)[4:])).finished == [finished]
 
@@ -441,7 +441,7 @@ def test_an_outbox_that_nobody_may_read_from_keeps_nothing():
     out = outbox.Outbox(lambda: (0, 1))
     peer = outbox.ClientPeer(None)  # type: ignore[arg-type]
     out.drop(peer)
-    out.finished(peer, Finished("x"))
+    out.finished(peer, Result("x"))
     out.moved(peer, "x", "w1")
     out.handed_over(peer, "s", True)
     assert not out

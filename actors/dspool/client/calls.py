@@ -11,8 +11,16 @@ import msgspec
 
 from dspool.core.dispatch.dispatcher import Ticket, TicketEnd
 from dspool.core.metrics.tally import UNKNOWN
-from dspool.errors import InvalidRequest, from_wire
-from dspool.messages import AnyCommand, ExecuteProgram, Operation, Result, StreamEvent, StreamProgram
+from dspool.errors import InvalidRequest
+from dspool.messages import (
+    AnyCommand,
+    ExecuteProgram,
+    Operation,
+    OperationOptions,
+    Result,
+    StreamEvent,
+    StreamProgram,
+)
 from dspool.wire.frames import encode_command
 
 _TEXT_LIMIT = 500
@@ -67,15 +75,11 @@ class OpenStream:
 
 
 def operation_of(
-    command: AnyCommand,
-    *,
-    operation_id: str,
-    timeout_s: float,
-    session: str | None,
-    principal: str | None,
-    traceparent: str | None,
+    command: AnyCommand, options: OperationOptions, *, operation_id: str, timeout_s: float
 ) -> tuple[Operation, int]:
     """The operation to queue, its command already encoded, and the size of that in bytes.
+
+    `operation_id` and `timeout_s` are those of an operation whose options name none.
 
     Encoded in the caller's own step: what cannot be sent fails there, what the caller changes later changes nothing,
     and a second attempt costs no second encoding.
@@ -84,6 +88,11 @@ def operation_of(
         InvalidRequest: what is wrong, by name.
         PayloadTooLarge: it would not fit into a frame.
     """
+    named, asked_s = options.get("operation_id"), options.get("timeout_s")
+    operation_id = operation_id if named is None else named
+    timeout_s = timeout_s if asked_s is None else asked_s
+    session, principal = options.get("session"), options.get("principal")
+    traceparent = options.get("traceparent")
     if type(timeout_s) not in (int, float) or not 0 < timeout_s <= _LARGEST_FLOAT:
         raise InvalidRequest(f"timeout_s: wanted a positive, finite number of seconds, got {timeout_s!r:.80}")
     _check_text("operation_id", operation_id)
@@ -120,21 +129,9 @@ def result_of(end: TicketEnd) -> Result:
     """
     if end.error is not None:
         raise end.error
-    finished = end.result
-    assert finished is not None
-    if finished.error is not None:
-        raise from_wire(finished.error)
-    ticket = end.ticket
-    return Result(
-        ticket.operation.id,
-        end.worker or "",
-        finished.value,
-        finished.program_version,
-        ticket.sent_at - ticket.submitted_at + finished.wait_s,
-        finished.run_s,
-        finished.usage,
-        finished.offline,
-    )
+    result, ticket = end.report, end.ticket
+    assert type(result) is Result
+    return msgspec.structs.replace(result, wait_s=ticket.sent_at - ticket.submitted_at + result.wait_s)
 
 
 def _check_text(what: str, text: str) -> None:

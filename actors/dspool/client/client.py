@@ -12,17 +12,27 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Unpack
 
 from dspool.client.calls import OpenStream, PendingCall, operation_of, outgoing, result_of, size_of
 from dspool.client.control import ControlPlane, Reporting, follow, tell_dead
 from dspool.client.links import Links
-from dspool.client.observation import ClientObserving, error_of
+from dspool.client.observation import ClientObserving
 from dspool.config import PoolConfig
 from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
 from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import PoolClosed, PoolError
-from dspool.messages import READ_ONLY, AnyCommand, ExecuteProgram, Member, Membership, Result, StreamEvent
+from dspool.messages import (
+    READ_ONLY,
+    AnyCommand,
+    ExecuteProgram,
+    Failure,
+    Member,
+    Membership,
+    OperationOptions,
+    Result,
+    StreamEvent,
+)
 from dspool.telemetry.tracing import Tracing
 from dspool.wire.frames import Cancel, Chunk, Credit, HandOver, Report, Submit, batches
 
@@ -58,7 +68,7 @@ class Client:
         )
         self._recorder = ClientRecorder(config.name, self.id, now=time.monotonic())
         self.tracing = Tracing(config, self.id)
-        self._observing = ClientObserving(config.name, self.tracing)
+        self._observing = ClientObserving(config.name, self._recorder, self.tracing)
         self._reporting = Reporting(
             control,
             self._dispatcher,
@@ -161,22 +171,10 @@ class Client:
 
     # --- operations ---
 
-    async def run(
-        self,
-        command: AnyCommand,
-        *,
-        session: str | None = None,
-        timeout_s: float | None = None,
-        idempotent: bool | None = None,
-        operation_id: str | None = None,
-        principal: str | None = None,
-        traceparent: str | None = None,
-    ) -> Result:
+    async def run(self, command: AnyCommand, **options: Unpack[OperationOptions]) -> Result:
         """Run one operation to its end; see `Pool.run`."""
         future: asyncio.Future[TicketEnd] = self._loop.create_future()
-        ticket = self._submit(
-            command, session, timeout_s, idempotent, operation_id, principal, traceparent, end=future
-        )
+        ticket = self._submit(command, options, end=future)
         try:
             end = await future
         except BaseException:
@@ -185,24 +183,15 @@ class Client:
         return result_of(end)
 
     async def stream(
-        self,
-        command: AnyCommand,
-        *,
-        session: str | None = None,
-        timeout_s: float | None = None,
-        operation_id: str | None = None,
-        principal: str | None = None,
-        traceparent: str | None = None,
+        self, command: AnyCommand, **options: Unpack[OperationOptions]
     ) -> AsyncIterator[StreamEvent | Result]:
         """The events of one operation, then its `Result`. Leaving the iteration cancels the operation.
 
         A worker sends at most `stream_window` events ahead of the reader.
         """
         stream = OpenStream()
-        # Never repeated: what was read cannot be unread.
-        ticket = self._submit(
-            command, session, timeout_s, False, operation_id, principal, traceparent, stream=stream
-        )
+        options["idempotent"] = False  # what was read cannot be unread
+        ticket = self._submit(command, options, stream=stream)
         self._streams[ticket.operation.id] = stream
         ended = False
         try:
@@ -227,31 +216,22 @@ class Client:
     def _submit(
         self,
         command: AnyCommand,
-        session: str | None,
-        timeout_s: float | None,
-        idempotent: bool | None,
-        operation_id: str | None,
-        principal: str | None,
-        traceparent: str | None,
+        options: OperationOptions,
         *,
         end: asyncio.Future[TicketEnd] | None = None,
         stream: OpenStream | None = None,
     ) -> Ticket:
-        if operation_id is None:
-            self._count += 1
-            operation_id = f"{self._ids}-{self._count}"
+        self._count += 1
         operation, size = operation_of(
             command,
-            operation_id=operation_id,
-            timeout_s=self.config.operation_timeout_s if timeout_s is None else timeout_s,
-            session=session,
-            principal=principal,
-            traceparent=traceparent,
+            options,
+            operation_id=f"{self._ids}-{self._count}",
+            timeout_s=self.config.operation_timeout_s,
         )
+        idempotent = options.get("idempotent")
         if idempotent is None:
-            idempotent = self._is_idempotent(command, session)
-        call = PendingCall(command, session, size, end, stream, self._programs)
-        self._recorder.submitted(call.program)
+            idempotent = self._is_idempotent(command, operation.session)
+        call = PendingCall(command, operation.session, size, end, stream, self._programs)
         operation = self._observing.entered(operation, call)
         try:
             if self._membership.closed:
@@ -260,7 +240,6 @@ class Client:
                 operation, idempotent=idempotent, sink=call, now=time.monotonic()
             )
         except PoolError as refused:
-            self._recorder.record(call.program, refused.outcome, 0.0, code=refused.code)
             self._observing.refused(operation, call, refused)
             raise
         if not self._by_id and self._control.wake is not None and not self._waking:
@@ -295,11 +274,9 @@ class Client:
         now = time.monotonic()
         dispatcher = self._dispatcher
         self._observing.reported(report, now)
-        for finished in report.finished:
-            if finished.error is None:
-                dispatcher.finished(worker_id, finished, now=now)
-            else:
-                dispatcher.finished(worker_id, finished, now=now, random=random.random())
+        for end in report.finished:
+            chance = random.random() if type(end) is Failure else 0.0
+            dispatcher.finished(worker_id, end, now=now, random=chance)
         for operation_id in report.busy:
             dispatcher.busy(worker_id, operation_id, now=now)
         for operation_id, owner in report.moved:
@@ -371,7 +348,7 @@ class Client:
             if link is not None:
                 link.send(HandOver(sessions))
         for end in ends:
-            self._record(end)
+            self._observing.ended(end, time.monotonic())
             call: PendingCall = end.ticket.sink
             call.deliver(end)
         wake = self._dispatcher.next_wake()
@@ -390,24 +367,6 @@ class Client:
         self._timer, self._timer_at = None, float("inf")
         self._dispatcher.tick(time.monotonic())
         self._perform()
-
-    def _record(self, end: TicketEnd) -> None:
-        ticket, result = end.ticket, end.result
-        now = time.monotonic()
-        program = ticket.sink.program
-        latency_s = now - ticket.submitted_at
-        wait_s, run_s = latency_s, 0.0
-        if result is not None:
-            wait_s, run_s = ticket.sent_at - ticket.submitted_at + result.wait_s, result.run_s
-        error = error_of(end)
-        if error is None:
-            assert result is not None
-            self._recorder.record(program, "ok", latency_s, wait_s, run_s, result.usage)
-        else:
-            self._recorder.record(program, error.outcome, latency_s, wait_s, run_s, code=error.code)
-        for _ in range(ticket.attempts - 1):
-            self._recorder.retried(program)
-        self._observing.ended(end, error, wait_s, run_s, now)
 
     # --- who is there ---
 

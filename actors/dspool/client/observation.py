@@ -1,6 +1,6 @@
-"""What a client tells about its operations while they go by: events to whoever attached, spans of the traced ones.
+"""What a client counts and tells of its operations: metrics of all, events to whoever attached, spans of the traced.
 
-Both cost next to nothing for an operation that nobody looks at.
+Events and spans cost next to nothing for an operation that nobody looks at.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from dspool.core.dispatch.ticket import Ticket, TicketEnd
-from dspool.errors import PoolError, from_wire
-from dspool.messages import Member, Operation
+from dspool.core.metrics.recorder import ClientRecorder
+from dspool.errors import PoolError
+from dspool.messages import Member, Operation, Result
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.events import attached, emit, session_hash
 from dspool.telemetry.tracing import Tracing, about, trace_id_of, traceparent_of, unsampled
@@ -35,8 +36,16 @@ class CountedCall(Protocol):
 class ClientObserving:
     """One per client; its event loop owns it. `members` are the workers as the client knows them, kept up by it."""
 
-    def __init__(self, pool: str, tracing: Tracing, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        pool: str,
+        recorder: ClientRecorder,
+        tracing: Tracing,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.tracing = tracing
+        self._recorder = recorder
         self.members: Mapping[str, Member] = {}
         self._pool, self._clock = pool, clock
         self._spans: dict[str, Span] = {}
@@ -45,6 +54,7 @@ class ClientObserving:
 
     def entered(self, operation: Operation, call: CountedCall) -> Operation:
         """It is about to be submitted. Returns it with the trace it belongs to from here on."""
+        self._recorder.submitted(call.program)
         given = operation.traceparent
         if self.tracing.wanted(given):
             attributes = {
@@ -64,6 +74,7 @@ class ClientObserving:
 
     def refused(self, operation: Operation, call: CountedCall, error: PoolError) -> None:
         """It was not even queued: this is its end."""
+        self._recorder.record(call.program, error.outcome, 0.0, code=error.code)
         self._end_span(operation, error, None, None)
         if attached("operation.exception") or attached("operation.stop"):
             nothing = {"duration_s": 0.0, "wait_s": 0.0, "run_s": 0.0, "attempts": 0.0}
@@ -82,22 +93,33 @@ class ClientObserving:
     def reported(self, report: Report, now: float) -> None:
         """A worker let go of operations: they ended, or it did not take them."""
         if self._out:
-            self._back((finished.id for finished in report.finished), now)
+            self._back((ended.operation_id for ended in report.finished), now)
             self._back(report.busy, now)
             self._back((operation_id for operation_id, _ in report.moved), now)
 
     def lost(self, worker: str, now: float) -> None:
         self._back([each for each, (holder, *_) in self._out.items() if holder == worker], now)
 
-    def ended(self, end: TicketEnd, error: PoolError | None, wait_s: float, run_s: float, now: float) -> None:
-        """It ended, with `error` or well."""
-        ticket = end.ticket
+    def ended(self, end: TicketEnd, now: float) -> None:
+        ticket, report, error = end.ticket, end.report, end.error
+        program: str = ticket.sink.program
+        latency_s = now - ticket.submitted_at
+        wait_s, run_s = latency_s, 0.0
+        if report is not None:
+            wait_s, run_s = ticket.sent_at - ticket.submitted_at + report.wait_s, report.run_s
+        if error is None:
+            assert type(report) is Result
+            self._recorder.record(program, "ok", latency_s, wait_s, run_s, report.usage)
+        else:
+            self._recorder.record(program, error.outcome, latency_s, wait_s, run_s, code=error.code)
+        for _ in range(ticket.attempts - 1):
+            self._recorder.retried(program)
         operation = ticket.operation
         if self._spans:
             self._end_span(operation, error, end, wait_s)
         if attached("operation.stop") or attached("operation.exception"):
             numbers = {
-                "duration_s": now - ticket.submitted_at,
+                "duration_s": latency_s,
                 "wait_s": wait_s,
                 "run_s": run_s,
                 "attempts": float(ticket.attempts),
@@ -144,9 +166,9 @@ class ClientObserving:
             facts: dict[str, Any] = {names.ATTEMPTS: ticket.attempts, names.WAIT_S: round(wait_s or 0.0, 6)}
             if end.worker is not None:
                 facts[names.WORKER] = end.worker
-            if end.result is not None:
-                facts[names.RUN_S] = round(end.result.run_s, 6)
-                facts[names.OFFLINE] = end.result.offline
+            if end.report is not None:
+                facts[names.RUN_S] = round(end.report.run_s, 6)
+                facts[names.OFFLINE] = type(end.report) is Result and end.report.offline
             span.set_attributes(facts)
         if error is None:
             span.set_attribute(names.OUTCOME, "ok")
@@ -173,12 +195,3 @@ def _program(operation: Operation, call: CountedCall) -> str | None:
 
 
 _RUNS = frozenset({"execute_program", "stream_program"})
-
-
-def error_of(end: TicketEnd) -> PoolError | None:
-    """The error an operation ended with, whoever found it; None when it ended well."""
-    if end.error is not None:
-        return end.error
-    if end.result is not None and end.result.error is not None:
-        return from_wire(end.result.error)
-    return None

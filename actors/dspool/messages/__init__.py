@@ -40,8 +40,9 @@ from dspool.messages.members import (
     WorkerStatus,
 )
 from dspool.messages.operations import (
-    Finished,
+    Failure,
     Operation,
+    OperationOptions,
     Result,
     StreamEvent,
     Usage,
@@ -73,7 +74,7 @@ __all__ = [
     "ExecuteCode",
     "ExecuteProgram",
     "ExecuteSandboxed",
-    "Finished",
+    "Failure",
     "GetHistory",
     "GetProgramInfo",
     "GetStats",
@@ -84,6 +85,7 @@ __all__ = [
     "Member",
     "Membership",
     "Operation",
+    "OperationOptions",
     "Ping",
     "PoolStatus",
     "ResetSession",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from msgspec import Struct
 
@@ -20,6 +20,24 @@ class Operation(Struct, frozen=True, array_like=True):
     traceparent: str | None = None
 
 
+class OperationOptions(TypedDict, total=False):
+    """What may be said of an operation besides its command. None is the same as leaving it out."""
+
+    session: str | None
+    """The session it belongs to; operations of one session run in order, one at a time."""
+    timeout_s: float | None
+    """Deadline for queueing, retries and execution together; default `operation_timeout_s`."""
+    idempotent: bool | None
+    """Whether it may run again if its worker dies while it runs; by default what the configuration says of a pool
+    program, yes for commands that only read, no for the rest. A stream is never repeated."""
+    operation_id: str | None
+    """Unique; made up if absent."""
+    principal: str | None
+    """On whose behalf it runs."""
+    traceparent: str | None
+    """W3C trace context."""
+
+
 class Usage(Struct, frozen=True):
     """Tokens the LM back end reported, summed over the calls of one operation, by model name."""
 
@@ -30,20 +48,6 @@ class Usage(Struct, frozen=True):
         return sum(usage.get("total_tokens", 0) for usage in self.by_model.values())
 
 
-class Finished(Struct, frozen=True, array_like=True):
-    """How one operation ended: `error` is None, or a `PoolError.to_wire()` dict and `value` is None."""
-
-    id: str
-    value: JSON = None
-    error: dict[str, JSON] | None = None
-    run_s: float = 0.0
-    wait_s: float = 0.0
-    """Time the worker held it before it started (behind another operation of its session)."""
-    usage: dict[str, dict[str, int]] = {}
-    offline: bool = False
-    program_version: int = 0
-
-
 class StreamEvent(Struct, frozen=True, array_like=True):
     """One event of a stream: `kind` "token" (field, text), "field" (field, value), or "status" (text)."""
 
@@ -52,21 +56,24 @@ class StreamEvent(Struct, frozen=True, array_like=True):
     value: JSON = None
 
 
-class Result(Struct, frozen=True):
-    """The answer to one operation. For a program, `result.answer` is short for `result.outputs["answer"]`."""
+class Result(Struct, frozen=True, array_like=True, tag=0):
+    """The answer to one operation. For a program, `result.answer` is short for `result.outputs["answer"]`.
+
+    One shape from the worker to the caller. Whatever field it has hides a program's output of that name.
+    """
 
     operation_id: str
-    worker: str
-    value: JSON
+    worker: str = ""
+    value: JSON = None
     """What the command returned; for a program `{"outputs": {...}}`."""
-    program_version: int
+    program_version: int = 0
     """Of the pool program that ran; 0 for a session's own program and other commands."""
-    wait_s: float
-    """From submission to the start on a worker."""
-    run_s: float
-    usage: dict[str, dict[str, int]]
+    wait_s: float = 0.0
+    """From submission to the start on a worker; on its way to the client, the part of it that the worker knows."""
+    run_s: float = 0.0
+    usage: dict[str, dict[str, int]] = {}
     """Tokens by model, as the back end reported them."""
-    offline: bool
+    offline: bool = False
     """The embedded offline engine answered, not a language model."""
 
     @property
@@ -87,3 +94,13 @@ class Result(Struct, frozen=True):
             if isinstance(outputs, dict) and name in outputs:
                 return outputs[name]
         raise AttributeError(name)
+
+
+class Failure(Struct, frozen=True, array_like=True, tag=1):
+    """What a worker reports of an operation that failed there. Times as in `Result`."""
+
+    operation_id: str
+    error: dict[str, JSON]
+    """`PoolError.to_wire()` of what its caller gets raised."""
+    wait_s: float = 0.0
+    run_s: float = 0.0

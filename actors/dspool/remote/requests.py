@@ -184,7 +184,7 @@ def result_of(command: AnyCommand, body: Any) -> Result:
             value = {"stdout": body.get("stdout"), "result": body.get("result")}
         case ListVariables() | ListPrograms() if isinstance(body, dict):
             value = {name: item for name, item in body.items() if name != "next_cursor"}
-    return Result("", "", value, 0, 0.0, 0.0, {}, False)
+    return Result("", value=value)
 
 
 def problem_of(status: int, body: bytes, headers: Mapping[str, str]) -> PoolError:

@@ -38,7 +38,7 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.programs.sessions.session import Done, Session, SessionHost
+from dspool.programs.sessions.session import CommandResult, Session, SessionHost
 from dspool.worker.worker import Worker
 
 __all__ = ["LoopbackPool", "MemorySessions", "Script", "ScriptedHost"]
@@ -79,7 +79,9 @@ class ScriptedHost:
     def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
         return command.version or self.versions.get(command.program, 1)
 
-    def run_inline(self, command: AnyCommand, session: Session | None, principal: str | None = None) -> Done:
+    def run_inline(
+        self, command: AnyCommand, session: Session | None, principal: str | None = None
+    ) -> CommandResult:
         self._enter(command, session)
         try:
             if isinstance(command, (ExecuteProgram, StreamProgram)):
@@ -95,7 +97,7 @@ class ScriptedHost:
         emit: Callable[[StreamEvent], Awaitable[None]] | None,
         *,
         principal: str | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         assert isinstance(command, (ExecuteProgram, StreamProgram))
         self._enter(command, session)
         try:
@@ -112,7 +114,7 @@ class ScriptedHost:
         *,
         stop: threading.Event | None = None,
         principal: str | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         assert isinstance(command, (ExecuteProgram, StreamProgram))
         self._enter(command, session)
         try:
@@ -150,22 +152,22 @@ class ScriptedHost:
                 self._sessions.discard(session.id)
 
 
-def _done(outputs: Any) -> Done:
-    return outputs if isinstance(outputs, Done) else Done({"outputs": outputs})
+def _done(outputs: Any) -> CommandResult:
+    return outputs if isinstance(outputs, CommandResult) else CommandResult({"outputs": outputs})
 
 
-def _run(command: AnyCommand, session: Session | None) -> Done:
+def _run(command: AnyCommand, session: Session | None) -> CommandResult:
     if isinstance(command, Ping):
-        return Done("pong")
+        return CommandResult("pong")
     assert session is not None
     if isinstance(command, SetVariable):
         session.variables[command.name] = command.value
-        return Done(None, changes=(Change("variable", command.name, {"value": command.value}),))
+        return CommandResult(None, changes=(Change("variable", command.name, {"value": command.value}),))
     if isinstance(command, DeleteVariable):
         session.variables.pop(command.name, None)
-        return Done(None, changes=(Change("variable", command.name),))
+        return CommandResult(None, changes=(Change("variable", command.name),))
     if isinstance(command, GetVariable):
-        return Done(session.variables.get(command.name))
+        return CommandResult(session.variables.get(command.name))
     raise InternalError(f"a scripted host does not know {type(command).__name__}")
 
 

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from dspool.errors import InvalidRequest, PayloadTooLarge
-from dspool.messages import AnyCommand, Finished, Operation, StreamEvent
+from dspool.messages import AnyCommand, Failure, Operation, Result, StreamEvent
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - 64 * 1024
@@ -78,7 +78,7 @@ class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
 class Report(Struct, frozen=True, array_like=True, tag="report"):
     """What happened since the last report, and the worker's load as it is now."""
 
-    finished: list[Finished]
+    finished: list[Result | Failure]
     busy: list[str]
     """Operations it did not take: no slot. They did not start."""
     moved: list[tuple[str, str]]

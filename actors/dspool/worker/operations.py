@@ -1,54 +1,45 @@
 """The operations a worker holds: admitted while a slot is free, run, cancelled, reported once each.
 
-Everything here happens on the worker's event loop. Short in-process work runs on the loop itself, in turns of about
-two milliseconds between which results leave and new work arrives; what waits for a model runs as a task; what has
-no async form runs in threads. Nothing is awaited between looking at a slot and taking it.
+Everything here happens on the worker's event loop. Nothing is awaited between looking at a slot and taking it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-import math
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
 from dspool.core.metrics.recorder import WorkerRecorder
 from dspool.core.metrics.versions import VersionBook
-from dspool.errors import PoolError, StaleLease
+from dspool.errors import Outcome, PoolError, StaleLease
 from dspool.messages import (
     EndSession,
     ExecuteProgram,
-    Finished,
+    Failure,
     Operation,
+    Result,
     StreamEvent,
     StreamProgram,
     VersionNumbers,
 )
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.logs import working_on
-from dspool.telemetry.tracing import Tracing, inside
+from dspool.telemetry.tracing import Tracing
 from dspool.wire.connection import WorkerEnd
 from dspool.wire.frames import Cancel, Credit, HandOver, Submit
 from dspool.worker.execution import ClientPeer, Execution, defect
 from dspool.worker.outbox import Outbox
+from dspool.worker.runner import Runner
 
 if TYPE_CHECKING:
-    from dspool.programs.sessions.session import Done, Session, SessionHost
+    from dspool.programs.sessions.session import CommandResult, Session, SessionHost
+    from dspool.telemetry.tracing import Active
     from dspool.worker.ownership import Ownership
 
-_TURN_S = 0.002
-_STARTED_AT_ONCE = 1 / 16
-"""Share of the waiting tasks that start in one turn of the loop, at least one."""
 _LOOK_AGAIN_S = 0.25
 _LONGEST_TIMER_S = 3600.0
 """A deadline further away is looked at again then: event loops refuse very long timers."""
@@ -77,16 +68,9 @@ class Operations:
         self._draining = False
         self._held: dict[Execution, None] = {}
         self._peers: dict[WorkerEnd, ClientPeer] = {}
-        self._inline: deque[Execution] = deque()
-        self._starting: deque[Execution] = deque()
-        self._start_due = False
         self._out = Outbox(self._load)
-        self._turning = False
-        self._turn_due = False
-        self._batch = False
-        """Messages are being taken in; `on_batch` comes next."""
+        self._runner = Runner(host, self, slots=slots, clock=clock)
         self._idle: asyncio.Event | None = None
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="slot")
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -109,32 +93,34 @@ class Operations:
     def running(self) -> list[tuple[Operation, float]]:
         """What is held now, and for how many seconds."""
         now = self._clock()
-        return [(held.operation, now - held.admitted_at) for held in self._held]
+        return [(execution.operation, now - execution.admitted_at) for execution in self._held]
 
     def versions(self, program: str) -> dict[int, VersionNumbers]:
         """What each version of a pool program did here."""
         now = self._clock()
         running = [
-            (held.version, now - held.started_at)
-            for held in self._held
-            if held.version
-            and held.started_at is not None
-            and getattr(held.operation.command, "program", None) == program
+            (execution.version, now - execution.started_at)
+            for execution in self._held
+            if execution.version
+            and execution.started_at is not None
+            and getattr(execution.operation.command, "program", None) == program
         ]
         return self._versions.numbers(program, running)
 
     def stuck(self, grace_s: float) -> str:
         """An operation that runs on `grace_s` after it was told to stop at its deadline; empty if there is none."""
         now = self._clock()
-        for held in self._held:
-            if held.expired and held.runs and now - held.deadline >= grace_s:
-                return f"{held.operation.id} still runs {now - held.deadline:.1f} s after its deadline"
+        for execution in self._held:
+            if execution.expired and execution.runs and now - execution.deadline >= grace_s:
+                return (
+                    f"{execution.operation.id} still runs {now - execution.deadline:.1f} s after its deadline"
+                )
         return ""
 
     # --- what clients say ---
 
     def on_message(self, end: WorkerEnd, message: Submit | Cancel | Credit | HandOver) -> None:
-        self._batch = True
+        self._runner.gathering = True
         peer = self._peers.get(end)
         if peer is None:
             peer = self._peers[end] = ClientPeer(end)
@@ -145,20 +131,18 @@ class Operations:
             for operation_id in message.ids:
                 self._cancel(peer.held.get(operation_id))
         elif type(message) is Credit:
-            held = peer.held.get(message.id)
-            if held is not None:
-                held.credit += message.count
-                if held.more is not None:
-                    held.more.set()
+            execution = peer.held.get(message.id)
+            if execution is not None:
+                execution.credit += message.count
+                if execution.more is not None:
+                    execution.more.set()
         elif type(message) is HandOver:
             self._background(self._hand_over(peer, message.sessions))
 
     def on_batch(self) -> None:
         # Not through the loop: an idle worker answers in the same turn in which the operation arrived.
-        self._batch = False
-        if self._inline:
-            self._turn()
-        elif self._out:
+        self._runner.gathering = False
+        if not self._runner.turn() and self._out:
             self._out.flush_soon()
 
     def on_room(self, end: WorkerEnd) -> None:
@@ -170,8 +154,8 @@ class Operations:
         peer = self._peers.pop(end, None)
         if peer is not None:
             self._out.drop(peer)
-            for held in list(peer.held.values()):
-                self._cancel(held)
+            for execution in list(peer.held.values()):
+                self._cancel(execution)
 
     # --- admission ---
 
@@ -180,313 +164,201 @@ class Operations:
             self._out.busy(peer, operation.id)
             return
         now = self._clock()
-        held = peer.held[operation.id] = Execution(operation, peer, now, self._window)
-        self._held[held] = None
+        execution = peer.held[operation.id] = Execution(operation, peer, now, self._window)
+        self._held[execution] = None
         self._recorder.started(now)
         if operation.traceparent is not None and self._tracing is not None:
-            held.traced = self._tracing.resume(operation, worker=self._recorder.reporter, at=now)
+            execution.traced = self._tracing.resume(operation, worker=self._recorder.reporter, at=now)
         if operation.session is None:
-            self.start(held, None)
+            self.start(execution, None)
             return
         assert self.ownership is not None
-        self.ownership.enter(held)
-        if held.session is None and operation.id in peer.held:
-            self._watch_deadline(held)
+        self.ownership.enter(execution)
+        if execution.session is None and operation.id in peer.held:
+            self._watch_deadline(execution)
 
-    def start(self, held: Execution, session: Session | None) -> None:
+    def start(self, execution: Execution, session: Session | None) -> None:
         """Run an admitted operation on its session, which is free. Raises nothing."""
-        held.session = session
-        command = held.operation.command
+        execution.session = session
+        command = execution.operation.command
         try:
             plan = "end" if type(command) is EndSession else self._host.plan(command, session)
             if type(command) is ExecuteProgram or type(command) is StreamProgram:
                 # Now, not at the end: another version may be current by then.
-                held.version = self._host.version_for(command, session)
+                execution.version = self._host.version_for(command, session)
         except BaseException as raised:  # a session's own program is built at its first use
-            self.refuse(held, held.ended_by(raised, self._clock()))
+            self.refuse(execution, execution.ended_by(raised, self._clock()))
             return
         if plan == "inline":
-            self._inline.append(held)
-            if not self._batch and not self._turning:
-                self._turn_soon()
+            self._runner.queue(execution)
             return
-        if held.version:
+        if execution.version:
             # It begins later, and runs the version that it was planned for: another may be run in another way.
-            held.operation = _pinned(held.operation, held.version)
+            execution.operation = _pinned(execution.operation, execution.version)
         if plan == "async":
-            self._starting.append(held)
-            if not self._start_due:
-                self._start_some()
+            self._runner.start_task(execution)
         elif plan == "thread":
-            held.started_at = self._clock()
-            held.stop = threading.Event()
-            self._background(self._run_thread(held, held.stop))
+            self._runner.start_thread(execution)
         else:
-            held.started_at = self._clock()
-            self._background(self._end_session(held))
-        if held.timer is None:
-            self._watch_deadline(held)
+            execution.started_at = self._clock()
+            self._background(self._end_session(execution))
+        if execution.timer is None:
+            self._watch_deadline(execution)
 
-    def _start_some(self) -> None:
-        """Start a few of those that wait for a task.
+    # --- what the runner says ---
 
-        A loop gives its tasks turns: of a hundred started together none would reach its model before all have got
-        nearly as far, and the model would idle meanwhile. Started one after the other, they overlap with it.
-        """
-        loop = asyncio.get_running_loop()
-        for _ in range(math.ceil(len(self._starting) * _STARTED_AT_ONCE)):
-            held = self._starting.popleft()
-            if not held.unwanted:  # else it was reported when it was given up
-                self._start_task(held, loop)
-        self._start_due = True
-        loop.call_soon(self._start_more)
+    def streamed(self, execution: Execution, event: StreamEvent) -> None:
+        self._out.chunk(execution.peer, execution.operation.id, event)
+        self._out.flush_soon()
 
-    def _start_more(self) -> None:
-        self._start_due = False
-        if self._starting:
-            self._start_some()
+    def turned(self) -> None:
+        self._out.flush()
 
-    def _start_task(self, held: Execution, loop: asyncio.AbstractEventLoop) -> None:
-        held.started_at = self._clock()
-        task = held.task = loop.create_task(self._run_async(held))
-        task.add_done_callback(lambda task: self._never_ran(held) if task.cancelled() else None)
-
-    # --- running ---
-
-    def _turn_soon(self) -> None:
-        if not self._turn_due:
-            self._turn_due = True
-            asyncio.get_running_loop().call_soon(self._turn)
-
-    def _turn(self) -> None:
-        """Run queued short operations for a while, then let results out and new work in."""
-        self._turn_due = False
-        if not self._inline:
-            return
-        self._turning = True
-        clock, inline = self._clock, self._inline
-        now = clock()
-        until = now + _TURN_S
-        try:
-            while inline and now <= until:
-                held = inline.popleft()
-                if not held.unwanted:  # else it was reported when it was given up
-                    self._run_inline(held, now)
-                now = clock()
-        finally:
-            self._turning = False
-            working_on.set(None)
-            if inline:
-                self._turn_soon()
-            self._out.flush()
-
-    def _run_inline(self, held: Execution, now: float) -> None:
-        if now > held.deadline:
-            self.refuse(held, held.too_late(now))
-            return
-        held.started_at = now
-        working_on.set(held.operation)
-        try:
-            if held.traced is None:
-                done = self._host.run_inline(held.operation.command, held.session, held.operation.principal)
-            else:
-                with inside(held.traced):
-                    done = self._host.run_inline(
-                        held.operation.command, held.session, held.operation.principal
-                    )
-        except BaseException as raised:
-            # KeyboardInterrupt and SystemExit too: a program that calls `exit()` ends itself, not the worker with all
-            # that it holds. Nobody else raises them here: signals go to the main thread.
-            self._finish(held, error=held.ended_by(raised, self._clock()))
+    def through(self, execution: Execution, result: CommandResult) -> None:
+        """Its program is through; a change must be durable before it is acknowledged."""
+        execution.task = execution.stop = None  # from here on it cannot be stopped, only waited for
+        if result.changes:
+            self._background(self._commit(execution, result))
         else:
-            self._settle(held, done)
+            self._succeed(execution, result)
 
-    async def _run_async(self, held: Execution) -> None:
-        emit = self._emitter(held) if type(held.operation.command) is StreamProgram else None
-        working_on.set(held.operation)
-        try:
-            with nullcontext() if held.traced is None else inside(held.traced):
-                done = await self._host.run_async(
-                    held.operation.command, held.session, emit, principal=held.operation.principal
-                )
-        except BaseException as raised:
-            self._finish(held, error=held.ended_by(raised, self._clock()))
-        else:
-            self._settle(held, done)
-
-    def _never_ran(self, held: Execution) -> None:
-        """Its task was cancelled before its first step, so nothing in it could report that."""
-        self._finish(held, error=held.given_up(self._clock()))
-
-    async def _run_thread(self, held: Execution, stop: threading.Event) -> None:
-        loop = asyncio.get_running_loop()
-        emit = None
-        if type(held.operation.command) is StreamProgram:
-            emitter = self._emitter(held)
-
-            def emit(event: StreamEvent) -> None:
-                asyncio.run_coroutine_threadsafe(emitter(event), loop).result()
-
-        def run() -> Done | BaseException:
-            # Returned, not raised: a future would not take StopIteration, and SystemExit would end the loop.
-            try:
-                if stop.is_set():
-                    return held.cancelled()
-                working_on.set(held.operation)
-                with nullcontext() if held.traced is None else inside(held.traced):
-                    return self._host.run_thread(
-                        held.operation.command,
-                        held.session,
-                        emit,
-                        stop=stop,
-                        principal=held.operation.principal,
-                    )
-            except BaseException as raised:
-                return raised
-
-        # In a context of its own: what it leaves there must not be seen by the thread's next operation.
-        ran = loop.run_in_executor(self._threads, contextvars.Context().run, run)
-        # Not in this task: a program may cancel every task of the loop, and this one's slot would never be free again.
-        ran.add_done_callback(lambda ran: None if ran.cancelled() else self._ran(held, ran.result()))
-        await asyncio.wait((ran,))
-
-    def _ran(self, held: Execution, done: Done | BaseException) -> None:
-        if isinstance(done, BaseException):
-            self._finish(held, error=held.ended_by(done, self._clock()))
-        else:
-            self._settle(held, done)
-
-    async def _end_session(self, held: Execution) -> None:
-        from dspool.programs.sessions.session import Done
+    async def _end_session(self, execution: Execution) -> None:
+        from dspool.programs.sessions.session import CommandResult
 
         assert self.ownership is not None
         try:
-            ended = await self.ownership.end(held)
+            ended = await self.ownership.end(execution)
         except BaseException as raised:
-            self._finish(held, error=held.ended_by(raised, self._clock()))
+            self.refuse(execution, execution.ended_by(raised, self._clock()))
         else:
-            self._finish(held, done=Done({"ended": ended}))
+            self._succeed(execution, CommandResult({"ended": ended}))
 
-    def _settle(self, held: Execution, done: Done) -> None:
-        """The program is through; a change must be durable before it is acknowledged."""
-        held.task = held.stop = None  # from here on it cannot be stopped, only waited for
-        if done.changes:
-            self._background(self._commit(held, done))
-        else:
-            self._finish(held, done=done)
-
-    async def _commit(self, held: Execution, done: Done) -> None:
+    async def _commit(self, execution: Execution, result: CommandResult) -> None:
         assert self.ownership is not None
-        traced = held.traced
+        traced = execution.traced
         span = None if traced is None else traced.tracing.start(names.COMMIT, {}, parent=traced.span)
         try:
             try:
-                await self.ownership.commit(held, done.changes)
+                await self.ownership.commit(execution, result.changes)
             finally:
                 if traced is not None and span is not None:
                     traced.tracing.end(span, error=sys.exception())
         except StaleLease:
             # Nothing was changed, the session has another home by now: whoever owns it does it again.
-            self.moved(held, "")
+            self.moved(execution, "")
         except PoolError as failed:
-            self._finish(held, error=failed)
+            self.refuse(execution, failed)
         except BaseException as raised:
-            self._finish(held, error=defect(raised))
+            self.refuse(execution, defect(raised))
         else:
-            self._finish(held, done=done)
+            self._succeed(execution, result)
 
     # --- endings ---
 
-    def refuse(self, held: Execution, error: PoolError) -> None:
-        """End an operation that never started."""
-        self._finish(held, error=error)
-
-    def moved(self, held: Execution, owner: str) -> None:
-        """The operation's session lives with `owner` ("": elsewhere): nothing took effect, the client follows."""
-        if self._release(held):
-            self._recorder.finished(self._clock(), "rejected", 0.0)
-            if held.traced is not None:
-                held.traced.span.set_attribute(names.OUTCOME, "moved")
-                held.traced.tracing.end(held.traced.span)
-            self._out.moved(held.peer, held.operation.id, owner)
-            self._out.flush_soon()
-
-    def _finish(self, held: Execution, *, done: Done | None = None, error: PoolError | None = None) -> None:
-        if not self._release(held):
+    def refuse(self, execution: Execution, error: PoolError) -> None:
+        """End an operation that failed, or never started."""
+        if not self._release(execution):
             return
-        now = self._clock()
-        started = held.started_at if held.started_at is not None else now
-        run_s, wait_s = now - started, started - held.admitted_at
-        if done is not None:
-            self._recorder.finished(now, "ok", run_s, done.usage)
-            finished = Finished(
-                held.operation.id,
-                done.value,
-                None,
-                run_s,
-                wait_s,
-                done.usage,
-                done.offline,
-                done.program_version,
-            )
-        else:
-            assert error is not None
-            self._recorder.finished(now, error.outcome, run_s, code=error.code)
-            finished = Finished(held.operation.id, None, error.to_wire(), run_s, wait_s)
-        if held.version:
-            outcome = "ok" if error is None else error.outcome
-            command = cast("ExecuteProgram | StreamProgram", held.operation.command)
-            self._versions.ended(command.program, held.version, outcome, run_s, held.operation.timeout_s)
-        if held.traced is not None:
-            held.traced.span.set_attribute(names.RUN_S, round(run_s, 6))
-            if error is None:
-                held.traced.span.set_attribute(names.OUTCOME, "ok")
-            held.traced.tracing.end(held.traced.span, error=error)
-        self._out.finished(held.peer, finished)
-        if not self._turning:
+        run_s, wait_s = self._times(execution)
+        self._recorder.finished(self._clock(), error.outcome, run_s, code=error.code)
+        if execution.traced is not None:
+            self._end_span(execution.traced, run_s, error)
+        self._report(
+            execution, Failure(execution.operation.id, error.to_wire(), wait_s, run_s), error.outcome
+        )
+
+    def _succeed(self, execution: Execution, result: CommandResult) -> None:
+        if not self._release(execution):
+            return
+        run_s, wait_s = self._times(execution)
+        self._recorder.finished(self._clock(), "ok", run_s, result.usage)
+        if execution.traced is not None:
+            self._end_span(execution.traced, run_s, None)
+        report = Result(
+            execution.operation.id,
+            self._recorder.reporter,
+            result.value,
+            result.program_version,
+            wait_s,
+            run_s,
+            result.usage,
+            result.offline,
+        )
+        self._report(execution, report, "ok")
+
+    def moved(self, execution: Execution, owner: str) -> None:
+        """The operation's session lives with `owner` ("": elsewhere): nothing took effect, the client follows."""
+        if self._release(execution):
+            self._recorder.finished(self._clock(), "rejected", 0.0)
+            if execution.traced is not None:
+                execution.traced.span.set_attribute(names.OUTCOME, "moved")
+                execution.traced.tracing.end(execution.traced.span)
+            self._out.moved(execution.peer, execution.operation.id, owner)
             self._out.flush_soon()
 
-    def _release(self, held: Execution) -> bool:
+    def _times(self, execution: Execution) -> tuple[float, float]:
+        """How long it ran, and how long it waited here before."""
+        now = self._clock()
+        started_at = execution.started_at if execution.started_at is not None else now
+        return now - started_at, started_at - execution.admitted_at
+
+    def _report(self, execution: Execution, report: Result | Failure, outcome: Outcome) -> None:
+        if execution.version:
+            command = cast("ExecuteProgram | StreamProgram", execution.operation.command)
+            self._versions.ended(
+                command.program, execution.version, outcome, report.run_s, execution.operation.timeout_s
+            )
+        self._out.finished(execution.peer, report)
+        if not self._runner.turning:
+            self._out.flush_soon()
+
+    def _end_span(self, traced: Active, run_s: float, error: PoolError | None) -> None:
+        traced.span.set_attribute(names.RUN_S, round(run_s, 6))
+        if error is None:
+            traced.span.set_attribute(names.OUTCOME, "ok")
+        traced.tracing.end(traced.span, error=error)
+
+    def _release(self, execution: Execution) -> bool:
         """Free the slot; False when it had been freed before."""
-        if held.peer.held.pop(held.operation.id, None) is None:
+        if execution.peer.held.pop(execution.operation.id, None) is None:
             return False
-        del self._held[held]
-        if held.timer is not None:
-            held.timer.cancel()
-        if held.operation.session is not None:
+        del self._held[execution]
+        if execution.timer is not None:
+            execution.timer.cancel()
+        if execution.operation.session is not None:
             assert self.ownership is not None
-            self.ownership.leave(held)
+            self.ownership.leave(execution)
         if not self._held and self._idle is not None:
             self._idle.set()
             self._idle = None
         return True
 
-    def _cancel(self, held: Execution | None) -> None:
-        if held is None:
+    def _cancel(self, execution: Execution | None) -> None:
+        if execution is None:
             return
-        held.end = True
-        if held.started_at is None:
+        execution.end = True
+        if execution.started_at is None:
             # Still in a line: it ends here and frees its slot at once. What runs is waited for.
-            self.refuse(held, held.cancelled())
+            self.refuse(execution, execution.cancelled())
         else:
-            held.interrupt()
+            execution.interrupt()
 
-    def _watch_deadline(self, held: Execution) -> None:
-        left = held.deadline - self._clock()
-        held.timer = asyncio.get_running_loop().call_later(
-            min(max(0.0, left), _LONGEST_TIMER_S), self._expire, held
+    def _watch_deadline(self, execution: Execution) -> None:
+        left = execution.deadline - self._clock()
+        execution.timer = asyncio.get_running_loop().call_later(
+            min(max(0.0, left), _LONGEST_TIMER_S), self._expire, execution
         )
 
-    def _expire(self, held: Execution) -> None:
+    def _expire(self, execution: Execution) -> None:
         now = self._clock()
-        if now < held.deadline:
-            self._watch_deadline(held)
+        if now < execution.deadline:
+            self._watch_deadline(execution)
             return
-        held.expired = True
-        if held.started_at is None:
-            self.refuse(held, held.too_late(now))
+        execution.expired = True
+        if execution.started_at is None:
+            self.refuse(execution, execution.too_late(now))
         else:
-            held.interrupt()
+            execution.interrupt()
 
     async def idle(self, timeout_s: float, grace_s: float) -> bool:
         """Wait until nothing is held, at most `timeout_s`; whether that is so.
@@ -497,7 +369,7 @@ class Operations:
         while self._held:
             self._idle = self._idle or asyncio.Event()
             now = self._clock()
-            left = min(until, max(held.deadline for held in self._held) + grace_s) - now
+            left = min(until, max(execution.deadline for execution in self._held) + grace_s) - now
             if left <= 0:
                 return False
             # Looked at again and again: when the last that can end has ended, only stuck ones may be left.
@@ -509,21 +381,6 @@ class Operations:
 
     def _load(self) -> tuple[int, int]:
         return len(self._held), 0 if self._draining else self.slots
-
-    def _emitter(self, held: Execution) -> Callable[[StreamEvent], Coroutine[Any, Any, None]]:
-        async def emit(event: StreamEvent) -> None:
-            while held.credit <= 0 and not held.unwanted:
-                held.more = held.more or asyncio.Event()
-                held.more.clear()
-                await held.more.wait()
-            if held.unwanted:
-                # A thread that waits here for a client that left would wait for ever.
-                raise held.given_up(self._clock())
-            held.credit -= 1
-            self._out.chunk(held.peer, held.operation.id, event)
-            self._out.flush_soon()
-
-        return emit
 
     async def _hand_over(self, peer: ClientPeer, sessions: list[str]) -> None:
         assert self.ownership is not None

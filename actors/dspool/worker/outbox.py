@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from dspool.errors import InternalError
-from dspool.messages import Finished, StreamEvent
+from dspool.messages import Failure, Result, StreamEvent
 from dspool.wire.frames import Chunk, Report, Unsendable, batches, sendable, too_deep
 from dspool.worker.execution import ClientPeer
 
@@ -27,9 +27,9 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._unsent)
 
-    def finished(self, peer: ClientPeer, finished: Finished) -> None:
+    def finished(self, peer: ClientPeer, end: Result | Failure) -> None:
         if not peer.gone:
-            peer.finished.append(_encoded(finished))
+            peer.finished.append(_encoded(end))
             self._unsent[peer] = None
 
     def busy(self, peer: ClientPeer, operation_id: str) -> None:
@@ -104,15 +104,16 @@ def _send(peer: ClientPeer, held: int, slots: int) -> None:
     end.send(Report(pieces[-1], busy, moved, held, slots, own, handed))  # type: ignore[arg-type]
 
 
-def _encoded(finished: Finished) -> Raw:
+def _encoded(end: Result | Failure) -> Raw:
     try:
-        if type(finished.value) in (dict, list) and too_deep(finished.value):
-            raise Unsendable("it is nested too deeply")
-        if finished.usage:
-            # The client decodes strictly, and would drop the connection.
-            msgspec.convert(finished.usage, dict[str, dict[str, int]])
-        return sendable(finished)
+        if type(end) is Result:
+            if type(end.value) in (dict, list) and too_deep(end.value):
+                raise Unsendable("it is nested too deeply")
+            if end.usage:
+                # The client decodes strictly, and would drop the connection.
+                msgspec.convert(end.usage, dict[str, dict[str, int]])
+        return sendable(end)
     except (Unsendable, msgspec.ValidationError) as refused:
         why = str(refused) if isinstance(refused, Unsendable) else "its usage is malformed"
-        error = InternalError(f"the result of operation {finished.id} cannot be sent: {why}")
-        return sendable(Finished(finished.id, None, error.to_wire(), finished.run_s, finished.wait_s))
+        error = InternalError(f"the result of operation {end.operation_id} cannot be sent: {why}")
+        return sendable(Failure(end.operation_id, error.to_wire(), end.wait_s, end.run_s))

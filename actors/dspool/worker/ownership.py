@@ -95,15 +95,15 @@ class Ownership:
 
     # --- operations come and go ---
 
-    def enter(self, held: Execution) -> None:
-        """Start `held` now, or when its session is active and free."""
-        session_id = held.operation.session
+    def enter(self, execution: Execution) -> None:
+        """Start `execution` now, or when its session is active and free."""
+        session_id = execution.operation.session
         assert session_id is not None
         active = self._active.get(session_id)
         if active is None:
             if len(self._active) >= self._limit and not self._evict_one():
                 self._refuse(
-                    held,
+                    execution,
                     TooManySessions(
                         f"this worker serves {self._limit} sessions, all busy; raise max_sessions_per_worker",
                         retry_after_s=1.0,
@@ -111,27 +111,27 @@ class Ownership:
                 )
                 return
             active = self._active[session_id] = _Active(session_id)
-            active.line.append(held)
+            active.line.append(execution)
             self._background(self._activate(active))
             return
-        active.line.append(held)
+        active.line.append(execution)
         if active.session is not None:
             self._next(active)
 
-    def leave(self, held: Execution) -> None:
-        """`held` has ended, or will never start: the next of its session may go."""
-        active = self._active.get(held.operation.session or "")
+    def leave(self, execution: Execution) -> None:
+        """`execution` has ended, or will never start: the next of its session may go."""
+        active = self._active.get(execution.operation.session or "")
         if active is None:
             return
-        if active.current is held:
+        if active.current is execution:
             active.current = None
             active.last_used = self._clock()
             if active.outdated:
                 self._abandon(active)
             else:
                 self._next(active)
-        elif held in active.line:
-            active.line.remove(held)
+        elif execution in active.line:
+            active.line.remove(execution)
 
     def _next(self, active: _Active) -> None:
         if active.advancing:
@@ -139,23 +139,23 @@ class Ownership:
         active.advancing = True
         try:
             while active.line and active.current is None and not active.outdated:
-                held = active.line.popleft()
+                execution = active.line.popleft()
                 assert active.session is not None
-                if not _visible(active.session.principal, held.operation.principal):
-                    self._refuse(held, _unknown(active.id))
+                if not _visible(active.session.principal, execution.operation.principal):
+                    self._refuse(execution, _unknown(active.id))
                     continue
-                active.current = held
+                active.current = execution
                 active.last_used = self._clock()
                 self._touched.add(active.id)
                 self._active.move_to_end(active.id)
-                self._start(held, active.session)
+                self._start(execution, active.session)
         finally:
             active.advancing = False
 
     async def _activate(self, active: _Active) -> None:
         while active.line:
-            held = active.line[0]
-            operation = held.operation
+            execution = active.line[0]
+            operation = execution.operation
             try:
                 while (leaving := self._leaving.get(active.id)) is not None:
                     # Asked for now, the lease could be granted first and given back afterwards.
@@ -183,9 +183,9 @@ class Ownership:
             except Exception as failed:
                 # Only the first is refused: the next may be the one that creates the session.
                 error = failed if isinstance(failed, PoolError) else defect(failed)
-                if active.line and active.line[0] is held:
+                if active.line and active.line[0] is execution:
                     active.line.popleft()
-                    self._refuse(held, error)
+                    self._refuse(execution, error)
                 continue
             active.epoch = lease.epoch
             active.last_used = self._clock()
@@ -220,17 +220,17 @@ class Ownership:
 
     # --- durability ---
 
-    async def commit(self, held: Execution, changes: Iterable[Change]) -> None:
-        """Make the changes of `held`, which runs, durable.
+    async def commit(self, execution: Execution, changes: Iterable[Change]) -> None:
+        """Make the changes of `execution`, which runs, durable.
 
         Raises:
             PoolError: they are not, or nobody knows; the session is no longer here, its next operation rebuilds it.
         """
-        active = self._active.get(held.operation.session or "")
-        if active is None or active.current is not held or active.outdated:
+        active = self._active.get(execution.operation.session or "")
+        if active is None or active.current is not execution or active.outdated:
             raise StaleLease(
-                f"session {held.operation.session!r} was ended or left this worker before its change was saved",
-                session=held.operation.session,
+                f"session {execution.operation.session!r} was ended or left this worker before its change was saved",
+                session=execution.operation.session,
             )
         try:
             async with _patience():
@@ -239,23 +239,23 @@ class Ownership:
             active.outdated = True
             raise
 
-    async def end(self, held: Execution) -> bool:
-        """End the session of `held`, which runs, durably; False when it was not there any more."""
-        active = self._active.get(held.operation.session or "")
-        if active is not None and active.current is held:
+    async def end(self, execution: Execution) -> bool:
+        """End the session of `execution`, which runs, durably; False when it was not there any more."""
+        active = self._active.get(execution.operation.session or "")
+        if active is not None and active.current is execution:
             # Also if the store fails: nobody knows then what it did.
             active.outdated = True
         async with _patience():
             return await self._store.end(
-                self._pool, held.operation.session or "", principal=held.operation.principal
+                self._pool, execution.operation.session or "", principal=execution.operation.principal
             )
 
     def _abandon(self, active: _Active) -> None:
         """Forget what is in memory; those who wait go through a fresh activation. Nothing of it runs."""
         self._forget(active)
         waiting, active.line = list(active.line), deque()
-        for held in waiting:
-            self.enter(held)
+        for execution in waiting:
+            self.enter(execution)
 
     # --- giving back ---
 

@@ -20,8 +20,8 @@ from dspool.core.dispatch.placement import WorkerSlots
 from dspool.core.dispatch.retries import EndRate, Retries, bounce_pause
 from dspool.core.dispatch.ticket import Actions, Affinity, DispatchConfig, Strategy, Ticket, TicketEnd
 from dspool.core.dispatch.timers import Timers
-from dspool.errors import Cancelled, Conflict, PoolClosed, PoolError, PoolPaused, QueueFull
-from dspool.messages import Finished, Member, Operation
+from dspool.errors import Cancelled, Conflict, PoolClosed, PoolError, PoolPaused, QueueFull, from_wire
+from dspool.messages import Failure, Member, Operation, Result
 
 __all__ = ["Actions", "Affinity", "DispatchConfig", "Dispatcher", "Strategy", "Ticket", "TicketEnd"]
 
@@ -130,21 +130,22 @@ class Dispatcher:
             matching.offer(ticket, now)
         return ticket
 
-    def finished(self, worker_id: str, result: Finished, *, now: float, random: float = 0.0) -> None:
+    def finished(self, worker_id: str, report: Result | Failure, *, now: float, random: float = 0.0) -> None:
         """The worker reports the end of an operation; its slot is free."""
         worker = self._matching.worker(worker_id)
-        ticket = self._matching.let_go(worker, result.id)
+        ticket = self._matching.let_go(worker, report.operation_id)
         if worker is None or ticket is None:
             return
         self._rate.add(now)
         if ticket.done:
             self._buried(ticket, now)
         else:
-            pause = None
-            if result.error is not None:
-                pause = self._retries.after_error(ticket, result.error, now, random)
+            pause = error = None
+            if type(report) is Failure:
+                error = from_wire(report.error)
+                pause = self._retries.after_error(ticket, error, now, random)
             if pause is None:
-                self._end(ticket, result, None, worker_id, now)
+                self._end(ticket, report, error, worker_id, now)
             else:
                 self._rest_before_retry(ticket, pause, now)
         self._matching.feed(worker, now)
@@ -347,7 +348,12 @@ class Dispatcher:
         self._matching.advance(ticket, now)
 
     def _end(
-        self, ticket: Ticket, result: Finished | None, error: PoolError | None, worker: str | None, now: float
+        self,
+        ticket: Ticket,
+        report: Result | Failure | None,
+        error: PoolError | None,
+        worker: str | None,
+        now: float,
     ) -> None:
         matching = self._matching
         ticket.done = True
@@ -356,7 +362,7 @@ class Dispatcher:
             ticket.queued = False
             matching.queued -= 1
             self._stale += 1
-        self._ends.append(TicketEnd(ticket, result, error, worker))
+        self._ends.append(TicketEnd(ticket, report, error, worker))
         if ticket.worker is None:
             matching.advance(ticket, now)
         if (

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dspool.core.dispatch.ticket import DispatchConfig, Ticket
+from dspool.errors import PoolError
 
 _RETRYABLE_CODES = frozenset({"model_rate_limited", "model_unreachable"})
 _FREE_BOUNCES = 4
@@ -26,11 +25,11 @@ class Retries:
         budget = self._budget + self._config.budget_ratio
         self._budget = min(budget, self._config.budget_burst)
 
-    def after_error(self, ticket: Ticket, error: dict[str, Any], now: float, random: float) -> float | None:
+    def after_error(self, ticket: Ticket, error: PoolError, now: float, random: float) -> float | None:
         """The pause before an attempt after `error`, which is then paid for; None: the error stands."""
-        if error.get("code") not in _RETRYABLE_CODES:
+        if error.code not in _RETRYABLE_CODES:
             return None
-        asked_s = (error.get("details") or {}).get("retry_after_s") or 0.0
+        asked_s: float = error.details.get("retry_after_s") or 0.0
         return self._spend(ticket, max(asked_s, self._backoff(ticket.attempts, random)), now)
 
     def after_loss(self, ticket: Ticket, now: float, random: float) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct
 
 from dspool.errors import DeadlineExceeded, PoolError, WorkerLost
-from dspool.messages import Finished, Operation
+from dspool.messages import Failure, Operation, Result
 
 Strategy = Literal["lifo", "fifo", "least_loaded"]
 Affinity = Literal["strict", "prefer"]
@@ -75,11 +75,13 @@ class Ticket(Struct, eq=False):
 
 
 class TicketEnd(NamedTuple):
-    """The one end of an operation: what the worker reported, or the error that ended it here."""
+    """The one end of an operation."""
 
     ticket: Ticket
-    result: Finished | None
+    report: Result | Failure | None
+    """What its worker said, unless it ended here."""
     error: PoolError | None
+    """What its caller gets raised, whoever found it; None when it ended well."""
     worker: str | None
 
 

@@ -39,18 +39,13 @@ MAX_VARIABLES = 1000
 
 
 class CommandResult(NamedTuple):
-    value: JSON
-    changes: tuple[Change, ...] = ()
-
-
-class Done(NamedTuple):
     """How a command ended well. `changes` must be committed before anybody hears of `value`."""
 
     value: JSON
+    changes: tuple[Change, ...] = ()
     usage: dict[str, dict[str, int]] = {}  # noqa: RUF012  (never written to)
     offline: bool = False
     program_version: int = 0
-    changes: tuple[Change, ...] = ()
 
 
 class SessionCommands:
@@ -222,7 +217,7 @@ class SessionCommands:
         session: Session,
         started: float,
         now: float,
-        done: Done | None,
+        result: CommandResult | None,
         error: PoolError | None,
     ) -> None:
         """Write `command` into the session's history, unless it only looked."""
@@ -242,8 +237,8 @@ class SessionCommands:
             entry["error"] = error.code
         if hasattr(command, "inputs"):
             content["inputs"] = command.inputs
-            if done is not None:
-                content["outputs"] = done.value["outputs"]
+            if result is not None:
+                content["outputs"] = result.value["outputs"]
         session.remember(entry, content, self._history_limit)
 
 

@@ -34,7 +34,7 @@ from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.program import Definition, Program, load_program, outputs_of
 from dspool.programs.sessions.code import run_code
-from dspool.programs.sessions.commands import Done, SessionCommands
+from dspool.programs.sessions.commands import CommandResult, SessionCommands
 from dspool.programs.sessions.inline_hops import InlineHops
 from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.state import Session
@@ -42,7 +42,7 @@ from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thre
 from dspool.programs.setup import configure_dspy
 from dspool.programs.sources import imported_source
 
-__all__ = ["Done", "InlineHops", "Session", "SessionHost"]
+__all__ = ["CommandResult", "InlineHops", "Session", "SessionHost"]
 
 
 class _Run(NamedTuple):
@@ -139,7 +139,9 @@ class SessionHost:
             return 0
         return command.version or self.pool_programs.current.get(command.program, 0)
 
-    def run_inline(self, command: AnyCommand, session: Session | None, principal: str | None = None) -> Done:
+    def run_inline(
+        self, command: AnyCommand, session: Session | None, principal: str | None = None
+    ) -> CommandResult:
         """Run it here and now. `execute_program` gives `{"outputs": {...}}`; the others: `SessionCommands`."""
         if session is None and type(command) is ExecuteProgram:
             # The hot path: a pool program for nobody in particular.
@@ -153,7 +155,7 @@ class SessionHost:
                     outputs = outputs_of(program.module(**command.inputs))
             except BaseException as raised:
                 raise translate(raised) from raised
-            return Done({"outputs": outputs}, scope.by_model(), scope.offline, version)
+            return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, version)
         scope = _scope(session, principal)
         return self._recorded(command, session, lambda: self._run_sync(command, session, scope, None))
 
@@ -165,7 +167,7 @@ class SessionHost:
         *,
         stop: threading.Event | None = None,
         principal: str | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         """Run it in the calling thread, which may block for long. Once `stop` is set it makes no further LM call."""
         scope = _scope(session, principal, stop)
         return self._recorded(
@@ -179,7 +181,7 @@ class SessionHost:
         emit: Callable[[StreamEvent], Awaitable[None]] | None = None,
         *,
         principal: str | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         """Run it on the event loop. Cancelling the task closes the connection of a running LM call.
 
         Raises:
@@ -190,15 +192,15 @@ class SessionHost:
             return self.run_inline(command, session, principal)
         started = self.clock()
         try:
-            done = await self._run_program(command, session, _scope(session, principal), emit)
+            result = await self._run_program(command, session, _scope(session, principal), emit)
         except PoolError as refused:
             self._note(command, session, started, error=refused)
             raise
         except BaseException:
             self._note(command, session, started, error=Cancelled("cancelled"))
             raise
-        self._note(command, session, started, done=done)
-        return done
+        self._note(command, session, started, result=result)
+        return result
 
     async def _run_program(
         self,
@@ -206,7 +208,7 @@ class SessionHost:
         session: Session | None,
         scope: OperationScope,
         emit: Emit | None,
-    ) -> Done:
+    ) -> CommandResult:
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
         module = run.program.runnable()
@@ -223,7 +225,7 @@ class SessionHost:
             if is_cancellation(raised):
                 raise
             raise translate(raised) from raised
-        return Done({"outputs": outputs}, scope.by_model(), scope.offline, run.version)
+        return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, run.version)
 
     def _run_sync(
         self,
@@ -231,20 +233,17 @@ class SessionHost:
         session: Session | None,
         scope: OperationScope,
         emit: Callable[[StreamEvent], None] | None,
-    ) -> Done:
+    ) -> CommandResult:
         stop = scope.stop
         if type(command) is ExecuteCode:
-            value, changes = run_code(command, session, self.config)
-            return Done(value, changes=changes)
+            return run_code(command, session, self.config)
         if type(command) is ExecuteSandboxed:
             # Needed by few: it reads files when it is imported.
             from dspool.programs.sessions.sandbox import run_sandboxed
 
-            value, changes = run_sandboxed(command, session, self.config, stop)
-            return Done(value, changes=changes)
+            return run_sandboxed(command, session, self.config, stop)
         if not isinstance(command, ExecuteProgram | StreamProgram):
-            value, changes = self._commands.run(command, session)
-            return Done(value, changes=changes)
+            return self._commands.run(command, session)
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
         try:
@@ -262,7 +261,7 @@ class SessionHost:
         if stop is not None and stop.is_set():
             # A program that survives failing attempts may have gone on without its LM: nobody wants that answer.
             raise Cancelled("the operation was cancelled")
-        return Done({"outputs": outputs}, scope.by_model(), scope.offline, run.version)
+        return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, run.version)
 
     def _call(
         self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **more: Any
@@ -291,10 +290,12 @@ class SessionHost:
 
     # --- what a session remembers --------------------------------------------------------------------
 
-    def _recorded(self, command: AnyCommand, session: Session | None, run: Callable[[], Done]) -> Done:
+    def _recorded(
+        self, command: AnyCommand, session: Session | None, run: Callable[[], CommandResult]
+    ) -> CommandResult:
         started = self.clock()
         try:
-            done = run()
+            result = run()
         except PoolError as refused:
             self._note(command, session, started, error=refused)
             raise
@@ -306,8 +307,8 @@ class SessionHost:
             stopped = translate(raised)
             self._note(command, session, started, error=stopped)
             raise stopped from raised
-        self._note(command, session, started, done=done)
-        return done
+        self._note(command, session, started, result=result)
+        return result
 
     def _note(
         self,
@@ -315,7 +316,7 @@ class SessionHost:
         session: Session | None,
         started: float,
         *,
-        done: Done | None = None,
+        result: CommandResult | None = None,
         error: PoolError | None = None,
     ) -> None:
         if session is None or type(command) is Ping:
@@ -323,10 +324,10 @@ class SessionHost:
         session.last_used = now = self.clock()
         session.operations += 1
         session.errors += error is not None and error.outcome != "client_error"
-        if done is not None:
-            session.tokens += sum(counts.get("total_tokens", 0) for counts in done.usage.values())
+        if result is not None:
+            session.tokens += sum(counts.get("total_tokens", 0) for counts in result.usage.values())
         if self.config.history_limit:
-            self._commands.remember(command, session, started, now, done, error)
+            self._commands.remember(command, session, started, now, result, error)
 
 
 def _scope(

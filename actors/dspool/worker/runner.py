@@ -1,0 +1,239 @@
+"""How a worker runs what it has admitted: short in-process work in turns, tasks for what waits for a model, threads.
+
+Short work runs on the worker's event loop itself, in turns of about two milliseconds between which results leave and
+new work arrives; what has no async form runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dspool.errors import PoolError
+from dspool.messages import StreamEvent, StreamProgram
+from dspool.telemetry.logs import working_on
+from dspool.telemetry.tracing import inside
+from dspool.worker.execution import Execution
+
+if TYPE_CHECKING:
+    from dspool.programs.sessions.session import CommandResult, SessionHost
+
+_TURN_S = 0.002
+_STARTED_AT_ONCE = 1 / 16
+"""Share of the waiting tasks that start in one turn of the loop, at least one."""
+
+
+class Endings(Protocol):
+    """What the runner says of its executions. An execution ends once; later words on it change nothing."""
+
+    def through(self, execution: Execution, result: CommandResult) -> None:
+        """Its program is through."""
+        ...
+
+    def refuse(self, execution: Execution, error: PoolError) -> None:
+        """It failed, or never started."""
+        ...
+
+    def streamed(self, execution: Execution, event: StreamEvent) -> None: ...
+
+    def turned(self) -> None:
+        """A turn is over: let results out."""
+        ...
+
+
+class Runner:
+    def __init__(
+        self, host: SessionHost, endings: Endings, *, slots: int, clock: Callable[[], float]
+    ) -> None:
+        self._host = host
+        self._endings = endings
+        self._clock = clock
+        self._inline: deque[Execution] = deque()
+        self._starting: deque[Execution] = deque()
+        self._start_due = False
+        self._turn_due = False
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="slot")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.turning = False
+        """A turn runs, and lets results out at its end."""
+        self.gathering = False
+        """More may arrive in this step; whoever set it calls `turn`."""
+
+    # --- short work, in turns ---
+
+    def queue(self, execution: Execution) -> None:
+        """Run it on the loop in one of the next turns."""
+        self._inline.append(execution)
+        if not self.gathering and not self.turning:
+            self._turn_soon()
+
+    def _turn_soon(self) -> None:
+        if not self._turn_due:
+            self._turn_due = True
+            asyncio.get_running_loop().call_soon(self.turn)
+
+    def turn(self) -> bool:
+        """Run queued short operations for a while, then let results out and new work in; False if none is queued."""
+        self._turn_due = False
+        if not self._inline:
+            return False
+        self.turning = True
+        clock, inline = self._clock, self._inline
+        now = clock()
+        until = now + _TURN_S
+        try:
+            while inline and now <= until:
+                execution = inline.popleft()
+                if not execution.unwanted:  # else it was reported when it was given up
+                    self._run_inline(execution, now)
+                now = clock()
+        finally:
+            self.turning = False
+            working_on.set(None)
+            if inline:
+                self._turn_soon()
+            self._endings.turned()
+        return True
+
+    def _run_inline(self, execution: Execution, now: float) -> None:
+        if now > execution.deadline:
+            self._endings.refuse(execution, execution.too_late(now))
+            return
+        execution.started_at = now
+        operation = execution.operation
+        working_on.set(operation)
+        try:
+            if execution.traced is None:
+                result = self._host.run_inline(operation.command, execution.session, operation.principal)
+            else:
+                with inside(execution.traced):
+                    result = self._host.run_inline(operation.command, execution.session, operation.principal)
+        except BaseException as raised:
+            # KeyboardInterrupt and SystemExit too: a program that calls `exit()` ends itself, not the worker with all
+            # that it holds. Nobody else raises them here: signals go to the main thread.
+            self._failed(execution, raised)
+        else:
+            self._endings.through(execution, result)
+
+    # --- tasks ---
+
+    def start_task(self, execution: Execution) -> None:
+        """Run it in a task, which begins soon."""
+        self._starting.append(execution)
+        if not self._start_due:
+            self._start_some()
+
+    def _start_some(self) -> None:
+        """Start a few of those that wait for a task.
+
+        A loop gives its tasks turns: of a hundred started together none would reach its model before all have got
+        nearly as far, and the model would idle meanwhile. Started one after the other, they overlap with it.
+        """
+        loop = asyncio.get_running_loop()
+        for _ in range(math.ceil(len(self._starting) * _STARTED_AT_ONCE)):
+            execution = self._starting.popleft()
+            if not execution.unwanted:  # else it was reported when it was given up
+                self._begin(execution, loop)
+        self._start_due = True
+        loop.call_soon(self._start_more)
+
+    def _start_more(self) -> None:
+        self._start_due = False
+        if self._starting:
+            self._start_some()
+
+    def _begin(self, execution: Execution, loop: asyncio.AbstractEventLoop) -> None:
+        execution.started_at = self._clock()
+        task = execution.task = loop.create_task(self._run_async(execution))
+        task.add_done_callback(lambda task: self._never_ran(execution) if task.cancelled() else None)
+
+    async def _run_async(self, execution: Execution) -> None:
+        operation = execution.operation
+        emit = self._emitter(execution) if type(operation.command) is StreamProgram else None
+        working_on.set(operation)
+        try:
+            with nullcontext() if execution.traced is None else inside(execution.traced):
+                result = await self._host.run_async(
+                    operation.command, execution.session, emit, principal=operation.principal
+                )
+        except BaseException as raised:
+            self._failed(execution, raised)
+        else:
+            self._endings.through(execution, result)
+
+    def _never_ran(self, execution: Execution) -> None:
+        """Its task was cancelled before its first step, so nothing in it could report that."""
+        self._endings.refuse(execution, execution.given_up(self._clock()))
+
+    # --- threads ---
+
+    def start_thread(self, execution: Execution) -> None:
+        """Run it in a thread, now."""
+        execution.started_at = self._clock()
+        execution.stop = threading.Event()
+        task = asyncio.get_running_loop().create_task(self._run_thread(execution, execution.stop))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_thread(self, execution: Execution, stop: threading.Event) -> None:
+        loop = asyncio.get_running_loop()
+        operation = execution.operation
+        emit = None
+        if type(operation.command) is StreamProgram:
+            emitter = self._emitter(execution)
+
+            def emit(event: StreamEvent) -> None:
+                asyncio.run_coroutine_threadsafe(emitter(event), loop).result()
+
+        def run() -> CommandResult | BaseException:
+            # Returned, not raised: a future would not take StopIteration, and SystemExit would end the loop.
+            try:
+                if stop.is_set():
+                    return execution.cancelled()
+                working_on.set(operation)
+                with nullcontext() if execution.traced is None else inside(execution.traced):
+                    return self._host.run_thread(
+                        operation.command, execution.session, emit, stop=stop, principal=operation.principal
+                    )
+            except BaseException as raised:
+                return raised
+
+        # In a context of its own: what it leaves there must not be seen by the thread's next operation.
+        future = loop.run_in_executor(self._threads, contextvars.Context().run, run)
+        # Not in this task: a program may cancel every task of the loop, and this one's slot would never be free again.
+        future.add_done_callback(
+            lambda ended: None if ended.cancelled() else self._ran(execution, ended.result())
+        )
+        await asyncio.wait((future,))
+
+    def _ran(self, execution: Execution, result: CommandResult | BaseException) -> None:
+        if isinstance(result, BaseException):
+            self._failed(execution, result)
+        else:
+            self._endings.through(execution, result)
+
+    # --- all of them ---
+
+    def _failed(self, execution: Execution, raised: BaseException) -> None:
+        self._endings.refuse(execution, execution.ended_by(raised, self._clock()))
+
+    def _emitter(self, execution: Execution) -> Callable[[StreamEvent], Coroutine[Any, Any, None]]:
+        async def emit(event: StreamEvent) -> None:
+            while execution.credit <= 0 and not execution.unwanted:
+                execution.more = execution.more or asyncio.Event()
+                execution.more.clear()
+                await execution.more.wait()
+            if execution.unwanted:
+                # A thread that waits here for a client that left would wait for ever.
+                raise execution.given_up(self._clock())
+            execution.credit -= 1
+            self._endings.streamed(execution, event)
+
+        return emit
