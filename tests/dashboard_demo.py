@@ -23,6 +23,7 @@ import msgspec
 from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
+from dspool.core.metrics.series import MetricsOptions
 from dspool.errors import Conflict, InvalidRequest, UnknownSession, UnknownWorker
 from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.supervisor.rollouts import Rollout
@@ -30,7 +31,7 @@ from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, Sent
 from dspool.telemetry.log_tail import LogTail
-from dspool.telemetry.metrics import Metrics, MetricsOptions
+from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.tokens import TokenSource
 from dspool_console import Console

@@ -248,7 +248,7 @@ class PoolAndWorld(RuleBasedStateMachine):
             self.cooperate()
             if self.unfinished():
                 continue
-            if self.is_full() and not self.state.degraded:
+            if self.is_full() and not self.state.condition.degraded:
                 break
             due = self.state.next_due(self.now)
             self.now = max(self.now + 0.01, due if due is not None else self.now)
@@ -257,7 +257,7 @@ class PoolAndWorld(RuleBasedStateMachine):
         assert len(self.state.roster.ready) == wanted == len(self.state.membership.workers)
         assert len(self.state.roster.spares) == self.config.spares
         assert len(self.world) == wanted + self.config.spares
-        assert self.state.degraded == ""
+        assert self.state.condition.degraded == ""
 
     def unfinished(self):
         return [p for p in self.world.values() if not p.listening or p.warming or p.draining or p.told_to_go]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dspool.config import PoolConfig
+from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
+from dspool.core.metrics.series import MetricsOptions
 from dspool.messages import PoolStatus, WorkerStatus
-from dspool.telemetry.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder
+from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 
 

@@ -5,12 +5,14 @@ from msgspec.structs import replace
 
 from dspool.core.autoscale.sizing import SizingInputs
 from dspool.core.metrics.metric_store import MAX_WORKERS
+from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
+from dspool.core.metrics.series import MetricsOptions
 from dspool.core.metrics.sources import MAX_REPORTERS
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER
 from dspool.messages import PoolStatus, WorkerStatus
 from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog
-from dspool.telemetry.metrics import ClientRecorder, Metrics, MetricsOptions, WorkerRecorder, encode
+from dspool.telemetry.metrics import Metrics, encode
 
 WALL = 1_000_000.0
 

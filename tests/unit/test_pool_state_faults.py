@@ -174,13 +174,13 @@ def test_a_degraded_pool_that_misses_several_workers_starts_one_and_waits_for_it
 def test_the_pool_is_no_longer_degraded_once_the_failures_are_old():
     b = Bench(pool_size=2, restart={"intensity": 2, "period_s": 30.0}).boot()
     crash_loop(b, 3)
-    assert b.state.degraded
+    assert b.state.condition.degraded
     b.tick(10.0)
     b.obey()
     assert len(b.members) == 2
-    assert b.state.degraded, "full again, but it may be the same loop"
+    assert b.state.condition.degraded, "full again, but it may be the same loop"
     b.tick(20.1)
-    assert b.state.degraded == ""
+    assert b.state.condition.degraded == ""
     assert b.of(ev.DeclareDegraded)[-1].reason == ""
 
 

@@ -9,10 +9,12 @@ from typing import cast
 
 import msgspec
 
+from dspool.config import PoolConfig
 from dspool.core.dispatch.dispatcher import Ticket, TicketEnd
 from dspool.core.metrics.tally import UNKNOWN
 from dspool.errors import InvalidRequest
 from dspool.messages import (
+    READ_ONLY,
     AnyCommand,
     ExecuteProgram,
     Operation,
@@ -107,6 +109,16 @@ def operation_of(
         operation_id, cast(AnyCommand, encoded), float(timeout_s), session, principal, traceparent
     )
     return operation, len(encoded)
+
+
+def is_idempotent(command: AnyCommand, session: str | None, config: PoolConfig) -> bool:
+    """Whether it may be repeated, as far as nobody says so with the operation."""
+    if type(command) in READ_ONLY:
+        return True
+    if session is None and isinstance(command, ExecuteProgram):
+        program = config.programs.get(command.program)
+        return program is not None and program.idempotent
+    return False
 
 
 def outgoing(ticket: Ticket, now: float) -> Operation:

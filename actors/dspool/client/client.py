@@ -14,7 +14,15 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Unpack
 
-from dspool.client.calls import OpenStream, PendingCall, operation_of, outgoing, result_of, size_of
+from dspool.client.calls import (
+    OpenStream,
+    PendingCall,
+    is_idempotent,
+    operation_of,
+    outgoing,
+    result_of,
+    size_of,
+)
 from dspool.client.control import ControlPlane, Reporting, follow, tell_dead
 from dspool.client.links import Links
 from dspool.client.observation import ClientObserving
@@ -22,17 +30,7 @@ from dspool.config import PoolConfig
 from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
 from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import PoolClosed, PoolError
-from dspool.messages import (
-    READ_ONLY,
-    AnyCommand,
-    ExecuteProgram,
-    Failure,
-    Member,
-    Membership,
-    OperationOptions,
-    Result,
-    StreamEvent,
-)
+from dspool.messages import AnyCommand, Failure, Member, Membership, OperationOptions, Result, StreamEvent
 from dspool.telemetry.tracing import Tracing
 from dspool.wire.frames import Cancel, Chunk, Credit, HandOver, Report, Submit, batches
 
@@ -230,7 +228,7 @@ class Client:
         )
         idempotent = options.get("idempotent")
         if idempotent is None:
-            idempotent = self._is_idempotent(command, operation.session)
+            idempotent = is_idempotent(command, operation.session, self.config)
         call = PendingCall(command, operation.session, size, end, stream, self._programs)
         operation = self._observing.entered(operation, call)
         try:
@@ -251,14 +249,6 @@ class Client:
         else:
             self._perform()
         return ticket
-
-    def _is_idempotent(self, command: AnyCommand, session: str | None) -> bool:
-        if type(command) in READ_ONLY:
-            return True
-        if session is None and isinstance(command, ExecuteProgram):
-            program = self.config.programs.get(command.program)
-            return program is not None and program.idempotent
-        return False
 
     def heard_of(self, program: str) -> None:
         """There is a pool program of this name, whether or not the membership says so already."""

@@ -17,6 +17,7 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingInputs
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.core.metrics.recorder import Delta
+from dspool.core.metrics.series import MetricsOptions
 from dspool.errors import (
     PoolError,
     WorkerLost,
@@ -26,7 +27,7 @@ from dspool.runtime.cluster import NAMESPACE, actor_name, ask
 from dspool.runtime.exported import RayMetrics, export_interval_s
 from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBatch, EventPage
-from dspool.telemetry.metrics import Metrics, MetricsOptions
+from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.observation import Observation
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 

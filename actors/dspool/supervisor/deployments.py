@@ -143,7 +143,10 @@ class Deployments:
             tried = msgspec.structs.replace(wanted, version=max(versions, default=0) + 1)
             before = self._current.get(tried.program)
             with self.rollouts.of(tried.program, tried.version, before, "loading") as rollout:
-                return await self._roll_out(wanted, tried, rollout, canary_s)
+                began = self._clock()
+                stored = await self._roll_out(wanted, tried, rollout, canary_s)
+                self._emit_deployed(stored, began)
+                return stored
 
     def _spec_now(self, program: str) -> dict[str, JSON]:
         """The spec of the current version, for saved state that comes alone."""
@@ -207,9 +210,18 @@ class Deployments:
             await self._source.allow_rollback(known[version])
             before = self._current.get(program)
             with self.rollouts.of(program, version, before, "rolling out") as rollout:
+                began = self._clock()
                 await self._adopt(known[version])
                 await self._bring_all_up(rollout)
+                self._emit_deployed(known[version], began)
             return known[version]
+
+    def _emit_deployed(self, current: Deployment, began: float) -> None:
+        emit(
+            "program.deployed",
+            {"duration_s": self._clock() - began, "workers": len(self._serving()) + len(self._spares())},
+            {"pool": self._config.name, "program": current.program, "version": current.version},
+        )
 
     def _alone(self) -> asyncio.Lock:
         if self._busy.locked():

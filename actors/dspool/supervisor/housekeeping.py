@@ -35,7 +35,6 @@ class Housekeeping:
         state: PoolState,
         workers: Workers,
         feed: Callable[[ev.Event], None],
-        free_leases: Callable[[str], None],
         *,
         report: Report | None,
         clock: Callable[[], float],
@@ -48,7 +47,6 @@ class Housekeeping:
         self._state = state
         self._workers = workers
         self._feed = feed
-        self._free_leases = free_leases
         self._report = report
         self._clock = clock
         self._wall = wall
@@ -112,7 +110,7 @@ class Housekeeping:
             for handle in await self._orphans():
                 log.warning("killing worker %s: no supervisor knows it", handle.worker_id)
                 self._runtime.kill(handle)
-                self._free_leases(handle.worker_id)
+                await self.free_leases(handle.worker_id)
 
     async def _orphans(self) -> list[WorkerHandle]:
         known = self._workers.ids()
@@ -124,6 +122,20 @@ class Housekeeping:
         # Known before or after the list was made: one that was started or died meanwhile is no orphan.
         known |= self._workers.ids()
         return [handle for handle in running if handle.worker_id not in known]
+
+    async def free_leases(self, worker_id: str) -> None:
+        """Let others have the sessions of a worker that is gone; tried until the store has it, or the pool ends."""
+        pause_s = 0.05
+        while True:
+            try:
+                await self._store.worker_dead(self._config.name, worker_id)
+                return
+            except Exception as failed:
+                log.warning("cannot free the leases of worker %s yet: %s", worker_id, failed)
+                if self._state.closed:
+                    return
+            await self._sleep(pause_s)
+            pause_s = min(2.0, pause_s * 2)
 
     async def _report_status(self) -> None:
         """Tell the metrics what the supervisor knows, every second. Nobody waits for it."""

@@ -95,7 +95,6 @@ class Supervisor:
             self._state,
             self._workers,
             self._feed,
-            lambda worker_id: self._in_background(self._free_leases(worker_id)),
             report=report,
             clock=clock,
             wall=wall,
@@ -263,18 +262,12 @@ class Supervisor:
     async def deploy(self, deployment: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
         """Roll a new version of a pool program out, canary first; see `Deployments.deploy` for what it raises."""
         self._open()
-        began = self._clock()
-        done = await self._deploying.deploy(deployment, canary_s=canary_s)
-        self._deployed(done, began)
-        return done
+        return await self._deploying.deploy(deployment, canary_s=canary_s)
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         """Make an earlier version current again; see `Deployments.rollback` for what it raises."""
         self._open()
-        began = self._clock()
-        done = await self._deploying.rollback(program, version)
-        self._deployed(done, began)
-        return done
+        return await self._deploying.rollback(program, version)
 
     async def recent_rollouts(self) -> list[Rollout]:
         """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""
@@ -292,17 +285,7 @@ class Supervisor:
         """
         self._open()
         strategy = strategy or self.config.warmup.strategy
-        done = await self._warmer.warm(strategy, lambda: self._handles("ready", "spare"))
-        emit(
-            "pool.warmup",
-            {"duration_s": done.duration_s, "workers": done.workers_warm, "failed": done.workers_failed},
-            {
-                "pool": self.config.name,
-                "strategy": strategy,
-                "outcome": "error" if done.stopped else "ok",
-            },
-        )
-        return done
+        return await self._warmer.warm(strategy, lambda: self._handles("ready", "spare"))
 
     async def warm_progress(self, since: int = 0, timeout_s: float = 10.0) -> list[WarmProgress]:
         """What happened in warm-ups after sequence number `since`; waits up to `timeout_s` for something to happen."""
@@ -370,7 +353,7 @@ class Supervisor:
             case ev.FreeLeases(worker_id):
                 # Beside the publication, not before it: clients learn of the death at once, and ask again while
                 # the store still names the dead worker as owner.
-                self._in_background(self._free_leases(worker_id))
+                self._in_background(self._housekeeping.free_leases(worker_id))
             case ev.DeclareDegraded(reason):
                 if reason:
                     log.error("pool %s is degraded: %s", self.config.name, reason)
@@ -385,19 +368,6 @@ class Supervisor:
         task = asyncio.create_task(work)
         self._freeing.add(task)
         task.add_done_callback(self._freeing.discard)
-
-    async def _free_leases(self, worker_id: str) -> None:
-        pause = 0.05
-        while True:
-            try:
-                await self._store.worker_dead(self.config.name, worker_id)
-                return
-            except Exception as failed:
-                log.warning("cannot free the leases of worker %s yet: %s", worker_id, failed)
-                if self._state.closed:
-                    return
-            await self._sleep(pause)
-            pause = min(2.0, pause * 2)
 
     def _apply_decision(self, decision: Decision) -> None:
         if self._state.closed:
@@ -417,13 +387,6 @@ class Supervisor:
     async def _until_gone(self, worker_id: str) -> None:
         while self._state.roster.get(worker_id) is not None:
             await self._news.wait()
-
-    def _deployed(self, done: Deployment, began: float) -> None:
-        emit(
-            "program.deployed",
-            {"duration_s": self._clock() - began, "workers": len(self._handles("ready", "spare"))},
-            {"pool": self.config.name, "program": done.program, "version": done.version},
-        )
 
     def _open(self) -> None:
         if self._state.closed:

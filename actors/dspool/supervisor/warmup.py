@@ -15,6 +15,7 @@ from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport, report
 from dspool.errors import Conflict, PoolError
 from dspool.messages import Deployment
 from dspool.supervisor.runtime import Sleep, WorkerHandle, within
+from dspool.telemetry.events import emit
 
 RUNS_KEPT = 1000
 PROGRESS_KEPT = 4096
@@ -177,7 +178,7 @@ class Warmer:
                     stopped = f"{who} failed: {'; '.join(failed)}"
                     break
             self._tell("end", error=stopped)
-            return report(
+            done = report(
                 strategy,
                 runs,
                 expected_steps=len(self.steps),
@@ -185,6 +186,12 @@ class Warmer:
                 duration_s=self._clock() - began,
                 stopped=stopped,
             )
+        emit(
+            "pool.warmup",
+            {"duration_s": done.duration_s, "workers": done.workers_warm, "failed": done.workers_failed},
+            {"pool": self._config.name, "strategy": strategy, "outcome": "error" if stopped else "ok"},
+        )
+        return done
 
     def since_start(self) -> WarmupReport:
         """The warm-ups of new workers, the last thousand steps of them."""

@@ -28,26 +28,11 @@ from dspool.core.metrics.measures import (
     point_of,
 )
 from dspool.core.metrics.metric_store import COLUMNS, Checkpoint, MetricStore
-from dspool.core.metrics.recorder import ClientDelta, ClientRecorder, Delta, WorkerDelta, WorkerRecorder
+from dspool.core.metrics.recorder import ClientDelta, Delta
 from dspool.core.metrics.series import MetricsOptions, Series, counters_of
 from dspool.core.metrics.tally import OUTCOMES, REJECTED, TIMEOUT, Tally
 from dspool.messages import PoolStatus
 from dspool.telemetry.events import emit
-
-__all__ = [
-    "ClientDelta",
-    "ClientRecorder",
-    "Delta",
-    "HistoryView",
-    "Metrics",
-    "MetricsOptions",
-    "MetricsSnapshot",
-    "Point",
-    "WorkerDelta",
-    "WorkerRecorder",
-    "encode",
-]
-
 
 _SHIFT_S = 0.1
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.condition import Condition
 from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.reconciler import Reconciler
 from dspool.core.lifecycle.restarts import Breaker
@@ -40,12 +41,6 @@ class PoolState:
         self.paused = False
         self.closed = False
         self.awake = not config.lazy
-        self.degraded = ""
-        """Why the pool serves with what is left; empty when it does not."""
-        self.was_ready = False
-        self.last_failure = ""
-        self.failures = 0
-        """Workers that died, were given up or could not be started."""
         self.programs: dict[str, int] = {}
         self.start_delay_s = 1.0
         """How long a worker takes, as a rule, from the order to start it until it is warm."""
@@ -58,13 +53,10 @@ class PoolState:
             backoff_s=config.restart.backoff_s,
             backoff_max_s=config.restart.backoff_max_s,
         )
+        self.condition = Condition(config, self.roster, self._orders, self._breaker)
         self._reconciler = Reconciler(config, self.roster, self._orders, self._breaker)
         self._booted = False
-        self._began = 0.0
-        self._was_full = False
-        self._failed_starts = 0
         self._closed_by = 0.0
-        self._short_since: float | None = None
         self._said_memory = False
 
     # --- what callers ask ------------------------------------------------------------------------------
@@ -134,7 +126,9 @@ class PoolState:
             else:
                 self._mark_old(now)
                 self._reconciler.reconcile(self.wanted, self.config.spares if self.awake else 0, now)
-            self._judge(now)
+            self.condition.judge(
+                wanted=self.wanted, awake=self.awake, ready=self.is_ready, closed=self.closed, now=now
+            )
             self._orders.publish(
                 paused=self.paused, closed=self.closed, programs=self.programs, at_least=seen_version
             )
@@ -151,7 +145,7 @@ class PoolState:
                 self._adopted(event, now)
             case ev.Booted():
                 self._booted = True
-                self._began = now
+                self.condition.began = now
             case ev.WorkerStarted(worker_id, member):
                 if (w := self._in_phase(worker_id, "starting")) is not None:
                     w.member = member
@@ -164,7 +158,9 @@ class PoolState:
                     orders.keep(w)
                     took_s = now - w.started_at
                     # One slow start moves the estimate by a third, so it follows what has become usual.
-                    self.start_delay_s += (took_s - self.start_delay_s) / (3 if self.was_ready else 1)
+                    self.start_delay_s += (took_s - self.start_delay_s) / (
+                        3 if self.condition.was_ready else 1
+                    )
             case ev.WorkerFailed(worker_id, why):
                 if (w := self._in_phase(worker_id, *PENDING)) is not None:
                     self._give_up(w, why, now)
@@ -248,7 +244,7 @@ class PoolState:
         self.roster.add(w)
         self.awake = True
         if event.state == "ready":
-            self.was_ready = self._was_full = True  # it began to serve under the supervisor before
+            self.condition.adopted()
         if event.state == "draining":
             self._orders.drain(w, "was draining when the supervisor came back")
         elif event.state not in ("ready", "spare"):
@@ -357,12 +353,8 @@ class PoolState:
 
     def _failed(self, w: WorkerRecord, why: str, now: float, *, served: bool) -> None:
         lived_s = None if w.warm_at is None else now - w.warm_at
-        self.failures += 1
-        self._failed_starts += lived_s is None
         self._breaker.failed(now, lived_s=lived_s, jitter=self._jitter())
-        self.last_failure = why
-        if served and self._short_since is None:
-            self._short_since = now
+        self.condition.failed(why, at_start=lived_s is None, served=served, now=now)
         code = "worker_lost" if lived_s is not None else "worker_start_failed"
         self._orders.emit("pool.error", {"count": 1}, worker=w.id, slot=w.ordinal, code=code, reason=why)
         left = self._reconciler.stop_roll_out()
@@ -394,44 +386,3 @@ class PoolState:
         for w in self.roster.in_phase("ready", "spare"):
             if not w.leaving and now - w.started_at >= max_age:
                 w.leaving = f"recycled after {max_age:g} s"
-
-    def _judge(self, now: float) -> None:
-        """Says when the pool becomes degraded, stops being so, or is back at full strength."""
-        full = len(self.roster.ready) >= self.wanted
-        if not self.was_ready and self.awake and self.is_ready:
-            self.was_ready = True
-            took_s, size = now - self._began, len(self.roster.ready)
-            self._orders.emit("pool.init", {"duration_s": took_s, "size": size})
-        if full and self.awake and not self._was_full:
-            self._was_full = True
-            numbers = {
-                "duration_s": now - self._began,
-                "workers": len(self.roster.ready),
-                "failed": self._failed_starts,
-            }
-            outcome = "error" if self._failed_starts else "ok"
-            self._orders.emit("pool.warmup", numbers, strategy=self.config.warmup.strategy, outcome=outcome)
-        why = ""
-        if self._breaker.is_open(now) and not self.closed:
-            why = (
-                f"{self._breaker.recent(now)} workers failed within {self._breaker.period_s:g} s "
-                f"(more than {self._breaker.intensity}); last: {self.last_failure}"
-            )
-        elif not full and self._breaker.not_before > now:
-            why = self.last_failure
-        if bool(why) != bool(self.degraded):
-            self._orders.out.append(ev.DeclareDegraded(why))
-            if why:
-                self._orders.emit("pool.error", {"count": 1}, code="degraded", reason=why)
-        self.degraded = why
-        self._note_recovery(full, now)
-
-    def _note_recovery(self, full: bool, now: float) -> None:
-        """`pool.recovery` says how long the pool had fewer warm workers than wanted after it lost one."""
-        if full and self._short_since is not None:
-            if not self.closed:
-                self._orders.emit(
-                    "pool.recovery", {"duration_s": now - self._short_since}, reason=self.last_failure
-                )
-                self.last_failure = ""
-            self._short_since = None

@@ -51,7 +51,7 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
         ),
         programs=dict(state.programs),
         reason=_why(state),
-        failures=state.failures,
+        failures=state.condition.failures,
     )
 
 
@@ -60,20 +60,20 @@ def _label(state: PoolState) -> Literal["starting", "ready", "degraded", "paused
         return "closed"
     if state.paused:
         return "paused"
-    if state.degraded:
+    if state.condition.degraded:
         return "degraded"
     if state.is_ready:
         return "ready"
-    return "degraded" if state.was_ready else "starting"
+    return "degraded" if state.condition.was_ready else "starting"
 
 
 def _why(state: PoolState) -> str:
-    if state.degraded:
-        return state.degraded
+    if state.condition.degraded:
+        return state.condition.degraded
     if not state.awake:
         return "lazy: no worker is started before the first operation"
     if len(state.roster.ready) < state.wanted:
-        return state.last_failure
+        return state.condition.last_failure
     return ""
 
 

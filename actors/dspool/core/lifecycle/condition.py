@@ -1,0 +1,83 @@
+"""How a pool is: has it been ready, is it at full strength, does it serve with what is left, and since when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.orders import Orders
+from dspool.core.lifecycle.restarts import Breaker
+from dspool.core.lifecycle.roster import Roster
+
+if TYPE_CHECKING:
+    from dspool.config import PoolConfig
+
+
+class Condition:
+    """Told of failures as they come; `judge` after each event says what has changed."""
+
+    def __init__(self, config: PoolConfig, roster: Roster, orders: Orders, breaker: Breaker) -> None:
+        self.degraded = ""
+        """Why the pool serves with what is left; empty when it does not."""
+        self.was_ready = False
+        self.last_failure = ""
+        self.failures = 0
+        """Workers that died, were given up or could not be started."""
+        self.began = 0.0
+        self._strategy = config.warmup.strategy
+        self._roster, self._orders, self._breaker = roster, orders, breaker
+        self._was_full = False
+        self._failed_starts = 0
+        self._short_since: float | None = None
+
+    def adopted(self) -> None:
+        """A worker that serves was there before this supervisor: the pool was ready under the one before."""
+        self.was_ready = self._was_full = True
+
+    def failed(self, why: str, *, at_start: bool, served: bool, now: float) -> None:
+        """A worker failed, before it was warm (`at_start`) or later; `served`: it took traffic."""
+        self.failures += 1
+        self._failed_starts += at_start
+        self.last_failure = why
+        if served and self._short_since is None:
+            self._short_since = now
+
+    def judge(self, *, wanted: int, awake: bool, ready: bool, closed: bool, now: float) -> None:
+        """Say when the pool becomes ready, is at full strength, becomes degraded, or stops being so."""
+        full = len(self._roster.ready) >= wanted
+        if awake:
+            self._judge_start(ready=ready, full=full, now=now)
+        why = self._why_degraded(full=full, closed=closed, now=now)
+        if bool(why) != bool(self.degraded):
+            self._orders.out.append(ev.DeclareDegraded(why))
+            if why:
+                self._orders.emit("pool.error", {"count": 1}, code="degraded", reason=why)
+        self.degraded = why
+        if full and self._short_since is not None:
+            if not closed:
+                # How long the pool had fewer warm workers than wanted after it lost one.
+                self._orders.emit(
+                    "pool.recovery", {"duration_s": now - self._short_since}, reason=self.last_failure
+                )
+                self.last_failure = ""
+            self._short_since = None
+
+    def _judge_start(self, *, ready: bool, full: bool, now: float) -> None:
+        took_s, size = now - self.began, len(self._roster.ready)
+        if ready and not self.was_ready:
+            self.was_ready = True
+            self._orders.emit("pool.init", {"duration_s": took_s, "size": size})
+        if full and not self._was_full:
+            self._was_full = True
+            numbers = {"duration_s": took_s, "workers": size, "failed": self._failed_starts}
+            outcome = "error" if self._failed_starts else "ok"
+            self._orders.emit("pool.warmup", numbers, strategy=self._strategy, outcome=outcome)
+
+    def _why_degraded(self, *, full: bool, closed: bool, now: float) -> str:
+        breaker = self._breaker
+        if breaker.is_open(now) and not closed:
+            return (
+                f"{breaker.recent(now)} workers failed within {breaker.period_s:g} s "
+                f"(more than {breaker.intensity}); last: {self.last_failure}"
+            )
+        return self.last_failure if not full and breaker.not_before > now else ""
