@@ -39,8 +39,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 from benchmarks.common import ROOT, arguments, finish, header, spread
 from benchmarks.pools import PROGRAM, SPEC
 from benchmarks.services import dspool_up
+from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
-from dspool.core.metrics.series import MetricsOptions
 from dspool.telemetry.metrics import Metrics
 
 PARTS = ("viewers", "browser")

@@ -23,14 +23,14 @@ import msgspec
 from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
-from dspool.core.metrics.series import MetricsOptions
+from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.errors import Conflict, InvalidRequest, UnknownSession, UnknownWorker
 from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, Sent
-from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.logs import LogTail
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.tokens import TokenSource

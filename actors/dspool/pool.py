@@ -35,7 +35,7 @@ from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.session import SessionMethods
 from dspool.supervisor import DecisionRecord
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.telemetry.event_log import EventPage
 
 _DRAIN_S = 30.0

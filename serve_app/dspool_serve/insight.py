@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
-from dspool.core.metrics.live import LiveUpdate, Table
+from dspool.core.metrics.measures import LiveUpdate, Table
 from dspool.errors import PoolNotReady
 from dspool.messages import SessionInfo
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
-from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.logs import LogTail
 from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.pools import ServedPool
 

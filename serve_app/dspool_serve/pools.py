@@ -15,7 +15,7 @@ from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.messages import AnyCommand, Deployment, PoolStatus, SessionInfo, StreamEvent
 from dspool.store.idempotency import Claim, KeptAnswer
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage

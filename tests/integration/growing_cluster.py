@@ -18,8 +18,7 @@ from ray.cluster_utils import Cluster
 
 from dspool import Pool, PoolConfig
 from dspool.errors import ConfigError
-from dspool.runtime.cluster import NAMESPACE
-from dspool.runtime.ray_token import own_token
+from dspool.runtime.cluster import NAMESPACE, own_token
 
 KILLS = 6
 """Left to itself Ray starts an actor that needs no processor on a node by chance."""

@@ -18,7 +18,7 @@ from dspool.config import PoolConfig
 from dspool.messages import Deployment, Membership
 from dspool.pool import Pool
 from dspool.store.store import SessionStore
-from dspool.supervisor.configured_programs import deployment_of
+from dspool.supervisor.deployments import deployment_of
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.worker.worker import Worker

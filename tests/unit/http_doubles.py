@@ -35,7 +35,7 @@ from dspool.messages import (
     WorkerStatus,
 )
 from dspool.store.idempotency import Claim, KeptAnswer
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage, Seen

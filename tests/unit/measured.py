@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dspool.config import PoolConfig
+from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
-from dspool.core.metrics.series import MetricsOptions
 from dspool.messages import PoolStatus, WorkerStatus
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot

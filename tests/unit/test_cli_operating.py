@@ -21,7 +21,7 @@ from dspool.cli.warm import Bars
 from dspool.core.lifecycle.warmup import StepRun, report
 from dspool.errors import InvalidRequest
 from dspool.messages import PoolStatus, VersionNumbers, WorkerStatus
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 

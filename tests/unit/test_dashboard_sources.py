@@ -9,7 +9,7 @@ from dspool.core.lifecycle.view import _worker
 from dspool.errors import ProgramError
 from dspool.messages import WorkerStatus
 from dspool.store.store import SessionStore
-from dspool.supervisor.rollouts import Rollouts
+from dspool.supervisor.canary import Rollouts
 
 
 class Wall:

@@ -11,11 +11,11 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.inputs import SizingConfig
-from dspool.core.metrics.live import LiveUpdate, Table
+from dspool.core.metrics.measures import LiveUpdate, Table
 from dspool.messages import Deployment, PoolStatus, SessionInfo, WorkerStatus
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import Seen
-from dspool.telemetry.log_tail import tail
+from dspool.telemetry.logs import tail
 from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
 from dspool_console.dashboard.analysis import bounds_of

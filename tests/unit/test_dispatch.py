@@ -9,10 +9,9 @@ import weakref
 import pytest
 
 from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher
-from dspool.core.dispatch.handovers import Handovers
 from dspool.core.dispatch.placement import WorkerSlots, place
 from dspool.core.dispatch.retries import EndRate, bounce_pause
-from dspool.core.dispatch.session_queues import SessionQueues
+from dspool.core.dispatch.session_queues import Handovers, SessionQueues
 from dspool.errors import Cancelled, Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
 from dspool.messages import Failure, Member, Operation, Ping, Result
 

@@ -10,7 +10,7 @@ import pytest
 from dspool.config import PoolConfig
 from dspool.errors import WorkerLost, WorkerStartFailed
 from dspool.runtime import forkserver, workers
-from dspool.runtime.fork_starts import EXEC_FOR_S, ForkStarts
+from dspool.runtime.workers import EXEC_FOR_S, ForkStarts
 from dspool.testing import FakeClock
 from dspool.testing.doubles import settle
 

@@ -4,9 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from dspool.core.autoscale.sizing import SizingInputs
-from dspool.core.metrics.metric_store import MAX_WORKERS
+from dspool.core.metrics.metric_store import MAX_WORKERS, MetricsOptions
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
-from dspool.core.metrics.series import MetricsOptions
 from dspool.core.metrics.sources import MAX_REPORTERS
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER
 from dspool.messages import PoolStatus, WorkerStatus

@@ -5,7 +5,7 @@ import os
 import pytest
 from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode
 
-from dspool.runtime.ray_token import own_token
+from dspool.runtime.cluster import own_token
 
 NAMES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 

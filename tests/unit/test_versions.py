@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dspool.core.metrics.versions import VERSIONS_KEPT, VersionBook
+from dspool.core.metrics.tally import VERSIONS_KEPT, VersionBook
 from dspool.messages import VersionNumbers
 
 

@@ -48,13 +48,11 @@ from dspool.messages.operations import (
     Usage,
 )
 from dspool.messages.programs import (
-    Deployment,
-    VersionNumbers,
-)
-from dspool.messages.sessions import (
     Change,
+    Deployment,
     Lease,
     SessionInfo,
+    VersionNumbers,
 )
 
 __all__ = [

@@ -8,15 +8,18 @@ unusual (demonstrations, custom types, unparsable answers) goes through them.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import dspy
 from dspy.adapters.chat_adapter import field_header_pattern
+from dspy.adapters.types import base_type
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
 from dspy.adapters.types.base_type import Type as CustomType
 from dspy.adapters.utils import format_field_value, parse_value
 
 from dspool.errors import InvalidRequest
+from dspool.messages import JSON
 
 Message = dict[str, Any]
 
@@ -134,3 +137,27 @@ def adapter_named(name: str | None) -> Any:
             f"unknown adapter {str(name)[:80]!r}; known are {', '.join(_ADAPTERS)}", field="adapter"
         )
     return found
+
+
+MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
+
+
+def refuse_message_parts(values: Mapping[str, JSON]) -> None:
+    """Raises `InvalidRequest`, which names the value, if a text in `values` holds one of the marks, however deep."""
+    for name, value in values.items():
+        if _is_marked(name) or _is_marked(value):
+            raise InvalidRequest(
+                f"{name[:80]!r} holds a mark with which DSPy makes parts of a message that are no text",
+                field=name[:80],
+            )
+
+
+def _is_marked(value: JSON) -> bool:
+    kind = type(value)
+    if kind is str:
+        return any(mark in value for mark in MARKS)
+    if kind is dict:
+        return any(_is_marked(key) or _is_marked(inner) for key, inner in value.items())
+    if kind is list or kind is tuple:
+        return any(map(_is_marked, value))
+    return False

@@ -8,6 +8,7 @@ reached from it.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -16,12 +17,14 @@ import msgspec
 import pydantic
 
 from dspool.config import PoolConfig
+from dspool.config.pool import environment
 from dspool.errors import InvalidRequest, PoolError, ProgramError
 from dspool.messages import JSON
-from dspool.programs.adapters import adapter_named
+from dspool.programs.adapters import adapter_named, refuse_message_parts
 from dspool.programs.imports import Imports, Inputs, entry_of
-from dspool.programs.message_parts import refuse_message_parts
 from dspool.programs.models.errors import translated
+from dspool.programs.models.lm import LMs
+from dspool.programs.models.operation import OperationScope
 from dspool.programs.modules import Built, Way, build_module
 from dspool.programs.signatures import BuiltSignature, build_signature, remember_fields
 
@@ -239,3 +242,26 @@ def _load_state(module: Any, state: Mapping[str, JSON]) -> None:
             f"the saved state does not fit the module ({type(refused).__name__})", field="state"
         ) from refused
     module.set_lm(None)
+
+
+_ROUNDS = 30
+"""Enough for Python to adapt the bytecode of everything on the way."""
+_INPUTS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
+
+
+def rehearse() -> None:
+    """Run the default program on the offline engine. Starts no thread, opens nothing."""
+    with environment({}):
+        config: PoolConfig = pickle.loads(pickle.dumps(PoolConfig.default()))
+    lms = LMs(config.lm_profiles, config.default_lm)
+    program = load_program(Definition(spec={"signature": "context, question -> answer"}), config)
+    for _ in range(_ROUNDS):
+        program.check_inputs(_INPUTS)
+        with dspy.context(
+            lm=lms.get(),
+            adapter=program.adapter,
+            **OperationScope().settings(),
+            disable_history=True,
+            trace=None,
+        ):
+            outputs_of(program.module(**_INPUTS))

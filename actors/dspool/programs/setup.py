@@ -9,7 +9,7 @@ import dspy
 
 from dspool.errors import ConfigError
 from dspool.programs.adapters import adapter_named
-from dspool.programs.models.answer_cache import AnswerCache
+from dspool.programs.models.operation import AnswerCache
 
 _lock = threading.Lock()
 _done = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -26,7 +27,6 @@ from dspool.errors import (
     WorkerLost,
     WorkerStartFailed,
 )
-from dspool.runtime.ray_token import own_token
 
 NAMESPACE = "dspool"
 MANY = 10_000
@@ -187,3 +187,40 @@ def cause(died: RayActorError) -> str:
         return lines[-1][:300]
     told = [line for line in lines[1:] if "exit" in line.lower() or "died" in line.lower()]
     return f"{type(died).__name__}: {(told or lines)[0]}"[:300]
+
+
+_TOKEN_FILE = "ray_token"
+_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextmanager
+def own_token(directory: Path) -> Iterator[Path]:
+    """What this process and its children start or join in the block asks for a new token; the file that holds it.
+
+    `directory` is one that only we can enter. Afterwards the file is gone and the operator's own variables hold again.
+    """
+    path = directory / _TOKEN_FILE
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    before = {name: os.environ.get(name) for name in _VARIABLES}
+    try:
+        # The path and not the token: variables are handed on to whatever a worker starts.
+        _set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(path)})
+        yield path
+    finally:
+        _set(before)
+        path.unlink(missing_ok=True)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    # Ray read the mode when it was imported, and keeps the first token it finds.
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()

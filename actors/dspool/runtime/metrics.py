@@ -16,8 +16,8 @@ from ray.actor import ActorHandle
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingInputs
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.recorder import Delta
-from dspool.core.metrics.series import MetricsOptions
 from dspool.errors import (
     PoolError,
     WorkerLost,

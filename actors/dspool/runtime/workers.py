@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -11,14 +15,15 @@ from ray.exceptions import ActorDiedError
 
 from dspool.config import PoolConfig, WarmupStep
 from dspool.core.lifecycle.source import ImportedSource
+from dspool.errors import WorkerStartFailed
 from dspool.messages import Deployment, Member, VersionNumbers, WorkerId, WorkerStatus
 from dspool.runtime import forkserver
 from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
-from dspool.runtime.fork_starts import ForkStarts
 from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import session_store
 from dspool.supervisor import WorkerHandle
+from dspool.supervisor.runtime import Sleep, within
 from dspool.telemetry import logs
 from dspool.worker.worker import Worker
 
@@ -182,3 +187,63 @@ class RayRuntime:
         assert isinstance(handle, RayWorker)
         handle.unwanted = True
         ray.kill(handle.handle, no_restart=True)
+
+
+T = TypeVar("T")
+
+LIMIT_S = 40.0
+"""As long as the first worker may wait for its parent to load."""
+EXEC_FOR_S = 60.0
+
+
+class ForkStarts:
+    """The forked starts of one pool. One that does not come has the next workers started by exec for a while."""
+
+    def __init__(
+        self,
+        init_timeout_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        # Before the pool itself gives the worker up, or nobody would learn that forking was to blame.
+        self._limit_s = min(LIMIT_S, init_timeout_s * 2 / 3)
+        self._clock, self._sleep = clock, sleep
+        self._last_came = clock()
+        self._exec_until = clock()
+        self._why = ""
+
+    def why_not(self) -> str | None:
+        """Why workers are started by exec for the time being; None: they need not be."""
+        return self._why if self._clock() < self._exec_until else None
+
+    async def answer_of(
+        self, worker_id: str, answer: Awaitable[T], *, unwanted: Callable[[], bool] = lambda: False
+    ) -> T:
+        """A forked worker's first answer. A failure counts against forking unless the worker is `unwanted` by now.
+
+        Raises:
+            WorkerStartFailed: neither this one nor any other came for too long.
+        """
+        task = asyncio.ensure_future(answer)
+        began = self._clock()
+        try:
+            while not task.done():
+                # Ray starts only so many at once: one that waits for its turn is not late while others come.
+                left_s = max(began, self._last_came) + self._limit_s - self._clock()
+                if left_s <= 0:
+                    raise WorkerStartFailed(f"it did not come in {self._limit_s:g} s", worker=worker_id)
+                with contextlib.suppress(TimeoutError):
+                    await within(left_s, asyncio.shield(task), self._sleep)
+            found = task.result()
+        except Exception as failed:
+            if not unwanted():
+                self._give_up(f"the forked worker {worker_id} failed to start: {failed}")
+            raise
+        finally:
+            task.cancel()
+        self._last_came = self._clock()
+        return found
+
+    def _give_up(self, why: str) -> None:
+        self._why, self._exec_until = why, self._clock() + EXEC_FOR_S

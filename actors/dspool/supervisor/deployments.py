@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from dspool.config import PoolConfig
+from dspool.config import PoolConfig, ProgramConfig
 from dspool.errors import (
+    ConfigError,
     Conflict,
     InvalidRequest,
     PoolError,
@@ -20,9 +21,7 @@ from dspool.errors import (
     WorkerLost,
 )
 from dspool.messages import JSON, Deployment, VersionNumbers
-from dspool.supervisor.canary import Trial
-from dspool.supervisor.configured_programs import deployment_of
-from dspool.supervisor.rollouts import Rollout, Rollouts
+from dspool.supervisor.canary import Rollout, Rollouts, Trial
 from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
 from dspool.supervisor.versioned_source import VersionedSource
 from dspool.supervisor.warmup import Warmer
@@ -340,3 +339,33 @@ class Deployments:
                     await within(TAKE_BACK_S, handle.retire(stored.program, version), self._sleep)
                 except (PoolError, TimeoutError) as failed:
                     log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
+
+
+def deployment_of(program: str, configured: ProgramConfig) -> Deployment:
+    """The configured program as a deployment without version.
+
+    Raises:
+        ConfigError: its `state_file` cannot be read or is not JSON.
+    """
+    state = None
+    if configured.state_file is not None:
+        try:
+            state = msgspec.json.decode(configured.state_file.read_bytes())
+        except (OSError, msgspec.DecodeError) as unreadable:
+            raise ConfigError(
+                f"programs.{program}.state_file={str(configured.state_file)!r}: {unreadable}",
+                key=f"programs.{program}.state_file",
+            ) from unreadable
+    spec = dict(configured.spec or {})
+    # The spec's own choice is nearer to the program than the one beside it.
+    for key in ("lm", "adapter"):
+        if getattr(configured, key) is not None:
+            spec.setdefault(key, getattr(configured, key))
+    return Deployment(
+        program,
+        0,
+        spec=spec or None,
+        state=state,
+        import_path=configured.import_path,
+        kwargs=dict(configured.kwargs),
+    )

@@ -22,11 +22,10 @@ from dspool.core.lifecycle.view import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
-from dspool.supervisor.adoption import adopt, restored, survey
+from dspool.supervisor.adoption import Records, adopt, restored, survey
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.deployments import CANARY_S, Deployments
 from dspool.supervisor.housekeeping import Housekeeping, Report
-from dspool.supervisor.records import Records
-from dspool.supervisor.rollouts import Rollout
 from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
 from dspool.supervisor.warmup import Warmer, WarmProgress

@@ -15,21 +15,28 @@ import msgspec
 from dspool.core.autoscale.sizing import SizingInputs, Window
 from dspool.core.metrics.health import HealthInput, HealthScore, health
 from dspool.core.metrics.histogram import Histogram
-from dspool.core.metrics.live import LiveUpdate, Table
 from dspool.core.metrics.measures import (
     Counters,
     HistoryView,
     Interval,
+    LiveUpdate,
     MetricsSnapshot,
     Point,
     ProgramSnapshot,
     SlotSnapshot,
+    Table,
     TelemetryLoss,
     point_of,
 )
-from dspool.core.metrics.metric_store import COLUMNS, Checkpoint, MetricStore
+from dspool.core.metrics.metric_store import (
+    COLUMNS,
+    Checkpoint,
+    MetricsOptions,
+    MetricStore,
+    Series,
+    counters_of,
+)
 from dspool.core.metrics.recorder import ClientDelta, Delta
-from dspool.core.metrics.series import MetricsOptions, Series, counters_of
 from dspool.core.metrics.tally import OUTCOMES, REJECTED, TIMEOUT, Tally
 from dspool.messages import PoolStatus
 from dspool.telemetry.events import emit

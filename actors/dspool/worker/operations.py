@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec.structs import replace
 
 from dspool.core.metrics.recorder import WorkerRecorder
-from dspool.core.metrics.versions import VersionBook
+from dspool.core.metrics.tally import VersionBook
 from dspool.errors import Outcome, PoolError, StaleLease
 from dspool.messages import (
     EndSession,

@@ -38,10 +38,10 @@ from dspool.messages import (
     WorkerState,
     WorkerStatus,
 )
-from dspool.telemetry import log_tail
+from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBatch, EventBuffer
 from dspool.telemetry.events import emit
-from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.logs import LogTail
 from dspool.telemetry.tracing import Tracing
 from dspool.wire.connection import WorkerEnd
 from dspool.worker.operations import Operations
@@ -269,7 +269,7 @@ class Worker:
     async def log_tail(self, lines: int) -> LogTail:
         """The end of this process's log; while content is not captured, only what dspool's own logging wrote."""
         show = self._config.telemetry.capture_content
-        return await asyncio.to_thread(log_tail.tail, log_tail.own_log(), lines, show_content=show)
+        return await asyncio.to_thread(logs.tail, logs.own_log(), lines, show_content=show)
 
     async def deploy(self, deployment: Deployment) -> None:
         await asyncio.to_thread(self._host.deploy, deployment)

@@ -89,7 +89,7 @@ def run_serve(kind: str, port: int, directory: str, ports: dict[str, int]) -> No
     import ray
     from ray import serve
 
-    from dspool.runtime.ray_token import own_token
+    from dspool.runtime.cluster import own_token
 
     with own_token(Path(directory)):
         ray.init(

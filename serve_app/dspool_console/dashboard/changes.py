@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspool.core.metrics.live import LiveUpdate
+from dspool.core.metrics.measures import LiveUpdate
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
 from dspool_console.alerts.watch import AlertWatch

@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import Any, Final
 
-from dspool.core.metrics.live import LiveUpdate
+from dspool.core.metrics.measures import LiveUpdate
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
 from dspool.messages import PoolStatus, WorkerId
 from dspool.telemetry.event_log import Seen

@@ -8,7 +8,7 @@ from html import escape
 from typing import Final, NamedTuple
 
 from dspool.config import PoolConfig
-from dspool.core.metrics.live import Table
+from dspool.core.metrics.measures import Table
 from dspool.messages import PoolStatus
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import Seen

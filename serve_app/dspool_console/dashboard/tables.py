@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable
 from typing import Final
 
-from dspool.core.metrics.live import Table
+from dspool.core.metrics.measures import Table
 
 ONLY_WITH_OPERATIONS: Final = frozenset(
     {"mean_s", "p50_s", "p95_s", "p99_s", "wait_mean_s", "wait_p95_s", "wait_p99_s", "error_rate"}

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dspool.config import PoolConfig
-from dspool.core.metrics.live import LiveUpdate
-from dspool.core.metrics.measures import MetricsSnapshot, SlotSnapshot
+from dspool.core.metrics.measures import LiveUpdate, MetricsSnapshot, SlotSnapshot
 from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.events import session_hash
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from dspool.messages import SessionInfo, WorkerStatus
-from dspool.supervisor.rollouts import Rollout
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 
 JSONObject = dict[str, Any]

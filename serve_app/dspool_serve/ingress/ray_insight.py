@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
-from dspool.core.metrics.live import LiveUpdate, Table
+from dspool.core.metrics.measures import LiveUpdate, Table
 from dspool.errors import UnknownWorker, WorkerLost
 from dspool.messages import SessionInfo, WorkerId
 from dspool.pool import Pool
@@ -21,7 +21,7 @@ from dspool.runtime.store import RemoteStore
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
-from dspool.telemetry.log_tail import LogTail
+from dspool.telemetry.logs import LogTail
 from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.insight import CurrentRollouts
 

@@ -131,7 +131,7 @@ class Service:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         import ray
 
-        from dspool.runtime.ray_token import own_token
+        from dspool.runtime.cluster import own_token
 
         options: dict[str, Any] = {
             "namespace": NAMESPACE,

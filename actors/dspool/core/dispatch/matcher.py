@@ -10,9 +10,8 @@ import heapq
 import math
 from collections.abc import Iterable
 
-from dspool.core.dispatch.handovers import Handovers
 from dspool.core.dispatch.placement import PICK, Queue, WorkerSlots, place
-from dspool.core.dispatch.session_queues import SessionQueues
+from dspool.core.dispatch.session_queues import Handovers, SessionQueues
 from dspool.core.dispatch.ticket import DispatchConfig, Ticket
 from dspool.messages import Member
 

@@ -6,12 +6,14 @@ place where rates, shares and quantiles are computed, for a second, a window or 
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
 
 from msgspec import Struct, field
 
 from dspool.core.metrics.health import HealthScore
 from dspool.core.metrics.tally import ERROR, REJECTED, TIMEOUT, Tally
+from dspool.messages import PoolStatus
 
 GAUGES: Final = (
     "size",
@@ -256,3 +258,34 @@ class HistoryView(Struct, frozen=True, kw_only=True):
     pool: str
     resolution_s: float
     points: tuple[Point, ...]
+
+
+class Table(Struct, frozen=True, array_like=True):
+    """Rows of one account, oldest first. Values are 4-byte floats; times are wall-clock seconds (8 bytes)."""
+
+    resolution_s: float
+    last: float
+    """End of the newest row on the teller's own clock: what to ask for next is what comes after it."""
+    ends: bytes
+    columns: dict[str, bytes]
+
+    def times(self) -> array[float]:
+        return array("d", self.ends)
+
+    def column(self, name: str) -> array[float]:
+        return array("f", self.columns[name])
+
+
+class LiveUpdate(Struct, frozen=True, array_like=True):
+    """The pool now, and the rows since the last look."""
+
+    life: str
+    """Changes when the teller begins anew: then its clock and its rows may be others."""
+    snapshot: MetricsSnapshot
+    """Without its workers if they were not asked for."""
+    table: Table
+    status: PoolStatus | None
+    """The supervisor's last report; None when it fell silent."""
+
+
+__all__ = ["LiveUpdate", "Table"]

@@ -23,9 +23,8 @@ from dspy.utils.exceptions import LMRateLimitError
 from dspool.config import LMProfile
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.messages import JSON
-from dspool.programs.models.answer_cache import profile_called
 from dspool.programs.models.dspy_costs import allow_connections, remember_models, remember_routes
-from dspool.programs.models.operation import current
+from dspool.programs.models.operation import current, profile_called
 from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 
 # Otherwise litellm, and DSPy's own table of models, fetch a price list from the network at their first use.

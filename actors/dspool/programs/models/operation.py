@@ -11,9 +11,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 import dspy
+from dspy.clients.cache import Cache
 from dspy.utils.usage_tracker import UsageTracker
 
 from dspool.programs.spans import count_tokens
@@ -122,4 +124,39 @@ def _details(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 if not hasattr(UsageTracker.add_usage, "__wrapped__"):
     UsageTracker.add_usage = count_for_operation(UsageTracker.add_usage)
 
-__all__ = ["OperationScope", "answered_offline", "count_for_operation", "current"]
+
+profile_called: ContextVar[str | None] = ContextVar("dspool_profile", default=None)
+"""The LM profile that is being called."""
+
+
+class AnswerCache(Cache):
+    """Nobody finds what another asked, whatever rollout id a program chooses.
+
+    Outside of an operation, and in threads that lost its settings, nothing is found and nothing is kept: there is
+    nobody to keep it for.
+    """
+
+    def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
+        return None if current() is None else super().get(request, ignored_args_for_cache_key)
+
+    def put(self, request: dict[str, Any], value: Any, *args: Any, **kwargs: Any) -> None:
+        if current() is not None:
+            super().put(request, value, *args, **kwargs)
+
+    def cache_key(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> str:
+        scope = current()
+        asker = None if scope is None else scope.asker
+        key: str = super().cache_key(
+            {**request, "_dspool": [asker, profile_called.get()]}, ignored_args_for_cache_key
+        )
+        return key
+
+
+__all__ = [
+    "AnswerCache",
+    "OperationScope",
+    "answered_offline",
+    "count_for_operation",
+    "current",
+    "profile_called",
+]

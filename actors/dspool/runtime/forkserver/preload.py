@@ -17,7 +17,7 @@ BASE = (
     "dspy",
     "dspool.runtime.workers",
     "dspool.programs.sessions.session",
-    "dspool.programs.rehearsal",
+    "dspool.programs.program",
 )
 """Without one of these there is no point in a parent."""
 OFTEN = (
@@ -70,7 +70,7 @@ def preload(modules: Iterable[str]) -> dict[str, str]:
             # A module may end with `sys.exit()`. The worker will say the same, to whom it concerns.
             traceback.print_exc()
     # As a string: this package is below all that it loads.
-    importlib.import_module("dspool.programs.rehearsal").rehearse()
+    importlib.import_module("dspool.programs.program").rehearse()
     if opened := _descriptors() - before:
         kept = ", ".join(sorted(_named(descriptor) for descriptor in opened))
         raise Unavailable(f"what was loaded keeps files or connections open: {kept}")
