@@ -93,14 +93,14 @@ def test_an_output_whose_name_is_no_text_ends_its_operation_and_not_the_connecti
 def test_an_operation_runs_the_version_that_it_was_planned_for_though_another_is_current_when_it_begins(
     client,
 ):
-    operations = client.worker._operations
+    runner = client.worker._operations._runner
     waiting = threading.Event()
-    start_some, operations._start_some = operations._start_some, waiting.set
+    start_some, runner._start_some = runner._start_some, waiting.set
     asked = client.begin(run(client, "Later"))
     assert waiting.wait(WAIT_S)
     # The new one has no async form: run as the old one was planned it would fail.
     client.its.do(client.worker.deploy(Deployment("Later", 2, import_path="odd_programs:Now")))
-    operations._start_some = start_some
+    runner._start_some = start_some
     client.its.loop.call_soon_threadsafe(start_some)
     result = asked.result(WAIT_S)
     assert (result.answer, result.program_version) == ("later", 1)
