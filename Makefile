@@ -55,10 +55,13 @@ check: lint types imports docs-check test ## what CI runs: lint, format, types, 
 lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/deno fmt --check
+	@$(BIN)/deno lint
 
-format: install ## rewrite the code in the project's format
+format: install ## rewrite Python and JavaScript in the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/deno fmt --quiet
 
 types: install
 	@$(BIN)/mypy

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from dspool_console.dashboard.files import STATIC
 
+ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(STATIC.rglob("*.js"))
+WEB = sorted(
+    path for kind in ("js", "css", "html") for path in (ROOT / "serve_app").rglob(f"static/**/*.{kind}")
+)
 SHELL = (STATIC / "index.html").read_text()
 
 
@@ -34,6 +39,12 @@ def test_a_module_imports_only_what_is_there(script):
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)
 def test_a_module_is_read_in_one_sitting(script):
     assert len(script.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("file", WEB, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_line_has_at_most_120_characters(file):
+    lines = enumerate(file.read_text().splitlines(), start=1)
+    assert [number for number, line in lines if len(line) > 120] == []
 
 
 def test_nothing_is_asked_of_another_host():

@@ -1,4 +1,5 @@
-// What the page asks the service. The session is a cookie that no script can read; changes carry the token against forgery.
+// What the page asks the service. The session is a cookie that no script can read; changes carry the token against
+// forgery.
 
 export class Problem extends Error {
   constructor(status, code, detail, retryAfter = 0) {

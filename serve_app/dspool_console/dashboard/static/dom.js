@@ -1,4 +1,4 @@
-// Elements from plain values. Strings only ever become text nodes or attributes: what a user named something is never markup.
+// Elements from plain values. Strings only ever become text nodes or attributes: what a user wrote is never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -18,7 +18,7 @@ const links = (title, wanted) =>
     return link;
   });
 
-/** Of figures that the service keeps: it sends them in full. `stretch()` gives {range} or {from, to}; `more()` what else. */
+/** Of figures that the service keeps: it sends all. `stretch()` gives {range} or {from, to}; `more()` what else. */
 export const servedLinks = (ctx, title, chart, stretch, more = () => ({})) =>
   links(
     title,

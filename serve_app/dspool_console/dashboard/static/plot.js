@@ -1,4 +1,4 @@
-// One line chart on Chart.js: cursor and zoom are shared through its group, values stand in the legend, markers are drawn.
+// One line chart on Chart.js: its group shares cursor and zoom, the legend shows values, markers are drawn.
 
 import { fill, h, say, svg } from "./dom.js";
 import { clock, NONE, shortClock } from "./format.js";

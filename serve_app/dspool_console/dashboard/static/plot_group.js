@@ -20,7 +20,7 @@ export function chartLibrary() {
 const queue = new Set();
 let turning = false;
 
-/** Runs at most one of the waiting jobs a frame: seven charts at once would hold the page for longer than a frame may. */
+/** Runs at most one waiting job a frame: seven charts at once would hold the page for longer than a frame. */
 export function inTurn(job) {
   queue.add(job);
   if (turning) return;

@@ -1,4 +1,4 @@
-// What is known of the pool that is shown: its overview, its history and the markers. Frames of the stream are merged here.
+// The pool that is shown: its overview, its history and the markers. Frames of the stream are merged here.
 
 import { get, poolPath, query } from "./api.js";
 import { Series } from "./series.js";

@@ -3,7 +3,8 @@
 import { fill, h, set } from "./dom.js";
 
 /**
- * `columns`: {key, label, cell(row) -> text | node, sign?(row) -> what a node depends on, sort?(row), num?, title?, full?}.
+ * `columns`: {key, label, cell(row) -> text | node, sign?(row) -> what a node depends on, sort?(row), num?, title?,
+ * full?}.
  */
 export class Table {
   constructor({ label, columns, key, sort = null, page = 0, stacks = true }) {

@@ -177,8 +177,8 @@ class Deployments {
       label: version < current ? "Roll back to this" : "Go to this",
       ask: () => ({
         title: `Go to version ${version} of ${program}?`,
-        text:
-          `All workers load version ${version} in place of version ${current}. Operations that run finish with the version they began with.`,
+        text: `All workers load version ${version} in place of version ${current}. ` +
+          "Operations that run finish with the version they began with.",
         verb: version < current ? "Roll back" : "Go",
         danger: version < current,
       }),

@@ -131,7 +131,7 @@ class Overview {
 
   drawNotice(pool, now, alerts) {
     const text = !pool.metrics
-      ? "Metrics are switched off for this pool (enable_metrics): there are no figures, workers and sessions are shown as they are."
+      ? "Metrics are switched off for this pool (enable_metrics): there are no figures, only workers and sessions."
       : !now
       ? "The metrics actor does not answer; figures come back by themselves when it does. Operations are not affected."
       : "";

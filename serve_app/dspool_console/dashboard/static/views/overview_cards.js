@@ -1,7 +1,7 @@
 // The cards of the overview: the value now, what belongs to it, and a sparkline of the range.
 
 import { fill, h, say } from "../dom.js";
-import { count, duration, parts, percent, rate } from "../format.js";
+import { count, duration, parts } from "../format.js";
 import { inTurn } from "../plot_group.js";
 import { Gauge, Sparkline } from "../small_charts.js";
 

@@ -61,7 +61,8 @@ class Report {
         h(
           "p",
           { class: "muted" },
-          "One HTML file with the pool's figures, charts, events and alerts of that time. It needs no network to be read, so it can be kept with an incident or sent by mail.",
+          "One HTML file with the pool's figures, charts, events and alerts of that time. It needs no network: " +
+            "keep it with an incident or send it by mail.",
         ),
         this.report,
       ),

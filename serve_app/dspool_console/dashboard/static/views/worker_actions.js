@@ -15,8 +15,8 @@ export function workerActions(ctx, id, quiet = true) {
       title: `Take ${id} out of traffic and stop it`,
       ask: () => ({
         title: "Drain this worker?",
-        text:
-          `${id} takes no new operations, finishes those it has, gives its sessions back and stops. A replacement starts at once.`,
+        text: `${id} takes no new operations, finishes those it has, gives its sessions back and stops. ` +
+          "A replacement starts at once.",
         verb: "Drain",
       }),
       run: act("drain"),

@@ -1,9 +1,9 @@
-// All workers, a row each: what its slots run, what it has done, how much memory it takes. One of them in full: worker.js.
+// All workers, a row each: what its slots run, what it has done, how much memory it takes. worker.js shows one in full.
 
 import { get, poolPath, query } from "../api.js";
 import { h } from "../dom.js";
 import { age, ago, count, duration, megabytes, percent, plural, rate } from "../format.js";
-import { badge, empty, panel, segments } from "../parts.js";
+import { badge, empty, segments } from "../parts.js";
 import { slotCells } from "../small_charts.js";
 import { Table } from "../table.js";
 import { workerActions } from "./worker_actions.js";
