@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.core.metrics.metric_store import MetricsOptions
-from dspool.errors import Conflict, InvalidRequest, UnknownSession, UnknownWorker
+from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownSession, UnknownWorker
 from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
@@ -39,7 +40,6 @@ from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
 from dspool_serve.http import connections
-from dspool_serve.insight import CurrentRollouts
 from dspool_serve.pools import Settings
 
 HOSTILE = '<img src=x onerror="window.hacked=1">\'"&{{static}}'
@@ -47,7 +47,7 @@ STEPS = ("import_modules", "load_programs", "probe")
 
 
 class SimulatedPool:
-    """A `ServedPool` with an insight, whose load rises and falls; everything that is asked of it is done at once."""
+    """A `ClusterPool` whose load rises and falls; everything that is asked of it is done at once."""
 
     def __init__(
         self,
@@ -64,7 +64,6 @@ class SimulatedPool:
         self.name = name
         self.pretty = pretty
         self.odd = "classify" if pretty else HOSTILE
-        self.insight = self
         self.ray_dashboard = ray_dashboard
         # Goes with the pool.
         self._directory = None if state_dir else tempfile.TemporaryDirectory(prefix="dsd-")
@@ -80,6 +79,7 @@ class SimulatedPool:
             state_dir=state_dir or Path(self._directory.name),
         )
         self.away = False
+        self.tracing = None
         self.paused = False
         self.desired = workers
         self.ended: list[str] = []
@@ -99,7 +99,6 @@ class SimulatedPool:
         self._sent = 0
         self._progress: list[WarmProgress] = []
         self._runs: dict[str, list[StepRun]] = {}
-        self._rollouts = CurrentRollouts(None, None)
         self._decisions: list[DecisionRecord] = []
         self.versions = {"qa": 3, "summarize": 1, self.odd[:40]: 1}
         began = time.time()
@@ -275,7 +274,7 @@ class SimulatedPool:
 
             raise WorkerLost("the metrics actor is away")
 
-    # --- ServedPool ---
+    # --- what operators ask ---
 
     async def status(self) -> PoolStatus:
         return self._status()
@@ -303,7 +302,7 @@ class SimulatedPool:
     async def resume(self) -> None:
         self.paused = False
 
-    async def drain(self, worker_id: str) -> None:
+    async def drain(self, worker_id: str, *, wait_s: float | None = None) -> bool:
         if worker_id not in self.rows:
             raise UnknownWorker(f"there is no worker {worker_id!r}")
         del self.rows[worker_id]
@@ -311,11 +310,15 @@ class SimulatedPool:
             "worker.terminate", {"age_s": 9.0, "operations": 5.0}, worker=worker_id, reason="drained by hand"
         )
         self._start_worker()
+        return True
 
     restart = drain
 
-    def config_view(self) -> dict[str, Any]:
-        return {"name": self.name}
+    def room(self) -> int:
+        return sys.maxsize
+
+    async def take_allowance(self, token: str, limits: Any, wanted: int) -> Any:
+        raise StoreFailed("nobody counts for all here")
 
     async def deployments(self) -> list[Deployment]:
         return [
@@ -327,7 +330,7 @@ class SimulatedPool:
     async def current_versions(self) -> dict[str, int]:
         return dict(self.versions)
 
-    async def rollback(self, program: str, version: int | None) -> Deployment:
+    async def rollback(self, program: str, version: int | None = None) -> Deployment:
         version = version or max(1, self.versions[program] - 1)
         self.versions[program] = version
         self.happen("program.deployed", {"duration_s": 1.0, "workers": 4}, program=program, version=version)
@@ -339,12 +342,12 @@ class SimulatedPool:
         del self.known[id]
         self.ended.append(id)
 
-    # --- Insight ---
+    # --- what pages ask ---
 
     def signing_key(self) -> bytes:
         return b"k" * 32
 
-    async def look(self, after: float | None, *, workers: bool) -> Any:
+    async def live_update(self, after: float | None = None, *, workers: bool = False) -> Any:
         self._here()
         return self.metrics.look(after, workers=workers)
 
@@ -354,7 +357,7 @@ class SimulatedPool:
         self._here()
         return self.metrics.table(duration_s, program=program, ordinal=ordinal)
 
-    async def reading(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         self._here()
         return Snapshot(
             snapshot=self.metrics.snapshot(),
@@ -367,7 +370,7 @@ class SimulatedPool:
         self._here()
         return self.log.page(since, limit)
 
-    async def busy(self, worker_id: str) -> list[dict[str, Any]]:
+    async def worker_operations(self, worker_id: str) -> list[dict[str, Any]]:
         row = self.rows.get(worker_id)
         if row is None:
             raise UnknownWorker(f"there is no worker {worker_id!r}")
@@ -382,38 +385,45 @@ class SimulatedPool:
             for slot in range(row.running)
         ]
 
-    async def memory(self, worker_id: str) -> dict[str, float]:
+    async def worker_memory(self, worker_id: str) -> dict[str, float]:
         row = self.rows.get(worker_id)
         if row is None:
             raise UnknownWorker(f"there is no worker {worker_id!r}")
         return {"rss_mb": row.rss_mb, "pss_mb": row.rss_mb * 0.4, "uss_mb": row.rss_mb * 0.25}
 
-    async def log_tail(self, worker_id: str, lines: int) -> LogTail:
+    async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
         about = "qa v3" if self.pretty else HOSTILE
         line = f"2026-01-01T00:00:00.000+00:00 INFO    dspool.worker: {about} ready [pool={self.name}]"
         return LogTail([line] * min(lines, 40), False, "worker-demo.err", True)
 
-    async def actor_id(self, worker_id: str) -> str | None:
+    async def worker_actor_id(self, worker_id: str) -> str:
         return "ab" * 16
 
-    async def warm_runs(self, worker_id: str) -> list[StepRun]:
+    async def worker_warm_runs(self, worker_id: str) -> list[StepRun]:
         return self._runs.get(worker_id, [])
 
-    async def decisions(self, limit: int) -> list[DecisionRecord]:
+    async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
         return self._decisions[-limit:][::-1]
 
-    async def warmup(self) -> WarmupReport:
+    async def warmup_report(self) -> WarmupReport:
         runs = [run for row in self._runs.values() for run in row]
         return report("staged", runs, expected_steps=len(STEPS))
 
-    async def warm_progress(self, since: int) -> list[WarmProgress]:
+    async def warm_progress(self, since: int = 0) -> list[WarmProgress]:
         return [one for one in self._progress if one.sequence > since]
 
-    async def start_warm(self, strategy: Any) -> None:
+    async def stream_warm(self, strategy: Any = None) -> AsyncGenerator[WarmProgress | WarmupReport]:
         if self._progress and self._progress[-1].kind != "end":
             raise Conflict("a warm-up is running; wait for its end")
+        last = self._progress[-1].sequence if self._progress else 0
+        # Goes on if nobody listens.
         self._warming = asyncio.get_running_loop().create_task(self._warm())
-        await asyncio.sleep(0)
+        while not self._warming.done() or self._progress[-1].sequence > last:
+            await asyncio.sleep(0.01)
+            for moment in await self.warm_progress(last):
+                last = moment.sequence
+                yield moment
+        yield await self.warmup_report()
 
     async def _warm(self) -> None:
         ids = list(self.rows)[:20]
@@ -428,7 +438,7 @@ class SimulatedPool:
     def _tell(self, kind: Any, **about: Any) -> None:
         self._progress.append(WarmProgress(len(self._progress) + 1, kind, **about))
 
-    async def rollouts(self) -> CurrentRollouts:
+    async def rollouts(self) -> list[Rollout]:
         began = time.time() - time.time() % 60
         share = (time.time() - began) / 60
         number = int(share * 200)
@@ -443,10 +453,10 @@ class SimulatedPool:
             ended_at=began - 480, canary=next(iter(self.rows)), canary_s=10.0, old=VersionNumbers(100, 1, 0.02),
             new=VersionNumbers(20, 12, 0.03), reason="error rate 60.0%, before 1.0%",
         )  # fmt: skip
-        return CurrentRollouts(running, last)
+        return [running, last]
 
     async def sessions(
-        self, *, limit: int, after: str | None = None, owner: str | None = None, containing: str = ""
+        self, *, limit: int = 100, after: str | None = None, owner: str | None = None, containing: str = ""
     ) -> tuple[list[SessionInfo], str | None]:
         ids = list(self.rows)
         rows = [

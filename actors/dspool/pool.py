@@ -1,9 +1,11 @@
-"""What users hold: a pool, its sessions, and the blocking twin for scripts."""
+"""What users hold: a pool and its sessions."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
@@ -12,37 +14,33 @@ from ray.actor import ActorHandle
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
-from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
-from dspool.errors import Conflict, InvalidRequest, NotAllowed, WorkerStartFailed
+from dspool.errors import Conflict, WorkerStartFailed
 from dspool.messages import (
     JSON,
     AnyCommand,
-    Deployment,
     EndSession,
     ExecuteCode,
     ExecuteProgram,
-    GetStats,
-    PoolStatus,
     Result,
-    SessionInfo,
     StreamEvent,
     StreamProgram,
     WorkerId,
 )
 from dspool.runtime import cluster, lifecycle
+from dspool.runtime.administration import Administration
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor
+from dspool.runtime.inspection import Inspection
 from dspool.runtime.metrics import RemoteMetrics
-from dspool.runtime.store import RemoteStore
-from dspool.session import SessionMethods
-from dspool.supervisor import DecisionRecord
-from dspool.supervisor.canary import Rollout
-from dspool.telemetry.event_log import EventPage
+from dspool.runtime.storage import Storage
+from dspool.session import SessionMethods, checked_id
+from dspool.telemetry.tracing import Tracing
 
 _DRAIN_S = 30.0
-_NAME_LIMIT = 200
+_MAP_AT_ONCE = 256
+"""Operations of one `map` in flight: more would wait in the queue and gain nothing."""
 
 
-class Pool:
+class Pool(Administration, Inspection, Storage):
     """A client of one pool of workers. Belongs to the event loop that opened it.
 
     `async with Pool.start(config) as pool` runs a pool for the length of the block; `await Pool.connect(name)` joins
@@ -50,6 +48,8 @@ class Pool:
     """
 
     def __init__(self, name: str, client: Client, supervisor: ActorHandle[Any]) -> None:
+        Inspection.__init__(self, name)
+        Storage.__init__(self, name)
         self.name = name
         self.client = client
         self.supervisor = supervisor
@@ -171,7 +171,7 @@ class Pool:
         """
         return await self.client.run(
             command,
-            session=_checked(session),
+            session=None if session is None else checked_id(session),
             timeout_s=timeout_s,
             idempotent=idempotent,
             operation_id=operation_id,
@@ -188,11 +188,11 @@ class Pool:
         operation_id: str | None = None,
         principal: str | None = None,
         traceparent: str | None = None,
-    ) -> AsyncIterator[StreamEvent | Result]:
+    ) -> AsyncGenerator[StreamEvent | Result]:
         """The events of one command, then its `Result`. Leaving the iteration early cancels the operation."""
         return self.client.stream(
             command,
-            session=_checked(session),
+            session=None if session is None else checked_id(session),
             timeout_s=timeout_s,
             operation_id=operation_id,
             principal=principal,
@@ -203,105 +203,61 @@ class Pool:
         """Run a pool program: `(await pool.execute("qa", question="...", context="...")).answer`."""
         return await self.client.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
 
+    async def map(
+        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
+    ) -> list[Result]:
+        """Run a pool program on many inputs, as many at once as the queue takes; results in the order of the inputs.
+
+        Raises:
+            PoolError: the first failure; the operations not yet finished are cancelled.
+        """
+        results: list[Any] = [None] * len(inputs)
+        left = iter(enumerate(inputs))
+
+        async def caller() -> None:
+            for index, one in left:
+                results[index] = await self.execute(program, timeout_s=timeout_s, **one)
+
+        # Half the queue: other callers of this pool have inputs too.
+        callers = max(1, min(len(inputs), _MAP_AT_ONCE, self.config.max_queue // 2))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(callers):
+                    group.create_task(caller())
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return results
+
     def session(self, session_id: str, *, principal: str | None = None) -> SessionHandle:
         """A handle on a session; it comes into being with its first program or variable."""
         return SessionHandle(self, session_id, principal=principal)
 
-    # --- the pool itself ---
-
-    async def status(self) -> PoolStatus:
-        return await ask_supervisor(self.supervisor, "status")
-
-    async def resize(self, size: int) -> int:
-        """Ask for `size` workers. Raises: InvalidRequest: outside `min_pool_size`..`max_pool_size`."""
-        return await ask_supervisor(self.supervisor, "resize", size)
-
-    async def pause(self) -> None:
-        """Refuse new operations (`PoolPaused`); those that were accepted finish."""
-        await ask_supervisor(self.supervisor, "pause")
-
-    async def resume(self) -> None:
-        await ask_supervisor(self.supervisor, "resume")
-
-    async def drain(self, worker_id: str) -> None:
-        """Let the worker finish what it runs, hand its sessions on, and go; it is replaced."""
-        await ask(self.supervisor, "drain", worker_id)
-
-    async def restart(self, worker_id: str) -> None:
-        """Replace the worker, its replacement warm first. Returns when it is gone."""
-        await ask(self.supervisor, "restart", worker_id)
-
-    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
-        """Put a new version of a pool program into service, a canary first; the deployment with its version.
-
-        `canary_s` is the longest time that the canary is watched.
-
-        Raises:
-            ProgramError: it does not load, or its canary did worse; the version before runs on.
-            Conflict: it is what runs already, or source that it names was edited since workers imported it.
-        """
-        options = {} if canary_s is None else {"canary_s": canary_s}
-        done: Deployment = await ask(self.supervisor, "deploy", deployment, **options)
-        self.client.heard_of(done.program)
-        return done
-
-    async def rollouts(self) -> list[Rollout]:
-        """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""
-        return await ask_supervisor(self.supervisor, "recent_rollouts")
-
-    async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
-        """The last decisions about the size with the numbers that led to them, newest first."""
-        return await ask_supervisor(self.supervisor, "decisions", limit)
-
-    async def sessions(
-        self, *, limit: int = 100, after: str | None = None, principal: str | None = None
-    ) -> tuple[list[SessionInfo], str | None]:
-        """A page of sessions by id, and the cursor of the next page."""
-        store = RemoteStore(self.name)
-        return await store.list(self.name, limit=limit, after=after, principal=principal)
-
-    async def metrics_snapshot(self) -> MetricsSnapshot:
-        """The pool now: sizes, load, latencies of the last minute, counters, by program and by worker.
-
-        Raises:
-            NotAllowed: `enable_metrics` is off.
-            WorkerLost: the metrics actor is being restarted; try again.
-        """
-        return await self._ask_metrics("snapshot")
-
-    async def metrics_history(
-        self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
-    ) -> HistoryView:
-        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker.
-
-        Raises:
-            NotAllowed, WorkerLost: as `metrics_snapshot`.
-            InvalidRequest: `duration_s` is not a positive number.
-        """
-        if not duration_s > 0:
-            raise InvalidRequest(f"a history has a positive duration_s, got {duration_s}", field="duration_s")
-        return await self._ask_metrics("history", duration_s, program=program, ordinal=ordinal)
-
-    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
-        """What happened in the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.
-
-        `since` is the `next` of the page before; 0 gives the newest. With `timeout_s` (at most 30) it waits for
-        something to happen.
-
-        Raises:
-            NotAllowed, WorkerLost: as `metrics_snapshot`.
-            InvalidRequest: `limit` is outside 1..1000, or `timeout_s` outside 0..30.
-        """
-        return await self._ask_metrics("events", since, limit, timeout_s)
-
-    async def _ask_metrics(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        if not self.client.config.enable_metrics:
-            raise NotAllowed(f"pool {self.name!r} keeps no metrics: enable_metrics is off", pool=self.name)
-        return await RemoteMetrics(self.name).ask(method, *args, **kwargs)
-
     async def end_session(self, session_id: str, *, principal: str | None = None) -> None:
         """Raises: UnknownSession."""
         await self.run(EndSession(), session=session_id, principal=principal)
+
+    # --- what its service needs ---
+
+    @property
+    def config(self) -> PoolConfig:
+        return self.client.config
+
+    @property
+    def tracing(self) -> Tracing:
+        return self.client.tracing
+
+    def signing_key(self) -> bytes:
+        """A secret that all processes of this pool share, for cookies."""
+        return self.client.derived_key("dashboard")
+
+    def room(self) -> int:
+        """Operations that may be in the pool at once from one process of its service: twice what it runs, so that no
+        worker ever waits for the next one; little enough that the rest waits where tokens take turns.
+        """
+        slots = sum(member.slots for member in self.client.membership.workers)
+        return max(self.config.slots_per_worker, math.ceil(2 * slots / self.config.service.replicas))
+
+    # --- raw actors ---
 
     @property
     def metrics(self) -> ActorHandle[Any]:
@@ -326,10 +282,9 @@ class SessionHandle(SessionMethods):
     """One session of a pool. Holds no state: two handles of one id are the same session."""
 
     def __init__(self, pool: Pool, session_id: str, *, principal: str | None = None) -> None:
-        if not session_id or len(session_id) > _NAME_LIMIT:
-            raise InvalidRequest(f"a session id has 1 to {_NAME_LIMIT} characters, got {len(session_id)}")
-        self.id = session_id
-        self._pool, self._principal = pool, principal
+        super().__init__(pool, session_id)
+        self._pool: Pool = pool
+        self._principal = principal
 
     async def run(
         self, command: AnyCommand, *, timeout_s: float | None = None, idempotent: bool | None = None
@@ -340,21 +295,12 @@ class SessionHandle(SessionMethods):
 
     def stream(
         self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
-    ) -> AsyncIterator[StreamEvent | Result]:
+    ) -> AsyncGenerator[StreamEvent | Result]:
         """The program's output as it comes, then its `Result`."""
         return self._pool.stream(
             StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s, principal=self._principal
         )
 
-    async def stats(self) -> JSON:
-        return (await self.run(GetStats())).value
-
     async def execute_code(self, code: str) -> JSON:
         """Run Python in the worker. Raises: NotAllowed: unless `allow_execute_code` is set."""
         return (await self.run(ExecuteCode(code))).value
-
-
-def _checked(session: str | None) -> str | None:
-    if session is not None and not 0 < len(session) <= _NAME_LIMIT:
-        raise InvalidRequest(f"a session id has 1 to {_NAME_LIMIT} characters, got {len(session)}")
-    return session

@@ -37,7 +37,9 @@ class Console:
         dashboard, security, handler = self.dashboard, self._security, route.handler
 
         def handle(context: Context, request: Request) -> Awaitable[Any]:
-            seen = ConsoleContext(context.pools, context.settings, context.service, dashboard, security)
+            seen = ConsoleContext(
+                context.pools, context.caller, context.settings, context.service, dashboard, security
+            )
             return handler(seen, request)
 
         return handle

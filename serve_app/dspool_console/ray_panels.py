@@ -116,7 +116,7 @@ async def _page(context: Context, request: Request, panels: Iterable[Panel]) -> 
 
 async def _history(pools: Pools, name: str, duration_s: float) -> HistoryView | None:
     try:
-        return await asyncio.wait_for(pools.get(name).history(duration_s), TIMEOUT_S)
+        return await asyncio.wait_for(pools.get(name).metrics_history(duration_s), TIMEOUT_S)
     except (PoolError, TimeoutError):
         return None
 

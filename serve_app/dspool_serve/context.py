@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from dspool.protocols import CallerView
 from dspool_serve.pools import Pools, Settings
 
 
@@ -26,8 +28,15 @@ class ServiceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The pools as the one who asks may see them, how the service behaves for this request, and the service's facts."""
+    """The pools, how the service behaves for this request, and the service's facts."""
 
     pools: Pools
+    """For operators: whatever is asked here, is asked by the service itself."""
+    caller: Callable[[str], CallerView]
+    """A pool, by name, as the one who asks may use it: what runs operations or touches sessions asks here.
+
+    Raises:
+        UnknownPool: there is none; the message names those there are.
+    """
     settings: Settings
     service: ServiceFacts

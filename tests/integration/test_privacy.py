@@ -24,7 +24,6 @@ from dspool.testing.lm_server import LMServer, Reply
 from dspool_console import Console
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
-from dspool_serve.ingress.ray_pool import RayPool
 from tests.unit.http_doubles import FixedPools
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
@@ -92,7 +91,7 @@ async def use(pool: Any, server: LMServer, key: str) -> int:
 
 async def frames(pool: Any) -> bytes:
     """What Ray's dashboard shows of the pool."""
-    pools, security = FixedPools(RayPool(pool)), Security()
+    pools, security = FixedPools(pool), Security()
     through = httpx.ASGITransport(Application(pools, None, security, Console(pools, security)))
     async with httpx.AsyncClient(transport=through, base_url="http://127.0.0.1") as http:
         answer = await http.get("/grafana/d/dspool/", params={"from": "now-1h"})

@@ -32,7 +32,7 @@ BASE = "/v1/pools/default/sessions"
 
 
 class Served:
-    """The part of a `ServedPool` that sessions need, over a client and a store of this process."""
+    """The part of a `ClusterPool` that sessions need, over a client and a store of this process."""
 
     name = "default"
 
@@ -41,6 +41,11 @@ class Served:
         self._pool = Pool("default", client, None)
         self._store = store
         self.run = self._pool.run
+        self.config = client.config
+        self.tracing = None
+
+    async def take_allowance(self, token, limits, wanted):
+        raise AssertionError("no token here is limited")
 
     def room(self):
         return 64

@@ -33,6 +33,7 @@ class LocalPool(FakePool):
     """Operations and sessions are real; workers, size and versions are made up."""
 
     async def begin(self, config: PoolConfig) -> None:
+        self.config = config
         directory = config.state_dir
         self._metrics = Metrics(self.name)
         self._version = 1
@@ -62,7 +63,7 @@ class LocalPool(FakePool):
         await self._worker.stop()
         await self._store.close()
 
-    async def reading(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         config = self._client.config
         of_config = {name: getattr(config, name) for name in PoolLimits.__struct_fields__ if name != "sizing"}
         limits = PoolLimits(**of_config, sizing=False)
@@ -70,8 +71,8 @@ class LocalPool(FakePool):
             snapshot=self._metrics.snapshot(), histograms={}, status=await self.status(), limits=limits
         )
 
-    async def history(self, duration_s: float) -> Any:
-        return self._metrics.history(duration_s)
+    async def metrics_history(self, duration_s: float = 60.0, **of: Any) -> Any:
+        return self._metrics.history(duration_s, **of)
 
     async def metrics_snapshot(self) -> Any:
         return self._metrics.snapshot()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 
+from dspool.config import PoolConfig
+from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.errors import (
     Conflict,
     PoolError,
+    StoreFailed,
     UnknownPool,
     UnknownProgram,
     UnknownSession,
@@ -29,6 +34,7 @@ from dspool.messages import (
     ListPrograms,
     ListVariables,
     PoolStatus,
+    Result,
     SessionInfo,
     StreamEvent,
     VersionNumbers,
@@ -45,24 +51,19 @@ from dspool_serve.api.application import Application
 from dspool_serve.pools import Settings
 
 
-class Answered:
-    operation_id = "op-1"
-    worker = "default-w0-abcdef"
-    program_version = 3
-    wait_s = 0.25
-    run_s = 0.5
-    usage: dict[str, dict[str, int]] = {"m": {"total_tokens": 7}}  # noqa: RUF012
-    offline = True
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+def answered(value: Any) -> Result:
+    usage = {"m": {"total_tokens": 7}}
+    return Result("op-1", "default-w0-abcdef", value, 3, 0.25, 0.5, usage, offline=True)
 
 
 class FakePool:
     """Program `qa` echoes its inputs; program `slow` never ends; `fail_with` is raised if set."""
 
+    tracing: Any = None
+
     def __init__(self, name: str = "default") -> None:
         self.name = name
+        self.config = PoolConfig(name=name, enable_metrics=False)
         self.ready = True
         self.fail_with: BaseException | None = None
         self.asked: list[dict[str, Any]] = []
@@ -79,7 +80,7 @@ class FakePool:
         self.gone.set()
         self.known_sessions = {"ada": SessionInfo("ada", "default-w0-abcdef", 1, 1.0, 2.0, ("answerer",))}
 
-    async def run(self, command: AnyCommand, **options: Any) -> Answered:
+    async def run(self, command: AnyCommand, **options: Any) -> Result:
         self.asked.append({"command": command, **options})
         if self.fail_with is not None:
             raise self.fail_with
@@ -95,20 +96,20 @@ class FakePool:
                     self.cancelled += 1
             if command.program != "qa":
                 raise UnknownProgram(f"no program {command.program!r}")
-            return Answered({"outputs": command.inputs})
+            return answered({"outputs": command.inputs})
         if isinstance(command, CreateProgram):
-            return Answered({"program": command.program})
+            return answered({"program": command.program})
         if isinstance(command, ExecuteSandboxed):
-            return Answered({"stdout": "hi", "result": 2})
+            return answered({"stdout": "hi", "result": 2})
         if isinstance(command, ListVariables):
-            return Answered({"variables": ["b", "a", "c"]})
+            return answered({"variables": ["b", "a", "c"]})
         if isinstance(command, GetVariable):
-            return Answered({"name": command.name, "value": [1]})
+            return answered({"name": command.name, "value": [1]})
         if isinstance(command, GetHistory):
-            return Answered({"operations": [{"command": "execute_program"}][: command.limit]})
+            return answered({"operations": [{"command": "execute_program"}][: command.limit]})
         if isinstance(command, ListPrograms):
-            return Answered({"programs": [{"program": "qa", "scope": "pool", "version": 1}]})
-        return Answered({"signature": "question -> answer"})
+            return answered({"programs": [{"program": "qa", "scope": "pool", "version": 1}]})
+        return answered({"signature": "question -> answer"})
 
     async def stream(self, command: AnyCommand, **options: Any) -> Any:
         self.asked.append({"command": command, **options})
@@ -121,15 +122,21 @@ class FakePool:
                 yield one
             if self.fail_with is not None:
                 raise self.fail_with
-            yield Answered({"outputs": command.inputs})
+            yield answered({"outputs": command.inputs})
         except (GeneratorExit, asyncio.CancelledError):
             self.cancelled += 1
             raise
 
     # --- operators ---
 
-    def config_view(self) -> dict[str, Any]:
-        return {"name": self.name, "pool_size": self.size}
+    def signing_key(self) -> bytes:
+        return b"k" * 32
+
+    def room(self) -> int:
+        return sys.maxsize
+
+    async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance:
+        raise StoreFailed("nobody counts for all here")
 
     async def deployments(self) -> list[Deployment]:
         return [Deployment("qa", 1, spec={}), Deployment("qa", 2, spec={}), Deployment("zz", 1, spec={})]
@@ -141,7 +148,7 @@ class FakePool:
         self.asked.append({"deploy": deployment, "canary_s": canary_s})
         return Deployment(deployment.program, 3, spec=deployment.spec)
 
-    async def rollback(self, program: str, version: int | None) -> Deployment:
+    async def rollback(self, program: str, version: int | None = None) -> Deployment:
         self.asked.append({"rollback": program, "version": version})
         return Deployment(program, version or 1, spec={})
 
@@ -150,7 +157,7 @@ class FakePool:
         about = {"program": "qa", "version": 3, "previous": 2, "phase": "rolled back", "began_at": 1.0}
         return [Rollout(**about, canary="w0", reason="slower", new=new)]
 
-    async def decisions(self, limit: int) -> list[DecisionRecord]:
+    async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
         record = DecisionRecord(1.0, 3, 0, 2, "grow", "backlog needs 3 workers", {"backlog": 20.0})
         return [record] * min(limit, 3)
 
@@ -164,19 +171,21 @@ class FakePool:
     async def resume(self) -> None:
         self.asked.append({"pause": False})
 
-    async def drain(self, worker_id: str) -> None:
+    async def drain(self, worker_id: str, *, wait_s: float | None = None) -> bool:
         if worker_id != "default-w0-abcdef":
             raise UnknownWorker(f"no worker {worker_id!r}")
-        await self.gone.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.gone.wait(), wait_s)
+        return self.gone.is_set()
 
     restart = drain
 
-    async def warm(self, strategy: str | None) -> Any:
+    async def stream_warm(self, strategy: str | None = None) -> Any:
         yield WarmProgress(1, "begin", total=1)
         yield WarmProgress(2, "end")
         yield WarmupReport(strategy or "parallel")
 
-    async def create_session(self, id: str) -> SessionInfo:
+    async def create_session(self, id: str, *, principal: str | None = None) -> SessionInfo:
         if id in self.known_sessions:
             raise Conflict("it is there")
         self.known_sessions[id] = SessionInfo(id, None, 0, 1.0, 1.0)

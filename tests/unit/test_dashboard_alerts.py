@@ -86,7 +86,7 @@ def test_a_sample_has_all_that_the_alerts_read():
     reading = {}
 
     async def read():
-        reading["it"] = await pool.reading()
+        reading["it"] = await pool.snapshot()
 
     import asyncio
 
@@ -102,7 +102,7 @@ class Watch:
         self.now = 0.0
         self.pool = SimulatedPool(workers=2, history_s=3)
         self.watch = AlertWatch(
-            "default", self.pool.reading, clock=lambda: self.now, wall=lambda: 1e9 + self.now
+            "default", self.pool.snapshot, clock=lambda: self.now, wall=lambda: 1e9 + self.now
         )
 
     async def pass_s(self, seconds, **status):
@@ -110,7 +110,7 @@ class Watch:
 
         for _ in range(int(seconds / 15)):
             self.now += 15.0
-            reading = await self.pool.reading()
+            reading = await self.pool.snapshot()
             changed = msgspec.structs.replace(reading.status, **status)
             self.watch.take(msgspec.structs.replace(reading, status=changed))
 

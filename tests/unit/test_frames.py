@@ -26,7 +26,7 @@ class MeasuredPool(FakePool):
         self.asked_s: list[float] = []
         self.lost = False
 
-    async def history(self, duration_s):
+    async def metrics_history(self, duration_s=60.0, **of):
         self.asked_s.append(duration_s)
         if self.lost:
             raise WorkerLost("the metrics actor is gone")

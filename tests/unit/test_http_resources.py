@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from http_doubles import FakePool, assert_problem, client_of
 
+from dspool.config import PoolConfig
 from dspool.errors import ProgramError, SandboxUnavailable
 from dspool.messages import ConfigureLM, Deployment, ResetSession, SetVariable
 
@@ -194,8 +195,13 @@ async def test_stats_are_given_also_when_nothing_is_measured():
     assert stats["load"] is None
 
 
-async def test_the_configuration_is_shown():
-    assert (await get("/config")).json() == {"config": {"name": "default", "pool_size": 1}}
+async def test_the_configuration_is_shown_without_passwords():
+    pool = FakePool()
+    pool.config = PoolConfig(pool_size=3, store_url="postgresql://me:secret@host/db?password=secret")
+    async with client_of(pool) as http:
+        config = (await http.get("/v1/pools/default/config")).json()["config"]
+    assert (config["name"], config["pool_size"]) == ("default", 3)
+    assert config["store_url"] == "postgresql://host/db"
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=%C2%B2", "unknown=1"])

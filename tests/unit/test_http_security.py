@@ -7,7 +7,7 @@ import json
 
 import httpx
 import pytest
-from http_doubles import Answered, FakePool, FixedPools, assert_problem, served
+from http_doubles import FakePool, FixedPools, assert_problem, served
 
 from dspool.core.admission.access import Token, new_token
 from dspool.errors import Conflict, UnknownSession
@@ -465,13 +465,13 @@ def test_without_tokens_a_handler_is_as_it_was_but_for_a_look_at_the_headers():
     """The hot path: no coroutine of ours around the handler."""
     route = next(route for route in ROUTES if route.path.endswith("/programs/{program}/execute"))
     seen = []
-    plain = route._replace(handler=lambda app, request: seen.append(request) or Answered)
+    plain = route._replace(handler=lambda app, request: seen.append(request) or Nothing)
     (secured,) = Security().secured([plain])
 
     class Nothing:
         headers: dict[bytes, bytes] = {}  # noqa: RUF012
 
-    assert secured.handler(None, Nothing) is Answered
+    assert secured.handler(None, Nothing) is Nothing
     assert seen == [Nothing]
 
 

@@ -98,7 +98,10 @@ def test_the_twins_have_the_methods_of_the_pools_with_the_same_parameters():
             has = inspect.signature(getattr(remote, name)).parameters
             wanted = inspect.signature(getattr(local, name)).parameters
             # Who asks, and in which trace, is said by the token and by headers.
-            assert set(wanted) - {"principal", "traceparent"} <= set(has), (remote, name)
+            assert set(wanted) - {"principal", "traceparent", "owner", "containing"} <= set(has), (
+                remote,
+                name,
+            )
 
 
 async def test_a_result_is_as_the_pool_gives_it():

@@ -22,7 +22,7 @@ class MeasuredPool(FakePool):
         self.lost = False
         self.hangs = False
 
-    async def reading(self):
+    async def snapshot(self):
         self.readings += 1
         if self.hangs:
             await asyncio.Event().wait()

@@ -11,7 +11,7 @@ import hmac
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Unpack
 
 from dspool.client.calls import (
@@ -182,7 +182,7 @@ class Client:
 
     async def stream(
         self, command: AnyCommand, **options: Unpack[OperationOptions]
-    ) -> AsyncIterator[StreamEvent | Result]:
+    ) -> AsyncGenerator[StreamEvent | Result]:
         """The events of one operation, then its `Result`. Leaving the iteration cancels the operation.
 
         A worker sends at most `stream_window` events ahead of the reader.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +30,6 @@ from dspool.messages import (
     Result,
     SessionInfo,
     StreamEvent,
-    StreamProgram,
 )
 from dspool.remote.base import Remote, connection_error, options_of
 from dspool.remote.requests import Events, HttpCall, call_for, pages, pause_s, problem_of, result_of, said
@@ -85,7 +84,7 @@ class RemotePool(Remote):
         session: str | None = None,
         timeout_s: float | None = None,
         operation_id: str | None = None,
-    ) -> AsyncIterator[StreamEvent | Result]:
+    ) -> AsyncGenerator[StreamEvent | Result]:
         """As `Pool.stream`: never sent again once it has begun. Leaving the iteration cancels the operation."""
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         # No key: a stream that is read again from the start is not the same stream.
@@ -118,7 +117,7 @@ class RemotePool(Remote):
 
     async def _events(
         self, command: AnyCommand, answer: httpx.Response
-    ) -> AsyncIterator[StreamEvent | Result]:
+    ) -> AsyncGenerator[StreamEvent | Result]:
         events = Events()
         async for line in answer.aiter_lines():
             event = events.line(line)
@@ -192,20 +191,6 @@ class RemotePool(Remote):
 
 class RemoteSession(SessionMethods):
     """As `SessionHandle`. Holds no state: two handles of one id are the same session."""
-
-    def __init__(self, pool: RemotePool, session_id: str) -> None:
-        self.id = session_id
-        self._pool = pool
-
-    async def run(
-        self, command: AnyCommand, *, timeout_s: float | None = None, idempotent: bool | None = None
-    ) -> Result:
-        return await self._pool.run(command, session=self.id, timeout_s=timeout_s, idempotent=idempotent)
-
-    def stream(
-        self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
-    ) -> AsyncIterator[StreamEvent | Result]:
-        return self._pool.stream(StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s)
 
     async def execute_code(self, code: str) -> JSON:
         """Run Python, unlike `SessionHandle` in a sandbox. Needs an admin, and `service.execute_code`."""

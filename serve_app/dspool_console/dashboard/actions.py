@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import msgspec
@@ -25,30 +24,23 @@ _warm_body = msgspec.json.Decoder(WarmRequest)
 async def warm(context: ConsoleContext, request: Request) -> Response:
     """Begins a warm-up; the live stream tells how it goes."""
     asked = await optional_body(context, request, _warm_body, WarmRequest())
-    await watched(context, request).insight.start_warm(asked.strategy)
+    progress = watched(context, request).pool.stream_warm(asked.strategy)
+    # Refused before its first step, or begun: then it goes on whoever looks.
+    await anext(progress)
+    await progress.aclose()
     return answer(request, {"started": True})
 
 
 async def drain(context: ConsoleContext, request: Request) -> Response:
-    return await _gone(request, watched(context, request).pool.drain(request.params["worker"]))
+    worker = request.params["worker"]
+    gone = await watched(context, request).pool.drain(worker, wait_s=GONE_S)
+    return answer(request, WorkerGone(worker, gone))
 
 
 async def restart(context: ConsoleContext, request: Request) -> Response:
-    return await _gone(request, watched(context, request).pool.restart(request.params["worker"]))
-
-
-async def _gone(request: Request, leaving: object) -> Response:
-    # Shielded: what was begun goes on when the page has stopped waiting.
-    task = asyncio.ensure_future(leaving)  # type: ignore[call-overload]
-    _going.add(task)
-    task.add_done_callback(_going.discard)
-    done, _ = await asyncio.wait((task,), timeout=GONE_S)
-    if done:
-        task.result()
-    return answer(request, WorkerGone(request.params["worker"], bool(done)))
-
-
-_going: set[asyncio.Future[None]] = set()
+    worker = request.params["worker"]
+    gone = await watched(context, request).pool.restart(worker, wait_s=GONE_S)
+    return answer(request, WorkerGone(worker, gone))
 
 
 async def end_session(context: ConsoleContext, request: Request) -> Response:

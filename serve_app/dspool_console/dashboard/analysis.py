@@ -62,12 +62,12 @@ async def operations(context: ConsoleContext, request: Request) -> Response:
 
     async def make() -> view.Row:
         totals: dict[str, int] = {}
-        if one.insight.config.enable_metrics:
+        if one.pool.config.enable_metrics:
             try:
-                totals = (await one.insight.look(None, workers=False)).snapshot.counters.errors_by_code
+                totals = (await one.pool.live_update(None, workers=False)).snapshot.counters.errors_by_code
             except PoolError:
                 totals = {}
-        telemetry = one.insight.config.telemetry
+        telemetry = one.pool.config.telemetry
         about = {"tracing": telemetry.sampling > 0, "sampling": telemetry.sampling}
         return about | listed(await one.operations.look(), totals)
 
@@ -82,7 +82,7 @@ async def operation(context: ConsoleContext, request: Request) -> Response:
     own = [span for span in spans if span.get("resource", {}).get("dspool.pool") in (None, one.pool.name)]
     if not own:
         raise UnknownName(f"there is no trace of {wanted[:80]!r} in this pool")
-    captured = one.insight.config.telemetry.capture_content
+    captured = one.pool.config.telemetry.capture_content
 
     def shows(about: view.Row) -> bool:
         # Files may still have content from a time when it was captured.
@@ -98,8 +98,8 @@ async def sizing(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"limit"}))
     one = watched(context, request)
     limit = int(number(query, "limit", 200, 1, DECISIONS))
-    records = await patiently(one.insight.decisions(limit))
-    config = one.insight.config
+    records = await patiently(one.pool.decisions(limit))
+    config = one.pool.config
     bounds = SizingConfig.of(config)
     shown = {name: getattr(bounds, name) for name, *_ in _BOUNDS}
     return answer(
@@ -115,11 +115,11 @@ async def sizing(context: ConsoleContext, request: Request) -> Response:
 
 async def _load_chart(one: Watched) -> view.Row | None:
     try:
-        table = await patiently(one.insight.table(3600.0))
+        table = await patiently(one.pool.table(3600.0))
     except PoolError:
         return None
     at, columns = rows_of(table, ("utilization", "size", "running", "queue_depth"))
-    each = one.insight.config.slots_per_worker
+    each = one.pool.config.slots_per_worker
     slots = [(size or 0.0) * each for size in columns["size"]]
     busy = [round((use or 0.0) * have, 3) for use, have in zip(columns["utilization"], slots, strict=True)]
     demand = [
@@ -133,7 +133,7 @@ async def whatif(context: ConsoleContext, request: Request) -> Response:
     query = request.query(frozenset({"range", *(name for name, *_ in _BOUNDS)}))
     one = with_metrics(watched(context, request))
     seconds = number(query, "range", 3600.0, 60.0, 3600.0)
-    own = SizingConfig.of(one.insight.config)
+    own = SizingConfig.of(one.pool.config)
     other = bounds_of(query, own)
     return answer(request, await patiently(_replayed(one, seconds, own, other), REPLAY_S))
 
@@ -165,7 +165,7 @@ async def _replayed(one: Watched, seconds: float, own: SizingConfig, other: Sizi
         async def replay(config: SizingConfig) -> ReplayRun:
             delay_s = await _start_delay(one)
             replay = Replay(
-                config, load, slots_per_worker=one.insight.config.slots_per_worker, start_delay_s=delay_s
+                config, load, slots_per_worker=one.pool.config.slots_per_worker, start_delay_s=delay_s
             )
             for step in replay.steps():
                 if step % STEPS_A_TURN == 0:
@@ -206,13 +206,13 @@ def _named(before: ReplayRun, after: ReplayRun) -> tuple[tuple[str, ReplayRun], 
 
 
 async def _load(one: Watched, seconds: float) -> ReplayLoad:
-    table = await one.insight.table(seconds)
+    table = await one.pool.table(seconds)
     at, columns = rows_of(table, ("operations", "utilization", "size", "overflow"))
     if len(at) < LEAST_POINTS:
         raise InvalidRequest(
             "too little was measured yet to replay it; look again in a minute", field="range"
         )
-    each = one.insight.config.slots_per_worker
+    each = one.pool.config.slots_per_worker
     columns["slots"] = [(size or 0.0) * each for size in columns["size"]]
     return load_of(at, dict(columns), table.resolution_s)
 
@@ -220,7 +220,7 @@ async def _load(one: Watched, seconds: float) -> ReplayLoad:
 async def _start_delay(one: Watched) -> float:
     """How long a worker took to start, on average; a second if none is known."""
     try:
-        report = await one.insight.warmup()
+        report = await one.pool.warmup_report()
     except PoolError:
         return 1.0
     took = [worker.duration_s for worker in report.workers if worker.ok]
@@ -232,9 +232,9 @@ async def _start_delay(one: Watched) -> float:
 
 async def warmup(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    insight = watched(context, request).insight
-    report, progress = await patiently(asyncio.gather(insight.warmup(), insight.warm_progress(0)))
-    steps = [step.step for step in steps_of(insight.config)]
+    pool = watched(context, request).pool
+    report, progress = await patiently(asyncio.gather(pool.warmup_report(), pool.warm_progress(0)))
+    steps = [step.step for step in steps_of(pool.config)]
     return answer(request, {"report": report, "progress": progress[-PROGRESS_SHOWN:], "steps": steps})
 
 
@@ -242,15 +242,15 @@ async def deployments(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
     one = watched(context, request)
     versions, current, rollouts = await patiently(
-        asyncio.gather(one.pool.deployments(), one.pool.current_versions(), one.insight.rollouts())
+        asyncio.gather(one.pool.deployments(), one.pool.current_versions(), one.pool.rollouts())
     )
     return answer(
         request,
         {
             "at": time.time(),
             "programs": view.program_versions(versions, current),
-            "running": view.rollout_row(rollouts.running),
-            "last": view.rollout_row(rollouts.last),
+            "running": view.rollout_row(next((one for one in rollouts if one.ended_at is None), None)),
+            "last": view.rollout_row(next((one for one in rollouts if one.ended_at is not None), None)),
         },
     )
 

@@ -12,12 +12,11 @@ import msgspec
 from dspool.core.metrics.measures import LiveUpdate
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
+from dspool.protocols import ClusterPool
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
 from dspool_console.dashboard.event_text import event_row
 from dspool_console.dashboard.tables import points
-from dspool_serve.insight import Insight
-from dspool_serve.pools import ServedPool
 
 EVERYBODY: Final = "*"
 """The topic of what all viewers must know."""
@@ -38,13 +37,12 @@ class Changes:
 
     def __init__(
         self,
-        pool: ServedPool,
-        insight: Insight,
+        pool: ClusterPool,
         alerts: AlertWatch,
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.pool, self.insight, self.alerts = pool, insight, alerts
+        self.pool, self.alerts = pool, alerts
         self._wall = wall
         self.forget()
 
@@ -89,10 +87,10 @@ class Changes:
 
     async def _look(self, *, workers: bool) -> LiveUpdate | None:
         """None while the metrics are away or switched off: the rest is told all the same."""
-        if not self.insight.config.enable_metrics:
+        if not self.pool.config.enable_metrics:
             return None
         try:
-            look = await self.insight.look(self._after, workers=workers)
+            look = await self.pool.live_update(self._after, workers=workers)
         except PoolError:
             return None
         self._after = look.table.last
@@ -105,7 +103,7 @@ class Changes:
             return None
 
     def _tick(self, look: LiveUpdate | None, status: PoolStatus | None) -> list[Item]:
-        now = view.overview(look, status, self.insight.config, self.alerts.summary(), self._wall())
+        now = view.overview(look, status, self.pool.config, self.alerts.summary(), self._wall())
         before, self._overview = self._overview, now
         tick: dict[str, Any] = {"at": now["at"]}
         self._beats += 1
@@ -137,7 +135,7 @@ class Changes:
     async def _events(self) -> list[Item]:
         found: list[Item] = []
         try:
-            page = await self.insight.events(self._since or 0, EVENTS_AT_ONCE if self._since else 1)
+            page = await self.pool.events(self._since or 0, EVENTS_AT_ONCE if self._since else 1)
         except PoolError:
             page = None
         if page is not None:
@@ -149,9 +147,9 @@ class Changes:
         return found + [("events", "event", event_row(seen)) for seen in changes]
 
     async def _warmup(self) -> list[Item]:
-        progress = await self.insight.warm_progress(self._warm_since or 0)
-        rollouts = await self.insight.rollouts()
-        rollout = view.rollout_row(rollouts.running or rollouts.last)
+        progress = await self.pool.warm_progress(self._warm_since or 0)
+        rollouts = await self.pool.rollouts()
+        rollout = view.rollout_row(rollouts[0] if rollouts else None)
         told = [] if self._warm_since is None else progress
         same = rollout == self._rollout and self._warm_since is not None
         self._warm_since = progress[-1].sequence if progress else self._warm_since or 0
@@ -159,7 +157,7 @@ class Changes:
         return [] if same and not told else [("warmup", "warmup", {"progress": told, "deployment": rollout})]
 
     async def _sizing(self) -> list[Item]:
-        records = await self.insight.decisions(DECISIONS_AT_ONCE)
+        records = await self.pool.decisions(DECISIONS_AT_ONCE)
         rows = {row["n"]: row for row in map(view.decision_row, reversed(records))}
         before, self._decisions = self._decisions or {}, rows
         new = [row for n, row in rows.items() if before.get(n) != row]

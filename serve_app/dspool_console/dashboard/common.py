@@ -37,7 +37,7 @@ class Range(NamedTuple):
 
 
 def watched(context: ConsoleContext, request: Request) -> Watched:
-    """Raises: UnknownPool, PoolNotReady."""
+    """Raises: UnknownPool."""
     found: Watched = context.dashboard.of(request.params["pool"])
     return found
 
@@ -48,7 +48,7 @@ def names_sessions(request: Request) -> bool:
 
 
 def with_metrics(one: Watched) -> Watched:
-    if not one.insight.config.enable_metrics:
+    if not one.pool.config.enable_metrics:
         raise NotAllowed(
             f"pool {one.pool.name!r} keeps no metrics: enable_metrics is off", pool=one.pool.name
         )

@@ -46,7 +46,7 @@ async def export(context: ConsoleContext, request: Request) -> Response:
         raise InvalidRequest("format is json or csv", field="format")
     asked = range_of(query, 3600.0)
     table = await patiently(
-        one.insight.table(asked.seconds, program=query.get("program"), ordinal=ordinal_of(query))
+        one.pool.table(asked.seconds, program=query.get("program"), ordinal=ordinal_of(query))
     )
     at, columns = rows_of(table, ALL if chart == "all" else CHARTS[chart], start=asked.start, end=asked.end)
     name = f"dspool-{_file_name(one.pool.name)}-{chart}.{form}"
@@ -78,9 +78,9 @@ async def get_report(context: ConsoleContext, request: Request) -> Response:
     end = min(now, asked.end) if asked.end is not None else now
     table, events, decisions, status = await patiently(
         asyncio.gather(
-            one.insight.table(Range(asked.seconds).seconds),
-            one.insight.events(0, EVENTS),
-            _or_nothing(one.insight.decisions(DECISIONS)),
+            one.pool.table(Range(asked.seconds).seconds),
+            one.pool.events(0, EVENTS),
+            _or_nothing(one.pool.decisions(DECISIONS)),
             _or_nothing(one.pool.status()),
         )
     )
@@ -93,7 +93,7 @@ async def get_report(context: ConsoleContext, request: Request) -> Response:
         events=[*events.events, *one.alerts.changes],
         decisions=decisions or [],
         status=status,
-        config=one.insight.config,
+        config=one.pool.config,
         alerts=one.alerts.alerts,
     )
     # A day of charts is some tenths of a second of work.

@@ -109,11 +109,11 @@ def _about(context: ConsoleContext, login: Login | None, principal: str, role: s
     ray_dashboard, content = None, False
     for name in context.dashboard.names():
         try:
-            insight = context.dashboard.of(name).insight
+            pool = context.dashboard.of(name).pool
         except PoolError:
             continue
-        ray_dashboard = ray_dashboard or insight.ray_dashboard
-        content = content or insight.config.telemetry.capture_content
+        ray_dashboard = ray_dashboard or pool.ray_dashboard
+        content = content or pool.config.telemetry.capture_content
     return {
         "login_needed": False,
         "principal": principal,

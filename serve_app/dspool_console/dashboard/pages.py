@@ -71,15 +71,15 @@ async def overview(context: ConsoleContext, request: Request) -> Response:
 
     async def make() -> view.Row:
         look, status = await asyncio.gather(_look(one), _status(one))
-        return view.overview(look, status, one.insight.config, one.alerts.summary(), time.time())
+        return view.overview(look, status, one.pool.config, one.alerts.summary(), time.time())
 
     return answer(request, await patiently(one.answers.get("overview", make)))
 
 
 async def _look(one: Watched) -> LiveUpdate | None:
-    if one.insight.config.enable_metrics:
+    if one.pool.config.enable_metrics:
         with contextlib.suppress(PoolError, TimeoutError):
-            return await asyncio.wait_for(one.insight.look(None, workers=False), 2.0)
+            return await asyncio.wait_for(one.pool.live_update(None, workers=False), 2.0)
     return None
 
 
@@ -96,7 +96,7 @@ async def history(context: ConsoleContext, request: Request) -> Response:
     program, ordinal = query.get("program"), ordinal_of(query)
     if asked.start is None:
         return answer(request, await patiently(one.table(asked.seconds, program, ordinal)))
-    table = await patiently(one.insight.table(asked.seconds, program=program, ordinal=ordinal))
+    table = await patiently(one.pool.table(asked.seconds, program=program, ordinal=ordinal))
     return answer(request, encode_table(one.pool.name, table, start=asked.start, end=asked.end))
 
 
@@ -147,9 +147,9 @@ async def worker(context: ConsoleContext, request: Request) -> Response:
     look, runs, status, held, link = await patiently(
         asyncio.gather(
             _cells(one, id, request),
-            one.insight.warm_runs(id),
+            one.pool.worker_warm_runs(id),
             _status(one),
-            one.insight.sessions(limit=SESSIONS_OF_A_WORKER, after=None, owner=id),
+            one.pool.sessions(limit=SESSIONS_OF_A_WORKER, after=None, owner=id),
             _link(one, id),
         )
     )
@@ -172,11 +172,11 @@ async def worker(context: ConsoleContext, request: Request) -> Response:
 
 async def _link(one: Watched, worker_id: str) -> str | None:
     """Its page in Ray's own dashboard."""
-    base = one.insight.ray_dashboard
+    base = one.pool.ray_dashboard
     if base is None:
         return None
     try:
-        return f"{base}/#/actors/{await one.insight.actor_id(worker_id)}"
+        return f"{base}/#/actors/{await one.pool.worker_actor_id(worker_id)}"
     except PoolError:
         return None
 
@@ -187,7 +187,7 @@ async def log(context: ConsoleContext, request: Request) -> Response:
     id = request.params["worker"]
     if len(id) > LONGEST_SEARCH:
         raise UnknownWorker("there is no such worker")
-    return answer(request, await patiently(watched(context, request).insight.log_tail(id, lines)))
+    return answer(request, await patiently(watched(context, request).pool.worker_log(id, lines)))
 
 
 # --- sessions ---
@@ -209,9 +209,9 @@ async def sessions(context: ConsoleContext, request: Request) -> Response:
         # What may not be seen must not be guessed by searching for it either.
         search = search if _is_worker(search, one.pool.name) else ""
     found, following = await patiently(
-        one.insight.sessions(limit=limit, after=query.get("cursor") if named else None, containing=search)
+        one.pool.sessions(limit=limit, after=query.get("cursor") if named else None, containing=search)
     )
-    total = await patiently(one.insight.count_sessions())
+    total = await patiently(one.pool.count_sessions())
     rows = [view.session_row(info, names_sessions=named) for info in found]
     # A cursor is the last id: only for those who may see ids.
     return answer(request, {"sessions": rows, "next_cursor": following if named else None, "total": total})
@@ -225,7 +225,7 @@ async def events(context: ConsoleContext, request: Request) -> Response:
     one = with_metrics(watched(context, request))
     since = int(number(query, "since", 0, 0, 2**63))
     limit = int(number(query, "limit", 200, 1, EVENTS_AT_ONCE))
-    page = await patiently(one.insight.events(since, limit))
+    page = await patiently(one.pool.events(since, limit))
     rows = [event_row(seen) for seen in page.events]
     if since <= 0:
         rows = sorted([*rows, *map(event_row, one.alerts.changes)], key=lambda row: float(row["at"]))
@@ -240,7 +240,7 @@ async def get_markers(context: ConsoleContext, request: Request) -> Response:
     start = asked.start if asked.start is not None else time.time() - asked.seconds
 
     async def make() -> list[Seen]:
-        return [*(await one.insight.events(0, EVENTS_AT_ONCE)).events, *one.alerts.changes]
+        return [*(await one.pool.events(0, EVENTS_AT_ONCE)).events, *one.alerts.changes]
 
     seen = await patiently(one.answers.get("seen", make))
     return answer(request, {"markers": markers(seen, start=start, end=end)})
@@ -249,7 +249,7 @@ async def get_markers(context: ConsoleContext, request: Request) -> Response:
 async def alerts(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
     one = watched(context, request)
-    if one.alerts.evaluated_at is None and one.insight.config.enable_metrics:
+    if one.alerts.evaluated_at is None and one.pool.config.enable_metrics:
         one.start()
     about = {"evaluated_at": one.alerts.evaluated_at, "every_s": ALERTS_EVERY_S, "alerts": one.alerts.alerts}
     return answer(request, about)

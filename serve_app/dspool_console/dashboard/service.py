@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dspool.errors import PoolError, UnknownWorker
+from dspool.protocols import ClusterPool
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
 from dspool_console.dashboard.changes import Changes
@@ -18,8 +19,7 @@ from dspool_console.dashboard.hub import Hub
 from dspool_console.dashboard.tables import encode_table
 from dspool_console.dashboard.traces import OperationLog
 from dspool_serve.access.logins import Logins
-from dspool_serve.insight import Insight, insight_of
-from dspool_serve.pools import Pools, ServedPool
+from dspool_serve.pools import Pools
 
 KEEP_S: Final = 1.0
 MEMORY_KEEP_S: Final = 10.0
@@ -31,11 +31,11 @@ WORKERS_AT_ONCE: Final = 64
 class Watched:
     """One pool, as it is looked at."""
 
-    def __init__(self, pool: ServedPool, insight: Insight, wall: Callable[[], float]) -> None:
-        self.pool, self.insight = pool, insight
-        self.alerts = AlertWatch(pool.name, insight.reading, wall=wall)
-        self.hub = Hub(Changes(pool, insight, self.alerts, wall=wall), wall=wall)
-        self.operations = OperationLog(pool.name, insight.config.state_dir)
+    def __init__(self, pool: ClusterPool, wall: Callable[[], float]) -> None:
+        self.pool = pool
+        self.alerts = AlertWatch(pool.name, pool.snapshot, wall=wall)
+        self.hub = Hub(Changes(pool, self.alerts, wall=wall), wall=wall)
+        self.operations = OperationLog(pool.name, pool.config.state_dir)
         self.answers: Fresh[Any] = Fresh(KEEP_S)
         self._busy: Fresh[list[view.Row]] = Fresh(KEEP_S, limit=2048)
         self._memory: Fresh[dict[str, float]] = Fresh(MEMORY_KEEP_S, limit=2048)
@@ -45,7 +45,7 @@ class Watched:
 
     def start(self) -> None:
         # The alerts' own time runs whether somebody looks or not: one question every 15 s.
-        if self._watching is None and self.insight.config.enable_metrics:
+        if self._watching is None and self.pool.config.enable_metrics:
             self._watching = asyncio.get_running_loop().create_task(self.alerts.run())
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Watched:
         """History as JSON, made once for all who ask within a second."""
 
         async def make() -> bytes:
-            table = await self.insight.table(duration_s, program=program, ordinal=ordinal)
+            table = await self.pool.table(duration_s, program=program, ordinal=ordinal)
             return encode_table(self.pool.name, table)
 
         found: bytes = await self.answers.get(("table", duration_s, program, ordinal), make)
@@ -67,9 +67,9 @@ class Watched:
         async def make() -> list[view.Row]:
             workers = {}
             status = None
-            if self.insight.config.enable_metrics:
+            if self.pool.config.enable_metrics:
                 try:
-                    look = await self.insight.look(None, workers=True)
+                    look = await self.pool.live_update(None, workers=True)
                     workers, status = look.snapshot.workers, look.status
                 except PoolError:
                     status = None
@@ -90,13 +90,13 @@ class Watched:
     async def busy(self, worker_id: str) -> list[view.Row] | None:
         """What runs on the worker; None if it does not answer."""
         try:
-            return await self._busy.get(worker_id, lambda: self.insight.busy(worker_id))
+            return await self._busy.get(worker_id, lambda: self.pool.worker_operations(worker_id))
         except PoolError:
             return None
 
     async def memory(self, worker_id: str) -> dict[str, float] | None:
         try:
-            return await self._memory.get(worker_id, lambda: self.insight.memory(worker_id))
+            return await self._memory.get(worker_id, lambda: self.pool.worker_memory(worker_id))
         except PoolError:
             return None
 
@@ -115,9 +115,7 @@ class Dashboard:
     def start(self) -> None:
         """Begin to watch over the alerts of all pools."""
         for name in self._pools.names():
-            pool = self._pools.get(name)
-            if getattr(pool, "insight", None) is not None:
-                self.of(name).start()
+            self.of(name).start()
 
     def close(self) -> None:
         for watched in self._watched.values():
@@ -128,21 +126,19 @@ class Dashboard:
         return self._pools.names()
 
     def of(self, name: str) -> Watched:
-        """Raises: UnknownPool, PoolNotReady (a pool that cannot be looked into)."""
+        """Raises: UnknownPool."""
         pool = self._pools.get(name)
         known = self._watched.get(name)
         if known is None or known.pool is not pool:
             if known is not None:
                 known.close()
-            known = self._watched[name] = Watched(pool, insight_of(pool), self._wall)
+            known = self._watched[name] = Watched(pool, self._wall)
         return known
 
     def _key(self) -> bytes:
         """Derived from a pool's secret, which all ingress processes know; a service without a pool has its own."""
         for name in sorted(self._pools.names()):
-            insight: Insight | None = getattr(self._pools.get(name), "insight", None)
-            if insight is not None:
-                return insight.signing_key()
+            return self._pools.get(name).signing_key()
         return self._own_key
 
 

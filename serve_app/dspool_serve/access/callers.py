@@ -6,83 +6,64 @@ nobody can name, meet or take another's session by any choice of id; the store a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import msgspec
 
 from dspool.core.admission.access import Token
-from dspool.core.admission.fair import Priority
+from dspool.core.admission.fair import Entry, Priority
 from dspool.errors import InvalidRequest, PoolError, UnknownSession
-from dspool.messages import AnyCommand, SessionInfo, StreamEvent
+from dspool.messages import AnyCommand, Result, SessionInfo, StreamEvent
+from dspool.protocols import ClusterPool
 from dspool_serve.access.admission import Admission
-from dspool_serve.pools import Pools, ServedPool, ServedResult
+from dspool_serve.pools import Pools
 
-_NO_BOUND = sys.maxsize
 MAX_ID = 200
 """What the pool takes as a session's id, the principal before it included."""
 
+Admissions = dict[int, tuple[ClusterPool, Admission]]
+"""By the pool's `id()`: one admission a pool, shared by all callers."""
 
-class CallerPools:
-    """`Pools` for one token and priority. `doors` is shared by all of them: one door a pool."""
+
+class Caller:
+    """The holder of one token, with one priority: `pool` gives a pool as they may use it."""
 
     def __init__(
-        self,
-        pools: Pools,
-        token: Token,
-        priority: Priority,
-        doors: dict[int, tuple[ServedPool, Admission]],
-        *,
-        max_waiting: int,
+        self, pools: Pools, token: Token, priority: Priority, admissions: Admissions, *, max_waiting: int
     ) -> None:
         self._pools = pools
         self._token = token
         self._priority: Priority = priority
-        self._doors = doors
+        self._admissions = admissions
         self._max_waiting = max_waiting
-        self._seen: dict[str, CallerPool] = {}
+        self._views: dict[str, CallerPool] = {}
 
-    async def open(self) -> None:
-        await self._pools.open()
-
-    async def close(self) -> None:
-        await self._pools.close()
-
-    def names(self) -> list[str]:
-        return self._pools.names()
-
-    def get(self, name: str) -> ServedPool:
+    def pool(self, name: str) -> CallerPool:
+        """Raises: UnknownPool."""
         pool = self._pools.get(name)
-        seen = self._seen.get(name)
-        if seen is None or seen.inner is not pool:
-            # One of several views of the pool makes the door; the others find it.
-            door = self._doors.get(id(pool))
-            if door is None or door[0] is not pool:
-                room = getattr(pool, "room", None) or (lambda: _NO_BOUND)
-                shared = getattr(pool, "take_allowance", None)
-                door = self._doors[id(pool)] = (
-                    pool,
-                    Admission(room, max_waiting=self._max_waiting, shared=shared),
-                )
-            seen = self._seen[name] = CallerPool(pool, self._token, self._priority, door[1])
-        view: ServedPool = seen
+        view = self._views.get(name)
+        if view is None or view.pool is not pool:
+            view = self._views[name] = CallerPool(pool, self._token, self._priority, self._admission(pool))
         return view
+
+    def _admission(self, pool: ClusterPool) -> Admission:
+        shared = self._admissions.get(id(pool))
+        if shared is None or shared[0] is not pool:
+            made = Admission(pool.room, max_waiting=self._max_waiting, shared=pool.take_allowance)
+            shared = self._admissions[id(pool)] = (pool, made)
+        return shared[1]
 
 
 class CallerPool:
-    """A `ServedPool` for one caller. What is not about operations or sessions goes through unchanged."""
+    """A pool for one caller: their operations take turns with others', their sessions are theirs alone."""
 
-    def __init__(self, inner: ServedPool, token: Token, priority: Priority, door: Admission) -> None:
-        self.inner = inner
-        self.name = inner.name
+    def __init__(self, pool: ClusterPool, token: Token, priority: Priority, admission: Admission) -> None:
+        self.pool = pool
+        self.name = pool.name
         self._token = token
         self._priority: Priority = priority
-        self._door = door
+        self._admission = admission
         self._prefix = f"{token.name}/"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
     async def run(
         self,
@@ -90,25 +71,25 @@ class CallerPool:
         *,
         session: str | None = None,
         timeout_s: float | None = None,
-        **options: Any,
-    ) -> ServedResult:
+        traceparent: str | None = None,
+    ) -> Result:
         if self._token.limited:
-            await self._door.allow(self._token)
-        entry = self._door.arrive(self._token, self._priority)
+            await self._admission.allow(self._token)
+        entry = self._admission.arrive(self._token, self._priority)
         try:
             if not entry.admitted:
                 timeout_s = await self._turn(entry, timeout_s)
-            return await self.inner.run(
+            return await self.pool.run(
                 command,
                 session=self._stored(session),
                 timeout_s=timeout_s,
                 principal=self._token.name,
-                **options,
+                traceparent=traceparent,
             )
         except PoolError as failed:
             raise self._shown_error(failed) from failed.__cause__
         finally:
-            self._door.leave(entry)
+            self._admission.leave(entry)
 
     async def stream(
         self,
@@ -116,21 +97,21 @@ class CallerPool:
         *,
         session: str | None = None,
         timeout_s: float | None = None,
-        **options: Any,
-    ) -> AsyncGenerator[StreamEvent | ServedResult]:
+        traceparent: str | None = None,
+    ) -> AsyncGenerator[StreamEvent | Result]:
         """A stream holds its place until it ends."""
         if self._token.limited:
-            await self._door.allow(self._token)
-        entry = self._door.arrive(self._token, self._priority)
+            await self._admission.allow(self._token)
+        entry = self._admission.arrive(self._token, self._priority)
         try:
             if not entry.admitted:
                 timeout_s = await self._turn(entry, timeout_s)
-            events = self.inner.stream(
+            events = self.pool.stream(
                 command,
                 session=self._stored(session),
                 timeout_s=timeout_s,
                 principal=self._token.name,
-                **options,
+                traceparent=traceparent,
             )
             try:
                 async for event in events:
@@ -140,16 +121,12 @@ class CallerPool:
         except PoolError as failed:
             raise self._shown_error(failed) from failed.__cause__
         finally:
-            self._door.leave(entry)
+            self._admission.leave(entry)
 
-    async def _turn(self, entry: Any, timeout_s: float | None) -> float:
-        left = timeout_s if timeout_s is not None else self._longest_s
-        waited = await self._door.wait(entry, left)
+    async def _turn(self, entry: Entry, timeout_s: float | None) -> float:
+        left = self.pool.config.operation_timeout_s if timeout_s is None else timeout_s
+        waited = await self._admission.wait(entry, left)
         return max(0.001, left - waited)
-
-    @property
-    def _longest_s(self) -> float:
-        return float(getattr(self.inner, "operation_timeout_s", 30.0))
 
     # --- sessions ---
 
@@ -158,26 +135,27 @@ class CallerPool:
     ) -> tuple[list[SessionInfo], str | None]:
         """One's own, by id. For an admin all of them; those of others as `principal/id`."""
         if self._token.role == "admin":
-            found, following = await self.inner.sessions(limit=limit, after=after)
+            found, following = await self.pool.sessions(limit=limit, after=after)
             return [self._shown(info) for info in found], following
         # Ids are in order, so one's own are a range.
-        found, following = await self.inner.sessions(limit=limit, after=self._prefix + (after or ""))
+        found, following = await self.pool.sessions(limit=limit, after=self._prefix + (after or ""))
         own = [self._shown(info) for info in found if info.id.startswith(self._prefix)]
         more = following is not None and following.startswith(self._prefix)
         return own, following.removeprefix(self._prefix) if more and following is not None else None
 
-    async def create_session(self, id: str, *, principal: str | None = None) -> SessionInfo:
+    async def create_session(self, session_id: str) -> SessionInfo:
+        stored = self._named(session_id)
         try:
-            return self._shown(await self.inner.create_session(self._named(id), principal=self._token.name))
+            return self._shown(await self.pool.create_session(stored, principal=self._token.name))
         except PoolError as failed:
             raise self._shown_error(failed) from failed.__cause__
 
-    async def session_info(self, id: str) -> SessionInfo:
-        return self._shown(await self.inner.session_info(await self._meant(id)))
+    async def session_info(self, session_id: str) -> SessionInfo:
+        return self._shown(await self.pool.session_info(await self._meant(session_id)))
 
-    async def end_session(self, id: str) -> None:
+    async def end_session(self, session_id: str) -> None:
         try:
-            await self.inner.end_session(await self._meant(id))
+            await self.pool.end_session(await self._meant(session_id))
         except PoolError as failed:
             raise self._shown_error(failed) from failed.__cause__
 
@@ -187,7 +165,7 @@ class CallerPool:
         candidates = [stored, id] if self._token.role == "admin" and "/" in id else [stored]
         for candidate in candidates:
             try:
-                info = await self.inner.session_info(candidate)
+                info = await self.pool.session_info(candidate)
             except UnknownSession:
                 continue
             # Also guards what was stored before there were tokens: it belongs to nobody but admins.
@@ -222,4 +200,4 @@ class CallerPool:
         return type(failed)(message, **(failed.details | {"session": shown}))
 
 
-__all__ = ["CallerPool", "CallerPools"]
+__all__ = ["Admissions", "Caller", "CallerPool"]

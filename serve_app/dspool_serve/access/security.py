@@ -21,7 +21,7 @@ from dspool.core.admission.fair import Priority
 from dspool.errors import DeadlineExceeded, InvalidRequest, NotAllowed, PoolError, Unauthenticated
 from dspool.tokens import TokenSource
 from dspool_serve.access.audit import Audit
-from dspool_serve.access.callers import CallerPools
+from dspool_serve.access.callers import Admissions, Caller
 from dspool_serve.access.logins import Logins, cookie_of
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
@@ -68,7 +68,7 @@ class Security:
         self._max_waiting = max_waiting
         self._wall = wall
         self._views: dict[tuple[str, Priority], tuple[Token, Context]] = {}
-        self._callers: dict[int, Any] = {}
+        self._admissions: Admissions = {}
 
     def secured(self, routes: Iterable[Route]) -> tuple[Route, ...]:
         """The same routes, with handlers that look at who asks first."""
@@ -135,8 +135,8 @@ class Security:
         known = self._views.get((token.id, priority))
         if known is not None and known[0] is token:
             return known[1]
-        pools = CallerPools(context.pools, token, priority, self._callers, max_waiting=self._max_waiting)
-        view = replace(context, pools=pools)
+        caller = Caller(context.pools, token, priority, self._admissions, max_waiting=self._max_waiting)
+        view = replace(context, caller=caller.pool)
         self._views[token.id, priority] = (token, view)
         return view
 

@@ -64,7 +64,7 @@ class Application:
             document=msgspec.json.encode(document(ROUTES, version=version)),
             metrics=Scrapes(pools),
         )
-        self._context = Context(pools, self._settings, facts)
+        self._context = Context(pools, pools.get, self._settings, facts)
         routes = ROUTES if console is None else (*ROUTES, *console.routes)
         # Who asks is settled before anything else, also before an Idempotency-Key is claimed.
         self._router = Router((security or Security()).secured(keyed(routes)))
@@ -132,8 +132,7 @@ async def _traced(context: Context, request: Request, route: Route) -> Answered:
     """What `route` answers, within the request's span if its pool traces it."""
     pool = request.params.get("pool")
     # Of a pool that is not there nothing is said here: first the handler looks who asks.
-    known = pool is not None and pool in context.pools.names()
-    tracing = getattr(context.pools.get(pool), "tracing", None) if pool is not None and known else None
+    tracing = context.pools.get(pool).tracing if pool is not None and pool in context.pools.names() else None
     if tracing is None:
         return await route.handler(context, request)
     trace = request.trace = RequestTrace(tracing, route)

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from dspool.errors import InvalidRequest, PoolError
-from dspool.messages import AnyCommand, Deployment, StreamEvent
+from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
+from dspool.protocols import CallerView, ClusterPool
 from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
 from dspool_serve.context import Context
 from dspool_serve.http.bodies import decode
 from dspool_serve.http.event_stream import EventStream, event, stream_event
 from dspool_serve.http.requests import Request, Response
-from dspool_serve.pools import ServedPool, ServedResult
 
 T = TypeVar("T")
 
@@ -48,9 +48,14 @@ def answer_json(value: Any, status: int = 200, headers: tuple[tuple[bytes, bytes
     return Response(status, encode(value), headers=headers)
 
 
-def pool_of(context: Context, request: Request) -> ServedPool:
-    """Raises: UnknownPool."""
+def pool_of(context: Context, request: Request) -> ClusterPool:
+    """The pool itself, for operators and those who look. Raises: UnknownPool."""
     return context.pools.get(request.params["pool"])
+
+
+def callers_pool(context: Context, request: Request) -> CallerView:
+    """The pool as the one who asks may use it. Raises: UnknownPool."""
+    return context.caller(request.params["pool"])
 
 
 async def body_of(context: Context, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
@@ -78,9 +83,9 @@ async def run(
     *,
     session: str | None = None,
     timeout_s: float | None = None,
-) -> ServedResult:
+) -> Result:
     """Run one command for this request. Raises what `Pool.run` does."""
-    return await context.pools.get(request.params["pool"]).run(
+    return await callers_pool(context, request).run(
         command,
         session=session,
         timeout_s=timeout_s,
@@ -88,7 +93,7 @@ async def run(
     )
 
 
-def result_of(answer: ServedResult) -> ExecuteResponse:
+def result_of(answer: Result) -> ExecuteResponse:
     return ExecuteResponse(
         outputs=answer.value["outputs"],
         operation_id=answer.operation_id,
@@ -108,7 +113,7 @@ def stream_program(
     context: Context, request: Request, command: AnyCommand, *, session: str | None, timeout_s: float | None
 ) -> EventStream:
     """The events of a program, then `final` with its result. Leaving cancels the operation."""
-    source = pool_of(context, request).stream(
+    source = callers_pool(context, request).stream(
         command,
         session=session,
         timeout_s=deadline(context, timeout_s),

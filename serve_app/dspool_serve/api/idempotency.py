@@ -18,13 +18,13 @@ from typing import Any
 import msgspec
 
 from dspool.errors import Cancelled, InvalidRequest, PoolError
+from dspool.protocols import PoolStorage
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
 from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, problem, told
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Handler, Route
-from dspool_serve.pools import ServedPool
 
 log = logging.getLogger("dspool.http")
 
@@ -112,7 +112,7 @@ async def _work(context: Context, request: Request, handler: Handler, held: _Hel
 class _Held:
     """A claim of ours."""
 
-    def __init__(self, pool: ServedPool, key: str, principal: str | None) -> None:
+    def __init__(self, pool: PoolStorage, key: str, principal: str | None) -> None:
         self.holder = uuid.uuid4().hex
         self._pool, self._key, self._principal = pool, key, principal
 

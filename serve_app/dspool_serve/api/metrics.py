@@ -11,6 +11,7 @@ from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.errors import PoolNotReady
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
+from dspool_serve.api.common import POOL, pool_of
 from dspool_serve.context import Context
 from dspool_serve.http.bodies import number
 from dspool_serve.http.requests import Request, Response
@@ -25,16 +26,13 @@ _encode = msgspec.json.Encoder().encode
 
 async def get_metrics(context: Context, request: Request) -> Response:
     request.query(frozenset())
-    reading = await _patiently(context.pools.get(request.params["pool"]).reading())
-    return Response(200, _encode(reading.snapshot))
+    return Response(200, _encode(await _patiently(pool_of(context, request).metrics_snapshot())))
 
 
 async def get_history(context: Context, request: Request) -> Response:
     query = request.query(frozenset({"duration_s"}))
     seconds = number(query, "duration_s", 300.0, least=1.0, most=MAX_HISTORY_S)
-    return Response(
-        200, _encode(await _patiently(context.pools.get(request.params["pool"]).history(seconds)))
-    )
+    return Response(200, _encode(await _patiently(pool_of(context, request).metrics_history(seconds))))
 
 
 async def get_events(context: Context, request: Request) -> Response:
@@ -42,7 +40,7 @@ async def get_events(context: Context, request: Request) -> Response:
     since = int(number(query, "since", 0, least=0, most=2**53))
     limit = int(number(query, "limit", 100, least=1, most=MAX_PAGE))
     wait_s = number(query, "timeout_s", 0.0, least=0.0, most=MAX_POLL_S)
-    pool = context.pools.get(request.params["pool"])
+    pool = pool_of(context, request)
     return Response(200, _encode(await _patiently(pool.events(since, limit, timeout_s=wait_s), wait_s)))
 
 
@@ -62,12 +60,11 @@ _EVENTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 _HISTORY: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("duration_s", {"type": "number", "minimum": 1, "maximum": MAX_HISTORY_S, "default": 300}),
 )
-_POOL: Final = "/v1/pools/{pool}"
 
 OBSERVING: Final = (
     Route(
         "GET",
-        f"{_POOL}/metrics",
+        f"{POOL}/metrics",
         get_metrics,
         "The pool's figures now",
         MetricsSnapshot,
@@ -76,7 +73,7 @@ OBSERVING: Final = (
     ),
     Route(
         "GET",
-        f"{_POOL}/metrics/history",
+        f"{POOL}/metrics/history",
         get_history,
         "The pool's figures over the last seconds, oldest first",
         HistoryView,
@@ -86,7 +83,7 @@ OBSERVING: Final = (
     ),
     Route(
         "GET",
-        f"{_POOL}/events",
+        f"{POOL}/events",
         get_events,
         "What happened in the pool; waits for the next event with timeout_s",
         EventPage,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -11,6 +13,7 @@ from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.core.metrics.measures import MetricsSnapshot
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
+from dspool.protocols import PoolAdministration, PoolObservation
 from dspool_serve.api.common import (
     CHANGE,
     POOL,
@@ -38,7 +41,6 @@ from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream, event
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-from dspool_serve.pools import ServedPool
 
 STATUS_TIMEOUT_S = 5.0
 """How long a look at a pool may take before it counts as not ready."""
@@ -74,7 +76,7 @@ async def get_pool_stats(context: Context, request: Request) -> Response:
     )
 
 
-async def _load(pool: ServedPool) -> Load | None:
+async def _load(pool: PoolObservation) -> Load | None:
     try:
         seen: MetricsSnapshot = await asyncio.wait_for(pool.metrics_snapshot(), STATUS_TIMEOUT_S)
     except (PoolError, TimeoutError):
@@ -97,7 +99,9 @@ async def _load(pool: ServedPool) -> Load | None:
 
 
 async def get_pool_config(context: Context, request: Request) -> Response:
-    return answer_json(ConfigView(pool_of(context, request).config_view()))
+    return answer_json(
+        ConfigView(_without_passwords(pool_of(context, request).config.model_dump(mode="json")))
+    )
 
 
 async def list_decisions(context: Context, request: Request) -> Response:
@@ -126,7 +130,7 @@ async def resume_pool(context: Context, request: Request) -> Response:
 
 async def warm_pool(context: Context, request: Request) -> EventStream:
     asked = await optional_body(context, request, _warm_body, WarmRequest())
-    source = pool_of(context, request).warm(asked.strategy)
+    source = pool_of(context, request).stream_warm(asked.strategy)
 
     async def events() -> AsyncGenerator[bytes]:
         try:
@@ -139,10 +143,11 @@ async def warm_pool(context: Context, request: Request) -> EventStream:
 
 
 async def look_at_all(context: Context) -> list[PoolStatus]:
-    return await asyncio.gather(*(_look(context.pools.get(name)) for name in context.pools.names()))
+    pools = context.pools
+    return await asyncio.gather(*(_look(name, pools.get(name)) for name in pools.names()))
 
 
-async def _look(pool: ServedPool) -> PoolStatus:
+async def _look(name: str, pool: PoolAdministration) -> PoolStatus:
     """The pool's status; one that cannot be had is a pool that is not ready, never an error."""
     why = f"no answer within {STATUS_TIMEOUT_S:g} s"
     try:
@@ -151,13 +156,25 @@ async def _look(pool: ServedPool) -> PoolStatus:
         why = failed.message
     except TimeoutError:
         pass
-    return PoolStatus(pool.name, "degraded", False, 0, 0, 0, 0, reason=why)
+    return PoolStatus(name, "degraded", False, 0, 0, 0, 0, reason=why)
 
 
 def _summary(state: PoolStatus) -> PoolSummary:
     return PoolSummary(
         state.name, state.state, state.ready, state.desired, state.actual, state.programs, state.reason
     )
+
+
+def _without_passwords(value: Any) -> Any:
+    """`value` with the user part of every URL in it left out."""
+    if isinstance(value, dict):
+        return {key: _without_passwords(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_passwords(inner) for inner in value]
+    if isinstance(value, str) and "://" in value and "@" in value:
+        parts = urlsplit(value)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+    return value
 
 
 _ASKED = ("pool_not_ready", "pool_closed")

@@ -59,7 +59,7 @@ _rollback_body = msgspec.json.Decoder(RollbackRequest)
 async def execute_pool_program(context: Context, request: Request) -> Response:
     """The hot path: everything here is paid by each operation."""
     params = request.params
-    pool = context.pools.get(params["pool"])
+    pool = context.caller(params["pool"])
     asked = decode(_execute_body, await request.body(context.settings.max_body_bytes))
     answer = await pool.run(
         ExecuteProgram(params["program"], asked.inputs),

@@ -38,14 +38,14 @@ class Scrapes:
 
     async def _make(self) -> bytes:
         names = self._pools.names()
-        readings = await asyncio.gather(*(self._reading(name) for name in names))
-        page = expose(dict(zip(names, readings, strict=True)))
+        snapshots = await asyncio.gather(*(self._snapshot(name) for name in names))
+        page = expose(dict(zip(names, snapshots, strict=True)))
         self._made_at = self._clock()
         return page
 
-    async def _reading(self, name: str) -> Snapshot | None:
+    async def _snapshot(self, name: str) -> Snapshot | None:
         try:
-            return await asyncio.wait_for(self._pools.get(name).reading(), TIMEOUT_S)
+            return await asyncio.wait_for(self._pools.get(name).snapshot(), TIMEOUT_S)
         except (PoolError, TimeoutError):
             return None
 

@@ -18,6 +18,7 @@ from dspool.messages import (
     GetProgramInfo,
     ListPrograms,
     ResetSession,
+    Result,
     SessionInfo,
     StreamProgram,
 )
@@ -29,12 +30,12 @@ from dspool_serve.api.common import (
     RUN,
     answer_json,
     body_of,
+    callers_pool,
     cut,
     deadline,
     number,
     optional_body,
     page_of,
-    pool_of,
     program_body,
     result_of,
     run,
@@ -57,7 +58,6 @@ from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
-from dspool_serve.pools import ServedResult
 
 MAX_HISTORY = 1000
 
@@ -71,7 +71,7 @@ _lm_body = msgspec.json.Decoder(LMRequest)
 
 async def create_session(context: Context, request: Request) -> Response:
     asked = await optional_body(context, request, _session_body, SessionRequest())
-    pool = pool_of(context, request)
+    pool = callers_pool(context, request)
     id = secrets.token_urlsafe(16) if asked.id is None else asked.id
     if not id.isprintable():
         raise InvalidRequest("a session id has printable characters only")
@@ -82,18 +82,18 @@ async def create_session(context: Context, request: Request) -> Response:
 
 async def list_sessions(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
-    pool = pool_of(context, request)
+    pool = callers_pool(context, request)
     sessions, following = await pool.sessions(limit=limit, after=cursor)
     return answer_json(SessionList(sessions, following))
 
 
 async def get_session(context: Context, request: Request) -> Response:
-    pool = pool_of(context, request)
+    pool = callers_pool(context, request)
     return answer_json(await pool.session_info(request.params["session"]))
 
 
 async def end_session(context: Context, request: Request) -> Response:
-    await pool_of(context, request).end_session(request.params["session"])
+    await callers_pool(context, request).end_session(request.params["session"])
     return Response(204, b"")
 
 
@@ -131,7 +131,7 @@ async def stream_session_program(context: Context, request: Request) -> EventStr
 async def list_session_programs(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
     # Asked first: running a command in a session that is not there must say so, not list the pool's programs.
-    await pool_of(context, request).session_info(request.params["session"])
+    await callers_pool(context, request).session_info(request.params["session"])
     programs: list[dict[str, Any]] = (await _run(context, request, ListPrograms())).value["programs"]
     found, following = cut(programs, lambda one: f"{one['program']}\n{one['scope']}", limit, cursor)
     return answer_json({"programs": found, "next_cursor": following})
@@ -166,15 +166,13 @@ async def delete_program(context: Context, request: Request) -> Response:
     return Response(204, b"")
 
 
-def _program(request: Request, answer: ServedResult) -> Response:
+def _program(request: Request, answer: Result) -> Response:
     info = answer.value if isinstance(answer.value, dict) else {}
     params = request.params
     return answer_json(ProgramResponse(params["session"], params["program"], info))
 
 
-async def _run(
-    context: Context, request: Request, command: Any, timeout_s: float | None = None
-) -> ServedResult:
+async def _run(context: Context, request: Request, command: Any, timeout_s: float | None = None) -> Result:
     return await run(context, request, command, session=request.params["session"], timeout_s=timeout_s)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -52,17 +51,11 @@ async def restart_worker(context: Context, request: Request) -> Response:
     return await _until_gone(context, request, pool_of(context, request).restart)
 
 
-async def _until_gone(
-    context: Context, request: Request, remove: Callable[[str], Awaitable[None]]
-) -> Response:
+async def _until_gone(context: Context, request: Request, remove: Callable[..., Awaitable[bool]]) -> Response:
     asked = await optional_body(context, request, _gone_body, GoneRequest())
     worker = request.params["worker"]
-    wait_s = max(LEAST_WAIT_S, deadline(context, asked.wait_s))
-    try:
-        await asyncio.wait_for(remove(worker), wait_s)
-    except TimeoutError:
-        return answer_json(WorkerGone(worker, gone=False))
-    return answer_json(WorkerGone(worker, gone=True))
+    gone = await remove(worker, wait_s=max(LEAST_WAIT_S, deadline(context, asked.wait_s)))
+    return answer_json(WorkerGone(worker, gone))
 
 
 _WORKER = POOL + "/workers/{worker}"

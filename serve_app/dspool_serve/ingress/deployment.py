@@ -21,8 +21,7 @@ from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import LOOPBACK_NAMES, Security
 from dspool_serve.api.application import Application
 from dspool_serve.http import connections
-from dspool_serve.ingress.ray_pool import RayPool
-from dspool_serve.pools import Pools, ServedPool, Settings
+from dspool_serve.pools import Pools, Settings
 
 DEPLOYMENT = "dspool-http"
 CONSOLE = "dspool_console"
@@ -36,13 +35,13 @@ class RayPools:
 
     def __init__(self, names: list[str]) -> None:
         self._names = names
-        self._pools: dict[str, RayPool] = {}
+        self._pools: dict[str, Pool] = {}
 
     async def open(self) -> None:
         for name in self._names:
             pool = await Pool.connect(name)
             logs.configure(pool.client.config, events=False)
-            self._pools[name] = RayPool(pool)
+            self._pools[name] = pool
 
     async def close(self) -> None:
         for pool in self._pools.values():
@@ -52,7 +51,7 @@ class RayPools:
     def names(self) -> list[str]:
         return list(self._pools)
 
-    def get(self, name: str) -> ServedPool:
+    def get(self, name: str) -> Pool:
         pool = self._pools.get(name)
         if pool is None:
             known = ", ".join(self._pools) or "none yet"

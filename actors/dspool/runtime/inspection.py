@@ -1,0 +1,155 @@
+"""A look at a pool: what its metrics actor counted, and what single workers do now."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import ray
+from ray.actor import ActorHandle
+
+from dspool.client.client import Client
+from dspool.core.metrics.measures import HistoryView, LiveUpdate, MetricsSnapshot, Table
+from dspool.errors import InvalidRequest, NotAllowed, UnknownWorker, WorkerLost
+from dspool.runtime.cluster import NAMESPACE, actor_name, ask, dashboard_url
+from dspool.runtime.metrics import RemoteMetrics
+from dspool.telemetry.event_log import EventPage
+from dspool.telemetry.logs import LogTail
+from dspool.telemetry.snapshot import Snapshot
+
+WORKER_S = 2.0
+"""How long one worker is waited for: one that hangs must not keep a page from showing the others."""
+_HANDLES = 1024
+
+_live_update = msgspec.msgpack.Decoder(LiveUpdate).decode
+_table = msgspec.msgpack.Decoder(Table).decode
+
+
+class Inspection:
+    """The part of `Pool` that asks its metrics actor and single workers."""
+
+    name: str
+    client: Client
+
+    def __init__(self, pool: str) -> None:
+        self._metrics = RemoteMetrics(pool)
+        self._handles: dict[str, ActorHandle[Any]] = {}
+        """Of workers that were looked into; bounded."""
+
+    # --- what was counted, and what happened ---
+
+    async def metrics_snapshot(self) -> MetricsSnapshot:
+        """The pool now: sizes, load, latencies of the last minute, counters, by program and by worker.
+
+        Raises:
+            NotAllowed: `enable_metrics` is off.
+            WorkerLost: the metrics actor is being restarted; try again.
+        """
+        return await self._ask_metrics("snapshot")
+
+    async def metrics_history(
+        self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
+    ) -> HistoryView:
+        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker.
+
+        Raises:
+            NotAllowed, WorkerLost: as `metrics_snapshot`.
+            InvalidRequest: `duration_s` is not a positive number.
+        """
+        if not duration_s > 0:
+            raise InvalidRequest(f"a history has a positive duration_s, got {duration_s}", field="duration_s")
+        return await self._ask_metrics("history", duration_s, program=program, ordinal=ordinal)
+
+    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
+        """What happened in the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.
+
+        `since` is the `next` of the page before; 0 gives the newest. With `timeout_s` (at most 30) it waits for
+        something to happen.
+
+        Raises:
+            NotAllowed, WorkerLost: as `metrics_snapshot`.
+            InvalidRequest: `limit` is outside 1..1000, or `timeout_s` outside 0..30.
+        """
+        return await self._ask_metrics("events", since, limit, timeout_s)
+
+    async def snapshot(self) -> Snapshot:
+        """What exporters make the pool's metrics from: the metrics snapshot, histograms and limits at one moment."""
+        return await self._ask_metrics("reading")
+
+    async def live_update(self, after: float | None = None, *, workers: bool = False) -> LiveUpdate:
+        """The pool now, and the rows of history after `after` (the `table.last` of the update before)."""
+        return _live_update(await self._ask_metrics("look", after, workers=workers))
+
+    async def table(
+        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
+    ) -> Table:
+        """As `metrics_history`, by column: for charts."""
+        return _table(await self._ask_metrics("table", duration_s, program=program, ordinal=ordinal))
+
+    async def _ask_metrics(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if not self.client.config.enable_metrics:
+            raise NotAllowed(f"pool {self.name!r} keeps no metrics: enable_metrics is off", pool=self.name)
+        return await self._metrics.ask(method, *args, **kwargs)
+
+    @property
+    def ray_dashboard(self) -> str | None:
+        """Where Ray's own dashboard is, if it runs."""
+        return dashboard_url()
+
+    # --- single workers ---
+
+    async def worker_operations(self, worker_id: str) -> list[dict[str, Any]]:
+        """What runs in its slots.
+
+        Raises:
+            UnknownWorker: there is no such worker.
+            WorkerLost: it does not answer within two seconds.
+        """
+        return await self._ask_worker(worker_id, "running")
+
+    async def worker_memory(self, worker_id: str) -> dict[str, float]:
+        """Its resident, proportional and private memory in MB. Raises: as `worker_operations`."""
+        return await self._ask_worker(worker_id, "memory")
+
+    async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
+        """The last lines of its log. Raises: as `worker_operations`."""
+        return await self._ask_worker(worker_id, "log_tail", lines)
+
+    async def worker_actor_id(self, worker_id: str) -> str:
+        """The id of its actor in Ray, in hex. Raises: UnknownWorker."""
+        return self._handle(worker_id)._actor_id.hex()
+
+    async def _ask_worker(self, worker_id: str, method: str, *args: Any) -> Any:
+        try:
+            return await asyncio.wait_for(ask(self._handle(worker_id), method, *args), WORKER_S)
+        except TimeoutError:
+            raise WorkerLost(f"worker {worker_id} did not answer within {WORKER_S:g} s") from None
+        except WorkerLost:
+            self._handles.pop(worker_id, None)
+            raise
+
+    def _handle(self, worker_id: str) -> ActorHandle[Any]:
+        if (handle := self._handles.get(worker_id)) is not None:
+            return handle
+        pool, ordinal, suffix = _parts(worker_id)
+        if pool != self.name:
+            raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100])
+        try:
+            handle = ray.get_actor(actor_name(pool, f"worker:{ordinal}:{suffix}"), namespace=NAMESPACE)
+        except ValueError:
+            raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100]) from None
+        while len(self._handles) >= _HANDLES:
+            del self._handles[next(iter(self._handles))]
+        self._handles[worker_id] = handle
+        return handle
+
+
+def _parts(worker_id: str) -> tuple[str, str, str]:
+    """Pool, ordinal and suffix of a worker id; empty ones if it is none."""
+    pool, _, rest = worker_id.rpartition("-w")
+    ordinal, _, suffix = rest.partition("-")
+    return (pool, ordinal, suffix) if ordinal.isdigit() else ("", "", "")
+
+
+__all__ = ["WORKER_S", "Inspection"]
