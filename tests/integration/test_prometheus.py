@@ -27,6 +27,7 @@ from dspool import Pool, PoolConfig
 from dspool.errors import PoolError
 from dspool.telemetry.exposition import REACHABLE
 from dspool_console.alerts import ALERTS, EXAMPLE, FILE, RECORDED
+from dspool_console.alerts.watch import AlertWatch
 from dspool_console.grafana import DASHBOARDS, POOL, WINDOW
 from dspool_serve.api.application import Application
 from dspool_serve.ingress.deployment import RayPools
@@ -81,13 +82,21 @@ class Prometheus:
         )
 
     async def query(self, expr: str) -> list[float]:
-        """The values of the answer. An error of Prometheus is a failure of the test."""
+        """The values of the answer."""
+        return [float(series["value"][1]) for series in await self._ask(expr)]
+
+    async def labels(self, expr: str) -> list[dict[str, str]]:
+        """The labels of the answer's series."""
+        return [series["metric"] for series in await self._ask(expr)]
+
+    async def _ask(self, expr: str) -> list[Any]:
+        """The series of the answer. An error of Prometheus is a failure of the test."""
         response = await self.http.get("/api/v1/query", params={"query": expr})
         if response.status_code == 503:
             raise httpx.TransportError("it has not begun to answer")
         answer = response.json()
         assert answer["status"] == "success", f"{expr}: {answer}"
-        return [float(series["value"][1]) for series in answer["data"]["result"]]
+        return answer["data"]["result"]
 
     async def data(self, expr: str) -> list[float]:
         """The values that are numbers, as soon as there are any."""
@@ -112,6 +121,7 @@ class Scene(NamedTuple):
     pool: Pool
     prometheus: dict[str, Prometheus]
     load: asyncio.Task[None]
+    watch: AlertWatch
 
     async def stop_load(self) -> None:
         self.load.cancel()
@@ -143,22 +153,26 @@ async def scene(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Async
     async with Pool.start(config) as pool:
         await full(pool)
         port = free_port()
-        app = Application(RayPools([pool.name]))
+        pools = RayPools([pool.name])
+        app = Application(pools)
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
         serving = asyncio.create_task(server.serve())
         load = asyncio.create_task(keep_busy(pool, folder / "noted"))
+        watch = AlertWatch(pool.name, pools.get(pool.name).reading)
+        watching = asyncio.create_task(watch.run(every_s=1.0))
         (node,) = ray.nodes()
         targets = {
             "dspool": f"127.0.0.1:{port}",
             "ray": f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}",
         }
         started = {name: Prometheus(name, target, folder / name) for name, target in targets.items()}
-        scene = Scene(pool, started, load)
+        scene = Scene(pool, started, load, watch)
         try:
             yield scene
         finally:
             for prometheus in started.values():
                 await prometheus.close()
+            watching.cancel()
             await scene.stop_load()
             server.should_exit = True
             await serving
@@ -211,6 +225,21 @@ async def test_prometheus_evaluates_all_rules_without_error(prometheus: Promethe
 async def test_the_error_alert_sees_the_timeouts_of_the_load(prometheus: Prometheus):
     (ratio,) = await prometheus.data("pool:dspool_error_ratio:rate5m")
     assert 0.02 < ratio < 0.5  # one in nine of the served ones, less while the others ran first
+
+
+async def test_the_service_says_of_each_alert_what_prometheus_says(scene: Scene, prometheus: Prometheus):
+    expr = f'ALERTS{{pool="{scene.pool.name}"}}'
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        theirs = {(labels["alertname"], labels["alertstate"]) for labels in await prometheus.labels(expr)}
+        ours = {
+            (alert.name, alert.state) for alert in scene.watch.alerts if alert.state in ("pending", "firing")
+        }
+        if (ours == theirs and ("DspoolErrorRate", "pending") in ours) or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.5)
+    assert ours == theirs
+    assert ("DspoolErrorRate", "pending") in ours
 
 
 async def test_in_the_end_prometheus_counts_what_the_caller_counted(scene: Scene):

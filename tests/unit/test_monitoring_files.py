@@ -14,7 +14,7 @@ import yaml
 from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.metric_table import BY_NAME, METRICS
 from dspool_console import alerts, grafana
-from dspool_console.queries import level, quantile, rate
+from dspool_console.promql import level, quantile, rate
 
 ROOT = Path(__file__).parents[2]
 RULE_TESTS = ROOT / "tests" / "alerts" / "rules_test.yaml"

@@ -1,22 +1,27 @@
-"""Recording and alert rules for Prometheus: `python -m dspool_console.alerts` writes `dspool.yaml` beside this file.
+"""The alerts: one table for Prometheus' rules and for a service that has no Prometheus.
 
-Thresholds compare with the pool's own configuration where it has one, so that the rules fit every pool as they are.
+`python -m dspool_console.alerts` writes the rules to `dspool.yaml` beside this file. Thresholds compare with the pool's
+own configuration where it has one, so that the alerts fit every pool as they are.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import yaml
 
 from dspool.telemetry.exposition import REACHABLE
-from dspool_console.queries import increase, level, quantile, rate
+from dspool_console.alerts.window import ABSENT, Window
+from dspool_console.promql import increase, level, quantile, rate
 
 FILE: Final = Path(__file__).with_name("dspool.yaml")
 EXAMPLE: Final = Path(__file__).with_name("prometheus.yaml")
 """A Prometheus configuration that scrapes a service or a Ray cluster and loads the rules."""
 RUNBOOK: Final = "docs/reference/metrics.md#all-alerts"
+MINUTE: Final = 60.0
 
 
 class Recorded(NamedTuple):
@@ -24,13 +29,24 @@ class Recorded(NamedTuple):
     expr: str
 
 
+class Finding(NamedTuple):
+    value: float
+    """Not a number: nothing was measured."""
+    holds: bool
+
+
 class Alert(NamedTuple):
-    """Fires when `value` is `when` for `lasting`."""
+    """Fires when `value` is `when` for `lasting_min` minutes. Both are said twice, as PromQL and in Python; tests hold
+    them equal."""
 
     name: str
     value: str
+    measure: Callable[[Window], float]
+    """`value` in Python."""
     when: str
-    lasting: str
+    holds: Callable[[float, Window], bool]
+    """`when` in Python: whether it is so of what `measure` gave."""
+    lasting_min: int
     severity: Literal["info", "warning", "critical"]
     summary: str
     description: str
@@ -38,6 +54,15 @@ class Alert(NamedTuple):
     @property
     def expr(self) -> str:
         return f"{self.value} {self.when}"
+
+    @property
+    def lasting(self) -> str:
+        return f"{self.lasting_min}m"
+
+    def judge(self, window: Window) -> Finding:
+        """What it is about, and whether its condition holds, at the window's `now`."""
+        value = self.measure(window)
+        return Finding(value, self.holds(value, window))
 
 
 SERVED_RATE: Final = "pool:dspool_served_operations:rate5m"
@@ -47,6 +72,13 @@ WAIT_P95: Final = "pool:dspool_operation_wait_seconds:p95_5m"
 
 _served = rate("dspool_operations_total", where='outcome=~"ok|error|timeout"', window="5m")
 _failed = rate("dspool_operations_total", where='outcome=~"error|timeout"', window="5m")
+
+
+def _error_ratio(window: Window) -> float:
+    served = window.increase("dspool_operations_total", 5 * MINUTE, outcome="ok|error|timeout")
+    failed = window.increase("dspool_operations_total", 5 * MINUTE, outcome="error|timeout")
+    return failed / served if served > 0 else ABSENT
+
 
 RECORDED: Final = (
     Recorded(SERVED_RATE, _served),
@@ -60,8 +92,10 @@ ALERTS: Final = (
     Alert(
         "DspoolErrorRate",
         ERROR_RATIO,
+        _error_ratio,
         "> 0.05",
-        "5m",
+        lambda ratio, window: ratio > 0.05,
+        5,
         "warning",
         "{{ $value | humanizePercentage }} of the operations of pool {{ $labels.pool }} fail",
         "Errors and timeouts of served operations; mistakes of callers and refusals are not among them. "
@@ -70,8 +104,10 @@ ALERTS: Final = (
     Alert(
         "DspoolErrorRateCritical",
         ERROR_RATIO,
+        _error_ratio,
         "> 0.25",
-        "2m",
+        lambda ratio, window: ratio > 0.25,
+        2,
         "critical",
         "{{ $value | humanizePercentage }} of the operations of pool {{ $labels.pool }} fail",
         "As DspoolErrorRate, and so many that users are hit now.",
@@ -79,8 +115,10 @@ ALERTS: Final = (
     Alert(
         "DspoolLatencyP99",
         P99,
+        lambda window: window.quantile(0.99, "dspool_operation_duration_seconds", 5 * MINUTE),
         f"> 0.5 * {level('dspool_operation_timeout_seconds')}",
-        "10m",
+        lambda p99, window: p99 > 0.5 * window.level("dspool_operation_timeout_seconds"),
+        10,
         "warning",
         "p99 of pool {{ $labels.pool }} is {{ $value | humanizeDuration }}",
         "More than half of operation_timeout_s: the slowest operations are about to time out.",
@@ -88,8 +126,10 @@ ALERTS: Final = (
     Alert(
         "DspoolQueueWait",
         WAIT_P95,
+        lambda window: window.quantile(0.95, "dspool_operation_wait_seconds", 5 * MINUTE),
         f"> {level('dspool_queue_max_wait_seconds')}",
-        "5m",
+        lambda p95, window: p95 > window.level("dspool_queue_max_wait_seconds"),
+        5,
         "warning",
         "Operations of pool {{ $labels.pool }} wait {{ $value | humanizeDuration }} for a slot (p95)",
         "Longer than max_wait_s: there are too few workers, or the model is slow.",
@@ -97,8 +137,12 @@ ALERTS: Final = (
     Alert(
         "DspoolQueueFull",
         rate("dspool_operations_total", where='outcome="rejected"', window="5m"),
+        lambda window: (
+            window.increase("dspool_operations_total", 5 * MINUTE, outcome="rejected") / (5 * MINUTE)
+        ),
         "> 0",
-        "2m",
+        lambda refused, window: refused > 0,
+        2,
         "critical",
         "Pool {{ $labels.pool }} refuses {{ $value | humanize }} operations a second",
         "The queue is full, or the pool is paused or not ready.",
@@ -106,8 +150,10 @@ ALERTS: Final = (
     Alert(
         "DspoolPoolNotReady",
         level("dspool_pool_ready"),
+        lambda window: window.level("dspool_pool_ready"),
         "== 0",
-        "1m",
+        lambda ready, window: ready == 0,
+        1,
         "critical",
         "Pool {{ $labels.pool }} has too few warm workers",
         "Fewer than min_ready. `dspool status` says why workers do not become warm.",
@@ -115,8 +161,10 @@ ALERTS: Final = (
     Alert(
         "DspoolPoolUnhealthy",
         level("dspool_pool_health_score"),
+        lambda window: window.level("dspool_pool_health_score"),
         "< 50",
-        "5m",
+        lambda score, window: score < 50,
+        5,
         "warning",
         "The health of pool {{ $labels.pool }} is {{ $value | humanize }} of 100",
         "`dspool status` names what takes points away.",
@@ -124,8 +172,10 @@ ALERTS: Final = (
     Alert(
         "DspoolCrashLoop",
         increase("dspool_worker_failures_total", window="5m"),
+        lambda window: window.increase("dspool_worker_failures_total", 5 * MINUTE),
         "> 5",
-        "0m",
+        lambda deaths, window: deaths > 5,
+        0,
         "critical",
         "{{ $value | humanize }} workers of pool {{ $labels.pool }} died in 5 minutes",
         "They die or cannot be started again and again; `dspool status` has the last reason.",
@@ -133,8 +183,10 @@ ALERTS: Final = (
     Alert(
         "DspoolSessionLost",
         increase("dspool_events_total", where='event="session.lost"', window="15m"),
+        lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="session.lost"),
         "> 0",
-        "0m",
+        lambda sessions, window: sessions > 0,
+        0,
         "critical",
         "{{ $value | humanize }} sessions of pool {{ $labels.pool }} could not be rebuilt",
         "No worker can read their stored state; `dspool events` has their hashes and the error's code.",
@@ -142,8 +194,10 @@ ALERTS: Final = (
     Alert(
         "DspoolWorkersNotForked",
         increase("dspool_events_total", where='event="worker.fallback"', window="15m"),
+        lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="worker.fallback"),
         "> 0",
-        "0m",
+        lambda workers, window: workers > 0,
+        0,
         "info",
         "{{ $value | humanize }} workers of pool {{ $labels.pool }} were started by exec instead of fork",
         "They work as well, but start slower and take more memory; `dspool events` says why.",
@@ -151,8 +205,10 @@ ALERTS: Final = (
     Alert(
         "DspoolPoolDegraded",
         level("dspool_pool_state", where='state="degraded"'),
+        lambda window: window.level("dspool_pool_state", state="degraded"),
         "== 1",
-        "5m",
+        lambda degraded, window: degraded == 1,
+        5,
         "warning",
         "Pool {{ $labels.pool }} serves with what is left",
         "Workers fail faster than restart.intensity allows, so they are started one at a time.",
@@ -160,8 +216,10 @@ ALERTS: Final = (
     Alert(
         "DspoolNoWarmSpare",
         level("dspool_pool_workers", where='state="spare"'),
+        lambda window: window.level("dspool_pool_workers", state="spare"),
         f"== 0 and {level('dspool_pool_desired_spares')} > 0",
-        "2m",
+        lambda spares, window: spares == 0 and window.level("dspool_pool_desired_spares") > 0,
+        2,
         "warning",
         "Pool {{ $labels.pool }} has no warm spare",
         "The next worker that dies is missed until a new one is warm.",
@@ -169,8 +227,13 @@ ALERTS: Final = (
     Alert(
         "DspoolAtMaximumSize",
         level("dspool_pool_desired_workers"),
+        lambda window: window.level("dspool_pool_desired_workers"),
         f">= {level('dspool_pool_max_workers')} and {level('dspool_pool_sizing_enabled')} == 1",
-        "10m",
+        lambda desired, window: (
+            desired >= window.level("dspool_pool_max_workers")
+            and window.level("dspool_pool_sizing_enabled") == 1
+        ),
+        10,
         "warning",
         "Sizing holds pool {{ $labels.pool }} at its maximum of {{ $value }} workers",
         "It would take more if it could: raise max_pool_size if the machine has room.",
@@ -179,8 +242,13 @@ ALERTS: Final = (
         "DspoolTelemetryDropped",
         f"{increase('dspool_telemetry_dropped_samples_total', window='10m')} "
         f"+ {increase('dspool_telemetry_unattributed_operations_total', window='10m')}",
+        lambda window: (
+            window.increase("dspool_telemetry_dropped_samples_total", 10 * MINUTE)
+            + window.increase("dspool_telemetry_unattributed_operations_total", 10 * MINUTE)
+        ),
         "> 0",
-        "0m",
+        lambda missing, window: missing > 0,
+        0,
         "info",
         "Telemetry of pool {{ $labels.pool }} is incomplete",
         "Samples were dropped or operations could not be attributed; operations themselves are not affected.",
@@ -188,13 +256,23 @@ ALERTS: Final = (
     Alert(
         "DspoolMetricsMissing",
         f"max by (pool) ({REACHABLE})",
+        lambda window: window.level(REACHABLE),
         "== 0",
-        "1m",
+        lambda reachable, window: reachable == 0,
+        1,
         "warning",
         "The metrics actor of pool {{ $labels.pool }} does not answer",
         "Operations go on; what happened meanwhile is counted when it is back. Only GET /metrics can tell.",
     ),
 )
+
+
+METRICS_READ: Final = frozenset(
+    name.removesuffix("_bucket")
+    for expr in (*(rule.expr for rule in RECORDED), *(alert.expr for alert in ALERTS))
+    for name in re.findall(r"(?<![:\w])dspool_\w+", expr)
+)
+"""The metrics that the alerts are about."""
 
 
 def rules() -> str:

@@ -1,4 +1,4 @@
-"""The alerts of one pool as a Prometheus would see them, where there is none: evaluated here from the same table."""
+"""The alerts of one pool as Prometheus would see them, for a service that has none: pending, firing, resolved."""
 
 from __future__ import annotations
 
@@ -14,26 +14,23 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from dspool.core.metrics.histogram import Histogram
 from dspool.errors import PoolError
 from dspool.telemetry.event_log import Seen
-from dspool.telemetry.exposition import REACHABLE, cumulative
-from dspool.telemetry.metric_table import METRICS
+from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.snapshot import Snapshot
-from dspool_console.alerts import ALERTS, RECORDED, RUNBOOK, Alert
-from dspool_console.alerts.promql import Expression, Labels, PromSeries, Sample, Vector, parse
+from dspool_console.alerts import ALERTS, METRICS_READ, MINUTE, RUNBOOK, Alert
+from dspool_console.alerts.window import Sample, Window, sample_of
 
 log = logging.getLogger("dspool.http")
 
 EVERY_S: Final = 15.0
 ANSWER_S: Final = 5.0
-SPAN_S: Final = 660.0
-"""Longest window of any alert, and a little."""
+SPAN_S: Final = 15 * MINUTE
+"""The longest window of any alert."""
 CHANGES_KEPT: Final = 200
 LEVELS: Final = {"critical": "error", "warning": "warning", "info": "info"}
 
 AlertState = Literal["ok", "pending", "firing", "unknown"]
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _PLACE: Final = re.compile(r"\{\{\s*\$(value|labels\.pool)\s*(?:\|\s*(\w+)\s*)?\}\}")
 
 
@@ -53,22 +50,8 @@ class AlertNow(Struct, frozen=True, kw_only=True):
     runbook: str = RUNBOOK
 
 
-class _Rule:
-    def __init__(self, alert: Alert) -> None:
-        recorded = {rule.name: rule.expr for rule in RECORDED}
-        self.alert = alert
-        self.lasting_s = int(alert.lasting[:-1]) * _UNITS[alert.lasting[-1]]
-        self.fires: Expression = parse(alert.expr, recorded)
-        self.value: Expression = parse(alert.value, recorded)
-
-
-_RULES: Final = tuple(map(_Rule, ALERTS))
-NEEDED: Final = frozenset().union(*(rule.fires.names | rule.value.names for rule in _RULES))
-_BASES: Final = frozenset(name.removesuffix("_bucket") for name in NEEDED)
-
-
 class AlertWatch:
-    """Asks `read` every 15 s and remembers eleven minutes of what the alerts need."""
+    """Reads a snapshot every so often and keeps 15 minutes of what the alerts are about."""
 
     def __init__(
         self,
@@ -80,7 +63,7 @@ class AlertWatch:
     ) -> None:
         self.pool = pool
         self._read, self._clock, self._wall = read, clock, wall
-        self._series = PromSeries(SPAN_S)
+        self._samples: deque[tuple[float, Sample]] = deque()
         self._since: dict[str, tuple[float, float]] = {}
         """Since when an alert's condition holds: monotonic, wall."""
         self._firing: set[str] = set()
@@ -93,62 +76,65 @@ class AlertWatch:
         self.version = 0
         """Grows when an alert changes its state."""
 
-    async def run(self) -> None:
+    async def run(self, every_s: float = EVERY_S) -> None:
         while True:
-            reading = None
+            snapshot = None
             with contextlib.suppress(PoolError, TimeoutError):
-                reading = await asyncio.wait_for(self._read(), ANSWER_S)
+                snapshot = await asyncio.wait_for(self._read(), ANSWER_S)
             try:
-                self.take(reading)
+                self.take(snapshot)
             except Exception:
-                # One reading that cannot be judged must not end the watch.
+                # One snapshot that cannot be judged must not end the watch.
                 log.exception("the alerts of pool %s could not be evaluated", self.pool)
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(every_s)
 
-    def take(self, reading: Snapshot | None) -> None:
-        """Evaluate with one more reading; None: the metrics do not answer."""
+    def take(self, snapshot: Snapshot | None) -> None:
+        """Judge all alerts with one more snapshot; None: the metrics do not answer."""
+        self.judge(sample_of(snapshot, METRICS_READ))
+
+    def judge(self, sample: Sample) -> None:
+        """Judge all alerts with one more sample."""
         now, at = self._clock(), self._wall()
-        self._series.add(now, sample_of(self.pool, reading))
+        self._samples.append((now, sample))
+        while self._samples[0][0] < now - SPAN_S:
+            self._samples.popleft()
+        window = Window(self._samples, now)
         before = {alert.name: alert.state for alert in self.alerts}
-        self.alerts = tuple(self._judge(rule, reading is not None, now, at) for rule in _RULES)
+        self.alerts = tuple(self._state(alert, window, now, at) for alert in ALERTS)
         self.evaluated_at = at
         for alert in self.alerts:
-            was = before.get(alert.name, "ok")
-            if alert.state == was:
+            if alert.state == before.get(alert.name, "ok"):
                 continue
             self.version += 1
-            if alert.state == "firing":
+            # One that was unknown for a while and fires on is no new event.
+            if alert.state == "firing" and alert.name not in self._firing:
                 self._firing.add(alert.name)
-                self._tell("alert.firing", alert, at)
-            elif alert.name in self._firing and alert.state == "ok":
+                self._add_event("alert.firing", alert, at)
+            elif alert.state == "ok" and alert.name in self._firing:
                 self._firing.discard(alert.name)
-                self._tell("alert.resolved", alert, at)
+                self._add_event("alert.resolved", alert, at)
 
-    def _judge(self, rule: _Rule, known: bool, now: float, at: float) -> AlertNow:
-        alert = rule.alert
-        holds = _own(rule.fires.vector(self._series), self.pool)
-        value = _own(rule.value.vector(self._series), self.pool)
+    def _state(self, alert: Alert, window: Window, now: float, at: float) -> AlertNow:
+        value, holds = alert.judge(window)
         state: AlertState = "ok"
         since: float | None = None
-        if holds is not None and not math.isnan(holds):
-            began, began_at = self._since.setdefault(alert.name, (now, at))
-            state = "firing" if now - began >= rule.lasting_s else "pending"
-            since = began_at
-        elif known or REACHABLE in rule.fires.names:
-            self._since.pop(alert.name, None)
+        if holds:
+            began, since = self._since.setdefault(alert.name, (now, at))
+            state = "firing" if now - began >= alert.lasting_min * MINUTE else "pending"
+        elif window.level(REACHABLE) == 0 and REACHABLE not in alert.value:
+            # What it is about is away: nobody can tell whether its condition still holds.
+            state = "unknown"
         else:
-            # What it would need is away: whether it holds is not known, and not that it is over.
-            state, since = "unknown", None
-        shown = holds if holds is not None else value
+            self._since.pop(alert.name, None)
         return AlertNow(
             name=alert.name,
             state=state,
             severity=alert.severity,
-            value=None if shown is None or not math.isfinite(shown) else shown,
+            value=value if math.isfinite(value) else None,
             when=alert.when,
-            lasting_s=rule.lasting_s,
+            lasting_s=alert.lasting_min * MINUTE,
             since=since,
-            summary=_filled(alert.summary, self.pool, shown) if state in ("pending", "firing") else "",
+            summary=_filled(alert.summary, self.pool, value) if holds else "",
             description=alert.description,
         )
 
@@ -160,7 +146,7 @@ class AlertWatch:
         pending = sum(alert.state == "pending" for alert in self.alerts)
         return {"firing": len(firing), "pending": pending, "worst": worst}
 
-    def _tell(self, event: str, alert: AlertNow, at: float) -> None:
+    def _add_event(self, event: str, alert: AlertNow, at: float) -> None:
         about = {"alert": alert.name, "severity": alert.severity, "summary": alert.summary, "pool": self.pool}
         numbers = {} if alert.value is None else {"value": alert.value}
         level = LEVELS[alert.severity] if event == "alert.firing" else "info"
@@ -169,38 +155,11 @@ class AlertWatch:
         self.changes.append(Seen(-self.told, at, event, level, "alerts", numbers, about))
 
 
-def sample_of(pool: str, reading: Snapshot | None) -> Sample:
-    """The values that alerts read, as a scrape of `GET /metrics` would have them."""
-    found: dict[str, dict[Labels, float]] = {REACHABLE: {_labels(pool): float(reading is not None)}}
-    if reading is None:
-        return found
-    for metric in METRICS:
-        if metric.name not in _BASES:
-            continue
-        for values, value in metric.read(reading):
-            named = dict(zip(metric.labels, values, strict=True))
-            if isinstance(value, Histogram):
-                buckets = found.setdefault(f"{metric.name}_bucket", {})
-                for le, number in cumulative(value):
-                    buckets[_labels(pool, **named, le=le)] = float(number)
-            else:
-                found.setdefault(metric.name, {})[_labels(pool, **named)] = float(value)
-    return found
-
-
-def _labels(pool: str, **more: str) -> Labels:
-    return frozenset({"pool": pool, **more}.items())
-
-
-def _own(vector: Vector, pool: str) -> float | None:
-    return next((value for labels, value in vector.items() if dict(labels).get("pool") == pool), None)
-
-
-def _filled(text: str, pool: str, value: float | None) -> str:
+def _filled(text: str, pool: str, value: float) -> str:
     def fill(found: re.Match[str]) -> str:
         if found[1] == "labels.pool":
             return pool
-        return "?" if value is None else _HUMAN.get(found[2] or "", _plain)(value)
+        return _HUMAN.get(found[2] or "", _plain)(value)
 
     return _PLACE.sub(fill, text)
 
@@ -218,4 +177,4 @@ _HUMAN: Final[dict[str, Callable[[float], str]]] = {
     "humanizeDuration": _duration,
 }
 
-__all__ = ["EVERY_S", "AlertNow", "AlertWatch", "sample_of"]
+__all__ = ["EVERY_S", "AlertNow", "AlertWatch"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dspool.telemetry.metric_table import METRICS, Metric
-from dspool_console.queries import WINDOW, level, mean, quantile, rate
+from dspool_console.promql import WINDOW, level, mean, quantile, rate
 
 FOLDER: Final = Path(__file__).parent
 POOL: Final = "$pool"
