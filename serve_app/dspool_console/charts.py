@@ -1,4 +1,4 @@
-"""A line chart as SVG, drawn on the server: a page with charts needs no script."""
+"""Line charts as SVG, drawn on the server: a page with charts needs no script. For Ray's dashboard and reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Line(NamedTuple):
 def chart(
     title: str, unit: Unit, lines: Sequence[Line], *, start: float, end: float, gap_s: float = 3.0
 ) -> str:
-    """The SVG. Values are at least 0; where two points are more than `gap_s` apart nothing was measured."""
+    """The SVG from `start` to `end`, in wall-clock seconds. Values are at least 0; the line breaks where two points
+    are more than `gap_s` apart, because nothing was measured there."""
     highest = max((value for line in lines for _, value in line.points), default=0.0)
     top = 1.0 if unit == "%" else _ceiling(highest)
     plot_w, plot_h = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
@@ -45,10 +46,10 @@ def chart(
     legend_x = float(_LEFT)
     for number, line in enumerate(lines):
         color = _COLORS[number % len(_COLORS)]
-        for stretch in _stretches(line.points, start, end, gap_s):
+        for interval in _intervals(line.points, start, end, gap_s):
             path = " ".join(
                 f"{_LEFT + (at - start) * across:.1f},{_TOP + plot_h * (1 - min(value, top) / top):.1f}"
-                for at, value in stretch
+                for at, value in interval
             )
             parts.append(f'<polyline points="{path}" stroke="{color}"/>')
         last = f" {shown(line.points[-1][1], unit)}" if line.points else ""
@@ -83,17 +84,17 @@ def _ceiling(value: float) -> float:
         step *= 10
 
 
-def _stretches(
+def _intervals(
     points: Sequence[tuple[float, float]], start: float, end: float, gap_s: float
 ) -> list[list[tuple[float, float]]]:
-    found: list[list[tuple[float, float]]] = []
+    intervals: list[list[tuple[float, float]]] = []
     for point in points:
         if not start <= point[0] <= end:
             continue
-        if not found or point[0] - found[-1][-1][0] > gap_s:
-            found.append([])
-        found[-1].append(point)
-    return found
+        if not intervals or point[0] - intervals[-1][-1][0] > gap_s:
+            intervals.append([])
+        intervals[-1].append(point)
+    return intervals
 
 
 def _clock(at: float) -> str:

@@ -1,7 +1,7 @@
-"""PromQL over the table of metrics: a name, label or kind that the table does not have is refused at once.
+"""PromQL over the table of metrics. A name, label or kind that the table does not have is refused.
 
-A pool may be scraped through several doors: each replica of the service, and Ray. So each query takes the largest of
-what the doors say before it adds anything up, and a pool counts once.
+A pool may be scraped at several endpoints: each replica of the service, and Ray. So each query takes the largest of
+what they say before it adds anything up, and a pool counts once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dspool.telemetry.metric_table import BY_NAME, UNATTRIBUTED
 WINDOW: Final = "$__rate_interval"
 """Grafana puts in what suits the panel and the scrape interval."""
 ATTRIBUTED: Final = f'program!="{UNATTRIBUTED}"'
-"""Operations whose time is known. The others are counted when they are found out, which is not when they ended."""
+"""Operations whose time is known. The others are counted when their end is found out, not when they ended."""
 
 
 def selector(name: str, where: str = "", *, pool: str = "") -> str:
@@ -23,7 +23,7 @@ def selector(name: str, where: str = "", *, pool: str = "") -> str:
 
 
 def rate(name: str, *by: str, where: str = "", pool: str = "", window: str = WINDOW) -> str:
-    """A second's increase of a counter, by pool and the labels `by`."""
+    """The increase of a counter a second, by pool and the labels `by`."""
     _check(name, "counter", by)
     if "program" in BY_NAME[name].labels and not where.startswith("program"):
         where = f"{ATTRIBUTED},{where}" if where else ATTRIBUTED
@@ -50,7 +50,7 @@ def quantile(q: float, name: str, *by: str, pool: str = "", window: str = WINDOW
 
 
 def mean(name: str, *by: str, pool: str = "", window: str = WINDOW) -> str:
-    """The mean of what a histogram saw over `window`."""
+    """The mean of a histogram over `window`, by pool and the labels `by`."""
     _check(name, "histogram", by)
     return " / ".join(
         _summed(name, by, f"rate({selector(f'{name}_{part}', pool=pool)}[{window}])")

@@ -2,7 +2,7 @@
 
 Ray's dashboard asks `$RAY_GRAFANA_HOST/api/health` and `$RAY_PROMETHEUS_HOST/api/v1/query` whether these are there, and
 shows `$RAY_GRAFANA_IFRAME_HOST/d/{uid}/...` in a frame. These routes answer in their place, below `/grafana`, with
-what the pools' metrics actors remember. They are for Ray's dashboard, so the OpenAPI document leaves them out.
+the history of the pools' metrics actors. They serve Ray's dashboard alone, so the OpenAPI document leaves them out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from html import escape
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
 from dspool.core.metrics.measures import HistoryView, Point
 from dspool.errors import PoolError
@@ -80,7 +81,7 @@ async def grafana_health(context: Context, request: Request) -> Response:
 
 
 async def prometheus_query(context: Context, request: Request) -> Response:
-    """There is no Prometheus here: whatever is asked, nothing is found. Ray only looks whether that is a success."""
+    """An empty answer to every query: Ray only looks whether it is a success."""
     return Response(200, b'{"status":"success","data":{"resultType":"vector","result":[]}}')
 
 
@@ -90,25 +91,27 @@ async def dashboard(context: Context, request: Request) -> Response:
 
 
 async def solo(context: Context, request: Request) -> Response:
-    """One panel, as on Ray's Overview and Serve pages. Their numbers mean panels of Ray's own dashboards, which we
-    do not have: the number only picks which of ours is shown, under its own title."""
-    number = _asked(request).get("panelId", "")
-    chosen = int(number) % len(PANELS) if number.isascii() and number.isdigit() and len(number) < 9 else 0
-    return await _page(context, request, (PANELS[chosen],))
+    """One panel, as on Ray's Overview and Serve pages.
+
+    Their numbers mean panels of Ray's own dashboards, which are not here: a number only picks one of ours.
+    """
+    number = _parameters(request).get("panelId", "")
+    index = int(number) % len(PANELS) if number.isascii() and number.isdigit() and len(number) < 9 else 0
+    return await _page(context, request, (PANELS[index],))
 
 
 async def _page(context: Context, request: Request, panels: Iterable[Panel]) -> Response:
-    asked = _asked(request)
+    parameters = _parameters(request)
     now = time.time()
-    start = _start(asked.get("from", ""), now)
+    start = _start(parameters.get("from", ""), now)
     names = context.pools.names()
     views = await asyncio.gather(*(_history(context.pools, name, now - start) for name in names))
     body = "".join(_pool(name, view, panels, start, now) for name, view in zip(names, views, strict=True))
-    dark = "dark" if asked.get("theme") == "dark" else "light"
+    theme = "dark" if parameters.get("theme") == "dark" else "light"
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>dspool</title>'
-        f'<meta http-equiv="refresh" content="{_refresh(asked.get("refresh", ""))}">'
-        f'<style>{_STYLE}</style></head><body class="{dark}">{body}</body></html>'
+        f'<meta http-equiv="refresh" content="{_refresh(parameters.get("refresh", ""))}">'
+        f'<style>{_STYLE}</style></head><body class="{theme}">{body}</body></html>'
     )
     policy = b"default-src 'none'; style-src 'unsafe-inline'"
     return Response(200, page.encode(), b"text/html; charset=utf-8", ((b"content-security-policy", policy),))
@@ -139,19 +142,14 @@ def _pool(name: str, view: HistoryView | None, panels: Iterable[Panel], start: f
     return f'{heading}<div class="panels">{"".join(f"<div>{svg}</div>" for svg in charts)}</div>'
 
 
-def _asked(request: Request) -> dict[str, str]:
-    """The parameters we know; Ray sends many more."""
-    found = re.findall(r"(?:^|&)(panelId|from|theme|refresh)=([^&]*)", _query_string(request))
-    return dict(reversed(found))
-
-
-def _query_string(request: Request) -> str:
-    raw: bytes = request.scope.get("query_string", b"")
-    return raw.decode("latin-1")
+def _parameters(request: Request) -> dict[str, str]:
+    """All of them: Ray sends many that mean nothing here."""
+    query: bytes = request.scope.get("query_string", b"")
+    return dict(parse_qsl(query.decode("latin-1")))
 
 
 def _start(text: str, now: float) -> float:
-    """`now-5m`, or milliseconds since the epoch; 15 minutes ago if it is neither."""
+    """Seconds since the epoch from `now-5m` or milliseconds since the epoch; 15 minutes ago if it is neither."""
     if match := _SPAN.fullmatch(text):
         return now - min(LONGEST_S, max(10, int(match[1]) * _SECONDS[match[2]]))
     if text.isascii() and text.isdigit() and len(text) <= 15:
@@ -165,13 +163,7 @@ def _refresh(text: str) -> int:
 
 
 PANEL_ROUTES: Final = (
-    Route(
-        "GET",
-        PREFIX + "/api/health",
-        grafana_health,
-        "Says that there are panels",
-        role="reader",
-    ),
+    Route("GET", PREFIX + "/api/health", grafana_health, "Says that there are panels", role="reader"),
     Route(
         "GET", PREFIX + "/api/v1/query", prometheus_query, "Says the same in Prometheus' place", role="reader"
     ),

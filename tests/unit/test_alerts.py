@@ -17,7 +17,7 @@ from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.metric_table import BY_NAME
 from dspool_console.alerts import ALERTS, METRICS_READ
 from dspool_console.alerts.watch import SPAN_S, AlertWatch
-from dspool_console.alerts.window import Window, sample_of
+from dspool_console.alerts.window import SampleWindow, sample_of
 from tests.dashboard_demo import SimulatedPool
 
 RULE_TESTS = Path(__file__).parents[1] / "alerts" / "rules_test.yaml"
@@ -151,9 +151,9 @@ def test_a_quantile_lies_in_its_bucket():
         (at, {metric: {("qa", le): count * share for le, share in buckets}})
         for at, count in ((0.0, 0.0), (15.0, 100.0))
     ]
-    assert 0.1 < Window(samples, 15.0).quantile(0.95, metric, 300) < 1.0
-    assert Window(samples, 15.0).quantile(0.995, metric, 300) == 1.0
-    assert math.isnan(Window(samples[:1], 0.0).quantile(0.95, metric, 300))
+    assert 0.1 < SampleWindow(samples, 15.0).quantile(0.95, metric, 300) < 1.0
+    assert SampleWindow(samples, 15.0).quantile(0.995, metric, 300) == 1.0
+    assert math.isnan(SampleWindow(samples[:1], 0.0).quantile(0.95, metric, 300))
 
 
 async def test_a_sample_has_all_that_the_alerts_read():

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 import yaml
 
 from dspool.telemetry.exposition import REACHABLE
-from dspool_console.alerts.window import ABSENT, Window
+from dspool_console.alerts.window import ABSENT, SampleWindow
 from dspool_console.promql import increase, level, quantile, rate
 
 FILE: Final = Path(__file__).with_name("dspool.yaml")
@@ -25,27 +25,32 @@ MINUTE: Final = 60.0
 
 
 class Recorded(NamedTuple):
+    """An expression that Prometheus evaluates once for all that use its name."""
+
     name: str
     expr: str
 
 
-class Finding(NamedTuple):
+class Judgement(NamedTuple):
+    """What an alert is about at one moment, and whether its condition holds."""
+
     value: float
     """Not a number: nothing was measured."""
     holds: bool
 
 
 class Alert(NamedTuple):
-    """Fires when `value` is `when` for `lasting_min` minutes. Both are said twice, as PromQL and in Python; tests hold
-    them equal."""
+    """Fires when `value` is `when` for `lasting_min` minutes.
+
+    Both stand here twice, as PromQL for Prometheus and in Python for a service without one: `measure` gives `value`,
+    and `holds` says whether that is `when`. Tests hold the two equal.
+    """
 
     name: str
     value: str
-    measure: Callable[[Window], float]
-    """`value` in Python."""
+    measure: Callable[[SampleWindow], float]
     when: str
-    holds: Callable[[float, Window], bool]
-    """`when` in Python: whether it is so of what `measure` gave."""
+    holds: Callable[[float, SampleWindow], bool]
     lasting_min: int
     severity: Literal["info", "warning", "critical"]
     summary: str
@@ -59,10 +64,9 @@ class Alert(NamedTuple):
     def lasting(self) -> str:
         return f"{self.lasting_min}m"
 
-    def judge(self, window: Window) -> Finding:
-        """What it is about, and whether its condition holds, at the window's `now`."""
+    def judge(self, window: SampleWindow) -> Judgement:
         value = self.measure(window)
-        return Finding(value, self.holds(value, window))
+        return Judgement(value, self.holds(value, window))
 
 
 SERVED_RATE: Final = "pool:dspool_served_operations:rate5m"
@@ -74,7 +78,7 @@ _served = rate("dspool_operations_total", where='outcome=~"ok|error|timeout"', w
 _failed = rate("dspool_operations_total", where='outcome=~"error|timeout"', window="5m")
 
 
-def _error_ratio(window: Window) -> float:
+def _error_ratio(window: SampleWindow) -> float:
     served = window.increase("dspool_operations_total", 5 * MINUTE, outcome="ok|error|timeout")
     failed = window.increase("dspool_operations_total", 5 * MINUTE, outcome="error|timeout")
     return failed / served if served > 0 else ABSENT
@@ -90,179 +94,185 @@ RECORDED: Final = (
 
 ALERTS: Final = (
     Alert(
-        "DspoolErrorRate",
-        ERROR_RATIO,
-        _error_ratio,
-        "> 0.05",
-        lambda ratio, window: ratio > 0.05,
-        5,
-        "warning",
-        "{{ $value | humanizePercentage }} of the operations of pool {{ $labels.pool }} fail",
-        "Errors and timeouts of served operations; mistakes of callers and refusals are not among them. "
-        "dspool_operation_errors_total says which error.",
+        name="DspoolErrorRate",
+        value=ERROR_RATIO,
+        measure=_error_ratio,
+        when="> 0.05",
+        holds=lambda ratio, window: ratio > 0.05,
+        lasting_min=5,
+        severity="warning",
+        summary="{{ $value | humanizePercentage }} of the operations of pool {{ $labels.pool }} fail",
+        description=(
+            "Errors and timeouts of served operations; mistakes of callers and refusals are not among them. "
+            "dspool_operation_errors_total says which error."
+        ),
     ),
     Alert(
-        "DspoolErrorRateCritical",
-        ERROR_RATIO,
-        _error_ratio,
-        "> 0.25",
-        lambda ratio, window: ratio > 0.25,
-        2,
-        "critical",
-        "{{ $value | humanizePercentage }} of the operations of pool {{ $labels.pool }} fail",
-        "As DspoolErrorRate, and so many that users are hit now.",
+        name="DspoolErrorRateCritical",
+        value=ERROR_RATIO,
+        measure=_error_ratio,
+        when="> 0.25",
+        holds=lambda ratio, window: ratio > 0.25,
+        lasting_min=2,
+        severity="critical",
+        summary="{{ $value | humanizePercentage }} of the operations of pool {{ $labels.pool }} fail",
+        description="As DspoolErrorRate, and so many that users are hit now.",
     ),
     Alert(
-        "DspoolLatencyP99",
-        P99,
-        lambda window: window.quantile(0.99, "dspool_operation_duration_seconds", 5 * MINUTE),
-        f"> 0.5 * {level('dspool_operation_timeout_seconds')}",
-        lambda p99, window: p99 > 0.5 * window.level("dspool_operation_timeout_seconds"),
-        10,
-        "warning",
-        "p99 of pool {{ $labels.pool }} is {{ $value | humanizeDuration }}",
-        "More than half of operation_timeout_s: the slowest operations are about to time out.",
+        name="DspoolLatencyP99",
+        value=P99,
+        measure=lambda window: window.quantile(0.99, "dspool_operation_duration_seconds", 5 * MINUTE),
+        when=f"> 0.5 * {level('dspool_operation_timeout_seconds')}",
+        holds=lambda p99, window: p99 > 0.5 * window.level("dspool_operation_timeout_seconds"),
+        lasting_min=10,
+        severity="warning",
+        summary="p99 of pool {{ $labels.pool }} is {{ $value | humanizeDuration }}",
+        description="More than half of operation_timeout_s: the slowest operations are about to time out.",
     ),
     Alert(
-        "DspoolQueueWait",
-        WAIT_P95,
-        lambda window: window.quantile(0.95, "dspool_operation_wait_seconds", 5 * MINUTE),
-        f"> {level('dspool_queue_max_wait_seconds')}",
-        lambda p95, window: p95 > window.level("dspool_queue_max_wait_seconds"),
-        5,
-        "warning",
-        "Operations of pool {{ $labels.pool }} wait {{ $value | humanizeDuration }} for a slot (p95)",
-        "Longer than max_wait_s: there are too few workers, or the model is slow.",
+        name="DspoolQueueWait",
+        value=WAIT_P95,
+        measure=lambda window: window.quantile(0.95, "dspool_operation_wait_seconds", 5 * MINUTE),
+        when=f"> {level('dspool_queue_max_wait_seconds')}",
+        holds=lambda p95, window: p95 > window.level("dspool_queue_max_wait_seconds"),
+        lasting_min=5,
+        severity="warning",
+        summary="Operations of pool {{ $labels.pool }} wait {{ $value | humanizeDuration }} for a slot (p95)",
+        description="Longer than max_wait_s: there are too few workers, or the model is slow.",
     ),
     Alert(
-        "DspoolQueueFull",
-        rate("dspool_operations_total", where='outcome="rejected"', window="5m"),
-        lambda window: (
+        name="DspoolQueueFull",
+        value=rate("dspool_operations_total", where='outcome="rejected"', window="5m"),
+        measure=lambda window: (
             window.increase("dspool_operations_total", 5 * MINUTE, outcome="rejected") / (5 * MINUTE)
         ),
-        "> 0",
-        lambda refused, window: refused > 0,
-        2,
-        "critical",
-        "Pool {{ $labels.pool }} refuses {{ $value | humanize }} operations a second",
-        "The queue is full, or the pool is paused or not ready.",
+        when="> 0",
+        holds=lambda refusals, window: refusals > 0,
+        lasting_min=2,
+        severity="critical",
+        summary="Pool {{ $labels.pool }} refuses {{ $value | humanize }} operations a second",
+        description="The queue is full, or the pool is paused or not ready.",
     ),
     Alert(
-        "DspoolPoolNotReady",
-        level("dspool_pool_ready"),
-        lambda window: window.level("dspool_pool_ready"),
-        "== 0",
-        lambda ready, window: ready == 0,
-        1,
-        "critical",
-        "Pool {{ $labels.pool }} has too few warm workers",
-        "Fewer than min_ready. `dspool status` says why workers do not become warm.",
+        name="DspoolPoolNotReady",
+        value=level("dspool_pool_ready"),
+        measure=lambda window: window.level("dspool_pool_ready"),
+        when="== 0",
+        holds=lambda ready, window: ready == 0,
+        lasting_min=1,
+        severity="critical",
+        summary="Pool {{ $labels.pool }} has too few warm workers",
+        description="Fewer than min_ready. `dspool status` says why workers do not become warm.",
     ),
     Alert(
-        "DspoolPoolUnhealthy",
-        level("dspool_pool_health_score"),
-        lambda window: window.level("dspool_pool_health_score"),
-        "< 50",
-        lambda score, window: score < 50,
-        5,
-        "warning",
-        "The health of pool {{ $labels.pool }} is {{ $value | humanize }} of 100",
-        "`dspool status` names what takes points away.",
+        name="DspoolPoolUnhealthy",
+        value=level("dspool_pool_health_score"),
+        measure=lambda window: window.level("dspool_pool_health_score"),
+        when="< 50",
+        holds=lambda score, window: score < 50,
+        lasting_min=5,
+        severity="warning",
+        summary="The health of pool {{ $labels.pool }} is {{ $value | humanize }} of 100",
+        description="`dspool status` names what takes points away.",
     ),
     Alert(
-        "DspoolCrashLoop",
-        increase("dspool_worker_failures_total", window="5m"),
-        lambda window: window.increase("dspool_worker_failures_total", 5 * MINUTE),
-        "> 5",
-        lambda deaths, window: deaths > 5,
-        0,
-        "critical",
-        "{{ $value | humanize }} workers of pool {{ $labels.pool }} died in 5 minutes",
-        "They die or cannot be started again and again; `dspool status` has the last reason.",
+        name="DspoolCrashLoop",
+        value=increase("dspool_worker_failures_total", window="5m"),
+        measure=lambda window: window.increase("dspool_worker_failures_total", 5 * MINUTE),
+        when="> 5",
+        holds=lambda deaths, window: deaths > 5,
+        lasting_min=0,
+        severity="critical",
+        summary="{{ $value | humanize }} workers of pool {{ $labels.pool }} died in 5 minutes",
+        description="They die or cannot be started again and again; `dspool status` has the last reason.",
     ),
     Alert(
-        "DspoolSessionLost",
-        increase("dspool_events_total", where='event="session.lost"', window="15m"),
-        lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="session.lost"),
-        "> 0",
-        lambda sessions, window: sessions > 0,
-        0,
-        "critical",
-        "{{ $value | humanize }} sessions of pool {{ $labels.pool }} could not be rebuilt",
-        "No worker can read their stored state; `dspool events` has their hashes and the error's code.",
+        name="DspoolSessionLost",
+        value=increase("dspool_events_total", where='event="session.lost"', window="15m"),
+        measure=lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="session.lost"),
+        when="> 0",
+        holds=lambda sessions, window: sessions > 0,
+        lasting_min=0,
+        severity="critical",
+        summary="{{ $value | humanize }} sessions of pool {{ $labels.pool }} could not be rebuilt",
+        description="No worker can read their stored state; `dspool events` has their hashes and the error's code.",
     ),
     Alert(
-        "DspoolWorkersNotForked",
-        increase("dspool_events_total", where='event="worker.fallback"', window="15m"),
-        lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="worker.fallback"),
-        "> 0",
-        lambda workers, window: workers > 0,
-        0,
-        "info",
-        "{{ $value | humanize }} workers of pool {{ $labels.pool }} were started by exec instead of fork",
-        "They work as well, but start slower and take more memory; `dspool events` says why.",
+        name="DspoolWorkersNotForked",
+        value=increase("dspool_events_total", where='event="worker.fallback"', window="15m"),
+        measure=lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="worker.fallback"),
+        when="> 0",
+        holds=lambda workers, window: workers > 0,
+        lasting_min=0,
+        severity="info",
+        summary="{{ $value | humanize }} workers of pool {{ $labels.pool }} were started by exec instead of fork",
+        description="They work as well, but start slower and take more memory; `dspool events` says why.",
     ),
     Alert(
-        "DspoolPoolDegraded",
-        level("dspool_pool_state", where='state="degraded"'),
-        lambda window: window.level("dspool_pool_state", state="degraded"),
-        "== 1",
-        lambda degraded, window: degraded == 1,
-        5,
-        "warning",
-        "Pool {{ $labels.pool }} serves with what is left",
-        "Workers fail faster than restart.intensity allows, so they are started one at a time.",
+        name="DspoolPoolDegraded",
+        value=level("dspool_pool_state", where='state="degraded"'),
+        measure=lambda window: window.level("dspool_pool_state", state="degraded"),
+        when="== 1",
+        holds=lambda value, window: value == 1,
+        lasting_min=5,
+        severity="warning",
+        summary="Pool {{ $labels.pool }} serves with what is left",
+        description="Workers fail faster than restart.intensity allows, so they are started one at a time.",
     ),
     Alert(
-        "DspoolNoWarmSpare",
-        level("dspool_pool_workers", where='state="spare"'),
-        lambda window: window.level("dspool_pool_workers", state="spare"),
-        f"== 0 and {level('dspool_pool_desired_spares')} > 0",
-        lambda spares, window: spares == 0 and window.level("dspool_pool_desired_spares") > 0,
-        2,
-        "warning",
-        "Pool {{ $labels.pool }} has no warm spare",
-        "The next worker that dies is missed until a new one is warm.",
+        name="DspoolNoWarmSpare",
+        value=level("dspool_pool_workers", where='state="spare"'),
+        measure=lambda window: window.level("dspool_pool_workers", state="spare"),
+        when=f"== 0 and {level('dspool_pool_desired_spares')} > 0",
+        holds=lambda spares, window: spares == 0 and window.level("dspool_pool_desired_spares") > 0,
+        lasting_min=2,
+        severity="warning",
+        summary="Pool {{ $labels.pool }} has no warm spare",
+        description="The next worker that dies is missed until a new one is warm.",
     ),
     Alert(
-        "DspoolAtMaximumSize",
-        level("dspool_pool_desired_workers"),
-        lambda window: window.level("dspool_pool_desired_workers"),
-        f">= {level('dspool_pool_max_workers')} and {level('dspool_pool_sizing_enabled')} == 1",
-        lambda desired, window: (
+        name="DspoolAtMaximumSize",
+        value=level("dspool_pool_desired_workers"),
+        measure=lambda window: window.level("dspool_pool_desired_workers"),
+        when=f">= {level('dspool_pool_max_workers')} and {level('dspool_pool_sizing_enabled')} == 1",
+        holds=lambda desired, window: (
             desired >= window.level("dspool_pool_max_workers")
             and window.level("dspool_pool_sizing_enabled") == 1
         ),
-        10,
-        "warning",
-        "Sizing holds pool {{ $labels.pool }} at its maximum of {{ $value }} workers",
-        "It would take more if it could: raise max_pool_size if the machine has room.",
+        lasting_min=10,
+        severity="warning",
+        summary="Sizing holds pool {{ $labels.pool }} at its maximum of {{ $value }} workers",
+        description="It would take more if it could: raise max_pool_size if the machine has room.",
     ),
     Alert(
-        "DspoolTelemetryDropped",
-        f"{increase('dspool_telemetry_dropped_samples_total', window='10m')} "
-        f"+ {increase('dspool_telemetry_unattributed_operations_total', window='10m')}",
-        lambda window: (
+        name="DspoolTelemetryDropped",
+        value=(
+            f"{increase('dspool_telemetry_dropped_samples_total', window='10m')} "
+            f"+ {increase('dspool_telemetry_unattributed_operations_total', window='10m')}"
+        ),
+        measure=lambda window: (
             window.increase("dspool_telemetry_dropped_samples_total", 10 * MINUTE)
             + window.increase("dspool_telemetry_unattributed_operations_total", 10 * MINUTE)
         ),
-        "> 0",
-        lambda missing, window: missing > 0,
-        0,
-        "info",
-        "Telemetry of pool {{ $labels.pool }} is incomplete",
-        "Samples were dropped or operations could not be attributed; operations themselves are not affected.",
+        when="> 0",
+        holds=lambda samples, window: samples > 0,
+        lasting_min=0,
+        severity="info",
+        summary="Telemetry of pool {{ $labels.pool }} is incomplete",
+        description=(
+            "Samples were dropped or operations could not be attributed; operations themselves are not affected."
+        ),
     ),
     Alert(
-        "DspoolMetricsMissing",
-        f"max by (pool) ({REACHABLE})",
-        lambda window: window.level(REACHABLE),
-        "== 0",
-        lambda reachable, window: reachable == 0,
-        1,
-        "warning",
-        "The metrics actor of pool {{ $labels.pool }} does not answer",
-        "Operations go on; what happened meanwhile is counted when it is back. Only GET /metrics can tell.",
+        name="DspoolMetricsMissing",
+        value=f"max by (pool) ({REACHABLE})",
+        measure=lambda window: window.level(REACHABLE),
+        when="== 0",
+        holds=lambda reachable, window: reachable == 0,
+        lasting_min=1,
+        severity="warning",
+        summary="The metrics actor of pool {{ $labels.pool }} does not answer",
+        description="Operations go on; what happened meanwhile is counted when it is back. Only GET /metrics can tell.",
     ),
 )
 

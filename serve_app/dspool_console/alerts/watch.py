@@ -19,7 +19,7 @@ from dspool.telemetry.event_log import Seen
 from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.snapshot import Snapshot
 from dspool_console.alerts import ALERTS, METRICS_READ, MINUTE, RUNBOOK, Alert
-from dspool_console.alerts.window import Sample, Window, sample_of
+from dspool_console.alerts.window import Sample, SampleWindow, sample_of
 
 log = logging.getLogger("dspool.http")
 
@@ -98,7 +98,7 @@ class AlertWatch:
         self._samples.append((now, sample))
         while self._samples[0][0] < now - SPAN_S:
             self._samples.popleft()
-        window = Window(self._samples, now)
+        window = SampleWindow(self._samples, now)
         before = {alert.name: alert.state for alert in self.alerts}
         self.alerts = tuple(self._state(alert, window, now, at) for alert in ALERTS)
         self.evaluated_at = at
@@ -114,7 +114,7 @@ class AlertWatch:
                 self._firing.discard(alert.name)
                 self._add_event("alert.resolved", alert, at)
 
-    def _state(self, alert: Alert, window: Window, now: float, at: float) -> AlertNow:
+    def _state(self, alert: Alert, window: SampleWindow, now: float, at: float) -> AlertNow:
         value, holds = alert.judge(window)
         state: AlertState = "ok"
         since: float | None = None

@@ -40,7 +40,7 @@ def sample_of(snapshot: Snapshot | None, metrics: frozenset[str]) -> Sample:
     return sample
 
 
-class Window:
+class SampleWindow:
     """What alerts see at `now`: the samples until then, oldest first, each with its monotonic seconds.
 
     `where` chooses by labels: a value, or several with `|` between them. Operations whose end is found out late
@@ -103,4 +103,4 @@ def _in_buckets(q: float, buckets: Sequence[tuple[float, float]]) -> float:
     return lower
 
 
-__all__ = ["ABSENT", "Labels", "Sample", "Window", "sample_of"]
+__all__ = ["ABSENT", "Labels", "Sample", "SampleWindow", "sample_of"]
