@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -34,93 +35,76 @@ class GrafanaDashboard(NamedTuple):
 
 
 _DURATION, _WAIT = "dspool_operation_duration_seconds", "dspool_operation_wait_seconds"
-_OPERATIONS = "dspool_operations_total"
-_SERVED = rate(_OPERATIONS, where='outcome=~"ok|error|timeout"', pool=POOL)
-_FAILED = rate(_OPERATIONS, where='outcome=~"error|timeout"', pool=POOL)
+_OPERATIONS, _WORKER_OPERATIONS = "dspool_operations_total", "dspool_worker_operations_total"
+_rate, _level = partial(rate, pool=POOL), partial(level, pool=POOL)
+_quantile, _mean = partial(quantile, pool=POOL), partial(mean, pool=POOL)
+_FAILED, _SERVED = 'outcome=~"error|timeout"', 'outcome=~"ok|error|timeout"'
+
+
+def _panel(title: str, unit: str, *queries: tuple[str, str], description: str = "") -> GrafanaPanel:
+    return GrafanaPanel(title, unit, queries, description)
+
 
 OVERVIEW: Final = GrafanaDashboard(
     "dspool-overview",
     "dspool: pools",
     (
-        GrafanaPanel(
-            "Operations by outcome", "ops", (("{{outcome}}", rate(_OPERATIONS, "outcome", pool=POOL)),)
-        ),
-        GrafanaPanel(
+        _panel("Operations by outcome", "ops", ("{{outcome}}", _rate(_OPERATIONS, "outcome"))),
+        _panel(
             "Latency",
             "s",
-            (
-                *((f"p{q * 100:g}", quantile(q, _DURATION, pool=POOL)) for q in (0.5, 0.95, 0.99)),
-                ("mean", mean(_DURATION, pool=POOL)),
-            ),
-            "Submit to end of served operations.",
+            *((f"p{q * 100:g}", _quantile(q, _DURATION)) for q in (0.5, 0.95, 0.99)),
+            ("mean", _mean(_DURATION)),
+            description="Submit to end of served operations.",
         ),
-        GrafanaPanel(
+        _panel(
             "Wait for a slot",
             "s",
-            (
-                ("p50", quantile(0.5, _WAIT, pool=POOL)),
-                ("p99", quantile(0.99, _WAIT, pool=POOL)),
-                ("max_wait_s", level("dspool_queue_max_wait_seconds", pool=POOL)),
-            ),
+            ("p50", _quantile(0.5, _WAIT)),
+            ("p99", _quantile(0.99, _WAIT)),
+            ("max_wait_s", _level("dspool_queue_max_wait_seconds")),
         ),
-        GrafanaPanel("Error rate", "percentunit", (("{{pool}}", f"{_FAILED} / ({_SERVED} > 0)"),)),
-        GrafanaPanel(
-            "Errors by code", "ops", (("{{code}}", rate("dspool_operation_errors_total", "code", pool=POOL)),)
+        _panel(
+            "Error rate",
+            "percentunit",
+            ("{{pool}}", f"{_rate(_OPERATIONS, where=_FAILED)} / ({_rate(_OPERATIONS, where=_SERVED)} > 0)"),
         ),
-        GrafanaPanel("Health", "none", (("{{pool}}", level("dspool_pool_health_score", pool=POOL)),)),
-        GrafanaPanel(
+        _panel("Errors by code", "ops", ("{{code}}", _rate("dspool_operation_errors_total", "code"))),
+        _panel("Health", "none", ("{{pool}}", _level("dspool_pool_health_score"))),
+        _panel(
             "Workers",
             "none",
-            (
-                ("{{state}}", level("dspool_pool_workers", "state", pool=POOL)),
-                ("overflow", level("dspool_pool_overflow_workers", pool=POOL)),
-                ("desired", level("dspool_pool_desired_workers", pool=POOL)),
-                ("maximum", level("dspool_pool_max_workers", pool=POOL)),
-            ),
+            ("{{state}}", _level("dspool_pool_workers", "state")),
+            ("overflow", _level("dspool_pool_overflow_workers")),
+            ("desired", _level("dspool_pool_desired_workers")),
+            ("maximum", _level("dspool_pool_max_workers")),
         ),
-        GrafanaPanel(
-            "Utilization", "percentunit", (("{{pool}}", level("dspool_pool_utilization_ratio", pool=POOL)),)
-        ),
-        GrafanaPanel(
+        _panel("Utilization", "percentunit", ("{{pool}}", _level("dspool_pool_utilization_ratio"))),
+        _panel(
             "Queue",
             "none",
-            (
-                ("waiting", level("dspool_queue_operations", pool=POOL)),
-                ("running", level("dspool_running_operations", pool=POOL)),
-            ),
+            ("waiting", _level("dspool_queue_operations")),
+            ("running", _level("dspool_running_operations")),
         ),
-        GrafanaPanel(
-            "Operations by program",
-            "ops",
-            (("{{program}}", rate(_OPERATIONS, "program", pool=POOL)),),
-        ),
-        GrafanaPanel(
-            "p99 by program", "s", (("{{program}}", quantile(0.99, _DURATION, "program", pool=POOL)),)
-        ),
-        GrafanaPanel(
+        _panel("Operations by program", "ops", ("{{program}}", _rate(_OPERATIONS, "program"))),
+        _panel("p99 by program", "s", ("{{program}}", _quantile(0.99, _DURATION, "program"))),
+        _panel(
             "Tokens",
             "none",
-            (
-                (
-                    "{{program}} {{direction}}",
-                    rate("dspool_lm_tokens_total", "program", "direction", pool=POOL),
-                ),
-            ),
+            ("{{program}} {{direction}}", _rate("dspool_lm_tokens_total", "program", "direction")),
         ),
-        GrafanaPanel("Sessions", "none", (("{{pool}}", level("dspool_pool_sessions", pool=POOL)),)),
-        GrafanaPanel(
+        _panel("Sessions", "none", ("{{pool}}", _level("dspool_pool_sessions"))),
+        _panel(
             "State",
             "none",
-            (("{{state}}", level("dspool_pool_state", "state", pool=POOL)),),
-            "1: it is in it.",
+            ("{{state}}", _level("dspool_pool_state", "state")),
+            description="1: it is in it.",
         ),
-        GrafanaPanel(
+        _panel(
             "Failures and retries",
             "ops",
-            (
-                ("workers failed", rate("dspool_worker_failures_total", pool=POOL)),
-                ("operations retried", rate("dspool_operation_retries_total", pool=POOL)),
-            ),
+            ("workers failed", _rate("dspool_worker_failures_total")),
+            ("operations retried", _rate("dspool_operation_retries_total")),
         ),
     ),
 )
@@ -129,71 +113,44 @@ WORKERS: Final = GrafanaDashboard(
     "dspool-workers",
     "dspool: workers",
     (
-        GrafanaPanel(
+        _panel(
             "Busy",
             "percentunit",
             (
-                (
-                    "{{slot}}",
-                    f"{rate('dspool_worker_busy_seconds_total', 'slot', pool=POOL)} "
-                    f"/ ({level('dspool_worker_operation_slots', 'slot', pool=POOL)} > 0)",
-                ),
+                "{{slot}}",
+                f"{_rate('dspool_worker_busy_seconds_total', 'slot')} "
+                f"/ ({_level('dspool_worker_operation_slots', 'slot')} > 0)",
             ),
-            "Slot-seconds used of those there are, by worker slot number.",
+            description="Slot-seconds used of those there are, by worker slot number.",
         ),
-        GrafanaPanel(
-            "Operations", "ops", (("{{slot}}", rate("dspool_worker_operations_total", "slot", pool=POOL)),)
-        ),
-        GrafanaPanel(
-            "Failed operations",
-            "ops",
-            (
-                (
-                    "{{slot}}",
-                    rate(
-                        "dspool_worker_operations_total", "slot", where='outcome=~"error|timeout"', pool=POOL
-                    ),
-                ),
-            ),
-        ),
-        GrafanaPanel(
-            "Running", "none", (("{{slot}}", level("dspool_worker_running_operations", "slot", pool=POOL)),)
-        ),
-        GrafanaPanel("Sessions", "none", (("{{slot}}", level("dspool_worker_sessions", "slot", pool=POOL)),)),
-        GrafanaPanel(
-            "Memory",
-            "bytes",
-            (("{{slot}}", level("dspool_worker_resident_memory_bytes", "slot", pool=POOL)),),
-        ),
+        _panel("Operations", "ops", ("{{slot}}", _rate(_WORKER_OPERATIONS, "slot"))),
+        _panel("Failed operations", "ops", ("{{slot}}", _rate(_WORKER_OPERATIONS, "slot", where=_FAILED))),
+        _panel("Running", "none", ("{{slot}}", _level("dspool_worker_running_operations", "slot"))),
+        _panel("Sessions", "none", ("{{slot}}", _level("dspool_worker_sessions", "slot"))),
+        _panel("Memory", "bytes", ("{{slot}}", _level("dspool_worker_resident_memory_bytes", "slot"))),
     ),
 )
 
 
-def _every(metric: Metric) -> GrafanaPanel:
+def _panel_of(metric: Metric) -> GrafanaPanel:
     """A panel for one row of the table."""
     legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels) or "{{pool}}"
+    queries: tuple[tuple[str, str], ...]
     if metric.kind == "histogram":
         queries = tuple(
-            (f"p{q * 100:g} {legend}", quantile(q, metric.name, *metric.labels, pool=POOL))
-            for q in (0.5, 0.99)
+            (f"p{q * 100:g} {legend}", _quantile(q, metric.name, *metric.labels)) for q in (0.5, 0.99)
         )
     elif metric.kind == "counter":
-        by = rate(
-            metric.name,
-            *metric.labels,
-            where='program=~".+"' if "program" in metric.labels else "",
-            pool=POOL,
-        )
-        queries = ((legend, by),)
+        where = 'program=~".+"' if "program" in metric.labels else ""
+        queries = ((legend, _rate(metric.name, *metric.labels, where=where)),)
     else:
-        queries = ((legend, level(metric.name, *metric.labels, pool=POOL)),)
+        queries = ((legend, _level(metric.name, *metric.labels)),)
     units = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
-    base = metric.name.removesuffix("_total").rsplit("_", 1)[-1]
-    unit = units.get(base, "none") if metric.kind != "counter" else "cps"
+    unit = "cps" if metric.kind == "counter" else units.get(metric.name.rsplit("_", 1)[-1], "none")
     return GrafanaPanel(metric.name, unit, queries, metric.help)
 
 
-EVERYTHING: Final = GrafanaDashboard("dspool-metrics", "dspool: every metric", tuple(map(_every, METRICS)))
+EVERYTHING: Final = GrafanaDashboard("dspool-metrics", "dspool: every metric", tuple(map(_panel_of, METRICS)))
 
 DASHBOARDS: Final = (OVERVIEW, WORKERS, EVERYTHING)
 
@@ -225,12 +182,12 @@ def as_json(dashboard: GrafanaDashboard) -> str:
                 },
             ]
         },
-        "panels": [_panel(number, panel, source) for number, panel in enumerate(dashboard.panels)],
+        "panels": [_panel_json(number, panel, source) for number, panel in enumerate(dashboard.panels)],
     }
     return json.dumps(model, indent=1) + "\n"
 
 
-def _panel(number: int, panel: GrafanaPanel, source: dict[str, str]) -> dict[str, Any]:
+def _panel_json(number: int, panel: GrafanaPanel, source: dict[str, str]) -> dict[str, Any]:
     return {
         "id": number + 1,
         "type": "timeseries",
