@@ -189,7 +189,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         for worker_id, tickets in actions.send.items():
             worker = self.workers[worker_id]
             assert worker.member, "sent to a worker that takes no traffic"
-            assert self.d.held_by(worker_id) <= worker.slots
+            assert self.d.running_on(worker_id) <= worker.slots
             for ticket in tickets:
                 op_id = ticket.operation.id
                 op = self.ops[op_id]
@@ -228,19 +228,19 @@ class DispatcherMachine(RuleBasedStateMachine):
                 owner.asked.append(session)
 
     def _room(self, worker_id):
-        return self.workers[worker_id].capacity - self.d.held_by(worker_id)
+        return self.workers[worker_id].capacity - self.d.running_on(worker_id)
 
     def _report_load(self, worker_id, exact):
         worker = self.workers[worker_id]
-        held = len(worker.running) + worker.others
+        running = len(worker.running) + worker.others
         own = len(worker.running)
-        guess = self.d.held_by(worker_id) - len(self.d._matching.send.get(worker_id, ()))
+        guess = self.d.running_on(worker_id) - len(self.d._matcher.send.get(worker_id, ()))
         if worker.member:
-            others = max(0, held - (own if exact else guess))
+            others = max(0, running - (own if exact else guess))
             worker.capacity = worker.slots - others
-            worker.refused = worker.refused and held >= worker.slots
+            worker.refused = worker.refused and running >= worker.slots
             worker.silent_until = self.now + 0.1 if others and not worker.refused else None
-        self.d.load(worker_id, held, worker.slots, own=own if exact else None, now=self.now)
+        self.d.load(worker_id, running, worker.slots, own=own if exact else None, now=self.now)
 
     # --- rules: this client ---
 
@@ -383,7 +383,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         elif len(worker.running) + worker.others >= worker.slots or not worker.member:
             self._comes_back(op_id, bounced=True)
             if worker.member:
-                worker.capacity = self.d.held_by(worker_id) - 1
+                worker.capacity = self.d.running_on(worker_id) - 1
                 worker.refused = True
                 worker.silent_until = None
             self.d.busy(worker_id, op_id, now=self.now)
@@ -551,7 +551,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.paused = paused
         self._publish()
         self._ended_or_repeated(alive_before)
-        assert all(self.d.held_by(worker_id) == 0 for worker_id in dying)
+        assert all(self.d.running_on(worker_id) == 0 for worker_id in dying)
 
     @rule(data=st.data())
     def nothing_can_be_sent_to_a_worker(self, data):
@@ -565,7 +565,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         for op_id in unsent:
             self._comes_back(op_id, bounced=True)
         if worker.member and unsent:
-            worker.capacity = self.d.held_by(worker_id) - len(unsent)
+            worker.capacity = self.d.running_on(worker_id) - len(unsent)
             worker.silent_until = self.now + 0.1
         self.d.not_sent(worker_id, unsent, now=self.now)
         self.perform()
@@ -605,7 +605,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert self.d.queued == sum(op.queued for op in self.ops.values())
             assert self.d.running == sum(op.alive and op.at is not None for op in self.ops.values())
             for worker_id, worker in self.workers.items():
-                assert self.d.held_by(worker_id) == len(worker.inbox) + len(worker.running)
+                assert self.d.running_on(worker_id) == len(worker.inbox) + len(worker.running)
 
     @invariant()
     def no_worker_has_room_for_what_waits(self):
@@ -649,8 +649,8 @@ class DispatcherMachine(RuleBasedStateMachine):
                 self._tick()
         assert all(len(op.ends) == 1 for op in self.ops.values())
         assert self.d.queued == self.d.running == 0
-        assert all(self.d.held_by(worker_id) == 0 for worker_id in self.workers)
-        assert len(self.d._matching.lines) == 0
+        assert all(self.d.running_on(worker_id) == 0 for worker_id in self.workers)
+        assert len(self.d._matcher.sessions) == 0
         assert not self.d._abandoned
 
 

@@ -250,7 +250,7 @@ def test_a_cancelled_operation_keeps_its_slot_and_its_session_until_the_worker_l
     world.do("cancel", "o1")
     assert isinstance(world.ends["o1"], Cancelled)
     assert world.cancelled == [("a", "o1")]
-    assert world.d.held_by("a") == 1
+    assert world.d.running_on("a") == 1
     assert world.finish("a", "o1") == [("a", "o2")]
 
 
@@ -260,7 +260,7 @@ def test_what_was_decided_but_not_yet_sent_can_be_cancelled_without_a_trace():
     world.d.cancel("x", now=0.0)
     assert world.act() == []
     assert world.cancelled == []
-    assert world.d.held_by("a") == 0
+    assert world.d.running_on("a") == 0
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back():
@@ -561,15 +561,15 @@ def test_a_request_that_is_never_answered_is_forgotten():
 
 
 def sizes(dispatcher):
-    matching = dispatcher._matching
+    matcher = dispatcher._matcher
     return {
         "deadlines": len(dispatcher._timers._deadlines),
         "resting": len(dispatcher._timers._resting),
         "tickets": len(dispatcher._tickets),
         "abandoned": len(dispatcher._abandoned),
-        "shared": len(matching._shared),
-        "bound": sum(len(worker.bound) for worker in matching.workers.values()),
-        "lines": len(matching.lines),
+        "shared": len(matcher._shared),
+        "bound": sum(len(worker.bound) for worker in matcher.workers.values()),
+        "sessions": len(matcher.sessions),
     }
 
 
@@ -595,7 +595,7 @@ def test_an_operation_that_bounces_for_long_leaves_no_trail():
     world = World(DispatchConfig(checkout_timeout_s=1e6), a=1)
     world.submit(timeout=1e6)
     for _ in range(3000):
-        if world.d.held_by("a"):
+        if world.d.running_on("a"):
             world.do("busy", "a", "o1")
             world.do("load", "a", held=0, slots=1)
         world.tick(1.0)

@@ -275,7 +275,7 @@ class Client:
         for session, granted in report.handed_over:
             dispatcher.handed_over(worker_id, session, granted, now=now)
         self._perform()
-        if worker_id not in self._by_id and dispatcher.held_by(worker_id) == 0:
+        if worker_id not in self._by_id and dispatcher.running_on(worker_id) == 0:
             self._links.drop(worker_id)
 
     def _on_chunk(self, worker_id: str, chunk: Chunk) -> None:
@@ -373,7 +373,7 @@ class Client:
                 # Not by its connection: that of a worker that hangs stays open for as long as it hangs.
                 self._observing.lost(worker_id, time.monotonic())
                 self._links.cut(worker_id)
-            elif worker_id not in self._by_id and self._dispatcher.held_by(worker_id) == 0:
+            elif worker_id not in self._by_id and self._dispatcher.running_on(worker_id) == 0:
                 self._links.drop(worker_id)
         self._tell_members()
 

@@ -1,12 +1,12 @@
 """The dispatcher: which operation goes to which worker, when, and how each one ends.
 
-Pure: it gets `now` and random numbers as arguments, and what it decided is fetched with `take()`. One lives in
+Pure: it gets `now` and random numbers as arguments, and `take()` returns what it decided. One lives in
 each client. Several clients share workers: a worker that has no slot answers `busy`, the
 operation goes back to its place in the queue, and the worker tells when it has room again.
 
 Places in the queue are numbers given at submission. An operation keeps its number whatever happens to it, so
-"back to the front" needs no second rule. Who runs what is decided in `matching`; here is what happens to
-an operation: it is refused, bounced, tried again after a rest, given up, or ends.
+"back to the front" needs no second rule. `Matcher` decides who runs what; here is what happens to
+an operation: it is refused, bounced, retried after a rest, given up, or ends.
 """
 
 from __future__ import annotations
@@ -27,73 +27,72 @@ __all__ = ["Actions", "Affinity", "DispatchConfig", "Dispatcher", "Strategy", "T
 
 DECLARED_DEAD = "its supervisor declared it dead"
 _UNKNOWN_OWNER_PAUSE_S = 0.02
-"""Wait before asking again for a session whose owner this client does not know (it is draining or has just died)."""
-_NEWS_LASTS_S = 0.1
-"""How long "unreachable" and "other clients fill these slots" are believed: nobody tells us when that changes."""
+"""Wait before the next try for a session whose owner this client does not know (it is draining or has just died)."""
+_RECHECK_S = 0.1
+"""How long to believe "unreachable" and "other clients fill these slots": nobody tells us when that changes."""
 _DEAD_WEIGHT = 64
-"""Ended tickets that may lie in the heaps beyond the number of living ones: they hold their inputs in memory."""
+"""How many more ended than living tickets may lie in the heaps: they hold their inputs in memory."""
 
 
 class Dispatcher:
     def __init__(self, config: DispatchConfig) -> None:
         self._config = config
-        self._matching = Matcher(config)
+        self._matcher = Matcher(config)
         self._tickets: dict[str, Ticket] = {}
         self._abandoned: dict[str, Ticket] = {}
-        """Ended early, and a worker has not yet let go of them."""
+        """Ended early, and a worker still holds them."""
         self._timers = Timers()
-        self._stale_news: dict[str, float] = {}
+        self._recheck_at: dict[str, float] = {}
         """By worker: when to stop believing what keeps us from filling all its slots."""
         self._retries = Retries(config)
         self._rate = EndRate()
         self._numbers = 0
-        self._stale = 0
+        self._leftovers = 0
         self._paused = False
         self._closed = False
         self._cancel: dict[str, list[str]] = {}
         self._ends: list[TicketEnd] = []
 
-    # --- a look inside ---
+    # --- state ---
 
     @property
     def queued(self) -> int:
         """Operations that wait for a slot, those behind another of their session included."""
-        return self._matching.queued
+        return self._matcher.queued
 
     @property
     def running(self) -> int:
-        return len(self._tickets) - self._matching.queued
+        return len(self._tickets) - self._matcher.queued
 
     def oldest_wait_s(self, now: float) -> float:
         """How long the longest waiting operation has waited for a slot; 0 when none waits."""
-        if not self._matching.queued:
+        if not self._matcher.queued:
             return 0.0
-        # In the order in which they were submitted.
         return next((now - ticket.submitted_at for ticket in self._tickets.values() if ticket.queued), 0.0)
 
-    def held_by(self, worker_id: str) -> int:
+    def running_on(self, worker_id: str) -> int:
         """Slots of the worker that this client fills, operations that ended early included."""
-        worker = self._matching.worker(worker_id)
+        worker = self._matcher.worker(worker_id)
         return len(worker.held) if worker else 0
 
     def owner_of(self, session: str) -> str | None:
         """The member that owns the session, as far as this client knows."""
-        owner = self._matching.lines.owner(session)
-        return owner if owner in self._matching.workers else None
+        owner = self._matcher.sessions.owner(session)
+        return owner if owner in self._matcher.workers else None
 
     def next_wake(self) -> float | None:
         """When `tick` has something to do next."""
-        earliest = min(self._timers.earliest(), self._matching.next_ask())
-        if self._stale_news and self.queued:
-            earliest = min(earliest, *self._stale_news.values())
+        earliest = min(self._timers.earliest(), self._matcher.next_ask())
+        if self._recheck_at and self.queued:
+            earliest = min(earliest, *self._recheck_at.values())
         return earliest if earliest < math.inf else None
 
     def take(self) -> Actions:
-        """What was decided since the last call. The caller performs all of it, in this order."""
-        matching = self._matching
-        matching.decide_handovers()
-        actions = Actions(matching.send, self._cancel, self._ends, matching.handover)
-        matching.send, self._cancel, self._ends, matching.handover = {}, {}, [], {}
+        """The decisions since the last call. The caller performs all of them, in this order."""
+        matcher = self._matcher
+        matcher.decide_handovers()
+        actions = Actions(matcher.send, self._cancel, self._ends, matcher.handover)
+        matcher.send, self._cancel, self._ends, matcher.handover = {}, {}, [], {}
         return actions
 
     # --- events ---
@@ -103,17 +102,17 @@ class Dispatcher:
 
         Raises:
             QueueFull, PoolPaused, PoolClosed: refused at once, nothing was queued.
-            Conflict: an operation of this id has not ended, or a worker has not yet let go of it.
+            Conflict: an operation of this id has not ended, or a worker still holds it.
         """
-        matching = self._matching
+        matcher = self._matcher
         if self._closed:
             raise PoolClosed("the pool is shut down; connect to a running one")
         if self._paused:
             raise PoolPaused("the pool is paused; resume it or try again later", retry_after_s=1.0)
-        if matching.queued >= self._config.max_queue:
-            retry_after_s = self._rate.time_for(matching.queued)
+        if matcher.queued >= self._config.max_queue:
+            retry_after_s = self._rate.time_for(matcher.queued)
             raise QueueFull(
-                f"{matching.queued} operations wait already; try again in {retry_after_s:g} s",
+                f"{matcher.queued} operations wait already; try again in {retry_after_s:g} s",
                 retry_after_s=retry_after_s,
             )
         if operation.id in self._tickets or operation.id in self._abandoned:
@@ -125,20 +124,20 @@ class Dispatcher:
         self._tickets[operation.id] = ticket
         self._retries.earn()
         self._timers.watch(ticket)
-        matching.queued += 1
-        if operation.session is None or matching.lines.enter(operation.session, ticket):
-            matching.offer(ticket, now)
+        matcher.queued += 1
+        if operation.session is None or matcher.sessions.enter(operation.session, ticket):
+            matcher.offer(ticket, now)
         return ticket
 
     def finished(self, worker_id: str, report: Result | Failure, *, now: float, random: float = 0.0) -> None:
         """The worker reports the end of an operation; its slot is free."""
-        worker = self._matching.worker(worker_id)
-        ticket = self._matching.let_go(worker, report.operation_id)
+        worker = self._matcher.worker(worker_id)
+        ticket = self._matcher.release(worker, report.operation_id)
         if worker is None or ticket is None:
             return
         self._rate.add(now)
-        if ticket.done:
-            self._buried(ticket, now)
+        if ticket.ended:
+            self._bury(ticket, now)
         else:
             pause = error = None
             if type(report) is Failure:
@@ -148,55 +147,55 @@ class Dispatcher:
                 self._end(ticket, report, error, worker_id, now)
             else:
                 self._rest_before_retry(ticket, pause, now)
-        self._matching.feed(worker, now)
+        self._matcher.feed(worker, now)
 
     def busy(self, worker_id: str, operation_id: str, *, now: float) -> None:
         """The worker had no slot: the operation did not start and goes back to its place."""
-        worker = self._matching.worker(worker_id)
-        ticket = self._matching.let_go(worker, operation_id)
+        worker = self._matcher.worker(worker_id)
+        ticket = self._matcher.release(worker, operation_id)
         if worker is None or ticket is None:
             return
-        # Full until a report says otherwise, or we would offer it the same one again at once.
-        worker.capacity = len(worker.held)
+        # Full until a report says otherwise, or it would get the same one again at once.
+        worker.capacity = len(worker.tickets)
         worker.refused = True
-        self._stale_news.pop(worker_id, None)
-        self._bounced(ticket, 0.0, now)
+        self._recheck_at.pop(worker_id, None)
+        self._bounce(ticket, 0.0, now)
 
     def moved(self, worker_id: str, operation_id: str, owner: str, *, now: float) -> None:
         """The operation's session belongs to `owner`: follow. It did not start."""
-        worker = self._matching.worker(worker_id)
-        ticket = self._matching.let_go(worker, operation_id)
+        worker = self._matcher.worker(worker_id)
+        ticket = self._matcher.release(worker, operation_id)
         if worker is None or ticket is None:
             return
-        known = owner in self._matching.workers and owner != worker_id
-        if known and ticket.operation.session is not None:
-            self._matching.lines.own(ticket.operation.session, owner)
+        known_owner = owner in self._matcher.workers and owner != worker_id
+        if known_owner and ticket.operation.session is not None:
+            self._matcher.sessions.own(ticket.operation.session, owner)
         else:
-            self._matching.disown(ticket, worker_id)
-        self._bounced(ticket, 0.0 if known else _UNKNOWN_OWNER_PAUSE_S, now)
-        self._matching.feed(worker, now)
+            self._matcher.disown(ticket, worker_id)
+        self._bounce(ticket, 0.0 if known_owner else _UNKNOWN_OWNER_PAUSE_S, now)
+        self._matcher.feed(worker, now)
 
-    def load(self, worker_id: str, held: int, slots: int, *, own: int | None = None, now: float) -> None:
+    def load(self, worker_id: str, running: int, slots: int, *, own: int | None = None, now: float) -> None:
         """The worker's load, all clients included, as of the report being handled.
 
-        `own` says how many of `held` are this client's. Without it that is guessed to be all that was sent, which is
+        `own` says how many of `running` are this client's. Without it the guess is all that was sent, which is
         too many while some are still on their way: the worker then looks freer than it is.
         """
-        worker = self._matching.workers.get(worker_id)
+        worker = self._matcher.workers.get(worker_id)
         if worker is None:
             return
         if own is None:
-            own = len(worker.held) - len(self._matching.send.get(worker_id, ()))
-        others = max(0, held - own)
+            own = len(worker.tickets) - len(self._matcher.send.get(worker_id, ()))
+        others = max(0, running - own)
         worker.slots = slots
         worker.capacity = slots - others
-        worker.refused = worker.refused and held >= slots
+        worker.refused = worker.refused and running >= slots
         if others and not worker.refused:
-            # The other clients' slots may become free unheard: the worker tells only those whom it refused.
-            self._stale_news[worker_id] = now + _NEWS_LASTS_S
+            # Nobody may tell us when the other clients' slots become free: the worker tells only those it refused.
+            self._recheck_at[worker_id] = now + _RECHECK_S
         else:
-            self._stale_news.pop(worker_id, None)
-        self._matching.feed(worker, now)
+            self._recheck_at.pop(worker_id, None)
+        self._matcher.feed(worker, now)
 
     def members(
         self,
@@ -209,143 +208,145 @@ class Dispatcher:
     ) -> None:
         """The workers that take traffic now. Those in `finishing` end what they hold but get nothing new.
 
-        Any other is dead, whatever its connection looks like: what it held is treated as by `lost`.
+        Any other is dead, whatever its connection looks like: its operations fare as by `lost`.
         """
         self._paused = paused
-        wanted = {member.worker_id: member for member in workers}
-        for worker_id in self._matching.known():
-            if worker_id not in wanted and worker_id not in finishing:
-                # What goes from one to another that is dead as well has not left yet, and comes back unharmed.
+        current = {member.worker_id: member for member in workers}
+        for worker_id in self._matcher.all_workers():
+            if worker_id not in current and worker_id not in finishing:
+                # What moves from one to another that is dead as well has not left yet, and comes back unharmed.
                 self.lost(worker_id, DECLARED_DEAD, now=now, random=random)
-        self._matching.members(wanted, now)
+        self._matcher.set_members(current, now)
 
     def lost(self, worker_id: str, cause: str, *, now: float, random: float = 0.0) -> None:
-        """The worker is gone. What it held had started as far as we know: only idempotent operations go again."""
-        removed = self._matching.remove(worker_id)
-        if removed is None:
+        """The worker is gone. Its operations had started as far as we know: only idempotent ones are retried."""
+        removal = self._matcher.remove(worker_id)
+        if removal is None:
             return
-        worker, again = removed
+        worker, retries = removal
         self._cancel.pop(worker_id, None)
-        self._stale_news.pop(worker_id, None)
-        held, worker.held = list(worker.held.values()), {}
+        self._recheck_at.pop(worker_id, None)
+        tickets, worker.tickets = list(worker.tickets.values()), {}
         ended: list[Ticket] = []
-        for ticket in held:
+        for ticket in tickets:
             ticket.worker = None
-            self._matching.disown(ticket, worker_id)
-            pause = None if ticket.done else self._retries.after_loss(ticket, now, random)
+            self._matcher.disown(ticket, worker_id)
+            pause = None if ticket.ended else self._retries.after_loss(ticket, now, random)
             if pause is None:
                 ended.append(ticket)
             elif pause > 0.0:
                 self._rest_before_retry(ticket, pause, now)
             else:
                 ticket.queue_deadline = ticket.deadline
-                self._matching.mark_queued(ticket)
-                again.append(ticket)
-        # The older ones first get what is free elsewhere, then those who stood behind an ended one of their session.
-        self._matching.offer_all(again, now)
+                self._matcher.mark_queued(ticket)
+                retries.append(ticket)
+        # The older ones get what is free elsewhere first, then those that stood behind an ended one of their session.
+        self._matcher.offer_all(retries, now)
         for ticket in ended:
-            if ticket.done:
-                self._buried(ticket, now)
+            if ticket.ended:
+                self._bury(ticket, now)
             else:
                 self._end(ticket, None, ticket.lost(worker_id, cause), worker_id, now)
-        self._matching.look_again(now)
+        self._matcher.recheck_handovers(now)
 
     def not_sent(self, worker_id: str, operation_ids: Iterable[str], *, now: float) -> None:
         """These never left for the worker (no connection to it): they did not start and go back to their places.
 
-        The worker gets nothing for a moment, or they would return to it at once, again and again.
+        The worker gets nothing for a moment, or they would return to it again and again.
         """
-        worker = self._matching.worker(worker_id)
+        worker = self._matcher.worker(worker_id)
         tickets = [
-            ticket for each in operation_ids if (ticket := self._matching.let_go(worker, each)) is not None
+            ticket
+            for operation_id in operation_ids
+            if (ticket := self._matcher.release(worker, operation_id)) is not None
         ]
         if worker is None or not tickets:
             return
-        worker.capacity = len(worker.held)
-        self._stale_news[worker_id] = now + _NEWS_LASTS_S
+        worker.capacity = len(worker.tickets)
+        self._recheck_at[worker_id] = now + _RECHECK_S
         for ticket in sorted(tickets, key=lambda ticket: ticket.number):
-            self._matching.disown(ticket, worker_id)
-            self._bounced(ticket, 0.0, now)
+            self._matcher.disown(ticket, worker_id)
+            self._bounce(ticket, 0.0, now)
 
     def handed_over(self, worker_id: str, session: str, granted: bool, *, now: float) -> None:
-        """The worker's answer to a hand-over: it has given the session up, or keeps it."""
-        self._matching.handed_over(worker_id, session, granted, now)
+        """The worker's answer to a hand-over: it gave the session up, or keeps it."""
+        self._matcher.handed_over(worker_id, session, granted, now)
 
     def cancel(self, operation_id: str, *, now: float) -> None:
-        """The caller gave up. It ends now; a slot it holds is ours again when the worker says so."""
+        """The caller gave up. The operation ends now; its slot is free when the worker says so."""
         ticket = self._tickets.get(operation_id)
         if ticket is not None:
             self._abandon(ticket, Cancelled(f"operation {operation_id} was cancelled"), now)
 
     def tick(self, now: float) -> None:
-        """Let time pass: end what is past its deadline, queue again what waited for a retry."""
+        """Let time pass: end what is past its deadline, queue what waited for a retry."""
         for ticket in self._timers.overdue(now):
             self._abandon(ticket, ticket.too_late(now), now)
-        self._matching.offer_all(self._timers.rested(now), now)
-        doubted: list[WorkerSlots] = []
-        for worker_id in [worker_id for worker_id, until in self._stale_news.items() if until <= now]:
-            del self._stale_news[worker_id]
-            worker = self._matching.workers.get(worker_id)
+        self._matcher.offer_all(self._timers.rested(now), now)
+        workers: list[WorkerSlots] = []
+        for worker_id in [worker_id for worker_id, until in self._recheck_at.items() if until <= now]:
+            del self._recheck_at[worker_id]
+            worker = self._matcher.workers.get(worker_id)
             if worker is not None:
                 worker.capacity = worker.slots
-                doubted.append(worker)
-        for worker in doubted:
-            self._matching.feed(worker, now)
-        self._matching.look_again(now)
+                workers.append(worker)
+        for worker in workers:
+            self._matcher.feed(worker, now)
+        self._matcher.recheck_handovers(now)
 
     def close(self, *, now: float) -> None:
-        """End everything: nothing is accepted any more."""
+        """End everything and accept nothing more."""
         self._closed = True
-        self._matching.close()
+        self._matcher.close()
         for ticket in list(self._tickets.values()):
             self._abandon(ticket, PoolClosed("the pool was closed while the operation waited or ran"), now)
 
     # --- what becomes of an operation ---
 
-    def _bounced(self, ticket: Ticket, pause: float, now: float) -> None:
-        """A worker did not take it: back to its place, or to rest if that happens again and again."""
-        if ticket.done:
-            self._buried(ticket, now)
+    def _bounce(self, ticket: Ticket, pause: float, now: float) -> None:
+        """A worker did not take it: it goes back to its place, or rests if that happens again and again."""
+        if ticket.ended:
+            self._bury(ticket, now)
             return
         ticket.attempts -= 1
         ticket.bounces += 1
-        self._matching.mark_queued(ticket)
+        self._matcher.mark_queued(ticket)
         pause = max(pause, bounce_pause(ticket.bounces))
         if ticket.queue_deadline <= now:
             self._end(ticket, None, ticket.too_late(now), None, now)
         elif pause > 0.0:
             self._timers.rest(ticket, now + pause)
         else:
-            self._matching.offer(ticket, now)
+            self._matcher.offer(ticket, now)
 
     def _rest_before_retry(self, ticket: Ticket, pause: float, now: float) -> None:
-        # It may wait longer than for a first checkout: from here on only the operation's own deadline counts.
+        # From here on only the operation's own deadline counts, not the checkout timeout.
         ticket.queue_deadline = ticket.deadline
-        self._matching.mark_queued(ticket)
+        self._matcher.mark_queued(ticket)
         self._timers.rest(ticket, now + pause)
 
     def _abandon(self, ticket: Ticket, error: PoolError, now: float) -> None:
         """End it before the worker that may hold it reports."""
-        if ticket.done:
+        if ticket.ended:
             return
-        worker = self._matching.worker(ticket.worker) if ticket.worker is not None else None
-        batch = self._matching.send.get(worker.id, []) if worker is not None else []
+        worker = self._matcher.worker(ticket.worker) if ticket.worker is not None else None
+        batch = self._matcher.send.get(worker.id, []) if worker is not None else []
         if worker is not None and ticket in batch:
             # Decided but not yet sent: it never started.
             batch.remove(ticket)
-            self._matching.let_go(worker, ticket.operation.id)
+            self._matcher.release(worker, ticket.operation.id)
             self._end(ticket, None, error, None, now)
-            self._matching.feed(worker, now)
+            self._matcher.feed(worker, now)
             return
         if worker is not None:
             self._abandoned[ticket.operation.id] = ticket
             self._cancel.setdefault(worker.id, []).append(ticket.operation.id)
         self._end(ticket, None, error, ticket.worker, now)
 
-    def _buried(self, ticket: Ticket, now: float) -> None:
-        """The worker let go of an operation that had ended before: only now may the next of its session start."""
+    def _bury(self, ticket: Ticket, now: float) -> None:
+        """The worker released an operation that had ended before: only now may the next of its session start."""
         del self._abandoned[ticket.operation.id]
-        self._matching.advance(ticket, now)
+        self._matcher.advance(ticket, now)
 
     def _end(
         self,
@@ -355,20 +356,20 @@ class Dispatcher:
         worker: str | None,
         now: float,
     ) -> None:
-        matching = self._matching
-        ticket.done = True
+        matcher = self._matcher
+        ticket.ended = True
         del self._tickets[ticket.operation.id]
         if ticket.queued:
             ticket.queued = False
-            matching.queued -= 1
-            self._stale += 1
+            matcher.queued -= 1
+            self._leftovers += 1
         self._ends.append(TicketEnd(ticket, report, error, worker))
         if ticket.worker is None:
-            matching.advance(ticket, now)
+            matcher.advance(ticket, now)
         if (
             len(self._timers) > 2 * len(self._tickets) + _DEAD_WEIGHT
-            or self._stale > self.queued + _DEAD_WEIGHT
+            or self._leftovers > self.queued + _DEAD_WEIGHT
         ):
-            self._stale = 0
+            self._leftovers = 0
             self._timers.drop_ended()
-            matching.drop_ended()
+            matcher.drop_ended()

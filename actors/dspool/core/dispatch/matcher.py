@@ -20,24 +20,24 @@ class Matcher:
     __slots__ = (
         "_ask_at",
         "_closed",
-        "_freed",
+        "_event_at",
         "_handovers",
         "_leaving",
-        "_look_at",
         "_pick",
         "_prefers",
         "_rotates",
         "_shared",
+        "_turns",
         "handover",
-        "lines",
         "queued",
         "send",
+        "sessions",
         "workers",
     )
 
     def __init__(self, config: DispatchConfig) -> None:
         self.workers: dict[str, WorkerSlots] = {}
-        self.lines = SessionQueues()
+        self.sessions = SessionQueues()
         self.queued = 0
         """Tickets with `queued` set, wherever they wait."""
         self.send: dict[str, list[Ticket]] = {}
@@ -48,66 +48,67 @@ class Matcher:
         """What any worker may run."""
         self._pick = PICK[config.strategy]
         self._rotates = config.strategy != "lifo"
-        self._freed = 0
+        self._turns = 0
         self._closed = False
         self._prefers = config.affinity == "prefer"
         self._handovers = Handovers()
         self._ask_at = math.inf
-        """When asking for hand-overs makes sense next, given a free slot: always inf while affinity is strict."""
-        self._look_at: float | None = None
-        """The last event after which it may have made sense, until `decide_handovers`."""
+        """When to ask for hand-overs next, given a free slot: always inf while affinity is strict."""
+        self._event_at: float | None = None
+        """Time of the last event that may allow one, until `decide_handovers`."""
 
     # --- workers come and go ---
 
     def worker(self, worker_id: str) -> WorkerSlots | None:
         return self.workers.get(worker_id) or self._leaving.get(worker_id)
 
-    def known(self) -> list[str]:
+    def all_workers(self) -> list[str]:
         """Every worker that takes traffic or still holds something."""
         return [*self.workers, *self._leaving]
 
-    def members(self, wanted: dict[str, Member], now: float) -> None:
+    def set_members(self, members: dict[str, Member], now: float) -> None:
         """These take traffic now, and no others."""
-        # First who is there, then what goes where: nothing may land on a worker that leaves in the same change.
+        # Members first, operations after: nothing may land on a worker that leaves in the same change.
         homeless: list[Ticket] = []
-        for worker_id in [worker_id for worker_id in self.workers if worker_id not in wanted]:
+        for worker_id in [worker_id for worker_id in self.workers if worker_id not in members]:
             worker = self.workers.pop(worker_id)
             homeless += self._recall(worker)
-            if worker.held:
+            if worker.tickets:
                 self._leaving[worker_id] = worker
-        for worker_id, member in wanted.items():
-            known = self.workers.get(worker_id)
-            if known is None:
-                known = self._leaving.pop(worker_id, None) or WorkerSlots(
-                    worker_id, member.slots, self._freed
+        for worker_id, member in members.items():
+            worker = self.workers.get(worker_id)
+            if worker is None:
+                worker = self._leaving.pop(worker_id, None) or WorkerSlots(
+                    worker_id, member.slots, self._turns
                 )
-                known.capacity, known.refused = known.slots, False  # what it said before it left is stale
-                self.workers[worker_id] = known
-            known.capacity += member.slots - known.slots
-            known.slots = member.slots
+                # What it said before it left is stale.
+                worker.capacity, worker.refused = worker.slots, False
+                self.workers[worker_id] = worker
+            worker.capacity += member.slots - worker.slots
+            worker.slots = member.slots
         self.offer_all(homeless, now)
         for worker in list(self.workers.values()):
             self.feed(worker, now)
-        self.look_again(now)
+        self.recheck_handovers(now)
 
     def remove(self, worker_id: str) -> tuple[WorkerSlots, list[Ticket]] | None:
-        """The worker is gone: itself, still with what it held, and what has to be offered to the others."""
+        """The worker is gone: itself, still with its tickets, and the tickets to offer to the others."""
         worker = self.workers.pop(worker_id, None) or self._leaving.pop(worker_id, None)
         return (worker, self._recall(worker)) if worker is not None else None
 
     def close(self) -> None:
-        """Nothing is given to a worker any more."""
+        """No worker gets anything any more."""
         self._closed = True
 
     # --- operations come and go ---
 
     def offer(self, ticket: Ticket, now: float) -> None:
         """Send `ticket` now if a worker has room for it, else put it in its queue."""
-        if self._closed or ticket.done or ticket.queue_deadline <= now:
-            return  # whoever watches the deadlines ends what is too late
+        if self._closed or ticket.ended or ticket.queue_deadline <= now:
+            return  # the timers end what is too late
         session = ticket.operation.session
         if session is not None:
-            owner = self.workers.get(self.lines.owner(session) or "")
+            owner = self.workers.get(self.sessions.owner(session) or "")
             if owner is not None:
                 self._offer_to(owner, ticket, now)
                 return
@@ -117,7 +118,7 @@ class Matcher:
             if worker is not None and not worker.bound:
                 self._dispatch(ticket, worker, now)
                 return
-        # While all are full a session has no home: the first free slot will be it.
+        # While all are full a session has no home: the first free slot becomes it.
         heapq.heappush(self._shared, (ticket.number, ticket))
         while self._shared and (worker := self._pick(self.workers.values())) is not None:
             self.feed(worker, now)
@@ -132,15 +133,15 @@ class Matcher:
             return
         shared, bound = self._shared, worker.bound
         owners: dict[str, WorkerSlots] = {}
-        while (shared or bound) and worker.capacity > len(worker.held):
+        while (shared or bound) and worker.capacity > len(worker.tickets):
             source = bound if bound and (not shared or bound[0] < shared[0]) else shared
             number, ticket = heapq.heappop(source)
-            if ticket.done or ticket.queue_deadline <= now:
+            if ticket.ended or ticket.queue_deadline <= now:
                 continue
             session = ticket.operation.session
             if session is not None and source is shared:
-                # Its owner may have left, and come back while it waited.
-                owner = self.workers.get(self.lines.owner(session) or "", worker)
+                # Its owner may have left and come back while it waited.
+                owner = self.workers.get(self.sessions.owner(session) or "", worker)
                 if owner is not worker:
                     heapq.heappush(owner.bound, (number, ticket))
                     owners[owner.id] = owner
@@ -149,16 +150,16 @@ class Matcher:
         for owner in owners.values():
             self.feed(owner, now)
         if self._ask_at <= now:
-            self._look_at = now
+            self._event_at = now
 
-    def let_go(self, worker: WorkerSlots | None, operation_id: str) -> Ticket | None:
-        """The worker no longer holds the operation. The caller says what becomes of it, then feeds the worker."""
-        ticket = worker.held.pop(operation_id, None) if worker is not None else None
+    def release(self, worker: WorkerSlots | None, operation_id: str) -> Ticket | None:
+        """The worker no longer holds the operation. The caller decides what becomes of it, then feeds the worker."""
+        ticket = worker.tickets.pop(operation_id, None) if worker is not None else None
         if worker is None or ticket is None:
             return None
         ticket.worker = None
-        self._freed = worker.freed = self._freed + 1
-        if self._leaving and not worker.held:
+        self._turns = worker.turn = self._turns + 1
+        if self._leaving and not worker.tickets:
             self._leaving.pop(worker.id, None)
         return ticket
 
@@ -167,48 +168,48 @@ class Matcher:
         self.queued += 1
 
     def advance(self, ticket: Ticket, now: float) -> None:
-        """`ticket` has ended and no worker holds it: it leaves its session's line, and the next may go."""
+        """`ticket` has ended and no worker holds it: it leaves its session's queue, and the next may go."""
         session = ticket.operation.session
         if session is not None:
-            following = self.lines.leave(session, ticket)
-            if following is not None:
-                self.offer(following, now)
+            successor = self.sessions.leave(session, ticket)
+            if successor is not None:
+                self.offer(successor, now)
 
     def disown(self, ticket: Ticket, worker_id: str) -> None:
         """Forget that `worker_id` owns the ticket's session, if it has one."""
         if ticket.operation.session is not None:
-            self.lines.disown(ticket.operation.session, worker_id)
+            self.sessions.disown(ticket.operation.session, worker_id)
 
     def drop_ended(self) -> None:
         """Take ended tickets out of the queues: they hold their inputs in memory."""
         for queue in (self._shared, *(worker.bound for worker in self.workers.values())):
-            queue[:] = [entry for entry in queue if not entry[1].done]
+            queue[:] = [entry for entry in queue if not entry[1].ended]
             heapq.heapify(queue)
 
     # --- hand-overs, when affinity is `prefer` ---
 
     def handed_over(self, worker_id: str, session: str, granted: bool, now: float) -> None:
-        if not self._handovers.answered(session, worker_id):
+        if not self._handovers.answer(session, worker_id):
             return
-        first = self.lines.first(session)
+        first = self.sessions.first(session)
         worker = self.workers.get(worker_id)
         if granted and (first is None or first.worker != worker_id):
-            # Otherwise it got a slot meanwhile: what was sent after the request made it the owner again.
-            self.lines.disown(session, worker_id)
+            # Otherwise the operation got a slot meanwhile, which made the worker the owner again.
+            self.sessions.disown(session, worker_id)
             if worker is not None and first is not None and (first.number, first) in worker.bound:
                 worker.bound.remove((first.number, first))
                 heapq.heapify(worker.bound)
                 self.offer(first, now)
-        self.look_again(now)
+        self.recheck_handovers(now)
 
-    def look_again(self, now: float) -> None:
-        """Something changed that may allow a hand-over, whatever the last look said."""
+    def recheck_handovers(self, now: float) -> None:
+        """Something changed that may allow a hand-over."""
         if self._prefers:
             self._ask_at = -math.inf
-            self._look_at = now
+            self._event_at = now
 
     def next_ask(self) -> float:
-        """When to look again although nothing changed; inf if never."""
+        """When to ask again although nothing changed; inf if never."""
         if self._closed:
             return math.inf
         answer = self._handovers.next_expiry() if self._handovers.open else math.inf
@@ -217,9 +218,9 @@ class Matcher:
     def decide_handovers(self) -> None:
         """Ask full owners for the sessions whose first operation has waited longest, one for each spare slot.
 
-        Once for all events since the last time: between two of them an owner may look full that is not.
+        Once for all events since the last call: between two events an owner may look full that is not.
         """
-        now, self._look_at = self._look_at, None
+        now, self._event_at = self._event_at, None
         if now is None or self._closed:
             return
         self._handovers.expire(now)
@@ -228,10 +229,10 @@ class Matcher:
             return
         next_at = math.inf
         full = [worker for worker in self.workers.values() if worker.room <= 0]
-        waiting = sorted((number, ticket, worker.id) for worker in full for number, ticket in worker.bound)
-        for _, ticket, owner in waiting:
+        queue = sorted((number, ticket, worker.id) for worker in full for number, ticket in worker.bound)
+        for _, ticket, owner in queue:
             session = ticket.operation.session
-            if session is None or ticket.done:
+            if session is None or ticket.ended:
                 continue
             if spare == 0:
                 return  # `_ask_at` stays: the next free slot is for one of these
@@ -250,14 +251,14 @@ class Matcher:
     # --- helpers ---
 
     def _offer_to(self, owner: WorkerSlots, ticket: Ticket, now: float) -> None:
-        if owner.capacity > len(owner.held) and not owner.bound and not self._shared:
+        if owner.capacity > len(owner.tickets) and not owner.bound and not self._shared:
             self._dispatch(ticket, owner, now)
             return
         # Through the queue even if there is room: an older operation may be waiting for the same slot.
         heapq.heappush(owner.bound, (ticket.number, ticket))
         self.feed(owner, now)
         if ticket.queued:
-            self.look_again(now)
+            self.recheck_handovers(now)
 
     def _dispatch(self, ticket: Ticket, worker: WorkerSlots, now: float) -> None:
         operation = ticket.operation
@@ -266,11 +267,11 @@ class Matcher:
         ticket.worker = worker.id
         ticket.attempts += 1
         ticket.sent_at = now
-        worker.held[operation.id] = ticket
+        worker.tickets[operation.id] = ticket
         if operation.session is not None:
-            self.lines.own(operation.session, worker.id)
+            self.sessions.own(operation.session, worker.id)
         if self._rotates:
-            self._freed = worker.freed = self._freed + 1
+            self._turns = worker.turn = self._turns + 1
         batch = self.send.get(worker.id)
         if batch is None:
             self.send[worker.id] = [ticket]
@@ -278,11 +279,11 @@ class Matcher:
             batch.append(ticket)
 
     def _recall(self, worker: WorkerSlots) -> list[Ticket]:
-        """It gets nothing more: what was bound to it or not yet sent, to be offered to the others."""
-        tickets = [ticket for _, ticket in worker.bound if not ticket.done]
+        """The worker gets nothing more: returns what waits for it or is not yet sent, to offer to the others."""
+        tickets = [ticket for _, ticket in worker.bound if not ticket.ended]
         worker.bound = []
         for ticket in self.send.pop(worker.id, ()):
-            self.let_go(worker, ticket.operation.id)
+            self.release(worker, ticket.operation.id)
             ticket.attempts -= 1
             self.mark_queued(ticket)
             tickets.append(ticket)

@@ -13,28 +13,28 @@ Queue = list[tuple[int, Ticket]]
 
 
 class WorkerSlots:
-    """One worker as this client sees it: its slots, and what of ours is there or waits for it."""
+    """One worker as this client sees it: its slots, and our operations that are there or wait for it."""
 
-    __slots__ = ("bound", "capacity", "freed", "held", "id", "refused", "slots")
+    __slots__ = ("bound", "capacity", "id", "refused", "slots", "tickets", "turn")
 
-    def __init__(self, worker_id: str, slots: int, freed: int) -> None:
+    def __init__(self, worker_id: str, slots: int, turn: int) -> None:
         self.id = worker_id
         self.slots = slots
         self.capacity = slots
         """Slots that we may fill: all but those of other clients, as far as we know."""
         self.refused = False
         """It answered `busy`, and tells when it has room again."""
-        self.held: dict[str, Ticket] = {}
-        """Ours, by operation id: each counts until the worker reports it, also when nobody waits for it any more."""
+        self.tickets: dict[str, Ticket] = {}
+        """Ours, by operation id. Each counts until the worker reports it, even when nobody waits for it any more."""
         self.bound: Queue = []
-        """Queued here because their session lives here."""
-        self.freed = freed
-        """A running number, set when it frees a slot and (but for lifo) when it is given one of ours."""
+        """Queued for this worker because it owns their session."""
+        self.turn = turn
+        """A running number, set when it frees a slot and (but for lifo) when it gets one of ours."""
 
     @property
     def room(self) -> int:
         """Free slots; not positive when there is none."""
-        return self.capacity - len(self.held)
+        return self.capacity - len(self.tickets)
 
 
 Pick = Callable[[Iterable[WorkerSlots]], WorkerSlots | None]
@@ -44,7 +44,7 @@ def pick_most_recent(workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
     """Of those with room, the one that freed a slot last: work stays on few, warm workers and the others can go."""
     best = None
     for worker in workers:
-        if worker.capacity > len(worker.held) and (best is None or worker.freed > best.freed):
+        if worker.capacity > len(worker.tickets) and (best is None or worker.turn > best.turn):
             best = worker
     return best
 
@@ -53,7 +53,7 @@ def pick_least_recent(workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
     """Of those with room, the one that has waited longest since it freed a slot or was picked."""
     best = None
     for worker in workers:
-        if worker.capacity > len(worker.held) and (best is None or worker.freed < best.freed):
+        if worker.capacity > len(worker.tickets) and (best is None or worker.turn < best.turn):
             best = worker
     return best
 
@@ -62,11 +62,11 @@ def pick_least_loaded(workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
     """The one with the largest free share of its slots; among equals the one that has waited longest."""
     best, best_share = None, 0.0
     for worker in workers:
-        room = worker.capacity - len(worker.held)
+        room = worker.capacity - len(worker.tickets)
         if room <= 0:
             continue
         share = room / worker.slots
-        if share > best_share or (share == best_share and best is not None and worker.freed < best.freed):
+        if share > best_share or (share == best_share and best is not None and worker.turn < best.turn):
             best, best_share = worker, share
     return best
 
@@ -79,11 +79,11 @@ PICK: dict[Strategy, Pick] = {
 
 
 def place(session: str, workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
-    """A home for a session, among the workers with room: rendezvous hashing (Thaler, Ravishankar 1998) weighted
+    """A home for a session among the workers with room: rendezvous hashing (Thaler, Ravishankar 1998) weighted
     by free slots. None while all are full.
 
-    Clients that see the same members and the same load choose the same worker, and a worker that joins
-    or leaves moves no session but those it wins or had.
+    Clients that see the same members and the same load choose the same worker; a worker that joins
+    or leaves moves only the sessions that it wins or had.
     """
     best, best_score = None, -math.inf
     for worker in workers:

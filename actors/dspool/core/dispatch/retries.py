@@ -1,4 +1,4 @@
-"""May an operation be tried again, and when; and how fast the pool ends operations lately."""
+"""Whether and when an operation is retried, and how fast the pool has ended operations lately."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _BOUNCE_PAUSE_MAX_S = 1.0
 
 
 class Retries:
-    """Attempts, backoff and one budget for all: submissions earn `budget_ratio` of a retry each, so that a failing
-    back end sees at most that much more load from us."""
+    """Attempts, backoff and one budget for all: each submission earns `budget_ratio` of a retry, so that a failing
+    back end sees at most that much more load."""
 
     __slots__ = ("_budget", "_config")
 
@@ -26,25 +26,24 @@ class Retries:
         self._budget = min(budget, self._config.budget_burst)
 
     def after_error(self, ticket: Ticket, error: PoolError, now: float, random: float) -> float | None:
-        """The pause before an attempt after `error`, which is then paid for; None: the error stands."""
+        """The pause before another attempt, which is then paid for; None: the error stands."""
         if error.code not in _RETRYABLE_CODES:
             return None
-        asked_s: float = error.details.get("retry_after_s") or 0.0
-        return self._spend(ticket, max(asked_s, self._backoff(ticket.attempts, random)), now)
+        retry_after_s: float = error.details.get("retry_after_s") or 0.0
+        return self._spend(ticket, max(retry_after_s, self._backoff(ticket.attempts, random)), now)
 
     def after_loss(self, ticket: Ticket, now: float, random: float) -> float | None:
-        """The same after its worker died: the first time another worker gets it at once."""
+        """The same after its worker died: the first time, another worker gets it at once."""
         pause = 0.0 if ticket.attempts <= 1 else self._backoff(ticket.attempts, random)
         return self._spend(ticket, pause, now)
 
     def _spend(self, ticket: Ticket, pause: float, now: float) -> float | None:
-        refused = (
+        if (
             not ticket.idempotent
             or ticket.attempts >= self._config.attempts
             or self._budget < 1.0
             or now + pause >= ticket.deadline
-        )
-        if refused:
+        ):
             return None
         self._budget -= 1.0
         return pause
@@ -55,17 +54,17 @@ class Retries:
 
 
 def bounce_pause(bounces: int) -> float:
-    """How long an operation rests that workers keep not taking: a few times not at all, then longer and longer.
+    """How long an operation rests after workers bounced it: not at all a few times, then longer and longer.
 
-    Two workers that name each other as the owner, or one that claims room and is busy, would
-    otherwise be asked as fast as the network goes.
+    Otherwise two workers that name each other as the owner, or one that claims room and is busy, would
+    get it as fast as the network goes.
     """
-    beyond = bounces - _FREE_BOUNCES
-    return 0.0 if beyond <= 0 else min(_BOUNCE_PAUSE_MAX_S, _BOUNCE_PAUSE_S * 2.0 ** min(beyond - 1, 16))
+    excess = bounces - _FREE_BOUNCES
+    return 0.0 if excess <= 0 else min(_BOUNCE_PAUSE_MAX_S, _BOUNCE_PAUSE_S * 2.0 ** min(excess - 1, 16))
 
 
 class EndRate:
-    """Operations ended per second, lately: good enough to say when to come back."""
+    """Operations ended per second, lately: exact enough to say when to come back."""
 
     __slots__ = ("_count", "_last", "_since")
 

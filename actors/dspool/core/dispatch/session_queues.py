@@ -13,50 +13,50 @@ REMEMBERED_OWNERS = 100_000
 
 
 class SessionQueues:
-    """One line a session that has operations here; only the first in a line may be given to a worker.
+    """One queue for each session that has operations here; only the first in a queue may go to a worker.
 
-    A ticket stays in line until no worker holds it, ended or not: that is what keeps a session
-    to one operation at a time. Owners are remembered for the sessions used last, lines or not;
+    A ticket stays in its queue until no worker holds it, ended or not: that keeps a session
+    to one operation at a time. It remembers the owners of the sessions used last, queued or not;
     a forgotten one costs a `moved`.
     """
 
-    __slots__ = ("_limit", "_lines", "_owners")
+    __slots__ = ("_limit", "_owners", "_queues")
 
     def __init__(self, remembered: int = REMEMBERED_OWNERS) -> None:
         self._limit = remembered
-        self._lines: dict[str, deque[Ticket]] = {}
+        self._queues: dict[str, deque[Ticket]] = {}
         self._owners: OrderedDict[str, str] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._queues)
 
     def enter(self, session: str, ticket: Ticket) -> bool:
         """Put `ticket` at the end; True if it is the first."""
-        line = self._lines.get(session)
-        if line is None:
-            self._lines[session] = deque((ticket,))
+        queue = self._queues.get(session)
+        if queue is None:
+            self._queues[session] = deque((ticket,))
             return True
-        line.append(ticket)
+        queue.append(ticket)
         return False
 
     def leave(self, session: str, ticket: Ticket) -> Ticket | None:
-        """Take `ticket` out; the one that is first now and was not before."""
-        line = self._lines.get(session)
-        if line is None:
+        """Take `ticket` out; returns the one that is first now and was not before."""
+        queue = self._queues.get(session)
+        if queue is None:
             return None
-        if line[0] is not ticket:
-            if ticket in line:
-                line.remove(ticket)
+        if queue[0] is not ticket:
+            if ticket in queue:
+                queue.remove(ticket)
             return None
-        line.popleft()
-        if line:
-            return line[0]
-        del self._lines[session]
+        queue.popleft()
+        if queue:
+            return queue[0]
+        del self._queues[session]
         return None
 
     def first(self, session: str) -> Ticket | None:
-        line = self._lines.get(session)
-        return line[0] if line else None
+        queue = self._queues.get(session)
+        return queue[0] if queue else None
 
     def owner(self, session: str) -> str | None:
         return self._owners.get(session)
@@ -69,7 +69,7 @@ class SessionQueues:
             owners.popitem(last=False)
 
     def disown(self, session: str, worker_id: str) -> None:
-        """Forget that `worker_id` owns it, if that is what is remembered."""
+        """Forget that `worker_id` owns it, if it does."""
         if self._owners.get(session) == worker_id:
             del self._owners[session]
 
@@ -77,17 +77,17 @@ class SessionQueues:
 PAUSE_S = 1.0
 """Between two requests for the same session."""
 PATIENCE_S = 5.0
-"""An answer that takes longer will not come."""
+"""After this time no answer comes any more."""
 
 
 class _Request(Struct):
     worker: str
-    asked_at: float
+    sent_at: float
     open: bool = True
 
     @property
     def until(self) -> float:
-        return self.asked_at + (PATIENCE_S if self.open else PAUSE_S)
+        return self.sent_at + (PATIENCE_S if self.open else PAUSE_S)
 
 
 class Handovers:
@@ -105,7 +105,7 @@ class Handovers:
         return len(self._requests)
 
     def ask(self, session: str, worker_id: str, now: float) -> float:
-        """-inf and the request counts as made, or the time from which on it may be."""
+        """-inf, and the request counts as made; or the time from which on it may be made."""
         request = self._requests.get(session)
         if request is not None:
             if now < request.until:
@@ -115,8 +115,8 @@ class Handovers:
         self.open += 1
         return -math.inf
 
-    def answered(self, session: str, worker_id: str) -> bool:
-        """False if nothing was asked of this worker, or too long ago."""
+    def answer(self, session: str, worker_id: str) -> bool:
+        """False if this worker was not asked, or too long ago."""
         request = self._requests.get(session)
         if request is None or not request.open or request.worker != worker_id:
             return False
@@ -125,14 +125,14 @@ class Handovers:
         return True
 
     def gone(self, worker_id: str) -> None:
-        """The worker will not answer any more. The pause holds, whoever owns the session next."""
+        """The worker cannot answer any more. The pause holds, whoever owns the session next."""
         for request in self._requests.values():
             if request.worker == worker_id and request.open:
                 request.open = False
                 self.open -= 1
 
     def expire(self, now: float) -> None:
-        """Forget what no longer matters. What lies behind a slow answer waits for it: `ask` goes by its own time."""
+        """Forget what no longer matters, except behind a slow answer: `ask` checks the time of each."""
         while self._requests:
             session, request = next(iter(self._requests.items()))
             if now < request.until:

@@ -24,7 +24,7 @@ class DispatchConfig(NamedTuple):
     jitter: float = 0.5
     budget_ratio: float = 0.1
     budget_burst: int = 256
-    """Retries that may be made beyond the ratio: a dying worker with many slots must not exhaust it."""
+    """Retries beyond the ratio: a dying worker with many slots must not exhaust it."""
     affinity: Affinity = "strict"
     """`strict`: an operation of a session waits for the session's owner, however busy.
     `prefer`: a full owner is asked to hand the session over while another worker has a free slot."""
@@ -39,26 +39,26 @@ class Ticket(Struct, eq=False):
     submitted_at: float
     deadline: float
     queue_deadline: float
-    """When it ends unless a worker has taken it; once it has run and is tried again, the deadline."""
+    """When it ends unless a worker has taken it; on a retry, the deadline."""
     idempotent: bool
     sink: Any
-    """The caller's own: whatever it needs to deliver the end."""
+    """What the caller needs to deliver the end."""
     sent_at: float = 0.0
     attempts: int = 0
-    """How often it was given to a worker that took it (or has not yet said that it did not)."""
+    """How often it went to a worker that took it (or has not yet said that it did not)."""
     bounces: int = 0
     """How often a worker did not take it, for whatever reason."""
     worker: str | None = None
-    """The worker that holds it now. Stays after an early end, until the worker lets go."""
+    """The worker that holds it now, after an early end, too."""
     queued: bool = True
-    done: bool = False
+    ended: bool = False
 
     def too_late(self, now: float) -> DeadlineExceeded:
         """The error that ends it at `now`, in the phase it is in."""
-        phase, what = ("queue", "waited for a slot") if self.queued else ("run", "ran")
+        phase, verb = ("queue", "waited for a slot") if self.queued else ("run", "ran")
         waited_s = now - self.submitted_at
         return DeadlineExceeded(
-            f"operation {self.operation.id} {what} past its deadline ({waited_s:.2f} s after it was submitted)",
+            f"operation {self.operation.id} {verb} past its deadline ({waited_s:.2f} s after it was submitted)",
             phase=phase,
             operation_id=self.operation.id,
         )
@@ -79,9 +79,9 @@ class TicketEnd(NamedTuple):
 
     ticket: Ticket
     report: Result | Failure | None
-    """What its worker said, unless it ended here."""
+    """Its worker's, unless it ended here."""
     error: PoolError | None
-    """What its caller gets raised, whoever found it; None when it ended well."""
+    """What its caller gets raised; None when it ended well."""
     worker: str | None
 
 
@@ -93,4 +93,4 @@ class Actions(NamedTuple):
     """Operation ids."""
     ends: list[TicketEnd]
     handover: dict[str, list[str]]
-    """Sessions that the worker is asked to give up. Each is answered with `Dispatcher.handed_over`."""
+    """Sessions that the worker shall give up. `Dispatcher.handed_over` takes each answer."""

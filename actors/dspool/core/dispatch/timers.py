@@ -15,14 +15,14 @@ class Timers:
 
     def __init__(self) -> None:
         self._deadlines: _Heap = []
-        """Exactly one entry for each living ticket, never later than what ends it next; and some of ended ones."""
+        """Exactly one entry for each living ticket, never later than what ends it next, and some for ended ones."""
         self._resting: _Heap = []
 
     def __len__(self) -> int:
         return len(self._deadlines)
 
     def watch(self, ticket: Ticket) -> None:
-        """`overdue` returns it when its time is up. Once a ticket."""
+        """`overdue` returns it when its time is up. Called once for each ticket."""
         heapq.heappush(self._deadlines, (ticket.queue_deadline, ticket.number, ticket))
 
     def rest(self, ticket: Ticket, until: float) -> None:
@@ -34,7 +34,7 @@ class Timers:
         late: list[Ticket] = []
         while self._deadlines and self._deadlines[0][0] <= now:
             ticket = heapq.heappop(self._deadlines)[2]
-            if ticket.done:
+            if ticket.ended:
                 continue
             if ticket.deadline <= now or (ticket.queued and ticket.queue_deadline <= now):
                 late.append(ticket)
@@ -49,10 +49,10 @@ class Timers:
         return tickets
 
     def earliest(self) -> float:
-        """When one of them has something to return; inf if never."""
+        """When `overdue` or `rested` has something to return; inf if never."""
         earliest = math.inf
         for heap in (self._deadlines, self._resting):
-            while heap and heap[0][2].done:
+            while heap and heap[0][2].ended:
                 heapq.heappop(heap)
             if heap:
                 earliest = min(earliest, heap[0][0])
@@ -61,5 +61,5 @@ class Timers:
     def drop_ended(self) -> None:
         """Forget ended tickets: they hold their inputs in memory."""
         for heap in (self._deadlines, self._resting):
-            heap[:] = [entry for entry in heap if not entry[2].done]
+            heap[:] = [entry for entry in heap if not entry[2].ended]
             heapq.heapify(heap)
