@@ -95,7 +95,7 @@ def test_the_strategy_decides_among_idle_workers(strategy, chosen):
 def test_least_loaded_goes_by_the_share_of_free_slots_and_counts_other_clients():
     world = World(DispatchConfig(strategy="least_loaded"), small=2, large=8)
     assert [world.submit()[0][0] for _ in range(5)].count("large") == 4
-    world.do("load", "large", held=8, slots=8, own=4)
+    world.do("load", "large", running=8, slots=8, own=4)
     assert world.submit()[0][0] == "small"
 
 
@@ -153,7 +153,7 @@ def test_an_operation_that_was_busy_keeps_its_place():
     world.submit()
     world.submit()
     assert world.do("busy", "a", "o1") == []
-    assert world.do("load", "a", held=0, slots=1) == [("a", "o1")]
+    assert world.do("load", "a", running=0, slots=1) == [("a", "o1")]
 
 
 def test_a_slot_goes_to_the_older_of_those_bound_to_the_worker_and_those_for_any():
@@ -173,7 +173,7 @@ def test_the_load_of_a_report_does_not_count_what_was_dispatched_while_handling_
     world = World(a=4)
     for _ in range(6):
         world.submit()
-    world.do("load", "a", held=4, slots=4)
+    world.do("load", "a", running=4, slots=4)
     world.d.finished("a", Result("o1"), now=0.0)
     world.d.load("a", 4, 4, now=0.0)  # another client took the slot, and o5 is not on its way yet
     assert world.act() == [("a", "o5")]
@@ -181,7 +181,7 @@ def test_the_load_of_a_report_does_not_count_what_was_dispatched_while_handling_
 
 def test_slots_that_other_clients_fill_are_tried_again_when_the_news_is_old():
     world = World(a=2)
-    world.do("load", "a", held=2, slots=2)
+    world.do("load", "a", running=2, slots=2)
     assert world.submit() == []
     assert world.d.next_wake() == pytest.approx(0.1)
     assert world.tick(0.1) == [("a", "o1")]
@@ -191,9 +191,9 @@ def test_after_busy_the_worker_is_not_tried_before_it_says_that_it_has_room():
     world = World(a=2)
     world.submit()
     world.do("busy", "a", "o1")
-    world.do("load", "a", held=2, slots=2)
+    world.do("load", "a", running=2, slots=2)
     assert world.tick(5.0) == []
-    assert world.do("load", "a", held=1, slots=2) == [("a", "o1")]
+    assert world.do("load", "a", running=1, slots=2) == [("a", "o1")]
 
 
 def test_a_slot_freed_by_an_operation_that_will_be_retried_goes_to_the_next():
@@ -410,7 +410,7 @@ def test_an_operation_that_was_busy_has_used_up_no_attempt():
     world.submit()
     for _ in range(3):
         world.do("busy", "a", "o1")
-        world.do("load", "a", held=0, slots=1)
+        world.do("load", "a", running=0, slots=1)
     world.finish("a", "o1", RATE_LIMITED)
     assert "o1" not in world.ends
 
@@ -597,7 +597,7 @@ def test_an_operation_that_bounces_for_long_leaves_no_trail():
     for _ in range(3000):
         if world.d.running_on("a"):
             world.do("busy", "a", "o1")
-            world.do("load", "a", held=0, slots=1)
+            world.do("load", "a", running=0, slots=1)
         world.tick(1.0)
     assert max(sizes(world.d).values()) <= 2
 

@@ -1,4 +1,4 @@
-"""Turns at the door: fair between keys, whatever they do."""
+"""Turns at the queue: fair between keys, whatever they do."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from dspool.errors import QueueFull
 
 
 def test_while_there_is_room_everybody_goes_straight_in():
-    door = FairQueue(max_waiting=4)
-    entries = [door.arrive("a", "interactive", room=3) for _ in range(3)]
+    queue = FairQueue(max_waiting=4)
+    entries = [queue.arrive("a", "interactive", room=3) for _ in range(3)]
     assert all(entry.admitted for entry in entries)
-    assert not door.arrive("a", "interactive", room=3).admitted
-    assert (door.held, door.waiting) == (3, 1)
+    assert not queue.arrive("a", "interactive", room=3).admitted
+    assert (queue.places, queue.waiting) == (3, 1)
 
 
 def test_a_greedy_key_cannot_starve_another():
-    door = FairQueue(max_waiting=1000)
-    held = [door.arrive("greedy", "interactive", room=4) for _ in range(500)][:4]
+    queue = FairQueue(max_waiting=1000)
+    held = [queue.arrive("greedy", "interactive", room=4) for _ in range(500)][:4]
     served = Counter()
     for turn in range(100):
         # A modest caller, one request at a time, among 496 waiting ones.
         if not any(entry.key == "modest" for entry in held):
-            door.arrive("modest", "interactive", room=4)
-        door.leave(held.pop(0))
-        entry = door.next(room=4)
+            queue.arrive("modest", "interactive", room=4)
+        queue.leave(held.pop(0))
+        entry = queue.next(room=4)
         served[entry.key] += 1
         held.append(entry)
         if turn == 0:
@@ -40,17 +40,17 @@ def test_a_greedy_key_cannot_starve_another():
 
 def test_two_keys_with_full_lines_share_in_halves_and_by_weight():
     for weights, share in (((1.0, 1.0), 0.5), ((3.0, 1.0), 0.75)):
-        door = FairQueue(max_waiting=1000)
+        queue = FairQueue(max_waiting=1000)
         held = []
         for key, weight in zip("ab", weights, strict=True):
             for _ in range(400):
-                entry = door.arrive(key, "interactive", room=4, weight=weight)
+                entry = queue.arrive(key, "interactive", room=4, weight=weight)
                 if entry.admitted:
                     held.append(entry)
         served = Counter()
         for _ in range(300):
-            door.leave(held.pop(0))
-            entry = door.next(room=4)
+            queue.leave(held.pop(0))
+            entry = queue.next(room=4)
             held.append(entry)
             served[entry.key] += 1
         assert served["a"] / 300 == pytest.approx(share, abs=0.02)
@@ -58,53 +58,53 @@ def test_two_keys_with_full_lines_share_in_halves_and_by_weight():
 
 def test_long_operations_do_not_buy_more_than_a_share():
     """What counts is the room that is held, not how often one came in."""
-    door = FairQueue(max_waiting=100)
-    long = [door.arrive("long", "interactive", room=8) for _ in range(50)][:8]
+    queue = FairQueue(max_waiting=100)
+    long = [queue.arrive("long", "interactive", room=8) for _ in range(50)][:8]
     for _ in range(50):
-        door.arrive("short", "interactive", room=8)
+        queue.arrive("short", "interactive", room=8)
     for entry in long[:4]:
-        door.leave(entry)
-    assert {door.next(room=8).key for _ in range(4)} == {"short"}
+        queue.leave(entry)
+    assert {queue.next(room=8).key for _ in range(4)} == {"short"}
 
 
 def test_a_full_line_refuses_its_own_key_only():
-    door = FairQueue(max_waiting=2)
+    queue = FairQueue(max_waiting=2)
     for _ in range(3):
-        door.arrive("greedy", "interactive", room=1)
+        queue.arrive("greedy", "interactive", room=1)
     with pytest.raises(QueueFull) as refused:
-        door.arrive("greedy", "interactive", room=1)
+        queue.arrive("greedy", "interactive", room=1)
     assert refused.value.details["retry_after_s"] > 0
-    door.arrive("modest", "interactive", room=1)
+    queue.arrive("modest", "interactive", room=1)
 
 
 def test_batch_waits_for_interactive_but_is_not_starved():
-    door = FairQueue(max_waiting=1000)
-    held = door.arrive("a", "interactive", room=1)
+    queue = FairQueue(max_waiting=1000)
+    held = queue.arrive("a", "interactive", room=1)
     for _ in range(100):
-        door.arrive("a", "interactive", room=1)
+        queue.arrive("a", "interactive", room=1)
     for _ in range(100):
-        door.arrive("b", "batch", room=1)
+        queue.arrive("b", "batch", room=1)
     order = []
     for _ in range(90):
-        door.leave(held)
-        held = door.next(room=1)
+        queue.leave(held)
+        held = queue.next(room=1)
         order.append(held.priority)
     assert order[:INTERACTIVE_RUN] == ["interactive"] * INTERACTIVE_RUN
     assert order.count("batch") == 90 // (INTERACTIVE_RUN + 1)
 
 
 def test_a_key_at_its_own_limit_waits_while_others_pass():
-    door = FairQueue(max_waiting=10)
-    first = door.arrive("a", "interactive", room=10, max_held=1)
-    second = door.arrive("a", "interactive", room=10, max_held=1)
+    queue = FairQueue(max_waiting=10)
+    first = queue.arrive("a", "interactive", room=10, max_places=1)
+    second = queue.arrive("a", "interactive", room=10, max_places=1)
     assert first.admitted
     assert not second.admitted
-    third = door.arrive("b", "interactive", room=10)
+    third = queue.arrive("b", "interactive", room=10)
     limits = {"a": 1}
-    assert third.admitted or door.next(room=10, max_held=limits) is third
-    assert door.next(room=10, max_held=limits) is None
-    door.leave(first)
-    assert door.next(room=10, max_held=limits) is second
+    assert third.admitted or queue.next(room=10, max_places=limits) is third
+    assert queue.next(room=10, max_places=limits) is None
+    queue.leave(first)
+    assert queue.next(room=10, max_places=limits) is second
 
 
 @settings(max_examples=200, deadline=None)
@@ -119,24 +119,24 @@ def test_a_key_at_its_own_limit_waits_while_others_pass():
     )
 )
 def test_the_room_is_never_overfilled_nobody_is_lost_and_no_place_stays_empty(steps):
-    door, room, alive = FairQueue(max_waiting=10), 3, []
+    queue, room, alive = FairQueue(max_waiting=10), 3, []
     for what, value, priority in steps:
         if what == "arrive":
             try:
-                alive.append(door.arrive(value, priority, room=room))
+                alive.append(queue.arrive(value, priority, room=room))
             except QueueFull:
                 assert sum(1 for e in alive if e.key == value and not e.admitted) >= 10
         elif what == "leave" and alive:
             entry = alive.pop(value % len(alive))
-            door.leave(entry)
-            door.leave(entry)
+            queue.leave(entry)
+            queue.leave(entry)
         elif what == "room":
             room = value
-        while door.next(room=room) is not None:
-            assert door.held <= room
-        assert door.held == sum(e.admitted for e in alive)
-        assert door.waiting == sum(not e.admitted for e in alive)
-        assert door.waiting == 0 or door.held >= room
+        while queue.next(room=room) is not None:
+            assert queue.places <= room
+        assert queue.places == sum(e.admitted for e in alive)
+        assert queue.waiting == sum(not e.admitted for e in alive)
+        assert queue.waiting == 0 or queue.places >= room
     for entry in alive:
-        door.leave(entry)
-    assert (door.held, door.waiting) == (0, 0)
+        queue.leave(entry)
+    assert (queue.places, queue.waiting) == (0, 0)

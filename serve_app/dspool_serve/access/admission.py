@@ -45,7 +45,7 @@ class Admission:
         self._shared = shared
         self._own = Allowances()
         self._leases: dict[str, _Lease] = {}
-        self._max_held: dict[str, int] = {}
+        self._max_places: dict[str, int] = {}
 
     @property
     def waiting(self) -> int:
@@ -88,11 +88,11 @@ class Admission:
             QueueFull: too many of this token wait.
         """
         if token.max_running is not None:
-            self._max_held[token.name] = token.max_running
-        elif self._max_held:
-            self._max_held.pop(token.name, None)
+            self._max_places[token.name] = token.max_running
+        elif self._max_places:
+            self._max_places.pop(token.name, None)
         entry = self._door.arrive(
-            token.name, priority, room=self._room(), weight=token.weight, max_held=token.max_running
+            token.name, priority, room=self._room(), weight=token.weight, max_places=token.max_running
         )
         if not entry.admitted:
             self._open()
@@ -128,7 +128,7 @@ class Admission:
 
     def _open(self) -> None:
         room = self._room()
-        while (entry := self._door.next(room=room, max_held=self._max_held)) is not None:
+        while (entry := self._door.next(room=room, max_places=self._max_places)) is not None:
             waker = self._wakers.get(entry)
             if waker is not None and not waker.done():
                 waker.set_result(None)

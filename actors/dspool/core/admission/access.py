@@ -1,8 +1,8 @@
-"""Who may do what: tokens as they are kept, and how one that is presented is recognised. Pure.
+"""Who may do what: tokens as we keep them, and how to recognise one that a caller presents. Pure.
 
-A token is `dsp_<id>_<secret>`: the id (8 hex digits) names it in lists and logs, the secret is 256 random bits. Kept is
-SHA-256 of the whole token. A plain, fast hash is right here, where it would be wrong for passwords: salt and slow
-hashing make guessing expensive, and nobody guesses 256 random bits at any speed. What the hash has to do is to make a
+A token is `dsp_<id>_<secret>`: the id (8 hex digits) names it in lists and logs, the secret is 256 random bits. We keep
+the SHA-256 of the whole token. A plain, fast hash is right here, where it would be wrong for passwords: salt and slow
+hashing make guessing expensive, and nobody guesses 256 random bits at any speed. The hash only has to make a
 copy of the file worthless, and to cost a request less than a microsecond.
 """
 
@@ -25,7 +25,7 @@ ROLES: Final[tuple[Role, ...]] = ("reader", "caller", "admin")
 _RANK: Final = {role: rank for rank, role in enumerate(ROLES)}
 
 PRINCIPAL = r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}$"
-"""A principal's name. No slash: `principal/session` is taken apart at the first one."""
+"""A principal's name. No slash: the first one separates the parts of `principal/session`."""
 _TOKEN: Final = re.compile(rb"dsp_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _NOBODY: Final = "0" * 64
 
@@ -33,11 +33,11 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One token as it is kept: everything but the token itself."""
+    """One token as we keep it: everything but the token itself."""
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$")]
     name: Annotated[str, Meta(pattern=PRINCIPAL)]
-    """The principal. Two tokens of one name are the same principal: that is how a token is replaced."""
+    """The principal. Two tokens of one name are the same principal: that is how to replace a token."""
     role: Role
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
     expires_at: float | None = None
@@ -64,8 +64,8 @@ class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
         return RateLimits(self.rate_per_s, self.burst, self.quota_per_day)
 
 
-def allowed(role: Role, needed: Role) -> bool:
-    return _RANK[role] >= _RANK[needed]
+def allowed(role: Role, minimum: Role) -> bool:
+    return _RANK[role] >= _RANK[minimum]
 
 
 def new_token(
@@ -99,8 +99,8 @@ class Tokens:
     def recognise(self, presented: bytes, *, now: float) -> Token | None:
         """The token that `presented` is; None if it is none of ours or has expired.
 
-        Found by its id, which is no secret; the rest is compared as hashes and in constant time. An unknown id costs
-        the same comparison, so that the time taken does not tell which ids exist.
+        The id, which is no secret, selects the token; hashes are compared in constant time. An unknown id costs
+        the same comparison, so that the time does not tell which ids exist.
         """
         shape = _TOKEN.fullmatch(presented)
         token = None if shape is None else self._by_id.get(shape[1].decode())

@@ -1,9 +1,9 @@
-"""Whose turn it is at a door that lets in so many at once: fair between keys, interactive before batch.
+"""Whose turn it is when only so many requests may run at once: fair between keys, interactive before batch.
 
 Pure: the shell (`dspool_serve.access.admission`) waits and wakes; this decides. Among the keys that wait, the one that
-holds least of the room in proportion to its weight goes first, and among equals the one that was served least
+has the fewest places in proportion to its weight goes first, and among equals the one that was served least
 lately. So a key with a thousand waiting requests and a key with one share the room in halves, and a newcomer gets
-the next place that becomes free, however long the others' operations run.
+the next free place, however long the others' operations run.
 
 Batch work gets a place when nothing interactive waits, and one place in `INTERACTIVE_RUN + 1` even when something
 does: it may be slow, but never starved by those who call everything interactive.
@@ -22,7 +22,7 @@ INTERACTIVE_RUN: Final = 8
 
 
 class Entry:
-    """One request at the door. `admitted` is set once, by `FairQueue`."""
+    """One request. `FairQueue` sets `admitted` once."""
 
     __slots__ = ("admitted", "key", "left", "priority")
 
@@ -34,11 +34,11 @@ class Entry:
 
 
 class _Key:
-    __slots__ = ("held", "served", "waiting", "weight")
+    __slots__ = ("places", "served", "waiting", "weight")
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.held = 0
+        self.places = 0
         self.served = 0.0
         """Places given, divided by weight: the key's place in virtual time."""
         self.waiting: dict[Priority, deque[Entry]] = {"interactive": deque(), "batch": deque()}
@@ -49,7 +49,7 @@ class _Key:
 
 
 class FairQueue:
-    """A bounded room with a bounded line for each key.
+    """A bounded room with a bounded queue for each key.
 
     Args:
         max_waiting: requests of one key that may wait; one more is refused.
@@ -58,32 +58,32 @@ class FairQueue:
     def __init__(self, *, max_waiting: int) -> None:
         self._max_waiting = max_waiting
         self._keys: dict[str, _Key] = {}
-        self._held = 0
+        self._places = 0
         self._waiting = 0
         self._now = 0.0
         """Virtual time: where the key served last stands."""
         self._interactive_in_a_row = 0
 
     @property
-    def held(self) -> int:
+    def places(self) -> int:
         """Places taken."""
-        return self._held
+        return self._places
 
     @property
     def waiting(self) -> int:
         return self._waiting
 
     def arrive(
-        self, key: str, priority: Priority, *, room: int, weight: float = 1.0, max_held: int | None = None
+        self, key: str, priority: Priority, *, room: int, weight: float = 1.0, max_places: int | None = None
     ) -> Entry:
         """A request comes. Its `admitted` says whether it may go in at once.
 
         Args:
             room: places there are now (a pool grows and shrinks).
-            max_held: places this key may hold at once; beyond, it waits even while there is room.
+            max_places: places this key may have at once; beyond, it waits even while there is room.
 
         Raises:
-            QueueFull: the key's own line is full. Other keys are not affected.
+            QueueFull: the key's own queue is full. Other keys are not affected.
         """
         state = self._keys.get(key)
         if state is None:
@@ -94,7 +94,7 @@ class FairQueue:
             state.served = max(state.served, self._now)
         state.weight = weight
         entry = Entry(key, priority)
-        if self._held < room and self._waiting == 0 and (max_held is None or state.held < max_held):
+        if self._places < room and self._waiting == 0 and (max_places is None or state.places < max_places):
             self._admit(state, entry)
         else:
             if state.count >= self._max_waiting:
@@ -108,51 +108,51 @@ class FairQueue:
         return entry
 
     def leave(self, entry: Entry) -> None:
-        """The request is done, or its caller went away while it waited. Leaving twice is leaving once."""
+        """The request ended, or its caller went away while it waited. A second call does nothing."""
         if entry.left:
             return
         entry.left = True
         state = self._keys[entry.key]
         if entry.admitted:
-            state.held -= 1
-            self._held -= 1
+            state.places -= 1
+            self._places -= 1
         else:
             state.waiting[entry.priority].remove(entry)
             self._waiting -= 1
-        if state.held == 0 and state.count == 0 and state.served <= self._now:
-            # Nothing is remembered of a key that owes nothing: keys may come and go without end.
+        if state.places == 0 and state.count == 0 and state.served <= self._now:
+            # Forget a key that owes nothing: keys may come and go without end.
             del self._keys[entry.key]
 
-    def next(self, *, room: int, max_held: dict[str, int] | None = None) -> Entry | None:
-        """Who goes in now; call until None. Nobody, when the room is full or nobody may."""
-        if self._held >= room or self._waiting == 0:
+    def next(self, *, room: int, max_places: dict[str, int] | None = None) -> Entry | None:
+        """Who goes in now; call until None: the room is full, or nobody may."""
+        if self._places >= room or self._waiting == 0:
             return None
         order: tuple[Priority, Priority] = ("interactive", "batch")
         if self._interactive_in_a_row >= INTERACTIVE_RUN:
             order = ("batch", "interactive")
         for priority in order:
-            chosen = self._choose(priority, max_held or {})
-            if chosen is not None:
-                entry = chosen.waiting[priority].popleft()
+            winner = self._choose(priority, max_places or {})
+            if winner is not None:
+                entry = winner.waiting[priority].popleft()
                 self._waiting -= 1
-                self._admit(chosen, entry)
+                self._admit(winner, entry)
                 in_a_row = self._interactive_in_a_row
                 self._interactive_in_a_row = in_a_row + 1 if priority == "interactive" else 0
                 return entry
         return None
 
-    def _choose(self, priority: Priority, max_held: dict[str, int]) -> _Key | None:
-        able = [
-            (state.held / state.weight, state.served, name)
+    def _choose(self, priority: Priority, max_places: dict[str, int]) -> _Key | None:
+        candidates = [
+            (state.places / state.weight, state.served, name)
             for name, state in self._keys.items()
-            if state.waiting[priority] and state.held < max_held.get(name, self._held + 1)
+            if state.waiting[priority] and state.places < max_places.get(name, self._places + 1)
         ]
-        return self._keys[min(able)[2]] if able else None
+        return self._keys[min(candidates)[2]] if candidates else None
 
     def _admit(self, state: _Key, entry: Entry) -> None:
         entry.admitted = True
-        state.held += 1
-        self._held += 1
+        state.places += 1
+        self._places += 1
         state.served += 1.0 / state.weight
         self._now = max(self._now, state.served - 1.0 / state.weight)
 

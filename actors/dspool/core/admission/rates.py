@@ -19,7 +19,7 @@ class RateLimits(Struct, frozen=True):
 
 
 class Allowance(Struct, frozen=True):
-    """`granted` operations may be begun; if it is none, `wait_s` until one may, and `why`."""
+    """`granted` operations may begin. If fewer than requested: one more may after `wait_s`, and `why`."""
 
     granted: int
     wait_s: float = 0.0
@@ -27,19 +27,18 @@ class Allowance(Struct, frozen=True):
 
 
 class Allowances:
-    """The limits of many tokens, counted in one place for all who ask."""
+    """The limits of many tokens, counted in one place for all clients."""
 
     def __init__(self) -> None:
-        self._counted: dict[str, tuple[RateLimits, Rate | None, Quota | None]] = {}
+        self._by_token: dict[str, tuple[RateLimits, Rate | None, Quota | None]] = {}
 
-    def take(self, token: str, limits: RateLimits, wanted: int, *, now: float, wall: float) -> Allowance:
-        """Up to `wanted` operations of `token`. Limits that changed begin anew."""
-        known = self._counted.get(token)
-        if known is None or known[0] != limits:
-            known = self._counted[token] = (limits, _rate(limits, now), _quota(limits))
-        _, rate, quota = known
-        granted = 0
-        while granted < wanted:
+    def take(self, token: str, limits: RateLimits, count: int, *, now: float, wall: float) -> Allowance:
+        """Up to `count` operations of `token`. Limits that changed start afresh."""
+        entry = self._by_token.get(token)
+        if entry is None or entry[0] != limits:
+            entry = self._by_token[token] = (limits, _rate(limits, now), _quota(limits))
+        _, rate, quota = entry
+        for granted in range(count):
             if rate is not None and (wait_s := rate.wait_s(now)) > 0:
                 return Allowance(
                     granted, wait_s, f"more than {rate.per_s:g} operations a second of this token"
@@ -49,8 +48,7 @@ class Allowances:
                 return Allowance(granted, wait_s, why)
             if rate is not None:
                 rate.take(now)
-            granted += 1
-        return Allowance(granted)
+        return Allowance(count)
 
 
 def _rate(limits: RateLimits, now: float) -> Rate | None:

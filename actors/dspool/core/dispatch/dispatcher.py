@@ -73,7 +73,7 @@ class Dispatcher:
     def running_on(self, worker_id: str) -> int:
         """Slots of the worker that this client fills, operations that ended early included."""
         worker = self._matcher.worker(worker_id)
-        return len(worker.held) if worker else 0
+        return len(worker.tickets) if worker else 0
 
     def owner_of(self, session: str) -> str | None:
         """The member that owns the session, as far as this client knows."""

@@ -1,1 +1,1 @@
-"""The pool as a value: its workers' states, what happened, what to do next."""
+"""The pool as a value: its workers' states, events in, actions out."""

@@ -10,9 +10,9 @@ from msgspec import Struct
 from dspool.messages import VersionNumbers
 
 MIN_OPERATIONS = 20
-"""Operations of the new version from which on it may be found worse; fewer prove little."""
+"""Operations of the new version before it may count as worse; fewer prove little."""
 ENOUGH_OPERATIONS = 200
-"""So many done well are enough to go on before the time is over. Of a version that fails one time in ten, they show
+"""So many good ones are enough to go on before the time is over. Of a version that fails one time in ten, they show
 about twenty failures; the first twenty operations would show none as often as one time in eight."""
 MAX_ERROR_RATE_RISE = 0.05
 """Largest rise of the error rate that passes."""
@@ -32,52 +32,53 @@ def judge(old: VersionNumbers | None, new: VersionNumbers | None, *, time_over: 
     """Compares the canary's version with the one that ran before.
 
     A clear difference after `MIN_OPERATIONS` goes back, `ENOUGH_OPERATIONS` without one go on; everything else waits
-    until `time_over`, when whatever there is decides. With no operation at all, that the version loaded is
-    all that is known, and it goes on.
+    until `time_over`, when the operations so far decide. Without any the new version goes on: it loaded.
     """
-    seen = new or VersionNumbers()
+    current = new or VersionNumbers()
     before = old or VersionNumbers()
-    worse = _worse(before, seen)
+    worse = _worse(before, current)
     if time_over:
         if worse:
             return Verdict("back", worse)
-        return Verdict("go", _well(seen) if seen.operations else "no operation to compare; it loaded")
-    if seen.operations < MIN_OPERATIONS:
-        # Half of what is needed, all failed: no more users need to see that.
-        if seen.operations >= MIN_OPERATIONS // 2 and seen.errors == seen.operations > before.errors:
-            return Verdict("back", f"all of its first {seen.operations} operations failed")
-        return Verdict("wait", f"{seen.operations} of {MIN_OPERATIONS} operations seen")
+        return Verdict("go", _well(current) if current.operations else "no operation to compare; it loaded")
+    if current.operations < MIN_OPERATIONS:
+        # Half of `MIN_OPERATIONS`, and all failed: no more users need to see that.
+        if current.operations >= MIN_OPERATIONS // 2 and current.errors == current.operations > before.errors:
+            return Verdict("back", f"all of its first {current.operations} operations failed")
+        return Verdict("wait", f"{current.operations} of {MIN_OPERATIONS} operations seen")
     if worse:
-        sure = not _fails_more(before, seen) or _standard_errors(before, seen) >= SURE
+        sure = not _fails_more(before, current) or _standard_errors(before, current) >= SURE
         return Verdict("back" if sure else "wait", worse)
-    if seen.operations < ENOUGH_OPERATIONS:
-        return Verdict("wait", f"{_well(seen)}; {seen.operations} of {ENOUGH_OPERATIONS} operations seen")
-    return Verdict("go", _well(seen))
+    if current.operations < ENOUGH_OPERATIONS:
+        return Verdict(
+            "wait", f"{_well(current)}; {current.operations} of {ENOUGH_OPERATIONS} operations seen"
+        )
+    return Verdict("go", _well(current))
 
 
-def _worse(before: VersionNumbers, seen: VersionNumbers) -> str:
-    """In what it is worse; empty if it is not."""
-    if _fails_more(before, seen):
-        return f"error rate {seen.error_rate:.1%}, before {before.error_rate:.1%}"
+def _worse(before: VersionNumbers, current: VersionNumbers) -> str:
+    """How the new version is worse; empty if it is not."""
+    if _fails_more(before, current):
+        return f"error rate {current.error_rate:.1%}, before {before.error_rate:.1%}"
     allowed = max(before.run_s * MAX_LATENCY_RATIO, before.run_s + MAX_LATENCY_RISE_S)
-    if before.operations and seen.least_s > allowed:
-        so_far = f" ({seen.running} still running)" if seen.least_s > seen.run_s else ""
-        return f"mean run time {seen.least_s:.3f} s{so_far}, before {before.run_s:.3f} s"
+    if before.operations and current.least_s > allowed:
+        so_far = f" ({current.running} still running)" if current.least_s > current.run_s else ""
+        return f"mean run time {current.least_s:.3f} s{so_far}, before {before.run_s:.3f} s"
     return ""
 
 
-def _fails_more(before: VersionNumbers, seen: VersionNumbers) -> bool:
-    return seen.error_rate > before.error_rate + MAX_ERROR_RATE_RISE
+def _fails_more(before: VersionNumbers, current: VersionNumbers) -> bool:
+    return current.error_rate > before.error_rate + MAX_ERROR_RATE_RISE
 
 
-def _standard_errors(before: VersionNumbers, seen: VersionNumbers) -> float:
+def _standard_errors(before: VersionNumbers, current: VersionNumbers) -> float:
     """How far the error rates lie apart, in standard errors of their difference."""
     if not before.operations:
         return math.inf
-    both = (before.errors + seen.errors) / (before.operations + seen.operations)
-    deviation = math.sqrt(both * (1 - both) * (1 / before.operations + 1 / seen.operations))
-    return (seen.error_rate - before.error_rate) / deviation if deviation else math.inf
+    both = (before.errors + current.errors) / (before.operations + current.operations)
+    deviation = math.sqrt(both * (1 - both) * (1 / before.operations + 1 / current.operations))
+    return (current.error_rate - before.error_rate) / deviation if deviation else math.inf
 
 
-def _well(seen: VersionNumbers) -> str:
-    return f"error rate {seen.error_rate:.1%}, mean run time {seen.run_s:.3f} s"
+def _well(current: VersionNumbers) -> str:
+    return f"error rate {current.error_rate:.1%}, mean run time {current.run_s:.3f} s"

@@ -1,4 +1,4 @@
-"""How a pool is: has it been ready, is it at full strength, does it serve with what is left, and since when."""
+"""The condition of a pool: has it been ready, is it at full strength, is it degraded, and since when."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Condition:
-    """Told of failures as they come; `judge` after each event says what has changed."""
+    """Takes failures as they come; `judge` after each event emits what has changed."""
 
     def __init__(self, config: PoolConfig, roster: Roster, orders: Orders, breaker: Breaker) -> None:
         self.degraded = ""
-        """Why the pool serves with what is left; empty when it does not."""
+        """Why the pool serves with the workers that are left; empty when it does not."""
         self.was_ready = False
         self.last_failure = ""
         self.failures = 0
@@ -31,7 +31,7 @@ class Condition:
         self._short_since: float | None = None
 
     def adopted(self) -> None:
-        """A worker that serves was there before this supervisor: the pool was ready under the one before."""
+        """A serving worker is older than this supervisor: the pool was ready under the one before."""
         self.was_ready = self._was_full = True
 
     def failed(self, why: str, *, at_start: bool, served: bool, now: float) -> None:
@@ -42,9 +42,9 @@ class Condition:
         if served and self._short_since is None:
             self._short_since = now
 
-    def judge(self, *, wanted: int, awake: bool, ready: bool, closed: bool, now: float) -> None:
-        """Say when the pool becomes ready, is at full strength, becomes degraded, or stops being so."""
-        full = len(self._roster.ready) >= wanted
+    def judge(self, *, target: int, awake: bool, ready: bool, closed: bool, now: float) -> None:
+        """Emit when the pool becomes ready, reaches full strength, becomes degraded, or recovers."""
+        full = len(self._roster.ready) >= target
         if awake:
             self._judge_start(ready=ready, full=full, now=now)
         why = self._why_degraded(full=full, closed=closed, now=now)
@@ -55,7 +55,7 @@ class Condition:
         self.degraded = why
         if full and self._short_since is not None:
             if not closed:
-                # How long the pool had fewer warm workers than wanted after it lost one.
+                # How long the pool had too few warm workers after it lost one.
                 self._orders.emit(
                     "pool.recovery", {"duration_s": now - self._short_since}, reason=self.last_failure
                 )
@@ -63,13 +63,13 @@ class Condition:
             self._short_since = None
 
     def _judge_start(self, *, ready: bool, full: bool, now: float) -> None:
-        took_s, size = now - self.began, len(self._roster.ready)
+        duration_s, size = now - self.began, len(self._roster.ready)
         if ready and not self.was_ready:
             self.was_ready = True
-            self._orders.emit("pool.init", {"duration_s": took_s, "size": size})
+            self._orders.emit("pool.init", {"duration_s": duration_s, "size": size})
         if full and not self._was_full:
             self._was_full = True
-            numbers = {"duration_s": took_s, "workers": size, "failed": self._failed_starts}
+            numbers = {"duration_s": duration_s, "workers": size, "failed": self._failed_starts}
             outcome = "error" if self._failed_starts else "ok"
             self._orders.emit("pool.warmup", numbers, strategy=self._strategy, outcome=outcome)
 

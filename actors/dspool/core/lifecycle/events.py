@@ -1,4 +1,4 @@
-"""What happens to a pool, and what is to be done about it: the words between the pool state and the supervisor.
+"""Events and actions: the words between the pool state and the supervisor.
 
 Events are facts, in the past tense or as requests; actions are orders. All are frozen and hold plain data.
 """
@@ -14,7 +14,7 @@ from dspool.messages import JSON, Member, Membership, WorkerState, WorkerStatus
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What an earlier supervisor of this pool had written down; first event of a life, if there is any."""
+    """What an earlier supervisor of this pool persisted; the first event, if there was one."""
 
     desired: int | None = None
     overflow: int = 0
@@ -25,7 +25,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class WorkerAdopted:
-    """A worker that an earlier supervisor started is still running, in state `state` when last heard of."""
+    """A worker that an earlier supervisor started still runs; `state` is its last known state."""
 
     worker_id: str
     ordinal: int
@@ -37,7 +37,7 @@ class WorkerAdopted:
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """Everything that was running has been adopted: from now on the pool is kept at its size."""
+    """Every running worker is adopted: from now on the pool keeps its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class WarmFinished:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """It could not be started or warmed, but something of it may be running: it is to be killed."""
+    """It did not start or become warm, but something of it may run: kill it."""
 
     worker_id: str
     why: str
@@ -85,7 +85,7 @@ class HealthOk:
 
 @dataclass(frozen=True, slots=True)
 class HealthMissed:
-    """A check failed or was not answered in time. `certain`: it is useless beyond doubt, so act at once."""
+    """A check failed or timed out. `certain`: the worker is useless beyond doubt, so act at once."""
 
     worker_id: str
     why: str
@@ -122,7 +122,7 @@ class DrainRequested:
 
 @dataclass(frozen=True, slots=True)
 class RestartRequested:
-    """Replace it: the replacement is warm first, then it is drained."""
+    """Replace it: first warm the replacement, then drain it."""
 
     worker_id: str
     why: str = "restarted by hand"
@@ -130,7 +130,7 @@ class RestartRequested:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """It runs nothing and holds no session any more (or its time for that is over)."""
+    """It runs nothing and holds no session any more (or its time to drain is over)."""
 
     worker_id: str
 
@@ -149,7 +149,7 @@ class ProgramsChanged:
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """Somebody wants something of a lazy pool."""
+    """A lazy pool has its first caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class VersionSeen:
 
 @dataclass(frozen=True, slots=True)
 class CloseRequested:
-    """Drain all workers and stop; what is left after `timeout_s` is killed."""
+    """Drain all workers and stop; kill those left after `timeout_s`."""
 
     timeout_s: float
 
@@ -213,7 +213,7 @@ class WarmWorker:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """A spare now takes traffic. The membership that says so is published by the same batch of actions."""
+    """A spare now takes traffic. The same batch of actions publishes the membership that says so."""
 
     worker_id: str
     ordinal: int
@@ -248,7 +248,7 @@ class PublishMembership:
 
 @dataclass(frozen=True, slots=True)
 class DeclareDegraded:
-    """The pool serves with what is left; an empty reason says that this is over."""
+    """The pool serves with the workers that are left; an empty reason says that this is over."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""The orders a pool gives to its workers. Each changes the worker's record and says what is to be done, at once."""
+"""The orders a pool gives to its workers. Each changes the worker's record and adds its actions, at once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from dspool.config import PoolConfig
 
 STOP_GRACE_S = 5.0
-"""How long a worker may take to exit, or a kill to show, before it is killed (again)."""
+"""How long a worker may take to exit, or a kill to take effect, before the next kill."""
 WARM_GRACE_S = 5.0
 """The supervisor ends a warm-up at its deadline; the machine steps in this much later if it did not."""
 VERSIONS_RESERVED = 1000
-"""Membership versions written down in advance: publishing never waits for the store."""
+"""Membership versions persisted in advance: publishing never waits for the store."""
 
 
 class Orders:
@@ -27,9 +27,9 @@ class Orders:
         self._config = config
         self._roster = roster
         self._new_id = new_id
-        self._written: object = None
+        self._last_roster: object = None
         self.ceiling = 0
-        """The highest membership version that is written down as taken."""
+        """The highest membership version that is persisted as taken."""
         self.membership = Membership(version=0)
         self.now = 0.0
         self.out: list[ev.Action] = []
@@ -61,7 +61,7 @@ class Orders:
         self.out.append(ev.WarmWorker(w.id))
 
     def keep(self, w: WorkerRecord) -> None:
-        """It is warm: a spare, until it is promoted (which may be in this same event)."""
+        """The worker is warm: a spare, until it is promoted (perhaps in this same event)."""
         w.phase, w.deadline, w.reason, w.warm_at = "spare", None, "", self.now
         self.emit("worker.init", {"duration_s": self.now - w.started_at}, worker=w.id, slot=w.ordinal)
 
@@ -81,8 +81,8 @@ class Orders:
 
     def kill(self, w: WorkerRecord, why: str) -> None:
         w.phase, w.reason, w.deadline = "failed", why, self.now + STOP_GRACE_S
-        # Before its death is known: a worker out of reach must not keep sessions from moving. Epochs in the
-        # store stop it from changing them afterwards.
+        # Leases go before its death is certain: a worker out of reach must not keep sessions from moving. Epochs in
+        # the store stop it from changing them afterwards.
         self.out += [ev.KillWorker(w.id, why), ev.FreeLeases(w.id)]
 
     def bury(self, w: WorkerRecord, cause: str) -> None:
@@ -94,30 +94,30 @@ class Orders:
         }
         self.emit("worker.terminate", numbers, worker=w.id, slot=w.ordinal, reason=w.reason or cause)
 
-    # --- what others read ------------------------------------------------------------------------------
+    # --- publication -----------------------------------------------------------------------------------
 
     def publish(self, *, paused: bool, closed: bool, programs: dict[str, int], at_least: int = 0) -> None:
-        """Publishes the membership if it says anything new; its version is then above `at_least`, too."""
+        """Publishes the membership if it changed or its version is not above `at_least`."""
         workers = tuple(sorted(self._serving(), key=lambda member: member.ordinal))
         finishing = tuple(w.id for w in self._roster.finishing)
         old = self.membership
-        said = (old.workers, old.paused, old.closed, old.programs, old.finishing)
-        if at_least < old.version and said == (workers, paused, closed, programs, finishing):
+        content = (old.workers, old.paused, old.closed, old.programs, old.finishing)
+        if at_least < old.version and content == (workers, paused, closed, programs, finishing):
             return
         version = max(old.version, at_least) + 1
         if version + VERSIONS_RESERVED // 2 > self.ceiling:
             self.ceiling = version + VERSIONS_RESERVED
             self.persist("version_ceiling", self.ceiling)
         self.membership = Membership(version, workers, paused, closed, dict(programs), finishing)
-        # First of all actions: nothing that follows may keep clients from hearing of it.
+        # First of all actions: nothing that follows may keep it from the clients.
         self.out.insert(0, ev.PublishMembership(self.membership))
 
     def write_roster(self) -> None:
-        """Writes down who is warm, if that changed, so that a later supervisor adopts the workers as they are."""
-        written = self._roster.written()
-        if written != self._written:
-            self._written = written
-            self.persist("roster", written)
+        """Persists who is warm, if that changed, so that a later supervisor adopts the workers as they are."""
+        snapshot = self._roster.snapshot()
+        if snapshot != self._last_roster:
+            self._last_roster = snapshot
+            self.persist("roster", snapshot)
 
     def _serving(self) -> list[Member]:
         return [w.member for w in self._roster.ready if w.member is not None]

@@ -1,4 +1,4 @@
-"""Brings the workers that there are nearer to the workers that are wanted, one event at a time."""
+"""Brings the workers there are nearer to the workers there should be, one event at a time."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Reconciler:
         self._orders = orders
         self._breaker = breaker
         self._stages: deque[int] = deque()
-        """What is left of the present roll-out: how many workers each of its stages starts."""
+        """The remaining stages of the present roll-out: how many workers each starts."""
 
     def stop_roll_out(self) -> int:
         """A worker failed: the next roll-out begins with a canary again. Returns how many were still to come."""
-        left = sum(self._stages)
+        remainder = sum(self._stages)
         self._stages.clear()
-        return left
+        return remainder
 
     def reconcile(self, target: int, spares: int, now: float) -> None:
         """Order what brings the pool nearer to `target` workers with traffic and `spares` without."""
         # One worker is replaced at a time: the pool pays for one extra, and never loses more than it gained.
-        # A replaced one is not counted, so that another is promoted or started in its place, and then it goes.
+        # That one does not count, so that another is promoted or started in its place, and then it goes.
         for spare in self._roster.spares:
             if len(self._staying()) >= target:
                 break
@@ -53,7 +53,7 @@ class Reconciler:
                 self._orders.stop(w, "no longer needed")
 
     def _staying(self) -> list[WorkerRecord]:
-        """Ready workers without the one that is to be replaced next."""
+        """Ready workers without the one to replace next."""
         ready = self._roster.ready
         outgoing = next((w for w in ready if w.leaving), None)
         return [w for w in ready if w is not outgoing]
@@ -61,32 +61,32 @@ class Reconciler:
     def _sound_spares(self) -> list[WorkerRecord]:
         return [w for w in self._roster.spares if not w.leaving]
 
-    def _replace_spares(self, wanted: int) -> None:
-        """Stops spares beyond `wanted`, and old ones: a spare holds nothing, so it may go before its replacement."""
+    def _replace_spares(self, count: int) -> None:
+        """Stops spares beyond `count`, and old ones: a spare holds nothing, so it may go before its replacement."""
         sound = self._sound_spares()
         for w in self._roster.spares:
             if w.leaving:
                 self._orders.stop(w, w.leaving)
-        for w in sound[wanted:]:
+        for w in sound[count:]:
             self._orders.stop(w, "no longer needed")
 
-    def _start_some(self, missing: int, pending: int, now: float) -> None:
+    def _start_some(self, shortage: int, pending: int, now: float) -> None:
         if now < self._breaker.not_before:
             return
-        count = missing
+        count = shortage
         if self._breaker.is_open(now):
             count = min(count, 1 - pending)
         elif self._config.warmup.strategy != "parallel":
             if pending:
-                return  # the next stage begins when all of this one are warm
+                return  # the next stage begins when all workers of this one are warm
             if not self._stages:
-                self._stages.extend(stages(self._config.warmup.strategy, missing))
-            count = min(missing, self._stages.popleft())
+                self._stages.extend(stages(self._config.warmup.strategy, shortage))
+            count = min(shortage, self._stages.popleft())
         for _ in range(count):
             self._orders.start()
 
     def wind_down(self, closed_by: float, now: float) -> None:
-        """Let all of them finish and go; kill what is left at `closed_by`."""
+        """Let all workers finish and go; kill those left at `closed_by`."""
         for w in self._roster:
             if now >= closed_by and w.phase != "failed":
                 self._orders.kill(w, "the pool was closed and its time is over")

@@ -44,7 +44,7 @@ class Breaker:
         return self.period_s / max(1, self.intensity)
 
     def failed(self, now: float, *, lived_s: float | None, jitter: float) -> None:
-        """A worker died after it had been warm for `lived_s`, or (None) could not be started or warmed."""
+        """A worker died after it had been warm for `lived_s`, or (None) did not start or become warm."""
         self._failures.append(now)
         if lived_s is not None and lived_s >= self.settled_s:
             self._attempt = 0

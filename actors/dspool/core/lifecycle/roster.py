@@ -1,4 +1,4 @@
-"""The workers of a pool as the supervisor knows them, and which of them to give up first."""
+"""The workers of a pool as the supervisor knows them, and which of them to drain first."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dspool.messages import JSON, Member, WorkerState, WorkerStatus
 
 PENDING: frozenset[WorkerState] = frozenset({"starting", "warming"})
 GOING: frozenset[WorkerState] = frozenset({"draining", "stopped", "failed"})
-"""Will never take traffic again. "stopped" and "failed" last until the process is known to be gone."""
+"""Never takes traffic again. "stopped" and "failed" last until the process is certainly gone."""
 
 
 @dataclass(slots=True, eq=False)
 class WorkerRecord:
-    """One worker, from the order to start it until its process is known to be gone."""
+    """One worker, from the order to start it until its process is certainly gone."""
 
     id: str
     ordinal: int
@@ -26,13 +26,13 @@ class WorkerRecord:
     member: Member | None = None
     warm_at: float | None = None
     leaving: str = ""
-    """Why it is to be replaced; it goes on serving until its replacement is warm."""
+    """Why the pool replaces it; it serves until its replacement is warm."""
     reason: str = ""
     misses: int = 0
     suspicions: int = 0
     suspected_at: float = 0.0
     served: bool = False
-    """It was in a membership, as far as anybody knows: clients may hold operations there."""
+    """It may have been in a membership: clients may have operations there."""
     settled: bool = False
     """It lived long enough to be no part of a crash loop."""
     status: WorkerStatus | None = None
@@ -94,20 +94,20 @@ class Roster:
         return self.in_phase(*PENDING)
 
     def first_to_drain(self) -> WorkerRecord:
-        """Of the workers that take traffic, the one whose going costs least: to be replaced anyway, else the one
+        """Of the workers that take traffic, the one whose going costs least: one that is leaving anyway, else the one
         with the fewest sessions to move, else the youngest."""
         leaving = [w for w in self.ready if w.leaving]
         if leaving:
-            # The longest-serving: were it any other, one that is due could be passed over for ever.
+            # The longest-serving: with any other choice one could be passed over for ever.
             return leaving[0]
         return min(self.ready, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.ordinal))
 
     @property
     def finishing(self) -> list[WorkerRecord]:
-        """Workers that took traffic and do not any more, but were not given up: clients may wait for them."""
-        found = [w for w in self._workers.values() if w.served and w.phase not in ("ready", "failed")]
-        return sorted(found, key=lambda w: w.ordinal)
+        """Workers that no longer take traffic, but are not given up: clients may wait for them."""
+        workers = [w for w in self._workers.values() if w.served and w.phase not in ("ready", "failed")]
+        return sorted(workers, key=lambda w: w.ordinal)
 
-    def written(self) -> dict[str, JSON]:
-        """What a later supervisor needs to know to adopt these workers as they are, or to end those given up."""
+    def snapshot(self) -> dict[str, JSON]:
+        """What a later supervisor needs to adopt these workers as they are, or to end those given up."""
         return {w.id: w.phase for w in self._workers.values() if w.phase not in PENDING}

@@ -1,12 +1,12 @@
-"""The pool state machine: what happened goes in, what is to be done comes out.
+"""The pool state machine: events go in, actions come out.
 
 Pure and synchronous: `handle(event, now)` changes the state and returns the actions. Desired and actual size are
-kept apart; after each event the `Reconciler` orders whatever brings the one nearer to the other. The machine holds:
+separate; after each event the `Reconciler` orders what brings the actual size nearer to the desired one. Invariants:
 
 - an ordinal belongs to at most one living worker, dying ones included;
 - only warm workers are in the membership, whatever started them;
 - the membership version only grows;
-- every process that was ordered is a worker here until it is known to be gone;
+- every process that was ordered is a worker here until it is certainly gone;
 - a worker that took traffic is in the membership, or named there as finishing, until it is gone or given up.
 """
 
@@ -43,7 +43,7 @@ class PoolState:
         self.awake = not config.lazy
         self.programs: dict[str, int] = {}
         self.start_delay_s = 1.0
-        """How long a worker takes, as a rule, from the order to start it until it is warm."""
+        """How long a worker usually takes from the order to start it until it is warm."""
         self.roster = Roster()
         self._orders = Orders(config, self.roster, new_id)
         self._jitter = jitter
@@ -57,17 +57,17 @@ class PoolState:
         self._reconciler = Reconciler(config, self.roster, self._orders, self._breaker)
         self._booted = False
         self._closed_by = 0.0
-        self._said_memory = False
+        self._memory_warning_sent = False
 
-    # --- what callers ask ------------------------------------------------------------------------------
+    # --- queries ---------------------------------------------------------------------------------------
 
     @property
     def membership(self) -> Membership:
         return self._orders.membership
 
     @property
-    def wanted(self) -> int:
-        """Workers that are to take traffic: the desired size and the overflow."""
+    def target(self) -> int:
+        """Workers that should take traffic: the desired size and the overflow."""
         return self.desired + self.overflow if self.awake and not self.closed else 0
 
     @property
@@ -88,55 +88,55 @@ class PoolState:
 
     def worker(self, worker_id: str) -> WorkerRecord:
         """Raises `UnknownWorker` if there is none of that id."""
-        found = self.roster.get(worker_id)
-        if found is None:
+        w = self.roster.get(worker_id)
+        if w is None:
             raise UnknownWorker(f"pool {self.config.name} has no worker {worker_id}", worker=worker_id)
-        return found
+        return w
 
     def next_due(self, now: float) -> float | None:
-        """When a `Tick` will have something to do; None if only an event can change anything."""
-        due = [w.deadline for w in self.roster if w.deadline is not None]
+        """When a `Tick` has something to do; None if only an event can change anything."""
+        times = [w.deadline for w in self.roster if w.deadline is not None]
         if self._breaker.not_before > now:
-            due.append(self._breaker.not_before)
+            times.append(self._breaker.not_before)
         closes = self._breaker.closes_at(now)
         if closes is not None:
-            due.append(closes)
+            times.append(closes)
         if self.closed and len(self.roster):
-            due.append(self._closed_by)
+            times.append(self._closed_by)
         max_age = self.config.recycle.max_age_s
         if max_age is not None:
-            due += [w.started_at + max_age for w in self.roster.in_phase("ready", "spare") if not w.leaving]
-        return min(due, default=None)
+            times += [w.started_at + max_age for w in self.roster.in_phase("ready", "spare") if not w.leaving]
+        return min(times, default=None)
 
     # --- events ----------------------------------------------------------------------------------------
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
-        """What is to be done because of `event`. An event about a worker that is gone changes nothing.
+        """The actions that follow from `event`. An event about a worker that is gone changes nothing.
 
         Raises:
             InvalidRequest: a requested size is outside the bounds; nothing changed.
             UnknownWorker: a request names a worker that does not exist; nothing changed.
         """
-        out = self._orders.begin(now)
-        seen_version = self._apply(event, now)
+        actions = self._orders.begin(now)
+        latest_version = self._apply(event, now)
         if self._booted:
             self._overdue(now)
             if self.closed:
                 self._reconciler.wind_down(self._closed_by, now)
             else:
                 self._mark_old(now)
-                self._reconciler.reconcile(self.wanted, self.config.spares if self.awake else 0, now)
+                self._reconciler.reconcile(self.target, self.config.spares if self.awake else 0, now)
             self.condition.judge(
-                wanted=self.wanted, awake=self.awake, ready=self.is_ready, closed=self.closed, now=now
+                target=self.target, awake=self.awake, ready=self.is_ready, closed=self.closed, now=now
             )
             self._orders.publish(
-                paused=self.paused, closed=self.closed, programs=self.programs, at_least=seen_version
+                paused=self.paused, closed=self.closed, programs=self.programs, at_least=latest_version
             )
             self._orders.write_roster()
-        return out
+        return actions
 
     def _apply(self, event: ev.Event, now: float) -> int:
-        """Changes the state; the answer is a membership version that is known to be taken, or 0."""
+        """Changes the state; returns a membership version that is already taken, or 0."""
         orders = self._orders
         match event:
             case ev.Restored():
@@ -156,11 +156,10 @@ class PoolState:
             case ev.WarmFinished(worker_id):
                 if (w := self._in_phase(worker_id, "warming")) is not None:
                     orders.keep(w)
-                    took_s = now - w.started_at
+                    duration_s = now - w.started_at
                     # One slow start moves the estimate by a third, so it follows what has become usual.
-                    self.start_delay_s += (took_s - self.start_delay_s) / (
-                        3 if self.condition.was_ready else 1
-                    )
+                    share = 3 if self.condition.was_ready else 1
+                    self.start_delay_s += (duration_s - self.start_delay_s) / share
             case ev.WorkerFailed(worker_id, why):
                 if (w := self._in_phase(worker_id, *PENDING)) is not None:
                     self._give_up(w, why, now)
@@ -199,7 +198,7 @@ class PoolState:
                     self.awake = True
                     orders.persist("awake", True)
             case ev.VersionSeen(version):
-                # A client that knows a later version than ours would wait for ever: what was written is lost.
+                # A client that knows a later version than ours would wait for ever: what we wrote is lost.
                 return version if version > self.membership.version else 0
             case ev.CloseRequested(timeout_s):
                 self.closed = True
@@ -216,7 +215,7 @@ class PoolState:
         if event.desired is not None:
             low, high = self.config.min_pool_size, self.config.max_pool_size
             self.desired = min(max(event.desired, low), high)  # the bounds may be new
-        if self.config.enable_optimizer:  # nothing else would ever let them go
+        if self.config.enable_optimizer:  # nothing else would ever release them
             self.overflow = min(event.overflow, self.config.max_overflow)
         self.paused = event.paused
         self.awake = self.awake or event.awake
@@ -239,7 +238,7 @@ class PoolState:
             status=event.status,
             warm_at=now,
             fresh_mb=0.0,
-            served=True,  # perhaps: the last promotions may not have been written down
+            served=True,  # perhaps: the last promotions may be missing from what was written
         )
         self.roster.add(w)
         self.awake = True
@@ -266,7 +265,7 @@ class PoolState:
             return
         w.misses, w.status, w.checked_at = 0, status, now
         if not w.settled and w.warm_at is not None and now - w.warm_at >= self._breaker.settled_s:
-            # Once a worker: one that lives on beside a crash loop does not end it.
+            # Once for each worker: one that lives on beside a crash loop does not end it.
             w.settled = True
             self._breaker.settled()
         if w.phase not in ("ready", "spare"):
@@ -289,9 +288,9 @@ class PoolState:
                 self._memory_limit_too_low(fresh_mb)
 
     def _memory_limit_too_low(self, fresh_mb: float) -> None:
-        # Its replacement would be over the limit, too: the pool would do nothing else for ever.
-        if not self._said_memory:
-            self._said_memory = True
+        # Its replacement would be over the limit, too: the pool would recycle for ever.
+        if not self._memory_warning_sent:
+            self._memory_warning_sent = True
             limit = self.config.recycle.max_memory_mb
             self._orders.emit(
                 "pool.error",
@@ -317,8 +316,8 @@ class PoolState:
         # One report an interval counts: a single client that tries again and again must not kill a healthy worker.
         if w is None or (w.suspicions and now - w.suspected_at < interval_s):
             return
-        went_on = now - w.suspected_at < 3 * interval_s
-        w.suspicions, w.suspected_at = w.suspicions + 1 if went_on else 1, now
+        in_a_row = now - w.suspected_at < 3 * interval_s
+        w.suspicions, w.suspected_at = w.suspicions + 1 if in_a_row else 1, now
         if w.suspicions >= self.config.max_health_failures:
             self._give_up(w, f"clients cannot talk to it: {why}", now)
 
@@ -342,10 +341,10 @@ class PoolState:
         if w.phase == "ready":
             self._orders.drain(w, why)
         elif w.phase == "spare" or w.phase in PENDING:
-            self._orders.stop(w, why)  # it holds nothing that must be finished first
+            self._orders.stop(w, why)  # it holds nothing that must finish first
 
     def _give_up(self, w: WorkerRecord, why: str, now: float) -> None:
-        """It lives, as far as we know, and is of no use: kill it."""
+        """The worker lives, as far as we know, but is of no use: kill it."""
         phase = w.phase
         self._orders.kill(w, why)
         if phase not in GOING:
@@ -357,16 +356,16 @@ class PoolState:
         self.condition.failed(why, at_start=lived_s is None, served=served, now=now)
         code = "worker_lost" if lived_s is not None else "worker_start_failed"
         self._orders.emit("pool.error", {"count": 1}, worker=w.id, slot=w.ordinal, code=code, reason=why)
-        left = self._reconciler.stop_roll_out()
-        if lived_s is None and left:
+        remainder = self._reconciler.stop_roll_out()
+        if lived_s is None and remainder:
             self._orders.emit(
                 "pool.error",
                 {"count": 1},
                 code="warmup_stopped",
-                reason=f"the roll-out to {left} more workers stopped: {why}",
+                reason=f"the roll-out to {remainder} more workers stopped: {why}",
             )
 
-    # --- what time and events have brought about -------------------------------------------------------
+    # --- after each event ------------------------------------------------------------------------------
 
     def _overdue(self, now: float) -> None:
         for w in self.roster:

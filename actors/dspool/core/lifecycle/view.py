@@ -41,7 +41,7 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
         name=state.config.name,
         state=_label(state),
         ready=state.is_ready,
-        desired=state.wanted,
+        desired=state.target,
         actual=len(ready),
         spares=len(state.roster.spares),
         membership_version=state.membership.version,
@@ -72,13 +72,13 @@ def _why(state: PoolState) -> str:
         return state.condition.degraded
     if not state.awake:
         return "lazy: no worker is started before the first operation"
-    if len(state.roster.ready) < state.wanted:
+    if len(state.roster.ready) < state.target:
         return state.condition.last_failure
     return ""
 
 
 def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerStatus:
-    seen, member = w.status, w.member
+    status, member = w.status, w.member
     return WorkerStatus(
         id=w.id,
         ordinal=w.ordinal,
@@ -86,15 +86,15 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
         pid=member.pid if member else 0,
         node=member.node if member else "",
         sessions=w.sessions,
-        running=seen.running if seen else 0,
+        running=status.running if status else 0,
         slots=member.slots if member else 0,
         started_at=w.started_at + wall_offset,
-        operations=seen.operations if seen else 0,
-        errors=seen.errors if seen else 0,
-        busy_s=seen.busy_s if seen else 0.0,
-        rss_mb=seen.rss_mb if seen else 0.0,
+        operations=status.operations if status else 0,
+        errors=status.errors if status else 0,
+        busy_s=status.busy_s if status else 0.0,
+        rss_mb=status.rss_mb if status else 0.0,
         overflow=overflow,
         reason=w.reason or w.leaving,
-        start=seen.start if seen else "",
+        start=status.start if status else "",
         checked_at=None if w.checked_at is None else w.checked_at + wall_offset,
     )

@@ -1,6 +1,6 @@
-"""How workers are warmed: the stages of a roll-out, and the report of what happened.
+"""The stages of a warm-up, and the report of what happened.
 
-Pure: the supervisor runs the steps and times them; this says in which order, and adds up.
+Pure: the supervisor runs the steps and times them; this gives the order and adds up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def stages(strategy: Strategy, workers: int) -> tuple[int, ...]:
     """How many workers each stage warms, first stage first; they add up to `workers`.
 
     `parallel` is one stage, `sequential` one worker a stage, `staged` a single canary and then at most three
-    stages of growing size, so that a fault which the canary missed still meets few workers first.
+    stages of growing size, so that a fault which the canary missed still hits few workers first.
     """
     if workers <= 0:
         return ()
@@ -28,21 +28,16 @@ def stages(strategy: Strategy, workers: int) -> tuple[int, ...]:
         return (workers,)
     if strategy == "sequential":
         return (1,) * workers
-    rest = workers - 1
+    remaining = workers - 1
     sizes = [1]
-    for left in range(STAGES_AFTER_CANARY, 0, -1):
-        # Shares of 1/6, 2/5 of what is left, then all: about 1 to 2 to 3.
-        share = rest if left == 1 else max(1, round(rest * (STAGES_AFTER_CANARY - left + 1) / _weights(left)))
-        size = min(rest, share)
+    for weight in range(1, STAGES_AFTER_CANARY + 1):
+        # The stages share the workers as 1 to 2 to 3; the last one takes all that remain.
+        share = round(remaining * weight / sum(range(weight, STAGES_AFTER_CANARY + 1)))
+        size = min(remaining, max(1, share))
         if size:
             sizes.append(size)
-            rest -= size
+            remaining -= size
     return tuple(sizes)
-
-
-def _weights(left: int) -> int:
-    """Sum of the weights of the last `left` stages, whose weights are 1, 2, 3."""
-    return sum(range(STAGES_AFTER_CANARY - left + 1, STAGES_AFTER_CANARY + 1))
 
 
 class StepRun(Struct, frozen=True):
@@ -50,7 +45,7 @@ class StepRun(Struct, frozen=True):
 
     worker_id: str
     index: int
-    """The step's place in the configuration: tells two steps of one name apart."""
+    """The step's place in the configuration: distinguishes two steps of one name."""
     step: str
     duration_s: float
     error: str = ""
@@ -88,7 +83,7 @@ class WorkerReport(Struct, frozen=True):
 
 
 class WarmupReport(Struct, frozen=True):
-    """What a warm-up did. Partial results are kept: a failed worker's finished steps count."""
+    """What a warm-up did. A failed worker's finished steps count, too."""
 
     strategy: str
     steps: tuple[StepReport, ...] = ()
@@ -118,18 +113,18 @@ def report(
     duration_s: float = 0.0,
     stopped: str = "",
 ) -> WarmupReport:
-    """Adds up `runs`. A worker is warm when each of `expected_steps` steps succeeded on it. No run at all is fine."""
+    """Adds up `runs`, perhaps none. A worker is warm when each of `expected_steps` steps succeeded on it."""
     runs = list(runs)
     by_step: dict[tuple[int, str], list[StepRun]] = {}
     by_worker: dict[str, list[StepRun]] = {}
     for run in runs:
         by_step.setdefault((run.index, run.step), []).append(run)
         by_worker.setdefault(run.worker_id, []).append(run)
-    workers = tuple(_worker_report(name, mine, expected_steps) for name, mine in by_worker.items())
+    workers = tuple(_worker_report(name, group, expected_steps) for name, group in by_worker.items())
     failures = sum(1 for run in runs if run.error)
     return WarmupReport(
         strategy=strategy,
-        steps=tuple(_step_report(*key, mine) for key, mine in sorted(by_step.items())),
+        steps=tuple(_step_report(*key, group) for key, group in sorted(by_step.items())),
         workers=workers,
         stages=tuple(planned),
         workers_warm=sum(1 for worker in workers if worker.ok),
@@ -158,15 +153,15 @@ def _step_report(index: int, step: str, runs: list[StepRun]) -> StepReport:
 
 def _worker_report(worker_id: str, runs: list[StepRun], expected_steps: int) -> WorkerReport:
     errors = [run.error for run in runs if run.error]
-    done = sum(1 for run in runs if not run.error)
+    successes = sum(1 for run in runs if not run.error)
     return WorkerReport(
         worker_id=worker_id,
-        ok=not errors and done >= expected_steps,
-        steps=done,
+        ok=not errors and successes >= expected_steps,
+        steps=successes,
         duration_s=sum(run.duration_s for run in runs),
         error=errors[-1] if errors else "",
         failures=len(errors),
-        success_rate=_rate(done, len(runs)),
+        success_rate=_rate(successes, len(runs)),
         **_times(runs),
     )
 
