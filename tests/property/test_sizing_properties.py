@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspool.core.autoscale.inputs import Score
-from dspool.core.autoscale.policies import PLANS, RecentPeaks
+from dspool.core.autoscale.policies import POLICIES, RecentPeaks
 from dspool.core.autoscale.sizing import (
     Peak,
     SizingConfig,
@@ -154,10 +154,10 @@ def test_a_longer_queue_never_asks_for_less(load, size, queued, more):
     st.integers(1, 40),
     st.floats(0, 700),
     st.floats(1, 300),
-    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e5)), min_size=len(PLANS), max_size=len(PLANS)),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e5)), min_size=len(POLICIES), max_size=len(POLICIES)),
     st.floats(0, 100),
 )
-def test_it_never_shrinks_below_what_the_plan_that_it_says_it_follows_keeps_of_a_peak(
+def test_it_never_shrinks_below_what_the_policy_that_it_says_it_follows_keeps_of_a_peak(
     load, size, age, slots, scores, late
 ):
     config = SizingConfig(min_size=1, max_size=1000)
@@ -175,20 +175,20 @@ def test_it_never_shrinks_below_what_the_plan_that_it_says_it_follows_keeps_of_a
     kept = n["plan_factor"] * slots * (age <= n["plan_hold_s"]) + n["plan_spare"] * 8
     kept = max(kept, n["plan_floor"] * slots * (age < 600), n["need_headroom"], n["need_utilization"])
     assert decision.target * 8 >= kept - 0.01 or decision.target >= size
-    if age <= 1:  # whatever plan that is
+    if age <= 1:  # whatever policy that is
         assert decision.target * 8 >= 0.8 * slots - 0.01 or decision.target >= size
 
 
-def test_every_plan_keeps_four_fifths_of_a_peak_of_the_last_second_or_all_of_the_largest():
-    assert all(plan.hold_s >= 1.0 and (plan.factor >= 0.8 or plan.floor >= 1.0) for plan in PLANS)
+def test_every_policy_keeps_four_fifths_of_a_peak_of_the_last_second_or_all_of_the_largest():
+    assert all(policy.hold_s >= 1.0 and (policy.factor >= 0.8 or policy.floor >= 1.0) for policy in POLICIES)
 
 
 @UNHURRIED
 @given(st.integers(1, 40), st.floats(0, 700), st.floats(0, 200), st.floats(0, 200))
-def test_a_larger_peak_in_memory_never_asks_for_less_by_the_same_plan(per_worker, age, slots, more):
-    for plan in PLANS:
-        smaller = RecentPeaks((Peak(1000 - age, 1000 - age, slots),), 1000.0).slots(plan, per_worker)
-        larger = RecentPeaks((Peak(1000 - age, 1000 - age, slots + more),), 1000.0).slots(plan, per_worker)
+def test_a_larger_peak_in_memory_never_asks_for_less_by_the_same_policy(per_worker, age, slots, more):
+    for policy in POLICIES:
+        smaller = RecentPeaks((Peak(1000 - age, 1000 - age, slots),), 1000.0).slots(policy, per_worker)
+        larger = RecentPeaks((Peak(1000 - age, 1000 - age, slots + more),), 1000.0).slots(policy, per_worker)
         assert larger >= smaller
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dspool.core.autoscale.demand import remember
 from dspool.core.autoscale.inputs import Score
-from dspool.core.autoscale.policies import PLANS, Looked, Policy, choose, judge
+from dspool.core.autoscale.policies import POLICIES, LoadSample, Policy, choose, judge
 from dspool.core.autoscale.sizing import (
     Peak,
     SizingConfig,
@@ -220,10 +220,10 @@ def test_it_does_not_shrink_while_operations_wait():
     assert "operations wait" in decision.reason
 
 
-def test_it_does_not_shrink_below_what_its_plan_keeps_of_the_recent_peak():
-    followed = tuple(Score(0.0, 1000.0 * i) for i in range(len(PLANS)))
+def test_it_does_not_shrink_below_what_its_policy_keeps_of_the_recent_peak():
+    followed = tuple(Score(0.0, 1000.0 * i) for i in range(len(POLICIES)))
     held = msgspec.structs.replace(SETTLED, peaks=(Peak(NOW - 8, NOW - 8, 40.0),), scores=followed)
-    # The first plan keeps 0.8 of the peak of 10 s and a quarter of a worker: 34 slots.
+    # The first policy keeps 0.8 of the peak of 10 s and a quarter of a worker: 34 slots.
     assert answer(observed(2, size=9), state=held).target == 5
     assert answer(observed(2, size=9), state=held).reason == "recent peak needs 5 workers"
     faded = msgspec.structs.replace(held, peaks=(Peak(NOW - 12, NOW - 12, 40.0),))
@@ -248,55 +248,55 @@ def test_it_does_not_shrink_before_it_has_seen_half_a_long_window():
     assert "too little seen" in answer(observed(4, size=9), state=fresh).reason
 
 
-# --- the plans for keeping room ---
+# --- the policies for keeping room ---
 
 
-def looked(demand, *, arrived=10.0, before=0.0):
-    return Looked(
+def load_sample(demand, *, arrived=10.0, before=0.0):
+    return LoadSample(
         arrived=arrived, started=arrived, late=0.0, demand=demand, demand_before=before, elapsed_s=0.5
     )
 
 
 def judged(demand, *, peaks=(), before=0.0, base=0.0):
     seen = observed(2, size=2)
-    return judge((), looked(demand, before=before), peaks, base, CONFIG, seen, NOW)
+    return judge((), load_sample(demand, before=before), peaks, base, CONFIG, seen, NOW)
 
 
-def test_a_plan_is_charged_for_what_comes_late_to_the_workers_it_would_have_had_warm():
+def test_a_policy_is_charged_for_what_comes_late_to_the_workers_it_would_have_had_warm():
     scores = judged(20.0)  # nothing known: a quarter, half, ... two workers and the minimum of one
-    late = {plan: score.late for plan, score in zip(PLANS, scores, strict=True)}
+    late = {policy: score.late for policy, score in zip(POLICIES, scores, strict=True)}
     assert late[Policy(10.0, 0.8, 0.25, 0.0)] == pytest.approx(10 * (1 - 8 / 20))
     assert late[Policy(10.0, 0.8, 2.0, 0.0)] == pytest.approx(10 * (1 - 16 / 20))
     known = judged(20.0, peaks=(Peak(NOW - 5, NOW - 5, 30.0),))
-    late = {plan: score.late for plan, score in zip(PLANS, known, strict=True)}
+    late = {policy: score.late for policy, score in zip(POLICIES, known, strict=True)}
     assert late[Policy(10.0, 1.0, 0.25, 0.0)] == 0.0
     assert late[Policy(1.0, 1.25, 0.5, 0.0)] > 0.0
 
 
-def test_what_a_plan_would_have_asked_for_a_moment_ago_is_not_warm_yet():
+def test_what_a_policy_would_have_asked_for_a_moment_ago_is_not_warm_yet():
     just_now = judged(40.0, peaks=(Peak(NOW - 0.5, NOW - 0.5, 40.0),))
     long_ago = judged(40.0, peaks=(Peak(NOW - 2.0, NOW - 2.0, 40.0),))
     assert just_now[1].late > 0.0
     assert long_ago[1].late == 0.0
 
 
-def test_while_a_plan_is_short_already_most_arrivals_come_late_to_it():
+def test_while_a_policy_is_short_already_most_arrivals_come_late_to_it():
     assert judged(20.0, before=20.0)[0].late > judged(20.0)[0].late
 
 
-def test_the_cheapest_plan_within_the_budget_is_followed():
-    scores = [Score(late=50.0 - 5 * i, worker_s=100.0 + i) for i in range(len(PLANS))]
-    assert choose(scores, late=0.0, started=1700.0) is PLANS[2]  # 40 late and none really: 20 of 2000
-    assert choose(scores, late=20.0, started=1700.0) is PLANS[6]
+def test_the_cheapest_policy_within_the_budget_is_followed():
+    scores = [Score(late=50.0 - 5 * i, worker_s=100.0 + i) for i in range(len(POLICIES))]
+    assert choose(scores, late=0.0, started=1700.0) is POLICIES[2]  # 40 late and none really: 20 of 2000
+    assert choose(scores, late=20.0, started=1700.0) is POLICIES[6]
 
 
-def test_where_no_plan_keeps_the_budget_late_operations_have_a_price():
-    scores = [Score(late=1000.0, worker_s=1000.0 + i) for i in range(len(PLANS))]
-    assert choose(scores, late=500.0, started=2000.0) is PLANS[0]
+def test_where_no_policy_keeps_the_budget_late_operations_have_a_price():
+    scores = [Score(late=1000.0, worker_s=1000.0 + i) for i in range(len(POLICIES))]
+    assert choose(scores, late=500.0, started=2000.0) is POLICIES[0]
     scores[4] = Score(late=900.0, worker_s=2000.0)
-    assert choose(scores, late=500.0, started=2000.0) is PLANS[4]
+    assert choose(scores, late=500.0, started=2000.0) is POLICIES[4]
     scores[4] = Score(late=900.0, worker_s=4000.0)
-    assert choose(scores, late=500.0, started=2000.0) is PLANS[0]
+    assert choose(scores, late=500.0, started=2000.0) is POLICIES[0]
 
 
 def test_at_first_a_burst_is_expected_to_become_larger_than_what_came_so_far():

@@ -79,7 +79,7 @@ class Metrics:
         now = self._clock() if now is None else now
         if isinstance(delta, PoolStatus):
             if delta.name == self.pool:
-                self._sources.told(delta, now)
+                self._sources.set_status(delta, now)
             else:
                 self._store.foreign += 1
             return
@@ -94,7 +94,7 @@ class Metrics:
             self._store.client(source, delta, now, new=new)
         else:
             self._store.worker(delta)
-        self._sources.heard(source, delta, now)
+        self._sources.update(source, delta, now)
 
     def report_encoded(self, deltas: Iterable[bytes], now: float | None = None) -> None:
         """`report` for each delta that `encode` made; what is none is ignored and counted."""
@@ -276,13 +276,13 @@ class Metrics:
         now = self._clock() if now is None else now
         sources, recent = self._sources, self._store.whole.recent
         levels, starting = sources.levels(now), sources.starting(now)
-        heard = sources.heard_at
+        updated_at = sources.updated_at
         since = None if resized_s_ago is None else now - resized_s_ago
         short = self._window(*recent.over(short_s, now=self._ticked_at, since=since))
         # A burst must not wait for the next tick to be seen.
         short = msgspec.structs.replace(short, peak_demand=max(short.peak_demand, sources.open_peak()))
         return SizingInputs(
-            age_s=None if heard is None else max(0.0, now - heard),
+            age_s=None if updated_at is None else max(0.0, now - updated_at),
             slots_per_worker=self.options.slots_per_worker,
             desired=int(levels["desired"]),
             actual=int(levels["size"] - levels["overflow"]),

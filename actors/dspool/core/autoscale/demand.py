@@ -1,5 +1,4 @@
-"""How many slots the load needs: four answers from the same observations. `core/sizing.py` turns them into a
-size."""
+"""How many slots the load needs: four answers from the same inputs. `sizing.py` turns them into a size."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from dspool.core.autoscale.policies import (
     OPENING,
     OPENING_S,
     RECALL_S,
-    Looked,
+    LoadSample,
     Policy,
     RecentPeaks,
     choose,
@@ -23,8 +22,8 @@ from dspool.core.autoscale.policies import (
 BAND = 0.05
 """Utilization may be this much above `target_utilization` before the size follows."""
 RECENT_S = 10.0
-"""Time constant of the mean load that utilization is kept by. That of a minute is half a minute old: load that grows
-by a sixth in that time would leave a band of 60-80 %; that of a few seconds is mostly noise."""
+"""Time constant of the mean load for utilization. The mean of a minute is half a minute old: load that grows
+by a sixth in that time would leave a band of 60-80 %; the mean of a few seconds is mostly noise."""
 SIGMA_LOAD = 2.0
 
 
@@ -33,7 +32,7 @@ class Demand:
 
     Attributes:
         utilization: keeps recently busy slots over slots below `target_utilization + BAND`. headroom: keeps all
-        but BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). room: what `plan`
+        but BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). room: what `policy`
         keeps for bursts. backlog: clears what would still wait when a new worker could take it; 0 when
         nothing would.
     """
@@ -41,15 +40,15 @@ class Demand:
     def __init__(
         self,
         config: SizingConfig,
-        seen: SizingInputs,
+        inputs: SizingInputs,
         state: SizingState,
         now: float,
         follow: Policy | None = None,
     ) -> None:
-        self._config, self._seen, self._state = config, seen, state
-        short, long = seen.short, seen.long
-        counted = long if long.finished else short
-        self.service_s = counted.run_s / counted.finished if counted.finished else 0.0
+        self._config, self._inputs, self._state = config, inputs, state
+        short, long = inputs.short, inputs.long
+        window = long if long.finished else short
+        self.service_s = window.run_s / window.finished if window.finished else 0.0
         self.load = long.busy_slot_s / long.span_s if long.span_s > 0 else 0.0
         self.rate = short.arrivals / short.span_s if short.span_s > 0 else 0.0
         self.elapsed_s = short.span_s if state.called_at is None else max(0.0, now - state.called_at)
@@ -58,14 +57,14 @@ class Demand:
         self.headroom = float(erlang_c_slots(self.load, self.service_s, config.max_wait_s))
         self.offered, self.demand = self._demand()
         self.peaks = remember(state.peaks, Peak(now, now, self.demand), now)
-        looked = self._looked()
+        sample = self._sample()
         fade = math.exp(-self.elapsed_s / MEMORY_S)
-        self.started, self.late = state.started * fade + looked.started, state.late * fade + looked.late
+        self.started, self.late = state.started * fade + sample.started, state.late * fade + sample.late
         base = max(self.utilization, self.headroom)
-        self.scores = () if follow else judge(state.scores, looked, self.peaks, base, config, seen, now)
+        self.scores = () if follow else judge(state.scores, sample, self.peaks, base, config, inputs, now)
         fresh = state.first_at is None or now - state.first_at < OPENING_S
-        self.plan = follow or (OPENING if fresh else choose(self.scores, self.late, self.started))
-        self.room = RecentPeaks(self.peaks, now).slots(self.plan, seen.slots_per_worker)
+        self.policy = follow or (OPENING if fresh else choose(self.scores, self.late, self.started))
+        self.room = RecentPeaks(self.peaks, now).slots(self.policy, inputs.slots_per_worker)
         self.backlog = self._backlog()
 
     @property
@@ -79,39 +78,39 @@ class Demand:
         )
 
     def numbers(self) -> dict[str, float]:
-        """What a person needs to follow the decision."""
+        """The numbers that explain the decision."""
         return {
             "load": round(self.load, 3),
             "load_recent": round(self.recent, 3),
             "arrivals_per_s": round(self.rate, 3),
             "service_s": round(self.service_s, 4),
             "demand": round(self.demand, 2),
-            "queued": float(self._seen.queued),
-            "wait_p99_s": round(self._seen.short.wait_p99_s, 4),
+            "queued": float(self._inputs.queued),
+            "wait_p99_s": round(self._inputs.short.wait_p99_s, 4),
             "need_utilization": round(self.utilization, 2),
             "need_headroom": self.headroom,
             "need_peak": round(self.room, 2),
             "need_backlog": round(self.backlog, 2),
-            "plan_hold_s": self.plan.hold_s,
-            "plan_factor": self.plan.factor,
-            "plan_spare": self.plan.spare,
-            "plan_floor": self.plan.floor,
+            "plan_hold_s": self.policy.hold_s,
+            "plan_factor": self.policy.factor,
+            "plan_spare": self.policy.spare,
+            "plan_floor": self.policy.floor,
             "late_pct": round(100 * self.late / self.started, 3) if self.started else 0.0,
         }
 
     def _recent(self) -> float:
         """Mean busy slots, newer ones counting more (exponentially, RECENT_S); at first that of the long window."""
-        before, short = self._state.recent, self._seen.short
+        before, short = self._state.recent, self._inputs.short
         if before is None or short.span_s <= 0:
             return self.load
-        kept = math.exp(-self.elapsed_s / RECENT_S)
-        return before * kept + short.busy_slot_s / short.span_s * (1 - kept)
+        weight = math.exp(-self.elapsed_s / RECENT_S)
+        return before * weight + short.busy_slot_s / short.span_s * (1 - weight)
 
-    def _looked(self) -> Looked:
-        state, short = self._state, self._seen.short
-        # The window may overlap the one of the last call: only the share that is new counts.
+    def _sample(self) -> LoadSample:
+        state, short = self._state, self._inputs.short
+        # The window may overlap that of the last call: only the new share counts.
         new = min(1.0, self.elapsed_s / short.span_s) if short.span_s > 0 else 0.0
-        return Looked(
+        return LoadSample(
             arrived=short.arrivals * new,
             started=short.started * new,
             late=short.over_wait * new,
@@ -121,35 +120,33 @@ class Demand:
         )
 
     def _demand(self) -> tuple[float, float]:
-        """(load if nothing ever waited, slots with which the newest operations would not have waited too
-        long)."""
-        seen, service, bound = self._seen, self.service_s, self._config.max_wait_s
+        """(load if nothing ever waited, slots with which the newest operations would not have waited too long)."""
+        inputs, service, bound = self._inputs, self.service_s, self._config.max_wait_s
         # With enough slots the number running follows the arrivals as in M/G/inf; between calls it nears
         # rate * service.
-        kept = math.exp(-self.elapsed_s / service) if service > 0 else 0.0
-        offered = self._state.offered * kept + self.rate * service * (1 - kept)
-        demand = float(seen.short.peak_demand)
-        if seen.short.over_wait or seen.oldest_wait_s > bound:
-            # In a queue operations pile up that would be done by now with enough slots: they are not a need.
-            demand = min(demand, max(float(seen.running), offered + SIGMA_LOAD * math.sqrt(offered)))
+        weight = math.exp(-self.elapsed_s / service) if service > 0 else 0.0
+        offered = self._state.offered * weight + self.rate * service * (1 - weight)
+        demand = float(inputs.short.peak_demand)
+        if inputs.short.over_wait or inputs.oldest_wait_s > bound:
+            # Operations that pile up in a queue would have ended by now with enough slots: they are no need.
+            demand = min(demand, max(float(inputs.running), offered + SIGMA_LOAD * math.sqrt(offered)))
         else:
             offered = min(offered, demand)
         # Within `max_wait_s` a slot can also start what comes after the operation it runs.
         return offered, demand / (1 + bound / service) if service > 0 else demand
 
     def _backlog(self) -> float:
-        seen = self._seen
-        if seen.queued == 0:
+        inputs = self._inputs
+        if inputs.queued == 0:
             return 0.0
-        service = self.service_s or seen.start_delay_s
-        have = (seen.actual + seen.overflow) * seen.slots_per_worker
-        # What will have come, less what the slots will have finished, by the time a worker asked for now is
-        # warm.
-        coming = self.rate * seen.start_delay_s
-        left = seen.running + seen.queued + coming - have * (1 + seen.start_delay_s / service)
-        if left <= 0:
+        service = self.service_s or inputs.start_delay_s
+        available = (inputs.actual + inputs.overflow) * inputs.slots_per_worker
+        # What arrives, less what the slots finish, until a worker that starts now is warm.
+        arrivals = self.rate * inputs.start_delay_s
+        backlog = inputs.running + inputs.queued + arrivals - available * (1 + inputs.start_delay_s / service)
+        if backlog <= 0:
             return 0.0
-        return max(self.rate * service, self.demand) + left * min(1.0, service)
+        return max(self.rate * service, self.demand) + backlog * min(1.0, service)
 
 
 def erlang_c_slots(load: float, service_s: float, max_wait_s: float, share: float = BUDGET) -> int:
@@ -173,14 +170,14 @@ def erlang_c_slots(load: float, service_s: float, max_wait_s: float, share: floa
 
 
 def remember(peaks: Iterable[Peak], newest: Peak, now: float) -> tuple[Peak, ...]:
-    """`peaks` and the newest, neighbours merged where together they span less than a tenth of their age."""
-    kept: list[Peak] = []
+    """`peaks` and the newest, with neighbours merged that together span less than a tenth of their age."""
+    merged: list[Peak] = []
     for peak in (*peaks, newest):
         if now - peak.end > 3 * RECALL_S:
             continue
-        last = kept[-1] if kept else None
+        last = merged[-1] if merged else None
         if last is not None and peak.end - last.start <= 0.1 * (now - peak.end):
-            kept[-1] = Peak(last.start, peak.end, max(last.slots, peak.slots))
+            merged[-1] = Peak(last.start, peak.end, max(last.slots, peak.slots))
         else:
-            kept.append(peak)
-    return tuple(kept)
+            merged.append(peak)
+    return tuple(merged)

@@ -1,4 +1,4 @@
-"""What sizing is told, what it remembers and what it answers: plain data. `core/sizing.py` decides on them."""
+"""The inputs, the state and the decisions of sizing: plain data. `sizing.py` decides."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SizingConfig(Struct, frozen=True, kw_only=True):
     interval_s: float = 0.5
     """How often `decide` is called."""
     stale_after_s: float = 3.0
-    """Data older than this are not used."""
+    """Sizing ignores data older than this."""
     short_window_s: float = 1.0
     """Span of `SizingInputs.short`: at least the interval and two metrics flushes."""
     long_window_s: float = 60.0
@@ -57,18 +57,18 @@ class Window(Struct, frozen=True, kw_only=True):
     """What happened in the last `span_s` seconds, over all clients and workers of the pool.
 
     `span_s` is the measured length (shorter than the nominal one just after a start); 0 means no data.
-    Resizing in between does no harm: everything is counted in operations and slot-seconds, not relative to
-    the size of the time.
+    Resizing in between does no harm: everything counts in operations and slot-seconds, not relative to
+    the size at the time.
     """
 
     span_s: float = 0.0
     arrivals: int = 0
-    """Operations submitted (retries by the pool not counted again)."""
+    """Operations submitted (retries by the pool do not count again)."""
     finished: int = 0
     busy_slot_s: float = 0.0
     """Slot-seconds spent running operations, overflow workers included (integrated, not sampled)."""
     run_s: float = 0.0
-    """Sum of the run times of the operations that finished in the window; over `finished` it is the mean
+    """Sum of the run times of the operations that finished in the window; divided by `finished`: the mean
     service time."""
     peak_demand: int = 0
     """Largest number of operations running plus waiting at any one moment."""
@@ -77,7 +77,7 @@ class Window(Struct, frozen=True, kw_only=True):
     over_wait: int = 0
     """Those of `started` whose queue wait (submit to start) was longer than `max_wait_s`."""
     wait_p99_s: float = 0.0
-    """99th percentile of the queue wait of `started`; shown with the decision."""
+    """99th percentile of the queue wait of `started`; for display."""
     model_errors: int = 0
     """Operations that ended because the model endpoint failed, refused, timed out or limited the rate."""
 
@@ -89,7 +89,7 @@ class SizingInputs(Struct, frozen=True, kw_only=True):
     """Seconds since the newest delta from any client or worker; None: there never was one."""
     slots_per_worker: int
     desired: int
-    """Base size asked for by the last decision or by hand (overflow not included)."""
+    """Base size of the last decision or set by hand (without overflow)."""
     actual: int
     """Base workers that take traffic now (neither starting nor draining)."""
     starting: int = 0
@@ -101,13 +101,13 @@ class SizingInputs(Struct, frozen=True, kw_only=True):
     oldest_wait_s: float = 0.0
     """Age of the oldest queued operation; 0 when the queue is empty."""
     start_delay_s: float = 1.0
-    """Estimate of the time from asking for a worker until it takes traffic."""
+    """Estimate of the time from ordering a worker until it takes traffic."""
     short: Window = Window()
     long: Window = Window()
 
 
 class Peak(Struct, frozen=True, array_like=True):
-    """The largest need (in slots) seen between `start` and `end`."""
+    """The largest need (in slots) between `start` and `end`."""
 
     start: float
     end: float
@@ -115,7 +115,7 @@ class Peak(Struct, frozen=True, array_like=True):
 
 
 class Score(Struct, frozen=True, array_like=True):
-    """What a plan for keeping room (`core/plans.py`) would have done. Both fade with `plans.MEMORY_S`."""
+    """What a policy for keeping room (`policies.py`) would have done. Both fade with `policies.MEMORY_S`."""
 
     late: float = 0.0
     """Operations that would have waited too long."""
@@ -128,9 +128,9 @@ class SizingState(Struct, frozen=True, kw_only=True):
     peaks: tuple[Peak, ...] = ()
     """Oldest first; older ones are merged into longer spans, so that there are never more than a few dozen."""
     scores: tuple[Score, ...] = ()
-    """One for each of `plans.PLANS`."""
+    """One for each of `policies.POLICIES`."""
     started: float = 0.0
-    """Operations started, fading with the time constant `plans.MEMORY_S`."""
+    """Operations started, fading with the time constant `policies.MEMORY_S`."""
     late: float = 0.0
     """Those of `started` that waited too long; fading likewise."""
     recent: float | None = None
@@ -138,7 +138,7 @@ class SizingState(Struct, frozen=True, kw_only=True):
     offered: float = 0.0
     """Slots that would be busy if nothing ever waited."""
     demand: float = 0.0
-    """Slots that were needed when last called."""
+    """Slots needed at the last call."""
     first_at: float | None = None
     called_at: float | None = None
     changed_at: float | None = None

@@ -1,8 +1,8 @@
 """How well a pool does, as one number with its reasons.
 
 The score starts at 100 and each part takes points away. A part never takes fewer points when its input gets
-worse, so the score falls, or stays, with each input. An idle pool with all its workers loses nothing; at 20 %
-errors it is below 60 whatever else.
+worse, so the score never rises then. An idle pool with all its workers loses nothing; at 20 %
+errors the score is below 60, whatever else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HealthState = Literal["healthy", "degraded", "unhealthy"]
 
 
 class HealthInput(Struct, frozen=True, kw_only=True):
-    """What the score is made from, over one recent window."""
+    """What the score is computed from, over one recent window."""
 
     desired: int
     """Workers that should take traffic."""
@@ -26,7 +26,7 @@ class HealthInput(Struct, frozen=True, kw_only=True):
     """Share of served operations that failed or timed out; client errors are not among them."""
     latency_p99_s: float = 0.0
     latency_objective_s: float | None = None
-    """None: no objective, latency takes nothing."""
+    """None: no objective, latency costs nothing."""
     wait_p95_s: float = 0.0
     max_wait_s: float = 0.1
     utilization: float = 0.0
@@ -64,10 +64,10 @@ QUEUE_COST = 20.0
 REJECTED_COST = 60.0
 
 
-def health(seen: HealthInput) -> HealthScore:
+def health(inputs: HealthInput) -> HealthScore:
     """The score and its parts, the most costly first."""
     parts = sorted(
-        (_errors(seen), _latency(seen), _wait(seen), _workers(seen), _saturation(seen)),
+        (_errors(inputs), _latency(inputs), _wait(inputs), _workers(inputs), _saturation(inputs)),
         key=lambda part: -part.cost,
     )
     score = max(0.0, 100.0 - sum(part.cost for part in parts))
@@ -75,8 +75,8 @@ def health(seen: HealthInput) -> HealthScore:
     return HealthScore(round(score, 2), state, tuple(parts))
 
 
-def _errors(seen: HealthInput) -> HealthPart:
-    rate = _share(seen.error_rate)
+def _errors(inputs: HealthInput) -> HealthPart:
+    rate = _share(inputs.error_rate)
     if not rate:
         return HealthPart("errors", 0.0, "No operation failed.")
     return HealthPart(
@@ -84,8 +84,8 @@ def _errors(seen: HealthInput) -> HealthPart:
     )
 
 
-def _latency(seen: HealthInput) -> HealthPart:
-    objective, p99 = seen.latency_objective_s, seen.latency_p99_s
+def _latency(inputs: HealthInput) -> HealthPart:
+    objective, p99 = inputs.latency_objective_s, inputs.latency_p99_s
     if objective is None:
         return HealthPart("latency", 0.0, f"p99 latency is {_time(p99)}; no objective is set.")
     over = _over(p99, objective)
@@ -100,38 +100,42 @@ def _latency(seen: HealthInput) -> HealthPart:
     )
 
 
-def _wait(seen: HealthInput) -> HealthPart:
-    over = _over(seen.wait_p95_s, seen.max_wait_s)
+def _wait(inputs: HealthInput) -> HealthPart:
+    over = _over(inputs.wait_p95_s, inputs.max_wait_s)
     if not over:
-        return HealthPart("wait", 0.0, f"Operations start after {_time(seen.wait_p95_s)} (p95), soon enough.")
+        return HealthPart(
+            "wait", 0.0, f"Operations start after {_time(inputs.wait_p95_s)} (p95), soon enough."
+        )
     return HealthPart(
         "wait",
         WAIT_COST * over,
-        f"Operations wait {_time(seen.wait_p95_s)} (p95) to start; {_time(seen.max_wait_s)} is the goal.",
+        f"Operations wait {_time(inputs.wait_p95_s)} (p95) to start; {_time(inputs.max_wait_s)} is the goal.",
     )
 
 
-def _workers(seen: HealthInput) -> HealthPart:
-    missing = max(0, seen.desired - max(0, seen.ready))
-    if not missing:
-        return HealthPart("workers", 0.0, f"All {seen.desired} workers are warm.")
+def _workers(inputs: HealthInput) -> HealthPart:
+    shortage = max(0, inputs.desired - max(0, inputs.ready))
+    if not shortage:
+        return HealthPart("workers", 0.0, f"All {inputs.desired} workers are warm.")
     return HealthPart(
         "workers",
-        100.0 * missing / seen.desired,
-        f"{missing} of {seen.desired} workers are dead or not warm.",
+        100.0 * shortage / inputs.desired,
+        f"{shortage} of {inputs.desired} workers are dead or not warm.",
     )
 
 
-def _saturation(seen: HealthInput) -> HealthPart:
-    busy, fill, refused = _share(seen.utilization), _share(seen.queue_fill), _share(seen.rejected_rate)
+def _saturation(inputs: HealthInput) -> HealthPart:
+    busy, fill, rejected = _share(inputs.utilization), _share(inputs.queue_fill), _share(inputs.rejected_rate)
     cost = (
-        BUSY_COST * max(0.0, busy - BUSY_FROM) / (1 - BUSY_FROM) + QUEUE_COST * fill + REJECTED_COST * refused
+        BUSY_COST * max(0.0, busy - BUSY_FROM) / (1 - BUSY_FROM)
+        + QUEUE_COST * fill
+        + REJECTED_COST * rejected
     )
     sentence = f"{busy:.1%} of the slots' time is used."
     if fill:
         sentence += f" The queue is {fill:.1%} full."
-    if refused:
-        sentence += f" {refused:.2%} of operations were refused."
+    if rejected:
+        sentence += f" {rejected:.2%} of operations were refused."
     return HealthPart("saturation", cost, sentence)
 
 

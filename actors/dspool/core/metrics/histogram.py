@@ -3,7 +3,7 @@
 Buckets grow geometrically, as in DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile
 sketch with relative-error guarantees", VLDB 2019): bucket i holds the values in (g**(i-1), g**i] with
 g = (1 + e) / (1 - e), and answers 2 * g**i / (g + 1), which is within e of every value in it. Unlike
-the paper's sketch, nothing is ever collapsed: the range is fixed and so is the largest number of buckets.
+the paper's sketch, this one never collapses buckets: the range is fixed, and so is the largest number of buckets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BUCKETS = ceil(log(LARGEST) * _PER_LOG) - ceil(log(SMALLEST) * _PER_LOG) + 1
 
 
 class Histogram(Struct, array_like=True):
-    """Counts of durations by size. It is plain data itself: a msgspec struct of numbers and one dict.
+    """Counts of durations by size. Plain data: a msgspec struct of numbers and one dict.
 
     The same values give the same `counts` in any order and however they were split over merged histograms.
     """
@@ -44,7 +44,7 @@ class Histogram(Struct, array_like=True):
     """Number of values by bucket index; only buckets that hold something."""
 
     def record(self, value: float) -> None:
-        """Count one value (seconds). Not a number is counted as zero."""
+        """Count one value (seconds). Not a number counts as zero."""
         if value > SMALLEST:
             if value > LARGEST:
                 value = LARGEST
@@ -58,7 +58,7 @@ class Histogram(Struct, array_like=True):
             self.zeros += 1
 
     def merge(self, other: Histogram) -> None:
-        """Add everything that `other` holds; the result is as if all values had been recorded here."""
+        """Add all of `other`, as if its values had been recorded here."""
         self.zeros += other.zeros
         self.sum += other.sum
         if other.high > self.high:
@@ -67,9 +67,9 @@ class Histogram(Struct, array_like=True):
         if not counts:
             counts.update(other.counts)
             return
-        held = counts.get
+        get = counts.get
         for bucket, number in other.counts.items():
-            counts[bucket] = held(bucket, 0) + number
+            counts[bucket] = get(bucket, 0) + number
 
     @property
     def count(self) -> int:
@@ -92,23 +92,23 @@ class Histogram(Struct, array_like=True):
         """`quantile` of each of `qs`, in one pass when they ascend."""
         count = self.count
         ordered = sorted(self.counts)
-        found: list[float] = []
-        seen, at, previous = self.zeros, -1, 0.0
+        results: list[float] = []
+        total, at, previous = self.zeros, -1, 0.0
         for q in qs:
             if not 0.0 <= q <= 1.0:
                 raise ValueError(f"a quantile is between 0 and 1, got {q}")
             if q < previous:
-                seen, at = self.zeros, -1
+                total, at = self.zeros, -1
             previous = q
             rank = min(count, max(1, _ceil_rank(q, count)))
-            while seen < rank:
+            while total < rank:
                 at += 1
-                seen += self.counts[ordered[at]]
-            found.append(0.0 if at < 0 else min(self.high, exp(ordered[at] * _LOG_GAMMA + _MIDDLE)))
-        return found
+                total += self.counts[ordered[at]]
+            results.append(0.0 if at < 0 else min(self.high, exp(ordered[at] * _LOG_GAMMA + _MIDDLE)))
+        return results
 
     def above(self, value: float) -> int:
-        """How many values are larger than `value`, which is taken with the relative error of a bucket."""
+        """How many values are larger than `value`, with the relative error of a bucket."""
         if value <= SMALLEST:
             return self.count - self.zeros
         limit = _bucket_of(value)
@@ -117,18 +117,18 @@ class Histogram(Struct, array_like=True):
     def up_to(self, boundaries: Sequence[float]) -> list[int]:
         """How many values are at most each of `boundaries` (ascending), with the relative error of a bucket.
 
-        For exporters with fixed boundaries: the answer never goes down from one boundary to the next, and it is
+        For exporters with fixed boundaries: the number never goes down from one boundary to the next, and it is
         `count` less what is `above` it.
         """
         limits = [_bucket_of(boundary) if boundary > SMALLEST else None for boundary in boundaries]
         ordered = sorted(self.counts)
-        found, seen, at = [], self.zeros, 0
+        results, total, at = [], self.zeros, 0
         for limit in limits:
             while limit is not None and at < len(ordered) and ordered[at] <= limit:
-                seen += self.counts[ordered[at]]
+                total += self.counts[ordered[at]]
                 at += 1
-            found.append(seen)
-        return found
+            results.append(total)
+        return results
 
     def copy(self) -> Histogram:
         return Histogram(self.zeros, self.sum, self.high, dict(self.counts))
@@ -139,7 +139,7 @@ def _bucket_of(value: float) -> int:
 
 
 def _ceil_rank(q: float, count: int) -> int:
-    # 0.07 * 100 is 7.000000000000001 in floating point; the rank asked for is 7.
+    # 0.07 * 100 is 7.000000000000001 in floating point; the rank is 7.
     return ceil(q * count - 1e-9 * count)
 
 

@@ -1,7 +1,7 @@
-"""What the metrics actor publishes, and how it is computed from measured stretches of time.
+"""What the metrics actor publishes, and how to compute it from measured intervals.
 
-A `Interval` is additive: it holds sums, histograms and time integrals, never averages. `point_of` is the one
-place where rates, shares and quantiles are computed, for a second, a window or a whole day alike.
+An `Interval` is additive: it holds sums, histograms and time integrals, never averages. `point_of` is the one
+place that computes rates, shares and quantiles, for a second, a window or a whole day alike.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def _zeros() -> list[float]:
 
 
 class Interval(Struct):
-    """What happened in a measured stretch of time, for a pool, a program or a worker."""
+    """What happened in a measured interval, for a pool, a program or a worker."""
 
     duration_s: float = 0.0
     tally: Tally = field(default_factory=Tally)
     throughput: float = 0.0
-    """Served operations of these seconds. Not `tally.served`: a delta that covers 1.5 s and lands in a stretch of
-    1 s is 2/3 of it here, so that the beat between flushes and ticks makes no saw-tooth."""
+    """Served operations of these seconds. Not `tally.served`: 2/3 of a delta that covers 1.5 s count in an interval of
+    1 s, so that the beat between flushes and ticks makes no saw-tooth."""
     busy_s: float = 0.0
     """Slot-seconds used."""
     capacity_s: float = 0.0
-    """Slot-seconds there were, overflow workers included, from the same deltas as `busy_s`."""
+    """Slot-seconds available, overflow workers included, from the same deltas as `busy_s`."""
     runs: int = 0
     """Operations that workers finished."""
     run_s: float = 0.0
@@ -120,12 +120,12 @@ POOL_COLUMNS: Final = tuple(name for name in Point.__struct_fields__ if name not
 KEY_COLUMNS: Final = tuple(
     name for name in POOL_COLUMNS if name not in GAUGES or name in ("running", "sessions")
 )
-"""What is kept of a program or a worker."""
+"""The columns of a program or a worker."""
 
 
-def point_of(stretch: Interval, at: float = 0.0) -> Point:
-    """The figures of a stretch that ended at wall time `at`."""
-    tally, seconds = stretch.tally, stretch.duration_s
+def point_of(interval: Interval, at: float = 0.0) -> Point:
+    """The figures of an interval that ended at wall time `at`."""
+    tally, seconds = interval.tally, interval.duration_s
     if tally.latency.counts:
         p50, p95, p99 = tally.latency.quantiles((0.5, 0.95, 0.99))
     else:
@@ -133,14 +133,14 @@ def point_of(stretch: Interval, at: float = 0.0) -> Point:
     wait_p95, wait_p99 = tally.wait.quantiles((0.95, 0.99)) if tally.wait.counts else (0.0, 0.0)
     levels = {
         name: level / seconds if seconds > 0 else 0.0
-        for name, level in zip(GAUGES, stretch.levels, strict=True)
+        for name, level in zip(GAUGES, interval.levels, strict=True)
     }
     return Point(
         at=at,
         duration_s=seconds,
         operations=tally.ended,
-        throughput=stretch.throughput / seconds if seconds > 0 else 0.0,
-        utilization=stretch.utilization,
+        throughput=interval.throughput / seconds if seconds > 0 else 0.0,
+        utilization=interval.utilization,
         mean_s=tally.latency.mean,
         p50_s=p50,
         p95_s=p95,
@@ -177,7 +177,7 @@ class ProgramSnapshot(Struct, frozen=True, kw_only=True):
     counters: Counters
 
 
-# Name and text stand in the OpenAPI document.
+# Name and text are part of the OpenAPI document.
 class SlotSnapshot(Struct, frozen=True, kw_only=True):
     """One worker slot. Counters go on when another worker takes the slot over."""
 
@@ -261,11 +261,11 @@ class HistoryView(Struct, frozen=True, kw_only=True):
 
 
 class Table(Struct, frozen=True, array_like=True):
-    """Rows of one account, oldest first. Values are 4-byte floats; times are wall-clock seconds (8 bytes)."""
+    """Rows of one series, oldest first. Values are 4-byte floats; times are wall-clock seconds (8 bytes)."""
 
     resolution_s: float
     last: float
-    """End of the newest row on the teller's own clock: what to ask for next is what comes after it."""
+    """End of the newest row on the sender's clock: the next request asks for what comes after it."""
     ends: bytes
     columns: dict[str, bytes]
 
@@ -277,12 +277,12 @@ class Table(Struct, frozen=True, array_like=True):
 
 
 class LiveUpdate(Struct, frozen=True, array_like=True):
-    """The pool now, and the rows since the last look."""
+    """The pool now, and the rows since the last update."""
 
     life: str
-    """Changes when the teller begins anew: then its clock and its rows may be others."""
+    """Changes when the sender restarts: then its clock and its rows may be others."""
     snapshot: MetricsSnapshot
-    """Without its workers if they were not asked for."""
+    """Without its workers if nobody asked for them."""
     table: Table
     status: PoolStatus | None
     """The supervisor's last report; None when it fell silent."""

@@ -1,4 +1,4 @@
-"""The books of one pool: who ended how many operations, by program and by worker, and when."""
+"""The store of one pool's metrics: how many operations ended and when, by program and by worker."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER, OUTCOMES, REJECTED, T
 from dspool.core.metrics.window import HistoryWindow, RecentCells
 
 MAX_WORKERS: Final = 256
-"""Workers followed one by one; those beyond are counted together as ordinal -1."""
+"""Workers with a series of their own; those beyond share ordinal -1."""
 COLUMNS: Final = [*POOL_COLUMNS, *KEY_COLUMNS]
-"""What histories hold; a checkpoint with other columns is of another version."""
+"""What histories hold; a checkpoint with different columns comes from another version."""
 
 _RUNNING, _SESSIONS = GAUGES.index("running"), GAUGES.index("sessions")
 
@@ -38,7 +38,7 @@ class Checkpoint(Struct):
     wall: float
     outcomes: list[int]
     losses: list[int]
-    # Its name in the checkpoints that were written before.
+    # Its name in older checkpoints.
     sources: dict[str, tuple[int, list[int]]] = field(name="reporters")
     whole: SavedSeries
     programs: dict[str, SavedSeries]
@@ -60,7 +60,7 @@ class MetricStore:
         self.dropped = self.unattributed = self.duplicates = self.foreign = 0
 
     def client(self, source: Source, delta: ClientDelta, now: float, *, new: bool) -> None:
-        """Count what a client tells; `new` if it was not known before."""
+        """Count a client's delta; `new` if the client was unknown before."""
         detail = [0] * len(OUTCOMES)
         for program, tally in delta.programs.items():
             series = self.program(program)
@@ -72,24 +72,24 @@ class MetricStore:
             if served:
                 source.served[program] = source.served.get(program, 0) + served
         if new and self.sources.forgot:
-            # Perhaps one that was forgotten and comes back: its earlier operations are in the counters already.
-            ended = detail
+            # Perhaps a dropped source that comes back: its earlier operations are in the counters already.
+            counts = detail
         else:
             before = source.totals or [0] * len(OUTCOMES)
-            ended = [have - had for have, had in zip(delta.totals, before, strict=True)]
-        for index, number in enumerate(ended):
+            counts = [have - had for have, had in zip(delta.totals, before, strict=True)]
+        for index, number in enumerate(counts):
             self.outcomes[index] += number
-        # More in the totals than in the details: a delta was lost, or came while this actor was not there.
-        self.unattributed += max(0, sum(ended) - sum(detail))
+        # More in the totals than in the details: a delta was lost, or this actor was down when it came.
+        self.unattributed += max(0, sum(counts) - sum(detail))
         source.totals = list(delta.totals)
         self.dropped += delta.dropped
-        if new or now - delta.interval_s - source.seen_at > delta.interval_s / 2:
+        if new or now - delta.interval_s - source.reported_at > delta.interval_s / 2:
             source.was_silent = True
         source.covered_s += delta.interval_s
         source.peak_demand = max(source.peak_demand, delta.peak_demand)
 
     def worker(self, delta: WorkerDelta) -> None:
-        """Count what a worker tells: busy time and runs. Operations are the clients' to count."""
+        """Count a worker's delta: busy time and runs. Clients count operations."""
         series = self.worker_series(delta.ordinal)
         series.total.add(delta.tally)
         series.busy_s += delta.busy_s
@@ -118,7 +118,7 @@ class MetricStore:
         return series or self.workers.setdefault(ordinal, Series(self._options))
 
     def gather(self, start: float, now: float) -> Interval:
-        """At a tick: put together what the pool did since `start`. Returns the recent window that ends with it."""
+        """At a tick: add up what the pool did since `start`. Returns the recent window that ends with it."""
         seconds = now - start
         whole = self.whole.now
         whole.peak_demand, served = self.sources.take_interval(seconds, now)
@@ -144,12 +144,12 @@ class MetricStore:
         return window
 
     def close(self, start: float, now: float, levels: dict[str, float]) -> Interval:
-        """After `gather`: end the interval with the levels that the pool had, and return what happened in it."""
+        """After `gather`: end the interval with the pool's levels, and return it."""
         self.whole.now.levels = [levels[name] * (now - start) for name in GAUGES]
         return self.whole.close(start, now)
 
     def save(self, pool: str, ticked_at: float, wall: float) -> Checkpoint:
-        """All of it; `ticked_at` and `wall` are the last tick on both clocks."""
+        """Everything; `ticked_at` and `wall` are the last tick on both clocks."""
         return Checkpoint(
             pool=pool,
             columns=COLUMNS,
@@ -162,13 +162,13 @@ class MetricStore:
             workers={ordinal: series.save(ticked_at) for ordinal, series in self.workers.items()},
         )
 
-    def restore(self, saved: Checkpoint, ended: float, now: float) -> None:
-        """Go on from a checkpoint; its last tick was at `ended` on this process's clock."""
-        self.whole.restore(saved.whole, ended)
+    def restore(self, saved: Checkpoint, ticked_at: float, now: float) -> None:
+        """Go on from a checkpoint; its last tick was at `ticked_at` on this process's clock."""
+        self.whole.restore(saved.whole, ticked_at)
         for name, series in saved.programs.items():
-            self.program(name).restore(series, ended)
+            self.program(name).restore(series, ticked_at)
         for ordinal, series in saved.workers.items():
-            self.worker_series(ordinal).restore(series, ended)
+            self.worker_series(ordinal).restore(series, ticked_at)
         self.outcomes = saved.outcomes
         self.dropped, self.unattributed, self.duplicates, self.foreign = saved.losses
         self.sources.restore(saved.sources, now)
@@ -182,7 +182,7 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
     recent_s: float = 900.0
     """The longest window that `observed` can look back."""
     stale_after_s: float = 5.0
-    """A source that was silent for so long no longer counts for levels."""
+    """A source that is silent for longer counts for no level."""
     fine_interval_s: float = 1.0
     fine_span_s: float = 3600.0
     coarse_interval_s: float = 10.0
@@ -192,11 +192,11 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
     max_queue: int = 1000
     slots_per_worker: int = 8
     pool_size: int | None = None
-    """Workers that should be there until the supervisor says something else; None: as many as report."""
+    """Workers that should be there until the supervisor reports; None: as many as report."""
 
 
 class SavedSeries(Struct, array_like=True):
-    """An series in a checkpoint."""
+    """A series in a checkpoint."""
 
     total: Tally
     busy_s: float
@@ -213,7 +213,7 @@ class Series:
         self.total = Tally()
         self.busy_s = 0.0
         self.now = Interval()
-        """What came in since the last tick."""
+        """What came since the last tick."""
         self.recent: RecentCells[Interval] = RecentCells(
             Interval,
             fine_span_s=max(options.window_s, 60.0) if recent_s else options.window_s,
@@ -230,17 +230,17 @@ class Series:
             coarse_span_s=options.coarse_span_s,
         )
 
-    def _row(self, stretch: Interval) -> list[float]:
-        point = point_of(stretch)
+    def _row(self, interval: Interval) -> list[float]:
+        point = point_of(interval)
         return [getattr(point, name) for name in self.columns]
 
     def close(self, start: float, end: float) -> Interval:
-        """End the open stretch at a tick."""
-        done, self.now = self.now, Interval()
-        done.duration_s = end - start
-        self.recent.add(start, end, done)
-        self.history.add(start, end, done)
-        return done
+        """End the open interval at a tick."""
+        interval, self.now = self.now, Interval()
+        interval.duration_s = end - start
+        self.recent.add(start, end, interval)
+        self.history.add(start, end, interval)
+        return interval
 
     def counters(self) -> Counters:
         return counters_of(self.total, self.total.outcomes)
@@ -249,7 +249,7 @@ class Series:
         """(resolution, points) of the last `duration_s`; see `HistoryWindow.points`."""
         resolution, rows = self.history.points(duration_s, now=now)
         return resolution, tuple(
-            # All from one wall reading: a step of the wall clock cannot reorder them.
+            # All from one reading of the wall clock: a step of it cannot reorder them.
             Point(at=end - now + wall, duration_s=length, **dict(zip(self.columns, values, strict=True)))
             for end, length, values in rows
         )
@@ -269,14 +269,14 @@ class Series:
         return SavedSeries(self.total, self.busy_s, self.history.dump(origin))
 
     def restore(self, saved: SavedSeries, origin: float) -> None:
-        """Take over what `save` gave; `origin` is the same moment on this process's clock."""
+        """Take over what `save` returned; `origin` is the same moment on this process's clock."""
         self.total.add(saved.total)
         self.busy_s += saved.busy_s
         self.history.load(saved.rows, origin)
 
 
 def counters_of(total: Tally, outcomes: list[int]) -> Counters:
-    """Running totals as they are published; `outcomes` may know of more operations than the tally."""
+    """Running totals for publication; `outcomes` may count more operations than the tally."""
     return Counters(
         by_outcome=dict(zip(OUTCOMES, outcomes, strict=True)),
         arrivals=total.arrivals,

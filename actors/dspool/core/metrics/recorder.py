@@ -1,8 +1,8 @@
 """What clients and workers add up about operations, and the deltas that carry it to the metrics actor.
 
 A recorder costs about a microsecond a call and bounded memory, however long nothing can be delivered: it holds
-sums and histograms, not samples. Its deltas are numbered and carry running totals, so that a delta that
-is delivered twice counts once, and one that never arrives is made up for by the next.
+sums and histograms, not samples. Its deltas have numbers and running totals, so that a delta that
+arrives twice counts once, and the next makes up for one that never arrives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dspool.core.metrics.tally import (
 from dspool.core.metrics.window import BusyIntegral
 
 HEARTBEAT_S: Final = 2.0
-"""An idle client still reports this often, so that its gauges are known to be true."""
+"""An idle client still reports this often, so that its gauges stay fresh."""
 
 
 class ClientDelta(Struct, tag="client", array_like=True):
@@ -166,7 +166,7 @@ class ClientRecorder:
     ) -> ClientDelta | None:
         """What to send now, or None when there is nothing worth sending. Gauges are those of this moment.
 
-        A delta that was given back comes first and unchanged. After the last busy delta one idle one follows, which
+        A returned delta comes first, unchanged. After the last busy delta one idle one follows, which
         tells that the load ended; then a heartbeat every `HEARTBEAT_S`.
         """
         if self._unsent is not None:
@@ -174,7 +174,7 @@ class ClientRecorder:
             return delta
         idle = not self._programs and not self._dropped and not self.demand
         if idle and self._sent_idle and not final and now - self._sent_at < HEARTBEAT_S:
-            # Nothing happened in this stretch: it must not dilute the rate of the next delta.
+            # Nothing happened in this time: it must not dilute the rate of the next delta.
             self._since = now
             return None
         self._seq += 1
@@ -202,7 +202,7 @@ class ClientRecorder:
     def give_back(self, delta: ClientDelta) -> None:
         """`delta` may not have arrived: `take_delta` returns it again, unchanged, before anything newer.
 
-        It keeps its number, so it counts once even if it had arrived. Meanwhile operations go on adding up.
+        It keeps its number, so it counts once even if it arrived. Operations add up meanwhile.
         """
         self._unsent = delta
 

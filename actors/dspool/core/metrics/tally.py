@@ -1,4 +1,4 @@
-"""Operations added up: how many ended how, how long they took and waited."""
+"""Operations added up: how many ended how, how long they ran and waited."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dspool.core.metrics.histogram import Histogram
 from dspool.messages import VersionNumbers
 
 OUTCOMES: Final = ("ok", "error", "timeout", "client_error", "rejected", "cancelled")
-"""How an operation can end, in the order of all outcome lists here. The first three are *served*: the pool took
-the operation on and answers for it. Latency, wait and error rate are about served ones."""
+"""How an operation can end, in the order of all outcome lists here. The first three are *served*: the pool accepted
+the operation and answers for it. Latency, wait and error rate are about served ones."""
 SERVED: Final = 3
 OK, ERROR, TIMEOUT, CLIENT_ERROR, REJECTED, CANCELLED = range(6)
 INDEX_OF: Final = {name: index for index, name in enumerate(OUTCOMES)}
 
 OTHER: Final = "(other)"
-"""The key under which everything beyond the bound on keys is counted."""
+"""The key that counts everything beyond the bound on keys."""
 UNKNOWN: Final = "(unknown)"
-"""The key under which operations are counted that ask for a pool program which does not exist: names that callers make
-up become no figures, events or spans."""
+"""The key that counts operations of pool programs which do not exist: names that callers make up become no figures,
+events or spans."""
 MAX_PROGRAMS: Final = 64
 MAX_CODES: Final = 40
 """Error codes by program: more than `dspool.errors` has."""
@@ -51,10 +51,10 @@ class Tally(Struct, array_like=True):
     def add(self, other: Tally) -> None:
         """Add all of `other`, as if its operations had been counted here."""
         self.arrivals += other.arrivals
-        mine = self.outcomes
+        outcomes = self.outcomes
         for index, number in enumerate(other.outcomes):
             if number:
-                mine[index] += number
+                outcomes[index] += number
         self.latency.merge(other.latency)
         self.wait.merge(other.wait)
         self.run_s += other.run_s
@@ -99,10 +99,10 @@ def add_usage(tally: Tally, usage: Mapping[str, Mapping[str, int]]) -> None:
 
 
 VERSIONS_KEPT: Final = 4
-"""Of each program, those that came last: more than a roll-out compares."""
+"""The newest of each program: more than a roll-out compares."""
 _COUNTED: Final = frozenset({"ok", "error", "timeout", "client_error"})
 _LATE: Final = 0.9
-"""A caller that left after so much of its deadline did so because the answer did not come."""
+"""A caller that left after this share of its deadline left because no answer came."""
 
 
 class VersionBook:
@@ -112,9 +112,9 @@ class VersionBook:
         self._rows: dict[str, dict[int, list[float]]] = {}
 
     def ended(self, program: str, version: int, outcome: str, run_s: float, timeout_s: float) -> None:
-        """An operation of it ended."""
+        """An operation of this version ended."""
         if outcome not in _COUNTED:
-            # Refused before it ran, or nobody wants it any more: says nothing, unless it had run out of time.
+            # Refused before it ran, or cancelled: says nothing, unless it had run out of time.
             if outcome != "cancelled" or run_s < _LATE * timeout_s:
                 return
             outcome = "timeout"
@@ -124,25 +124,25 @@ class VersionBook:
         row[2] += run_s
 
     def numbers(self, program: str, running: Iterable[tuple[int, float]]) -> dict[int, VersionNumbers]:
-        """By version; `running` are the versions of what runs now, and for how long it has."""
-        going: dict[int, list[float]] = {}
+        """By version; `running` has the version of each operation that runs now, and its run time so far."""
+        running_sums: dict[int, list[float]] = {}
         for version, ran_s in running:
-            now = going.setdefault(version, [0, 0.0])
-            now[0] += 1
-            now[1] += ran_s
+            sums = running_sums.setdefault(version, [0, 0.0])
+            sums[0] += 1
+            sums[1] += ran_s
         rows = self._rows.get(program, {})
-        found = {}
-        for version in rows.keys() | going.keys():
+        numbers = {}
+        for version in rows.keys() | running_sums.keys():
             operations, errors, run_s = rows.get(version, (0, 0, 0.0))
-            count, so_far = going.get(version, (0, 0.0))
-            found[version] = VersionNumbers(
+            count, ran_s = running_sums.get(version, (0, 0.0))
+            numbers[version] = VersionNumbers(
                 int(operations),
                 int(errors),
                 run_s / operations if operations else 0.0,
                 int(count),
-                so_far / count if count else 0.0,
+                ran_s / count if count else 0.0,
             )
-        return found
+        return numbers
 
     def _row(self, program: str, version: int) -> list[float]:
         rows = self._rows.setdefault(program, {})

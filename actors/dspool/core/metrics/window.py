@@ -1,7 +1,7 @@
-"""Measured stretches of time: busy integrals, recent windows, and history in bounded memory.
+"""Measured intervals: busy integrals, recent windows, and history in bounded memory.
 
-All times are monotonic seconds given by the caller; wall time enters only when points are handed out, from
-one wall reading for all, so that a step of the wall clock can never reorder them.
+All times are monotonic seconds from the caller; wall time enters only when points leave, from one reading
+for all, so that a step of the wall clock can never reorder them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 
 class Cell(Protocol):
-    """What happened in a stretch of time. `add` must make it what happened in both stretches."""
+    """What happened in an interval. `add` makes it what happened in both intervals."""
 
     def add(self, other: Self, /) -> None: ...
 
@@ -55,7 +55,7 @@ class BusyIntegral:
 class RecentCells(Generic[C]):
     """Cells of the last `fine_span_s` one by one, and of the last `coarse_span_s` merged into coarser ones.
 
-    `over(duration)` adds up what lies in the last `duration` seconds, and says how long that was really.
+    `over(duration)` adds up what lies in the last `duration` seconds, and returns how long that really was.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class RecentCells(Generic[C]):
         self._fine_span = fine_span_s
         self._coarse_interval = coarse_interval_s
         self._coarse_span = coarse_span_s
-        # (start, end, measured seconds, cell); a merged cell may reach over a gap, so its length is kept apart.
+        # (start, end, measured seconds, cell); a merged cell may span a gap, so its length stands by itself.
         self._fine: deque[tuple[float, float, float, C]] = deque()
         self._coarse: deque[tuple[float, float, float, C]] = deque()
 
     def add(self, start: float, end: float, cell: C) -> None:
-        """Cells come in order of time; `cell` is not changed afterwards by either side."""
+        """Cells come in order of time; neither side changes `cell` afterwards."""
         self._fine.append((start, end, end - start, cell))
         while self._fine[0][1] <= end - self._fine_span:
             self._fine.popleft()
         if not self._coarse_span:
             return
         if self._coarse and end - self._coarse[-1][0] <= self._coarse_interval * 1.001:
-            began, _, length, merged = self._coarse[-1]
+            first_start, _, length, merged = self._coarse[-1]
             merged.add(cell)
-            self._coarse[-1] = (began, end, length + end - start, merged)
+            self._coarse[-1] = (first_start, end, length + end - start, merged)
         else:
             merged = self._empty()
             merged.add(cell)
@@ -166,24 +166,24 @@ class Columns:
         columns[0] = array("d", (end - origin for end in columns[0]))
         return [column.tobytes() for column in columns]
 
-    def load(self, dumped: list[bytes], origin: float) -> None:
-        """Hold what `dump` gave, and nothing else; `origin` is the same moment on this process's clock.
+    def load(self, columns: list[bytes], origin: float) -> None:
+        """Replace all rows by what `dump` returned; `origin` is the same moment on this process's clock.
 
         Raises:
             ValueError: it has another number of columns.
         """
-        if len(dumped) != 2 + len(self._values):
-            raise ValueError(f"{len(dumped) - 2} columns were dumped, {len(self._values)} are wanted")
-        self._end = array("d", (origin + before for before in array("d", dumped[0])[-self._capacity :]))
-        self._length = array("d", dumped[1])[-self._capacity :]
-        self._values = [array("f", column)[-self._capacity :] for column in dumped[2:]]
+        if len(columns) != 2 + len(self._values):
+            raise ValueError(f"{len(columns) - 2} columns were dumped, {len(self._values)} are wanted")
+        self._end = array("d", (origin + before for before in array("d", columns[0])[-self._capacity :]))
+        self._length = array("d", columns[1])[-self._capacity :]
+        self._values = [array("f", column)[-self._capacity :] for column in columns[2:]]
         self._next = 0
 
 
 class HistoryWindow(Generic[C]):
     """Rows of numbers for charts: fine for a short span, coarse for a long one, bounded memory for both.
 
-    `view(cell)` makes the row. Coarse rows are made from merged cells, never from averages of fine rows.
+    `view(cell)` makes the row. Coarse rows come from merged cells, never from averages of fine rows.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class HistoryWindow(Generic[C]):
         """(interval, rows) of the last `duration_s`: (end, length, values) each, oldest first.
 
         Fine rows if the fine span reaches back that far, else coarse ones; more than the coarse span gives all
-        there is. A time in which nothing was measured is a gap: `end - length` is after the row before.
+        there is. A time without measurements is a gap: `end - length` is after the row before.
 
         Raises:
             ValueError: `duration_s` is not a positive number.
@@ -237,10 +237,10 @@ class HistoryWindow(Generic[C]):
         """All closed rows as plain bytes, fine and coarse, times since `origin`; for a checkpoint."""
         return self._fine.rows.dump(origin), self._coarse.rows.dump(origin)
 
-    def load(self, dumped: tuple[list[bytes], list[bytes]], origin: float) -> None:
-        """Put back what `dump` gave, before anything is added; `origin` is the same moment on this process's clock."""
-        self._fine.rows.load(dumped[0], origin)
-        self._coarse.rows.load(dumped[1], origin)
+    def load(self, levels: tuple[list[bytes], list[bytes]], origin: float) -> None:
+        """Put back what `dump` returned, before any `add`; `origin` is the same moment on this process's clock."""
+        self._fine.rows.load(levels[0], origin)
+        self._coarse.rows.load(levels[1], origin)
 
 
 class _Level(Generic[C]):
@@ -263,25 +263,25 @@ class _Level(Generic[C]):
 
     def add(self, start: float, end: float, cell: C) -> None:
         if self._open is not None and start - self._open[0] > 0.001 * self.interval:
-            self._close()  # a gap: no row reaches over it
+            self._close()  # a gap: no row spans it
         length, merged = (0.0, self._empty()) if self._open is None else self._open[1:]
         merged.add(cell)
         length += end - start
         self._open = (end, length, merged)
-        # Closed at the tick that comes nearest to the interval: ticks jitter, and one that comes a little early must
-        # not wait for the next and make a row of double length.
+        # A row closes at the tick nearest to the interval: ticks jitter, and a row must not wait for the next one and
+        # double its length because a tick came a little early.
         if length + (end - start) / 2 >= self.interval:
             self._close()
 
     def _close(self) -> None:
         if self._open is not None:
-            ended, length, cell = self._open
-            self.rows.append(ended, length, self._view(cell))
+            end, length, cell = self._open
+            self.rows.append(end, length, self._view(cell))
             self._open = None
 
     def since(self, oldest: float) -> list[tuple[float, float, tuple[float, ...]]]:
-        found = self.rows.since(oldest)
+        rows = self.rows.since(oldest)
         if self._open is not None and self._open[0] > oldest:
-            ended, length, cell = self._open
-            found.append((ended, length, tuple(self._view(cell))))
-        return found
+            end, length, cell = self._open
+            rows.append((end, length, tuple(self._view(cell))))
+        return rows
