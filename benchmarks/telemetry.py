@@ -122,7 +122,7 @@ def record_us(number: int) -> float:
     """Everything a client and a worker do for metrics, events and tracing of one operation that is not sampled, with
     the sampling decision itself, and their share of the deltas.
     """
-    from dspool.client.observation import ClientObserving
+    from dspool.client.observation import ClientObserver
     from dspool.core.dispatch.ticket import Ticket, TicketEnd
     from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
     from dspool.messages import ExecuteProgram, Operation, Result
@@ -136,7 +136,7 @@ def record_us(number: int) -> float:
     settings = config("r", Path("/tmp"), telemetry={"sampling": 1e-9})
     client = ClientRecorder("r", "c", now=0.0)
     worker = WorkerRecorder("r", "w", 0, 8, now=0.0)
-    observing = ClientObserving("r", client, Tracing(settings, "c"))
+    observing = ClientObserver("r", client, Tracing(settings, "c"))
     operation = Operation("op", ExecuteProgram(PROGRAM, INPUTS), 30.0)
     finished = Result("op", "w", {}, run_s=0.01, usage={"m": {"prompt_tokens": 10, "completion_tokens": 5}})
     report = Report([finished], [], [], 0, 8, 0)

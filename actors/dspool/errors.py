@@ -30,7 +30,7 @@ PoolError
 ├── SandboxUnavailable     there is no sandbox to run code in
 ├── WorkerLost             the worker died after the operation had started
 ├── WorkerStartFailed      a worker could not be started or warmed
-├── Unreachable            a remote pool does not answer; it may have done what was asked
+├── Unreachable            a remote pool does not answer; it may have done the work
 ├── StaleLease             a worker whose lease on a session is old tried to use it
 ├── StoreFailed            the session store could not commit
 └── InternalError          a defect in dspool
@@ -69,7 +69,7 @@ class PoolError(Exception):
         _by_code.setdefault(cls.code, cls)
 
     def __getattr__(self, name: str) -> Any:
-        # Only called for what is not found: `error.retry_after_s` reads details["retry_after_s"].
+        # `error.retry_after_s` reads details["retry_after_s"].
         details = self.__dict__.get("details", {})
         if name in details:
             return details[name]
@@ -208,9 +208,9 @@ class ProgramError(PoolError):
 
     @classmethod
     def of(cls, raised: BaseException, what: str = "the program") -> ProgramError:
-        """For anything that foreign code raised: says its type and where. What it would say itself may quote users.
+        """For anything that foreign code raised: says its type and place. Its own message may quote users.
 
-        Raises nothing: the exception's own methods and attributes are never used.
+        Raises nothing: it uses none of the exception's own methods and attributes.
         """
         kind, place = type_of(raised), place_of(raised)
         return cls(f"{what} raised {kind} at {place}", exception=kind, at=place)
@@ -245,7 +245,7 @@ class InternalError(PoolError):
 
 
 def type_of(raised: BaseException) -> str:
-    """The name of its type; also of one whose type gives itself a name in code."""
+    """The name of its type, even if the type computes its own name."""
     name: str = type.__dict__["__name__"].__get__(type(raised))
     return name[:_NAME_LIMIT]
 
@@ -262,7 +262,7 @@ def place_of(raised: BaseException) -> str:
 
 
 def is_own(raised: BaseException) -> bool:
-    """Whether it is one of the errors drawn above, and not of a kind that foreign code derived from them."""
+    """Whether it is one of the errors above, and not of a type that foreign code derived from them."""
     return type(raised) in _own
 
 

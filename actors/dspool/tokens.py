@@ -1,4 +1,4 @@
-"""Tokens at rest: a file that only its owner can read, or a variable; read again when it changes."""
+"""Tokens at rest: a file that only its owner can read, or a variable. A changed file is read again."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dspool.errors import ConfigError
 log = logging.getLogger("dspool.tokens")
 
 VARIABLE = "DSPOOL_TOKENS"
-"""Tokens as JSON, as they stand in the file: for containers whose secrets come as variables."""
-LOOK_EVERY_S = 1.0
+"""Tokens as JSON, in the form of the file: for containers whose secrets come as variables."""
+RECHECK_S = 1.0
 """A changed file counts after this long at most."""
 _DAY_S = 86400.0
 
@@ -46,11 +46,11 @@ class TokenSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = file
-        self._fixed = parse(variable, VARIABLE) if variable else []
+        self._from_variable = parse(variable, VARIABLE) if variable else []
         self._clock = clock
         self._stamp = _stamp(file)
         self._tokens = self._read()
-        self._look_at = clock() + LOOK_EVERY_S
+        self._recheck_at = clock() + RECHECK_S
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -58,8 +58,8 @@ class TokenSource:
     def current(self) -> Tokens:
         """The tokens now. A file that became unreadable or wrong changes nothing: the log says why."""
         now = self._clock()
-        if self._file is not None and now >= self._look_at:
-            self._look_at = now + LOOK_EVERY_S
+        if self._file is not None and now >= self._recheck_at:
+            self._recheck_at = now + RECHECK_S
             stamp = _stamp(self._file)
             if stamp != self._stamp:
                 self._stamp = stamp
@@ -70,24 +70,24 @@ class TokenSource:
         return self._tokens
 
     def _read(self) -> Tokens:
-        return Tokens([*self._fixed, *(read(self._file) if self._file is not None else [])])
+        return Tokens([*self._from_variable, *(read(self._file) if self._file is not None else [])])
 
 
 def read(file: Path) -> list[Token]:
     """The tokens in `file`.
 
     Raises:
-        ConfigError: it is not there, others than its owner can open it, or it does not say what it should.
+        ConfigError: it is missing or malformed, or others than its owner can open it.
     """
     try:
-        with file.open("rb") as opened:
-            status = os.fstat(opened.fileno())
+        with file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
             if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise ConfigError(
                     f"{file} may be opened by others (mode {stat.S_IMODE(status.st_mode):o}); chmod 600 it",
                     key="service.tokens_file",
                 )
-            text = opened.read()
+            text = stream.read()
     except OSError as failed:
         raise ConfigError(
             f"the tokens in {file} cannot be read: {failed.strerror}", key="service.tokens_file"
@@ -95,36 +95,36 @@ def read(file: Path) -> list[Token]:
     return parse(text, str(file))
 
 
-def parse(text: str | bytes, where: str) -> list[Token]:
+def parse(text: str | bytes, source: str) -> list[Token]:
     """Tokens from YAML or JSON: `tokens: [{id, name, role, sha256, ...}]`, or just the list.
 
     Raises:
         ConfigError: says which token and field, and never shows a value.
     """
     try:
-        found: Any = yaml.safe_load(text)
+        content: Any = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(f"{where} is not YAML or JSON", key="service.tokens_file") from None
-    if isinstance(found, list):
-        found = {"tokens": found}
+        raise ConfigError(f"{source} is not YAML or JSON", key="service.tokens_file") from None
+    if isinstance(content, list):
+        content = {"tokens": content}
     try:
-        tokens = msgspec.convert(found or {}, _File).tokens
+        tokens = msgspec.convert(content or {}, _File).tokens
     except msgspec.ValidationError as refused:
-        raise ConfigError(f"{where}: {refused}", key="service.tokens_file") from None
+        raise ConfigError(f"{source}: {refused}", key="service.tokens_file") from None
     ids = [token.id for token in tokens]
     for id in ids:
         if ids.count(id) > 1:
-            raise ConfigError(f"{where}: two tokens have the id {id}", key="service.tokens_file")
+            raise ConfigError(f"{source}: two tokens have the id {id}", key="service.tokens_file")
     return tokens
 
 
 def issue(
     file: Path, name: str, role: Role, *, days: float | None = None, now: Callable[[], float] = time.time
 ) -> tuple[str, Token]:
-    """Make a token, add it to `file` (which comes into being if need be), and return it: the only time it is seen.
+    """Make a token, add it to `file` (created if missing), and return it: the only time that it shows.
 
     Raises:
-        ConfigError: the name does not do, or the file cannot be read or written.
+        ConfigError: the name is invalid, or the file cannot be read or written.
     """
     tokens = read(file) if file.exists() else []
     expires_at = None if days is None else now() + days * _DAY_S
@@ -140,17 +140,17 @@ def issue(
 
 
 def revoke(file: Path, which: str) -> list[Token]:
-    """Remove the token with the id `which`, or all of the principal of that name; those removed.
+    """Remove the token with the id `which`, or all of the principal of that name; returns them.
 
     Raises:
         ConfigError: there is none, or the file cannot be read or written.
     """
     tokens = read(file)
-    gone = [token for token in tokens if which in (token.id, token.name)]
-    if not gone:
+    removed = [token for token in tokens if which in (token.id, token.name)]
+    if not removed:
         raise ConfigError(f"{file} has no token {which!r}", key="token")
-    write(file, [token for token in tokens if token not in gone])
-    return gone
+    write(file, [token for token in tokens if token not in removed])
+    return removed
 
 
 def write(file: Path, tokens: list[Token]) -> None:
@@ -159,15 +159,15 @@ def write(file: Path, tokens: list[Token]) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # mkstemp gives 0600.
-        descriptor, beside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
-            with os.fdopen(descriptor, "w") as opened:
-                opened.write(text)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.replace(beside, file)
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
         except BaseException:
-            Path(beside).unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as failed:
         raise ConfigError(

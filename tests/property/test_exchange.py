@@ -266,7 +266,7 @@ class Exchange(RuleBasedStateMachine):
             assert client._recorder.demand == 0
             assert not client._streams
         for worker in [*self.pool.workers.values(), *self.pool._stopped]:
-            assert worker._operations.held == 0
+            assert worker._operations.running == 0
 
     # --- helpers ---
 

@@ -248,7 +248,7 @@ async def test_closing_ends_what_waits_and_what_runs_and_tells_the_worker():
         await client.close()
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(end) for end in ends] == [PoolClosed] * 5
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         with pytest.raises(PoolClosed):
             await client.run(Ping())
         await client.close()

@@ -151,7 +151,7 @@ async def test_a_session_goes_on_elsewhere_and_what_the_dead_worker_saves_later_
         with pytest.raises(WorkerLost):
             await running
         pool.store.gate.set()
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         got = await client.run(GetVariable("a"), session="s")
         assert (got.value, got.worker) == (1, "w1")
 
@@ -210,7 +210,7 @@ async def test_what_it_says_after_it_thawed_is_not_heard():
         assert client.totals["ok"] == 1
         for peer in worker._peers:
             peer.transport.resume_reading()
-        await until(lambda: not worker._peers and worker._operations.held == 0)
+        await until(lambda: not worker._peers and worker._operations.running == 0)
         assert client.totals["ok"] == 1
 
 

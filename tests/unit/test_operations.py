@@ -200,7 +200,7 @@ async def test_an_operation_within_its_deadline_or_waiting_for_the_store_is_not_
         pool.store.gate = asyncio.Event()
         with pytest.raises(DeadlineExceeded):
             await client.run(SetVariable("x", 1), session="s", timeout_s=0.02)
-        assert worker._operations.held == 2
+        assert worker._operations.running == 2
         assert worker._operations.stuck(0.0) == ""
         pool.store.gate.set()
         gate.open.set()
@@ -238,7 +238,7 @@ async def test_whatever_a_program_raises_ends_that_operation_and_nothing_else(wa
         assert "secret" not in caplog.text
         assert "raised" in caplog.text
         assert (await client.run(ExecuteProgram("echo", {"x": 1}))).outputs == {"x": 1}
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
         assert pool.reported_dead == []
 
 
@@ -259,7 +259,7 @@ async def test_what_stops_processes_loops_or_tasks_elsewhere_ends_the_operation_
         assert "secret" not in str(failed.value) + caplog.text
         gate.open.set()
         assert (await neighbour).answer == "done"
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
 
 
 async def test_a_program_that_raises_a_pool_error_is_reported_as_that(caplog):
@@ -346,7 +346,7 @@ async def test_cancelling_what_runs_stops_it_and_frees_its_slot_once_it_has_stop
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         assert gate.stopped == 1
         await until(lambda: client.running == 0)
 
@@ -364,7 +364,7 @@ async def test_an_operation_cancelled_before_its_task_took_a_step_frees_its_slot
             link.send(Submit([operation]))
             link.send(Cancel([operation.id]))
         await client.run(Ping())
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         assert gate.started == 0
 
 
@@ -379,9 +379,9 @@ async def test_cancelling_one_that_waits_behind_another_of_its_session_frees_its
         running = asyncio.ensure_future(first.run(ExecuteProgram("gate", {}), session="s"))
         await until(lambda: gate.started)
         waiting = asyncio.ensure_future(second.run(ExecuteProgram("next", {"id": "n"}), session="s"))
-        await until(lambda: worker._operations.held == 2)
+        await until(lambda: worker._operations.running == 2)
         waiting.cancel()
-        await until(lambda: worker._operations.held == 1)
+        await until(lambda: worker._operations.running == 1)
         gate.open.set()
         assert (await running).answer == "done"
         assert pool.hosts["w0"].started["n"] == 0
@@ -395,7 +395,7 @@ async def test_cancelling_while_its_session_is_being_activated_frees_the_slot_at
         waiting = asyncio.ensure_future(client.run(SetVariable("a", 1), session="s"))
         await until(lambda: pool.store.calls["acquire"])
         waiting.cancel()
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         pool.store.gate.set()
         pool.store.gate = None
         await client.run(SetVariable("a", 2), session="s")
@@ -414,10 +414,10 @@ async def test_cancelling_while_its_change_is_being_committed_waits_for_the_comm
         following = asyncio.ensure_future(client.run(GetVariable("a"), session="s"))
         for _ in range(50):
             await asyncio.sleep(0)
-        assert worker._operations.held == 1
+        assert worker._operations.running == 1
         pool.store.gate.set()
         assert (await following).value == 2
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
 
 
 @pytest.mark.parametrize("way", ["async", "thread"])
@@ -447,7 +447,7 @@ async def test_a_stream_without_credit_ends_when_its_client_is_gone(way):
             await asyncio.sleep(0)
         assert len(sent) == 4, "no more than the window goes ahead of the reader"
         client._links.get("w0").abort()
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         assert len(sent) == 4
 
 
@@ -464,7 +464,7 @@ async def test_a_client_that_vanishes_stops_what_it_started(way):
         gone._links.get("w0").abort()
         assert (await stays.run(Ping())).value == "pong"
         await until(lambda: gate.stopped == SLOTS)
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         for call in calls:
             call.cancel()
 
@@ -495,7 +495,7 @@ async def test_two_clients_share_the_slots_and_both_get_on():
         results = await asyncio.gather(*calls)
         assert sorted(r.n for r in results) == sorted(2 * list(range(200)))
         assert pool.hosts["w0"].most_running <= SLOTS
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
 
 
 async def test_a_client_told_busy_hears_when_the_other_lets_go():
@@ -511,7 +511,7 @@ async def test_a_client_told_busy_hears_when_the_other_lets_go():
         gate.open.set()
         assert (await waiting).x == 1
         await asyncio.gather(*calls)
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
 
 
 async def test_thousands_of_inline_operations_leave_the_loop_to_others_every_few_milliseconds():
@@ -529,11 +529,11 @@ async def test_thousands_of_inline_operations_leave_the_loop_to_others_every_few
         await calls[0]
         assert len(seen) < 1500, "the first answer leaves before the last operation has run"
         late = asyncio.ensure_future(client.run(ExecuteProgram("work", {"n": -1})))
-        await until(lambda: worker._operations.held > 1500 - len(seen))
+        await until(lambda: worker._operations.running > 1500 - len(seen))
         late.cancel()
         await asyncio.gather(*calls)
         assert seen == list(range(1500))
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
 
 
 async def test_of_many_tasks_that_arrive_together_the_first_reaches_its_model_before_the_last_has_begun():
@@ -566,7 +566,7 @@ async def test_one_cancelled_before_its_task_was_started_never_runs_and_frees_it
         await until(lambda: gate.started)
         for task in tasks:
             task.cancel()
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
         assert gate.started < 64
         gate.open.set()
         assert await client.run(ExecuteProgram("p", {}))
@@ -606,7 +606,7 @@ async def test_the_worker_itself_stops_what_is_past_its_deadline(way):
         # A client that never says "cancel".
         client._links.get("w0").send(Submit([Operation("x", ExecuteProgram("gate", {}), 0.01)]))
         await until(lambda: gate.stopped == 1, turns=1_000_000)
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
 
 
 async def test_a_deadline_passes_in_line_too():
@@ -619,8 +619,8 @@ async def test_a_deadline_passes_in_line_too():
         running = asyncio.ensure_future(client.run(ExecuteProgram("gate", {}), session="s"))
         await until(lambda: gate.started)
         client._links.get("w0").send(Submit([Operation("x", GetVariable("a"), 0.01, "s")]))
-        await until(lambda: worker._operations.held == 2)
-        await until(lambda: worker._operations.held == 1, turns=1_000_000)
+        await until(lambda: worker._operations.running == 2)
+        await until(lambda: worker._operations.running == 1, turns=1_000_000)
         gate.open.set()
         await running
 
@@ -634,9 +634,9 @@ async def test_a_caller_gets_its_deadline_while_a_thread_that_does_not_stop_keep
         with pytest.raises(DeadlineExceeded) as late:
             await client.run(ExecuteProgram("deaf", {}), timeout_s=0.02)
         assert late.value.phase == "run"
-        assert worker._operations.held == 1
+        assert worker._operations.running == 1
         release.set()
-        await until(lambda: worker._operations.held == 0, turns=1_000_000)
+        await until(lambda: worker._operations.running == 0, turns=1_000_000)
 
 
 # --- streams ---
@@ -693,7 +693,7 @@ async def test_leaving_a_stream_early_cancels_its_operation():
         await anext(events)
         await events.aclose()
         await stopped.wait()
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
 
 
 # --- the host refuses ---
@@ -723,5 +723,5 @@ async def test_a_defect_in_planning_ends_that_operation_only(monkeypatch):
             await client.run(SetVariable("a", 1), session="s")
         monkeypatch.undo()
         assert (await client.run(SetVariable("a", 1), session="s")).value is None
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
         assert pool.reported_dead == []

@@ -75,7 +75,7 @@ async def test_a_session_that_was_never_created_is_unknown_and_costs_no_slot():
         client = await pool.start_client()
         with pytest.raises(UnknownSession):
             await client.run(GetVariable("a"), session="nope")
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
         assert len(worker._ownership) == 0
 
 
@@ -131,7 +131,7 @@ async def test_a_store_that_is_down_refuses_those_who_wait_for_it_and_no_slot_is
         wanted = StoreFailed if isinstance(down, StoreFailed) else InternalError
         assert all(isinstance(end, wanted) for end in ends)
         assert "secret" not in str(ends)
-        assert (worker._operations.held, len(worker._ownership)) == (0, 0)
+        assert (worker._operations.running, len(worker._ownership)) == (0, 0)
         pool.store.down = None
         await client.run(SetVariable("a", 1), session="s")
 
@@ -169,7 +169,7 @@ async def test_a_store_that_does_not_answer_counts_as_failed(method, monkeypatch
         pool.store.gate = asyncio.Event()
         with pytest.raises(StoreFailed):
             await client.run(EndSession() if method == "end" else SetVariable("a", 2), session="s")
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
         pool.store.gate.set()
         assert (await client.run(SetVariable("a", 3), session="s")).value is None
 
@@ -201,15 +201,15 @@ async def test_those_who_wait_behind_an_end_of_session_find_it_gone():
         running = held.call(client)
         await until(lambda: held.started)
         ending = asyncio.ensure_future(clients[0].run(EndSession(), session="s"))
-        await until(lambda: worker._operations.held == 2)
+        await until(lambda: worker._operations.running == 2)
         waiting = asyncio.ensure_future(clients[1].run(GetVariable("a"), session="s"))
-        await until(lambda: worker._operations.held == 3)
+        await until(lambda: worker._operations.running == 3)
         held.gate.set()
         await running
         assert (await ending).value == {"ended": True}
         with pytest.raises(UnknownSession):
             await waiting
-        assert (worker._operations.held, len(worker._ownership)) == (0, 0)
+        assert (worker._operations.running, len(worker._ownership)) == (0, 0)
 
 
 async def test_a_session_ended_elsewhere_runs_nothing_new_until_what_runs_has_ended():
@@ -229,12 +229,12 @@ async def test_a_session_ended_elsewhere_runs_nothing_new_until_what_runs_has_en
         running = held.call(client)
         await until(lambda: held.started)
         waiting = asyncio.ensure_future(other.run(SetVariable("a", 2), session="s"))
-        await until(lambda: worker._operations.held == 2)
+        await until(lambda: worker._operations.running == 2)
         pool.store.sessions.pop("s")
         await worker.forget(["s"])
         for _ in range(50):
             await asyncio.sleep(0)
-        assert worker._operations.held == 2
+        assert worker._operations.running == 2
         held.gate.set()
         await running
         await waiting
@@ -333,7 +333,7 @@ async def test_touches_that_the_store_did_not_take_are_told_again():
         await client.run(SetVariable("a", 1), session="s")
         pool.store.down = StoreFailed("away")
         with pytest.raises(StoreFailed):
-            await worker._ownership.keep()
+            await worker._ownership.tidy()
         pool.store.down = None
         told: list[list[str]] = []
 
@@ -341,5 +341,5 @@ async def test_touches_that_the_store_did_not_take_are_told_again():
             told.append(sessions)
 
         pool.store.touch = touch  # type: ignore[method-assign]
-        await worker._ownership.keep()
+        await worker._ownership.tidy()
         assert told == [["s"]]

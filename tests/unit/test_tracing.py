@@ -13,7 +13,7 @@ import dspy
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from dspool.client.observation import ClientObserving
+from dspool.client.observation import ClientObserver
 from dspool.config import PoolConfig
 from dspool.core.dispatch.ticket import Ticket, TicketEnd
 from dspool.core.metrics.recorder import ClientRecorder
@@ -108,7 +108,7 @@ def test_however_much_goes_by_the_traces_a_second_are_bounded():
 
 
 def observing_of(t):
-    return ClientObserving("p", ClientRecorder("p", "c", now=0.0), t.tracing)
+    return ClientObserver("p", ClientRecorder("p", "c", now=0.0), t.tracing)
 
 
 def test_an_operation_that_is_not_traced_has_no_span_anywhere():

@@ -285,7 +285,7 @@ async def test_garbage_on_one_connection_leaves_others_alone():
         for _ in range(3):
             assert (await client.run(Ping())).value == "pong"
         await client.run(SetVariable("a", 2), session="t")
-        await until(lambda: worker._operations.held == 0)
+        await until(lambda: worker._operations.running == 0)
 
 
 # --- what may be sent ---
@@ -431,7 +431,7 @@ async def test_a_client_that_does_not_read_is_given_nothing_new_and_others_go_on
             link.send(Submit([Operation(f"x{number}", ExecuteProgram("big", {}), 30.0)]))
         assert (await other.run(Ping())).value == "pong"
         assert peer.transport.get_write_buffer_size() < before + 200_000
-        assert worker._operations.held == 0
+        assert worker._operations.running == 0
         link.transport.resume_reading()
         await until(lambda: not peer.full, turns=1_000_000)
         assert len((await deaf.run(ExecuteProgram("big", {}))).text) == 1_000_000

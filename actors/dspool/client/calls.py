@@ -1,4 +1,4 @@
-"""One operation as its caller knows it: what was asked, checked before it is queued, and what comes back."""
+"""One operation as its caller knows it: checked and encoded before it is queued, then its end."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from dspool.wire.frames import encode_command
 _TEXT_LIMIT = 500
 _LARGEST_FLOAT = sys.float_info.max
 _RESEND_S = 0.001
-"""An operation that waited less goes out with the deadline it came with."""
+"""An operation that waited less goes out with its original deadline."""
 
 
 class PendingCall:
-    """The name under which an operation is counted, and where its end goes. The `sink` of its ticket.
+    """The name that counts an operation, and where its end goes. The `sink` of its ticket.
 
-    `known` are the pool's programs.
+    `programs` are the pool's programs.
     """
 
     __slots__ = ("command", "end", "program", "size", "stream")
@@ -46,13 +46,13 @@ class PendingCall:
         size: int,
         end: asyncio.Future[TicketEnd] | None,
         stream: OpenStream | None,
-        known: Container[str],
+        programs: Container[str],
     ) -> None:
         self.command: str = type(command).__struct_config__.tag  # type: ignore[assignment]
-        # A bounded name: programs of sessions are named by users, and any name can be asked for.
+        # A bounded name: users name the programs of sessions, and callers may make up any name.
         self.program = self.command
         if session is None and isinstance(command, (ExecuteProgram, StreamProgram)):
-            self.program = command.program if command.program in known else UNKNOWN
+            self.program = command.program if command.program in programs else UNKNOWN
         self.size = size
         """Bytes of the encoded command."""
         self.end = end
@@ -73,7 +73,7 @@ class OpenStream:
     def __init__(self) -> None:
         self.events: asyncio.Queue[StreamEvent | TicketEnd] = asyncio.Queue()
         self.unread = 0
-        """Read, and not yet told to the worker."""
+        """Events that the reader took since the last credit."""
 
 
 def operation_of(
@@ -81,18 +81,19 @@ def operation_of(
 ) -> tuple[Operation, int]:
     """The operation to queue, its command already encoded, and the size of that in bytes.
 
-    `operation_id` and `timeout_s` are those of an operation whose options name none.
+    `operation_id` and `timeout_s` are the defaults for options that name none.
 
-    Encoded in the caller's own step: what cannot be sent fails there, what the caller changes later changes nothing,
+    It encodes in the caller's own step: what cannot be sent fails there, later changes by the caller have no effect,
     and a second attempt costs no second encoding.
 
     Raises:
         InvalidRequest: what is wrong, by name.
         PayloadTooLarge: it would not fit into a frame.
     """
-    named, asked_s = options.get("operation_id"), options.get("timeout_s")
-    operation_id = operation_id if named is None else named
-    timeout_s = timeout_s if asked_s is None else asked_s
+    if (own_id := options.get("operation_id")) is not None:
+        operation_id = own_id
+    if (own_timeout_s := options.get("timeout_s")) is not None:
+        timeout_s = own_timeout_s
     session, principal = options.get("session"), options.get("principal")
     traceparent = options.get("traceparent")
     if type(timeout_s) not in (int, float) or not 0 < timeout_s <= _LARGEST_FLOAT:
@@ -103,7 +104,7 @@ def operation_of(
     if principal is not None:
         _check_text("principal", principal)
     if traceparent is not None and (type(traceparent) is not str or not traceparent.isascii()):
-        traceparent = None  # as the W3C wants it: one that cannot be read is as good as none
+        traceparent = None  # by W3C's rule: an unreadable one counts as none
     encoded = encode_command(command)
     operation = Operation(
         operation_id, cast(AnyCommand, encoded), float(timeout_s), session, principal, traceparent
@@ -112,7 +113,7 @@ def operation_of(
 
 
 def is_idempotent(command: AnyCommand, session: str | None, config: PoolConfig) -> bool:
-    """Whether it may be repeated, as far as nobody says so with the operation."""
+    """Whether it may run again, unless its options say so."""
     if type(command) in READ_ONLY:
         return True
     if session is None and isinstance(command, ExecuteProgram):
@@ -122,7 +123,7 @@ def is_idempotent(command: AnyCommand, session: str | None, config: PoolConfig) 
 
 
 def outgoing(ticket: Ticket, now: float) -> Operation:
-    """What to send: the operation with what is left of its deadline."""
+    """The operation to send, with the rest of its deadline."""
     if now - ticket.submitted_at < _RESEND_S:
         return ticket.operation
     return msgspec.structs.replace(ticket.operation, timeout_s=max(0.0, ticket.deadline - now))
@@ -146,6 +147,6 @@ def result_of(end: TicketEnd) -> Result:
     return msgspec.structs.replace(result, wait_s=ticket.sent_at - ticket.submitted_at + result.wait_s)
 
 
-def _check_text(what: str, text: str) -> None:
+def _check_text(name: str, text: str) -> None:
     if type(text) is not str or not 0 < len(text) <= _TEXT_LIMIT or not text.isprintable():
-        raise InvalidRequest(f"{what}: wanted 1 to {_TEXT_LIMIT} printable characters")
+        raise InvalidRequest(f"{name}: wanted 1 to {_TEXT_LIMIT} printable characters")

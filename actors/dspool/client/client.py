@@ -1,7 +1,6 @@
-"""A client of one pool: its queue, its connections to the workers, its view of who is there.
+"""A client of one pool: its queue, its connections to the workers, its view of the membership.
 
-No Ray in here: how to learn the membership and whom to tell about a dead worker are given as functions. All of it
-belongs to one event loop.
+No Ray in here: `ControlPlane` has the functions that reach the supervisor. All of it belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from dspool.client.calls import (
     result_of,
     size_of,
 )
-from dspool.client.control import ControlPlane, Reporting, follow, tell_dead
+from dspool.client.control import ClientReporter, ControlPlane, follow, report_dead_worker
 from dspool.client.links import Links
-from dspool.client.observation import ClientObserving
+from dspool.client.observation import ClientObserver
 from dspool.config import PoolConfig
 from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
 from dspool.core.metrics.recorder import ClientRecorder
@@ -38,7 +37,7 @@ _LONGEST_TIMER_S = 3600.0
 """Event loops refuse very long timers; waking once more costs nothing."""
 _SENT_AT_ONCE = 16
 """What one turn of the loop submits leaves together, but no more than this: in a turn in which hundreds of requests
-arrive, workers would idle until the last of them had been looked at."""
+arrive, workers would idle until the last one is queued."""
 
 
 __all__ = ["Client", "ControlPlane"]
@@ -66,8 +65,8 @@ class Client:
         )
         self._recorder = ClientRecorder(config.name, self.id, now=time.monotonic())
         self.tracing = Tracing(config, self.id)
-        self._observing = ClientObserving(config.name, self._recorder, self.tracing)
-        self._reporting = Reporting(
+        self._observer = ClientObserver(config.name, self._recorder, self.tracing)
+        self._reporter = ClientReporter(
             control,
             self._dispatcher,
             self._recorder,
@@ -77,7 +76,7 @@ class Client:
         self._secret = secret
         self._membership = Membership(-1)
         self._programs = set(config.programs)
-        """All pool programs it ever heard of: after a restart the supervisor may not know them at once."""
+        """All pool programs ever known here: after a restart the supervisor may not know them at once."""
         self._by_id: dict[str, Member] = {}
         self._links = Links(
             secret,
@@ -85,10 +84,10 @@ class Client:
             on_report=self._on_report,
             on_chunk=self._on_chunk,
             on_lost=self._on_lost,
-            on_change=self._tell_members,
+            on_change=self._update_members,
         )
         self._streams: dict[str, OpenStream] = {}
-        self._changed = asyncio.Event()
+        self._change = asyncio.Event()
         self._chores: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Future[Any]] = set()
         self._flush_due = False
@@ -111,20 +110,20 @@ class Client:
             self._loop.create_task(follow(control, lambda: self._membership.version, self._apply))
         )
         if control.report is not None and self.config.enable_metrics:
-            self._chores.append(self._loop.create_task(self._reporting.run()))
+            self._chores.append(self._loop.create_task(self._reporter.run()))
         if self.config.telemetry.sampling > 0:
             self._spawn(asyncio.to_thread(self.tracing.prepare))
 
     async def wait_ready(self, workers: int, timeout_s: float) -> bool:
-        """Wait until this client is connected to `workers` workers; whether it is."""
+        """Wait until this client is connected to `workers` workers; returns whether it is."""
         deadline = self._loop.time() + timeout_s
         while len(self._links) < workers:
-            self._changed.clear()
-            left = deadline - self._loop.time()
-            if left <= 0:
+            self._change.clear()
+            remaining_s = deadline - self._loop.time()
+            if remaining_s <= 0:
                 return False
             try:
-                await asyncio.wait_for(self._changed.wait(), left)
+                await asyncio.wait_for(self._change.wait(), remaining_s)
             except TimeoutError:
                 return False
         return True
@@ -144,10 +143,10 @@ class Client:
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.to_thread(self.tracing.close)
-        await self._reporting.close()
+        await self._reporter.close()
 
     def derived_key(self, purpose: str) -> bytes:
-        """A key that every client of this pool derives alike and nobody else can."""
+        """A key that every client of this pool derives alike, and nobody else can."""
         return hmac.digest(self._secret, f"dspool {purpose}".encode(), "sha256")
 
     @property
@@ -188,15 +187,15 @@ class Client:
         A worker sends at most `stream_window` events ahead of the reader.
         """
         stream = OpenStream()
-        options["idempotent"] = False  # what was read cannot be unread
+        options["idempotent"] = False  # the reader cannot unread events
         ticket = self._submit(command, options, stream=stream)
         self._streams[ticket.operation.id] = stream
-        ended = False
+        is_over = False
         try:
             while True:
                 event = await stream.events.get()
                 if isinstance(event, TicketEnd):
-                    ended = True
+                    is_over = True
                     yield result_of(event)
                     return
                 yield event
@@ -208,7 +207,7 @@ class Client:
                     stream.unread = 0
         finally:
             del self._streams[ticket.operation.id]
-            if not ended:
+            if not is_over:
                 self._cancel(ticket)
 
     def _submit(
@@ -230,7 +229,7 @@ class Client:
         if idempotent is None:
             idempotent = is_idempotent(command, operation.session, self.config)
         call = PendingCall(command, operation.session, size, end, stream, self._programs)
-        operation = self._observing.entered(operation, call)
+        operation = self._observer.entered(operation, call)
         try:
             if self._membership.closed:
                 raise PoolClosed("the pool is shut down; connect to a running one")
@@ -238,7 +237,7 @@ class Client:
                 operation, idempotent=idempotent, sink=call, now=time.monotonic()
             )
         except PoolError as refused:
-            self._observing.refused(operation, call, refused)
+            self._observer.refused(operation, call, refused)
             raise
         if not self._by_id and self._control.wake is not None and not self._waking:
             self._waking = True
@@ -250,20 +249,20 @@ class Client:
             self._perform()
         return ticket
 
-    def heard_of(self, program: str) -> None:
-        """There is a pool program of this name, whether or not the membership says so already."""
+    def add_program(self, program: str) -> None:
+        """There is a pool program of this name, even if the membership does not say so yet."""
         self._programs.add(program)
 
     def _cancel(self, ticket: Ticket) -> None:
         self._dispatcher.cancel(ticket.operation.id, now=time.monotonic())
         self._perform()
 
-    # --- what workers say ---
+    # --- messages from workers ---
 
     def _on_report(self, worker_id: str, report: Report) -> None:
         now = time.monotonic()
         dispatcher = self._dispatcher
-        self._observing.reported(report, now)
+        self._observer.reported(report, now)
         for end in report.finished:
             chance = random.random() if type(end) is Failure else 0.0
             dispatcher.finished(worker_id, end, now=now, random=chance)
@@ -271,7 +270,7 @@ class Client:
             dispatcher.busy(worker_id, operation_id, now=now)
         for operation_id, owner in report.moved:
             dispatcher.moved(worker_id, operation_id, owner, now=now)
-        dispatcher.load(worker_id, report.held, report.slots, own=report.own, now=now)
+        dispatcher.load(worker_id, report.running, report.slots, own=report.own, now=now)
         for session, granted in report.handed_over:
             dispatcher.handed_over(worker_id, session, granted, now=now)
         self._perform()
@@ -284,7 +283,7 @@ class Client:
             for event in chunk.events:
                 stream.events.put_nowait(event)
             return
-        # Nobody reads it (`run` of a streaming command, or a reader who left): the program goes on all the same.
+        # Nobody reads it (`run` of a streaming command, or a reader who left): the program goes on anyway.
         link = self._links.get(worker_id)
         if link is not None:
             link.send(Credit(chunk.id, len(chunk.events)))
@@ -292,11 +291,11 @@ class Client:
     def _on_lost(self, worker_id: str, why: str) -> None:
         if self._closed:
             return
-        self._observing.lost(worker_id, time.monotonic())
+        self._observer.lost(worker_id, time.monotonic())
         self._dispatcher.lost(worker_id, why, now=time.monotonic(), random=random.random())
         self._perform()
         if worker_id in self._by_id:
-            self._spawn(tell_dead(self._control, worker_id, why))
+            self._spawn(report_dead_worker(self._control, worker_id, why))
 
     async def _wake(self, wake: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -307,7 +306,7 @@ class Client:
         finally:
             self._waking = False
 
-    # --- performing what the dispatcher decided ---
+    # --- actions of the dispatcher ---
 
     def _flush_soon(self) -> None:
         # Through the loop: what other tasks submit in this turn leaves in the same frame.
@@ -326,7 +325,7 @@ class Client:
                 self._dispatcher.not_sent(worker_id, ids, now=now)
                 self._flush_soon()
                 continue
-            self._observing.sent(worker_id, tickets, now)
+            self._observer.sent(worker_id, tickets, now)
             for piece in batches(tickets, size_of) if len(tickets) > 1 else (tickets,):
                 link.send(Submit([outgoing(ticket, now) for ticket in piece]))
         for worker_id, ids in cancel.items():
@@ -338,7 +337,7 @@ class Client:
             if link is not None:
                 link.send(HandOver(sessions))
         for end in ends:
-            self._observing.ended(end, time.monotonic())
+            self._observer.ended(end, time.monotonic())
             call: PendingCall = end.ticket.sink
             call.deliver(end)
         wake = self._dispatcher.next_wake()
@@ -358,7 +357,7 @@ class Client:
         self._dispatcher.tick(time.monotonic())
         self._perform()
 
-    # --- who is there ---
+    # --- membership ---
 
     def _apply(self, membership: Membership) -> None:
         if membership.version <= self._membership.version:
@@ -366,18 +365,18 @@ class Client:
         self._membership = membership
         self._programs.update(membership.programs)
         self._by_id = {member.worker_id: member for member in membership.workers}
-        self._observing.members = self._by_id
-        self._links.want(self._by_id)
+        self._observer.members = self._by_id
+        self._links.connect(self._by_id)
         for worker_id in self._links:
             if not membership.lives(worker_id):
-                # Not by its connection: that of a worker that hangs stays open for as long as it hangs.
-                self._observing.lost(worker_id, time.monotonic())
+                # Its connection would not tell: that of a hanging worker stays open.
+                self._observer.lost(worker_id, time.monotonic())
                 self._links.cut(worker_id)
             elif worker_id not in self._by_id and self._dispatcher.running_on(worker_id) == 0:
                 self._links.drop(worker_id)
-        self._tell_members()
+        self._update_members()
 
-    def _tell_members(self) -> None:
+    def _update_members(self) -> None:
         connected = [member for member in self._by_id.values() if member.worker_id in self._links]
         self._dispatcher.members(
             connected,
@@ -386,7 +385,7 @@ class Client:
             now=time.monotonic(),
             random=random.random(),
         )
-        self._changed.set()
+        self._change.set()
         self._perform()
 
     def _spawn(self, work: Any) -> None:

@@ -1,6 +1,6 @@
-"""What a client asks of the rest of its pool, and tells it. None of it is on the way of an operation.
+"""A client's calls to the rest of its pool. None of them is on the way of an operation.
 
-Whoever is asked may be away or hang: traffic goes on.
+The other side may be away or hang: traffic goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dspool.telemetry.tracing import Tracing
 
 _WATCH_PAUSE_S = 0.1
 _LAST_REPORT_S = 2.0
-"""At the end: an observer that does not answer must not keep a client from closing."""
+"""A metrics actor that does not answer must not keep a client from closing."""
 
 
 class ControlPlane(NamedTuple):
@@ -31,31 +31,31 @@ class ControlPlane(NamedTuple):
 
 
 async def follow(
-    control: ControlPlane, known: Callable[[], int], apply: Callable[[Membership], None]
+    control: ControlPlane, version: Callable[[], int], apply: Callable[[Membership], None]
 ) -> None:
     """Hand every newer membership to `apply`, for ever."""
     while True:
-        before = known()
+        before = version()
         try:
             apply(await control.watch(before))
         except Exception:
-            # No supervisor for now: traffic goes on with the workers that are known.
+            # No supervisor for now: traffic goes on with the known workers.
             await asyncio.sleep(_WATCH_PAUSE_S)
         else:
-            if known() == before:
+            if version() == before:
                 await asyncio.sleep(_WATCH_PAUSE_S)
 
 
-async def tell_dead(control: ControlPlane, worker_id: str, why: str) -> None:
+async def report_dead_worker(control: ControlPlane, worker_id: str, why: str) -> None:
     try:
         await control.report_dead(worker_id, why)
     except Exception:
-        # The supervisor is away; it will see for itself when it is back.
+        # The supervisor is away; it sees for itself when it is back.
         return
 
 
-class Reporting:
-    """Sends what the client added up, and its events, to the metrics actor; what does not arrive is sent again."""
+class ClientReporter:
+    """Sends the client's deltas and events to the metrics actor; what does not arrive goes again."""
 
     def __init__(
         self,
@@ -78,25 +78,25 @@ class Reporting:
             await self._deliver()
 
     async def close(self) -> None:
-        """The last report, if it is taken in time."""
+        """Send the last report, if it arrives in time."""
         self._events.detach()
         try:
             async with asyncio.timeout(_LAST_REPORT_S):
-                # Twice: one that could not be delivered before goes first.
+                # Twice: one that did not arrive before goes first.
                 if await self._deliver(final=True):
                     await self._deliver(final=True)
         except TimeoutError:
             return
 
     async def _deliver(self, *, final: bool = False) -> bool:
-        """Whether something arrived, and more may be waiting."""
+        """Whether a delta arrived, and another may be waiting."""
         if self._report is None:
             return False
         await self._events.deliver(self._report)
         now = time.monotonic()
-        lost, self._spans_lost = self._tracing.dropped - self._spans_lost, self._tracing.dropped
-        if lost:
-            self._recorder.dropped(lost)
+        dropped, self._spans_lost = self._tracing.dropped - self._spans_lost, self._tracing.dropped
+        if dropped:
+            self._recorder.dropped(dropped)
         delta = self._recorder.take_delta(
             now,
             queued=self._dispatcher.queued,

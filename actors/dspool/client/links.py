@@ -1,6 +1,6 @@
 """A client's connections: one to each worker that takes traffic, opened again when lost, closed when not needed.
 
-What a link delivers is told by the worker's id; a link that was replaced or dropped delivers nothing any more.
+Callbacks get the worker's id; a replaced or dropped link delivers nothing any more.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _CONNECT_TIMEOUT_S = 2.0
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
 _STEADY_S = 5.0
-"""A connection that lasted so long was a good one: if it is lost, the next attempt is made at once."""
+"""After a connection that lasted so long, the next attempt follows at once."""
 _LINGER_S = 1.0
 
 
 class Links:
-    """`on_lost(worker_id, why)` is called after an open link is gone, `on_change()` when one was opened."""
+    """Calls `on_lost(worker_id, why)` after an open link is gone, and `on_change()` when one opens."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Links:
     def get(self, worker_id: str) -> ClientEnd | None:
         return self._open.get(worker_id)
 
-    def want(self, members: Mapping[str, Member]) -> None:
+    def connect(self, members: Mapping[str, Member]) -> None:
         """Connect to these. Links to others stay until `drop`."""
         self._members = members
         for worker_id in members:
@@ -64,20 +64,20 @@ class Links:
         self._pauses = {worker_id: pause for worker_id, pause in self._pauses.items() if worker_id in members}
 
     def drop(self, worker_id: str) -> None:
-        """Close the link once what was written has left, or soon if the worker does not read. Its loss is not told."""
+        """Close the link when all output has left, or soon if the worker does not read, without `on_lost`."""
         link = self._open.pop(worker_id, None)
         if link is not None and link.transport is not None:
             link.transport.close()
             self._loop.call_later(_LINGER_S, link.abort)
 
     def cut(self, worker_id: str) -> None:
-        """Close the link now, whatever is on its way in either direction. Its loss is not told."""
+        """Close the link now, whatever is on its way in either direction, without `on_lost`."""
         link = self._open.pop(worker_id, None)
         if link is not None:
             link.abort()
 
     async def close(self) -> None:
-        """Close all, what was written first, but do not wait long for workers that do not read."""
+        """Close all when their output has left, but do not wait long for workers that do not read."""
         self._closed = True
         connecting, links = list(self._connecting.values()), list(self._open.values())
         for task in connecting:
@@ -100,7 +100,7 @@ class Links:
                 pause = self._pauses.get(worker_id, 0.0)
                 if pause:
                     await asyncio.sleep(pause)
-                # Also after a success: a worker that takes the connection and drops it must not be asked in a loop.
+                # Even after a success: a worker may take each connection and drop it.
                 self._pauses[worker_id] = min(_PAUSE_MAX_S, max(_PAUSE_S, 2 * pause))
                 if worker_id not in self._members:
                     return

@@ -1,6 +1,6 @@
-"""What a client counts and tells of its operations: metrics of all, events to whoever attached, spans of the traced.
+"""What a client records of its operations: metrics of all, events for attached handlers, spans of the traced.
 
-Events and spans cost next to nothing for an operation that nobody looks at.
+Events and spans cost next to nothing for an operation that nobody observes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class CountedCall(Protocol):
-    """What the client keeps about an operation: its command's name, and the name it is counted under."""
+    """What the client keeps about an operation: its command's name, and the name that counts it."""
 
     @property
     def command(self) -> str: ...
@@ -33,8 +33,8 @@ class CountedCall(Protocol):
     def program(self) -> str: ...
 
 
-class ClientObserving:
-    """One per client; its event loop owns it. `members` are the workers as the client knows them, kept up by it."""
+class ClientObserver:
+    """One per client; its event loop owns it. The client keeps `members`, the workers as it knows them, up to date."""
 
     def __init__(
         self,
@@ -49,36 +49,36 @@ class ClientObserving:
         self.members: Mapping[str, Member] = {}
         self._pool, self._clock = pool, clock
         self._spans: dict[str, Span] = {}
-        self._out: dict[str, tuple[str, float, Operation, CountedCall]] = {}
-        """Operations that hold a slot, while somebody listens for that."""
+        self._checkouts: dict[str, tuple[str, float, Operation, CountedCall]] = {}
+        """Operations that hold a slot, while a handler listens for that."""
 
     def entered(self, operation: Operation, call: CountedCall) -> Operation:
-        """It is about to be submitted. Returns it with the trace it belongs to from here on."""
+        """Before its submission. Returns it with the trace that it belongs to from here on."""
         self._recorder.submitted(call.program)
-        given = operation.traceparent
-        if self.tracing.wanted(given):
+        traceparent = operation.traceparent
+        if self.tracing.wanted(traceparent):
             attributes = {
                 **about(operation, call.command, _program(operation, call)),
                 names.POOL: self._pool,
             }
             name = names.OPERATION.format(command=call.command)
-            span = self.tracing.start(name, attributes, parent=given or None)
+            span = self.tracing.start(name, attributes, parent=traceparent or None)
             if span is not None:
                 self._spans[operation.id] = span
                 operation = msgspec.structs.replace(operation, traceparent=traceparent_of(span))
-        elif given is not None:
-            operation = msgspec.structs.replace(operation, traceparent=unsampled(given))
+        elif traceparent is not None:
+            operation = msgspec.structs.replace(operation, traceparent=unsampled(traceparent))
         if attached("operation.start"):
             emit("operation.start", {}, self._about(operation, call))
         return operation
 
     def refused(self, operation: Operation, call: CountedCall, error: PoolError) -> None:
-        """It was not even queued: this is its end."""
+        """It was refused before the queue: this is its end."""
         self._recorder.record(call.program, error.outcome, 0.0, code=error.code)
         self._end_span(operation, error, None, None)
         if attached("operation.exception") or attached("operation.stop"):
-            nothing = {"duration_s": 0.0, "wait_s": 0.0, "run_s": 0.0, "attempts": 0.0}
-            self._emit_end(operation, call, error, nothing, None)
+            numbers = {"duration_s": 0.0, "wait_s": 0.0, "run_s": 0.0, "attempts": 0.0}
+            self._emit_end(operation, call, error, numbers, None)
 
     def sent(self, worker: str, tickets: Iterable[Ticket], now: float) -> None:
         """They leave for a worker with a free slot."""
@@ -86,19 +86,21 @@ class ClientObserving:
             return
         for ticket in tickets:
             operation = ticket.operation
-            self._out[operation.id] = worker, now, operation, ticket.sink
+            self._checkouts[operation.id] = worker, now, operation, ticket.sink
             about = self._about(operation, ticket.sink, worker)
             emit("worker.checkout", {"wait_s": now - ticket.submitted_at}, about)
 
     def reported(self, report: Report, now: float) -> None:
-        """A worker let go of operations: they ended, or it did not take them."""
-        if self._out:
-            self._back((ended.operation_id for ended in report.finished), now)
-            self._back(report.busy, now)
-            self._back((operation_id for operation_id, _ in report.moved), now)
+        """A worker released operations: they ended, or it did not take them."""
+        if self._checkouts:
+            self._check_in((end.operation_id for end in report.finished), now)
+            self._check_in(report.busy, now)
+            self._check_in((operation_id for operation_id, _ in report.moved), now)
 
     def lost(self, worker: str, now: float) -> None:
-        self._back([each for each, (holder, *_) in self._out.items() if holder == worker], now)
+        self._check_in(
+            [operation_id for operation_id, (holder, *_) in self._checkouts.items() if holder == worker], now
+        )
 
     def ended(self, end: TicketEnd, now: float) -> None:
         ticket, report, error = end.ticket, end.report, end.error
@@ -128,11 +130,11 @@ class ClientObserving:
 
     # --- within ---
 
-    def _back(self, ids: Iterable[str], now: float) -> None:
+    def _check_in(self, ids: Iterable[str], now: float) -> None:
         for operation_id in ids:
-            known = self._out.pop(operation_id, None)
-            if known is not None:
-                worker, since, operation, call = known
+            checkout = self._checkouts.pop(operation_id, None)
+            if checkout is not None:
+                worker, since, operation, call = checkout
                 emit("worker.checkin", {"held_s": now - since}, self._about(operation, call, worker))
 
     def _emit_end(
@@ -190,7 +192,7 @@ class ClientObserving:
 
 
 def _program(operation: Operation, call: CountedCall) -> str | None:
-    """The pool program; a session's programs are named by users."""
+    """The pool program; users name a session's programs."""
     return call.program if operation.session is None and call.command in _RUNS else None
 
 

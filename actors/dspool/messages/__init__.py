@@ -1,6 +1,6 @@
-"""What crosses between clients, workers, the supervisor, the store and the metrics actor.
+"""The messages between clients, workers, the supervisor, the store and the metrics actor.
 
-All of it is plain data (`msgspec` structs of JSON-like values): it goes over a socket as msgpack without pickle, over
+All are plain data (`msgspec` structs of JSON-like values): they go over a socket as msgpack without pickle, over
 a Ray actor call, or into a test, with the same meaning.
 """
 

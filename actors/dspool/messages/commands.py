@@ -1,4 +1,4 @@
-"""What one operation does: one struct for each command. The tag is its public name."""
+"""The commands: one struct for each. The tag is its public name."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from dspool.errors import InvalidRequest
 
 JSON = Any
 """None, bool, int, float, str, list and dict of the same. Checked where it enters, not at each hop."""
-
-
-# --- commands: what one operation does -------------------------------------------------------------
 
 
 class Command(Struct, frozen=True, tag_field="command"):
@@ -158,7 +155,7 @@ READ_ONLY: frozenset[type[Command]] = frozenset(
 CREATES_SESSION: frozenset[type[Command]] = frozenset(
     {ConfigureLM, CreateProgram, SetVariable, ExecuteCode, ExecuteSandboxed}
 )
-"""Commands that bring their session into being if it does not exist."""
+"""Commands that create their session if it does not exist."""
 
 NEEDS_SESSION: frozenset[type[Command]] = frozenset(
     {

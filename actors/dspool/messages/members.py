@@ -1,4 +1,4 @@
-"""Who takes traffic, as clients see it, and the pool and its workers as operators do."""
+"""Who takes traffic, as clients see it, and the pool and its workers, as operators see them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class WorkerId(NamedTuple):
     pool: str
     ordinal: int
     suffix: str
-    """Hexadecimal: of all that ever had this ordinal, which one it is."""
+    """Hexadecimal: distinguishes the workers that ever had this ordinal."""
 
     def __str__(self) -> str:
         return f"{self.pool}-w{self.ordinal}-{self.suffix}"
 
     @property
     def role(self) -> str:
-        """What the name of its actor says it is: `worker:{ordinal}:{suffix}`."""
+        """The role in its actor's name: `worker:{ordinal}:{suffix}`."""
         return f"worker:{self.ordinal}:{self.suffix}"
 
     @classmethod
     def parse(cls, text: str) -> WorkerId:
         """Raises: UnknownWorker: it is no worker's id."""
-        found = _WORKER_ID.fullmatch(text)
-        if found is None:
+        match = _WORKER_ID.fullmatch(text)
+        if match is None:
             raise UnknownWorker(f"there is no worker {text[:100]!r}", worker=text[:100])
-        return cls(found[1], int(found[2]), found[3])
+        return cls(match[1], int(match[2]), match[3])
 
     @classmethod
     def of_role(cls, pool: str, role: str) -> WorkerId:
@@ -69,10 +69,10 @@ class Membership(Struct, frozen=True):
     programs: dict[str, int] = {}
     """Current version by pool program."""
     finishing: tuple[str, ...] = ()
-    """Ids of workers that take no traffic any more, or not yet again, but live and finish what they hold."""
+    """Ids of workers that take no traffic now, but live and finish what they hold."""
 
     def lives(self, worker_id: str) -> bool:
-        """False: it died or was declared dead. Nothing that it held will end there, and nothing it says counts."""
+        """False: it died or was declared dead. None of its operations ends there, and nothing it says counts."""
         return worker_id in self.finishing or any(member.worker_id == worker_id for member in self.workers)
 
 
@@ -96,7 +96,7 @@ class WorkerStatus(Struct, frozen=True):
     overflow: bool = False
     reason: str = ""
     start: str = ""
-    """How its process was started: `fork`, `exec`, or `exec: why it was not forked`; empty until it has said so."""
+    """How its process started: `fork`, `exec`, or `exec: why it was not forked`; empty until it has said so."""
     checked_at: float | None = None
     """Wall-clock seconds of the last health check that it answered."""
 

@@ -1,4 +1,4 @@
-"""One operation on its way to a worker, and what comes back."""
+"""One operation on its way to a worker, and its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dspool.messages.commands import JSON, AnyCommand
 
 
 class Operation(Struct, frozen=True, array_like=True):
-    """A command on its way to a worker. `timeout_s` is what is left of the deadline when it is sent."""
+    """A command on its way to a worker. `timeout_s` is the rest of its deadline when it leaves."""
 
     id: str
     command: AnyCommand
@@ -69,7 +69,7 @@ class Result(Struct, frozen=True, array_like=True, tag=0):
     program_version: int = 0
     """Of the pool program that ran; 0 for a session's own program and other commands."""
     wait_s: float = 0.0
-    """From submission to the start on a worker; on its way to the client, the part of it that the worker knows."""
+    """From submission to the start on a worker; on the way to the client, the worker's part of it."""
     run_s: float = 0.0
     usage: dict[str, dict[str, int]] = {}
     """Tokens by model, as the back end reported them."""
@@ -97,10 +97,10 @@ class Result(Struct, frozen=True, array_like=True, tag=0):
 
 
 class Failure(Struct, frozen=True, array_like=True, tag=1):
-    """What a worker reports of an operation that failed there. Times as in `Result`."""
+    """A worker's report of an operation that failed there. Times as in `Result`."""
 
     operation_id: str
     error: dict[str, JSON]
-    """`PoolError.to_wire()` of what its caller gets raised."""
+    """`PoolError.to_wire()` of the error that its caller gets."""
     wait_s: float = 0.0
     run_s: float = 0.0

@@ -33,7 +33,7 @@ class VersionNumbers(Struct, frozen=True):
     operations: int = 0
     """Ended ones."""
     errors: int = 0
-    """Those that did not end well. Callers' own mistakes count too: they meet both versions alike, and a version that
+    """Those that did not end well. Callers' mistakes count, too: they hit both versions alike, and a version that
     no longer takes what callers send is no better than one that fails."""
     run_s: float = 0.0
     """Mean run time."""
@@ -47,7 +47,7 @@ class VersionNumbers(Struct, frozen=True):
 
     @property
     def least_s(self) -> float:
-        """The mean run time, at least: what runs now counts with what it has run so far if that makes it longer."""
+        """A lower bound of the mean run time: what runs now counts with its time so far, if that makes it longer."""
         count = self.operations + self.running
         if not count:
             return 0.0

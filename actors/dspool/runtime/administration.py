@@ -80,7 +80,7 @@ class Administration:
         """
         options = {} if canary_s is None else {"canary_s": canary_s}
         done: Deployment = await ask(self.supervisor, "deploy", deployment, **options)
-        self.client.heard_of(done.program)
+        self.client.add_program(done.program)
         return done
 
     async def stream_deploy(

@@ -1,6 +1,6 @@
 """The two ends of a connection between a client and a worker.
 
-Each proves to the other that it knows the pool's secret before anything else is read: `Challenge`, `Hello`,
+Each proves to the other that it knows the pool's secret before anything else: `Challenge`, `Hello`,
 `Welcome`. What does not decode, is too long or comes out of turn ends the connection.
 """
 
@@ -41,7 +41,7 @@ _NONCE_BYTES = 16
 _MAX_HELLO_BYTES = 1024
 _CLIENT, _WORKER = "client", "worker"
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
-"""A host that vanished without a word is noticed after about ten seconds (by default after hours)."""
+"""With these a lost host shows after about ten seconds (by default after hours)."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class FramedProtocol(asyncio.Protocol):
     full_bytes = 8 * 1024 * 1024
     """Beyond this much unsent, `full` is set: the other end does not keep up."""
     dead_bytes = 256 * 1024 * 1024
-    """Beyond this much unsent, the other end does not read: the connection is dropped."""
+    """Beyond this much unsent, the other end does not read: the connection ends."""
 
     def __init__(self, decode: Callable[[bytes], Any]) -> None:
         self._decode = decode
@@ -106,7 +106,7 @@ class FramedProtocol(asyncio.Protocol):
         raise NotImplementedError
 
     def batch_received(self) -> None:
-        """All that had arrived has been handed over."""
+        """All that had arrived is handled."""
 
     @property
     def closing(self) -> bool:
@@ -129,8 +129,8 @@ class FramedProtocol(asyncio.Protocol):
 class ClientEnd(FramedProtocol):
     """The client's end of one connection, to the worker `worker_id` and no other.
 
-    `on_report` and `on_chunk` get what the worker sends; `on_lost` is called once, when an opened connection is gone.
-    `opened` is done when both have proven who they are, or fails with `ConnectionError`.
+    `on_report` and `on_chunk` get what the worker sends; `on_lost` is called once, when an open connection is gone.
+    `opened` completes when both have proven who they are, or fails with `ConnectionError`.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class ClientEnd(FramedProtocol):
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
-        """Done when nothing of the connection is left."""
+        """Completes when nothing of the connection is left."""
         self._welcomed = False
 
     def received(self, message: Any) -> None:
@@ -165,11 +165,11 @@ class ClientEnd(FramedProtocol):
             self._nonce = secrets.token_bytes(_NONCE_BYTES)
             self.send(Hello(prove(self._secret, _CLIENT, message.nonce), self._client, self._nonce))
         elif self._nonce is not None and not self._welcomed and kind is Welcome:
-            self._greeted(message, self._nonce)
+            self._welcome(message, self._nonce)
         else:
             self.abort()
 
-    def _greeted(self, welcome: Welcome, nonce: bytes) -> None:
+    def _welcome(self, welcome: Welcome, nonce: bytes) -> None:
         if not proven(self._secret, _WORKER, nonce, welcome.proof):
             self._refuse("the other end does not know the pool's secret")
         elif welcome.worker != self.worker_id:
@@ -195,7 +195,7 @@ class ClientEnd(FramedProtocol):
 
 
 class WorkerEnd(FramedProtocol):
-    """The worker's end of one connection: nothing but a valid `Hello` is accepted first.
+    """The worker's end of one connection: the first message must be a valid `Hello`.
 
     `on_lost` is called once for every connection, authenticated or not.
     """
@@ -216,12 +216,12 @@ class WorkerEnd(FramedProtocol):
         self._on_message, self._on_batch, self._on_lost = on_message, on_batch, on_lost
         self._on_room = on_room
         self._limit = _MAX_HELLO_BYTES
-        self._late: asyncio.TimerHandle | None = None
+        self._hello_timer: asyncio.TimerHandle | None = None
         self.client: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._late = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self.abort)
+        self._hello_timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self.abort)
         self.send(Challenge(self._nonce))
 
     def received(self, message: Any) -> None:
@@ -234,8 +234,8 @@ class WorkerEnd(FramedProtocol):
         if type(message) is not Hello or not proven(self._secret, _CLIENT, self._nonce, message.proof):
             self.abort()
             return
-        if self._late is not None:
-            self._late.cancel()
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
         self.client = message.client
         self._limit = MAX_FRAME_BYTES
         self.send(Welcome(prove(self._secret, _WORKER, message.nonce), self._worker_id))
@@ -249,8 +249,8 @@ class WorkerEnd(FramedProtocol):
         self._on_room(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
         self._on_lost(self)
 
 

@@ -1,8 +1,8 @@
-"""The exchange: the messages between a client and a worker, and how they are framed.
+"""The messages between a client and a worker, and their frames.
 
-A frame is a 4-byte big-endian length and that many bytes of msgpack. What users gave (commands) and what programs
-gave (results, events) is encoded on its own first, as `msgspec.Raw`: what cannot be sent is refused there, for
-that operation alone, and a batch is cut into frames of moderate size without encoding anything twice.
+A frame is a 4-byte big-endian length and that many bytes of msgpack. The data of users (commands) and of programs
+(results, events) is encoded on its own first, as `msgspec.Raw`: what cannot be sent fails there, for
+that operation alone, and a batch splits into frames of moderate size without encoding anything twice.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dspool.messages import AnyCommand, Failure, Operation, Result, StreamEvent
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - 64 * 1024
-"""Of one command or one result: ids, error details and the frame's own fields fit beside it."""
+"""Of one command or one result: leaves room for ids, error details and the frame's own fields."""
 MAX_DEPTH = 100
-"""Lists and objects within one another. The decoder's own limit depends on how deep the receiver's stack is."""
+"""Of nested lists and objects. The decoder's own limit depends on how deep the receiver's stack is."""
 BATCH_BYTES = 8 * 1024 * 1024
 """A batch that grows beyond this goes out in several frames."""
 
@@ -43,7 +43,7 @@ class Submit(Struct, frozen=True, array_like=True, tag="submit"):
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
-    """Stop these operations. Each is still reported once, when its slot is really free."""
+    """Stop these operations. A report still follows for each, when its slot is really free."""
 
     ids: list[str]
 
@@ -56,7 +56,7 @@ class Credit(Struct, frozen=True, array_like=True, tag="credit"):
 
 
 class HandOver(Struct, frozen=True, array_like=True, tag="hand_over"):
-    """Give these sessions up, unless something of theirs runs or waits. Each is answered in a `Report`."""
+    """Give these sessions up, unless something of theirs runs or waits. A `Report` answers for each."""
 
     sessions: list[str]
 
@@ -69,7 +69,7 @@ class Challenge(Struct, frozen=True, array_like=True, tag="challenge"):
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
-    """The worker's proof, and who it is: a port can have changed hands since the membership was published."""
+    """The worker's proof and its id: another worker may use the port since the membership was published."""
 
     proof: bytes
     worker: str
@@ -83,11 +83,11 @@ class Report(Struct, frozen=True, array_like=True, tag="report"):
     """Operations it did not take: no slot. They did not start."""
     moved: list[tuple[str, str]]
     """(operation, worker): the operation's session belongs to that worker. It did not start."""
-    held: int
-    """Operations the worker holds now, of all clients."""
+    running: int
+    """Operations that fill a slot of the worker now, of all clients."""
     slots: int
     own: int
-    """How many of `held` are this client's."""
+    """How many of `running` are this client's."""
     handed_over: list[tuple[str, bool]] = []
     """(session, granted): the answer to a `HandOver`."""
 
@@ -108,7 +108,7 @@ _decode_command = msgspec.msgpack.Decoder(AnyCommand).decode
 
 
 def frame(message: FromClient | FromWorker) -> bytearray:
-    """`message` as one frame, ready to be written."""
+    """`message` as one frame, ready to write."""
     buffer = bytearray(4)
     _encode_into(message, buffer, 4)
     buffer[:4] = (len(buffer) - 4).to_bytes(4, "big")
@@ -116,7 +116,7 @@ def frame(message: FromClient | FromWorker) -> bytearray:
 
 
 def prove(secret: bytes, role: str, nonce: bytes) -> bytes:
-    """HMAC-SHA256 under the pool's secret. The role keeps one end's proof from being played back as the other's."""
+    """HMAC-SHA256 under the pool's secret. The role keeps one end's proof from passing as the other's."""
     return hmac.new(secret, role.encode() + nonce, hashlib.sha256).digest()
 
 
@@ -124,11 +124,11 @@ def proven(secret: bytes, role: str, nonce: bytes, proof: bytes) -> bool:
     return hmac.compare_digest(prove(secret, role, nonce), proof)
 
 
-# --- what may be sent ---
+# --- payloads ---
 
 
 class Unsendable(Exception):
-    """`str()` of it says what is wrong, in types and sizes, never in content."""
+    """`str()` says what is wrong, in types and sizes, never in content."""
 
 
 def sendable(value: Any) -> Raw:
@@ -146,7 +146,7 @@ def sendable(value: Any) -> Raw:
     except RecursionError:
         raise Unsendable(f"more than {MAX_DEPTH} levels of nesting") from None
     except Exception as refused:
-        # msgspec's own words: they name the type. Errors of foreign classes' own hooks may quote anything.
+        # msgspec's own message names the type. Errors of foreign classes' hooks may quote anything.
         plain = type(refused) is TypeError and str(refused).startswith("Encoding objects of type")
         raise Unsendable(str(refused) if plain else "a value that fails to encode") from None
     if len(encoded) > MAX_PAYLOAD_BYTES:
@@ -167,7 +167,7 @@ def too_deep(value: Any) -> bool:
         if not level:
             return False
         if len(level) > 1:
-            # Each once, however often it occurs: the number of levels is what counts.
+            # Each once, however often it occurs: only the number of levels counts.
             level = list({id(part): part for part in level}.values())
     return True
 
@@ -200,7 +200,7 @@ def encode_command(command: AnyCommand) -> Raw:
     try:
         _decode_command(encoded)
     except (msgspec.ValidationError, RecursionError) as refused:
-        # Found here, not at the worker: there it would end the connection with all that is on it.
+        # Refused here: at the worker it would end the connection and all its operations.
         raise InvalidRequest(f"not a command: {refused}") from None
     return encoded
 

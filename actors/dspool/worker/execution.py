@@ -22,14 +22,14 @@ _log = logging.getLogger(__name__)
 
 
 class ClientPeer:
-    """One client at this worker: what of it is held, and what it has not yet been told."""
+    """One client at this worker: its executions, and what it has yet to hear."""
 
-    __slots__ = ("busy", "chunks", "end", "finished", "gone", "handed_over", "held", "moved")
+    __slots__ = ("busy", "chunks", "closed", "end", "executions", "finished", "handed_over", "moved")
 
     def __init__(self, end: WorkerEnd) -> None:
         self.end = end
-        self.held: dict[str, Execution] = {}
-        self.gone = False
+        self.executions: dict[str, Execution] = {}
+        self.closed = False
         self.finished: list[Raw] = []
         self.busy: list[str] = []
         self.moved: list[tuple[str, str]] = []
@@ -38,15 +38,15 @@ class ClientPeer:
 
 
 class Execution:
-    """One admitted operation. It holds its slot until it is reported."""
+    """One admitted operation. It holds its slot until the report of its end."""
 
     __slots__ = (
         "admitted_at",
         "credit",
         "deadline",
-        "end",
         "expired",
-        "more",
+        "has_credit",
+        "is_cancelled",
         "operation",
         "peer",
         "session",
@@ -54,7 +54,7 @@ class Execution:
         "stop",
         "task",
         "timer",
-        "traced",
+        "trace",
         "version",
     )
 
@@ -66,45 +66,45 @@ class Execution:
         self.started_at: float | None = None
         self.session: Session | None = None
         self.task: asyncio.Task[None] | None = None
-        """What runs it, if it can be cancelled."""
+        """The task that runs it, if it can be cancelled."""
         self.stop: threading.Event | None = None
         """Asks the thread that runs it to make no further call."""
         self.timer: asyncio.TimerHandle | None = None
         self.expired = False
         """Its deadline passed while it was here."""
-        self.end = False
-        """It was cancelled: its result no longer matters to anybody."""
+        self.is_cancelled = False
+        """Its result no longer matters to anybody."""
         self.credit = credit
         """Stream events that its client still has room for."""
-        self.more: asyncio.Event | None = None
-        self.traced: Active | None = None
-        """Its span, if it is one of those that are traced."""
+        self.has_credit: asyncio.Event | None = None
+        self.trace: Active | None = None
+        """Its span, if it is traced."""
         self.version = 0
-        """The version of a pool program that it runs; 0 for everything else."""
+        """The version of the pool program that it runs; 0 for everything else."""
 
     @property
     def unwanted(self) -> bool:
-        return self.end or self.expired
+        return self.is_cancelled or self.expired
 
     @property
     def runs(self) -> bool:
-        """Its program runs, in a task or a thread: not still in a line, nor waiting for the store."""
+        """Its program runs, in a task or a thread: it is not in a queue, nor waiting for the store."""
         return self.task is not None or self.stop is not None
 
     def interrupt(self) -> None:
-        """Make what runs it stop, as soon as it can."""
+        """Make its task or thread stop as soon as it can."""
         if self.task is not None:
             self.task.cancel()
         if self.stop is not None:
             self.stop.set()
-        if self.more is not None:
-            self.more.set()
+        if self.has_credit is not None:
+            self.has_credit.set()
 
-    def given_up(self, now: float) -> PoolError:
+    def stop_error(self, now: float) -> PoolError:
         """Why it is unwanted."""
-        return self.too_late(now) if self.expired else self.cancelled()
+        return self.too_late(now) if self.expired else self.cancellation()
 
-    def cancelled(self) -> Cancelled:
+    def cancellation(self) -> Cancelled:
         return Cancelled(f"operation {self.operation.id} was cancelled")
 
     def too_late(self, now: float) -> DeadlineExceeded:
@@ -115,19 +115,19 @@ class Execution:
             operation_id=self.operation.id,
         )
 
-    def ended_by(self, raised: BaseException, now: float) -> PoolError:
-        """What to report when running it raised `raised`."""
+    def error_for(self, raised: BaseException, now: float) -> PoolError:
+        """The error to report when the run raised `raised`."""
         if self.unwanted:
-            # Stopping makes libraries fail in their own ways; the cause is ours all the same.
-            return self.given_up(now)
+            # Stopping makes libraries fail in their own ways; the cause is still ours.
+            return self.stop_error(now)
         if isinstance(raised, PoolError):
             return raised
-        # Nobody here raises what is no `Exception`, and nobody cancelled it: it was the program itself.
+        # Nobody here raises anything but an `Exception`, and nobody cancelled it: the program raised this.
         return defect(raised) if issubclass(type(raised), Exception) else ProgramError.of(raised)
 
 
 def defect(raised: BaseException) -> InternalError:
-    """The error to report for one that nobody expected; where it came from goes to the log, what it said does not."""
+    """The error to report for an unexpected one. The log gets its place, but not its message."""
     kind = type_of(raised)
     places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(raised.__traceback__)[-4:]]
     _log.error("an operation raised %s at %s", kind, " < ".join(reversed(places)))

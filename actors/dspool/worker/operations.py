@@ -1,6 +1,6 @@
-"""The operations a worker holds: admitted while a slot is free, run, cancelled, reported once each.
+"""The operations of a worker: admitted while a slot is free, run, cancelled, reported once each.
 
-Everything here happens on the worker's event loop. Nothing is awaited between looking at a slot and taking it.
+Everything here happens on the worker's event loop, without an `await` between checking for a slot and taking it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from dspool.telemetry.tracing import Active
     from dspool.worker.ownership import Ownership
 
-_LOOK_AGAIN_S = 0.25
+_RECHECK_S = 0.25
 _LONGEST_TIMER_S = 3600.0
-"""A deadline further away is looked at again then: event loops refuse very long timers."""
+"""The check of a later deadline repeats after this time: event loops refuse very long timers."""
 
 
 class Operations:
-    """`on_message`, `on_batch`, `on_room` and `on_lost` are what a `WorkerEnd` calls."""
+    """A `WorkerEnd` calls `on_message`, `on_batch`, `on_room` and `on_lost`."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Operations:
         self._clock = clock
         self.ownership: Ownership | None = None
         self._draining = False
-        self._held: dict[Execution, None] = {}
+        self._executions: dict[Execution, None] = {}
         self._peers: dict[WorkerEnd, ClientPeer] = {}
         self._out = Outbox(self._load)
         self._runner = Runner(host, self, slots=slots, clock=clock)
@@ -74,9 +74,9 @@ class Operations:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def held(self) -> int:
-        """Slots taken, those of cancelled operations that cannot be stopped included."""
-        return len(self._held)
+    def running(self) -> int:
+        """Slots in use, including those of cancelled operations that cannot be stopped."""
+        return len(self._executions)
 
     @property
     def draining(self) -> bool:
@@ -87,20 +87,20 @@ class Operations:
     def draining(self, draining: bool) -> None:
         self._draining = draining
         for peer in self._peers.values():
-            self._out.tell(peer)
+            self._out.report_load(peer)
         self._out.flush_soon()
 
-    def running(self) -> list[tuple[Operation, float]]:
-        """What is held now, and for how many seconds."""
+    def details(self) -> list[tuple[Operation, float]]:
+        """Each operation that holds a slot, and for how many seconds."""
         now = self._clock()
-        return [(execution.operation, now - execution.admitted_at) for execution in self._held]
+        return [(execution.operation, now - execution.admitted_at) for execution in self._executions]
 
     def versions(self, program: str) -> dict[int, VersionNumbers]:
         """What each version of a pool program did here."""
         now = self._clock()
         running = [
             (execution.version, now - execution.started_at)
-            for execution in self._held
+            for execution in self._executions
             if execution.version
             and execution.started_at is not None
             and getattr(execution.operation.command, "program", None) == program
@@ -108,16 +108,16 @@ class Operations:
         return self._versions.numbers(program, running)
 
     def stuck(self, grace_s: float) -> str:
-        """An operation that runs on `grace_s` after it was told to stop at its deadline; empty if there is none."""
+        """An operation that still runs `grace_s` after its deadline; empty if there is none."""
         now = self._clock()
-        for execution in self._held:
+        for execution in self._executions:
             if execution.expired and execution.runs and now - execution.deadline >= grace_s:
                 return (
                     f"{execution.operation.id} still runs {now - execution.deadline:.1f} s after its deadline"
                 )
         return ""
 
-    # --- what clients say ---
+    # --- messages from clients ---
 
     def on_message(self, end: WorkerEnd, message: Submit | Cancel | Credit | HandOver) -> None:
         self._runner.gathering = True
@@ -129,18 +129,18 @@ class Operations:
                 self._admit(operation, peer)
         elif type(message) is Cancel:
             for operation_id in message.ids:
-                self._cancel(peer.held.get(operation_id))
+                self._cancel(peer.executions.get(operation_id))
         elif type(message) is Credit:
-            execution = peer.held.get(message.id)
+            execution = peer.executions.get(message.id)
             if execution is not None:
                 execution.credit += message.count
-                if execution.more is not None:
-                    execution.more.set()
+                if execution.has_credit is not None:
+                    execution.has_credit.set()
         elif type(message) is HandOver:
             self._background(self._hand_over(peer, message.sessions))
 
     def on_batch(self) -> None:
-        # Not through the loop: an idle worker answers in the same turn in which the operation arrived.
+        # Not through the loop: an idle worker answers in the turn in which the operation arrived.
         self._runner.gathering = False
         if not self._runner.turn() and self._out:
             self._out.flush_soon()
@@ -154,27 +154,32 @@ class Operations:
         peer = self._peers.pop(end, None)
         if peer is not None:
             self._out.drop(peer)
-            for execution in list(peer.held.values()):
+            for execution in list(peer.executions.values()):
                 self._cancel(execution)
 
     # --- admission ---
 
     def _admit(self, operation: Operation, peer: ClientPeer) -> None:
-        if self._draining or len(self._held) >= self.slots or peer.end.full or operation.id in peer.held:
+        if (
+            self._draining
+            or len(self._executions) >= self.slots
+            or peer.end.full
+            or operation.id in peer.executions
+        ):
             self._out.busy(peer, operation.id)
             return
         now = self._clock()
-        execution = peer.held[operation.id] = Execution(operation, peer, now, self._window)
-        self._held[execution] = None
+        execution = peer.executions[operation.id] = Execution(operation, peer, now, self._window)
+        self._executions[execution] = None
         self._recorder.started(now)
         if operation.traceparent is not None and self._tracing is not None:
-            execution.traced = self._tracing.resume(operation, worker=self._recorder.reporter, at=now)
+            execution.trace = self._tracing.resume(operation, worker=self._recorder.reporter, at=now)
         if operation.session is None:
             self.start(execution, None)
             return
         assert self.ownership is not None
         self.ownership.enter(execution)
-        if execution.session is None and operation.id in peer.held:
+        if execution.session is None and operation.id in peer.executions:
             self._watch_deadline(execution)
 
     def start(self, execution: Execution, session: Session | None) -> None:
@@ -187,13 +192,13 @@ class Operations:
                 # Now, not at the end: another version may be current by then.
                 execution.version = self._host.version_for(command, session)
         except BaseException as raised:  # a session's own program is built at its first use
-            self.refuse(execution, execution.ended_by(raised, self._clock()))
+            self.refuse(execution, execution.error_for(raised, self._clock()))
             return
         if plan == "inline":
             self._runner.queue(execution)
             return
         if execution.version:
-            # It begins later, and runs the version that it was planned for: another may be run in another way.
+            # It begins later, and runs the version of its plan: another version may need another plan.
             execution.operation = _pinned(execution.operation, execution.version)
         if plan == "async":
             self._runner.start_task(execution)
@@ -205,18 +210,18 @@ class Operations:
         if execution.timer is None:
             self._watch_deadline(execution)
 
-    # --- what the runner says ---
+    # --- messages from the runner ---
 
     def streamed(self, execution: Execution, event: StreamEvent) -> None:
         self._out.chunk(execution.peer, execution.operation.id, event)
         self._out.flush_soon()
 
-    def turned(self) -> None:
+    def turn_ended(self) -> None:
         self._out.flush()
 
-    def through(self, execution: Execution, result: CommandResult) -> None:
-        """Its program is through; a change must be durable before it is acknowledged."""
-        execution.task = execution.stop = None  # from here on it cannot be stopped, only waited for
+    def completed(self, execution: Execution, result: CommandResult) -> None:
+        """Its program returned; a change must be durable before the client gets its acknowledgement."""
+        execution.task = execution.stop = None  # from here on nothing can stop it
         if result.changes:
             self._background(self._commit(execution, result))
         else:
@@ -227,24 +232,24 @@ class Operations:
 
         assert self.ownership is not None
         try:
-            ended = await self.ownership.end(execution)
+            existed = await self.ownership.end(execution)
         except BaseException as raised:
-            self.refuse(execution, execution.ended_by(raised, self._clock()))
+            self.refuse(execution, execution.error_for(raised, self._clock()))
         else:
-            self._succeed(execution, CommandResult({"ended": ended}))
+            self._succeed(execution, CommandResult({"ended": existed}))
 
     async def _commit(self, execution: Execution, result: CommandResult) -> None:
         assert self.ownership is not None
-        traced = execution.traced
-        span = None if traced is None else traced.tracing.start(names.COMMIT, {}, parent=traced.span)
+        trace = execution.trace
+        span = None if trace is None else trace.tracing.start(names.COMMIT, {}, parent=trace.span)
         try:
             try:
                 await self.ownership.commit(execution, result.changes)
             finally:
-                if traced is not None and span is not None:
-                    traced.tracing.end(span, error=sys.exception())
+                if trace is not None and span is not None:
+                    trace.tracing.end(span, error=sys.exception())
         except StaleLease:
-            # Nothing was changed, the session has another home by now: whoever owns it does it again.
+            # Nothing changed: the session has another owner by now, who runs it again.
             self.moved(execution, "")
         except PoolError as failed:
             self.refuse(execution, failed)
@@ -261,8 +266,8 @@ class Operations:
             return
         run_s, wait_s = self._times(execution)
         self._recorder.finished(self._clock(), error.outcome, run_s, code=error.code)
-        if execution.traced is not None:
-            self._end_span(execution.traced, run_s, error)
+        if execution.trace is not None:
+            self._end_span(execution.trace, run_s, error)
         self._report(
             execution, Failure(execution.operation.id, error.to_wire(), wait_s, run_s), error.outcome
         )
@@ -272,8 +277,8 @@ class Operations:
             return
         run_s, wait_s = self._times(execution)
         self._recorder.finished(self._clock(), "ok", run_s, result.usage)
-        if execution.traced is not None:
-            self._end_span(execution.traced, run_s, None)
+        if execution.trace is not None:
+            self._end_span(execution.trace, run_s, None)
         report = Result(
             execution.operation.id,
             self._recorder.reporter,
@@ -287,17 +292,17 @@ class Operations:
         self._report(execution, report, "ok")
 
     def moved(self, execution: Execution, owner: str) -> None:
-        """The operation's session lives with `owner` ("": elsewhere): nothing took effect, the client follows."""
+        """`owner` has the operation's session ("": another worker): nothing took effect, the client follows."""
         if self._release(execution):
             self._recorder.finished(self._clock(), "rejected", 0.0)
-            if execution.traced is not None:
-                execution.traced.span.set_attribute(names.OUTCOME, "moved")
-                execution.traced.tracing.end(execution.traced.span)
+            if execution.trace is not None:
+                execution.trace.span.set_attribute(names.OUTCOME, "moved")
+                execution.trace.tracing.end(execution.trace.span)
             self._out.moved(execution.peer, execution.operation.id, owner)
             self._out.flush_soon()
 
     def _times(self, execution: Execution) -> tuple[float, float]:
-        """How long it ran, and how long it waited here before."""
+        """Seconds it ran, and seconds it waited here before."""
         now = self._clock()
         started_at = execution.started_at if execution.started_at is not None else now
         return now - started_at, started_at - execution.admitted_at
@@ -312,23 +317,23 @@ class Operations:
         if not self._runner.turning:
             self._out.flush_soon()
 
-    def _end_span(self, traced: Active, run_s: float, error: PoolError | None) -> None:
-        traced.span.set_attribute(names.RUN_S, round(run_s, 6))
+    def _end_span(self, trace: Active, run_s: float, error: PoolError | None) -> None:
+        trace.span.set_attribute(names.RUN_S, round(run_s, 6))
         if error is None:
-            traced.span.set_attribute(names.OUTCOME, "ok")
-        traced.tracing.end(traced.span, error=error)
+            trace.span.set_attribute(names.OUTCOME, "ok")
+        trace.tracing.end(trace.span, error=error)
 
     def _release(self, execution: Execution) -> bool:
-        """Free the slot; False when it had been freed before."""
-        if execution.peer.held.pop(execution.operation.id, None) is None:
+        """Free the slot; False when it was free already."""
+        if execution.peer.executions.pop(execution.operation.id, None) is None:
             return False
-        del self._held[execution]
+        del self._executions[execution]
         if execution.timer is not None:
             execution.timer.cancel()
         if execution.operation.session is not None:
             assert self.ownership is not None
             self.ownership.leave(execution)
-        if not self._held and self._idle is not None:
+        if not self._executions and self._idle is not None:
             self._idle.set()
             self._idle = None
         return True
@@ -336,17 +341,17 @@ class Operations:
     def _cancel(self, execution: Execution | None) -> None:
         if execution is None:
             return
-        execution.end = True
+        execution.is_cancelled = True
         if execution.started_at is None:
-            # Still in a line: it ends here and frees its slot at once. What runs is waited for.
-            self.refuse(execution, execution.cancelled())
+            # Still in a queue: it ends here and frees its slot at once. What runs must stop first.
+            self.refuse(execution, execution.cancellation())
         else:
             execution.interrupt()
 
     def _watch_deadline(self, execution: Execution) -> None:
-        left = execution.deadline - self._clock()
+        remaining_s = execution.deadline - self._clock()
         execution.timer = asyncio.get_running_loop().call_later(
-            min(max(0.0, left), _LONGEST_TIMER_S), self._expire, execution
+            min(max(0.0, remaining_s), _LONGEST_TIMER_S), self._expire, execution
         )
 
     def _expire(self, execution: Execution) -> None:
@@ -361,26 +366,28 @@ class Operations:
             execution.interrupt()
 
     async def idle(self, timeout_s: float, grace_s: float) -> bool:
-        """Wait until nothing is held, at most `timeout_s`; whether that is so.
+        """Wait until all slots are free, at most `timeout_s`; whether they are.
 
-        What runs on `grace_s` after its deadline is not waited for: it may never end.
+        It does not wait for what still runs `grace_s` after its deadline: that may never end.
         """
         until = self._clock() + timeout_s
-        while self._held:
+        while self._executions:
             self._idle = self._idle or asyncio.Event()
             now = self._clock()
-            left = min(until, max(execution.deadline for execution in self._held) + grace_s) - now
-            if left <= 0:
+            remaining_s = (
+                min(until, max(execution.deadline for execution in self._executions) + grace_s) - now
+            )
+            if remaining_s <= 0:
                 return False
-            # Looked at again and again: when the last that can end has ended, only stuck ones may be left.
+            # Checked again and again: after the last one that can end, only stuck ones may remain.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), min(left, _LOOK_AGAIN_S))
+                await asyncio.wait_for(self._idle.wait(), min(remaining_s, _RECHECK_S))
         return True
 
     # --- the rest ---
 
     def _load(self) -> tuple[int, int]:
-        return len(self._held), 0 if self._draining else self.slots
+        return len(self._executions), 0 if self._draining else self.slots
 
     async def _hand_over(self, peer: ClientPeer, sessions: list[str]) -> None:
         assert self.ownership is not None

@@ -1,8 +1,8 @@
-"""The sessions that live on one worker: activation under a lease, one operation at a time, write-through, hand-back.
+"""The sessions of one worker: activation under a lease, one operation at a time, write-through, release.
 
-The store is asked once when a session becomes active here and once for each mutation; an operation that
-changes nothing costs no store call. What is in memory can be rebuilt from the store at any time, so whatever goes
-wrong with a lease or a commit is answered by forgetting the session here.
+A session costs one store call when it becomes active here and one for each mutation; an operation that
+changes nothing costs none. A worker can rebuild a session from the store at any time, so it forgets the session
+whenever something goes wrong with its lease or a commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 STORE_PATIENCE_S = 10.0
-"""A store that does not answer counts as failed then: a slot must not wait for it for ever."""
+"""After this time without an answer the store counts as failed: a slot must not wait for it for ever."""
 
 
 class Store(Protocol):
@@ -41,27 +41,27 @@ class Store(Protocol):
     async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool: ...
 
 
-class _Active:
-    """One session here: `line` waits in order, `current` runs. `session` is None until the store granted it.
+class _ActiveSession:
+    """One session here: `queue` waits in order, `current` runs. `session` is None until the store has granted it.
 
-    `outdated`: what is in memory is no longer true; the next operation rebuilds it once `current` has ended.
+    `outdated`: the memory may differ from the store; the next operation rebuilds it once `current` has ended.
     """
 
-    __slots__ = ("advancing", "current", "epoch", "id", "last_used", "line", "outdated", "session")
+    __slots__ = ("advancing", "current", "epoch", "id", "last_used", "outdated", "queue", "session")
 
     def __init__(self, session_id: str) -> None:
         self.id = session_id
         self.session: Session | None = None
         self.epoch = 0
         self.current: Execution | None = None
-        self.line: deque[Execution] = deque()
+        self.queue: deque[Execution] = deque()
         self.last_used = 0.0
         self.outdated = False
         self.advancing = False
 
     @property
     def idle(self) -> bool:
-        return self.session is not None and self.current is None and not self.line
+        return self.session is not None and self.current is None and not self.queue
 
 
 class Ownership:
@@ -84,10 +84,10 @@ class Ownership:
         self._pool, self._worker_id, self._store, self._host = pool, worker_id, store, host
         self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
         self._start, self._moved, self._refuse = start, moved, refuse
-        self._active: OrderedDict[str, _Active] = OrderedDict()
-        self._touched: set[str] = set()
-        self._leaving: dict[str, asyncio.Event] = {}
-        """Sessions whose lease is being given back."""
+        self._active: OrderedDict[str, _ActiveSession] = OrderedDict()
+        self._used: set[str] = set()
+        self._releases: dict[str, asyncio.Event] = {}
+        """Sessions whose lease is on its way back to the store."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -110,16 +110,16 @@ class Ownership:
                     ),
                 )
                 return
-            active = self._active[session_id] = _Active(session_id)
-            active.line.append(execution)
+            active = self._active[session_id] = _ActiveSession(session_id)
+            active.queue.append(execution)
             self._background(self._activate(active))
             return
-        active.line.append(execution)
+        active.queue.append(execution)
         if active.session is not None:
             self._next(active)
 
     def leave(self, execution: Execution) -> None:
-        """`execution` has ended, or will never start: the next of its session may go."""
+        """`execution` has ended, or never starts: the next of its session may go."""
         active = self._active.get(execution.operation.session or "")
         if active is None:
             return
@@ -130,36 +130,36 @@ class Ownership:
                 self._abandon(active)
             else:
                 self._next(active)
-        elif execution in active.line:
-            active.line.remove(execution)
+        elif execution in active.queue:
+            active.queue.remove(execution)
 
-    def _next(self, active: _Active) -> None:
+    def _next(self, active: _ActiveSession) -> None:
         if active.advancing:
-            return  # an operation that ends as it starts comes back here: the loop below goes on, not the stack
+            return  # an operation that ends as it starts comes back here: the loop below goes on without recursion
         active.advancing = True
         try:
-            while active.line and active.current is None and not active.outdated:
-                execution = active.line.popleft()
+            while active.queue and active.current is None and not active.outdated:
+                execution = active.queue.popleft()
                 assert active.session is not None
                 if not _visible(active.session.principal, execution.operation.principal):
                     self._refuse(execution, _unknown(active.id))
                     continue
                 active.current = execution
                 active.last_used = self._clock()
-                self._touched.add(active.id)
+                self._used.add(active.id)
                 self._active.move_to_end(active.id)
                 self._start(execution, active.session)
         finally:
             active.advancing = False
 
-    async def _activate(self, active: _Active) -> None:
-        while active.line:
-            execution = active.line[0]
+    async def _activate(self, active: _ActiveSession) -> None:
+        while active.queue:
+            execution = active.queue[0]
             operation = execution.operation
             try:
-                while (leaving := self._leaving.get(active.id)) is not None:
-                    # Asked for now, the lease could be granted first and given back afterwards.
-                    await leaving.wait()
+                while (release := self._releases.get(active.id)) is not None:
+                    # Otherwise the store could grant the lease first and take it back afterwards.
+                    await release.wait()
                 async with _patience():
                     lease = await self._store.acquire(
                         self._pool,
@@ -170,21 +170,21 @@ class Ownership:
                     )
                 if not lease.granted:
                     self._forget(active)
-                    for waiting in list(active.line):
-                        self._moved(waiting, lease.owner)
+                    for execution in list(active.queue):
+                        self._moved(execution, lease.owner)
                     return
                 active.session = self._rebuild(lease)
             except StaleLease:
-                # The store takes this worker for dead; the clients will hear of another.
+                # The store takes this worker for dead; the clients hear of another.
                 self._forget(active)
-                for waiting in list(active.line):
-                    self._moved(waiting, "")
+                for execution in list(active.queue):
+                    self._moved(execution, "")
                 return
             except Exception as failed:
-                # Only the first is refused: the next may be the one that creates the session.
+                # Only the first fails: the next may be the one that creates the session.
                 error = failed if isinstance(failed, PoolError) else defect(failed)
-                if active.line and active.line[0] is execution:
-                    active.line.popleft()
+                if active.queue and active.queue[0] is execution:
+                    active.queue.popleft()
                     self._refuse(execution, error)
                 continue
             active.epoch = lease.epoch
@@ -196,7 +196,7 @@ class Ownership:
     def _rebuild(self, lease: Lease) -> Session:
         from dspool.programs.sessions.session import Session
 
-        began = self._clock()
+        started_at = self._clock()
         names = {
             "pool": self._pool,
             "session_hash": session_hash(lease.session),
@@ -213,7 +213,7 @@ class Ownership:
         elif lease.previous != self._worker_id:
             emit(
                 "session.moved",
-                {"duration_s": self._clock() - began, "items": len(lease.items)},
+                {"duration_s": self._clock() - started_at, "items": len(lease.items)},
                 {**names, "from_worker": lease.previous, "reason": "its lease was free"},
             )
         return session
@@ -224,7 +224,7 @@ class Ownership:
         """Make the changes of `execution`, which runs, durable.
 
         Raises:
-            PoolError: they are not, or nobody knows; the session is no longer here, its next operation rebuilds it.
+            PoolError: they are not, or nobody knows; the session leaves this worker, its next operation rebuilds it.
         """
         active = self._active.get(execution.operation.session or "")
         if active is None or active.current is not execution or active.outdated:
@@ -243,21 +243,21 @@ class Ownership:
         """End the session of `execution`, which runs, durably; False when it was not there any more."""
         active = self._active.get(execution.operation.session or "")
         if active is not None and active.current is execution:
-            # Also if the store fails: nobody knows then what it did.
+            # Even if the store fails: nobody knows then what it did.
             active.outdated = True
         async with _patience():
             return await self._store.end(
                 self._pool, execution.operation.session or "", principal=execution.operation.principal
             )
 
-    def _abandon(self, active: _Active) -> None:
-        """Forget what is in memory; those who wait go through a fresh activation. Nothing of it runs."""
+    def _abandon(self, active: _ActiveSession) -> None:
+        """Forget the session, of which nothing runs; what waits goes through a fresh activation."""
         self._forget(active)
-        waiting, active.line = list(active.line), deque()
-        for execution in waiting:
+        executions, active.queue = list(active.queue), deque()
+        for execution in executions:
             self.enter(execution)
 
-    # --- giving back ---
+    # --- release ---
 
     def _evict_one(self) -> bool:
         for active in self._active.values():
@@ -267,23 +267,23 @@ class Ownership:
         return False
 
     async def release_idle(self) -> int:
-        """Give back every session in which nothing runs or waits; how many are left."""
+        """Give back every session in which nothing runs or waits; returns how many remain."""
         await self._give_back([active for active in self._active.values() if active.idle])
         return len(self._active)
 
     async def release(self, session_id: str) -> bool:
-        """Give back one session if nothing of it runs or waits here; whether it is free now."""
+        """Give back one session if nothing of it runs or waits here; returns whether it is free now."""
         active = self._active.get(session_id)
         if active is not None:
             if not active.idle:
                 return False
             await self._give_back([active])
-        elif (leaving := self._leaving.get(session_id)) is not None:
-            await leaving.wait()
+        elif (release := self._releases.get(session_id)) is not None:
+            await release.wait()
         return session_id not in self._active
 
     def forget(self, sessions: Iterable[str]) -> None:
-        """Drop what is in memory of sessions that ended elsewhere; what runs finishes, its changes are refused."""
+        """Drop sessions that ended elsewhere from memory; what runs finishes, but its changes are refused."""
         for session_id in sessions:
             active = self._active.get(session_id)
             if active is None or active.session is None:
@@ -293,8 +293,8 @@ class Ownership:
             else:
                 active.outdated = True
 
-    async def keep(self) -> None:
-        """Tell the store what was used lately, give back what was not for `session_ttl_s`. Called now and then.
+    async def tidy(self) -> None:
+        """Tell the store which sessions were used lately, and give back those idle for `session_ttl_s`.
 
         Raises:
             PoolError: the store failed; the next call tells it again.
@@ -307,38 +307,38 @@ class Ownership:
                 if active.idle and now - active.last_used > self._ttl_s
             ]
         )
-        touched, self._touched = self._touched, set()
-        if touched:
+        used, self._used = self._used, set()
+        if used:
             try:
-                await self._store.touch(self._pool, self._worker_id, sorted(touched))
+                await self._store.touch(self._pool, self._worker_id, sorted(used))
             except BaseException:
-                self._touched |= touched
+                self._used |= used
                 raise
 
-    def _give_back(self, actives: list[_Active]) -> Coroutine[Any, Any, None]:
+    def _give_back(self, actives: list[_ActiveSession]) -> Coroutine[Any, Any, None]:
         """Forget them now; the coroutine gives their leases back."""
         ids = [active.id for active in actives]
-        gone = asyncio.Event()
+        released = asyncio.Event()
         for active in actives:
             self._forget(active)
-            self._leaving[active.id] = gone
-        return self._release(ids, gone)
+            self._releases[active.id] = released
+        return self._release(ids, released)
 
-    async def _release(self, ids: list[str], gone: asyncio.Event) -> None:
+    async def _release(self, ids: list[str], released: asyncio.Event) -> None:
         try:
             if ids:
                 async with _patience():
                     await self._store.release(self._pool, self._worker_id, ids)
         except Exception as failed:
-            # The leases stay ours until this worker is known to be gone; asked again, we activate them again.
+            # The leases stay ours until this worker is certainly gone; the next operation activates them again.
             if not isinstance(failed, PoolError):
                 defect(failed)
         finally:
             for session_id in ids:
-                del self._leaving[session_id]
-            gone.set()
+                del self._releases[session_id]
+            released.set()
 
-    def _forget(self, active: _Active) -> None:
+    def _forget(self, active: _ActiveSession) -> None:
         if self._active.get(active.id) is active:
             del self._active[active.id]
 

@@ -1,7 +1,7 @@
-"""How a worker runs what it has admitted: short in-process work in turns, tasks for what waits for a model, threads.
+"""How a worker runs its operations: short in-process work in turns, tasks for what waits for a model, threads.
 
 Short work runs on the worker's event loop itself, in turns of about two milliseconds between which results leave and
-new work arrives; what has no async form runs in threads.
+new work arrives; programs without an async form run in threads.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from dspool.programs.sessions.session import CommandResult, SessionHost
 
 _TURN_S = 0.002
-_STARTED_AT_ONCE = 1 / 16
+_START_SHARE = 1 / 16
 """Share of the waiting tasks that start in one turn of the loop, at least one."""
 
 
 class Endings(Protocol):
-    """What the runner says of its executions. An execution ends once; later words on it change nothing."""
+    """What the runner reports of its executions. An execution ends once; later reports change nothing."""
 
-    def through(self, execution: Execution, result: CommandResult) -> None:
-        """Its program is through."""
+    def completed(self, execution: Execution, result: CommandResult) -> None:
+        """Its program returned."""
         ...
 
     def refuse(self, execution: Execution, error: PoolError) -> None:
@@ -43,7 +43,7 @@ class Endings(Protocol):
 
     def streamed(self, execution: Execution, event: StreamEvent) -> None: ...
 
-    def turned(self) -> None:
+    def turn_ended(self) -> None:
         """A turn is over: let results out."""
         ...
 
@@ -62,9 +62,9 @@ class Runner:
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="slot")
         self._tasks: set[asyncio.Task[None]] = set()
         self.turning = False
-        """A turn runs, and lets results out at its end."""
+        """A turn runs; results leave at its end."""
         self.gathering = False
-        """More may arrive in this step; whoever set it calls `turn`."""
+        """More may arrive in this step; whoever sets this calls `turn`."""
 
     # --- short work, in turns ---
 
@@ -91,7 +91,7 @@ class Runner:
         try:
             while inline and now <= until:
                 execution = inline.popleft()
-                if not execution.unwanted:  # else it was reported when it was given up
+                if not execution.unwanted:  # else its end is reported already
                     self._run_inline(execution, now)
                 now = clock()
         finally:
@@ -99,7 +99,7 @@ class Runner:
             working_on.set(None)
             if inline:
                 self._turn_soon()
-            self._endings.turned()
+            self._endings.turn_ended()
         return True
 
     def _run_inline(self, execution: Execution, now: float) -> None:
@@ -110,17 +110,17 @@ class Runner:
         operation = execution.operation
         working_on.set(operation)
         try:
-            if execution.traced is None:
+            if execution.trace is None:
                 result = self._host.run_inline(operation.command, execution.session, operation.principal)
             else:
-                with inside(execution.traced):
+                with inside(execution.trace):
                     result = self._host.run_inline(operation.command, execution.session, operation.principal)
         except BaseException as raised:
-            # KeyboardInterrupt and SystemExit too: a program that calls `exit()` ends itself, not the worker with all
-            # that it holds. Nobody else raises them here: signals go to the main thread.
-            self._failed(execution, raised)
+            # KeyboardInterrupt and SystemExit, too: a program that calls `exit()` ends itself, not the worker and its
+            # other operations. Nobody else raises them here: signals go to the main thread.
+            self._fail(execution, raised)
         else:
-            self._endings.through(execution, result)
+            self._endings.completed(execution, result)
 
     # --- tasks ---
 
@@ -133,13 +133,13 @@ class Runner:
     def _start_some(self) -> None:
         """Start a few of those that wait for a task.
 
-        A loop gives its tasks turns: of a hundred started together none would reach its model before all have got
+        A loop gives its tasks turns: of a hundred started together none would reach its model before all were
         nearly as far, and the model would idle meanwhile. Started one after the other, they overlap with it.
         """
         loop = asyncio.get_running_loop()
-        for _ in range(math.ceil(len(self._starting) * _STARTED_AT_ONCE)):
+        for _ in range(math.ceil(len(self._starting) * _START_SHARE)):
             execution = self._starting.popleft()
-            if not execution.unwanted:  # else it was reported when it was given up
+            if not execution.unwanted:  # else its end is reported already
                 self._begin(execution, loop)
         self._start_due = True
         loop.call_soon(self._start_more)
@@ -152,25 +152,25 @@ class Runner:
     def _begin(self, execution: Execution, loop: asyncio.AbstractEventLoop) -> None:
         execution.started_at = self._clock()
         task = execution.task = loop.create_task(self._run_async(execution))
-        task.add_done_callback(lambda task: self._never_ran(execution) if task.cancelled() else None)
+        task.add_done_callback(lambda task: self._on_cancelled(execution) if task.cancelled() else None)
 
     async def _run_async(self, execution: Execution) -> None:
         operation = execution.operation
         emit = self._emitter(execution) if type(operation.command) is StreamProgram else None
         working_on.set(operation)
         try:
-            with nullcontext() if execution.traced is None else inside(execution.traced):
+            with nullcontext() if execution.trace is None else inside(execution.trace):
                 result = await self._host.run_async(
                     operation.command, execution.session, emit, principal=operation.principal
                 )
         except BaseException as raised:
-            self._failed(execution, raised)
+            self._fail(execution, raised)
         else:
-            self._endings.through(execution, result)
+            self._endings.completed(execution, result)
 
-    def _never_ran(self, execution: Execution) -> None:
-        """Its task was cancelled before its first step, so nothing in it could report that."""
-        self._endings.refuse(execution, execution.given_up(self._clock()))
+    def _on_cancelled(self, execution: Execution) -> None:
+        """Its task was cancelled before its first step, so it could not report that itself."""
+        self._endings.refuse(execution, execution.stop_error(self._clock()))
 
     # --- threads ---
 
@@ -196,43 +196,43 @@ class Runner:
             # Returned, not raised: a future would not take StopIteration, and SystemExit would end the loop.
             try:
                 if stop.is_set():
-                    return execution.cancelled()
+                    return execution.cancellation()
                 working_on.set(operation)
-                with nullcontext() if execution.traced is None else inside(execution.traced):
+                with nullcontext() if execution.trace is None else inside(execution.trace):
                     return self._host.run_thread(
                         operation.command, execution.session, emit, stop=stop, principal=operation.principal
                     )
             except BaseException as raised:
                 return raised
 
-        # In a context of its own: what it leaves there must not be seen by the thread's next operation.
+        # In a context of its own: the thread's next operation must not see what this one leaves there.
         future = loop.run_in_executor(self._threads, contextvars.Context().run, run)
-        # Not in this task: a program may cancel every task of the loop, and this one's slot would never be free again.
+        # Not in this task: a program may cancel every task of the loop, and then the slot would never be free again.
         future.add_done_callback(
-            lambda ended: None if ended.cancelled() else self._ran(execution, ended.result())
+            lambda future: None if future.cancelled() else self._settle(execution, future.result())
         )
         await asyncio.wait((future,))
 
-    def _ran(self, execution: Execution, result: CommandResult | BaseException) -> None:
+    def _settle(self, execution: Execution, result: CommandResult | BaseException) -> None:
         if isinstance(result, BaseException):
-            self._failed(execution, result)
+            self._fail(execution, result)
         else:
-            self._endings.through(execution, result)
+            self._endings.completed(execution, result)
 
     # --- all of them ---
 
-    def _failed(self, execution: Execution, raised: BaseException) -> None:
-        self._endings.refuse(execution, execution.ended_by(raised, self._clock()))
+    def _fail(self, execution: Execution, raised: BaseException) -> None:
+        self._endings.refuse(execution, execution.error_for(raised, self._clock()))
 
     def _emitter(self, execution: Execution) -> Callable[[StreamEvent], Coroutine[Any, Any, None]]:
         async def emit(event: StreamEvent) -> None:
             while execution.credit <= 0 and not execution.unwanted:
-                execution.more = execution.more or asyncio.Event()
-                execution.more.clear()
-                await execution.more.wait()
+                execution.has_credit = execution.has_credit or asyncio.Event()
+                execution.has_credit.clear()
+                await execution.has_credit.wait()
             if execution.unwanted:
-                # A thread that waits here for a client that left would wait for ever.
-                raise execution.given_up(self._clock())
+                # A thread that waits here for a client that is gone would wait for ever.
+                raise execution.stop_error(self._clock())
             execution.credit -= 1
             self._endings.streamed(execution, event)
 

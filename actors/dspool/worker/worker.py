@@ -51,17 +51,17 @@ if TYPE_CHECKING:
     from dspool.programs.sessions.session import SessionHost
 
 _log = logging.getLogger(__name__)
-_FAREWELL_S = 1.0
-"""How long a drained worker waits for its clients to leave."""
+_SHUTDOWN_NOTICE_S = 1.0
+"""How long a drained worker waits for its clients to hear of it and leave."""
 _KEEP_INTERVAL_S = 5.0
 _MESSAGE_LIMIT = 2000
 
 
 class Worker:
-    """`report` delivers a delta to the metrics actor; it may fail, nothing here waits for it.
+    """`report` delivers a delta to the metrics actor; it may fail, and nothing here waits for it.
 
-    `start` says how this process was started, as `WorkerStatus.start` does. `session_host` runs the commands; by
-    default it is one for `config` in this process.
+    `start` says how this process started, as `WorkerStatus.start` does. `session_host` runs the commands; the default
+    is a new one for `config` in this process.
     """
 
     def __init__(
@@ -79,7 +79,6 @@ class Worker:
         start: str = "exec",
         session_host: SessionHost | None = None,
     ) -> None:
-
         self._id, self._ordinal, self._config, self._secret = worker_id, ordinal, config, secret
         self._address, self._node, self._report = host, node, report
         self._start = start
@@ -115,9 +114,9 @@ class Worker:
         self._server: asyncio.Server | None = None
         self._opening = asyncio.Lock()
         self._peers: set[WorkerEnd] = set()
-        self._alone = asyncio.Event()
-        self._alone.set()
-        self._chores: list[asyncio.Task[None]] = []
+        self._peers_gone = asyncio.Event()
+        self._peers_gone.set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._state: WorkerState = "starting"
         self._spans_lost = 0
 
@@ -149,10 +148,10 @@ class Worker:
         # DSPy's async path and threaded programs share it; the loop's own default has six threads.
         loop.set_default_executor(InlineHops(max(8, min(256, self._config.slots_per_worker * 2))))
         self._events.attach()
-        self._tell_fallback()
-        self._chores = [loop.create_task(self._flush_metrics()), loop.create_task(self._keep_sessions())]
+        self._report_fallback()
+        self._tasks = [loop.create_task(self._flush_metrics()), loop.create_task(self._keep_sessions())]
         if self._config.telemetry.sampling > 0:
-            self._chores.append(loop.create_task(asyncio.to_thread(self._tracing.prepare)))
+            self._tasks.append(loop.create_task(asyncio.to_thread(self._tracing.prepare)))
         return await loop.create_server(self._peer, self._address, 0)
 
     async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
@@ -162,7 +161,7 @@ class Worker:
             PoolError: the step failed; the worker must not take traffic.
         """
         self._state = "warming"
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
             if isinstance(step, ImportModules):
                 await asyncio.to_thread(_import_all, step.modules)
@@ -178,16 +177,18 @@ class Worker:
         except BaseException as failed:
             if is_own(failed) or is_cancellation(failed):
                 raise
-            # A step may be anybody's code: KeyboardInterrupt or SystemExit of it would end the process or its loop.
+            # A step may be anybody's code: its KeyboardInterrupt or SystemExit would end the process or its loop.
             raise WorkerStartFailed(
-                f"warm-up step {step.step!r} failed on worker {self._id}: {type_of(failed)}{_said(failed)}",
+                f"warm-up step {step.step!r} failed on worker {self._id}: {type_of(failed)}{_text_of(failed)}",
                 worker=self._id,
                 step=step.step,
             ) from failed
-        # What is loaded by now stays: the garbage collector need not look at it again and again.
+        # What is loaded by now stays: the garbage collector need not scan it again and again.
         gc.freeze()
         self._state = "ready"
-        _log.info("worker %s: warm-up step %s took %.3f s", self._id, step.step, time.monotonic() - began)
+        _log.info(
+            "worker %s: warm-up step %s took %.3f s", self._id, step.step, time.monotonic() - started_at
+        )
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let what runs finish (at most `timeout_s`), give all sessions back."""
@@ -196,17 +197,17 @@ class Worker:
         await self._ownership.release_idle()
         await self._operations.idle(timeout_s, self._config.recycle.stuck_s)
         await self._ownership.release_idle()
-        # Clients leave as soon as they hear of it. Until then what they sent is answered "busy", and results that are
-        # still on their way arrive; cut off, both would look like the death of a worker.
-        await self._deserted(_FAREWELL_S)
+        # Clients leave as soon as they hear of it. Until then they get "busy" for what they send, and results that are
+        # still on their way arrive; with the connection cut, both would look like the death of a worker.
+        await self._wait_peers_gone(_SHUTDOWN_NOTICE_S)
         await asyncio.to_thread(self._tracing.flush)
         await self._deliver()
 
     async def stop(self) -> None:
-        """Close the door and the connections. The process itself is ended by the runtime."""
+        """Close the listener and the connections. The runtime ends the process itself."""
         self._state = "stopped"
-        for chore in self._chores:
-            chore.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._events.detach()
         await asyncio.to_thread(self._tracing.close)
         if self._server is not None:
@@ -215,14 +216,14 @@ class Worker:
             peer.abort()
 
     async def until_dead(self) -> str:
-        """Never returns: the call fails when this process is gone, which is how others notice at once."""
+        """Never returns: the call fails when this process is gone, so that others notice at once."""
         await asyncio.Event().wait()
         return "unreachable"
 
-    # --- what the supervisor asks ---
+    # --- calls of the supervisor ---
 
     async def health(self) -> WorkerStatus:
-        """Answered by the event loop that runs operations: if it is blocked, there is no answer."""
+        """The event loop that runs operations answers: if it is blocked, there is no answer."""
         now = time.monotonic()
         stuck = self._operations.stuck(self._config.recycle.stuck_s)
         return WorkerStatus(
@@ -233,7 +234,7 @@ class Worker:
             pid=os.getpid(),
             node=self._node,
             sessions=len(self._ownership),
-            running=self._operations.held,
+            running=self._operations.running,
             slots=self._config.slots_per_worker,
             started_at=self._started_at,
             operations=self._recorder.operations,
@@ -245,11 +246,11 @@ class Worker:
         )
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:
-        """What each version of a pool program did here; by this a canary is judged."""
+        """What each version of a pool program did here; the numbers that judge a canary."""
         return self._operations.versions(program)
 
     async def running(self) -> list[dict[str, Any]]:
-        """What each held slot does: operation id, command, program, session, seconds."""
+        """What each slot in use does: operation id, command, program, session, seconds."""
         return [
             {
                 "operation_id": operation.id,
@@ -258,16 +259,16 @@ class Worker:
                 "session": operation.session,
                 "held_s": round(held_s, 6),
             }
-            for operation, held_s in self._operations.running()
+            for operation, held_s in self._operations.details()
         ]
 
     async def memory(self) -> dict[str, float]:
-        """RSS, PSS and USS in MB. Reading them walks all of the process's memory map: ask seldom."""
-        seen = await asyncio.to_thread(self._process.memory_full_info)
-        return {f"{kind}_mb": round(getattr(seen, kind) / 2**20, 1) for kind in ("rss", "pss", "uss")}
+        """RSS, PSS and USS in MB. Reading them walks the whole memory map of the process: call it seldom."""
+        info = await asyncio.to_thread(self._process.memory_full_info)
+        return {f"{kind}_mb": round(getattr(info, kind) / 2**20, 1) for kind in ("rss", "pss", "uss")}
 
     async def log_tail(self, lines: int) -> LogTail:
-        """The end of this process's log; while content is not captured, only what dspool's own logging wrote."""
+        """The end of this process's log; only dspool's own records unless content capture is on."""
         show = self._config.telemetry.capture_content
         return await asyncio.to_thread(logs.tail, logs.own_log(), lines, show_content=show)
 
@@ -281,11 +282,11 @@ class Worker:
         self._host.activate(program, version)
 
     async def source(self, paths: tuple[str, ...]) -> ImportedSource:
-        """What this process has imported of the modules around these import paths, and what was edited since."""
+        """The modules around these import paths as this process imported them, and which files changed since."""
         return await asyncio.to_thread(self._host.source, paths)
 
     async def release(self, session_id: str) -> bool:
-        """Give the session back if nothing of it runs here; whether it is free now."""
+        """Give the session back if nothing of it runs here; returns whether it is free now."""
         return await self._ownership.release(session_id)
 
     async def forget(self, sessions: list[str]) -> None:
@@ -294,9 +295,9 @@ class Worker:
 
     # --- within ---
 
-    async def _deserted(self, timeout_s: float) -> None:
+    async def _wait_peers_gone(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._alone.wait(), timeout_s)
+            await asyncio.wait_for(self._peers_gone.wait(), timeout_s)
 
     def _peer(self) -> WorkerEnd:
         peer = WorkerEnd(
@@ -304,17 +305,17 @@ class Worker:
             self._id,
             on_message=self._operations.on_message,
             on_batch=self._operations.on_batch,
-            on_lost=self._lost,
+            on_lost=self._on_lost,
             on_room=self._operations.on_room,
         )
         self._peers.add(peer)
-        self._alone.clear()
+        self._peers_gone.clear()
         return peer
 
-    def _lost(self, peer: WorkerEnd) -> None:
+    def _on_lost(self, peer: WorkerEnd) -> None:
         self._peers.discard(peer)
         if not self._peers:
-            self._alone.set()
+            self._peers_gone.set()
         self._operations.on_lost(peer)
 
     async def _probe(self, step: Probe) -> None:
@@ -341,28 +342,28 @@ class Worker:
         if self._report is None:
             return
         await self._events.deliver(self._report)
-        lost, self._spans_lost = self._tracing.dropped - self._spans_lost, self._tracing.dropped
+        dropped, self._spans_lost = self._tracing.dropped - self._spans_lost, self._tracing.dropped
         delta = self._recorder.take_delta(
-            time.monotonic(), sessions=len(self._ownership), rss_mb=self._rss_mb(), dropped=lost
+            time.monotonic(), sessions=len(self._ownership), rss_mb=self._rss_mb(), dropped=dropped
         )
         try:
             await self._report(delta)
         except Exception:
-            # Whatever it was: kept, counted once, sent again with the next.
+            # Whatever it was: the recorder sends the delta again, and it counts once.
             self._recorder.give_back(delta)
 
     async def _keep_sessions(self) -> None:
         while True:
             await asyncio.sleep(min(_KEEP_INTERVAL_S, self._config.session_ttl_s / 4))
             try:
-                await self._ownership.keep()
+                await self._ownership.tidy()
             except PoolError:
                 # The store is away: sessions stay, the next round tries again.
                 continue
 
-    def _tell_fallback(self) -> None:
-        how, _, why = self._start.partition(": ")
-        if how == "exec" and why:
+    def _report_fallback(self) -> None:
+        method, _, why = self._start.partition(": ")
+        if method == "exec" and why:
             emit(
                 "worker.fallback",
                 {"count": 1},
@@ -378,9 +379,9 @@ def _import_all(modules: tuple[str, ...]) -> None:
         importlib.import_module(module)
 
 
-def _said(failed: BaseException) -> str:
+def _text_of(raised: BaseException) -> str:
     try:
-        return f": {failed}"[:_MESSAGE_LIMIT]
+        return f": {raised}"[:_MESSAGE_LIMIT]
     except BaseException:  # its own words are anybody's code, too
         return ""
 
