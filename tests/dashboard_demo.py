@@ -25,6 +25,7 @@ from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.core.metrics.metric_store import MetricsOptions
+from dspool.corrections import uvicorn_connections
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownSession, UnknownWorker
 from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
 from dspool.supervisor.canary import Rollout
@@ -39,7 +40,6 @@ from dspool_console import Console
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
-from dspool_serve.http import connections
 from dspool_serve.pools import Settings
 
 HOSTILE = '<img src=x onerror="window.hacked=1">\'"&{{static}}'
@@ -605,7 +605,7 @@ def serve(asked: argparse.Namespace, directory: Path) -> None:
         print(json.dumps(texts), flush=True)
     audit = directory / "audit.jsonl"
     # As the service has it: a viewer that leaves ends its stream, and so does a service that stops.
-    connections.install()
+    uvicorn_connections.install()
     app = application(*pools, tokens=source, audit=audit)
     print(f"http://127.0.0.1:{asked.port}/dashboard", flush=True)
     uvicorn.run(

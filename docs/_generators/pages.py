@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from docs._generators import commands, errors, events, metrics, routes, schemas, settings
+from docs._generators import commands, corrections, errors, events, metrics, routes, schemas, settings
 
 DOCS: Final = Path(__file__).parents[1]
 BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "settings": settings.table,
     "variables": settings.other_variables,
+    "corrections": corrections.switchable,
+    "reliances": corrections.reliances,
     "commands": commands.help_texts,
     "routes": routes.table,
     "route details": routes.details,

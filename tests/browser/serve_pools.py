@@ -22,7 +22,7 @@ from dspool_serve.ingress.service import application_name
 
 async def main(address: str, state_dir: Path, config: PoolConfig, names: list[str]) -> None:
     # All processes of a Serve must see the same.
-    os.environ.update(haproxy.switches())
+    os.environ.update(haproxy.serve_variables())
     from ray import serve
 
     from dspool.pool import Pool

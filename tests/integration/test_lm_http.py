@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dspool.config import PoolConfig
+from dspool.corrections.dspy_calls import InlineHops
 from dspool.errors import (
     Cancelled,
     ModelAuthFailed,
@@ -25,7 +26,7 @@ from dspool.errors import (
     ProgramError,
 )
 from dspool.messages import ConfigureLM, Deployment, ExecuteProgram, StreamEvent, StreamProgram
-from dspool.programs.sessions.session import InlineHops, Session, SessionHost
+from dspool.programs.sessions.session import Session, SessionHost
 from dspool.testing.lm_server import LMServer, Reply
 
 INPUTS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}

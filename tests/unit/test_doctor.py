@@ -65,6 +65,18 @@ def test_another_minor_version_of_ray_or_dspy_is_a_warning_and_none_at_all_a_fai
     assert [complete(one) for one in machine.packages(none)] == ["fail", "fail"]
 
 
+def test_a_correction_that_is_off_is_a_warning_that_says_why_and_what_follows():
+    versions = {"ray": "2.60.3", "dspy": "3.4.9", "uvicorn": "0.54.0"}
+    assert levels(machine.corrections({}, versions.__getitem__)) == ["ok"]
+    (found,) = machine.corrections({"DSPOOL_CORRECTIONS": "-haproxy-leash"}, versions.__getitem__)
+    assert complete(found) == "warn"
+    assert (found.check, found.found) == ("correction haproxy-leash", "off: DSPOOL_CORRECTIONS leaves it out")
+    (found, *_) = machine.corrections({}, (versions | {"uvicorn": "0.99"}).__getitem__)
+    assert complete(found) == "warn"
+    assert "0.99 is installed" in found.found
+    assert levels(machine.corrections({"DSPOOL_CORRECTIONS": "nonsense"})) == ["fail"]
+
+
 def test_switched_off_bytecode_is_a_warning():
     assert complete(machine.bytecode({"PYTHONDONTWRITEBYTECODE": "1"})) == "warn"
     assert complete(machine.bytecode({"PYTHONDONTWRITEBYTECODE": ""})) == "ok"

@@ -11,6 +11,7 @@ import dspy
 import pytest
 
 from dspool.config import PoolConfig
+from dspool.corrections.dspy_calls import InlineHops
 from dspool.errors import (
     Cancelled,
     Conflict,
@@ -43,7 +44,7 @@ from dspool.messages import (
     StreamProgram,
 )
 from dspool.programs.adapters import adapter_named
-from dspool.programs.sessions.session import CommandResult, InlineHops, Session, SessionHost
+from dspool.programs.sessions.session import CommandResult, Session, SessionHost
 from dspool.programs.sessions.state import MAX_ENTRY_BYTES
 
 QA = {"signature": "context, question -> answer"}

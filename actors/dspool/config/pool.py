@@ -53,6 +53,8 @@ PREFIX = "DSPOOL_"
 
 OTHER_VARIABLES = {
     "DSPOOL_CONFIG": "path of the YAML file, read when no other is named",
+    "DSPOOL_CORRECTIONS": "which corrections of other libraries are made: `all` (default), `none`, names with commas "
+    "between, or each with a `-` before it to leave it out",
     "DSPOOL_TOKEN": "the access token that clients and the commands present",
     "DSPOOL_TOKENS": "access tokens of the service as JSON, beside or instead of `service.tokens_file`",
     "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",

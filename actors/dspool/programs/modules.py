@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import dspy
-from dspy.predict import best_of_n, refine
 
 from dspool.errors import InvalidRequest, NotAllowed
 from dspool.messages import JSON
@@ -18,8 +16,6 @@ from dspool.programs.imports import Imports
 from dspool.programs.models.errors import translated
 from dspool.programs.models.lm import check_overrides
 from dspool.programs.signatures import BuiltSignature
-
-log = logging.getLogger(__name__)
 
 Way = Literal["direct", "async", "thread"]
 
@@ -30,15 +26,6 @@ class Built(NamedTuple):
     way: Way
     copy: Callable[[Any], Any] | None
     """How to get a fresh module for one operation; None when a run leaves no mark on the module."""
-
-
-def _quiet(*_: object) -> None:
-    # BestOfN and Refine print the text of an attempt's exception, which holds the model's answer.
-    log.debug("an attempt of a program failed")
-
-
-setattr(best_of_n, "print", _quiet)  # noqa: B010
-setattr(refine, "print", _quiet)  # noqa: B010
 
 
 class ComparedChains(dspy.Module):

@@ -142,7 +142,7 @@ class Worker:
         )
 
     async def _listen(self) -> asyncio.Server:
-        from dspool.programs.sessions.inline_hops import InlineHops
+        from dspool.corrections.dspy_calls import InlineHops
 
         loop = asyncio.get_running_loop()
         # DSPy's async path and threaded programs share it; the loop's own default has six threads.

@@ -8,6 +8,7 @@ import time
 from typing import Any, Final
 
 from dspool.core.metrics.measures import LiveUpdate
+from dspool.corrections.uvicorn_connections import on_server_stop
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
 from dspool.messages import PoolStatus, WorkerId
 from dspool.telemetry.event_log import Seen
@@ -31,7 +32,6 @@ from dspool_console.dashboard.hub import TOPICS
 from dspool_console.dashboard.service import WORKERS_AT_ONCE, Watched
 from dspool_console.dashboard.tables import encode_table
 from dspool_serve.api.pool import look_at_all
-from dspool_serve.http.connections import when_leaving
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request, Response
 from dspool_serve.http.routing import Route
@@ -106,7 +106,7 @@ async def live(context: ConsoleContext, request: Request) -> EventStream:
     topics = frozenset(query.get("topics", "overview").split(","))
     if not topics <= frozenset(TOPICS):
         raise InvalidRequest(f"topics are {', '.join(TOPICS)}", field="topics")
-    when_leaving(request.scope, one.hub.turn_out)
+    on_server_stop(request.scope, one.hub.turn_out)
     last = request.headers.get(b"last-event-id")
     frames = one.hub.follow(topics, None if last is None else last.decode("latin-1"))
     return EventStream(frames, heartbeat_s=min(HEARTBEAT_S, context.settings.heartbeat_s))

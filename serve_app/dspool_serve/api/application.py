@@ -1,7 +1,7 @@
 """The ASGI application: finds the route, runs it, and turns every error into problem+json.
 
 A client that disconnects cancels its operation: the connection ends the task that runs this application (see
-`dspool_serve.http.connections`), or Ray Serve does where that is not installed. No watcher is paid for here.
+`dspool.corrections.uvicorn_connections`), or Ray Serve does where that is off. No watcher is paid for here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 import dspool
+from dspool.corrections.uvicorn_connections import end_with_connection
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
@@ -21,7 +22,6 @@ from dspool_serve.api.openapi import document
 from dspool_serve.api.schema import Health
 from dspool_serve.api.scrape import Scrapes
 from dspool_serve.context import Context, ServiceFacts
-from dspool_serve.http.connections import watched
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem
 from dspool_serve.http.request_trace import Answered, RequestTrace
@@ -71,7 +71,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            watched(scope)
+            end_with_connection(scope)
             request = Request(scope, receive, self._settings.body_timeout_s)
             response = await self._answer(request)
             echo = request.headers.get(b"x-request-id") if self._settings.echo_request_id else None

@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve import Application as BoundApplication
 
 from dspool.config import PoolConfig
+from dspool.corrections import uvicorn_connections
 from dspool.errors import UnknownPool
 from dspool.pool import Pool
 from dspool.telemetry import logs
@@ -20,7 +21,6 @@ from dspool_serve.access.audit import NAME as AUDIT_NAME
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import LOOPBACK_NAMES, Security
 from dspool_serve.api.application import Application
-from dspool_serve.http import connections
 from dspool_serve.pools import Pools, Settings
 
 DEPLOYMENT = "dspool-http"
@@ -75,7 +75,7 @@ class HttpIngress:
         self._settings = Settings(**settings)
         self._security = security
         # Before Serve starts the HTTP server of this replica.
-        connections.install()
+        uvicorn_connections.install()
 
     def __serve_build_asgi_app__(self) -> Application:
         pools, security = self._pools(), self._security()

@@ -24,6 +24,7 @@ import httpx
 import psutil
 
 from dspool.config import PoolConfig
+from dspool.corrections import haproxy_script
 from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerStartFailed
 from dspool_serve.ingress import haproxy, ray_dashboard
 
@@ -299,7 +300,7 @@ class Service:
 def haproxy_processes(temp_dir: Path) -> list[psutil.Process]:
     """The HAProxy processes that still run with a configuration below `temp_dir`."""
     found = []
-    for pid in haproxy.pids(temp_dir / "h"):
+    for pid in haproxy_script.pids(temp_dir / "h"):
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             if any(part.startswith(str(temp_dir)) for part in process.cmdline()):

@@ -58,6 +58,7 @@ def examine(file: Path | None, state_dir: Path | None, address: str | None = Non
     findings = [
         machine.python(),
         *machine.packages(),
+        *_guarded("corrections", machine.corrections),
         machine.bytecode(),
         *_guarded("temporary directory", machine.temporary_directory),
         *_guarded("shared memory", machine.shared_memory),

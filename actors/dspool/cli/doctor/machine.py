@@ -13,6 +13,9 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
+from dspool.corrections import RELIANCES, VARIABLE
+from dspool.corrections import states as correction_states
+from dspool.errors import ConfigError
 
 TESTED = {"ray": "2.60", "dspy": "3.4"}
 _SOCKET_LIMIT = 107
@@ -44,9 +47,34 @@ def packages(version_of: Callable[[str], str] = installed_version) -> list[Findi
         if version.split(".")[:2] == tested.split("."):
             found.append(ok(package, version))
         else:
-            meaning = f"dspool was tested with {tested}; parts of it rest on details of that version"
+            parts = ", ".join(one.part for one in RELIANCES if package in one.versions)
+            meaning = f"dspool was tested with {tested}, and rests on details of it: {parts}"
             found.append(warn(package, version, meaning, f'pip install "{package}=={tested}.*"'))
     return found
+
+
+def corrections(
+    environ: Mapping[str, str] = os.environ, version_of: Callable[[str], str] = installed_version
+) -> list[Finding]:
+    """Which corrections of other libraries are off in a service that starts in this environment."""
+    try:
+        states = correction_states(environ, version_of)
+    except ConfigError as refused:
+        return [
+            fail("corrections", refused.message, "nothing starts with it", f"correct or unset {VARIABLE}")
+        ]
+    off = [state for state in states if not state.on]
+    if not off:
+        return [ok("corrections", f"all {len(states)} are on")]
+    return [
+        warn(
+            f"correction {state.correction.name}",
+            f"off: {state.why}",
+            state.correction.without,
+            f"unset {VARIABLE}" if state.switched_off else "install a version that it holds for",
+        )
+        for state in off
+    ]
 
 
 def bytecode(environ: Mapping[str, str] = os.environ) -> Finding:

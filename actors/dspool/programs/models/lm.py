@@ -21,17 +21,16 @@ from dspy.lm15 import LM15Error
 from dspy.utils.exceptions import LMRateLimitError
 
 from dspool.config import LMProfile
+from dspool.corrections.dspy_calls import allow_connections, correct_dspy
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.messages import JSON
-from dspool.programs.models.dspy_costs import allow_connections, remember_models, remember_routes
 from dspool.programs.models.operation import current, profile_called
 from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 
 # Otherwise litellm, and DSPy's own table of models, fetch a price list from the network at their first use.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
-remember_models()
-remember_routes()
+correct_dspy()
 
 OFFLINE = "offline"
 """The name of the profile that is always there."""

@@ -35,14 +35,13 @@ from dspool.programs.models.operation import OperationScope
 from dspool.programs.program import Definition, Program, load_program, outputs_of
 from dspool.programs.sessions.code import run_code
 from dspool.programs.sessions.commands import CommandResult, SessionCommands
-from dspool.programs.sessions.inline_hops import InlineHops
 from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.state import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
 from dspool.programs.setup import configure_dspy
 from dspool.programs.sources import imported_source
 
-__all__ = ["CommandResult", "InlineHops", "Session", "SessionHost"]
+__all__ = ["CommandResult", "Session", "SessionHost"]
 
 
 class _Run(NamedTuple):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dspool.config import ImportModules, PoolConfig
+from dspool.corrections import FORK_SERVER, unknown_version
 from dspool.runtime.forkserver import handover
 from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, Place
 
@@ -47,6 +48,8 @@ def forking(config: PoolConfig, runtime_env: Mapping[str, Any], *, platform: str
         return Forking(None)
     if platform != "linux" or not hasattr(os, "pidfd_open"):
         return Forking(None, f"worker_start: fork needs Linux, this is {platform}")
+    if why := unknown_version(FORK_SERVER.versions):
+        return Forking(None, f"the fork server rests on details of Ray: {why}")
     if others := sorted(key for key in _OTHER_PYTHONS if runtime_env.get(key)):
         return Forking(None, f"the job's runtime_env has its own Python: {', '.join(others)}")
     return Forking(command(modules_of(config)))

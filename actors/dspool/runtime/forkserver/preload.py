@@ -21,7 +21,6 @@ BASE = (
 )
 """Without one of these there is no point in a parent."""
 OFTEN = (
-    "dspool.programs.sessions.inline_hops",
     "dspool.programs.sessions.streaming",
     "dspool.programs.spans",
     "dspool.telemetry.trace_export",

@@ -13,8 +13,15 @@ import uvloop
 from http_doubles import FakePool, FixedPools
 from uvicorn import config
 
+from dspool.corrections.uvicorn_connections import (
+    NOT_WATCHED_BY_SERVE,
+    SCOPE_KEY,
+    ConnectionRequests,
+    JoinedWrites,
+    end_with_connection,
+    install,
+)
 from dspool_serve.api.application import Application
-from dspool_serve.http.connections import OneWrite, Watch, install, watched
 from tests.dashboard_demo import SimulatedPool, application
 
 
@@ -40,7 +47,7 @@ class Wire:
 
 async def test_head_and_body_leave_together_and_the_next_answer_by_itself():
     wire = Wire()
-    transport = OneWrite(wire, asyncio.get_running_loop())
+    transport = JoinedWrites(wire, asyncio.get_running_loop())
     transport.write(b"head")
     transport.write(b"body")
     assert wire.pieces == []
@@ -53,7 +60,7 @@ async def test_head_and_body_leave_together_and_the_next_answer_by_itself():
 
 async def test_closing_sends_what_waits_first_and_nothing_is_sent_afterwards():
     wire = Wire()
-    transport = OneWrite(wire, asyncio.get_running_loop())
+    transport = JoinedWrites(wire, asyncio.get_running_loop())
     transport.write(b"last words")
     transport.close()
     assert wire.pieces == [b"last words"]
@@ -63,24 +70,24 @@ async def test_closing_sends_what_waits_first_and_nothing_is_sent_afterwards():
     assert transport.get_extra_info("peername") == "peername"
 
 
-async def never(watch: Watch) -> None:
-    watched({"dspool.connection": watch})
+async def never(requests: ConnectionRequests) -> None:
+    end_with_connection({"dspool.connection": requests})
     await asyncio.Event().wait()
 
 
 async def test_what_runs_on_a_connection_ends_with_it():
-    watch = Watch()
-    running = [asyncio.create_task(never(watch)) for _ in range(2)]
+    requests = ConnectionRequests()
+    running = [asyncio.create_task(never(requests)) for _ in range(2)]
     await asyncio.sleep(0)
-    watch.lost()
+    requests.connection_lost()
     await asyncio.wait(running)
     assert all(task.cancelled() for task in running)
 
 
 async def test_a_request_that_begins_after_its_connection_was_lost_ends_at_once():
-    watch = Watch()
-    watch.lost()
-    task = asyncio.create_task(never(watch))
+    requests = ConnectionRequests()
+    requests.connection_lost()
+    task = asyncio.create_task(never(requests))
     await asyncio.wait([task])
     assert task.cancelled()
 
@@ -100,6 +107,34 @@ async def serving(application, monkeypatch) -> AsyncIterator[tuple[uvicorn.Serve
     yield server, server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await running
+
+
+async def hello(scope, receive, send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize("choice", ["uvicorn-accept", "uvicorn-one-write", "serve-disconnect"])
+async def test_each_correction_comes_alone(choice, monkeypatch):
+    monkeypatch.setenv("DSPOOL_CORRECTIONS", choice)
+    scopes = []
+
+    async def application(scope, receive, send) -> None:
+        scopes.append(scope)
+        await hello(scope, receive, send)
+
+    async with serving(application, monkeypatch) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 5)).startswith(b"HTTP/1.1 200")
+        (connection,) = server.server_state.connections
+        made = {
+            "uvicorn-accept": hasattr(server.server_state, "acceptor"),
+            "uvicorn-one-write": isinstance(connection.transport, JoinedWrites),
+            "serve-disconnect": SCOPE_KEY in scopes[0] and NOT_WATCHED_BY_SERVE in scopes[0]["headers"],
+        }
+        writer.close()
+    assert [name for name, yes in made.items() if yes] == [choice]
 
 
 async def test_a_server_that_stops_does_not_wait_for_viewers_of_the_dashboard(monkeypatch):
@@ -170,11 +205,11 @@ def test_connections_that_come_together_are_let_in_together_and_served(monkeypat
 def test_a_server_that_has_closed_its_port_lets_nobody_in(monkeypatch):
     async def close() -> None:
         async with serving(Application(FixedPools(FakePool())), monkeypatch) as (server, port):
-            door = server.server_state.door
+            acceptor = server.server_state.acceptor
             for one in server.servers:
                 one.close()
             await asyncio.sleep(0)
-            door.let_in()
+            acceptor.accept_all()
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", port)
 

@@ -14,7 +14,7 @@ from dspy._vendor.lm15.transports._url import parse_url
 from dspy.clients import backend_selection, capabilities, costs, execution, model_metadata
 
 from dspool.config import LMProfile
-from dspool.programs.models.dspy_costs import choosing_once, remembering, routing_once, take_free_slots
+from dspool.corrections.dspy_calls import choosing_once, remembering, routing_once, taking_free_slots
 from dspool.programs.models.lm import LMs
 from dspool.testing.lm_server import LMServer
 
@@ -101,7 +101,7 @@ def test_the_environment_is_asked_for_a_proxy_once_a_host():
 async def test_a_free_connection_is_taken_without_waiting_and_the_last_one_is_waited_for():
     pool = _async._AsyncConnectionPool(1)
     before = len(asyncio.all_tasks())
-    step = take_free_slots(_async._AsyncConnectionPool.acquire_slot.__wrapped__)(pool, 5.0)
+    step = taking_free_slots(_async._AsyncConnectionPool.acquire_slot.__wrapped__)(pool, 5.0)
     with pytest.raises(StopIteration):
         step.send(None)
     assert len(asyncio.all_tasks()) == before

@@ -1,0 +1,244 @@
+"""What one call of a model costs in DSPy beside the model, how many run at once, and what it prints.
+
+Each correction looks for what it changes by name and leaves it alone where it is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+import functools
+import importlib
+import logging
+import sys
+import threading
+import types
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, cast
+
+from dspool.corrections import active
+from dspool.errors import type_of
+
+log = logging.getLogger(__name__)
+
+_MODEL_TABLE_USERS = ("dspy.clients.costs", "dspy.clients.capabilities")
+_REMEMBERED = 512
+_SHORT_HOPS = frozenset(
+    {
+        ("dspy.clients.execution", "prepare"),
+        ("dspy.clients.execution", "_price_result"),
+        ("dspy.clients.capabilities", "capabilities"),
+        ("dspy.clients.engines.lm15_engine", "_target"),
+    }
+)
+"""By module and name. The cache's functions are not among them: they may read and write files."""
+
+_lock = threading.Lock()
+_connections = 100
+"""Connections of one engine, as DSPy has it."""
+
+
+def correct_dspy() -> None:
+    """Make the corrections that are on and need no setting. A second time changes nothing."""
+    if active("dspy-model-table"):
+        _remember_models()
+    if active("dspy-engine-choice"):
+        for name in ("dspy.clients.execution", "dspy.clients.capabilities"):
+            _replace(_module(name), "select_backend", choosing_once)
+        _replace(_module("dspy.clients.capabilities"), "resolve", resolving_once)
+    if active("dspy-proxy-route"):
+        for name in ("_async", "_sync"):
+            _replace(_module(f"dspy._vendor.lm15.transports.{name}"), "proxy_route_for", routing_once)
+    if active("dspy-free-connection"):
+        pool = getattr(_module("dspy._vendor.lm15.transports._async"), "_AsyncConnectionPool", None)
+        _replace(pool, "acquire_slot", taking_free_slots)
+    if active("dspy-attempt-output"):
+        for name in ("dspy.predict.best_of_n", "dspy.predict.refine"):
+            if (module := _module(name)) is not None:
+                module.print = _log_attempt
+
+
+def allow_connections(count: int) -> None:
+    """Let each LM hold at least `count` connections at once: otherwise the 101st slot waits for one of 100."""
+    global _connections
+    if not active("dspy-connection-limit"):
+        return
+    with _lock:
+        execution = _module("dspy.clients.execution")
+        config: Any = getattr(execution, "RouterConfig", None)
+        plain: Any = getattr(config, "func", config)
+        if count <= _connections or "max_connections" not in getattr(plain, "__dataclass_fields__", ()):
+            return
+        _connections = count
+        execution.RouterConfig = functools.partial(plain, max_connections=count)
+
+
+# --- looked up once ---------------------------------------------------------------------------------
+
+
+def _remember_models() -> None:
+    look_up = getattr(_module("dspy.clients.model_metadata"), "model_info", None)
+    for user in map(_module, _MODEL_TABLE_USERS):
+        if look_up is not None and getattr(user, "model_info", None) is look_up:
+            user.model_info = remembering(look_up)
+
+
+def remembering(look_up: Any) -> Any:
+    """`look_up`, called once for each model. Each caller gets a copy of its own."""
+
+    @functools.lru_cache(maxsize=_REMEMBERED)
+    def once(provider: str, model: str, namespaces: tuple[str, ...] | None) -> dict[str, Any]:
+        info: dict[str, Any] = look_up(provider, model, namespaces=namespaces)
+        return info
+
+    @functools.wraps(look_up)
+    def model_info(provider: str, model: str, *, namespaces: Any = None) -> dict[str, Any]:
+        return dict(once(provider, model, None if namespaces is None else tuple(namespaces)))
+
+    return model_info
+
+
+def choosing_once(select_backend: Any) -> Any:
+    """`select_backend`, called once for each LM and what decides: model, provider list and client settings.
+
+    Only for LMs that must use the native engine; for others variables of the environment decide too.
+    """
+    client_keys: frozenset[str] = getattr(
+        _module("dspy.clients.backend_selection"), "CLIENT_KEYS", frozenset()
+    )
+
+    @functools.wraps(select_backend)
+    def select(lm: Any, options: Any = None) -> Any:
+        if getattr(lm, "_engine_spec", None) != "lm15":
+            return select_backend(lm, options)
+        clients = {
+            key: value for key, value in {**lm.kwargs, **(options or {})}.items() if key in client_keys
+        }
+        key = (lm.model, lm.model_type, getattr(lm, "_providers", None), clients)
+        choice = lm.__dict__.get("_dspool_backend")
+        if choice is None or choice[0] != key:
+            choice = lm._dspool_backend = (key, select_backend(lm, options))
+        return dataclasses.replace(choice[1], clients=dict(choice[1].clients))
+
+    return select
+
+
+def resolving_once(resolve: Any) -> Any:
+    """`resolve`, called once for each model that is called the usual way."""
+
+    @functools.lru_cache(maxsize=_REMEMBERED)
+    def once(model: str, model_type: str) -> Any:
+        return resolve(types.SimpleNamespace(model=model, model_type=model_type))
+
+    @functools.wraps(resolve)
+    def resolved(lm: Any) -> Any:
+        return resolve(lm) if getattr(lm, "_providers", None) else once(lm.model, lm.model_type)
+
+    return resolved
+
+
+def routing_once(proxy_route_for: Any) -> Any:
+    """`proxy_route_for`, called once for each host. Proxy variables that change later do not count."""
+    routes: dict[tuple[Any, ...], Any] = {}
+
+    @functools.wraps(proxy_route_for)
+    def route(parsed: Any, *, proxy: Any, trust_env: bool) -> Any:
+        key = (parsed.scheme, parsed.host, parsed.port, proxy, trust_env)
+        if key not in routes:
+            if len(routes) >= _REMEMBERED:
+                routes.clear()
+            routes[key] = proxy_route_for(parsed, proxy=proxy, trust_env=trust_env)
+        return routes[key]
+
+    return route
+
+
+def taking_free_slots(acquire_slot: Any) -> Any:
+    """`acquire_slot` of a pool of connections; with one free there is nothing to wait for, so no task and no timer."""
+
+    @functools.wraps(acquire_slot)
+    async def acquire(self: Any, timeout: float | None = None) -> None:
+        if self._closed or self._slot.locked():
+            await acquire_slot(self, timeout)
+        else:
+            await self._slot.acquire()
+
+    return acquire
+
+
+def _replace(owner: Any, name: str, wrap: Any) -> None:
+    original = getattr(owner, name, None)
+    if original is not None and not hasattr(original, "__wrapped__"):
+        setattr(owner, name, wrap(original))
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _log_attempt(*_: object) -> None:
+    log.debug("an attempt of a program failed")
+
+
+# --- short hops -------------------------------------------------------------------------------------
+
+
+class InlineHops(ThreadPoolExecutor):
+    """For `loop.set_default_executor(...)`: runs DSPy's own short hops where they are, and everything else in threads.
+
+    What is returned for a short one is a finished asyncio future: awaiting that does not even leave the current step of
+    the loop.
+    """
+
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self._short = _SHORT_HOPS if active("dspy-short-hops") else frozenset()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if not kwargs and self._is_short(fn, args):
+            return cast("Future[Any]", _run_here(fn, args))
+        return super().submit(_arriving, fn, args, kwargs)
+
+    def _is_short(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        # asyncio.to_thread(f, ...) submits partial(context.run, f, ...).
+        if not isinstance(fn, functools.partial) or args or not fn.args:
+            return False
+        target = fn.args[0]
+        if type(getattr(fn.func, "__self__", None)) is not contextvars.Context:
+            return False
+        key = (getattr(target, "__module__", ""), getattr(target, "__name__", ""))
+        if key not in self._short:
+            return False
+        if key[1] == "capabilities":
+            # Asked about a model of litellm it imports litellm first, which takes seconds.
+            engine = getattr(fn.args[1], "engine", None) if len(fn.args) > 1 else None
+            return engine != "litellm" or "litellm" in sys.modules
+        return True
+
+
+def _arriving(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as stop:
+        # asyncio's future does not take it from the thread's, and whoever awaits that would wait for ever.
+        raise RuntimeError(f"{type_of(stop)} was raised in a thread") from stop
+
+
+def _run_here(fn: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+    done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    try:
+        done.set_result(fn(*args))
+    except StopIteration as stop:
+        # A future refuses StopIteration, as it would end the coroutine that awaits it.
+        done.set_exception(RuntimeError(f"{fn!r} raised {type_of(stop)}"))
+    except Exception as raised:
+        done.set_exception(raised)
+    return done
+
+
+__all__ = ["InlineHops", "allow_connections", "correct_dspy"]

@@ -1,0 +1,188 @@
+"""The script that Ray Serve starts in place of HAProxy: it corrects what Serve wrote, and then becomes HAProxy.
+
+Serve 2.60 starts HAProxy (`RAY_SERVE_HAPROXY_BINARY_PATH`) with a configuration from a fixed template.
+
+- `haproxy-loopback`: the metrics and statistics pages are bound to 127.0.0.1, not to all interfaces.
+- `haproxy-leash`: HAProxy ends with the process that started it (Linux), and its pid is written down, so that
+  `dspool down` can end it where that is not possible.
+- `haproxy-frontend`: TLS; a bound on how slowly a request may come in (HAProxy collects a body of up to one buffer,
+  16 KiB, so that a slow client never reaches a replica); problem+json for what HAProxy itself refuses; and
+  `x-request-timeout-seconds` under a name that Serve does not answer by itself in plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import ssl
+import stat
+import sys
+from pathlib import Path
+
+from dspool.corrections import active
+from dspool.errors import ConfigError
+
+PIDS = "haproxy.pids"
+_SCRIPT = """#!/bin/sh
+# Ray Serve starts this in place of HAProxy; see dspool/corrections/haproxy_script.py.
+{note_pid}
+previous=
+for argument in "$@"; do
+    if [ "$previous" = -f ]; then
+        {edits}
+    fi
+    previous=$argument
+done
+exec {leash} {binary} "$@"
+"""
+_LOOPBACK = """sed -i -e 's/^ *bind :{metrics_port}$/    bind 127.0.0.1:{metrics_port}/' \\
+               -e 's/^ *bind \\*:{stats_port}$/    bind 127.0.0.1:{stats_port}/' "$argument"
+"""
+_INSERT = """# Once only: HAProxy is started with the same file to check it and to run it.
+        grep -q '^# dspool$' "$argument" || sed -i -e '/^frontend http_frontend$/,/^ *bind /{{
+            /^ *bind /{{
+                {tls}
+                r {frontend}
+            }}
+        }}' -e '$a # dspool' "$argument"
+"""
+_LEASH = """
+import ctypes, os, signal, sys
+try:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+except (AttributeError, OSError):
+    pass
+# Who died before that can send no more signals.
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes HAProxy, which the kernel ends together with its parent (`PR_SET_PDEATHSIG`), however that ends."""
+_FRONTEND = """    timeout http-request {request_s}s
+    option http-buffer-request
+    http-request set-header x-dspool-timeout-seconds %[req.hdr(x-request-timeout-seconds)] \
+if {{ req.hdr(x-request-timeout-seconds) -m found }}
+    http-request del-header x-request-timeout-seconds
+"""
+_STRICT = "    http-response set-header strict-transport-security max-age=31536000\n"
+_REFUSALS = {
+    400: ("Bad Request", "malformed_request", "The request cannot be read"),
+    408: ("Request Timeout", "request_too_slow", "The request took too long to arrive"),
+    502: ("Bad Gateway", "ingress_failed", "The service did not answer"),
+    503: ("Service Unavailable", "rejected", "No part of the service can take the request now"),
+    504: ("Gateway Timeout", "deadline_exceeded", "The service did not answer in time"),
+}
+"""What HAProxy answers by itself, and the problem that is made of it. What cannot be read as HTTP at all, and a head
+that comes too slowly, it refuses in its own words all the same (400 and 408 in HTML)."""
+
+
+def write(
+    directory: Path,
+    haproxy: str,
+    *,
+    metrics_port: int,
+    stats_port: int,
+    request_s: float,
+    tls: tuple[Path, Path] | None,
+) -> Path | None:
+    """The script, in `directory`, with the corrections that are on; None when none is.
+
+    Args:
+        haproxy: the real one.
+        metrics_port, stats_port: those of Serve's two pages.
+        request_s: how long a client may take to send a request's head and first 16 KiB.
+        tls: certificate chain and private key.
+
+    Raises:
+        ConfigError: TLS is not possible, or the certificate and the key do not fit.
+    """
+    loopback, leash, frontend = map(active, ("haproxy-loopback", "haproxy-leash", "haproxy-frontend"))
+    if tls is not None and not frontend:
+        raise ConfigError(
+            "TLS is a part of the correction haproxy-frontend, which is off; `dspool doctor` says why",
+            key="service.tls_cert",
+        )
+    if not (loopback or leash or frontend):
+        return None
+    edits = ""
+    if loopback:
+        edits += _LOOPBACK.format(metrics_port=metrics_port, stats_port=stats_port)
+    if frontend:
+        file = directory / "frontend.cfg"
+        file.write_text(
+            _FRONTEND.format(request_s=max(1, math.ceil(request_s)))
+            + ("" if tls is None else _STRICT)
+            + _error_files(directory)
+        )
+        edits += _INSERT.format(frontend=file, tls=_tls_command(directory, tls))
+    script = directory / "haproxy"
+    script.write_text(
+        _SCRIPT.format(
+            note_pid=f"echo $$ >> {shlex.quote(str(directory / PIDS))}" if leash else "",
+            edits=edits or ":",
+            leash=f'{shlex.quote(sys.executable)} -I -S -c {shlex.quote(_LEASH)} "$PPID"' if leash else "",
+            binary=shlex.quote(haproxy),
+        )
+    )
+    script.chmod(0o700)
+    return script
+
+
+def pids(directory: Path) -> list[int]:
+    """The HAProxy processes ever started with the script in `directory`; most are gone."""
+    try:
+        return [int(line) for line in (directory / PIDS).read_text().split() if line.isdigit()]
+    except OSError:
+        return []
+
+
+def _error_files(directory: Path) -> str:
+    lines = []
+    for status, (phrase, code, detail) in _REFUSALS.items():
+        problem = {
+            "type": f"urn:dspool:problem:{code}",
+            "title": phrase,
+            "status": status,
+            "detail": detail,
+            "code": code,
+        }
+        body = json.dumps(problem)
+        head = [
+            f"HTTP/1.1 {status} {phrase}",
+            f"content-length: {len(body)}",
+            "content-type: application/problem+json",
+            "cache-control: no-store",
+            "x-content-type-options: nosniff",
+            "connection: close",
+        ]
+        if status == 503:
+            head.append("retry-after: 1")
+        file = directory / f"{status}.http"
+        file.write_bytes("\r\n".join([*head, "", body]).encode())
+        lines.append(f"    errorfile {status} {file}\n")
+    return "".join(lines)
+
+
+def _tls_command(directory: Path, tls: tuple[Path, Path] | None) -> str:
+    """The `sed` command that makes the frontend speak TLS."""
+    if tls is None:
+        return ""
+    certificate, key = tls
+    try:
+        # Also proves that the two belong together.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: b"")
+        if key.stat().st_mode & stat.S_IRWXO:
+            raise ConfigError(f"{key} may be read by everybody; chmod 600 it", key="service.tls_key")
+        both = certificate.read_bytes() + b"\n" + key.read_bytes()
+    except (OSError, ssl.SSLError) as failed:
+        raise ConfigError(
+            f"TLS with {certificate} and {key} is not possible: {failed.strerror or type(failed).__name__}",
+            key="service.tls_cert",
+        ) from failed
+    pem = directory / "tls.pem"
+    pem.touch(mode=0o600)
+    pem.write_bytes(both)
+    return f"s#$# ssl crt {pem} alpn h2,http/1.1 ssl-min-ver TLSv1.2#"
+
+
+__all__ = ["pids", "write"]
