@@ -39,7 +39,8 @@ from dspool_serve.api import ROUTES
 from dspool_serve.api.application import Application
 from dspool_serve.api.idempotency import keyed
 from dspool_serve.http.problems import problem
-from dspool_serve.http.requests import ALWAYS, Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import ALWAYS, Response
 from dspool_serve.pools import Settings
 
 PATHS = {

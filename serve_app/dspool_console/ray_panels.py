@@ -19,7 +19,8 @@ from dspool.core.metrics.measures import HistoryView, Point
 from dspool.errors import PoolError
 from dspool_console.charts import Line, Unit, chart
 from dspool_serve.context import Context
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 from dspool_serve.ingress.ray_dashboard import PREFIX
 from dspool_serve.pools import Pools

@@ -13,7 +13,8 @@ from dspool_serve.api.common import optional_body
 from dspool_serve.api.pool import pause_pool, resize_pool, resume_pool
 from dspool_serve.api.programs import roll_back_pool_program
 from dspool_serve.api.schema import WarmRequest, WorkerGone
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Handler, Route
 
 GONE_S: Final = 2.0

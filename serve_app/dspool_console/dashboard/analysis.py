@@ -36,7 +36,8 @@ from dspool_console.dashboard.replay import (
 from dspool_console.dashboard.service import Watched
 from dspool_console.dashboard.tables import rows_of
 from dspool_console.dashboard.traces import is_of, listed, waterfall
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 PROGRESS_SHOWN: Final = 500

@@ -14,8 +14,9 @@ from dspool.errors import InvalidRequest, NotAllowed, PoolNotReady
 from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.files import packed_json
 from dspool_console.dashboard.service import Watched
-from dspool_serve.http import bodies
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http import requests
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 
 T = TypeVar("T")
 
@@ -79,8 +80,8 @@ def range_of(query: dict[str, str], default_s: float = 300.0) -> Range:
 
 
 def number(query: dict[str, str], name: str, default: float, least: float, most: float) -> float:
-    """As `bodies.number`; a field of a form that was left empty counts as not given."""
-    return bodies.number(query, name, default, least=least, most=most) if query.get(name) else default
+    """As `requests.number`; a field of a form that was left empty counts as not given."""
+    return requests.number(query, name, default, least=least, most=most) if query.get(name) else default
 
 
 def ordinal_of(query: dict[str, str]) -> int | None:

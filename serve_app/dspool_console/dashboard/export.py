@@ -26,7 +26,8 @@ from dspool_console.dashboard.common import (
 from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.report import ReportFacts, report
 from dspool_console.dashboard.tables import rows_of
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dspool_serve.http.problems import RouteNotFound
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 
 STATIC: Final = Path(__file__).with_name("static")
 PREFIX: Final = "/dashboard/static"

@@ -17,7 +17,7 @@ import msgspec
 
 from dspool.errors import PoolNotReady
 from dspool_console.dashboard.changes import EVERYBODY, Changes
-from dspool_serve.http.problems import problem_body, told
+from dspool_serve.http.problems import pool_error_of, problem_body
 
 EVERY_S: Final = 1.0
 ANSWER_S: Final = 4.0
@@ -148,7 +148,7 @@ class Hub:
         except Exception as failed:
             if not self._failing:
                 self._failing = True
-                error = _LATE if isinstance(failed, TimeoutError) else told(failed)
+                error = _LATE if isinstance(failed, TimeoutError) else pool_error_of(failed)
                 self._publish([(EVERYBODY, "error", problem_body(error))])
 
     def _publish(self, found: list[tuple[str, str, Any]]) -> None:

@@ -14,8 +14,8 @@ from dspool_console.dashboard import files
 from dspool_console.dashboard.context import ConsoleContext
 from dspool_console.dashboard.csrf import guarded
 from dspool_serve.access.logins import cookie_of, end
-from dspool_serve.http.bodies import decode
-from dspool_serve.http.requests import Login, Request, Response
+from dspool_serve.http.requests import Login, Request, decode
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 WRONG_AT_ONCE: Final = 20

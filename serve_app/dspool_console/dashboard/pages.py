@@ -33,7 +33,8 @@ from dspool_console.dashboard.service import WORKERS_AT_ONCE, Watched
 from dspool_console.dashboard.tables import encode_table
 from dspool_serve.api.pool import look_at_all
 from dspool_serve.http.event_stream import EventStream
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 HEARTBEAT_S: Final = 10.0

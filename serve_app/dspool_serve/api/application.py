@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+import time
+from typing import Any, Protocol
 
 import msgspec
 
 import dspool
 from dspool.corrections.uvicorn_connections import end_with_connection
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
+from dspool.telemetry import trace_names as names
+from dspool.telemetry.tracing import NOT_TRACED, Tracing, traceparent_of
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.idempotency import keyed
@@ -24,12 +27,14 @@ from dspool_serve.api.scrape import Scrapes
 from dspool_serve.context import Context, ServiceFacts
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem
-from dspool_serve.http.request_trace import Answered, RequestTrace
-from dspool_serve.http.requests import Receive, Request, Response, Scope, Send, respond
+from dspool_serve.http.requests import Receive, Request, Scope
+from dspool_serve.http.responses import Response, Send, respond
 from dspool_serve.http.routing import Route, Router
 from dspool_serve.pools import Pools, Settings
 
 log = logging.getLogger("dspool.http")
+
+Answer = Response | EventStream
 
 
 class Extension(Protocol):
@@ -85,7 +90,7 @@ class Application:
             # Nothing is served over WebSocket: closing before accepting is a 403.
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _answer(self, request: Request) -> Response | EventStream:
+    async def _answer(self, request: Request) -> Answer:
         # Paths hold names that users gave: our log gets the route's own.
         where = "no route"
         try:
@@ -128,18 +133,67 @@ class Application:
                 return
 
 
-async def _traced(context: Context, request: Request, route: Route) -> Answered:
+class RequestTrace:
+    """The span of one HTTP request, if it is traced. That is decided when an operation is about to be run for it."""
+
+    __slots__ = ("_began", "_decided", "_route", "_span", "_tracing")
+
+    def __init__(self, tracing: Tracing, route: Route) -> None:
+        self._tracing, self._route = tracing, route
+        self._began = time.monotonic()
+        self._span: Any = None
+        self._decided = False
+
+    def traceparent(self, given: str | None) -> str | None:
+        """What the operation is run with: below this request's span, or marked as not traced."""
+        tracing = self._tracing
+        if not self._decided:
+            self._decided = True
+            if tracing.wanted(given):
+                attributes = {names.HTTP_METHOD: self._route.method, names.HTTP_ROUTE: self._route.path}
+                name = names.REQUEST.format(method=self._route.method, route=self._route.path)
+                self._span = tracing.start(name, attributes, parent=given, kind="SERVER", at=self._began)
+        if self._span is not None:
+            return traceparent_of(self._span)
+        return NOT_TRACED if given is None else given
+
+    def end(self, answer: Answer) -> Answer:
+        """The span ends, that of a stream with it; the caller learns the trace in the answer's `traceparent`."""
+        if self._span is None:
+            return answer
+        self._span.set_attribute(names.HTTP_STATUS, answer.status)
+        header = (b"traceparent", traceparent_of(self._span).encode())
+        if isinstance(answer, EventStream):
+            answer.headers = (*answer.headers, header)
+            answer.on_end.append(lambda: self._tracing.end(self._span))
+            return answer
+        self._tracing.end(self._span)
+        return answer._replace(headers=(*answer.headers, header))
+
+    def fail(self, error: BaseException) -> Answer:
+        """The span ends with `error`, and the answer names both. Raises `error` if it is not the caller's to see."""
+        if self._span is None:
+            raise error
+        if not isinstance(error, PoolError) or isinstance(error, InternalError):
+            self._tracing.end(self._span, error=error)
+            raise error
+        answer = problem(error)
+        self._span.set_attribute(names.ERROR_TYPE, error.code)
+        return self.end(answer)
+
+
+async def _traced(context: Context, request: Request, route: Route) -> Answer:
     """What `route` answers, within the request's span if its pool traces it."""
-    pool = request.params.get("pool")
-    # Of a pool that is not there nothing is said here: first the handler looks who asks.
-    tracing = context.pools.get(pool).tracing if pool is not None and pool in context.pools.names() else None
+    name = request.params.get("pool")
+    # Whether there is such a pool is not said here: the handler first looks at who asks.
+    tracing = context.pools.get(name).tracing if name is not None and name in context.pools.names() else None
     if tracing is None:
         return await route.handler(context, request)
     trace = request.trace = RequestTrace(tracing, route)
     try:
-        return trace.answered(await route.handler(context, request))
+        return trace.end(await route.handler(context, request))
     except BaseException as error:
-        return trace.failed(error)
+        return trace.fail(error)
 
 
 def _refuse_other_sites(request: Request) -> None:

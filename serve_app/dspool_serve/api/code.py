@@ -10,7 +10,8 @@ from dspool_serve.api.common import RUN, answer_json, body_of, deadline, pool_of
 from dspool_serve.api.schema import CodeRequest, CodeResponse, Timings
 from dspool_serve.api.sessions import SESSION
 from dspool_serve.context import Context
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 _code_body = msgspec.json.Decoder(CodeRequest)

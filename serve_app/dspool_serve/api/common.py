@@ -13,9 +13,9 @@ from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
 from dspool.protocols import CallerView, ClusterPool
 from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
 from dspool_serve.context import Context
-from dspool_serve.http.bodies import decode
 from dspool_serve.http.event_stream import EventStream, event, stream_event
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request, decode
+from dspool_serve.http.responses import Response
 
 T = TypeVar("T")
 

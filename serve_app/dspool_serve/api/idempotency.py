@@ -22,8 +22,9 @@ from dspool.protocols import PoolStorage
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
-from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, problem, told
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, pool_error_of, problem
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Handler, Route
 
 log = logging.getLogger("dspool.http")
@@ -101,7 +102,7 @@ async def _work(context: Context, request: Request, handler: Handler, held: _Hel
     try:
         answer: Response | EventStream = await handler(context, request)
     except Exception as failed:
-        answer = problem(told(failed))
+        answer = problem(pool_error_of(failed))
     if isinstance(answer, EventStream):
         _Recording(answer, held)
         return answer

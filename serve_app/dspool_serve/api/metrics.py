@@ -13,8 +13,8 @@ from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
 from dspool_serve.api.common import POOL, pool_of
 from dspool_serve.context import Context
-from dspool_serve.http.bodies import number
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request, number
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 ANSWER_S: Final = 5.0

@@ -39,7 +39,8 @@ from dspool_serve.api.schema import (
 )
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream, event
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 STATUS_TIMEOUT_S = 5.0

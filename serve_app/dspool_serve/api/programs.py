@@ -42,10 +42,10 @@ from dspool_serve.api.schema import (
     RollbackRequest,
 )
 from dspool_serve.context import Context
-from dspool_serve.http.bodies import decode
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem_body
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request, decode
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 _execute_body = msgspec.json.Decoder(ExecuteRequest)

@@ -11,7 +11,8 @@ from dspool.errors import PoolError
 from dspool.telemetry.exposition import CONTENT_TYPE, expose
 from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.context import Context
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 from dspool_serve.pools import Pools
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dspool.errors import PoolNotReady
-from dspool_serve.api import docs_page
 from dspool_serve.api.common import answer_json
 from dspool_serve.api.pool import look_at_all
 from dspool_serve.api.schema import Health, Readiness
 from dspool_serve.context import Context
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
+
+_TYPES = {".html": b"text/html; charset=utf-8", ".js": b"text/javascript", ".css": b"text/css"}
+_POLICY = (
+    b"content-security-policy",
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+)
+"""Only what this service itself serves: a description that held markup could do nothing with it."""
 
 
 async def healthz(context: Context, request: Request) -> Response:
@@ -32,15 +42,22 @@ async def openapi(context: Context, request: Request) -> Response:
 
 
 async def docs(context: Context, request: Request) -> Response:
-    return docs_page.file("docs.html")
+    return _packaged("docs.html")
 
 
 async def docs_script(context: Context, request: Request) -> Response:
-    return docs_page.file("docs.js")
+    return _packaged("docs.js")
 
 
 async def docs_style(context: Context, request: Request) -> Response:
-    return docs_page.file("docs.css")
+    return _packaged("docs.css")
+
+
+@cache
+def _packaged(name: str) -> Response:
+    """A file of the pages of `/docs`, which need nothing from the internet."""
+    path = Path(__file__).with_name("static") / name
+    return Response(200, path.read_bytes(), _TYPES[path.suffix], (_POLICY,))
 
 
 ROUTES: tuple[Route, ...] = (

@@ -56,7 +56,8 @@ from dspool_serve.api.schema import (
 )
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 MAX_HISTORY = 1000

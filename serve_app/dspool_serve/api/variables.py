@@ -11,7 +11,8 @@ from dspool_serve.api.common import CHANGE, LOOK, PAGE, answer_json, body_of, cu
 from dspool_serve.api.schema import Variable, VariableList, VariableRequest
 from dspool_serve.api.sessions import SESSION
 from dspool_serve.context import Context
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 _variable_body = msgspec.json.Decoder(VariableRequest)

@@ -21,7 +21,8 @@ from dspool_serve.api.common import (
 )
 from dspool_serve.api.schema import GoneRequest, WorkerGone, WorkerList
 from dspool_serve.context import Context
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 _gone_body = msgspec.json.Decoder(GoneRequest)

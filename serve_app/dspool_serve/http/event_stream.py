@@ -15,8 +15,8 @@ import msgspec
 
 from dspool.errors import DeadlineExceeded
 from dspool.messages import StreamEvent
-from dspool_serve.http.problems import problem, told
-from dspool_serve.http.requests import ALWAYS, Response, Send, respond
+from dspool_serve.http.problems import pool_error_of, problem
+from dspool_serve.http.responses import ALWAYS, Response, Send, respond
 
 EVENT_STREAM = b"text/event-stream"
 COMMENT = b": heartbeat\n\n"
@@ -30,7 +30,7 @@ _ON_EVERY_STREAM = (
 )
 
 
-_TOO_LATE = DeadlineExceeded("the stream did not end within the time that the request allowed")
+_DEADLINE_PASSED = DeadlineExceeded("the stream did not end within the time that the request allowed")
 
 
 def event(name: str, data: Any, id: int | None = None) -> bytes:
@@ -39,20 +39,20 @@ def event(name: str, data: Any, id: int | None = None) -> bytes:
     return b"%bevent: %b\ndata: %b\n\n" % (number, name.encode(), _encode(data))
 
 
-def stream_event(said: StreamEvent) -> bytes:
-    """What a program says on the way, as its client reads it."""
-    if said.kind == "token":
-        return event("token", {"field": said.field, "text": said.value})
-    if said.kind == "field":
-        return event("field", {"field": said.field, "value": said.value})
-    return event("status", {"text": said.value})
+def stream_event(part: StreamEvent) -> bytes:
+    """A part of a program's output, as its client reads it."""
+    if part.kind == "token":
+        return event("token", {"field": part.field, "text": part.value})
+    if part.kind == "field":
+        return event("field", {"field": part.field, "value": part.value})
+    return event("status", {"text": part.value})
 
 
 class EventStream:
     """An answer of `text/event-stream`.
 
-    Until the first event is there nothing is sent, so that what is refused is answered with its own status. But no
-    longer than one heartbeat: from then on an error can only be told as an `error` event, which ends the stream.
+    Nothing is sent until the first event is there, so that a refusal has a status of its own. But no longer than one
+    heartbeat: from then on an error is an `error` event, which ends the stream.
     """
 
     status = 200
@@ -61,47 +61,47 @@ class EventStream:
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
         """Further headers of the answer."""
         self.on_end: list[Callable[[], None]] = []
-        """Are told when the stream ended, however it did."""
+        """Called when the stream ended, however it did."""
+        self.on_sent: Callable[[bytes], None] | None = None
+        """Called with every event that was sent."""
+        self.on_refused: Callable[[Response], None] | None = None
+        """Called with the answer that was given in place of a stream."""
         self.before_close: Callable[[], Awaitable[None]] | None = None
-        """Is waited for before the client learns that a stream, or the refusal in its place, is complete."""
+        """Awaited before the client learns that a stream, or the refusal in its place, is complete."""
         self.until: float | None = None
-        """When it ends with an error, by the loop's time, as any request whose deadline passed."""
+        """The deadline, by the loop's time: the stream then ends with an error."""
         self._events = events
         self._heartbeat_s = heartbeat_s
         self._started = False
         self._quiet = True
         # Held around each send: a heartbeat must not come between the head of the answer and its first event.
-        self._writing = asyncio.Lock()
-        self.on_sent: Callable[[bytes], None] | None = None
-        """Hears of every event that was sent."""
-        self.on_refused: Callable[[Response], None] | None = None
-        """Hears of the answer that was given in place of a stream."""
+        self._write_lock = asyncio.Lock()
 
     async def send(self, send: Send, request_id: bytes | None = None) -> None:
-        heart = asyncio.get_running_loop().create_task(self._beat(send, request_id))
+        heartbeat = asyncio.get_running_loop().create_task(self._beat(send, request_id))
         try:
             try:
                 async with asyncio.timeout_at(self.until) as limit, aclosing(self._events) as events:
-                    async for one in events:
-                        await self._write(send, one, request_id)
+                    async for part in events:
+                        await self._write(send, part, request_id)
             except Exception as failed:
-                answer = problem(_TOO_LATE if limit.expired() else told(failed))
+                answer = problem(_DEADLINE_PASSED if limit.expired() else pool_error_of(failed))
                 if await self._refuse(send, answer, request_id):
                     return
                 await self._write(send, b"event: error\ndata: %b\n\n" % answer.body, request_id)
             if self.before_close is not None:
                 await self.before_close()
         finally:
-            heart.cancel()
-            for hear in self.on_end:
-                hear()
-        async with self._writing:
+            heartbeat.cancel()
+            for callback in self.on_end:
+                callback()
+        async with self._write_lock:
             await self._start(send, request_id)
             await send({"type": "http.response.body", "body": b""})
 
     async def _refuse(self, send: Send, answer: Response, request_id: bytes | None) -> bool:
         """Answer in the place of the stream; false if that has begun."""
-        async with self._writing:
+        async with self._write_lock:
             if self._started:
                 return False
             self._started = True
@@ -113,7 +113,7 @@ class EventStream:
             return True
 
     async def _write(self, send: Send, data: bytes, request_id: bytes | None) -> None:
-        async with self._writing:
+        async with self._write_lock:
             self._quiet = False
             await self._start(send, request_id)
             await send({"type": "http.response.body", "body": data, "more_body": True})

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dspool.errors import CallerError, Conflict, InternalError, PoolError, UnknownName
-from dspool_serve.http.requests import Response
+from dspool_serve.http.responses import Response
 
 log = logging.getLogger("dspool.http")
 
@@ -131,8 +131,8 @@ def problem_body(error: PoolError) -> dict[str, Any]:
     return body
 
 
-def told(failed: Exception) -> PoolError:
-    """The error as the client is told it. The traceback of a defect goes to our log; the client gets its kind."""
+def pool_error_of(failed: Exception) -> PoolError:
+    """The error that the client gets. The traceback of a defect goes to our log; the client gets its type."""
     if isinstance(failed, PoolError):
         return failed
     log.error("a request failed", exc_info=failed)

@@ -1,4 +1,4 @@
-"""The thin layer between ASGI and the routes: reading a request, sending an answer.
+"""Reading a request: its headers, its query, its body, and the values in it.
 
 No framework on the hot path; `docs/explanation/adr/0005-http-stack.md` says why and what it saves.
 """
@@ -6,23 +6,27 @@ No framework on the hot path; `docs/explanation/adr/0005-http-stack.md` says why
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from dspool.core.admission.access import Role, Token
 from dspool.errors import CallerError, Cancelled, InvalidRequest, PayloadTooLarge
+from dspool_serve.http.problems import MalformedRequest
+from dspool_serve.http.responses import Message
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
 
-JSON_TYPE = b"application/json"
+MAX_DEPTH = 64
+"""Nesting of JSON in a request. Deeper is an attack or a mistake; every later hop would recurse over it."""
 
-_NOT_KEPT = (b"cache-control", b"no-store")
-ALWAYS: tuple[tuple[bytes, bytes], ...] = ((b"x-content-type-options", b"nosniff"), _NOT_KEPT)
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -43,23 +47,16 @@ class Login(NamedTuple):
 
 class Trace(Protocol):
     def traceparent(self, given: str | None) -> str | None:
-        """What an operation is run with that was asked for with the context `given`."""
+        """The context for an operation of a request that came with `given`."""
         ...
-
-
-class Response(NamedTuple):
-    status: int
-    body: bytes
-    content_type: bytes = JSON_TYPE
-    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Request:
     """One HTTP request. `params` are the path's parameters, decoded."""
 
     __slots__ = (
+        "_body",
         "_body_timeout_s",
-        "_read",
         "headers",
         "login",
         "params",
@@ -80,15 +77,15 @@ class Request:
         self.principal: str | None = None
         """Who asks; None is nobody in particular, or the pool's own."""
         self.role: Role = "admin"
-        """What that one may do; without tokens everybody may do everything."""
+        """What the principal may do; without tokens everybody may do everything."""
         self.login: Login | None = None
-        """The login to the dashboard that it came with."""
-        self._read: bytes | None = None
+        """The login to the dashboard that the request came with."""
+        self._body: bytes | None = None
         self.trace: Trace | None = None
 
     def put_back(self, body: bytes) -> None:
-        """`body` was read ahead; whoever asks for it next gets it."""
-        self._read = body
+        """`body` was read ahead; the next one who reads it gets it."""
+        self._body = body
 
     @property
     def traceparent(self) -> str | None:
@@ -111,13 +108,13 @@ class Request:
             pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=32, errors="strict")
         except ValueError as bad:
             raise InvalidRequest("the query string cannot be read") from bad
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         for name, value in pairs:
             if name not in allowed:
                 expected = ", ".join(sorted(allowed)) or "none"
                 raise InvalidRequest(f"unknown query parameter {name[:50]!r}; known: {expected}")
-            found.setdefault(name, value)
-        return found
+            values.setdefault(name, value)
+        return values
 
     async def body(self, limit: int) -> bytes:
         """The whole body.
@@ -127,8 +124,8 @@ class Request:
             Cancelled: the client went away first.
             RequestTooSlow: it took longer than the body may take.
         """
-        if self._read is not None:
-            return self._read
+        if self._body is not None:
+            return self._body
         announced = self.headers.get(b"content-length")
         if announced is not None and (
             len(announced) > 18 or not announced.isdigit() or int(announced) > limit
@@ -164,21 +161,63 @@ class Request:
         return bytes(parts)
 
 
-async def respond(send: Send, response: Response, request_id: bytes | None = None) -> None:
-    """Send `response`; with `request_id`, echo it as `x-request-id`."""
-    headers = [
-        (b"content-length", b"%d" % len(response.body)),
-        *ALWAYS,
-        *response.headers,
-    ]
-    if response.headers and any(name == b"cache-control" for name, _ in response.headers):
-        headers.remove(_NOT_KEPT)
-    if response.body:
-        headers.append((b"content-type", response.content_type))
-    if request_id is not None:
-        headers.append((b"x-request-id", request_id))
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+# --- from text to values ----------------------------------------------------------------------------
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The value of `body`, checked. The last of a repeated key counts (one parser reads it, so nobody disagrees).
+
+    Raises:
+        MalformedRequest: not JSON, bad UTF-8, nested too deep, or a number that does not fit in 64 bits.
+        InvalidRequest: JSON of another shape.
+    """
+    if not body:
+        raise MalformedRequest("the body is empty; send a JSON object")
+    try:
+        # Brackets are counted first, at memchr speed: only suspicious bodies pay for the exact check.
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH or _LONG_NUMBER.search(body) is not None:
+            _check(msgspec.json.decode(body), 1)
+        return decoder.decode(body)
+    except msgspec.ValidationError as failed:
+        raise InvalidRequest(str(failed)) from failed
+    except (msgspec.DecodeError, UnicodeDecodeError) as failed:
+        raise MalformedRequest(f"the body is not valid JSON: {failed}") from failed
+    except RecursionError as failed:
+        raise MalformedRequest(f"the body is nested more than {MAX_DEPTH} deep") from failed
+
+
+def _check(value: Any, depth: int) -> None:
+    """Refuse what cannot travel on: deep nesting, and integers beyond 64 bits."""
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise msgspec.DecodeError("an integer does not fit in 64 bits")
+        return
+    if not isinstance(value, (list, dict)):
+        return
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    for item in value.values() if isinstance(value, dict) else value:
+        _check(item, depth + 1)
+
+
+def number(query: dict[str, str], name: str, default: float, *, least: float, most: float) -> float:
+    """A number of the query string; without it, `default`.
+
+    Raises:
+        InvalidRequest: not a number, or one out of bounds.
+    """
+    text = query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise InvalidRequest(
+            f"{name} must be a number from {least:g} to {most:g}, got {text[:20]!r}", field=name
+        )
+    return value
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

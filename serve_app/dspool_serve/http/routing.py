@@ -1,4 +1,4 @@
-"""Which route a path means: a tree of segments, walked once."""
+"""The table of routes, and which of them a path means: a tree of segments, walked once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from urllib.parse import unquote
 from dspool.core.admission.access import Role
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import MalformedRequest, MethodNotAllowed, RouteNotFound
-from dspool_serve.http.requests import Request, Response
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 
 Handler = Callable[[Any, Request], Awaitable[Response | EventStream]]
 
@@ -38,12 +39,14 @@ class Route(NamedTuple):
 
 
 class _Node:
-    __slots__ = ("children", "named", "routes")
+    __slots__ = ("children", "parameter", "routes")
 
     def __init__(self) -> None:
         self.children: dict[str, _Node] = {}
-        self.named: tuple[str, _Node] | None = None
+        self.parameter: tuple[str, _Node] | None = None
+        """Its name, and what comes after it."""
         self.routes: dict[str, Route] = {}
+        """By method."""
 
 
 class Router:
@@ -57,9 +60,9 @@ class Router:
         # A trailing slash is a segment of its own, and another route than the path without.
         for segment in route.path.split("/")[1:]:
             if segment.startswith("{"):
-                if node.named is None:
-                    node.named = (segment[1:-1], _Node())
-                node = node.named[1]
+                if node.parameter is None:
+                    node.parameter = (segment[1:-1], _Node())
+                node = node.parameter[1]
             else:
                 node = node.children.setdefault(segment, _Node())
         node.routes[route.method] = route
@@ -79,9 +82,9 @@ class Router:
         for segment in path.split("/")[1:]:
             child = node.children.get(segment)
             if child is None:
-                if node.named is None or not segment:
+                if node.parameter is None or not segment:
                     raise RouteNotFound(f"there is nothing at {_shown(path)}; see /openapi.json")
-                name, child = node.named
+                name, child = node.parameter
                 request.params[name] = _name(segment) if "%" in segment else _checked(segment)
             node = child
         method: str = scope["method"]
