@@ -348,6 +348,14 @@ def test_a_benchmark_that_hangs_is_ended_and_in_the_report_as_failed(tmp_path, m
     assert entry["seconds"] < 30
 
 
+def test_the_study_of_http_layers_runs():
+    command = [sys.executable, "-m", "benchmarks.studies.http_layers", "--quick", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    rows = json.loads(run.stdout.splitlines()[-1])["rows"]
+    assert {row["layer"] for row in rows} == {"ours", "starlette", "starlette_lean"}
+    assert all(row["more_us"] == 0 for row in rows if row["layer"] == "ours")
+
+
 def test_every_benchmark_has_a_smoke_check():
     assert set(smoke.CHECKS) == set(report.NAMES)
 

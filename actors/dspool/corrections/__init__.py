@@ -161,7 +161,7 @@ TABLE: Final = (
 FORK_SERVER: Final = Reliance(
     "fork server",
     {"ray": "==2.60.*"},
-    "A forked worker runs Ray's private `default_worker.py` and waits for `ray._private.worker.connect`.",
+    "A forked worker runs Ray's private worker program and waits for `ray._private.worker.connect`.",
     "workers start one by one (`worker_start: exec`)",
 )
 RELIANCES: Final = (
