@@ -27,7 +27,7 @@ templates_path: list[str] = []
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
-OPENED = ("dspool.pool", "dspool.blocking", "dspool.remote.blocking")
+OPENED = ("dspool.pool", "dspool.blocking")
 
 html_theme = "furo"
 html_title = "dspool"

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dspool.blocking import BlockingPool
     from dspool.config import PoolConfig, load_config
     from dspool.errors import PoolError
     from dspool.messages import Result
-    from dspool.pool import Pool, SessionHandle
+    from dspool.pool import BlockingPool, Pool, SessionHandle
     from dspool.remote import BlockingRemotePool, RemotePool
 
 __version__ = "0.2.0"
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BlockingPool": "dspool.blocking",
+    "BlockingPool": "dspool.pool",
     "BlockingRemotePool": "dspool.remote",
     "Pool": "dspool.pool",
     "PoolConfig": "dspool.config",

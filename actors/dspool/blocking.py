@@ -1,139 +1,36 @@
-"""The blocking twin of `Pool`, for scripts and notebooks: the same pool, on an event loop in a thread of its own."""
+"""The blocking forms of pools, for scripts and notebooks: the same pool, on an event loop in a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from dspool.config import PoolConfig
 from dspool.errors import PoolClosed
-from dspool.messages import JSON, AnyCommand, PoolStatus, Result, StreamEvent
-from dspool.pool import Pool, SessionHandle
+from dspool.protocols import PoolClient
+from dspool.session import SessionMethods
 
 T = TypeVar("T")
+P = ParamSpec("P")
+PoolT = TypeVar("PoolT", bound=PoolClient)
 
-_AT_ONCE = 256
-"""Operations of one `map` in flight: more would wait in the queue and gain nothing."""
 
-
-class BlockingPool:
-    """`with BlockingPool.start(config) as pool: pool.execute("qa", question=...)`. Safe to use from several threads."""
+class Portal:
+    """An event loop in a thread. Other threads give it work and wait."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="dspool", daemon=True)
         self._thread.start()
-        self._owner: Any = None
-        self._closed = False
-        self.pool: Pool
-        """The asynchronous pool behind this one; it belongs to the thread's event loop."""
+        self.closed = False
 
-    @classmethod
-    def start(cls, config: PoolConfig | None = None, **overrides: Any) -> BlockingPool:
-        """As `Pool.start`. The pool ends with the `with` block, or with `close()`."""
-        self = cls()
-        self._owner = Pool.start(config, **overrides)
-        return self._opened(self._owner.__aenter__())
-
-    @classmethod
-    def connect(cls, name: str = "default") -> BlockingPool:
-        """As `Pool.connect`."""
-        self = cls()
-        return self._opened(Pool.connect(name))
-
-    def _opened(self, opening: Coroutine[Any, Any, Pool]) -> BlockingPool:
-        try:
-            self.pool = self._wait(opening)
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def run(
-        self,
-        command: AnyCommand,
-        *,
-        session: str | None = None,
-        timeout_s: float | None = None,
-        idempotent: bool | None = None,
-        principal: str | None = None,
-    ) -> Result:
-        """As `Pool.run`."""
-        return self._wait(
-            self.pool.run(
-                command,
-                session=session,
-                timeout_s=timeout_s,
-                idempotent=idempotent,
-                principal=principal,
-            )
-        )
-
-    def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
-        """As `Pool.execute`."""
-        return self._wait(self.pool.execute(program, timeout_s=timeout_s, **inputs))
-
-    def map(
-        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
-    ) -> list[Result]:
-        """Run a pool program on many inputs, as many at once as the queue takes; results in the order of the inputs.
-
-        Raises:
-            PoolError: the first failure; the operations not yet finished are cancelled.
-        """
-
-        results: list[Any] = [None] * len(inputs)
-        left = iter(enumerate(inputs))
-
-        async def caller() -> None:
-            for index, one in left:
-                results[index] = await self.pool.execute(program, timeout_s=timeout_s, **one)
-
-        async def all_of_them() -> None:
-            # Half the queue: other callers of this pool have inputs too.
-            callers = max(1, min(len(inputs), _AT_ONCE, self.pool.client.config.max_queue // 2))
-            async with asyncio.TaskGroup() as group:
-                for _ in range(callers):
-                    group.create_task(caller())
-
-        try:
-            self._wait(all_of_them())
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return results
-
-    def session(self, session_id: str, *, principal: str | None = None) -> BlockingSession:
-        """As `Pool.session`."""
-        return BlockingSession(self, self.pool.session(session_id, principal=principal))
-
-    def status(self) -> PoolStatus:
-        return self._wait(self.pool.status())
-
-    def close(self) -> None:
-        """End the pool if this started it, else only leave it. A second time does nothing."""
-        if self._closed:
-            return
-        try:
-            if self._owner is not None:
-                self._wait(self._owner.__aexit__(None, None, None))
-            else:
-                self._wait(self.pool.close())
-        finally:
-            self._stop()
-
-    def __enter__(self) -> BlockingPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._closed:
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` comes to. Interrupted (Ctrl-C), it cancels the work."""
+        if self.closed:
             work.close()
             raise PoolClosed("this pool was closed")
         if threading.current_thread() is self._thread:
@@ -143,45 +40,175 @@ class BlockingPool:
         try:
             return future.result()
         except BaseException:
-            # Ctrl-C in the caller's thread: the operation must not go on holding a slot.
+            # The operation must not go on holding a slot.
             future.cancel()
             raise
 
-    def _stop(self) -> None:
-        self._closed = True
+    def iterate(self, events: AsyncGenerator[T]) -> Iterator[T]:
+        """What `events` yields. Leaving early closes them."""
+
+        async def following() -> tuple[T] | None:
+            async for event in events:
+                return (event,)
+            return None
+
+        try:
+            while (event := self.call(following())) is not None:
+                yield event[0]
+        finally:
+            if not self.closed:
+                self.call(events.aclose())
+
+    def close(self) -> None:
+        self.closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5.0)
         if not self._thread.is_alive():
             self._loop.close()
 
 
-class BlockingSession:
+class BlockingForm(Generic[T]):
+    """Something asynchronous that lives in a portal."""
+
+    def __init__(self, portal: Portal, inner: T) -> None:
+        self._portal, self._inner = portal, inner
+
+
+def waiting(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """The method of a `BlockingForm` that waits for `method` of what is behind it."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def wait(form: BlockingForm[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        work: Coroutine[Any, Any, T] = getattr(form._inner, name)(*args, **kwargs)
+        return form._portal.call(work)
+
+    wait.__doc__ = method.__doc__ or f"As `Pool.{name}`."
+    return wait
+
+
+def iterating(
+    method: Callable[Concatenate[Any, P], AsyncGenerator[T]],
+) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """As `waiting`, for a method that gives an asynchronous iterator."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def iterate(form: BlockingForm[Any], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return form._portal.iterate(getattr(form._inner, name)(*args, **kwargs))
+
+    iterate.__doc__ = method.__doc__ or f"As `Pool.{name}`."
+    return iterate
+
+
+class BlockingSession(BlockingForm[SessionMethods]):
     """As `SessionHandle`: every method of it, waiting for the answer."""
 
-    def __init__(self, pool: BlockingPool, handle: SessionHandle) -> None:
-        self.id = handle.id
-        self._pool, self._handle = pool, handle
+    @property
+    def id(self) -> str:
+        return self._inner.id
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._handle, name)
+    run = waiting(SessionMethods.run)
+    execute = waiting(SessionMethods.execute)
+    stream = iterating(SessionMethods.stream)
+    create_program = waiting(SessionMethods.create_program)
+    configure_lm = waiting(SessionMethods.configure_lm)
+    programs = waiting(SessionMethods.programs)
+    program_info = waiting(SessionMethods.program_info)
+    delete_program = waiting(SessionMethods.delete_program)
+    set_variable = waiting(SessionMethods.set_variable)
+    get_variable = waiting(SessionMethods.get_variable)
+    variables = waiting(SessionMethods.variables)
+    delete_variable = waiting(SessionMethods.delete_variable)
+    history = waiting(SessionMethods.history)
+    stats = waiting(SessionMethods.stats)
+    execute_code = waiting(SessionMethods.execute_code)
+    reset = waiting(SessionMethods.reset)
+    end = waiting(SessionMethods.end)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._pool._wait(method(*args, **kwargs))
 
-        return call
+class BlockingClient(BlockingForm[PoolT]):
+    """Every method of a `PoolClient`, waiting for the answer. Safe to use from several threads.
 
-    def stream(
-        self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
-    ) -> Iterator[StreamEvent | Result]:
-        """The program's output as it comes, then its `Result`."""
-        events = self._handle.stream(program, timeout_s=timeout_s, **inputs).__aiter__()
+    Ends with its `with` block, or with `close()`.
+    """
 
-        async def following() -> StreamEvent | Result | None:
-            return await anext(events, None)
-
+    def __init__(self, opening: AbstractAsyncContextManager[PoolT]) -> None:
+        portal = Portal()
+        self._opening = opening
         try:
-            while (event := self._pool._wait(following())) is not None:
-                yield event
+            super().__init__(portal, portal.call(_entered(opening)))
+        except BaseException:
+            portal.close()
+            raise
+
+    @property
+    def pool(self) -> PoolT:
+        """The asynchronous pool behind this one; it belongs to the event loop of this one's thread."""
+        return self._inner
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    def close(self) -> None:
+        """End the pool if this started it, else only leave it. A second time does nothing."""
+        if self._portal.closed:
+            return
+        try:
+            self._portal.call(_left(self._opening))
         finally:
-            if not self._pool._closed:
-                self._pool._wait(events.aclose())  # type: ignore[attr-defined]
+            self._portal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def session(self, session_id: str) -> BlockingSession:
+        """As `Pool.session`."""
+        return BlockingSession(self._portal, self._inner.session(session_id))
+
+    run = waiting(PoolClient.run)
+    execute = waiting(PoolClient.execute)
+    map = waiting(PoolClient.map)
+    stream = iterating(PoolClient.stream)
+    create_session = waiting(PoolClient.create_session)
+    sessions = waiting(PoolClient.sessions)
+    session_info = waiting(PoolClient.session_info)
+    end_session = waiting(PoolClient.end_session)
+
+    status = waiting(PoolClient.status)
+    resize = waiting(PoolClient.resize)
+    decisions = waiting(PoolClient.decisions)
+    pause = waiting(PoolClient.pause)
+    resume = waiting(PoolClient.resume)
+    drain = waiting(PoolClient.drain)
+    restart = waiting(PoolClient.restart)
+    deploy = waiting(PoolClient.deploy)
+    stream_deploy = iterating(PoolClient.stream_deploy)
+    rollback = waiting(PoolClient.rollback)
+    rollouts = waiting(PoolClient.rollouts)
+    current_versions = waiting(PoolClient.current_versions)
+    warm = waiting(PoolClient.warm)
+    stream_warm = iterating(PoolClient.stream_warm)
+
+    metrics_snapshot = waiting(PoolClient.metrics_snapshot)
+    metrics_history = waiting(PoolClient.metrics_history)
+    events = waiting(PoolClient.events)
+
+
+async def _entered(opening: AbstractAsyncContextManager[PoolT]) -> PoolT:
+    return await opening.__aenter__()
+
+
+async def _left(opening: AbstractAsyncContextManager[Any]) -> None:
+    await opening.__aexit__(None, None, None)
+
+
+__all__ = ["BlockingClient", "BlockingForm", "BlockingSession", "Portal"]

@@ -1,4 +1,4 @@
-"""What users hold: a pool and its sessions."""
+"""What users hold in the cluster: a pool, its sessions, and the blocking form of both."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray.actor import ActorHandle
 
+from dspool.blocking import BlockingClient, BlockingSession, iterating, waiting
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
 from dspool.errors import Conflict, WorkerStartFailed
@@ -304,3 +305,36 @@ class SessionHandle(SessionMethods):
     async def execute_code(self, code: str) -> JSON:
         """Run Python in the worker. Raises: NotAllowed: unless `allow_execute_code` is set."""
         return (await self.run(ExecuteCode(code))).value
+
+
+class BlockingPool(BlockingClient[Pool]):
+    """`with BlockingPool.start(config) as pool: pool.execute("qa", question=...)`. Safe to use from several threads."""
+
+    @classmethod
+    def start(cls, config: PoolConfig | None = None, **overrides: Any) -> Self:
+        """As `Pool.start`. The pool ends with the `with` block, or with `close()`."""
+        return cls(Pool.start(config, **overrides))
+
+    @classmethod
+    def connect(cls, name: str = "default") -> Self:
+        """As `Pool.connect`."""
+        return cls(_connected(name))
+
+    run = waiting(Pool.run)
+    stream = iterating(Pool.stream)
+    sessions = waiting(Pool.sessions)
+    end_session = waiting(Pool.end_session)
+    create_session = waiting(Pool.create_session)
+
+    def session(self, session_id: str, *, principal: str | None = None) -> BlockingSession:
+        """As `Pool.session`."""
+        return BlockingSession(self._portal, self.pool.session(session_id, principal=principal))
+
+
+@asynccontextmanager
+async def _connected(name: str) -> AsyncIterator[Pool]:
+    pool = await Pool.connect(name)
+    try:
+        yield pool
+    finally:
+        await pool.close()

@@ -101,7 +101,7 @@ class SessionMethods:
         """Run a program of this session, or one of the pool."""
         return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
 
-    async def configure_lm(self, profile: str, **overrides: JSON) -> JSON:
+    async def configure_lm(self, /, profile: str, **overrides: JSON) -> JSON:
         """Use a configured LM profile for all programs of this session."""
         return (await self.run(ConfigureLM(profile, overrides))).value
 

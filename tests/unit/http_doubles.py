@@ -148,6 +148,13 @@ class FakePool:
         self.asked.append({"deploy": deployment, "canary_s": canary_s})
         return Deployment(deployment.program, 3, spec=deployment.spec)
 
+    async def stream_deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Any:
+        if isinstance(self.fail_with, PoolError):
+            raise self.fail_with
+        for phase in ("canary", "done"):
+            yield Rollout(program=deployment.program, version=3, previous=2, phase=phase, began_at=1.0)
+        yield await self.deploy(deployment, canary_s=canary_s)
+
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         self.asked.append({"rollback": program, "version": version})
         return Deployment(program, version or 1, spec={})

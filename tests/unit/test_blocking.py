@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from dspool.blocking import BlockingPool
+from dspool.blocking import BlockingClient
 from dspool.config import PoolConfig
 from dspool.errors import PoolClosed, ProgramError
+from dspool.pool import Pool
 
 
-class Answers:
+class Answers(Pool):
     """A pool that answers at once and remembers how many asked at the same time."""
 
-    def __init__(self, max_queue: int = 10) -> None:
-        self.client = self
-        self.config = PoolConfig(name="t", max_queue=max_queue)
+    config = PoolConfig(name="t", max_queue=10)
+
+    def __init__(self) -> None:
         self.now = self.most = self.asked = 0
         self.closed = 0
         self.cancelled = threading.Event()
@@ -49,10 +51,15 @@ def answers():
 
 @pytest.fixture
 def pool(answers):
-    pool = BlockingPool()
-    pool.pool = answers
+    pool = BlockingClient(opened(answers))
     yield pool
     pool.close()
+
+
+@asynccontextmanager
+async def opened(answers):
+    yield answers
+    await answers.close()
 
 
 def test_an_answer_is_waited_for(pool):
@@ -102,4 +109,22 @@ def test_a_call_from_the_pools_own_loop_is_refused_instead_of_hanging(pool):
             pool.execute("p", x=1)
         return True
 
-    assert pool._wait(inside())
+    assert pool._portal.call(inside())
+
+
+def test_an_iteration_that_is_left_early_closes_what_it_came_from(pool, answers):
+    closed = threading.Event()
+
+    async def events(command: Any) -> Any:
+        try:
+            for number in range(9):
+                yield number
+        finally:
+            closed.set()
+
+    answers.stream = events
+    for number in pool.stream("anything"):
+        if number == 2:
+            break
+    assert closed.wait(10)
+    assert list(pool.stream("anything")) == list(range(9))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import msgspec
 import psutil
 import pytest
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.errors import ConfigError, Conflict, NotAllowed, WorkerStartFailed
+from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
 
 run = CliRunner().invoke
 DEAD = ServiceRun(pid=2**22 - 1, pid_started=1.0, pool="default", temp_dir="/tmp/dspool-gone")
@@ -223,24 +225,13 @@ def served(monkeypatch, tmp_path, answers):
         status, body = answers[request.url.path]
         return httpx.Response(status, json=body)
 
-    real = httpx.Client
-    monkeypatch.setattr(
-        service_module.httpx,
-        "Client",
-        lambda **options: real(**options, transport=httpx.MockTransport(answer)),
-    )
+    monkeypatch.setattr(service_module, "transport_of", lambda run: httpx.MockTransport(answer))
 
 
 def test_status_shows_pool_and_workers(monkeypatch, tmp_path):
-    worker = {"id": "w0", "slot": 0, "state": "ready", "pid": 7, "node": "n", "sessions": 1, "running": 2}
-    pool = {
-        "state": "ready",
-        "reason": "",
-        "actual": 1,
-        "desired": 1,
-        "programs": {"qa": 1},
-        "workers": [worker],
-    }
+    worker = WorkerStatus("w0", 0, "ready", 7, "n", sessions=1, running=2)
+    pool = msgspec.to_builtins(PoolStatus("default", "ready", True, 1, 1, 0, 1, (worker,), {"qa": 1}))
+    pool["workers"] = list(pool["workers"])
     off = (403, {"code": "not_allowed", "detail": "enable_metrics is off"})
     served(monkeypatch, tmp_path, {"/v1/pools/default": (200, pool), "/v1/pools/default/metrics": off})
     ended = run(app, ["status", "--state-dir", str(tmp_path)])
@@ -252,7 +243,7 @@ def test_status_shows_pool_and_workers(monkeypatch, tmp_path):
 
 
 def test_sessions_lists_them_and_a_problem_is_one_line(monkeypatch, tmp_path):
-    one = {"id": "a\nb", "owner": "w0", "moves": 1, "programs": ["p"]}
+    one = msgspec.to_builtins(SessionInfo("a\nb", "w0", 1, 1.0, 2.0, ("p",)))
     page = {"sessions": [one], "next_cursor": None}
     answers = {"/v1/pools/default/sessions": (200, page)}
     served(monkeypatch, tmp_path, answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -57,12 +58,7 @@ class FakeService:
 @pytest.fixture
 def service(monkeypatch, tmp_path):
     double = FakeService(["--state-dir", str(tmp_path)])
-    real = httpx.Client
-
-    def client(**options: Any) -> httpx.Client:
-        return real(**{**options, "transport": httpx.MockTransport(double.answer)})
-
-    monkeypatch.setattr(service_module.httpx, "Client", client)
+    monkeypatch.setattr(service_module, "transport_of", lambda run: httpx.MockTransport(double.answer))
     for module in (actions, deploy):
         monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)
     RunFile(tmp_path).write(msgspec.structs.replace(this_process("default"), url="http://dspool"))
@@ -220,8 +216,8 @@ def test_the_token_of_the_environment_is_shown_to_the_service(service, monkeypat
 def test_what_is_no_dspool_service_is_told_apart(service):
     service.answers = {f"POST {POOL}/pause": httpx.Response(502, text="<html>bad gateway</html>")}
     ended = service("pause")
-    assert ended.exit_code == 2
-    assert ended.stderr == "error: http://dspool answered 502: not a dspool service?\n"
+    assert ended.exit_code == 1
+    assert ended.stderr == "error: http://dspool answered 502, and not as dspool does\n"
 
 
 # --- warming -------------------------------------------------------------------------------------------
@@ -283,14 +279,14 @@ def test_two_warm_ups_at_once_conflict_in_plain_words(service):
 
 def test_a_warm_up_whose_service_went_away_is_an_error(service):
     service.answers = {f"POST {POOL}/warm": lambda _: httpx.Response(200, text="")}
-    assert "the service ended before the warm-up did" in service("warm").stderr
+    assert "the stream of http://dspool broke off before its end" in service("warm").stderr
 
 
 def test_on_a_terminal_each_worker_has_a_bar_with_its_last_step():
     screen = io.StringIO()
     bars = Bars(Console(file=screen, force_terminal=True, width=120))
     for moment in MOMENTS:
-        bars.show(msgspec.to_builtins(moment))
+        bars.show(moment)
     bars.close()
     shown = screen.getvalue()
     for words in ("all workers", "default-w0-a", "1/1", "default-w1-a", "0/1", "load_programs: failed"):
@@ -303,26 +299,25 @@ SPEC = {"signature": "question -> answer"}
 OLD, NEW = VersionNumbers(400, 4, 0.02), VersionNumbers(40, 10, 0.021)
 
 
-def deployment(service, *states: Rollout, failed: httpx.Response | None = None) -> None:
-    """The roll-out goes through `states` while the deployment is asked for, which then answers."""
-    told: list[Rollout] = []
-    rest = list(states)
+class Events(httpx.AsyncByteStream):
+    """Server-sent events, and then the end of the connection: as it should be, or cut."""
 
-    def look(_: httpx.Request) -> httpx.Response:
-        if posted and rest:
-            told[:] = [rest.pop(0)]
-        earlier = Rollout(program="qa", version=1, previous=None, phase="done", began_at=1.0)
-        return httpx.Response(200, json={"rollouts": msgspec.to_builtins([*told, earlier])})
+    def __init__(self, *events: tuple[str, Any], cut: bool = False) -> None:
+        self.events, self.cut = events, cut
 
-    posted: list[Any] = []
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for name, data in self.events:
+            yield b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
+        if self.cut:
+            raise httpx.ReadError("connection reset")
 
-    def post(request: httpx.Request) -> httpx.Response:
-        posted.append(request)
-        while len(rest) > 1:  # until it was looked at
-            pass
-        return failed or httpx.Response(201, json={"program": "qa", "version": 2})
 
-    service.answers = {f"GET {POOL}/rollouts": look, f"POST {POOL}/programs/qa/versions": post}
+def deployment(service, *states: Rollout, failed: dict[str, Any] | None = None, cut: bool = False) -> None:
+    """A deployment that goes through `states`, and then fails or does not."""
+    end = ("error", failed) if failed else ("final", {"program": "qa", "version": 2})
+    told = [("status", state) for state in states]
+    events = Events(*told, cut=True) if cut else Events(*told, end)
+    service.answers = {f"POST {POOL}/programs/qa/versions": lambda _: httpx.Response(200, stream=events)}
 
 
 def rollout(phase: Any, **more: Any) -> Rollout:
@@ -341,7 +336,7 @@ def test_deploy_shows_the_comparison_and_that_all_workers_have_it(service, spec)
     deployment(service, rollout("canary"), rollout("done", reason="error rate 0.0%"))
     ended = service("deploy", "qa", spec, "--watch", "30")
     assert ended.exit_code == 0, ended.output
-    assert service.bodies(f"POST {POOL}/programs/qa/versions") == [SPEC]
+    assert service.bodies(f"POST {POOL}/programs/qa/versions") == [{"spec": SPEC}]
     assert any(what.endswith("?canary_s=30") for what, _ in service.asked)
     assert "canary  qa v2: default-w0-a tries it" in ended.stdout
     assert "v1       400         1.0%    20.0 ms" in ended.stdout
@@ -350,7 +345,8 @@ def test_deploy_shows_the_comparison_and_that_all_workers_have_it(service, spec)
 
 
 def test_deploy_that_was_rolled_back_says_why_with_exit_code_1(service, spec):
-    worse = problem(500, "program_error", "version 2 of qa was rolled back: error rate 25.0%, before 1.0%")
+    why = "version 2 of qa was rolled back: error rate 25.0%, before 1.0%"
+    worse = {"code": "program_error", "detail": why, "status": 500}
     end = rollout("rolled back", reason="error rate 25.0%, before 1.0%")
     deployment(service, rollout("canary"), end, failed=worse)
     ended = service("deploy", "qa", spec)
@@ -363,27 +359,26 @@ def test_deploy_that_was_rolled_back_says_why_with_exit_code_1(service, spec):
 
 def test_deploy_of_a_version_that_does_not_load_says_so(service, spec):
     failed = rollout("failed", reason="no field 'x'", old=None, new=None)
-    deployment(service, failed, failed=problem(500, "program_error", "no field 'x'"))
+    deployment(service, failed, failed={"code": "program_error", "detail": "no field 'x'", "status": 500})
     ended = service("deploy", "qa", spec)
     assert ended.exit_code == 1
     assert "qa v2 was not deployed: no field 'x'; v1 is current" in ended.stdout
 
 
 def test_deploy_that_was_refused_before_it_began_is_one_line(service, spec):
-    deployment(service, failed=problem(409, "conflict", "a deployment is running; wait for its end"))
+    running = problem(409, "conflict", "a deployment is running; wait for its end")
+    service.answers = {f"POST {POOL}/programs/qa/versions": running}
     ended = service("deploy", "qa", spec)
     assert (ended.exit_code, ended.stderr) == (2, "error: a deployment is running; wait for its end\n")
 
 
 def test_a_deployment_whose_connection_was_cut_is_followed_to_its_end(service, spec):
-    deployment(service, rollout("canary"), rollout("canary"), rollout("done"))
-    post = service.answers[f"POST {POOL}/programs/qa/versions"]
-
-    def cut(request):
-        post(request)
-        raise httpx.ReadError("connection reset")
-
-    service.answers[f"POST {POOL}/programs/qa/versions"] = cut
+    deployment(service, rollout("canary", ended_at=None), cut=True)
+    later = iter([rollout("canary", ended_at=None), rollout("rolling out", ended_at=None), rollout("done")])
+    earlier = Rollout(program="qa", version=1, previous=None, phase="done", began_at=1.0, ended_at=1.5)
+    service.answers[f"GET {POOL}/rollouts"] = lambda _: httpx.Response(
+        200, json={"rollouts": msgspec.to_builtins([next(later), earlier])}
+    )
     ended = service("deploy", "qa", spec)
     assert ended.exit_code == 0, ended.output
     assert "qa v2 is on all workers" in ended.stdout
@@ -418,7 +413,7 @@ def test_what_dspy_saved_is_recognised(tmp_path):
 
 def test_the_progress_of_a_deployment_in_one_line():
     for state, words in (("loading", "loads it"), ("rolling out", "0 of 0 workers"), ("done", "done")):
-        assert words in progress_text(msgspec.to_builtins(rollout(state)))
+        assert words in progress_text(rollout(state))
 
 
 # --- decisions -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from http_doubles import FakePool, FixedPools, assert_problem, client_of, until
 
-from dspool.errors import ProgramError, QueueFull
+from dspool.errors import Conflict, ProgramError, QueueFull
 from dspool.messages import StreamEvent, StreamProgram
 from dspool_serve.api.application import Application
 from dspool_serve.http.event_stream import EventStream, event
@@ -209,6 +209,23 @@ async def test_the_progress_of_a_warm_up_is_streamed_and_its_report_is_the_end()
     assert [name for name, _ in events] == ["status", "status", "final"]
     assert events[0][1]["kind"] == "begin"
     assert events[2][1]["strategy"] == "staged"
+
+
+async def test_who_takes_events_only_sees_how_far_a_deployment_is():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        path, spec = "/v1/pools/default/programs/qa/versions", {"signature": "a -> b"}
+        answer = await http.post(path, json=spec, headers={"accept": "text/event-stream"})
+        events = events_of(answer.text)
+        assert [(name, data.get("phase")) for name, data in events] == [
+            ("status", "canary"), ("status", "done"), ("final", None),
+        ]  # fmt: skip
+        assert events[-1][1] == {"program": "qa", "version": 3}
+        both = await http.post(path, json=spec, headers={"accept": "application/json, text/event-stream"})
+        assert (both.status_code, both.json()) == (201, {"program": "qa", "version": 3})
+        pool.fail_with = Conflict("a deployment is running")
+        refused = await http.post(path, json=spec, headers={"accept": "text/event-stream"})
+        assert_problem(refused, 409, "conflict")
 
 
 async def test_events_of_the_pool_are_followed_from_where_the_client_left_off():

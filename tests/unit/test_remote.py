@@ -10,19 +10,25 @@ import msgspec
 import pytest
 
 from dspool import errors
-from dspool.blocking import BlockingPool
+from dspool.blocking import BlockingSession
+from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.errors import Unreachable
 from dspool.messages import (
     CreateProgram,
+    Deployment,
     ExecuteProgram,
     GetVariable,
     Ping,
     SetVariable,
     StreamEvent,
 )
-from dspool.pool import Pool, SessionHandle
+from dspool.pool import BlockingPool, Pool, SessionHandle
+from dspool.protocols import PoolClient
 from dspool.remote import BlockingRemotePool, RemotePool, RemoteSession
 from dspool.remote.requests import ATTEMPTS, Events, HttpCall, call_for, pause_s, problem_of
+from dspool.session import SessionMethods
+from dspool.supervisor.canary import Rollout
+from dspool.supervisor.warmup import WarmProgress
 
 ANSWER = {
     "outputs": {"answer": "42"},
@@ -74,32 +80,30 @@ def no_pauses(monkeypatch):
     async def pause(seconds):
         paused.append(seconds)
 
-    monkeypatch.setattr("dspool.remote.pool.asyncio.sleep", pause)
-    monkeypatch.setattr("dspool.remote.pool.time.sleep", paused.append)
+    monkeypatch.setattr("dspool.remote.service.asyncio.sleep", pause)
     return paused
 
 
-def test_the_twins_have_the_methods_of_the_pools_with_the_same_parameters():
-    for local, remote, names in (
-        (
-            Pool,
-            RemotePool,
-            "run execute stream session status sessions end_session resize pause resume close",
-        ),
-        (
-            SessionHandle,
-            RemoteSession,
-            "run create_program execute stream configure_lm programs program_info delete_program set_variable "
-            "get_variable variables delete_variable history execute_code reset end",
-        ),
-        (BlockingPool, BlockingRemotePool, "run execute map session status close"),
-    ):
-        for name in names.split():
-            has = inspect.signature(getattr(remote, name)).parameters
-            wanted = inspect.signature(getattr(local, name)).parameters
-            # Who asks, and in which trace, is said by the token and by headers.
-            assert set(wanted) - {"principal", "traceparent", "owner", "containing"} <= set(has), (
-                remote,
+def methods_of(protocol):
+    return sorted(
+        name
+        for kind in protocol.__mro__
+        for name, member in vars(kind).items()
+        if inspect.isfunction(member) and not name.startswith("_")
+    )
+
+
+def test_every_form_of_a_pool_has_every_method_with_the_same_parameters():
+    for pool in (Pool, RemotePool, BlockingPool, BlockingRemotePool):
+        for name in methods_of(PoolClient):
+            wanted = inspect.signature(getattr(PoolClient, name)).parameters
+            has = inspect.signature(getattr(pool, name)).parameters
+            assert set(wanted) <= set(has), (pool, name)
+    for session in (SessionHandle, RemoteSession, BlockingSession):
+        for name in methods_of(SessionMethods):
+            has = inspect.signature(getattr(session, name)).parameters
+            assert set(inspect.signature(getattr(SessionMethods, name)).parameters) == set(has), (
+                session,
                 name,
             )
 
@@ -299,3 +303,60 @@ def test_code_runs_in_a_sandbox_or_not_at_all():
         assert pool.session("s").execute_code("1 + 2") == {"stdout": "", "result": 3}
     assert service.asked[0].url.path == "/v1/pools/default/sessions/s/execute_code"
     assert "idempotency-key" in service.asked[0].headers
+
+
+async def test_a_deployment_and_a_warm_up_show_how_far_they_are_and_then_what_came_of_it():
+    states = [
+        Rollout(program="qa", version=2, previous=1, phase=phase, began_at=1.0)
+        for phase in ("canary", "done")
+    ]
+    sent = [("status", state) for state in states] + [("final", {"program": "qa", "version": 2})]
+    service = Service(httpx.Response(200, content=sse(sent)), httpx.Response(201, json={"version": 3}))
+    wanted = Deployment("qa", 0, spec={"signature": "q -> a"})
+    async with service.pool() as pool:
+        shown = [one async for one in pool.stream_deploy(wanted, canary_s=5)]
+        done = await pool.deploy(wanted)
+    assert shown == [*states, msgspec.structs.replace(wanted, version=2)]
+    assert done.version == 3
+    assert [request.headers["accept"] for request in service.asked] == [
+        "text/event-stream",
+        "application/json",
+    ]
+    assert service.asked[0].url.query == b"canary_s=5"
+    # As long as it takes: no deadline goes along.
+    assert "x-request-timeout-seconds" not in service.asked[0].headers
+    report = WarmupReport("staged")
+    steps = [WarmProgress(1, "begin", total=1), WarmProgress(2, "end")]
+    body = sse([*(("status", step) for step in steps), ("final", report)])
+    async with Service(httpx.Response(200, content=body)).pool() as pool:
+        assert [one async for one in pool.stream_warm()] == [*steps, report]
+        assert await pool.warm("staged") == report
+
+
+def sse(events):
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data)) for name, data in events
+    )
+
+
+async def test_a_worker_is_asked_for_again_until_it_is_gone():
+    gone = [httpx.Response(200, json={"worker": "w", "gone": False}), problem(404, "unknown_worker")]
+    service = Service(*gone)
+    async with service.pool() as pool:
+        assert await pool.drain("w")
+        assert [json.loads(request.content) for request in service.asked] == [{"wait_s": 10.0}] * 2
+        with pytest.raises(errors.UnknownWorker):
+            await pool.restart("w")
+    async with Service(gone[0]).pool() as pool:
+        assert await pool.restart("w", wait_s=0) is False
+
+
+def test_an_address_is_named_in_errors_without_what_may_be_secret_in_it():
+    service = Service(httpx.ConnectError("no"))
+    transport = httpx.MockTransport(service)
+    with (
+        BlockingRemotePool("http://me:secret@pool:1/x", transport=transport) as pool,
+        pytest.raises(Unreachable) as raised,
+    ):
+        pool.status()
+    assert raised.value.message == "http://pool:1 does not answer (ConnectError)"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import ServiceClient, run_file
-from dspool.errors import UnknownWorker
+from dspool.cli.service import run_file, running_pool, worker_id
+from dspool.messages import PoolStatus
+from dspool.remote import BlockingRemotePool
 
 LOOK_EVERY_S = 0.25
-WAIT_EACH_S = 10.0
-"""How long one request waits for a worker to be gone; asked again until the whole wait is over."""
 
 WorkerName = Annotated[
     str,
@@ -46,15 +46,14 @@ def scale(
     first. Of two at once, the later one holds. With the optimizer on, it goes on from there.
     """
     out = Output(json, debug)
-    with guarded(out):
-        service = ServiceClient.of(run_file(config, state_dir), pool)
-        before = service.get()["desired"]
-        desired = service.post("/resize", {"size": size})["desired"]
-        seen = _until_sized(service, desired, wait) if wait else service.get()
-        reached = seen["actual"] == desired
-        facts = {"pool": service.pool, "before": before, "desired": desired, "actual": seen["actual"]}
-        text = f"pool {service.pool}: {before} -> {desired} workers, {seen['actual']} take traffic now"
-        why = f" ({seen['reason']})" if seen["reason"] else ""
+    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+        before = served.status().desired
+        desired = served.resize(size)
+        status = _until_sized(served, desired, wait)
+        reached = status.actual == desired
+        facts = {"pool": served.name, "before": before, "desired": desired, "actual": status.actual}
+        text = f"pool {served.name}: {before} -> {desired} workers, {status.actual} take traffic now"
+        why = f" ({status.reason})" if status.reason else ""
         out.result(facts, text if reached or not wait else f"{text} after {wait:g} s{why}")
         if wait and not reached:
             raise typer.Exit(EXIT_FAILED)
@@ -97,7 +96,7 @@ def pause(
     debug: Debug = False,
 ) -> None:
     """Refuse new operations until `dspool resume`; those that were accepted finish."""
-    _pause("pause", config, state_dir, pool, Output(json, debug))
+    _pause(True, config, state_dir, pool, Output(json, debug))
 
 
 def resume(
@@ -108,48 +107,46 @@ def resume(
     debug: Debug = False,
 ) -> None:
     """Take operations again."""
-    _pause("resume", config, state_dir, pool, Output(json, debug))
+    _pause(False, config, state_dir, pool, Output(json, debug))
 
 
-def _until_sized(service: ServiceClient, size: int, wait_s: float) -> Any:
+def _until_sized(pool: BlockingRemotePool, size: int, wait_s: float) -> PoolStatus:
     until = time.monotonic() + wait_s
     while True:
-        seen = service.get()
-        if seen["actual"] == size or time.monotonic() >= until:
-            return seen
+        status = pool.status()
+        if status.actual == size or time.monotonic() >= until:
+            return status
         time.sleep(LOOK_EVERY_S)
 
 
 def _remove(
-    verb: str, named: str, config: Any, state_dir: Any, pool: str | None, wait_s: float, out: Output
+    verb: Literal["drain", "restart"],
+    named: str,
+    config: Path | None,
+    state_dir: Path | None,
+    pool: str | None,
+    wait_s: float,
+    out: Output,
 ) -> None:
-    with guarded(out):
-        service = ServiceClient.of(run_file(config, state_dir), pool)
-        worker = service.worker_id(named)
-        until = time.monotonic() + wait_s
-        gone = asked = False
-        while not gone and not (asked and time.monotonic() >= until):
-            each = max(0.0, min(WAIT_EACH_S, until - time.monotonic()))
-            try:
-                answer = service.post(f"/workers/{worker}/{verb}", {"wait_s": each}, timeout_s=each + 15.0)
-            except UnknownWorker:
-                if not asked:
-                    raise
-                answer = {"gone": True}  # between two questions
-            gone, asked = answer["gone"], True
+    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+        worker = worker_id(served, named)
+        remove = served.drain if verb == "drain" else served.restart
+        gone = remove(worker, wait_s=wait_s)
         text = (
             f"worker {worker} is gone"
             if gone
             else f"worker {worker} is still finishing after {wait_s:g} s; it goes by itself"
         )
-        out.result({"pool": service.pool, "worker": worker, "gone": gone}, text)
+        out.result({"pool": served.name, "worker": worker, "gone": gone}, text)
         if not gone:
             raise typer.Exit(EXIT_FAILED)
 
 
-def _pause(verb: str, config: Any, state_dir: Any, pool: str | None, out: Output) -> None:
-    with guarded(out):
-        service = ServiceClient.of(run_file(config, state_dir), pool)
-        paused = service.post(f"/{verb}")["paused"]
+def _pause(paused: bool, config: Path | None, state_dir: Path | None, pool: str | None, out: Output) -> None:
+    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+        if paused:
+            served.pause()
+        else:
+            served.resume()
         text = "refuses new operations until `dspool resume`" if paused else "takes operations"
-        out.result({"pool": service.pool, "paused": paused}, f"pool {service.pool} {text}")
+        out.result({"pool": served.name, "paused": paused}, f"pool {served.name} {text}")

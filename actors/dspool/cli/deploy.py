@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json as jsonlib
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -17,11 +17,13 @@ from rich.text import Text
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import ServiceClient, run_file
-from dspool.errors import InvalidRequest, PoolError, PoolNotReady
+from dspool.cli.service import as_json, run_file, running_pool
+from dspool.errors import InvalidRequest, PoolError, PoolNotReady, Unreachable
+from dspool.messages import JSON, Deployment
+from dspool.remote import BlockingRemotePool
+from dspool.supervisor.canary import Rollout
 
 LOOK_EVERY_S = 0.5
-ENDED = frozenset({"done", "rolled back", "failed"})
 _STATE_KEYS = {"demos", "signature", "traces"}
 
 
@@ -59,50 +61,73 @@ def deploy(
     """
     out = Output(json, debug)
     with guarded(out):
-        body = program_of(file)
-        service = ServiceClient.of(run_file(config, state_dir), pool)
-        path = f"/programs/{quote(name, safe='')}/versions"
-        known = [_key(one) for one in service.get("/rollouts")["rollouts"]]
-        asked = Asked(lambda: service.post(path, body, query=watch_of(watch), timeout_s=None))
-        seen: dict[str, Any] | None = None
-        with shown(out) as show:
-            while not asked.ended.wait(LOOK_EVERY_S) or (asked.cut_off and not _over(seen)):
-                seen = _mine(service, name, known) or seen
-                if seen is not None:
-                    show(seen)
-        # The last look may have been before the end.
-        seen = _mine(service, name, known) or seen
-        failed = asked.failed
-        if seen is None or (failed is not None and seen["phase"] not in ENDED):
-            raise failed or PoolNotReady("the service does not tell how the deployment ended")
-        out.result({"pool": service.pool, **seen}, outcome_text(seen))
-        if seen["phase"] != "done":
+        wanted = deployment_of(name, file)
+        with running_pool(run_file(config, state_dir), pool) as served:
+            rollout = _followed(served, wanted, watch, out)
+            out.result({"pool": served.name, **as_json(rollout)}, outcome_text(rollout))
+        if rollout.phase != "done":
             raise typer.Exit(EXIT_FAILED)
 
 
-class Asked:
-    """A request in a thread of its own, so that its progress can be looked at meanwhile."""
+def _followed(pool: BlockingRemotePool, wanted: Deployment, watch: int | None, out: Output) -> Rollout:
+    """Deploy and show how far it is; the roll-out as it ended.
 
-    def __init__(self, ask: Any) -> None:
-        self.ended = threading.Event()
-        self.failed: PoolError | None = None
-        self._ask = ask
-        threading.Thread(target=self._run, daemon=True).start()
-
-    @property
-    def cut_off(self) -> bool:
-        """The connection went, not the deployment."""
-        return isinstance(self.failed, PoolNotReady) and "does not answer" in self.failed.message
-
-    def _run(self) -> None:
+    Raises:
+        PoolError: it was refused, or nobody knows how it ended.
+    """
+    rollout: Rollout | None = None
+    failed: PoolError = PoolNotReady("the service does not tell how the deployment ended")
+    with shown(out) as show:
         try:
-            self._ask()
-        except PoolError as failed:
-            self.failed = failed
-        except Exception as failed:
-            self.failed = PoolError(f"{type(failed).__name__}: {failed}")
-        finally:
-            self.ended.set()
+            for moment in pool.stream_deploy(wanted, canary_s=watch):
+                if isinstance(moment, Rollout):
+                    rollout = moment
+                    show(rollout)
+        except Unreachable as cut:
+            # The connection went, not the deployment.
+            failed = cut
+            while rollout is not None and rollout.ended_at is None:
+                time.sleep(LOOK_EVERY_S)
+                rollout = _now(pool, rollout)
+                show(rollout)
+        except PoolError as refused:
+            failed = refused
+    if rollout is None or rollout.ended_at is None:
+        raise failed
+    return rollout
+
+
+def _now(pool: BlockingRemotePool, rollout: Rollout) -> Rollout:
+    """The same roll-out, as far as it has come."""
+    for one in pool.rollouts():
+        if (one.program, one.began_at) == (rollout.program, rollout.began_at):
+            return one
+    return rollout
+
+
+def deployment_of(name: str, file: Path) -> Deployment:
+    """The program in the file, as the next version of `name`.
+
+    Raises:
+        InvalidRequest: it cannot be read, or is no program.
+    """
+    body = program_of(file)
+    if "signature" in body:
+        body = {"spec": body}
+    try:
+        given = msgspec.convert(body, _Program)
+    except msgspec.ValidationError as odd:
+        raise InvalidRequest(f"{file} holds no program: {odd}") from None
+    return Deployment(
+        name, 0, spec=given.spec, state=given.state, import_path=given.import_path, kwargs=given.kwargs
+    )
+
+
+class _Program(msgspec.Struct, forbid_unknown_fields=True):
+    spec: dict[str, JSON] | None = None
+    state: dict[str, JSON] | None = None
+    import_path: str | None = None
+    kwargs: dict[str, JSON] = {}
 
 
 def program_of(file: Path) -> dict[str, Any]:
@@ -128,70 +153,45 @@ def _is_saved_state(body: dict[str, Any]) -> bool:
     return bool(parts) and all(isinstance(part, dict) and part.keys() >= _STATE_KEYS for part in parts)
 
 
-def watch_of(watch: int | None) -> dict[str, str | int] | None:
-    return None if watch is None else {"canary_s": watch}
-
-
-def _mine(service: ServiceClient, name: str, known: list[Any]) -> dict[str, Any] | None:
-    """This deployment, as the service tells it; None while it does not."""
-    try:
-        rollouts = service.get("/rollouts")["rollouts"]
-    except PoolError:
-        return None  # looked at again; the deployment itself tells what is wrong
-    for one in rollouts:
-        if one["program"] == name and _key(one) not in known:
-            found: dict[str, Any] = one
-            return found
-    return None
-
-
-def _key(rollout: dict[str, Any]) -> tuple[str, float]:
-    return rollout["program"], rollout["began_at"]
-
-
-def _over(seen: dict[str, Any] | None) -> bool:
-    return seen is None or seen["phase"] in ENDED
-
-
 @contextmanager
-def shown(out: Output) -> Iterator[Any]:
+def shown(out: Output) -> Iterator[Callable[[Rollout], None]]:
     """Something that shows a deployment as far as it has come: live on a terminal, else a line when it changes."""
     if not out.as_json and Console().is_terminal:
         with Live(Text(""), auto_refresh=False, transient=True) as live:
-            yield lambda seen: live.update(Text(progress_text(seen)), refresh=True)
+            yield lambda rollout: live.update(Text(progress_text(rollout)), refresh=True)
         return
     said: list[str] = []
 
-    def say(seen: dict[str, Any]) -> None:
-        if not said or said[-1] != seen["phase"]:
-            said.append(seen["phase"])
+    def say(rollout: Rollout) -> None:
+        if not said or said[-1] != rollout.phase:
+            said.append(rollout.phase)
             if not out.as_json:
-                out.progress(seen["phase"], progress_text(seen))
+                out.progress(rollout.phase, progress_text(rollout))
 
     yield say
 
 
-def progress_text(seen: dict[str, Any]) -> str:
-    what = f"{seen['program']} v{seen['version']}"
-    match seen["phase"]:
+def progress_text(rollout: Rollout) -> str:
+    what = f"{rollout.program} v{rollout.version}"
+    match rollout.phase:
         case "loading":
             return f"{what}: a worker loads it"
         case "canary":
-            return f"{what}: {seen['canary']} tries it\n{comparison_text(seen)}"
+            return f"{what}: {rollout.canary} tries it\n{comparison_text(rollout)}"
         case "rolling out":
-            return f"{what}: {seen['workers_done']} of {seen['workers_total']} workers have it"
-    return f"{what}: {seen['phase']}"
+            return f"{what}: {rollout.workers_done} of {rollout.workers_total} workers have it"
+    return f"{what}: {rollout.phase}"
 
 
-def comparison_text(seen: dict[str, Any]) -> str:
-    both = ((seen["previous"], seen["old"]), (seen["version"], seen["new"]))
+def comparison_text(rollout: Rollout) -> str:
+    both = ((rollout.previous, rollout.old), (rollout.version, rollout.new))
     rows = [
         (
             f"v{version}",
-            f"{numbers['operations']:,}",
-            f"{numbers['errors'] / numbers['operations']:.1%}" if numbers["operations"] else "-",
-            f"{numbers['run_s'] * 1e3:,.1f} ms" if numbers["operations"] else "-",
-            str(numbers["running"]),
+            f"{numbers.operations:,}",
+            f"{numbers.errors / numbers.operations:.1%}" if numbers.operations else "-",
+            f"{numbers.run_s * 1e3:,.1f} ms" if numbers.operations else "-",
+            str(numbers.running),
         )
         for version, numbers in both
         if numbers is not None
@@ -199,16 +199,15 @@ def comparison_text(seen: dict[str, Any]) -> str:
     return Output().table(("version", "operations", "failed", "mean run time", "running"), rows)
 
 
-def outcome_text(seen: dict[str, Any]) -> str:
-    what = f"{seen['program']} v{seen['version']}"
-    compared = f"{comparison_text(seen)}\n" if seen["new"] else ""
-    match seen["phase"]:
+def outcome_text(rollout: Rollout) -> str:
+    what = f"{rollout.program} v{rollout.version}"
+    compared = f"{comparison_text(rollout)}\n" if rollout.new else ""
+    match rollout.phase:
         case "done":
-            why = f" ({seen['reason']})" if seen["reason"] else ""
-            return (
-                f"{compared}{what} is on all workers after {seen['ended_at'] - seen['began_at']:.1f} s{why}"
-            )
+            why = f" ({rollout.reason})" if rollout.reason else ""
+            took_s = (rollout.ended_at or rollout.began_at) - rollout.began_at
+            return f"{compared}{what} is on all workers after {took_s:.1f} s{why}"
         case "rolled back":
-            return f"{compared}{what} was rolled back: {seen['reason']}; v{seen['previous']} is current"
-    kept = f"; v{seen['previous']} is current" if seen["previous"] else ""
-    return f"{what} was not deployed: {seen['reason']}{kept}"
+            return f"{compared}{what} was rolled back: {rollout.reason}; v{rollout.previous} is current"
+    kept = f"; v{rollout.previous} is current" if rollout.previous else ""
+    return f"{what} was not deployed: {rollout.reason}{kept}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from dspool.cli.output import Output
 from dspool.cli.run_file import RunFile, ServiceRun
-from dspool.cli.service import ServiceClient
+from dspool.cli.service import as_json, pool_of, running_pool
 from dspool.errors import PoolError
 
 
@@ -34,16 +34,15 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
         "status": None,
         "metrics": None,
     }
-    service = ServiceClient(run, pool)
     try:
-        facts["status"] = service.get()
+        with pool_of(run, pool) as served:
+            facts["status"] = as_json(served.status())
+            try:
+                facts["metrics"] = as_json(served.metrics_snapshot())
+            except PoolError as failed:
+                facts["metrics_why"] = failed.message
     except PoolError as failed:
         facts["why"] = failed.message
-        return facts
-    try:
-        facts["metrics"] = service.get("/metrics")
-    except PoolError as failed:
-        facts["metrics_why"] = failed.message
     return facts
 
 
@@ -70,12 +69,11 @@ def decisions(run_file: RunFile, pool: str | None, limit: int) -> list[dict[str,
     """The last decisions about the size, newest first.
 
     Raises:
-        PoolNotReady: nothing runs, or it does not answer.
+        PoolNotReady: nothing runs.
+        Unreachable: it does not answer.
     """
-    found: list[dict[str, Any]] = ServiceClient.of(run_file, pool).get("/decisions", {"limit": limit})[
-        "decisions"
-    ]
-    return found
+    with running_pool(run_file, pool) as served:
+        return [as_json(decision) for decision in served.decisions(limit)]
 
 
 def decisions_text(decisions: list[dict[str, Any]]) -> str:
@@ -99,36 +97,22 @@ def decisions_text(decisions: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def events(run_file: RunFile, since: int, limit: int, *, wait_s: float = 0.0) -> dict[str, Any]:
-    """A page of events after `since` (0: the newest); waits up to `wait_s` for one.
-
-    Raises:
-        PoolNotReady: nothing runs, or it does not answer.
-    """
-    query: dict[str, str | int] = {"since": since, "limit": limit, "timeout_s": str(wait_s)}
-    page: dict[str, Any] = ServiceClient.of(run_file).get("/events", query)
-    return page
-
-
 def sessions(run_file: RunFile, limit: int) -> dict[str, Any]:
     """At most `limit` sessions of the service's pool.
 
     Raises:
-        PoolNotReady: nothing runs, or it does not answer.
+        PoolNotReady: nothing runs.
+        Unreachable: it does not answer.
     """
-    service = ServiceClient.of(run_file)
-    found: list[dict[str, Any]] = []
+    found: list[Any] = []
     cursor: str | None = None
-    while len(found) < limit:
-        query: dict[str, str | int] = {"limit": min(1000, limit - len(found))}
-        if cursor is not None:
-            query["cursor"] = cursor
-        page = service.get("/sessions", query)
-        found += page["sessions"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-    return {"pool": service.pool, "sessions": found, "more": cursor is not None}
+    with running_pool(run_file) as served:
+        while len(found) < limit:
+            page, cursor = served.sessions(limit=min(1000, limit - len(found)), after=cursor)
+            found += map(as_json, page)
+            if cursor is None:
+                break
+        return {"pool": served.name, "sessions": found, "more": cursor is not None}
 
 
 def sessions_text(found: dict[str, Any]) -> str:

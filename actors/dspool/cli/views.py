@@ -18,7 +18,7 @@ from dspool.cli import remote
 from dspool.cli.options import ConfigFile, Debug, Json, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import RunFile
-from dspool.cli.service import run_file
+from dspool.cli.service import as_json, run_file, running_pool
 
 POLL_S = 5.0
 """How long one question for events waits at the service."""
@@ -70,18 +70,17 @@ def events(
 ) -> None:
     """Show what happened in the pool: sizes, deaths, moved sessions, deployments, ... (not each operation)."""
     out = Output(json, debug)
-    with guarded(out):
-        file = run_file(config, state_dir)
-        page = remote.events(file, 0, limit)
+    with guarded(out), running_pool(run_file(config, state_dir)) as served:
+        page = served.events(0, limit)
         try:
             while True:
-                if page["missed"]:
+                if page.missed:
                     out.progress("warning", "events were missed: the pool keeps a limited number")
-                for event in page["events"]:
+                for event in map(as_json, page.events):
                     out.result(event, event_text(event))
                 if not follow:
                     return
-                page = remote.events(file, page["next"], 1000, wait_s=POLL_S)
+                page = served.events(page.next, 1000, timeout_s=POLL_S)
         except KeyboardInterrupt:
             return
 
@@ -109,12 +108,13 @@ def look(file: RunFile) -> dict[str, Any]:
     """The pool's status and metrics, each None if it could not be had.
 
     Raises:
-        PoolNotReady: nothing runs, or it does not answer.
+        PoolNotReady: nothing runs.
+        Unreachable: it does not answer.
     """
     seen = remote.status(file)
     if not seen["running"] or seen["status"] is None:
-        # Says what is wrong with it.
-        remote.sessions(file, 1)
+        with running_pool(file) as served:
+            served.status()  # raises what is wrong with it
     return seen
 
 

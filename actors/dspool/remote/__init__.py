@@ -1,6 +1,5 @@
 """A pool over HTTP, with the methods of `Pool`: from anywhere, without Ray."""
 
-from dspool.remote.blocking import BlockingRemotePool, BlockingRemoteSession
-from dspool.remote.pool import RemotePool, RemoteSession
+from dspool.remote.pool import BlockingRemotePool, RemotePool, RemoteSession
 
-__all__ = ["BlockingRemotePool", "BlockingRemoteSession", "RemotePool", "RemoteSession"]
+__all__ = ["BlockingRemotePool", "RemotePool", "RemoteSession"]

@@ -5,24 +5,32 @@
 
 What was refused before it was begun is sent again after the time that the service names. What may have been done is
 sent again only if that cannot do it twice: reading, replacing, and whatever carries an Idempotency-Key, as each POST
-from here does.
+that runs or deploys a program does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+import uuid
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
-from dspool.errors import Unreachable
+from dspool.blocking import BlockingClient
+from dspool.core.lifecycle.warmup import Strategy, WarmupReport
+from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.errors import InvalidRequest, PoolError, UnknownWorker, Unreachable
 from dspool.messages import (
     JSON,
     AnyCommand,
+    Deployment,
     EndSession,
     ExecuteProgram,
     ExecuteSandboxed,
@@ -31,26 +39,87 @@ from dspool.messages import (
     SessionInfo,
     StreamEvent,
 )
-from dspool.remote.base import Remote, connection_error, options_of
-from dspool.remote.requests import Events, HttpCall, call_for, pages, pause_s, problem_of, result_of, said
+from dspool.remote.requests import (
+    ATTEMPTS,
+    HttpCall,
+    batch_for,
+    batch_results,
+    call_for,
+    event_of,
+    part,
+    result_of,
+    with_query,
+)
+from dspool.remote.service import HttpService
 from dspool.session import SessionMethods
+from dspool.supervisor.canary import Rollout
+from dspool.supervisor.sizing import DecisionRecord
+from dspool.supervisor.warmup import WarmProgress
+from dspool.telemetry.event_log import EventPage
+
+T = TypeVar("T")
+
+TIMEOUT_S = 30.0
+MAX_BATCH = 256
+"""Sets of inputs that are sent at once; a service that takes fewer (`service.max_batch`) says so."""
+WAIT_EACH_S = 10.0
+"""How long one request waits for a worker to be gone; asked again until the whole wait is over."""
+PAGE = 1000
 
 
-class RemotePool(Remote):
+class _SessionPage(msgspec.Struct):
+    sessions: list[SessionInfo]
+    next_cursor: str | None = None
+
+
+class RemotePool:
     """A pool that is served at `url`. `async with RemotePool(...) as pool`, or `await pool.close()` at the end.
 
     Args:
         token: access token (`dspool token new`).
         timeout_s: deadline of an operation that names none; retries are within it.
         priority: "batch" lets interactive work of others go first.
+        attempts: how often a request is sent at most.
         ca_file: certificates to trust instead of the system's, in PEM.
         transport: an httpx transport, for tests.
 
     Every method raises `PoolError`s: those that `Pool` raises, `Unauthenticated`, `RateLimited` and `Unreachable`.
+    What operators ask needs an admin's token.
     """
 
-    def _connect(self, options: dict[str, Any]) -> None:
-        self._http = httpx.AsyncClient(**options)
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: str = "default",
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        priority: str | None = None,
+        attempts: int = ATTEMPTS,
+        ca_file: Path | str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.name = pool
+        self.timeout_s = timeout_s
+        self._path = f"/v1/pools/{part(pool)}"
+        self._batch = MAX_BATCH
+        self._service = HttpService(
+            url, token=token, priority=priority, attempts=attempts, ca_file=ca_file, transport=transport
+        )
+
+    async def close(self) -> None:
+        """Close the connections; the pool goes on."""
+        await self._service.close()
+
+    async def __aenter__(self) -> RemotePool:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- operations ---
 
     async def run(
         self,
@@ -71,11 +140,7 @@ class RemotePool(Remote):
             idempotent=idempotent,
             operation_id=operation_id,
         )
-        return result_of(command, await self._send(call, timeout_s))
-
-    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
-        """As `Pool.execute`."""
-        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+        return result_of(command, self._decoded(await self._service.send(call, timeout_s), object))
 
     async def stream(
         self,
@@ -89,104 +154,229 @@ class RemotePool(Remote):
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         # No key: a stream that is read again from the start is not the same stream.
         call = call_for(
-            self.name,
-            command,
-            session,
-            timeout_s=timeout_s,
-            idempotent=True,
-            operation_id=operation_id,
+            self.name, command, session, timeout_s=timeout_s, idempotent=True, operation_id=operation_id
         )._replace(repeatable=False)
-        deadline = time.monotonic() + timeout_s
-        attempt = 0
-        while True:
-            attempt += 1
-            left_s = deadline - time.monotonic()
-            try:
-                async with self._http.stream(call.method, call.path, **options_of(call, left_s)) as answer:
-                    if answer.status_code == 200:
-                        async for one in self._events(command, answer):
-                            yield one
-                        return
-                    failed = problem_of(answer.status_code, await answer.aread(), answer.headers)
-            except httpx.HTTPError as broken:
-                raise connection_error(call, broken) from broken
-            pause = pause_s(failed, call, attempt)
-            if pause is None or time.monotonic() + pause >= deadline:
-                raise failed
-            await asyncio.sleep(pause)
+        async with aclosing(self._service.events(call, timeout_s)) as events:
+            async for name, data in events:
+                if (event := event_of(command, name, data)) is not None:
+                    yield event
 
-    async def _events(
-        self, command: AnyCommand, answer: httpx.Response
-    ) -> AsyncGenerator[StreamEvent | Result]:
-        events = Events()
-        async for line in answer.aiter_lines():
-            event = events.line(line)
-            if event is not None and (one := said(command, *event)) is not None:
-                yield one
-                if isinstance(one, Result):
-                    return
-        raise Unreachable("the stream broke off before its end")
+    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
+        """As `Pool.execute`."""
+        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+
+    async def map(
+        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
+    ) -> list[Result]:
+        """As `Pool.map`, in requests of as many sets of inputs as the service takes at once."""
+        results: list[Result] = []
+        while len(results) < len(inputs):
+            sent = inputs[len(results) : len(results) + self._batch]
+            call = batch_for(self.name, program, sent, timeout_s)
+            try:
+                answer = await self._service.send(call, self.timeout_s if timeout_s is None else timeout_s)
+            except InvalidRequest as refused:
+                limit = refused.details.get("limit")
+                if type(limit) is not int or not 0 < limit < len(sent):
+                    raise
+                self._batch = limit
+                continue
+            results += batch_results(program, self._decoded(answer, object))
+        return results
+
+    # --- sessions ---
 
     def session(self, session_id: str) -> RemoteSession:
         """As `Pool.session`."""
         return RemoteSession(self, session_id)
 
-    async def status(self) -> PoolStatus:
-        """As `Pool.status`."""
-        return msgspec.convert(await self._send(HttpCall("GET", self._path(), None, True)), PoolStatus)
+    async def create_session(self, session_id: str) -> SessionInfo:
+        """As `Pool.create_session`."""
+        return await self._post("/sessions", {"id": session_id}, SessionInfo, repeatable=False)
 
     async def sessions(
         self, *, limit: int = 100, after: str | None = None
     ) -> tuple[list[SessionInfo], str | None]:
         """As `Pool.sessions`: one's own."""
-        path = pages(self._path("/sessions"), limit, after)
-        page = await self._send(HttpCall("GET", path, None, True))
-        return msgspec.convert(page["sessions"], list[SessionInfo]), page["next_cursor"]
+        page = await self._get("/sessions", _SessionPage, limit=limit, cursor=after)
+        return page.sessions, page.next_cursor
+
+    async def session_info(self, session_id: str) -> SessionInfo:
+        """As `Pool.session_info`."""
+        return await self._get(f"/sessions/{part(session_id)}", SessionInfo)
 
     async def end_session(self, session_id: str) -> None:
         """As `Pool.end_session`."""
         await self.run(EndSession(), session=session_id)
 
+    # --- what operators ask ---
+
+    async def status(self) -> PoolStatus:
+        """As `Pool.status`."""
+        return await self._get("", PoolStatus)
+
     async def resize(self, size: int) -> int:
-        """As `Pool.resize`. Needs an admin's token, as the next two do."""
-        answer = await self._send(HttpCall("POST", self._path("/resize"), {"size": size}, True))
-        return int(answer["desired"])
+        """As `Pool.resize`."""
+        return (await self._post("/resize", {"size": size}, dict[str, int]))["desired"]
+
+    async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
+        """As `Pool.decisions`."""
+        found = await self._get("/decisions", dict[str, list[DecisionRecord]], limit=limit)
+        return found["decisions"]
 
     async def pause(self) -> None:
-        await self._send(HttpCall("POST", self._path("/pause"), None, True))
+        """As `Pool.pause`."""
+        await self._post("/pause", None, dict)
 
     async def resume(self) -> None:
-        await self._send(HttpCall("POST", self._path("/resume"), None, True))
+        """As `Pool.resume`."""
+        await self._post("/resume", None, dict)
 
-    async def close(self) -> None:
-        await self._http.aclose()
+    async def drain(self, worker_id: str, *, wait_s: float | None = None) -> bool:
+        """As `Pool.drain`."""
+        return await self._until_gone("drain", worker_id, wait_s)
 
-    async def __aenter__(self) -> RemotePool:
-        return self
+    async def restart(self, worker_id: str, *, wait_s: float | None = None) -> bool:
+        """As `Pool.restart`."""
+        return await self._until_gone("restart", worker_id, wait_s)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _send(self, call: HttpCall, timeout_s: float | None = None) -> Any:
-        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
-        attempt = 0
+    async def _until_gone(self, verb: str, worker_id: str, wait_s: float | None) -> bool:
+        until = math.inf if wait_s is None else time.monotonic() + wait_s
+        path = f"/workers/{part(worker_id)}/{verb}"
+        asked = False
         while True:
-            attempt += 1
-            left_s = deadline - time.monotonic()
+            each = max(0.0, min(WAIT_EACH_S, until - time.monotonic()))
             try:
-                answer = await self._http.request(call.method, call.path, **options_of(call, left_s))
-            except httpx.HTTPError as broken:
-                failed = connection_error(call, broken)
-            else:
-                if answer.is_success:
-                    return answer.json() if answer.content else None
-                failed = problem_of(answer.status_code, answer.content, answer.headers)
-            pause = pause_s(failed, call, attempt)
-            if pause is None or time.monotonic() + pause >= deadline:
-                raise failed
-            await asyncio.sleep(pause)
+                answer = await self._post(path, {"wait_s": each}, dict[str, Any], timeout_s=each + TIMEOUT_S)
+            except UnknownWorker:
+                if not asked:
+                    raise
+                return True  # it went between two questions
+            asked = True
+            if answer["gone"] or time.monotonic() >= until:
+                return bool(answer["gone"])
+            await asyncio.sleep(0)
+
+    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
+        """As `Pool.deploy`."""
+        call = self._deploying(deployment, canary_s)
+        done = self._decoded(await self._service.send(call, math.inf), dict[str, Any])
+        return msgspec.structs.replace(deployment, version=done["version"])
+
+    async def stream_deploy(
+        self, deployment: Deployment, *, canary_s: float | None = None
+    ) -> AsyncGenerator[Rollout | Deployment]:
+        """As `Pool.stream_deploy`."""
+        call = self._deploying(deployment, canary_s)._replace(key=None, repeatable=False)
+        async with aclosing(self._service.events(call, math.inf)) as events:
+            async for name, data in events:
+                if name == "final":
+                    yield msgspec.structs.replace(deployment, version=data["version"])
+                else:
+                    yield msgspec.convert(data, Rollout)
+
+    def _deploying(self, deployment: Deployment, canary_s: float | None) -> HttpCall:
+        given = {
+            "spec": deployment.spec,
+            "state": deployment.state,
+            "import_path": deployment.import_path,
+            "kwargs": deployment.kwargs or None,
+        }
+        body: dict[str, JSON] = {name: value for name, value in given.items() if value is not None}
+        path = f"{self._path}/programs/{part(deployment.program)}/versions"
+        asked = None if canary_s is None else f"{canary_s:g}"
+        return HttpCall("POST", with_query(path, canary_s=asked), body, True, uuid.uuid4().hex)
+
+    async def rollback(self, program: str, version: int | None = None) -> Deployment:
+        """As `Pool.rollback`; of the deployment only program and version are known here."""
+        body = {} if version is None else {"version": version}
+        return await self._post(
+            f"/programs/{part(program)}/rollback", body, Deployment, repeatable=False, timeout_s=math.inf
+        )
+
+    async def rollouts(self) -> list[Rollout]:
+        """As `Pool.rollouts`."""
+        return (await self._get("/rollouts", dict[str, list[Rollout]]))["rollouts"]
+
+    async def current_versions(self) -> dict[str, int]:
+        """As `Pool.current_versions`."""
+        found: dict[str, int] = {}
+        cursor: str | None = None
+        while True:
+            page = await self._get("/programs", dict[str, Any], limit=PAGE, cursor=cursor)
+            found |= {one["program"]: one["version"] for one in page["programs"]}
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+    async def warm(self, strategy: Strategy | None = None) -> WarmupReport:
+        """As `Pool.warm`."""
+        async with aclosing(self.stream_warm(strategy)) as events:
+            async for event in events:
+                if isinstance(event, WarmupReport):
+                    return event
+        raise Unreachable("the service ended before the warm-up did")
+
+    async def stream_warm(
+        self, strategy: Strategy | None = None
+    ) -> AsyncGenerator[WarmProgress | WarmupReport]:
+        """As `Pool.stream_warm`."""
+        call = HttpCall("POST", f"{self._path}/warm", {"strategy": strategy})
+        async with aclosing(self._service.events(call, math.inf)) as events:
+            async for name, data in events:
+                yield (
+                    msgspec.convert(data, WarmupReport)
+                    if name == "final"
+                    else msgspec.convert(data, WarmProgress)
+                )
+
+    # --- observation ---
+
+    async def metrics_snapshot(self) -> MetricsSnapshot:
+        """As `Pool.metrics_snapshot`."""
+        return await self._get("/metrics", MetricsSnapshot)
+
+    async def metrics_history(
+        self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
+    ) -> HistoryView:
+        """As `Pool.metrics_history`."""
+        return await self._get(
+            "/metrics/history", HistoryView, duration_s=duration_s, program=program, slot=ordinal
+        )
+
+    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
+        """As `Pool.events`."""
+        wait_s = self.timeout_s + timeout_s
+        return await self._get(
+            "/events", EventPage, wait_s=wait_s, since=since, limit=limit, timeout_s=timeout_s
+        )
+
+    # --- how it is asked ---
+
+    async def _get(
+        self, path: str, kind: type[T], *, wait_s: float | None = None, **query: str | float | None
+    ) -> T:
+        call = HttpCall("GET", with_query(self._path + path, **query), None, True)
+        return self._decoded(await self._service.send(call, wait_s or self.timeout_s), kind)
+
+    async def _post(
+        self,
+        path: str,
+        body: dict[str, JSON] | None,
+        kind: type[T],
+        *,
+        repeatable: bool = True,
+        timeout_s: float | None = None,
+    ) -> T:
+        call = HttpCall("POST", self._path + path, body, repeatable)
+        return self._decoded(await self._service.send(call, timeout_s or self.timeout_s), kind)
+
+    def _decoded(self, body: bytes, kind: type[T]) -> T:
+        try:
+            # What answers without a body has nothing to say.
+            return msgspec.json.decode(body or b"null", type=kind)
+        except msgspec.MsgspecError as odd:
+            raise PoolError(f"{self._service.place} answered, and not as dspool does: {odd}") from odd
 
 
 class RemoteSession(SessionMethods):
@@ -195,3 +385,35 @@ class RemoteSession(SessionMethods):
     async def execute_code(self, code: str) -> JSON:
         """Run Python, unlike `SessionHandle` in a sandbox. Needs an admin, and `service.execute_code`."""
         return (await self.run(ExecuteSandboxed(code))).value
+
+
+class BlockingRemotePool(BlockingClient[RemotePool]):
+    """As `RemotePool`, without asyncio. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: str = "default",
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        priority: str | None = None,
+        attempts: int = ATTEMPTS,
+        ca_file: Path | str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            RemotePool(
+                url,
+                pool=pool,
+                token=token,
+                timeout_s=timeout_s,
+                priority=priority,
+                attempts=attempts,
+                ca_file=ca_file,
+                transport=transport,
+            )
+        )
+
+
+__all__ = ["BlockingRemotePool", "RemotePool", "RemoteSession"]

@@ -1,4 +1,4 @@
-"""What the remote client says and how it takes the answers. No connection in here: both twins share it."""
+"""What the remote pool sends, and how it takes the answers. No connection in here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -85,8 +85,8 @@ def call_for(
     Raises:
         InvalidRequest: there is no way to ask this over HTTP.
     """
-    root = f"/v1/pools/{_part(pool)}"
-    at = root if session is None else f"{root}/sessions/{_part(session)}"
+    root = f"/v1/pools/{part(pool)}"
+    at = root if session is None else f"{root}/sessions/{part(session)}"
     repeatable = type(command) in READ_ONLY
 
     def post(path: str, body: dict[str, JSON] | None) -> HttpCall:
@@ -99,9 +99,9 @@ def call_for(
             body: dict[str, JSON] = {"inputs": inputs}
             if timeout_s is not None:
                 body["timeout_s"] = timeout_s
-            return post(f"{at}/programs/{_part(program)}/{verb}", body)
+            return post(f"{at}/programs/{part(program)}/{verb}", body)
         case GetProgramInfo(program):
-            return HttpCall("GET", f"{at}/programs/{_part(program)}", None, repeatable)
+            return HttpCall("GET", f"{at}/programs/{part(program)}", None, repeatable)
     if session is None:
         raise InvalidRequest(f"{_name(command)} needs a session over HTTP")
     match command:
@@ -110,22 +110,22 @@ def call_for(
             given = {name: value for name, value in sent.items() if value is not None}
             if command.kwargs:
                 given["kwargs"] = command.kwargs
-            path = f"{at}/programs/{_part(command.program)}"
+            path = f"{at}/programs/{part(command.program)}"
             return HttpCall("PUT", path, given, command.replace, create_only=not command.replace)
         case DeleteProgram(program):
-            return HttpCall("DELETE", f"{at}/programs/{_part(program)}")
+            return HttpCall("DELETE", f"{at}/programs/{part(program)}")
         case ListPrograms():
             return HttpCall("GET", f"{at}/programs?limit=1000", None, repeatable)
         case ConfigureLM(profile, overrides):
             return HttpCall("PUT", f"{at}/lm", {"profile": profile, "overrides": overrides}, True)
         case SetVariable(name, value):
-            return HttpCall("PUT", f"{at}/variables/{_part(name)}", {"value": value}, True)
+            return HttpCall("PUT", f"{at}/variables/{part(name)}", {"value": value}, True)
         case GetVariable(name):
-            return HttpCall("GET", f"{at}/variables/{_part(name)}", None, repeatable)
+            return HttpCall("GET", f"{at}/variables/{part(name)}", None, repeatable)
         case ListVariables():
             return HttpCall("GET", f"{at}/variables?limit=1000", None, repeatable)
         case DeleteVariable(name):
-            return HttpCall("DELETE", f"{at}/variables/{_part(name)}")
+            return HttpCall("DELETE", f"{at}/variables/{part(name)}")
         case GetHistory(limit):
             return HttpCall("GET", f"{at}/history?limit={limit}", None, repeatable)
         case ExecuteSandboxed(code):
@@ -146,7 +146,7 @@ def batch_for(pool: str, program: str, inputs: list[dict[str, JSON]], timeout_s:
     body: dict[str, JSON] = {"inputs": inputs}
     if timeout_s is not None:
         body["timeout_s"] = timeout_s
-    path = f"/v1/pools/{_part(pool)}/programs/{_part(program)}/batch"
+    path = f"/v1/pools/{part(pool)}/programs/{part(program)}/batch"
     return HttpCall("POST", path, body, True, uuid.uuid4().hex)
 
 
@@ -187,15 +187,15 @@ def result_of(command: AnyCommand, body: Any) -> Result:
     return Result("", value=value)
 
 
-def problem_of(status: int, body: bytes, headers: Mapping[str, str]) -> PoolError:
-    """The error that an answer of 400 and above tells of; the same class that `Pool.run` raises."""
+def problem_of(status: int, body: bytes, headers: Mapping[str, str], place: str = "the service") -> PoolError:
+    """The error that an answer of 300 and above of `place` means; the same class that `Pool.run` raises."""
     retry_after_s = _retry_after(headers.get("retry-after"))
     try:
         problem = msgspec.json.decode(body)
         code, detail = problem["code"], problem["detail"]
         details = {str(name): value for name, value in (problem.get("details") or {}).items()}
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
-        code, detail, details = "pool_error", f"the service answered {status}, and not as dspool does", {}
+        code, detail, details = "pool_error", f"{place} answered {status}, and not as dspool does", {}
     details |= {"status": status}
     if retry_after_s is not None:
         # The header is rounded up to whole seconds; the details may be finer.
@@ -203,9 +203,11 @@ def problem_of(status: int, body: bytes, headers: Mapping[str, str]) -> PoolErro
     return from_wire({"code": code, "message": detail, "details": details})
 
 
-def pause_s(failed: PoolError, call: HttpCall, attempt: int, spread: float | None = None) -> float | None:
-    """How long to wait before sending `call` again after `attempt` tries; None is not at all."""
-    if attempt >= ATTEMPTS:
+def pause_s(
+    failed: PoolError, call: HttpCall, attempt: int, spread: float | None = None, *, attempts: int = ATTEMPTS
+) -> float | None:
+    """How long to wait before sending `call` again after `attempt` tries of `attempts`; None is not at all."""
+    if attempt >= attempts:
         return None
     status = failed.details.get("status")
     if isinstance(failed, Unreachable) or status == 502:
@@ -254,13 +256,13 @@ class Events:
         self._name, self._data = "", []
         return (name, msgspec.json.decode(data)) if data else None
 
+    def error(self, data: Any) -> PoolError:
+        """The error that an `error` event holds."""
+        return problem_of(int(data.get("status", 500)), msgspec.json.encode(data), {})
 
-def said(command: AnyCommand, name: str, data: Any) -> StreamEvent | Result | None:
-    """What one event of a stream means.
 
-    Raises:
-        PoolError: the stream ended with an error.
-    """
+def event_of(command: AnyCommand, name: str, data: Any) -> StreamEvent | Result | None:
+    """What one event of a program's stream means; None if it is of a kind that is not known here."""
     match name:
         case "token":
             return StreamEvent("token", data["field"], data["text"])
@@ -270,16 +272,17 @@ def said(command: AnyCommand, name: str, data: Any) -> StreamEvent | Result | No
             return StreamEvent("status", "", data["text"])
         case "final":
             return result_of(command, data)
-        case "error":
-            raise problem_of(int(data.get("status", 500)), msgspec.json.encode(data), {})
     return None
 
 
-def pages(path: str, limit: int, cursor: str | None) -> str:
-    return f"{path}?limit={limit}" + (f"&cursor={quote(cursor, safe='')}" if cursor is not None else "")
+def with_query(path: str, **query: str | float | None) -> str:
+    """`path` with those of the parameters that are given."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """`name` as one step of a path. Raises: InvalidRequest: it cannot be one."""
     if name in (".", ".."):
         # Every client on the way would take it for a step in the path.
         raise InvalidRequest(f"{name!r} cannot be a name over HTTP")
@@ -296,8 +299,10 @@ __all__ = [
     "batch_for",
     "batch_results",
     "call_for",
+    "event_of",
+    "part",
     "pause_s",
     "problem_of",
     "result_of",
-    "said",
+    "with_query",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
 from dspool.protocols import CallerView, ClusterPool
 from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
 from dspool_serve.context import Context
-from dspool_serve.http.event_stream import EventStream, event, stream_event
+from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, event, stream_event
 from dspool_serve.http.requests import Request, decode
 from dspool_serve.http.responses import Response
 
@@ -127,6 +128,23 @@ def stream_program(
         finally:
             # At once, not when the garbage collector finds it: the slot is held until then.
             await source.aclose()
+
+    return streamed(context, events())
+
+
+def wants_events(request: Request) -> bool:
+    """Whether who asks takes server-sent events and nothing else."""
+    accepted = request.headers.get(b"accept", b"")
+    return EVENT_STREAM in accepted and b"application/json" not in accepted
+
+
+def stream_progress(context: Context, source: AsyncGenerator[Any], last: type) -> EventStream:
+    """A `status` event for each moment of `source`, then `final` with the `last`."""
+
+    async def events() -> AsyncGenerator[bytes]:
+        async with aclosing(source):
+            async for moment in source:
+                yield event("final" if isinstance(moment, last) else "status", moment)
 
     return streamed(context, events())
 

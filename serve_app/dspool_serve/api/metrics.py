@@ -20,6 +20,7 @@ from dspool_serve.http.routing import Route
 ANSWER_S: Final = 5.0
 """How long the metrics actor may take; it may be on its way back from a restart."""
 MAX_HISTORY_S: Final = 90_000.0
+MAX_ORDINAL: Final = 1_000_000
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,9 +31,12 @@ async def get_metrics(context: Context, request: Request) -> Response:
 
 
 async def get_history(context: Context, request: Request) -> Response:
-    query = request.query(frozenset({"duration_s"}))
+    query = request.query(frozenset({"duration_s", "program", "slot"}))
     seconds = number(query, "duration_s", 300.0, least=1.0, most=MAX_HISTORY_S)
-    return Response(200, _encode(await _patiently(pool_of(context, request).metrics_history(seconds))))
+    ordinal = int(number(query, "slot", 0, least=0, most=MAX_ORDINAL)) if "slot" in query else None
+    pool = pool_of(context, request)
+    asked = pool.metrics_history(seconds, program=query.get("program"), ordinal=ordinal)
+    return Response(200, _encode(await _patiently(asked)))
 
 
 async def get_events(context: Context, request: Request) -> Response:
@@ -59,6 +63,8 @@ _EVENTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 )
 _HISTORY: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("duration_s", {"type": "number", "minimum": 1, "maximum": MAX_HISTORY_S, "default": 300}),
+    ("program", {"type": "string"}),
+    ("slot", {"type": "integer", "minimum": 0, "maximum": MAX_ORDINAL}),
 )
 
 OBSERVING: Final = (

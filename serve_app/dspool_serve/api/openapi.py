@@ -10,11 +10,12 @@ from typing import Any, get_args
 import msgspec
 
 from dspool.core.lifecycle.warmup import WarmupReport
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import Seen
 from dspool_serve.api.examples import EXAMPLES
 from dspool_serve.api.idempotency import MAX_KEY
-from dspool_serve.api.schema import ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
+from dspool_serve.api.schema import Deployed, ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
 from dspool_serve.http.problems import kind_of
 from dspool_serve.http.routing import MAX_NAME, Route
 
@@ -26,10 +27,14 @@ STREAMS: dict[str, dict[str, Any]] = {
         "final": ExecuteResponse,
         "error": Problem,
     },
+    "deploy": {"status": Rollout, "final": Deployed, "error": Problem},
     "warm": {"status": WarmProgress, "final": WarmupReport, "error": Problem},
     "events": {"status": StatusEvent, "event": Seen, "error": Problem},
 }
 """What each kind of stream sends: the name of an event, and the type of its data."""
+
+ON_REQUEST = frozenset({"deploy"})
+"""Streams for who takes events only; others get the answer when it is there."""
 
 _REF = "#/components/schemas/{name}"
 _KEYED = (
@@ -136,8 +141,9 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
 
 def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     success: dict[str, Any] = {"description": route.summary}
-    if route.stream:
-        success["content"] = {"text/event-stream": _stream(route, schema_of)}
+    streamed = {"text/event-stream": _stream(route, schema_of)} if route.stream else None
+    if streamed is not None and route.stream not in ON_REQUEST:
+        success["content"] = streamed
     elif route.media != "application/json":
         success["content"] = {route.media: {"schema": {"type": "string"}}}
     elif route.answer is Any:
@@ -145,6 +151,9 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     elif route.answer is not None:
         success["content"] = {"application/json": _media(route.answer, schema_of)}
     responses = {str(route.status): success}
+    if streamed is not None and route.stream in ON_REQUEST:
+        shown = "The same with its progress, for who accepts `text/event-stream` and nothing else"
+        responses["200"] = {"description": shown, "content": streamed}
     if "{pool}" in route.path:
         always: tuple[str, ...] = ("malformed_request", "unknown_pool", "not_allowed", *_ALWAYS)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,7 +21,7 @@ from dspool_serve.api.common import (
     number,
     optional_body,
     pool_of,
-    streamed,
+    stream_progress,
 )
 from dspool_serve.api.schema import (
     ConfigView,
@@ -38,7 +37,7 @@ from dspool_serve.api.schema import (
     WarmRequest,
 )
 from dspool_serve.context import Context
-from dspool_serve.http.event_stream import EventStream, event
+from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -131,16 +130,7 @@ async def resume_pool(context: Context, request: Request) -> Response:
 
 async def warm_pool(context: Context, request: Request) -> EventStream:
     asked = await optional_body(context, request, _warm_body, WarmRequest())
-    source = pool_of(context, request).stream_warm(asked.strategy)
-
-    async def events() -> AsyncGenerator[bytes]:
-        try:
-            async for moment in source:
-                yield event("final" if isinstance(moment, WarmupReport) else "status", moment)
-        finally:
-            await source.aclose()
-
-    return streamed(context, events())
+    return stream_progress(context, pool_of(context, request).stream_warm(asked.strategy), WarmupReport)
 
 
 async def look_at_all(context: Context) -> list[PoolStatus]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 import msgspec
 
 from dspool.errors import InvalidRequest, PoolError, UnknownProgram
 from dspool.messages import Deployment, ExecuteProgram, GetProgramInfo, StreamProgram
+from dspool.supervisor.canary import Rollout
 from dspool_serve.api.common import (
     CHANGE,
     LOOK,
@@ -25,6 +29,8 @@ from dspool_serve.api.common import (
     result_of,
     run,
     stream_program,
+    stream_progress,
+    wants_events,
 )
 from dspool_serve.api.schema import (
     BatchItem,
@@ -128,15 +134,24 @@ async def _programs(context: Context, request: Request) -> dict[str, PoolProgram
     }
 
 
-async def deploy_pool_program(context: Context, request: Request) -> Response:
+async def deploy_pool_program(context: Context, request: Request) -> Response | EventStream:
     name = request.params["program"]
     watch_s = number(request.query(frozenset({"canary_s"})), "canary_s", 0, MAX_CANARY_S)
     asked = await program_body(context, request, state_alone=True)
     wanted = Deployment(
         name, 0, spec=asked.spec, state=asked.state, import_path=asked.import_path, kwargs=asked.kwargs
     )
-    done = await pool_of(context, request).deploy(wanted, canary_s=watch_s)
+    pool = pool_of(context, request)
+    if wants_events(request):
+        return stream_progress(context, _deployed(pool.stream_deploy(wanted, canary_s=watch_s)), Deployed)
+    done = await pool.deploy(wanted, canary_s=watch_s)
     return answer_json(Deployed(done.program, done.version), 201)
+
+
+async def _deployed(source: AsyncGenerator[Rollout | Deployment]) -> AsyncGenerator[Rollout | Deployed]:
+    async with aclosing(source):
+        async for moment in source:
+            yield Deployed(moment.program, moment.version) if isinstance(moment, Deployment) else moment
 
 
 async def roll_back_pool_program(context: Context, request: Request) -> Response:
@@ -208,6 +223,7 @@ ROUTES: tuple[Route, ...] = (
         status=201,
         problems=(*CHANGE, "not_allowed", "conflict", "program_error", "pool_not_ready"),
         query=(("canary_s", {"type": "integer", "minimum": 0, "maximum": MAX_CANARY_S}),),
+        stream="deploy",
     ),
     Route(
         "POST",
