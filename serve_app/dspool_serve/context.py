@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dspool.protocols import CallerView
-from dspool_serve.pools import Pools, Settings
+from dspool_serve.pools import CallerView, Pools, Settings
 
 
 class MetricsPage(Protocol):

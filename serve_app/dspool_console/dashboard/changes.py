@@ -12,11 +12,11 @@ import msgspec
 from dspool.core.metrics.measures import LiveUpdate
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
-from dspool.protocols import ClusterPool
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
 from dspool_console.dashboard.event_text import event_row
 from dspool_console.dashboard.tables import points
+from dspool_serve.pools import ClusterPool
 
 EVERYBODY: Final = "*"
 """The topic of what all viewers must know."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dspool.errors import PoolError, UnknownWorker
-from dspool.protocols import ClusterPool
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
 from dspool_console.dashboard.changes import Changes
@@ -19,7 +18,7 @@ from dspool_console.dashboard.hub import Hub
 from dspool_console.dashboard.tables import encode_table
 from dspool_console.dashboard.traces import OperationLog
 from dspool_serve.access.logins import Logins
-from dspool_serve.pools import Pools
+from dspool_serve.pools import ClusterPool, Pools
 
 KEEP_S: Final = 1.0
 MEMORY_KEEP_S: Final = 10.0

@@ -14,9 +14,8 @@ from dspool.core.admission.access import Token
 from dspool.core.admission.fair import Entry, Priority
 from dspool.errors import InvalidRequest, PoolError, UnknownSession
 from dspool.messages import AnyCommand, Result, SessionInfo, StreamEvent
-from dspool.protocols import ClusterPool
 from dspool_serve.access.admission import Admission
-from dspool_serve.pools import Pools
+from dspool_serve.pools import ClusterPool, Pools
 
 MAX_ID = 200
 """What the pool takes as a session's id, the principal before it included."""

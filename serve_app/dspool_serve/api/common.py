@@ -11,12 +11,12 @@ import msgspec
 
 from dspool.errors import InvalidRequest, PoolError
 from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
-from dspool.protocols import CallerView, ClusterPool
 from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, event, stream_event
 from dspool_serve.http.requests import Request, decode
 from dspool_serve.http.responses import Response
+from dspool_serve.pools import CallerView, ClusterPool
 
 T = TypeVar("T")
 

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 
 from dspool.errors import Cancelled, InvalidRequest, PoolError
-from dspool.protocols import PoolStorage
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
@@ -26,6 +25,7 @@ from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, po
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Handler, Route
+from dspool_serve.pools import PoolStorage
 
 log = logging.getLogger("dspool.http")
 

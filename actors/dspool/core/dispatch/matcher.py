@@ -76,14 +76,14 @@ class Matcher:
             if worker.tickets:
                 self._leaving[worker_id] = worker
         for worker_id, member in members.items():
-            worker = self.workers.get(worker_id)
-            if worker is None:
+            if worker_id not in self.workers:
                 worker = self._leaving.pop(worker_id, None) or WorkerSlots(
                     worker_id, member.slots, self._turns
                 )
                 # What it said before it left is stale.
                 worker.capacity, worker.refused = worker.slots, False
                 self.workers[worker_id] = worker
+            worker = self.workers[worker_id]
             worker.capacity += member.slots - worker.slots
             worker.slots = member.slots
         self.offer_all(homeless, now)
