@@ -6,9 +6,9 @@ time as Prometheus does, so five deaths are five. With a sample every 15 s, 5 mi
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from dspool.core.metrics.histogram import Histogram
@@ -52,8 +52,8 @@ class SampleWindow:
 
     def level(self, metric: str, **where: str) -> float:
         """A gauge."""
-        newest = self._samples[-1][1] if self._samples else {}
-        return next((value for _, value in _chosen(newest, metric, where)), ABSENT)
+        series = self._samples[-1][1].get(metric, {}) if self._samples else {}
+        return next((series[labels] for labels in _chosen(metric, series, where)), ABSENT)
 
     def increase(self, metric: str, seconds: float, **where: str) -> float:
         """By how much a counter grew; the first value of a series is no growth."""
@@ -69,24 +69,21 @@ class SampleWindow:
         return _in_buckets(q, sorted(buckets.items()))
 
     def _increases(self, metric: str, seconds: float, where: Mapping[str, str]) -> dict[Labels, float]:
-        series: dict[Labels, list[float]] = {}
-        for at, sample in self._samples:
-            if at >= self._now - seconds:
-                for labels, value in _chosen(sample, metric, where):
-                    series.setdefault(labels, []).append(value)
-        return {
+        samples = [sample.get(metric, {}) for at, sample in self._samples if at >= self._now - seconds]
+        increases = {}
+        for labels in _chosen(metric, dict.fromkeys(itertools.chain(*samples)), where):
+            values = [sample[labels] for sample in samples if labels in sample]
             # A counter that fell began anew.
-            labels: sum(after - before if after >= before else after for before, after in pairwise(values))
-            for labels, values in series.items()
-        }
+            increases[labels] = sum(b - a if b >= a else b for a, b in itertools.pairwise(values))
+        return increases
 
 
-def _chosen(sample: Sample, metric: str, where: Mapping[str, str]) -> Iterator[tuple[Labels, float]]:
+def _chosen(metric: str, series: Iterable[Labels], where: Mapping[str, str]) -> Iterator[Labels]:
     names = BY_NAME[metric].labels if metric in BY_NAME else ()
     wanted = [(names.index(label), values.split("|")) for label, values in where.items()]
-    for labels, value in sample.get(metric, {}).items():
+    for labels in series:
         if UNATTRIBUTED not in labels and all(labels[place] in values for place, values in wanted):
-            yield labels, value
+            yield labels
 
 
 def _in_buckets(q: float, buckets: Sequence[tuple[float, float]]) -> float:
