@@ -158,7 +158,7 @@ async def scene(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Async
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
         serving = asyncio.create_task(server.serve())
         load = asyncio.create_task(keep_busy(pool, folder / "noted"))
-        watch = AlertWatch(pool.name, pools.get(pool.name).reading)
+        watch = AlertWatch(pool.name, pools.get(pool.name).snapshot)
         watching = asyncio.create_task(watch.run(every_s=1.0))
         (node,) = ray.nodes()
         targets = {

@@ -157,7 +157,7 @@ def test_a_quantile_lies_in_its_bucket():
 
 
 async def test_a_sample_has_all_that_the_alerts_read():
-    snapshot = await SimulatedPool(workers=2, history_s=3).reading()
+    snapshot = await SimulatedPool(workers=2, history_s=3).snapshot()
     sample = sample_of(snapshot, METRICS_READ)
     assert sample.keys() == METRICS_READ
     assert all(sample.values())
@@ -174,13 +174,13 @@ class Watch:
         self.now = 0.0
         self.pool = SimulatedPool(workers=2, history_s=3)
         self.watch = AlertWatch(
-            "default", self.pool.reading, clock=lambda: self.now, wall=lambda: 1e9 + self.now
+            "default", self.pool.snapshot, clock=lambda: self.now, wall=lambda: 1e9 + self.now
         )
 
     async def pass_s(self, seconds, *, away=False, **status):
         for _ in range(int(seconds / 15)):
             self.now += 15.0
-            snapshot = await self.pool.reading()
+            snapshot = await self.pool.snapshot()
             changed = msgspec.structs.replace(snapshot.status, **status)
             self.watch.take(None if away else msgspec.structs.replace(snapshot, status=changed))
 
