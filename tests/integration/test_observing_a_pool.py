@@ -40,7 +40,7 @@ def _was_not_forked(worker: Any) -> None:
 
 def _has_other_source(supervisor: Any) -> None:
     """As if `noted` had been edited since its version was first loaded."""
-    supervisor._deploying._source._recorded["noted", 1] = {"noted": "as it was"}
+    supervisor._deployments._source._originals["noted", 1] = {"noted": "as it was"}
 
 
 async def arrived(pool: Any, *events: str) -> None:

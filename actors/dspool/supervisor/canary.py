@@ -1,4 +1,4 @@
-"""Trying a new version on one worker: what both versions did, as the workers measured it, and what follows."""
+"""The trial of a new version on one worker: what the workers measured of both versions, and the verdict."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from dspool.messages import VersionNumbers
 from dspool.supervisor.runtime import Sleep, WorkerHandle, within
 
 ANSWER_S = 1.0
-"""How long a worker may take to say what it measured."""
-LOOK_EVERY_S = 0.25
+"""How long a worker may take to report its numbers."""
+CHECK_EVERY_S = 0.25
 QUIET_S = 2.0
-"""With not one operation of the program seen for so long, there is nothing to wait for."""
-SILENT_LOOKS = 3
-"""A canary that does not answer so often in a row has its event loop blocked, for all we know by the new version."""
+"""After so long without an operation of the program there is nothing to wait for."""
+MAX_SILENCES = 3
+"""A canary that fails to answer so often in a row has a blocked event loop, probably by the new version."""
 
 
-class Figures(NamedTuple):
+class Comparison(NamedTuple):
     old: VersionNumbers
-    """What the version before did since the beginning; if that is too little (the canary may be the only worker),
+    """What the version before did since the trial began; if that is too little (the canary may be the only worker),
     what it did in all."""
     new: VersionNumbers
     idle: bool
-    """Nobody has asked for the program since the beginning."""
+    """No operation has used the program since the trial began."""
 
 
 class Trial:
     """Compares two versions (old, new) of a program on the `workers()` that take traffic.
 
-    Asks the workers themselves: exact, whatever else they do, and no metrics are needed.
+    Asks the workers themselves: that is exact, and works without metrics.
     """
 
     def __init__(
@@ -54,72 +54,72 @@ class Trial:
         self._workers = workers
         self._clock = clock
         self._sleep = sleep
-        self._before: dict[str, dict[int, VersionNumbers]] = {}
-        self._last: dict[str, dict[int, VersionNumbers]] = {}
-        self._silent: dict[str, int] = {}
+        self._baseline: dict[str, dict[int, VersionNumbers]] = {}
+        self._latest: dict[str, dict[int, VersionNumbers]] = {}
+        self._silences: dict[str, int] = {}
 
     async def begin(self) -> None:
-        """What was done until now does not count."""
-        self._before = self._last = await self._ask()
+        """Take the baseline: earlier operations do not count."""
+        self._baseline = self._latest = await self._measure()
 
     async def watch(
         self,
         canary: WorkerHandle,
         longest_s: float,
-        note: Callable[[VersionNumbers, VersionNumbers, str], None],
+        report: Callable[[VersionNumbers, VersionNumbers, str], None],
     ) -> Verdict:
-        """Go on or back; `note` hears of each look at the two versions, and what was made of it."""
+        """Compare until there is a verdict, go on or back; `report(old, new, reason)` gets each comparison."""
         began = self._clock()
         while True:
-            old, new, idle = await self.look()
-            waited = self._clock() - began
-            verdict = judge(old, new, time_over=waited >= longest_s or (idle and waited >= QUIET_S))
-            if silent := self._silent.get(canary.worker_id, 0):
+            old, new, idle = await self.compare()
+            elapsed_s = self._clock() - began
+            verdict = judge(old, new, time_over=elapsed_s >= longest_s or (idle and elapsed_s >= QUIET_S))
+            if silences := self._silences.get(canary.worker_id, 0):
                 verdict = Verdict("wait", "its canary has not answered")
-            if silent >= SILENT_LOOKS:
+            if silences >= MAX_SILENCES:
                 verdict = Verdict("back", f"its canary {canary.worker_id} does not answer any more")
             if canary not in self._workers():
                 verdict = Verdict("back", f"its canary {canary.worker_id} left the pool meanwhile")
-            note(old, new, verdict.reason)
+            report(old, new, verdict.reason)
             if verdict.decision != "wait":
                 return verdict
-            await self._sleep(LOOK_EVERY_S)
+            await self._sleep(CHECK_EVERY_S)
 
-    async def look(self) -> Figures:
-        # What a worker that has gone since then did still counts.
-        self._last = {**self._last, **await self._ask()}
+    async def compare(self) -> Comparison:
+        # The numbers of a worker that is gone by now still count.
+        self._latest = {**self._latest, **await self._measure()}
         old, new = (self._since(version) for version in self._versions)
         idle = not (old.operations or old.running or new.operations or new.running)
         if old.operations < MIN_OPERATIONS:
             first = self._versions[0]
-            old = _sum(numbers[first] for numbers in self._last.values() if first in numbers)
-        return Figures(old, new, idle)
+            old = _sum(numbers[first] for numbers in self._latest.values() if first in numbers)
+        return Comparison(old, new, idle)
 
     def _since(self, version: int) -> VersionNumbers:
         nothing = VersionNumbers()
         return _sum(
-            _less(numbers[version], self._before.get(worker, {}).get(version, nothing))
-            for worker, numbers in self._last.items()
+            _difference(numbers[version], self._baseline.get(worker, {}).get(version, nothing))
+            for worker, numbers in self._latest.items()
             if version in numbers
         )
 
-    async def _ask(self) -> dict[str, dict[int, VersionNumbers]]:
+    async def _measure(self) -> dict[str, dict[int, VersionNumbers]]:
         handles = self._workers()
         answers = await asyncio.gather(
             *(within(ANSWER_S, handle.versions(self._program), self._sleep) for handle in handles),
             return_exceptions=True,
         )
-        found = {}
+        numbers = {}
         for handle, answer in zip(handles, answers, strict=True):
             if isinstance(answer, BaseException):
-                self._silent[handle.worker_id] = self._silent.get(handle.worker_id, 0) + 1
+                self._silences[handle.worker_id] = self._silences.get(handle.worker_id, 0) + 1
             else:
-                self._silent.pop(handle.worker_id, None)
-                found[handle.worker_id] = answer
-        return found
+                self._silences.pop(handle.worker_id, None)
+                numbers[handle.worker_id] = answer
+        return numbers
 
 
-def _less(now: VersionNumbers, before: VersionNumbers) -> VersionNumbers:
+def _difference(now: VersionNumbers, before: VersionNumbers) -> VersionNumbers:
     operations = now.operations - before.operations
     if operations <= 0:
         return msgspec.structs.replace(now, operations=0, errors=0, run_s=0.0)
@@ -158,7 +158,7 @@ class Rollout(Struct, kw_only=True):
     canary: str | None = None
     """The worker that tries the new version."""
     canary_s: float = 0.0
-    """Longest time that it is watched."""
+    """Longest time of the trial."""
     old: VersionNumbers | None = None
     """What the version before did since the canary took the new one."""
     new: VersionNumbers | None = None
@@ -167,16 +167,16 @@ class Rollout(Struct, kw_only=True):
     workers_total: int = 0
 
 
-ROLLOUTS_KEPT = 50
+MAX_ROLLOUTS = 50
 
 
 class Rollouts:
-    """The one that runs and the last ones that ended."""
+    """The running rollout and the last ones that ended."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._running: Rollout | None = None
-        self._ended: deque[Rollout] = deque(maxlen=ROLLOUTS_KEPT)
+        self._ended: deque[Rollout] = deque(maxlen=MAX_ROLLOUTS)
 
     @property
     def running(self) -> Rollout | None:
@@ -187,13 +187,13 @@ class Rollouts:
         return self._ended[-1] if self._ended else None
 
     def recent(self) -> list[Rollout]:
-        """Newest first, the one that runs included."""
+        """Newest first, the running one included."""
         running = self.running
         return [*([running] if running else []), *reversed(self._ended)]
 
     @contextmanager
     def of(self, program: str, version: int, previous: int | None, phase: Phase) -> Iterator[Rollout]:
-        """Follow one until the end of the block; it went well unless the block raises."""
+        """Record a rollout until the block ends; it failed if the block raises."""
         rollout = self._running = Rollout(
             program=program, version=version, previous=previous, phase=phase, began_at=self._wall()
         )
@@ -210,6 +210,3 @@ class Rollouts:
             rollout.ended_at = self._wall()
             self._running = None
             self._ended.append(rollout)
-
-
-__all__ = ["Phase", "Rollout", "Rollouts"]

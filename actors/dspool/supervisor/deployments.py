@@ -1,4 +1,4 @@
-"""Rolls a new version of a pool program out to all workers: a canary first, back by itself if it does worse."""
+"""Rolls a new version of a pool program out to all workers: a canary first; if that does worse, all go back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dspool.telemetry.events import emit
 log = logging.getLogger("dspool.supervisor")
 
 CANARY_S = 10.0
-"""Longest time the canary is watched."""
+"""Longest time of the canary's trial."""
 TAKE_BACK_S = 5.0
 
 
@@ -43,21 +43,21 @@ class Deployments:
         *,
         serving: Callable[[], list[WorkerHandle]],
         spares: Callable[[], list[WorkerHandle]],
-        changed: Callable[[dict[str, int]], None],
-        behind: Callable[[str, str], None],
+        on_change: Callable[[dict[str, int]], None],
+        on_failure: Callable[[str, str], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
         sleep: Sleep,
     ) -> None:
-        """`serving()` and `spares()` are the warm workers; `changed` hears of every new set of current versions,
-        `behind(worker_id, why)` of a worker that could not load one and must be replaced."""
+        """`serving()` and `spares()` are the warm workers. `on_change` gets every new set of current versions,
+        `on_failure(worker_id, why)` a worker that could not load one and must be replaced."""
         self._config = config
         self._store = store
         self._warmer = warmer
         self._serving = serving
         self._spares = spares
-        self._changed = changed
-        self._on_behind = behind
+        self._on_change = on_change
+        self._on_failure = on_failure
         self._clock = clock
         self._sleep = sleep
         self.rollouts = Rollouts(wall)
@@ -65,14 +65,14 @@ class Deployments:
         self._versions: dict[str, dict[int, Deployment]] = {}
         self._current: dict[str, int] = {}
         self._previous: dict[str, int] = {}
-        self._busy = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def current(self) -> list[Deployment]:
-        """The current version of each pool program, which every worker is to have."""
+        """The current version of each pool program; every worker must have them."""
         return [self._versions[program][version] for program, version in sorted(self._current.items())]
 
     async def load(self) -> None:
-        """Take over what is stored; a program of the configuration that is new or was changed gets a version.
+        """Load the versions from the store; a program that is new or changed in the configuration gets a version.
 
         Raises:
             ConfigError: a `state_file` that cannot be read.
@@ -85,26 +85,26 @@ class Deployments:
             for program, version in (await self._store.current_versions(self._config.name)).items()
             if version in self._versions.get(program, {})
         }
-        for program, configured in self._config.programs.items():
-            wanted = deployment_of(program, configured)
-            # Compared with what the configuration last said, not with the current version: a version deployed by
-            # hand since then stays, also over a restart of the supervisor.
+        for program, program_config in self._config.programs.items():
+            deployment = deployment_of(program, program_config)
+            # Compared with the last configuration, not with the current version: a version deployed by hand since
+            # then stays, also over a restart of the supervisor.
             key = f"configured:{program}"
-            fingerprint = msgspec.to_builtins(wanted)
+            fingerprint = msgspec.to_builtins(deployment)
             if (
                 await self._store.get_record(self._config.name, key) != fingerprint
                 or program not in self._current
             ):
-                await self._adopt(await self._store.add_deployment(self._config.name, wanted))
+                await self._adopt(await self._store.add_deployment(self._config.name, deployment))
                 await self._store.put_record(self._config.name, key, fingerprint)
-        self._changed(dict(self._current))
+        self._on_change(dict(self._current))
 
     async def compare_source(self, handle: WorkerHandle) -> None:
-        """Tell it if a worker has the current versions from other source than they were first loaded from."""
+        """Report if a worker has the current versions from other source than they were first loaded from."""
         await self._source.compare(handle, self.current())
 
     async def take_over(self) -> None:
-        """Bring adopted workers to the current versions: the supervisor before may have died in a deployment."""
+        """Bring adopted workers to the current versions: the last supervisor may have died in a deployment."""
         await self._bring_all_up()
         for handle in [*self._serving(), *self._spares()]:
             for program in self._current:
@@ -119,73 +119,73 @@ class Deployments:
         if old is not None and old != deployment.version:
             self._previous[deployment.program] = old
         self._current[deployment.program] = deployment.version
-        self._changed(dict(self._current))
+        self._on_change(dict(self._current))
 
-    async def deploy(self, wanted: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
-        """Roll `wanted` out (its version number is given here) and return it once every warm worker has it.
+    async def deploy(self, request: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
+        """Give `request` a version number, roll it out, and return it once every warm worker has it.
 
         Raises:
             InvalidRequest: neither or both of spec and import path. Saved state alone is loaded into the current spec.
-            Conflict: another deployment is running; or it is what runs already; or source that it names was edited
+            Conflict: another deployment is running; or exactly this runs already; or source that it names was edited
                 since workers imported it, so that they would load the old code again.
             PoolNotReady: no warm worker to try it on.
-            ProgramError: its canary did worse than the version before; that one is current again on every worker.
+            ProgramError: its canary did worse than the version before, which is current again on every worker.
             PoolError: whatever loading it raised; nothing changed.
         """
-        if wanted.state is not None and wanted.spec is None and wanted.import_path is None:
-            wanted = msgspec.structs.replace(wanted, spec=self._spec_now(wanted.program))
-        if not wanted.has_one_source:
+        if request.state is not None and request.spec is None and request.import_path is None:
+            request = msgspec.structs.replace(request, spec=self._current_spec(request.program))
+        if not request.has_one_source:
             raise InvalidRequest("a deployment needs exactly one of spec and import_path")
-        async with self._alone():
-            versions = self._versions.get(wanted.program, {})
-            await self._source.allow_deployment(wanted, versions.get(self._current.get(wanted.program, 0)))
-            tried = msgspec.structs.replace(wanted, version=max(versions, default=0) + 1)
-            before = self._current.get(tried.program)
-            with self.rollouts.of(tried.program, tried.version, before, "loading") as rollout:
+        async with self._exclusive():
+            versions = self._versions.get(request.program, {})
+            await self._source.allow_deployment(request, versions.get(self._current.get(request.program, 0)))
+            candidate = msgspec.structs.replace(request, version=max(versions, default=0) + 1)
+            before = self._current.get(candidate.program)
+            with self.rollouts.of(candidate.program, candidate.version, before, "loading") as rollout:
                 began = self._clock()
-                stored = await self._roll_out(wanted, tried, rollout, canary_s)
-                self._emit_deployed(stored, began)
-                return stored
+                deployment = await self._roll_out(request, candidate, rollout, canary_s)
+                self._emit_deployed(deployment, began)
+                return deployment
 
-    def _spec_now(self, program: str) -> dict[str, JSON]:
+    def _current_spec(self, program: str) -> dict[str, JSON]:
         """The spec of the current version, for saved state that comes alone."""
-        known = self._versions.get(program, {}).get(self._current.get(program, 0))
-        if known is None or known.spec is None or known.import_path is not None:
+        current = self._versions.get(program, {}).get(self._current.get(program, 0))
+        if current is None or current.spec is None or current.import_path is not None:
             raise InvalidRequest(
                 f"saved state alone needs a current version of {program} that was made from a spec; "
                 "send the spec with it",
                 program=program,
             )
-        return known.spec
+        return current.spec
 
     async def _roll_out(
-        self, wanted: Deployment, tried: Deployment, rollout: Rollout, canary_s: float
+        self, request: Deployment, candidate: Deployment, rollout: Rollout, canary_s: float
     ) -> Deployment:
         trial = None
         if rollout.previous is not None:
-            versions = rollout.previous, tried.version
-            trial = Trial(tried.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
-            # Before it is loaded: from that moment on the canary answers with it.
+            versions = rollout.previous, candidate.version
+            trial = Trial(candidate.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
+            # Before the load: from then on the canary answers with the new version.
             await trial.begin()
-        canary = await self._load_canary(tried, rollout)
+        canary = await self._load_canary(candidate, rollout)
         rollout.canary = canary.worker_id
         try:
             if trial is not None:
                 rollout.phase, rollout.canary_s = "canary", canary_s
                 await self._try_canary(canary, trial, rollout)
-            stored = await self._store.add_deployment(self._config.name, wanted)
-            if stored.version != tried.version:
-                # The store counts on; its number is the one that lasts.
-                await self._take_back(canary, tried)
+            deployment = await self._store.add_deployment(self._config.name, request)
+            if deployment.version != candidate.version:
+                # The number of the store is the one that lasts.
+                await self._take_back(canary, candidate)
         except BaseException:
-            await self._take_back(canary, tried)
+            await self._take_back(canary, candidate)
             raise
-        rollout.version, rollout.phase = stored.version, "rolling out"
-        await self._adopt(stored)
+        rollout.version, rollout.phase = deployment.version, "rolling out"
+        await self._adopt(deployment)
         await self._bring_all_up(rollout)
-        await self._retire_old(stored)
-        await self._source.compare(canary, [stored])
-        return stored
+        await self._retire_old(deployment)
+        await self._source.compare(canary, [deployment])
+        return deployment
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         """Make `version` (None: the one before) current again on every warm worker.
@@ -194,26 +194,26 @@ class Deployments:
             UnknownProgram: there is no such program or version, or none before.
             Conflict: another deployment is running, or workers have other source now than that version was made from.
         """
-        async with self._alone():
-            known = self._versions.get(program, {})
+        async with self._exclusive():
+            versions = self._versions.get(program, {})
             if version is None:
                 version = self._previous.get(program) or max(
-                    (one for one in known if one < self._current.get(program, 0)), default=0
+                    (number for number in versions if number < self._current.get(program, 0)), default=0
                 )
-            if version not in known:
+            if version not in versions:
                 raise UnknownProgram(
                     f"there is no version {version or 'before the current one'} of {program}; "
-                    f"known: {sorted(known)}",
+                    f"known: {sorted(versions)}",
                     program=program,
                 )
-            await self._source.allow_rollback(known[version])
+            await self._source.allow_rollback(versions[version])
             before = self._current.get(program)
             with self.rollouts.of(program, version, before, "rolling out") as rollout:
                 began = self._clock()
-                await self._adopt(known[version])
+                await self._adopt(versions[version])
                 await self._bring_all_up(rollout)
-                self._emit_deployed(known[version], began)
-            return known[version]
+                self._emit_deployed(versions[version], began)
+            return versions[version]
 
     def _emit_deployed(self, current: Deployment, began: float) -> None:
         emit(
@@ -222,15 +222,15 @@ class Deployments:
             {"pool": self._config.name, "program": current.program, "version": current.version},
         )
 
-    def _alone(self) -> asyncio.Lock:
-        if self._busy.locked():
+    def _exclusive(self) -> asyncio.Lock:
+        if self._lock.locked():
             raise Conflict("a deployment is running; wait for its end")
-        return self._busy
+        return self._lock
 
     # --- the canary ------------------------------------------------------------------------------------
 
-    async def _load_canary(self, tried: Deployment, rollout: Rollout) -> WorkerHandle:
-        """Load it on one worker that takes traffic; first on a spare, if there is one, where nobody is hurt.
+    async def _load_canary(self, candidate: Deployment, rollout: Rollout) -> WorkerHandle:
+        """Load it on one worker that takes traffic; first on a spare, if there is one, where it hurts no caller.
 
         Its number is above all others, so the worker answers with it at once.
         """
@@ -239,30 +239,31 @@ class Deployments:
             raise PoolNotReady("no warm worker to deploy to", retry_after_s=1.0)
         for handle in [*self._spares()[:1], serving[0]]:
             try:
-                await within(self._config.warmup.worker_deadline_s, handle.deploy(tried), self._sleep)
+                await within(self._config.warmup.worker_deadline_s, handle.deploy(candidate), self._sleep)
             except TimeoutError as late:
-                await self._take_back(handle, tried)
+                await self._take_back(handle, candidate)
                 raise ProgramError(
-                    f"version {tried.version} of {tried.program} did not load: {late}", program=tried.program
+                    f"version {candidate.version} of {candidate.program} did not load: {late}",
+                    program=candidate.program,
                 ) from late
             except WorkerLost as lost:
-                # Its operations meet the version before the answer leaves: they may have blocked or killed it.
+                # The worker runs the new version before it answers: operations may have blocked or killed it.
                 rollout.phase = "rolled back"
                 raise ProgramError(
-                    f"version {tried.version} of {tried.program} was rolled back: worker {handle.worker_id}, "
+                    f"version {candidate.version} of {candidate.program} was rolled back: worker {handle.worker_id}, "
                     "which took it, died or does not answer any more",
-                    program=tried.program,
-                    version=tried.version,
+                    program=candidate.program,
+                    version=candidate.version,
                 ) from lost
             except BaseException:
-                await self._take_back(handle, tried)
+                await self._take_back(handle, candidate)
                 raise
             if handle is not serving[0]:
-                await self._take_back(handle, tried)
+                await self._take_back(handle, candidate)
         return serving[0]
 
     async def _try_canary(self, canary: WorkerHandle, trial: Trial, rollout: Rollout) -> None:
-        """Raises `ProgramError` if it does worse than the version before."""
+        """Raises `ProgramError` if the new version does worse than the one before."""
         began = self._clock()
 
         def note(old: VersionNumbers, new: VersionNumbers, reason: str) -> None:
@@ -298,22 +299,24 @@ class Deployments:
                 reason=verdict.reason,
             )
 
-    async def _take_back(self, handle: WorkerHandle, tried: Deployment) -> None:
-        """Make the worker as it was. One that does not let itself must go: it would serve what was taken back."""
-        old = self._current.get(tried.program)
+    async def _take_back(self, handle: WorkerHandle, candidate: Deployment) -> None:
+        """Restore the version before on the worker. If that fails the worker must go: it would serve the new one."""
+        old = self._current.get(candidate.program)
         try:
             if old is not None:
-                await within(TAKE_BACK_S, handle.activate(tried.program, old), self._sleep)
+                await within(TAKE_BACK_S, handle.activate(candidate.program, old), self._sleep)
             with contextlib.suppress(UnknownProgram):  # it may have failed before it was loaded
-                await within(TAKE_BACK_S, handle.retire(tried.program, tried.version), self._sleep)
+                await within(TAKE_BACK_S, handle.retire(candidate.program, candidate.version), self._sleep)
         except Exception as failed:
-            log.warning("could not take version %s back on %s: %s", tried.version, handle.worker_id, failed)
-            self._on_behind(handle.worker_id, f"could not go back to the program version before: {failed}")
+            log.warning(
+                "could not take version %s back on %s: %s", candidate.version, handle.worker_id, failed
+            )
+            self._on_failure(handle.worker_id, f"could not go back to the program version before: {failed}")
 
     # --- all workers -----------------------------------------------------------------------------------
 
     async def _bring_all_up(self, rollout: Rollout | None = None) -> None:
-        """Every warm worker gets the current versions; one that joins meanwhile gets them before it takes traffic."""
+        """Give every warm worker the current versions; one that joins meanwhile gets them before it takes traffic."""
         handles = [*self._serving(), *self._spares()]
         if rollout is not None:
             rollout.workers_total = len(handles)
@@ -324,48 +327,48 @@ class Deployments:
             if rollout is not None:
                 rollout.workers_done += 1
 
-        done = await asyncio.gather(*(catch_up(handle) for handle in handles), return_exceptions=True)
-        for handle, outcome in zip(handles, done, strict=True):
+        outcomes = await asyncio.gather(*(catch_up(handle) for handle in handles), return_exceptions=True)
+        for handle, outcome in zip(handles, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 log.warning("worker %s did not take the new version: %s", handle.worker_id, outcome)
-                self._on_behind(handle.worker_id, f"could not load a new program version: {outcome}")
+                self._on_failure(handle.worker_id, f"could not load a new program version: {outcome}")
 
-    async def _retire_old(self, stored: Deployment) -> None:
-        """Keep the version before for a quick way back; older ones go."""
-        keep = {stored.version, self._previous.get(stored.program)}
-        for version in self._versions[stored.program].keys() - keep:
+    async def _retire_old(self, deployment: Deployment) -> None:
+        """Remove old versions from the workers, but keep the one before for a quick way back."""
+        recent = {deployment.version, self._previous.get(deployment.program)}
+        for version in self._versions[deployment.program].keys() - recent:
             for handle in [*self._serving(), *self._spares()]:
                 try:
-                    await within(TAKE_BACK_S, handle.retire(stored.program, version), self._sleep)
+                    await within(TAKE_BACK_S, handle.retire(deployment.program, version), self._sleep)
                 except (PoolError, TimeoutError) as failed:
                     log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
 
 
-def deployment_of(program: str, configured: ProgramConfig) -> Deployment:
+def deployment_of(program: str, config: ProgramConfig) -> Deployment:
     """The configured program as a deployment without version.
 
     Raises:
         ConfigError: its `state_file` cannot be read or is not JSON.
     """
     state = None
-    if configured.state_file is not None:
+    if config.state_file is not None:
         try:
-            state = msgspec.json.decode(configured.state_file.read_bytes())
+            state = msgspec.json.decode(config.state_file.read_bytes())
         except (OSError, msgspec.DecodeError) as unreadable:
             raise ConfigError(
-                f"programs.{program}.state_file={str(configured.state_file)!r}: {unreadable}",
+                f"programs.{program}.state_file={str(config.state_file)!r}: {unreadable}",
                 key=f"programs.{program}.state_file",
             ) from unreadable
-    spec = dict(configured.spec or {})
+    spec = dict(config.spec or {})
     # The spec's own choice is nearer to the program than the one beside it.
     for key in ("lm", "adapter"):
-        if getattr(configured, key) is not None:
-            spec.setdefault(key, getattr(configured, key))
+        if getattr(config, key) is not None:
+            spec.setdefault(key, getattr(config, key))
     return Deployment(
         program,
         0,
         spec=spec or None,
         state=state,
-        import_path=configured.import_path,
-        kwargs=dict(configured.kwargs),
+        import_path=config.import_path,
+        kwargs=dict(config.kwargs),
     )

@@ -1,4 +1,4 @@
-"""What the supervisor does again and again: ticks when due, health checks, session expiry, orphans, status reports."""
+"""The supervisor's loops: ticks when due, health checks, session expiry, orphans, status reports."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Housekeeping:
             self._changed.clear()
             now = self._clock()
             due = self._state.next_due(now)
-            # A millisecond late rather than early: a tick before its time would find nothing to do and spin.
+            # A millisecond late rather than early: an early tick would find nothing to do and spin.
             wait_s = 3600.0 if due is None else max(0.001, due - now)
             try:
                 await within(wait_s, self._changed.wait(), self._sleep)
@@ -90,21 +90,21 @@ class Housekeeping:
         while True:
             await self._sleep(min(60.0, max(1.0, ttl_s / 10)))
             try:
-                gone = await self._store.expire(self._config.name, ttl_s)
+                expired = await self._store.expire(self._config.name, ttl_s)
             except Exception as failed:
                 log.warning("sessions were not expired: %s", failed)
                 continue
             by_owner: dict[str, list[str]] = {}
-            for session, owner in gone:
+            for session, owner in expired:
                 if owner is not None:
                     by_owner.setdefault(owner, []).append(session)
-                names = {"pool": self._config.name, "session_hash": session_hash(session)}
-                emit("session.expired", {"idle_s": ttl_s}, names)
+                metadata = {"pool": self._config.name, "session_hash": session_hash(session)}
+                emit("session.expired", {"idle_s": ttl_s}, metadata)
             for owner, sessions in by_owner.items():
                 self._workers.forget(owner, sessions)
 
     async def _remove_orphans(self) -> None:
-        """Kill workers nobody knows: started by an earlier supervisor's last order, and up only after the adoption."""
+        """Kill unknown workers: an earlier supervisor ordered them, and they came up only after the adoption."""
         while True:
             await self._sleep(ORPHANS_EVERY_S)
             for handle in await self._orphans():
@@ -113,18 +113,18 @@ class Housekeeping:
                 await self.free_leases(handle.worker_id)
 
     async def _orphans(self) -> list[WorkerHandle]:
-        known = self._workers.ids()
+        ids = self._workers.ids()
         try:
             running = await self._runtime.running_workers()
         except Exception as failed:
             log.warning("cannot list the running workers: %s", failed)
             return []
-        # Known before or after the list was made: one that was started or died meanwhile is no orphan.
-        known |= self._workers.ids()
-        return [handle for handle in running if handle.worker_id not in known]
+        # Known before or after the listing: a worker that started or died meanwhile is no orphan.
+        ids |= self._workers.ids()
+        return [handle for handle in running if handle.worker_id not in ids]
 
     async def free_leases(self, worker_id: str) -> None:
-        """Let others have the sessions of a worker that is gone; tried until the store has it, or the pool ends."""
+        """Let others have the sessions of a dead worker; try until the store accepts it, or the pool ends."""
         pause_s = 0.05
         while True:
             try:
@@ -138,7 +138,7 @@ class Housekeeping:
             pause_s = min(2.0, pause_s * 2)
 
     async def _report_status(self) -> None:
-        """Tell the metrics what the supervisor knows, every second. Nobody waits for it."""
+        """Report the pool's status to the metrics every second. Nobody waits for it."""
         while self._report is not None:
             with contextlib.suppress(Exception):  # observing never hurts; the next report says it all again
                 status = status_of(self._state, wall_offset=self._wall() - self._clock())

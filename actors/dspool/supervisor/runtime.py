@@ -1,4 +1,4 @@
-"""What the supervisor needs of the world: processes to run workers in, and a store to write things down."""
+"""What the supervisor needs of the world: processes that run workers, and a store for its records."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ class WorkerHandle(Protocol):
     async def drain(self, timeout_s: float) -> None:
         """Finish what runs, refuse what comes, give the sessions back."""
 
-    async def deploy(self, d: Deployment) -> None: ...
+    async def deploy(self, deployment: Deployment) -> None: ...
 
     async def retire(self, program: str, version: int) -> None: ...
 
     async def activate(self, program: str, version: int) -> None: ...
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:
-        """What each version of a pool program did on this worker since it began."""
+        """What each version of a pool program did on this worker since the worker began."""
 
     async def source(self, paths: tuple[str, ...]) -> ImportedSource:
-        """What it has imported of the modules around these import paths, and what of that was edited since."""
+        """What it has imported of the modules around these import paths, and what was edited since."""
 
     async def forget(self, sessions: list[str]) -> None:
-        """Drop these sessions from memory: they expired and are gone from the store."""
+        """Drop these sessions from memory: they expired, the store has removed them."""
 
     async def until_dead(self) -> str:
-        """Returns when the process is gone for certain, with the cause."""
+        """Returns the cause once the process is certainly gone."""
 
     async def stop(self) -> None:
         """Ask it to exit."""
@@ -63,7 +63,7 @@ class Runtime(Protocol):
     async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle: ...
 
     async def running_workers(self) -> list[WorkerHandle]:
-        """The pool's workers that are running, whoever started them."""
+        """The pool's running workers, whoever started them."""
 
     def kill(self, handle: WorkerHandle) -> None:
         """End the process at once, whatever it does."""
@@ -92,7 +92,7 @@ class PoolStore(Protocol):
 
 
 async def within(seconds: float, awaitable: Awaitable[T], sleep: Sleep) -> T:
-    """The result of `awaitable`, or `TimeoutError` after `seconds` as `sleep` counts them (it is cancelled then)."""
+    """The result of `awaitable`; cancels it and raises `TimeoutError` after `seconds` as `sleep` counts them."""
     task = asyncio.ensure_future(awaitable)
     timer = asyncio.ensure_future(sleep(seconds))
     try:

@@ -1,4 +1,4 @@
-"""The sizing loop: asks for what is observed, decides, and keeps every decision with its numbers."""
+"""The sizing loop: asks for the inputs, decides, and records every decision with its numbers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dspool.telemetry.events import emit
 
 log = logging.getLogger("dspool.supervisor")
 
-DECISIONS_KEPT = 500
-DECISIONS_WRITTEN = 50
-"""So many survive the supervisor."""
+MAX_DECISIONS = 500
+SAVED_DECISIONS = 50
+"""So many outlive the supervisor."""
 OBSERVE_TIMEOUT_S = 2.0
 
 Observe = Callable[[], Awaitable[SizingInputs | None]]
 
 
 class DecisionRecord(Struct, frozen=True):
-    """One decision. `source` "sizing" or "manual"; `times` is how often in a row it came out the same."""
+    """One decision. `source` is "sizing" or "manual"; `times` counts how often in a row it came out the same."""
 
     at: float
     """Wall-clock seconds of the last time."""
@@ -56,7 +56,7 @@ class Sizing:
         wall: Callable[[], float],
         sleep: Sleep,
     ) -> None:
-        """`facts()` is what the supervisor itself knows about the pool's size; it overrides what was observed."""
+        """`facts()` is what the supervisor itself knows of the pool's size; it overrides the inputs."""
         self.enabled = config.enable_optimizer
         self._pool = config.name
         self._config = SizingConfig.of(config)
@@ -67,29 +67,29 @@ class Sizing:
         self._wall = wall
         self._sleep = sleep
         self._state = SizingState()
-        self._records: deque[DecisionRecord] = deque(maxlen=DECISIONS_KEPT)
+        self._records: deque[DecisionRecord] = deque(maxlen=MAX_DECISIONS)
 
     async def run(self, apply: Callable[[Decision], None]) -> None:
-        """Decides every `optimization_interval_s` while enabled; `apply` gets each decision."""
+        """Decide every `optimization_interval_s` while enabled; `apply` gets each decision."""
         while True:
             await self._sleep(self._interval_s)
             if not self.enabled or self._observe is None:
                 continue
             try:
-                seen = await within(OBSERVE_TIMEOUT_S, self._observe(), self._sleep)
+                inputs = await within(OBSERVE_TIMEOUT_S, self._observe(), self._sleep)
             except Exception as failed:
                 log.warning("nothing observed, the size is held: %s", failed)
                 continue
-            if seen is not None:
-                apply(self.decide(seen))
+            if inputs is not None:
+                apply(self.decide(inputs))
 
-    def decide(self, seen: SizingInputs) -> Decision:
-        """One decision, kept among the records."""
+    def decide(self, inputs: SizingInputs) -> Decision:
+        """Make and record one decision."""
         facts = self._facts()
-        seen = msgspec.structs.replace(seen, **facts._asdict())
+        inputs = msgspec.structs.replace(inputs, **facts._asdict())
         config = msgspec.structs.replace(self._config, enabled=self.enabled)
-        decision, self._state = decide(config, seen, self._state, now=self._clock())
-        self._keep(
+        decision, self._state = decide(config, inputs, self._state, now=self._clock())
+        self._record(
             DecisionRecord(
                 at=self._wall(),
                 target=decision.target,
@@ -102,22 +102,22 @@ class Sizing:
         )
         return decision
 
-    def by_hand(self, size: int, overflow: int, previous: int) -> None:
+    def record_resize(self, size: int, overflow: int, previous: int) -> None:
         action = "grow" if size > previous else "shrink" if size < previous else "hold"
-        # A change like any other: what somebody has just asked for is not shrunk before the cooldown.
+        # A change like any other: the size that somebody asked for does not shrink before the cooldown.
         self._state = msgspec.structs.replace(self._state, changed_at=self._clock())
-        self._keep(
+        self._record(
             DecisionRecord(self._wall(), size, overflow, previous, action, "resized by hand", {}, "manual")
         )
 
-    def _keep(self, record: DecisionRecord) -> None:
-        # A pool that holds for an hour must not push out of memory why it grew: repeats are counted, not stored.
+    def _record(self, record: DecisionRecord) -> None:
+        # A pool that holds for an hour must not push the reason of its growth out of memory: repeats only count.
         last = self._records[-1] if self._records else None
-        same = last is not None and (
+        is_repeat = last is not None and (
             (last.target, last.overflow, last.action, _kind(last), last.source)
             == (record.target, record.overflow, record.action, _kind(record), record.source)
         )
-        if last is not None and same and record.action == "hold":
+        if last is not None and is_repeat and record.action == "hold":
             self._records[-1] = msgspec.structs.replace(
                 record, times=last.times + 1, since=last.since or last.at
             )
@@ -139,18 +139,18 @@ class Sizing:
         """The last `limit` decisions, newest first."""
         return list(self._records)[-limit:][::-1] if limit > 0 else []
 
-    def written(self) -> JSON:
-        return msgspec.to_builtins(list(self._records)[-DECISIONS_WRITTEN:])
+    def rows(self) -> JSON:
+        return msgspec.to_builtins(list(self._records)[-SAVED_DECISIONS:])
 
-    def restore(self, written: JSON) -> None:
+    def restore(self, rows: JSON) -> None:
         try:
-            self._records.extend(msgspec.convert(written, list[DecisionRecord]))
+            self._records.extend(msgspec.convert(rows, list[DecisionRecord]))
         except msgspec.ValidationError as unreadable:
             log.warning("recorded decisions of an earlier supervisor are not readable: %s", unreadable)
 
 
 def _kind(record: DecisionRecord) -> str:
-    """Its reason without the numbers: "resized 1.2 s ago" is no other reason than "resized 0.7 s ago"."""
+    """Its reason without the numbers: "resized 1.2 s ago" is the same reason as "resized 0.7 s ago"."""
     return _NUMBER.sub("", record.reason)
 
 

@@ -1,4 +1,4 @@
-"""The supervisor of one pool, as a plain class: feeds events to the pool state and performs what comes out.
+"""The supervisor of one pool, as a plain class: it feeds events to the pool state and performs the actions.
 
 Traffic does not pass through it and goes on without it. Its successor adopts the running workers.
 """
@@ -22,7 +22,7 @@ from dspool.core.lifecycle.view import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
-from dspool.supervisor.adoption import Records, adopt, restored, survey
+from dspool.supervisor.adoption import Records, adopt, read_records, survey
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.deployments import CANARY_S, Deployments
 from dspool.supervisor.housekeeping import Housekeeping, Report
@@ -35,15 +35,15 @@ from dspool.telemetry.events import emit
 log = logging.getLogger("dspool.supervisor")
 
 SUSPECT_TIMEOUT_S = 0.25
-"""How long a worker that a client reported dead may take to prove the contrary before it counts as a missed check."""
+"""A worker that a client reported dead has so long to answer; then it counts as a missed check."""
 STATUS_TIMEOUT_S = 0.5
 
 
 class Supervisor:
-    """One pool's supervisor. `start` before anything else; `shutdown` ends the pool, `detach` only the supervisor.
+    """One pool's supervisor. Call `start` first; `shutdown` ends the pool, `detach` only the supervisor.
 
-    `observe` gives the sizing loop what clients, workers and metrics saw (None: nothing is known); `report` takes the
-    pool's status every second. Clocks, sleep and randomness are arguments for tests.
+    `observe` gives the sizing loop its inputs (None: there are none); `report` takes the pool's status every second.
+    Clocks, sleep and randomness are arguments for tests.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class Supervisor:
             config, new_id=lambda ordinal: str(WorkerId(config.name, ordinal, new_hex())), jitter=random
         )
         self._records = Records(config.name, store, sleep)
-        self._warmer = Warmer(config, current=lambda: self._deploying.current(), clock=clock, sleep=sleep)
+        self._warmer = Warmer(config, current=lambda: self._deployments.current(), clock=clock, sleep=sleep)
         self._workers = Workers(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
-        self._deploying = Deployments(
+        self._deployments = Deployments(
             config,
             store,
             self._warmer,
             serving=lambda: self._handles("ready"),
             spares=lambda: self._handles("spare"),
-            changed=lambda programs: self._feed(ev.ProgramsChanged(programs)),
-            behind=lambda worker_id, why: self._feed(ev.HealthMissed(worker_id, why, certain=True)),
+            on_change=lambda programs: self._feed(ev.ProgramsChanged(programs)),
+            on_failure=lambda worker_id, why: self._feed(ev.HealthMissed(worker_id, why, certain=True)),
             clock=clock,
             wall=wall,
             sleep=sleep,
@@ -100,16 +100,16 @@ class Supervisor:
             sleep=sleep,
         )
         self._loops: list[asyncio.Task[None]] = []
-        self._freeing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._booted = False
         self._began = clock()
-        self._news = asyncio.Event()
+        self._change = asyncio.Event()
         self._empty = asyncio.Event()
 
     # --- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Adopt what runs, order what is missing and return; `wait_ready` waits for warm workers.
+        """Adopt the running workers, order the missing ones and return; `wait_ready` waits for warm workers.
 
         Raises:
             StoreFailed: the store cannot be reached; nothing was started, and `start` may be called again.
@@ -117,21 +117,21 @@ class Supervisor:
         """
         self._began = self._clock()
         name = self.config.name
-        event, roster, decisions = await restored(name, self._store)
+        event, roster, decisions = await read_records(name, self._store)
         self._feed(event)
-        await self._deploying.load()
+        await self._deployments.load()
         survivors = await survey(
             self._runtime, roster, sleep=self._sleep, timeout_s=self.config.health_check_timeout_s
         )
         await self._store.workers_alive(name, [survivor.handle.worker_id for survivor in survivors])
-        # Nothing may fail from here on: whoever calls again after a failure must not adopt twice.
+        # From here on nothing may fail: a second call after a failure must not adopt twice.
         self._sizing.restore(decisions)
         adopt(survivors, self._workers, self._feed, wall_now=self._wall())
         self._booted = True
         self._feed(ev.Booted())
         if survivors:
-            self._in_background(self._deploying.take_over())
-        await self._records.flush()  # the versions about to be published are written down as taken
+            self._in_background(self._deployments.take_over())
+        await self._records.flush()  # a version must be on record before clients see it
         loops = {
             **self._housekeeping.loops(),
             "sizing": self._sizing.run(self._apply_decision),
@@ -157,10 +157,10 @@ class Supervisor:
 
     async def _until_ready(self) -> None:
         while not self._state.is_ready:
-            await self._news.wait()
+            await self._change.wait()
 
     async def shutdown(self, timeout_s: float = 30.0) -> None:
-        """Refuse new operations, finish the running ones, stop all workers. What is left after `timeout_s` is killed.
+        """Refuse new operations, finish the running ones, stop all workers; kill those left after `timeout_s`.
 
         Returns when no worker is left (or, if the runtime cannot say so, some seconds after the kill).
         """
@@ -172,14 +172,14 @@ class Supervisor:
         await self.detach()
 
     async def detach(self) -> None:
-        """Stop supervising; the workers run on, for a later supervisor to adopt."""
+        """Stop supervising. The workers run on; a later supervisor adopts them."""
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops = []
-        await asyncio.gather(*self._freeing, return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self._workers.close()
-        self._records.put("decisions", self._sizing.written())
+        self._records.put("decisions", self._sizing.rows())
         await self._records.flush()
 
     # --- what clients ask ------------------------------------------------------------------------------
@@ -191,12 +191,12 @@ class Supervisor:
         if not self._booted or self._state.membership.version <= version:
             with contextlib.suppress(TimeoutError):
                 await within(timeout_s, self._until_newer(version), self._sleep)
-        # Before the running workers are adopted there is no membership to tell: the caller keeps its own.
+        # Before the running workers are adopted there is no membership: the caller keeps its own.
         return self._state.membership if self._booted else Membership(version=version)
 
     async def _until_newer(self, version: int) -> None:
         while not self._booted or self._state.membership.version <= version:
-            await self._news.wait()
+            await self._change.wait()
 
     async def status(self, *, fresh: bool = True) -> PoolStatus:
         """The pool and its workers; `fresh` asks the workers first, for at most half a second."""
@@ -205,34 +205,34 @@ class Supervisor:
         return status_of(self._state, wall_offset=self._wall_offset())
 
     async def report_dead(self, worker_id: str, why: str) -> None:
-        """A client could not talk to the worker. It is asked at once, and replaced if it does not answer well."""
+        """A client could not talk to the worker: check its health now, and replace it unless it is well."""
         self._workers.check(worker_id, SUSPECT_TIMEOUT_S, suspicion=why or "a client reported it")
 
     async def wake(self) -> None:
-        """Somebody has an operation for a lazy pool: start its workers."""
+        """Start the workers of a lazy pool: a client has an operation for it."""
         self._feed(ev.Woken())
 
     # --- what operators ask ----------------------------------------------------------------------------
 
     async def resize(self, size: int) -> int:
-        """Set the desired size and return it at once; the pool follows. Of two at once, the later one holds.
+        """Set the desired size and return it at once; the pool follows. The last of several calls wins.
 
-        With sizing on, it is where the next decision starts from.
+        With sizing on, the next decision starts from it.
 
         Raises:
             InvalidRequest: `size` is outside min_pool_size..max_pool_size; nothing changed.
             PoolClosed: the pool is shutting down.
         """
-        self._open()
+        self._check_open()
         previous = self._state.desired
         self._feed(ev.ResizeRequested(size))
-        self._sizing.by_hand(size, self._state.overflow, previous)
-        self._records.put("decisions", self._sizing.written())
+        self._sizing.record_resize(size, self._state.overflow, previous)
+        self._records.put("decisions", self._sizing.rows())
         return size
 
     async def pause(self) -> None:
         """Clients refuse new operations with `PoolPaused`; running ones finish. Survives the supervisor."""
-        self._open()
+        self._check_open()
         self._feed(ev.PauseRequested(True))
 
     async def resume(self) -> None:
@@ -259,58 +259,58 @@ class Supervisor:
         await self._until_gone(worker_id)
 
     async def deploy(self, deployment: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
-        """Roll a new version of a pool program out, canary first; see `Deployments.deploy` for what it raises."""
-        self._open()
-        return await self._deploying.deploy(deployment, canary_s=canary_s)
+        """Roll out a new version of a pool program, canary first. `Deployments.deploy` says what it raises."""
+        self._check_open()
+        return await self._deployments.deploy(deployment, canary_s=canary_s)
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
-        """Make an earlier version current again; see `Deployments.rollback` for what it raises."""
-        self._open()
-        return await self._deploying.rollback(program, version)
+        """Make an earlier version current again. `Deployments.rollback` says what it raises."""
+        self._check_open()
+        return await self._deployments.rollback(program, version)
 
     async def recent_rollouts(self) -> list[Rollout]:
-        """The last deployments with what their canaries did, newest first; one that runs shows how far it is."""
-        return self._deploying.rollouts.recent()
+        """The last deployments with what their canaries did, newest first; a running one shows its progress."""
+        return self._deployments.rollouts.recent()
 
     async def deployments(self) -> list[Deployment]:
         """The current version of each pool program."""
-        return self._deploying.current()
+        return self._deployments.current()
 
     async def warm(self, strategy: Strategy | None = None) -> WarmupReport:
-        """Run the warm-up steps again on every warm worker, which go on serving. None is the configured strategy.
+        """Run the warm-up steps again on every warm worker; they go on serving. None: the configured strategy.
 
         Raises:
-            Conflict: another one is running.
+            Conflict: another warm-up is running.
         """
-        self._open()
+        self._check_open()
         strategy = strategy or self.config.warmup.strategy
         return await self._warmer.warm(strategy, lambda: self._handles("ready", "spare"))
 
     async def warm_progress(self, since: int = 0, timeout_s: float = 10.0) -> list[WarmProgress]:
-        """What happened in warm-ups after sequence number `since`; waits up to `timeout_s` for something to happen."""
+        """The moments of warm-ups after sequence number `since`; waits up to `timeout_s` for one."""
         return await self._warmer.progress(since, timeout_s)
 
     async def warmup_report(self) -> WarmupReport:
-        """The warm-ups of the workers that were started: at boot, in growth, as replacements."""
+        """The warm-ups of new workers: at boot, in growth, as replacements."""
         return self._warmer.since_start()
 
     async def warm_runs(self, worker_id: str) -> list[StepRun]:
-        """The warm-up steps that ran on one worker, as far as they are remembered."""
+        """The warm-up steps that ran on one worker, of the last thousand in the pool."""
         return self._warmer.runs_of(worker_id)
 
     async def rollouts(self) -> tuple[Rollout | None, Rollout | None]:
-        """The deployment that is on its way, and the last one that ended under this supervisor."""
-        return self._deploying.rollouts.running, self._deploying.rollouts.last
+        """The running deployment, and the last one that ended under this supervisor."""
+        return self._deployments.rollouts.running, self._deployments.rollouts.last
 
     async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
-        """The last decisions about the size, newest first, with the numbers that led to them."""
+        """The last decisions about the size, newest first, with their numbers."""
         return self._sizing.decisions(limit)
 
-    async def observe(self, seen: SizingInputs) -> Decision | None:
-        """Decide now on what was seen, not only when the sizing loop asks. None while sizing is off."""
+    async def observe(self, inputs: SizingInputs) -> Decision | None:
+        """Decide on `inputs` now, beside the sizing loop. None while sizing is off."""
         if not self._sizing.enabled or self._state.closed:
             return None
-        decision = self._sizing.decide(seen)
+        decision = self._sizing.decide(inputs)
         self._apply_decision(decision)
         return decision
 
@@ -327,13 +327,13 @@ class Supervisor:
         self._housekeeping.state_changed()
         if self._state.closed and not len(self._state.roster):
             self._empty.set()
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
     def _perform(self, action: ev.Action) -> None:
         match action:
             case ev.PublishMembership():
-                pass  # the state holds it; `_feed` wakes those who watch
+                pass  # the state has it; `_feed` wakes those who watch
             case ev.StartWorker(worker_id, ordinal):
                 self._workers.start(worker_id, ordinal)
             case ev.WarmWorker(worker_id):
@@ -341,7 +341,7 @@ class Supervisor:
             case ev.Promote(worker_id):
                 log.info("worker %s takes traffic", worker_id)
                 if (handle := self._workers.handle(worker_id)) is not None:
-                    self._in_background(self._deploying.compare_source(handle))
+                    self._in_background(self._deployments.compare_source(handle))
             case ev.DrainWorker(worker_id, timeout_s):
                 self._workers.drain(worker_id, timeout_s)
             case ev.StopWorker(worker_id):
@@ -350,8 +350,8 @@ class Supervisor:
                 log.warning("killing worker %s: %s", worker_id, why)
                 self._workers.kill(worker_id, why)
             case ev.FreeLeases(worker_id):
-                # Beside the publication, not before it: clients learn of the death at once, and ask again while
-                # the store still names the dead worker as owner.
+                # In the background, not before the publication: clients learn of the death at once, and ask again
+                # while the store still names the dead worker as owner.
                 self._in_background(self._housekeeping.free_leases(worker_id))
             case ev.DeclareDegraded(reason):
                 if reason:
@@ -365,8 +365,8 @@ class Supervisor:
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._freeing.add(task)
-        task.add_done_callback(self._freeing.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def _apply_decision(self, decision: Decision) -> None:
         if self._state.closed:
@@ -374,20 +374,19 @@ class Supervisor:
         before = self._state.desired, self._state.overflow
         self._feed(ev.SizingDecided(decision.target, decision.overflow, decision.reason))
         if (self._state.desired, self._state.overflow) != before:
-            self._records.put("decisions", self._sizing.written())
+            self._records.put("decisions", self._sizing.rows())
 
-    # --- small things ----------------------------------------------------------------------------------
+    # --- helpers ---------------------------------------------------------------------------------------
 
     def _handles(self, *phases: Any) -> list[WorkerHandle]:
         workers = sorted(self._state.roster.in_phase(*phases), key=lambda w: (w.phase, w.ordinal))
-        found = (self._workers.handle(worker.id) for worker in workers)
-        return [handle for handle in found if handle is not None]
+        return [handle for worker in workers if (handle := self._workers.handle(worker.id)) is not None]
 
     async def _until_gone(self, worker_id: str) -> None:
         while self._state.roster.get(worker_id) is not None:
-            await self._news.wait()
+            await self._change.wait()
 
-    def _open(self) -> None:
+    def _check_open(self) -> None:
         if self._state.closed:
             raise PoolClosed(f"pool {self.config.name} is shutting down", retry_after_s=1.0)
 

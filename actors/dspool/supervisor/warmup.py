@@ -1,4 +1,4 @@
-"""Runs warm-up steps on workers: on each new one before it takes traffic, and on all of them on demand."""
+"""Runs warm-up steps on workers: on each new one before it takes traffic, and on all on demand."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dspool.messages import Deployment
 from dspool.supervisor.runtime import Sleep, WorkerHandle, within
 from dspool.telemetry.events import emit
 
-RUNS_KEPT = 1000
-PROGRESS_KEPT = 4096
+MAX_RUNS = 1000
+MAX_MOMENTS = 4096
 
 
 class WarmProgress(Struct, frozen=True):
@@ -29,17 +29,14 @@ class WarmProgress(Struct, frozen=True):
     worker_id: str = ""
     step: str = ""
     index: int = 0
-    """The step's place; for "stage", the stage's (0 is the canary)."""
+    """Position of the step; for "stage", of the stage (0 is the canary)."""
     total: int = 0
-    """Steps a worker runs; for "begin", workers; for "stage", workers of the stage."""
+    """Number of steps of a worker; for "begin", of workers; for "stage", of the stage's workers."""
     error: str = ""
 
 
 def steps_of(config: PoolConfig) -> tuple[WarmupStep, ...]:
-    """The configured steps, and loading the pool programs if none of them does: no worker serves without.
-
-    Loading comes before the first step that may need a program.
-    """
+    """The configured steps. If none loads the pool programs, one is added before the first that may need them."""
     steps = config.warmup.steps
     if any(isinstance(step, LoadPrograms) for step in steps):
         return steps
@@ -64,67 +61,67 @@ class Warmer:
         self._current = current
         self._clock = clock
         self._sleep = sleep
-        self._loaded: dict[str, dict[str, int]] = {}
-        self._runs: deque[StepRun] = deque(maxlen=RUNS_KEPT)
-        self._progress: deque[WarmProgress] = deque(maxlen=PROGRESS_KEPT)
+        self._versions: dict[str, dict[str, int]] = {}
+        self._runs: deque[StepRun] = deque(maxlen=MAX_RUNS)
+        self._progress: deque[WarmProgress] = deque(maxlen=MAX_MOMENTS)
         self._sequence = 0
-        self._news = asyncio.Event()
+        self._change = asyncio.Event()
         self._on_demand = asyncio.Lock()
 
     # --- what each worker has loaded -------------------------------------------------------------------
 
-    def loaded(self, worker_id: str) -> dict[str, int]:
-        """The active version of each pool program on the worker, as far as it was told."""
-        return self._loaded.setdefault(worker_id, {})
+    def versions_on(self, worker_id: str) -> dict[str, int]:
+        """The active version of each pool program on the worker, as far as this supervisor set it."""
+        return self._versions.setdefault(worker_id, {})
 
-    def gone(self, worker_id: str) -> None:
-        self._loaded.pop(worker_id, None)
+    def forget(self, worker_id: str) -> None:
+        self._versions.pop(worker_id, None)
 
     async def catch_up(self, handle: WorkerHandle) -> None:
-        """Bring a worker to the current versions, however often they change meanwhile. Raises what loading raises."""
-        while behind := self._behind(handle.worker_id):
-            for deployment in behind:
+        """Bring a worker to the current versions, even if they change meanwhile. Raises what loading raises."""
+        while missing := self._missing(handle.worker_id):
+            for deployment in missing:
                 try:
-                    # It may have it: loaded as a canary, kept for a roll-back, or under an earlier supervisor.
+                    # It may be loaded: by a canary's trial, for a roll-back, or under an earlier supervisor.
                     await handle.activate(deployment.program, deployment.version)
                 except PoolError:
                     await handle.deploy(deployment)
                     await handle.activate(deployment.program, deployment.version)
-                self.loaded(handle.worker_id)[deployment.program] = deployment.version
+                self.versions_on(handle.worker_id)[deployment.program] = deployment.version
 
-    def _behind(self, worker_id: str) -> list[Deployment]:
-        loaded = self.loaded(worker_id)
-        return [d for d in self._current() if loaded.get(d.program) != d.version]
+    def _missing(self, worker_id: str) -> list[Deployment]:
+        versions = self.versions_on(worker_id)
+        return [d for d in self._current() if versions.get(d.program) != d.version]
 
     # --- warming ---------------------------------------------------------------------------------------
 
-    async def warm_new(self, handle: WorkerHandle, done: Callable[[str], None]) -> str:
-        """All steps on a worker that takes no traffic yet; `done(step)` after each. Returns the error, or ""."""
+    async def warm_new(self, handle: WorkerHandle, on_step: Callable[[str], None]) -> str:
+        """Run all steps on a worker that takes no traffic yet, `on_step(step)` after each. Returns the error or ""."""
         deadline = self._clock() + self._config.warmup.worker_deadline_s
-        error = await self._run_steps(handle, deadline, self._runs.append, done)
+        error = await self._run_steps(handle, deadline, self._runs.append, on_step)
         if error:
             return error
         try:
-            # A version deployed after the programs were loaded would be missing on this worker.
+            # A version deployed after the programs were loaded is missing on this worker.
             await within(max(0.0, deadline - self._clock()), self.catch_up(handle), self._sleep)
         except Exception as failed:
-            return f"loading the current pool programs failed: {_words(failed)}"
+            return f"loading the current pool programs failed: {_text(failed)}"
         return ""
 
     async def _run_steps(
         self,
         handle: WorkerHandle,
         deadline: float,
-        keep: Callable[[StepRun], None],
-        done: Callable[[str], None] = lambda step: None,
+        record: Callable[[StepRun], None],
+        on_step: Callable[[str], None] = lambda step: None,
     ) -> str:
         for index, step in enumerate(self.steps):
             run = await self._run_step(handle, index, step, deadline)
-            keep(run)
-            self._tell("step", handle.worker_id, run.step, index, len(self.steps), run.error)
+            record(run)
+            self._publish("step", handle.worker_id, run.step, index, len(self.steps), run.error)
             if run.error:
                 return f"warm-up step {run.index} ({run.step}) failed: {run.error}"
-            done(run.step)
+            on_step(run.step)
         return ""
 
     async def _run_step(self, handle: WorkerHandle, index: int, step: WarmupStep, deadline: float) -> StepRun:
@@ -137,17 +134,17 @@ class Warmer:
         try:
             await within(limit, handle.warm(step, deployments), self._sleep)
             if isinstance(step, LoadPrograms):
-                self.loaded(handle.worker_id).update({d.program: d.version for d in deployments})
+                self.versions_on(handle.worker_id).update({d.program: d.version for d in deployments})
         except TimeoutError:
             error = f"not done within {limit:.3g} s"
         except Exception as failed:
-            error = _words(failed)
+            error = _text(failed)
         return StepRun(handle.worker_id, index, step.step, self._clock() - began, error)
 
     async def warm(self, strategy: Strategy, workers: Callable[[], list[WorkerHandle]]) -> WarmupReport:
-        """All steps on all `workers()` that take traffic or wait as spares, in stages. They go on serving.
+        """Run all steps on all `workers()`, in stages; they go on serving.
 
-        A failing stage stops the roll-out; the report says why and keeps what was done.
+        A stage that fails ends the warm-up; the report says why, and what ran until then.
 
         Raises:
             Conflict: another warm-up on demand is running.
@@ -156,45 +153,49 @@ class Warmer:
             raise Conflict("a warm-up is running; wait for its end")
         async with self._on_demand:
             began = self._clock()
-            left = workers()
-            planned = stages(strategy, len(left))
+            handles = workers()
+            sizes = stages(strategy, len(handles))
             runs: list[StepRun] = []
-            stopped = ""
-            self._tell("begin", total=len(left))
-            for number, size in enumerate(planned):
-                stage, left = left[:size], left[size:]
-                self._tell("stage", index=number, total=size)
+            reason = ""
+            self._publish("begin", total=len(handles))
+            for index, size in enumerate(sizes):
+                stage, handles = handles[:size], handles[size:]
+                self._publish("stage", index=index, total=size)
                 deadline = self._clock() + self._config.warmup.worker_deadline_s
                 errors = await asyncio.gather(
                     *(self._run_steps(handle, deadline, runs.append) for handle in stage)
                 )
-                failed = [
+                failures = [
                     f"{handle.worker_id}: {error}"
                     for handle, error in zip(stage, errors, strict=True)
                     if error
                 ]
-                if failed:
-                    who = "the canary" if strategy == "staged" and number == 0 else f"stage {number}"
-                    stopped = f"{who} failed: {'; '.join(failed)}"
+                if failures:
+                    who = "the canary" if strategy == "staged" and index == 0 else f"stage {index}"
+                    reason = f"{who} failed: {'; '.join(failures)}"
                     break
-            self._tell("end", error=stopped)
-            done = report(
+            self._publish("end", error=reason)
+            result = report(
                 strategy,
                 runs,
                 expected_steps=len(self.steps),
-                planned=planned,
+                planned=sizes,
                 duration_s=self._clock() - began,
-                stopped=stopped,
+                stopped=reason,
             )
         emit(
             "pool.warmup",
-            {"duration_s": done.duration_s, "workers": done.workers_warm, "failed": done.workers_failed},
-            {"pool": self._config.name, "strategy": strategy, "outcome": "error" if stopped else "ok"},
+            {
+                "duration_s": result.duration_s,
+                "workers": result.workers_warm,
+                "failed": result.workers_failed,
+            },
+            {"pool": self._config.name, "strategy": strategy, "outcome": "error" if reason else "ok"},
         )
-        return done
+        return result
 
     def since_start(self) -> WarmupReport:
-        """The warm-ups of new workers, the last thousand steps of them."""
+        """The warm-ups of new workers: their last thousand steps."""
         return report(self._config.warmup.strategy, self._runs, expected_steps=len(self.steps))
 
     def runs_of(self, worker_id: str) -> list[StepRun]:
@@ -202,7 +203,7 @@ class Warmer:
 
     # --- progress --------------------------------------------------------------------------------------
 
-    def _tell(
+    def _publish(
         self,
         kind: Literal["begin", "stage", "step", "end"],
         worker_id: str = "",
@@ -213,16 +214,16 @@ class Warmer:
     ) -> None:
         self._sequence += 1
         self._progress.append(WarmProgress(self._sequence, kind, worker_id, step, index, total, error))
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
     async def progress(self, since: int, timeout_s: float) -> list[WarmProgress]:
-        """What happened after `since`; waits up to `timeout_s` for something to happen. May be empty."""
+        """The moments after `since`; waits up to `timeout_s` for one. May be empty."""
         if self._sequence <= since:
             with contextlib.suppress(TimeoutError):
-                await within(timeout_s, self._news.wait(), self._sleep)
+                await within(timeout_s, self._change.wait(), self._sleep)
         return [moment for moment in self._progress if moment.sequence > since]
 
 
-def _words(failed: Exception) -> str:
+def _text(failed: Exception) -> str:
     return failed.message if isinstance(failed, PoolError) else (str(failed) or repr(failed))

@@ -1,6 +1,6 @@
 """The worker processes of one pool: starts, warms, checks, drains, stops and kills them, and notices their deaths.
 
-Decides nothing. What happens is fed back as events; what to do comes as calls that return at once.
+Decides nothing: orders come as calls that return at once, and what happens goes back as events.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from dspool.config import PoolConfig
@@ -19,7 +20,7 @@ from dspool.telemetry.events import emit
 log = logging.getLogger("dspool.supervisor")
 
 DRAIN_GRACE_S = 2.0
-"""How much longer than its own limit a worker may take to say that it is drained."""
+"""A worker may take so much longer than its own limit to report the drain's end."""
 WATCH_AGAIN_S = 0.5
 CHECK = "dspool health check"
 
@@ -43,15 +44,15 @@ class Workers:
         self._sleep = sleep
         self._handles: dict[str, WorkerHandle] = {}
         self._unwanted: dict[str, str] = {}
-        """Workers that were given up before their process answered; killed as soon as it does."""
+        """Why, for each worker that was given up before its process answered: it is killed as soon as it does."""
         self._tasks: dict[str, set[asyncio.Task[None]]] = {}
-        self._checking: set[str] = set()
+        self._checks: set[str] = set()
 
     def handle(self, worker_id: str) -> WorkerHandle | None:
         return self._handles.get(worker_id)
 
     def ids(self) -> set[str]:
-        """Every worker that is running, or being started."""
+        """Every worker that runs or starts."""
         return self._handles.keys() | self._tasks.keys()
 
     # --- orders ----------------------------------------------------------------------------------------
@@ -82,10 +83,10 @@ class Workers:
             self._kill(handle)
 
     def check(self, worker_id: str, timeout_s: float, *, suspicion: str = "", counts: bool = True) -> None:
-        """Ask for its health. With a `suspicion` (a client's report), an error counts as proof; without `counts`,
-        no answer counts for nothing."""
-        if worker_id in self._handles and worker_id not in self._checking:
-            self._checking.add(worker_id)
+        """Ask for its health. With a `suspicion` (a client's report) an error is proof of death; without `counts`
+        a missing answer has no effect."""
+        if worker_id in self._handles and worker_id not in self._checks:
+            self._checks.add(worker_id)
             self._spawn(worker_id, self._check(worker_id, timeout_s, suspicion, counts), name=CHECK)
 
     def forget(self, worker_id: str, sessions: list[str]) -> None:
@@ -96,29 +97,30 @@ class Workers:
         """Ask every worker for its health and wait for the answers, but no longer than `timeout_s`."""
         for worker_id in list(self._handles):
             self.check(worker_id, timeout_s, counts=False)
-        checks = [task for mine in self._tasks.values() for task in mine if task.get_name() == CHECK]
-        if checks:
+        if checks := [task for task in self._all_tasks() if task.get_name() == CHECK]:
             await asyncio.wait(checks)
 
     async def close(self) -> None:
-        """Stop watching. The processes are left as they are."""
-        tasks = [task for mine in self._tasks.values() for task in mine]
+        """Stop watching. The processes run on."""
+        tasks = self._all_tasks()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # --- their carrying out ----------------------------------------------------------------------------
+    # --- how each is carried out -----------------------------------------------------------------------
+
+    def _all_tasks(self) -> list[asyncio.Task[None]]:
+        return [task for tasks in self._tasks.values() for task in tasks]
 
     def _spawn(self, worker_id: str, work: Coroutine[Any, Any, None], *, name: str = "") -> None:
-        mine = self._tasks.setdefault(worker_id, set())
         task = asyncio.create_task(work, name=name or worker_id)
-        mine.add(task)
-        task.add_done_callback(lambda done: self._ended(worker_id, done))
+        self._tasks.setdefault(worker_id, set()).add(task)
+        task.add_done_callback(partial(self._finish, worker_id))
 
-    def _ended(self, worker_id: str, task: asyncio.Task[None]) -> None:
-        mine = self._tasks.get(worker_id, set())
-        mine.discard(task)
-        if not mine:
+    def _finish(self, worker_id: str, task: asyncio.Task[None]) -> None:
+        tasks = self._tasks.get(worker_id, set())
+        tasks.discard(task)
+        if not tasks:
             self._tasks.pop(worker_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of worker %s failed", worker_id, exc_info=error)
@@ -133,19 +135,19 @@ class Workers:
                 cause = await handle.until_dead()
                 break
             except Exception as unknown:
-                # Not knowing is not death: its ordinal stays taken until somebody knows.
+                # An unknown state is not death: the ordinal stays taken until the state is known.
                 log.warning("cannot tell whether worker %s lives: %s", handle.worker_id, unknown)
                 await self._sleep(WATCH_AGAIN_S)
         self._handles.pop(handle.worker_id, None)
         self._unwanted.pop(handle.worker_id, None)
-        self._checking.discard(handle.worker_id)
+        self._checks.discard(handle.worker_id)
         for task in self._tasks.get(handle.worker_id, set()) - {asyncio.current_task()}:
             task.cancel()
-        self._warmer.gone(handle.worker_id)
+        self._warmer.forget(handle.worker_id)
         self._feed(ev.WorkerDied(handle.worker_id, cause))
 
     async def _start(self, worker_id: str, ordinal: int) -> None:
-        # Never cancelled on a time-out: a start that comes through after all must be found and killed.
+        # Never cancelled on a time-out: a start that succeeds late must be found and killed.
         try:
             handle = await self._runtime.start_worker(worker_id, ordinal)
         except Exception as failed:
@@ -166,7 +168,7 @@ class Workers:
     def _kill(self, handle: WorkerHandle) -> None:
         try:
             self._runtime.kill(handle)
-        except Exception as failed:  # whatever stands in the way: the pool state orders it again
+        except Exception as failed:  # the pool state orders it again
             log.warning("cannot kill worker %s: %s", handle.worker_id, failed)
 
     async def _warm(self, worker_id: str) -> None:
@@ -178,10 +180,10 @@ class Workers:
             self._feed(ev.WorkerFailed(worker_id, error))
             return
         self._feed(ev.WarmFinished(worker_id))
-        # Its memory before it has done anything: `recycle.max_memory_mb` must be above that to mean anything.
+        # Measures its memory before the first operation: `recycle.max_memory_mb` must be above that to make sense.
         self.check(worker_id, self._config.health_check_timeout_s, counts=False)
         try:
-            # A version that became current in this very moment went to the workers that were warm before.
+            # A version that became current just now went only to the workers that were warm before.
             await self._warmer.catch_up(handle)
         except Exception as failed:
             self._feed(
@@ -202,7 +204,7 @@ class Workers:
         if handle is not None:
             try:
                 await handle.stop()
-            except Exception as failed:  # as a rule because it has exited before it answered
+            except Exception as failed:  # as a rule it exited before it answered
                 log.debug("worker %s ended while it was told to: %s", worker_id, failed)
 
     async def _forget(self, worker_id: str, sessions: list[str]) -> None:
@@ -211,7 +213,7 @@ class Workers:
             try:
                 await within(self._config.health_check_timeout_s, handle.forget(sessions), self._sleep)
             except Exception as failed:
-                # They cannot come back: the store has dropped them, so the worker's lease on them is stale.
+                # They cannot come back: the store has dropped them, and the worker's leases are stale.
                 log.warning("worker %s keeps %d expired sessions: %s", worker_id, len(sessions), failed)
 
     async def _check(self, worker_id: str, timeout_s: float, suspicion: str, counts: bool) -> None:
@@ -227,7 +229,7 @@ class Workers:
         else:
             event = ev.Suspected(worker_id, suspicion) if suspicion else ev.HealthOk(worker_id, status)
         finally:
-            self._checking.discard(worker_id)
+            self._checks.discard(worker_id)
         missed = isinstance(event, ev.HealthMissed)
         if missed and not counts:
             return
