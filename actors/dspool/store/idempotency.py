@@ -1,7 +1,7 @@
-"""Answers kept under a caller's idempotency key: the same request gets the same answer, and its work is done once.
+"""Answers kept under a caller's idempotency key: the same request gets the same answer, and its work happens once.
 
-A key is claimed before the work begins and settled with the answer. Both are one write in the store, so it does not
-matter which process asks, nor which one dies in between.
+A caller claims a key before the work begins and settles it with the answer. Each is one write in the store, so it does
+not matter which process asks, or dies in between.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dspool.store.schema import idempotency
-from dspool.store.writer import Alone, upsert
+from dspool.store.writer import Transaction, upsert
 
 NOBODY = ""
-"""The principal of callers without one. No principal is called so."""
+"""Stands for the principal of callers without one. No principal has this name."""
 
 _row = idempotency.c
 
 
 class KeptAnswer(Struct, frozen=True):
-    """An answer as it went out."""
+    """An HTTP answer as it went out."""
 
     status: int
     content_type: str
@@ -33,11 +33,11 @@ class KeptAnswer(Struct, frozen=True):
 
 
 class Claim(Struct, frozen=True):
-    """What became of a claim.
+    """The outcome of a claim.
 
-    `new`: the key is the caller's, who does the work and then settles or drops it. `done`: the work was done, and
-    `answer` is its answer. `running`: another one does it now. `lost`: another one began and never settled; whether the
-    work was done nobody knows. `other`: the key was used for another request.
+    `new`: the key is the caller's, who does the work and then settles or drops it. `done`: the work was done before,
+    and `answer` is its answer. `running`: another caller does it now. `lost`: another caller began and never settled;
+    nobody knows whether the work was done. `other`: the key was used for another request.
     """
 
     outcome: Literal["new", "done", "running", "lost", "other"]
@@ -45,10 +45,10 @@ class Claim(Struct, frozen=True):
 
 
 class IdempotencyKeys:
-    """The part of the session store that keeps answers. Keys are apart by pool and principal."""
+    """The part of the session store that keeps answers. Each pool and principal has keys of its own."""
 
     _clock: Callable[[], float]
-    _write: Callable[[Alone], Awaitable[Any]]
+    _write: Callable[[Transaction], Awaitable[Any]]
 
     async def claim_key(
         self,
@@ -65,18 +65,18 @@ class IdempotencyKeys:
 
         Args:
             fingerprint: of the request; the same for the same request only.
-            holder: unique; says whose claim it is when it is settled or dropped.
-            patience_s: after so long a claim that was not settled counts as lost.
-            keep_s: after so long the key is forgotten.
+            holder: unique; only it may settle or drop the claim.
+            patience_s: after so long an unsettled claim counts as lost.
+            keep_s: after so long the store forgets the key.
         """
 
         async def run(connection: AsyncConnection) -> Claim:
             now = self._clock()
             await connection.execute(delete(idempotency).where(_row.pool == pool, _row.expires_at <= now))
-            mine = (_row.pool == pool, _row.principal == (principal or NOBODY), _row.key == key)
-            found = (await connection.execute(select(idempotency).where(*mine))).first()
-            if found is None:
-                row = {
+            where = (_row.pool == pool, _row.principal == (principal or NOBODY), _row.key == key)
+            row = (await connection.execute(select(idempotency).where(*where))).first()
+            if row is None:
+                values = {
                     "pool": pool,
                     "principal": principal or NOBODY,
                     "key": key,
@@ -86,41 +86,41 @@ class IdempotencyKeys:
                     "expires_at": now + keep_s,
                     "answer": None,
                 }
-                await connection.execute(upsert(connection, idempotency), row)
+                await connection.execute(upsert(connection, idempotency), values)
                 return Claim("new")
-            if found.fingerprint != fingerprint:
+            if row.fingerprint != fingerprint:
                 return Claim("other")
-            if found.answer is not None:
-                return Claim("done", _unpack(found.answer))
-            return Claim("running" if found.lapses_at > now else "lost")
+            if row.answer is not None:
+                return Claim("done", _unpack(row.answer))
+            return Claim("running" if row.lapses_at > now else "lost")
 
-        claim: Claim = await self._write(Alone(pool, run))
+        claim: Claim = await self._write(Transaction(pool, run))
         return claim
 
     async def settle_key(
         self, pool: str, key: str, *, principal: str | None, holder: str, answer: KeptAnswer
     ) -> None:
-        """Keep `answer` under the key that `holder` claimed; nothing happens if the claim is not there any more."""
+        """Keep `answer` under the key that `holder` claimed; nothing happens if that claim is gone."""
 
         async def run(connection: AsyncConnection) -> None:
             await connection.execute(
                 idempotency.update()
-                .where(*_claimed(pool, key, principal, holder))
+                .where(*_claim_of(pool, key, principal, holder))
                 .values(answer=_pack(answer))
             )
 
-        await self._write(Alone(pool, run))
+        await self._write(Transaction(pool, run))
 
     async def drop_key(self, pool: str, key: str, *, principal: str | None, holder: str) -> None:
-        """Give the claim of `holder` up: no work was done, and the same key may be tried again."""
+        """Give up the claim of `holder`: no work was done, and the key may be claimed again."""
 
         async def run(connection: AsyncConnection) -> None:
-            await connection.execute(delete(idempotency).where(*_claimed(pool, key, principal, holder)))
+            await connection.execute(delete(idempotency).where(*_claim_of(pool, key, principal, holder)))
 
-        await self._write(Alone(pool, run))
+        await self._write(Transaction(pool, run))
 
 
-def _claimed(pool: str, key: str, principal: str | None, holder: str) -> tuple[Any, ...]:
+def _claim_of(pool: str, key: str, principal: str | None, holder: str) -> tuple[Any, ...]:
     return (
         _row.pool == pool,
         _row.principal == (principal or NOBODY),
@@ -134,8 +134,8 @@ def _pack(answer: KeptAnswer) -> bytes:
     return msgspec.msgpack.encode(answer)
 
 
-def _unpack(packed: bytes) -> KeptAnswer:
-    return msgspec.msgpack.decode(packed, type=KeptAnswer)
+def _unpack(body: bytes) -> KeptAnswer:
+    return msgspec.msgpack.decode(body, type=KeptAnswer)
 
 
 __all__ = ["Claim", "IdempotencyKeys", "KeptAnswer"]

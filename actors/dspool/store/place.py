@@ -8,11 +8,10 @@ from dspool.errors import ConfigError
 
 
 def node_of_store(url: str, nodes: Collection[str]) -> str | None:
-    """The one of the cluster's living `nodes` (ids) that the store of `url` may run on; None means any.
+    """The one of the cluster's living `nodes` (ids) that the store of `url` may run on; None: any.
 
-    An SQLite file is on one node. A store that came up on another would open another file, and tell callers that
-    sessions do not exist which it has acknowledged. A file that nodes share is no way out: SQLite's log (WAL) needs
-    memory that they do not share.
+    An SQLite file is on one node. A store on another node would open another file, and deny sessions that it has
+    acknowledged. A shared file is no way out: SQLite's log (WAL) needs memory, which nodes do not share.
 
     Raises:
         ConfigError: there are several nodes, and the database is an SQLite file.

@@ -1,6 +1,6 @@
 """Who may own, change or end a session: the store's decisions, without I/O.
 
-A `StoreRequest` is about one session. It gets the session's row and answers what becomes of it.
+A `StoreRequest` is about one session: it gets the session's row and returns an `Outcome`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class SessionRow:
 
 
 def visible(principal: str | None, asker: str | None) -> bool:
-    """Whether `asker` may know of a session of `principal`: its own, nobody's, or any if `asker` is None (trusted)."""
+    """Whether `asker` may know of a session of `principal`: its own, nobody's, or any if it is None (trusted)."""
     return principal is None or asker is None or principal == asker
 
 
 def unknown_session(pool: str, session: str) -> UnknownSession:
-    # The same words for a session that never was and for one of somebody else.
+    # The same words for a session that never was and for another principal's.
     return UnknownSession(
         f"no session {session!r} in pool {pool!r}: never created, ended or expired", session=session
     )
@@ -51,31 +51,33 @@ def encode(value: JSON, what: str) -> str:
     """`value` as JSON text.
 
     Raises:
-        InvalidRequest: it is not plain JSON, so that it would not come back as it went in.
+        InvalidRequest: it is not plain JSON, and would not come back as it went in.
     """
     try:
-        encoded = msgspec.json.encode(value)
-        same = msgspec.json.decode(encoded) == value
+        text = msgspec.json.encode(value)
+        is_json = msgspec.json.decode(text) == value
     except (TypeError, ValueError, RecursionError):
-        same = False
-    if not same:
+        is_json = False
+    if not is_json:
         raise InvalidRequest(f"{what} is not a JSON value (None, bool, int, finite float, str, list, dict)")
-    return encoded.decode()
+    return text.decode()
 
 
 def check_names(**names: str | None) -> None:
-    """Refuse what a database could not keep or find again as it was given.
+    """Refuse names that a database cannot store and find again unchanged.
 
     Raises:
         InvalidRequest: empty, too long, with a NUL character, or not valid Unicode.
     """
-    for what, name in names.items():
+    for field, name in names.items():
         if name is None:
             continue
         if not 0 < len(name) <= MAX_NAME:
-            raise InvalidRequest(f"{what} must have 1..{MAX_NAME} characters, got {len(name)}", field=what)
-        if "\0" in name or (not name.isascii() and any("\ud800" <= mark <= "\udfff" for mark in name)):
-            raise InvalidRequest(f"{what} has a character that cannot be stored", field=what)
+            raise InvalidRequest(f"{field} must have 1..{MAX_NAME} characters, got {len(name)}", field=field)
+        if "\0" in name or (
+            not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name)
+        ):
+            raise InvalidRequest(f"{field} has a character that cannot be stored", field=field)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Outcome:
     granted: bool = False
     """The answer is a lease on `row`, to be completed with the session's items."""
     previous: str | None = None
-    """Who held that lease last; None when the session began with it."""
+    """The last owner before this lease; None when the session began with it."""
     changes: Sequence[StoredChange] = ()
 
 
@@ -163,7 +165,7 @@ class Acquire:
         elif row.owner is not None and row.owner != self.worker:
             return Outcome(Lease(session, granted=False, owner=row.owner, epoch=row.epoch))
         elif row.owner is None:
-            # Also when the same worker comes back: what it sent under its released lease must not count any more.
+            # Also when the same worker comes back: what it sent under its released lease no longer counts.
             moved = row.last_owner is not None and row.last_owner != self.worker
             row = replace(
                 row,
@@ -202,5 +204,5 @@ class EndSessionRow:
     principal: str | None
 
     def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
-        found = row is not None and visible(row.principal, self.principal)
-        return Outcome(found, removed=found)
+        exists = row is not None and visible(row.principal, self.principal)
+        return Outcome(exists, removed=exists)

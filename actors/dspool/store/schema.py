@@ -1,4 +1,4 @@
-"""The store's tables, its schema version, and how a database is reached.
+"""The store's tables, its schema version, and the connection to a database.
 
 One table per concern. Everything is keyed by pool first, because several pools share one database.
 """
@@ -44,10 +44,10 @@ SCHEMA_VERSION = 2
 MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
     {1: lambda connection: _create_idempotency(connection)}
 )
-"""How to get from version N to N + 1, by N. Runs inside the transaction that then writes the new version."""
+"""The step from version N to N + 1, by N. It runs inside the transaction that then writes the new version."""
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a statement waits for another process (another pool's store) that holds the database."""
+"""How long a statement waits for another process (another pool's store) that locks the database."""
 
 # Byte order, so that ids sort and page alike on every database.
 _Id = String().with_variant(String(collation="C"), "postgresql")
@@ -56,8 +56,8 @@ metadata = MetaData()
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
-# `epoch` is the last epoch given out in this pool. One counter a pool, not one a session, so that a session id
-# that ended and is created again gets a higher epoch without anything being kept about ended ids.
+# `epoch` is the last epoch given out in this pool. One counter a pool, not one a session: a session id that ended and
+# begins again gets a higher epoch, although nothing is kept about ended ids.
 pools = Table(
     "pools",
     metadata,
@@ -95,7 +95,8 @@ session_items = Table(
     ),
 )
 
-# Workers that were declared dead: an `acquire` of theirs still on its way must not get a lease that nobody frees.
+# Workers that were declared dead: an `acquire` of theirs that is still on its way must not get a lease, which nobody
+# would free.
 dead_workers = Table(
     "dead_workers",
     metadata,
@@ -134,7 +135,7 @@ current_versions = Table(
     ),
 )
 
-# `answer` is null while the work is being done. `holder` is who does it: only its claim may be settled or dropped.
+# `answer` is null while the work runs. `holder` does the work: only it may settle or drop the claim.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -167,16 +168,18 @@ def migrate(connection: Connection) -> None:
         metadata.create_all(connection)
         connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
         return
-    found = connection.execute(select(schema_version.c.version)).scalar_one()
-    if found > SCHEMA_VERSION:
+    current = connection.execute(select(schema_version.c.version)).scalar_one()
+    if current > SCHEMA_VERSION:
         raise StoreFailed(
-            f"the session store has schema version {found}, this dspool knows {SCHEMA_VERSION}: upgrade dspool",
-            found=found,
+            f"the session store has schema version {current}, this dspool knows {SCHEMA_VERSION}: upgrade dspool",
+            found=current,
             known=SCHEMA_VERSION,
         )
-    for version in range(found, SCHEMA_VERSION):
+    for version in range(current, SCHEMA_VERSION):
         if version not in MIGRATIONS:
-            raise StoreFailed(f"no migration of the session store from schema version {version}", found=found)
+            raise StoreFailed(
+                f"no migration of the session store from schema version {version}", found=current
+            )
         MIGRATIONS[version](connection)
         connection.execute(update(schema_version).values(version=version + 1))
 
@@ -190,7 +193,7 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as refused:
-        # The text is not repeated: it may hold a password.
+        # The message does not repeat the URL: it may hold a password.
         raise ConfigError("store_url is not a database URL such as sqlite:////path/file.db") from refused
     if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
@@ -209,9 +212,9 @@ def parse_url(url: str) -> URL:
 
 
 def create_engine(url: URL) -> AsyncEngine:
-    """An engine for `url`; connects to nothing yet, but makes the SQLite file and its directory."""
-    # Connections are only ever used in `begin()` blocks, which end their transaction themselves: the pool need not
-    # roll back once more (one round trip a transaction).
+    """An engine for `url`; does not connect yet, but makes the SQLite file and its directory."""
+    # No `pool_reset_on_return`: connections serve only `begin()` blocks, which end their transaction themselves, and
+    # another roll-back would cost a round trip a transaction.
     if url.get_backend_name() == "sqlite":
         _make_private_file(Path(url.database or ""))
         engine = create_async_engine(
@@ -239,7 +242,7 @@ def _make_private_file(path: Path) -> None:
     SQLite gives its -wal and -shm files the mode of the database.
     """
     try:
-        # An existing directory keeps its mode: it may be shared on purpose, and the file is private anyway.
+        # An existing directory keeps its mode: it may be shared on purpose, and the file itself is private.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -253,19 +256,19 @@ def _make_private_file(path: Path) -> None:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # Transactions are begun by `_begin_sqlite`: left to itself the driver begins them late and unlocked.
+    # `_begin_sqlite` begins transactions: the driver itself would begin them late and unlocked.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    # A killed process loses nothing with NORMAL either. Power loss needs FULL: it syncs the log to disk at every
-    # commit, and "acknowledged" should mean that. Group commit shares one sync among all waiting callers.
+    # With NORMAL, too, a killed process loses nothing; only FULL survives a loss of power, as "acknowledged" promises:
+    # it syncs the log at every commit. Group commit shares one sync among all waiting callers.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # Writers take the write lock at once: a transaction that reads first and upgrades later can be refused
-    # half-way, without waiting, when another process wrote in between.
-    reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    # Writers take the write lock at once: SQLite refuses a transaction that reads first and upgrades later, without
+    # waiting, when another process wrote in between.
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
 """How the session store writes: one writer, and many requests in one transaction.
 
-`Batch` loads the rows of many requests at once, lets each decide, writes the results at once and commits. The
-cost of a commit (a sync to disk) is so shared by all that wait for it, and each is answered only after it.
+`Batch` loads the rows of many requests at once, lets each decide, writes all results and commits. So all requests
+share the cost of one commit (a sync to disk), and each is answered only after it.
 """
 
 from __future__ import annotations
@@ -27,72 +27,69 @@ MAX_BATCH = 256
 """At most so many requests share a transaction: bounds how long one of them can hold the database."""
 
 FAILURES = (SQLAlchemyError, OSError, TimeoutError)
-"""What a database that is away, locked, full or broken raises, through the drivers in use."""
+"""What the drivers raise when a database is away, locked, full or broken."""
 
 
 @dataclass(frozen=True)
-class Alone:
+class Transaction:
     """A write that takes a transaction of its own."""
 
     pool: str
     run: Callable[[AsyncConnection], Awaitable[Any]]
 
 
-_Waiting = list[tuple[StoreRequest | Alone, "asyncio.Future[Any]"]]
+_Requests = list[tuple[StoreRequest | Transaction, "asyncio.Future[Any]"]]
 
 
 class Writer:
-    """Carries out all writes of one store, one transaction at a time, in the order they came.
+    """Carries out all writes of one store, one transaction at a time, in the order of their arrival.
 
-    There is no timer: what arrives while a transaction waits for the disk is the next batch.
+    It needs no timer: what arrives while a transaction waits for the disk is the next batch.
     """
 
     def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._clock = clock
-        self._waiting: deque[tuple[StoreRequest | Alone, asyncio.Future[Any]]] = deque()
+        self._queue: deque[tuple[StoreRequest | Transaction, asyncio.Future[Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def write(self, request: StoreRequest | Alone) -> Any:
-        """The request's answer, once it is on disk.
-
-        A caller that is cancelled may still have its request done.
-        """
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, done))
+    async def write(self, request: StoreRequest | Transaction) -> Any:
+        """The request's answer, once it is on disk. A cancelled caller's request may still be carried out."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((request, future))
         if self._task is None:
             self._task = asyncio.create_task(self._write_all(), name="dspool-store-writer")
-        return await done
+        return await future
 
     async def finish(self) -> None:
-        """Returns when everything that was waiting is written."""
+        """Returns when the queue is written."""
         if self._task is not None:
             await self._task
 
     async def _write_all(self) -> None:
         try:
-            while self._waiting:
+            while self._queue:
                 await self._transact(self._next_batch())
         finally:
             self._task = None
-            while self._waiting:  # only if this task was cancelled
-                _answer(self._waiting.popleft()[1], StoreFailed("the session store stopped"))
+            while self._queue:  # only if this task was cancelled
+                _answer(self._queue.popleft()[1], StoreFailed("the session store stopped"))
 
-    def _next_batch(self) -> _Waiting:
-        """The oldest requests that can share a transaction: all about different sessions, or one `Alone`."""
-        batch = [self._waiting.popleft()]
-        if isinstance(batch[0][0], Alone):
+    def _next_batch(self) -> _Requests:
+        """The oldest requests that can share a transaction: all about different sessions, or one `Transaction`."""
+        batch = [self._queue.popleft()]
+        if isinstance(batch[0][0], Transaction):
             return batch
         keys = {batch[0][0].key}
-        while self._waiting and len(batch) < MAX_BATCH:
-            request = self._waiting[0][0]
-            if isinstance(request, Alone) or request.key in keys:
+        while self._queue and len(batch) < MAX_BATCH:
+            request = self._queue[0][0]
+            if isinstance(request, Transaction) or request.key in keys:
                 break
             keys.add(request.key)
-            batch.append(self._waiting.popleft())
+            batch.append(self._queue.popleft())
         return batch
 
-    async def _transact(self, batch: _Waiting) -> None:
+    async def _transact(self, batch: _Requests) -> None:
         replies: Sequence[Any]
         try:
             async with self._engine.begin() as connection:
@@ -107,19 +104,21 @@ class Writer:
             ]
             replies[0].__cause__ = defect
         except BaseException:
-            for _, done in batch:
-                _answer(done, StoreFailed("the session store stopped"))
+            for _, future in batch:
+                _answer(future, StoreFailed("the session store stopped"))
             raise
-        for (_, done), reply in zip(batch, replies, strict=True):
-            _answer(done, reply)
+        for (_, future), reply in zip(batch, replies, strict=True):
+            _answer(future, reply)
 
-    async def _replies(self, connection: AsyncConnection, batch: list[StoreRequest | Alone]) -> Sequence[Any]:
+    async def _replies(
+        self, connection: AsyncConnection, batch: list[StoreRequest | Transaction]
+    ) -> Sequence[Any]:
         first = batch[0]
-        if isinstance(first, Alone):
+        if isinstance(first, Transaction):
             await hold_pools(connection, [first.pool])
             return [await first.run(connection)]
         return await Batch(connection, self._clock()).run(
-            [one for one in batch if not isinstance(one, Alone)]
+            [request for request in batch if not isinstance(request, Transaction)]
         )
 
 
@@ -130,15 +129,15 @@ class Batch:
     connection: AsyncConnection
     now: float
     _epochs: dict[str, int] = field(default_factory=dict)
-    _given: set[str] = field(default_factory=set)
+    _advanced: set[str] = field(default_factory=set)
 
     def next(self, pool: str) -> int:
         self._epochs[pool] += 1
-        self._given.add(pool)
+        self._advanced.add(pool)
         return self._epochs[pool]
 
     async def run(self, requests: Sequence[StoreRequest]) -> list[Any]:
-        """One answer a request, in order; a refused one's answer is its `PoolError`."""
+        """One answer a request, in order; a `PoolError` for a refused one."""
         keys = [request.key for request in requests]
         assert len(set(keys)) == len(keys), "two requests on one session must not share a batch"
         self._epochs = await hold_pools(self.connection, {pool for pool, _ in keys})
@@ -157,16 +156,16 @@ class Batch:
 
     async def _rows(self, keys: list[Key]) -> dict[Key, SessionRow]:
         query = select(sessions).where(tuple_(sessions.c.pool, sessions.c.session).in_(keys))
-        found = await self.connection.execute(query)
-        return {(row.pool, row.session): SessionRow(**row._mapping) for row in found}
+        rows = await self.connection.execute(query)
+        return {(row.pool, row.session): SessionRow(**row._mapping) for row in rows}
 
     async def _dead(self, requests: Sequence[StoreRequest]) -> set[Key]:
-        asking = {(request.key[0], request.worker) for request in requests if isinstance(request, Acquire)}
-        if not asking:
+        workers = {(request.key[0], request.worker) for request in requests if isinstance(request, Acquire)}
+        if not workers:
             return set()
         columns = (dead_workers.c.pool, dead_workers.c.worker)
-        found = await self.connection.execute(select(*columns).where(tuple_(*columns).in_(asking)))
-        return {(row.pool, row.worker) for row in found}
+        rows = await self.connection.execute(select(*columns).where(tuple_(*columns).in_(workers)))
+        return {(row.pool, row.worker) for row in rows}
 
     async def _write(self, keys: list[Key], outcomes: list[Outcome]) -> None:
         removed = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome.removed]
@@ -178,8 +177,8 @@ class Batch:
         await self._write_items(
             (key, change) for key, outcome in zip(keys, outcomes, strict=True) for change in outcome.changes
         )
-        if self._given:
-            counters = [{"pool": pool, "epoch": self._epochs[pool]} for pool in sorted(self._given)]
+        if self._advanced:
+            counters = [{"pool": pool, "epoch": self._epochs[pool]} for pool in sorted(self._advanced)]
             await self.connection.execute(upsert(self.connection, pools), counters)
 
     async def _write_items(self, changes: Iterable[tuple[Key, StoredChange]]) -> None:
@@ -194,18 +193,18 @@ class Batch:
                 }
             else:
                 items[pool, session, change.kind, change.name] = change.payload
-        gone = [dict(zip("psk", kind, strict=True)) for kind in kinds]
-        if gone:
-            await self.connection.execute(_DELETE_KIND, gone)
-        lost = [dict(zip("pskn", key, strict=True)) for key, payload in items.items() if payload is None]
-        if lost:
-            await self.connection.execute(_DELETE_ITEM, lost)
+        kind_keys = [dict(zip("psk", kind, strict=True)) for kind in kinds]
+        if kind_keys:
+            await self.connection.execute(_DELETE_KIND, kind_keys)
+        item_keys = [dict(zip("pskn", key, strict=True)) for key, payload in items.items() if payload is None]
+        if item_keys:
+            await self.connection.execute(_DELETE_ITEM, item_keys)
         names = ("pool", "session", "kind", "name", "payload")
-        kept = [
+        rows = [
             dict(zip(names, (*key, value), strict=True)) for key, value in items.items() if value is not None
         ]
-        if kept:
-            await self.connection.execute(upsert(self.connection, session_items), kept)
+        if rows:
+            await self.connection.execute(upsert(self.connection, session_items), rows)
 
     async def _fill_leases(self, outcomes: list[Outcome]) -> None:
         granted = {
@@ -240,20 +239,20 @@ class Batch:
             )
 
 
-async def hold_pools(connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
+async def hold_pools(connection: AsyncConnection, pool_names: Iterable[str]) -> dict[str, int]:
     """Lock `names` against other writers until the transaction ends; returns the last epoch given out in each.
 
     SQLite has one writer at a time anyway. PostgreSQL locks the pools' rows, in one order, so that two stores on
     one pool (an old one that has not noticed its replacement) decide one after the other.
     """
-    wanted = sorted(set(names))
-    query = select(pools).where(pools.c.pool.in_(wanted)).order_by(pools.c.pool).with_for_update()
-    held = {row.pool: row.epoch for row in await connection.execute(query)}
-    if missing := [pool for pool in wanted if pool not in held]:
+    ordered = sorted(set(pool_names))
+    query = select(pools).where(pools.c.pool.in_(ordered)).order_by(pools.c.pool).with_for_update()
+    epochs = {row.pool: row.epoch for row in await connection.execute(query)}
+    if missing := [pool for pool in ordered if pool not in epochs]:
         new = _insert(connection, pools).on_conflict_do_nothing()
         await connection.execute(new, [{"pool": pool, "epoch": 0} for pool in missing])
-        held = {row.pool: row.epoch for row in await connection.execute(query)}
-    return held
+        epochs = {row.pool: row.epoch for row in await connection.execute(query)}
+    return epochs
 
 
 def upsert(connection: AsyncConnection, table: Table) -> Any:
@@ -271,26 +270,26 @@ def _insert(connection: AsyncConnection, table: Table) -> Any:
 
 
 def store_failed(failed: BaseException) -> StoreFailed:
-    """`failed` as users see it. Only what says why the database is unavailable is repeated: other messages of
-    databases quote values, and those are users' content."""
+    """`failed` as users see it. It repeats only messages about the database itself: others quote values, which are
+    users' content."""
     cause = failed.orig if isinstance(failed, DBAPIError) and failed.orig else failed
-    said = (
+    detail = (
         f": {cause}"
         if isinstance(failed, OperationalError | InterfaceError | OSError) or type(failed) is DatabaseError
         else ""
     )
-    error = StoreFailed(f"the session store failed ({type(cause).__name__}{said})")
+    error = StoreFailed(f"the session store failed ({type(cause).__name__}{detail})")
     error.__cause__ = failed
     return error
 
 
-def _answer(done: asyncio.Future[Any], reply: Any) -> None:
-    if done.done():  # the caller was cancelled
+def _answer(future: asyncio.Future[Any], reply: Any) -> None:
+    if future.done():  # the caller was cancelled
         return
     if isinstance(reply, Exception):
-        done.set_exception(reply)
+        future.set_exception(reply)
     else:
-        done.set_result(reply)
+        future.set_result(reply)
 
 
 _SESSION_KEY = (sessions.c.pool, sessions.c.session)
