@@ -30,7 +30,7 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
         assert trace._TRACER_PROVIDER is None
         import dspy
         from dspool.programs import setup
-        assert not setup._done
+        assert not setup._configured
         assert dspy.settings.lm is None
         assert not dspy.clients.base_lm.GLOBAL_HISTORY
         # No pool of connections: they would be shared.

@@ -126,9 +126,9 @@ def test_variants_are_bounded_and_those_in_use_stay():
 def test_a_rate_gate_stays_shut_for_the_longest_pause_asked_for():
     now = [0.0]
     gate = RateGate(5.0, clock=lambda: now[0])
-    gate.limited(3.0)
-    gate.limited(1.0)
-    gate.limited(None)
+    gate.pause_for(3.0)
+    gate.pause_for(1.0)
+    gate.pause_for(None)
     assert gate.pause_s() == 3.0
     now[0] = 3.5
     assert gate.pause_s() == 0.0
@@ -138,7 +138,7 @@ def test_while_the_pause_is_too_long_no_call_is_sent():
     model = lms(
         fast={"model": "openai/gpt-4o-mini", "endpoint": "http://127.0.0.1:9/v1", "max_rate_limit_wait_s": 1}
     ).get()
-    model.gate.limited(60.0)
+    model.gate.pause_for(60.0)
     with pytest.raises(lm_errors.LMRateLimitError) as error:
         model("hello")
     told = translate(error.value)

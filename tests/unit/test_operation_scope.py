@@ -15,7 +15,7 @@ import pytest
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled
 from dspool.messages import Deployment, ExecuteProgram, StreamEvent, StreamProgram
-from dspool.programs.models.operation import OperationScope, answered_offline
+from dspool.programs.models.operation import OperationScope, mark_offline
 from dspool.programs.sessions.session import CommandResult, SessionHost
 from dspool.testing.lm_server import LMServer, Reply
 
@@ -134,7 +134,7 @@ def test_a_thread_that_lost_its_operation_marks_none_that_cannot_have_started_it
 
 
 def answered_offline_in_a_lost_thread() -> None:
-    thread = threading.Thread(target=answered_offline)
+    thread = threading.Thread(target=mark_offline)
     thread.start()
     thread.join()
 

@@ -1,4 +1,4 @@
-"""What every part of the configuration shares: frozen, keyword-only, refusing with `ConfigError`.
+"""What all parts of the configuration share: they are frozen and keyword-only, and refuse with `ConfigError`.
 
 A refusal names the key, the value that came and the rule, and never shows a value that may be a secret.
 """
@@ -26,16 +26,16 @@ else:
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
-class Refusing(_Metaclass):
+class ConfigMeta(_Metaclass):
     """Turns pydantic's refusal of a constructor call into a `ConfigError`.
 
-    Done here and not in `__init__`, because pydantic builds nested parts without calling their class:
-    so only the outermost call translates, and it knows the whole dotted key.
+    Here and not in `__init__`, because pydantic builds nested parts without calling their class: so only the outermost
+    call translates, and it knows the whole dotted key.
     """
 
     def __call__(cls, *args: Any, **values: Any) -> Any:
         if args:
-            # Else the first of them would silently become a private option of pydantic-settings.
+            # Else the first one would silently become a private option of pydantic-settings.
             raise TypeError(f"{cls.__name__} takes keyword arguments only")
         try:
             return super().__call__(**values)
@@ -46,7 +46,7 @@ class Refusing(_Metaclass):
             raise unreadable_variable(unreadable) from None
 
 
-class Part(BaseModel, metaclass=Refusing):
+class Part(BaseModel, metaclass=ConfigMeta):
     """A group of keys that belong together."""
 
     model_config = ConfigDict(
@@ -62,7 +62,7 @@ class Part(BaseModel, metaclass=Refusing):
 
 
 def _no_bool(value: Any) -> Any:
-    # Pydantic takes True for 1. `pool_size: yes` in a YAML file is a mistake, not a size.
+    # Pydantic takes True for 1, but `pool_size: yes` in a YAML file is a mistake, not a size.
     if isinstance(value, bool):
         raise PydanticCustomError("rule", "must be a number, not true or false")
     return value
@@ -78,12 +78,12 @@ Megabytes = Annotated[float, _number, Field(gt=0)]
 Port = Annotated[int, _number, Field(ge=0, le=65535)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-"""Goes into actor names, URLs and metric labels: letters, digits, `_`, `.` and `-`, at most 63."""
+"""For actor names, URLs and metric labels: letters, digits, `_`, `.` and `-`, at most 63."""
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 _IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
-# ASCII: Python takes letters for others that only look like them.
+# ASCII: Python reads some letters as others that only look alike.
 _MODULE = rf"{_IDENTIFIER}(\.{_IDENTIFIER})*"
 
 IMPORT_PATH = rf"^{_MODULE}:{_IDENTIFIER}$"
@@ -142,7 +142,7 @@ Directory = Annotated[Path, AfterValidator(_in_a_known_home)]
 
 
 def default_state_dir() -> Path:
-    """The platform's; in `~`, which `Directory` refuses, where the user has no home."""
+    """The platform's state directory; for a user without a home one in `~`, which `Directory` refuses."""
     try:
         return user_state_path("dspool")
     except RuntimeError:
@@ -150,7 +150,7 @@ def default_state_dir() -> Path:
 
 
 def without_password(url: str) -> str:
-    """`url` as it may be printed: the password, if there is one, is replaced by `***`."""
+    """`url` with `***` in place of its password, if it has one."""
     parts = urlsplit(url)
     if parts.password is None:
         return url
@@ -162,27 +162,27 @@ def without_password(url: str) -> str:
 
 
 def refuse(key: str, value: Any, rule: str) -> NoReturn:
-    """Refuse `value` of `key` from inside a validator (pydantic adds where the part itself is)."""
-    # The rule goes in as a parameter, not as the template: it may quote a value with braces.
-    raise PydanticCustomError("cross_rule", "{rule}", {"key": key, "value": shown(value), "rule": rule})
+    """Refuse `value` of `key` from inside a validator; pydantic adds the place of the part."""
+    # The rule is a parameter, not the template: it may quote a value with braces.
+    raise PydanticCustomError("cross_rule", "{rule}", {"key": key, "value": printable(value), "rule": rule})
 
 
 STEP_NAMES = ("import_modules", "configure_lm", "load_programs", "probe", "custom_code")
 """The warm-up steps, as `step` names them."""
 
 _HIDDEN = ("api_key_env", "store_url")
-"""Keys where people paste the secret itself by mistake, or that may hold a password."""
+"""Keys into which people paste the secret itself by mistake, or that may hold a password."""
 
 
 def refusal(refused: ValidationError) -> ConfigError:
     """One `ConfigError` for all that pydantic found. `key`, `value` and `rule` are those of the first."""
-    found = [_one(error) for error in refused.errors(include_url=False)]
-    return config_error(found)
+    refusals = [_entry(error) for error in refused.errors(include_url=False)]
+    return config_error(refusals)
 
 
-def config_error(found: Iterable[dict[str, Any]]) -> ConfigError:
-    refusals = list(found)
-    return ConfigError("; ".join(_sentence(one) for one in refusals), **refusals[0], refusals=refusals)
+def config_error(refusals: Iterable[dict[str, Any]]) -> ConfigError:
+    entries = list(refusals)
+    return ConfigError("; ".join(map(_sentence, entries)), **entries[0], refusals=entries)
 
 
 def unreadable_variable(unreadable: SettingsError) -> ConfigError:
@@ -191,7 +191,7 @@ def unreadable_variable(unreadable: SettingsError) -> ConfigError:
     return ConfigError(f"an environment variable could not be read: {unreadable}; {rule}", rule=rule)
 
 
-def _one(error: Any) -> dict[str, Any]:
+def _entry(error: Any) -> dict[str, Any]:
     context = error.get("ctx", {})
     parts = _dotted(error["loc"])
     rule = str(error["msg"])
@@ -199,17 +199,17 @@ def _one(error: Any) -> dict[str, Any]:
         return {"key": ".".join([*parts, context["key"]]), "value": context["value"], "rule": context["rule"]}
     key = ".".join(parts)
     if error["type"] == "extra_forbidden":
-        # The value of an unknown key may be a secret (`api_key: ...`): only the key is shown.
+        # The value of an unknown key may be a secret (`api_key: ...`): the message shows only the key.
         return {"key": key, "rule": "there is no such key"}
     if error["type"] == "secret_rule" or any(part in _HIDDEN for part in parts):
         return {"key": key, "rule": f"{rule} (the value is not shown: it may hold a secret)"}
     if error["type"] == "missing":
         return {"key": key, "rule": rule}
-    return {"key": key, "value": shown(error["input"]), "rule": rule}
+    return {"key": key, "value": printable(error["input"]), "rule": rule}
 
 
 def _dotted(location: tuple[Any, ...]) -> list[str]:
-    """`location` without the tags that pydantic adds behind a list index for the member of a union."""
+    """`location` without the tags that pydantic adds after a list index for the member of a union."""
     return [
         str(part)
         for before, part in zip((None, *location), location, strict=False)
@@ -217,25 +217,25 @@ def _dotted(location: tuple[Any, ...]) -> list[str]:
     ]
 
 
-def _sentence(one: dict[str, Any]) -> str:
-    came = f"={one['value']!r}" if "value" in one else ""
-    source = f" (from {one['source']})" if one.get("source") else ""
-    if one.get("source") == "default":
-        source = " (the default)" if came else ""
-    return f"{one['key']}{came}{source}: {one['rule']}"
+def _sentence(entry: dict[str, Any]) -> str:
+    value = f"={entry['value']!r}" if "value" in entry else ""
+    source = f" (from {entry['source']})" if entry.get("source") else ""
+    if entry.get("source") == "default":
+        source = " (the default)" if value else ""
+    return f"{entry['key']}{value}{source}: {entry['rule']}"
 
 
-def shown(value: Any) -> Any:
-    """`value` as plain JSON of bounded length: it goes into an error that crosses processes.
+def printable(value: Any) -> Any:
+    """`value` as plain JSON of bounded length, for an error that crosses processes.
 
-    Of a mapping only the keys are shown: a secret may stand below any of them.
+    Of a mapping only the keys: a secret may stand below any of them.
     """
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, dict):
         text = f"mapping with {', '.join(map(str, value)) or 'nothing in it'}"
     elif isinstance(value, (list, tuple, set)):
-        text = f"[{', '.join(repr(shown(one)) for one in value)}]"
+        text = f"[{', '.join(repr(printable(item)) for item in value)}]"
     else:
         text = str(value) if isinstance(value, (str, Path)) else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,4 +1,4 @@
-"""Bringing the sources together, and telling for every key where its value came from."""
+"""Merges the sources of a configuration, and knows for every key where its value came from."""
 
 from __future__ import annotations
 
@@ -41,15 +41,14 @@ def load_config(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """The configuration from all sources: `code`, `cli`, `DSPOOL_*`, YAML file, default; the first that has it.
+    """The configuration from all sources: `code`, `cli`, `DSPOOL_*`, YAML file, default. The first that has a key wins.
 
-    `code` and `cli` take nested or dotted keys (`{"warmup.strategy": "staged"}`); None in `cli` means that
-    the flag was not given. `file` None is the one that `DSPOOL_CONFIG` names, if any. Sources are merged key by
-    key, so a file may set one LM profile and a variable one field of it; lists are taken whole.
-    With no program configured anywhere, the pool has `qa`.
+    `code` and `cli` take nested or dotted keys (`{"warmup.strategy": "staged"}`); None in `cli` means that the flag
+    is absent. `file` None is the one that `DSPOOL_CONFIG` names, if any. Sources merge key by key, so a file may set
+    one LM profile and a variable one field of it; lists do not merge. If no source has programs, the pool has `qa`.
 
     Raises:
-        ConfigError: what was refused and which source it came from.
+        ConfigError: the refused values, each with its source.
     """
     environ = os.environ if environ is None else environ
     with environment(environ):
@@ -80,9 +79,11 @@ def flat(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
         key, value = f"{prefix}{name}", getattr(config, name)
         if isinstance(value, BaseModel):
             yield from flat(value, f"{key}.")
-        elif isinstance(value, dict) and value and all(isinstance(one, BaseModel) for one in value.values()):
-            for entry, part in value.items():
-                yield from flat(part, f"{key}.{entry}.")
+        elif (
+            isinstance(value, dict) and value and all(isinstance(part, BaseModel) for part in value.values())
+        ):
+            for entry, inner in value.items():
+                yield from flat(inner, f"{key}.{entry}.")
         else:
             yield key, without_password(value) if key == "store_url" and value else plain[name]
 
@@ -98,22 +99,22 @@ def _environment_layer() -> dict[str, Any]:
 
 
 def _file_of(environ: Mapping[str, str]) -> Path | None:
-    if not (named := environ.get("DSPOOL_CONFIG")):
+    if not (name := environ.get("DSPOOL_CONFIG")):
         return None
     try:
-        return Path(named).expanduser()
+        return Path(name).expanduser()
     except RuntimeError:
         raise ConfigError(
-            f"DSPOOL_CONFIG={named}: the system knows no such home directory; name a full path",
+            f"DSPOOL_CONFIG={name}: the system knows no such home directory; name a full path",
             key="file",
-            value=named,
+            value=name,
             rule="a path",
         ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as unreadable:
         raise ConfigError(
             f"cannot read the configuration file {path}: {unreadable}",
@@ -124,53 +125,53 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as broken:
         mark = getattr(broken, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        # The YAML error itself quotes the line, which may hold what does not belong in a message.
+        # The YAML error itself quotes the line, which may hold a secret.
         problem = getattr(broken, "problem", None) or "not YAML"
         raise ConfigError(
             f"{path}{where}: {problem}", key="file", value=str(path), rule="one YAML mapping"
         ) from None
-    if found is None:
+    if document is None:
         return {}
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise ConfigError(
             f"{path}: the file must be one mapping of keys to values",
             key="file",
             value=str(path),
             rule="mapping",
         )
-    return found
+    return document
 
 
-class _Strict(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping; YAML readers silently take the last."""
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML readers silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
-            if key_node.value in seen and key_node.value != "<<":
+            if key_node.value in keys and key_node.value != "<<":
                 problem = f"the key {key_node.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key_node.value)
+            keys.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys opened up and model instances turned to what was set in them, so that layers can merge."""
-    opened: dict[str, Any] = {}
+    """`values` with dotted keys as nested dicts, and models as dicts of what is set in them, for `_merge`."""
+    nested: dict[str, Any] = {}
     for dotted, value in values.items():
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_unset=True)
         elif isinstance(value, dict):
             value = {
-                key: one.model_dump(exclude_unset=True) if isinstance(one, BaseModel) else one
-                for key, one in value.items()
+                key: part.model_dump(exclude_unset=True) if isinstance(part, BaseModel) else part
+                for key, part in value.items()
             }
         for name in reversed(dotted.split(".")):
             value = {name: value}
-        opened = _merge(opened, value)
-    return opened
+        nested = _merge(nested, value)
+    return nested
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def _source(key: str, layers: list[tuple[str, dict[str, Any]]], environ: Mapping
 def _holds(layer: Any, path: list[str]) -> bool:
     for name in path:
         if not isinstance(layer, dict):
-            # A list or a refused scalar stands where the path goes on: this layer set all below it.
+            # A list or a bad scalar stands where the path goes on: this layer set all below it.
             return True
         if name not in layer:
             return False
@@ -203,7 +204,7 @@ def _holds(layer: Any, path: list[str]) -> bool:
 
 
 def _variable(key: str, environ: Mapping[str, str]) -> str:
-    """The variable that set `key`: the longest one whose name is a beginning of it."""
+    """The variable that set `key`: the one with the longest name that begins it."""
     by_upper = {name.upper(): name for name in environ}
     path = key.upper().split(".")
     for length in range(len(path), 0, -1):
@@ -219,4 +220,4 @@ def _with_sources(
     refusals = refused.details.get("refusals")
     if not refusals:
         return refused
-    return config_error({**one, "source": _source(one["key"], layers, environ)} for one in refusals)
+    return config_error({**entry, "source": _source(entry["key"], layers, environ)} for entry in refusals)

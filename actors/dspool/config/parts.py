@@ -27,7 +27,7 @@ from dspool.config.base import (
 
 class _Step(Part):
     timeout_s: Seconds | None = None
-    """Deadline of this step alone; null leaves it what is left of the worker's deadline."""
+    """Deadline of this step alone; null is what is left of the worker's deadline."""
 
 
 class ImportModules(_Step):
@@ -75,11 +75,11 @@ class WarmupConfig(Part):
     strategy: Literal["parallel", "sequential", "staged"] = "parallel"
     """All workers at once, one after the other, or a canary alone and then three stages."""
     steps: tuple[WarmupStep, ...] = ()
-    """What a new worker does before it takes traffic, in order; pool programs are loaded in any case."""
+    """What a new worker does before it takes traffic, in order; it loads the pool programs in any case."""
     worker_deadline_s: Seconds = 60.0
-    """For all steps of one worker together."""
+    """Deadline of all steps of one worker together."""
     min_ready: CountOrZero | None = None
-    """Warm workers needed before the pool says it is ready; null is `min_pool_size`."""
+    """Warm workers with which the pool is ready; null is `min_pool_size`."""
 
     @model_validator(mode="after")
     def _steps_fit(self) -> WarmupConfig:
@@ -122,7 +122,7 @@ class HistoryConfig(Part):
 
 
 def is_multiple(value: float, of: float) -> bool:
-    """Whether `value` is a whole number of `of`, within what decimal fractions lose in binary."""
+    """Whether `value` is a whole multiple of `of`, up to what decimal fractions lose in binary."""
     count = round(value / of)
     return count >= 1 and abs(value - count * of) <= 1e-9 * max(value, of)
 
@@ -148,13 +148,13 @@ class ProgramConfig(Part):
     adapter: str | None = Field(default=None, min_length=1)
     """DSPy adapter by name; null is DSPy's own choice."""
     idempotent: bool = True
-    """Whether running it twice does no harm: only then is it run again after a worker died."""
+    """Whether running it twice does no harm: only then does the pool run it again after a worker died."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ProgramConfig:
         if (self.spec is None) == (self.import_path is None):
-            came = self.import_path if self.spec is not None else None
-            refuse("import_path", came, "give exactly one of spec and import_path")
+            path = self.import_path if self.spec is not None else None
+            refuse("import_path", path, "give exactly one of spec and import_path")
         if self.state_file is not None and self.spec is None:
             refuse("state_file", str(self.state_file), "needs a spec to load the state into")
         if self.kwargs and self.import_path is None:
@@ -203,7 +203,7 @@ class LMProfile(Part):
     extra: Annotated[dict[str, Any], BeforeValidator(_no_secret)] = Field(default={})
     """Further arguments for `dspy.LM`."""
     max_rate_limit_wait_s: SecondsOrZero = 10.0
-    """Longest pause a 429 may ask for that a worker waits out; beyond it the caller gets the error."""
+    """Longest pause that a worker waits out after a 429; for a longer one the caller gets the error."""
 
 
 class RetryConfig(Part):
@@ -226,25 +226,25 @@ class RetryConfig(Part):
 
 
 class RecycleConfig(Part):
-    """When a worker that answers is drained and replaced; null is never."""
+    """When the pool drains and replaces a worker that still answers; null is never."""
 
     max_operations: Count | None = None
-    """Operations a worker runs before it is replaced."""
+    """Operations after which the pool replaces a worker."""
     max_age_s: Seconds | None = None
-    """Age at which a worker is replaced."""
+    """Age at which the pool replaces a worker."""
     max_memory_mb: Megabytes | None = None
-    """Resident memory at which a worker is replaced; not one that was above it when it became warm."""
+    """Resident memory at which the pool replaces a worker, unless it was above that when it became warm."""
     stuck_s: Seconds = 10.0
-    """An operation that still runs so long after its deadline cannot be stopped: its worker is replaced."""
+    """How long after its deadline an operation may still run before the pool replaces its worker."""
 
 
 class RestartConfig(Part):
     intensity: Count = 5
-    """Deaths within `period_s` at which the pool stops replacing at once and says it is degraded."""
+    """Deaths within `period_s` at which the pool no longer replaces workers at once and reports itself degraded."""
     period_s: Seconds = 30.0
     """Window for `intensity`."""
     backoff_s: Seconds = 0.1
-    """Pause before a failed start is tried again; doubles each time."""
+    """Pause before the next try after a failed start; doubles each time."""
     backoff_max_s: Seconds = 10.0
     """Longest pause."""
 
@@ -257,25 +257,25 @@ class RestartConfig(Part):
 
 class TelemetryConfig(Part):
     capture_content: bool = False
-    """Put prompts and answers into spans, shown to admins and to whose they are. Off: they appear in no log, span,
+    """Put prompts and answers into spans, which only admins and their owner see. Off: they appear in no log, span,
     metric or error."""
     otlp_endpoint: HttpUrl | None = None
     """Collector for OTLP over HTTP; null leaves it to the standard `OTEL_*` variables."""
     sampling: Share = 0.1
-    """Share of operations that are traced, of those that come without a decision (`traceparent`)."""
+    """Share of operations to trace, of those that come without a decision (`traceparent`)."""
     max_traces_per_s: Annotated[float, Field(gt=0)] | None = 10.0
-    """Most that a process begins, however many the share would be: bounds the cost under load. null is no limit."""
+    """Most traces that a process begins, whatever the share: bounds the cost under load. null is no limit."""
     log_format: Literal["text", "json"] = "text"
     """How workers and the pool's other processes write their logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level of the pool's own log lines; other libraries log from warning up."""
+    """Lowest level of the pool's own log lines; other libraries log from warning up."""
 
 
 class ServiceConfig(Part):
     host: str = Field(default="127.0.0.1", min_length=1)
     """Address the HTTP service binds to."""
     port: Port = 8000
-    """0 takes a free one."""
+    """Port the HTTP service binds to; 0 takes a free one."""
     replicas: Count = 1
     """HTTP ingress processes."""
     max_body_bytes: Count = 1_048_576
@@ -283,9 +283,9 @@ class ServiceConfig(Part):
     max_batch: Count = 256
     """Most sets of inputs in one batch request; each is an operation, also for `max_queue`, rates and quotas."""
     heartbeat_s: Seconds = 15.0
-    """A stream that has nothing to say sends a comment this often, so that nobody in between gives it up."""
+    """How often an idle stream sends a comment, so that no proxy gives it up."""
     idempotency_ttl_s: Seconds = 86_400.0
-    """How long the answer to a request with an `Idempotency-Key` is kept."""
+    """How long the service keeps the answer to a request with an `Idempotency-Key`."""
     tokens_file: Path | None = None
     """File with the access tokens (`dspool token new`), on each node that runs the service; mode 0600."""
     tls_cert: Path | None = None

@@ -18,13 +18,13 @@ from pydantic_settings import (
 )
 
 from dspool.config.base import (
+    ConfigMeta,
     Count,
     CountOrZero,
     Directory,
     ModuleName,
     Name,
     Part,
-    Refusing,
     Seconds,
     SecondsOrZero,
     StoreUrl,
@@ -59,14 +59,14 @@ OTHER_VARIABLES = {
     "DSPOOL_TOKENS": "access tokens of the service as JSON, beside or instead of `service.tokens_file`",
     "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",
 }
-"""`DSPOOL_` variables that are not keys. Any further unknown one is refused: it is a misspelt key."""
+"""`DSPOOL_` variables that are not keys. `Environment` refuses any other unknown one: it is a misspelt key."""
 
 _environ: ContextVar[Mapping[str, str] | None] = ContextVar("dspool_environ", default=None)
 
 
 @contextmanager
 def environment(environ: Mapping[str, str]) -> Iterator[None]:
-    """Read `DSPOOL_*` from `environ` and not from the process inside this block."""
+    """Inside this block, read `DSPOOL_*` from `environ` and not from the process."""
     token = _environ.set(environ)
     try:
         yield
@@ -74,11 +74,11 @@ def environment(environ: Mapping[str, str]) -> Iterator[None]:
         _environ.reset(token)
 
 
-class PoolConfig(BaseSettings, metaclass=Refusing):
-    """All settings of one pool. Frozen; picklable; equal by value; durations are in seconds.
+class PoolConfig(BaseSettings, metaclass=ConfigMeta):
+    """All settings of one pool. Frozen, picklable, equal by value; durations are in seconds.
 
-    Keyword arguments win over `DSPOOL_*` variables, those over defaults; `load_config` adds command line
-    and file. `DSPOOL_WARMUP__STRATEGY` is `warmup.strategy`. Whatever does not fit is refused.
+    Keyword arguments win over `DSPOOL_*` variables, those over defaults; `load_config` adds command line and file.
+    `DSPOOL_WARMUP__STRATEGY` is `warmup.strategy`.
 
     Raises:
         ConfigError: `key`, `value` and `rule` of the first refusal; all of them in `refusals`.
@@ -91,7 +91,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
         extra="forbid",
         allow_inf_nan=False,
         use_attribute_docstrings=True,
-        # A default is held to the same rules, so that a rule and a default never drift apart.
+        # The rules hold for defaults too, so that a rule and a default never drift apart.
         validate_default=True,
     )
 
@@ -107,7 +107,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     max_overflow: CountOrZero = 0
     """Extra workers for bursts; at most `max_pool_size`."""
     overflow_idle_s: Seconds = 30.0
-    """An overflow worker that was idle so long goes away."""
+    """Idle time after which an overflow worker goes away."""
     slots_per_worker: Count = 8
     """Operations one worker runs at once."""
     spares: CountOrZero = 0
@@ -126,14 +126,14 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     operation_timeout_s: Seconds = 30.0
     """Deadline of an operation: queue, retries and run together."""
     max_queue: CountOrZero = 1000
-    """Operations a client keeps waiting; one more is refused at once."""
+    """Operations that may wait in one client; it refuses one more at once."""
 
     health_check_interval_s: Seconds = 5.0
     """Time between two health checks of a worker."""
     health_check_timeout_s: Seconds = 2.0
-    """A check without answer for so long has failed; within the interval."""
+    """Longest wait for the answer to a health check; within the interval."""
     max_health_failures: Count = 3
-    """Failed checks in a row after which a worker is replaced."""
+    """Failed checks in a row after which the pool replaces a worker."""
 
     enable_optimizer: bool = False
     """Let the pool choose its size."""
@@ -142,11 +142,11 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     target_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """Share of slot time the optimizer aims to have in use."""
     max_wait_s: Seconds = 0.1
-    """Wait for a slot that is still fine; the optimizer's objective. Within `checkout_timeout_s`."""
+    """Longest wait for a slot that the optimizer tolerates. Within `checkout_timeout_s`."""
     grow_cooldown_s: SecondsOrZero = 3.0
-    """Pause after growing before it grows again."""
+    """Pause after growing before the pool grows again."""
     shrink_cooldown_s: SecondsOrZero = 3.0
-    """How long load must stay low before it shrinks."""
+    """How long load must stay low before the pool shrinks."""
 
     warmup: WarmupConfig = WarmupConfig()
 
@@ -159,9 +159,9 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     history: HistoryConfig = HistoryConfig()
 
     session_ttl_s: Seconds = 3600.0
-    """A session unused for so long is forgotten."""
+    """Time without use after which the pool forgets a session."""
     max_sessions_per_worker: Count = 1000
-    """Sessions a worker keeps active; one more is refused."""
+    """Sessions that a worker keeps active; it refuses one more."""
     history_limit: CountOrZero = 50
     """Operations remembered per session."""
     affinity: Literal["strict", "prefer"] = "strict"
@@ -182,15 +182,15 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
     lm_profiles: dict[Name, LMProfile] = {}
     """Language models by name. Without any, the offline engine answers."""
     default_lm: str | None = None
-    """Profile for whatever names none; null is the only profile, or the offline engine."""
+    """LM profile of whatever names none; null is the only profile, or the offline engine."""
     cache: bool = False
     """DSPy's answer cache, in each worker's memory. Only the principal that asked finds an answer again; callers
-    without one share theirs, but for those of a session."""
+    without one share their answers, except within a session."""
 
     store_url: StoreUrl | None = None
     """Database of the session store; null is an SQLite file in `state_dir`, for a Ray cluster of one node only."""
     state_dir: Directory = Field(default_factory=default_state_dir)
-    """Where files are kept; default is the platform's state directory of the user."""
+    """Directory of the pool's files; by default the user's state directory on this platform."""
     telemetry: TelemetryConfig = TelemetryConfig()
     service: ServiceConfig = ServiceConfig()
     stream_window: Count = 64
@@ -202,7 +202,7 @@ class PoolConfig(BaseSettings, metaclass=Refusing):
         return cls(programs=dict(DEFAULT_PROGRAMS))
 
     def override(self, **changes: Any) -> PoolConfig:
-        """A copy with `changes`, held to all rules again; the environment is not read again.
+        """A copy with `changes`, which must keep all rules. It does not read the environment again.
 
         A dict for a group (`warmup={"strategy": "staged"}`) changes the keys it names and no others.
         """
@@ -314,20 +314,20 @@ DEFAULT_PROGRAMS: Mapping[str, ProgramConfig] = {
 
 
 class Environment(EnvSettingsSource):
-    """`DSPOOL_*` variables as one layer; an unknown one is refused."""
+    """`DSPOOL_*` variables as one layer. Refuses an unknown one."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         environ = _environ.get()
         if environ is None:
             environ = os.environ
-        ours = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
-        known = {f"{PREFIX}{key}".upper() for key in PoolConfig.model_fields} | set(OTHER_VARIABLES)
-        unknown = sorted(name for name in ours if name.upper().split("__")[0] not in known)
+        variables = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
+        keys = {f"{PREFIX}{key}".upper() for key in PoolConfig.model_fields} | set(OTHER_VARIABLES)
+        unknown = sorted(name for name in variables if name.upper().split("__")[0] not in keys)
         if unknown:
             raise config_error(
                 {"key": name, "rule": "there is no such key for this variable"} for name in unknown
             )
-        return {name.lower(): value for name, value in ours.items()}
+        return {name.lower(): value for name, value in variables.items()}
 
 
 def _at_most(config: PoolConfig, key: str, limit: str) -> None:

@@ -1,4 +1,4 @@
-"""The table of all keys in `docs/reference/settings.md`, written from the model so that it cannot drift."""
+"""The table of all keys in `docs/reference/settings.md`, made from the model so that it cannot drift."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Key(NamedTuple):
 
 
 def reference() -> list[Key]:
-    """Every key, in the order of the model. `<name>` stands for a name that the user chooses."""
+    """Every key, in the order of the model. `<name>` stands for a name of the user's choice."""
     return list(_keys(PoolConfig, "", PREFIX))
 
 
@@ -81,10 +81,10 @@ def _kind(annotation: Any, metadata: Any) -> tuple[str, bool]:
     if hasattr(annotation, "__metadata__"):
         return _kind(args[0], annotation.__metadata__)
     if origin in (Union, types.UnionType):
-        rest = [one for one in args if one is not type(None)]
+        rest = [arg for arg in args if arg is not type(None)]
         return _kind(rest[0], metadata)[0], len(rest) < len(args)
     if origin is Literal:
-        return " or ".join(f"`{one}`" for one in args), False
+        return " or ".join(f"`{arg}`" for arg in args), False
     if origin in (tuple, dict):
         return ("list" if origin is tuple else "mapping"), False
     plain = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path"}
@@ -92,9 +92,9 @@ def _kind(annotation: Any, metadata: Any) -> tuple[str, bool]:
 
 
 def _bounds(metadata: Any) -> str:
-    found = []
-    for one in [inner for item in metadata for inner in getattr(item, "metadata", [item])]:
+    bounds = []
+    for bound in [inner for item in metadata for inner in getattr(item, "metadata", [item])]:
         for kind, sign, attribute in ((Gt, ">", "gt"), (Ge, ">=", "ge"), (Lt, "<", "lt"), (Le, "<=", "le")):
-            if isinstance(one, kind):
-                found.append(f"{sign} {getattr(one, attribute)}")
-    return " " + ", ".join(found) if found else ""
+            if isinstance(bound, kind):
+                bounds.append(f"{sign} {getattr(bound, attribute)}")
+    return " " + ", ".join(bounds) if bounds else ""

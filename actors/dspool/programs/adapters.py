@@ -1,8 +1,8 @@
-"""DSPy's adapters by name, with the parts of a prompt that depend only on the signature written once.
+"""DSPy's adapters by name; they write the parts of a prompt that depend only on the signature once.
 
-DSPy writes the whole system message and type descriptions anew at each call: about a third of the time of a call to an
-in-process engine. The messages and the parsed values are the same as those of the classes below; anything
-unusual (demonstrations, custom types, unparsable answers) goes through them.
+DSPy writes the whole system message and the type descriptions at each call: about a third of the time of a call to an
+in-process engine. Messages and parsed values equal those of DSPy's own adapters, which also handle whatever is unusual
+(demonstrations, custom types, unparsable answers).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dspool.messages import JSON
 Message = dict[str, Any]
 
 
-class _Known:
-    """What never changes about a signature, for one adapter."""
+class _Template:
+    """The parts of a prompt that one adapter writes the same for every call of a signature."""
 
     __slots__ = ("doc", "inputs", "outputs", "plain", "requirements", "system")
 
@@ -41,48 +41,48 @@ class _Known:
 
 
 def _is_plain(annotation: Any) -> bool:
-    """No type with a behaviour of its own in DSPy (images, tools, histories, native reasoning, ...)."""
+    """Whether DSPy treats the type as any other (unlike images, tools, histories, native reasoning)."""
     module = getattr(annotation, "__module__", "")
     return not CustomType.extract_custom_type_from_annotation(annotation) and not module.startswith("dspy.")
 
 
-class _RememberingAdapter:
+class _CachedAdapter:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+        self._templates: weakref.WeakKeyDictionary[Any, _Template] = weakref.WeakKeyDictionary()
 
-    def _about(self, signature: Any) -> _Known:
-        known = self._known.get(signature)
-        if known is None or known.doc is not signature.__doc__:
-            known = self._known[signature] = _Known(self, signature)
-        return known
+    def _template(self, signature: Any) -> _Template:
+        template = self._templates.get(signature)
+        if template is None or template.doc is not signature.__doc__:
+            template = self._templates[signature] = _Template(self, signature)
+        return template
 
 
 # The classes keep the names of those they extend: DSPy's stream listeners know an adapter by its class name.
-class ChatAdapter(_RememberingAdapter, dspy.ChatAdapter):
+class ChatAdapter(_CachedAdapter, dspy.ChatAdapter):
     """`dspy.ChatAdapter`, faster."""
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
-        known = self._about(signature)
-        if demos or not known.plain:
+        template = self._template(signature)
+        if demos or not template.plain:
             return super().format(signature, demos, inputs)
         parts = []
-        for name, field in known.inputs:
+        for name, field in template.inputs:
             if name in inputs:
                 value = inputs[name]
                 text = value if type(value) is str else format_field_value(field_info=field, value=value)
                 parts.append(f"[[ ## {name} ## ]]\n{text}")
-        parts.append(known.requirements)
+        parts.append(template.requirements)
         content = "\n\n".join(parts).strip()
         if CUSTOM_TYPE_START_IDENTIFIER in content:
             return super().format(signature, demos, inputs)
-        return [{"role": "system", "content": known.system}, {"role": "user", "content": content}]
+        return [{"role": "system", "content": template.system}, {"role": "user", "content": content}]
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        known = self._about(signature)
-        if not known.plain:
+        template = self._template(signature)
+        if not template.plain:
             return super().parse(signature, completion)
-        outputs = known.outputs
+        outputs = template.outputs
         fields: dict[str, Any] = {}
         name: str | None = None
         lines: list[str] = []
@@ -105,17 +105,17 @@ class ChatAdapter(_RememberingAdapter, dspy.ChatAdapter):
         return {name: fields[name] for name in outputs}
 
 
-class JSONAdapter(_RememberingAdapter, dspy.JSONAdapter):
-    """`dspy.JSONAdapter` that writes the system message of a signature once."""
+class JSONAdapter(_CachedAdapter, dspy.JSONAdapter):
+    """`dspy.JSONAdapter`, faster: it writes the system message of a signature once."""
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
-        known = self._about(signature)
-        if demos or not known.plain:
+        template = self._template(signature)
+        if demos or not template.plain:
             return super().format(signature, demos, inputs)
         content = self.format_user_message_content(signature, inputs, main_request=True)
         if CUSTOM_TYPE_START_IDENTIFIER in content:
             return super().format(signature, demos, inputs)
-        return [{"role": "system", "content": known.system}, {"role": "user", "content": content}]
+        return [{"role": "system", "content": template.system}, {"role": "user", "content": content}]
 
 
 class XMLAdapter(dspy.XMLAdapter):
@@ -131,19 +131,19 @@ def adapter_named(name: str | None) -> Any:
     Raises:
         InvalidRequest: no such adapter.
     """
-    found = _ADAPTERS.get(name or "chat")
-    if found is None:
+    adapter = _ADAPTERS.get(name or "chat")
+    if adapter is None:
         raise InvalidRequest(
             f"unknown adapter {str(name)[:80]!r}; known are {', '.join(_ADAPTERS)}", field="adapter"
         )
-    return found
+    return adapter
 
 
 MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
 
 
 def refuse_message_parts(values: Mapping[str, JSON]) -> None:
-    """Raises `InvalidRequest`, which names the value, if a text in `values` holds one of the marks, however deep."""
+    """Raises `InvalidRequest`, which names the value, if a text in `values` holds one of `MARKS`, however deep."""
     for name, value in values.items():
         if _is_marked(name) or _is_marked(value):
             raise InvalidRequest(

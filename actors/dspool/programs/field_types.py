@@ -4,7 +4,7 @@ A type is written as text (`"str"`, `"list[int]"`, `"dict[str, float]"`, `"Liter
 `"Optional[str]"`, `"int | None"`) or as data, which also has objects:
 `{"type": "object", "name": "Person", "fields": [{"name": "age", "type": "int"}]}`,
 `{"type": "list", "items": T}`, `{"type": "dict", "values": T}`, `{"type": "literal", "values": [...]}`,
-`{"type": "optional", "of": T}`. Nothing is ever evaluated or imported.
+`{"type": "optional", "of": T}`. The parser evaluates and imports nothing.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<punct>[\[\],|])|(?P<quoted>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")|(?P<number>-?\d+))"
 )
 _SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
-_KNOWN = "str, int, float, bool, list[T], dict[str, T], Literal[...], Optional[T], T | None, or an object with fields"
+_GRAMMAR = "str, int, float, bool, list[T], dict[str, T], Literal[...], Optional[T], T | None, or an object with fields"
 
-Wrong = tuple[str, str, str]
-"""Where (a path such as `[2].age`, empty for the value itself), what was expected, what type came."""
+Mismatch = tuple[str, str, str]
+"""Where (a path such as `[2].age`, empty for the value itself), the type expected, the type that came."""
 
 
 class FieldType:
-    """One type: what DSPy is told (`annotation`), how it is written (`text`), and a strict check of JSON values."""
+    """One type: for DSPy (`annotation`), as text (`text`), and as a strict check of JSON values."""
 
     __slots__ = ("annotation", "check", "fast", "text")
 
     def __init__(
-        self, text: str, annotation: Any, check: Callable[[Any], Wrong | None], fast: type | None = None
+        self, text: str, annotation: Any, check: Callable[[Any], Mismatch | None], fast: type | None = None
     ) -> None:
         self.text = text
         self.annotation = annotation
@@ -60,7 +60,7 @@ def field_type(source: JSON, *, where: str) -> FieldType:
 
 
 def check_name(name: JSON, *, where: str, reserved: frozenset[str] = frozenset()) -> str:
-    """`name` if it can name a field: an identifier, no keyword, not reserved, no leading underscore."""
+    """`name`, if it may name a field: an identifier, no keyword, not reserved, no leading underscore."""
     if not isinstance(name, str) or not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
         raise InvalidRequest(f"{where}: a field name must be a Python identifier", field=str(name)[:80])
     if name.startswith("_") or name in reserved or len(name) > 80:
@@ -85,7 +85,7 @@ def _from(source: JSON, where: str, depth: int) -> FieldType:
     if allowed is None:
         if isinstance(kind, str) and set(source) <= {"type", "desc"}:
             return _from(kind, where, depth + 1)
-        raise InvalidRequest(f"{where}: unknown type {str(kind)[:80]!r}; known are {_KNOWN}", field=where)
+        raise InvalidRequest(f"{where}: unknown type {str(kind)[:80]!r}; known are {_GRAMMAR}", field=where)
     if unknown := set(source) - allowed - {"type"}:
         raise InvalidRequest(
             f"{where}: unknown key {sorted(unknown)[0]!r} in a type of {kind!r}", field=where
@@ -114,14 +114,14 @@ def _scalar(name: str) -> FieldType:
     python = _SCALARS[name]
     if python is float:
 
-        def check(value: Any) -> Wrong | None:
+        def check(value: Any) -> Mismatch | None:
             # JSON has one number type: 3 is a fine float. NaN and infinity are not JSON.
             number = type(value) is int or (type(value) is float and math.isfinite(value))
             return None if number else ("", "float", type_name(value))
 
     else:
 
-        def check(value: Any) -> Wrong | None:
+        def check(value: Any) -> Mismatch | None:
             return None if type(value) is python else ("", name, type_name(value))
 
     return FieldType(name, python, check, None if python is float else python)
@@ -134,12 +134,12 @@ def _any() -> FieldType:
 def _list(item: FieldType) -> FieldType:
     check_item = item.check
 
-    def check(value: Any) -> Wrong | None:
+    def check(value: Any) -> Mismatch | None:
         if type(value) is not list:
             return "", text, type_name(value)
-        for index, one in enumerate(value):
-            if wrong := check_item(one):
-                return f"[{index}]{wrong[0]}", wrong[1], wrong[2]
+        for index, item_value in enumerate(value):
+            if mismatch := check_item(item_value):
+                return f"[{index}]{mismatch[0]}", mismatch[1], mismatch[2]
         return None
 
     text = f"list[{item.text}]"
@@ -149,14 +149,14 @@ def _list(item: FieldType) -> FieldType:
 def _dict(item: FieldType) -> FieldType:
     check_item = item.check
 
-    def check(value: Any) -> Wrong | None:
+    def check(value: Any) -> Mismatch | None:
         if type(value) is not dict:
             return "", text, type_name(value)
-        for key, one in value.items():
+        for key, item_value in value.items():
             if type(key) is not str:
                 return "{}", "str keys", type_name(key)
-            if wrong := check_item(one):
-                return f"{{}}{wrong[0]}", wrong[1], wrong[2]
+            if mismatch := check_item(item_value):
+                return f"{{}}{mismatch[0]}", mismatch[1], mismatch[2]
         return None
 
     text = f"dict[str, {item.text}]"
@@ -167,32 +167,29 @@ def _optional(inner: FieldType) -> FieldType:
     check_inner = inner.check
     text = f"Optional[{inner.text}]"
 
-    def check(value: Any) -> Wrong | None:
-        if value is None or (wrong := check_inner(value)) is None:
+    def check(value: Any) -> Mismatch | None:
+        if value is None or (mismatch := check_inner(value)) is None:
             return None
-        return wrong[0], text if not wrong[0] else wrong[1], wrong[2]
+        return mismatch[0], text if not mismatch[0] else mismatch[1], mismatch[2]
 
     return FieldType(text, Optional[inner.annotation], check)  # noqa: UP045
 
 
 def _literal(values: JSON, where: str) -> FieldType:
-    good = isinstance(values, list) and 0 < len(values) <= MAX_LITERALS
-    if not good or not all(type(v) in (str, int, bool) for v in values):
+    fits = isinstance(values, list) and 0 < len(values) <= MAX_LITERALS
+    if not fits or not all(type(v) in (str, int, bool) for v in values):
         raise InvalidRequest(
             f"{where}: a Literal needs 1 to {MAX_LITERALS} values of type str, int or bool", field=where
         )
     allowed = {(type(v), v) for v in values}
     text = "Literal[" + ", ".join(repr(v) for v in values) + "]"
 
-    def check(value: Any) -> Wrong | None:
+    def check(value: Any) -> Mismatch | None:
         # By type too: True == 1 in Python, not in JSON.
         if type(value) in (str, int, bool) and (type(value), value) in allowed:
             return None
-        return (
-            "",
-            text,
-            f"another {type_name(value)}" if type(value) in (str, int, bool) else type_name(value),
-        )
+        came = type_name(value)
+        return "", text, f"another {came}" if type(value) in (str, int, bool) else came
 
     return FieldType(text, Literal[tuple(values)], check)
 
@@ -202,7 +199,7 @@ def _object(source: dict[str, JSON], where: str, depth: int) -> FieldType:
     if not isinstance(fields, list) or not 0 < len(fields) <= MAX_FIELDS:
         raise InvalidRequest(f"{where}: an object needs 1 to {MAX_FIELDS} fields", field=where)
     members: dict[str, FieldType] = {}
-    declared: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
     for field in fields:
         if not isinstance(field, dict) or set(field) - {"name", "type", "desc"}:
             raise InvalidRequest(f"{where}: a field of an object has name, type and desc", field=where)
@@ -211,24 +208,23 @@ def _object(source: dict[str, JSON], where: str, depth: int) -> FieldType:
             raise InvalidRequest(f"{where}: the field {name!r} is given twice", field=name)
         member = members[name] = _from(field.get("type", "str"), f"{where}.{name}", depth + 1)
         optional = member.text.startswith("Optional[")
-        declared[name] = (
+        definitions[name] = (
             member.annotation,
             pydantic.Field(default=None if optional else ..., description=_text(field.get("desc"), where)),
         )
-    given = source.get("name", "Object")
-    title = check_name(given, where=where)
-    model = pydantic.create_model(title, __config__=pydantic.ConfigDict(extra="forbid"), **declared)
+    title = check_name(source.get("name", "Object"), where=where)
+    model = pydantic.create_model(title, __config__=pydantic.ConfigDict(extra="forbid"), **definitions)
     required = [name for name, member in members.items() if not member.text.startswith("Optional[")]
 
-    def check(value: Any) -> Wrong | None:
+    def check(value: Any) -> Mismatch | None:
         if type(value) is not dict:
             return "", title, type_name(value)
-        for key, one in value.items():
-            known = members.get(key)
-            if known is None:
+        for key, item in value.items():
+            kind = members.get(key)
+            if kind is None:
                 return "", f"{title} with only the fields {', '.join(members)}", "another field"
-            if wrong := known.check(one):
-                return f".{key}{wrong[0]}", wrong[1], wrong[2]
+            if mismatch := kind.check(item):
+                return f".{key}{mismatch[0]}", mismatch[1], mismatch[2]
         for name in required:
             if name not in value:
                 return f".{name}", members[name].text, "nothing"
@@ -247,7 +243,7 @@ def _text(value: JSON, where: str) -> str | None:
 
 
 class _Parser:
-    """Recursive descent over the textual grammar; refuses anything else by name."""
+    """Recursive descent over the textual grammar; a refusal quotes what it cannot read."""
 
     def __init__(self, text: str, where: str) -> None:
         self._where = where
@@ -255,10 +251,10 @@ class _Parser:
         self._at = 0
 
     def parse(self) -> FieldType:
-        found = self._union(0)
+        kind = self._union(0)
         if self._at != len(self._tokens):
             raise self._refuse(self._tokens[self._at])
-        return found
+        return kind
 
     def _read(self, text: str) -> list[str]:
         tokens, at = [], 0
@@ -273,7 +269,7 @@ class _Parser:
 
     def _refuse(self, what: str) -> InvalidRequest:
         return InvalidRequest(
-            f"{self._where}: cannot read the type at {what[:40]!r}; known are {_KNOWN}", field=self._where
+            f"{self._where}: cannot read the type at {what[:40]!r}; known are {_GRAMMAR}", field=self._where
         )
 
     def _next(self) -> str:
@@ -294,15 +290,15 @@ class _Parser:
             raise InvalidRequest(
                 f"{self._where}: types may be nested at most {MAX_DEPTH} deep", field=self._where
             )
-        found = self._one(depth)
+        kind = self._single(depth)
         if self._peek() == "|":
             self._next()
             if (other := self._next()) != "None":
                 raise self._refuse(other)
-            return _optional(found)
-        return found
+            return _optional(kind)
+        return kind
 
-    def _one(self, depth: int) -> FieldType:
+    def _single(self, depth: int) -> FieldType:
         word = self._next()
         if word in _SCALARS:
             return _scalar(word)
@@ -328,9 +324,9 @@ class _Parser:
 
     def _argument(self, depth: int) -> FieldType:
         self._expect("[")
-        found = self._union(depth + 1)
+        kind = self._union(depth + 1)
         self._expect("]")
-        return found
+        return kind
 
     def _literals(self) -> FieldType:
         self._expect("[")

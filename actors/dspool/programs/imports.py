@@ -1,23 +1,23 @@
-"""What an import path may name, what of it is called, with which arguments and inputs: decided here and nowhere else.
+"""What an import path may name, what of it dspool calls, with which arguments and inputs: decided only here.
 
 The rule, whoever sends the path:
 
 1. A path is `package.module:Name`, in ASCII: one plain name, no dots behind the colon.
-2. Only modules within `allowed_imports` are imported, for importing is running. None that is private below them.
-3. What the path names is looked at before anything is called. A program is a public `dspy.Module` class that is defined
-   in an allowed module, or a finished `dspy.Module` object that the named module binds.
-4. All else is named one by one in `allowed_callables`, each for its use: functions that make programs and classes that
-   a module only imports (`programs`), what agents may call (`tools`), what judges answers (`rewards`).
-5. A class or a listed function gets the arguments that it names, as the JSON they came as; a class none unless its
-   constructor is defined in an allowed module. DSPy's own constructors import what a signature's text names.
+2. dspool imports only modules within `allowed_imports`, and none that is private below them: importing runs code.
+3. dspool looks at what the path names before it calls anything. A program is a public `dspy.Module` class that an
+   allowed module defines, or a finished `dspy.Module` object that the named module binds.
+4. `allowed_callables` lists all else one by one, each for its use: functions that make programs and classes that a
+   module only imports (`programs`), what agents may call (`tools`), what judges answers (`rewards`).
+5. A class or a listed function gets the arguments that it names, as the JSON they came as; a class gets none unless an
+   allowed module defines its constructor, because DSPy's own constructors import what a signature's text names.
 6. `RESERVED` names and names that begin with an underscore are neither arguments nor inputs: DSPy takes them for
    itself. `**inputs` takes the fields of the program's signatures.
 
-Of an object nobody can tell where it was made: what a module binds under a public name, it offers. What it imports and
-does not offer belongs under a private name (`from other import program as _program`).
+An object does not tell where it was made: what a module binds under a public name, it offers. What it imports and does
+not offer belongs under a private name (`from other import program as _program`).
 
-A program that stands in the configuration word for word (path and arguments, or spec) is the operator's own: whatever
-it names within `allowed_imports` is thereby named, for this use and no other.
+A program that stands in the configuration word for word (path and arguments, or spec) is the operator's own: it may
+name anything within `allowed_imports`, for this use and no other.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from dspool.config import PoolConfig
 from dspool.config.base import IMPORT_PATH
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError
 from dspool.messages import JSON
-from dspool.programs.models.errors import translated
+from dspool.programs.models.errors import translate_errors
 
 RESERVED: Final = frozenset(
     {
         # What `Predict` takes out of its inputs, and what would meet a parameter of its own on the way there.
         *("signature", "new_signature", "demos", "config", "lm", "prediction", "completions", "callbacks"),
         *("self", "instance", "args"),
-        # What agents take: as many turns as somebody likes, and what runs the code that the model writes.
+        # What agents take: the number of turns, and what runs the code that the model writes.
         *("max_iters", "interpreter_factory"),
     }
 )
 """Names that are no field, no input and no argument of a caller."""
 
 _CONNECTION: Final = frozenset({"api_key", "api_base", "base_url", "model_list"})
-"""Where a model is and what pays for it: no argument of a caller either, and no input that a program did not name."""
+"""Where a model is and who pays for it: no argument of a caller, and an input only if the program names it."""
 
 Use = Literal["programs", "tools", "rewards"]
 
@@ -63,12 +63,12 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED or name.startswith("_")
 
 
-def _is_operators(name: str) -> bool:
+def _is_operator_only(name: str) -> bool:
     return is_reserved(name) or name in _CONNECTION
 
 
 class Imports:
-    """What one program's definition may import. `configured`: it is the operator's own."""
+    """What the definition of one program may import. `configured`: the definition is the operator's own."""
 
     def __init__(self, config: PoolConfig, *, configured: bool = False) -> None:
         self.config = config
@@ -82,17 +82,17 @@ class Imports:
         kwargs: Mapping[str, JSON],
         spec: Mapping[str, JSON] | None,
     ) -> Imports:
-        """For a program that is made of these."""
-        asked = _code(import_path, kwargs, spec)
+        """For the program with this definition."""
+        code = _code(import_path, kwargs, spec)
         own = (_code(p.import_path, p.kwargs, p.spec) for p in config.programs.values())
-        return cls(config, configured=asked in own)
+        return cls(config, configured=code in own)
 
     def program(self, path: JSON, kwargs: Mapping[str, JSON]) -> Any:
         """The program that `path` names: made with `kwargs`, or a copy of a finished one.
 
         Raises:
             InvalidRequest: no import path, nothing there, no program, or arguments that do not fit.
-            NotAllowed: not the caller's to name. ProgramError: importing or making it raised.
+            NotAllowed: the caller may not name it. ProgramError: importing or making it raised.
         """
         listed, target = self._look_up(path, "programs")
         kind = type(target)
@@ -109,17 +109,17 @@ class Imports:
                     f"this name; the configuration may list {path} in allowed_callables.programs",
                     import_path=path,
                 )
-            takes = target.__init__
+            maker = target.__init__
         elif listed and callable(target):
-            takes = target
+            maker = target
         else:
             raise InvalidRequest(
                 f"{path} gives no dspy.Module: it must name a class or an object of that kind; a function that "
                 "makes one must be listed in allowed_callables.programs",
                 field="import_path",
             )
-        self._check_arguments(path, target, takes, kwargs)
-        with translated():
+        self._check_arguments(path, target, maker, kwargs)
+        with translate_errors():
             module = target(**kwargs)
         if not issubclass(type(module), dspy.Module):
             raise InvalidRequest(f"{path} gives no dspy.Module", field="import_path")
@@ -132,10 +132,10 @@ class Imports:
             InvalidRequest: no import path, nothing there, or nothing to call.
             NotAllowed: the configuration does not list it for this use. ProgramError: importing it raised.
         """
-        _, found = self._look_up(path, use)
-        if not callable(found):
+        _, target = self._look_up(path, use)
+        if not callable(target):
             raise InvalidRequest(f"{path} cannot be called", field=use)
-        return found
+        return target
 
     def _look_up(self, path: JSON, use: Use) -> tuple[bool, Any]:
         """Whether the configuration names `path` for this use, and what it is."""
@@ -147,12 +147,12 @@ class Imports:
         if not self.config.allows_import(path):
             allowed = ", ".join(self.config.allowed_imports) or "nothing"
             raise NotAllowed(f"{path} is not within allowed_imports, which has {allowed}", import_path=path)
-        known: tuple[str, ...] = getattr(self.config.allowed_callables, use)
-        listed = self._configured or path in known
+        entries: tuple[str, ...] = getattr(self.config.allowed_callables, use)
+        listed = self._configured or path in entries
         if not listed and use != "programs":
             raise NotAllowed(
                 f"{path} is none of the {use} that the configuration names: allowed_callables.{use} has "
-                f"{', '.join(known) or 'nothing'}",
+                f"{', '.join(entries) or 'nothing'}",
                 import_path=path,
             )
         module_name, _, name = path.partition(":")
@@ -160,38 +160,38 @@ class Imports:
             raise NotAllowed(
                 f"{path} is private: no part of an import path begins with an underscore", import_path=path
             )
-        return listed, _bound(module_name, name, path, listed)
+        return listed, _binding(module_name, name, path, listed)
 
     def _is_defined_here(self, kind: type) -> bool:
-        """Whether the class is where it says that it is defined, and that is an allowed module."""
-        at = kind.__module__
-        if not isinstance(at, str) or not self.config.allows_module(at):
+        """Whether the module in which the class says it is defined holds it, and is an allowed one."""
+        module_name = kind.__module__
+        if not isinstance(module_name, str) or not self.config.allows_module(module_name):
             return False
-        found: Any = sys.modules.get(at)
+        target: Any = sys.modules.get(module_name)
         for part in kind.__qualname__.split("."):
-            found = getattr(found, "__dict__", {}).get(part)
-        return found is kind
+            target = getattr(target, "__dict__", {}).get(part)
+        return target is kind
 
-    def _check_arguments(self, path: str, target: Any, takes: Any, kwargs: Mapping[str, JSON]) -> None:
-        # A class of DSPy has a metaclass whose __call__ takes anything: its __init__ is asked.
-        of_class = takes is not target
+    def _check_arguments(self, path: str, target: Any, maker: Any, kwargs: Mapping[str, JSON]) -> None:
+        # The metaclass of a DSPy class has a __call__ that takes anything: only __init__ tells the parameters.
+        is_class = maker is not target
         try:
-            signature = inspect.signature(takes)
-            signature.bind(*((None,) if of_class else ()), **kwargs)
+            signature = inspect.signature(maker)
+            signature.bind(*((None,) if is_class else ()), **kwargs)
         except (TypeError, ValueError) as refused:
             raise InvalidRequest(f"kwargs do not fit {path}: {refused}", field="kwargs") from refused
         if self._configured or not kwargs:
             return
-        named = _named(signature, method=of_class)
+        parameters = _parameters(signature, method=is_class)
         for name in kwargs:
-            if name not in named or _is_operators(name):
-                givable = ", ".join(known for known in named if not _is_operators(known)) or "none"
+            if name not in parameters or _is_operator_only(name):
+                allowed = ", ".join(p for p in parameters if not _is_operator_only(p)) or "none"
                 raise InvalidRequest(
-                    f"kwargs do not fit {path}: {name[:80]!r} cannot be given with an import path, only {givable}; "
+                    f"kwargs do not fit {path}: {name[:80]!r} cannot be given with an import path, only {allowed}; "
                     "a program in the configuration may have it",
                     field="kwargs",
                 )
-        if of_class and not self.config.allows_module(str(getattr(takes, "__module__", ""))):
+        if is_class and not self.config.allows_module(str(getattr(maker, "__module__", ""))):
             raise InvalidRequest(
                 f"kwargs do not fit {path}: it has a constructor that is not defined within allowed_imports, and so "
                 "takes none; give it one of its own that names its arguments",
@@ -200,22 +200,24 @@ class Imports:
 
 
 class Inputs(NamedTuple):
-    """What a program from an import path may be given."""
+    """The inputs that a program from an import path takes."""
 
     required: tuple[str, ...]
     names: tuple[str, ...] | None
-    """None: a `**inputs` of its own, without a signature to say more; any name that is not reserved."""
+    """None: any name that is not reserved, for a `**inputs` without a signature that says more."""
 
     def check(self, inputs: Mapping[str, JSON]) -> None:
         """Raises `InvalidRequest` when an input is reserved, unknown or missing."""
         for name in inputs:
-            if is_reserved(name) or (self.names is None and _is_operators(name)):
+            if is_reserved(name) or (self.names is None and _is_operator_only(name)):
                 raise InvalidRequest(
                     f"the input name {name[:80]!r} is reserved: no caller can give it", field=name[:80]
                 )
             if self.names is not None and name not in self.names:
-                known = ", ".join(self.names) or "none"
-                raise InvalidRequest(f"unknown input {name[:80]!r}; the inputs are {known}", field=name[:80])
+                allowed = ", ".join(self.names) or "none"
+                raise InvalidRequest(
+                    f"unknown input {name[:80]!r}; the inputs are {allowed}", field=name[:80]
+                )
         for name in self.required:
             if name not in inputs:
                 raise InvalidRequest(f"input {name!r} is missing", field=name, got="nothing")
@@ -229,15 +231,15 @@ class EntryPoint(NamedTuple):
 
 
 def entry_of(module: Any) -> EntryPoint:
-    """How a program from an import path is run.
+    """The entry point of a program from an import path.
 
     Raises:
         InvalidRequest: there is nothing to run, or it needs an input that nobody can give.
     """
     kind = type(module)
     for owner in kind.__mro__:
-        # The nearest one counts: a `forward` that overrides is not to lose against an `aforward` further up.
-        name = next((one for one in ("aforward", "forward") if one in vars(owner)), None)
+        # The nearest one counts: a `forward` that overrides must win over an `aforward` further up.
+        name = next((method for method in ("aforward", "forward") if method in vars(owner)), None)
         if name is not None:
             return EntryPoint(name == "aforward", _inputs(module, getattr(kind, name)))
     raise InvalidRequest(f"{kind.__name__} has no forward", field="import_path")
@@ -250,8 +252,8 @@ def _inputs(module: Any, run: Any) -> Inputs:
         raise InvalidRequest(
             f"the parameters of {type(module).__name__}.forward cannot be read", field="import_path"
         ) from unreadable
-    named = _named(signature, method=True)
-    required = tuple(name for name, parameter in named.items() if parameter.default is parameter.empty)
+    parameters = _parameters(signature, method=True)
+    required = tuple(name for name, parameter in parameters.items() if parameter.default is parameter.empty)
     for name in required:
         if is_reserved(name):
             raise InvalidRequest(
@@ -259,17 +261,17 @@ def _inputs(module: Any, run: Any) -> Inputs:
                 "be called so; give the parameter another name",
                 field="import_path",
             )
-    names = tuple(name for name in named if not is_reserved(name))
+    names = tuple(name for name in parameters if not is_reserved(name))
     if all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
         return Inputs(required, names)
-    ours = str(getattr(run, "__module__", "")).partition(".")[0] != "dspy"
-    signatures = _signatures(module, inner=ours)
-    if not signatures and ours:
+    is_custom = str(getattr(run, "__module__", "")).partition(".")[0] != "dspy"
+    signatures = _signatures(module, inner=is_custom)
+    if not signatures and is_custom:
         return Inputs(required, None)
     fields = {
-        name: field for one in signatures for name, field in one.input_fields.items() if not is_reserved(name)
+        name: field for s in signatures for name, field in s.input_fields.items() if not is_reserved(name)
     }
-    if not ours and len(signatures) == 1:
+    if not is_custom and len(signatures) == 1:
         required += tuple(
             name for name, field in fields.items() if field.is_required() and name not in required
         )
@@ -277,21 +279,21 @@ def _inputs(module: Any, run: Any) -> Inputs:
 
 
 def _signatures(module: Any, *, inner: bool) -> list[Any]:
-    """Those that say what a program takes: DSPy's own modules have one, others those of the predictors in them."""
+    """The signatures that say what a program takes: a DSPy module has one, others those of their predictors."""
     own = getattr(module, "signature", None)
-    found = [own] if isinstance(own, type) and issubclass(own, dspy.Signature) else []
-    if inner or not found:
-        found += [predictor.signature for _, predictor in module.named_sub_modules(dspy.Predict)]
-    return list(dict.fromkeys(found))
+    signatures = [own] if isinstance(own, type) and issubclass(own, dspy.Signature) else []
+    if inner or not signatures:
+        signatures += [predictor.signature for _, predictor in module.named_sub_modules(dspy.Predict)]
+    return list(dict.fromkeys(signatures))
 
 
-def _named(signature: inspect.Signature, *, method: bool) -> dict[str, inspect.Parameter]:
-    """Parameters that can be given by name; a method's first is its own."""
+def _parameters(signature: inspect.Signature, *, method: bool) -> dict[str, inspect.Parameter]:
+    """Parameters that a caller can give by name; `method` leaves out the first, `self`."""
     parameters = list(signature.parameters.values())[1 if method else 0 :]
     return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def _bound(module_name: str, name: str, path: str, listed: bool) -> Any:
+def _binding(module_name: str, name: str, path: str, listed: bool) -> Any:
     try:
         module = importlib.import_module(module_name)
         if listed:
@@ -302,7 +304,7 @@ def _bound(module_name: str, name: str, path: str, listed: bool) -> Any:
         ) from missing
     except BaseException as raised:  # such as a script that ends with `sys.exit()`
         raise ProgramError.of(raised, f"importing {path}") from raised
-    # `os.path` is found under this name and is another module. What a module would fetch on demand, it does not bind.
+    # `os.path` is another module than its name says. What a module fetches on demand (`__getattr__`) it does not bind.
     if not isinstance(module, ModuleType) or module.__name__ != module_name or name not in vars(module):
         raise InvalidRequest(
             f"{path} is not there: the module {module_name} itself binds no such name", field="import_path"
@@ -311,6 +313,6 @@ def _bound(module_name: str, name: str, path: str, listed: bool) -> Any:
 
 
 def _code(import_path: str | None, kwargs: Mapping[str, JSON], spec: Mapping[str, JSON] | None) -> bytes:
-    """The parts of a program that can name code, in one form: the configuration's may have tuples."""
-    named = {key: value for key, value in (spec or {}).items() if key not in ("lm", "adapter")}
-    return msgspec.json.encode([import_path, kwargs, named], order="deterministic", enc_hook=repr)
+    """The parts of a program that can name code, in one form, since those of a configuration may hold tuples."""
+    code = {key: value for key, value in (spec or {}).items() if key not in ("lm", "adapter")}
+    return msgspec.json.encode([import_path, kwargs, code], order="deterministic", enc_hook=repr)

@@ -13,19 +13,21 @@ from dspool.errors import InvalidRequest, NotAllowed
 from dspool.messages import JSON
 from dspool.programs.field_types import type_name
 from dspool.programs.imports import Imports
-from dspool.programs.models.errors import translated
+from dspool.programs.models.errors import translate_errors
 from dspool.programs.models.lm import check_overrides
 from dspool.programs.signatures import BuiltSignature
 
 Way = Literal["direct", "async", "thread"]
 
 
-class Built(NamedTuple):
-    module: Any
+class BuiltModule(NamedTuple):
+    """A module for DSPy and what dspool needs to know to run it."""
+
+    dspy: Any
     kind: str
     way: Way
     copy: Callable[[Any], Any] | None
-    """How to get a fresh module for one operation; None when a run leaves no mark on the module."""
+    """Makes a fresh module for one operation; None when a run leaves no mark on the module."""
 
 
 class ComparedChains(dspy.Module):
@@ -40,13 +42,13 @@ class ComparedChains(dspy.Module):
     def forward(self, **inputs: Any) -> Any:
         chains = []
         for number in range(self.attempts):
-            # Another rollout id and a temperature, so that the chains differ.
+            # A rollout id of its own and a temperature make the chains differ.
             settings = {"temperature": 1.0, "rollout_id": number + 1}
             chains.append(self.attempt(**inputs, config=settings))
         return self.compare(chains, **inputs)
 
 
-def build_module(name: JSON, signature: BuiltSignature, settings: JSON, imports: Imports) -> Built:
+def build_module(name: JSON, signature: BuiltSignature, settings: JSON, imports: Imports) -> BuiltModule:
     """The module `name` over `signature`.
 
     Raises:
@@ -59,46 +61,52 @@ def build_module(name: JSON, signature: BuiltSignature, settings: JSON, imports:
         )
     if not isinstance(settings, dict):
         raise InvalidRequest(f"settings must be an object, got {type_name(settings)}", field="settings")
-    build, known = builder
-    own = {key: settings[key] for key in known if key in settings}
-    lm_settings = {key: value for key, value in settings.items() if key not in known}
+    build, keys = builder
+    own = {key: settings[key] for key in keys if key in settings}
+    lm_settings = {key: value for key, value in settings.items() if key not in keys}
     generation = check_overrides(lm_settings) if build not in (_react, _program_of_thought) else {}
     if lm_settings and build in (_react, _program_of_thought):
         raise InvalidRequest(
-            f"unknown setting {next(iter(lm_settings))[:80]!r} of {name}; known are {', '.join(known)}",
+            f"unknown setting {next(iter(lm_settings))[:80]!r} of {name}; known are {', '.join(keys)}",
             field="settings",
         )
     return build(signature, own, generation, imports)
 
 
-def _predict(signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports) -> Built:
-    return Built(dspy.Predict(signature.dspy, **generation), "Predict", "direct", None)
+def _predict(
+    signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports
+) -> BuiltModule:
+    return BuiltModule(dspy.Predict(signature.dspy, **generation), "Predict", "direct", None)
 
 
-def _chain(signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports) -> Built:
+def _chain(signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports) -> BuiltModule:
     _no_reasoning(signature, "ChainOfThought", "reasoning")
-    return Built(dspy.ChainOfThought(signature.dspy, **generation), "ChainOfThought", "direct", None)
+    return BuiltModule(dspy.ChainOfThought(signature.dspy, **generation), "ChainOfThought", "direct", None)
 
 
-def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
+def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> BuiltModule:
     _no_reasoning(signature, "ReAct", "reasoning", "trajectory")
     paths = own.get("tools", [])
     if not isinstance(paths, list):
         raise InvalidRequest("tools must be a list of import paths", field="tools")
     tools = [imports.callable(path, "tools") for path in paths]
     max_iters = _count(own, "max_iters", 10, 100)
-    with translated():
+    with translate_errors():
         module = dspy.ReAct(signature.dspy, tools=tools, max_iters=max_iters)
         # A plain tool would block the event loop for as long as it runs.
         waits = all(inspect.iscoroutinefunction(getattr(tool, "func", tool)) for tool in tools)
-    return Built(module, "ReAct", "async" if waits else "thread", None)
+    return BuiltModule(module, "ReAct", "async" if waits else "thread", None)
 
 
-def _attempts(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
+def _attempts(
+    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
+) -> BuiltModule:
     return _rewarded(dspy.BestOfN, "BestOfN", signature, own, generation, imports)
 
 
-def _refined(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
+def _refined(
+    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
+) -> BuiltModule:
     return _rewarded(dspy.Refine, "Refine", signature, own, generation, imports)
 
 
@@ -109,7 +117,7 @@ def _rewarded(
     own: dict[str, JSON],
     generation: Any,
     imports: Imports,
-) -> Built:
+) -> BuiltModule:
     if "reward" not in own:
         raise InvalidRequest(f"{kind} needs the setting reward: an import path of a function", field="reward")
     reward = imports.callable(own["reward"], "rewards")
@@ -119,30 +127,32 @@ def _rewarded(
     inner = own.get("of", "Predict")
     if inner not in ("Predict", "ChainOfThought"):
         raise InvalidRequest(f"{kind} runs Predict or ChainOfThought, set by of", field="of")
-    module = build_module(inner, signature, generation, imports).module
-    built = outer(module=module, N=_count(own, "n", 3, 20), reward_fn=reward, threshold=float(threshold))
-    # A run counts its failures down on the module itself: each operation gets a shell of its own.
-    return Built(built, kind, "thread", copy.copy)
+    attempt = build_module(inner, signature, generation, imports).dspy
+    module = outer(module=attempt, N=_count(own, "n", 3, 20), reward_fn=reward, threshold=float(threshold))
+    # A run counts its failures down on the module itself: each operation gets a shallow copy.
+    return BuiltModule(module, kind, "thread", copy.copy)
 
 
-def _compared(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> Built:
+def _compared(
+    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
+) -> BuiltModule:
     _no_reasoning(signature, "MultiChainComparison", "reasoning", "rationale")
     module = ComparedChains(signature.dspy, _count(own, "attempts", 3, 10), generation)
-    return Built(module, "MultiChainComparison", "thread", None)
+    return BuiltModule(module, "MultiChainComparison", "thread", None)
 
 
 def _program_of_thought(
     signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
-) -> Built:
+) -> BuiltModule:
     if not imports.config.allow_execute_code:
         raise NotAllowed(
             "ProgramOfThought runs generated code: it needs allow_execute_code", module="ProgramOfThought"
         )
     module = dspy.ProgramOfThought(signature.dspy, max_iters=_count(own, "max_iters", 3, 20))
-    return Built(module, "ProgramOfThought", "thread", None)
+    return BuiltModule(module, "ProgramOfThought", "thread", None)
 
 
-_Builder = Callable[[BuiltSignature, Any, Any, Imports], Built]
+_Builder = Callable[[BuiltSignature, Any, Any, Imports], BuiltModule]
 _BUILDERS: Mapping[str, tuple[_Builder, frozenset[str]]] = {
     "Predict": (_predict, frozenset()),
     "ChainOfThought": (_chain, frozenset()),

@@ -2,8 +2,8 @@
 
 A spec is plain data:
 `{"signature": ..., "module": "Predict", "lm": "fast", "adapter": "chat", "settings": {...}}`.
-Only the modules listed in `dspool.programs.modules` and what `dspool.programs.imports` lets an import path name can be
-reached from it.
+It reaches only the modules that `dspool.programs.modules` lists, and what `dspool.programs.imports` lets an import path
+name.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dspool.errors import InvalidRequest, PoolError, ProgramError
 from dspool.messages import JSON
 from dspool.programs.adapters import adapter_named, refuse_message_parts
 from dspool.programs.imports import Imports, Inputs, entry_of
-from dspool.programs.models.errors import translated
+from dspool.programs.models.errors import translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
-from dspool.programs.modules import Built, Way, build_module
-from dspool.programs.signatures import BuiltSignature, build_signature, remember_fields
+from dspool.programs.modules import BuiltModule, Way, build_module
+from dspool.programs.signatures import BuiltSignature, build_signature, cache_fields
 
 _SPEC_KEYS = frozenset({"signature", "module", "lm", "adapter", "settings"})
 _STATE_KEYS = frozenset({"traces", "train", "demos", "signature", "lm", "fields"})
@@ -34,7 +34,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a program is made from; kept in the session store and in deployments."""
+    """What a program is made from. The session store and deployments keep it."""
 
     spec: dict[str, JSON] | None = None
     state: dict[str, JSON] | None = None
@@ -47,7 +47,7 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FieldStream(NamedTuple):
-    """An output field and the predictor whose tokens it is made of."""
+    """An output field and the predictor that writes its tokens."""
 
     field: str
     predictor: Any
@@ -55,20 +55,20 @@ class FieldStream(NamedTuple):
 
 
 class Program:
-    """One loaded program. Shared by all operations that run it."""
+    """One loaded program, shared by all operations that run it."""
 
     __slots__ = ("_copy", "_inputs", "adapter", "definition", "kind", "lm", "module", "signature", "way")
 
     def __init__(
         self,
         definition: Definition,
-        built: Built,
+        built: BuiltModule,
         signature: BuiltSignature | None,
         inputs: Inputs | None = None,
     ) -> None:
         spec = definition.spec or {}
         self.definition = definition
-        self.module = built.module
+        self.module = built.dspy
         self.kind = built.kind
         self.way: Way = built.way
         """direct: short apart from its LM call; async: has an async form; thread: only blocks."""
@@ -80,7 +80,7 @@ class Program:
         self._inputs = inputs
 
     def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
-        """Raises `InvalidRequest` when an input is missing, unknown, reserved, mistyped or no mere text."""
+        """Raises `InvalidRequest` when an input is missing, unknown, reserved, mistyped or holds a mark of DSPy."""
         refuse_message_parts(inputs)
         if self.signature is not None:
             self.signature.check_inputs(inputs)
@@ -92,25 +92,25 @@ class Program:
         return self.module if self._copy is None else self._copy(self.module)
 
     def streams(self) -> list[FieldStream]:
-        """Where the tokens of each output field come from: the last predictor that has the field."""
-        found: dict[str, FieldStream] = {}
-        wanted = (
+        """The predictor of each output field: the last one that has the field."""
+        streams: dict[str, FieldStream] = {}
+        names = (
             {f.name for f in self.signature.outputs} | {"reasoning"} if self.signature is not None else None
         )
         for name, predictor in self.module.named_predictors():
             for field in predictor.signature.output_fields:
-                if wanted is None or field in wanted:
-                    found[field] = FieldStream(field, predictor, name)
-        return list(found.values())
+                if names is None or field in names:
+                    streams[field] = FieldStream(field, predictor, name)
+        return list(streams.values())
 
     @property
     def is_json(self) -> bool:
-        """Whether its LM answers in JSON."""
+        """Whether the LM answers in JSON."""
         return isinstance(self.adapter, dspy.JSONAdapter)
 
     def describe(self) -> dict[str, JSON]:
         """Kind, signature, LM profile and adapter, as plain data. Raises `ProgramError` if the module's code does."""
-        with translated():
+        with translate_errors():
             predictors = [name for name, _ in self.module.named_predictors()]
         origin: Literal["import_path", "state", "spec"] = (
             "import_path" if self.definition.import_path else "state" if self.definition.state else "spec"
@@ -130,14 +130,14 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     """The program of `definition`.
 
     Raises:
-        InvalidRequest: the spec, state or arguments do not fit; says which part.
+        InvalidRequest: the spec, state or arguments do not fit; names the part.
         NotAllowed: an import path that `dspool.programs.imports` refuses, or a module that would run code.
         ProgramError: the imported code raised.
     """
     for part in (definition.spec, definition.state, definition.kwargs):
         refuse_message_parts(part or {})
     if definition.import_path is not None:
-        with translated():
+        with translate_errors():
             return _imported(definition, config)
     spec = definition.spec
     if not isinstance(spec, dict):
@@ -151,20 +151,20 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     _check_names(spec)
     signature = build_signature(spec["signature"])
     imports = Imports.of(config, None, {}, spec)
-    built = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, imports)
+    module = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, imports)
     if definition.state is not None:
-        _load_state(built.module, definition.state)
-    for _, predictor in built.module.named_predictors():
-        remember_fields(predictor.signature)
-    return Program(definition, built, signature)
+        _load_state(module.dspy, definition.state)
+    for _, predictor in module.dspy.named_predictors():
+        cache_fields(predictor.signature)
+    return Program(definition, module, signature)
 
 
 def outputs_of(prediction: Any) -> dict[str, JSON]:
     """The fields of what a program returned, as plain JSON.
 
     Raises:
-        ProgramError: it returned something else than a prediction or a dict, an output whose name is no text, or a
-            value that is no JSON.
+        ProgramError: it returned neither a prediction nor a dict, an output whose name is no text, or a value that is
+            no JSON.
     """
     if not isinstance(prediction, (dspy.Prediction, dict)):
         raise ProgramError(f"the program returned {type(prediction).__name__}, not a prediction")
@@ -179,7 +179,7 @@ def outputs_of(prediction: Any) -> dict[str, JSON]:
 
 
 def to_json(value: Any) -> JSON:
-    """`value` as plain JSON: models are dumped, tuples and sets become lists, custom types their public fields."""
+    """`value` as plain JSON: tuples and sets become lists; models and custom types, their public fields."""
     kind = type(value)
     if kind in _PLAIN:
         return value
@@ -212,12 +212,12 @@ def _imported(definition: Definition, config: PoolConfig) -> Program:
     imports = Imports.of(config, definition.import_path, definition.kwargs, None)
     module = imports.program(definition.import_path, definition.kwargs)
     entry = entry_of(module)
-    built = Built(module, type(module).__name__, "async" if entry.is_async else "thread", None)
-    return Program(definition, built, None, entry.inputs)
+    loaded = BuiltModule(module, type(module).__name__, "async" if entry.is_async else "thread", None)
+    return Program(definition, loaded, None, entry.inputs)
 
 
 def _load_state(module: Any, state: Mapping[str, JSON]) -> None:
-    """Load JSON state that DSPy saved. Its LM is dropped: a restored LM would silently beat the profile."""
+    """Load JSON state that DSPy saved, but not its LM, which would silently beat the profile."""
     states = {name: value for name, value in state.items() if name != "metadata"}
     names = {name for name, _ in module.named_parameters()}
     if isinstance(module, dspy.Predict) and "signature" in states:
@@ -228,13 +228,13 @@ def _load_state(module: Any, state: Mapping[str, JSON]) -> None:
         raise InvalidRequest(
             f"the saved state does not fit the module: it {what} predictor {name[:80]!r}", field="state"
         )
-    clean = {}
+    parts = {}
     for name, part in states.items():
         if not isinstance(part, dict) or not part.keys() <= _STATE_KEYS or "signature" not in part:
             raise InvalidRequest(f"the saved state of {name!r} is not what DSPy saves", field="state")
-        clean[name] = {"traces": [], "train": [], "demos": [], **part, "lm": None}
+        parts[name] = {"traces": [], "train": [], "demos": [], **part, "lm": None}
     try:
-        module.load_state(clean["self"] if isinstance(module, dspy.Predict) else clean)
+        module.load_state(parts["self"] if isinstance(module, dspy.Predict) else parts)
     except PoolError:
         raise
     except Exception as refused:
@@ -250,7 +250,7 @@ _INPUTS = {"context": "Paris is the capital of France.", "question": "What is th
 
 
 def rehearse() -> None:
-    """Run the default program on the offline engine. Starts no thread, opens nothing."""
+    """Run the default program on the offline engine, without starting a thread or opening a file."""
     with environment({}):
         config: PoolConfig = pickle.loads(pickle.dumps(PoolConfig.default()))
     lms = LMs(config.lm_profiles, config.default_lm)

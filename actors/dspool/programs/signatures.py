@@ -1,4 +1,4 @@
-"""Signatures from data: built once per distinct spec, with a precompiled check of the inputs."""
+"""Signatures from data: one per distinct spec, with a precompiled check of the inputs."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ class BuiltSignature:
         self._required = tuple(f.name for f in inputs if not f.type.text.startswith("Optional["))
 
     def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
-        """Raises `InvalidRequest` naming the field, what is expected and the type that came (never the value)."""
+        """Raises `InvalidRequest` with the field, the type expected and the type that came, never the value."""
         fast = self._fast
         for name, value in inputs.items():
-            known = fast.get(name)
-            if known is None:
+            check = fast.get(name)
+            if check is None:
                 raise InvalidRequest(
                     f"unknown input {name[:80]!r}; the inputs are {', '.join(fast)}", field=name[:80]
                 )
-            if type(value) is known[0]:
+            if type(value) is check[0]:
                 continue
-            if wrong := known[1](value):
-                path, expected, came = wrong
+            if mismatch := check[1](value):
+                path, expected, got = mismatch
                 raise InvalidRequest(
-                    f"input {name + path!r}: expected {expected}, got {came}",
+                    f"input {name + path!r}: expected {expected}, got {got}",
                     field=name + path,
                     expected=expected,
-                    got=came,
+                    got=got,
                 )
         if len(inputs) < len(fast):
             for name in self._required:
@@ -79,34 +79,34 @@ class BuiltSignature:
         }
 
 
-class _RememberingSignature(SignatureMeta):
-    """DSPy collects a signature's inputs and outputs anew each time it is asked, about ten times a call: a tenth of
-    the time of a call to an in-process engine."""
+class _CachedSignature(SignatureMeta):
+    """Without this DSPy collects a signature's inputs and outputs about ten times a call: a tenth of the time of a
+    call to an in-process engine."""
 
     @property
     def input_fields(cls) -> dict[str, Any]:
-        known = cls.__dict__.get("_remembered")
+        cache = cls.__dict__.get("_field_cache")
         # A copy: callers may change what they get, and always could.
-        return dict(SignatureMeta.input_fields.__get__(cls) if known is None else known[0])
+        return dict(SignatureMeta.input_fields.__get__(cls) if cache is None else cache[0])
 
     @property
     def output_fields(cls) -> dict[str, Any]:
-        known = cls.__dict__.get("_remembered")
-        return dict(SignatureMeta.output_fields.__get__(cls) if known is None else known[1])
+        cache = cls.__dict__.get("_field_cache")
+        return dict(SignatureMeta.output_fields.__get__(cls) if cache is None else cache[1])
 
 
-def remember_fields(signature: Any) -> None:
-    """Make a signature that was built here, and is not yet in use, answer faster. One that is derived from it is a
-    new class without this."""
+def cache_fields(signature: Any) -> None:
+    """Make a signature built here, and not yet in use, answer faster. What DSPy derives from it is a new class without
+    the cache."""
     if type(signature) is SignatureMeta:
-        signature._remembered = signature.input_fields, signature.output_fields
-        signature.__class__ = _RememberingSignature
+        signature._field_cache = signature.input_fields, signature.output_fields
+        signature.__class__ = _CachedSignature
 
 
 def build_signature(spec: JSON) -> BuiltSignature:
     """The signature that `spec` describes: `"question -> answer: str"`, or a dict with inputs and outputs.
 
-    Equal specs give the same object (building one costs milliseconds).
+    Equal specs give the same object, because building one costs milliseconds.
 
     Raises:
         InvalidRequest: a bad name, type or shape; the message says which.
@@ -115,11 +115,11 @@ def build_signature(spec: JSON) -> BuiltSignature:
         canonical = msgspec.json.encode(spec, order="deterministic")
     except (TypeError, ValueError, RecursionError) as refused:
         raise InvalidRequest("a signature must be plain JSON") from refused
-    return _built(canonical)
+    return _build(canonical)
 
 
 @lru_cache(maxsize=1024)
-def _built(canonical: bytes) -> BuiltSignature:
+def _build(canonical: bytes) -> BuiltSignature:
     spec = msgspec.json.decode(canonical)
     if isinstance(spec, str):
         instructions, inputs, outputs = None, *_from_text(spec)
@@ -128,10 +128,10 @@ def _built(canonical: bytes) -> BuiltSignature:
     else:
         raise InvalidRequest(f"a signature is a text or an object, got {type_name(spec)}")
     _check_fields(inputs, outputs)
-    declared = {f.name: (f.type.annotation, dspy.InputField(**_desc(f))) for f in inputs}
-    declared |= {f.name: (f.type.annotation, dspy.OutputField(**_desc(f))) for f in outputs}
+    definitions = {f.name: (f.type.annotation, dspy.InputField(**_desc(f))) for f in inputs}
+    definitions |= {f.name: (f.type.annotation, dspy.OutputField(**_desc(f))) for f in outputs}
     # A dict, never a string: DSPy would import and run the module of a dotted type in a string.
-    return BuiltSignature(dspy.Signature(declared, instructions), inputs, outputs)
+    return BuiltSignature(dspy.Signature(definitions, instructions), inputs, outputs)
 
 
 def _desc(field: Field) -> dict[str, str]:
@@ -142,11 +142,11 @@ def _check_fields(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None
     for side, fields in (("inputs", inputs), ("outputs", outputs)):
         if not 0 < len(fields) <= MAX_FIELDS:
             raise InvalidRequest(f"a signature needs 1 to {MAX_FIELDS} {side}, got {len(fields)}")
-    seen: set[str] = set()
+    names: set[str] = set()
     for field in (*inputs, *outputs):
-        if field.name in seen:
+        if field.name in names:
             raise InvalidRequest(f"the field {field.name!r} is given twice", field=field.name)
-        seen.add(field.name)
+        names.add(field.name)
 
 
 def _from_data(spec: dict[str, JSON]) -> tuple[str | None, tuple[Field, ...], tuple[Field, ...]]:
@@ -169,7 +169,7 @@ def _from_data(spec: dict[str, JSON]) -> tuple[str | None, tuple[Field, ...], tu
 def _fields(data: JSON, side: str) -> tuple[Field, ...]:
     if not isinstance(data, list):
         raise InvalidRequest(f"{side} must be a list of fields, got {type_name(data)}")
-    found = []
+    fields = []
     for index, item in enumerate(data):
         field = {"name": item} if isinstance(item, str) else item
         where = f"{side}[{index}]"
@@ -191,8 +191,8 @@ def _fields(data: JSON, side: str) -> tuple[Field, ...]:
         desc = field.get("desc") or ""
         if not isinstance(desc, str) or len(desc) > 10_000:
             raise InvalidRequest(f"{where}: desc must be a text of at most 10,000 characters", field=name)
-        found.append(Field(name, field_type(kind, where=name), desc))
-    return tuple(found)
+        fields.append(Field(name, field_type(kind, where=name), desc))
+    return tuple(fields)
 
 
 _PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?::\s*(.+?))?\s*", re.DOTALL)

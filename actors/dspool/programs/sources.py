@@ -1,8 +1,8 @@
-"""From which source this process has imported what programs are made of, and whether that is still on disk.
+"""From which source this process imported what programs are made of, and whether that is still on disk.
 
-A process imports a module once: whoever edits its file and loads the program again gets the old code without a word. So
-the digest of each file is taken just before Python reads it (also in the process that workers are forked from), and
-compared with the file as it is when somebody asks. Data files that a module reads are not covered.
+A process imports a module once: whoever edits its file and loads the program again silently gets the old code. So an
+import finder takes the digest of each file just before Python reads it (also in the process that workers are forked
+from), and `imported_source` compares it with the file as it is now. Data files that a module reads are not covered.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from types import ModuleType
 from dspool.core.lifecycle.source import ImportedSource
 
 _LIBRARIES = frozenset(sysconfig.get_paths().values())
-_imported: dict[str, tuple[str, str]] = {}
-"""File and its digest by name of module. A digest of "" is a file that could not be read."""
+_records: dict[str, tuple[str, str]] = {}
+"""By name of module: its file and the file's digest; "" when the file could not be read."""
 
 
 class _Recorder(MetaPathFinder):
-    """Finds nothing by itself: has the other finders find, and reads the file before the import system does.
+    """Lets the other finders find, and reads the file before the import system does.
 
-    Whoever edits it between the two has changed it since; the other way round he would go unnoticed.
+    An edit between the two then shows as a change; the other way round it would go unnoticed.
     """
 
     def find_spec(
@@ -42,42 +42,41 @@ class _Recorder(MetaPathFinder):
             spec: ModuleSpec | None = find(name, path, target)
             if spec is not None:
                 if file := _file_of(spec):
-                    _imported[name] = file, digest_of(file)
+                    _records[name] = file, digest_of(file)
                 return spec
         return None
 
 
 def record_imports() -> None:
-    """From now on every import is recorded. What came before counts as imported from the file that is there when it is
-    first asked for."""
+    """Record every import from now on. An earlier one counts as read from the file `imported_source` first finds."""
     if not any(isinstance(finder, _Recorder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Recorder())
 
 
 def imported_source(paths: Iterable[str]) -> ImportedSource:
-    """What this process has imported of the packages of these import paths and of what lies beside them."""
+    """What this process imported of the packages of these import paths and of the modules beside them."""
     packages = _packages({path.partition(":")[0].partition(".")[0] for path in paths})
     modules: dict[str, str] = {}
     changed: dict[str, str] = {}
     for name, module in sorted(sys.modules.items()):
         if name.partition(".")[0] not in packages:
             continue
-        if name not in _imported and (file := _file_of(_spec_of(module))):
-            _imported[name] = file, digest_of(file)
-        if name in _imported:
-            file, modules[name] = _imported[name]
+        if name not in _records and (file := _file_of(_spec_of(module))):
+            _records[name] = file, digest_of(file)
+        if name in _records:
+            file, modules[name] = _records[name]
             if digest_of(file) != modules[name]:
                 changed[name] = file
     return ImportedSource(modules, changed)
 
 
 def digest_of(file: str) -> str:
-    """Of its content; "" if it cannot be read. The file may be inside of an archive."""
+    """The digest of a file's content; "" if it cannot be read. The file may be inside an archive."""
     try:
         if not os.path.isfile(file):
             return hashlib.blake2b(_from_archive(file), digest_size=16).hexdigest()
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        with open(file, "rb") as content:
+            return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except (OSError, KeyError, zipfile.BadZipFile):
         return ""
 
@@ -86,32 +85,32 @@ def _from_archive(file: str) -> bytes:
     archive = os.path.dirname(file)
     while archive != os.path.dirname(archive) and not os.path.isfile(archive):
         archive = os.path.dirname(archive)
-    with zipfile.ZipFile(archive) as opened:
-        return opened.read(os.path.relpath(file, archive).replace(os.sep, "/"))
+    with zipfile.ZipFile(archive) as content:
+        return content.read(os.path.relpath(file, archive).replace(os.sep, "/"))
 
 
-def _packages(named: set[str]) -> set[str]:
-    """The top-level modules named, and those imported from the same directory, unless libraries are installed there."""
+def _packages(tops: set[str]) -> set[str]:
+    """`tops` and the top-level modules imported from the same directories, save where libraries are installed."""
     homes: set[str] = set()
-    for top in named:
+    for top in tops:
         with contextlib.suppress(ImportError, ValueError):
             homes |= _homes(importlib.util.find_spec(top))
     homes = {home for home in homes if not _holds_libraries(home)}
-    beside = {
+    siblings = {
         name
         for name, module in list(sys.modules.items())
         if "." not in name and not homes.isdisjoint(_homes(_spec_of(module)))
     }
-    return named | beside
+    return tops | siblings
 
 
 def _homes(spec: ModuleSpec | None) -> set[str]:
     """The directories that hold a top-level module or package; several for a package without `__init__`."""
     if spec is None:
         return set()
-    places = spec.submodule_search_locations
-    found = list(places) if places is not None else [file] if (file := _file_of(spec)) else []
-    return {os.path.dirname(place) for place in found}
+    locations = spec.submodule_search_locations
+    places = list(locations) if locations is not None else [file] if (file := _file_of(spec)) else []
+    return {os.path.dirname(place) for place in places}
 
 
 def _holds_libraries(home: str) -> bool:
@@ -119,13 +118,13 @@ def _holds_libraries(home: str) -> bool:
 
 
 def _spec_of(module: object) -> ModuleSpec | None:
-    """Without asking the module for an attribute: some import others then."""
+    """Read from `__dict__`: some modules import others when asked for an attribute."""
     spec = module.__dict__.get("__spec__") if isinstance(module, ModuleType) else None
     return spec if isinstance(spec, ModuleSpec) else None
 
 
 def _file_of(spec: ModuleSpec | None) -> str | None:
-    """None: built in, frozen, made by a program, or a package without `__init__`."""
+    """The file of a module; None if built in, frozen, made by a program, or a package without `__init__`."""
     return spec.origin if spec is not None and spec.has_location else None
 
 

@@ -1,6 +1,6 @@
 """Spans of what DSPy does within a traced operation: modules, adapters, tools and model calls.
 
-DSPy tells its callbacks only in the context of such an operation (`settings`), so that all others pay nothing.
+Only the context of a traced operation has the callbacks (`settings`), so that all others pay nothing.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from dspool.telemetry.tracing import Active, active
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_NOTHING: dict[str, Any] = {}
+_NO_SETTINGS: dict[str, Any] = {}
 _MAX_CONTENT = 32_768
 """Characters kept of one captured text."""
-_calling: ContextVar[Span | None] = ContextVar("dspool_lm_span", default=None)
+_lm_span: ContextVar[Span | None] = ContextVar("dspool_lm_span", default=None)
 
 
 def settings(callbacks: list[Any] | None = None) -> dict[str, Any]:
-    """What `dspy.context` takes in addition, for the operation that this code works for.
+    """What `dspy.context` takes besides, for the operation that this code works for.
 
-    `callbacks`: what it would be told besides; None are those of the context around.
+    `callbacks`: the other callbacks; None means those of the surrounding context.
     """
-    traced = active()
-    if traced is None:
-        return _NOTHING
-    return {"callbacks": [*(dspy.settings.callbacks if callbacks is None else callbacks), DSPySpans(traced)]}
+    trace = active()
+    if trace is None:
+        return _NO_SETTINGS
+    return {"callbacks": [*(dspy.settings.callbacks if callbacks is None else callbacks), DSPySpans(trace)]}
 
 
 def count_tokens(usage: dict[str, Any]) -> None:
-    """A model call reported its usage: put it on the call's span, if it has one."""
-    span = _calling.get()
+    """Put the usage that a model call reported on the call's span, if it has one."""
+    span = _lm_span.get()
     if span is None:
         return
     for attribute, keys in names.TOKENS.items():
@@ -48,11 +48,11 @@ def count_tokens(usage: dict[str, Any]) -> None:
 
 
 class DSPySpans(BaseCallback):
-    """The spans of one traced operation. DSPy calls it in whatever task or thread the work is done."""
+    """The spans of one traced operation. DSPy calls it in the task or thread that does the work."""
 
-    def __init__(self, traced: Active) -> None:
-        self._traced = traced
-        self._tracing = traced.tracing
+    def __init__(self, trace: Active) -> None:
+        self._trace = trace
+        self._tracing = trace.tracing
         self._open: dict[str, tuple[Span, Any, Any]] = {}
 
     # --- modules, adapters, tools ---
@@ -112,8 +112,8 @@ class DSPySpans(BaseCallback):
             names.SESSION: session,
         }
         if self._tracing.capture_content:
-            asked = inputs.get("messages") or inputs.get("prompt")
-            attributes |= {names.GEN_AI_INPUT: _text(asked), names.PRINCIPAL: self._principal()}
+            prompt = inputs.get("messages") or inputs.get("prompt")
+            attributes |= {names.GEN_AI_INPUT: _text(prompt), names.PRINCIPAL: self._principal()}
         self._start(call_id, names.LM.format(model=model), attributes, kind="CLIENT", lm=True)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
@@ -130,38 +130,38 @@ class DSPySpans(BaseCallback):
 
         parent = trace.get_current_span()
         if not parent.get_span_context().is_valid:
-            # In threads that DSPy starts by itself no context came along, but DSPy's own idea of the caller may have.
+            # Threads that DSPy starts by itself lack our context, but may have DSPy's own id of the caller.
             outer = self._open.get(ACTIVE_CALL_ID.get() or "")
-            parent = self._traced.span if outer is None else outer[0]
+            parent = self._trace.span if outer is None else outer[0]
         span = self._tracing.start(name, attributes, parent=parent, kind=kind)
         if span is None:
             return
-        theirs = context.attach(trace.set_span_in_context(span))
-        self._open[call_id] = span, theirs, _calling.set(span) if lm else None
+        context_token = context.attach(trace.set_span_in_context(span))
+        self._open[call_id] = span, context_token, _lm_span.set(span) if lm else None
 
     def _end(self, call_id: str, exception: BaseException | None) -> None:
         from opentelemetry import context
 
-        known = self._open.pop(call_id, None)
-        if known is None:
+        entry = self._open.pop(call_id, None)
+        if entry is None:
             return
-        span, theirs, calling = known
-        if calling is not None:
-            _calling.reset(calling)
-        context.detach(theirs)
+        span, context_token, lm_token = entry
+        if lm_token is not None:
+            _lm_span.reset(lm_token)
+        context.detach(context_token)
         self._tracing.end(span, error=exception)
 
     def _session(self) -> str | None:
-        session = self._traced.operation.session
+        session = self._trace.operation.session
         return None if session is None else session_hash(session)
 
     def _principal(self) -> str | None:
-        principal = self._traced.operation.principal
+        principal = self._trace.operation.principal
         return None if principal is None else principal_hash(principal)
 
 
 def _text(value: Any) -> str:
     try:
         return json.dumps(value, default=str, ensure_ascii=False)[:_MAX_CONTENT]
-    except BaseException:  # a value's own code; to be traced must not end its operation
+    except BaseException:  # a value's own code: tracing must not end its operation
         return f"<{type(value).__name__} that cannot be shown>"

@@ -1,4 +1,4 @@
-"""Public doubles, for time and for faults: `from dspool.testing import FakeClock`."""
+"""Public doubles for time and for faults: `from dspool.testing import FakeClock`."""
 
 from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, FakeWorker
 from dspool.testing.host import ScriptedHost

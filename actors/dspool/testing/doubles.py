@@ -1,8 +1,8 @@
-"""Public doubles: a clock that moves when told, and workers, a runtime and a store that live in memory.
+"""Public doubles: a clock that only a test moves, and workers, a runtime and a store in memory.
 
     clock = FakeClock()
     runtime = FakeRuntime(clock, script=lambda worker: ...)   # make the next worker fail as you like
-    supervisor = Supervisor(config, runtime, FakeStore(clock), **clock.as_arguments())
+    supervisor = Supervisor(config, runtime, FakeStore(), **clock.as_arguments())
     await supervisor.start()
     await clock.advance(1.0)
     runtime.worker(ordinal=0).die("SIGKILL")
@@ -28,7 +28,7 @@ from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerStat
 __all__ = ["FakeClock", "FakeRuntime", "FakeStore", "FakeWorker", "settle"]
 
 SETTLE_ROUNDS = 60
-"""Turns of the event loop after which code that waits for nothing but other tasks has come to rest."""
+"""Turns of the event loop after which code that waits only for other tasks is at rest."""
 
 
 async def settle() -> None:
@@ -58,7 +58,7 @@ class FakeClock:
         await wake
 
     async def advance(self, seconds: float) -> None:
-        """Let `seconds` pass: every sleeper wakes at its own time, in order, and what it causes happens then."""
+        """Let `seconds` pass: each sleeper wakes at its own time, in order, and its effects happen then."""
         end = self._now + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= end:
@@ -78,12 +78,12 @@ Fault = Literal["raise", "hang", "die"]
 
 
 class FakeWorker:
-    """A worker process that is only a record of what it was told.
+    """A worker process that is only a record of its calls.
 
     Faults to set before or while it runs: `start_fault`, `step_faults` by step index, `drain_fault`,
     `deploy_faults` by program, `healthy` (False: its health checks hang, as if its event loop were blocked),
-    `unreachable` (True: they raise), `obedient` (False: it changes no version), `immortal` (True: a kill does not
-    show).
+    `unreachable` (True: they raise), `obedient` (False: it changes no version), `stubborn` (True: it ignores a request
+    to stop), `immortal` (True: it survives a kill).
     """
 
     def __init__(self, worker_id: str, ordinal: int, clock: FakeClock) -> None:
@@ -103,16 +103,14 @@ class FakeWorker:
         self.unreachable = False
         self.immortal = False
         self.stubborn = False
-        """Ignores a request to stop."""
         self.obedient = True
-        """False: it does not answer when it is told to use another version."""
         self.steps: list[str] = []
         self.loaded: dict[str, set[int]] = {}
         self.active: dict[str, int] = {}
         self.measured: dict[str, dict[int, VersionNumbers]] = {}
-        """By program: what each version did here."""
+        """By program: the numbers of each version here."""
         self.imported = ImportedSource()
-        """What it says to have imported, whatever it is asked for."""
+        """Its answer to `source`, whatever the paths."""
         self.forgotten: list[str] = []
         self.killed = False
         self.state: WorkerState = "starting"
@@ -130,7 +128,7 @@ class FakeWorker:
         return not self._dead.done()
 
     def die(self, cause: str = "SIGKILL") -> None:
-        """The process is gone, and everybody who waits for that knows."""
+        """End the process, and wake everybody who waits for that."""
         if not self._dead.done():
             self._dead.set_result(cause)
 
@@ -227,14 +225,14 @@ class FakeRuntime:
         self._clock = clock
         self.script = script
         self.workers: list[FakeWorker] = []
-        """All that were ever started, oldest first."""
+        """All it ever started, oldest first."""
 
     @property
     def alive(self) -> list[FakeWorker]:
         return [worker for worker in self.workers if worker.alive]
 
     def worker(self, ordinal: int) -> FakeWorker:
-        """The living worker with that ordinal."""
+        """The living worker with this ordinal."""
         return next(worker for worker in self.alive if worker.ordinal == ordinal)
 
     def named(self, worker_id: str) -> FakeWorker:
@@ -244,7 +242,7 @@ class FakeRuntime:
         worker = FakeWorker(worker_id, ordinal, self._clock)
         if self.script is not None:
             self.script(worker)
-        twins = [other for other in self.alive if other.ordinal == ordinal]
+        twins = [twin for twin in self.alive if twin.ordinal == ordinal]
         assert not twins, f"two living workers with ordinal {ordinal}: {worker_id} and {twins[0].worker_id}"
         self.workers.append(worker)
         return worker
@@ -259,7 +257,7 @@ class FakeRuntime:
 
 
 class FakeStore:
-    """The part of the session store that a supervisor uses, in memory. `down` makes every call raise."""
+    """The part of the session store that a supervisor uses, in memory. Every call raises `down`, if set."""
 
     def __init__(self) -> None:
         self.down: PoolError | None = None
@@ -288,8 +286,8 @@ class FakeStore:
 
     async def expire(self, pool: str, idle_s: float) -> list[tuple[str, str | None]]:
         self._answer()
-        gone, self.expiring = self.expiring, []
-        return gone
+        expired, self.expiring = self.expiring, []
+        return expired
 
     async def put_record(self, pool: str, key: str, value: JSON) -> None:
         self._answer()
@@ -301,10 +299,12 @@ class FakeStore:
 
     async def add_deployment(self, pool: str, deployment: Deployment) -> Deployment:
         self._answer()
-        mine = [d.version for name, d in self.versions if name == pool and d.program == deployment.program]
-        stored = msgspec.structs.replace(deployment, version=max(mine, default=0) + 1)
-        self.versions.append((pool, stored))
-        return stored
+        versions = [
+            d.version for name, d in self.versions if name == pool and d.program == deployment.program
+        ]
+        deployment = msgspec.structs.replace(deployment, version=max(versions, default=0) + 1)
+        self.versions.append((pool, deployment))
+        return deployment
 
     async def deployments(self, pool: str) -> list[Deployment]:
         self._answer()

@@ -6,7 +6,7 @@
         pool.programs["slow"] = Script("async", lambda inputs, session, emit: gate.wait())
         await client.run(ExecuteProgram("slow", {}))
 
-No Ray, no model, no database. What runs is counted, and two operations of one session at once are an error.
+No Ray, no model, no database. Hosts count what runs and note any session that runs two operations at once.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ Emit = Callable[[StreamEvent], Any]
 
 
 class Script(NamedTuple):
-    """A program: how the worker runs it, and what it does. Its return value becomes `outputs`."""
+    """A program: how the worker runs it, and what it does. What `do` returns becomes `outputs`."""
 
     way: Way
     do: Callable[[dict[str, Any], Session | None, Emit | None], Any]
 
 
 class ScriptedHost:
-    """Stands in for `session.SessionHost`: ping, variables and scripted programs."""
+    """Stands in for `SessionHost`: ping, variables and scripted programs."""
 
     def __init__(self, programs: dict[str, Script]) -> None:
         self.programs = programs
@@ -63,11 +63,11 @@ class ScriptedHost:
         self.running = 0
         self.most_running = 0
         self.started: Counter[str] = Counter()
-        """How often each `inputs["id"]` was run here."""
+        """How often each `inputs["id"]` started here."""
         self.overlaps: list[str] = []
-        """Sessions that were seen running two operations at once."""
+        """Sessions that ran two operations at once."""
         self.versions: dict[str, int] = {}
-        """The current version by program; 1 for those not named."""
+        """The current version by program; 1 for any other."""
         self._sessions: set[str] = set()
         self._lock = threading.Lock()
 
@@ -85,7 +85,7 @@ class ScriptedHost:
         self._enter(command, session)
         try:
             if isinstance(command, (ExecuteProgram, StreamProgram)):
-                return _done(self._script(command).do(command.inputs, session, None))
+                return _result(self._script(command).do(command.inputs, session, None))
             return _run(command, session)
         finally:
             self._exit(session)
@@ -102,7 +102,7 @@ class ScriptedHost:
         self._enter(command, session)
         try:
             outputs = self._script(command).do(command.inputs, session, emit)
-            return _done(await outputs if inspect.isawaitable(outputs) else outputs)
+            return _result(await outputs if inspect.isawaitable(outputs) else outputs)
         finally:
             self._exit(session)
 
@@ -118,7 +118,9 @@ class ScriptedHost:
         assert isinstance(command, (ExecuteProgram, StreamProgram))
         self._enter(command, session)
         try:
-            return _done(self._script(command).do(command.inputs | {"stop": stop}, session, emit_threadsafe))
+            return _result(
+                self._script(command).do(command.inputs | {"stop": stop}, session, emit_threadsafe)
+            )
         finally:
             self._exit(session)
 
@@ -152,7 +154,7 @@ class ScriptedHost:
                 self._sessions.discard(session.id)
 
 
-def _done(outputs: Any) -> CommandResult:
+def _result(outputs: Any) -> CommandResult:
     return outputs if isinstance(outputs, CommandResult) else CommandResult({"outputs": outputs})
 
 
@@ -182,7 +184,7 @@ class _Record:
 class MemorySessions:
     """The part of the session store that workers use, in memory.
 
-    `down` makes every call raise; `gate` is waited for before each answer; `calls` counts them by method.
+    Every call waits for `gate` and raises `down`, if they are set; `calls` counts them by method.
     """
 
     def __init__(self) -> None:
@@ -242,7 +244,7 @@ class MemorySessions:
         return self.sessions.pop(session, None) is not None
 
     def worker_dead(self, worker: str) -> None:
-        """Its leases are free; it gets none any more."""
+        """Free the leases of this worker; it gets no more."""
         self.dead.add(worker)
         for record in self.sessions.values():
             if record.owner == worker:
@@ -250,7 +252,7 @@ class MemorySessions:
 
 
 class LoopbackPool:
-    """Workers and clients of one pool in this process and event loop, joined by real connections."""
+    """Workers and clients of one pool in this process and event loop, with real connections between them."""
 
     def __init__(self, config: PoolConfig | None = None, *, secret: bytes = b"secret") -> None:
         self.config = config or PoolConfig(name="loopback")
@@ -277,7 +279,7 @@ class LoopbackPool:
             await worker.stop()
 
     async def start_worker(self, worker_id: str | None = None) -> Worker:
-        """A worker that listens and is a member."""
+        """Start a worker, which listens and is a member."""
         ordinal = len(self.hosts)
         worker_id = worker_id or f"w{ordinal}"
         host = self.hosts[worker_id] = ScriptedHost(self.programs)
@@ -298,19 +300,19 @@ class LoopbackPool:
         return client
 
     async def kill(self, worker_id: str) -> None:
-        """As SIGKILL looks from outside: connections end, leases are freed, the membership forgets it."""
+        """What SIGKILL looks like from outside: connections end, leases are free, the membership forgets the worker."""
         worker = self.workers[worker_id]
         self._forget(worker_id)
         await worker.stop()
         self.publish()
 
     def declare_dead(self, worker_id: str) -> None:
-        """As a supervisor does with a worker that hangs: it goes on, its connections too, but nobody waits for it."""
+        """What a supervisor does with a worker that hangs: it and its connections go on, but nobody waits for it."""
         self._forget(worker_id)
         self.publish()
 
     def leave(self, worker_id: str) -> None:
-        """It takes no more traffic, but lives and finishes what it holds."""
+        """Let the worker take no more traffic, but live and finish what it runs."""
         self._members.pop(worker_id)
         self._leaving[worker_id] = None
         self.publish()
@@ -324,8 +326,8 @@ class LoopbackPool:
     def publish(self, **changes: Any) -> None:
         version = self.membership.version + 1
         finishing = tuple(self._leaving.keys() - self._members.keys())
-        about = {"programs": dict.fromkeys(self.programs, 1), "finishing": finishing, **changes}
-        self.membership = Membership(version, tuple(self._members.values()), **about)
+        facts = {"programs": dict.fromkeys(self.programs, 1), "finishing": finishing, **changes}
+        self.membership = Membership(version, tuple(self._members.values()), **facts)
         self._published.set()
         self._published = asyncio.Event()
 

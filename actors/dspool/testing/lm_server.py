@@ -1,7 +1,7 @@
 """A local OpenAI-compatible LM server for tests and benchmarks.
 
 It answers `POST /v1/chat/completions` (also streamed) with what the offline engine reads out of the prompt, after a
-given latency, and by script with errors, 429s, garbage or broken connections. `GET /stats` tells the counts.
+set latency, and by script with errors, 429s, garbage or broken connections. `GET /stats` gives the counts.
 
     with LMServer(latency_s=0.05) as server:                  # a thread of this process
         PoolConfig(lm_profiles={"test": {"model": "openai/test", "endpoint": server.url}})
@@ -29,19 +29,19 @@ _ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 429: 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """How one request is answered. What is None is the server's default."""
+    """The answer to one request. None is the server's default."""
 
     status: int = 200
     text: str | None = None
-    """The model's answer; None is what the offline engine answers."""
+    """The model's answer; None is the offline engine's."""
     latency_s: float | None = None
     retry_after_s: float | None = None
     body: bytes | None = None
-    """Sent as the whole body instead, whatever the request."""
+    """The whole body, whatever the request."""
     drop: bool = False
     """Close the connection without an answer."""
     drop_after_tokens: int | None = None
-    """Break a stream off after so many tokens."""
+    """Break a stream off after this many tokens."""
 
 
 class LMServer:
@@ -63,7 +63,7 @@ class LMServer:
         self.token_interval_s = token_interval_s
         self.text = text
         self.api_key = api_key
-        """When set, any other bearer token is answered with 401."""
+        """If set, any other bearer token gets a 401."""
         self.requests = 0
         self.finished = 0
         self.aborted = 0
@@ -76,7 +76,7 @@ class LMServer:
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
-        self._failed: BaseException | None = None
+        self._start_error: BaseException | None = None
 
     @property
     def url(self) -> str:
@@ -84,7 +84,7 @@ class LMServer:
         return f"http://{self.host}:{self.port}/v1"
 
     def script(self, *replies: Reply) -> None:
-        """How the next requests are answered, in order; afterwards as before."""
+        """Answer the next requests with these replies, in order; later ones as before."""
         self._script.extend(replies)
 
     def stats(self) -> dict[str, int]:
@@ -111,8 +111,8 @@ class LMServer:
         """Raises what made the start fail, or TimeoutError."""
         if not self._ready.wait(timeout_s):
             raise TimeoutError(f"the LM server did not start within {timeout_s} s")
-        if self._failed is not None:
-            raise self._failed
+        if self._start_error is not None:
+            raise self._start_error
 
     def close(self) -> None:
         """Stop listening; from any thread."""
@@ -134,7 +134,7 @@ class LMServer:
         try:
             asyncio.run(self.serve())
         except BaseException as failed:
-            self._failed = failed
+            self._start_error = failed
             self._ready.set()
 
     def _next(self) -> Reply:
@@ -161,10 +161,10 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        self._take()
+        self._start_next()
 
-    def _take(self) -> None:
-        """Start on the next request if all of it is there."""
+    def _start_next(self) -> None:
+        """Start on the next request, if all of it is there."""
         if self._task is not None:
             return
         end = self._buffer.find(b"\r\n\r\n")
@@ -184,44 +184,46 @@ class _Connection(asyncio.Protocol):
         if method == "POST" and path.endswith("/chat/completions"):
             self._server.running += 1
             self._task = asyncio.get_running_loop().create_task(self._complete(headers, body))
-            self._task.add_done_callback(self._done)
+            self._task.add_done_callback(self._finish)
         elif method == "GET" and path == "/stats":
             self._respond(200, json.dumps(self._server.stats()).encode())
-            self._take()
+            self._start_next()
         else:
             self._respond(404, _error(404, f"no {path} here"))
-            self._take()
+            self._start_next()
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _finish(self, task: asyncio.Task[None]) -> None:
         self._server.running -= 1
         self._task = None
         if not task.cancelled() and task.exception() is not None and self._transport is not None:
             self._transport.abort()
         if self._transport is not None:
-            self._take()
+            self._start_next()
 
     async def _complete(self, headers: dict[str, str], body: bytes) -> None:
         server = self._server
         server.requests += 1
-        plan = server._next()
-        if latency := server.latency_s if plan.latency_s is None else plan.latency_s:
+        reply = server._next()
+        if latency := server.latency_s if reply.latency_s is None else reply.latency_s:
             await asyncio.sleep(latency)
-        if plan.drop:
+        if reply.drop:
             if self._transport is not None:
                 self._transport.abort()
             return
         if server.api_key is not None and headers.get("authorization") != f"Bearer {server.api_key}":
             self._respond(401, _error(401, "wrong key"))
-        elif plan.body is not None:
-            self._respond(plan.status, plan.body)
-        elif plan.status != 200:
-            self._respond(plan.status, _error(plan.status, "as scripted"), retry_after_s=plan.retry_after_s)
+        elif reply.body is not None:
+            self._respond(reply.status, reply.body)
+        elif reply.status != 200:
+            self._respond(
+                reply.status, _error(reply.status, "as scripted"), retry_after_s=reply.retry_after_s
+            )
         else:
             request = json.loads(body)
             server.seen.append(request)
-            answer = plan.text or server.text or _answer(request)
+            answer = reply.text or server.text or _answer(request)
             if request.get("stream"):
-                await self._stream(request, answer, plan.drop_after_tokens)
+                await self._stream(request, answer, reply.drop_after_tokens)
             else:
                 self._respond(200, json.dumps(_completion(request, answer)).encode())
         server.finished += 1
@@ -251,8 +253,8 @@ class _Connection(asyncio.Protocol):
             )
         self._event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         self._event({**base, "choices": [], "usage": _usage(request, answer)})
-        done = b"data: [DONE]\n\n"
-        self._write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(done), done))
+        end = b"data: [DONE]\n\n"
+        self._write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(end), end))
 
     def _event(self, data: dict[str, Any]) -> None:
         event = b"data: " + json.dumps(data).encode() + b"\n\n"
@@ -293,10 +295,10 @@ def _completion(request: dict[str, Any], answer: str) -> dict[str, Any]:
 
 
 def _usage(request: dict[str, Any], answer: str) -> dict[str, int]:
-    """Words, called tokens: enough to see that counts arrive."""
-    asked = sum(len(_text(message.get("content")).split()) for message in request.get("messages", []))
-    answered = len(answer.split())
-    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+    """Words as tokens: enough to see that counts arrive."""
+    prompt = sum(len(_text(message.get("content")).split()) for message in request.get("messages", []))
+    completion = len(answer.split())
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _error(status: int, message: str) -> bytes:
@@ -323,12 +325,12 @@ def main() -> None:
     )
 
     async def run() -> None:
-        serving = asyncio.create_task(server.serve())
-        while not server._ready.is_set() and not serving.done():  # noqa: ASYNC110
+        task = asyncio.create_task(server.serve())
+        while not server._ready.is_set() and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        if not serving.done():
+        if not task.done():
             print(f"listening on {server.url}", flush=True)
-        await serving
+        await task
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run())

@@ -77,9 +77,8 @@ class Matcher:
                 self._leaving[worker_id] = worker
         for worker_id, member in members.items():
             if worker_id not in self.workers:
-                worker = self._leaving.pop(worker_id, None) or WorkerSlots(
-                    worker_id, member.slots, self._turns
-                )
+                left = self._leaving.pop(worker_id, None)
+                worker = left or WorkerSlots(worker_id, member.slots, self._turns)
                 # What it said before it left is stale.
                 worker.capacity, worker.refused = worker.slots, False
                 self.workers[worker_id] = worker

@@ -1,4 +1,4 @@
-"""Errors of DSPy, its engines and programs, told in dspool's own tree, without a word of prompts or answers."""
+"""Errors of DSPy, its engines and programs as errors of dspool's own tree, without a word of prompts or answers."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from dspool.errors import (
 def translate(error: BaseException) -> PoolError:
     """The `PoolError` that `error` means. Messages name models, statuses, fields and types, never content.
 
-    Raises nothing, whatever `error` does when it is looked at.
+    Raises nothing, even if reading `error` does.
     """
     try:
-        return _translated(_single(error))
+        return _pool_error(_single(error))
     except BaseException:
         return ProgramError.of(error)
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Code in here may run anybody's code: whatever it raises leaves as a `PoolError`."""
+def translate_errors() -> Iterator[None]:
+    """For a block that runs anybody's code: whatever it raises leaves as a `PoolError`."""
     try:
         yield
     except BaseException as raised:
         raise translate(raised) from raised
 
 
-def _translated(error: BaseException) -> PoolError:
+def _pool_error(error: BaseException) -> PoolError:
     if isinstance(error, lm_errors.LMUnexpectedError) and isinstance(error.__cause__, PoolError):
         # Raised by us below DSPy's engine boundary, such as by a listener that went away.
         error = error.__cause__
@@ -64,67 +64,69 @@ def _translated(error: BaseException) -> PoolError:
 
 def _model_error(error: lm_errors.LMError) -> PoolError:
     model = error.model or "the model"
-    known: dict[str, Any] = {"model": error.model or ""}
+    details: dict[str, Any] = {"model": error.model or ""}
     if error.status is not None:
-        known["status"] = error.status
+        details["status"] = error.status
     if error.provider:
-        known["provider"] = error.provider
+        details["provider"] = error.provider
     if error.request_id:
-        known["request_id"] = error.request_id
+        details["request_id"] = error.request_id
     status = f" (status {error.status})" if error.status is not None else ""
     if isinstance(error, lm_errors.LMRateLimitError):
-        known["retry_after_s"] = error.retry_after
+        details["retry_after_s"] = error.retry_after
         wait = f"; it asks for a pause of {error.retry_after:g} s" if error.retry_after is not None else ""
-        return ModelRateLimited(f"{model} refused the call: too many requests{status}{wait}", **known)
+        return ModelRateLimited(f"{model} refused the call: too many requests{status}{wait}", **details)
     if isinstance(error, lm_errors.LMNotConfiguredError):
         variables = " or ".join(getattr(error, "env_keys", None) or ()) or "the profile's api_key_env"
-        return ModelAuthFailed(f"no key for {model}: set {variables} for the workers", **known)
+        return ModelAuthFailed(f"no key for {model}: set {variables} for the workers", **details)
     if isinstance(error, lm_errors.LMAuthError):
-        return ModelAuthFailed(f"{model} refused the key{status}: check the profile's api_key_env", **known)
+        return ModelAuthFailed(f"{model} refused the key{status}: check the profile's api_key_env", **details)
     if isinstance(error, lm_errors.LMBillingError):
-        return ModelAuthFailed(f"{model} refused the call for billing reasons{status}", **known)
+        return ModelAuthFailed(f"{model} refused the call for billing reasons{status}", **details)
     if isinstance(error, lm_errors.LMTimeoutError):
-        return ModelUnreachable(f"{model} did not answer in time{status}", reason="timeout", **known)
+        return ModelUnreachable(f"{model} did not answer in time{status}", reason="timeout", **details)
     if isinstance(error, (lm_errors.LMTransportError, lm_errors.LMLockTimeoutError)):
         if _timed_out(error):
-            return ModelUnreachable(f"{model} did not answer in time", reason="timeout", **known)
+            return ModelUnreachable(f"{model} did not answer in time", reason="timeout", **details)
         return ModelUnreachable(
-            f"{model} cannot be reached: check the profile's endpoint", reason="transport", **known
+            f"{model} cannot be reached: check the profile's endpoint", reason="transport", **details
         )
     if error.retry_after is not None:
-        known["retry_after_s"] = error.retry_after
+        details["retry_after_s"] = error.retry_after
     if isinstance(error, lm_errors.ContextWindowExceededError):
-        return ModelError(f"the prompt is too long for {model}{status}", reason="context_window", **known)
+        return ModelError(f"the prompt is too long for {model}{status}", reason="context_window", **details)
     if isinstance(error, lm_errors.LMUnsupportedModelError):
-        return ModelError(f"the back end does not know {model}{status}", reason="unsupported_model", **known)
+        return ModelError(
+            f"the back end does not know {model}{status}", reason="unsupported_model", **details
+        )
     if isinstance(error, lm_errors.LMUnsupportedFeatureError):
-        wanted = ", ".join(error.features) or "something in this request"
-        return ModelError(f"{model} does not support {wanted}", reason="unsupported_feature", **known)
+        features = ", ".join(error.features) or "something in this request"
+        return ModelError(f"{model} does not support {features}", reason="unsupported_feature", **details)
     if isinstance(error, lm_errors.LMConfigurationError):
-        return ConfigError(f"the settings of {model} do not fit", **known)
+        return ConfigError(f"the settings of {model} do not fit", **details)
     if isinstance(error, lm_errors.LMInvalidRequestError):
-        return ModelError(f"{model} refused the request{status}", reason="invalid_request", **known)
+        return ModelError(f"{model} refused the request{status}", reason="invalid_request", **details)
     if isinstance(error, lm_errors.LMUnexpectedError):
-        return ModelError(f"the engine of {model} failed", reason=error.code or "unexpected", **known)
-    return ModelError(f"{model} failed{status}", reason=error.code or "", **known)
+        return ModelError(f"the engine of {model} failed", reason=error.code or "unexpected", **details)
+    return ModelError(f"{model} failed{status}", reason=error.code or "", **details)
 
 
 def _unparsable(error: lm_errors.AdapterParseError) -> ProgramError:
     fields = list(getattr(error.signature, "output_fields", ()))
-    parsed: Any = error.parsed_result
-    found = [name for name in fields if isinstance(parsed, dict) and name in parsed]
+    result: Any = error.parsed_result
+    parsed = [name for name in fields if isinstance(result, dict) and name in result]
     return ProgramError(
         f"the model's answer did not fit the signature: wanted {', '.join(fields)} in the format of "
         f"{error.adapter_name}",
         reason="unparsable",
         adapter=error.adapter_name,
         expected=fields,
-        found=found,
+        found=parsed,
     )
 
 
 def _single(error: BaseException) -> BaseException:
-    """What is inside an exception group that holds only one, or what Python turned into a `RuntimeError`."""
+    """The one error in an exception group, or the one that Python turned into a `RuntimeError`."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     if type(error) is RuntimeError and isinstance(error.__cause__, StopIteration | StopAsyncIteration):
@@ -133,7 +135,7 @@ def _single(error: BaseException) -> BaseException:
 
 
 def _timed_out(error: BaseException) -> bool:
-    """Whether a transport error came from waiting too long (the engine has one class for all of them)."""
+    """Whether a transport error is a timeout (the engine has one class for all of them)."""
     cause: BaseException | None = error
     while cause is not None:
         if type(cause).__name__.endswith("Timeout"):

@@ -1,7 +1,7 @@
 """Language models by profile name: built once, shared by all operations, never configured globally.
 
-A profile says model, endpoint, the environment variable of its key, and limits. Without any profile the embedded
-offline engine answers.
+A profile names the model, its endpoint, the environment variable with its key, and limits. Without any profile the
+embedded offline engine answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dspool.config import LMProfile
 from dspool.corrections.dspy_calls import allow_connections, correct_dspy
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.messages import JSON
-from dspool.programs.models.operation import current, profile_called
+from dspool.programs.models.operation import current, current_profile
 from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 
 # Otherwise litellm, and DSPy's own table of models, fetch a price list from the network at their first use.
@@ -33,87 +33,89 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 correct_dspy()
 
 OFFLINE = "offline"
-"""The name of the profile that is always there."""
+"""The name of the profile that always exists."""
 
 MAX_VARIANTS = 256
 
 
 class RateGate:
-    """What a worker knows about one profile's rate limit: until when the back end asked for silence."""
+    """The rate limit of one profile as a worker knows it: until when the back end wants no calls."""
 
     def __init__(self, max_wait_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_wait_s = max_wait_s
         self._clock = clock
         self._silent_until = 0.0
 
-    def limited(self, retry_after_s: float | None) -> None:
-        """The back end answered 429 and asked for `retry_after_s` seconds of silence."""
+    def pause_for(self, retry_after_s: float | None) -> None:
+        """Record a 429 that asks for a pause of `retry_after_s` seconds."""
         if retry_after_s is not None and math.isfinite(retry_after_s):
             self._silent_until = max(self._silent_until, self._clock() + retry_after_s)
 
     def pause_s(self) -> float:
-        """Seconds from now in which a call would be refused anyway; 0 when calls may go out."""
+        """Seconds until calls may go out; 0 when they may now."""
         return max(0.0, self._silent_until - self._clock())
 
 
 class ProfileLM(dspy.LM):
-    """An LM behind HTTP that keeps to the back end's rate limit and can be told to stop.
+    """An LM behind HTTP that keeps to the back end's rate limit and stops when its operation is cancelled.
 
-    A 429 whose pause fits `max_rate_limit_wait_s` is waited for (over the calls of one operation that adds up);
-    a longer one fails at once, also for the calls that follow within it, which are not even sent.
+    It waits out a 429 whose pause fits `max_rate_limit_wait_s` (the pauses of one call add up); a longer one fails
+    at once, and so do the calls that follow within it, which it does not even send.
     """
 
     gate: RateGate
     profile: str
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        waited = 0.0
+        total_s = 0.0
         while True:
             scope = current()
             stop = None if scope is None else scope.stop
             if stop is not None and stop.is_set():
                 raise Cancelled("the operation was cancelled before its next LM call")
-            waited += (pause := self._pause_or_refuse(waited))
-            if pause:
-                stop.wait(pause) if stop is not None else time.sleep(pause)
+            total_s += (pause_s := self._pause_or_refuse(total_s))
+            if pause_s:
+                stop.wait(pause_s) if stop is not None else time.sleep(pause_s)
                 continue
             try:
-                with self._called():
+                with self._profile_in_use():
                     return super().__call__(prompt, messages=messages, **kwargs)
             except LMRateLimitError as limited:
-                self._again_or_raise(limited, waited)
+                self._retry_or_raise(limited, total_s)
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        waited = 0.0
+        total_s = 0.0
         while True:
-            waited += (pause := self._pause_or_refuse(waited))
-            if pause:
-                await asyncio.sleep(pause)
+            total_s += (pause_s := self._pause_or_refuse(total_s))
+            if pause_s:
+                await asyncio.sleep(pause_s)
                 continue
             try:
-                with self._called():
+                with self._profile_in_use():
                     return await super().acall(prompt, messages=messages, **kwargs)
             except LMRateLimitError as limited:
-                self._again_or_raise(limited, waited)
+                self._retry_or_raise(limited, total_s)
 
     @contextmanager
-    def _called(self) -> Iterator[None]:
-        token = profile_called.set(self.profile)
+    def _profile_in_use(self) -> Iterator[None]:
+        token = current_profile.set(self.profile)
         try:
             yield
         finally:
-            profile_called.reset(token)
+            current_profile.reset(token)
 
-    def _pause_or_refuse(self, waited: float) -> float:
-        pause = self.gate.pause_s()
-        if pause and waited + pause > self.gate.max_wait_s:
-            raise LMRateLimitError("rate limited", model=self.model, status=429, retry_after=round(pause, 3))
-        return pause
+    def _pause_or_refuse(self, total_s: float) -> float:
+        pause_s = self.gate.pause_s()
+        if pause_s and total_s + pause_s > self.gate.max_wait_s:
+            raise LMRateLimitError(
+                "rate limited", model=self.model, status=429, retry_after=round(pause_s, 3)
+            )
+        return pause_s
 
-    def _again_or_raise(self, limited: LMRateLimitError, waited: float) -> None:
-        self.gate.limited(limited.retry_after)
-        pause = self.gate.pause_s()
-        if not pause or waited + pause > self.gate.max_wait_s:
+    def _retry_or_raise(self, limited: LMRateLimitError, total_s: float) -> None:
+        self.gate.pause_for(limited.retry_after)
+        pause_s = self.gate.pause_s()
+        if not pause_s or total_s + pause_s > self.gate.max_wait_s:
             raise limited
 
 
@@ -127,16 +129,16 @@ class LMs:
         *,
         cache: bool = False,
         timeout_s: float | None = None,
-        at_once: int = 1,
+        concurrency: int = 1,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """`at_once` is how many operations call an LM at the same time."""
-        allow_connections(at_once)
+        """`concurrency`: how many operations may call an LM at the same time."""
+        allow_connections(concurrency)
         self._profiles = dict(profiles)
         self._timeout_s = timeout_s
         self._cache = cache
         self._environ = environ
-        self._built: dict[str, Any] = {}
+        self._lms: dict[str, Any] = {}
         self._variants: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
         if default is not None and default != OFFLINE and default not in self._profiles:
@@ -154,25 +156,25 @@ class LMs:
             )
 
     def get(self, name: str | None = None, overrides: Mapping[str, JSON] | None = None) -> Any:
-        """The `dspy.LM` of profile `name` (None: the default one), for all who ask: `AnswerCache` keeps them apart.
+        """The `dspy.LM` of profile `name` (None: the default one), shared: `AnswerCache` keeps its callers apart.
 
         Raises:
             UnknownName: no such profile. ModelAuthFailed: its key's variable is not set. ConfigError: bad settings.
         """
         name = name or self.default
-        lm = self._built.get(name)
+        lm = self._lms.get(name)
         if lm is None:
             self.check(name)
             with self._lock:
-                lm = self._built.get(name)
+                lm = self._lms.get(name)
                 if lm is None:
-                    lm = self._built[name] = self._build(name)
+                    lm = self._lms[name] = self._build(name)
         if not overrides:
             return lm
         key = (name, repr(sorted(overrides.items())))
         with self._lock:
             variant = self._variants.pop(key, None) or self._vary(lm, overrides)
-            # Last in the dict is used last; the first one goes.
+            # The last in the dict was used last; the first one goes.
             self._variants[key] = variant
             if len(self._variants) > MAX_VARIANTS:
                 del self._variants[next(iter(self._variants))]
@@ -184,7 +186,7 @@ class LMs:
 
     async def aclose(self) -> None:
         """Close the connections of this event loop and the synchronous ones."""
-        for lm in list(self._built.values()):
+        for lm in list(self._lms.values()):
             await lm.aclose()
 
     def _build(self, name: str) -> Any:
@@ -197,7 +199,7 @@ class LMs:
                 cache=False,
                 num_retries=0,
             )
-            # Not even if a program asks for it: a cached answer would lack its mark.
+            # Not even if a program asks for it: a cached answer would lack the mark "offline".
             lm._cache_responses = False
             return lm
         if profile.model == OFFLINE_MODEL:
@@ -220,7 +222,7 @@ class LMs:
             )
             if engine == "lm15":
                 select_backend(lm)
-            # Reads DSPy's table of models once, or imports litellm: now, and not on the event loop at the first call.
+            # Reads DSPy's table of models or imports litellm: now, and not on the event loop at the first call.
             _ = lm.supported_params
         except ImportError as missing:
             raise ConfigError(
@@ -238,12 +240,12 @@ class LMs:
 
     def _connection(self, name: str, profile: LMProfile) -> dict[str, Any]:
         settings: dict[str, Any] = {}
-        # A blocking program cannot be cancelled inside a call: without any bound it would keep its thread for minutes.
+        # Nothing can cancel a blocking program inside a call: without a bound it would keep its thread for minutes.
         if (timeout_s := profile.timeout_s or self._timeout_s) is not None:
             settings["timeout"] = timeout_s
         if profile.endpoint is not None:
             settings["api_base"] = profile.endpoint
-            # Without a key of its own, an endpoint must not be sent the key that some variable holds for the provider.
+            # An endpoint without a key of its own must not get the key that some variable holds for the provider.
             settings["api_key"] = "none"
         if profile.api_key_env is not None:
             key = self._environ.get(profile.api_key_env)
@@ -278,7 +280,7 @@ def check_overrides(overrides: Mapping[str, JSON]) -> dict[str, Any]:
     """`overrides`, if they are generation settings in range (never an endpoint or a key).
 
     Raises:
-        InvalidRequest: naming the setting.
+        InvalidRequest: names the setting that is not.
     """
     for key, value in overrides.items():
         fits = _OVERRIDES.get(key)

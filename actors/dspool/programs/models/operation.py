@@ -1,7 +1,7 @@
-"""The operation that a model call belongs to: for whom it is made, whether it still may be, and what it cost.
+"""The operation that a model call belongs to: whose it is, whether it may go on, and what it cost.
 
-It travels in DSPy's settings and not in a context variable of ours: DSPy takes its settings along into every thread
-that it starts (`dspy.Parallel`, `dspy.asyncify`, streams), and context variables only into some of them.
+It travels in DSPy's settings and not in a context variable of ours: DSPy takes its settings into every thread that it
+starts (`dspy.Parallel`, `dspy.asyncify`, streams), and context variables only into some of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SETTING: Final = "dspool_operation"
 _DETAILS: Final = ("cached_tokens", "cache_creation_tokens", "reasoning_tokens")
 """Counts that back ends report one level deeper, as parts of the prompt's or the completion's tokens."""
 
-_with_threads: set[OperationScope] = set()
+_running_scopes: set[OperationScope] = set()
 """Operations that run now and may have started threads without any settings."""
 
 
@@ -32,24 +32,24 @@ class OperationScope(UsageTracker):
     """What the model calls of one operation share. Safe to use from any thread.
 
     Args:
-        asker: whose cached answers it may get and add to. Two operations that must not share answers differ in it.
+        cache_owner: whose cached answers it may use and add to; differs where operations must not share answers.
         stop: once it is set, the operation makes no further model call.
     """
 
-    def __init__(self, asker: str = "", stop: threading.Event | None = None) -> None:
-        self.asker = asker
+    def __init__(self, cache_owner: str = "", stop: threading.Event | None = None) -> None:
+        self.cache_owner = cache_owner
         self.stop = stop
         self.offline = False
-        """Whether the offline engine had a part in it."""
+        """Whether the offline engine answered any of its model calls."""
         self._calls: list[tuple[str, dict[str, Any]]] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OperationScope:
-        # dspy.Parallel gives each of its threads a deep copy of the tracker, and forgets what those count.
+        # dspy.Parallel gives each of its threads a deep copy of the tracker and forgets what the copies count.
         return self
 
     @property
     def usage_data(self) -> dict[str, list[dict[str, Any]]]:
-        # `dspy.track_usage` adds its calls here once more when it ends: each was counted when it was made.
+        # `dspy.track_usage` adds its calls here when it ends; each has been counted already.
         return defaultdict(list)
 
     def settings(self) -> dict[str, Any]:
@@ -58,12 +58,12 @@ class OperationScope(UsageTracker):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around a program that may start threads by itself, into which no settings go."""
-        _with_threads.add(self)
+        """Around a program that may start threads of its own, which get no settings."""
+        _running_scopes.add(self)
         try:
             yield
         finally:
-            _with_threads.discard(self)
+            _running_scopes.discard(self)
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         count_tokens(usage_entry)
@@ -93,16 +93,16 @@ def current() -> OperationScope | None:
     return scope
 
 
-def answered_offline() -> None:
-    """The offline engine answers now: mark the operation for which it does."""
+def mark_offline() -> None:
+    """Mark the operation for which the offline engine answers now."""
     scope = current()
     # A thread without settings does not tell for which: better one mark too many than one too few.
-    for each in (scope,) if scope is not None else tuple(_with_threads):
-        each.offline = True
+    for candidate in (scope,) if scope is not None else tuple(_running_scopes):
+        candidate.offline = True
 
 
 def count_for_operation(add_usage: Any) -> Any:
-    """`add_usage` of a tracker that a program put in place of ours: what it counts, its operation counts too."""
+    """`add_usage` of a tracker that a program set in place of ours, made to count for the operation too."""
 
     @functools.wraps(add_usage)
     def add(self: Any, lm: str, usage_entry: dict[str, Any]) -> None:
@@ -125,15 +125,15 @@ if not hasattr(UsageTracker.add_usage, "__wrapped__"):
     UsageTracker.add_usage = count_for_operation(UsageTracker.add_usage)
 
 
-profile_called: ContextVar[str | None] = ContextVar("dspool_profile", default=None)
-"""The LM profile that is being called."""
+current_profile: ContextVar[str | None] = ContextVar("dspool_profile", default=None)
+"""The LM profile of the call that runs now."""
 
 
 class AnswerCache(Cache):
-    """Nobody finds what another asked, whatever rollout id a program chooses.
+    """A cache in which nobody finds the answers of another, whatever rollout id a program chooses.
 
-    Outside of an operation, and in threads that lost its settings, nothing is found and nothing is kept: there is
-    nobody to keep it for.
+    Outside an operation, and in threads that lost its settings, it finds and keeps nothing: there is nobody to keep it
+    for.
     """
 
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
@@ -145,9 +145,9 @@ class AnswerCache(Cache):
 
     def cache_key(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> str:
         scope = current()
-        asker = None if scope is None else scope.asker
+        cache_owner = None if scope is None else scope.cache_owner
         key: str = super().cache_key(
-            {**request, "_dspool": [asker, profile_called.get()]}, ignored_args_for_cache_key
+            {**request, "_dspool": [cache_owner, current_profile.get()]}, ignored_args_for_cache_key
         )
         return key
 
@@ -155,8 +155,8 @@ class AnswerCache(Cache):
 __all__ = [
     "AnswerCache",
     "OperationScope",
-    "answered_offline",
     "count_for_operation",
     "current",
-    "profile_called",
+    "current_profile",
+    "mark_offline",
 ]

@@ -1,8 +1,8 @@
 """The embedded engine: answers without any model, deterministically, from the inputs alone.
 
 It stands behind `dspy.LM(engine=OfflineEngine(), async_engine=AsyncOfflineEngine())`. It reads the prompt that a chat,
-JSON or XML adapter wrote, answers extractive questions from the given context, and fills every output field with a
-value of the declared type. It marks each operation that it answers for as offline.
+JSON or XML adapter wrote, answers extractive questions from the context, and fills every output field with a value of
+its type. It marks each operation that it answers for as offline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from dspy import lm15
 
-from dspool.programs.models.operation import answered_offline
+from dspool.programs.models.operation import mark_offline
 from dspool.programs.offline.prompt_plan import PromptPlan, plan_of
 from dspool.programs.offline.values import PassageValues, value_for
 
@@ -31,7 +31,7 @@ class OfflineEngine:
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """One response, in the format that the prompt asks for."""
-        answered_offline()
+        mark_offline()
         return lm15.Response(
             id="offline",
             model=request.model,
@@ -42,7 +42,7 @@ class OfflineEngine:
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
         """The same response, word by word."""
-        answered_offline()
+        mark_offline()
         yield lm15.StreamStartEvent(id="offline", model=request.model)
         for token in _TOKEN.findall(reply(request)):
             yield lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=token))
@@ -74,16 +74,16 @@ def reply(request: lm15.Request) -> str:
     return reply_to(request.system if isinstance(request.system, str) else "", _last_user_text(request))
 
 
-def reply_to(system: str, asked: str) -> str:
-    """The text that answers the user message `asked` under the system message `system`."""
+def reply_to(system: str, message: str) -> str:
+    """The text that answers the user `message` under the system message `system`."""
     plan = plan_of(system) if system else None
     if plan is None:
         # No adapter wrote this prompt: a bare `lm("...")` call.
-        return str(value_for({"type": "string"}, "answer", PassageValues({"text": asked})))
-    reading = PassageValues(plan.inputs_of(asked))
+        return str(value_for({"type": "string"}, "answer", PassageValues({"text": message})))
+    passage = PassageValues(plan.inputs_of(message))
     if plan.format == "chat" and plan.only_text is not None:
-        return f"[[ ## {plan.only_text} ## ]]\n{reading.answer}\n\n[[ ## completed ## ]]"
-    values = {name: value_for(schema, name, reading) for name, schema in plan.schemas().items()}
+        return f"[[ ## {plan.only_text} ## ]]\n{passage.answer}\n\n[[ ## completed ## ]]"
+    values = {name: value_for(schema, name, passage) for name, schema in plan.schemas().items()}
     return _render(plan, values)
 
 
@@ -92,7 +92,7 @@ def _render(plan: PromptPlan, values: dict[str, Any]) -> str:
         return json.dumps(values, ensure_ascii=False)
     if plan.format == "xml":
         return "\n\n".join(
-            # On lines of its own, as the adapter writes examples: whole tags in one token hide a stream's text.
+            # Tags on lines of their own, as in the adapter's examples: in one token with text they hide it in a stream.
             f"<{name}>\n{_escape(value)}\n</{name}>" if isinstance(value, str) else _xml(name, value)
             for name, value in values.items()
         )

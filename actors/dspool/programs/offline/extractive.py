@@ -1,7 +1,7 @@
-"""Reading comprehension without a model: find the sentence of a text that answers a question, and the span in it.
+"""Reading comprehension without a model: finds the sentence of a text that answers a question, and the span in it.
 
-Pure and deterministic. Sentences are ranked by the rarity-weighted words they share with the question; the span is
-chosen by the kind of question (who, when, how many, ...).
+Pure and deterministic. Rarity-weighted words shared with the question rank the sentences; the kind of question (who,
+when, how many, ...) chooses the span.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MAX_TEXT = 200_000
-"""Characters read at most; what follows is ignored."""
+"""Longest text in characters; the engine ignores the rest."""
 
 _WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?。])[\"'”)]*\s+|\n+")
@@ -42,7 +42,7 @@ _HOW_MANY = re.compile(
 _HOW = re.compile(r"\bhow\b", re.IGNORECASE)
 _WHO = re.compile(r"\bwho(?:m|se)?\b", re.IGNORECASE)
 _WHERE = re.compile(r"\bwhere\b", re.IGNORECASE)
-_WANTED = ((_WHY, _REASON), (_WHEN, _DATE), (_HOW_MANY, _AMOUNT), (_WHO, _NAME), (_WHERE, _PLACE))
+_ANSWER_FORMS = ((_WHY, _REASON), (_WHEN, _DATE), (_HOW_MANY, _AMOUNT), (_WHO, _NAME), (_WHERE, _PLACE))
 
 _STOP = frozenset(
     re.findall(
@@ -69,18 +69,20 @@ def words(text: str) -> list[str]:
 def best_passage(question: str, text: str) -> Passage:
     """The sentence of `text` that shares most with `question`; the earlier one on a tie.
 
-    A sentence that holds the kind of thing asked for (a date for when, a number for how many) counts for more.
+    A sentence that holds the kind of thing the question asks for (a date for when, a number for how many) counts more.
     """
-    sentences, bags, inherited, rarity = _index(text[:MAX_TEXT])
-    asked = set(words(question))
-    wanted = next((pattern for kind, pattern in _WANTED if kind.search(question)), None)
+    sentences, bags, antecedents, rarity = _index(text[:MAX_TEXT])
+    question_words = set(words(question))
+    pattern = next((form for kind, form in _ANSWER_FORMS if kind.search(question)), None)
     best, best_score = "", 0.0
-    for sentence, bag, before in zip(sentences, bags, inherited, strict=True):
-        shared = asked & bag
-        if shared or asked & before:
-            score = sum(rarity[w] for w in shared) + 0.6 * sum(rarity[w] for w in asked & before)
+    for sentence, bag, antecedent in zip(sentences, bags, antecedents, strict=True):
+        overlap = question_words & bag
+        if overlap or question_words & antecedent:
+            score = sum(rarity[w] for w in overlap) + 0.6 * sum(
+                rarity[w] for w in question_words & antecedent
+            )
             score /= 1.0 + 0.01 * len(bag)
-            if wanted is not None and _first_new(wanted, question, sentence):
+            if pattern is not None and _first_new(pattern, question, sentence):
                 score *= 1.6
             if score > best_score:
                 best, best_score = sentence, score
@@ -96,7 +98,7 @@ def short_answer(question: str, text: str) -> str:
 
 
 def span(question: str, sentence: str) -> str:
-    """The part of `sentence` that `question` asks for, else the sentence without what the question says already."""
+    """The part of `sentence` that `question` asks for, else the sentence without what the question already says."""
     if _WHY.search(question):
         reason = _REASON.search(sentence)
         return _trim(reason.group()) if reason else sentence
@@ -111,7 +113,7 @@ def span(question: str, sentence: str) -> str:
     if _WHERE.search(question):
         return _first_new(_PLACE, question, sentence) or _first_new(_NAME, question, sentence) or sentence
     definition = _DEFINITION.search(sentence)
-    if definition is not None and _known_all(question, sentence[: definition.start()]):
+    if definition is not None and _has_same_words(question, sentence[: definition.start()]):
         # "What is X?" and the sentence says "X is a ...".
         return _trim(definition[1])
     return _rest(question, sentence)
@@ -124,31 +126,31 @@ def numbers(text: str) -> list[float]:
 
 def names(text: str) -> list[str]:
     """Runs of capitalised words, without those that only start a sentence."""
-    found = [_trim(m.group()) for m in _NAME.finditer(text)]
-    return [n for n in dict.fromkeys(found) if n.lower() not in _STOP]
+    runs = [_trim(m.group()) for m in _NAME.finditer(text)]
+    return [n for n in dict.fromkeys(runs) if n.lower() not in _STOP]
 
 
 def says_yes(question: str, text: str) -> bool:
     """Whether the best passage supports `question`: most of its words occur, with as many negations."""
     passage = best_passage(question, text)
-    asked = set(words(question))
-    if not asked or not passage.score:
+    question_words = set(words(question))
+    if not question_words or not passage.score:
         return False
-    covered = len(asked & set(words(passage.sentence))) / len(asked)
-    negated = bool(_NEGATION.search(passage.sentence)) != bool(_NEGATION.search(question))
-    return covered >= 0.5 and not negated
+    coverage = len(question_words & set(words(passage.sentence))) / len(question_words)
+    contradicts = bool(_NEGATION.search(passage.sentence)) != bool(_NEGATION.search(question))
+    return coverage >= 0.5 and not contradicts
 
 
 def closest(options: list[str], text: str) -> int:
     """The index of the option that `text` supports best (the first one when none is)."""
-    lowered = text.lower()
+    lower = text.lower()
     bag = set(words(text))
     scores = []
     for option in options:
         plain = str(option).replace("_", " ").lower()
-        mine = set(words(plain))
-        exact = 2.0 if plain and re.search(rf"\b{re.escape(plain)}\b", lowered) else 0.0
-        scores.append(exact + (len(mine & bag) / len(mine) if mine else 0.0))
+        option_words = set(words(plain))
+        exact = 2.0 if plain and re.search(rf"\b{re.escape(plain)}\b", lower) else 0.0
+        scores.append(exact + (len(option_words & bag) / len(option_words) if option_words else 0.0))
     return max(range(len(options)), key=lambda i: (scores[i], -i))
 
 
@@ -168,7 +170,7 @@ def sentences_of(text: str) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _index(text: str) -> tuple[list[str], list[frozenset[str]], list[frozenset[str]], dict[str, float]]:
-    """Sentences, their words, what a pronoun at their start stands for (words before), and the rarity of each word."""
+    """Sentences, their words, the words a pronoun at their start stands for (the one before), each word's rarity."""
     sentences = sentences_of(text)
     bags = [frozenset(words(s)) for s in sentences]
     counts: dict[str, int] = {}
@@ -178,11 +180,11 @@ def _index(text: str) -> tuple[list[str], list[frozenset[str]], list[frozenset[s
     total = len(bags)
     rarity = {w: math.log(1.0 + (total - n + 0.5) / (n + 0.5)) + 0.1 for w, n in counts.items()}
     nothing: frozenset[str] = frozenset()
-    inherited = [
+    antecedents = [
         bags[i - 1] - bags[i] if i and _PRONOUN.match(sentence) else nothing
         for i, sentence in enumerate(sentences)
     ]
-    return sentences, bags, inherited, rarity
+    return sentences, bags, antecedents, rarity
 
 
 def _stem(word: str) -> str:
@@ -192,32 +194,32 @@ def _stem(word: str) -> str:
     return word
 
 
-def _known(part: str, question: str) -> bool:
-    mine = set(words(part))
-    return bool(mine) and mine <= set(words(question))
+def _repeats(part: str, question: str) -> bool:
+    part_words = set(words(part))
+    return bool(part_words) and part_words <= set(words(question))
 
 
-def _known_all(question: str, part: str) -> bool:
-    asked = set(words(question))
-    return bool(asked) and asked == set(words(part))
+def _has_same_words(question: str, part: str) -> bool:
+    question_words = set(words(question))
+    return bool(question_words) and question_words == set(words(part))
 
 
 def _first_new(pattern: re.Pattern[str], question: str, sentence: str) -> str:
     """The first match (its group, if it has one) that does not merely repeat the question."""
     for match in pattern.finditer(sentence):
         part = _trim(match[1] if pattern.groups else match[0])
-        if part and part.lower() not in _STOP and not _known(part, question):
+        if part and part.lower() not in _STOP and not _repeats(part, question):
             return part
     return ""
 
 
 def _rest(question: str, sentence: str) -> str:
     """The longest run of words in `sentence` that the question does not contain."""
-    asked = set(words(question))
+    question_words = set(words(question))
     best: tuple[float, str] = (0.0, "")
-    for start, end, content in _runs(asked, sentence):
+    for start, end, content in _runs(question_words, sentence):
         part = _trim(sentence[start:end])
-        # Names and numbers are what questions ask for; a long run is rather the rest of the story.
+        # Questions ask for names and numbers; a long run is rather the rest of the story.
         weight = (
             min(content, 4) + 1.5 * bool(_NAME.match(part)) + 1.0 * bool(_NUMBER.match(part)) - 0.1 * content
         )
@@ -226,14 +228,14 @@ def _rest(question: str, sentence: str) -> str:
     return best[1] or sentence
 
 
-def _runs(asked: set[str], sentence: str) -> list[tuple[int, int, int]]:
+def _runs(question_words: set[str], sentence: str) -> list[tuple[int, int, int]]:
     runs: list[tuple[int, int, int]] = []
     start, end, content = -1, -1, 0
     for match in _WORD.finditer(sentence):
         word = match.group().lower()
         if word in _STOP and content == 0:
             continue
-        if word not in _STOP and _stem(word) in asked:
+        if word not in _STOP and _stem(word) in question_words:
             if content:
                 runs.append((start, end, content))
             start, content = -1, 0

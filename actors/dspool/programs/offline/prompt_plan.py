@@ -1,6 +1,6 @@
 """What an adapter's system message says: its format, the input names, and a JSON schema for each output field.
 
-The system message is a pure function of the signature, so a plan is read once per distinct message.
+The system message is a pure function of the signature, so each distinct message is read once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SIMPLE: dict[str, Schema] = {
 class PromptPlan:
     """How to read the user message of one signature, and what to write."""
 
-    __slots__ = ("_header", "_known", "_outputs", "_whole", "format", "inputs", "only_text")
+    __slots__ = ("_header", "_outputs", "_schemas", "_whole", "format", "inputs", "only_text")
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class PromptPlan:
         self.format = format
         self.inputs = inputs
         self._outputs = outputs
-        self._known = schemas
+        self._schemas = schemas
         self._whole = len(schemas) == len(outputs)
         names = "|".join(map(re.escape, inputs))
         self._header = re.compile(
@@ -56,27 +56,29 @@ class PromptPlan:
         )
         text_only = len(outputs) == 1 and next(iter(schemas.values()), None) is _TEXT
         self.only_text = next(iter(outputs)) if text_only else None
-        """The name of the only output when that is a plain text: the common case, answered with the least work."""
+        """The name of the only output, if that is a plain text: the common case, which needs the least work."""
 
-    def inputs_of(self, asked: str) -> dict[str, str]:
-        """The input values in the user message `asked`, as the text the adapter made of them."""
+    def inputs_of(self, message: str) -> dict[str, str]:
+        """The input values in the user message, as the adapter wrote them."""
         if self.format == "xml":
-            return {m[1]: m[2] for m in self._header.finditer(asked)}
-        marks = list(self._header.finditer(asked))
-        found: dict[str, str] = {}
+            return {m[1]: m[2] for m in self._header.finditer(message)}
+        marks = list(self._header.finditer(message))
+        values: dict[str, str] = {}
         for index, mark in enumerate(marks):
             last = index + 1 == len(marks)
-            end = asked.rfind("\n\nRespond with ") if last else marks[index + 1].start()
-            found.setdefault(mark[1], asked[mark.end() : end if end >= mark.end() else len(asked)].strip())
-        return found
+            end = message.rfind("\n\nRespond with ") if last else marks[index + 1].start()
+            values.setdefault(
+                mark[1], message[mark.end() : end if end >= mark.end() else len(message)].strip()
+            )
+        return values
 
     def schemas(self) -> dict[str, Schema]:
         """A JSON schema for each output field, in order."""
         if self._whole:
-            return self._known
-        # The XML format tells the tags of nested objects, not the types inside: ask the running predictor for those.
+            return self._schemas
+        # The XML format has the tags of nested objects but not the types inside: the running predictor has those.
         declared = _running_outputs()
-        return {name: self._known.get(name) or _schema_of(declared.get(name)) for name in self._outputs}
+        return {name: self._schemas.get(name) or _schema_of(declared.get(name)) for name in self._outputs}
 
 
 @lru_cache(maxsize=512)
@@ -105,8 +107,8 @@ def plan_of(system: str) -> PromptPlan | None:
     outputs = {name: type_ for name, type_ in outputs.items() if name in notes or kind == "xml"}
     schemas = {}
     for name, type_ in outputs.items():
-        _, mark, written = notes.get(name, "").partition(_NOTE)
-        schema = json.JSONDecoder().raw_decode(written)[0] if mark else _schema_from_text(type_)
+        _, mark, note = notes.get(name, "").partition(_NOTE)
+        schema = json.JSONDecoder().raw_decode(note)[0] if mark else _schema_from_text(type_)
         if schema is not None:
             schemas[name] = schema
     return PromptPlan(kind, inputs, outputs, schemas) if inputs and outputs else None

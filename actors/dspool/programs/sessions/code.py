@@ -11,7 +11,7 @@ import msgspec
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError, type_of
 from dspool.messages import JSON, Change, ExecuteCode
-from dspool.programs.sessions.commands import CommandResult, needed
+from dspool.programs.sessions.commands import CommandResult, require_session
 from dspool.programs.sessions.state import Session
 
 MAX_OUTPUT = 100_000
@@ -31,7 +31,7 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
         raise NotAllowed(
             "execute_code is off: the configuration needs allow_execute_code", command="execute_code"
         )
-    session = needed(session, command)
+    session = require_session(session, command)
     try:
         tree = ast.parse(command.code, "<execute_code>")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as refused:
@@ -39,13 +39,13 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
         line = getattr(refused, "lineno", None)
         raise InvalidRequest(f"the code does not parse (line {line})", line=line) from refused
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    printed = io.StringIO()
+    stdout = io.StringIO()
     before = dict(session.variables)
 
     def show(*values: object, **options: Any) -> None:
-        # Its own print: redirecting sys.stdout would catch what other threads print.
-        if printed.tell() < MAX_OUTPUT:
-            print(*values, **{**options, "file": options.get("file") or printed})
+        # A print of its own: redirecting sys.stdout would catch what other threads print.
+        if stdout.tell() < MAX_OUTPUT:
+            print(*values, **{**options, "file": options.get("file") or stdout})
 
     names = session.namespace
     names.update(variables=session.variables, print=show)
@@ -54,11 +54,13 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
         result: Any = None
         if isinstance(last, ast.Expr):
             result = eval(compile(ast.Expression(last.value), "<execute_code>", "eval"), names)
-        # What the code left is its own, too: to look at it is to run its methods.
-        answer = {"stdout": printed.getvalue()[:MAX_OUTPUT], "result": _shown(result)}
-        return CommandResult(answer, tuple(_plain(change) for change in changed(before, session.variables)))
+        # What the code left has methods of its own, and reading it runs them.
+        value = {"stdout": stdout.getvalue()[:MAX_OUTPUT], "result": _printable(result)}
+        return CommandResult(
+            value, tuple(_plain(change) for change in variable_changes(before, session.variables))
+        )
     except BaseException as raised:  # `exit()` as well: it ends the code, not the worker
-        # Nothing of it is stored, so nothing of it may stay.
+        # The store gets none of its changes, so none may stay here.
         session.variables.clear()
         session.variables.update(before)
         if isinstance(raised, _NotJSON):
@@ -76,7 +78,7 @@ class _NotJSON(Exception):
         self.name = name[:80]
 
 
-def _shown(result: Any) -> JSON:
+def _printable(result: Any) -> JSON:
     try:
         return msgspec.to_builtins(result)
     except TypeError:
@@ -84,7 +86,7 @@ def _shown(result: Any) -> JSON:
 
 
 def _plain(change: Change) -> Change:
-    """The change with plain data of its own: what is sent to the store is pickled, which runs methods again."""
+    """The change with plain data of its own: the way to the store pickles it, which would run the code's methods."""
     if change.payload is None:
         return change
     try:
@@ -96,11 +98,15 @@ def _plain(change: Change) -> Change:
     return Change(change.kind, change.name, payload)
 
 
-def changed(before: dict[str, JSON], after: dict[str, JSON]) -> tuple[Change, ...]:
+def variable_changes(before: dict[str, JSON], after: dict[str, JSON]) -> tuple[Change, ...]:
     """What to store so that the variables `before` become those of `after`."""
-    gone = [Change("variable", name) for name in before if name not in after]
-    new = [name for name, value in after.items() if name not in before or before[name] != value]
-    return (*gone, *(Change("variable", name, {"value": after[name]}) for name in new))
+    deletions = [Change("variable", name) for name in before if name not in after]
+    updates = [
+        Change("variable", name, {"value": value})
+        for name, value in after.items()
+        if name not in before or before[name] != value
+    ]
+    return (*deletions, *updates)
 
 
 def _line(raised: BaseException) -> int:

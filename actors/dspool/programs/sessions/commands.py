@@ -1,4 +1,4 @@
-"""The commands of a session besides running programs; each says what it answers."""
+"""The commands of a session besides running programs. The docstring of each shows its answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAX_VARIABLES = 1000
 
 
 class CommandResult(NamedTuple):
-    """How a command ended well. `changes` must be committed before anybody hears of `value`."""
+    """The result of a command that succeeded. Commit `changes` before anybody hears of `value`."""
 
     value: JSON
     changes: tuple[Change, ...] = ()
@@ -49,7 +49,7 @@ class CommandResult(NamedTuple):
 
 
 class SessionCommands:
-    """Answers commands; raises `PoolError`s."""
+    """Answers commands. Raises only `PoolError`s."""
 
     def __init__(
         self,
@@ -90,19 +90,19 @@ class SessionCommands:
 
     def _configure_lm(self, command: ConfigureLM, session: Session | None) -> CommandResult:
         """`{"profile", "model", "overrides", "offline"}`"""
-        session = needed(session, command)
+        session = require_session(session, command)
         overrides = check_overrides(command.overrides)
-        # Also finds a missing key now rather than at the first program.
+        # Now, so that a missing key shows here and not at the first program.
         lm = self._lms.get(command.profile, overrides)
         session.lm = LMChoice(command.profile, overrides)
-        stored = {"profile": command.profile, "overrides": overrides}
-        value = {**stored, "model": lm.model, "offline": self._lms.in_process(lm)}
-        return CommandResult(value, (Change("lm", "lm", stored),))
+        choice = {"profile": command.profile, "overrides": overrides}
+        value = {**choice, "model": lm.model, "offline": self._lms.in_process(lm)}
+        return CommandResult(value, (Change("lm", "lm", choice),))
 
     def _create_program(self, command: CreateProgram, session: Session | None) -> CommandResult:
         """`{"program", "created", "replaced", "info"}`; repeating the same creation changes nothing."""
-        session = needed(session, command)
-        name = checked_name(command.program, "program")
+        session = require_session(session, command)
+        name = require_name(command.program, "program")
         if (command.spec is None) == (command.import_path is None):
             raise InvalidRequest("give exactly one of spec and import_path", program=name)
         definition = Definition(command.spec, command.state, command.import_path, command.kwargs)
@@ -139,21 +139,21 @@ class SessionCommands:
 
     def _list_programs(self, command: ListPrograms, session: Session | None) -> CommandResult:
         """`{"programs": [{"program", "scope", "version"}]}`, the session's own first."""
-        own = sorted(session.definitions) if session is not None else []
-        found: list[JSON] = [{"program": name, "scope": "session", "version": 0} for name in own]
+        names = sorted(session.definitions) if session is not None else []
+        programs: list[JSON] = [{"program": name, "scope": "session", "version": 0} for name in names]
         for name, version in sorted(self._pool_programs.current.items()):
-            found.append({"program": name, "scope": "pool", "version": version})
-        return CommandResult({"programs": found})
+            programs.append({"program": name, "scope": "pool", "version": version})
+        return CommandResult({"programs": programs})
 
     def _delete_program(self, command: DeleteProgram, session: Session | None) -> CommandResult:
         """`{"deleted": name}`"""
-        change = needed(session, command).drop_program(command.program)
+        change = require_session(session, command).drop_program(command.program)
         return CommandResult({"deleted": command.program}, (change,))
 
     def _set_variable(self, command: SetVariable, session: Session | None) -> CommandResult:
         """`{"name"}`"""
-        session = needed(session, command)
-        name = checked_name(command.name, "variable")
+        session = require_session(session, command)
+        name = require_name(command.name, "variable")
         if name not in session.variables and len(session.variables) >= MAX_VARIABLES:
             raise Conflict(f"session {session.id!r} has {MAX_VARIABLES} variables already", variable=name)
         session.variables[name] = command.value
@@ -161,22 +161,24 @@ class SessionCommands:
 
     def _get_variable(self, command: GetVariable, session: Session | None) -> CommandResult:
         """`{"name", "value"}`"""
-        return CommandResult({"name": command.name, "value": needed(session, command).variable(command.name)})
+        return CommandResult(
+            {"name": command.name, "value": require_session(session, command).variable(command.name)}
+        )
 
     def _list_variables(self, command: ListVariables, session: Session | None) -> CommandResult:
         """`{"variables": [names]}`"""
-        return CommandResult({"variables": sorted(needed(session, command).variables)})
+        return CommandResult({"variables": sorted(require_session(session, command).variables)})
 
     def _delete_variable(self, command: DeleteVariable, session: Session | None) -> CommandResult:
         """`{"deleted": name}`"""
-        session = needed(session, command)
+        session = require_session(session, command)
         session.variable(command.name)
         del session.variables[command.name]
         return CommandResult({"deleted": command.name}, (Change("variable", command.name),))
 
     def _get_history(self, command: GetHistory, session: Session | None) -> CommandResult:
         """`{"operations": [...]}`, newest last."""
-        entries = [entry for entry, _ in needed(session, command).history]
+        entries = [entry for entry, _ in require_session(session, command).history]
         return CommandResult({"operations": entries[-command.limit :] if command.limit > 0 else []})
 
     def _get_stats(self, command: GetStats, session: Session | None) -> CommandResult:
@@ -205,11 +207,11 @@ class SessionCommands:
 
     def _reset_session(self, command: ResetSession, session: Session | None) -> CommandResult:
         """`{"reset": true}`"""
-        return CommandResult({"reset": True}, needed(session, command).clear())
+        return CommandResult({"reset": True}, require_session(session, command).clear())
 
     def _end_session(self, command: EndSession, session: Session | None) -> CommandResult:
         """`{"ended": true}`; the worker then drops the session and ends it in the store."""
-        return CommandResult({"ended": True}, needed(session, command).clear())
+        return CommandResult({"ended": True}, require_session(session, command).clear())
 
     def remember(
         self,
@@ -220,7 +222,7 @@ class SessionCommands:
         result: CommandResult | None,
         error: PoolError | None,
     ) -> None:
-        """Write `command` into the session's history, unless it only looked."""
+        """Write `command` into the session's history, unless it only reads."""
         if type(command) in READ_ONLY or isinstance(command, ResetSession | EndSession):
             return
         entry: dict[str, JSON] = {
@@ -242,16 +244,16 @@ class SessionCommands:
         session.remember(entry, content, self._history_limit)
 
 
-def needed(session: Session | None, command: AnyCommand) -> Session:
-    """`session`, which `command` cannot do without. Raises `InvalidRequest`."""
+def require_session(session: Session | None, command: AnyCommand) -> Session:
+    """`session`, without which `command` cannot run. Raises `InvalidRequest`."""
     if session is None:
         tag = type(command).__struct_config__.tag
         raise InvalidRequest(f"{tag} needs a session", command=tag)
     return session
 
 
-def checked_name(name: str, what: str) -> str:
-    """`name`, if a program or variable may be called so. Raises `InvalidRequest`."""
+def require_name(name: str, what: str) -> str:
+    """`name`, if a program or variable may have it. Raises `InvalidRequest`."""
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name == "*":
         raise InvalidRequest(
             f"a {what} name has 1 to {MAX_NAME} printable characters and is not '*'", field=what

@@ -10,7 +10,7 @@ from dspool.programs.program import Definition, Program
 
 
 class PoolPrograms:
-    """Filled by warm-up and deployment, read by every operation without a session."""
+    """Warm-up and deployments fill it; every operation that runs a pool program reads it."""
 
     def __init__(self, load: Callable[[Definition], Program]) -> None:
         self._load = load
@@ -23,7 +23,7 @@ class PoolPrograms:
         program = self._load(
             Definition(spec=d.spec, state=d.state, import_path=d.import_path, kwargs=d.kwargs)
         )
-        # The version first: another thread that reads `current` must find what it names.
+        # The program first: another thread that reads `current` must find the version it names.
         self._versions.setdefault(d.program, {})[d.version] = program
         if d.version > self.current.get(d.program, 0):
             self.current[d.program] = d.version
@@ -35,7 +35,7 @@ class PoolPrograms:
             UnknownProgram: not loaded. Conflict: it is current and others are loaded.
         """
         versions = self._of(name)
-        self._one(name, version)
+        self._version(name, version)
         if version == self.current[name] and len(versions) > 1:
             raise Conflict(
                 f"version {version} of {name!r} is current: activate another one first", program=name
@@ -47,7 +47,7 @@ class PoolPrograms:
 
     def activate(self, name: str, version: int) -> None:
         """Make a loaded version the current one. Raises `UnknownProgram`."""
-        self._one(name, version)
+        self._version(name, version)
         self.current[name] = version
 
     def version_of(self, name: str) -> int:
@@ -57,20 +57,20 @@ class PoolPrograms:
 
     def get(self, name: str, version: int = 0) -> tuple[Program, int]:
         """A program and its version (0: the current one). Raises `UnknownProgram`."""
-        wanted = version or self.current.get(name, 0)
+        number = version or self.current.get(name, 0)
         versions = self._versions.get(name)
-        found = versions.get(wanted) if versions is not None else None
-        return (found or self._one(name, wanted)), wanted
+        program = versions.get(number) if versions is not None else None
+        return (program or self._version(name, number)), number
 
     def _of(self, name: str) -> dict[int, Program]:
         versions = self._versions.get(name)
         if versions is None:
-            known = ", ".join(sorted(self._versions)) or "none"
-            raise UnknownProgram(f"no pool program {name[:80]!r}; there are: {known}", program=name[:80])
+            names = ", ".join(sorted(self._versions)) or "none"
+            raise UnknownProgram(f"no pool program {name[:80]!r}; there are: {names}", program=name[:80])
         return versions
 
-    def _one(self, name: str, version: int) -> Program:
-        found = self._of(name).get(version)
-        if found is None:
+    def _version(self, name: str, version: int) -> Program:
+        program = self._of(name).get(version)
+        if program is None:
             raise UnknownProgram(f"{name!r} has no version {version} here", program=name, version=version)
-        return found
+        return program

@@ -1,7 +1,7 @@
 """The DSPy side of a worker: runs commands, in sessions or for the whole pool.
 
-`SessionHost` configures DSPy once; everything an operation needs is given to it in a context of its own, so that
-operations run side by side in tasks and threads.
+`SessionHost` configures DSPy once; each operation gets what it needs in a context of its own, so that operations run
+side by side in tasks and threads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["CommandResult", "Session", "SessionHost"]
 
 
 class _Run(NamedTuple):
-    """A program on its way: what to run, on which LM."""
+    """What to run, and on which LM."""
 
     program: Program
     version: int
@@ -53,9 +53,9 @@ class _Run(NamedTuple):
 
 
 class SessionHost:
-    """One per worker process. All `run_*` raise `PoolError`s only; cancelling `run_async` stops its LM call.
+    """One per worker process. All `run_*` raise only `PoolError`s; cancelling `run_async` stops its LM call.
 
-    `principal` is who asks. Cached answers are found by the same one only; without one, within the same session only.
+    `principal` is who asks. Only the same principal finds a cached answer; without one, only the same session does.
     Programs may raise anything, `KeyboardInterrupt`, `SystemExit` and `CancelledError` too: it ends their operation.
     """
 
@@ -67,7 +67,7 @@ class SessionHost:
             config.default_lm,
             cache=config.cache,
             timeout_s=config.operation_timeout_s,
-            at_once=config.slots_per_worker,
+            concurrency=config.slots_per_worker,
         )
         self.pool_programs = PoolPrograms(self.load)
         self._commands = SessionCommands(
@@ -94,20 +94,20 @@ class SessionHost:
         self.pool_programs.activate(program, version)
 
     def source(self, paths: Iterable[str]) -> ImportedSource:
-        """What this process has imported of the modules around those paths that `allowed_imports` covers."""
+        """What this process imported of the modules around those paths that `allowed_imports` covers."""
         return imported_source(path for path in paths if self.config.allows_import(path))
 
     def is_offline(self, program: str) -> bool:
         """Whether the current version of a pool program runs on the offline engine, so costs nothing."""
-        found, _ = self.pool_programs.get(program)
-        return self.lms.in_process(self.lms.get(found.lm))
+        profile = self.pool_programs.get(program)[0].lm
+        return self.lms.in_process(self.lms.get(profile))
 
     def lm(self, profile: str) -> Any:
         """The LM of a profile, built and ready. Raises `UnknownName`, `ModelAuthFailed`, `ConfigError`."""
         return self.lms.get(profile)
 
     def load(self, definition: Definition) -> Program:
-        """A program built from `definition`, its LM profile known. Raises `PoolError`."""
+        """The program of `definition`, whose LM profile exists. Raises `PoolError`."""
         program = load_program(definition, self.config)
         if program.lm is not None:
             self.lms.check(program.lm)
@@ -116,7 +116,7 @@ class SessionHost:
     # --- running -------------------------------------------------------------------------------------
 
     def plan(self, command: AnyCommand, session: Session | None) -> Literal["inline", "async", "thread"]:
-        """How to run `command` so that the event loop stays free. What is wrong with it, `run_inline` will say."""
+        """How to run `command` so that the event loop stays free. A bad one goes "inline": `run_inline` refuses it."""
         kind = type(command)
         if kind is ExecuteProgram or kind is StreamProgram:
             try:
@@ -133,7 +133,7 @@ class SessionHost:
         return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"
 
     def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
-        """The version of a pool program that `command` runs; 0 for a session's own program, and if there is none."""
+        """The version of the pool program that `command` runs; 0 for a session's own program or an unknown one."""
         if session is not None and command.program in session.definitions:
             return 0
         return command.version or self.pool_programs.current.get(command.program, 0)
@@ -141,9 +141,9 @@ class SessionHost:
     def run_inline(
         self, command: AnyCommand, session: Session | None, principal: str | None = None
     ) -> CommandResult:
-        """Run it here and now. `execute_program` gives `{"outputs": {...}}`; the others: `SessionCommands`."""
+        """Run it here and now. `execute_program` answers `{"outputs": {...}}`; the others: `SessionCommands`."""
         if session is None and type(command) is ExecuteProgram:
-            # The hot path: a pool program for nobody in particular.
+            # The hot path: a pool program without a session.
             program, version, lm = self._resolve(command, None)
             if program.way != "direct":
                 return self._run_sync(command, None, _scope(None, principal), None)
@@ -156,7 +156,7 @@ class SessionHost:
                 raise translate(raised) from raised
             return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, version)
         scope = _scope(session, principal)
-        return self._recorded(command, session, lambda: self._run_sync(command, session, scope, None))
+        return self._record_run(command, session, lambda: self._run_sync(command, session, scope, None))
 
     def run_thread(
         self,
@@ -167,9 +167,9 @@ class SessionHost:
         stop: threading.Event | None = None,
         principal: str | None = None,
     ) -> CommandResult:
-        """Run it in the calling thread, which may block for long. Once `stop` is set it makes no further LM call."""
+        """Run it in the calling thread, which may block for long. Once `stop` is set, it makes no further LM call."""
         scope = _scope(session, principal, stop)
-        return self._recorded(
+        return self._record_run(
             command, session, lambda: self._run_sync(command, session, scope, emit_threadsafe)
         )
 
@@ -193,12 +193,12 @@ class SessionHost:
         try:
             result = await self._run_program(command, session, _scope(session, principal), emit)
         except PoolError as refused:
-            self._note(command, session, started, error=refused)
+            self._record(command, session, started, error=refused)
             raise
         except BaseException:
-            self._note(command, session, started, error=Cancelled("cancelled"))
+            self._record(command, session, started, error=Cancelled("cancelled"))
             raise
-        self._note(command, session, started, result=result)
+        self._record(command, session, started, result=result)
         return result
 
     async def _run_program(
@@ -213,12 +213,12 @@ class SessionHost:
         module = run.program.runnable()
         settings = {"lm": run.lm, "adapter": run.program.adapter, **scope.settings(), **spans.settings()}
         try:
-            with _running(run.program, scope), dspy.context(**settings):
+            with _scope_running(run.program, scope), dspy.context(**settings):
                 if emit is None or type(command) is ExecuteProgram:
                     outputs = outputs_of(await module.acall(**command.inputs))
                 else:
                     outputs = await stream_call(
-                        run.program, emit, lambda: _outputs_later(module, command.inputs)
+                        run.program, emit, lambda: _await_outputs(module, command.inputs)
                     )
         except BaseException as raised:
             if is_cancellation(raised):
@@ -237,7 +237,7 @@ class SessionHost:
         if type(command) is ExecuteCode:
             return run_code(command, session, self.config)
         if type(command) is ExecuteSandboxed:
-            # Needed by few: it reads files when it is imported.
+            # Few pools need it, and importing it reads files.
             from dspool.programs.sessions.sandbox import run_sandboxed
 
             return run_sandboxed(command, session, self.config, stop)
@@ -246,7 +246,7 @@ class SessionHost:
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
         try:
-            with _running(run.program, scope):
+            with _scope_running(run.program, scope):
                 if emit is not None and type(command) is StreamProgram:
                     outputs = stream_in_thread(
                         run.program, emit, lambda **more: self._call(run, command.inputs, scope, **more)
@@ -258,18 +258,18 @@ class SessionHost:
                 raise Cancelled("the operation was cancelled") from raised
             raise translate(raised) from raised
         if stop is not None and stop.is_set():
-            # A program that survives failing attempts may have gone on without its LM: nobody wants that answer.
+            # A program that survives failing attempts may have answered without its LM: nobody wants that answer.
             raise Cancelled("the operation was cancelled")
         return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, run.version)
 
     def _call(
-        self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **more: Any
+        self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **settings: Any
     ) -> dict[str, JSON]:
         if run.program.way == "thread":
-            # BestOfN and Refine write to the trace; one list an operation, gone with it.
-            more["trace"] = []
-        more |= spans.settings(more.get("callbacks"))
-        with dspy.context(lm=run.lm, adapter=run.program.adapter, **scope.settings(), **more):
+            # BestOfN and Refine write to the trace: each operation gets a list of its own.
+            settings["trace"] = []
+        settings |= spans.settings(settings.get("callbacks"))
+        with dspy.context(lm=run.lm, adapter=run.program.adapter, **scope.settings(), **settings):
             return outputs_of(run.program.runnable()(**inputs))
 
     def _resolve(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> _Run:
@@ -289,27 +289,27 @@ class SessionHost:
 
     # --- what a session remembers --------------------------------------------------------------------
 
-    def _recorded(
+    def _record_run(
         self, command: AnyCommand, session: Session | None, run: Callable[[], CommandResult]
     ) -> CommandResult:
         started = self.clock()
         try:
             result = run()
         except PoolError as refused:
-            self._note(command, session, started, error=refused)
+            self._record(command, session, started, error=refused)
             raise
         except Exception as defect:
             failed = InternalError(f"{type(command).__name__} failed: {type(defect).__name__}")
-            self._note(command, session, started, error=failed)
+            self._record(command, session, started, error=failed)
             raise failed from defect
-        except BaseException as raised:  # nothing of ours raises such
+        except BaseException as raised:  # only a user's code raises such
             stopped = translate(raised)
-            self._note(command, session, started, error=stopped)
+            self._record(command, session, started, error=stopped)
             raise stopped from raised
-        self._note(command, session, started, result=result)
+        self._record(command, session, started, result=result)
         return result
 
-    def _note(
+    def _record(
         self,
         command: AnyCommand,
         session: Session | None,
@@ -332,17 +332,17 @@ class SessionHost:
 def _scope(
     session: Session | None, principal: str | None, stop: threading.Event | None = None
 ) -> OperationScope:
-    who = principal or (session.principal if session is not None else None)
-    if who is not None:
-        return OperationScope(f"principal {who}", stop)
+    owner = principal or (session.principal if session is not None else None)
+    if owner is not None:
+        return OperationScope(f"principal {owner}", stop)
     # Without principals, sessions are what keeps users apart.
     return OperationScope("" if session is None else f"session {session.id}", stop)
 
 
-def _running(program: Program, scope: OperationScope) -> AbstractContextManager[None]:
+def _scope_running(program: Program, scope: OperationScope) -> AbstractContextManager[None]:
     # DSPy's own short modules start no threads.
     return nullcontext() if program.way == "direct" else scope.running()
 
 
-async def _outputs_later(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
+async def _await_outputs(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
     return outputs_of(await module.acall(**inputs))

@@ -1,4 +1,4 @@
-"""What one session holds: program definitions, LM choice, variables, and a bounded memory of its operations."""
+"""What one session holds: program definitions, LM choice, variables, and a bounded history of its operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dspool.messages import JSON, Change
 from dspool.programs.program import Definition, Program
 
 MAX_ENTRY_BYTES = 16_384
-"""Inputs and outputs of a remembered operation are left out beyond this."""
+"""An operation with longer inputs and outputs is remembered without them."""
 MAX_HISTORY_BYTES = 524_288
 """Of one session; the oldest operations go first."""
 
@@ -38,7 +38,7 @@ class Session:
     __slots__ = (
         "_history_bytes",
         "_host",
-        "_loaded",
+        "_programs",
         "created_at",
         "definitions",
         "errors",
@@ -55,7 +55,7 @@ class Session:
 
     def __init__(self, host: Host, session_id: str, principal: str | None = None) -> None:
         self._host = host
-        self._loaded: dict[str, Program] = {}
+        self._programs: dict[str, Program] = {}
         self._history_bytes = 0
         self.id = session_id
         self.principal = principal
@@ -64,7 +64,7 @@ class Session:
         self.lm: LMChoice | None = None
         self.variables: dict[str, JSON] = {}
         self.namespace: dict[str, Any] = {}
-        """What `execute_code` defined; lives as long as the worker keeps the session, never stored."""
+        """What `execute_code` defined; lives while the worker keeps the session and is never stored."""
         self.history: deque[tuple[dict[str, JSON], int]] = deque()
         self.operations = 0
         self.errors = 0
@@ -72,44 +72,44 @@ class Session:
 
     @classmethod
     def rebuild(
-        cls, host: Host, session_id: str, items: Iterable[Change], principal: str | None = None
+        cls, host: Host, session_id: str, changes: Iterable[Change], principal: str | None = None
     ) -> Session:
-        """The session that the stored `items` describe. Programs are built at their first use."""
+        """The session that the stored `changes` describe. It builds its programs at their first use."""
         session = cls(host, session_id, principal)
-        for item in items:
-            session._apply(item)
+        for change in changes:
+            session._apply(change)
         return session
 
     def items(self) -> tuple[Change, ...]:
-        """All that must outlive this process, as `rebuild` takes it."""
+        """All that must outlive this process, as `rebuild` takes it back."""
         programs = (Change("program", name, d.to_data()) for name, d in self.definitions.items())
         lm = (Change("lm", "lm", {"profile": c.profile, "overrides": c.overrides}) for c in (self.lm,) if c)
         variables = (Change("variable", name, {"value": value}) for name, value in self.variables.items())
         return (*programs, *lm, *variables)
 
     def program(self, name: str) -> Program:
-        """Its own program `name`, built now if it was not yet.
+        """The session's own program `name`, built now if it was not yet.
 
         Raises:
             UnknownProgram: it has none of that name.
         """
-        loaded = self._loaded.get(name)
-        if loaded is None:
+        program = self._programs.get(name)
+        if program is None:
             definition = self.definitions.get(name)
             if definition is None:
                 raise UnknownProgram(f"session {self.id!r} has no program {name[:80]!r}", program=name[:80])
-            loaded = self._loaded[name] = self._host.load(definition)
-        return loaded
+            program = self._programs[name] = self._host.load(definition)
+        return program
 
     def keep_program(self, name: str, definition: Definition, program: Program) -> Change:
         self.definitions[name] = definition
-        self._loaded[name] = program
+        self._programs[name] = program
         return Change("program", name, definition.to_data())
 
     def drop_program(self, name: str) -> Change:
         if self.definitions.pop(name, None) is None:
             raise UnknownProgram(f"session {self.id!r} has no program {name[:80]!r}", program=name[:80])
-        self._loaded.pop(name, None)
+        self._programs.pop(name, None)
         return Change("program", name)
 
     def variable(self, name: str) -> JSON:
@@ -120,7 +120,7 @@ class Session:
     def clear(self) -> tuple[Change, ...]:
         """Forget everything but the session itself."""
         self.definitions.clear()
-        self._loaded.clear()
+        self._programs.clear()
         self.variables.clear()
         self.namespace.clear()
         self.history.clear()
@@ -129,7 +129,7 @@ class Session:
         return Change("program", "*"), Change("lm", "*"), Change("variable", "*")
 
     def remember(self, entry: dict[str, JSON], content: dict[str, JSON], limit: int) -> None:
-        """Add an operation to the history; `content` (inputs, outputs) only while it is of moderate size."""
+        """Add an operation to the history; `content` (inputs, outputs) only up to `MAX_ENTRY_BYTES`."""
         if limit <= 0:
             return
         size = len(msgspec.json.encode(content)) if content else 0
@@ -143,25 +143,25 @@ class Session:
         while len(self.history) > limit or self._history_bytes > MAX_HISTORY_BYTES:
             self._history_bytes -= self.history.popleft()[1]
 
-    def _apply(self, item: Change) -> None:
-        if item.kind == "program":
-            if item.payload is not None:
-                self.definitions[item.name] = msgspec.convert(item.payload, Definition)
-            elif item.name == "*":
+    def _apply(self, change: Change) -> None:
+        if change.kind == "program":
+            if change.payload is not None:
+                self.definitions[change.name] = msgspec.convert(change.payload, Definition)
+            elif change.name == "*":
                 self.definitions.clear()
             else:
-                self.definitions.pop(item.name, None)
-        elif item.kind == "variable":
-            if item.payload is not None:
-                self.variables[item.name] = item.payload["value"]
-            elif item.name == "*":
+                self.definitions.pop(change.name, None)
+        elif change.kind == "variable":
+            if change.payload is not None:
+                self.variables[change.name] = change.payload["value"]
+            elif change.name == "*":
                 self.variables.clear()
             else:
-                self.variables.pop(item.name, None)
-        elif item.kind == "lm":
-            chosen = item.payload
+                self.variables.pop(change.name, None)
+        elif change.kind == "lm":
+            choice = change.payload
             self.lm = (
-                LMChoice(chosen["profile"], chosen.get("overrides") or {}) if chosen is not None else None
+                LMChoice(choice["profile"], choice.get("overrides") or {}) if choice is not None else None
             )
         else:
-            raise InternalError(f"session {self.id!r}: unknown stored item {item.kind!r}")
+            raise InternalError(f"session {self.id!r}: unknown stored item {change.kind!r}")

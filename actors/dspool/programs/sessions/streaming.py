@@ -24,9 +24,9 @@ async def stream_call(
 ) -> dict[str, JSON]:
     """Await `call`, which runs `program` on this loop, and send its events on the way."""
     channel = TokenChannel(program.streams(), emit, json=program.is_json)
-    status = Background(emit)
+    status = EventSender(emit)
     try:
-        with dspy.context(**_settings(channel, status.say)):
+        with dspy.context(**_settings(channel, status.send)):
             outputs = await call()
             await status.settle()
             await channel.finish(outputs)
@@ -39,7 +39,7 @@ async def stream_call(
 def stream_in_thread(
     program: Program, emit: Callable[[StreamEvent], None], call: Callable[..., dict[str, JSON]]
 ) -> dict[str, JSON]:
-    """The same for a blocking `call`, which is given the settings to run with; `emit` is called in other threads."""
+    """The same for a blocking `call`, which takes the settings to run with. Other threads call `emit`."""
 
     async def forward(event: StreamEvent) -> None:
         emit(event)
@@ -56,16 +56,16 @@ def stream_in_thread(
     return anyio.run(main)
 
 
-def _settings(channel: TokenChannel, say: Callable[[StreamEvent], None]) -> dict[str, Any]:
+def _settings(channel: TokenChannel, send: Callable[[StreamEvent], None]) -> dict[str, Any]:
     return {
         "send_stream": channel,
         "stream_listeners": channel.listeners,
-        "callbacks": [*dspy.settings.callbacks, ToolStatus(say)],
+        "callbacks": [*dspy.settings.callbacks, ToolStatus(send)],
     }
 
 
 class TokenChannel:
-    """One request's channel, given to DSPy as `send_stream`. Listeners are single-use, so is this."""
+    """The channel of one request: DSPy's `send_stream`. Single-use, as DSPy's listeners are."""
 
     def __init__(self, streams: list[FieldStream], emit: Emit, *, json: bool = False) -> None:
         self._emit = emit
@@ -73,7 +73,7 @@ class TokenChannel:
         self._json: dict[int, _JSONFields] = {}
         self.listeners = []
         for field, predictor, name in streams:
-            # Reused, because an agent calls the same predictor more than once.
+            # An agent calls the same predictor more than once.
             listener = StreamListener(field, predict=predictor, predict_name=name, allow_reuse=True)
             self.listeners.append(listener)
             self._by_predictor.setdefault(id(predictor), []).append(listener)
@@ -81,34 +81,34 @@ class TokenChannel:
                 self._json.setdefault(id(predictor), _JSONFields()).fields.add(field)
 
     async def send(self, chunk: Any) -> None:
-        """Called by DSPy with each chunk of an LM's answer."""
+        """DSPy calls this with each chunk of an LM's answer."""
         predictor = getattr(chunk, "predict_id", None) or 0
-        if (reading := self._json.get(predictor)) is not None:
-            for field, text in reading.receive(chunk):
+        if (fields := self._json.get(predictor)) is not None:
+            for field, text in fields.receive(chunk):
                 await self._emit(StreamEvent(kind="token", field=field, value=text))
             return
         for listener in self._by_predictor.get(predictor, ()):
-            if out := listener.receive(chunk):
-                await self._token(out)
+            if token := listener.receive(chunk):
+                await self._token(token)
 
     async def finish(self, outputs: dict[str, JSON]) -> None:
-        """The program has returned: what listeners still hold, then each output as a whole."""
+        """Send what the listeners still hold, then each output as a whole."""
         if not self._json:
             for listener in self.listeners:
-                if out := listener.finalize():
-                    await self._token(out)
+                if token := listener.finalize():
+                    await self._token(token)
         for name, value in outputs.items():
             await self._emit(StreamEvent(kind="field", field=name, value=value))
 
-    async def _token(self, out: Any) -> None:
-        if out.chunk:
-            await self._emit(StreamEvent(kind="token", field=out.signature_field_name, value=out.chunk))
+    async def _token(self, token: Any) -> None:
+        if token.chunk:
+            await self._emit(StreamEvent(kind="token", field=token.signature_field_name, value=token.chunk))
 
 
 class _JSONFields:
     """New text of the string fields of a JSON object as it grows.
 
-    In place of DSPy's listener, which lets the keys that follow a field slip into its last token.
+    It replaces DSPy's listener, which lets the keys that follow a field slip into its last token.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class _JSONFields:
             try:
                 partial = jiter.from_json(self._text[start:].encode(), partial_mode="trailing-strings")
             except ValueError:
-                # Cut in the middle of an escape or key, or followed by other text: the next chunk may tell more.
+                # Cut in the middle of an escape or key, or followed by other text: the next chunk may complete it.
                 partial = {}
             for field, value in partial.items() if isinstance(partial, dict) else ():
                 sent = self._sent.get(field, 0)
@@ -138,34 +138,34 @@ class _JSONFields:
 
 
 class ToolStatus(BaseCallback):
-    """Says which tool an agent calls; never with what."""
+    """Reports which tool an agent calls, never with which arguments."""
 
-    def __init__(self, say: Callable[[StreamEvent], None]) -> None:
-        self._say = say
+    def __init__(self, send: Callable[[StreamEvent], None]) -> None:
+        self._send = send
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if instance.name != "finish":
-            self._say(StreamEvent(kind="status", value=f"calling {instance.name}"))
+            self._send(StreamEvent(kind="status", value=f"calling {instance.name}"))
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         if exception is not None:
-            self._say(StreamEvent(kind="status", value=f"a tool failed: {type(exception).__name__}"))
+            self._send(StreamEvent(kind="status", value=f"a tool failed: {type(exception).__name__}"))
 
 
-class Background:
+class EventSender:
     """Sends events from synchronous callbacks on the loop; `settle()` before the stream ends."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._tasks: list[asyncio.Future[None]] = []
 
-    def say(self, event: StreamEvent) -> None:
+    def send(self, event: StreamEvent) -> None:
         self._tasks.append(asyncio.ensure_future(self._emit(event)))
 
     async def settle(self) -> None:
         await asyncio.gather(*self._tasks)
 
     def drop(self) -> None:
-        """Nobody listens any more."""
+        """Cancel what is on its way: nobody listens any more."""
         for task in self._tasks:
             task.cancel()

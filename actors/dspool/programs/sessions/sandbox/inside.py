@@ -1,4 +1,4 @@
-"""Runs inside the sandbox, in front of the code that was sent. Nothing here protects anything: Deno does."""
+"""Runs inside the sandbox, around the caller's code. Nothing here protects anything: Deno does."""
 
 import ast
 import contextlib
@@ -12,12 +12,12 @@ _NAME = "<execute_code>"
 
 async def run(source: str, variables: dict[str, Any], longest: int) -> str:
     """What `source` printed and its last value, or what it raised and where; as JSON."""
-    printed = io.StringIO()
+    stdout = io.StringIO()
     names: dict[str, Any] = {"__name__": "__main__", "variables": variables}
     try:
         tree = ast.parse(source, _NAME)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stdout):
             await _evaluate(tree, names, "exec")
             result = None
             if isinstance(last, ast.Expr):
@@ -32,7 +32,7 @@ async def run(source: str, variables: dict[str, Any], longest: int) -> str:
         result = repr(result)[:longest]
     try:
         return json.dumps(
-            {"stdout": printed.getvalue()[:longest], "result": result, "variables": variables},
+            {"stdout": stdout.getvalue()[:longest], "result": result, "variables": variables},
             allow_nan=False,
         )
     except (TypeError, ValueError, RecursionError):

@@ -1,6 +1,6 @@
-"""Becomes the program it is given, on a leash: `python -I -S launch.py PARENT MEMORY_BYTES CPU_S COMMAND...`
+"""Becomes another program, within limits: `python -I -S launch.py PARENT MEMORY_BYTES CPU_S COMMAND...`
 
-Deno decides what the code in it may reach; this bounds what it may use, and ends it with its parent, however that ends.
+Deno decides what the code may reach. This bounds what it may use, and ends it with its parent, however that ends.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        return  # it died before that and can send no more signals
-    # Not the address space, of which V8 reserves far more than it uses.
+        return  # the parent died before prctl, so no signal will come
+    # Not RLIMIT_AS: V8 reserves far more address space than it uses.
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
