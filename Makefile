@@ -34,7 +34,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "[1/3] Python environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "[2/3] Packages (a few minutes the first time)"
-	@$(BIN)/python -m pip install -c constraints.txt -e ".[$(EXTRAS)]"
+	@# Of all these files a run reads a few: each is compiled when it is first imported.
+	@$(BIN)/python -m pip install --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
 	@echo "[3/3] Checking that they fit together"
 	@$(BIN)/python -m pip check
 	@touch $@
@@ -42,15 +43,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Whole files side by side, each process with a cluster of its own; a test that measures time runs alone.
 PARALLEL := -n $(or $(PROCESSES),2) --dist loadfile --no-loadscope-reorder
 
-# What fails runs once more by itself, and both are printed: a shared machine can stall a real cluster for seconds.
 test: install ## all tests; PROCESSES=1 to run one after the other
-	@$(BIN)/pytest $(PARALLEL) || { test $$? = 1 && echo "== once more, only what failed" \
-	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+	@$(BIN)/pytest $(PARALLEL)
 
 test-unit: install ## the tests that need no Ray
 	@$(BIN)/pytest $(PARALLEL) tests/unit tests/property
 
-check: lint types imports docs-check test ## what CI runs: lint, format, types, import contracts, documentation, tests
+check: install ## what CI runs: lint, format, types, import contracts, documentation, tests
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types imports docs-check
+	@$(MAKE) --no-print-directory test
 
 lint: install
 	@$(BIN)/ruff check .
