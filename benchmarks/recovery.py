@@ -252,7 +252,7 @@ def said(name: str, seen: dict[str, Any]) -> None:
 
 async def main() -> int:
     options = arguments(__doc__ or "").parse_args()
-    kills, bare_kills, supervisor_kills = (3, 1, 1) if options.quick else (100, 12, 5)
+    kills, bare_kills, supervisor_kills = (1, 1, 1) if options.quick else (100, 12, 5)
     header(f"recovery: SIGKILL of a random one of {WORKERS} workers under load from {CALLERS} callers")
 
     with ray_cluster("dsp-r-") as directory:

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,9 @@ def cluster(notes: Path) -> Iterator[str]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def start_pool(cluster: str, tmp_path: Path, worker_start: str) -> AsyncIterator[StartPool]:
-    """`await start_pool(pool_size=1, ...)` runs a pool until the test ends."""
+@asynccontextmanager
+async def _pools(state_dir: Path, **usual: Any) -> AsyncIterator[StartPool]:
+    """Runs pools until the block ends, however many."""
     from harness import settings
 
     from dspool import Pool, PoolConfig
@@ -79,9 +79,25 @@ async def start_pool(cluster: str, tmp_path: Path, worker_start: str) -> AsyncIt
     async with AsyncExitStack() as stack:
 
         async def start(**overrides: Any) -> Pool:
-            chosen = settings(tmp_path, **{"worker_start": worker_start, **overrides})
-            return await stack.enter_async_context(Pool.start(PoolConfig(**chosen)))
+            config = PoolConfig(**settings(state_dir, **{**usual, **overrides}))
+            return await stack.enter_async_context(Pool.start(config))
 
+        yield start
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start_pool(cluster: str, tmp_path: Path, worker_start: str) -> AsyncIterator[StartPool]:
+    """`await start_pool(pool_size=1, ...)` runs a pool until the test ends."""
+    async with _pools(tmp_path, worker_start=worker_start) as start:
+        yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def start_module_pool(
+    cluster: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[StartPool]:
+    """As `start_pool`, for all tests of a file: the start of a pool is most of a short test."""
+    async with _pools(tmp_path_factory.mktemp("pool")) as start:
         yield start
 
 
@@ -104,19 +120,12 @@ async def common_pools(
     cluster: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Callable[[str], Awaitable[Any]]]:
     """A pool of two workers for all tests that leave it as they found it, one for each way of starting workers."""
-    from harness import settings
-
-    from dspool import Pool, PoolConfig
-
     pools: dict[str, Any] = {}
-    async with AsyncExitStack() as stack:
+    async with _pools(tmp_path_factory.mktemp("common"), min_pool_size=1, max_pool_size=4) as start:
 
-        async def of(worker_start: str) -> Pool:
+        async def of(worker_start: str) -> Any:
             if worker_start not in pools:
-                state_dir = tmp_path_factory.mktemp("common")
-                more = {"min_pool_size": 1, "max_pool_size": 4, "worker_start": worker_start}
-                config = PoolConfig(**settings(state_dir, **more))
-                pools[worker_start] = await stack.enter_async_context(Pool.start(config))
+                pools[worker_start] = await start(worker_start=worker_start)
             return pools[worker_start]
 
         yield of

@@ -14,11 +14,53 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
-ORDER = ("serve", "integration", "chaos", "property", "unit")
-"""What takes longest begins first, so that no process is left with it in the end."""
+TOGETHER = {
+    "test_dashboard_service": "guarded",
+    "test_privacy_over_http": "guarded",
+    "test_access": "guarded",
+}
+"""Files that share a service go to one process, in this order: the last one ends it."""
+LONGEST = (
+    "test_service",
+    "test_http_full",
+    "test_dashboard_live",
+    *TOGETHER,
+    "test_size_and_warmth",
+    "test_faults",
+    "test_joined_cluster",
+    "test_forked_workers",
+    "test_observing_a_pool",
+    "test_roll_outs",
+    "test_privacy",
+    "test_ray_token_of_a_pool",
+)
+"""Files that take longest begin first, so that no process is left with one in the end; folders then as in ORDER."""
+ORDER = ("serve", "browser", "integration", "chaos", "property", "unit")
 FILES = ("gate", "turn")
 _TURNS = "dspool_turns"
+
+
+class Files(LoadFileScheduling):
+    """Hands out whole files, and those that share a service as if they were one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return TOGETHER.get(Path(file).stem, file)
+
+
+class Order:
+    """In each process that collects tests."""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        def place(item: pytest.Item) -> int:
+            name, folder = item.path.stem, item.path.parent.name
+            if name in LONGEST:
+                return LONGEST.index(name) - len(LONGEST)
+            return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+        items.sort(key=place)
 
 
 class Processes:
@@ -33,6 +75,10 @@ class Processes:
     def pytest_configure_node(self, node: Any) -> None:
         node.workerinput[_TURNS] = self._turns.name
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Files | None:
+        return Files(config, log) if config.getoption("dist") == "loadfile" else None
+
     def pytest_unconfigure(self) -> None:
         self._turns.cleanup()
 
@@ -42,13 +88,6 @@ class Turns:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        def place(item: pytest.Item) -> int:
-            folder = item.path.parent.name
-            return ORDER.index(folder) if folder in ORDER else len(ORDER)
-
-        items.sort(key=place)
 
     # Outermost: waiting for the turn is no part of a test's own time limit.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -68,6 +107,7 @@ class Turns:
 
 
 def register(config: pytest.Config) -> None:
+    config.pluginmanager.register(Order())
     given = getattr(config, "workerinput", None)
     if given is not None:
         config.pluginmanager.register(Turns(Path(given[_TURNS])))

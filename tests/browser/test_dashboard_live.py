@@ -20,7 +20,7 @@ import pytest
 from tests.browser.chromium import VIEWS, needs_chromium, serious
 from tests.serve.test_service import QA, QUESTION, SPEC, Up
 
-pytestmark = [pytest.mark.browser, pytest.mark.serve, pytest.mark.timeout(300), needs_chromium]
+pytestmark = [pytest.mark.browser, pytest.mark.serve, needs_chromium]
 
 LIVE_S = 2.0
 SLOW_MS = 60_000

@@ -11,7 +11,7 @@ import pytest
 
 from tests.browser.chromium import Demo, needs_chromium, serious
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), needs_chromium]
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture(scope="module")

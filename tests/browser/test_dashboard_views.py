@@ -9,7 +9,7 @@ import pytest
 
 from tests.browser.chromium import PHONE, VIEWS, Demo, Looking, needs_chromium, serious
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), needs_chromium]
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 REPLAYED_MS = 40_000
 """An hour of 500 workers: a busy machine does not do it in the time that one request has, and the page asks again."""

@@ -10,17 +10,41 @@ from collections import Counter
 
 import psutil
 import pytest
-from harness import QUESTION, Load, actors_of, full, kill, owner_of, pid_of, pids, until
+import pytest_asyncio
+from harness import PATIENCE_S, QUESTION, Load, actors_of, full, kill, owner_of, pid_of, pids, until
 
-from dspool.errors import DeadlineExceeded, PoolError, ProgramError, StoreFailed, WorkerLost
-from dspool.messages import Deployment
+from dspool.errors import DeadlineExceeded, PoolError, StoreFailed, WorkerLost
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def spared(start_module_pool):
+    """A pool with a spare."""
+    return await start_module_pool(spares=1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def strict(start_module_pool):
+    """A pool of one worker that gives up on what does not answer; not too soon for a busy machine."""
+    return await start_module_pool(
+        pool_size=1,
+        slots_per_worker=2,
+        health_check_interval_s=1.0,
+        health_check_timeout_s=1.0,
+        recycle={"stuck_s": 0.5},
+        programs={
+            "stuck": {"import_path": "noted:Stuck", "idempotent": False},
+            "deaf": {"import_path": "noted:Deaf", "idempotent": False},
+            "blocking": {"import_path": "noted:Blocking", "idempotent": False},
+            "noted": {"import_path": "noted:Noted", "idempotent": True},
+        },
+    )
+
+
 async def warm_spare(pool):
     """The pool's spare, as soon as it is warm."""
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + PATIENCE_S
     while not (spares := [w for w in (await pool.status()).workers if w.state == "spare"]):
         assert time.monotonic() < until_s
         await asyncio.sleep(0.05)
@@ -58,16 +82,16 @@ async def test_a_worker_killed_while_it_drains_loses_only_what_it_still_ran(pool
     drained = asyncio.create_task(pool.drain(victim))
     await until(lambda: victim not in pids(pool))
     kill(pid)
-    outcomes = await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), 30)
+    outcomes = await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), PATIENCE_S)
     lost = {f"k{n}" for n, outcome in enumerate(outcomes) if isinstance(outcome, WorkerLost)}
     assert lost == theirs
-    await asyncio.wait_for(drained, 10)
+    await asyncio.wait_for(drained, PATIENCE_S)
     assert (await session.get_variable("x"))["value"] == 1
     await full(pool)
 
 
-async def test_all_workers_and_the_spare_killed_at_once_come_back(start_pool, log):
-    pool = await start_pool(spares=1)
+async def test_all_workers_and_the_spare_killed_at_once_come_back(spared, log):
+    pool = spared
     await full(pool)
     spare = await warm_spare(pool)
     session = pool.session("alone")
@@ -75,22 +99,22 @@ async def test_all_workers_and_the_spare_killed_at_once_come_back(start_pool, lo
     before = pids(pool)
     for pid in [*before.values(), spare.pid]:
         kill(pid)
-    result = await pool.execute("qa", **QUESTION, timeout_s=30)
+    result = await pool.execute("qa", **QUESTION)
     assert result.answer == "Paris"
     assert result.worker not in before
     assert (await session.get_variable("x"))["value"] == 1
     await full(pool)
 
 
-async def test_a_spare_killed_at_its_promotion_is_replaced_too(start_pool):
-    pool = await start_pool(pool_size=1, spares=1)
-    await full(pool, 1)
+async def test_a_spare_killed_at_its_promotion_is_replaced_too(spared):
+    pool = spared
+    await full(pool)
     spare = await warm_spare(pool)
     victim, pid = next(iter(pids(pool).items()))
     kill(pid)
     await until(lambda: spare.id in pids(pool))
     kill(spare.pid)
-    await until(lambda: not {victim, spare.id} & set(pids(pool)) and len(pids(pool)) == 1, 30)
+    await until(lambda: not {victim, spare.id} & set(pids(pool)) and len(pids(pool)) == 2)
     assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
 
@@ -101,7 +125,7 @@ async def test_supervisor_store_and_a_worker_killed_at_once_lose_nothing_acknowl
     victim = await owner_of(pool, session.id)
     for pid in (await pid_of(pool.store), await pid_of(pool.supervisor), pids(pool)[victim]):
         kill(pid)
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + PATIENCE_S
     while True:
         try:
             assert (await session.execute("reader", **QUESTION)).answer == "Paris"
@@ -109,65 +133,46 @@ async def test_supervisor_store_and_a_worker_killed_at_once_lose_nothing_acknowl
         except (WorkerLost, StoreFailed):
             assert time.monotonic() < until_s
             await asyncio.sleep(0.1)
-    await until(lambda: victim not in pids(pool), 30)
+    await until(lambda: victim not in pids(pool))
     await full(pool)
     status = await pool.status()
     assert (status.state, status.actual) == ("ready", 2)
 
 
-async def test_a_stuck_worker_is_replaced_and_its_slots_come_back(start_pool, log):
-    pool = await start_pool(
-        pool_size=1,
-        slots_per_worker=2,
-        health_check_interval_s=0.3,
-        health_check_timeout_s=0.3,
-        max_health_failures=2,
-        programs={
-            "stuck": {"import_path": "noted:Stuck", "idempotent": False},
-            "noted": {"import_path": "noted:Noted"},
-        },
-    )
+async def test_a_stuck_worker_is_replaced_and_its_slots_come_back(strict, log):
+    pool = strict
     await full(pool, 1)
     victim = next(iter(pids(pool)))
-    stuck = asyncio.create_task(pool.execute("stuck", timeout_s=25, **log.inputs("stuck", 600)))
-    waiting = asyncio.create_task(pool.execute("noted", timeout_s=25, **log.inputs("next")))
+    stuck = asyncio.create_task(pool.execute("stuck", **log.inputs("stuck", 600)))
+    waiting = asyncio.create_task(pool.execute("noted", **log.inputs("next")))
     with pytest.raises(WorkerLost):
         await stuck
     assert (await waiting).label == "next"
     assert victim not in pids(pool)
 
 
-@pytest.mark.parametrize("deaf", ["noted:Deaf", "noted:Blocking"])
-async def test_an_operation_that_ignores_its_deadline_costs_its_worker_and_nobody_else(start_pool, log, deaf):
+@pytest.mark.parametrize("deaf", ["deaf", "blocking"])
+async def test_an_operation_that_ignores_its_deadline_costs_its_worker_and_nobody_else(strict, log, deaf):
     """A coroutine that swallows its cancellation, and a thread, which cannot be stopped at all."""
-    pool = await start_pool(
-        pool_size=1,
-        slots_per_worker=2,
-        health_check_interval_s=0.3,
-        health_check_timeout_s=0.3,
-        recycle={"stuck_s": 0.5},
-        programs={
-            "deaf": {"import_path": deaf, "idempotent": False},
-            "noted": {"import_path": "noted:Noted"},
-        },
-    )
+    pool = strict
     await full(pool, 1)
     victim, pid = next(iter(pids(pool).items()))
-    stuck = asyncio.create_task(pool.execute("deaf", timeout_s=1.0, **log.inputs("deaf", 600)))
+    stuck = asyncio.create_task(pool.execute(deaf, timeout_s=1.0, **log.inputs("deaf", 600)))
     async with Load(pool, log, "noted", callers=2) as load:
         with pytest.raises(DeadlineExceeded):
             await stuck
-        await until(lambda: victim not in pids(pool), 30)
+        await until(lambda: victim not in pids(pool))
         await full(pool, 1)
         await load.more(20)
     assert load.failed == {}
     await until(lambda: not psutil.pid_exists(pid))
     # Events are handed on every half second.
     why: list[str] = []
-    until_s = time.monotonic() + 15
+    until_s = time.monotonic() + PATIENCE_S
     while not any("after its deadline" in one for one in why):
         assert time.monotonic() < until_s, why
-        why = [str(event.metadata.get("reason")) for event in (await pool.events()).events]
+        events = (await pool.events(0, 1000)).events
+        why = [str(one.metadata.get("reason")) for one in events if one.metadata.get("worker") == victim]
         await asyncio.sleep(0.2)
 
 
@@ -187,7 +192,7 @@ async def test_more_deaths_than_the_restart_intensity_degrade_the_pool_which_ser
     assert "2 workers failed within 8 s (more than 1)" in status.reason
     assert (await pool.execute("noted", **log.inputs("meanwhile"))).worker == survivor
     await full(pool, 3)
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while (status := await pool.status()).state != "ready":
         assert time.monotonic() < until_s, status
         await asyncio.sleep(0.2)
@@ -200,7 +205,7 @@ async def test_workers_are_recycled_without_losing_an_operation(start_pool, log)
     await full(pool)
     before = set(pids(pool))
     async with Load(pool, log, callers=8, seconds=0.01) as load:
-        await until(lambda: not before & set(pids(pool)), 40)
+        await until(lambda: not before & set(pids(pool)))
     assert load.failed == {}
     assert max(Counter(log.labels("begin")).values()) == 1
 
@@ -226,14 +231,14 @@ async def test_workers_are_recycled_for_their_memory_and_their_age_without_losin
         await session.set_variable("n", number)
     async with Load(pool, log, callers=8, seconds=0.01) as load:
         grown = (await pool.execute("growing", **log.inputs("growing"))).worker
-        await until(lambda: grown not in pids(pool), 30)
-        await until(lambda: not before & set(pids(pool)), 40)
+        await until(lambda: grown not in pids(pool))
+        await until(lambda: not before & set(pids(pool)))
         for number, session in enumerate(sessions):
             assert (await session.get_variable("n"))["value"] == number
     assert load.failed == {}
     assert max(Counter(log.labels("begin")).values()) == 1
     why: dict[str, str] = {}
-    until_s = time.monotonic() + 15
+    until_s = time.monotonic() + PATIENCE_S
     while not before <= why.keys():
         assert time.monotonic() < until_s, why
         await asyncio.sleep(0.2)
@@ -243,42 +248,9 @@ async def test_workers_are_recycled_for_their_memory_and_their_age_without_losin
     assert {why[other] for other in before - {grown}} == {"recycled after 8 s"}
 
 
-async def test_a_new_version_of_a_program_goes_to_all_workers_without_a_failure(start_pool, log):
-    pool = await start_pool()
-    await full(pool)
-    async with Load(pool, log) as load:
-        await load.more(50)
-        done = await pool.deploy(Deployment("once", 0, import_path="noted:Blocking"))
-        assert done.version == 2
-        results = await asyncio.gather(*(pool.execute("once", **log.inputs(f"new{n}")) for n in range(50)))
-        assert {result.program_version for result in results} == {2}
-        victim, pid = next(iter(pids(pool).items()))
-        assert load.failed == {}
-    kill(pid)
-    await until(lambda: victim not in pids(pool))
-    await full(pool)
-    results = await asyncio.gather(*(pool.execute("once", **log.inputs(f"later{n}")) for n in range(50)))
-    assert {result.program_version for result in results} == {2}
-
-
-async def test_a_version_that_does_worse_is_rolled_back_by_itself(start_pool, log):
-    pool = await start_pool()
-    await full(pool)
-    async with Load(pool, log) as load:
-        await load.more(50)
-        with pytest.raises(ProgramError, match="rolled back"):
-            await pool.deploy(Deployment("once", 0, import_path="noted:Failing"))
-        hurt = len(load.failed)
-        await load.more(200)
-        assert hurt > 0
-        assert len(load.failed) == hurt
-    results = await asyncio.gather(*(pool.execute("once", **log.inputs(f"old{n}")) for n in range(50)))
-    assert {result.program_version for result in results} == {1}
-
-
-async def test_random_kills_of_everything_leave_a_whole_pool_and_true_books(start_pool, log):
+async def test_random_kills_of_everything_leave_a_whole_pool_and_true_books(spared, log):
     """Workers, supervisor, store and metrics, in random order at random moments, with operations and changes."""
-    pool = await start_pool(spares=1)
+    pool = spared
     await full(pool)
     chance = random.Random(7)
     acknowledged, saved = {}, {}
@@ -304,14 +276,14 @@ async def test_random_kills_of_everything_leave_a_whole_pool_and_true_books(star
         for what in ["worker", "supervisor", "worker", "store", "metrics", "worker", "supervisor", "worker"]:
             if what == "worker":
                 # While the supervisor is dead the membership may still name workers that are gone.
-                living = await until(lambda: sorted(filter(psutil.pid_exists, pids(pool).values())), 30)
+                living = await until(lambda: sorted(filter(psutil.pid_exists, pids(pool).values())))
                 kill(chance.choice(living))
             else:
                 kill(await pid_of(getattr(pool, what)))
             await asyncio.sleep(chance.uniform(0.1, 1.0))
         await full(pool)
         load.stopping = again.stopping = True
-        await asyncio.wait_for(asyncio.gather(*changing), 40)
+        await asyncio.wait_for(asyncio.gather(*changing), PATIENCE_S)
     assert again.failed == {}
     assert {type(failed) for failed in load.failed.values()} <= {WorkerLost}
     begun = Counter(log.labels("begin"))

@@ -8,14 +8,19 @@ import signal
 
 import psutil
 import pytest
-from harness import Load, full, owner_of, pid_of, pids, until
+import pytest_asyncio
+from harness import PATIENCE_S, Load, full, owner_of, pid_of, pids, until
 
 from dspool.errors import WorkerLost
 from dspool.messages import GetVariable, Result, SetVariable, StreamProgram
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
-QUICK = {"health_check_interval_s": 0.3, "health_check_timeout_s": 0.3, "max_health_failures": 2}
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def strict(start_module_pool):
+    """A pool that soon gives up on workers that do not answer; not too soon for a busy machine."""
+    return await start_module_pool(health_check_interval_s=1.0, health_check_timeout_s=1.0)
 
 
 def frozen(pid: int) -> bool:
@@ -26,8 +31,8 @@ async def read(stream):
     return [event async for event in stream]
 
 
-async def test_a_frozen_worker_keeps_no_operation_and_nothing_of_it_is_heard_when_it_thaws(start_pool, log):
-    pool = await start_pool(**QUICK)
+async def test_a_frozen_worker_keeps_no_operation_and_nothing_of_it_is_heard_when_it_thaws(strict, log):
+    pool = strict
     await full(pool)
     session = pool.session("moving")
     await session.set_variable("n", 1)
@@ -37,10 +42,7 @@ async def test_a_frozen_worker_keeps_no_operation_and_nothing_of_it_is_heard_whe
 
     async with Load(pool, log, "noted", callers=8) as load:
         # Of these some run on the victim, started or not, and more than one of each kind.
-        once = [
-            asyncio.create_task(pool.execute("once", timeout_s=120, **log.inputs(f"once{n}", 1.0)))
-            for n in range(6)
-        ]
+        once = [asyncio.create_task(pool.execute("once", **log.inputs(f"once{n}", 1.0))) for n in range(6)]
         await until(lambda: len([label for label in log.labels("begin") if label.startswith("once")]) == 6)
         theirs = {e.label for e in log.entries() if e.pid == pid and e.label.startswith("once")}
         assert theirs
@@ -48,9 +50,9 @@ async def test_a_frozen_worker_keeps_no_operation_and_nothing_of_it_is_heard_whe
         # It lies in the socket of a process that does not read, and would be done when that thaws.
         unread = asyncio.create_task(pool.client.run(SetVariable("n", 99), session=session.id))
         behind = asyncio.create_task(pool.client.run(GetVariable("n"), session=session.id))
-        await until(lambda: not pool.client.membership.lives(victim), 30)
-        outcomes = await asyncio.wait_for(asyncio.gather(*once, unread, return_exceptions=True), 30)
-        assert (await asyncio.wait_for(behind, 30)).value["value"] == 1
+        await until(lambda: not pool.client.membership.lives(victim))
+        outcomes = await asyncio.wait_for(asyncio.gather(*once, unread, return_exceptions=True), PATIENCE_S)
+        assert (await asyncio.wait_for(behind, PATIENCE_S)).value["value"] == 1
         assert frozen(pid), "all of this has to happen while it hangs"
         lost = {f"once{n}" for n, outcome in enumerate(outcomes[:-1]) if isinstance(outcome, WorkerLost)}
         assert lost == theirs
@@ -62,7 +64,7 @@ async def test_a_frozen_worker_keeps_no_operation_and_nothing_of_it_is_heard_whe
 
         totals = dict(pool.client.totals)
         os.kill(pid, signal.SIGCONT)
-        await until(lambda: not psutil.pid_exists(pid), 30)
+        await until(lambda: not psutil.pid_exists(pid))
         assert (await session.get_variable("n"))["value"] == 2
         await full(pool)
         assert pool.client.totals["error"] == totals["error"]
@@ -71,32 +73,29 @@ async def test_a_frozen_worker_keeps_no_operation_and_nothing_of_it_is_heard_whe
     assert load.failed == {}
 
 
-async def test_a_stream_of_a_frozen_worker_ends(start_pool, log):
-    pool = await start_pool(**QUICK, pool_size=1)
-    await full(pool, 1)
-    pid = next(iter(pids(pool).values()))
-    reading = asyncio.create_task(read(pool.stream(StreamProgram("once", log.inputs("stream", 60)))))
-    await until(lambda: log.labels("begin"))
+async def test_a_stream_of_a_frozen_worker_ends(strict, log):
+    pool = strict
+    await full(pool)
+    reading = asyncio.create_task(read(pool.stream(StreamProgram("once", log.inputs("stream", 600)))))
+    pid = (await until(log.entries))[0].pid
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(WorkerLost):
-        await asyncio.wait_for(reading, 30)
+        await asyncio.wait_for(reading, PATIENCE_S)
     assert frozen(pid)
     os.kill(pid, signal.SIGCONT)
-    await full(pool, 1)
+    await full(pool)
 
 
 async def test_a_worker_that_froze_before_the_supervisor_died_is_given_up_by_its_successor(start_pool, log):
     pool = await start_pool(health_check_interval_s=600.0, health_check_timeout_s=0.5)
     await full(pool)
-    running = [
-        asyncio.create_task(pool.execute("once", timeout_s=120, **log.inputs(f"k{n}", 1.0))) for n in range(8)
-    ]
+    running = [asyncio.create_task(pool.execute("once", **log.inputs(f"k{n}", 1.0))) for n in range(8)]
     await until(lambda: len(log.labels("begin")) == 8)
     victim, pid = next(iter(pids(pool).items()))
     theirs = {entry.label for entry in log.entries() if entry.pid == pid}
     os.kill(pid, signal.SIGSTOP)
     os.kill(await pid_of(pool.supervisor), signal.SIGKILL)
-    outcomes = await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), 120)
+    outcomes = await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), PATIENCE_S)
     assert frozen(pid)
     assert {f"k{n}" for n, end in enumerate(outcomes) if isinstance(end, WorkerLost)} == theirs
     os.kill(pid, signal.SIGCONT)

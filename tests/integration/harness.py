@@ -19,6 +19,8 @@ import ray
 from dspool.errors import PoolError
 
 _numbers = count()
+PATIENCE_S = 120.0
+"""What a busy machine may take over anything that comes at once on an idle one."""
 QUESTION = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
 
 
@@ -35,7 +37,9 @@ def settings(state_dir: Path, **overrides: Any) -> dict[str, Any]:
         "allowed_imports": ("noted",),
         "warmup": {"steps": [{"step": "custom_code", "import_path": "noted:warmed"}]},
         # On a machine that is busy with other things a worker takes its time to start.
-        "checkout_timeout_s": 30.0,
+        "init_timeout_s": PATIENCE_S,
+        "checkout_timeout_s": PATIENCE_S,
+        "operation_timeout_s": PATIENCE_S,
         "restart": {"intensity": 1000, "backoff_s": 0.01, "backoff_max_s": 0.05},
         **overrides,
     }
@@ -66,7 +70,7 @@ class Log:
         return [entry.label for entry in self.entries() if entry.what == what]
 
 
-async def until(true: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+async def until(true: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
     """Wait until `true()` is; its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := true()):
@@ -75,7 +79,7 @@ async def until(true: Callable[[], Any], timeout_s: float = 15.0) -> Any:
     return value
 
 
-async def until_status(pool: Any, fits: Callable[[Any], bool], seconds: float = 60.0) -> Any:
+async def until_status(pool: Any, fits: Callable[[Any], bool], seconds: float = PATIENCE_S) -> Any:
     """Ask for the status until it fits, and return that one."""
     deadline = time.monotonic() + seconds
     while not fits(status := await pool.status()):
@@ -86,8 +90,8 @@ async def until_status(pool: Any, fits: Callable[[Any], bool], seconds: float = 
 
 async def full(pool: Any, size: int = 2) -> None:
     """Wait until the pool serves with `size` workers and this client is connected to each."""
-    await until(lambda: len(pool.client.membership.workers) == size, 60)
-    assert await pool.client.wait_ready(size, 30)
+    await until(lambda: len(pool.client.membership.workers) == size)
+    assert await pool.client.wait_ready(size, PATIENCE_S)
 
 
 def pids(pool: Any) -> dict[str, int]:
@@ -96,12 +100,13 @@ def pids(pool: Any) -> dict[str, int]:
 
 async def pid_of(actor: Any) -> int:
     """The actor's process; waits while Ray restarts it."""
-    for _ in range(600):
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
         try:
             return await actor.__ray_call__.remote(lambda self: os.getpid())
         except ray.exceptions.RayActorError:
+            assert time.monotonic() < deadline, "the actor did not come back"
             await asyncio.sleep(0.05)
-    raise AssertionError("the actor did not come back")
 
 
 def kill(pid: int) -> None:
@@ -155,7 +160,7 @@ class Load:
 
     async def __aexit__(self, *_: object) -> None:
         self.stopping = True
-        _, hanging = await asyncio.wait(self._tasks, timeout=30)
+        _, hanging = await asyncio.wait(self._tasks, timeout=PATIENCE_S)
         assert not hanging
         for task in self._tasks:
             task.result()
@@ -173,7 +178,7 @@ class SecondClient:
     async def said(self) -> dict[str, Any]:
         """The next line it says."""
         assert self.process.stdout is not None
-        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 60)
+        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), PATIENCE_S)
         assert line, "the second client ended without a word"
         return json.loads(line)
 

@@ -34,10 +34,6 @@ class Noted(dspy.Module):
         return dspy.Prediction(label=label)
 
 
-class Renoted(Noted):
-    """The same again."""
-
-
 class Blocking(dspy.Module):
     """The same without an async form."""
 

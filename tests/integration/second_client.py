@@ -31,7 +31,7 @@ async def main() -> None:
         results = await asyncio.gather(*(session.execute("p", **inputs) for inputs in task["inputs"]))
     else:
         results = await asyncio.gather(
-            *(pool.execute("noted", timeout_s=300, **inputs) for inputs in task["inputs"])
+            *(pool.execute("noted", timeout_s=700, **inputs) for inputs in task["inputs"])
         )
     say(labels=[result.label for result in results])
     await pool.close()

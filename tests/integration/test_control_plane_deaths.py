@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 import pytest
-from harness import QUESTION, Load, actors_of, full, kill, pid_of, pids, until
+from harness import PATIENCE_S, QUESTION, Load, actors_of, full, kill, pid_of, pids, until
 
 from dspool.errors import PoolError
 
@@ -52,7 +52,7 @@ async def test_a_worker_that_dies_while_the_supervisor_is_dead_is_replaced(pool,
     victim, pid = sorted(pids(pool).items())[0]
     kill(await pid_of(pool.supervisor))
     kill(pid)
-    await until(lambda: victim not in pids(pool), 30)
+    await until(lambda: victim not in pids(pool))
     await full(pool)
     assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
@@ -79,7 +79,7 @@ async def test_killing_the_metrics_actor_costs_no_operation_and_no_count(start_p
             await load.more(200)
     assert load.failed == {}
     ended, counted, size = pool.client.totals, None, 0
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + PATIENCE_S
     # It began again with nothing: the clients' running totals make up for it.
     while (counted, size) != (ended, 2):
         assert time.monotonic() < until_s, (counted, ended, size)

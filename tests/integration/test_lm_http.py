@@ -271,14 +271,17 @@ def test_a_stopped_thread_makes_no_further_call(server: LMServer):
     assert server.requests <= 3
 
 
-@pytest.mark.alone
 async def test_many_calls_at_once_share_the_process(host: SessionHost, server: LMServer):
-    server.latency_s = 0.1
+    server.latency_s = 2.0
     asyncio.get_running_loop().set_default_executor(InlineHops(4))
-    started = time.monotonic()
-    results = await asyncio.gather(*(host.run_async(COMMAND, None) for _ in range(30)))
-    assert {done.value["outputs"]["answer"] for done in results} == {"Paris"}
-    assert time.monotonic() - started < 2.0
+    running = [asyncio.create_task(host.run_async(COMMAND, None)) for _ in range(30)]
+    most = 0
+    while not all(task.done() for task in running):
+        most = max(most, server.running)
+        await asyncio.sleep(0.01)
+    assert {task.result().value["outputs"]["answer"] for task in running} == {"Paris"}
+    # More than there are threads; all of them where the machine is not too slow.
+    assert most > 10
     await host.lms.aclose()
 
 

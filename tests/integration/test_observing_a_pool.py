@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import ray
-from harness import QUESTION, full, kill, owner_of, pid_of, pids, until
+from harness import PATIENCE_S, QUESTION, full, kill, owner_of, pid_of, pids, until
 
 from dspool.errors import NotAllowed, UnknownName, UnknownProgram
-from dspool.messages import Change, Deployment
+from dspool.messages import Change, Deployment, ExecuteProgram
 from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog, Seen
 from dspool.telemetry.trace_tree import find_trace, trees
@@ -45,11 +47,10 @@ def _has_other_source(supervisor: Any) -> None:
 
 async def arrived(pool: Any, *events: str) -> None:
     """Wait until these events have arrived: a worker that is killed takes the ones it has not sent with it."""
-    for _ in range(100):
-        if set(events) <= {event.event for event in (await pool.events(0, 1000)).events}:
-            return
+    deadline = time.monotonic() + PATIENCE_S
+    while not set(events) <= {event.event for event in (await pool.events(0, 1000)).events}:
+        assert time.monotonic() < deadline, f"not all of {events} were told"
         await asyncio.sleep(0.1)
-    raise AssertionError(f"not all of {events} were told")
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
         for event in page:
             seen[event.event].append(event)
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     gathered: set[str] = set()
     wanted = set(telemetry.EVENTS) - {"pool.terminate"}
     while not wanted <= gathered and time.monotonic() < deadline:
@@ -139,13 +140,24 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     assert len(ends) == len(set(ends)) == len(seen["operation.start"])
 
 
-async def test_events_of_all_processes_are_in_one_place_and_can_be_followed(start_pool):
-    pool = await start_pool(pool_size=1)
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def observed(start_module_pool: Any) -> Any:
+    """A pool that tells quickly what happens in it, and traces what its callers trace."""
+    return await start_module_pool(
+        allowed_imports=("noted", "telling"),
+        telemetry={"sampling": 0.0, "log_format": "json"},
+        metrics_interval_s=0.2,
+        metrics_flush_interval_s=0.1,
+    )
+
+
+async def test_events_of_all_processes_are_in_one_place_and_can_be_followed(observed):
+    pool = observed
     page = await pool.events()
     assert "pool.init" in {event.event for event in page.events} or page.events == []
     waiting = asyncio.ensure_future(pool.events(page.next, timeout_s=20.0))
     await pool.session("s").set_variable("x", 1)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     told = list((await waiting).events)
     while not any(event.event == "session.created" for event in told) and time.monotonic() < deadline:
         following = await pool.events(told[-1].number if told else page.next, timeout_s=5.0)
@@ -163,7 +175,7 @@ async def test_a_pool_without_metrics_keeps_no_events(start_pool):
 
 async def trace_of(state_dir: Path, operation_id: str, spans: int) -> list[dict[str, Any]]:
     """The spans of the operation, once there are so many."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             found = find_trace(state_dir, operation_id)
@@ -175,17 +187,17 @@ async def trace_of(state_dir: Path, operation_id: str, spans: int) -> list[dict[
         await asyncio.sleep(0.1)
 
 
-async def test_one_trace_leads_from_the_caller_to_the_model_across_processes(start_pool, tmp_path):
-    pool = await start_pool(pool_size=1, telemetry={"sampling": 0.0})
-    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    from dspool.messages import ExecuteProgram
+GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
-    result = await pool.run(ExecuteProgram("qa", QUESTION), traceparent=given)
+
+async def test_one_trace_leads_from_the_caller_to_the_model_across_processes(observed):
+    pool, state_dir = observed, observed.client.config.state_dir
+    result = await pool.run(ExecuteProgram("qa", QUESTION), traceparent=GIVEN)
     untraced = await pool.execute("qa", **QUESTION)
-    spans = await trace_of(tmp_path, result.operation_id, 7)
-    assert {span["trace_id"] for span in spans} == {given.split("-")[1]}
+    spans = await trace_of(state_dir, result.operation_id, 7)
+    assert {span["trace_id"] for span in spans} == {GIVEN.split("-")[1]}
     (root,) = trees(spans)
-    assert root.span["parent_id"] == given.split("-")[2]
+    assert root.span["parent_id"] == GIVEN.split("-")[2]
     queue, work = root.below
     (module,) = work.below
     names = [node.span["name"] for node in (root, queue, work, module, *module.below)]
@@ -201,29 +213,29 @@ async def test_one_trace_leads_from_the_caller_to_the_model_across_processes(sta
     assert root.span["resource"]["process.pid"] != work.span["resource"]["process.pid"] in pids(pool).values()
     assert root.span["start_ns"] <= work.span["start_ns"] <= work.span["end_ns"] <= root.span["end_ns"] + 1e6
     with pytest.raises(UnknownName):
-        find_trace(tmp_path, untraced.operation_id)
+        find_trace(state_dir, untraced.operation_id)
 
 
-async def test_a_retried_operation_shows_each_attempt(start_pool, tmp_path, log):
-    pool = await start_pool(pool_size=2, telemetry={"sampling": 1.0})
+async def test_a_retried_operation_shows_each_attempt(observed, log):
+    pool = observed
     await full(pool)
-    running = asyncio.ensure_future(pool.execute("noted", **log.inputs("a", 1.0)))
+    asked = ExecuteProgram("noted", log.inputs("a", 1.0))
+    running = asyncio.ensure_future(pool.run(asked, traceparent=GIVEN))
     pid = (await until(log.entries))[0].pid
     kill(pid)
     result = await running
-    spans = await trace_of(tmp_path, result.operation_id, 3)
+    spans = await trace_of(pool.client.config.state_dir, result.operation_id, 3)
     root = next(span for span in spans if span["name"] == "operation execute_program")
     assert root["attributes"]["dspool.attempts"] == 2
     assert root["attributes"]["dspool.worker"] == result.worker
 
 
-async def test_a_log_line_of_a_worker_says_what_it_belongs_to(start_pool, tmp_path):
-    pool = await start_pool(
-        pool_size=1, allowed_imports=("noted", "telling"), telemetry={"sampling": 1.0, "log_format": "json"}
-    )
-    session = pool.session("ada")
-    await session.create_program("n", import_path="telling:Logging")
-    result = await session.execute("n", text="hello")
+async def test_a_log_line_of_a_worker_says_what_it_belongs_to(observed):
+    pool = observed
+    await full(pool)
+    await pool.session("ada").create_program("n", import_path="telling:Logging")
+    asked = ExecuteProgram("n", {"text": "hello"})
+    result = await pool.run(asked, session="ada", traceparent=GIVEN)
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
 
     def line() -> str | None:
@@ -233,38 +245,36 @@ async def test_a_log_line_of_a_worker_says_what_it_belongs_to(start_pool, tmp_pa
                     return text
         return None
 
-    import json
-
     told = json.loads(await until(line))
     assert told["pool"] == pool.name
     assert told["worker"] == result.worker
     assert told["operation_id"] == result.operation_id
     assert told["session_hash"] == telemetry.session_hash("ada")
-    assert len(told["trace_id"]) == 32
+    assert told["trace_id"] == GIVEN.split("-")[1]
 
 
-async def test_history_survives_the_metrics_actor(start_pool, tmp_path):
-    pool = await start_pool(pool_size=1, metrics_interval_s=0.2, metrics_flush_interval_s=0.1)
+async def test_history_survives_the_metrics_actor(observed):
+    pool = observed
     for _ in range(20):
         await pool.execute("qa", **QUESTION)
+    ended = pool.client.totals["ok"]
 
     async def counted() -> int:
         return (await pool.metrics_snapshot()).counters.by_outcome["ok"]
 
-    deadline = time.monotonic() + 15
-    for _ in range(150):
-        if await counted() == 20:
-            break
+    deadline = time.monotonic() + PATIENCE_S
+    while await counted() < ended:
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
     points = len((await pool.metrics_history(60)).points)
     await pool.metrics.checkpoint.remote()
     kill(await pid_of(pool.metrics))
     after = None
     while after is None or len(after.points) < points:
-        assert time.monotonic() < deadline + 30
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
         try:
             after = await pool.metrics_history(600)
         except Exception:
             continue
-    assert await counted() == 20
+    assert await counted() == ended

@@ -116,8 +116,12 @@ def files_with(canaries: tuple[str, ...], *directories: Path) -> dict[str, int]:
     return {**found, "": looked}
 
 
-@pytest.mark.parametrize("capture", [False, True], ids=["off", "captured"])
-@pytest.mark.both_starts
+@pytest.mark.parametrize(
+    ("worker_start", "capture"),
+    [("fork", False), ("exec", False), ("fork", True)],
+    ids=["fork-off", "exec-off", "captured"],
+    indirect=["worker_start"],
+)
 async def test_a_canary_is_in_nothing_that_the_pool_writes_down(start_pool, notes, tmp_path, caplog, capture):
     caplog.set_level("DEBUG")
     key = notes.name + "-key"

@@ -21,7 +21,7 @@ import pytest_asyncio
 import ray
 import uvicorn
 import yaml
-from harness import QUESTION, full, settings
+from harness import PATIENCE_S, QUESTION, full, settings
 
 from dspool import Pool, PoolConfig
 from dspool.errors import PoolError
@@ -39,8 +39,6 @@ pytestmark = [
         shutil.which("prometheus") is None, reason="prometheus is not installed (make debian)"
     ),
 ]
-
-WAIT_S = 60.0
 
 
 def free_port() -> int:
@@ -100,7 +98,7 @@ class Prometheus:
 
     async def data(self, expr: str) -> list[float]:
         """The values that are numbers, as soon as there are any."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 found = [value for value in await self.query(expr) if not math.isnan(value)]
@@ -250,7 +248,7 @@ async def test_in_the_end_prometheus_counts_what_the_caller_counted(scene: Scene
     assert ended["ok"] > 20
     pool = f'pool="{scene.pool.name}"'  # other tests' pools were on the same cluster
     for source, prometheus in scene.prometheus.items():
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             seen = {
                 outcome: sum(

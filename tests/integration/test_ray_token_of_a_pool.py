@@ -1,4 +1,4 @@
-"""A script's cluster of its own: its token is its own, and it needs no home."""
+"""A script's cluster of its own: its token is its own, it needs no home, and nothing is left of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from harness import PATIENCE_S
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ray
 
 SCRIPT = """
-import asyncio, json, os, stat, subprocess, sys
+import asyncio, json, os, psutil, stat, subprocess, sys
 import ray  # a notebook has it long before the pool
 from dspool import Pool, PoolConfig
 
@@ -38,6 +40,9 @@ async def main():
             "answer": result.answer,
             "path": path,
             "modes": [mode(path), mode(os.path.dirname(path))],
+            "hosts": [member.host for member in pool.client.membership.workers],
+            "started": [process.pid for process in psutil.Process().children(recursive=True)],
+            "directory": ray._private.worker._global_node.get_temp_dir_path(),
             "sockets": ray._private.worker._global_node.get_sockets_dir_path(),
         }
         if len(sys.argv) > 2:
@@ -65,6 +70,12 @@ def ran(tmp_path: Path, home: str | None, *arguments: str) -> dict:
     assert told["answer"] == "Paris"
     assert told["modes"] == [0o600, 0o700]
     assert told["left"] == [False, []]
+    assert told["hosts"] == ["127.0.0.1"]
+    # Neither a process nor a file is left of it.
+    assert told["started"]
+    left = [psutil.Process(pid) for pid in told["started"] if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(left, timeout=PATIENCE_S)[1] == []
+    assert not Path(told["directory"]).exists()
     return told
 
 
@@ -78,6 +89,6 @@ def test_only_who_has_the_token_of_the_run_joins_and_the_home_stays_empty(tmp_pa
     assert Path(told["sockets"]).is_relative_to(Path(told["path"]).parent)
 
 
-@pytest.mark.parametrize("home", ["/proc", "/nonexistent", None])
+@pytest.mark.parametrize("home", ["/proc/nowhere", None])
 def test_a_pool_starts_without_a_home_that_it_could_write_to(tmp_path, home):
     ran(tmp_path, home)

@@ -21,7 +21,6 @@ from dspool.programs.sessions.sandbox import _RUNNER, deno
 from dspool.programs.sessions.session import Session, SessionHost
 
 pytestmark = [
-    pytest.mark.timeout(400),
     pytest.mark.skipif(deno.find() is None, reason="Deno is not installed"),
 ]
 

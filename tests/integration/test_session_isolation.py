@@ -10,7 +10,6 @@ from collections import Counter
 from contextlib import asynccontextmanager
 
 import httpx
-import pytest
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
@@ -23,8 +22,6 @@ from dspool.worker.worker import Worker
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
 from dspool_serve.pools import Settings
-
-pytestmark = pytest.mark.timeout(170)
 
 PRINCIPALS = [f"p{number}" for number in range(10)]
 SESSIONS = 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import pytest_asyncio
 from harness import full, pids
 
 from dspool.errors import ProgramError, WorkerLost
@@ -18,11 +19,23 @@ STOPPING = {
 }
 
 
-async def test_a_program_that_stops_things_ends_itself_and_neither_its_worker_nor_its_neighbours(
-    start_pool, log
-):
-    pool = await start_pool(pool_size=1, programs=STOPPING)
-    await full(pool, 1)
+@pytest_asyncio.fixture(loop_scope="session")
+async def pool(stopping, start_module_pool, worker_start):
+    """A pool of one worker for each way of starting it."""
+    if worker_start not in stopping:
+        stopping[worker_start] = await start_module_pool(
+            pool_size=1, programs=STOPPING, worker_start=worker_start
+        )
+    await full(stopping[worker_start], 1)
+    return stopping[worker_start]
+
+
+@pytest.fixture(scope="module")
+def stopping():
+    return {}
+
+
+async def test_a_program_that_stops_things_ends_itself_and_neither_its_worker_nor_its_neighbours(pool, log):
     before = pids(pool)
     neighbours = [asyncio.create_task(pool.execute("noted", **log.inputs(f"n{n}", 2.0))) for n in range(3)]
     for what in ("KeyboardInterrupt", "SystemExit", "CancelledError"):
@@ -40,9 +53,7 @@ async def test_a_program_that_stops_things_ends_itself_and_neither_its_worker_no
     assert (await pool.session("s").get_variable("a"))["value"] == 1
 
 
-async def test_a_program_that_ends_the_process_is_a_death(start_pool, log):
-    pool = await start_pool(pool_size=1, programs=STOPPING)
-    await full(pool, 1)
+async def test_a_program_that_ends_the_process_is_a_death(pool):
     with pytest.raises(WorkerLost):
         await pool.execute("stopping", where="coroutine", what="os._exit")
     await full(pool, 1)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from harness import QUESTION, SecondClient, actors_of, full, kill, owner_of, pids, until
+from harness import PATIENCE_S, QUESTION, SecondClient, actors_of, full, kill, owner_of, pids, until
 
 from dspool.errors import Cancelled, WorkerLost
 from dspool.messages import Result
@@ -25,7 +25,7 @@ async def killed_under_load(pool, log, program, number=60):
     victim, pid = sorted(pids(pool).items())[0]
     await until(lambda: sum(entry.pid == pid for entry in log.entries()) >= 4)
     kill(pid)
-    _, hanging = await asyncio.wait(running.values(), timeout=30)
+    _, hanging = await asyncio.wait(running.values(), timeout=PATIENCE_S)
     assert not hanging
     await until(lambda: victim not in pids(pool))
     return {label: task.exception() or task.result() for label, task in running.items()}
@@ -84,7 +84,7 @@ async def test_every_acknowledged_change_survives_a_kill_in_the_midst_of_changes
     await until(lambda: acknowledged >= 20)
     kill(pids(pool)[await owner_of(pool, session.id)])
     with pytest.raises(WorkerLost):
-        await asyncio.wait_for(writing, 10)
+        await asyncio.wait_for(writing, PATIENCE_S)
     # The one that was under way may have been committed or not; none before it is lost.
     assert (await session.get_variable("n"))["value"] in (acknowledged, acknowledged + 1)
 
@@ -106,7 +106,7 @@ async def test_cancelled_operations_free_their_slots_at_once(pool, log):
     await full(pool)
     slots = 2 * pool.client.config.slots_per_worker
     tasks = [
-        asyncio.create_task(pool.execute("noted", timeout_s=120, **log.inputs(f"long{index}", 60)))
+        asyncio.create_task(pool.execute("noted", timeout_s=700, **log.inputs(f"long{index}", 600)))
         for index in range(slots)
     ]
     await until(lambda: len(log.labels("begin")) == slots)
@@ -115,7 +115,7 @@ async def test_cancelled_operations_free_their_slots_at_once(pool, log):
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {asyncio.CancelledError, Cancelled}
     results = await asyncio.wait_for(
-        asyncio.gather(*(pool.execute("noted", **log.inputs("after")) for _ in range(slots))), 5
+        asyncio.gather(*(pool.execute("noted", **log.inputs("after")) for _ in range(slots))), PATIENCE_S
     )
     assert len(results) == slots
     assert not [label for label in log.labels("end") if label.startswith("long")]
@@ -124,13 +124,13 @@ async def test_cancelled_operations_free_their_slots_at_once(pool, log):
 async def test_a_client_that_was_killed_keeps_no_slot(pool, cluster, log):
     await full(pool)
     slots = 2 * pool.client.config.slots_per_worker
-    inputs = [log.inputs(f"orphan{index}", 60) for index in range(slots)]
+    inputs = [log.inputs(f"orphan{index}", 600) for index in range(slots)]
     with SecondClient(cluster, pool=pool.name, inputs=inputs) as client:
         await client.said()
         await until(lambda: len(log.labels("begin")) == slots)
         client.kill()
     results = await asyncio.wait_for(
-        asyncio.gather(*(pool.execute("noted", **log.inputs("after")) for _ in range(slots))), 5
+        asyncio.gather(*(pool.execute("noted", **log.inputs("after")) for _ in range(slots))), PATIENCE_S
     )
     assert len(results) == slots
 

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import ssl
-import subprocess
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from dspool.errors import DeadlineExceeded, NotAllowed, Unauthenticated, UnknownSession
 from dspool.remote import BlockingRemotePool
-from dspool.tokens import issue
-from tests.serve.test_service import QUESTION, Up, dspool
+from tests.serve.test_service import ENDS_S, QUESTION, dspool
 
-pytestmark = [
-    pytest.mark.serve,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate"),
-]
+pytestmark = pytest.mark.serve
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    home = tmp_path_factory.mktemp("access")
-    cert, key, tokens = home / "cert.pem", home / "key.pem", home / "tokens.yaml"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    subprocess.run(
-        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
-        check=True,
-        capture_output=True,
-    )
-    key.chmod(0o600)
-    people = {"ada": "caller", "bob": "caller", "root": "admin"}
-    texts = {name: issue(tokens, name, role)[0] for name, role in people.items()}
-    config = home / "pool.yaml"
-    service = {"tokens_file": str(tokens), "tls_cert": str(cert), "tls_key": str(key), "replicas": 2}
-    config.write_text(json.dumps({"pool_size": 1, "service": service}))
-    running = Up(home / "state", "--config", str(config))
-    running.cert, running.tokens = cert, texts
-    yield running
-    running.end()
+@pytest.fixture
+def up(guarded):
+    return guarded
 
 
 def pool_of(up, who=None):
@@ -67,9 +45,8 @@ def test_callers_get_answers_and_their_own_sessions_and_nobody_elses(up):
 
 
 def test_a_deadline_in_the_header_is_a_problem_through_haproxy(up):
-    trust = ssl.create_default_context(cafile=str(up.cert))
     headers = {"authorization": f"Bearer {up.tokens['ada']}", "x-request-timeout-seconds": "0.000001"}
-    with httpx.Client(base_url=up.url, verify=trust, headers=headers, trust_env=False) as http:
+    with httpx.Client(base_url=up.url, verify=up.trust, headers=headers, trust_env=False) as http:
         answer = http.post("/v1/pools/default/programs/qa/execute", json={"inputs": QUESTION})
     assert (answer.status_code, answer.json()["code"]) == (504, DeadlineExceeded.code)
     assert answer.headers["strict-transport-security"]
@@ -89,9 +66,29 @@ def test_what_admins_do_and_others_try_is_in_the_audit_log(up):
 def test_the_command_line_presents_its_token(up, monkeypatch):
     state = ["--state-dir", str(up.state_dir), "--json"]
     monkeypatch.setenv("DSPOOL_TOKEN", up.tokens["root"])
-    assert json.loads(dspool("status", *state).stdout)["status"]["actual"] == 1
+    assert json.loads(dspool("status", *state).stdout)["status"]["actual"] == 2
     listed = json.loads(dspool("sessions", *state).stdout)["sessions"]
     assert "ada/s" in [one["id"] for one in listed]
     monkeypatch.delenv("DSPOOL_TOKEN")
     assert json.loads(dspool("status", *state).stdout)["status"] is None
     assert os.environ.get("DSPOOL_TOKEN") is None
+
+
+def test_whoever_asks_twice_to_stop_does_not_wait_for_what_runs(up, guarded_lm):
+    """Ends `guarded`: runs last, by the place of this file."""
+    guarded_lm.latency_s = 600.0
+    before = guarded_lm.requests
+    with ThreadPoolExecutor(1) as threads, pool_of(up, "ada") as ada:
+        running = threads.submit(ada.execute, "ask", **QUESTION)
+        while guarded_lm.requests == before:
+            time.sleep(0.01)
+        up.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # two signals at one moment would arrive as one
+        up.process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        up.process.wait(ENDS_S)
+        # So long before the end of what runs that a slow machine shows no other picture.
+        assert time.monotonic() - began < 20.0
+        assert running.exception() is not None
+    assert up.left() == []
+    assert not (up.state_dir / "run.json").exists()

@@ -9,39 +9,23 @@ import time
 import httpx
 import pytest
 
-from dspool.tokens import issue
-from tests.serve.test_service import QUESTION, Up
+from tests.serve.test_service import ENDS_S, QUESTION
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.serve
 
 API = "/dashboard/api"
 POOL = f"{API}/pools/default"
 QA = "/v1/pools/default/programs/qa/execute"
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    home = tmp_path_factory.mktemp("dash")
-    texts = {
-        name: issue(home / "t.yaml", name, role)[0]
-        for name, role in {"root": "admin", "eve": "reader"}.items()
-    }
-    config = home / "pool.yaml"
-    # Two ingress processes: a session that one began is known to the other.
-    service = {"tokens_file": str(home / "t.yaml"), "replicas": 2}
-    telemetry = {"sampling": 1.0}
-    config.write_text(
-        json.dumps({"pool_size": 2, "max_pool_size": 3, "service": service, "telemetry": telemetry})
-    )
-    running = Up(home / "state", "--config", str(config))
-    running.tokens = texts
-    yield running
-    running.end()
+@pytest.fixture
+def up(guarded):
+    return guarded
 
 
 @pytest.fixture
 def page(up):
-    with httpx.Client(base_url=up.url, timeout=20) as http:
+    with httpx.Client(base_url=up.url, timeout=ENDS_S, verify=up.trust) as http:
         answer = http.post(
             f"{API}/login", json={"token": up.tokens["root"]}, headers={"x-dspool-csrf": "login"}
         )
@@ -50,7 +34,7 @@ def page(up):
         yield http
 
 
-def until(what, seconds=20.0):
+def until(what, seconds=ENDS_S):
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not come"
@@ -59,9 +43,8 @@ def until(what, seconds=20.0):
 
 
 def run_some(up, number=30):
-    with httpx.Client(
-        base_url=up.url, headers={"authorization": f"Bearer {up.tokens['root']}"}, timeout=30
-    ) as http:
+    headers = {"authorization": f"Bearer {up.tokens['root']}"}
+    with httpx.Client(base_url=up.url, headers=headers, timeout=ENDS_S, verify=up.trust) as http:
         for _ in range(number):
             assert http.post(QA, json={"inputs": QUESTION}).status_code == 200
 
@@ -117,7 +100,7 @@ def test_what_is_resized_is_told_live_within_two_seconds(up, page):
     ready = threading.Event()
 
     def listen():
-        with page.stream("GET", f"{POOL}/live?topics=overview,events,workers", timeout=30) as stream:
+        with page.stream("GET", f"{POOL}/live?topics=overview,events,workers", timeout=ENDS_S) as stream:
             name = ""
             for line in stream.iter_lines():
                 if line.startswith("event: "):
@@ -134,11 +117,11 @@ def test_what_is_resized_is_told_live_within_two_seconds(up, page):
 
     listener = threading.Thread(target=listen)
     listener.start()
-    assert ready.wait(10)
+    assert ready.wait(ENDS_S)
     time.sleep(1.5)
     began = time.monotonic()
     assert page.post(f"{POOL}/resize", json={"size": 3}).json() == {"desired": 3}
-    listener.join(20)
+    listener.join(ENDS_S)
     assert heard["event"] - began < 2.5
     assert heard["tick"] - began < 3.5
     page.post(f"{POOL}/resize", json={"size": 2})
@@ -152,7 +135,7 @@ def test_actions_of_the_page_do_what_they_say_and_are_written_down(up, page):
     until(lambda: page.get(f"{POOL}/warmup").json()["progress"][-1:] and True)
     worker = page.get(f"{POOL}/workers").json()["workers"][0]["id"]
     assert page.post(f"{POOL}/workers/{worker}/restart").json()["worker"] == worker
-    until(lambda: worker not in page.get(f"{POOL}/workers").text, 60)
+    until(lambda: worker not in page.get(f"{POOL}/workers").text)
     done = [one["path"].rpartition("/")[2] for one in page.get(f"{API}/audit").json()["records"]]
     assert {"pause", "resume", "warm", "restart"} <= set(done)
     refused = page.post(f"{POOL}/pause", headers={"x-dspool-csrf": "no"})

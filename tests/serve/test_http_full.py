@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from test_service import SPEC, Up
 
 from dspool.testing.lm_server import LMServer, Reply
+from tests.serve.test_service import ENDS_S, SPEC, Up, dspool
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.serve
 
 POOL = "/v1/pools/default"
 ASK = f"{POOL}/programs/ask"
@@ -144,13 +144,12 @@ def test_a_waiting_stream_sends_heartbeats(up, lm):
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("how", ["stream", "execute"])
-def test_a_client_that_goes_away_frees_its_slot_within_100_ms(up, lm, how):
-    freed = []
+def test_a_client_that_goes_away_frees_its_slot_within_100_ms(up, lm):
+    freed: dict[str, list[float]] = {"stream": [], "execute": []}
     with up.client() as http:
         quick = f"{POOL}/programs/quick/execute"
         assert http.post(quick, json=body("Warm?")).status_code == 200
-        for _ in range(TRIES):
+        for how in [*freed] * TRIES:
             lm.latency_s = 20.0
             before = lm.requests
             leaver = connection(up, f"{ASK}/{how}", body("Are you there?"))
@@ -159,9 +158,9 @@ def test_a_client_that_goes_away_frees_its_slot_within_100_ms(up, lm, how):
             gone_at = time.monotonic()
             # The pool has one slot: this is answered when it is free again.
             assert http.post(quick, json=body("Next?")).status_code == 200
-            freed.append(time.monotonic() - gone_at)
-    print(f"slot freed and used again after {[round(one * 1e3) for one in sorted(freed)]} ms ({how})")
-    assert min(freed) < FREED_WITHIN_S, freed
+            freed[how].append(time.monotonic() - gone_at)
+    print(f"slot freed and used again after, in seconds: {freed}")
+    assert all(min(taken) < FREED_WITHIN_S for taken in freed.values()), freed
 
 
 def test_a_client_that_does_not_read_holds_up_nobody_but_itself(up, lm):
@@ -184,7 +183,7 @@ def test_programs_are_deployed_and_rolled_back(up):
         assert (again.status_code, again.json()["code"]) == (409, "conflict"), again.text
         assert "version 1 of new already runs exactly this" in again.json()["detail"]
         second = http.post(
-            f"{POOL}/programs/new/versions", json={"signature": "question -> answer, why"}, timeout=60
+            f"{POOL}/programs/new/versions", json={"signature": "question -> answer, why"}, timeout=ENDS_S
         )
         assert second.json()["version"] == 2, second.text
         said = http.post(f"{POOL}/programs/new/execute", json=body("Why?")).json()
@@ -232,8 +231,8 @@ def test_operators_resize_warm_pause_and_restart(up):
     with up.client() as http:
         assert http.post(f"{POOL}/resize", json={"size": 9}).json()["code"] == "invalid_request"
         assert http.post(f"{POOL}/resize", json={"size": 2}).json() == {"desired": 2}
-        wait_until(lambda: http.get(f"{POOL}/stats").json()["actual"] == 2, 60)
-        with http.stream("POST", f"{POOL}/warm", json={"strategy": "sequential"}, timeout=60) as answer:
+        wait_until(lambda: http.get(f"{POOL}/stats").json()["actual"] == 2)
+        with http.stream("POST", f"{POOL}/warm", json={"strategy": "sequential"}, timeout=ENDS_S) as answer:
             told = list(events(answer.iter_lines()))
         assert {data["kind"] for name, data in told if name == "status"} >= {"begin", "step", "end"}
         assert (told[-1][0], told[-1][1]["workers_warm"]) == ("final", 2)
@@ -242,7 +241,7 @@ def test_operators_resize_warm_pause_and_restart(up):
         assert http.post(f"{POOL}/resume").json() == {"paused": False}
         wait_until(lambda: http.post(f"{POOL}/programs/quick/execute", json=body("?")).status_code == 200)
         old = http.get(f"{POOL}/workers").json()["workers"][0]["id"]
-        gone = http.post(f"{POOL}/workers/{old}/restart", json={"wait_s": 30}, timeout=60)
+        gone = http.post(f"{POOL}/workers/{old}/restart", json={"wait_s": 60}, timeout=ENDS_S)
         assert gone.json() == {"worker": old, "gone": True}, gone.text
         assert http.get(f"{POOL}/workers/{old}").json()["code"] == "unknown_worker"
         view = http.get(f"{POOL}/config").json()["config"]
@@ -255,7 +254,7 @@ def test_events_of_the_pool_are_told_as_they_happen(up):
     heard = threading.Event()
 
     def listen() -> None:
-        with up.client() as http, http.stream("GET", f"{POOL}/events/stream", timeout=30) as answer:
+        with up.client() as http, http.stream("GET", f"{POOL}/events/stream", timeout=ENDS_S) as answer:
             for name, data in events(answer.iter_lines()):
                 if name == "event" and "resize" in data["event"] + json.dumps(data["metadata"]):
                     heard.set()
@@ -264,13 +263,28 @@ def test_events_of_the_pool_are_told_as_they_happen(up):
     with ThreadPoolExecutor(1) as threads, up.client() as http:
         threads.submit(listen)
         http.post(f"{POOL}/resize", json={"size": 1})
-        assert heard.wait(20)
+        assert heard.wait(ENDS_S)
 
 
 def test_the_document_and_its_pages_are_served(up):
     with up.client() as http:
         assert http.get("/openapi.json").json()["openapi"] == "3.1.0"
         assert "docs.js" in http.get("/docs").text
+
+
+def test_stopping_lets_operations_finish_and_leaves_nothing_behind(up, lm):
+    """Ends `up`: runs last."""
+    lm.latency_s = 3.0
+    before = lm.requests
+    with up.client() as http, ThreadPoolExecutor(1) as threads:
+        running = threads.submit(http.post, f"{ASK}/execute", json=body("Still there?"))
+        wait_until(lambda: lm.requests > before)
+        stopped = dspool("down", "--state-dir", str(up.state_dir))
+        assert stopped.returncode == 0, stopped.stderr
+        assert running.result().status_code == 200, running.result().text
+    assert up.process.wait(ENDS_S) == 0
+    assert up.left() == []
+    assert not (up.state_dir / "run.json").exists()
 
 
 def connection(up: Up, path: str, content: dict[str, Any]) -> socket.socket:
@@ -285,7 +299,7 @@ def connection(up: Up, path: str, content: dict[str, Any]) -> socket.socket:
     return made
 
 
-def wait_until(condition: Any, limit_s: float = 20.0) -> None:
+def wait_until(condition: Any, limit_s: float = ENDS_S) -> None:
     until = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < until, "it did not happen"

@@ -13,9 +13,10 @@ import tempfile
 import httpx
 import psutil
 import pytest
-from test_service import QA, QUESTION, SPEC, Up, dspool
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(400)]
+from tests.serve.test_service import ENDS_S, QA, QUESTION, SPEC, Up, dspool
+
+pytestmark = pytest.mark.serve
 
 CLUSTER = """
 import json, sys, ray
@@ -66,10 +67,10 @@ class Cluster:
     def end(self) -> None:
         left = self.processes()
         self.process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(left, timeout=15)
+        _, alive = psutil.wait_procs(left, timeout=ENDS_S)
         for one in alive:
             one.kill()
-        self.process.wait(10)
+        self.process.wait(ENDS_S)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_service_joins_serves_and_leaves_nothing_behind(cluster, tmp_path):
 
         stopped = dspool("down", "--state-dir", str(state))
         assert stopped.returncode == 0, stopped.stderr
-        assert up.process.wait(5) == 0
+        assert up.process.wait(ENDS_S) == 0
         assert cluster.named_actors() == []
         assert "haproxy" not in {one.name() for one in cluster.processes()}
         with pytest.raises(httpx.TransportError):
@@ -118,7 +119,7 @@ def test_what_a_killed_service_leaves_on_a_cluster_is_removed_by_down(cluster, t
     up = Up(state, "--address", cluster.address, "--pool-size", "1")
     try:
         up.process.kill()
-        up.process.wait(10)
+        up.process.wait(ENDS_S)
         # Detached actors live on, as they must for a service that is only restarted.
         assert any(name.startswith("dspool:default:") for name in cluster.named_actors())
         stopped = dspool("down", "--state-dir", str(state))

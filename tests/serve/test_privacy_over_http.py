@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,64 +12,34 @@ import httpx
 import pytest
 
 from dspool.testing.lm_server import LMServer, Reply
-from dspool.tokens import issue
 from dspool_console.dashboard.routes import DASHBOARD
 from dspool_serve.api import ROUTES
-from tests.serve.test_service import Up, dspool
+from tests.serve.conftest import MODEL_KEY
+from tests.serve.test_service import ENDS_S, Up, dspool
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.serve
 
 CANARY = "Zanzibar4471"
-KEY = f"sk-{CANARY}-of-the-model"
 POOL = "/v1/pools/default"
 SPEC = {"signature": "context, question -> answer", "lm": "test"}
 INPUTS = {"context": f"{CANARY} is the capital of France.", "question": "What is the capital of France?"}
-HERE = Path(__file__).parent
 # What a service keeps on purpose: sessions with their variables, and the tokens as the operator wrote them down.
 STORED = re.compile(r"sessions\.db(-wal|-shm)?$")
 
 
-@pytest.fixture(scope="module")
-def lm() -> Iterator[LMServer]:
-    with LMServer(api_key=KEY) as server:
-        yield server
+@pytest.fixture
+def up(guarded: Up) -> Up:
+    return guarded
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, lm: LMServer) -> Iterator[Up]:
-    home = tmp_path_factory.mktemp("private")
-    tokens = home / "tokens.yaml"
-    people = {"ada": "caller", "root": "admin", "eve": "reader"}
-    texts = {who: issue(tokens, who, role)[0] for who, role in people.items()}
-    config = {
-        "pool_size": 1,
-        "telemetry": {"sampling": 1.0, "max_traces_per_s": None, "log_level": "debug"},
-        "metrics_flush_interval_s": 0.1,
-        "allowed_imports": ["telling"],
-        "lm_profiles": {
-            "test": {"model": "openai/test", "endpoint": lm.url, "api_key_env": "PRIVATE_MODEL_KEY"}
-        },
-        "programs": {
-            "ask": {"spec": SPEC},
-            "failing": {"import_path": "telling:Failing"},
-            "failing_later": {"import_path": "telling:FailingLater"},
-        },
-        "service": {"tokens_file": str(tokens), "replicas": 2, "heartbeat_s": 0.2},
-    }
-    (home / "pool.yaml").write_text(json.dumps(config))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVATE_MODEL_KEY", KEY)
-        path = os.pathsep.join([str(HERE.parent / "integration"), os.environ.get("PYTHONPATH", "")])
-        patch.setenv("PYTHONPATH", path)
-        running = Up(home / "state", "--config", str(home / "pool.yaml"))
-    running.tokens = texts
-    yield running
-    running.end()
+@pytest.fixture
+def lm(guarded_lm: LMServer) -> LMServer:
+    return guarded_lm
 
 
 def client(up: Up, token: str) -> httpx.Client:
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(base_url=up.url, headers=headers, timeout=30.0, trust_env=False)
+    return httpx.Client(base_url=up.url, headers=headers, timeout=ENDS_S, trust_env=False, verify=up.trust)
 
 
 def use(up: Up, lm: LMServer) -> list[int]:
@@ -115,7 +83,7 @@ def use(up: Up, lm: LMServer) -> list[int]:
         for reply in (
             Reply(text=f"{CANARY} is no field"),
             Reply(status=400, body=json.dumps({"error": {"message": CANARY, "type": CANARY}}).encode()),
-            Reply(status=401, body=json.dumps({"error": {"message": f"bad key {KEY}"}}).encode()),
+            Reply(status=401, body=json.dumps({"error": {"message": f"bad key {MODEL_KEY}"}}).encode()),
             Reply(status=500, body=CANARY.encode()),
             Reply(drop=True),
         ):
@@ -225,7 +193,7 @@ def test_a_canary_is_in_nothing_that_the_service_writes_down_or_shows(up, lm):
     with client(up, up.tokens["root"]) as http:
         assert http.post(f"{POOL}/pause").status_code == 200
     # A checkpoint is written every 30 s.
-    until = time.monotonic() + 40
+    until = time.monotonic() + ENDS_S
     checkpoint = up.state_dir / "metrics-default.checkpoint"
     while not checkpoint.exists():
         assert time.monotonic() < until
@@ -236,3 +204,5 @@ def test_a_canary_is_in_nothing_that_the_service_writes_down_or_shows(up, lm):
     assert found == {}
     spans = "".join(file.read_text() for file in (up.state_dir / "traces").glob("*.jsonl"))
     assert "POST /v1/pools/{pool}/programs/{program}/execute" in spans
+    with client(up, up.tokens["root"]) as http:
+        assert http.post(f"{POOL}/resume").status_code == 200

@@ -34,7 +34,7 @@ EXAMPLES = 160 if LONG else 8
 THROUGH_HAPROXY = EXAMPLES if LONG else 2
 """Each costs more there, and what it may find is what HAProxy and Serve add."""
 
-pytestmark = pytest.mark.timeout(3600 if LONG else 170)
+pytestmark = pytest.mark.timeout(3600 if LONG else 600)
 
 # The document says which shapes are read, not which names exist: a right shape may well be refused (422). And a
 # deadline of no time at all rightly ends in a 504, which must be documented, as the other checks hold. What must never

@@ -1,0 +1,47 @@
+"""Two nodes on one machine: a store on SQLite never comes up on the other one, and each has a parent of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import PATIENCE_S
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """What `two_nodes.py` saw, and the directory in which its cluster was."""
+    program = Path(__file__).with_name("two_nodes.py")
+    with tempfile.TemporaryDirectory(prefix="dsp-n-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(
+            [sys.executable, str(program), folder], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        yield json.loads((Path(folder) / "seen.json").read_text()) | {"folder": Path(folder)}
+
+
+def test_a_store_on_sqlite_stays_on_its_node_and_is_refused_on_two(seen):
+    assert set(seen["nodes"]) == {"first"}
+    assert seen["sessions"] == ["ada"]
+    assert "2" in seen["refused"]
+    assert "store_url" in seen["refused"]
+    assert "PostgreSQL" in seen["refused"]
+    assert seen["left"] == []
+
+
+def test_each_node_has_a_parent_of_its_own_and_nothing_outlives_the_cluster(seen):
+    (one, its_parent, how), (other, others_parent, how_too) = seen["forked"]
+    assert how == how_too == "fork"
+    assert its_parent != others_parent
+    # Two parents and two workers.
+    left = [psutil.Process(pid) for pid in (one, its_parent, other, others_parent) if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(left, timeout=PATIENCE_S)[1] == []
+    files = seen["folder"].rglob("*")
+    assert not [path for path in files if "forkserver" in path.parts and path.is_socket()]
