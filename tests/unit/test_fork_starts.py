@@ -53,6 +53,13 @@ async def test_one_that_never_comes_fails_before_the_pool_gives_it_up_and_the_ne
     assert forks.why_not() is None
 
 
+async def test_who_gives_the_pool_more_time_to_start_gives_a_forked_worker_more(clock):
+    answer, started = start(ForkStarts(300.0, clock=clock.now, sleep=clock.sleep))
+    await clock.advance(199.0)
+    answer.set_result("here")
+    assert await started == "here"
+
+
 async def test_one_that_waits_for_its_turn_is_not_late_while_others_come(forks, clock):
     _, last = start(forks, "last")
     for _ in range(3):

@@ -191,8 +191,6 @@ class RayRuntime:
 
 T = TypeVar("T")
 
-LIMIT_S = 40.0
-"""As long as the first worker may wait for its parent to load."""
 EXEC_FOR_S = 60.0
 
 
@@ -207,7 +205,7 @@ class ForkStarts:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         # Before the pool itself gives the worker up, or nobody would learn that forking was to blame.
-        self._limit_s = min(LIMIT_S, init_timeout_s * 2 / 3)
+        self._limit_s = init_timeout_s * 2 / 3
         self._clock, self._sleep = clock, sleep
         self._last_came = clock()
         self._exec_until = clock()
