@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, needs_chromium]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     service = Demo(tmp_path_factory.mktemp("demo"), "--workers", "6", "--tokens")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not service.log.read_text().startswith("{") and time.monotonic() < deadline:
         time.sleep(0.05)
     service.tokens = json.loads(service.log.read_text().splitlines()[0])

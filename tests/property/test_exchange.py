@@ -211,7 +211,7 @@ class Exchange(RuleBasedStateMachine):
     async def _end(self) -> None:
         for gate in self.gates.values():
             gate.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             ends = await asyncio.gather(*(call.task for call in self.all), return_exceptions=True)
             await asyncio.gather(*self.drains)
         started = sum((host.started for host in self.pool.hosts.values()), start=Counter())

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.serve
 CLUSTER = """
 import json, sys, ray
 found = ray.init(address="local", _temp_dir=sys.argv[1], _node_ip_address="127.0.0.1", include_dashboard=False,
-                 num_cpus=4, object_store_memory=128 * 1024 * 1024, log_to_driver=False, logging_level="ERROR")
+                 num_cpus=2, object_store_memory=128 * 1024 * 1024, log_to_driver=False, logging_level="ERROR")
 print(found.address_info["gcs_address"], flush=True)
 for _ in sys.stdin:
     named = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]

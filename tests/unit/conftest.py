@@ -68,7 +68,7 @@ def told(tmp_path, place):
         script.write_text(f"import json, os, sys\nanswer = {program}\n" + SAY)
         request = handover.here([str(script), str(answer)])._replace(**changes)
         ask(place, request)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while not answer.exists():
             assert time.monotonic() < until
             time.sleep(0.01)

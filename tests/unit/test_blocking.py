@@ -93,14 +93,14 @@ def test_an_interrupted_caller_cancels_its_operation(pool, answers, monkeypatch)
     import concurrent.futures
 
     def interrupted(self, timeout=None):
-        answers.asking.wait(10)
+        answers.asking.wait(120)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(concurrent.futures.Future, "result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pool.execute("hangs", x=1)
-    assert answers.cancelled.wait(10)
+    assert answers.cancelled.wait(120)
 
 
 def test_a_call_from_the_pools_own_loop_is_refused_instead_of_hanging(pool):

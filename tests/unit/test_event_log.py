@@ -124,7 +124,7 @@ async def test_whoever_waits_for_events_hears_of_the_next_one(observation):
     waiting = asyncio.ensure_future(observation.events(first.next, 10, 20.0))
     await asyncio.sleep(0)
     observation.report(EventBatch("p", "s", 1, events("pool.resize")))
-    page = await asyncio.wait_for(waiting, 5)
+    page = await asyncio.wait_for(waiting, 60)
     assert [seen.event for seen in page.events] == ["pool.resize"]
 
 

@@ -33,7 +33,7 @@ def test_a_parent_reaps_its_children(parent, place, told):
 
 
 def test_a_parent_ends_and_takes_its_files_away_when_it_has_been_idle(parent, place):
-    assert parent(idle_s=0.1).wait(10) == 0
+    assert parent(idle_s=0.1).wait(120) == 0
     assert not place.directory.parent.exists()
 
 
@@ -42,7 +42,7 @@ def test_a_parent_ends_when_its_directory_is_gone(parent, place):
     place.socket.unlink()
     place.directory.rmdir()
     place.directory.parent.rmdir()
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     assert not place.directory.parent.exists()
 
 
@@ -73,7 +73,7 @@ def test_a_hung_parent_costs_one_time_out_is_killed_and_the_next_worker_does_not
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(Unavailable, match=r"did not answer in 0\.2 s"):
         ask(place, handover.here(["x.py"]), timeout_s=0.2)
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(120) == -signal.SIGKILL
     assert "did not answer" in place.exec_only()
     (found,) = forkserver.report(place.directory.parent.parent)
     assert "did not answer" in found.exec_only
@@ -128,7 +128,7 @@ def test_a_child_that_gave_up_just_before_go_arrived_leaves_the_worker_to_the_sh
 def test_a_child_that_is_held_up_after_go_is_killed_before_the_shim_becomes_the_worker(place, monkeypatch):
     monkeypatch.setattr(shim, "GOING_S", 0.1)
     with subprocess.Popen(["sleep", "100"]) as child:
-        why = stalled(place, handover.here(["x.py"]), lambda _: child.wait(10), answer=child.pid)
+        why = stalled(place, handover.here(["x.py"]), lambda _: child.wait(120), answer=child.pid)
     assert child.returncode == -signal.SIGKILL
     assert "did not take over" in why
 
@@ -146,7 +146,7 @@ def test_the_shim_stays_until_ray_knows_the_child(parent, place, tmp_path):
     script.write_text(
         "import sys, time\ntime.sleep(0.3)\nsys.modules['ray._private.worker'].connect()\ntime.sleep(60)"
     )
-    pid = ask(place, handover.here([str(script)]), registered_s=20.0)
+    pid = ask(place, handover.here([str(script)]), registered_s=120.0)
     assert (tmp_path / "connected").exists()
     assert not ended(pid)
     os.kill(pid, signal.SIGKILL)
@@ -158,8 +158,8 @@ def test_a_child_that_dies_before_ray_knows_it_is_replaced_by_the_shim_at_once(p
     script.write_text("import os; os._exit(9)")
     began = time.monotonic()
     with pytest.raises(Unavailable, match="died before Ray knew it"):
-        ask(place, handover.here([str(script)]), registered_s=20.0)
-    assert time.monotonic() - began < 10
+        ask(place, handover.here([str(script)]), registered_s=300.0)
+    assert time.monotonic() - began < 100
 
 
 def test_a_child_that_is_slow_to_register_is_left_alone(parent, place, tmp_path):

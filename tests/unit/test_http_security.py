@@ -490,6 +490,6 @@ async def test_a_body_that_trickles_in_is_a_408_and_not_waited_for_for_ever():
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": QA, "headers": [], "query_string": b""}
-    await asyncio.wait_for(app(scope, receive, send), 5)
+    await asyncio.wait_for(app(scope, receive, send), 60)
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["code"] == "request_too_slow"
