@@ -118,10 +118,23 @@ class LocalPool(FakePool):
 class LocalService:
     """`with LocalService(directory) as service: service.url`. `keys` are those of the configuration."""
 
-    def __init__(self, directory: Path, security: Security | None = None, **keys: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        security: Security | None = None,
+        *,
+        operation_timeout_s: float = 10.0,
+        **keys: Any,
+    ) -> None:
         programs = {"qa": {"spec": {"signature": "context, question -> answer"}}, **keys.pop("programs", {})}
         self._config = PoolConfig(
-            state_dir=directory, telemetry={"sampling": 0}, enable_metrics=False, programs=programs, **keys
+            operation_timeout_s=operation_timeout_s,
+            checkout_timeout_s=operation_timeout_s,
+            state_dir=directory,
+            telemetry={"sampling": 0},
+            enable_metrics=False,
+            programs=programs,
+            **keys,
         )
         self._security = security
         self._socket = socket.socket()
@@ -145,7 +158,7 @@ class LocalService:
         await self.pool.begin(self._config)
         pools, security = FixedPools(self.pool), self._security or Security()
         settings = Settings(
-            operation_timeout_s=10.0,
+            operation_timeout_s=self._config.operation_timeout_s,
             body_timeout_s=3.0,
             session_imports=self._config.service.session_imports,
         )

@@ -18,7 +18,7 @@ SESSION = "/v1/pools/default/sessions"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with LocalService(tmp_path_factory.mktemp("service")) as running:
+    with LocalService(tmp_path_factory.mktemp("service"), operation_timeout_s=120.0) as running:
         yield running
 
 
