@@ -149,11 +149,17 @@ async def test_forked_workers_are_like_others_in_what_they_inherit(pool, common_
         assert len(set(column)) == len(column)
 
 
-async def test_forked_workers_reach_a_model_over_connections_of_their_own(start_pool):
+async def test_forked_workers_have_connections_of_their_own_and_one_that_dies_is_noticed_without_a_check(
+    start_pool, session_dir
+):
     with LMServer(text="[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]") as server:
         profile = {"model": "openai/gpt-4o-mini", "endpoint": server.url, "engine": "lm15"}
         pool = await start_pool(
-            worker_start="fork", lm_profiles={"http": profile}, default_lm="http", slots_per_worker=2
+            worker_start="fork",
+            lm_profiles={"http": profile},
+            default_lm="http",
+            slots_per_worker=2,
+            health_check_interval_s=10 * PATIENCE_S,
         )
         await full(pool)
         answers = await asyncio.gather(*(pool.execute("qa", **QUESTION) for _ in range(20)))
@@ -171,22 +177,16 @@ async def test_forked_workers_reach_a_model_over_connections_of_their_own(start_
         assert all(held)
         assert not set(held[0]) & set(held[1])
 
-
-async def test_a_killed_worker_is_noticed_without_a_check_replaced_by_a_forked_one_and_reaped(
-    start_pool, session_dir
-):
-    pool = await start_pool(worker_start="fork", health_check_interval_s=10 * PATIENCE_S)
-    await full(pool)
-    victim, pid = sorted(pids(pool).items())[0]
-    (parent,) = parents(session_dir, [pid])
-    kill(pid)
-    await until(lambda: victim not in pids(pool))
-    await full(pool)
-    # Reaped: a zombie would still be there.
-    await until(lambda: not psutil.pid_exists(pid))
-    (after,) = parents(session_dir, pids(pool).values())
-    assert after.pid == parent.pid
-    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+        victim, pid = sorted(pids(pool).items())[0]
+        (parent,) = parents(session_dir, [pid])
+        kill(pid)
+        await until(lambda: victim not in pids(pool))
+        await full(pool)
+        # Reaped: a zombie would still be there.
+        await until(lambda: not psutil.pid_exists(pid))
+        (after,) = parents(session_dir, pids(pool).values())
+        assert after.pid == parent.pid
+        assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
 
 async def test_workers_outlive_their_parent_and_the_next_one_starts_another(pool, session_dir):

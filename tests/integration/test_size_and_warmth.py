@@ -202,7 +202,6 @@ async def test_a_pool_is_ready_with_min_ready_workers_while_others_are_slow_or_f
     await until_status(pool, lambda now: now.state == "ready")
 
 
-@pytest.mark.both_starts
 async def test_a_spare_is_promoted_when_a_worker_dies(start_pool):
     pool = await start_pool(pool_size=1, spares=1)
     await full(pool, 1)
@@ -220,18 +219,17 @@ async def test_a_spare_is_promoted_when_a_worker_dies(start_pool):
     assert pids(pool) == {spare.id: spare.pid}
 
 
-async def test_a_lazy_pool_starts_its_workers_at_the_first_operation(start_pool):
-    pool = await start_pool(lazy=True, pool_size=1, warmup={"min_ready": 0})
-    await asyncio.sleep(0.2)
-    status = await pool.status()
-    assert (status.workers, status.ready) == ((), True)
-    assert not [name for name in actors_of(pool.name) if ":worker:" in name]
-    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
-    assert (await pool.status()).actual == 1
-
-
-async def test_nothing_of_a_pool_is_left_when_its_block_ends(cluster, tmp_path):
-    async with Pool.start(PoolConfig(**settings(tmp_path, pool_size=1))) as pool:
+async def test_a_lazy_pool_starts_its_workers_at_the_first_operation_and_nothing_is_left_of_it(
+    cluster, tmp_path
+):
+    config = PoolConfig(**settings(tmp_path, lazy=True, pool_size=1, warmup={"min_ready": 0}))
+    async with Pool.start(config) as pool:
+        await asyncio.sleep(0.2)
+        status = await pool.status()
+        assert (status.workers, status.ready) == ((), True)
+        assert len(actors_of(pool.name)) == 3
+        assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+        assert (await pool.status()).actual == 1
         assert len(actors_of(pool.name)) == 4
         workers = list(pids(pool).values())
     assert actors_of(pool.name) == []

@@ -22,7 +22,7 @@ from dspool.core.autoscale.sizing import (
 
 # No deadlines: the machine may be busy.
 UNHURRIED = settings(deadline=None)
-SETTLING = settings(max_examples=40, deadline=None)
+SETTLING = settings(max_examples=20, deadline=None)
 
 seconds = st.floats(0, 1e4, allow_nan=False)
 counts = st.integers(0, 5000)
