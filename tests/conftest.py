@@ -23,11 +23,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("dspool")
 
 HARNESS = Path(__file__).parent / "integration"
+PATIENCE = {
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "120",
+}
+"""Ray kills what takes so long to start, and a machine that is busy with something else is slow at it."""
 
 StartPool = Callable[..., Awaitable[Any]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.update(PATIENCE)
     side_by_side.register(config)
     left_behind.register(config)
 
