@@ -204,7 +204,7 @@ async def test_workers_are_recycled_without_losing_an_operation(start_pool, log)
     )
     await full(pool)
     before = set(pids(pool))
-    async with Load(pool, log, callers=8, seconds=0.01) as load:
+    async with Load(pool, log) as load:
         await until(lambda: not before & set(pids(pool)))
     assert load.failed == {}
     assert max(Counter(log.labels("begin")).values()) == 1
@@ -229,7 +229,7 @@ async def test_workers_are_recycled_for_their_memory_and_their_age_without_losin
     sessions = [pool.session(f"kept-{number}") for number in range(6)]
     for number, session in enumerate(sessions):
         await session.set_variable("n", number)
-    async with Load(pool, log, callers=8, seconds=0.01) as load:
+    async with Load(pool, log) as load:
         grown = (await pool.execute("growing", **log.inputs("growing"))).worker
         await until(lambda: grown not in pids(pool))
         await until(lambda: not before & set(pids(pool)))
@@ -268,8 +268,8 @@ async def test_random_kills_of_everything_leave_a_whole_pool_and_true_books(spar
             await asyncio.sleep(0.01)
 
     async with (
-        Load(pool, log, "once", callers=8, seconds=0.01) as load,
-        Load(pool, log, "noted", callers=8, seconds=0.01) as again,
+        Load(pool, log, "once") as load,
+        Load(pool, log, "noted") as again,
     ):
         changing = [asyncio.create_task(change(f"s{number}")) for number in range(4)]
         await load.more(50)

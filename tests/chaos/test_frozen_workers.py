@@ -40,7 +40,7 @@ async def test_a_frozen_worker_keeps_no_operation_and_nothing_of_it_is_heard_whe
     pid = pids(pool)[victim]
     other = next(worker for worker in pids(pool) if worker != victim)
 
-    async with Load(pool, log, "noted", callers=8) as load:
+    async with Load(pool, log, "noted") as load:
         # Of these some run on the victim, started or not, and more than one of each kind.
         once = [asyncio.create_task(pool.execute("once", **log.inputs(f"once{n}", 1.0))) for n in range(6)]
         await until(lambda: len([label for label in log.labels("begin") if label.startswith("once")]) == 6)

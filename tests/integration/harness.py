@@ -124,10 +124,13 @@ async def owner_of(pool: Any, session: str) -> str | None:
 
 
 class Load:
-    """Callers that ask for a program again and again, each for the next when it has an answer; failures are kept."""
+    """Callers that ask for a program again and again, each for the next when it has an answer; failures are kept.
+
+    By themselves they leave most of a processor to what is tested: workers start meanwhile.
+    """
 
     def __init__(
-        self, pool: Any, log: Log, program: str = "once", callers: int = 16, seconds: float = 0.005
+        self, pool: Any, log: Log, program: str = "once", callers: int = 8, seconds: float = 0.02
     ) -> None:
         self.pool, self.log, self.program, self.seconds = pool, log, program, seconds
         self.done = 0

@@ -81,8 +81,8 @@ async def test_a_drained_worker_is_replaced_and_its_operations_finish(pool, log)
 @pytest.mark.both_starts
 async def test_draining_one_worker_after_the_other_under_load_fails_no_operation(pool, log):
     await full(pool)
-    async with Load(pool, log, seconds=0.001) as load:
-        for _ in range(4):
+    async with Load(pool, log) as load:
+        for _ in range(2):
             await load.more(50)
             await pool.drain(next(iter(pids(pool))))
             await full(pool)
