@@ -227,7 +227,7 @@ async def test_the_error_alert_sees_the_timeouts_of_the_load(prometheus: Prometh
 
 async def test_the_service_says_of_each_alert_what_prometheus_says(scene: Scene, prometheus: Prometheus):
     expr = f'ALERTS{{pool="{scene.pool.name}"}}'
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         theirs = {(labels["alertname"], labels["alertstate"]) for labels in await prometheus.labels(expr)}
         ours = {
