@@ -151,12 +151,11 @@ async def scene(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Async
     async with Pool.start(config) as pool:
         await full(pool)
         port = free_port()
-        pools = RayPools([pool.name])
-        app = Application(pools)
+        app = Application(RayPools([pool.name]))
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
         serving = asyncio.create_task(server.serve())
         load = asyncio.create_task(keep_busy(pool, folder / "noted"))
-        watch = AlertWatch(pool.name, pools.get(pool.name).snapshot)
+        watch = AlertWatch(pool.name, pool.snapshot)
         watching = asyncio.create_task(watch.run(every_s=1.0))
         (node,) = ray.nodes()
         targets = {
