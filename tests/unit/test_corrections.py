@@ -150,7 +150,7 @@ from dspool.corrections.dspy_calls import InlineHops
 def of(module, name):
     return getattr(importlib.import_module(module), name)
 
-lm.LMs({}, None, at_once=300)
+lm.LMs({}, None, concurrency=300)
 changed = {
     "dspy-model-table": hasattr(of("dspy.clients.costs", "model_info"), "__wrapped__"),
     "dspy-engine-choice": hasattr(of("dspy.clients.execution", "select_backend"), "__wrapped__"),
