@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from dspool.corrections import haproxy_script
 from dspool.errors import ConfigError
 from dspool_serve.ingress import haproxy
 
@@ -184,7 +185,7 @@ async def test_a_parent_that_is_killed_takes_its_haproxy_along(tmp_path):
         await answering(port)
         (started,) = psutil.Process(parent.pid).children(recursive=True)
         assert started.name() == "haproxy"
-        assert started.pid in haproxy.pids(tmp_path / "h")
+        assert started.pid in haproxy_script.pids(tmp_path / "h")
         parent.kill()
         await parent.wait()
         await asyncio.to_thread(started.wait, 10)
