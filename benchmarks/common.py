@@ -88,7 +88,7 @@ def ray_cluster(prefix: str, *, alone: bool = False) -> Iterator[Path]:
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # A busy machine: what starts late must not fail what is measured afterwards.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
     if SHARED not in os.environ or alone:
         with own_cluster(prefix) as directory:
             yield directory

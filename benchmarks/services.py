@@ -24,8 +24,9 @@ START_S = 300.0
 def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process and all that it starts; ended by SIGTERM, and by SIGKILL what does not heed it."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # Several clusters start on one machine, one after the other, beside those that run.
-    environ["RAY_raylet_start_wait_time_s"] = "120"
+    # Several clusters start on one machine beside those that run: Ray and Serve kill what takes longer than this.
+    environ["RAY_raylet_start_wait_time_s"] = "300"
+    environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "120"
     started = subprocess.Popen(
         command, cwd=ROOT, env=environ, text=True, stdin=subprocess.PIPE, start_new_session=True, **options
     )
