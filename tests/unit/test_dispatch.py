@@ -554,7 +554,7 @@ def test_a_request_that_is_never_answered_is_forgotten():
     handovers.ask("t", "a", 6.0)
     handovers.gone("a")
     assert handovers.open == 0
-    assert not handovers.answered("t", "a")
+    assert not handovers.answer("t", "a")
 
 
 # --- memory ---
