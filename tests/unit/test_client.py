@@ -438,7 +438,7 @@ async def test_a_connection_that_ends_in_the_turn_it_was_opened_is_not_kept():
             link = await dial(member)
             if first.pop() if first else False:
                 link.transport.abort()
-                await link.gone
+                await link.closed
             return link
 
         client._links._dial = dies_at_once  # type: ignore[method-assign]

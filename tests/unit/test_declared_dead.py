@@ -267,7 +267,7 @@ async def test_what_it_does_not_read_is_thrown_away_and_holds_up_nothing():
         pool.declare_dead("w0")
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(end) for end in ends} == {WorkerLost}
-        await link.gone
+        await link.closed
 
 
 async def test_a_connection_that_is_not_needed_any_more_is_closed_although_the_worker_does_not_read(
@@ -281,7 +281,7 @@ async def test_a_connection_that_is_not_needed_any_more_is_closed_although_the_w
         link = client._links.get("w0")
         link.transport.write(b"x" * 16_000_000)
         pool.leave("w0")
-        await link.gone
+        await link.closed
         assert "w0" not in client._links
 
 

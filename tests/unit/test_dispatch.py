@@ -552,7 +552,7 @@ def test_a_request_that_is_never_answered_is_forgotten():
     handovers.expire(5.0)
     assert handovers.open == len(handovers) == 0
     handovers.ask("t", "a", 6.0)
-    handovers.gone("a")
+    handovers.forget_worker("a")
     assert handovers.open == 0
     assert not handovers.answer("t", "a")
 

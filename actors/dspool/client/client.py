@@ -301,7 +301,7 @@ class Client:
         try:
             await wake()
         except Exception:
-            # The supervisor is away; the next operation asks again.
+            # The supervisor is away; the next operation tries again.
             return
         finally:
             self._waking = False
@@ -369,7 +369,7 @@ class Client:
         self._links.connect(self._by_id)
         for worker_id in self._links:
             if not membership.lives(worker_id):
-                # Its connection would not tell: that of a hanging worker stays open.
+                # The connection of a hanging worker stays open by itself.
                 self._observer.lost(worker_id, time.monotonic())
                 self._links.cut(worker_id)
             elif worker_id not in self._by_id and self._dispatcher.running_on(worker_id) == 0:

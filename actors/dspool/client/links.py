@@ -86,7 +86,7 @@ class Links:
             self.drop(worker_id)
         await asyncio.gather(*connecting, return_exceptions=True)
         if links:
-            await asyncio.wait([link.gone for link in links], timeout=_LINGER_S)
+            await asyncio.wait([link.closed for link in links], timeout=_LINGER_S)
             for link in links:
                 link.abort()
 

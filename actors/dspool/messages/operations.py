@@ -21,7 +21,7 @@ class Operation(Struct, frozen=True, array_like=True):
 
 
 class OperationOptions(TypedDict, total=False):
-    """What may be said of an operation besides its command. None is the same as leaving it out."""
+    """Options of an operation. None is the same as leaving one out."""
 
     session: str | None
     """The session it belongs to; operations of one session run in order, one at a time."""

@@ -151,7 +151,7 @@ class ClientEnd(FramedProtocol):
         self.worker_id = worker_id
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
-        self.gone: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
         """Completes when nothing of the connection is left."""
         self._welcomed = False
 
@@ -188,8 +188,8 @@ class ClientEnd(FramedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.opened.done():
             self.opened.set_exception(ConnectionError("the other end closed the connection: wrong secret?"))
-        if not self.gone.done():
-            self.gone.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
         if self._welcomed:
             self._on_lost(self, type(exc).__name__ if exc else "connection closed")
 

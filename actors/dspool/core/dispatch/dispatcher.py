@@ -2,7 +2,7 @@
 
 Pure: it gets `now` and random numbers as arguments, and `take()` returns what it decided. One lives in
 each client. Several clients share workers: a worker that has no slot answers `busy`, the
-operation goes back to its place in the queue, and the worker tells when it has room again.
+operation goes back to its place in the queue, and the worker reports when it has room again.
 
 Places in the queue are numbers given at submission. An operation keeps its number whatever happens to it, so
 "back to the front" needs no second rule. `Matcher` decides who runs what; here is what happens to
@@ -29,7 +29,7 @@ DECLARED_DEAD = "its supervisor declared it dead"
 _UNKNOWN_OWNER_PAUSE_S = 0.02
 """Wait before the next try for a session whose owner this client does not know (it is draining or has just died)."""
 _RECHECK_S = 0.1
-"""How long to believe "unreachable" and "other clients fill these slots": nobody tells us when that changes."""
+"""How long to believe "unreachable" and "other clients fill these slots": no report says when that changes."""
 _DEAD_WEIGHT = 64
 """How many more ended than living tickets may lie in the heaps: they hold their inputs in memory."""
 
@@ -191,7 +191,7 @@ class Dispatcher:
         worker.capacity = slots - others
         worker.refused = worker.refused and running >= slots
         if others and not worker.refused:
-            # Nobody may tell us when the other clients' slots become free: the worker tells only those it refused.
+            # No report may come when the other clients' slots become free: the worker reports only to those it refused.
             self._recheck_at[worker_id] = now + _RECHECK_S
         else:
             self._recheck_at.pop(worker_id, None)
@@ -208,7 +208,7 @@ class Dispatcher:
     ) -> None:
         """The workers that take traffic now. Those in `finishing` end what they hold but get nothing new.
 
-        Any other is dead, whatever its connection looks like: its operations fare as by `lost`.
+        Any other is dead, whatever the state of its connection: its operations end as in `lost`.
         """
         self._paused = paused
         current = {member.worker_id: member for member in workers}

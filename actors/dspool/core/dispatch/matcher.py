@@ -289,7 +289,7 @@ class Matcher:
         for ticket in tickets:
             self.disown(ticket, worker.id)
         self.handover.pop(worker.id, None)
-        self._handovers.gone(worker.id)
+        self._handovers.forget_worker(worker.id)
         return tickets
 
 

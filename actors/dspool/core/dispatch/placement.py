@@ -23,7 +23,7 @@ class WorkerSlots:
         self.capacity = slots
         """Slots that we may fill: all but those of other clients, as far as we know."""
         self.refused = False
-        """It answered `busy`, and tells when it has room again."""
+        """It answered `busy`, and reports when it has room again."""
         self.tickets: dict[str, Ticket] = {}
         """Ours, by operation id. Each counts until the worker reports it, even when nobody waits for it any more."""
         self.bound: Queue = []

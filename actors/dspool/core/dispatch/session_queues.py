@@ -124,7 +124,7 @@ class Handovers:
         self.open -= 1
         return True
 
-    def gone(self, worker_id: str) -> None:
+    def forget_worker(self, worker_id: str) -> None:
         """The worker cannot answer any more. The pause holds, whoever owns the session next."""
         for request in self._requests.values():
             if request.worker == worker_id and request.open:

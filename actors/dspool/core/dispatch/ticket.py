@@ -27,14 +27,14 @@ class DispatchConfig(NamedTuple):
     """Retries beyond the ratio: a dying worker with many slots must not exhaust it."""
     affinity: Affinity = "strict"
     """`strict`: an operation of a session waits for the session's owner, however busy.
-    `prefer`: a full owner is asked to hand the session over while another worker has a free slot."""
+    `prefer`: while another worker has a free slot, a full owner hands the session over."""
 
 
 class Ticket(Struct, eq=False):
     """One operation of this client, from submission to its one end. Mutable, and equal only to itself."""
 
     number: int
-    """Its place in the queue, for good."""
+    """Its place in the queue; never changes."""
     operation: Operation
     submitted_at: float
     deadline: float
@@ -45,7 +45,7 @@ class Ticket(Struct, eq=False):
     """What the caller needs to deliver the end."""
     sent_at: float = 0.0
     attempts: int = 0
-    """How often it went to a worker that took it (or has not yet said that it did not)."""
+    """How often a worker took it (or has not yet said that it did not)."""
     bounces: int = 0
     """How often a worker did not take it, for whatever reason."""
     worker: str | None = None

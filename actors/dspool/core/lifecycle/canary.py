@@ -34,51 +34,49 @@ def judge(old: VersionNumbers | None, new: VersionNumbers | None, *, time_over: 
     A clear difference after `MIN_OPERATIONS` goes back, `ENOUGH_OPERATIONS` without one go on; everything else waits
     until `time_over`, when the operations so far decide. Without any the new version goes on: it loaded.
     """
-    current = new or VersionNumbers()
+    after = new or VersionNumbers()
     before = old or VersionNumbers()
-    worse = _worse(before, current)
+    worse = _worse(before, after)
     if time_over:
         if worse:
             return Verdict("back", worse)
-        return Verdict("go", _well(current) if current.operations else "no operation to compare; it loaded")
-    if current.operations < MIN_OPERATIONS:
+        return Verdict("go", _rates(after) if after.operations else "no operation to compare; it loaded")
+    if after.operations < MIN_OPERATIONS:
         # Half of `MIN_OPERATIONS`, and all failed: no more users need to see that.
-        if current.operations >= MIN_OPERATIONS // 2 and current.errors == current.operations > before.errors:
-            return Verdict("back", f"all of its first {current.operations} operations failed")
-        return Verdict("wait", f"{current.operations} of {MIN_OPERATIONS} operations seen")
+        if after.operations >= MIN_OPERATIONS // 2 and after.errors == after.operations > before.errors:
+            return Verdict("back", f"all of its first {after.operations} operations failed")
+        return Verdict("wait", f"{after.operations} of {MIN_OPERATIONS} operations seen")
     if worse:
-        sure = not _fails_more(before, current) or _standard_errors(before, current) >= SURE
+        sure = not _fails_more(before, after) or _standard_errors(before, after) >= SURE
         return Verdict("back" if sure else "wait", worse)
-    if current.operations < ENOUGH_OPERATIONS:
-        return Verdict(
-            "wait", f"{_well(current)}; {current.operations} of {ENOUGH_OPERATIONS} operations seen"
-        )
-    return Verdict("go", _well(current))
+    if after.operations < ENOUGH_OPERATIONS:
+        return Verdict("wait", f"{_rates(after)}; {after.operations} of {ENOUGH_OPERATIONS} operations seen")
+    return Verdict("go", _rates(after))
 
 
-def _worse(before: VersionNumbers, current: VersionNumbers) -> str:
+def _worse(before: VersionNumbers, after: VersionNumbers) -> str:
     """How the new version is worse; empty if it is not."""
-    if _fails_more(before, current):
-        return f"error rate {current.error_rate:.1%}, before {before.error_rate:.1%}"
+    if _fails_more(before, after):
+        return f"error rate {after.error_rate:.1%}, before {before.error_rate:.1%}"
     allowed = max(before.run_s * MAX_LATENCY_RATIO, before.run_s + MAX_LATENCY_RISE_S)
-    if before.operations and current.least_s > allowed:
-        so_far = f" ({current.running} still running)" if current.least_s > current.run_s else ""
-        return f"mean run time {current.least_s:.3f} s{so_far}, before {before.run_s:.3f} s"
+    if before.operations and after.least_s > allowed:
+        note = f" ({after.running} still running)" if after.least_s > after.run_s else ""
+        return f"mean run time {after.least_s:.3f} s{note}, before {before.run_s:.3f} s"
     return ""
 
 
-def _fails_more(before: VersionNumbers, current: VersionNumbers) -> bool:
-    return current.error_rate > before.error_rate + MAX_ERROR_RATE_RISE
+def _fails_more(before: VersionNumbers, after: VersionNumbers) -> bool:
+    return after.error_rate > before.error_rate + MAX_ERROR_RATE_RISE
 
 
-def _standard_errors(before: VersionNumbers, current: VersionNumbers) -> float:
+def _standard_errors(before: VersionNumbers, after: VersionNumbers) -> float:
     """How far the error rates lie apart, in standard errors of their difference."""
     if not before.operations:
         return math.inf
-    both = (before.errors + current.errors) / (before.operations + current.operations)
-    deviation = math.sqrt(both * (1 - both) * (1 / before.operations + 1 / current.operations))
-    return (current.error_rate - before.error_rate) / deviation if deviation else math.inf
+    both = (before.errors + after.errors) / (before.operations + after.operations)
+    deviation = math.sqrt(both * (1 - both) * (1 / before.operations + 1 / after.operations))
+    return (after.error_rate - before.error_rate) / deviation if deviation else math.inf
 
 
-def _well(current: VersionNumbers) -> str:
-    return f"error rate {current.error_rate:.1%}, mean run time {current.run_s:.3f} s"
+def _rates(after: VersionNumbers) -> str:
+    return f"error rate {after.error_rate:.1%}, mean run time {after.run_s:.3f} s"

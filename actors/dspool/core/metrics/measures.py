@@ -202,7 +202,7 @@ class TelemetryLoss(Struct, frozen=True, kw_only=True):
     unattributed: int = 0
     """Operations that are in the pool's counters, but whose program, latency and time never arrived."""
     duplicates: int = 0
-    """Deltas that came twice and were counted once."""
+    """Deltas that came twice and count once."""
     foreign: int = 0
     """Reports for another pool or in another format, ignored."""
 
@@ -248,7 +248,7 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     workers: dict[int, SlotSnapshot] = field(name="slots")
     """By ordinal."""
     clients: int
-    """Clients heard of lately."""
+    """Clients that reported lately."""
     telemetry: TelemetryLoss
 
 

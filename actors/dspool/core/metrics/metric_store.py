@@ -204,7 +204,7 @@ class SavedSeries(Struct, array_like=True):
 
 
 class Series:
-    """All that is kept of one program, one worker, or the pool."""
+    """The metrics of one program, one worker, or the pool."""
 
     def __init__(
         self, options: MetricsOptions, columns: tuple[str, ...] = KEY_COLUMNS, recent_s: float = 0.0
