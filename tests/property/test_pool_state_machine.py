@@ -263,7 +263,7 @@ class PoolAndWorld(RuleBasedStateMachine):
         return [p for p in self.world.values() if not p.listening or p.warming or p.draining or p.told_to_go]
 
     def is_full(self):
-        full = len(self.state.roster.ready) == self.state.wanted
+        full = len(self.state.roster.ready) == self.state.target
         return full and len(self.state.roster.spares) == self.config.spares
 
     def cooperate(self):
