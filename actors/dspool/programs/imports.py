@@ -84,8 +84,8 @@ class Imports:
     ) -> Imports:
         """For the program with this definition."""
         code = _code(import_path, kwargs, spec)
-        own = (_code(p.import_path, p.kwargs, p.spec) for p in config.programs.values())
-        return cls(config, configured=code in own)
+        configured = (_code(p.import_path, p.kwargs, p.spec) for p in config.programs.values())
+        return cls(config, configured=code in configured)
 
     def program(self, path: JSON, kwargs: Mapping[str, JSON]) -> Any:
         """The program that `path` names: made with `kwargs`, or a copy of a finished one.

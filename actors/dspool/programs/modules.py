@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import dspy
@@ -62,35 +63,39 @@ def build_module(name: JSON, signature: BuiltSignature, settings: JSON, imports:
     if not isinstance(settings, dict):
         raise InvalidRequest(f"settings must be an object, got {type_name(settings)}", field="settings")
     build, keys = builder
-    own = {key: settings[key] for key in keys if key in settings}
+    module_settings = {key: settings[key] for key in keys if key in settings}
     lm_settings = {key: value for key, value in settings.items() if key not in keys}
     generation = check_overrides(lm_settings) if build not in (_react, _program_of_thought) else {}
     if lm_settings and build in (_react, _program_of_thought):
         raise InvalidRequest(
-            f"unknown setting {next(iter(lm_settings))[:80]!r} of {name}; known are {', '.join(keys)}",
+            f"unknown setting {next(iter(lm_settings))[:80]!r} of {name}; known are {', '.join(sorted(keys))}",
             field="settings",
         )
-    return build(signature, own, generation, imports)
+    return build(signature, module_settings, generation, imports)
 
 
 def _predict(
-    signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports
+    signature: BuiltSignature, settings: Any, generation: dict[str, Any], imports: Imports
 ) -> BuiltModule:
     return BuiltModule(dspy.Predict(signature.dspy, **generation), "Predict", "direct", None)
 
 
-def _chain(signature: BuiltSignature, own: Any, generation: dict[str, Any], imports: Imports) -> BuiltModule:
-    _no_reasoning(signature, "ChainOfThought", "reasoning")
+def _chain(
+    signature: BuiltSignature, settings: Any, generation: dict[str, Any], imports: Imports
+) -> BuiltModule:
+    _refuse_fields(signature, "ChainOfThought", "reasoning")
     return BuiltModule(dspy.ChainOfThought(signature.dspy, **generation), "ChainOfThought", "direct", None)
 
 
-def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports) -> BuiltModule:
-    _no_reasoning(signature, "ReAct", "reasoning", "trajectory")
-    paths = own.get("tools", [])
+def _react(
+    signature: BuiltSignature, settings: dict[str, JSON], generation: Any, imports: Imports
+) -> BuiltModule:
+    _refuse_fields(signature, "ReAct", "reasoning", "trajectory")
+    paths = settings.get("tools", [])
     if not isinstance(paths, list):
         raise InvalidRequest("tools must be a list of import paths", field="tools")
     tools = [imports.callable(path, "tools") for path in paths]
-    max_iters = _count(own, "max_iters", 10, 100)
+    max_iters = _count(settings, "max_iters", 10, 100)
     with translate_errors():
         module = dspy.ReAct(signature.dspy, tools=tools, max_iters=max_iters)
         # A plain tool would block the event loop for as long as it runs.
@@ -98,57 +103,47 @@ def _react(signature: BuiltSignature, own: dict[str, JSON], generation: Any, imp
     return BuiltModule(module, "ReAct", "async" if waits else "thread", None)
 
 
-def _attempts(
-    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
-) -> BuiltModule:
-    return _rewarded(dspy.BestOfN, "BestOfN", signature, own, generation, imports)
-
-
-def _refined(
-    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
-) -> BuiltModule:
-    return _rewarded(dspy.Refine, "Refine", signature, own, generation, imports)
-
-
-def _rewarded(
+def _build_rewarded(
     outer: Any,
     kind: str,
     signature: BuiltSignature,
-    own: dict[str, JSON],
+    settings: dict[str, JSON],
     generation: Any,
     imports: Imports,
 ) -> BuiltModule:
-    if "reward" not in own:
+    if "reward" not in settings:
         raise InvalidRequest(f"{kind} needs the setting reward: an import path of a function", field="reward")
-    reward = imports.callable(own["reward"], "rewards")
-    threshold = own.get("threshold", 1.0)
+    reward = imports.callable(settings["reward"], "rewards")
+    threshold = settings.get("threshold", 1.0)
     if type(threshold) not in (int, float):
         raise InvalidRequest(f"threshold must be a number, got {type_name(threshold)}", field="threshold")
-    inner = own.get("of", "Predict")
+    inner = settings.get("of", "Predict")
     if inner not in ("Predict", "ChainOfThought"):
         raise InvalidRequest(f"{kind} runs Predict or ChainOfThought, set by of", field="of")
     attempt = build_module(inner, signature, generation, imports).dspy
-    module = outer(module=attempt, N=_count(own, "n", 3, 20), reward_fn=reward, threshold=float(threshold))
+    module = outer(
+        module=attempt, N=_count(settings, "n", 3, 20), reward_fn=reward, threshold=float(threshold)
+    )
     # A run counts its failures down on the module itself: each operation gets a shallow copy.
     return BuiltModule(module, kind, "thread", copy.copy)
 
 
-def _compared(
-    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
+def _compare(
+    signature: BuiltSignature, settings: dict[str, JSON], generation: Any, imports: Imports
 ) -> BuiltModule:
-    _no_reasoning(signature, "MultiChainComparison", "reasoning", "rationale")
-    module = ComparedChains(signature.dspy, _count(own, "attempts", 3, 10), generation)
+    _refuse_fields(signature, "MultiChainComparison", "reasoning", "rationale")
+    module = ComparedChains(signature.dspy, _count(settings, "attempts", 3, 10), generation)
     return BuiltModule(module, "MultiChainComparison", "thread", None)
 
 
 def _program_of_thought(
-    signature: BuiltSignature, own: dict[str, JSON], generation: Any, imports: Imports
+    signature: BuiltSignature, settings: dict[str, JSON], generation: Any, imports: Imports
 ) -> BuiltModule:
     if not imports.config.allow_execute_code:
         raise NotAllowed(
             "ProgramOfThought runs generated code: it needs allow_execute_code", module="ProgramOfThought"
         )
-    module = dspy.ProgramOfThought(signature.dspy, max_iters=_count(own, "max_iters", 3, 20))
+    module = dspy.ProgramOfThought(signature.dspy, max_iters=_count(settings, "max_iters", 3, 20))
     return BuiltModule(module, "ProgramOfThought", "thread", None)
 
 
@@ -157,21 +152,27 @@ _BUILDERS: Mapping[str, tuple[_Builder, frozenset[str]]] = {
     "Predict": (_predict, frozenset()),
     "ChainOfThought": (_chain, frozenset()),
     "ReAct": (_react, frozenset({"tools", "max_iters"})),
-    "BestOfN": (_attempts, frozenset({"n", "threshold", "reward", "of"})),
-    "Refine": (_refined, frozenset({"n", "threshold", "reward", "of"})),
-    "MultiChainComparison": (_compared, frozenset({"attempts"})),
+    "BestOfN": (
+        partial(_build_rewarded, dspy.BestOfN, "BestOfN"),
+        frozenset({"n", "threshold", "reward", "of"}),
+    ),
+    "Refine": (
+        partial(_build_rewarded, dspy.Refine, "Refine"),
+        frozenset({"n", "threshold", "reward", "of"}),
+    ),
+    "MultiChainComparison": (_compare, frozenset({"attempts"})),
     "ProgramOfThought": (_program_of_thought, frozenset({"max_iters"})),
 }
 
 
-def _no_reasoning(signature: BuiltSignature, kind: str, *names: str) -> None:
+def _refuse_fields(signature: BuiltSignature, kind: str, *names: str) -> None:
     for field in (*signature.inputs, *signature.outputs):
         if field.name in names:
             raise InvalidRequest(f"{kind} adds the field {field.name!r} itself", field=field.name)
 
 
-def _count(own: dict[str, JSON], key: str, default: int, most: int) -> int:
-    value = own.get(key, default)
+def _count(settings: dict[str, JSON], key: str, default: int, most: int) -> int:
+    value = settings.get(key, default)
     if type(value) is not int or not 1 <= value <= most:
         raise InvalidRequest(f"{key} must be a whole number from 1 to {most}", field=key)
     return value

@@ -77,8 +77,8 @@ class PromptPlan:
         if self._whole:
             return self._schemas
         # The XML format has the tags of nested objects but not the types inside: the running predictor has those.
-        declared = _running_outputs()
-        return {name: self._schemas.get(name) or _schema_of(declared.get(name)) for name in self._outputs}
+        annotations = _running_outputs()
+        return {name: self._schemas.get(name) or _schema_of(annotations.get(name)) for name in self._outputs}
 
 
 @lru_cache(maxsize=512)

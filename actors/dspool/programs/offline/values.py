@@ -74,7 +74,7 @@ class PassageValues:
             return ""
         return extractive.best_passage(self.question or self.text[:200], self.text).sentence
 
-    def about(self, field: str) -> str:
+    def sentence_about(self, field: str) -> str:
         """What the text says about `field` (a name such as `birth_year`)."""
         words = field.replace("_", " ")
         passage = extractive.best_passage(f"{self.question} {words}", self.text)
@@ -123,7 +123,7 @@ def _choice(options: list[Any], name: str, passage: PassageValues) -> Any:
         # An agent without a model has no reason to call tools: it reads its inputs.
         return "finish"
     labels = [str(option) for option in options]
-    text = f"{passage.about(name)} {passage.answer}" if passage.question else passage.text
+    text = f"{passage.sentence_about(name)} {passage.answer}" if passage.question else passage.text
     return options[extractive.closest(labels, text)]
 
 
@@ -134,12 +134,13 @@ def _string(name: str, passage: PassageValues) -> str:
     if name in ("answer", "response", "output", "result", "text", "summary") or not passage.text.strip():
         return passage.answer
     return (
-        extractive.span(f"{passage.question} {name.replace('_', ' ')}", passage.about(name)) or passage.answer
+        extractive.span(f"{passage.question} {name.replace('_', ' ')}", passage.sentence_about(name))
+        or passage.answer
     )
 
 
 def _numbers(name: str, passage: PassageValues) -> list[float]:
-    return extractive.numbers(passage.about(name)) or extractive.numbers(passage.text)
+    return extractive.numbers(passage.sentence_about(name)) or extractive.numbers(passage.text)
 
 
 def _items(items: Any, name: str, passage: PassageValues, root: Any, depth: int) -> list[Any]:

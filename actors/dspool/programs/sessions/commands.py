@@ -217,7 +217,7 @@ class SessionCommands:
         self,
         command: AnyCommand,
         session: Session,
-        started: float,
+        started_at: float,
         now: float,
         result: CommandResult | None,
         error: PoolError | None,
@@ -227,8 +227,8 @@ class SessionCommands:
             return
         entry: dict[str, JSON] = {
             "command": type(command).__struct_config__.tag,
-            "at": started,
-            "run_s": round(now - started, 6),
+            "at": started_at,
+            "run_s": round(now - started_at, 6),
             "outcome": "ok" if error is None else error.outcome,
         }
         content: dict[str, JSON] = {}

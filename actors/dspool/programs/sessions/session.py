@@ -189,16 +189,16 @@ class SessionHost:
         """
         if not isinstance(command, ExecuteProgram | StreamProgram):
             return self.run_inline(command, session, principal)
-        started = self.clock()
+        started_at = self.clock()
         try:
             result = await self._run_program(command, session, _scope(session, principal), emit)
         except PoolError as refused:
-            self._record(command, session, started, error=refused)
+            self._record(command, session, started_at, error=refused)
             raise
         except BaseException:
-            self._record(command, session, started, error=Cancelled("cancelled"))
+            self._record(command, session, started_at, error=Cancelled("cancelled"))
             raise
-        self._record(command, session, started, result=result)
+        self._record(command, session, started_at, result=result)
         return result
 
     async def _run_program(
@@ -249,7 +249,9 @@ class SessionHost:
             with _scope_running(run.program, scope):
                 if emit is not None and type(command) is StreamProgram:
                     outputs = stream_in_thread(
-                        run.program, emit, lambda **more: self._call(run, command.inputs, scope, **more)
+                        run.program,
+                        emit,
+                        lambda **settings: self._call(run, command.inputs, scope, **settings),
                     )
                 else:
                     outputs = self._call(run, command.inputs, scope)
@@ -292,28 +294,28 @@ class SessionHost:
     def _record_run(
         self, command: AnyCommand, session: Session | None, run: Callable[[], CommandResult]
     ) -> CommandResult:
-        started = self.clock()
+        started_at = self.clock()
         try:
             result = run()
         except PoolError as refused:
-            self._record(command, session, started, error=refused)
+            self._record(command, session, started_at, error=refused)
             raise
         except Exception as defect:
             failed = InternalError(f"{type(command).__name__} failed: {type(defect).__name__}")
-            self._record(command, session, started, error=failed)
+            self._record(command, session, started_at, error=failed)
             raise failed from defect
         except BaseException as raised:  # only a user's code raises such
             stopped = translate(raised)
-            self._record(command, session, started, error=stopped)
+            self._record(command, session, started_at, error=stopped)
             raise stopped from raised
-        self._record(command, session, started, result=result)
+        self._record(command, session, started_at, result=result)
         return result
 
     def _record(
         self,
         command: AnyCommand,
         session: Session | None,
-        started: float,
+        started_at: float,
         *,
         result: CommandResult | None = None,
         error: PoolError | None = None,
@@ -326,7 +328,7 @@ class SessionHost:
         if result is not None:
             session.tokens += sum(counts.get("total_tokens", 0) for counts in result.usage.values())
         if self.config.history_limit:
-            self._commands.remember(command, session, started, now, result, error)
+            self._commands.remember(command, session, started_at, now, result, error)
 
 
 def _scope(

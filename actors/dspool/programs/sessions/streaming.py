@@ -114,7 +114,7 @@ class _JSONFields:
     def __init__(self) -> None:
         self.fields: set[str] = set()
         self._text = ""
-        self._sent: dict[str, int] = {}
+        self._lengths: dict[str, int] = {}
 
     def receive(self, chunk: Any) -> list[tuple[str, str]]:
         choice = chunk.choices[0]
@@ -128,12 +128,12 @@ class _JSONFields:
                 # Cut in the middle of an escape or key, or followed by other text: the next chunk may complete it.
                 partial = {}
             for field, value in partial.items() if isinstance(partial, dict) else ():
-                sent = self._sent.get(field, 0)
-                if field in self.fields and isinstance(value, str) and len(value) > sent:
-                    new.append((field, value[sent:]))
-                    self._sent[field] = len(value)
+                length = self._lengths.get(field, 0)
+                if field in self.fields and isinstance(value, str) and len(value) > length:
+                    new.append((field, value[length:]))
+                    self._lengths[field] = len(value)
         if choice.finish_reason is not None:
-            self._text, self._sent = "", {}
+            self._text, self._lengths = "", {}
         return new
 
 

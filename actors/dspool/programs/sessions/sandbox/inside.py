@@ -39,8 +39,8 @@ async def run(source: str, variables: dict[str, Any], longest: int) -> str:
         return json.dumps({"raised": "TypeError", "line": 0, "why": "variables"})
 
 
-async def _evaluate(tree: Any, names: dict[str, Any], how: str) -> Any:
-    value = eval(compile(tree, _NAME, how, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+async def _evaluate(tree: Any, names: dict[str, Any], mode: str) -> Any:
+    value = eval(compile(tree, _NAME, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
     return await value if inspect.iscoroutine(value) else value
 
 
