@@ -349,7 +349,7 @@ class SimulatedPool:
 
     async def live_update(self, after: float | None = None, *, workers: bool = False) -> Any:
         self._here()
-        return self.metrics.look(after, workers=workers)
+        return self.metrics.live_update(after, workers=workers)
 
     async def table(
         self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
@@ -360,7 +360,7 @@ class SimulatedPool:
     async def snapshot(self) -> Snapshot:
         self._here()
         return Snapshot(
-            snapshot=self.metrics.snapshot(),
+            metrics=self.metrics.snapshot(),
             histograms=self.metrics.histograms(),
             status=self._status(),
             limits=PoolLimits.of(self.config),

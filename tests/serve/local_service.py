@@ -68,7 +68,7 @@ class LocalPool(FakePool):
         of_config = {name: getattr(config, name) for name in PoolLimits.__struct_fields__ if name != "sizing"}
         limits = PoolLimits(**of_config, sizing=False)
         return Snapshot(
-            snapshot=self._metrics.snapshot(), histograms={}, status=await self.status(), limits=limits
+            metrics=self._metrics.snapshot(), histograms={}, status=await self.status(), limits=limits
         )
 
     async def metrics_history(self, duration_s: float = 60.0, **of: Any) -> Any:

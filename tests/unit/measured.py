@@ -11,7 +11,7 @@ from dspool.telemetry.snapshot import PoolLimits, Snapshot
 
 
 class Measured:
-    """A pool with one client and two workers, on a clock of its own; `reading()` is what it exports."""
+    """A pool with one client and two workers, on a clock of its own; `snapshot()` is what it exports."""
 
     def __init__(self, pool: str = "default", **config) -> None:
         self.now = 100.0
@@ -31,7 +31,7 @@ class Measured:
             self.client.record(program, outcome, seconds + wait, wait, seconds, usage, code)
         return self
 
-    def reading(self, *, state="ready", failures=0, starts=("", "")) -> Snapshot:
+    def snapshot(self, *, state="ready", failures=0, starts=("", "")) -> Snapshot:
         self.now += 1.0
         delta = self.client.take_delta(self.now, queued=3, running=1, oldest_wait_s=0.5)
         for found in (
@@ -50,7 +50,7 @@ class Measured:
             )
         self.metrics.tick()
         return Snapshot(
-            snapshot=self.metrics.snapshot(),
+            metrics=self.metrics.snapshot(),
             histograms=self.metrics.histograms(),
             status=self.metrics.status(),
             limits=PoolLimits.of(self.config),

@@ -128,7 +128,7 @@ def test_a_look_and_a_table_travel_as_few_bytes():
     clock = Clock()
     metrics = measured(clock, 600)
     encode = msgspec.msgpack.Encoder().encode
-    look = encode(metrics.look(metrics.table(60).last))
+    look = encode(metrics.live_update(metrics.table(60).last))
     assert len(look) < 4000
     assert msgspec.msgpack.decode(look, type=LiveUpdate).snapshot.pool == "p"
     table = encode(metrics.table(600))
@@ -163,10 +163,10 @@ def test_a_worker_row_prefers_its_own_newer_figures():
     clock.now += 1
     metrics.report(worker.take_delta(clock.now, sessions=4, rss_mb=99.0))
     metrics.tick()
-    workers = metrics.look(None, workers=True).snapshot.workers
+    workers = metrics.live_update(None, workers=True).snapshot.workers
     (row,) = view.worker_rows(status_of(WorkerStatus("w", 0, "ready", slots=8, checked_at=3.0)), workers, {})
     assert (row["running"], row["sessions"], row["rss_mb"], row["checked_at"]) == (1, 4, 99.0, 3.0)
-    assert metrics.look(None, workers=False).snapshot.workers == {}
+    assert metrics.live_update(None, workers=False).snapshot.workers == {}
 
 
 def test_cells_name_sessions_to_admins_only():

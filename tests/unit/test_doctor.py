@@ -18,7 +18,7 @@ from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig
 from dspool.errors import WorkerStartFailed
 from dspool.runtime import cluster
-from dspool.runtime.forkserver import Forking, ParentReport
+from dspool.runtime.forkserver import ParentReport, StartMethod
 
 run = CliRunner().invoke
 GB = 2**30
@@ -210,11 +210,11 @@ def test_a_language_model_needs_its_key_and_its_library(monkeypatch):
 def test_the_fork_server_is_tried_and_says_why_it_cannot_be_had():
     fork = PoolConfig(worker_start="fork")
     assert complete(service.fork_server(PoolConfig(worker_start="exec"))) == "ok"
-    assert complete(service.fork_server(fork, Forking("python shim.py"), why_not="")) == "ok"
-    found = service.fork_server(fork, Forking("python shim.py"), why_not="threads run in the parent: x")
+    assert complete(service.fork_server(fork, StartMethod("python shim.py"), why_not="")) == "ok"
+    found = service.fork_server(fork, StartMethod("python shim.py"), why_not="threads run in the parent: x")
     assert complete(found) == "warn"
     assert "threads run" in found.found
-    assert complete(service.fork_server(fork, Forking(None, "this is darwin"))) == "warn"
+    assert complete(service.fork_server(fork, StartMethod(None, "this is darwin"))) == "warn"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")

@@ -53,7 +53,7 @@ def test_names_follow_prometheus():
 
 def test_workers_that_should_have_been_forked_and_were_not_are_counted():
     for starts, number in ((("fork", "exec"), 0), (("fork", "exec: the parent hung"), 1)):
-        page = expose({"default": Measured().reading(starts=starts)})
+        page = expose({"default": Measured().snapshot(starts=starts)})
         assert value(page, "dspool_pool_fallback_workers", pool="default") == number
 
 
@@ -70,16 +70,16 @@ def test_no_label_is_unbounded():
 
 
 def test_every_event_that_leaves_its_process_is_counted_from_zero_on():
-    reading = structs.replace(Measured().reading(), events={"worker.fallback": 2, "operation.stop": 9})
-    counted = {labels[0]: number for labels, number in BY_NAME["dspool_events_total"].read(reading)}
+    snapshot = structs.replace(Measured().snapshot(), events={"worker.fallback": 2, "operation.stop": 9})
+    counted = {labels[0]: number for labels, number in BY_NAME["dspool_events_total"].read(snapshot)}
     assert counted == {**dict.fromkeys(FORWARDED, 0), "worker.fallback": 2}
 
 
 def test_every_metric_of_a_pool_that_did_something_has_a_value_with_its_labels():
     measured = Measured().run(3, usage={"m": {"prompt_tokens": 5}}).run(outcome="error", code="model_error")
-    reading = measured.reading()
+    snapshot = measured.snapshot()
     for metric in METRICS:
-        series = list(metric.read(reading))
+        series = list(metric.read(snapshot))
         assert series, metric.name
         for labels, number in series:
             assert len(labels) == len(metric.labels), metric.name
@@ -94,14 +94,14 @@ def test_promtool_finds_nothing_wrong_with_the_page():
     if promtool is None:
         pytest.skip("promtool is not installed (make debian)")
     measured = Measured().run(3).run(outcome="error", code="model_error")
-    page = expose({"default": measured.reading(), "gone": None})
+    page = expose({"default": measured.snapshot(), "gone": None})
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == b""
 
 
 def test_operations_count_by_program_and_outcome():
-    page = expose({"p": Measured("p").run(5).run(2, program="sum", outcome="timeout").reading()})
+    page = expose({"p": Measured("p").run(5).run(2, program="sum", outcome="timeout").snapshot()})
     assert value(page, "dspool_operations_total", pool="p", program="qa", outcome="ok") == 5
     assert value(page, "dspool_operations_total", pool="p", program="sum", outcome="timeout") == 2
     assert value(page, "dspool_operations_total", pool="p", program="sum", outcome="ok") == 0
@@ -110,7 +110,7 @@ def test_operations_count_by_program_and_outcome():
 def test_sums_over_programs_are_exact_even_if_a_delta_was_lost():
     measured = Measured().run(5)
     measured.client.take_delta(measured.now)  # never delivered
-    page = expose({"default": measured.run(2).reading()})
+    page = expose({"default": measured.run(2).snapshot()})
     total = sum(number for (name, _), number in samples(page).items() if name == "dspool_operations_total")
     assert total == 7
     lost = value(page, "dspool_operations_total", pool="default", program=UNATTRIBUTED, outcome="ok")
@@ -121,7 +121,7 @@ def test_histograms_have_ascending_buckets_that_end_with_the_count():
     measured = Measured()
     for seconds in (0.0, 0.0007, 0.02, 0.02, 0.7, 4000.0):
         measured.run(seconds=seconds, wait=0.0)
-    page = samples(expose({"default": measured.reading()}))
+    page = samples(expose({"default": measured.snapshot()}))
     name = "dspool_operation_duration_seconds"
     buckets = [number for (found, _), number in page.items() if found == f"{name}_bucket"]
     assert buckets == sorted(buckets)
@@ -145,7 +145,7 @@ def test_a_value_on_a_boundary_is_within_it():
 
 
 def test_labels_are_escaped():
-    page = expose({'a"b\\c\nd': Measured("x").reading()}).decode()
+    page = expose({'a"b\\c\nd': Measured("x").snapshot()}).decode()
     assert 'pool="a\\"b\\\\c\\nd"' in page
     samples(page.encode())
 
@@ -153,12 +153,12 @@ def test_labels_are_escaped():
 def test_large_counters_are_written_to_the_last_digit():
     measured = Measured()
     measured.run(usage={"m": {"prompt_tokens": 123_456_789_012}})
-    page = expose({"default": measured.reading()}).decode()
+    page = expose({"default": measured.snapshot()}).decode()
     assert 'dspool_lm_tokens_total{pool="default",program="qa",direction="input"} 123456789012\n' in page
 
 
 def test_a_pool_whose_metrics_actor_is_away_is_named_and_has_nothing_else():
-    page = expose({"here": Measured("here").reading(), "away": None})
+    page = expose({"here": Measured("here").snapshot(), "away": None})
     assert value(page, REACHABLE, pool="away") == 0
     assert value(page, REACHABLE, pool="here") == 1
     assert [name for (name, labels) in samples(page) if 'pool="away"' in labels] == [REACHABLE]
@@ -167,13 +167,13 @@ def test_a_pool_whose_metrics_actor_is_away_is_named_and_has_nothing_else():
 def test_what_only_the_supervisor_knows_is_missing_while_it_is_silent():
     measured = Measured()
     measured.told = False
-    names = {name for name, _ in samples(expose({"default": measured.reading()}))}
+    names = {name for name, _ in samples(expose({"default": measured.snapshot()}))}
     assert "dspool_pool_ready" not in names
     assert "dspool_pool_health_score" in names
 
 
 def test_exactly_one_state_is_on():
-    page = samples(expose({"default": Measured().reading(state="degraded")}))
+    page = samples(expose({"default": Measured().snapshot(state="degraded")}))
     states = {labels: number for (name, labels), number in page.items() if name == "dspool_pool_state"}
     assert states.pop('pool="default",state="degraded"') == 1
     assert set(states.values()) == {0}
@@ -183,7 +183,7 @@ def test_the_number_of_series_is_bounded_however_many_programs_and_codes_there_a
     measured = Measured()
     for number in range(300):
         measured.run(program=f"p{number}", outcome="error", code=f"code{number}")
-    found = samples(expose({"default": measured.reading()}))
+    found = samples(expose({"default": measured.snapshot()}))
     programs = {labels for (name, labels) in found if name == "dspool_operations_total"}
     assert len(programs) <= 66 * len(OUTCOMES)
     assert any(OTHER in labels for labels in programs)
@@ -234,23 +234,23 @@ OK = {"pool": "default", "program": "qa", "outcome": "ok"}
 
 def test_rays_counters_get_what_came_since_the_last_tick(rays):
     measured, exported = Measured(), RayMetrics("default")
-    exported.export(measured.run(5).reading(), 1.0)
-    exported.export(measured.reading(), 2.0)
-    exported.export(measured.run(2).reading(), 3.0)
+    exported.export(measured.run(5).snapshot(), 1.0)
+    exported.export(measured.snapshot(), 2.0)
+    exported.export(measured.run(2).snapshot(), 3.0)
     assert [amount for amount, tags in rays["dspool_operations_total"].told if tags == OK] == [5, 2]
 
 
 def test_rays_counters_go_on_when_the_one_who_counts_began_again(rays):
     exported = RayMetrics("default")
-    exported.export(Measured().reading(failures=7), 1.0)
-    exported.export(Measured().reading(failures=2), 2.0)
-    exported.export(Measured().reading(failures=3), 3.0)
+    exported.export(Measured().snapshot(failures=7), 1.0)
+    exported.export(Measured().snapshot(failures=2), 2.0)
+    exported.export(Measured().snapshot(failures=3), 3.0)
     assert [amount for amount, _ in rays["dspool_worker_failures_total"].told] == [7, 2, 1]
 
 
 def test_rays_histograms_are_cumulative_buckets_sum_and_count(rays):
     measured, exported = Measured(), RayMetrics("default")
-    exported.export(measured.run(3, seconds=0.2, wait=0.0).run(seconds=20.0, wait=0.0).reading(), 1.0)
+    exported.export(measured.run(3, seconds=0.2, wait=0.0).run(seconds=20.0, wait=0.0).snapshot(), 1.0)
     name = "dspool_operation_duration_seconds"
     buckets = {tags["le"]: number for number, tags in rays[f"{name}_bucket"].told}
     assert (buckets["0.1"], buckets["0.25"], buckets["30"], buckets["+Inf"]) == (0, 3, 4, 4)
@@ -259,17 +259,17 @@ def test_rays_histograms_are_cumulative_buckets_sum_and_count(rays):
 
 
 def test_a_gauge_that_did_not_change_is_repeated_before_ray_forgets_it(rays):
-    exported, reading = RayMetrics("default"), Measured().reading()
+    exported, snapshot = RayMetrics("default"), Measured().snapshot()
     for now in (1.0, 2.0, 1.0 + REPEAT_S):
-        exported.export(reading, now)
+        exported.export(snapshot, now)
     assert len(rays["dspool_pool_max_workers"].told) == 2
 
 
 def test_every_metric_reaches_ray_and_counters_begin_at_zero(rays):
     measured, exported = Measured(), RayMetrics("default")
     measured.run(3, usage={"m": {"prompt_tokens": 5}}).run(outcome="error", code="model_error")
-    exported.export(measured.reading(), 1.0)
-    exported.export(measured.reading(), 2.0)
+    exported.export(measured.snapshot(), 1.0)
+    exported.export(measured.snapshot(), 2.0)
     assert all(metric.told or metric.started for metric in rays.values())
     assert rays["dspool_worker_failures_total"].started == [{"pool": "default"}]
     assert rays["dspool_worker_failures_total"].told == []

@@ -117,7 +117,7 @@ class Actors:
 async def test_after_a_start_that_did_not_come_the_next_worker_is_told_to_say_why_it_was_not_forked(clock):
     runtime = workers.RayRuntime(PoolConfig(worker_start="fork"), b"")
     actors = runtime._actor = Actors()
-    runtime._forking = forkserver.Forking("python shim.py ''")
+    runtime._start_method = forkserver.StartMethod("python shim.py ''")
     runtime._forks = forks = ForkStarts(30.0, clock=clock.now, sleep=clock.sleep)
     await runtime.start_worker("p-w0-a", 0)
     answer, started = start(forks, "p-w0-a")
@@ -139,7 +139,7 @@ async def test_after_a_start_that_did_not_come_the_next_worker_is_told_to_say_wh
 async def test_without_forking_a_worker_is_started_as_ray_does_it(clock):
     runtime = workers.RayRuntime(PoolConfig(worker_start="exec"), b"")
     actors = runtime._actor = Actors()
-    runtime._forking = forkserver.Forking(None)
+    runtime._start_method = forkserver.StartMethod(None)
     await runtime.start_worker("p-w0-a", 0)
     assert "runtime_env" not in actors.started[0]
 

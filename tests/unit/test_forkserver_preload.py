@@ -114,10 +114,10 @@ def test_a_thread_is_noticed():
 
 def test_workers_are_forked_only_where_that_is_known_to_work():
     fork = PoolConfig(worker_start="fork")
-    assert "shim.py" in forkserver.forking(fork, {}, platform="linux").py_executable
-    assert forkserver.forking(PoolConfig(worker_start="exec"), {}).py_executable is None
-    assert forkserver.forking(fork, {}, platform="darwin").why_not
-    assert "pip" in forkserver.forking(fork, {"pip": ["x"]}, platform="linux").why_not
+    assert "shim.py" in forkserver.start_method(fork, {}, platform="linux").py_executable
+    assert forkserver.start_method(PoolConfig(worker_start="exec"), {}).py_executable is None
+    assert forkserver.start_method(fork, {}, platform="darwin").why_not
+    assert "pip" in forkserver.start_method(fork, {"pip": ["x"]}, platform="linux").why_not
 
 
 def test_workers_are_forked_by_default_on_linux_and_nowhere_else():

@@ -31,7 +31,7 @@ class MeasuredPool(FakePool):
         if self.lost:
             raise WorkerLost("the metrics actor is gone")
         measured = Measured("default").run(3)
-        measured.reading()
+        measured.snapshot()
         return measured.metrics.history(duration_s)
 
 

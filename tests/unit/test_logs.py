@@ -15,7 +15,7 @@ from dspool.messages import Operation, Ping
 from dspool.telemetry import events as telemetry
 from dspool.telemetry import logs
 from dspool.telemetry.events import session_hash
-from dspool.telemetry.logs import working_on
+from dspool.telemetry.logs import current_operation
 
 CANARY = "canary-55aa"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -48,7 +48,7 @@ def test_a_line_within_an_operation_names_it_by_hash_and_trace(written):
     stream = written(log_format="json")
 
     async def run() -> None:
-        working_on.set(OPERATION)
+        current_operation.set(OPERATION)
         await asyncio.to_thread(logging.getLogger("any.library").warning, "in a thread of its own")
 
     asyncio.run(run())

@@ -441,7 +441,7 @@ def test_sizing_sees_what_clients_and_workers_measured():
     scene.pass_time(60, each_half_second=work)
     scene.metrics.report(status("ready", "warming"))
     scene.metrics.report(scene.clients[0].take_delta(scene.now + 2, queued=5, running=2, oldest_wait_s=0.7))
-    seen = scene.metrics.observed(1.0, 60.0)
+    seen = scene.metrics.sizing_inputs(1.0, 60.0)
     assert isinstance(seen, SizingInputs)
     assert (seen.desired, seen.actual, seen.starting, seen.overflow) == (2, 1, 1, 0)
     assert (seen.queued, seen.running, seen.oldest_wait_s, seen.age_s) == (5, 1, 0.7, 0.0)
@@ -463,7 +463,7 @@ def test_sizing_sees_a_burst_before_the_tick_that_ends_its_interval():
     for _ in range(40):
         scene.clients[0].submitted("qa")
     scene.metrics.report(scene.clients[0].take_delta(scene.now + 0.3, queued=30, running=10))
-    assert scene.metrics.observed(1.0, 60.0).short.peak_demand == 40
+    assert scene.metrics.sizing_inputs(1.0, 60.0).short.peak_demand == 40
 
 
 def test_sizing_does_not_see_what_was_before_the_last_resize():
@@ -471,16 +471,16 @@ def test_sizing_does_not_see_what_was_before_the_last_resize():
     scene.pass_time(10, each_half_second=scene.run)
     resized_at = scene.now
     scene.pass_time(3)
-    seen = scene.metrics.observed(10.0, 60.0, resized_s_ago=scene.now - resized_at)
+    seen = scene.metrics.sizing_inputs(10.0, 60.0, resized_s_ago=scene.now - resized_at)
     assert (seen.short.span_s, seen.short.arrivals) == (3.0, 0)
 
 
 def test_sizing_knows_when_nobody_reports():
     scene = Scene()
-    assert scene.metrics.observed(1, 60).age_s is None
+    assert scene.metrics.sizing_inputs(1, 60).age_s is None
     scene.pass_time(2)
     scene.now += 30
-    seen = scene.metrics.observed(1, 60)
+    seen = scene.metrics.sizing_inputs(1, 60)
     assert seen.age_s == 30.0
     assert (seen.queued, seen.running) == (0, 0)
 
@@ -490,7 +490,7 @@ def test_an_operation_that_a_worker_sent_elsewhere_is_no_run():
     scene.workers[0].started(scene.now)
     scene.workers[0].finished(scene.now, "rejected", 0.0)
     scene.pass_time(1)
-    assert scene.metrics.observed(1, 60).short.finished == 0
+    assert scene.metrics.sizing_inputs(1, 60).short.finished == 0
 
 
 # --- death of the metrics themselves ---

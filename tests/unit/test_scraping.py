@@ -18,17 +18,17 @@ class MeasuredPool(FakePool):
     def __init__(self, name: str = "default") -> None:
         super().__init__(name)
         self.measured = Measured(name).run(3)
-        self.readings = 0
+        self.snapshots = 0
         self.lost = False
         self.hangs = False
 
     async def snapshot(self):
-        self.readings += 1
+        self.snapshots += 1
         if self.hangs:
             await asyncio.Event().wait()
         if self.lost:
             raise WorkerLost("the metrics actor is gone")
-        return self.measured.reading()
+        return self.measured.snapshot()
 
 
 async def test_metrics_are_prometheus_text():
@@ -72,10 +72,10 @@ async def test_the_metrics_actor_is_asked_once_a_second_however_many_scrape():
     assert len(set(pages)) == 1
     now += FRESH_S / 2
     await scrapes.page()
-    assert pool.readings == 1
+    assert pool.snapshots == 1
     now += FRESH_S / 2
     await scrapes.page()
-    assert pool.readings == 2
+    assert pool.snapshots == 2
 
 
 async def test_one_who_hangs_up_does_not_take_the_page_from_the_others():

@@ -80,14 +80,14 @@ def ticket_of(operation: Operation) -> Ticket:
     ],
 )
 def test_an_operation_is_traced_as_its_parent_says_else_by_share(given, dice, traced):
-    assert Traced(sampling=0.1, dice=dice).tracing.wanted(given) is traced
+    assert Traced(sampling=0.1, dice=dice).tracing.should_trace(given) is traced
 
 
 @pytest.mark.parametrize(
     "odd", ["nonsense", PARENT.upper(), "ff" + PARENT[2:], PARENT + "x", "00-" + "0" * 32]
 )
 def test_what_is_no_traceparent_decides_nothing(odd):
-    assert Traced(sampling=0.0).tracing.wanted(odd) is False
+    assert Traced(sampling=0.0).tracing.should_trace(odd) is False
     assert trace_id_of(odd) is None
 
 
@@ -98,13 +98,13 @@ def test_however_much_goes_by_the_traces_a_second_are_bounded():
     taken = 0
     for step in range(5000):
         now[0] = step / 1000
-        taken += tracing.wanted(None)
+        taken += tracing.should_trace(None)
     assert 50 <= taken <= 60
-    assert tracing.wanted(PARENT) is True
+    assert tracing.should_trace(PARENT) is True
     free = Tracing(
         PoolConfig(telemetry={"sampling": 1.0, "max_traces_per_s": None}), "test", clock=lambda: 0.0
     )
-    assert all(free.wanted(None) for _ in range(100))
+    assert all(free.should_trace(None) for _ in range(100))
 
 
 def observing_of(t):
@@ -131,7 +131,7 @@ def test_switched_off_by_the_standard_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     tracing = Tracing(PoolConfig(state_dir=tmp_path, telemetry={"sampling": 1.0}), "test")
     assert tracing.start("x", {}) is None
-    assert tracing.wanted(PARENT) is False
+    assert tracing.should_trace(PARENT) is False
     assert not list(tmp_path.iterdir())
 
 
@@ -315,7 +315,7 @@ def test_an_exporter_that_fails_is_counted_and_does_not_stop_the_other(caplog):
 
 
 def test_spans_that_nobody_takes_are_bounded_and_counted(monkeypatch):
-    monkeypatch.setattr("dspool.telemetry.trace_export.MAX_WAITING", 5)
+    monkeypatch.setattr("dspool.telemetry.trace_export.MAX_QUEUE", 5)
     t = Traced()
     for _ in range(8):
         span_of(t.tracing)

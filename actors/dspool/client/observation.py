@@ -17,7 +17,7 @@ from dspool.errors import PoolError
 from dspool.messages import Member, Operation, Result
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.events import attached, emit, session_hash
-from dspool.telemetry.tracing import Tracing, about, trace_id_of, traceparent_of, unsampled
+from dspool.telemetry.tracing import Tracing, operation_attributes, trace_id_of, traceparent_of, unsampled
 from dspool.wire.frames import Report
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class ClientObserver:
         """Before its submission. Returns it with the trace that it belongs to from here on."""
         self._recorder.submitted(call.program)
         traceparent = operation.traceparent
-        if self.tracing.wanted(traceparent):
+        if self.tracing.should_trace(traceparent):
             attributes = {
-                **about(operation, call.command, _program(operation, call)),
+                **operation_attributes(operation, call.command, _program(operation, call)),
                 names.POOL: self._pool,
             }
             name = names.OPERATION.format(command=call.command)

@@ -1,5 +1,5 @@
 """The parts as Ray actors. With `pool`, the only package that imports Ray.
 
-All actors of a pool are detached and named, in one namespace: an actor that another actor started would die with it.
-Nothing but `lifecycle.dismantle` removes them. A call on a handle raises `PoolError`s only; see `cluster.ask`.
+All actors of a pool are detached and named, in one namespace: otherwise an actor would die with the one that started
+it. Only `lifecycle.dismantle` removes them. A call through `cluster.ask` raises `PoolError`s only.
 """

@@ -29,26 +29,26 @@ from dspool.errors import (
 )
 
 NAMESPACE = "dspool"
-MANY = 10_000
-"""Calls an async actor takes at once: long polls wait in it, and none may hold up another."""
+MAX_CONCURRENCY = 10_000
+"""Calls that an async actor takes at once: long polls wait there, and must not hold up others."""
 LOOPBACK = "127.0.0.1"
 _RESTART_S = 20.0
-"""A supervisor that does not come back in this time is not waited for."""
-_ASK_AGAIN_S = 0.1
+"""How long callers wait for a supervisor to come back."""
+_RETRY_S = 0.1
 
 
 @contextmanager
 def own_cluster(prefix: str = "dsp-") -> Iterator[Path]:
-    """A Ray cluster of our own on this machine while the block runs; its directory, which only we can enter.
+    """Run a Ray cluster of our own on this machine during the block; yields its directory, which only we can enter.
 
-    Whoever joins it needs its token, see `ray_token`; children of this process have it. Socket paths are limited to 107
-    bytes, hence a short directory with a short `prefix`.
+    Joining it needs its token, see `own_token`; children of this process have it. Socket paths have at most 107 bytes,
+    hence a short directory with a short `prefix`.
     """
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
-    # Compiled modules are what makes the next worker start fast.
+    # Workers start fast by compiled modules.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # Ray runs all actors at nice 15. On a busy machine that starves the pool behind its own clients: with it, a pool
-    # under load was whole again 162 ms (p50) and 342 ms (max) after a SIGKILL, without it after 67 and 95 ms.
+    # Ray runs all actors at nice 15. On a busy machine that starves the pool behind its own clients: a pool under load
+    # was whole again 162 ms (p50) and 342 ms (max) after a SIGKILL with it, 67 and 95 ms without.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         with own_token(directory):
@@ -56,7 +56,7 @@ def own_cluster(prefix: str = "dsp-") -> Iterator[Path]:
                 ray.init(
                     address="local",
                     namespace=NAMESPACE,
-                    # Ray opens its own directory, with its sockets in it, to all users of the machine.
+                    # Ray opens its own directory, and the sockets in it, to all users of the machine.
                     _temp_dir=str(directory / "ray"),
                     include_dashboard=False,
                     logging_level=logging.WARNING,
@@ -80,7 +80,7 @@ def living_nodes() -> list[str]:
 
 
 def nodes_at(address: str) -> list[str]:
-    """Ids of the nodes of the cluster at `address`, joined for a moment with the operator's token.
+    """Ids of the nodes of the cluster at `address`; joins it for a moment, with the operator's token.
 
     Raises:
         WorkerStartFailed: it cannot be joined.
@@ -88,7 +88,7 @@ def nodes_at(address: str) -> list[str]:
     try:
         join_cluster(address)
     except Exception as failed:
-        # Ray raises errors of many kinds here, also bare ones.
+        # Ray raises errors of many kinds here, even bare ones.
         raise WorkerStartFailed(f"cannot join Ray at {address} ({type(failed).__name__})") from failed
     try:
         return living_nodes()
@@ -97,7 +97,7 @@ def nodes_at(address: str) -> list[str]:
 
 
 def dashboard_url() -> str | None:
-    """Where Ray's dashboard of this process's cluster is; None if none is served."""
+    """The URL of Ray's dashboard of this process's cluster; None if there is none."""
     node: Any = ray._private.worker._global_node
     url = node.webui_url if node is not None else None
     return f"http://{url}" if url else None
@@ -116,35 +116,35 @@ async def ask(handle: ActorHandle[Any], method: str, *args: Any, **kwargs: Any) 
 
 
 async def ask_supervisor(handle: ActorHandle[Any], method: str, *args: Any, **kwargs: Any) -> Any:
-    """Ask a question that may be asked twice; while Ray restarts the supervisor, wait for it.
+    """Call a method that may run twice; while Ray restarts the supervisor, wait for it.
 
     Raises:
         PoolError: what the supervisor raised.
         PoolClosed: the pool has ended.
         PoolNotReady: the supervisor did not come back in time; traffic goes on meanwhile.
     """
-    until = time.monotonic() + _RESTART_S
+    deadline = time.monotonic() + _RESTART_S
     while True:
         try:
             return await _call(handle, method, *args, **kwargs)
         except ActorDiedError as died:
             raise PoolClosed(f"this pool has ended ({cause(died)})") from died
         except RayActorError as away:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise PoolNotReady(
                     f"the pool's supervisor is being restarted: {cause(away)}", retry_after_s=1.0
                 ) from away
-            await asyncio.sleep(_ASK_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
 
 async def _call(handle: ActorHandle[Any], method: str, *args: Any, **kwargs: Any) -> Any:
     try:
         return await getattr(handle, method).remote(*args, **kwargs)
     except RayTaskError as failed:
-        cause = failed.cause
-        if isinstance(cause, PoolError):
-            raise cause from None
-        raise InternalError(f"{method} failed: {type(cause).__name__}: {cause}") from failed
+        error = failed.cause
+        if isinstance(error, PoolError):
+            raise error from None
+        raise InternalError(f"{method} failed: {type(error).__name__}: {error}") from failed
     except RayActorError:
         raise
     except RayError as failed:
@@ -160,9 +160,9 @@ def find_supervisor(pool: str) -> ActorHandle[Any]:
     try:
         return ray.get_actor(actor_name(pool, "supervisor"), namespace=NAMESPACE)
     except ValueError:
-        known = ", ".join(list_pools()) or "none"
+        names = ", ".join(list_pools()) or "none"
         raise UnknownPool(
-            f"there is no pool {pool!r} on this cluster (pools here: {known})", pool=pool
+            f"there is no pool {pool!r} on this cluster (pools here: {names})", pool=pool
         ) from None
 
 
@@ -181,12 +181,12 @@ def actor_names(prefix: str) -> list[str]:
 
 
 def cause(died: RayActorError) -> str:
-    """One line of Ray's report that says why, without its many lines of context."""
+    """The line of Ray's report that says why, without the context."""
     lines = [line.strip() for line in str(died).splitlines() if line.strip()]
     if "creation task" in lines[0]:
         return lines[-1][:300]
-    told = [line for line in lines[1:] if "exit" in line.lower() or "died" in line.lower()]
-    return f"{type(died).__name__}: {(told or lines)[0]}"[:300]
+    reasons = [line for line in lines[1:] if "exit" in line.lower() or "died" in line.lower()]
+    return f"{type(died).__name__}: {(reasons or lines)[0]}"[:300]
 
 
 _TOKEN_FILE = "ray_token"
@@ -195,31 +195,31 @@ _VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 @contextmanager
 def own_token(directory: Path) -> Iterator[Path]:
-    """What this process and its children start or join in the block asks for a new token; the file that holds it.
+    """Clusters that this process and its children start or join in the block need a new token; yields its file.
 
-    `directory` is one that only we can enter. Afterwards the file is gone and the operator's own variables hold again.
+    Only we may be able to enter `directory`. Afterwards the file is gone, and the operator's own variables hold again.
     """
     path = directory / _TOKEN_FILE
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
-    before = {name: os.environ.get(name) for name in _VARIABLES}
+    earlier = {name: os.environ.get(name) for name in _VARIABLES}
     try:
-        # The path and not the token: variables are handed on to whatever a worker starts.
-        _set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(path)})
+        # The path, not the token: whatever a worker starts inherits its variables.
+        _set_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(path)})
         yield path
     finally:
-        _set(before)
+        _set_environment(earlier)
         path.unlink(missing_ok=True)
 
 
-def _set(variables: dict[str, str | None]) -> None:
+def _set_environment(variables: dict[str, str | None]) -> None:
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    # Ray read the mode when it was imported, and keeps the first token it finds.
+    # Ray read the mode at its import, and keeps the first token that it finds.
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")

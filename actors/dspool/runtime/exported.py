@@ -1,8 +1,8 @@
-"""The table of metrics as `ray.util.metrics`: they come out at Ray's own `/metrics`, with `ray_` before the name.
+"""The table of metrics as `ray.util.metrics`: Ray's own `/metrics` shows them, with `ray_` before the name.
 
-Ray's histogram takes one value at a time and our histograms hold counts. So a histogram goes out as three gauges with
-the names that Prometheus gives to its parts (`_bucket` with `le`, `_sum`, `_count`): queries are the same, and
-a million operations cost no more than one.
+Ray's histogram takes one value at a time, but ours have counts. So a histogram goes out as three gauges with the names
+of its parts in Prometheus (`_bucket` with `le`, `_sum`, `_count`): queries stay the same, and a million operations
+cost no more than one.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ from dspool.telemetry.metric_table import METRICS, Metric
 from dspool.telemetry.snapshot import Snapshot
 
 REPEAT_S: Final = 2.0
-"""Ray forgets a gauge that is not set for two of its export intervals (floor 1 s, default 10 s)."""
-
-
+"""Ray forgets a gauge that nobody sets for two of its export intervals (floor 1 s, default 10 s)."""
 _RAY_EXPORTS_EVERY_S: Final = 10.0
 
 
 def export_interval_s(tick_s: float, environment: Mapping[str, str]) -> float:
-    """How often to set Ray's metrics: twice for each time that Ray gives them on, and at most at each tick.
+    """How often to set Ray's metrics: twice for each of Ray's exports, at most at each tick.
 
-    Setting some hundred gauges costs more than all else that a pool's metrics do in that second.
+    Setting some hundred gauges costs more than all other work of a pool's metrics in that second.
     """
-    told_ms = environment.get("RAY_metrics_report_interval_ms", "")
-    ray_s = float(told_ms) / 1000 if told_ms.isdecimal() else _RAY_EXPORTS_EVERY_S
+    interval_ms = environment.get("RAY_metrics_report_interval_ms", "")
+    ray_s = float(interval_ms) / 1000 if interval_ms.isdecimal() else _RAY_EXPORTS_EVERY_S
     return max(tick_s, ray_s / 2)
 
 
 class StartedCounter(Counter):
-    """A counter that is there from the beginning, at zero: Prometheus sees no increase in a series' first value."""
+    """A counter that begins at zero: Prometheus sees no increase in the first value of a series."""
 
     def start(self, tags: dict[str, str]) -> None:
         # `inc` refuses zero.
@@ -43,16 +41,16 @@ class StartedCounter(Counter):
 
 
 class RayMetrics:
-    """Sets Ray's metrics from one pool's readings. Lives in the metrics actor."""
+    """Sets Ray's metrics from one pool's snapshots. Lives in the metrics actor."""
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
         self._counters: dict[str, StartedCounter] = {}
         self._gauges: dict[str, Gauge] = {}
-        self._counted: dict[tuple[str, tuple[str, ...]], float] = {}
-        """What was given to each counter so far."""
-        self._set: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}
-        """Value and time of the last setting of each gauge."""
+        self._totals: dict[tuple[str, tuple[str, ...]], float] = {}
+        """The last value of each counter."""
+        self._levels: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}
+        """Value and time of each gauge's last setting."""
         for metric in METRICS:
             keys = ("pool", *metric.labels)
             if metric.kind == "counter":
@@ -67,10 +65,10 @@ class RayMetrics:
                     name = f"{metric.name}_{part}"
                     self._gauges[name] = Gauge(name, metric.help, keys)
 
-    def export(self, reading: Snapshot, now: float) -> None:
-        """Give Ray what changed since the last reading; `now` is monotonic seconds."""
+    def export(self, snapshot: Snapshot, now: float) -> None:
+        """Give Ray the changes since the last snapshot; `now` is monotonic seconds."""
         for metric in METRICS:
-            for values, value in metric.read(reading):
+            for values, value in metric.read(snapshot):
                 if isinstance(value, Histogram):
                     self._histogram(metric, values, value, now)
                 elif metric.kind == "counter":
@@ -80,29 +78,29 @@ class RayMetrics:
 
     def _count(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
         key = (metric.name, values)
-        if key not in self._counted:
+        if key not in self._totals:
             self._counters[metric.name].start(self._tags(metric.labels, values))
-        before = self._counted.get(key, 0.0)
-        # Less than before: whoever counts began again, at zero.
-        more = value - before if value >= before else value
-        self._counted[key] = value
-        if more > 0:
-            self._counters[metric.name].inc(more, self._tags(metric.labels, values))
+        before = self._totals.get(key, 0.0)
+        # Less than before: the source began again at zero.
+        increase = value - before if value >= before else value
+        self._totals[key] = value
+        if increase > 0:
+            self._counters[metric.name].inc(increase, self._tags(metric.labels, values))
 
     def _gauge(
         self, name: str, labels: tuple[str, ...], values: tuple[str, ...], value: float, now: float
     ) -> None:
         key = (name, values)
-        before, at = self._set.get(key, (None, 0.0))
+        before, at = self._levels.get(key, (None, 0.0))
         if value != before or now - at >= REPEAT_S:
-            self._set[key] = (value, now)
+            self._levels[key] = (value, now)
             self._gauges[name].set(value, self._tags(labels, values))
 
-    def _histogram(self, metric: Metric, values: tuple[str, ...], held: Histogram, now: float) -> None:
-        for le, number in cumulative(held):
+    def _histogram(self, metric: Metric, values: tuple[str, ...], histogram: Histogram, now: float) -> None:
+        for le, number in cumulative(histogram):
             self._gauge(f"{metric.name}_bucket", (*metric.labels, "le"), (*values, le), float(number), now)
-        self._gauge(f"{metric.name}_sum", metric.labels, values, held.sum, now)
-        self._gauge(f"{metric.name}_count", metric.labels, values, float(held.count), now)
+        self._gauge(f"{metric.name}_sum", metric.labels, values, histogram.sum, now)
+        self._gauge(f"{metric.name}_count", metric.labels, values, float(histogram.count), now)
 
     def _tags(self, labels: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:
         return {"pool": self._pool, **dict(zip(labels, values, strict=True))}

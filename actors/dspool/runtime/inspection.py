@@ -1,4 +1,4 @@
-"""A look at a pool: what its metrics actor counted, and what single workers do now."""
+"""Views of a pool: the metrics actor's figures, and what single workers do now."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from dspool.client.client import Client
 from dspool.core.metrics.measures import HistoryView, LiveUpdate, MetricsSnapshot, Table
 from dspool.errors import InvalidRequest, NotAllowed, UnknownWorker, WorkerLost
+from dspool.messages import WorkerId
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask, dashboard_url
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.telemetry.event_log import EventPage
@@ -19,7 +20,7 @@ from dspool.telemetry.logs import LogTail
 from dspool.telemetry.snapshot import Snapshot
 
 WORKER_S = 2.0
-"""How long one worker is waited for: one that hangs must not keep a page from showing the others."""
+"""How long to wait for one worker: one that hangs must not keep a page from showing the others."""
 _HANDLES = 1024
 
 _live_update = msgspec.msgpack.Decoder(LiveUpdate).decode
@@ -35,18 +36,18 @@ class Inspection:
     def __init__(self, pool: str) -> None:
         self._metrics = RemoteMetrics(pool)
         self._handles: dict[str, ActorHandle[Any]] = {}
-        """Of workers that were looked into; bounded."""
+        """Of the workers that callers asked about; bounded."""
 
-    # --- what was counted, and what happened ---
+    # --- metrics and events ---
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
         """The pool now: sizes, load, latencies of the last minute, counters, by program and by worker.
 
         Raises:
             NotAllowed: `enable_metrics` is off.
-            WorkerLost: the metrics actor is being restarted; try again.
+            WorkerLost: the metrics actor is restarting; try again.
         """
-        return await self._ask_metrics("snapshot")
+        return await self._ask_metrics("metrics_snapshot")
 
     async def metrics_history(
         self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
@@ -62,10 +63,9 @@ class Inspection:
         return await self._ask_metrics("history", duration_s, program=program, ordinal=ordinal)
 
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
-        """What happened in the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.
+        """The events of the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.
 
-        `since` is the `next` of the page before; 0 gives the newest. With `timeout_s` (at most 30) it waits for
-        something to happen.
+        `since` is the `next` of the page before; 0 gives the newest. With `timeout_s` (at most 30) it waits for an event.
 
         Raises:
             NotAllowed, WorkerLost: as `metrics_snapshot`.
@@ -74,12 +74,12 @@ class Inspection:
         return await self._ask_metrics("events", since, limit, timeout_s)
 
     async def snapshot(self) -> Snapshot:
-        """What exporters make the pool's metrics from: the metrics snapshot, histograms and limits at one moment."""
-        return await self._ask_metrics("reading")
+        """The snapshot for exporters: metrics, histograms and limits at one moment."""
+        return await self._ask_metrics("snapshot")
 
     async def live_update(self, after: float | None = None, *, workers: bool = False) -> LiveUpdate:
         """The pool now, and the rows of history after `after` (the `table.last` of the update before)."""
-        return _live_update(await self._ask_metrics("look", after, workers=workers))
+        return _live_update(await self._ask_metrics("live_update", after, workers=workers))
 
     async def table(
         self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
@@ -94,13 +94,13 @@ class Inspection:
 
     @property
     def ray_dashboard(self) -> str | None:
-        """Where Ray's own dashboard is, if it runs."""
+        """The URL of Ray's own dashboard, if it runs."""
         return dashboard_url()
 
     # --- single workers ---
 
     async def worker_operations(self, worker_id: str) -> list[dict[str, Any]]:
-        """What runs in its slots.
+        """The operations in its slots.
 
         Raises:
             UnknownWorker: there is no such worker.
@@ -132,24 +132,14 @@ class Inspection:
     def _handle(self, worker_id: str) -> ActorHandle[Any]:
         if (handle := self._handles.get(worker_id)) is not None:
             return handle
-        pool, ordinal, suffix = _parts(worker_id)
-        if pool != self.name:
-            raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100])
+        worker, unknown = WorkerId.parse(worker_id), UnknownWorker(f"there is no worker {worker_id!r}", worker=worker_id)
+        if worker.pool != self.name:
+            raise unknown
         try:
-            handle = ray.get_actor(actor_name(pool, f"worker:{ordinal}:{suffix}"), namespace=NAMESPACE)
+            handle = ray.get_actor(actor_name(self.name, worker.role), namespace=NAMESPACE)
         except ValueError:
-            raise UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100]) from None
+            raise unknown from None
         while len(self._handles) >= _HANDLES:
             del self._handles[next(iter(self._handles))]
         self._handles[worker_id] = handle
         return handle
-
-
-def _parts(worker_id: str) -> tuple[str, str, str]:
-    """Pool, ordinal and suffix of a worker id; empty ones if it is none."""
-    pool, _, rest = worker_id.rpartition("-w")
-    ordinal, _, suffix = rest.partition("-")
-    return (pool, ordinal, suffix) if ordinal.isdigit() else ("", "", "")
-
-
-__all__ = ["WORKER_S", "Inspection"]

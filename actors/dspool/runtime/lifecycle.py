@@ -16,12 +16,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
-from dspool.errors import (
-    PoolError,
-)
+from dspool.errors import PoolError
 from dspool.messages import WorkerId
 from dspool.runtime.cluster import (
-    MANY,
+    MAX_CONCURRENCY,
     NAMESPACE,
     actor_name,
     actor_names,
@@ -38,20 +36,20 @@ from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBuffer
 
 _CLOSE_STORE_S = 2.0
-_GONE_S = 5.0
+_NAMES_FREE_S = 5.0
 
 
-def _once_started(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _after_start(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(method)
-    async def asked(self: SupervisorActor, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: SupervisorActor, *args: Any, **kwargs: Any) -> Any:
         await self.started()
         return await method(self, *args, **kwargs)
 
-    return asked
+    return call
 
 
 class SupervisorActor(Supervisor):
-    """A supervisor that starts with its actor, also when Ray restarts it. Every question waits for that."""
+    """A supervisor that starts with its actor, also when Ray restarts it. Every call waits for the start."""
 
     async def __init__(self, config: PoolConfig, secret: bytes, host: str | None) -> None:  # type: ignore[misc]
         self._secret, self._host = secret, host
@@ -59,9 +57,9 @@ class SupervisorActor(Supervisor):
         logs.configure(config)
         self._events = EventBuffer(config.name, "supervisor").attach()
         if config.enable_metrics:
-            told = RemoteMetrics(config.name)
-            self._telling = asyncio.get_running_loop().create_task(self._tell_events(told))
-        self._starting = asyncio.get_running_loop().create_task(self.start())
+            metrics = RemoteMetrics(config.name)
+            self._event_task = asyncio.get_running_loop().create_task(self._report_events(metrics))
+        self._start_task = asyncio.get_running_loop().create_task(self.start())
 
     def __repr__(self) -> str:
         return f"dspool supervisor {self.config.name}"
@@ -72,42 +70,44 @@ class SupervisorActor(Supervisor):
             config,
             RayRuntime(config, self._secret, self._host),
             session_store(config.name),
-            observe=lambda: metrics.observed(sizing.short_window_s, sizing.long_window_s),
+            observe=lambda: metrics.sizing_inputs(sizing.short_window_s, sizing.long_window_s),
             report=metrics.report if config.enable_metrics else None,
         )
 
-    async def _tell_events(self, metrics: RemoteMetrics) -> None:
+    async def _report_events(self, metrics: RemoteMetrics) -> None:
         while True:
             await asyncio.sleep(self.config.metrics_flush_interval_s)
             await self._events.deliver(metrics.report)
 
     async def connect_info(self) -> tuple[PoolConfig, bytes]:
-        """What a client needs: the configuration, and the secret that workers ask for."""
+        """What a client needs: the configuration, and the workers' secret."""
         await self.started()
         return self.config, self._secret
 
     async def started(self) -> None:
-        """Raises what made the start fail; the next question tries again."""
-        if self._starting.done() and (self._starting.cancelled() or self._starting.exception() is not None):
-            self._starting = asyncio.get_running_loop().create_task(self._start_again())
-        await asyncio.shield(self._starting)
+        """Wait for the start. Raises what made it fail; the next call tries again."""
+        if self._start_task.done() and (
+            self._start_task.cancelled() or self._start_task.exception() is not None
+        ):
+            self._start_task = asyncio.get_running_loop().create_task(self._start_again())
+        await asyncio.shield(self._start_task)
 
     async def _start_again(self) -> None:
-        # From nothing: what a start that failed halfway had adopted would look to this one like strangers in the way.
+        # From nothing: to this start, workers that the failed one adopted would be strangers in the way.
         await self._workers.close()
         self._prepare(self.config)
         await self.start()
 
 
-# A supervisor that Ray has just restarted knows no worker until it has adopted them: whoever asks then must wait, or
-# a shutdown would find nothing to stop and a resize be overwritten by what was written down.
+# A supervisor that Ray restarted knows no worker until it has adopted them. If calls did not wait, a shutdown would
+# find nothing to stop, and the records would overwrite a resize.
 for _name, _method in inspect.getmembers(Supervisor, inspect.iscoroutinefunction):
     if not _name.startswith("_") and _name not in ("start", "detach"):
-        setattr(SupervisorActor, _name, _once_started(_method))
+        setattr(SupervisorActor, _name, _after_start(_method))
 
 
 def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> ActorHandle[Any]:
-    """Create the actors of a pool, or find those that are there; the supervisor's handle.
+    """Create the actors of a pool, or find the existing ones; returns the supervisor's handle.
 
     Workers listen on `host`; by default on their node's address, which a cluster of several machines needs.
 
@@ -115,8 +115,8 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
         ConfigError: the session store does not fit the cluster; nothing was started.
     """
     name, url = config.name, store_url(config)
-    # It stays there, also when Ray restarts it and other nodes have joined. When that node is gone, so is the store:
-    # its file is away, and an empty one in its place would be worse.
+    # The store stays on that node, even if Ray restarts it after other nodes joined. When the node is gone, so is the
+    # store: without its file, an empty one in its place would be worse.
     node = node_of_store(url, living_nodes())
     place: Any = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
     common: dict[str, Any] = {
@@ -124,7 +124,7 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
         "lifetime": "detached",
         "num_cpus": 0,
         "max_restarts": -1,
-        "max_concurrency": MANY,
+        "max_concurrency": MAX_CONCURRENCY,
         "get_if_exists": True,
     }
     store: Any = ray.remote(StoreActor)
@@ -142,11 +142,11 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
 
 
 async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:
-    """End a pool: drain and stop its workers, then remove its other actors. Returns when no actor of it is left."""
+    """End a pool: drain and stop its workers, then remove its other actors. Returns when no actor is left."""
     with contextlib.suppress(PoolError, TimeoutError):
         supervisor = find_supervisor(config.name)
         await asyncio.wait_for(ask(supervisor, "shutdown", timeout_s), timeout_s + 15.0)
-    # First the supervisor, or it would replace the workers that are killed next.
+    # First the supervisor: it would replace the workers that are killed next.
     _remove(config.name, "supervisor")
     for worker in await RayRuntime(config, b"").running_workers():
         _remove(config.name, WorkerId.parse(worker.worker_id).role)
@@ -155,9 +155,9 @@ async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:
         await asyncio.wait_for(ask(store, "close"), _CLOSE_STORE_S)
     for role in ("store", "metrics"):
         _remove(config.name, role)
-    until = time.monotonic() + _GONE_S
-    # Ray tells nobody when a name is free again.
-    while actor_names(actor_name(config.name, "")) and time.monotonic() < until:  # noqa: ASYNC110
+    deadline = time.monotonic() + _NAMES_FREE_S
+    # Ray does not notify anybody of a free name.
+    while actor_names(actor_name(config.name, "")) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
 

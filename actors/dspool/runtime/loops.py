@@ -1,9 +1,9 @@
 """An event loop that outlives what programs let escape into it.
 
-asyncio lets `KeyboardInterrupt` and `SystemExit` of any task or callback out of `run_forever`, also of one that a
-program started and that nobody here could guard. Ray's thread for an actor's loop ends then: the process lives and
-answers nothing any more. So a worker's loop is taken over from that thread, and run again after each escape: an asyncio
-loop that was left this way goes on with the next callback, and the task that raised has kept its exception.
+asyncio lets `KeyboardInterrupt` and `SystemExit` of any task or callback out of `run_forever`, even of one that a
+program started and nobody here could guard. That ends Ray's thread for an actor's loop: the process lives, but answers
+no more. So we take a worker's loop over from that thread, and run it again after each escape: the loop goes on with
+the next callback, and the task that raised keeps its exception.
 """
 
 from __future__ import annotations
@@ -43,8 +43,5 @@ def keep_running(over: Callable[[], bool]) -> None:
                 _log.error("a program stopped the worker's event loop, which goes on")
 
     loop.stop()
-    # A daemon, as the one before: the process does not wait for it.
+    # A daemon like Ray's thread: the process does not wait for it.
     threading.Thread(target=run, name=before.name, daemon=True).start()
-
-
-__all__ = ["keep_running"]

@@ -1,4 +1,4 @@
-"""The metrics as an actor, and as others see them."""
+"""The metrics as an actor, and its callers' side."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ from dspool.core.autoscale.sizing import SizingInputs
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.recorder import Delta
-from dspool.errors import (
-    PoolError,
-    WorkerLost,
-)
+from dspool.errors import PoolError, WorkerLost
 from dspool.messages import PoolStatus
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask
 from dspool.runtime.exported import RayMetrics, export_interval_s
@@ -36,14 +33,14 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RemoteMetrics:
-    """The pool's metrics actor as others see it: found by name at the first question, and again after it was lost."""
+    """The callers' side of the pool's metrics actor: finds it by name at the first call, and again after a loss."""
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
         self._handle: ActorHandle[Any] | None = None
 
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Raises: WorkerLost: it is not there (metrics are off) or not there now."""
+        """Call a method of the actor. Raises `WorkerLost` if there is none: metrics are off, or it just died."""
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(actor_name(self._pool, "metrics"), namespace=NAMESPACE)
@@ -52,14 +49,14 @@ class RemoteMetrics:
             self._handle = None
             raise WorkerLost(f"pool {self._pool!r} has no metrics actor now: {gone}") from gone
 
-    async def report(self, told: Any) -> None:
-        """Whatever `MetricsActor.report` takes."""
-        await self.ask("report", told)
+    async def report(self, message: Any) -> None:
+        """Send what `MetricsActor.report` takes."""
+        await self.ask("report", message)
 
-    async def observed(self, short_s: float, long_s: float) -> SizingInputs | None:
-        """What the sizing loop goes by; None when nobody knows."""
+    async def sizing_inputs(self, short_s: float, long_s: float) -> SizingInputs | None:
+        """The inputs of the sizing loop; None when there are none."""
         try:
-            return await self.ask("observed", short_s, long_s)
+            return await self.ask("sizing_inputs", short_s, long_s)
         except PoolError:
             return None
 
@@ -74,18 +71,18 @@ class MetricsActor:
         self._observation = Observation(config, self._metrics)
         logs.configure(config)
         if ray.get_runtime_context().was_current_actor_reconstructed:
-            # Only then: a pool that begins counts from zero, whatever ran here before under its name.
+            # Only then: a new pool counts from zero, whatever ran here before under its name.
             self._observation.restore()
-        self._keeping = asyncio.get_running_loop().create_task(self._observation.keep())
+        self._checkpoint_task = asyncio.get_running_loop().create_task(self._observation.keep())
         self._limits = PoolLimits.of(config)
-        self._exported = RayMetrics(config.name)
-        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+        self._ray_metrics = RayMetrics(config.name)
+        self._tick_task = asyncio.get_running_loop().create_task(self._tick())
 
     def __repr__(self) -> str:
         return f"dspool metrics {self._config.name}"
 
-    async def report(self, told: Delta | PoolStatus | EventBatch) -> None:
-        self._observation.report(told)
+    async def report(self, message: Delta | PoolStatus | EventBatch) -> None:
+        self._observation.report(message)
 
     async def checkpoint(self) -> None:
         """Write the checkpoint now, not only every 30 s."""
@@ -95,7 +92,7 @@ class MetricsActor:
         """Events of the whole pool; see `Observation.events`."""
         return await self._observation.events(since, limit, timeout_s)
 
-    async def snapshot(self) -> MetricsSnapshot:
+    async def metrics_snapshot(self) -> MetricsSnapshot:
         return self._metrics.snapshot()
 
     async def history(
@@ -106,23 +103,23 @@ class MetricsActor:
     async def table(
         self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
     ) -> bytes:
-        """History by column, as `dashboards` read it: a `Table` in msgpack."""
+        """History by column, for dashboards: a `Table` in msgpack."""
         return _encode(self._metrics.table(duration_s, program=program, ordinal=ordinal))
 
-    async def look(self, after: float | None, *, workers: bool = False) -> bytes:
-        """The pool now and the rows since: a `Look` in msgpack."""
-        return _encode(self._metrics.look(after, workers=workers))
+    async def live_update(self, after: float | None, *, workers: bool = False) -> bytes:
+        """The pool now, and the rows since `after`: a `LiveUpdate` in msgpack."""
+        return _encode(self._metrics.live_update(after, workers=workers))
 
-    async def observed(self, short_s: float, long_s: float) -> SizingInputs:
-        return self._metrics.observed(short_s, long_s)
+    async def sizing_inputs(self, short_s: float, long_s: float) -> SizingInputs:
+        return self._metrics.sizing_inputs(short_s, long_s)
 
-    async def reading(self) -> Snapshot:
-        """What exporters make the pool's metrics from."""
-        return self._reading()
+    async def snapshot(self) -> Snapshot:
+        """The snapshot for exporters."""
+        return self._take_snapshot()
 
-    def _reading(self) -> Snapshot:
+    def _take_snapshot(self) -> Snapshot:
         return Snapshot(
-            snapshot=self._metrics.snapshot(),
+            metrics=self._metrics.snapshot(),
             histograms=self._metrics.histograms(),
             status=self._metrics.status(),
             limits=self._limits,
@@ -141,9 +138,9 @@ class MetricsActor:
                 continue
             exported_at = now
             try:
-                self._exported.export(self._reading(), now)
+                self._ray_metrics.export(self._take_snapshot(), now)
             except Exception as failed:
-                # Ray's export must not end the pool's own metrics; the next tick tries again.
+                # Ray's export must not end the pool's own metrics. The next tick tries again.
                 log.warning("metrics were not given to Ray: %s", type(failed).__name__)
 
 

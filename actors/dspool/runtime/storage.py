@@ -1,4 +1,4 @@
-"""What a pool keeps in its store: sessions, versions of programs, idempotency keys, and what of a rate was used."""
+"""A pool's store: sessions, versions of programs, idempotency keys, and used allowances."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Storage:
     name: str
 
     def __init__(self, pool: str) -> None:
-        self._stored = session_store(pool)
+        self._store = session_store(pool)
 
     # --- sessions ---
 
     async def create_session(self, session_id: str, *, principal: str | None = None) -> SessionInfo:
         """Create an empty session. Raises: Conflict: there is one of this id."""
-        return await self._stored.create(self.name, session_id, principal=principal)
+        return await self._store.create(self.name, session_id, principal=principal)
 
     async def sessions(
         self,
@@ -38,45 +38,42 @@ class Storage:
         Only those of `principal`, only those that the worker `owner` holds, only those whose id, owner or principal
         has `containing` in it.
         """
-        return await self._stored.list(
+        return await self._store.list(
             self.name, limit=limit, after=after, principal=principal, owner=owner, containing=containing
         )
 
     async def session_info(self, session_id: str) -> SessionInfo:
         """Raises: UnknownSession."""
-        return await self._stored.get(self.name, session_id)
+        return await self._store.get(self.name, session_id)
 
     async def count_sessions(self) -> int:
-        """How many sessions there are."""
-        return await self._stored.count(self.name)
+        """The number of sessions."""
+        return await self._store.count(self.name)
 
     # --- versions of pool programs ---
 
     async def deployments(self) -> list[Deployment]:
         """All versions of all pool programs."""
-        return await self._stored.deployments(self.name)
+        return await self._store.deployments(self.name)
 
     async def current_versions(self) -> dict[str, int]:
         """The current version of each pool program."""
-        return await self._stored.current_versions(self.name)
+        return await self._store.current_versions(self.name)
 
     # --- what all ingress processes share ---
 
-    async def claim_key(self, key: str, **about: Any) -> Claim:
+    async def claim_key(self, key: str, **claim: Any) -> Claim:
         """Claim an idempotency key; see `dspool.store.idempotency`."""
-        return await self._stored.claim_key(self.name, key, **about)
+        return await self._store.claim_key(self.name, key, **claim)
 
     async def settle_key(self, key: str, *, principal: str | None, holder: str, answer: KeptAnswer) -> None:
         """Keep the answer under the key."""
-        await self._stored.settle_key(self.name, key, principal=principal, holder=holder, answer=answer)
+        await self._store.settle_key(self.name, key, principal=principal, holder=holder, answer=answer)
 
     async def drop_key(self, key: str, *, principal: str | None, holder: str) -> None:
         """Free the key: nothing was done under it."""
-        await self._stored.drop_key(self.name, key, principal=principal, holder=holder)
+        await self._store.drop_key(self.name, key, principal=principal, holder=holder)
 
     async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance:
         """Up to `wanted` operations of a token, counted over all ingress processes."""
-        return await self._stored.take_allowance(self.name, token, limits, wanted)
-
-
-__all__ = ["Storage"]
+        return await self._store.take_allowance(self.name, token, limits, wanted)

@@ -1,4 +1,4 @@
-"""The session store as an actor, and as others see it."""
+"""The session store as an actor, and its callers' side."""
 
 from __future__ import annotations
 
@@ -10,33 +10,29 @@ import ray
 from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
-from dspool.errors import (
-    PoolError,
-    StoreFailed,
-    WorkerLost,
-)
+from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask
 from dspool.store.store import SessionStore
 
 
 class StoreActor:
-    """The session store of a pool's cluster. It opens its database at the first question, also after a restart."""
+    """The session store of a pool. It opens its database at the first call, also after a restart."""
 
     def __init__(self, url: str) -> None:
         self._store = SessionStore(url)
-        self._opening: asyncio.Task[None] | None = None
+        self._open_task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return "dspool session store"
 
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of `SessionStore`."""
-        if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._store.open())
+        if self._open_task is None:
+            self._open_task = asyncio.get_running_loop().create_task(self._store.open())
         try:
-            await asyncio.shield(self._opening)
+            await asyncio.shield(self._open_task)
         except PoolError:
-            self._opening = None
+            self._open_task = None
             raise
         return await getattr(self._store, method)(*args, **kwargs)
 
@@ -45,7 +41,7 @@ class StoreActor:
 
 
 class RemoteStore:
-    """`SessionStore` as others see it: the same methods, over the store actor."""
+    """The methods of `SessionStore`, over the store actor."""
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
@@ -68,7 +64,7 @@ class RemoteStore:
 
 
 def session_store(pool: str) -> SessionStore:
-    """A `RemoteStore`, to those who are written for the store itself."""
+    """A `RemoteStore`, typed as the store that it stands for."""
     return cast(SessionStore, RemoteStore(pool))
 
 

@@ -18,7 +18,7 @@ from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import WorkerStartFailed
 from dspool.messages import Deployment, Member, VersionNumbers, WorkerId, WorkerStatus
 from dspool.runtime import forkserver
-from dspool.runtime.cluster import MANY, NAMESPACE, actor_name, actor_names, ask, cause
+from dspool.runtime.cluster import MAX_CONCURRENCY, NAMESPACE, actor_name, actor_names, ask, cause
 from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import session_store
@@ -47,27 +47,27 @@ class WorkerActor(Worker):
             report=metrics,
             start=forkserver.how_started(),
         )
-        self._kept = False
+        self._loop_is_ours = False
 
     async def describe(self) -> Member:
-        if not self._kept:
+        if not self._loop_is_ours:
             # Not in the constructor: that does not run on the loop.
-            self._kept = True
+            self._loop_is_ours = True
             keep_running(lambda: self._state == "stopped")
         return await super().describe()
 
     def __repr__(self) -> str:
-        # Ray reads it once, when the actor is created, and shows it from then on: a state in it would be wrong soon.
+        # Ray reads it once, at the actor's creation, and shows it from then on: a state in it would soon be wrong.
         return f"dspool worker {self._config.name}[{self._ordinal}]"
 
 
 class RayWorker:
-    """A worker as the supervisor holds it: `supervisor.WorkerHandle` over an actor handle."""
+    """A worker as the supervisor has it: `supervisor.WorkerHandle` over an actor handle."""
 
     def __init__(
         self, worker_id: str, ordinal: int, handle: ActorHandle[Any], forks: ForkStarts | None = None
     ) -> None:
-        """`forks`: it is being forked, and these want to know what becomes of it."""
+        """With `forks` the worker is forked, and they learn how its start ends."""
         self.worker_id = worker_id
         self.ordinal = ordinal
         self.handle = handle
@@ -115,10 +115,10 @@ class RayWorker:
             ray.kill(self.handle, no_restart=True)
 
     async def until_dead(self) -> str:
-        """The cause, as soon as the process is gone for certain (10-14 ms after a SIGKILL).
+        """The cause, as soon as the process is certainly gone (10-14 ms after a SIGKILL).
 
         Raises:
-            Exception: it is out of reach for now and may live.
+            Exception: it is out of reach for now, but may live.
         """
         try:
             await self.handle.until_dead.remote()
@@ -137,7 +137,7 @@ class RayRuntime:
         """`host` is where workers listen; None: the address of their node."""
         self._config, self._secret, self._host = config, secret, host
         self._actor: Any = ray.remote(WorkerActor)
-        self._forking: forkserver.Forking | None = None
+        self._start_method: forkserver.StartMethod | None = None
         self._forks = ForkStarts(config.init_timeout_s)
 
     async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle:
@@ -153,26 +153,26 @@ class RayRuntime:
             lifetime="detached",
             num_cpus=0,
             max_restarts=0,
-            max_concurrency=MANY,
+            max_concurrency=MAX_CONCURRENCY,
             **options,
         ).remote(worker_id, ordinal, self._config, self._secret, self._host)
         return RayWorker(worker_id, ordinal, handle, None if command is None else self._forks)
 
     def _how_to_start(self) -> tuple[str | None, str | None]:
-        """What Ray is to run in place of Python, if anything; why a worker that might be forked is not."""
-        if self._forking is None:
-            self._forking = forkserver.forking(self._config, ray.get_runtime_context().runtime_env)
-            if self._forking.why_not:
-                log.warning("workers are started by exec: %s", self._forking.why_not)
-        if self._forking.py_executable is None:
-            return None, self._forking.why_not or None
+        """The command that Ray runs in place of Python, if any; why a worker that could be forked is not."""
+        if self._start_method is None:
+            self._start_method = forkserver.start_method(self._config, ray.get_runtime_context().runtime_env)
+            if self._start_method.why_not:
+                log.warning("workers are started by exec: %s", self._start_method.why_not)
+        if self._start_method.py_executable is None:
+            return None, self._start_method.why_not or None
         if why := self._forks.why_not():
             return None, why
-        return self._forking.py_executable, None
+        return self._start_method.py_executable, None
 
     async def running_workers(self) -> list[WorkerHandle]:
-        """The workers of this pool that are alive, by the names they carry."""
-        found: list[WorkerHandle] = []
+        """The living workers of this pool, found by their actors' names."""
+        handles: list[WorkerHandle] = []
         pool = self._config.name
         for name in actor_names(actor_name(pool, "worker:")):
             worker = WorkerId.of_role(pool, name.removeprefix(actor_name(pool, "")))
@@ -180,8 +180,8 @@ class RayRuntime:
                 handle: Any = ray.get_actor(name, namespace=NAMESPACE)
             except ValueError:
                 continue
-            found.append(RayWorker(str(worker), worker.ordinal, handle))
-        return found
+            handles.append(RayWorker(str(worker), worker.ordinal, handle))
+        return handles
 
     def kill(self, handle: WorkerHandle) -> None:
         assert isinstance(handle, RayWorker)
@@ -195,7 +195,7 @@ EXEC_FOR_S = 60.0
 
 
 class ForkStarts:
-    """The forked starts of one pool. One that does not come has the next workers started by exec for a while."""
+    """The forked starts of one pool. After one that fails, workers start by exec for a while."""
 
     def __init__(
         self,
@@ -204,44 +204,44 @@ class ForkStarts:
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        # Before the pool itself gives the worker up, or nobody would learn that forking was to blame.
+        # Less than the pool's own limit, or nobody would learn that forking was to blame.
         self._limit_s = init_timeout_s * 2 / 3
         self._clock, self._sleep = clock, sleep
-        self._last_came = clock()
+        self._last_start_at = clock()
         self._exec_until = clock()
         self._why = ""
 
     def why_not(self) -> str | None:
-        """Why workers are started by exec for the time being; None: they need not be."""
+        """Why workers start by exec for now; None: they need not."""
         return self._why if self._clock() < self._exec_until else None
 
     async def answer_of(
         self, worker_id: str, answer: Awaitable[T], *, unwanted: Callable[[], bool] = lambda: False
     ) -> T:
-        """A forked worker's first answer. A failure counts against forking unless the worker is `unwanted` by now.
+        """Wait for a forked worker's first `answer`. A failure counts against forking unless the worker is `unwanted`.
 
         Raises:
-            WorkerStartFailed: neither this one nor any other came for too long.
+            WorkerStartFailed: neither this worker nor another one came for too long.
         """
         task = asyncio.ensure_future(answer)
         began = self._clock()
         try:
             while not task.done():
-                # Ray starts only so many at once: one that waits for its turn is not late while others come.
-                left_s = max(began, self._last_came) + self._limit_s - self._clock()
+                # Ray starts only so many at once: a worker that waits for its turn is not late while others come.
+                left_s = max(began, self._last_start_at) + self._limit_s - self._clock()
                 if left_s <= 0:
                     raise WorkerStartFailed(f"it did not come in {self._limit_s:g} s", worker=worker_id)
                 with contextlib.suppress(TimeoutError):
                     await within(left_s, asyncio.shield(task), self._sleep)
-            found = task.result()
+            result = task.result()
         except Exception as failed:
             if not unwanted():
                 self._give_up(f"the forked worker {worker_id} failed to start: {failed}")
             raise
         finally:
             task.cancel()
-        self._last_came = self._clock()
-        return found
+        self._last_start_at = self._clock()
+        return result
 
     def _give_up(self, why: str) -> None:
         self._why, self._exec_until = why, self._clock() + EXEC_FOR_S

@@ -191,23 +191,23 @@ def parse_url(url: str) -> URL:
         ConfigError: not a URL, neither SQLite nor PostgreSQL, an SQLite database in memory, or no driver installed.
     """
     try:
-        parsed = make_url(url)
+        address = make_url(url)
     except ArgumentError as refused:
         # The message does not repeat the URL: it may hold a password.
         raise ConfigError("store_url is not a database URL such as sqlite:////path/file.db") from refused
-    if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
-        if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+    if address.drivername in ("sqlite", "sqlite+aiosqlite"):
+        if not address.database or address.database == ":memory:" or address.database.startswith("file:"):
             raise ConfigError(
-                f"store_url must name a file, got {_shown(parsed)!r}: sessions must survive restarts"
+                f"store_url must name a file, got {_shown(address)!r}: sessions must survive restarts"
             )
-        return parsed.set(drivername="sqlite+aiosqlite")
-    if parsed.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
+        return address.set(drivername="sqlite+aiosqlite")
+    if address.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
         if importlib.util.find_spec("asyncpg") is None:
             raise ConfigError("a PostgreSQL store_url needs the driver: pip install 'dspool[postgres]'")
-        return parsed.set(drivername="postgresql+asyncpg")
+        return address.set(drivername="postgresql+asyncpg")
     raise ConfigError(
-        f"store_url must begin with sqlite:/// or postgresql://, got {_shown(parsed)!r}",
-        scheme=parsed.drivername,
+        f"store_url must begin with sqlite:/// or postgresql://, got {_shown(address)!r}",
+        scheme=address.drivername,
     )
 
 

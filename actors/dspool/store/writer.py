@@ -168,9 +168,9 @@ class Batch:
         return {(row.pool, row.worker) for row in rows}
 
     async def _write(self, keys: list[Key], outcomes: list[Outcome]) -> None:
-        removed = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome.removed]
-        if removed:  # their items go with them, by the foreign key
-            await self.connection.execute(delete(sessions).where(tuple_(*_SESSION_KEY).in_(removed)))
+        removed_keys = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome.removed]
+        if removed_keys:  # their items go with them, by the foreign key
+            await self.connection.execute(delete(sessions).where(tuple_(*_SESSION_KEY).in_(removed_keys)))
         rows = [vars(outcome.row) for outcome in outcomes if outcome.row]
         if rows:
             await self.connection.execute(upsert(self.connection, sessions), rows)
@@ -207,23 +207,23 @@ class Batch:
             await self.connection.execute(upsert(self.connection, session_items), rows)
 
     async def _fill_leases(self, outcomes: list[Outcome]) -> None:
-        granted = {
+        grants = {
             (row.pool, row.session): outcome
             for outcome in outcomes
             if outcome.granted and (row := outcome.row)
         }
-        if not granted:
+        if not grants:
             return
-        items: dict[Key, list[Change]] = {key: [] for key in granted}
+        items: dict[Key, list[Change]] = {key: [] for key in grants}
         query = (
             select(session_items)
-            .where(tuple_(session_items.c.pool, session_items.c.session).in_(list(granted)))
+            .where(tuple_(session_items.c.pool, session_items.c.session).in_(list(grants)))
             .order_by(session_items.c.kind, session_items.c.name)
         )
         for item in await self.connection.execute(query):
             change = Change(item.kind, item.name, msgspec.json.decode(item.payload))
             items[item.pool, item.session].append(change)
-        for key, outcome in granted.items():
+        for key, outcome in grants.items():
             row = outcome.row
             assert row is not None
             assert row.owner is not None
@@ -245,10 +245,10 @@ async def hold_pools(connection: AsyncConnection, pool_names: Iterable[str]) -> 
     SQLite has one writer at a time anyway. PostgreSQL locks the pools' rows, in one order, so that two stores on
     one pool (an old one that has not noticed its replacement) decide one after the other.
     """
-    ordered = sorted(set(pool_names))
-    query = select(pools).where(pools.c.pool.in_(ordered)).order_by(pools.c.pool).with_for_update()
+    names = sorted(set(pool_names))
+    query = select(pools).where(pools.c.pool.in_(names)).order_by(pools.c.pool).with_for_update()
     epochs = {row.pool: row.epoch for row in await connection.execute(query)}
-    if missing := [pool for pool in ordered if pool not in epochs]:
+    if missing := [pool for pool in names if pool not in epochs]:
         new = _insert(connection, pools).on_conflict_do_nothing()
         await connection.execute(new, [{"pool": pool, "epoch": 0} for pool in missing])
         epochs = {row.pool: row.epoch for row in await connection.execute(query)}

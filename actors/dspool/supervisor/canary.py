@@ -96,9 +96,9 @@ class Trial:
         return Comparison(old, new, idle)
 
     def _since(self, version: int) -> VersionNumbers:
-        nothing = VersionNumbers()
+        zero = VersionNumbers()
         return _sum(
-            _difference(numbers[version], self._baseline.get(worker, {}).get(version, nothing))
+            _difference(numbers[version], self._baseline.get(worker, {}).get(version, zero))
             for worker, numbers in self._latest.items()
             if version in numbers
         )

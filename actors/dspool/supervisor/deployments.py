@@ -108,9 +108,9 @@ class Deployments:
         await self._bring_all_up()
         for handle in [*self._serving(), *self._spares()]:
             for program in self._current:
-                unfinished = max(self._versions[program]) + 1
+                next_version = max(self._versions[program]) + 1
                 with contextlib.suppress(Exception):  # as a rule there is none
-                    await handle.retire(program, unfinished)
+                    await handle.retire(program, next_version)
 
     async def _adopt(self, deployment: Deployment) -> None:
         await self._store.set_current(self._config.name, deployment.program, deployment.version)
@@ -140,8 +140,8 @@ class Deployments:
             versions = self._versions.get(request.program, {})
             await self._source.allow_deployment(request, versions.get(self._current.get(request.program, 0)))
             candidate = msgspec.structs.replace(request, version=max(versions, default=0) + 1)
-            before = self._current.get(candidate.program)
-            with self.rollouts.of(candidate.program, candidate.version, before, "loading") as rollout:
+            previous = self._current.get(candidate.program)
+            with self.rollouts.of(candidate.program, candidate.version, previous, "loading") as rollout:
                 began = self._clock()
                 deployment = await self._roll_out(request, candidate, rollout, canary_s)
                 self._emit_deployed(deployment, began)
@@ -207,8 +207,8 @@ class Deployments:
                     program=program,
                 )
             await self._source.allow_rollback(versions[version])
-            before = self._current.get(program)
-            with self.rollouts.of(program, version, before, "rolling out") as rollout:
+            previous = self._current.get(program)
+            with self.rollouts.of(program, version, previous, "rolling out") as rollout:
                 began = self._clock()
                 await self._adopt(versions[version])
                 await self._bring_all_up(rollout)

@@ -61,7 +61,7 @@ class VersionedSource:
             if not import_paths(deployment):
                 continue
             try:
-                source = await self._imported(handle, deployment)
+                source = await self._source_of(handle, deployment)
                 original = await self._original(deployment)
                 if original is None and source.modules:
                     await self._store.put_record(self._pool, _key(deployment), source.modules)
@@ -98,7 +98,7 @@ class VersionedSource:
             return {}
         handles = self._workers()
         answers = await asyncio.gather(
-            *(self._imported(handle, deployment) for handle in handles), return_exceptions=True
+            *(self._source_of(handle, deployment) for handle in handles), return_exceptions=True
         )
         sources = {}
         for handle, answer in zip(handles, answers, strict=True):
@@ -108,7 +108,7 @@ class VersionedSource:
                 sources[handle.worker_id] = answer
         return sources
 
-    async def _imported(self, handle: WorkerHandle, deployment: Deployment) -> ImportedSource:
+    async def _source_of(self, handle: WorkerHandle, deployment: Deployment) -> ImportedSource:
         return await within(ANSWER_S, handle.source(import_paths(deployment)), self._sleep)
 
     async def _original(self, deployment: Deployment) -> dict[str, str] | None:

@@ -1,4 +1,4 @@
-"""What is seen of a pool: events, logs, traces and metrics, in the formats that operators use."""
+"""How operators see a pool: events, logs, traces and metrics, in their usual formats."""
 
 from dspool.telemetry.events import EVENTS, Event, Span, attach, detach, emit
 

@@ -1,7 +1,7 @@
 """Events: facts about the running system, for whoever attaches a handler in this process.
 
-`EVENTS` is the table of all of them. Emitting costs a dictionary look-up while nobody is attached. A handler
-never hurts the code that emits: one that raises is detached and reported.
+`EVENTS` is the table of all of them. Without a handler, emitting costs a dictionary look-up. A handler never hurts the
+code that emits: one that raises is detached and reported.
 """
 
 from __future__ import annotations
@@ -192,19 +192,21 @@ _handlers: dict[str, tuple[Handler, ...]] = dict.fromkeys(EVENTS, ())
 
 
 def attach(handler: Handler, events: Iterable[str] = ("*",)) -> Handler:
-    """Call `handler` for these events: names, "group.*", or "*" for all. Returns it, for `detach`.
+    """Call `handler` for these events: names, "group.*", or "*" for all. Returns `handler`.
 
     Raises:
         ValueError: there is no such event.
     """
-    wanted: set[str] = set()
+    names: set[str] = set()
     for pattern in events:
         group = pattern.removesuffix("*")
-        found = [name for name in EVENTS if (name.startswith(group) if group != pattern else name == pattern)]
-        if not found:
+        matches = [
+            name for name in EVENTS if (name.startswith(group) if group != pattern else name == pattern)
+        ]
+        if not matches:
             raise ValueError(f"no event is called {pattern!r}; there are: {', '.join(EVENTS)}")
-        wanted.update(found)
-    for name in wanted:
+        names.update(matches)
+    for name in names:
         if handler not in _handlers[name]:
             _handlers[name] = (*_handlers[name], handler)
     return handler
@@ -212,9 +214,9 @@ def attach(handler: Handler, events: Iterable[str] = ("*",)) -> Handler:
 
 def detach(handler: Handler) -> None:
     """Stop calling `handler` for any event; nothing happens if it is not attached."""
-    for name, attached in _handlers.items():
-        if handler in attached:
-            _handlers[name] = tuple(other for other in attached if other != handler)
+    for name, handlers in _handlers.items():
+        if handler in handlers:
+            _handlers[name] = tuple(other for other in handlers if other != handler)
 
 
 def attached(event: str) -> bool:
@@ -231,32 +233,32 @@ def emit(event: str, measurements: Mapping[str, float] = {}, metadata: Mapping[s
     for handler in handlers:
         try:
             handler(event, measurements, metadata)
-        except BaseException as failed:  # whatever it is: observing never hurts
-            _failed(handler, event, failed)
+        except BaseException as failed:  # observing never hurts
+            _drop(handler, event, failed)
 
 
-def _failed(handler: Handler, event: str, failed: BaseException) -> None:
+def _drop(handler: Handler, event: str, failed: BaseException) -> None:
     detach(handler)
     name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
-    # The type only: the text of an exception may quote what the handler was given.
+    # The type only: the text of an exception may quote the handler's arguments.
     error = type_of(failed)
     _log.error("telemetry handler %s raised %s at %s and was detached", name, error, event)
     emit("telemetry.handler_failed", {"count": 1}, {"handler": name, "event": event, "error": error})
 
 
 def undeclared(event: str, measurements: Mapping[str, float], metadata: Mapping[str, Any]) -> set[str]:
-    """Names that the table does not have for `event`; tests hold emitters to it."""
+    """The names that the table lacks for `event`; tests hold emitters to the table."""
     row = EVENTS[event]
     return (set(measurements) - set(row.measurements)) | (set(metadata) - set(row.metadata))
 
 
 def session_hash(session: str) -> str:
-    """What stands for a session id in events, logs and spans: ids may name people."""
+    """Stands for a session id in events, logs and spans: ids may name people."""
     return hashlib.blake2s(session.encode(), digest_size=6).hexdigest()
 
 
 def principal_hash(principal: str) -> str:
-    """What stands for a principal beside captured content. Longer than a session's: who may read it depends on it."""
+    """Stands for a principal beside captured content. Longer than a session's, as it decides who may read that."""
     return hashlib.blake2s(principal.encode(), digest_size=16, person=b"asker").hexdigest()
 
 
@@ -264,10 +266,10 @@ def principal_hash(principal: str) -> str:
 
 
 class Span:
-    """A stretch of code: `prefix.start` at its beginning, `prefix.stop` or `prefix.exception` at its end.
+    """A block of code: `prefix.start` at its beginning, `prefix.stop` or `prefix.exception` at its end.
 
     For `with` and `async with` alike. `span.result(value)` passes `value` through and takes the outcome from it: an
-    error that is returned rather than raised is not "ok".
+    error that the code returns instead of raising is not "ok".
     """
 
     __slots__ = ("_began", "_clock", "code", "measurements", "metadata", "outcome", "prefix")
@@ -275,7 +277,7 @@ class Span:
     def __init__(self, prefix: str, metadata: Mapping[str, Any], clock: Callable[[], float]) -> None:
         self.prefix = prefix
         self.metadata = dict(metadata)
-        """What the end event carries; the code inside may add to it."""
+        """Metadata of the end event; the code inside may add to it."""
         self.measurements: dict[str, float] = {}
         """As `metadata`."""
         self.outcome = "ok"
@@ -284,7 +286,7 @@ class Span:
         self._began = clock()
 
     def result(self, value: T) -> T:
-        """`value` is what the code gave: an exception, or something with an `error`, decides the outcome."""
+        """`value` is the code's result: an exception, or something with an `error`, decides the outcome."""
         error = value if isinstance(value, BaseException) else getattr(value, "error", None)
         if error:
             self.outcome, self.code = outcome_of(error)
@@ -319,7 +321,7 @@ class Span:
 
 
 class _Unobserved(Span):
-    """What `span` gives when nobody listens: it still knows the outcome, but tells nobody and reads no clock."""
+    """The span when no handler is attached: it still has the outcome, but emits nothing and reads no clock."""
 
     __slots__ = ()
 
@@ -357,7 +359,7 @@ def outcome_of(error: BaseException | Mapping[str, Any]) -> tuple[str, str | Non
     if isinstance(error, PoolError):
         try:
             return error.outcome, error.code
-        except BaseException:  # a program's own kind of PoolError has code of its own
+        except BaseException:  # a program's own kind of PoolError runs code of its own
             return "error", type_of(error)
     if isinstance(error, asyncio.CancelledError):
         return "cancelled", None

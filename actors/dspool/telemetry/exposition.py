@@ -17,25 +17,25 @@ REACHABLE: Final = "dspool_metrics_reachable"
 _REACHABLE_HELP: Final = "1 if the pool's metrics actor answered; its other metrics are missing if not."
 
 
-def expose(readings: Mapping[str, Snapshot | None]) -> bytes:
-    """The metrics of these pools; None for one whose metrics actor does not answer."""
+def expose(snapshots: Mapping[str, Snapshot | None]) -> bytes:
+    """The metrics of these pools. None: a pool's metrics actor does not answer."""
     lines = [*_head(REACHABLE, "gauge", _REACHABLE_HELP)]
     lines += [
-        f"{REACHABLE}{_labels(('pool',), (pool,))} {int(reading is not None)}"
-        for pool, reading in readings.items()
+        f"{REACHABLE}{_labels(('pool',), (pool,))} {int(snapshot is not None)}"
+        for pool, snapshot in snapshots.items()
     ]
     for metric in METRICS:
         lines += _head(metric.name, metric.kind, metric.help)
-        for pool, reading in readings.items():
-            if reading is not None:
-                lines += _lines(metric, pool, reading)
+        for pool, snapshot in snapshots.items():
+            if snapshot is not None:
+                lines += _lines(metric, pool, snapshot)
     return ("\n".join(lines) + "\n").encode()
 
 
 def cumulative(histogram: Histogram) -> list[tuple[str, int]]:
     """(le, number of values up to it), "+Inf" last.
 
-    A value that is up to 2 % larger than a boundary may count as within it: the buckets it comes from are that wide.
+    A value up to 2 % above a boundary may count as within it: the histogram's own buckets are that wide.
     """
     numbers = [*histogram.up_to(BOUNDARIES), histogram.count]
     return list(zip(LE, numbers, strict=True))
@@ -46,9 +46,9 @@ def _head(name: str, kind: str, text: str) -> tuple[str, str]:
     return f"# HELP {name} {escaped}", f"# TYPE {name} {kind}"
 
 
-def _lines(metric: Metric, pool: str, reading: Snapshot) -> Iterable[str]:
+def _lines(metric: Metric, pool: str, snapshot: Snapshot) -> Iterable[str]:
     names = ("pool", *metric.labels)
-    for values, value in metric.read(reading):
+    for values, value in metric.read(snapshot):
         labels = (pool, *values)
         if isinstance(value, Histogram):
             for le, number in cumulative(value):
@@ -60,16 +60,16 @@ def _lines(metric: Metric, pool: str, reading: Snapshot) -> Iterable[str]:
 
 
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    return "{" + ",".join(f'{n}="{_escaped(v)}"' for n, v in zip(names, values, strict=True)) + "}"
+    return "{" + ",".join(f'{n}="{_escape(v)}"' for n, v in zip(names, values, strict=True)) + "}"
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _number(value: float) -> str:
     number = float(value)
-    # Counters stay exact: 12345678.0 is written 12345678, not 1.23457e+07.
+    # Counters stay exact: 12345678.0 becomes 12345678, not 1.23457e+07.
     return str(int(number)) if number.is_integer() else repr(number)
 
 

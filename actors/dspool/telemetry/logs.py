@@ -23,21 +23,21 @@ from dspool.messages import Operation
 from dspool.telemetry.events import EVENTS, attach, session_hash
 from dspool.telemetry.tracing import trace_id_of
 
-working_on: ContextVar[Operation | None] = ContextVar("dspool_operation", default=None)
+current_operation: ContextVar[Operation | None] = ContextVar("dspool_operation", default=None)
 """The operation that this task or thread works for."""
 FIELDS = ("pool", "worker", "session_hash", "operation_id", "trace_id")
-"""What every line says, where it applies, in this order."""
+"""The context of a line, as far as it applies, in this order."""
 
 
 class LogContext(logging.Filter):
-    """Adds `FIELDS` to each record. On a handler, so that lines of every library pass through it."""
+    """Adds `FIELDS` to each record. It sits on a handler: lines of every library pass there."""
 
     def __init__(self, pool: str, worker: str | None = None) -> None:
         super().__init__()
         self._pool, self._worker = pool, worker
 
     def filter(self, record: logging.LogRecord) -> bool:
-        operation = working_on.get()
+        operation = current_operation.get()
         session = None if operation is None else operation.session
         record.pool = self._pool
         record.worker = self._worker
@@ -47,10 +47,10 @@ class LogContext(logging.Filter):
         return True
 
 
-class Lines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """One line of text: time, level, logger, message, and the context in brackets.
 
-    Exceptions show where, not what: the text of one may quote what a user sent. `show_content` shows it.
+    Exceptions show where, not what: their text may quote what a user sent. `show_content` shows it.
     """
 
     def __init__(self, *, show_content: bool = False) -> None:
@@ -72,18 +72,16 @@ def configure(
 ) -> None:
     """Write this process's log to `stream` (stderr, which Ray keeps in its session directory), with context.
 
-    For processes that are ours: workers, the pool's actors, the HTTP ingress. A program that uses `dspool` as a library
-    keeps its own logging; it may use `LogContext`, `Lines` and `JsonFormatter` as it likes.
+    For our own processes: workers, the pool's actors, the HTTP ingress. A program that uses `dspool` as a library
+    keeps its own logging; it may use `LogContext`, `TextFormatter` and `JsonFormatter` as it likes.
     """
     telemetry = config.telemetry
     root = logging.getLogger()
-    for old in [handler for handler in root.handlers if isinstance(handler, _Ours)]:
-        root.removeHandler(old)
-    handler = _Ours(stream or sys.stderr)
-    show = telemetry.capture_content
-    handler.setFormatter(
-        JsonFormatter(show_content=show) if telemetry.log_format == "json" else Lines(show_content=show)
-    )
+    for earlier in [handler for handler in root.handlers if isinstance(handler, _OwnHandler)]:
+        root.removeHandler(earlier)
+    handler = _OwnHandler(stream or sys.stderr)
+    formatter = JsonFormatter if telemetry.log_format == "json" else TextFormatter
+    handler.setFormatter(formatter(show_content=telemetry.capture_content))
     handler.addFilter(LogContext(config.name, worker))
     root.addHandler(handler)
     logging.getLogger("dspool").setLevel(telemetry.log_level.upper())
@@ -91,15 +89,15 @@ def configure(
         attach(_log_event)
 
 
-class _Ours(logging.StreamHandler[TextIO]):
+class _OwnHandler(logging.StreamHandler[TextIO]):
     pass
 
 
 class LogHandler:
-    """Writes each event to a standard logger: the name and its numbers as text, and all of it as fields.
+    """Writes each event to a standard logger: its name and numbers as text, and all of it as fields.
 
-    Only what the table declares is written, so nothing gets into a log that was not meant to be seen. The fields are
-    at `record.dspool`, for `JsonFormatter` or any other.
+    It writes only what the table declares, so no other value gets into a log. The fields are at `record.dspool`, for
+    `JsonFormatter` or any other formatter.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -146,18 +144,18 @@ _ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType
 
 
 def trace_of(exc_info: _ExcInfo, *, show_content: bool) -> str:
-    """A traceback whose exceptions are named, but quoted only if they are ours or `show_content` is set."""
-    kind, raised, trace = exc_info
+    """A traceback that names its exceptions, but quotes only our own, unless `show_content` is set."""
+    kind, error, trace = exc_info
     if show_content:
-        return "".join(traceback.format_exception(kind, raised, trace)).rstrip()
+        return "".join(traceback.format_exception(kind, error, trace)).rstrip()
     parts: list[str] = []
-    seen: set[int] = set()
-    while raised is not None and id(raised) not in seen:
-        seen.add(id(raised))
-        frames = "".join(traceback.format_tb(raised.__traceback__))
-        told = f": {raised.message}" if isinstance(raised, PoolError) else ""
-        parts.append(f"{frames}{type(raised).__qualname__}{told}")
-        raised = raised.__cause__ or (None if raised.__suppress_context__ else raised.__context__)
+    ids: set[int] = set()
+    while error is not None and id(error) not in ids:
+        ids.add(id(error))
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        text = f": {error.message}" if isinstance(error, PoolError) else ""
+        parts.append(f"{frames}{type(error).__qualname__}{text}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "\nwhich came from\n".join(parts)
 
 
@@ -166,8 +164,8 @@ _log_event = LogHandler()
 
 def _context(record: logging.LogRecord) -> dict[str, Any]:
     event = getattr(record, "dspool", None) or {}
-    found = {key: getattr(record, key, None) for key in FIELDS}
-    return {key: value for key, value in found.items() if value is not None and key not in event}
+    values = {key: getattr(record, key, None) for key in FIELDS}
+    return {key: value for key, value in values.items() if value is not None and key not in event}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -183,8 +181,8 @@ def _short(value: Any) -> str:
 
 READ_BYTES: Final = 256 * 1024
 LONGEST_LINE: Final = 2000
-_OURS: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\S* [A-Z]+ +[\w.]+: ")
-"""A line as `logs.Lines` writes it."""
+_OWN_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\S* [A-Z]+ +[\w.]+: ")
+"""A line of `TextFormatter`."""
 
 
 class LogTail(Struct, frozen=True):
@@ -194,11 +192,11 @@ class LogTail(Struct, frozen=True):
     source: str
     """The file's name; empty if this process's log goes to no file."""
     filtered: bool
-    """Lines that are not of dspool's own logging were left out: they may hold what users sent."""
+    """Left out what is not of dspool's own logging: it may hold what users sent."""
 
 
 def own_log() -> Path | None:
-    """The file that this process's stderr is, which is where `logs.configure` writes."""
+    """The file behind this process's stderr, where `configure` writes."""
     try:
         path = Path(os.readlink("/proc/self/fd/2"))
     except OSError:
@@ -214,22 +212,22 @@ def tail(path: Path | None, lines: int, *, show_content: bool) -> LogTail:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - READ_BYTES))
         text = file.read(READ_BYTES).decode("utf-8", "replace")
-    found = text.splitlines()
-    cut = size > READ_BYTES
-    if cut:
-        found = found[1:]  # the first one lacks its beginning
+    all_lines = text.splitlines()
+    is_cut = size > READ_BYTES
+    if is_cut:
+        all_lines = all_lines[1:]  # the first lacks its beginning
     if not show_content:
-        found = [line for line in found if _is_ours(line)]
+        all_lines = [line for line in all_lines if _is_ours(line)]
     return LogTail(
-        [line[:LONGEST_LINE] for line in found[-lines:]],
-        cut or len(found) > lines,
+        [line[:LONGEST_LINE] for line in all_lines[-lines:]],
+        is_cut or len(all_lines) > lines,
         path.name,
         not show_content,
     )
 
 
 def _is_ours(line: str) -> bool:
-    if _OURS.match(line):
+    if _OWN_LINE.match(line):
         return True
     if not line.startswith('{"time": '):
         return False

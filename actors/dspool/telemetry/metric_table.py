@@ -1,13 +1,13 @@
-"""Every metric that dspool exports, once: name, kind, help, labels, and where its value comes from.
+"""Every metric that dspool exports, once: name, kind, help, labels, and the source of its value.
 
-Ray's metrics, `GET /metrics`, the Grafana dashboards and the alert rules are all made from `METRICS`. Names follow
+Ray's metrics, `GET /metrics`, the Grafana dashboards and the alert rules all come from `METRICS`. Names follow
 Prometheus: base units in the name, `_total` for counters. Labels are bounded: pool, program (at most 64), outcome,
 error code (at most 41), event, a worker's ordinal (at most 257), never a session, request or worker id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final, Literal, NamedTuple
 
 from dspool.core.metrics.histogram import Histogram
@@ -22,14 +22,14 @@ BOUNDARIES: Final = (
 )  # fmt: skip
 """Upper bounds (seconds) of the exported buckets."""
 UNATTRIBUTED: Final = "(unattributed)"
-"""The program of operations that are known to have ended, but not where: sums over programs stay exact."""
+"""Stands for the program of ended operations whose program is unknown: sums over programs stay exact."""
 POOL_STATES: Final = ("starting", "ready", "degraded", "paused", "closed")
 
 
 Value = float | Histogram
-Series = tuple[tuple[str, ...], Value]
+Sample = tuple[tuple[str, ...], Value]
 """Values of the labels other than `pool`, and the value."""
-Read = Callable[[Snapshot], Iterable[Series]]
+Read = Callable[[Snapshot], Iterable[Sample]]
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -45,86 +45,85 @@ class Metric(NamedTuple):
 # --- where values come from ---
 
 
-def _one(value: Callable[[Snapshot], float]) -> Read:
-    return lambda reading: [((), value(reading))]
+def _value(value: Callable[[Snapshot], float]) -> Read:
+    return lambda snapshot: [((), value(snapshot))]
 
 
 def _level(name: str) -> Read:
-    return lambda reading: [((), getattr(reading.snapshot, name))]
+    return lambda snapshot: [((), getattr(snapshot.metrics, name))]
 
 
 def _limit(name: str) -> Read:
-    return lambda reading: [((), getattr(reading.limits, name))]
+    return lambda snapshot: [((), getattr(snapshot.limits, name))]
 
 
-def _lost(name: str) -> Read:
-    return lambda reading: [((), getattr(reading.snapshot.telemetry, name))]
+def _loss(name: str) -> Read:
+    return lambda snapshot: [((), getattr(snapshot.metrics.telemetry, name))]
 
 
-def _told(value: Callable[[PoolStatus], float]) -> Read:
-    """What the supervisor said."""
-    return lambda reading: [((), value(reading.status))] if reading.status is not None else []
+def _status(value: Callable[[PoolStatus], float]) -> Read:
+    """A value of the supervisor's report."""
+    return lambda snapshot: [((), value(snapshot.status))] if snapshot.status is not None else []
 
 
-def _states(reading: Snapshot) -> Iterable[Series]:
-    if reading.status is not None:
+def _states(snapshot: Snapshot) -> Iterable[Sample]:
+    if snapshot.status is not None:
         for state in POOL_STATES:
-            yield (state,), float(reading.status.state == state)
+            yield (state,), float(snapshot.status.state == state)
 
 
-def _workers(reading: Snapshot) -> Iterable[Series]:
+def _workers(snapshot: Snapshot) -> Iterable[Sample]:
     for state in ("active", "idle", "starting", "spare"):
-        yield (state,), getattr(reading.snapshot, state)
+        yield (state,), getattr(snapshot.metrics, state)
 
 
-def _outcomes(reading: Snapshot) -> Iterable[Series]:
-    snapshot = reading.snapshot
-    missing: Mapping[str, int] = snapshot.counters.by_outcome
-    left = dict(missing)
-    for program, seen in snapshot.programs.items():
+def _outcomes(snapshot: Snapshot) -> Iterable[Sample]:
+    remainder = dict(snapshot.metrics.counters.by_outcome)
+    for program, figures in snapshot.metrics.programs.items():
         for outcome in OUTCOMES:
-            number = seen.counters.by_outcome[outcome]
-            left[outcome] -= number
+            number = figures.counters.by_outcome[outcome]
+            remainder[outcome] -= number
             yield (program, outcome), number
     for outcome in OUTCOMES:
-        yield (UNATTRIBUTED, outcome), max(0, left[outcome])
+        yield (UNATTRIBUTED, outcome), max(0, remainder[outcome])
 
 
 def _program(name: str) -> Read:
-    return lambda reading: [
-        ((program,), getattr(seen.counters, name)) for program, seen in reading.snapshot.programs.items()
+    return lambda snapshot: [
+        ((program,), getattr(figures.counters, name))
+        for program, figures in snapshot.metrics.programs.items()
     ]
 
 
-def _tokens(reading: Snapshot) -> Iterable[Series]:
-    for program, seen in reading.snapshot.programs.items():
-        yield (program, "input"), seen.counters.input_tokens
-        yield (program, "output"), seen.counters.output_tokens
+def _tokens(snapshot: Snapshot) -> Iterable[Sample]:
+    for program, figures in snapshot.metrics.programs.items():
+        yield (program, "input"), figures.counters.input_tokens
+        yield (program, "output"), figures.counters.output_tokens
 
 
-def _codes(reading: Snapshot) -> Iterable[Series]:
-    return [((code,), number) for code, number in reading.snapshot.counters.errors_by_code.items()]
+def _codes(snapshot: Snapshot) -> Iterable[Sample]:
+    return [((code,), number) for code, number in snapshot.metrics.counters.errors_by_code.items()]
 
 
-def _durations(which: int) -> Read:
-    return lambda reading: [((program,), pair[which]) for program, pair in reading.histograms.items()]
+def _durations(index: int) -> Read:
+    return lambda snapshot: [((program,), pair[index]) for program, pair in snapshot.histograms.items()]
 
 
 def _worker(value: Callable[[SlotSnapshot], float]) -> Read:
-    return lambda reading: [
-        ((str(ordinal),), value(seen)) for ordinal, seen in reading.snapshot.workers.items()
+    return lambda snapshot: [
+        ((str(ordinal),), value(figures)) for ordinal, figures in snapshot.metrics.workers.items()
     ]
 
 
-def _worker_outcomes(reading: Snapshot) -> Iterable[Series]:
-    for ordinal, seen in reading.snapshot.workers.items():
-        for outcome, number in seen.counters.by_outcome.items():
+def _worker_outcomes(snapshot: Snapshot) -> Iterable[Sample]:
+    for ordinal, figures in snapshot.metrics.workers.items():
+        for outcome, number in figures.counters.by_outcome.items():
             yield (str(ordinal), outcome), number
 
 
-def _events(reading: Snapshot) -> Iterable[Series]:
-    # Those that never happened too: Prometheus sees no increase in the first value of a series.
-    return [((name,), reading.events.get(name, 0)) for name in FORWARDED]
+def _events(snapshot: Snapshot) -> Iterable[Sample]:
+    # Also those that never happened: Prometheus sees no increase in the first value of a series.
+    return [((name,), snapshot.events.get(name, 0)) for name in FORWARDED]
 
 
 # --- the table ---
@@ -138,14 +137,14 @@ METRICS: Final = (
         "gauge",
         "How well the pool does, 0 to 100.",
         (),
-        _one(lambda reading: reading.snapshot.health.score),
+        _value(lambda snapshot: snapshot.metrics.health.score),
     ),
     Metric(
         "dspool_pool_ready",
         "gauge",
         "1 if at least min_ready workers are warm.",
         (),
-        _told(lambda status: status.ready),
+        _status(lambda status: status.ready),
     ),
     Metric("dspool_pool_state", "gauge", "1 for the state that the pool is in.", ("state",), _states),
     Metric(
@@ -177,14 +176,14 @@ METRICS: Final = (
         "counter",
         "Workers that died, were given up or could not be started.",
         (),
-        _told(lambda status: status.failures),
+        _status(lambda status: status.failures),
     ),
     Metric(
         "dspool_pool_fallback_workers",
         "gauge",
         "Workers that were to be forked and had to be started by exec.",
         (),
-        _told(lambda status: sum(worker.start.startswith("exec:") for worker in status.workers)),
+        _status(lambda status: sum(worker.start.startswith("exec:") for worker in status.workers)),
     ),
     # the queue
     Metric("dspool_queue_operations", "gauge", "Operations that wait for a slot.", (), _level("queue_depth")),
@@ -261,7 +260,7 @@ METRICS: Final = (
         ("program", "direction"),
         _tokens,
     ),
-    # workers, by ordinal: another worker takes it over when one dies
+    # workers, by ordinal: a dead worker's replacement takes its ordinal
     Metric(
         "dspool_worker_operations_total",
         "counter",
@@ -274,35 +273,35 @@ METRICS: Final = (
         "counter",
         "Slot-seconds spent running operations.",
         _WORKER,
-        _worker(lambda seen: seen.busy_s),
+        _worker(lambda worker: worker.busy_s),
     ),
     Metric(
         "dspool_worker_running_operations",
         "gauge",
         "Operations on the worker.",
         _WORKER,
-        _worker(lambda seen: seen.running),
+        _worker(lambda worker: worker.running),
     ),
     Metric(
         "dspool_worker_operation_slots",
         "gauge",
         "Operations that the worker can run at once; 0: no worker reports.",
         _WORKER,
-        _worker(lambda seen: seen.slots),
+        _worker(lambda worker: worker.slots),
     ),
     Metric(
         "dspool_worker_sessions",
         "gauge",
         "Sessions that the worker holds.",
         _WORKER,
-        _worker(lambda seen: seen.sessions),
+        _worker(lambda worker: worker.sessions),
     ),
     Metric(
         "dspool_worker_resident_memory_bytes",
         "gauge",
         "Resident memory of the worker.",
         _WORKER,
-        _worker(lambda seen: seen.rss_mb * 2**20),
+        _worker(lambda worker: worker.rss_mb * 2**20),
     ),
     Metric(
         "dspool_events_total",
@@ -317,28 +316,28 @@ METRICS: Final = (
         "counter",
         "Spans and events that clients could not keep.",
         (),
-        _lost("dropped"),
+        _loss("dropped"),
     ),
     Metric(
         "dspool_telemetry_unattributed_operations_total",
         "counter",
         "Ended operations whose program and times never arrived.",
         (),
-        _lost("unattributed"),
+        _loss("unattributed"),
     ),
     Metric(
         "dspool_telemetry_duplicate_reports_total",
         "counter",
         "Reports that came twice and counted once.",
         (),
-        _lost("duplicates"),
+        _loss("duplicates"),
     ),
     Metric(
         "dspool_telemetry_foreign_reports_total",
         "counter",
         "Reports for another pool or in another format, ignored.",
         (),
-        _lost("foreign"),
+        _loss("foreign"),
     ),
 )
 

@@ -1,8 +1,8 @@
 """The metrics of one pool: deltas of clients and workers in, snapshots and history out.
 
-`Metrics` is a plain class that becomes an actor elsewhere. Nobody waits for it: who cannot deliver a delta keeps
-adding up and sends it later. Its counters agree with the callers' own count to the last operation, because a client
-reports running totals with every delta.
+`Metrics` is a plain class; an actor holds it. Nobody waits for it: a sender that cannot deliver a delta goes on adding
+up and sends it later. Its counters agree with the callers' own count to the last operation, because a client reports
+running totals with every delta.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SHIFT_S = 0.1
 class Metrics:
     """Adds up what one pool's clients, workers and supervisor report. Synchronous; one event loop owns it.
 
-    `now` is monotonic seconds of this process (default: `clock`); wall time appears only in what is given out.
+    `now` is monotonic seconds of this process (default: `clock`); only results have wall time.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Metrics:
     def report(self, delta: Delta | PoolStatus, now: float | None = None) -> None:
         """Take a delta of a client or worker, or the supervisor's view of the pool (repeated every few seconds).
 
-        A delta that came before (same source and number) is ignored, so a sender may repeat one whose fate it does
-        not know. One for another pool, or of another version of dspool, is ignored and counted.
+        Ignores a delta that came before (same source and number): a sender may repeat one whose fate it does not
+        know. Ignores and counts one for another pool, or of another version of dspool.
         """
         now = self._clock() if now is None else now
         if isinstance(delta, PoolStatus):
@@ -97,7 +97,7 @@ class Metrics:
         self._sources.update(source, delta, now)
 
     def report_encoded(self, deltas: Iterable[bytes], now: float | None = None) -> None:
-        """`report` for each delta that `encode` made; what is none is ignored and counted."""
+        """`report` for each delta that `encode` made; ignores and counts anything else."""
         for data in deltas:
             try:
                 delta = _decode(data)
@@ -109,7 +109,7 @@ class Metrics:
     # --- time ---
 
     def tick(self, now: float | None = None) -> None:
-        """End a measured interval: what came in since the last tick becomes a point. Call it at a steady beat."""
+        """End an interval: what came in since the last tick becomes a point. Call it at a steady pace."""
         now = self._clock() if now is None else now
         start, seconds = self._ticked_at, now - self._ticked_at
         if seconds <= 0:
@@ -118,20 +118,24 @@ class Metrics:
         levels = self._sources.levels(now)
         window = self._store.gather(start, now)
         levels["health"] = self._health(levels, window).score
-        whole = self._store.close(start, now, levels)
+        interval = self._store.close(start, now, levels)
         emit("queue.depth", {"queued": levels["queue_depth"]}, {"pool": self.pool})
         emit(
             "pool.utilization",
-            {"utilization": whole.utilization, "busy_s": whole.busy_s, "capacity_s": whole.capacity_s},
+            {
+                "utilization": interval.utilization,
+                "busy_s": interval.busy_s,
+                "capacity_s": interval.capacity_s,
+            },
             {"pool": self.pool},
         )
 
     # --- out ---
 
     def snapshot(self, now: float | None = None, *, workers: bool = True) -> MetricsSnapshot:
-        """The pool now. Figures of the window end at the last tick, so a read between two ticks shows no dip.
+        """The pool now. The window's figures end at the last tick, so a read between two ticks shows no dip.
 
-        Without `workers` the workers' own figures are left out: most of the work in a large pool.
+        Without `workers` it lacks the workers' own figures, which are most of the work in a large pool.
         """
         now = self._clock() if now is None else now
         at = self._wall()
@@ -195,13 +199,13 @@ class Metrics:
         """Points of the last `duration_s` seconds of the pool, of one program, or of one worker.
 
         One point a second up to an hour, one in ten seconds up to a day (as configured); a longer duration gives what
-        there is. A program or worker that is not known has no points.
+        there is. An unknown program or worker has no points.
 
         Raises:
             ValueError: `duration_s` is not a positive number.
         """
         now = self._clock() if now is None else now
-        series = self._account(program, ordinal)
+        series = self._series(program, ordinal)
         resolution, points = series.points(duration_s, now=now, wall=self._wall())
         return HistoryView(pool=self.pool, resolution_s=resolution, points=points)
 
@@ -214,7 +218,7 @@ class Metrics:
         after: float | None = None,
         now: float | None = None,
     ) -> Table:
-        """As `history`, by column and without the point that is still open. `after` is the `last` of a table before.
+        """As `history`, by column and without the open point. `after` is the `last` of an earlier table.
 
         Raises:
             ValueError: `duration_s` is not a positive number.
@@ -222,12 +226,12 @@ class Metrics:
         if not duration_s > 0:
             raise ValueError(f"a history has a positive duration, got {duration_s}")
         now = self._clock() if now is None else now
-        series = self._account(program, ordinal)
+        series = self._series(program, ordinal)
         oldest = now - duration_s if after is None else max(after, now - duration_s)
         return series.table(duration_s, after=oldest, shift=self._shift_at(now))
 
-    def _account(self, program: str | None, ordinal: int | None) -> Series:
-        """That of the program, of the worker, or of the whole pool; an empty one if it is not known."""
+    def _series(self, program: str | None, ordinal: int | None) -> Series:
+        """The series of the program, of the worker, or of the whole pool; an empty one if it is unknown."""
         series: Series | None = self._store.whole
         if program is not None:
             series = self._store.programs.get(program)
@@ -236,15 +240,15 @@ class Metrics:
         return series or Series(self.options)
 
     def _shift_at(self, now: float) -> float:
-        """Wall time less our clock; the same as before unless the wall clock was set: a row must not move when it is
-        told again, or who appends it would have it twice."""
+        """Wall time less our clock; constant unless the wall clock was set: if a row moved between two tables, a
+        reader that appends rows would have it twice."""
         shift = self._wall() - now
         if abs(shift - self._shift) > _SHIFT_S:
             self._shift = shift
         return self._shift
 
-    def look(self, after: float | None, *, workers: bool = False, now: float | None = None) -> LiveUpdate:
-        """What changed since `after` (the `last` of the table before; None: only what is now)."""
+    def live_update(self, after: float | None, *, workers: bool = False, now: float | None = None) -> LiveUpdate:
+        """The changes since `after` (the `last` of the table before; None: only the present)."""
         now = self._clock() if now is None else now
         return LiveUpdate(
             life=self._life,
@@ -256,22 +260,22 @@ class Metrics:
         )
 
     def histograms(self) -> dict[str, tuple[Histogram, Histogram]]:
-        """Latency and wait of served operations by program, since the beginning: running totals, as counters are."""
+        """Latency and wait of served operations by program: running totals, as counters are."""
         return {
             name: (series.total.latency, series.total.wait) for name, series in self._store.programs.items()
         }
 
     def status(self, now: float | None = None) -> PoolStatus | None:
-        """The supervisor's last report; None when it fell silent."""
+        """The supervisor's last report; None when it is silent."""
         return self._sources.status(self._clock() if now is None else now)
 
-    def observed(
+    def sizing_inputs(
         self, short_s: float, long_s: float, *, resized_s_ago: float | None = None, now: float | None = None
     ) -> SizingInputs:
-        """What sizing needs to know. `resized_s_ago`: leave out what was measured before that long ago.
+        """The inputs of sizing. With `resized_s_ago`, without what was measured before that long ago.
 
-        Desired, actual, starting and overflow come from the supervisor's last report; the supervisor, which knows them
-        at the moment it decides, may put its own values and its `start_delay_s` in.
+        Desired, actual, starting and overflow come from the supervisor's last report; the supervisor overrides them
+        with its own values of the moment.
         """
         now = self._clock() if now is None else now
         sources, recent = self._sources, self._store.whole.recent
@@ -279,7 +283,7 @@ class Metrics:
         updated_at = sources.updated_at
         since = None if resized_s_ago is None else now - resized_s_ago
         short = self._window(*recent.over(short_s, now=self._ticked_at, since=since))
-        # A burst must not wait for the next tick to be seen.
+        # Sizing must see a burst before the next tick.
         short = msgspec.structs.replace(short, peak_demand=max(short.peak_demand, sources.open_peak()))
         return SizingInputs(
             age_s=None if updated_at is None else max(0.0, now - updated_at),
@@ -295,33 +299,33 @@ class Metrics:
             long=self._window(*recent.over(long_s, now=self._ticked_at, since=since)),
         )
 
-    # --- over its own death ---
+    # --- across restarts ---
 
     def checkpoint(self) -> bytes:
-        """Counters, histories and what each source told, for `restore` in the next life. No names but programs'."""
+        """Counters, histories and the state of each source, for `restore` in the next life. No names but programs'."""
         wall = self._wall() - (self._clock() - self._ticked_at)
         return _encoder.encode(self._store.save(self.pool, self._ticked_at, wall))
 
     def restore(self, checkpoint: bytes) -> None:
-        """Go on from a checkpoint; call it before anything is reported. Deltas it knows of are not counted again.
+        """Go on from a checkpoint; call it before the first report. Deltas that it contains do not count again.
 
-        What clients counted since the checkpoint comes back with their next deltas: counters stay exact.
+        What clients counted since the checkpoint comes with their next deltas: counters stay exact.
 
         Raises:
             ValueError: it is damaged, or of another pool or version of dspool.
         """
         try:
-            saved = msgspec.msgpack.decode(checkpoint, type=Checkpoint)
+            state = msgspec.msgpack.decode(checkpoint, type=Checkpoint)
         except (msgspec.MsgspecError, UnicodeDecodeError) as damaged:
             raise ValueError(f"not a metrics checkpoint: {damaged}") from damaged
-        if saved.pool != self.pool:
-            raise ValueError(f"a checkpoint of pool {saved.pool!r} cannot be restored to {self.pool!r}")
-        if saved.columns != COLUMNS:
+        if state.pool != self.pool:
+            raise ValueError(f"a checkpoint of pool {state.pool!r} cannot be restored to {self.pool!r}")
+        if state.columns != COLUMNS:
             raise ValueError("the checkpoint was made by another version of dspool and keeps other figures")
         now = self._clock()
-        # Rows are saved relative to the checkpoint's end, whose age only the wall clocks of both lives can tell.
-        ended = now - max(0.0, self._wall() - saved.wall)
-        self._store.restore(saved, ended, now)
+        # A checkpoint's rows are relative to its end, whose age only the wall clocks of both lives can tell.
+        end = now - max(0.0, self._wall() - state.wall)
+        self._store.restore(state, end, now)
 
     # --- parts of the answers ---
 
@@ -341,15 +345,15 @@ class Metrics:
             )
         )
 
-    def _window(self, stretch: Interval, seconds: float) -> Window:
-        tally = stretch.tally
+    def _window(self, interval: Interval, seconds: float) -> Window:
+        tally = interval.tally
         return Window(
             span_s=seconds,
             arrivals=tally.arrivals,
-            finished=stretch.runs,
-            busy_slot_s=stretch.busy_s,
-            run_s=stretch.run_s,
-            peak_demand=stretch.peak_demand,
+            finished=interval.runs,
+            busy_slot_s=interval.busy_s,
+            run_s=interval.run_s,
+            peak_demand=interval.peak_demand,
             started=tally.wait.count,
             over_wait=tally.wait.above(self.options.max_wait_s),
             wait_p99_s=tally.wait.quantile(0.99),
@@ -370,10 +374,10 @@ class Metrics:
 
     def _worker_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:
         by_ordinal = {worker.ordinal: worker for worker in self._sources.workers(now)}
-        found = {}
+        snapshots = {}
         for ordinal, series in sorted(self._store.workers.items()):
             worker = by_ordinal.get(ordinal)
-            found[ordinal] = SlotSnapshot(
+            snapshots[ordinal] = SlotSnapshot(
                 worker=worker.reporter if worker else None,
                 running=worker.running if worker else 0,
                 sessions=worker.sessions if worker else 0,
@@ -384,7 +388,7 @@ class Metrics:
                 recent=self._recent(series, at),
                 counters=series.counters(),
             )
-        return found
+        return snapshots
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,4 +1,4 @@
-"""What one process knows about a pool: its metrics and its events, and how both survive that process."""
+"""The metrics and events of a pool in one process, and how they survive it."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ log = logging.getLogger("dspool.metrics")
 
 
 class Observation:
-    """What the metrics actor is made of. One event loop owns it."""
+    """The content of the metrics actor. One event loop owns it."""
 
     def __init__(self, config: PoolConfig, metrics: Metrics, *, event_limit: int = 2000) -> None:
         self.metrics = metrics
         self.log = EventLog(config.name, event_limit)
         self._file = checkpoint_file(config)
-        self._news = asyncio.Event()
+        self._change = asyncio.Event()
         attach(self.log, FORWARDED)
 
     def close(self) -> None:
         detach(self.log)
 
-    def report(self, told: Delta | PoolStatus | EventBatch) -> None:
-        """Take what a client, worker or supervisor tells."""
-        if isinstance(told, EventBatch):
-            self.log.take(told)
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+    def report(self, message: Delta | PoolStatus | EventBatch) -> None:
+        """Take a message of a client, worker or supervisor."""
+        if isinstance(message, EventBatch):
+            self.log.take(message)
+            change, self._change = self._change, asyncio.Event()
+            change.set()
         else:
-            self.metrics.report(told)
+            self.metrics.report(message)
 
     async def events(self, since: int = 0, limit: int = 100, timeout_s: float = 0.0) -> EventPage:
         """Events after number `since`; waits up to `timeout_s` for one if there is none. `since` 0: the newest.
@@ -60,19 +60,19 @@ class Observation:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while timeout_s and self.log.newest <= max(since, self.log.began):
-                    await self._news.wait()
+                    await self._change.wait()
         return self.log.page(since, limit)
 
-    # --- over its own death ---
+    # --- across restarts ---
 
     async def keep(self) -> None:
-        """Write a checkpoint now and then, for as long as it runs."""
+        """Write a checkpoint every 30 s, until cancelled."""
         while True:
             await asyncio.sleep(CHECKPOINT_EVERY_S)
             await self.save()
 
     async def save(self) -> None:
-        """Write a checkpoint. A failure is told to the log: history would be lost with this process, nothing else."""
+        """Write a checkpoint. Logs a failure: without one, only history dies with this process."""
         data = self.metrics.checkpoint()
         try:
             await asyncio.to_thread(_write, self._file, data)
@@ -80,7 +80,7 @@ class Observation:
             log.warning("the metrics checkpoint was not written: %s", failed.strerror)
 
     def restore(self) -> bool:
-        """Go on where an earlier life of this pool's metrics ended; whether there was a checkpoint to go on from."""
+        """Go on from the checkpoint of an earlier life; false if there is no usable one."""
         try:
             self.metrics.restore(self._file.read_bytes())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the exported metrics of one pool are computed from, wherever they are exported."""
+"""What the exporters compute the metrics of one pool from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dspool.messages import PoolStatus
 
 
 class PoolLimits(Struct, frozen=True, kw_only=True):
-    """What the configuration allows: alerts compare with it, so that one rule fits every pool."""
+    """Limits of the configuration: alerts compare with them, so one rule fits every pool."""
 
     min_pool_size: int
     max_pool_size: int
@@ -35,13 +35,13 @@ class PoolLimits(Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """All that the metrics of one pool are computed from, at one moment."""
+    """One pool at one moment."""
 
-    snapshot: MetricsSnapshot
+    metrics: MetricsSnapshot
     histograms: dict[str, tuple[Histogram, Histogram]]
     """Latency and wait by program, running totals."""
     status: PoolStatus | None
-    """None: the supervisor is not heard of, and what only it knows is not exported."""
+    """None: the supervisor is silent, and what only it knows is not exported."""
     limits: PoolLimits
     events: dict[str, int] = field(default_factory=dict)
-    """How often each event was told; only those that leave their process."""
+    """How often each event occurred; only those that leave their process."""

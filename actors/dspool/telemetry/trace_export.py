@@ -1,8 +1,8 @@
-"""Where finished spans go: a thread that takes them off the event loop, local files, and OTLP if it is asked for.
+"""Where finished spans go: a thread beside the event loop, local files, and OTLP on demand.
 
 The standard `OTEL_*` variables choose: `OTEL_SDK_DISABLED`, `OTEL_TRACES_EXPORTER` (otlp, console, file, none;
 several with commas), `OTEL_EXPORTER_OTLP_[TRACES_]ENDPOINT` and `..._PROTOCOL` (http/protobuf, grpc). Without any of
-them spans are written to files that `dspool trace` reads.
+them spans go to files that `dspool trace` reads.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, Sp
 from dspool.config import PoolConfig
 
 EXPORT_EVERY_S = 0.5
-MAX_WAITING = 4096
-"""Spans that wait for their thread; beyond it new ones are dropped and counted."""
+MAX_QUEUE = 4096
+"""Spans that may wait for the thread; it drops and counts those beyond."""
 BATCH = 512
 FILE_BYTES = 4 * 2**20
-"""A file that grows past this is set aside, and the one set aside before it is removed."""
+"""A file that grows past this is set aside; that removes the one set aside before."""
 MAX_FILES = 64
-"""Files kept in the directory; a process that starts removes the oldest beyond."""
+"""Files in the directory; a starting process removes the oldest beyond."""
 DIRECTORY = "traces"
 
 log = logging.getLogger("dspool.tracing")
@@ -40,35 +40,35 @@ log = logging.getLogger("dspool.tracing")
 class Batches(SpanProcessor):
     """Hands finished spans to exporters in a thread of its own. An exporter that fails costs its batch, nothing else.
 
-    The SDK's own processor drops in silence; this one counts, because what is missing must be known.
+    The SDK's own processor drops in silence; this one counts, so that losses show.
     """
 
     def __init__(self, exporters: Sequence[SpanExporter], *, every_s: float = EXPORT_EVERY_S) -> None:
         self.dropped = 0
-        """Spans that were never exported, by all reasons."""
+        """Spans that were never exported, whatever the reason."""
         self._exporters = list(exporters)
         self._every_s = every_s
-        self._waiting: deque[ReadableSpan] = deque()
+        self._queue: deque[ReadableSpan] = deque()
         self._wake = threading.Event()
-        self._ended = False
-        self._exporting = threading.Lock()
+        self._closed = False
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._complained: set[str] = set()
+        self._failing: set[str] = set()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         pass
 
     def on_end(self, span: ReadableSpan) -> None:
-        if self._ended or len(self._waiting) >= MAX_WAITING:
+        if self._closed or len(self._queue) >= MAX_QUEUE:
             self.dropped += 1
             return
-        self._waiting.append(span)
+        self._queue.append(span)
         if self._thread is None:
             self._start()
 
     def shutdown(self) -> None:
-        """Export what waits, then close the exporters. Blocks; not for an event loop."""
-        self._ended = True
+        """Export the waiting spans, then close the exporters. Blocks; not for an event loop."""
+        self._closed = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
@@ -78,25 +78,25 @@ class Batches(SpanProcessor):
                 exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        with self._exporting:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        with self._lock:
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
                 for exporter in self._exporters:
                     self._export(exporter, batch)
         return True
 
     def _start(self) -> None:
-        # With the first span and not before: a process may be forked until then.
+        # With the first span, not earlier: until then a process may be forked.
         self._thread = threading.Thread(target=self._run, name="dspool-spans", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self._closed:
             self._wake.wait(self._every_s)
             self.force_flush()
 
     def _export(self, exporter: SpanExporter, batch: list[ReadableSpan]) -> None:
-        # So that instrumented HTTP libraries do not trace the export of traces.
+        # Else instrumented HTTP libraries would trace the export of traces.
         token = attach(set_value("suppress_instrumentation", True))
         try:
             if exporter.export(batch) is SpanExportResult.SUCCESS:
@@ -108,8 +108,8 @@ class Batches(SpanProcessor):
             detach(token)
         self.dropped += len(batch)
         name = type(exporter).__name__
-        if name not in self._complained:
-            self._complained.add(name)
+        if name not in self._failing:
+            self._failing.add(name)
             log.warning(
                 "%s could not export %d spans (%s); further failures are only counted", name, len(batch), why
             )
@@ -126,7 +126,7 @@ class FileExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if self._file is None or not self._path.exists():
-            # Not there yet, or another process that started took it for an old one.
+            # Not there yet, or removed as an old one by another process that started.
             self.shutdown()
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             remove_oldest(self._path.parent, MAX_FILES - 1)
@@ -156,7 +156,7 @@ def _only_for_us(path: str, flags: int) -> int:
 
 
 def remove_oldest(directory: Path, keep: int) -> None:
-    """Leave the `keep` files that were written last."""
+    """Keep the `keep` files with the latest changes."""
     ages = []
     for path in directory.glob("*.jsonl"):
         with contextlib.suppress(OSError):
@@ -166,7 +166,7 @@ def remove_oldest(directory: Path, keep: int) -> None:
 
 
 def as_row(span: ReadableSpan) -> dict[str, Any]:
-    """A span as the files have it; times in nanoseconds since the epoch."""
+    """A span as a row of the files; times in nanoseconds since the epoch."""
     context = span.get_span_context()
     assert context is not None
     return {
@@ -179,11 +179,11 @@ def as_row(span: ReadableSpan) -> dict[str, Any]:
         "end_ns": span.end_time,
         "ok": span.status.is_ok,
         "attributes": dict(span.attributes or {}),
-        "resource": {key: value for key, value in span.resource.attributes.items() if key in _KEPT},
+        "resource": {key: value for key, value in span.resource.attributes.items() if key in _RESOURCE_KEYS},
     }
 
 
-_KEPT = frozenset({"service.name", "service.instance.id", "dspool.pool", "process.pid", "host.name"})
+_RESOURCE_KEYS = frozenset({"service.name", "service.instance.id", "dspool.pool", "process.pid", "host.name"})
 
 
 # --- which exporters ---
@@ -192,41 +192,39 @@ _KEPT = frozenset({"service.name", "service.instance.id", "dspool.pool", "proces
 def exporters(
     config: PoolConfig, name: str, *, environ: Mapping[str, str] = os.environ
 ) -> list[SpanExporter]:
-    """What the environment and `telemetry.otlp_endpoint` ask for; empty switches tracing off.
+    """The exporters that the environment and `telemetry.otlp_endpoint` ask for; none switches tracing off.
 
-    A package that is not installed is reported in the log and left out: observing never keeps a pool from starting.
+    The log reports a missing package, and the pool starts without it: observing never hurts.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     endpoint = config.telemetry.otlp_endpoint
-    asked = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
-    if asked:
-        names = [part.strip() for part in asked.split(",") if part.strip()]
+    value = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if value:
+        kinds = [part.strip() for part in value.split(",") if part.strip()]
     else:
         otlp = endpoint is not None or any(
             environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT") for part in ("", "TRACES_")
         )
-        names = ["file", "otlp"] if otlp else ["file"]
-    made: list[SpanExporter] = []
+        kinds = ["file", "otlp"] if otlp else ["file"]
+    instances: list[SpanExporter] = []
     makers: dict[str, Callable[[], SpanExporter | None]] = {
         "file": lambda: FileExporter(config.state_dir / DIRECTORY, name),
         "console": ConsoleSpanExporter,
         "otlp": lambda: _otlp(None if endpoint is None else str(endpoint), environ),
         "none": lambda: None,
     }
-    for each in names:
-        if each not in makers:
-            log.warning("OTEL_TRACES_EXPORTER names %r; known are %s", each, ", ".join(makers))
-            continue
-        exporter = makers[each]()
-        if exporter is not None:
-            made.append(exporter)
-    return made
+    for kind in kinds:
+        if kind not in makers:
+            log.warning("OTEL_TRACES_EXPORTER names %r; known are %s", kind, ", ".join(makers))
+        elif (exporter := makers[kind]()) is not None:
+            instances.append(exporter)
+    return instances
 
 
 def _otlp(endpoint: str | None, environ: Mapping[str, str]) -> SpanExporter | None:
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    # The configured endpoint is for HTTP; what it leaves open, the exporter reads from the environment itself.
+    # The configured endpoint is for HTTP; the exporter itself reads the rest from the environment.
     grpc = protocol == "grpc" and endpoint is None
     module = f"opentelemetry.exporter.otlp.proto.{'grpc' if grpc else 'http'}.trace_exporter"
     try:

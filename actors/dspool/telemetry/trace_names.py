@@ -1,6 +1,6 @@
-"""Every name that a span carries: the one table to change when conventions move.
+"""Every name in a span: the one table to change when conventions move.
 
-Where OpenTelemetry has a convention (general, GenAI, HTTP) its name is used; the rest begins with `dspool.`.
+Names follow OpenTelemetry where it has a convention (general, GenAI, HTTP); the others begin with `dspool.`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from typing import Final
 
 # --- names of spans ---
 OPERATION: Final = "operation {command}"
-"""Submission to end, at the client; all that follows is below it."""
+"""Submission to end, at the client; all other spans are below it."""
 QUEUE: Final = "queue"
-"""Submission until the operation left for a worker that took it, or until it ended without one."""
+"""Submission until the operation left for the worker that took it, or until it ended without one."""
 WORK: Final = "worker {command}"
-"""What one worker did with it, from admission to report; a retried operation has several."""
+"""One worker's part, from admission to report; a retried operation has several."""
 COMMIT: Final = "commit"
 """The session store made the operation's changes durable."""
 MODULE: Final = "module {kind}"
@@ -44,7 +44,7 @@ TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 TOOL_RESULT: Final = "gen_ai.tool.call.result"
 CONTENT: Final = frozenset({GEN_AI_INPUT, GEN_AI_OUTPUT, TOOL_ARGUMENTS, TOOL_RESULT})
 PRINCIPAL: Final = "dspool.principal.hash"
-"""Whose content the span holds: who is no admin is shown one's own only."""
+"""The principal whose content the span holds: all but admins see only their own."""
 
 # --- general ---
 ERROR_TYPE: Final = "error.type"
@@ -71,11 +71,11 @@ TOKENS: Final = {
     GEN_AI_INPUT_TOKENS: ("prompt_tokens", "input_tokens"),
     GEN_AI_OUTPUT_TOKENS: ("completion_tokens", "output_tokens"),
 }
-"""Which keys of a back end's usage count for which attribute; the first that is there."""
+"""The keys of a back end's usage that give each attribute; the first present one counts."""
 
 OURS: Final = (
     frozenset(value for key, value in tuple(vars().items()) if key.isupper() and isinstance(value, str))
     - CONTENT
     - {PRINCIPAL}
 )
-"""Every attribute above that holds no content. What a program adds to a span by itself may hold anything."""
+"""Every attribute above without content. What a program itself adds to a span may hold anything."""

@@ -11,7 +11,7 @@ from dspool.errors import UnknownName
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.trace_export import DIRECTORY
 
-_SHOWN = (
+_ATTRIBUTES = (
     names.PROGRAM,
     names.WORKER,
     names.SESSION,
@@ -26,37 +26,33 @@ _SHOWN = (
 
 
 class Node(NamedTuple):
-    """One span and what hangs below it, in the order in which it began."""
+    """One span and those below it, in the order of their start."""
 
     span: dict[str, Any]
     below: list[Node]
 
 
-def find_trace(state_dir: Path, wanted: str) -> list[dict[str, Any]]:
-    """All spans of the trace of an operation id (or of a trace id), oldest first.
+def find_trace(state_dir: Path, name: str) -> list[dict[str, Any]]:
+    """All spans of one trace, oldest first; `name` is an operation id or a trace id.
 
     Raises:
         UnknownName: no file has it. It may not have been sampled, or its file was rotated away.
     """
     directory = state_dir / DIRECTORY
-    traces: set[str] = {wanted} if len(wanted) == 32 else set()
-    quoted = json.dumps(wanted)
+    traces: set[str] = {name} if len(name) == 32 else set()
+    quoted = json.dumps(name)
     for line in _lines(directory):
-        # Most lines are of other operations: not worth parsing.
-        if (
-            quoted in line
-            and (span := _parsed(line))
-            and span["attributes"].get(names.OPERATION_ID) == wanted
-        ):
+        # Most lines are of other operations, and not worth parsing.
+        if quoted in line and (span := _parse(line)) and span["attributes"].get(names.OPERATION_ID) == name:
             traces.add(span["trace_id"])
     spans = [
         span
         for line in _lines(directory)
-        if any(trace in line for trace in traces) and (span := _parsed(line)) and span["trace_id"] in traces
+        if any(trace in line for trace in traces) and (span := _parse(line)) and span["trace_id"] in traces
     ]
     if not spans:
         raise UnknownName(
-            f"no span of {wanted[:80]!r} in {directory}: not sampled (telemetry.sampling), not yet written, or rotated"
+            f"no span of {name[:80]!r} in {directory}: not sampled (telemetry.sampling), not yet written, or rotated"
         )
     return sorted(spans, key=lambda span: (span["start_ns"], -span["end_ns"]))
 
@@ -72,7 +68,7 @@ def trees(spans: list[dict[str, Any]]) -> list[Node]:
 
 
 def render(spans: list[dict[str, Any]]) -> str:
-    """The tree as text: offset from its beginning, duration, name and what matters of the attributes."""
+    """The tree as text: offset from its beginning, duration, name and the chief attributes."""
     began = min(span["start_ns"] for span in spans)
     lines = [f"trace {spans[0]['trace_id']}"]
     for root in trees(spans):
@@ -82,15 +78,15 @@ def render(spans: list[dict[str, Any]]) -> str:
 
 def _render(node: Node, first: str, rest: str, began: int, lines: list[str]) -> None:
     span = node.span
-    about = span["attributes"]
+    attributes = span["attributes"]
     facts = " ".join(
-        f"{key.removeprefix('dspool.').removeprefix('gen_ai.')}={about[key]}"
-        for key in _SHOWN
-        if key in about
+        f"{key.removeprefix('dspool.').removeprefix('gen_ai.')}={attributes[key]}"
+        for key in _ATTRIBUTES
+        if key in attributes
     )
-    offset, took = (span["start_ns"] - began) / 1e6, (span["end_ns"] - span["start_ns"]) / 1e6
+    offset, duration = (span["start_ns"] - began) / 1e6, (span["end_ns"] - span["start_ns"]) / 1e6
     failed = "" if span["ok"] else " FAILED"
-    lines.append(f"{offset:9.2f} ms {took:9.2f} ms  {first}{span['name']}{failed}  {facts}".rstrip())
+    lines.append(f"{offset:9.2f} ms {duration:9.2f} ms  {first}{span['name']}{failed}  {facts}".rstrip())
     for index, child in enumerate(node.below):
         last = index == len(node.below) - 1
         _render(child, rest + ("└ " if last else "├ "), rest + ("  " if last else "│ "), began, lines)
@@ -105,8 +101,8 @@ def _lines(directory: Path) -> Iterator[str]:
             continue
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
-    """None for a line that is still being written."""
+def _parse(line: str) -> dict[str, Any] | None:
+    """None for an unfinished line."""
     try:
         span: dict[str, Any] = json.loads(line)
     except ValueError:

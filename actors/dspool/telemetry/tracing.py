@@ -1,7 +1,7 @@
 """Traces of operations: one from the HTTP request through queue, worker, DSPy and model calls, across processes.
 
-Whether an operation is traced is decided once, where it enters, and travels as W3C `traceparent`. One that is not
-traced costs a random number: no span object exists for it anywhere.
+The process that an operation enters decides once whether to trace it; the decision travels as W3C `traceparent`. An
+untraced operation costs a random number: no span object exists for it anywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 NOT_TRACED: Final = ""
-"""Given as a traceparent: whoever took the operation in has decided already, and against it."""
+"""As a traceparent: the process that the operation entered has decided against tracing it."""
 _FAILED_OUTCOMES: Final = frozenset({"error", "timeout"})
 
 
@@ -60,19 +60,19 @@ class Tracing:
         dice: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`role` says which process this is ("client", "http", a worker id); it names the file of its spans."""
+        """`role` is the process ("client", "http", a worker id); it names the file of its spans."""
         self.capture_content = config.telemetry.capture_content
         self._config, self._role = config, role
         self._share, self._dice = config.telemetry.sampling, dice
         self._clock, self._limit = clock, config.telemetry.max_traces_per_s
-        self._room = self._burst = max(1.0, self._limit or 1.0)
-        self._room_at = clock()
+        self._credit = self._burst = max(1.0, self._limit or 1.0)
+        self._credited_at = clock()
         self._processor = processor
         self._provider: TracerProvider | None = None
         self._tracer: Any = None
         self._off = False
         self._lock = threading.Lock()
-        # Spans have wall times; ours are measured with the monotonic clock, which this maps to them.
+        # Spans have wall times; this maps our monotonic times to them.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     @property
@@ -87,14 +87,14 @@ class Tracing:
                 if self._tracer is None and not self._off:
                     self._open()
 
-    def wanted(self, traceparent: str | None) -> bool:
-        """The decision about one operation: its parent's if it has one, else by `telemetry.sampling`."""
+    def should_trace(self, traceparent: str | None) -> bool:
+        """Whether to trace an operation: as its parent if it has one, else by `telemetry.sampling`."""
         if self._off or traceparent == NOT_TRACED:
             return False
         if traceparent is not None:
-            found = _TRACEPARENT.fullmatch(traceparent)
-            if found is not None:
-                return bool(int(found[3], 16) & 1)
+            match = _TRACEPARENT.fullmatch(traceparent)
+            if match is not None:
+                return bool(int(match[3], 16) & 1)
         return self._share > 0.0 and self._dice() < self._share and (self._limit is None or self._take())
 
     def start(
@@ -107,7 +107,7 @@ class Tracing:
         at: float | None = None,
     ) -> Span | None:
         """A span that began `at` (monotonic seconds; None: now) below `parent`: a traceparent, a span, or None for the
-        one that is current here. End it with `end`. None when tracing is off.
+        current one. End it with `end`. None when tracing is off.
         """
         self.prepare()
         if self._off:
@@ -130,7 +130,7 @@ class Tracing:
     def end(
         self, span: Span, *, error: BaseException | Mapping[str, Any] | None = None, at: float | None = None
     ) -> None:
-        """End a span; with `error` it failed. Of an error only its code is kept: its text may quote the user."""
+        """End a span; with `error` it failed. The span keeps only the error's code: its text may quote the user."""
         if error is not None:
             from opentelemetry.trace import Status, StatusCode
 
@@ -142,38 +142,42 @@ class Tracing:
         span.end(None if at is None else self._ns(at))
 
     def resume(self, operation: Operation, *, worker: str, at: float) -> Active | None:
-        """In a worker: the span of its part of `operation`, if that is traced."""
+        """In a worker: start the span of its part of `operation`, if that is traced."""
         parent = operation.traceparent
-        if parent is None or not parent.endswith("1") or not self.wanted(parent):
+        if parent is None or not parent.endswith("1") or not self.should_trace(parent):
             return None
         command = operation.command
         tag = str(type(command).__struct_config__.tag)
-        # A session's programs are named by users.
+        # Users name a session's programs.
         program = getattr(command, "program", None) if operation.session is None else None
-        attributes = {**about(operation, tag, program), names.POOL: self._config.name, names.WORKER: worker}
+        attributes = {
+            **operation_attributes(operation, tag, program),
+            names.POOL: self._config.name,
+            names.WORKER: worker,
+        }
         name = names.WORK.format(command=tag)
         span = self.start(name, attributes, parent=parent, kind="SERVER", at=at)
         return None if span is None else Active(self, span, operation)
 
     def flush(self) -> None:
-        """Export what waits now. Blocks."""
+        """Export the waiting spans. Blocks."""
         if self._processor is not None:
             self._processor.force_flush()
 
     def close(self) -> None:
-        """Export what waits. Blocks up to some seconds."""
+        """Export the waiting spans and close. Blocks up to some seconds."""
         if self._processor is not None:
             self._processor.shutdown()
 
     def _take(self) -> bool:
-        """One trace more, if that leaves the process below `max_traces_per_s`."""
+        """Whether one more trace leaves the process below `max_traces_per_s`."""
         assert self._limit is not None
         now = self._clock()
-        self._room = min(self._burst, self._room + (now - self._room_at) * self._limit)
-        self._room_at = now
-        if self._room < 1.0:
+        self._credit = min(self._burst, self._credit + (now - self._credited_at) * self._limit)
+        self._credited_at = now
+        if self._credit < 1.0:
             return False
-        self._room -= 1.0
+        self._credit -= 1.0
         return True
 
     def _open(self) -> None:
@@ -184,11 +188,11 @@ class Tracing:
         from dspool.telemetry.trace_export import Batches, exporters
 
         if self._processor is None:
-            made = exporters(self._config, f"{self._role}-{os.getpid()}")
-            if not made:
+            span_exporters = exporters(self._config, f"{self._role}-{os.getpid()}")
+            if not span_exporters:
                 self._off = True
                 return
-            self._processor = Batches(made)
+            self._processor = Batches(span_exporters)
         resource = Resource.create(
             {
                 "service.name": os.environ.get("OTEL_SERVICE_NAME", "dspool"),
@@ -198,7 +202,7 @@ class Tracing:
                 names.POOL: self._config.name,
             }
         )
-        # Sampling is decided before a span is made. Our own provider: an application's global one stays its own.
+        # `ALWAYS_ON`: sampling is decided before there is a span. A provider of our own: an application keeps its own.
         self._provider = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
         self._provider.add_span_processor(self._processor)
         self._tracer = self._provider.get_tracer("dspool")
@@ -208,21 +212,21 @@ class Tracing:
 
 
 @contextmanager
-def inside(traced: Active) -> Iterator[None]:
-    """Code in here works for `traced`: spans of DSPy, and of any library that uses OpenTelemetry, hang below it."""
+def inside(operation: Active) -> Iterator[None]:
+    """Code in here works for `operation`: spans of DSPy, and of any library with OpenTelemetry, hang below it."""
     from opentelemetry import context, trace
 
-    mine = _active.set(traced)
-    theirs = context.attach(trace.set_span_in_context(traced.span))
+    token = _active.set(operation)
+    context_token = context.attach(trace.set_span_in_context(operation.span))
     try:
         yield
     finally:
-        context.detach(theirs)
-        _active.reset(mine)
+        context.detach(context_token)
+        _active.reset(token)
 
 
-def about(operation: Operation, command: str, program: str | None) -> dict[str, Any]:
-    """What every span of an operation says about it."""
+def operation_attributes(operation: Operation, command: str, program: str | None) -> dict[str, Any]:
+    """The attributes that every span of an operation has."""
     session = operation.session
     return {
         names.OPERATION_ID: operation.id,
@@ -240,12 +244,12 @@ def traceparent_of(span: Span) -> str:
 
 def trace_id_of(traceparent: str | None) -> str | None:
     """The trace's id; None when there is none."""
-    found = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
-    return None if found is None else found[1]
+    match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
+    return None if match is None else match[1]
 
 
 def unsampled(traceparent: str | None) -> str | None:
-    """`traceparent` if it can be passed on: callees must know that somebody decided against tracing."""
+    """`traceparent` if it is valid: callees must know of a decision against tracing."""
     return traceparent if trace_id_of(traceparent) is not None else None
 
 
@@ -253,22 +257,9 @@ def _remote(traceparent: str) -> Any:
     from opentelemetry import trace
     from opentelemetry.context import Context
 
-    found = _TRACEPARENT.fullmatch(traceparent)
-    if found is None or not int(found[1], 16) or not int(found[2], 16):
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None or not int(match[1], 16) or not int(match[2], 16):
         return Context()
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-    parent = trace.SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=flags)
+    parent = trace.SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags)
     return trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
-
-
-__all__ = [
-    "NOT_TRACED",
-    "Active",
-    "Tracing",
-    "about",
-    "active",
-    "inside",
-    "trace_id_of",
-    "traceparent_of",
-    "unsampled",
-]

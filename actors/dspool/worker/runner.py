@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dspool.errors import PoolError
 from dspool.messages import StreamEvent, StreamProgram
-from dspool.telemetry.logs import working_on
+from dspool.telemetry.logs import current_operation
 from dspool.telemetry.tracing import inside
 from dspool.worker.execution import Execution
 
@@ -96,7 +96,7 @@ class Runner:
                 now = clock()
         finally:
             self.turning = False
-            working_on.set(None)
+            current_operation.set(None)
             if inline:
                 self._turn_soon()
             self._endings.turn_ended()
@@ -108,7 +108,7 @@ class Runner:
             return
         execution.started_at = now
         operation = execution.operation
-        working_on.set(operation)
+        current_operation.set(operation)
         try:
             if execution.trace is None:
                 result = self._host.run_inline(operation.command, execution.session, operation.principal)
@@ -157,7 +157,7 @@ class Runner:
     async def _run_async(self, execution: Execution) -> None:
         operation = execution.operation
         emit = self._emitter(execution) if type(operation.command) is StreamProgram else None
-        working_on.set(operation)
+        current_operation.set(operation)
         try:
             with nullcontext() if execution.trace is None else inside(execution.trace):
                 result = await self._host.run_async(
@@ -197,7 +197,7 @@ class Runner:
             try:
                 if stop.is_set():
                     return execution.cancellation()
-                working_on.set(operation)
+                current_operation.set(operation)
                 with nullcontext() if execution.trace is None else inside(execution.trace):
                     return self._host.run_thread(
                         operation.command, execution.session, emit, stop=stop, principal=operation.principal

@@ -149,7 +149,7 @@ class RequestTrace:
         tracing = self._tracing
         if not self._decided:
             self._decided = True
-            if tracing.wanted(given):
+            if tracing.should_trace(given):
                 attributes = {names.HTTP_METHOD: self._route.method, names.HTTP_ROUTE: self._route.path}
                 name = names.REQUEST.format(method=self._route.method, route=self._route.path)
                 self._span = tracing.start(name, attributes, parent=given, kind="SERVER", at=self._began)

@@ -22,7 +22,7 @@ from dspool.config import PoolConfig
 from dspool.config.base import without_password
 from dspool.errors import ConfigError, PoolError, WorkerStartFailed
 from dspool.runtime import forkserver
-from dspool.runtime.forkserver import Forking, ParentReport
+from dspool.runtime.forkserver import ParentReport, StartMethod
 from dspool.store.place import node_of_store
 from dspool.store.schema import create_engine, parse_url
 
@@ -149,12 +149,12 @@ def language_models(config: PoolConfig, environ: Mapping[str, str] = os.environ)
     return findings
 
 
-def fork_server(config: PoolConfig, how: Forking | None = None, why_not: str | None = None) -> Finding:
+def fork_server(config: PoolConfig, how: StartMethod | None = None, why_not: str | None = None) -> Finding:
     """Whether workers can be forked here: loads in a process of its own what their parent would."""
     check = "fork server"
     if config.worker_start == "exec":
         return ok(check, "not used: worker_start is exec")
-    how = how or forkserver.forking(config, {})
+    how = how or forkserver.start_method(config, {})
     if how.py_executable is None:
         return warn(check, how.why_not, _EXEC, "set worker_start: exec to say that this is meant")
     why_not = _preload(config) if why_not is None else why_not

@@ -180,7 +180,7 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
     window_s: float = 10.0
     """Span of the figures in a snapshot."""
     recent_s: float = 900.0
-    """The longest window that `observed` can look back."""
+    """The longest window that `sizing_inputs` can look back."""
     stale_after_s: float = 5.0
     """A source that is silent for longer counts for no level."""
     fine_interval_s: float = 1.0

@@ -1,8 +1,8 @@
 """Workers forked from a preloaded parent instead of started one by one: faster, and they share their memory.
 
 Ray runs `shim` in place of Python (`runtime_env={"py_executable": ...}`). The shim asks the `parent` of its job,
-node and environment for a `child`, starts that parent if there is none, and becomes the worker itself when anything is
-not as expected. Linux only.
+node and environment for a `child`, starts that parent if there is none, and becomes the worker itself when anything
+fails. Linux only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, Place
 
 __all__ = [
     "HOW_VARIABLE",
-    "Forking",
+    "StartMethod",
     "ParentReport",
     "command",
     "forking",
@@ -35,65 +35,67 @@ _OTHER_PYTHONS = ("py_executable", "pip", "uv", "conda", "container", "image_uri
 _ANSWER_S = 1.0
 
 
-class Forking(NamedTuple):
-    """How workers are to be started: by this command in place of Python, or by `exec` and why."""
+class StartMethod(NamedTuple):
+    """How workers start: by this command in place of Python, or by `exec` and why."""
 
     py_executable: str | None
     why_not: str = ""
 
 
-def forking(config: PoolConfig, runtime_env: Mapping[str, Any], *, platform: str = sys.platform) -> Forking:
-    """How to start workers of this pool in a job with this runtime environment."""
+def start_method(
+    config: PoolConfig, runtime_env: Mapping[str, Any], *, platform: str = sys.platform
+) -> StartMethod:
+    """How workers of this pool start in a job with this runtime environment."""
     if config.worker_start == "exec":
-        return Forking(None)
+        return StartMethod(None)
     if platform != "linux" or not hasattr(os, "pidfd_open"):
-        return Forking(None, f"worker_start: fork needs Linux, this is {platform}")
+        return StartMethod(None, f"worker_start: fork needs Linux, this is {platform}")
     if why := unknown_version(FORK_SERVER.versions):
-        return Forking(None, f"the fork server rests on details of Ray: {why}")
-    if others := sorted(key for key in _OTHER_PYTHONS if runtime_env.get(key)):
-        return Forking(None, f"the job's runtime_env has its own Python: {', '.join(others)}")
-    return Forking(command(modules_of(config)))
+        return StartMethod(None, f"the fork server rests on details of Ray: {why}")
+    if conflicts := sorted(key for key in _OTHER_PYTHONS if runtime_env.get(key)):
+        return StartMethod(None, f"the job's runtime_env has its own Python: {', '.join(conflicts)}")
+    return StartMethod(command(modules_of(config)))
 
 
 def command(modules: Sequence[str]) -> str:
-    """What Ray is to run in place of Python; without site-packages, which the shim needs nothing of."""
+    """What Ray runs in place of Python; without site-packages, which the shim does not need."""
     shim = Path(__file__).with_name("shim.py")
     return shlex.join([sys.executable, "-S", "-E", str(shim), ",".join(modules)])
 
 
 def modules_of(config: PoolConfig) -> tuple[str, ...]:
-    """What the configuration has every worker import: it is loaded in the parent."""
-    found = [
+    """The modules that the configuration has every worker import: the parent loads them."""
+    modules = [
         module for step in config.warmup.steps if isinstance(step, ImportModules) for module in step.modules
     ]
     if any(profile.engine == "litellm" for profile in config.lm_profiles.values()):
-        found.append("litellm")
-    return tuple(dict.fromkeys(found))
+        modules.append("litellm")
+    return tuple(dict.fromkeys(modules))
 
 
 def how_started(environ: Mapping[str, str] = os.environ) -> str:
-    """How this worker was started: `fork`, `exec`, or `exec: why it was not forked`."""
+    """How this worker started: `fork`, `exec`, or `exec: why it was not forked`."""
     return environ.get(HOW_VARIABLE, "exec")
 
 
 class ParentReport(NamedTuple):
-    """One parent on this node, as `report` found it."""
+    """One parent on this node."""
 
     directory: Path
     pid: int | None
     """None: it does not answer, or has ended."""
     forked: int
-    """Workers so far."""
+    """Number of workers so far."""
     workers: tuple[int, ...]
-    """Process ids of those that live."""
+    """Process ids of the living ones."""
     exec_only: str | None
-    """Why its workers are started by `exec` at present."""
+    """Why its workers start by `exec` for now."""
 
 
 def report(session_dir: Path) -> list[ParentReport]:
     """The parents of one Ray node's session directory, for `dspool doctor` and tests."""
     folder = session_dir / FOLDER
-    return [_report(Place(found)) for found in sorted(folder.iterdir())] if folder.is_dir() else []
+    return [_report(Place(directory)) for directory in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
 def _report(place: Place) -> ParentReport:

@@ -1,4 +1,4 @@
-"""From the fork to Ray's own worker program: a process in which nothing shows that it was forked."""
+"""From the fork to Ray's own worker program: a process that does not show that it was forked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dspool.runtime.forkserver.places import HOW_VARIABLE
 
 _GO_S = 5.0
 _shims: list[socket.socket] = []
-"""The connection to the process that asked for this one, until Ray knows it: its end before that says that it died."""
+"""The connection to the shim that asked for this process, until Ray knows it: if it ends earlier, the process died."""
 
 
 def settle(connection: socket.socket, request: handover.ForkRequest, streams: list[int]) -> bool:
-    """Take the place of the process that asked, and tell it; False: it does not want this process any more."""
-    # As Ray has it: a group of its own, so that `killpg` from a worker reaches no other, and the session of the raylet.
+    """Take the place of the shim that asked, and tell it; False: it does not want this process any more."""
+    # As Ray does: a group of its own, so that `killpg` of a worker reaches no other, but the session of the raylet.
     # Not `setsid`: Linux shares processors out by session, and the worker and its client would compete.
     os.setpgid(0, 0)
     for target, descriptor in enumerate(streams):
@@ -37,7 +37,7 @@ def settle(connection: socket.socket, request: handover.ForkRequest, streams: li
         answer, _ = handover.receive(connection)
         if not answer.get("go"):
             return False
-        # Without this a `go` that came just after the time was over would leave Ray waiting for nobody.
+        # Without this Ray would wait for nobody after a `go` that came just too late.
         handover.send(connection, {"going": True})
         _shims.append(connection.dup())
     except (EOFError, OSError, ValueError):
@@ -48,7 +48,7 @@ def settle(connection: socket.socket, request: handover.ForkRequest, streams: li
 
 
 def registered() -> None:
-    """Ray knows this process: whoever asked for it need not wait any longer."""
+    """Ray knows this process: the shim that asked for it need not wait any longer."""
     while _shims:
         with contextlib.suppress(OSError), _shims.pop() as shim:
             shim.settimeout(_GO_S)
@@ -56,7 +56,7 @@ def registered() -> None:
 
 
 def run(argv: list[str], code: CodeType | None = None) -> None:
-    """Run a program as `python argv[0] ...` would."""
+    """Run a program as `python argv[0] ...` would. `code` is the compiled program, if there is one."""
     program: Any = types.ModuleType("__main__")
     program.__file__ = argv[0]
     program.__builtins__ = sys.modules["builtins"]
@@ -64,39 +64,39 @@ def run(argv: list[str], code: CodeType | None = None) -> None:
     sys.argv = argv
     sys.path[0] = os.path.dirname(argv[0])
     gc.enable()
-    _tell_when_connected()
+    _register_when_connected()
     if code is None:
         runpy.run_path(argv[0], run_name="__main__")
     else:
         exec(code, program.__dict__)
 
 
-def _tell_when_connected() -> None:
+def _register_when_connected() -> None:
     ray: Any = sys.modules.get("ray._private.worker")
     if ray is None:
         registered()
         return
     connect = ray.connect
 
-    def telling(*args: Any, **named: Any) -> Any:
+    def connect_and_register(*args: Any, **kwargs: Any) -> Any:
         ray.connect = connect
-        done = connect(*args, **named)
+        result = connect(*args, **kwargs)
         registered()
-        return done
+        return result
 
-    ray.connect = telling
+    ray.connect = connect_and_register
 
 
 def _fresh_random() -> None:
-    """Python seeds `random` anew in a child by itself; numpy's global generator has to be told."""
+    """Python itself seeds `random` anew in a child, but not numpy's global generator."""
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
 
 
-def _close_all_but(*kept: int) -> None:
-    """What may have come in besides: nothing of one worker may be open in another."""
+def _close_all_but(*descriptors: int) -> None:
+    """Close what else the fork inherited: nothing of one worker may be open in another."""
     first = 3
-    for descriptor in sorted(kept):
+    for descriptor in sorted(descriptors):
         os.closerange(first, descriptor)
         first = descriptor + 1
     os.closerange(first, 65536)

@@ -1,4 +1,4 @@
-"""What a new worker process takes over from the one that Ray started, and how it is told over a Unix socket.
+"""What a new worker process takes over from the one that Ray started, and how they talk over a Unix socket.
 
     shim                          parent                       child
      | ---- connect --------------> |
@@ -11,7 +11,7 @@
      | <--- registered -------------------------------------- |   else the child died before Ray knew it
 
 Either end may vanish or stall at any point. A child that hears no `go` in time exits; a shim that hears no `going`
-starts the worker itself. So of both, exactly one becomes the worker. The shim stays until Ray knows the child.
+starts the worker itself. So exactly one of both becomes the worker. The shim stays until Ray knows the child.
 Standard library only: the shim imports this without site-packages.
 """
 
@@ -37,7 +37,7 @@ _LIMITS = ("RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_NPROC", "RLIMIT_AS", "RLIMIT_
 
 
 class ForkRequest(NamedTuple):
-    """Everything about a process that `exec` would have kept."""
+    """Everything about a process that `exec` would keep."""
 
     argv: list[str]
     """The worker's program and its arguments."""
@@ -71,18 +71,17 @@ def here(argv: Sequence[str]) -> ForkRequest:
 
 
 def take_on(request: ForkRequest) -> None:
-    """Make this process like the one the request describes; its standard streams apart.
+    """Make this process like the one of the request, except for its standard streams.
 
     Raises:
-        OSError: something of it could not be had, such as a directory that is gone.
+        OSError: something of it is not to be had, such as a directory that is gone.
     """
     for name in set(os.environ) - set(request.environ):
         del os.environ[name]
     os.environ.update(request.environ)
     os.chdir(request.cwd)
     os.umask(request.umask)
-    for name, wanted in request.limits.items():
-        soft, hard = wanted
+    for name, (soft, hard) in request.limits.items():
         if resource.getrlimit(getattr(resource, name)) != (soft, hard):
             resource.setrlimit(getattr(resource, name), (soft, hard))
     if os.getpriority(os.PRIO_PROCESS, 0) != request.nice:
@@ -90,13 +89,13 @@ def take_on(request: ForkRequest) -> None:
     if request.oom and _OOM.read_text().strip() != request.oom:
         _OOM.write_text(request.oom)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        wanted_handler: Any = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        handler: Any = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         if number in request.ignored:
-            wanted_handler = signal.SIG_IGN
-        # Those that the C library keeps for itself are refused.
+            handler = signal.SIG_IGN
+        # The C library refuses the signals that it keeps for itself.
         with contextlib.suppress(OSError, ValueError):
-            if signal.getsignal(number) is not wanted_handler:
-                signal.signal(number, wanted_handler)
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
 
 
@@ -111,7 +110,7 @@ def send(connection: socket.socket, message: Any, descriptors: Sequence[int] = (
 
 
 def receive(connection: socket.socket, descriptors: int = 0) -> tuple[Any, list[int]]:
-    """The next message, and at most so many descriptors; they are closed on `exec`.
+    """The next message, and at most so many descriptors; `exec` closes them.
 
     Raises:
         EOFError: the other end is gone.
@@ -132,8 +131,8 @@ def receive(connection: socket.socket, descriptors: int = 0) -> tuple[Any, list[
 
 def peer(connection: socket.socket) -> tuple[int, int]:
     """Process id and user id of the other end, as the kernel knows them."""
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(told)
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
     return pid, uid
 
 

@@ -1,6 +1,6 @@
-"""The parent of forked workers: loads once what they all need, then forks one for each that asks.
+"""The parent of forked workers: loads once what they all need, then forks one for each shim that asks.
 
-Single-threaded. It ends with its raylet, when its directory is taken away, or when it has had no worker for a while.
+Single-threaded. It ends with its raylet, when somebody removes its directory, or after a while without a worker.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dspool.runtime.forkserver.places import Place, Unavailable
 from dspool.runtime.forkserver.preload import preload, running
 
 IDLE_S = 30.0
-"""Without a worker for so long it ends: its job has probably ended too."""
+"""After so long without a worker it ends: its job has probably ended too."""
 _TICK_S = 1.0
 _PATIENCE_S = 2.0
-"""A shim that connects and then says nothing must not keep the others waiting."""
+"""A shim that connects and then sends nothing must not keep the others waiting."""
 _READY = 3
 
 
@@ -36,15 +36,15 @@ class Parent:
         idle_s: float = IDLE_S,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """`raylet` is the process to end with; `variables` are what loading set in the environment."""
+        """`raylet` is the process to end with; `variables` are those that loading set in the environment."""
         self._variables = dict(variables or {})
         self._place = place
         self._idle_s = idle_s
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, int] = {}
-        """Process ids of living children, by the descriptor that tells of their end."""
+        """Process ids of living children, by the descriptor that reports their end."""
         self._forked = 0
-        self._used = time.monotonic()
+        self._used_at = time.monotonic()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
@@ -59,7 +59,7 @@ class Parent:
             self._selector.register(self._raylet, selectors.EVENT_READ, "raylet")
 
     def serve(self) -> handover.ForkRequest | None:
-        """Answer until it is time to end: None. Returns in each child too: with what the child is to run."""
+        """Answer until it is time to end. Returns None then, and in each child the request that it is to run."""
         while not self._over():
             for key, _ in self._selector.select(_TICK_S):
                 if key.data == "raylet":
@@ -71,18 +71,18 @@ class Parent:
         return None
 
     def close(self) -> None:
-        # Before the listener is closed: as long as it is open, no other parent's socket has its number.
+        # Before the listener closes: until then no other parent's socket can have its inode.
         self._place.remove(self._inode)
         self._listener.close()
         self._selector.close()
 
     def _let_go(self) -> None:
-        """In a child: close what is the parent's, by the objects that would else close those numbers again later."""
+        """In a child: close what is the parent's, through its objects: they would else close the numbers again."""
         self._listener.close()
         self._selector.close()
-        for watched in (*self._workers, self._raylet):
-            if watched is not None:
-                os.close(watched)
+        for descriptor in (*self._workers, self._raylet):
+            if descriptor is not None:
+                os.close(descriptor)
         self._workers.clear()
 
     def _over(self) -> bool:
@@ -91,20 +91,20 @@ class Parent:
                 return True
         except OSError:
             return True
-        return not self._workers and time.monotonic() - self._used > self._idle_s
+        return not self._workers and time.monotonic() - self._used_at > self._idle_s
 
     def _answer(self) -> handover.ForkRequest | None:
         connection, _ = self._listener.accept()
         with connection:
             connection.settimeout(_PATIENCE_S)
             try:
-                return self._hear(connection)
+                return self._serve_one(connection)
             except (EOFError, OSError, ValueError) as failed:
-                # It went away, or stammers: its worker starts by `exec`.
+                # The shim is gone, or sends nonsense: its worker starts by `exec`.
                 print(f"a request failed: {type(failed).__name__}: {failed}", flush=True)
                 return None
 
-    def _hear(self, connection: socket.socket) -> handover.ForkRequest | None:
+    def _serve_one(self, connection: socket.socket) -> handover.ForkRequest | None:
         _, uid = handover.peer(connection)
         if uid != os.geteuid():
             return None
@@ -122,8 +122,8 @@ class Parent:
             for descriptor in streams:
                 os.close(descriptor)
 
-    def _request(self, told: dict[str, Any]) -> handover.ForkRequest:
-        request = handover.ForkRequest(**told)
+    def _request(self, fields: dict[str, Any]) -> handover.ForkRequest:
+        request = handover.ForkRequest(**fields)
         return request._replace(environ={**request.environ, **self._variables})
 
     def _fork(
@@ -135,33 +135,33 @@ class Parent:
         if pid == 0:
             try:
                 self._let_go()
-                wanted = child.settle(connection, request, streams)
+                go = child.settle(connection, request, streams)
             except BaseException as failed:
                 with contextlib.suppress(OSError):
                     handover.send(connection, {"refused": f"{type(failed).__name__}: {failed}"})
-                wanted = False
-            if not wanted:
+                go = False
+            if not go:
                 os._exit(1)
             return request
-        self._used = time.monotonic()
+        self._used_at = time.monotonic()
         self._forked += 1
-        ended = os.pidfd_open(pid)
-        self._workers[ended] = pid
-        self._selector.register(ended, selectors.EVENT_READ, "worker")
+        exit_descriptor = os.pidfd_open(pid)
+        self._workers[exit_descriptor] = pid
+        self._selector.register(exit_descriptor, selectors.EVENT_READ, "worker")
         return None
 
-    def _reap(self, ended: int) -> None:
-        self._selector.unregister(ended)
-        os.close(ended)
-        os.waitpid(self._workers.pop(ended), 0)
-        self._used = time.monotonic()
+    def _reap(self, exit_descriptor: int) -> None:
+        self._selector.unregister(exit_descriptor)
+        os.close(exit_descriptor)
+        os.waitpid(self._workers.pop(exit_descriptor), 0)
+        self._used_at = time.monotonic()
 
     def _facts(self) -> dict[str, Any]:
         return {"pid": os.getpid(), "forked": self._forked, "workers": sorted(self._workers.values())}
 
 
 def main() -> None:
-    """`python -c ... PATH DIRECTORY MODULES`, with descriptor 3 to say `ready` on, or why it is not."""
+    """`python -c ... PATH DIRECTORY MODULES`; writes `ready` to descriptor 3, or why it is not."""
     path, directory, modules = sys.argv[1:4]
     place = Place(Path(directory))
     try:

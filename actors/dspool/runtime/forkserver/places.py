@@ -1,4 +1,4 @@
-"""Where a parent lives: one private directory for each job, node and environment, found by whoever needs it.
+"""Where a parent lives: one private directory for each job, node and environment, which its shims can find.
 
 Standard library only: the shim imports this without site-packages.
 """
@@ -16,20 +16,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 FOLDER = "forkserver"
-"""Within Ray's session directory, which is gone when the node's temporary files are."""
+"""Within Ray's session directory, which goes with the node's temporary files."""
 HOW_VARIABLE = "_DSPOOL_START"
-"""Tells a worker how it was started: `fork`, or `exec: why`."""
+"""Tells a worker how it started: `fork`, or `exec: why`."""
 
 _PATH_LIMIT = 100
 """A socket's path has at most 107 bytes."""
 _EXEC_FOR_S = 60.0
 _MAKE_TRIES = 100
 _CHANGING = frozenset({"_", "SHLVL", "OLDPWD", "PWD", HOW_VARIABLE})
-"""Variables that say nothing about what a process would have loaded."""
+"""Variables that do not change what a process loads."""
 
 
 class Unavailable(Exception):
-    """This worker cannot be forked; it is to be started by `exec`. The text says why."""
+    """This worker cannot be forked, and must start by `exec`. The text says why."""
 
 
 class Place:
@@ -47,16 +47,16 @@ class Place:
         """The place for a worker with this command line and environment.
 
         Raises:
-            Unavailable: Ray did not say what is needed to find it, or the path is too long for a socket.
+            Unavailable: Ray did not pass what identifies it, or the path is too long for a socket.
         """
-        told = _options(worker)
+        options = _options(worker)
         try:
-            session = Path(told["temp-dir"]) / told["session-name"]
-            belongs = [told["node-id"], environ["RAY_JOB_ID"], environ["RAY_RAYLET_PID"], python, modules]
+            session = Path(options["temp-dir"]) / options["session-name"]
+            identity = [options["node-id"], environ["RAY_JOB_ID"], environ["RAY_RAYLET_PID"], python, modules]
         except KeyError as missing:
             raise Unavailable(f"Ray gave no {missing.args[0]}") from None
-        seen = sorted((key, value) for key, value in environ.items() if key not in _CHANGING)
-        key = hashlib.sha256(json.dumps([belongs, seen]).encode()).hexdigest()[:12]
+        variables = sorted((key, value) for key, value in environ.items() if key not in _CHANGING)
+        key = hashlib.sha256(json.dumps([identity, variables]).encode()).hexdigest()[:12]
         place = cls(session / FOLDER / key)
         if len(os.fsencode(place.socket)) > _PATH_LIMIT:
             raise Unavailable(f"the path of Ray's session directory is too long for a socket: {session}")
@@ -69,7 +69,7 @@ class Place:
             Unavailable: somebody else made it, or others may enter it.
         """
         for _ in range(_MAKE_TRIES):
-            # A parent that ends meanwhile takes away what it finds empty.
+            # A parent that ends meanwhile removes empty directories.
             with contextlib.suppress(FileNotFoundError):
                 for directory in (self.directory.parent, self.directory):
                     _make_private(directory)
@@ -78,30 +78,30 @@ class Place:
 
     @contextlib.contextmanager
     def locked(self, timeout_s: float) -> Iterator[bool]:
-        """Whether the lock was got in time; whoever starts or removes a parent holds it."""
-        until = time.monotonic() + timeout_s
-        while (held := self._lock_now()) is None and time.monotonic() < until:
+        """Yields whether it got the lock in time. Starting and removing a parent need it."""
+        deadline = time.monotonic() + timeout_s
+        while (descriptor := self._lock_now()) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         try:
-            yield held is not None
+            yield descriptor is not None
         finally:
-            if held is not None:
-                os.close(held)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def _lock_now(self) -> int | None:
         """A descriptor that holds the lock, or None."""
-        # Else a parent that has just taken its directory away would keep this one waiting for all of the time.
+        # Without the directory, which a parent may just have removed, this one would wait in vain.
         self.make()
         try:
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             return None
-        if self._got(descriptor):
+        if self._take_lock(descriptor):
             return descriptor
         os.close(descriptor)
         return None
 
-    def _got(self, descriptor: int) -> bool:
+    def _take_lock(self, descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -112,7 +112,7 @@ class Place:
         return False
 
     def exec_only(self) -> str | None:
-        """Why workers here are started by `exec` for the time being; None: they need not be."""
+        """Why workers here start by `exec` for now; None: they need not."""
         try:
             age_s = time.time() - self._note.stat().st_mtime
             return self._note.read_text() if 0 <= age_s < _EXEC_FOR_S else None
@@ -120,16 +120,16 @@ class Place:
             return None
 
     def give_up(self, why: str) -> None:
-        """Start workers by `exec` for a minute: one time-out is paid once, not by every worker."""
+        """Have workers start by `exec` for a minute: only one worker waits for the time-out, not all."""
         with contextlib.suppress(OSError):
             self._note.write_text(why)
 
     def remove(self, inode: int) -> None:
-        """Take everything away, unless somebody is just about to use it or the socket is another parent's by now."""
+        """Remove everything, unless a shim is about to use it or the socket is another parent's by now."""
         if not self._has(inode):
             return
-        with contextlib.suppress(OSError, Unavailable), self.locked(0.0) as mine:
-            if not mine or not self._has(inode):
+        with contextlib.suppress(OSError, Unavailable), self.locked(0.0) as locked:
+            if not locked or not self._has(inode):
                 return
             for path in (self.socket, self.log, self._note, self._lock):
                 path.unlink(missing_ok=True)
@@ -146,16 +146,16 @@ class Place:
 def _make_private(directory: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
-    found = os.lstat(directory)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    status = os.lstat(directory)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise Unavailable(f"{directory} is not a directory that only this user may enter")
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:
     """`--name=value` and `--name value` by name."""
-    found = {}
+    options = {}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
-            found[name] = value if equals else following
-    return found
+            options[name] = value if equals else following
+    return options

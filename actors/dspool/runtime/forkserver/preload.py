@@ -1,4 +1,4 @@
-"""What a parent loads before it forks: everything that each worker would load by itself, and nothing that runs."""
+"""What a parent loads before it forks: all that each worker would load itself, and nothing that runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE = (
     "dspool.programs.sessions.session",
     "dspool.programs.program",
 )
-"""Without one of these there is no point in a parent."""
+"""A parent is of no use without all of these."""
 OFTEN = (
     "dspool.programs.sessions.streaming",
     "dspool.programs.spans",
@@ -36,26 +36,26 @@ OFTEN = (
     "starlette.concurrency",
     "anyio.abc",
 )
-"""What a worker loads in its first seconds. One that cannot be loaded is left to the worker."""
+"""What a worker loads in its first seconds. A module that fails to load is left to the worker."""
 
 _PYTHON_STEP, _PYTHON_LARGEST = 16, 512
 """Python's own allocator has a list of free pieces for each of these sizes."""
 _C_SIZES = (24, 40, 56, 72, 88, 104, 136, 200, 264, 392, 520, 700, 1000, 1500, 2000, 4000)
 _FILL = 250_000
 """Bytes of each size."""
-_kept: list[object] = []
+_ballast: list[object] = []
 
 
 def preload(modules: Iterable[str]) -> dict[str, str]:
     """Load the base and `modules`, then put it all out of the garbage collector's reach.
 
-    Returns the environment variables that this set: a worker that loads the same by itself has them too.
+    Returns the environment variables that this set: a worker that loads the same itself has them too.
 
     Raises:
-        Unavailable: a part of the base cannot be loaded, or something that was loaded runs or holds a connection.
+        Unavailable: a part of the base cannot be loaded, or something runs or keeps a connection open after loading.
     """
     before, environ = _descriptors(), dict(os.environ)
-    # No collection in between: it would find nothing, and leave holes in the memory that workers share.
+    # No collection meanwhile: it would find nothing, and leave holes in the memory that workers share.
     gc.disable()
     for module in BASE:
         try:
@@ -66,13 +66,13 @@ def preload(modules: Iterable[str]) -> dict[str, str]:
         try:
             importlib.import_module(module)
         except BaseException:
-            # A module may end with `sys.exit()`. The worker will say the same, to whom it concerns.
+            # `BaseException`, as a module may call `sys.exit()`. The worker will report it to the user.
             traceback.print_exc()
-    # As a string: this package is below all that it loads.
+    # By name: this package is below what it loads.
     importlib.import_module("dspool.programs.program").rehearse()
-    if opened := _descriptors() - before:
-        kept = ", ".join(sorted(_named(descriptor) for descriptor in opened))
-        raise Unavailable(f"what was loaded keeps files or connections open: {kept}")
+    if descriptors := _descriptors() - before:
+        targets = ", ".join(sorted(_target_of(descriptor) for descriptor in descriptors))
+        raise Unavailable(f"what was loaded keeps files or connections open: {targets}")
     if why := running():
         raise Unavailable(why)
     gc.collect()
@@ -91,29 +91,28 @@ def running() -> str | None:
 
 
 def _descriptors() -> set[int]:
-    found = set()
+    descriptors = set()
     for name in os.listdir("/proc/self/fd"):
         try:
             os.readlink(f"/proc/self/fd/{name}")
         except OSError:
-            # The one that listed the directory.
-            continue
-        found.add(int(name))
-    return found
+            continue  # the one that listed the directory
+        descriptors.add(int(name))
+    return descriptors
 
 
-def _named(descriptor: int) -> str:
+def _target_of(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 def _fill_holes() -> None:
-    """Take the small pieces of free memory that loading left all over the place, for good.
+    """Use up, for good, the small pieces of free memory that loading left all over the place.
 
-    A worker that used one would get its own copy of the page around it. Now workers put what they make on new pages,
-    side by side: 2 to 3 MB less for each of them, at the price of some memory here, once.
+    A worker that used one would get its own copy of the page around it. Now workers allocate on new pages, side by
+    side: that saves 2 to 3 MB in each of them, and costs some memory here, once.
     """
     for size in range(_PYTHON_STEP, _PYTHON_LARGEST + 1, _PYTHON_STEP):
-        _kept.extend(_piece(size, number) for number in range(_FILL // size))
+        _ballast.extend(_piece(size, number) for number in range(_FILL // size))
     allocate = ctypes.CDLL(None).malloc
     allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
     for size in _C_SIZES:

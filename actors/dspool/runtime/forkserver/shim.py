@@ -1,8 +1,8 @@
-"""What Ray runs in place of Python: has the worker forked from the parent, or becomes it, if that is not possible.
+"""What Ray runs in place of Python: has the worker forked from the parent, or becomes the worker itself.
 
     python -S -E shim.py MODULES default_worker.py --node-ip-address=...
 
-Runs without site-packages and imports nothing heavy: a worker waits for it.
+Runs without site-packages and imports nothing heavy: the worker's start waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import types
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The package as a mere folder: its `__init__` and all that this would import stay out.
+    # The package as a mere folder: its `__init__` and what that imports stay out.
     _package = types.ModuleType("dspool.runtime.forkserver")
     _package.__path__ = [str(Path(__file__).parent)]
     for _name in ("dspool", "dspool.runtime"):
@@ -29,18 +29,18 @@ from dspool.runtime.forkserver import handover
 from dspool.runtime.forkserver.places import HOW_VARIABLE, Place, Unavailable
 
 ANSWER_S = 5.0
-"""A parent that says nothing for so long hangs."""
+"""A parent that is silent for so long hangs."""
 GOING_S = 10.0
-"""A child waits for `go` for half of it."""
+"""A child waits half as long for `go`."""
 REGISTERED_S = 30.0
 START_S = 25.0
-"""Preloading takes 2 s, with litellm 6 s, on an idle machine. There must be time left to start by `exec` instead."""
+"""Preloading takes 2 s, with litellm 6 s, on an idle machine. There must be time left for a start by `exec`."""
 _TRIES = 3
 _PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from dspool.runtime.forkserver.parent import main; main()"
 
 
 class Gone(Exception):
-    """There is no parent, or it is just ending."""
+    """There is no parent, or it is about to end."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     except Exception as failed:
         os.environ[HOW_VARIABLE] = f"exec: {type(failed).__name__}: {failed}"
     else:
-        # Nothing was opened that needs closing, and the worker waits for no tidying here.
+        # Nothing is open that needs closing, and the worker must not wait for a tidy exit.
         os._exit(0)
     os.execv(sys.executable, [sys.executable, *worker])
 
@@ -61,14 +61,14 @@ def fork_worker(modules: str, worker: list[str]) -> int:
     """Have the worker forked; its process id. Starts the parent if there is none.
 
     Raises:
-        Unavailable: it was not; nothing of it is left, the caller may start it.
+        Unavailable: it was not forked; nothing of it is left, and the caller may start it.
     """
     if any(argument.startswith("--enable-resource-isolation") for argument in worker):
         raise Unavailable("Ray's resource isolation accounts for each worker's memory by itself")
     place = Place.of(worker, os.environ, modules, sys.executable)
     place.make()
     request = handover.here(worker)
-    # Where Ray's own worker program is, as it would be had Python been started with it.
+    # The directory of Ray's own worker program, as Python would have it in `sys.path`.
     path = os.path.dirname(worker[0])
     for _ in range(_TRIES):
         if why := place.exec_only():
@@ -87,7 +87,7 @@ def ask(
 
     Raises:
         Gone: there is no parent.
-        Unavailable: it refused, hangs, or what it forked died before Ray knew it. A parent that hangs is killed, and no
+        Unavailable: it refused, hangs, or what it forked died before Ray knew it. A parent that hangs is killed, so no
             other worker waits for it.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -138,14 +138,14 @@ def _go(connection: socket.socket, child: int) -> None:
     try:
         handover.receive(connection)
     except TimeoutError:
-        # It may have read `go` and be held up: it must not come back to life beside the worker that is started now.
+        # It may have read `go` and stall: it must not come back to life beside the worker that starts now.
         _kill(child)
         raise Unavailable(f"the forked process {child} did not take over in {GOING_S:g} s") from None
 
 
 def _until_registered(connection: socket.socket, child: int, timeout_s: float) -> None:
-    # Ray itself notices after a minute that a worker process died before it registered, and whoever waits for the
-    # worker waits as long. Should Ray know it after all, it turns the one away that comes second.
+    # Ray itself notices only after a minute that a worker died before it registered, and callers of the worker wait as
+    # long. If Ray knows it after all, it turns away the one that comes second.
     connection.settimeout(timeout_s)
     try:
         handover.receive(connection)
@@ -183,7 +183,7 @@ def _is_up(place: Place) -> bool:
 
 
 def _start(place: Place, modules: str, path: str) -> str:
-    """Start the parent and wait until it is ready; what went wrong, or nothing."""
+    """Start the parent and wait until it is ready. Returns what went wrong, or nothing."""
     place.socket.unlink(missing_ok=True)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     first = os.fork()
@@ -201,14 +201,14 @@ def _start(place: Place, modules: str, path: str) -> str:
 
 
 def _become_parent(place: Place, modules: str, path: str, ready: int) -> None:
-    """Does not return. Not a child of this process, which Ray watches: of nobody."""
+    """Does not return. The parent is no child of this process, which Ray watches, but of nobody."""
     quiet = os.open(os.devnull, os.O_RDONLY)
     log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for target, descriptor in enumerate((quiet, log, log)):
         os.dup2(descriptor, target)
     os.dup2(ready, 3)
     os.set_inheritable(3, True)
-    # Ray's own descriptors, which its workers inherit by accident.
+    # Ray's own descriptors: its workers inherit them by accident.
     os.closerange(4, 65536)
     arguments = ["-c", _PROGRAM, path, str(place.directory), modules]
     os.execv(sys.executable, [sys.executable, *arguments])
