@@ -112,7 +112,10 @@ class Administration:
             rollouts = await self.rollouts()
         except PoolError:
             return None  # the next query tries again; the deployment itself says what is wrong
-        return next((rollout for rollout in rollouts if rollout.program == program and _key(rollout) not in earlier), None)
+        return next(
+            (rollout for rollout in rollouts if rollout.program == program and _key(rollout) not in earlier),
+            None,
+        )
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         """Make `version` (None: the one before) current again on every warm worker.

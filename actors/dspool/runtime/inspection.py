@@ -65,7 +65,7 @@ class Inspection:
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
         """The events of the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.
 
-        `since` is the `next` of the page before; 0 gives the newest. With `timeout_s` (at most 30) it waits for an event.
+        `since` is the `next` of the page before; 0 gives the newest. With `timeout_s` (at most 30) it waits for one.
 
         Raises:
             NotAllowed, WorkerLost: as `metrics_snapshot`.
@@ -132,7 +132,8 @@ class Inspection:
     def _handle(self, worker_id: str) -> ActorHandle[Any]:
         if (handle := self._handles.get(worker_id)) is not None:
             return handle
-        worker, unknown = WorkerId.parse(worker_id), UnknownWorker(f"there is no worker {worker_id!r}", worker=worker_id)
+        worker = WorkerId.parse(worker_id)
+        unknown = UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100])
         if worker.pool != self.name:
             raise unknown
         try:

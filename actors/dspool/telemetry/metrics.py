@@ -247,7 +247,9 @@ class Metrics:
             self._shift = shift
         return self._shift
 
-    def live_update(self, after: float | None, *, workers: bool = False, now: float | None = None) -> LiveUpdate:
+    def live_update(
+        self, after: float | None, *, workers: bool = False, now: float | None = None
+    ) -> LiveUpdate:
         """The changes since `after` (the `last` of the table before; None: only the present)."""
         now = self._clock() if now is None else now
         return LiveUpdate(

@@ -22,13 +22,13 @@ from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, Place
 
 __all__ = [
     "HOW_VARIABLE",
-    "StartMethod",
     "ParentReport",
+    "StartMethod",
     "command",
-    "forking",
     "how_started",
     "modules_of",
     "report",
+    "start_method",
 ]
 
 _OTHER_PYTHONS = ("py_executable", "pip", "uv", "conda", "container", "image_uri", "nsight", "rocprof_sys")
