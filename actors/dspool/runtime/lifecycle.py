@@ -28,7 +28,7 @@ from dspool.runtime.cluster import (
     living_nodes,
 )
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
-from dspool.runtime.store import StoreActor, session_store, store_url
+from dspool.runtime.store import RemoteStore, StoreActor, store_url
 from dspool.runtime.workers import RayRuntime
 from dspool.store.place import node_of_store
 from dspool.supervisor import Supervisor
@@ -69,7 +69,7 @@ class SupervisorActor(Supervisor):
         super().__init__(
             config,
             RayRuntime(config, self._secret, self._host),
-            session_store(config.name),
+            RemoteStore(config.name),
             observe=lambda: metrics.sizing_inputs(sizing.short_window_s, sizing.long_window_s),
             report=metrics.report if config.enable_metrics else None,
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.messages import Deployment, SessionInfo
-from dspool.runtime.store import session_store
+from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
 
 
@@ -16,7 +16,7 @@ class Storage:
     name: str
 
     def __init__(self, pool: str) -> None:
-        self._store = session_store(pool)
+        self._store = RemoteStore(pool)
 
     # --- sessions ---
 

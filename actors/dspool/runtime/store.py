@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -13,6 +14,9 @@ from dspool.config import PoolConfig
 from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.runtime.cluster import NAMESPACE, actor_name, ask
 from dspool.store.store import SessionStore
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class StoreActor:
@@ -40,32 +44,63 @@ class StoreActor:
         await self._store.close()
 
 
+def _asked(
+    method: Callable[Concatenate[SessionStore, P], Awaitable[T]],
+) -> Callable[Concatenate[RemoteStore, P], Coroutine[Any, Any, T]]:
+    """The method of `RemoteStore` that asks the actor for `method`."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    async def asked(store: RemoteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._ask(name, *args, **kwargs)
+
+    return asked
+
+
 class RemoteStore:
-    """The methods of `SessionStore`, over the store actor."""
+    """`SessionStore` as others see it: the same methods, over the store actor.
+
+    Each raises what the store raises, and `StoreFailed` while its actor cannot be reached.
+    """
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
         self._handle: ActorHandle[Any] | None = None
 
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
-        if method.startswith("_"):
-            raise AttributeError(method)
+    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if self._handle is None:
+                self._handle = ray.get_actor(actor_name(self._pool, "store"), namespace=NAMESPACE)
+            return await ask(self._handle, "ask", method, *args, **kwargs)
+        except (WorkerLost, ValueError) as gone:
+            self._handle = None
+            raise StoreFailed(f"the session store is not reachable ({gone}); try again") from gone
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                if self._handle is None:
-                    self._handle = ray.get_actor(actor_name(self._pool, "store"), namespace=NAMESPACE)
-                return await ask(self._handle, "ask", method, *args, **kwargs)
-            except (WorkerLost, ValueError) as gone:
-                self._handle = None
-                raise StoreFailed(f"the session store is not reachable ({gone}); try again") from gone
+    acquire = _asked(SessionStore.acquire)
+    commit = _asked(SessionStore.commit)
+    release = _asked(SessionStore.release)
+    touch = _asked(SessionStore.touch)
+    worker_dead = _asked(SessionStore.worker_dead)
+    workers_alive = _asked(SessionStore.workers_alive)
 
-        return call
+    create = _asked(SessionStore.create)
+    get = _asked(SessionStore.get)
+    list = _asked(SessionStore.list)
+    count = _asked(SessionStore.count)
+    end = _asked(SessionStore.end)
+    expire = _asked(SessionStore.expire)
 
+    put_record = _asked(SessionStore.put_record)
+    get_record = _asked(SessionStore.get_record)
+    add_deployment = _asked(SessionStore.add_deployment)
+    deployments = _asked(SessionStore.deployments)
+    set_current = _asked(SessionStore.set_current)
+    current_versions = _asked(SessionStore.current_versions)
 
-def session_store(pool: str) -> SessionStore:
-    """A `RemoteStore`, typed as the store that it stands for."""
-    return cast(SessionStore, RemoteStore(pool))
+    claim_key = _asked(SessionStore.claim_key)
+    settle_key = _asked(SessionStore.settle_key)
+    drop_key = _asked(SessionStore.drop_key)
+    take_allowance = _asked(SessionStore.take_allowance)
 
 
 def store_url(config: PoolConfig) -> str:

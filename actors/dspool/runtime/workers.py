@@ -21,7 +21,7 @@ from dspool.runtime import forkserver
 from dspool.runtime.cluster import MAX_CONCURRENCY, NAMESPACE, actor_name, actor_names, ask, cause
 from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
-from dspool.runtime.store import session_store
+from dspool.runtime.store import RemoteStore
 from dspool.supervisor import WorkerHandle
 from dspool.supervisor.runtime import Sleep, within
 from dspool.telemetry import logs
@@ -41,7 +41,7 @@ class WorkerActor(Worker):
             ordinal,
             config,
             secret,
-            session_store(config.name),
+            RemoteStore(config.name),
             host=host or ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
             node=ray.get_runtime_context().get_node_id(),
             report=metrics,
