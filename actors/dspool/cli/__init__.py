@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import actions, deploy, doctor, remote, tokens, views, warm
+from dspool.cli import actions, deploy, doctor, overview, tokens, views, warm
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
-from dspool.cli.start import run_up
+from dspool.cli.start import run_down, run_up
 from dspool.config import load_config
 
 app = typer.Typer(
@@ -77,7 +77,7 @@ def down(
     """Stop the service of this state directory: running operations finish first."""
     out = Output(json, debug)
     with guarded(out):
-        said = remote.down(run_file(config, state_dir), timeout)
+        said = run_down(run_file(config, state_dir), timeout)
         out.result(said, said["message"])
 
 
@@ -98,11 +98,11 @@ def status(
     out = Output(json, debug)
     with guarded(out):
         file = run_file(config, state_dir)
-        seen = remote.status(file, pool)
-        text = remote.status_text(seen)
+        seen = overview.status(file, pool)
+        text = overview.status_text(seen)
         if decisions and seen["running"]:
-            seen["decisions"] = remote.decisions(file, pool, limit)
-            text += f"\n\n{remote.decisions_text(seen['decisions'])}"
+            seen["decisions"] = overview.decisions(file, pool, limit)
+            text += f"\n\n{overview.decisions_text(seen['decisions'])}"
         out.result(seen, text)
         if not seen["running"]:
             raise typer.Exit(EXIT_NOT_RUNNING)
@@ -119,8 +119,8 @@ def sessions(
     """List the sessions of the pool, with the worker that holds each."""
     out = Output(json, debug)
     with guarded(out):
-        found = remote.sessions(run_file(config, state_dir), limit)
-        out.result(found, remote.sessions_text(found))
+        found = overview.sessions(run_file(config, state_dir), limit)
+        out.result(found, overview.sessions_text(found))
 
 
 @app.command("config")

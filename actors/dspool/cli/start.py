@@ -1,4 +1,4 @@
-"""`dspool up`: check, start, serve until told to stop."""
+"""`dspool up`: check, start, serve until told to stop; and `dspool down`, which tells it to stop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,3 +170,32 @@ def _facts(service: RunningService, run: ServiceRun, run_file: RunFile) -> dict[
     if service.ray_dashboard_url:
         facts["ray_dashboard"] = f"http://{service.ray_dashboard_url}"
     return facts
+
+
+def run_down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
+    """Stop the service: ask its process, wait, and insist after `timeout_s`. Nothing running is fine too."""
+    run = run_file.read()
+    if run is None:
+        return {"stopped": False, "message": f"nothing to stop: no service runs from {run_file.state_dir}"}
+    if not run.alive():
+        clear(run, Output(as_json=False))
+        run_file.remove(run.pid)
+        return {"stopped": False, "message": f"the service (pid {run.pid}) had ended; removed what it left"}
+    # A second signal makes `up` end at once; the last resort is SIGKILL.
+    for number, patience in ((signal.SIGTERM, timeout_s), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        with suppress(ProcessLookupError):
+            os.kill(run.pid, number)
+        if _gone(run, patience):
+            break
+    run_file.remove(run.pid)
+    return {"stopped": True, "pid": run.pid, "message": f"stopped pool {run.pool} (pid {run.pid})"}
+
+
+def _gone(run: ServiceRun, patience_s: float) -> bool:
+    """Whether it ended within `patience_s`. One that its parent has not looked after yet has ended as well."""
+    until = time.monotonic() + patience_s
+    while run.alive():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True

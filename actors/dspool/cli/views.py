@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dspool.cli import remote
+from dspool.cli import overview
 from dspool.cli.options import ConfigFile, Debug, Json, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import RunFile
@@ -111,7 +111,7 @@ def look(file: RunFile) -> dict[str, Any]:
         PoolNotReady: nothing runs.
         Unreachable: it does not answer.
     """
-    seen = remote.status(file)
+    seen = overview.status(file)
     if not seen["running"] or seen["status"] is None:
         with running_pool(file) as served:
             served.status()  # raises what is wrong with it

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from dspool.cli import remote
+from dspool.cli import overview
 from dspool.cli.doctor import machine, service
 from dspool.cli.doctor.findings import Finding, fail
 from dspool.cli.options import ConfigFile, Debug, Json, StateDir
@@ -89,7 +89,7 @@ def _of(config: PoolConfig, address: str | None) -> list[Finding]:
         *_guarded("port", lambda: service.port(config, run)),
         *_guarded("language model", lambda: service.language_models(config)),
         *_guarded("fork server", lambda: service.fork_server(config)),
-        *_guarded("service", lambda: service.running(remote.status(run_file))),
+        *_guarded("service", lambda: service.running(overview.status(run_file))),
         *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
     ]
 

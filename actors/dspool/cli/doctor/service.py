@@ -206,7 +206,7 @@ def parents(found: Sequence[ParentReport]) -> list[Finding]:
 
 
 def running(seen: dict[str, Any]) -> list[Finding]:
-    """What `remote.status` saw of the service of this state directory."""
+    """What `overview.status` saw of the service of this state directory."""
     check = "service"
     if not seen["running"]:
         if seen["stale"]:

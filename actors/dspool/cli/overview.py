@@ -1,16 +1,12 @@
-"""Commands that talk to a running service: over HTTP, or to its process by the pid in the run file."""
+"""What `dspool status` and `dspool sessions` show of a running service."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import time
 from datetime import datetime
 from typing import Any
 
 from dspool.cli.output import Output
-from dspool.cli.run_file import RunFile, ServiceRun
+from dspool.cli.run_file import RunFile
 from dspool.cli.service import as_json, pool_of, running_pool
 from dspool.errors import PoolError
 
@@ -129,34 +125,3 @@ def sessions_text(found: dict[str, Any]) -> str:
     ]
     more = "\n... and more (--limit)" if found["more"] else ""
     return Output().table(("session", "worker", "moves", "programs"), rows) + more
-
-
-def down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
-    """Stop the service: ask its process, wait, and insist after `timeout_s`. Nothing running is fine too."""
-    run = run_file.read()
-    if run is None:
-        return {"stopped": False, "message": f"nothing to stop: no service runs from {run_file.state_dir}"}
-    if not run.alive():
-        from dspool.cli.start import clear
-
-        clear(run, Output(as_json=False))
-        run_file.remove(run.pid)
-        return {"stopped": False, "message": f"the service (pid {run.pid}) had ended; removed what it left"}
-    # A second signal makes `up` end at once; the last resort is SIGKILL.
-    for number, patience in ((signal.SIGTERM, timeout_s), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(run.pid, number)
-        if _gone(run, patience):
-            break
-    run_file.remove(run.pid)
-    return {"stopped": True, "pid": run.pid, "message": f"stopped pool {run.pool} (pid {run.pid})"}
-
-
-def _gone(run: ServiceRun, patience_s: float) -> bool:
-    """Whether it ended within `patience_s`. One that its parent has not looked after yet has ended as well."""
-    until = time.monotonic() + patience_s
-    while run.alive():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
