@@ -101,7 +101,7 @@ def give_history(url: str, directory: Path, family: list[psutil.Process]) -> Non
     deadline = time.monotonic() + 60
     while True:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            api = f"{url}/dashboard/api/pools/default/history?range={HOUR}"
+            api = f"{url}/v1/pools/default/metrics/table?range={HOUR}"
             with urlopen(api, timeout=5) as answer:
                 if len(json.loads(answer.read())["at"]) >= HOUR - 120:
                     return

@@ -16,7 +16,7 @@ from benchmarks.http_load import exchange, post
 from benchmarks.pools import INPUTS, PROGRAM
 
 PATH = f"/v1/pools/default/programs/{PROGRAM}/execute"
-LIVE = "/dashboard/api/pools/default/live?topics=overview,events"
+LIVE = "/v1/pools/default/live?topics=overview,events"
 
 
 class Service:

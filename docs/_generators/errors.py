@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import dspool.errors
-import dspool_console.dashboard.csrf  # noqa: F401  what they import defines the errors that only HTTP has
+import dspool_serve.access.csrf  # noqa: F401  what they import defines the errors that only HTTP has
 from docs._generators.markdown import sentence
 from docs._generators.markdown import table as markdown_table
 from dspool.errors import PoolError

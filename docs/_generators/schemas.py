@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from docs._generators.markdown import sentence
 from docs._generators.markdown import table as markdown_table
+from dspool_console.dashboard import DASHBOARD
 from dspool_serve.api import ROUTES
 from dspool_serve.api.examples import EXAMPLES
-from dspool_serve.api.openapi import document
+from dspool_serve.api.openapi import described, document
 
 PAGE: Final = "http-types.md"
-DOCUMENT: Final[dict[str, Any]] = document(ROUTES, version="")
+DOCUMENT: Final[dict[str, Any]] = document(described((*ROUTES, *DASHBOARD)), version="")
 _SCHEMAS: Final[dict[str, Any]] = DOCUMENT["components"]["schemas"]
 _EXAMPLES: Final = {type_.__name__: example for type_, example in EXAMPLES.items()}
 _BOUNDS: Final = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dspool_console.dashboard.context import ConsoleContext
-from dspool_console.dashboard.routes import DASHBOARD
-from dspool_console.dashboard.service import Dashboard
+from dspool_console.dashboard import DASHBOARD
+from dspool_console.dashboard.service import ConsoleContext, Dashboard
 from dspool_console.ray_panels import PANEL_ROUTES
 from dspool_serve.access.security import Security
 from dspool_serve.context import Context
@@ -38,6 +38,8 @@ class Console:
     def _with_dashboard(self, route: Route) -> Callable[[Context, Request], Awaitable[Any]]:
         dashboard, security, handler = self.dashboard, self._security, route.handler
 
+        # Its name is the operation's id in the description of the API.
+        @functools.wraps(handler)
         def handle(context: Context, request: Request) -> Awaitable[Any]:
             console = ConsoleContext(
                 context.pools, context.caller, context.settings, context.service, dashboard, security

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from dspool_serve.fresh import Fresh
 from dspool_serve.pools import CallerView, Pools, Settings
 
 
@@ -23,6 +24,10 @@ class ServiceFacts:
     document: bytes
     """The OpenAPI document."""
     metrics: MetricsPage
+    answers: Fresh[Any]
+    """Answers that are large or cost much, for all who ask within a second."""
+    worker_answers: Fresh[Any]
+    """What single workers answered lately: small, but of many workers."""
 
 
 @dataclass(frozen=True, slots=True)

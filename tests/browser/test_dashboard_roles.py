@@ -52,7 +52,7 @@ def test_a_wrong_token_is_refused_in_words_and_a_right_one_enters(look, demo):
     assert demo.tokens["root"] not in page.content()
     page.get_by_role("button", name="Sign out").click()
     page.get_by_role("heading", name="Sign in").wait_for()
-    assert httpx.get(f"{demo.url}/dashboard/api/pools").status_code == 401
+    assert httpx.get(f"{demo.url}/v1/pools").status_code == 401
 
 
 def test_a_session_that_ended_leads_back_to_signing_in(look, demo):
@@ -95,7 +95,7 @@ def test_a_reader_sees_every_action_and_why_it_does_nothing(look, demo):
         ("sizing", "Resume the pool", "Resume", r"/resume$"),
         ("deployments", "Roll back to this", "Roll back", r"/rollback$"),
         ("deployments", "Warm up now", "Warm up", r"/warm$"),
-        ("sessions", "End", "End session", r"/sessions/[^/]+$"),
+        ("sessions", "End", "End session", r"/pool_sessions/[^/]+$"),
     ],
 )
 def test_an_admin_acts_after_a_question(look, demo, view, button, verb, path):
@@ -131,6 +131,6 @@ def test_a_refused_action_says_why_and_can_be_corrected(look, demo):
 def test_a_change_without_the_token_against_forgery_is_refused(look, demo):
     page = look.sign_in(demo.tokens["root"])
     status = page.evaluate(
-        "async () => (await fetch('/dashboard/api/pools/default/pause', {method: 'POST', body: '{}'})).status"
+        "async () => (await fetch('/v1/pools/default/pause', {method: 'POST', body: '{}'})).status"
     )
     assert status == 403

@@ -343,7 +343,7 @@ def test_without_a_pool_the_page_says_how_to_start_one(look, demo):
         "expires_at": None,
         "pools": [],
     }
-    look.page.route("**/dashboard/api/me", lambda route: route.fulfill(json=nobody))
+    look.page.route("**/dashboard/me", lambda route: route.fulfill(json=nobody))
     look.page.goto(f"{demo.url}/dashboard")
     look.page.get_by_role("heading", name="No pool yet").wait_for()
 

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 
 def routes() -> str:
     """Method, path and the least role of every route."""
-    from dspool_console.dashboard.routes import DASHBOARD
+    from dspool_console.dashboard import DASHBOARD
     from dspool_console.ray_panels import PANEL_ROUTES
     from dspool_serve.api import ROUTES
 
@@ -35,10 +35,12 @@ def routes() -> str:
 
 
 def openapi() -> str:
+    from dspool_console.dashboard import DASHBOARD
     from dspool_serve.api import ROUTES
-    from dspool_serve.api.openapi import document
+    from dspool_serve.api.openapi import described, document
 
-    return json.dumps(document(ROUTES, version="0"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    routes = described((*ROUTES, *DASHBOARD))
+    return json.dumps(document(routes, version="0"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def metrics() -> str:

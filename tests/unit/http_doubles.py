@@ -246,8 +246,15 @@ class FakePool:
         state = "ready" if self.ready else "starting"
         return PoolStatus(self.name, state, self.ready, 1, 1, 0, 5, (worker,), {"qa": 1}, "warming")
 
+    ray_dashboard: str | None = None
+
+    async def worker_operations(self, worker_id: str) -> list[dict[str, Any]]:
+        raise WorkerLost("nobody works here")
+
+    worker_memory = worker_warm_runs = worker_operations
+
     async def sessions(
-        self, *, limit: int = 100, after: str | None = None
+        self, *, limit: int = 100, after: str | None = None, owner: str | None = None
     ) -> tuple[list[SessionInfo], str | None]:
         self.asked.append({"limit": limit, "after": after})
         return list(self.known_sessions.values())[:limit], "next"

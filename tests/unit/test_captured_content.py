@@ -19,11 +19,11 @@ from dspool.telemetry import events as telemetry
 from dspool.telemetry import trace_names as names
 from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
-from dspool_console.dashboard.routes import DASHBOARD
+from dspool_console.dashboard import DASHBOARD
 from dspool_serve.api import ROUTES
 from tests.dashboard_demo import SimulatedPool, application, tokens_for
 
-API = "/dashboard/api/pools/default"
+API = "/v1/pools/default"
 SPEC = {"signature": "context, question -> answer"}
 SECRETS = {"eve": "Zanzibar", "ada": "Timbuktu", None: "Samarkand"}
 WHO = {"eve": "caller", "ada": "caller", "rita": "reader", "root": "admin"}
@@ -99,7 +99,7 @@ def served(state_dir: Path, *, captured: bool = True, tokens: Any = None) -> htt
 
 
 async def log_in(http: httpx.AsyncClient, text: str) -> None:
-    answer = await http.post("/dashboard/api/login", json={"token": text}, headers={"x-dspool-csrf": "login"})
+    answer = await http.post("/dashboard/login", json={"token": text}, headers={"x-dspool-csrf": "login"})
     assert answer.status_code == 200, answer.text
 
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from dspool.errors import WorkerLost
-from dspool_console.dashboard.fresh import Fresh
 from dspool_console.dashboard.hub import FRAMES_KEPT, Hub
 from dspool_console.dashboard.service import Dashboard
+from dspool_serve.fresh import Fresh
 from tests.dashboard_demo import SimulatedPool, SimulatedPools, application
 from tests.unit.http_doubles import until
 
@@ -211,7 +211,7 @@ async def test_the_stream_of_a_service_begins_with_everything_and_goes_on_with_w
 async def test_all_of_a_pools_state_is_told_again_every_few_beats_because_an_answer_may_have_been_newer():
     pool = SimulatedPool(workers=1, history_s=5)
     dashboard = Dashboard(SimulatedPools(pool))
-    news = dashboard.of("default").hub._news
+    news = dashboard.of("default").hub._changes
     told = []
     for _ in range(11):
         ((_, _, tick),) = await news.beat(frozenset({"overview"}))
@@ -223,7 +223,7 @@ async def test_all_of_a_pools_state_is_told_again_every_few_beats_because_an_ans
 async def test_an_unknown_topic_is_refused_before_the_stream_begins():
     app = application(SimulatedPool(workers=1, history_s=2))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as http:
-        answer = await http.get("/dashboard/api/pools/default/live?topics=overview,secrets")
+        answer = await http.get("/v1/pools/default/live?topics=overview,secrets")
     assert answer.status_code == 422
 
 

@@ -13,16 +13,17 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.metrics.measures import LiveUpdate, Table
 from dspool.messages import Deployment, PoolStatus, SessionInfo, WorkerStatus
-from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import Seen
 from dspool.telemetry.logs import tail
 from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
-from dspool_console.dashboard.analysis import bounds_of
-from dspool_console.dashboard.event_text import event_row, marker_of, markers
-from dspool_console.dashboard.replay import Replay, load_of, summary
-from dspool_console.dashboard.tables import encode_table, rows_of
 from dspool_console.dashboard.traces import OperationLog, listed, operation_of, waterfall
+from dspool_console.dashboard.whatif import Replay, bounds_of, load_of, summary
+from dspool_serve.api.event_text import event_row, marker_of, markers
+from dspool_serve.api.pool_sessions import without_names
+from dspool_serve.api.programs import program_version
+from dspool_serve.api.tables import encode_table, rows_of
+from dspool_serve.api.workers import running_operations, worker_rows
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -164,12 +165,12 @@ def test_a_worker_row_prefers_its_own_newer_figures():
     metrics.report(worker.take_delta(clock.now, sessions=4, rss_mb=99.0))
     metrics.tick()
     workers = metrics.live_update(None, workers=True).snapshot.workers
-    (row,) = view.worker_rows(status_of(WorkerStatus("w", 0, "ready", slots=8, checked_at=3.0)), workers, {})
-    assert (row["running"], row["sessions"], row["rss_mb"], row["checked_at"]) == (1, 4, 99.0, 3.0)
+    (row,) = worker_rows(status_of(WorkerStatus("w", 0, "ready", slots=8, checked_at=3.0)), workers)
+    assert (row.running, row.sessions, row.rss_mb, row.checked_at) == (1, 4, 99.0, 3.0)
     assert metrics.live_update(None, workers=False).snapshot.workers == {}
 
 
-def test_cells_name_sessions_to_admins_only():
+def test_what_runs_names_sessions_to_admins_only():
     running = [
         {
             "operation_id": "1",
@@ -180,15 +181,16 @@ def test_cells_name_sessions_to_admins_only():
         },
         {"operation_id": "2", "command": "execute_program", "program": "qa", "session": None, "held_s": 9.0},
     ]
-    admin, reader = (view.cells(running, names_sessions=named) for named in (True, False))
-    assert [cell["operation"] for cell in admin] == ["2", "1"]
-    assert (admin[1]["session"], admin[1]["program"]) == ("ada", "mine")
-    assert reader[1]["session"] not in (None, "ada")
-    assert reader[1]["program"] is None
-    assert reader[0]["program"] == "qa"
+    admin, reader = (running_operations(running, names_sessions=named) for named in (True, False))
+    assert [one.operation for one in admin] == ["2", "1"]
+    assert (admin[1].session, admin[1].program) == ("ada", "mine")
+    assert reader[1].session not in (None, "ada")
+    assert reader[1].program is None
+    assert reader[0].program == "qa"
     info = SessionInfo("ada", "w", 1, 1.0, 2.0, ("mine",), 1, "ada")
-    assert view.session_row(info, names_sessions=False)["principal"] is None
-    assert view.session_row(info, names_sessions=False)["programs"] == []
+    hidden = without_names(info)
+    assert (hidden.principal, hidden.programs) == (None, ())
+    assert hidden.id != "ada"
 
 
 def test_only_fields_that_changed_are_told():
@@ -198,21 +200,14 @@ def test_only_fields_that_changed_are_told():
     assert view.changed_rows({"x": {"id": "x", "n": 1}}, rows, "id") == [rows[1]]
 
 
-def test_a_decision_keeps_its_number_while_it_repeats():
-    first = view.decision_row(DecisionRecord(10.0, 2, 0, 2, "hold", "r", since=10.0))
-    later = view.decision_row(DecisionRecord(19.0, 2, 0, 2, "hold", "r", times=9, since=10.0))
-    assert first["n"] == later["n"]
-    assert (later["since"], later["at"], later["times"]) == (10.0, 19.0, 9)
-
-
 def test_versions_are_described_without_what_they_hold():
     secret = {"signature": {"inputs": {"q": {"desc": "SECRET"}}, "outputs": {"a": {}}}, "demos": ["SECRET"]}
-    (row,) = view.program_versions(
-        [Deployment("qa", 1, spec=secret), Deployment("qa", 2, import_path="m:f")], {"qa": 2}
-    )
-    assert [one["version"] for one in row["versions"]] == [2, 1]
-    assert row["versions"][1]["summary"] == "q -> a"
-    assert "SECRET" not in json.dumps(row)
+    rows = [
+        program_version(one)
+        for one in (Deployment("qa", 1, spec=secret), Deployment("qa", 2, import_path="m:f"))
+    ]
+    assert [(row.kind, row.summary) for row in rows] == [("spec", "q -> a"), ("import_path", "m:f")]
+    assert "SECRET" not in repr(rows)
 
 
 # --- events -----------------------------------------------------------------------------------------
@@ -230,15 +225,15 @@ def test_resizes_deaths_deployments_and_alerts_are_marked_and_other_events_are_n
         seen("alert.firing", alert="DspoolErrorRate", summary="7 % fail"),
         seen("pool.recovery", {"duration_s": 0.5}, replaced="w"),
     ]
-    assert [marker_of(one)["kind"] for one in marked] == [
+    assert [marker_of(one).kind for one in marked] == [
         "resize",
         "death",
         "deployment",
         "alert",
         "recovery",
     ]
-    assert marker_of(marked[0])["label"] == "2 -> 4 and 1 overflow: backlog"
-    assert HOSTILE in marker_of(marked[1])["label"]
+    assert marker_of(marked[0]).label == "2 -> 4 and 1 overflow: backlog"
+    assert HOSTILE in marker_of(marked[1]).label
     for event in ("session.moved", "worker.init", "pool.warmup"):
         assert marker_of(seen(event)) is None
 
@@ -257,13 +252,13 @@ def test_every_event_has_a_sentence():
     for name, row in EVENTS.items():
         numbers = dict.fromkeys(row.measurements, 1.5)
         told = event_row(Seen(1, 1.0, name, "info", "w", numbers, dict.fromkeys(row.metadata, "x")))
-        assert told["text"]
-        assert event_row(seen(name))["text"]
+        assert told.text
+        assert event_row(seen(name)).text
 
 
 def test_markers_of_a_range_are_in_order_of_time():
     found = markers([seen("pool.resize", at=at) for at in (5.0, 1.0, 9.0)], start=0.0, end=6.0)
-    assert [marker["at"] for marker in found] == [1.0, 5.0]
+    assert [marker.at for marker in found] == [1.0, 5.0]
 
 
 # --- traces -----------------------------------------------------------------------------------------
@@ -312,27 +307,27 @@ def test_errors_are_grouped_by_code_with_their_exact_numbers():
     operations = [
         operation_of(json.dumps(one), "p") for one in (*spans, span(99, "operation ping", took=9.0))
     ]
-    found = listed(operations, {"model_error": 120, "worker_lost": 3})
-    assert [(row["code"], row["count"], row["traced"]) for row in found["errors"]] == [
+    found = listed(operations, {"model_error": 120, "worker_lost": 3}, 0.1)
+    assert [(row.code, row.count, row.traced) for row in found.errors] == [
         ("model_error", 120, 9),
         ("worker_lost", 3, 0),
     ]
-    assert len(found["errors"][0]["examples"]) == 5
-    assert found["slowest"][0].id == "op-99"
+    assert len(found.errors[0].examples) == 5
+    assert found.slowest[0].id == "op-99"
 
 
 def test_a_waterfall_hides_content_even_if_a_file_still_has_it():
     root = span(1, "operation execute_program")
     child = span(1, "chat m", parent=root["span_id"], **{"gen_ai.input.messages": "SECRET"})
     hidden = waterfall([root, child], shows=lambda about: False)
-    assert [one["depth"] for one in hidden["spans"]] == [0, 1]
-    assert "SECRET" not in json.dumps(hidden)
-    assert "SECRET" in json.dumps(waterfall([root, child], shows=lambda about: True))
+    assert [one.depth for one in hidden.spans] == [0, 1]
+    assert "SECRET" not in repr(hidden)
+    assert "SECRET" in repr(waterfall([root, child], shows=lambda about: True))
 
 
 def test_what_a_program_adds_to_a_span_is_hidden_as_content_is():
     added = span(1, "chat m", **{"gen_ai.prompt.0.content": "SECRET", "gen_ai.request.model": "m"})
-    hidden = waterfall([added], shows=lambda about: False)["spans"][0]["attributes"]
+    hidden = waterfall([added], shows=lambda about: False).spans[0].attributes
     assert "SECRET" not in json.dumps(hidden)
     assert hidden["gen_ai.request.model"] == "m"
 

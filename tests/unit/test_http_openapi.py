@@ -11,11 +11,13 @@ import openapi_spec_validator
 import pytest
 from http_doubles import FakePool, client_of
 
+from dspool_console.dashboard import DASHBOARD
 from dspool_serve.api import ROUTES
 from dspool_serve.api.examples import EXAMPLES
-from dspool_serve.api.openapi import document
+from dspool_serve.api.openapi import described, document
 
-DOCUMENT = document(ROUTES, version="1.2.3")
+DESCRIBED = described((*ROUTES, *DASHBOARD))
+DOCUMENT = document(DESCRIBED, version="1.2.3")
 OPERATIONS = [(path, method, op) for path, item in DOCUMENT["paths"].items() for method, op in item.items()]
 
 
@@ -27,7 +29,7 @@ async def test_the_document_is_served():
     async with client_of(FakePool()) as http:
         served = (await http.get("/openapi.json")).json()
     assert served["openapi"] == "3.1.0"
-    assert set(served["paths"]) == {route.path for route in ROUTES}
+    assert set(served["paths"]) == {route.path for route in DESCRIBED}
 
 
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)

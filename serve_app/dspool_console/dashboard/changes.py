@@ -1,8 +1,7 @@
-"""What is new in one pool since the last beat, as far as somebody looks at it."""
+"""What changed in one pool since the last beat, as far as somebody looks at it."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,10 +11,14 @@ import msgspec
 from dspool.core.metrics.measures import LiveUpdate
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
+from dspool.supervisor.canary import Rollout
+from dspool.supervisor.sizing import DecisionRecord
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
-from dspool_console.dashboard.event_text import event_row
-from dspool_console.dashboard.tables import points
+from dspool_serve.api.common import or_none
+from dspool_serve.api.event_text import event_row
+from dspool_serve.api.tables import points
+from dspool_serve.api.workers import WorkerRow, worker_rows
 from dspool_serve.pools import ClusterPool
 
 EVERYBODY: Final = "*"
@@ -52,115 +55,111 @@ class Changes:
         self._after: float | None = None
         self._overview: view.Row | None = None
         self._beats = 0
-        self._workers: dict[str, view.Row] | None = None
+        self._workers: dict[str, WorkerRow] | None = None
         self._since: int | None = None
         self._alert_changes = self.alerts.told
         self._warm_since: int | None = None
-        self._rollout: view.Row | None = None
-        self._decisions: dict[int, view.Row] | None = None
+        self._rollout: Rollout | None = None
+        self._decisions: dict[float, DecisionRecord] | None = None
         self._alerts_version = -1
 
-    async def beat(self, wanted: frozenset[str]) -> list[Item]:
+    async def beat(self, topics: frozenset[str]) -> list[Item]:
         """Raises: PoolError: the pool cannot be asked."""
-        found: list[Item] = []
-        if wanted & {"overview", "workers"}:
-            look = await self._look(workers="workers" in wanted)
-            status = look.status if look is not None else None
+        items: list[Item] = []
+        if topics & {"overview", "workers"}:
+            update = await self._update(workers="workers" in topics)
+            status = update.status if update is not None else None
             if status is None:
-                status = await self.status()
-            if look is not None and look.life != self._life:
+                status = await or_none(self.pool.status(), STATUS_S)
+            if update is not None and update.life != self._life:
                 if self._life is not None:
-                    found.append((EVERYBODY, "reset", {}))
-                self._life, self._overview, self._workers = look.life, None, None
-            if "overview" in wanted:
-                found += self._tick(look, status)
-            if "workers" in wanted and status is not None:
-                found += self._worker_rows(look, status)
+                    items.append((EVERYBODY, "reset", {}))
+                self._life, self._overview, self._workers = update.life, None, None
+            if "overview" in topics:
+                items += self._tick(update, status)
+            if "workers" in topics and status is not None:
+                items += self._worker_rows(update, status)
         for topic, ask in (
             ("events", self._events), ("warmup", self._warmup), ("sizing", self._sizing), ("alerts", self._alerts),
         ):  # fmt: skip
-            if topic in wanted:
-                found += await ask()
-        return found
+            if topic in topics:
+                items += await ask()
+        return items
 
     # --- figures ---
 
-    async def _look(self, *, workers: bool) -> LiveUpdate | None:
+    async def _update(self, *, workers: bool) -> LiveUpdate | None:
         """None while the metrics are away or switched off: the rest is told all the same."""
         if not self.pool.config.enable_metrics:
             return None
         try:
-            look = await self.pool.live_update(self._after, workers=workers)
+            update = await self.pool.live_update(self._after, workers=workers)
         except PoolError:
             return None
-        self._after = look.table.last
-        return look
+        self._after = update.table.last
+        return update
 
-    async def status(self) -> PoolStatus | None:
-        try:
-            return await asyncio.wait_for(self.pool.status(), STATUS_S)
-        except (PoolError, TimeoutError):
-            return None
-
-    def _tick(self, look: LiveUpdate | None, status: PoolStatus | None) -> list[Item]:
-        now = view.overview(look, status, self.pool.config, self.alerts.summary(), self._wall())
+    def _tick(self, update: LiveUpdate | None, status: PoolStatus | None) -> list[Item]:
+        now = view.overview(update, status, self.pool.config, self.alerts.summary(), self._wall())
         before, self._overview = self._overview, now
         tick: dict[str, Any] = {"at": now["at"]}
         self._beats += 1
         if self._beats % _POOL_EVERY == 0:
             tick["pool"] = now["pool"]
-        if look is not None and look.table.ends:
-            tick["points"] = msgspec.Raw(points(look.table).encode())
+        if update is not None and update.table.ends:
+            tick["points"] = msgspec.Raw(points(update.table).encode())
         for name in ("now", "pool", "totals"):
             if name not in tick:
                 tick |= _part(name, before, now)
         for name in _WHOLE:
             if before is None or before[name] != now[name]:
                 tick[name] = now[name]
-        known = {} if before is None else {row["name"]: row for row in before["programs"]}
-        if programs := view.changed_rows(known, now["programs"], "name"):
+        rows = {} if before is None else {row["name"]: row for row in before["programs"]}
+        if programs := view.changed_rows(rows, now["programs"], "name"):
             tick["programs"] = programs
         return [("overview", "tick", tick)]
 
-    def _worker_rows(self, look: LiveUpdate | None, status: PoolStatus) -> list[Item]:
-        workers = look.snapshot.workers if look is not None else {}
-        rows = view.worker_rows(status, workers, {})
-        before, self._workers = self._workers or {}, {row["id"]: row for row in rows}
-        changed = view.changed_rows(before, rows, "id")
+    def _worker_rows(self, update: LiveUpdate | None, status: PoolStatus) -> list[Item]:
+        rows = worker_rows(status, update.snapshot.workers if update is not None else {})
+        before, self._workers = self._workers or {}, {row.id: row for row in rows}
+        changed = [row for row in rows if before.get(row.id) != row]
         gone = [id for id in before if id not in self._workers]
         return [("workers", "workers", {"changed": changed, "gone": gone})] if changed or gone else []
 
     # --- what happens ---
 
     async def _events(self) -> list[Item]:
-        found: list[Item] = []
+        items: list[Item] = []
         try:
             page = await self.pool.events(self._since or 0, EVENTS_AT_ONCE if self._since else 1)
         except PoolError:
             page = None
         if page is not None:
             if self._since is not None:
-                found = [("events", "event", event_row(seen)) for seen in page.events]
+                items = [("events", "event", event_row(seen)) for seen in page.events]
             self._since = page.next
         number, self._alert_changes = self.alerts.told - self._alert_changes, self.alerts.told
         changes = list(self.alerts.changes)[-number:] if number else []
-        return found + [("events", "event", event_row(seen)) for seen in changes]
+        return items + [("events", "event", event_row(seen)) for seen in changes]
 
     async def _warmup(self) -> list[Item]:
         progress = await self.pool.warm_progress(self._warm_since or 0)
-        rollouts = await self.pool.rollouts()
-        rollout = view.rollout_row(rollouts[0] if rollouts else None)
-        told = [] if self._warm_since is None else progress
+        rollout = next(iter(await self.pool.rollouts()), None)
+        moments = [] if self._warm_since is None else progress
         same = rollout == self._rollout and self._warm_since is not None
         self._warm_since = progress[-1].sequence if progress else self._warm_since or 0
         self._rollout = rollout
-        return [] if same and not told else [("warmup", "warmup", {"progress": told, "deployment": rollout})]
+        return (
+            []
+            if same and not moments
+            else [("warmup", "warmup", {"progress": moments, "deployment": rollout})]
+        )
 
     async def _sizing(self) -> list[Item]:
         records = await self.pool.decisions(DECISIONS_AT_ONCE)
-        rows = {row["n"]: row for row in map(view.decision_row, reversed(records))}
+        rows = {record.since or record.at: record for record in reversed(records)}
         before, self._decisions = self._decisions or {}, rows
-        new = [row for n, row in rows.items() if before.get(n) != row]
+        new = [record for since, record in rows.items() if before.get(since) != record]
         return [("sizing", "sizing", {"decisions": new})] if new else []
 
     async def _alerts(self) -> list[Item]:

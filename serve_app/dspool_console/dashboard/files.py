@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dspool_serve.api.common import SMALLEST_PACKED, VARY, takes_gzip
 from dspool_serve.http.problems import RouteNotFound
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
@@ -16,8 +17,6 @@ from dspool_serve.http.responses import Response
 STATIC: Final = Path(__file__).with_name("static")
 PREFIX: Final = "/dashboard/static"
 PLACEHOLDER: Final = b"{{static}}"
-SMALLEST: Final = 1024
-"""Bytes below which packing costs more than it saves."""
 
 VENDOR: Final = {"chart.js": ("chartkick", "django/static/chartkick/Chart.bundle.js")}
 """Name below `vendor/` -> the installed package that brings the file, and where in it."""
@@ -40,7 +39,6 @@ POLICY: Final = (
 _REFERRER: Final = (b"referrer-policy", b"no-referrer")
 _FOR_EVER: Final = (b"cache-control", b"public, max-age=31536000, immutable")
 _ASK_AGAIN: Final = (b"cache-control", b"no-cache")
-_VARY: Final = (b"vary", b"accept-encoding")
 
 
 class Packed(NamedTuple):
@@ -98,31 +96,19 @@ def serve(request: Request, asked: str, name: str) -> Response:
     return _answer(request, file, _FOR_EVER if asked == version() else _ASK_AGAIN, POLICY)
 
 
-def packed_json(request: Request, body: bytes, packed: bytes | None = None) -> Response:
-    """JSON, packed if the reader takes that and it is worth it; `packed` is it, if it was made before."""
-    if len(body) < SMALLEST or not _takes_gzip(request):
-        return Response(200, body, headers=(_VARY,))
-    packed = gzip.compress(body, 1) if packed is None else packed
-    return Response(200, packed, headers=(_VARY, (b"content-encoding", b"gzip")))
-
-
 def _answer(request: Request, file: Packed, *headers: tuple[bytes, bytes]) -> Response:
-    headers = ((b"etag", file.etag), _VARY, *headers)
+    headers = ((b"etag", file.etag), VARY, *headers)
     if file.etag in request.headers.get(b"if-none-match", b""):
         return Response(304, b"", file.type, headers)
-    if file.packed is not None and _takes_gzip(request):
+    if file.packed is not None and takes_gzip(request):
         return Response(200, file.packed, file.type, (*headers, (b"content-encoding", b"gzip")))
     return Response(200, file.body, file.type, headers)
 
 
-def _takes_gzip(request: Request) -> bool:
-    return b"gzip" in request.headers.get(b"accept-encoding", b"")
-
-
 def _pack(body: bytes, kind: bytes) -> Packed:
-    packed = gzip.compress(body, 9, mtime=0) if len(body) >= SMALLEST else None
+    packed = gzip.compress(body, 9, mtime=0) if len(body) >= SMALLEST_PACKED else None
     etag = b'"%s"' % hashlib.sha256(body).hexdigest()[:20].encode()
     return Packed(body, packed if packed and len(packed) < len(body) else None, etag, kind)
 
 
-__all__ = ["POLICY", "VENDOR", "files", "packed_json", "serve", "serve_shell", "shell", "version"]
+__all__ = ["POLICY", "VENDOR", "files", "serve", "serve_shell", "shell", "version"]

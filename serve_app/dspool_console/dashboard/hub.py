@@ -1,4 +1,4 @@
-"""One pool as it goes on, told to all who look: asked once a second, encoded once, the same bytes for every viewer.
+"""What changes in one pool, sent to all who look: asked once a second, encoded once, the same bytes for every viewer.
 
 Nothing is asked while nobody looks. A viewer is a place in a short row of frames; one that reads too slowly loses its
 place, and is told so, instead of holding up others or memory.
@@ -37,28 +37,28 @@ class Frame(NamedTuple):
 
 
 class Hub:
-    """`news.beat(wanted topics)` gives what is new as (topic, event, data); one event loop owns it."""
+    """`changes.beat(topics)` gives what is new as (topic, event, data); one event loop owns it."""
 
     def __init__(
         self,
-        news: Changes,
+        changes: Changes,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._news, self._clock, self._wall, self._sleep = news, clock, wall, sleep
+        self._changes, self._clock, self._wall, self._sleep = changes, clock, wall, sleep
         self._life = secrets.token_hex(4)
         self._number = 0
         self._frames: deque[Frame] = deque()
         self._bytes = 0
         self._viewers: dict[object, frozenset[str]] = {}
         self._left_at = clock()
-        self._told = asyncio.Event()
+        self._signal = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
         self._failing = False
         self._joined: dict[tuple[int, frozenset[str]], bytes] = {}
-        self._turned_out = 0
+        self._evictions = 0
 
     @property
     def viewers(self) -> int:
@@ -70,12 +70,12 @@ class Hub:
 
     def turn_out(self) -> None:
         """End the streams of all viewers: a process that stops waits for them. Their pages come back by themselves."""
-        self._turned_out += 1
+        self._evictions += 1
         self._wake()
 
     async def follow(self, topics: frozenset[str], last_id: str | None) -> AsyncGenerator[bytes]:
         """The frames of these topics from now on, or after `last_id` if they are still here. Until `turn_out`."""
-        viewer, turned_out = object(), self._turned_out
+        viewer, evictions = object(), self._evictions
         self._viewers[viewer] = topics
         try:
             if self._beating is None or self._beating.done():
@@ -83,26 +83,26 @@ class Hub:
                 self._beating = asyncio.get_running_loop().create_task(self._beat())
             place, resumed = self._place(last_id)
             yield self._event("hello", {"resumed": resumed, "at": self._wall()}, place)
-            while turned_out == self._turned_out:
-                told = self._told
+            while evictions == self._evictions:
+                signal = self._signal
                 if place < self._number:
                     data = self._after(place, topics)
                     place = self._number
                     if data:
                         yield data
                 else:
-                    await told.wait()
+                    await signal.wait()
         finally:
             del self._viewers[viewer]
             self._left_at = self._clock()
 
     def _begin_anew(self) -> None:
-        # What was told before is too old to go on from.
+        # What was sent before is too old to go on from.
         self._life = secrets.token_hex(4)
         self._frames.clear()
         self._bytes = 0
         self._joined.clear()
-        self._news.forget()
+        self._changes.forget()
 
     def _place(self, last_id: str | None) -> tuple[int, bool]:
         life, _, number = (last_id or "").partition("-")
@@ -139,11 +139,11 @@ class Hub:
             await self._sleep(due - self._clock())
 
     async def _ask(self) -> None:
-        wanted = frozenset().union(*self._viewers.values())
-        if not wanted:
+        topics = frozenset().union(*self._viewers.values())
+        if not topics:
             return
         try:
-            self._publish(await asyncio.wait_for(self._news.beat(wanted), ANSWER_S))
+            self._publish(await asyncio.wait_for(self._changes.beat(topics), ANSWER_S))
             self._failing = False
         except Exception as failed:
             if not self._failing:
@@ -151,14 +151,14 @@ class Hub:
                 error = _LATE if isinstance(failed, TimeoutError) else pool_error_of(failed)
                 self._publish([(EVERYBODY, "error", problem_body(error))])
 
-    def _publish(self, found: list[tuple[str, str, Any]]) -> None:
-        """Put what was found before all viewers."""
-        if not found:
+    def _publish(self, items: list[tuple[str, str, Any]]) -> None:
+        """Put `items` before all viewers."""
+        if not items:
             return
         # All are encoded before the first one counts: a number without its frame would look like a lost place.
         frames = [
             Frame(number, topic, self._event(name, data, number))
-            for number, (topic, name, data) in enumerate(found, self._number + 1)
+            for number, (topic, name, data) in enumerate(items, self._number + 1)
         ]
         self._frames.extend(frames)
         self._number = frames[-1].number
@@ -169,8 +169,8 @@ class Hub:
         self._wake()
 
     def _wake(self) -> None:
-        told, self._told = self._told, asyncio.Event()
-        told.set()
+        signal, self._signal = self._signal, asyncio.Event()
+        signal.set()
 
     def _event(self, name: str, data: Any, number: int) -> bytes:
         return b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (

@@ -1,4 +1,4 @@
-"""The page, its files, and who may pass: logging in and out."""
+"""The page and its files, logging in and out, and the audit log."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
-import dspool
-from dspool.errors import PoolError, RateLimited, Unauthenticated
+from dspool.core.admission.access import Role
+from dspool.errors import RateLimited, Unauthenticated
 from dspool_console.dashboard import files
-from dspool_console.dashboard.context import ConsoleContext
-from dspool_console.dashboard.csrf import guarded
+from dspool_console.dashboard.service import ConsoleContext
+from dspool_serve.access.csrf import HEADER, CsrfRefused, same_origin
 from dspool_serve.access.logins import cookie_of, end
+from dspool_serve.api.common import answer_packed, number
 from dspool_serve.http.requests import Login, Request, decode
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -22,7 +23,30 @@ WRONG_AT_ONCE: Final = 20
 WRONG_IN_S: Final = 60.0
 """So many wrong tokens in this time, whoever sends them; guessing 256 random bits is hopeless all the same."""
 
+MAX_RECORDS: Final = 1000
+MAX_BODY_BYTES: Final = 4096
+
 _encode = msgspec.json.Encoder().encode
+
+
+class AuditRecords(msgspec.Struct):
+    """What admins did, and what others tried, newest first. `file` is false where nothing is written down."""
+
+    records: list[dict[str, Any]]
+    file: bool
+
+
+class Who(msgspec.Struct):
+    """Who looks at the page, and what they may see."""
+
+    login_needed: bool
+    principal: str | None = None
+    role: Role | None = None
+    csrf: str | None = None
+    """What requests that change something must repeat."""
+    expires_at: int | None = None
+    """Wall-clock seconds; None: never."""
+    pools: list[str] = []
 
 
 class LoginRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,31 +68,30 @@ async def static(context: ConsoleContext, request: Request) -> Response:
 
 async def me(context: ConsoleContext, request: Request) -> Response:
     """Who looks, and the word that their requests must repeat. A login in use is prolonged here."""
-    tokens = context.security.tokens
+    tokens, logins = context.security.tokens, context.dashboard.logins
     if tokens is None:
-        return Response(200, _encode(_about(context, None, "local", "admin")))
-    logins = context.dashboard.logins
+        return _who(context, None)
     login = logins.recognise(cookie_of(request.headers.get(b"cookie")), tokens.current())
     if login is None:
-        return Response(200, _encode(_nobody()))
+        return Response(200, _encode(Who(login_needed=True)))
     longer = logins.renewed(login)
-    headers = (
-        () if longer is None else ((b"set-cookie", logins.cookie(longer, secure=_secure(context, request))),)
-    )
-    return Response(200, _encode(_of(context, longer or login)), headers=headers)
+    if longer is None:
+        return _who(context, login)
+    return _who(context, longer, _cookie(context, request, longer))
 
 
 async def login(context: ConsoleContext, request: Request) -> Response:
+    _own_page(request)
     tokens = context.security.tokens
     if tokens is None:
-        return Response(200, _encode(_about(context, None, "local", "admin")))
+        return _who(context, None)
     now, wrong = time.monotonic(), context.dashboard.wrong_logins
     while wrong and now - wrong[0] >= WRONG_IN_S:
         wrong.popleft()
     if len(wrong) >= WRONG_AT_ONCE:
         raise RateLimited("too many wrong tokens; wait", retry_after_s=WRONG_IN_S - (now - wrong[0]))
-    asked = decode(_login_body, await request.body(4096))
-    token = tokens.current().recognise(asked.token.strip().encode(), now=time.time())
+    body = decode(_login_body, await request.body(MAX_BODY_BYTES))
+    token = tokens.current().recognise(body.token.strip().encode(), now=time.time())
     if token is None:
         wrong.append(now)
         context.security.audit.login(request, "reader", "unauthenticated")
@@ -76,73 +99,69 @@ async def login(context: ConsoleContext, request: Request) -> Response:
     request.principal = token.name
     context.security.audit.login(request, token.role)
     login = context.dashboard.logins.begin(token)
-    cookie = context.dashboard.logins.cookie(login, secure=_secure(context, request))
-    return Response(200, _encode(_of(context, login)), headers=((b"set-cookie", cookie),))
+    return _who(context, login, _cookie(context, request, login))
 
 
 async def logout(context: ConsoleContext, request: Request) -> Response:
+    # Ending one's own login does no harm, and must be possible when it is over already.
+    _own_page(request)
     return Response(204, b"", headers=((b"set-cookie", end(secure=_secure(context, request))),))
 
 
-async def audit(context: ConsoleContext, request: Request) -> Response:
-    limit = int(request.query(frozenset({"limit"})).get("limit", "200")[:4])
-    records = await asyncio.to_thread(context.security.audit.newest, max(1, min(1000, limit)))
-    return Response(200, _encode({"records": records or [], "file": records is not None}))
+def _own_page(request: Request) -> None:
+    """There is no login yet whose word could be repeated. That there is a header of this name at all, which no form can
+    send and no other origin may, is the guard then. Raises: CsrfRefused.
+    """
+    if b"authorization" not in request.headers:
+        same_origin(request)
+        if not request.headers.get(HEADER):
+            raise CsrfRefused(f"{HEADER.decode()} is missing; load the page again")
 
 
-def _nobody() -> dict[str, Any]:
-    return {
-        "login_needed": True,
-        "principal": None,
-        "role": None,
-        "csrf": None,
-        "expires_at": None,
-        "pools": [],
-    }
+async def list_audit_records(context: ConsoleContext, request: Request) -> Response:
+    limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_RECORDS, 200) or 200
+    records = await asyncio.to_thread(context.security.audit.newest, limit)
+    return answer_packed(request, AuditRecords(records or [], records is not None))
 
 
-def _of(context: ConsoleContext, login: Login) -> dict[str, Any]:
-    return _about(context, login, login.token.name, login.token.role)
+def _who(context: ConsoleContext, login: Login | None, *headers: tuple[bytes, bytes]) -> Response:
+    """The answer about `login`; None: without tokens everybody is the admin of this machine."""
+    about = Who(
+        login_needed=False,
+        principal="local" if login is None else login.token.name,
+        role="admin" if login is None else login.token.role,
+        csrf=context.dashboard.logins.csrf(login),
+        expires_at=None if login is None else login.ends,
+        pools=context.dashboard.names(),
+    )
+    return Response(200, _encode(about), headers=headers)
 
 
-def _about(context: ConsoleContext, login: Login | None, principal: str, role: str) -> dict[str, Any]:
-    ray_dashboard, content = None, False
-    for name in context.dashboard.names():
-        try:
-            pool = context.dashboard.of(name).pool
-        except PoolError:
-            continue
-        ray_dashboard = ray_dashboard or pool.ray_dashboard
-        content = content or pool.config.telemetry.capture_content
-    return {
-        "login_needed": False,
-        "principal": principal,
-        "role": role,
-        "csrf": context.dashboard.logins.csrf(login),
-        "expires_at": None if login is None else login.ends,
-        "version": str(getattr(dspool, "__version__", "0")),
-        "pools": context.dashboard.names(),
-        "ray_dashboard": ray_dashboard,
-        "content_capture": content,
-    }
+def _cookie(context: ConsoleContext, request: Request, login: Login) -> tuple[bytes, bytes]:
+    return b"set-cookie", context.dashboard.logins.cookie(login, secure=_secure(context, request))
 
 
 def _secure(context: ConsoleContext, request: Request) -> bool:
     return context.settings.tls or request.headers.get(b"x-forwarded-proto") == b"https"
 
 
-_API: Final = "/dashboard/api"
-
-LOGIN: Final = (
+ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/dashboard", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/static/{version}/{file}", static, "A file of the dashboard", role=None),
     Route("GET", "/dashboard/static/{version}/{file}/{inner}", static, "A file of the dashboard", role=None),
-    Route("GET", f"{_API}/me", me, "Who looks", role=None),
-    Route("POST", f"{_API}/login", guarded(login, any_word=True), "Log in with a token", role=None),
-    # Ending one's own login does no harm, and must be possible when it is over already.
-    Route("POST", f"{_API}/logout", guarded(logout, any_word=True), "Log out", role=None),
-    Route("GET", f"{_API}/audit", audit, "Who did or tried what needs an admin"),
+    Route("GET", "/dashboard/me", me, "Who looks", role=None),
+    Route("POST", "/dashboard/login", login, "Log in with a token", role=None),
+    Route("POST", "/dashboard/logout", logout, "Log out", role=None),
+    Route(
+        "GET",
+        "/v1/audit",
+        list_audit_records,
+        "Who did or tried what needs an admin, newest first",
+        AuditRecords,
+        problems=("invalid_request",),
+        query=(("limit", {"type": "integer", "minimum": 1, "maximum": MAX_RECORDS, "default": 200}),),
+    ),
 )
 
-__all__ = ["LOGIN"]
+__all__ = ["ROUTES", "AuditRecords"]

@@ -1,277 +1,198 @@
-"""The dashboard's questions about figures, workers, sessions and events. Nothing here changes anything."""
+"""What the page's views show beside the API's own answers: overview, live stream, alerts, markers, operations."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
 
 from dspool.core.metrics.measures import LiveUpdate
 from dspool.corrections.uvicorn_connections import on_server_stop
-from dspool.errors import InvalidRequest, PoolError, UnknownWorker
-from dspool.messages import PoolStatus, WorkerId
+from dspool.errors import InvalidRequest, UnknownName
 from dspool.telemetry.event_log import Seen
+from dspool.telemetry.observation import MAX_PAGE
 from dspool_console.alerts.watch import EVERY_S as ALERTS_EVERY_S
+from dspool_console.alerts.watch import AlertNow
 from dspool_console.dashboard import view
-from dspool_console.dashboard.common import (
-    POOL,
-    RANGE,
-    answer,
-    names_sessions,
-    number,
-    ordinal_of,
-    patiently,
-    range_of,
-    watched,
-    with_metrics,
-)
-from dspool_console.dashboard.context import ConsoleContext
-from dspool_console.dashboard.event_text import event_row, markers
 from dspool_console.dashboard.hub import TOPICS
-from dspool_console.dashboard.service import WORKERS_AT_ONCE, Watched
-from dspool_console.dashboard.tables import encode_table
-from dspool_serve.api.pool import look_at_all
+from dspool_console.dashboard.service import ConsoleContext, PoolWatch
+from dspool_console.dashboard.traces import OperationList, Waterfall, is_of, listed, waterfall
+from dspool_serve.api.common import POOL, answer_packed, names_sessions, or_none, patiently
+from dspool_serve.api.event_text import EventRow, Marker, event_row, markers
+from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 HEARTBEAT_S: Final = 10.0
-EVENTS_AT_ONCE: Final = 1000
-SESSIONS_OF_A_WORKER: Final = 100
-LONGEST_SEARCH: Final = 200
-LOG_LINES: Final = 1000
+PART_S: Final = 2.0
+"""How long the overview waits for one of its parts."""
 
 
-# --- overview ---
+class AlertList(Struct):
+    """The alerts as they stand."""
 
-
-async def pools(context: ConsoleContext, request: Request) -> Response:
-    request.query(frozenset())
-    rows = [
-        {
-            "name": state.name,
-            "state": state.state,
-            "ready": state.ready,
-            "desired": state.desired,
-            "actual": state.actual,
-            "reason": state.reason,
-        }
-        for state in await look_at_all(context)
+    evaluated_at: Annotated[float | None, Meta(description="wall-clock seconds")]
+    every_s: float
+    alerts: Sequence[AlertNow]
+    changes: Annotated[
+        list[EventRow], Meta(description="the last that fired or ended, oldest first; numbered -1, -2, ...")
     ]
-    return answer(request, {"pools": rows})
 
 
-async def overview(context: ConsoleContext, request: Request) -> Response:
+class MarkerList(Struct):
+    markers: Annotated[list[Marker], Meta(description="oldest first")]
+
+
+async def get_overview(context: ConsoleContext, request: Request) -> Response:
     """`?fresh=1`: the page has just changed something, and what others were told a moment ago may be from before."""
-    asked = request.query(frozenset({"fresh"}))
-    one = watched(context, request)
-    if asked.get("fresh"):
-        one.answers.drop("overview")
+    query = request.query(frozenset({"fresh"}))
+    watch = context.watch(request)
+    if query.get("fresh"):
+        watch.answers.drop("overview")
 
     async def make() -> view.Row:
-        look, status = await asyncio.gather(_look(one), _status(one))
-        return view.overview(look, status, one.pool.config, one.alerts.summary(), time.time())
+        update, status = await asyncio.gather(_update(watch), or_none(watch.pool.status(), PART_S))
+        return view.overview(update, status, watch.pool.config, watch.alerts.summary(), time.time())
 
-    return answer(request, await patiently(one.answers.get("overview", make)))
-
-
-async def _look(one: Watched) -> LiveUpdate | None:
-    if one.pool.config.enable_metrics:
-        with contextlib.suppress(PoolError, TimeoutError):
-            return await asyncio.wait_for(one.pool.live_update(None, workers=False), 2.0)
-    return None
+    return answer_packed(request, await patiently(watch.answers.get("overview", make)))
 
 
-async def _status(one: Watched) -> PoolStatus | None:
-    with contextlib.suppress(PoolError, TimeoutError):
-        return await asyncio.wait_for(one.pool.status(), 2.0)
-    return None
+async def _update(watch: PoolWatch) -> LiveUpdate | None:
+    if not watch.pool.config.enable_metrics:
+        return None
+    return await or_none(watch.pool.live_update(), PART_S)
 
 
-async def history(context: ConsoleContext, request: Request) -> Response:
-    query = request.query(frozenset({*RANGE, "program", "slot"}))
-    one = with_metrics(watched(context, request))
-    asked = range_of(query)
-    program, ordinal = query.get("program"), ordinal_of(query)
-    if asked.start is None:
-        return answer(request, await patiently(one.table(asked.seconds, program, ordinal)))
-    table = await patiently(one.pool.table(asked.seconds, program=program, ordinal=ordinal))
-    return answer(request, encode_table(one.pool.name, table, start=asked.start, end=asked.end))
-
-
-async def live(context: ConsoleContext, request: Request) -> EventStream:
+async def follow_pool(context: ConsoleContext, request: Request) -> EventStream:
     query = request.query(frozenset({"topics"}))
-    one = watched(context, request)
+    watch = context.watch(request)
     topics = frozenset(query.get("topics", "overview").split(","))
     if not topics <= frozenset(TOPICS):
         raise InvalidRequest(f"topics are {', '.join(TOPICS)}", field="topics")
-    on_server_stop(request.scope, one.hub.turn_out)
+    on_server_stop(request.scope, watch.hub.turn_out)
     last = request.headers.get(b"last-event-id")
-    frames = one.hub.follow(topics, None if last is None else last.decode("latin-1"))
+    frames = watch.hub.follow(topics, None if last is None else last.decode("latin-1"))
     return EventStream(frames, heartbeat_s=min(HEARTBEAT_S, context.settings.heartbeat_s))
 
 
-# --- workers ---
-
-
-async def workers(context: ConsoleContext, request: Request) -> Response:
-    request.query(frozenset())
-    rows = await patiently(watched(context, request).worker_rows())
-    return answer(request, {"at": time.time(), "workers": rows})
-
-
-async def cells(context: ConsoleContext, request: Request) -> Response:
-    query = request.query(frozenset({"workers"}))
-    one = watched(context, request)
-    asked = [id for id in query.get("workers", "").split(",") if id]
-    if len(asked) > WORKERS_AT_ONCE:
-        raise InvalidRequest(f"at most {WORKERS_AT_ONCE} workers at once, got {len(asked)}", field="workers")
-    found = await patiently(asyncio.gather(*(_cells(one, id, request) for id in asked)))
-    return answer(request, {"at": time.time(), "workers": dict(zip(asked, found, strict=True))})
-
-
-async def _cells(one: Watched, worker_id: str, request: Request) -> view.Row | None:
-    busy, memory = await asyncio.gather(one.busy(worker_id), one.memory(worker_id))
-    if busy is None:
-        return None
-    shown = view.cells(busy, names_sessions=names_sessions(request))
-    return {"cells": shown, "memory": memory, "at": time.time()}
-
-
-async def worker(context: ConsoleContext, request: Request) -> Response:
-    request.query(frozenset())
-    one = watched(context, request)
-    id = request.params["worker"]
-    row = await patiently(one.worker(id))
-    look, runs, status, held, link = await patiently(
-        asyncio.gather(
-            _cells(one, id, request),
-            one.pool.worker_warm_runs(id),
-            _status(one),
-            one.pool.sessions(limit=SESSIONS_OF_A_WORKER, after=None, owner=id),
-            _link(one, id),
-        )
-    )
-    return answer(
-        request,
-        {
-            "worker": {**row, "ray_url": link},
-            "cells": look["cells"] if look else None,
-            "memory": look["memory"] if look else None,
-            "warmup": [
-                {"step": run.step, "index": run.index, "duration_s": run.duration_s, "error": run.error}
-                for run in runs
-            ],
-            "programs": status.programs if status else {},
-            "sessions": [view.shown_session(info.id, names_sessions(request)) for info in held[0]],
-            "ray_url": link,
-        },
-    )
-
-
-async def _link(one: Watched, worker_id: str) -> str | None:
-    """Its page in Ray's own dashboard."""
-    base = one.pool.ray_dashboard
-    if base is None:
-        return None
-    try:
-        return f"{base}/#/actors/{await one.pool.worker_actor_id(worker_id)}"
-    except PoolError:
-        return None
-
-
-async def log(context: ConsoleContext, request: Request) -> Response:
-    query = request.query(frozenset({"lines"}))
-    lines = int(number(query, "lines", 200, 1, LOG_LINES))
-    id = request.params["worker"]
-    if len(id) > LONGEST_SEARCH:
-        raise UnknownWorker("there is no such worker")
-    return answer(request, await patiently(watched(context, request).pool.worker_log(id, lines)))
-
-
-# --- sessions ---
-
-
-def _is_worker(text: str, pool: str) -> bool:
-    with contextlib.suppress(UnknownWorker):
-        return WorkerId.parse(text).pool == pool
-    return False
-
-
-async def sessions(context: ConsoleContext, request: Request) -> Response:
-    query = request.query(frozenset({"search", "limit", "cursor"}))
-    one = watched(context, request)
-    search = query.get("search", "")[:LONGEST_SEARCH]
-    limit = int(number(query, "limit", 100, 1, 1000))
-    named = names_sessions(request)
-    if not named:
-        # What may not be seen must not be guessed by searching for it either.
-        search = search if _is_worker(search, one.pool.name) else ""
-    found, following = await patiently(
-        one.pool.sessions(limit=limit, after=query.get("cursor") if named else None, containing=search)
-    )
-    total = await patiently(one.pool.count_sessions())
-    rows = [view.session_row(info, names_sessions=named) for info in found]
-    # A cursor is the last id: only for those who may see ids.
-    return answer(request, {"sessions": rows, "next_cursor": following if named else None, "total": total})
-
-
-# --- events and alerts ---
-
-
-async def events(context: ConsoleContext, request: Request) -> Response:
-    query = request.query(frozenset({"since", "limit"}))
-    one = with_metrics(watched(context, request))
-    since = int(number(query, "since", 0, 0, 2**63))
-    limit = int(number(query, "limit", 200, 1, EVENTS_AT_ONCE))
-    page = await patiently(one.pool.events(since, limit))
-    rows = [event_row(seen) for seen in page.events]
-    if since <= 0:
-        rows = sorted([*rows, *map(event_row, one.alerts.changes)], key=lambda row: float(row["at"]))
-    found: Any = {"events": rows, "next": page.next, "missed": page.missed, "dropped": page.dropped}
-    return answer(request, found)
-
-
-async def get_markers(context: ConsoleContext, request: Request) -> Response:
-    asked = range_of(request.query(frozenset(RANGE)), 3600.0)
-    one = with_metrics(watched(context, request))
-    end = asked.end if asked.end is not None else time.time() + 60.0
-    start = asked.start if asked.start is not None else time.time() - asked.seconds
+async def list_markers(context: ConsoleContext, request: Request) -> Response:
+    interval = range_of(request.query(frozenset(RANGE)), 3600.0)
+    watch = context.measured_watch(request)
+    end = interval.end if interval.end is not None else time.time() + 60.0
+    start = interval.start if interval.start is not None else time.time() - interval.seconds
 
     async def make() -> list[Seen]:
-        return [*(await one.pool.events(0, EVENTS_AT_ONCE)).events, *one.alerts.changes]
+        return [*(await watch.pool.events(0, MAX_PAGE)).events, *watch.alerts.changes]
 
-    seen = await patiently(one.answers.get("seen", make))
-    return answer(request, {"markers": markers(seen, start=start, end=end)})
+    events = await patiently(watch.answers.get("events", make))
+    return answer_packed(request, MarkerList(markers(events, start=start, end=end)))
 
 
-async def alerts(context: ConsoleContext, request: Request) -> Response:
+async def list_alerts(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
-    one = watched(context, request)
-    if one.alerts.evaluated_at is None and one.pool.config.enable_metrics:
-        one.start()
-    about = {"evaluated_at": one.alerts.evaluated_at, "every_s": ALERTS_EVERY_S, "alerts": one.alerts.alerts}
-    return answer(request, about)
+    watch = context.watch(request)
+    if watch.alerts.evaluated_at is None:
+        watch.start()
+    changes = [event_row(change) for change in watch.alerts.changes]
+    alerts = watch.alerts
+    return answer_packed(request, AlertList(alerts.evaluated_at, ALERTS_EVERY_S, alerts.alerts, changes))
 
 
-LOOKING: Final = tuple(
-    Route("GET", path, handler, summary, role="admin" if path.endswith("/log") else "reader")
-    for path, handler, summary in (
-        ("/dashboard/api/pools", pools, "The pools"),
-        (f"{POOL}/overview", overview, "The pool now"),
-        (f"{POOL}/history", history, "Figures over time, by column"),
-        (f"{POOL}/live", live, "What changes, as it changes"),
-        (f"{POOL}/markers", get_markers, "What is marked on charts"),
-        (f"{POOL}/workers", workers, "All workers"),
-        (f"{POOL}/cells", cells, "What runs in the slots of some workers"),
-        (f"{POOL}/workers/{{worker}}", worker, "One worker"),
-        (f"{POOL}/workers/{{worker}}/log", log, "The end of a worker's log"),
-        (f"{POOL}/sessions", sessions, "Sessions"),
-        (f"{POOL}/events", events, "What happened"),
-        (f"{POOL}/alerts", alerts, "Alerts as they stand"),
-    )
+async def list_operations(context: ConsoleContext, request: Request) -> Response:
+    request.query(frozenset())
+    watch = context.watch(request)
+    telemetry = watch.pool.config.telemetry
+
+    async def make() -> OperationList:
+        update = await _update(watch)
+        totals = {} if update is None else update.snapshot.counters.errors_by_code
+        return listed(await watch.operations.look(), totals, telemetry.sampling)
+
+    return answer_packed(request, await patiently(watch.answers.get("operations", make)))
+
+
+async def get_operation(context: ConsoleContext, request: Request) -> Response:
+    request.query(frozenset())
+    watch = context.watch(request)
+    id = request.params["operation"]
+    spans = await patiently(watch.operations.spans(id))
+    own = [span for span in spans if span.get("resource", {}).get("dspool.pool") in (None, watch.pool.name)]
+    if not own:
+        raise UnknownName(f"there is no trace of {id[:80]!r} in this pool")
+    captured = watch.pool.config.telemetry.capture_content
+
+    def shows(attributes: view.Row) -> bool:
+        # Files may still have content from a time when it was captured.
+        return captured and (names_sessions(request) or is_of(attributes, request.principal))
+
+    return answer_packed(request, waterfall(own, shows=shows))
+
+
+_ASKED: Final = ("invalid_request", "pool_not_ready")
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "GET",
+        POOL + "/overview",
+        get_overview,
+        "The pool at a glance: state, health, figures, totals, programs and alerts",
+        Any,
+        problems=_ASKED,
+        query=(("fresh", {"type": "boolean", "description": "not an answer from before this request"}),),
+        role="reader",
+    ),
+    Route(
+        "GET",
+        POOL + "/live",
+        follow_pool,
+        "What changes in the pool, once a second, as differences to what was told before",
+        problems=_ASKED,
+        query=(("topics", {"type": "string", "description": f"with commas between: {', '.join(TOPICS)}"}),),
+        media="text/event-stream",
+        role="reader",
+    ),
+    Route(
+        "GET",
+        POOL + "/markers",
+        list_markers,
+        "Resizes, deaths, deployments and alerts, as charts mark them",
+        MarkerList,
+        problems=(*_ASKED, "not_allowed", "worker_lost"),
+        query=RANGE_QUERY,
+        role="reader",
+    ),
+    Route(
+        "GET",
+        POOL + "/alerts",
+        list_alerts,
+        "The alerts as they stand in this ingress process, and those that fired or ended lately",
+        AlertList,
+        problems=_ASKED,
+        role="reader",
+    ),
+    Route(
+        "GET",
+        POOL + "/operations",
+        list_operations,
+        "The newest, the slowest and the failed of the operations that were traced",
+        OperationList,
+        problems=_ASKED,
+        role="reader",
+    ),
+    Route(
+        "GET",
+        POOL + "/operations/{operation}",
+        get_operation,
+        "The spans of one traced operation, by its id or its trace's; captured content for its principal and admins",
+        Waterfall,
+        problems=(*_ASKED, "unknown_name"),
+        role="reader",
+    ),
 )
 
-__all__ = ["LOOKING"]
+__all__ = ["ROUTES", "AlertList", "MarkerList"]

@@ -1,7 +1,9 @@
-"""A report of a stretch of time as one HTML file that needs nothing else: charts drawn here, no script. Pure."""
+"""A report of some time as one HTML file that needs nothing else: charts drawn here, no script."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -14,10 +16,16 @@ from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import Seen
 from dspool_console.alerts.watch import AlertNow
 from dspool_console.charts import Line, Unit, chart, shown
-from dspool_console.dashboard.chart_columns import CHARTS
-from dspool_console.dashboard.event_text import markers, text_of
-from dspool_console.dashboard.tables import rows_of
+from dspool_console.dashboard.service import ConsoleContext
+from dspool_serve.api.common import POOL, or_none, patiently
+from dspool_serve.api.event_text import markers, text_of
+from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of, rows_of
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
+from dspool_serve.http.routing import Route
 
+EVENTS: Final = 1000
+DECISIONS: Final = 200
 POINTS: Final = 400
 """Points a line is drawn with: more than a chart is wide, fewer than a day has."""
 EVENTS_SHOWN: Final = 300
@@ -31,11 +39,20 @@ _TITLES: Final = {
     "error_rate": "Error rate", "queue": "Queue and running operations", "wait": "Wait for a slot",
     "size": "Workers", "tokens": "Tokens", "sessions": "Sessions", "health": "Health score",
 }  # fmt: skip
-_DRAWN: Final = CHARTS | {
-    "error_rate": ("error_rate",),
+_DRAWN: Final[dict[str, tuple[str, ...]]] = {
+    "utilization": ("utilization",),
+    "throughput": ("throughput",),
+    "latency": ("p50_s", "p95_s", "p99_s", "mean_s"),
     "errors": ("errors", "timeouts", "rejected", "retries"),
+    "queue": ("queue_depth", "running"),
+    "wait": ("wait_mean_s", "wait_p95_s", "wait_p99_s"),
+    "size": ("desired", "size", "active", "idle", "spare", "overflow"),
+    "tokens": ("input_tokens", "output_tokens"),
+    "sessions": ("sessions",),
+    "health": ("health",),
+    "error_rate": ("error_rate",),
 }
-"""A share and numbers have no axis in common."""
+"""Chart -> columns of history."""
 _HIGHEST: Final = ("p99_s", "p95_s", "wait_p99_s", "wait_p95_s", "queue_depth")
 """Of these the highest of several points is kept, of others the mean: a peak must not be averaged away."""
 _STYLE: Final = """
@@ -53,6 +70,48 @@ table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:3px 10px
 border-bottom:1px solid var(--line)}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.t{white-space:nowrap}
 """
+
+
+async def get_report(context: ConsoleContext, request: Request) -> Response:
+    interval = range_of(request.query(frozenset(RANGE)), 3600.0)
+    watch = context.measured_watch(request)
+    now = time.time()
+    start = interval.start if interval.start is not None else now - interval.seconds
+    end = min(now, interval.end) if interval.end is not None else now
+    table, events, decisions, status = await patiently(
+        asyncio.gather(
+            watch.pool.table(interval.seconds),
+            watch.pool.events(0, EVENTS),
+            or_none(watch.pool.decisions(DECISIONS)),
+            or_none(watch.pool.status()),
+        )
+    )
+    facts = ReportFacts(
+        pool=watch.pool.name,
+        start=start,
+        end=end,
+        made_at=now,
+        table=table,
+        events=[*events.events, *watch.alerts.changes],
+        decisions=decisions or [],
+        status=status,
+        config=watch.pool.config,
+        alerts=watch.alerts.alerts,
+    )
+    # A day of charts is some tenths of a second of work.
+    page = await asyncio.to_thread(report, facts)
+    pool = re.sub(r"[^A-Za-z0-9_.-]+", "-", watch.pool.name)[:80]
+    name = f"dspool-{pool}-{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime(end))}.html"
+    return Response(
+        200,
+        page.encode(),
+        b"text/html; charset=utf-8",
+        (
+            (b"content-disposition", f'attachment; filename="{name}"'.encode()),
+            # Should a browser show it all the same, it may run and fetch nothing.
+            (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; sandbox"),
+        ),
+    )
 
 
 class ReportFacts(NamedTuple):
@@ -89,7 +148,7 @@ def report(facts: ReportFacts) -> str:
     found = markers(facts.events, start=facts.start, end=facts.end)
     parts += _section(
         "Marked on the charts",
-        _rows(("time", "what", ""), ((_when(m["at"]), m["kind"], m["label"]) for m in found)),
+        _rows(("time", "what", ""), ((_when(mark.at), mark.kind, mark.label) for mark in found)),
     )
     decided = [one for one in facts.decisions if facts.start <= one.at <= facts.end]
     parts += _section(
@@ -240,4 +299,17 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
 
 
-__all__ = ["ReportFacts", "report"]
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "GET",
+        POOL + "/report",
+        get_report,
+        "A report of some time as one HTML file that opens offline",
+        problems=("invalid_request", "not_allowed", "pool_not_ready", "worker_lost"),
+        query=RANGE_QUERY,
+        media="text/html",
+        role="reader",
+    ),
+)
+
+__all__ = ["ROUTES", "ReportFacts", "report"]

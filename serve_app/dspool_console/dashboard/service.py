@@ -7,28 +7,27 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
-from dspool.errors import PoolError, UnknownWorker
 from dspool_console.alerts.watch import AlertWatch
-from dspool_console.dashboard import view
 from dspool_console.dashboard.changes import Changes
-from dspool_console.dashboard.fresh import Fresh
 from dspool_console.dashboard.hub import Hub
-from dspool_console.dashboard.tables import encode_table
 from dspool_console.dashboard.traces import OperationLog
 from dspool_serve.access.logins import Logins
+from dspool_serve.access.security import Security
+from dspool_serve.api.common import measured_pool
+from dspool_serve.context import Context
+from dspool_serve.fresh import Fresh
+from dspool_serve.http.requests import Request
 from dspool_serve.pools import ClusterPool, Pools
 
 KEEP_S: Final = 1.0
-MEMORY_KEEP_S: Final = 10.0
-"""Reading it walks all of a process's memory map."""
 REPLAY_KEEP_S: Final = 30.0
-WORKERS_AT_ONCE: Final = 64
 
 
-class Watched:
-    """One pool, as it is looked at."""
+class PoolWatch:
+    """What is kept of one pool for all who look at it."""
 
     def __init__(self, pool: ClusterPool, wall: Callable[[], float]) -> None:
         self.pool = pool
@@ -36,68 +35,19 @@ class Watched:
         self.hub = Hub(Changes(pool, self.alerts, wall=wall), wall=wall)
         self.operations = OperationLog(pool.name, pool.config.state_dir)
         self.answers: Fresh[Any] = Fresh(KEEP_S)
-        self._busy: Fresh[list[view.Row]] = Fresh(KEEP_S, limit=2048)
-        self._memory: Fresh[dict[str, float]] = Fresh(MEMORY_KEEP_S, limit=2048)
         self.replaying = asyncio.Lock()
         self.replays: Fresh[Any] = Fresh(REPLAY_KEEP_S, limit=16)
-        self._watching: asyncio.Task[None] | None = None
+        self._alerting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         # The alerts' own time runs whether somebody looks or not: one question every 15 s.
-        if self._watching is None and self.pool.config.enable_metrics:
-            self._watching = asyncio.get_running_loop().create_task(self.alerts.run())
+        if self._alerting is None and self.pool.config.enable_metrics:
+            self._alerting = asyncio.get_running_loop().create_task(self.alerts.run())
 
     def close(self) -> None:
         self.hub.close()
-        if self._watching is not None:
-            self._watching.cancel()
-
-    async def table(self, duration_s: float, program: str | None, ordinal: int | None) -> bytes:
-        """History as JSON, made once for all who ask within a second."""
-
-        async def make() -> bytes:
-            table = await self.pool.table(duration_s, program=program, ordinal=ordinal)
-            return encode_table(self.pool.name, table)
-
-        found: bytes = await self.answers.get(("table", duration_s, program, ordinal), make)
-        return found
-
-    async def worker_rows(self) -> list[view.Row]:
-        async def make() -> list[view.Row]:
-            workers = {}
-            status = None
-            if self.pool.config.enable_metrics:
-                try:
-                    look = await self.pool.live_update(None, workers=True)
-                    workers, status = look.snapshot.workers, look.status
-                except PoolError:
-                    status = None
-            return view.worker_rows(status or await self.pool.status(), workers, {})
-
-        found: list[view.Row] = await self.answers.get("workers", make)
-        return found
-
-    async def worker(self, worker_id: str) -> view.Row:
-        """Raises: UnknownWorker."""
-        for row in await self.worker_rows():
-            if row["id"] == worker_id:
-                return row
-        raise UnknownWorker(
-            f"pool {self.pool.name} has no worker {worker_id[:100]!r}", worker=worker_id[:100]
-        )
-
-    async def busy(self, worker_id: str) -> list[view.Row] | None:
-        """What runs on the worker; None if it does not answer."""
-        try:
-            return await self._busy.get(worker_id, lambda: self.pool.worker_operations(worker_id))
-        except PoolError:
-            return None
-
-    async def memory(self, worker_id: str) -> dict[str, float] | None:
-        try:
-            return await self._memory.get(worker_id, lambda: self.pool.worker_memory(worker_id))
-        except PoolError:
-            return None
+        if self._alerting is not None:
+            self._alerting.cancel()
 
 
 class Dashboard:
@@ -105,7 +55,7 @@ class Dashboard:
 
     def __init__(self, pools: Pools, *, wall: Callable[[], float] = time.time) -> None:
         self._pools, self._wall = pools, wall
-        self._watched: dict[str, Watched] = {}
+        self._watches: dict[str, PoolWatch] = {}
         self._own_key = secrets.token_bytes(32)
         self.wrong_logins: deque[float] = deque()
         """When wrong tokens were presented (monotonic); bounded by who is refused meanwhile."""
@@ -117,22 +67,22 @@ class Dashboard:
             self.of(name).start()
 
     def close(self) -> None:
-        for watched in self._watched.values():
-            watched.close()
-        self._watched.clear()
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
 
     def names(self) -> list[str]:
         return self._pools.names()
 
-    def of(self, name: str) -> Watched:
+    def of(self, name: str) -> PoolWatch:
         """Raises: UnknownPool."""
         pool = self._pools.get(name)
-        known = self._watched.get(name)
-        if known is None or known.pool is not pool:
-            if known is not None:
-                known.close()
-            known = self._watched[name] = Watched(pool, self._wall)
-        return known
+        watch = self._watches.get(name)
+        if watch is None or watch.pool is not pool:
+            if watch is not None:
+                watch.close()
+            watch = self._watches[name] = PoolWatch(pool, self._wall)
+        return watch
 
     def _key(self) -> bytes:
         """Derived from a pool's secret, which all ingress processes know; a service without a pool has its own."""
@@ -141,4 +91,21 @@ class Dashboard:
         return self._own_key
 
 
-__all__ = ["WORKERS_AT_ONCE", "Dashboard", "Watched"]
+@dataclass(frozen=True, slots=True)
+class ConsoleContext(Context):
+    """What a handler of the dashboard gets besides its request."""
+
+    dashboard: Dashboard
+    security: Security
+
+    def watch(self, request: Request) -> PoolWatch:
+        """What is kept of the pool that `request` is about. Raises: UnknownPool."""
+        return self.dashboard.of(request.params["pool"])
+
+    def measured_watch(self, request: Request) -> PoolWatch:
+        """As `watch`, of a pool that keeps metrics. Raises also: NotAllowed."""
+        measured_pool(self, request)
+        return self.watch(request)
+
+
+__all__ = ["ConsoleContext", "Dashboard", "PoolWatch"]

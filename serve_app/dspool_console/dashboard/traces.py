@@ -52,6 +52,50 @@ class TracedOperation(Struct, frozen=True):
     attempts: int
 
 
+class FailedOperations(Struct):
+    """The operations that ended with one error. `count` is of all, `traced` of those that `examples` are from."""
+
+    code: str
+    count: int
+    traced: int
+    last_at: float | None
+    examples: list[TracedOperation]
+
+
+class OperationList(Struct):
+    """Traced operations. `sampling` is the share that is traced."""
+
+    tracing: bool
+    sampling: float
+    recent: list[TracedOperation]
+    slowest: list[TracedOperation]
+    errors: list[FailedOperations]
+
+
+class DrawnSpan(Struct):
+    """One span; its times are seconds, `start_s` from the beginning of the first one."""
+
+    id: str
+    parent: str | None
+    depth: int
+    name: str
+    start_s: float
+    duration_s: float
+    ok: bool
+    process: str
+    attributes: Row
+
+
+class Waterfall(Struct):
+    """The spans of one trace in the order in which they are drawn."""
+
+    trace_id: str
+    start: float
+    """Wall-clock seconds."""
+    duration_s: float
+    spans: list[DrawnSpan]
+
+
 class OperationLog:
     """The newest traced operations of one pool."""
 
@@ -131,29 +175,29 @@ def operation_of(line: str, pool: str) -> TracedOperation | None:
         return None
 
 
-def listed(operations: list[TracedOperation], totals: dict[str, int]) -> Row:
+def listed(operations: list[TracedOperation], totals: dict[str, int], sampling: float) -> OperationList:
     """Recent, slowest and failed ones, from all (newest first). `totals` are the exact counts by error code."""
     slowest = sorted(operations, key=lambda one: -one.duration_s)[:SLOWEST]
     failed: dict[str, list[TracedOperation]] = {code: [] for code in totals}
     for one in operations:
         if one.outcome != "ok":
             failed.setdefault(one.code or one.outcome, []).append(one)
-    errors: list[Row] = [
-        {
-            "code": code,
-            "count": totals.get(code, len(found)),
-            "traced": len(found),
-            "last_at": found[0].at if found else None,
-            "examples": found[:EXAMPLES],
-        }
+    errors = [
+        FailedOperations(
+            code,
+            count=totals.get(code, len(found)),
+            traced=len(found),
+            last_at=found[0].at if found else None,
+            examples=found[:EXAMPLES],
+        )
         for code, found in failed.items()
     ]
-    errors.sort(key=lambda row: -int(row["count"]))
-    return {"recent": operations[:RECENT], "slowest": slowest, "errors": errors}
+    errors.sort(key=lambda row: -row.count)
+    return OperationList(sampling > 0, sampling, operations[:RECENT], slowest, errors)
 
 
-def waterfall(spans: list[Row], *, shows: Callable[[Row], bool]) -> Row:
-    """The spans of one trace in the order in which they are drawn.
+def waterfall(spans: list[Row], *, shows: Callable[[Row], bool]) -> Waterfall:
+    """The trace that `spans` are of.
 
     `shows` decides from a span's attributes whether its content is shown. It is asked of each span: whoever sends a
     `traceparent` puts an operation into any trace, also into somebody else's.
@@ -162,15 +206,10 @@ def waterfall(spans: list[Row], *, shows: Callable[[Row], bool]) -> Row:
         raise UnknownName("there is no span of this operation")
     began = min(span["start_ns"] for span in spans)
     ended = max(span["end_ns"] for span in spans)
-    rows: list[Row] = []
+    rows: list[DrawnSpan] = []
     for node in trees(spans):
         _draw(node, 0, began, rows, shows)
-    return {
-        "trace_id": spans[0]["trace_id"],
-        "start": began / 1e9,
-        "duration_s": (ended - began) / 1e9,
-        "spans": rows,
-    }
+    return Waterfall(spans[0]["trace_id"], began / 1e9, (ended - began) / 1e9, rows)
 
 
 def is_of(attributes: Row, principal: str | None) -> bool:
@@ -178,20 +217,20 @@ def is_of(attributes: Row, principal: str | None) -> bool:
     return principal is not None and attributes.get(names.PRINCIPAL) == principal_hash(principal)
 
 
-def _draw(node: Node, depth: int, began: int, rows: list[Row], shows: Callable[[Row], bool]) -> None:
+def _draw(node: Node, depth: int, began: int, rows: list[DrawnSpan], shows: Callable[[Row], bool]) -> None:
     span = node.span
     rows.append(
-        {
-            "id": span["span_id"],
-            "parent": span["parent_id"],
-            "depth": depth,
-            "name": span["name"],
-            "start_s": (span["start_ns"] - began) / 1e9,
-            "duration_s": (span["end_ns"] - span["start_ns"]) / 1e9,
-            "ok": span["ok"],
-            "process": str(span.get("resource", {}).get("service.instance.id", "")),
-            "attributes": _shown(span["attributes"], shows(span["attributes"])),
-        }
+        DrawnSpan(
+            span["span_id"],
+            span["parent_id"],
+            depth,
+            span["name"],
+            start_s=(span["start_ns"] - began) / 1e9,
+            duration_s=(span["end_ns"] - span["start_ns"]) / 1e9,
+            ok=span["ok"],
+            process=str(span.get("resource", {}).get("service.instance.id", "")),
+            attributes=_shown(span["attributes"], shows(span["attributes"])),
+        )
     )
     for child in node.below:
         _draw(child, depth + 1, began, rows, shows)
@@ -205,4 +244,13 @@ def _shown(attributes: Row, show_content: bool) -> Row:
     }
 
 
-__all__ = ["OperationLog", "TracedOperation", "is_of", "listed", "operation_of", "waterfall"]
+__all__ = [
+    "OperationList",
+    "OperationLog",
+    "TracedOperation",
+    "Waterfall",
+    "is_of",
+    "listed",
+    "operation_of",
+    "waterfall",
+]

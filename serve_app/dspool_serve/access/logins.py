@@ -19,8 +19,9 @@ from typing import Final
 from dspool.core.admission.access import Token, Tokens
 from dspool_serve.http.requests import Login
 
-COOKIE: Final = "dspool_session"
-PATH: Final = "/dashboard"
+COOKIE: Final = "dspool_login"
+PATH: Final = "/"
+"""The page is below `/dashboard/`, what it asks below `/v1/`; nothing else takes the cookie."""
 IDLE_S: Final = 3600.0
 """A login ends when the page was closed for so long."""
 LONGEST_S: Final = 12 * 3600.0

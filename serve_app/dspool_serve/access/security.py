@@ -22,6 +22,7 @@ from dspool.errors import DeadlineExceeded, InvalidRequest, NotAllowed, PoolErro
 from dspool.tokens import TokenSource
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.callers import Admissions, Caller
+from dspool_serve.access.csrf import SAFE, check_login, same_origin
 from dspool_serve.access.logins import Logins, cookie_of
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
@@ -36,7 +37,7 @@ _PRIORITY: Final = b"x-dspool-priority"
 _GRACE_S: Final = 0.1
 """The pool's own deadline speaks first: it knows whether the operation had started."""
 _HOSTS_KEPT: Final = 64
-_DASHBOARD: Final = "/dashboard/"
+_API: Final = "/v1/"
 LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -64,7 +65,7 @@ class Security:
         self._hosts_seen: set[bytes] = set()
         self.audit = audit or Audit(None)
         self.logins: Logins | None = None
-        """Set by the console: who logged in there, which counts below `/dashboard/` only."""
+        """Set by the console: who logged in there, which counts below `/v1/` only."""
         self._max_waiting = max_waiting
         self._wall = wall
         self._views: dict[tuple[str, Priority], tuple[Token, Context]] = {}
@@ -77,6 +78,8 @@ class Security:
     def _wrapped(self, route: Route) -> Handler:
         need = route.role
         handler = route.handler
+        if need is not None and route.method not in SAFE:
+            handler = self._guarded(handler)
         if need == "admin":
             handler = self._audited(route, handler)
         handler = _timely(handler)
@@ -122,13 +125,26 @@ class Security:
 
     def _of_login(self, request: Request) -> Token:
         path = request.scope["path"]
-        if path.startswith(_DASHBOARD) and self.logins is not None and self.tokens is not None:
+        if path.startswith(_API) and self.logins is not None and self.tokens is not None:
             cookie = cookie_of(request.headers.get(b"cookie"))
             request.login = self.logins.recognise(cookie, self.tokens.current())
             if request.login is not None:
                 return request.login.token
             raise Unauthenticated("log in with an access token")
         raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
+
+    def _guarded(self, handler: Handler) -> Handler:
+        """`handler`, for no browser that other pages may have sent. A bearer token is proof enough: none adds one."""
+
+        def guarded(context: Context, request: Request) -> Any:
+            if b"authorization" not in request.headers:
+                if self.tokens is not None and self.logins is not None:
+                    check_login(request, self.logins)
+                else:
+                    same_origin(request)
+            return handler(context, request)
+
+        return guarded
 
     def _view(self, context: Context, token: Token, priority: Priority) -> Context:
         """What the holder of `token` gets: its own sessions, its share of the pool."""

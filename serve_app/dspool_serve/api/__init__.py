@@ -5,7 +5,18 @@
 
 from __future__ import annotations
 
-from dspool_serve.api import code, events, pool, programs, service, sessions, variables, workers
+from dspool_serve.api import (
+    code,
+    events,
+    pool,
+    pool_sessions,
+    programs,
+    service,
+    sessions,
+    tables,
+    variables,
+    workers,
+)
 from dspool_serve.api.metrics import OBSERVING
 from dspool_serve.api.scrape import SCRAPING
 from dspool_serve.http.routing import Route
@@ -17,7 +28,9 @@ ROUTES: tuple[Route, ...] = (
     *code.ROUTES,
     *workers.ROUTES,
     *pool.ROUTES,
+    *pool_sessions.ROUTES,
     *OBSERVING,
+    *tables.ROUTES,
     *events.ROUTES,
     *service.ROUTES,
     *SCRAPING,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -21,10 +21,11 @@ from dspool.telemetry.tracing import NOT_TRACED, Tracing, traceparent_of
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.idempotency import keyed
-from dspool_serve.api.openapi import document
+from dspool_serve.api.openapi import described, document
 from dspool_serve.api.schema import Health
-from dspool_serve.api.scrape import Scrapes
+from dspool_serve.api.scrape import FRESH_S, Scrapes
 from dspool_serve.context import Context, ServiceFacts
+from dspool_serve.fresh import Fresh
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem
 from dspool_serve.http.requests import Receive, Request, Scope
@@ -33,15 +34,19 @@ from dspool_serve.http.routing import Route, Router
 from dspool_serve.pools import Pools, Settings
 
 log = logging.getLogger("dspool.http")
+WORKER_ANSWERS: Final = 2048
+"""Answers of single workers that are kept."""
 
 Answer = Response | EventStream
 
 
 class Extension(Protocol):
-    """More routes beside the API's, for people who look: `dspool_console`, which this package does not know."""
+    """More routes for people who look: `dspool_console`, which this package does not know."""
 
     @property
-    def routes(self) -> tuple[Route, ...]: ...
+    def routes(self) -> tuple[Route, ...]:
+        """Those below `/v1/` are part of the API, and of its description."""
+        ...
 
     def start(self) -> None:
         """Called when the pools are open."""
@@ -64,13 +69,15 @@ class Application:
         self._settings = settings or Settings()
         self._console = console
         version = str(getattr(dspool, "__version__", "0"))
+        routes = ROUTES if console is None else (*ROUTES, *console.routes)
         facts = ServiceFacts(
             health=msgspec.json.encode(Health("ok", version)),
-            document=msgspec.json.encode(document(ROUTES, version=version)),
+            document=msgspec.json.encode(document(described(routes), version=version)),
             metrics=Scrapes(pools),
+            answers=Fresh(FRESH_S),
+            worker_answers=Fresh(FRESH_S, limit=WORKER_ANSWERS),
         )
         self._context = Context(pools, pools.get, self._settings, facts)
-        routes = ROUTES if console is None else (*ROUTES, *console.routes)
         # Who asks is settled before anything else, also before an Idempotency-Key is claimed.
         self._router = Router((security or Security()).secured(keyed(routes)))
 

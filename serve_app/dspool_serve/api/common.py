@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import gzip
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from dspool.errors import InvalidRequest, PoolError
+from dspool.core.admission.access import allowed
+from dspool.errors import InvalidRequest, NotAllowed, PoolError, PoolNotReady
 from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
 from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
 from dspool_serve.context import Context
@@ -41,6 +43,11 @@ RUN = (
 )
 CHANGE = ("malformed_request", "payload_too_large", "invalid_request")
 
+ANSWER_S: Final = 5.0
+"""How long a pool's actors may take to answer; one may be on its way back from a restart."""
+SMALLEST_PACKED: Final = 1024
+"""Bytes below which packing costs more than it saves."""
+
 encode = msgspec.json.Encoder().encode
 _object_body = msgspec.json.Decoder(dict[str, Any])
 
@@ -57,6 +64,49 @@ def pool_of(context: Context, request: Request) -> ClusterPool:
 def callers_pool(context: Context, request: Request) -> CallerView:
     """The pool as the one who asks may use it. Raises: UnknownPool."""
     return context.caller(request.params["pool"])
+
+
+def answer_packed(request: Request, value: Any) -> Response:
+    """As `answer_json`, packed if the reader takes that and it is worth it; bytes are JSON already."""
+    body = value if isinstance(value, bytes) else encode(value)
+    if len(body) < SMALLEST_PACKED or not takes_gzip(request):
+        return Response(200, body, headers=(VARY,))
+    return Response(200, gzip.compress(body, 1), headers=(VARY, (b"content-encoding", b"gzip")))
+
+
+VARY: Final = (b"vary", b"accept-encoding")
+
+
+def takes_gzip(request: Request) -> bool:
+    return b"gzip" in request.headers.get(b"accept-encoding", b"")
+
+
+def measured_pool(context: Context, request: Request) -> ClusterPool:
+    """As `pool_of`, of a pool that keeps metrics. Raises: UnknownPool, NotAllowed."""
+    pool = pool_of(context, request)
+    if not pool.config.enable_metrics:
+        raise NotAllowed(f"pool {pool.name!r} keeps no metrics: enable_metrics is off", pool=pool.name)
+    return pool
+
+
+def names_sessions(request: Request) -> bool:
+    """Whether the caller may see ids of sessions and who they belong to, which may name people."""
+    return allowed(request.role, "admin")
+
+
+async def patiently(asked: Awaitable[T], seconds: float = ANSWER_S) -> T:
+    try:
+        return await asyncio.wait_for(asked, seconds)
+    except TimeoutError:
+        raise PoolNotReady("the pool does not answer in time; try again", retry_after_s=1.0) from None
+
+
+async def or_none(asked: Awaitable[T], seconds: float = ANSWER_S) -> T | None:
+    """None where the pool cannot say: a part that is away must not keep the others from being shown."""
+    try:
+        return await asyncio.wait_for(asked, seconds)
+    except (PoolError, TimeoutError):
+        return None
 
 
 async def body_of(context: Context, request: Request, decoder: msgspec.json.Decoder[T]) -> T:

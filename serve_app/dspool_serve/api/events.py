@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from dspool.telemetry.event_log import Seen
 from dspool_serve.api.common import POOL, number, pool_of, streamed
+from dspool_serve.api.event_text import EventRow, event_row
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream, event
 from dspool_serve.http.requests import Request
@@ -33,7 +33,7 @@ async def follow_events(context: Context, request: Request) -> EventStream:
         yield event("status", {"text": "missed" if found.missed else "connected"}, since)
         while True:
             for seen in found.events:
-                yield event("event", seen, seen.number)
+                yield event("event", event_row(seen), seen.number)
             found = await pool.events(found.next, AT_ONCE, timeout_s=POLL_S)
 
     return streamed(context, events())
@@ -45,7 +45,7 @@ ROUTES: tuple[Route, ...] = (
         POOL + "/events/stream",
         follow_events,
         "What happens in the pool, as it happens; begins with the newest that are kept, or after `since`",
-        Seen,
+        EventRow,
         problems=("not_allowed", "worker_lost", "invalid_request"),
         query=(("since", {"type": "integer", "minimum": 0}),),
         stream="events",

@@ -6,6 +6,8 @@ from typing import Any
 
 from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
 from dspool_serve.api import schema as s
+from dspool_serve.api.pool_sessions import PoolSessionList
+from dspool_serve.api.workers import RunningList, WorkerDetail, WorkerList
 
 _RESULT: dict[str, Any] = {
     "outputs": {"answer": "Ray was started at Berkeley."},
@@ -24,6 +26,15 @@ _PROBLEM: dict[str, Any] = {
     "code": "unknown_program",
 }
 _INPUTS = {"context": "Ray was started at Berkeley.", "question": "Where was Ray started?"}
+_FIGURES = {"utilization": 0.42, "throughput": 60.2, "p99_s": 0.05}
+_MEMORY = {"rss_mb": 182.0, "pss_mb": 61.5, "uss_mb": 24.1}
+_RUNNING: dict[str, Any] = {
+    "operation": "01j8k4m2x7c9",
+    "command": "execute_program",
+    "program": "qa",
+    "session": None,
+    "held_s": 0.012,
+}
 _WORKER: dict[str, Any] = {
     "id": "default-w0-3f9a1c",
     "slot": 0,
@@ -65,7 +76,17 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "timings": {"wait_s": 0.0004, "run_s": 1.9},
     },
     s.PoolProgramList: {
-        "programs": [{"program": "qa", "version": 2, "versions": [1, 2]}],
+        "programs": [
+            {
+                "program": "qa",
+                "version": 2,
+                "versions": [1, 2],
+                "deployments": [
+                    {"version": 2, "kind": "state", "summary": "context, question -> answer"},
+                    {"version": 1, "kind": "spec", "summary": "context, question -> answer"},
+                ],
+            }
+        ],
         "next_cursor": None,
     },
     s.PoolProgramInfo: {
@@ -130,10 +151,33 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     s.Paused: {"paused": True},
     s.WarmRequest: {"strategy": "staged"},
     WorkerStatus: _WORKER,
-    s.WorkerList: {"workers": [_WORKER], "next_cursor": None},
+    WorkerList: {"workers": [_WORKER | _FIGURES], "next_cursor": None},
+    WorkerDetail: {
+        **_WORKER,
+        **_FIGURES,
+        "programs": {"qa": 2},
+        "running_operations": [_RUNNING],
+        "memory": _MEMORY,
+        "warmup": [
+            {
+                "worker_id": "default-w0-3f9a1c",
+                "index": 0,
+                "step": "load_programs",
+                "duration_s": 0.4,
+                "error": "",
+            }
+        ],
+        "session_ids": ["ada/s"],
+        "ray_url": None,
+    },
+    RunningList: {
+        "at": 1790000000.0,
+        "workers": {"default-w0-3f9a1c": {"operations": [_RUNNING], "memory": _MEMORY}},
+    },
     s.GoneRequest: {"wait_s": 10},
     s.WorkerGone: {"worker": "default-w0-3f9a1c", "gone": True},
     SessionInfo: _SESSION,
+    PoolSessionList: {"sessions": [_SESSION], "next_cursor": None, "total": 1},
     s.SessionList: {"sessions": [_SESSION], "next_cursor": None},
     s.SessionRequest: {"id": "ada"},
     s.LMRequest: {"profile": "fast", "overrides": {"temperature": 0.2}},

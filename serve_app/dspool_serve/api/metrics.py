@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import msgspec
 
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
-from dspool.errors import PoolNotReady
-from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
-from dspool_serve.api.common import POOL, pool_of
+from dspool_serve.api.common import ANSWER_S, POOL, patiently, pool_of
+from dspool_serve.api.event_text import EventRows, event_rows
 from dspool_serve.context import Context
 from dspool_serve.http.requests import Request, number
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
-ANSWER_S: Final = 5.0
-"""How long the metrics actor may take; it may be on its way back from a restart."""
 MAX_HISTORY_S: Final = 90_000.0
 MAX_ORDINAL: Final = 1_000_000
 
@@ -27,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def get_metrics(context: Context, request: Request) -> Response:
     request.query(frozenset())
-    return Response(200, _encode(await _patiently(pool_of(context, request).metrics_snapshot())))
+    return Response(200, _encode(await patiently(pool_of(context, request).metrics_snapshot())))
 
 
 async def get_history(context: Context, request: Request) -> Response:
@@ -36,7 +32,7 @@ async def get_history(context: Context, request: Request) -> Response:
     ordinal = int(number(query, "slot", 0, least=0, most=MAX_ORDINAL)) if "slot" in query else None
     pool = pool_of(context, request)
     asked = pool.metrics_history(seconds, program=query.get("program"), ordinal=ordinal)
-    return Response(200, _encode(await _patiently(asked)))
+    return Response(200, _encode(await patiently(asked)))
 
 
 async def get_events(context: Context, request: Request) -> Response:
@@ -45,14 +41,8 @@ async def get_events(context: Context, request: Request) -> Response:
     limit = int(number(query, "limit", 100, least=1, most=MAX_PAGE))
     wait_s = number(query, "timeout_s", 0.0, least=0.0, most=MAX_POLL_S)
     pool = pool_of(context, request)
-    return Response(200, _encode(await _patiently(pool.events(since, limit, timeout_s=wait_s), wait_s)))
-
-
-async def _patiently(asked: Any, more_s: float = 0.0) -> Any:
-    try:
-        return await asyncio.wait_for(asked, ANSWER_S + more_s)
-    except TimeoutError:
-        raise PoolNotReady("the metrics actor does not answer; try again", retry_after_s=1.0) from None
+    page = await patiently(pool.events(since, limit, timeout_s=wait_s), ANSWER_S + wait_s)
+    return Response(200, _encode(event_rows(page)))
 
 
 _PROBLEMS: Final = ("unknown_pool", "invalid_request", "not_allowed", "pool_not_ready", "worker_lost")
@@ -92,7 +82,7 @@ OBSERVING: Final = (
         f"{POOL}/events",
         get_events,
         "What happened in the pool; waits for the next event with timeout_s",
-        EventPage,
+        EventRows,
         problems=_PROBLEMS,
         query=_EVENTS,
         role="reader",

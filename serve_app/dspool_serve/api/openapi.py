@@ -12,7 +12,8 @@ import msgspec
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.warmup import WarmProgress
-from dspool.telemetry.event_log import Seen
+from dspool_serve.access.csrf import SAFE
+from dspool_serve.api.event_text import EventRow
 from dspool_serve.api.examples import EXAMPLES
 from dspool_serve.api.idempotency import MAX_KEY
 from dspool_serve.api.schema import Deployed, ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
@@ -29,7 +30,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     },
     "deploy": {"status": Rollout, "final": Deployed, "error": Problem},
     "warm": {"status": WarmProgress, "final": WarmupReport, "error": Problem},
-    "events": {"status": StatusEvent, "event": Seen, "error": Problem},
+    "events": {"status": StatusEvent, "event": EventRow, "error": Problem},
 }
 """What each kind of stream sends: the name of an event, and the type of its data."""
 
@@ -45,6 +46,11 @@ _KEYED = (
     "store_failed",
 )
 _ALWAYS = ("not_found", "method_not_allowed", "internal_error")
+
+
+def described(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """Those of `routes` that are the API: what the dashboard's page and Ray's panels are made of is not."""
+    return tuple(route for route in routes if not route.path.startswith(("/dashboard", "/grafana")))
 
 
 def document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
@@ -164,7 +170,7 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     if route.takes is not None:
         always += ("request_too_slow",)
     if (need := route.role) is not None:
-        always += ("unauthenticated", "not_allowed")
+        always += ("unauthenticated", "not_allowed", *(() if route.method in SAFE else ("csrf",)))
     if need in ("caller", "admin"):
         always += ("invalid_request", "queue_full", "rate_limited", "deadline_exceeded")
     for code in dict.fromkeys((*route.problems, *always)):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+from msgspec import Meta, Struct
 
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.core.metrics.measures import MetricsSnapshot
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
 from dspool.protocols import PoolAdministration, PoolObservation
+from dspool.supervisor.warmup import WarmProgress, steps_of
 from dspool_serve.api.common import (
     CHANGE,
     POOL,
     answer_json,
+    answer_packed,
     body_of,
     number,
     optional_body,
+    patiently,
     pool_of,
     stream_progress,
 )
@@ -46,6 +50,16 @@ STATUS_TIMEOUT_S = 5.0
 """How long a look at a pool may take before it counts as not ready."""
 
 MAX_DECISIONS = 500
+PROGRESS_SHOWN = 500
+
+
+class WarmupState(Struct):
+    """The report of the last warm-up, and what happened in the last ones."""
+
+    report: WarmupReport
+    progress: list[WarmProgress]
+    steps: Annotated[list[str], Meta(description="what each worker runs before it takes traffic")]
+
 
 _resize_body = msgspec.json.Decoder(ResizeRequest)
 _warm_body = msgspec.json.Decoder(WarmRequest)
@@ -133,6 +147,14 @@ async def warm_pool(context: Context, request: Request) -> EventStream:
     return stream_progress(context, pool_of(context, request).stream_warm(asked.strategy), WarmupReport)
 
 
+async def get_warmup(context: Context, request: Request) -> Response:
+    request.query(frozenset())
+    pool = pool_of(context, request)
+    report, progress = await patiently(asyncio.gather(pool.warmup_report(), pool.warm_progress()))
+    steps = [str(step.step) for step in steps_of(pool.config)]
+    return answer_packed(request, WarmupState(report, progress[-PROGRESS_SHOWN:], steps))
+
+
 async def look_at_all(context: Context) -> list[PoolStatus]:
     pools = context.pools
     return await asyncio.gather(*(_look(name, pools.get(name)) for name in pools.names()))
@@ -199,6 +221,15 @@ ROUTES: tuple[Route, ...] = (
         list_rollouts,
         "The last deployments of pool programs, and what their canaries did",
         RolloutList,
+        problems=_ASKED,
+        role="reader",
+    ),
+    Route(
+        "GET",
+        POOL + "/warmup",
+        get_warmup,
+        "The report of the last warm-up by step, and what happens now, by worker",
+        WarmupState,
         problems=_ASKED,
         role="reader",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Final, Literal
 
 import msgspec
 
@@ -45,6 +46,7 @@ from dspool_serve.api.schema import (
     Problem,
     ProgramRequest,
     ProgramSpec,
+    ProgramVersion,
     RollbackRequest,
 )
 from dspool_serve.context import Context
@@ -58,6 +60,8 @@ _execute_body = msgspec.json.Decoder(ExecuteRequest)
 _batch_body = msgspec.json.Decoder(BatchRequest)
 MAX_CANARY_S = 3600
 """Longest time that somebody may have a canary watched."""
+LONGEST_SUMMARY: Final = 200
+"""Characters."""
 
 _rollback_body = msgspec.json.Decoder(RollbackRequest)
 
@@ -125,13 +129,32 @@ async def get_pool_program(context: Context, request: Request) -> Response:
 async def _programs(context: Context, request: Request) -> dict[str, PoolProgram]:
     pool = pool_of(context, request)
     current = await pool.current_versions()
-    versions: dict[str, list[int]] = {program: [] for program in current}
-    for deployment in await pool.deployments():
-        versions.setdefault(deployment.program, []).append(deployment.version)
+    kept: dict[str, list[Deployment]] = {program: [] for program in current}
+    for deployment in sorted(await pool.deployments(), key=lambda one: -one.version):
+        kept.setdefault(deployment.program, []).append(deployment)
     return {
-        program: PoolProgram(program, version, sorted({*versions[program], version}))
+        program: PoolProgram(
+            program,
+            version,
+            sorted({*(one.version for one in kept[program]), version}),
+            [program_version(one) for one in kept[program]],
+        )
         for program, version in current.items()
     }
+
+
+def program_version(deployment: Deployment) -> ProgramVersion:
+    """What may be shown of a version: descriptions, demonstrations and states may hold anything."""
+    if deployment.import_path is not None:
+        return ProgramVersion(deployment.version, "import_path", deployment.import_path[:LONGEST_SUMMARY])
+    signature = (deployment.spec or {}).get("signature")
+    summary = signature if isinstance(signature, str) else ""
+    # The long form: only the fields' names.
+    if isinstance(signature, dict):
+        sides = (signature.get("inputs"), signature.get("outputs"))
+        summary = " -> ".join(", ".join(map(str, side or ())) for side in sides)
+    kind: Literal["spec", "state"] = "state" if deployment.state is not None else "spec"
+    return ProgramVersion(deployment.version, kind, summary[:LONGEST_SUMMARY])
 
 
 async def deploy_pool_program(context: Context, request: Request) -> Response | EventStream:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from dspool.messages import SessionInfo, WorkerStatus
+from dspool.messages import SessionInfo
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 
@@ -142,12 +142,21 @@ class BatchResponse(Struct):
     failed: int
 
 
+class ProgramVersion(Struct):
+    """One version of a pool program, without what it holds."""
+
+    version: int
+    kind: Literal["spec", "state", "import_path"]
+    summary: Annotated[str, Meta(description="the signature's fields, or the import path")]
+
+
 class PoolProgram(Struct):
     """A pool program: the version that answers, and those it can be rolled back to."""
 
     program: str
     version: Annotated[int, Meta(description="current version")]
     versions: list[int]
+    deployments: Annotated[list[ProgramVersion], Meta(description="newest first")] = []
 
 
 class PoolProgramList(Struct):
@@ -246,11 +255,6 @@ class History(Struct):
     """The session's last operations, newest last. Inputs and outputs only where the pool keeps content."""
 
     operations: list[JSONObject]
-
-
-class WorkerList(Struct):
-    workers: list[WorkerStatus]
-    next_cursor: Cursor = None
 
 
 class GoneRequest(Struct, forbid_unknown_fields=True):

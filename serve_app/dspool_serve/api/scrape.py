@@ -11,6 +11,7 @@ from dspool.errors import PoolError
 from dspool.telemetry.exposition import CONTENT_TYPE, expose
 from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.context import Context
+from dspool_serve.fresh import Fresh
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -27,22 +28,15 @@ class Scrapes:
 
     def __init__(self, pools: Pools, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pools = pools
-        self._clock = clock
-        self._made_at = float("-inf")
-        self._making: asyncio.Task[bytes] | None = None
+        self._pages: Fresh[bytes] = Fresh(FRESH_S, clock=clock)
 
     async def page(self) -> bytes:
-        if self._making is None or (self._making.done() and self._clock() - self._made_at >= FRESH_S):
-            self._making = asyncio.get_running_loop().create_task(self._make())
-        # Shielded: one who hangs up must not take the page from the others.
-        return await asyncio.shield(self._making)
+        return await self._pages.get("", self._make)
 
     async def _make(self) -> bytes:
         names = self._pools.names()
         snapshots = await asyncio.gather(*(self._snapshot(name) for name in names))
-        page = expose(dict(zip(names, snapshots, strict=True)))
-        self._made_at = self._clock()
-        return page
+        return expose(dict(zip(names, snapshots, strict=True)))
 
     async def _snapshot(self, name: str) -> Snapshot | None:
         try:

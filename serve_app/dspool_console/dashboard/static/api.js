@@ -1,5 +1,5 @@
-// What the page asks the service. The session is a cookie that no script can read; changes carry the token against
-// forgery.
+// What the page asks the service: the API that programs use. The login is a cookie that no script can read; changes
+// carry the word against forgery.
 
 export class Problem extends Error {
   constructor(status, code, detail, retryAfter = 0) {
@@ -14,7 +14,8 @@ export class Problem extends Error {
   }
 }
 
-const BASE = "/dashboard/api";
+const API = "/v1";
+const LOGIN = "/dashboard/login";
 let csrf = "login";
 const listeners = new Set();
 
@@ -27,19 +28,19 @@ export const query = (values) => {
 };
 
 export const poolPath = (pool, ...rest) =>
-  [BASE, "pools", pool, ...rest].map((part, index) => (index ? encodeURIComponent(part) : part)).join("/");
+  [`${API}/pools`, pool, ...rest].map((part, index) => (index ? encodeURIComponent(part) : part)).join("/");
 
 export const liveAddress = (pool, topics) => `${poolPath(pool, "live")}?topics=${topics.join(",")}`;
 
-async function ask(path, options = {}) {
+async function answer(path, options = {}) {
   let response;
   try {
-    response = await fetch(path.startsWith("/") ? path : `${BASE}/${path}`, { credentials: "same-origin", ...options });
+    response = await fetch(path, { credentials: "same-origin", ...options });
   } catch (failed) {
     if (failed.name === "AbortError") throw failed;
     throw new Problem(0, "no_connection", "The service does not answer.");
   }
-  if (response.ok) return response.status === 204 ? null : response.json();
+  if (response.ok) return response;
   let said = {};
   try {
     said = await response.json();
@@ -52,30 +53,44 @@ async function ask(path, options = {}) {
     said.detail ?? said.title ?? `The service answered ${response.status}.`,
     Number(response.headers.get("retry-after")) || 0,
   );
-  if (response.status === 401 && path !== "login") { for (const call of listeners) call(problem); }
+  if (response.status === 401 && path !== LOGIN) { for (const call of listeners) call(problem); }
   throw problem;
 }
 
-export const get = (path, signal) => ask(path, { signal });
+const json = (response) => (response.status === 204 ? null : response.json());
 
-export const send = (method, path, body = {}) =>
-  ask(path, {
+export const get = async (path, signal) => json(await answer(path, { signal }));
+
+export const pools = async () => (await get(`${API}/pools`)).pools.map((pool) => pool.name);
+
+export const auditRecords = async (limit) => (await get(`${API}/audit${query({ limit })}`)).records;
+
+const change = (method, path, body) =>
+  answer(path, {
     method,
     headers: { "content-type": "application/json", "x-dspool-csrf": csrf },
     body: method === "DELETE" ? undefined : JSON.stringify(body),
   });
 
+export const send = async (method, path, body = {}) => json(await change(method, path, body));
+
+/** Asks for something that takes its time, and is told by a stream: returns when it has begun. It goes on by itself. */
+export async function begin(path, body) {
+  const response = await change("POST", path, body);
+  await response.body.cancel();
+}
+
 export async function me() {
-  return remember(await get("me"));
+  return remember(await get("/dashboard/me"));
 }
 
 export async function login(token) {
   csrf = "login";
-  return remember(await send("POST", "login", { token }));
+  return remember(await send("POST", LOGIN, { token }));
 }
 
 export async function logout() {
-  await send("POST", "logout");
+  await send("POST", "/dashboard/logout");
   csrf = "login";
 }
 

@@ -1,6 +1,6 @@
 // The page: who is here, which view the address means, and the stream that feeds it.
 
-import { get, login, logout, me as askMe, onSignedOut, Problem } from "./api.js";
+import { login, logout, me as askMe, onSignedOut, pools as poolNames, Problem } from "./api.js";
 import { fill, h } from "./dom.js";
 import { clock } from "./format.js";
 import { Live } from "./live.js";
@@ -63,8 +63,7 @@ class App {
 
   async look() {
     try {
-      const { pools } = await get("pools");
-      const names = pools.map((pool) => pool.name);
+      const names = await poolNames();
       const had = this.pools.length;
       this.pools = names;
       this.shell.pools(names, this.place.pool);

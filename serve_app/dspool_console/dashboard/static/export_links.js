@@ -5,6 +5,21 @@ import { h } from "./dom.js";
 
 const FORMATS = ["csv", "json"];
 
+/** Chart -> the columns of history that belong to it. */
+export const CHARTS = {
+  utilization: ["utilization"],
+  throughput: ["throughput"],
+  latency: ["p50_s", "p95_s", "p99_s", "mean_s"],
+  errors: ["error_rate", "errors", "timeouts", "rejected", "retries"],
+  queue: ["queue_depth", "running"],
+  wait: ["wait_mean_s", "wait_p95_s", "wait_p99_s"],
+  size: ["desired", "size", "active", "idle", "spare", "overflow"],
+  tokens: ["input_tokens", "output_tokens"],
+  sessions: ["sessions"],
+  health: ["health"],
+};
+CHARTS.all = Object.values(CHARTS).flat();
+
 const links = (title, wanted) =>
   FORMATS.map((format) => {
     const link = h(
@@ -18,13 +33,15 @@ const links = (title, wanted) =>
     return link;
   });
 
-/** Of figures that the service keeps: it sends all. `stretch()` gives {range} or {from, to}; `more()` what else. */
-export const servedLinks = (ctx, title, chart, stretch, more = () => ({})) =>
-  links(
-    title,
-    (link, format) =>
-      link.setAttribute("href", poolPath(ctx.pool, "export") + query({ chart, format, ...more(), ...stretch() })),
-  );
+/** Of figures that the service keeps: it sends all. `interval()` gives {range} or {from, to}; `more()` what else. */
+export const servedLinks = (ctx, title, chart, interval, more = () => ({})) =>
+  links(title, (link, format) => tableLink(link, ctx.pool, chart, format, { ...more(), ...interval() }));
+
+export function tableLink(link, pool, chart, format, more) {
+  const columns = CHARTS[chart].join(",");
+  link.setAttribute("href", poolPath(pool, "metrics", "table") + query({ columns, format, ...more }));
+  link.setAttribute("download", `dspool-${pool}-${chart}.${format}`);
+}
 
 /** Of figures that only this page has: made here from `series()`, a `Series`, between two times. */
 export const ownLinks = (title, file, series, frame) =>
@@ -39,7 +56,7 @@ export const ownLinks = (title, file, series, frame) =>
     link.setAttribute("download", `dspool-${file}.${format}`);
   });
 
-export const stretchOf = (
+export const intervalOf = (
   group,
   range,
 ) => (group.zoom ? { from: group.zoom[0].toFixed(3), to: group.zoom[1].toFixed(3) } : { range });

@@ -36,7 +36,10 @@ export class PoolData {
   /** The history of the last `range` seconds; an hour is kept once it was loaded, so a shorter range asks nothing. */
   async loadHistory(range, again = false) {
     if (!again && this.loaded >= range) return;
-    const [history] = await Promise.all([get(poolPath(this.name, "history") + query({ range })), this.loadMarkers()]);
+    const [history] = await Promise.all([
+      get(poolPath(this.name, "metrics", "table") + query({ range })),
+      this.loadMarkers(),
+    ]);
     this.series.load(history);
     this.loaded = range;
   }

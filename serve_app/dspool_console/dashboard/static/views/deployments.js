@@ -1,6 +1,6 @@
 // Versions of the pool's programs, a deployment on its way with its canary, and the warm-up by worker and step.
 
-import { get, poolPath, send } from "../api.js";
+import { get, poolPath, query, send } from "../api.js";
 import { actionButton } from "../dialog.js";
 import { fill, h } from "../dom.js";
 import { count, duration, percent, time } from "../format.js";
@@ -29,15 +29,19 @@ class Deployments {
   }
 
   async load() {
-    const [found] = await Promise.all([get(poolPath(this.ctx.pool, "deployments")), this.warmup.load()]);
-    this.found = found;
+    const [{ programs }, { rollouts }] = await Promise.all([
+      get(poolPath(this.ctx.pool, "programs") + query({ limit: 1000 })),
+      get(poolPath(this.ctx.pool, "rollouts")),
+      this.warmup.load(),
+    ]);
+    this.versions = programs;
+    this.rollout = rollouts[0] ?? null;
   }
 
   draw() {
-    const running = this.found.running ?? this.found.last;
     fill(
       this.deployment,
-      running ? this.deploymentOf(running) : empty(
+      this.rollout ? this.deploymentOf(this.rollout) : empty(
         "No deployment yet",
         "Put a new version of a program in place with `dspool deploy`, and follow it here.",
       ),
@@ -122,7 +126,7 @@ class Deployments {
   }
 
   drawPrograms() {
-    const { programs } = this.found;
+    const programs = this.versions;
     const sign = JSON.stringify(programs);
     if (sign === this.sign) return;
     this.sign = sign;
@@ -133,7 +137,7 @@ class Deployments {
       );
     }
     const rows = programs.flatMap((program) =>
-      [...program.versions].sort((a, b) => b.version - a.version).map((version, index) =>
+      program.deployments.map((deployment, index) =>
         h(
           "tr",
           {},
@@ -141,15 +145,15 @@ class Deployments {
           h(
             "td",
             { "data-label": "Version" },
-            `v${version.version} `,
-            version.version === program.current ? badge("live", "current") : null,
+            `v${deployment.version} `,
+            deployment.version === program.version ? badge("live", "current") : null,
           ),
-          h("td", { "data-label": "From" }, version.kind.replace("_", " ")),
-          h("td", { class: "full", "data-label": "What" }, h("span", { class: "id" }, version.summary)),
+          h("td", { "data-label": "From" }, deployment.kind.replace("_", " ")),
+          h("td", { class: "full", "data-label": "What" }, h("span", { class: "id" }, deployment.summary)),
           h(
             "td",
             { class: "full num" },
-            version.version === program.current ? null : this.rollBack(program, version.version),
+            deployment.version === program.version ? null : this.rollBack(program, deployment.version),
           ),
         )
       )
@@ -171,7 +175,7 @@ class Deployments {
     );
   }
 
-  rollBack({ program, current }, version) {
+  rollBack({ program, version: current }, version) {
     const { ctx } = this;
     return actionButton(ctx, {
       label: version < current ? "Roll back to this" : "Go to this",
@@ -196,7 +200,7 @@ class Deployments {
     const { deployment } = frame;
     if (deployment) {
       const over = deployment.ended_at !== null;
-      this.found = { ...this.found, running: over ? null : deployment, last: over ? deployment : this.found.last };
+      this.rollout = deployment;
       if (over && this.over !== deployment.began_at) {
         this.over = deployment.began_at;
         this.ctx.refresh();

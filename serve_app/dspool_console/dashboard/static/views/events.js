@@ -1,6 +1,6 @@
 // What happened: alerts as they stand, the pool's events as they come, and who changed what.
 
-import { get, poolPath, query } from "../api.js";
+import { auditRecords, get, poolPath, query } from "../api.js";
 import { fill, h } from "../dom.js";
 import { clock, count, time } from "../format.js";
 import { badge, empty, failed, panel, segments } from "../parts.js";
@@ -61,11 +61,10 @@ class Events {
 
   async load() {
     const [events, alerts] = await Promise.all([
-      get(poolPath(this.ctx.pool, "events") + query({ since: 0, limit: KEPT })),
+      get(poolPath(this.ctx.pool, "events") + query({ limit: KEPT })),
       get(poolPath(this.ctx.pool, "alerts")),
     ]);
-    this.rows = events.events;
-    this.missed = events.dropped;
+    this.rows = [...events.events, ...alerts.changes].sort((one, other) => one.at - other.at);
     this.alerts = alerts;
     await this.loadAudit();
     this.poll ??= setInterval(() => document.hidden || this.loadAudit(), AUDIT_MS);
@@ -79,7 +78,7 @@ class Events {
       );
     }
     try {
-      const { records } = await get(`audit${query({ limit: 200 })}`);
+      const records = await auditRecords(200);
       if (this.closed) return undefined;
       if (!records.length) {
         return fill(

@@ -1,7 +1,7 @@
 // The pool at a glance: health in words, cards, charts with one cursor, and the figures as a table.
 
 import { fill, h, say } from "../dom.js";
-import { servedLinks, stretchOf } from "../export_links.js";
+import { intervalOf, servedLinks } from "../export_links.js";
 import { clock, count, duration, NONE, percent, rate } from "../format.js";
 import { badge, panel } from "../parts.js";
 import { Plot } from "../plot.js";
@@ -31,7 +31,7 @@ class Overview {
     this.plots = PLOTS(target).map(({ chart, ...about }) =>
       new Plot(this.group, {
         ...about,
-        links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range())),
+        links: servedLinks(ctx, about.title, chart, () => intervalOf(this.group, ctx.range())),
       })
     );
     this.title = h("h1", {}, ctx.pool);

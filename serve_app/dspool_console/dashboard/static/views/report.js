@@ -1,23 +1,11 @@
-// A stretch of time to take away: one HTML file that opens offline, and the numbers of each chart.
+// Some time to take away: one HTML file that opens offline, and the numbers of each chart.
 
 import { poolPath, query } from "../api.js";
 import { fill, h } from "../dom.js";
+import { CHARTS, tableLink } from "../export_links.js";
 import { panel, segments } from "../parts.js";
 import { RANGES } from "../shell.js";
 
-const CHARTS = [
-  "utilization",
-  "throughput",
-  "latency",
-  "errors",
-  "queue",
-  "wait",
-  "size",
-  "tokens",
-  "sessions",
-  "health",
-  "all",
-];
 const CHOICES = [...RANGES, ["86400", "24 h"], ["own", "from, to"]];
 
 export const create = (ctx) => new Report(ctx);
@@ -80,7 +68,7 @@ class Report {
     this.draw();
   }
 
-  stretch() {
+  interval() {
     if (this.chosen !== "own") return { range: this.chosen };
     const [from, to] = [this.from, this.to].map((input) => Date.parse(input.value) / 1000);
     return from < to ? { from, to } : null;
@@ -88,12 +76,13 @@ class Report {
 
   draw() {
     this.own.hidden = this.chosen !== "own";
-    const stretch = this.stretch();
-    fill(this.problem, stretch ? null : "The beginning must be before the end.");
-    this.link(this.report, "report", stretch ?? {}, stretch);
+    const interval = this.interval();
+    fill(this.problem, interval ? null : "The beginning must be before the end.");
+    if (interval) this.report.setAttribute("href", poolPath(this.ctx.pool, "report") + query(interval));
+    else this.report.removeAttribute("href");
     fill(
       this.list,
-      CHARTS.map((chart) =>
+      Object.keys(CHARTS).map((chart) =>
         h(
           "li",
           {},
@@ -101,28 +90,16 @@ class Report {
           h(
             "span",
             {},
-            ["csv", "json"].map((format) =>
-              this.link(
-                h(
-                  "a",
-                  { class: "button quiet", download: true, "aria-label": `${chart} as ${format.toUpperCase()}` },
-                  format.toUpperCase(),
-                ),
-                "export",
-                { chart, format, ...stretch },
-                stretch,
-              )
-            ),
+            ["csv", "json"].map((format) => {
+              const label = `${chart} as ${format.toUpperCase()}`;
+              const link = h("a", { class: "button quiet", "aria-label": label }, format.toUpperCase());
+              if (interval) tableLink(link, this.ctx.pool, chart, format, interval);
+              return link;
+            }),
           ),
         )
       ),
     );
-  }
-
-  link(anchor, what, values, allowed) {
-    if (allowed) anchor.setAttribute("href", poolPath(this.ctx.pool, what) + query(values));
-    else anchor.removeAttribute("href");
-    return anchor;
   }
 
   live() {}

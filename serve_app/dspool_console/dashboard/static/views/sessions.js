@@ -103,7 +103,7 @@ class Sessions {
               danger: true,
             }),
             run: async () => {
-              await send("DELETE", poolPath(ctx.pool, "sessions", row.id));
+              await send("DELETE", poolPath(ctx.pool, "pool_sessions", row.id));
               return `Session ${row.id} has ended.`;
             },
             done: () => this.again(),
@@ -114,7 +114,7 @@ class Sessions {
 
   ask(cursor = null) {
     const limit = cursor ? PAGE : Math.min(1000, Math.max(PAGE, this.rows.length));
-    return get(poolPath(this.ctx.pool, "sessions") + query({ search: this.search, limit, cursor }));
+    return get(poolPath(this.ctx.pool, "pool_sessions") + query({ search: this.search, limit, cursor }));
   }
 
   async load() {

@@ -38,7 +38,7 @@ class Sizing {
     });
     this.whatif = new WhatIf(ctx, this.group);
     this.bounds = h("div", {});
-    this.table = new Table({ label: "Decisions", key: (row) => row.n, columns: COLUMNS, page: 25 });
+    this.table = new Table({ label: "Decisions", key: began, columns: COLUMNS, page: 25 });
     this.nothing = h("div", {});
     this.actions = h("div", { class: "push" });
     this.node = h(
@@ -54,28 +54,37 @@ class Sizing {
   }
 
   async load() {
-    this.found = await get(poolPath(this.ctx.pool, "sizing") + query({ limit: 200 }));
-    this.load_.load({ ...loadColumns(this.found.load) });
-    await this.ctx.data.loadHistory(HOUR);
-    this.whatif.start(this.found.bounds);
+    const { pool, data } = this.ctx;
+    const decisions = get(poolPath(pool, "decisions") + query({ limit: SEEN }));
+    await data.loadHistory(HOUR);
+    this.decisions = (await decisions).decisions;
+    this.unread = true;
   }
 
   draw() {
-    const { enabled, bounds, decisions } = this.found;
-    const pool = this.ctx.data.overview.pool;
+    const { decisions } = this;
+    const { data } = this.ctx;
+    const { pool } = data.overview;
+    const enabled = pool.sizing_enabled;
+    if (this.unread) {
+      this.unread = false;
+      const { at, columns, resolution } = data.series;
+      this.load_.load({ ...loadOf({ at, columns: Object.fromEntries(columns) }, pool), resolution_s: resolution });
+      this.whatif.start(pool);
+    }
     fill(this.status, badge(enabled ? "ok" : "paused", enabled ? "sizes itself" : "fixed size: the optimizer is off"));
     fill(
       this.bounds,
       facts([
         ["Desired now", count(pool.desired)],
         ["Taking traffic", count(pool.actual)],
-        ["Smallest", count(bounds.min_size)],
-        ["Largest", count(bounds.max_size)],
-        ["Overflow", `up to ${count(bounds.max_overflow)}`],
-        ["Target utilization", percent(bounds.target_utilization)],
-        ["Longest wait", duration(bounds.max_wait_s)],
-        ["Grows again after", duration(bounds.grow_cooldown_s)],
-        ["Shrinks again after", duration(bounds.shrink_cooldown_s)],
+        ["Smallest", count(pool.min_size)],
+        ["Largest", count(pool.max_size)],
+        ["Overflow", `up to ${count(pool.max_overflow)}`],
+        ["Target utilization", percent(pool.target_utilization)],
+        ["Longest wait", duration(pool.max_wait_s)],
+        ["Grows again after", duration(pool.grow_cooldown_s)],
+        ["Shrinks again after", duration(pool.shrink_cooldown_s)],
       ]),
     );
     if (this.paused !== pool.paused) this.drawActions(pool);
@@ -99,8 +108,8 @@ class Sizing {
     const size = () =>
       h("input", {
         type: "number",
-        min: this.found.bounds.min_size,
-        max: this.found.bounds.max_size,
+        min: pool.min_size,
+        max: pool.max_size,
         value: ctx.data.overview.pool.desired,
         required: true,
       });
@@ -116,7 +125,7 @@ class Sizing {
           verb: "Resize",
           fields: [{
             name: "size",
-            label: `Workers, ${this.found.bounds.min_size} to ${this.found.bounds.max_size}`,
+            label: `Workers, ${pool.min_size} to ${pool.max_size}`,
             input: size(),
           }],
         }),
@@ -153,23 +162,11 @@ class Sizing {
 
   live(kind, frame) {
     if (kind === "sizing") {
-      const known = new Map(this.found.decisions.map((row) => [row.n, row]));
-      for (const row of frame.decisions) known.set(row.n, row);
-      this.found.decisions = [...known.values()].sort((a, b) => b.n - a.n).slice(0, SEEN);
+      const rows = new Map(this.decisions.map((row) => [began(row), row]));
+      for (const row of frame.decisions) rows.set(began(row), row);
+      this.decisions = [...rows.values()].sort((a, b) => began(b) - began(a)).slice(0, SEEN);
     }
-    if (kind === "tick" && frame.points) {
-      const slots = this.ctx.data.overview.pool.slots_per_worker ?? 1;
-      const { at, columns } = frame.points;
-      const sizes = at.map((_, index) => ((columns.size?.[index] ?? 0) + (columns.overflow?.[index] ?? 0)) * slots);
-      this.load_.append({
-        at,
-        columns: {
-          slots: sizes,
-          load: sizes.map((size, index) => size * (columns.utilization?.[index] ?? 0)),
-          demand: at.map((_, index) => (columns.running?.[index] ?? 0) + (columns.queue_depth?.[index] ?? 0)),
-        },
-      });
-    }
+    if (kind === "tick" && frame.points) this.load_.append(loadOf(frame.points, this.ctx.data.overview.pool));
     if (kind !== "event") this.draw();
   }
 
@@ -179,11 +176,22 @@ class Sizing {
   }
 }
 
-const loadColumns = ({ at, load, slots, demand }) => ({
-  at,
-  columns: { load, slots, demand },
-  resolution_s: at.length > 1 ? Math.max(1, (at[at.length - 1] - at[0]) / (at.length - 1)) : 1,
-});
+/** A decision that comes out the same again is still the same row. */
+const began = (row) => row.since || row.at;
+
+/** Slots there are, slots in use, and what runs and waits, from the columns of history. */
+function loadOf({ at, columns }, pool) {
+  const of = (name, index) => columns[name]?.[index] ?? 0;
+  const slots = at.map((_, index) => of("size", index) * (pool.slots_per_worker ?? 1));
+  return {
+    at,
+    columns: {
+      load: slots.map((number, index) => number * of("utilization", index)),
+      slots,
+      demand: at.map((_, index) => of("running", index) + of("queue_depth", index)),
+    },
+  };
+}
 
 const numbers = (row) =>
   Object.entries(row.numbers ?? {}).map(([name, value]) =>

@@ -1,6 +1,6 @@
 // The warm-up: steps down by worker as they happen, and the report of the last one.
 
-import { get, poolPath, send } from "../api.js";
+import { begin, get, poolPath } from "../api.js";
 import { actionButton } from "../dialog.js";
 import { fill, h } from "../dom.js";
 import { count, duration, percent } from "../format.js";
@@ -34,7 +34,7 @@ export class Warmup {
         fields: [{ name: "strategy", label: "Strategy", input: strategy() }],
       }),
       run: async ({ strategy: chosen }) => {
-        await send("POST", poolPath(ctx.pool, "warm"), { strategy: chosen || null });
+        await begin(poolPath(ctx.pool, "warm"), { strategy: chosen || null });
         return "The warm-up has begun.";
       },
     });

@@ -2,7 +2,7 @@
 
 import { get, poolPath, query } from "../api.js";
 import { fill, h, webAddress } from "../dom.js";
-import { servedLinks, stretchOf } from "../export_links.js";
+import { intervalOf, servedLinks } from "../export_links.js";
 import { agoTime, count, duration, megabytes, percent, rate, time } from "../format.js";
 import { badge, bar, empty, facts, failed, panel } from "../parts.js";
 import { Plot } from "../plot.js";
@@ -24,11 +24,11 @@ class WorkerView {
     this.series = new Series();
     this.group = new PlotGroup();
     this.group.onzoom = () => this.drawCharts();
-    const slot = () => ({ slot: this.found.worker.slot });
+    const slot = () => ({ slot: this.worker.slot });
     this.plots = PLOTS.map(({ chart, ...about }) =>
       new Plot(this.group, {
         ...about,
-        links: servedLinks(ctx, about.title, chart, () => stretchOf(this.group, ctx.range()), slot),
+        links: servedLinks(ctx, about.title, chart, () => intervalOf(this.group, ctx.range()), slot),
       })
     );
     this.status = h("span", {});
@@ -63,10 +63,10 @@ class WorkerView {
   }
 
   async load() {
-    this.found = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
-    const slot = this.found.worker.slot;
+    this.worker = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
+    const { slot } = this.worker;
     const [history] = await Promise.all([
-      get(poolPath(this.ctx.pool, "history") + query({ range: this.ctx.range(), slot })),
+      get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: this.ctx.range(), slot })),
       this.ctx.data.loadMarkers(),
     ]);
     this.series.load(history);
@@ -77,9 +77,9 @@ class WorkerView {
   async again() {
     if (document.hidden || this.closed) return;
     try {
-      this.found = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
+      this.worker = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
       this.series.append(
-        await get(poolPath(this.ctx.pool, "history") + query({ range: 60, slot: this.found.worker.slot })),
+        await get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: 60, slot: this.worker.slot })),
       );
     } catch (problem) {
       if (problem.status === 404) this.gone();
@@ -99,9 +99,10 @@ class WorkerView {
   }
 
   draw() {
-    const { worker, cells, memory, warmup, sessions, programs } = this.found;
+    const { worker } = this;
+    const { running_operations: running, memory, warmup, session_ids: sessions } = worker;
     fill(this.status, badge(worker.state), worker.reason ? h("span", { class: "muted" }, ` ${worker.reason}`) : null);
-    const ray = webAddress(this.found.ray_url);
+    const ray = webAddress(worker.ray_url);
     if (!this.links.children.length) {
       fill(
         this.links,
@@ -109,7 +110,7 @@ class WorkerView {
         ray ? h("a", { class: "button", href: ray, target: "_blank", rel: "noreferrer" }, "Ray dashboard") : null,
       );
     }
-    const loaded = Object.entries(programs ?? {}).map(([name, version]) => `${name} v${version}`);
+    const loaded = Object.entries(worker.programs ?? {}).map(([name, version]) => `${name} v${version}`);
     fill(
       this.facts,
       facts([
@@ -122,7 +123,7 @@ class WorkerView {
         ["Errors", h("span", { class: worker.errors ? "bad" : "" }, count(worker.errors))],
         ["Utilization", percent(worker.utilization)],
         ["Throughput", rate(worker.throughput)],
-        ["RSS", megabytes(memory?.rss_mb ?? worker.rss_mb)],
+        ["RSS", megabytes(memory?.rss_mb ?? (worker.rss_mb || null))],
         ["PSS", megabytes(memory?.pss_mb)],
         ["USS", megabytes(memory?.uss_mb)],
         ["Programs", loaded.join(", ") || "–"],
@@ -133,14 +134,14 @@ class WorkerView {
       h(
         "p",
         { class: "above-list" },
-        slotCells(worker.slots, worker.running, cells),
-        h("span", { class: "muted" }, ` ${(cells ?? []).length} of ${worker.slots} slots busy`),
+        slotCells(worker.slots, worker.running, running),
+        h("span", { class: "muted" }, ` ${(running ?? []).length} of ${worker.slots} slots busy`),
       ),
-      (cells ?? []).length
+      (running ?? []).length
         ? h(
           "ul",
           { class: "steps" },
-          cells.map((cell) =>
+          running.map((cell) =>
             h(
               "li",
               {},
@@ -150,7 +151,7 @@ class WorkerView {
             )
           ),
         )
-        : h("p", { class: "muted" }, cells ? "Nothing runs here at this moment." : "The worker did not answer."),
+        : h("p", { class: "muted" }, running ? "Nothing runs here at this moment." : "The worker did not answer."),
     );
     this.drawWarmup(warmup ?? []);
     fill(
@@ -233,7 +234,7 @@ class WorkerView {
   live(kind, frame) {
     const row = kind === "workers" && frame.changed?.find((one) => one.id === this.ctx.arg);
     if (row) {
-      this.found = { ...this.found, worker: row };
+      this.worker = { ...this.worker, ...row };
       this.draw();
     }
     if (kind === "workers" && frame.gone?.includes(this.ctx.arg)) this.gone();

@@ -1,10 +1,13 @@
 import { poolPath, send } from "../api.js";
 import { actionButton } from "../dialog.js";
 
+/** How long the page waits to hear that a worker is gone, in seconds; it goes on in any case. */
+const WAIT_S = 2;
+
 /** Drain and restart, for a row and for the page of one worker. */
 export function workerActions(ctx, id, quiet = true) {
   const act = (verb) => async () => {
-    const { gone } = await send("POST", poolPath(ctx.pool, "workers", id, verb));
+    const { gone } = await send("POST", poolPath(ctx.pool, "workers", id, verb), { wait_s: WAIT_S });
     const name = verb === "drain" ? "drained" : "restarted";
     return gone ? `${id} is ${name}.` : `${id} is being ${name}; it finishes what it runs first.`;
   };

@@ -20,7 +20,7 @@ class Workers {
     this.what = "the workers";
     this.topics = ["workers"];
     this.rows = new Map();
-    this.cells = {};
+    this.running = {};
     this.filter = "all";
     this.search = "";
     this.table = new Table({
@@ -93,11 +93,11 @@ class Workers {
         cell: (row) => h("span", { title: row.reason || null }, badge(row.state)),
       },
       {
-        key: "cells",
+        key: "running",
         label: "Slots",
         sort: (row) => row.running,
-        sign: (row) => [row.slots, row.running, this.cells[row.id]?.cells],
-        cell: (row) => slotCells(row.slots, row.running, this.cells[row.id]?.cells),
+        sign: (row) => [row.slots, row.running, this.running[row.id]?.operations],
+        cell: (row) => slotCells(row.slots, row.running, this.running[row.id]?.operations),
       },
       {
         key: "utilization",
@@ -157,13 +157,23 @@ class Workers {
   }
 
   memory(row) {
-    const { rss_mb: rss = row.rss_mb, pss_mb: pss, uss_mb: uss } = this.cells[row.id]?.memory ?? {};
+    const { rss_mb: rss = row.rss_mb || null, pss_mb: pss, uss_mb: uss } = this.running[row.id]?.memory ?? {};
     return pss ? `${rss.toFixed(0)} / ${pss.toFixed(0)} / ${megabytes(uss)}` : megabytes(rss);
   }
 
+  async all() {
+    const rows = [];
+    let cursor = null;
+    do {
+      const page = await get(poolPath(this.ctx.pool, "workers") + query({ limit: 1000, cursor }));
+      rows.push(...page.workers);
+      cursor = page.next_cursor;
+    } while (cursor);
+    return rows;
+  }
+
   async load() {
-    const { workers } = await get(poolPath(this.ctx.pool, "workers"));
-    this.rows = new Map(workers.map((row) => [row.id, row]));
+    this.rows = new Map((await this.all()).map((row) => [row.id, row]));
     this.poll ??= setInterval(() => this.ask(), CELLS_MS);
   }
 
@@ -218,11 +228,11 @@ class Workers {
     if (!ids.length || this.asking) return;
     this.asking = true;
     try {
-      const { workers } = await get(poolPath(this.ctx.pool, "cells") + query({ workers: ids.join(",") }));
-      for (const [id, found] of Object.entries(workers)) if (found) this.cells[id] = found;
+      const { workers } = await get(poolPath(this.ctx.pool, "running") + query({ workers: ids.join(",") }));
+      for (const [id, found] of Object.entries(workers)) if (found) this.running[id] = found;
       if (!this.closed) this.table.show(this.table.rows);
     } catch {
-      // Older cells stay; the banner says when the service is gone.
+      // What is older stays; the banner says when the service is gone.
     } finally {
       this.asking = false;
     }

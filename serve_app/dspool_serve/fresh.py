@@ -19,11 +19,13 @@ class Fresh(Generic[T]):
         self._keep_s, self._limit, self._clock = keep_s, limit, clock
         self._made: dict[Hashable, tuple[float, asyncio.Future[T]]] = {}
 
-    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
-        """The answer for `key`; raises what `make` raised, which is not kept."""
+    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]], *, keep_s: float | None = None) -> T:
+        """The answer for `key`, not older than `keep_s` seconds. Raises what `make` raises, which is not kept."""
         now = self._clock()
         kept = self._made.get(key)
-        if kept is not None and (not kept[1].done() or now - kept[0] < self._keep_s):
+        if kept is not None and (
+            not kept[1].done() or now - kept[0] < (self._keep_s if keep_s is None else keep_s)
+        ):
             # Shielded: one who hangs up must not take the answer from the others.
             return await asyncio.shield(kept[1])
         making = asyncio.ensure_future(make())

@@ -1,14 +1,15 @@
-"""Events as people read them, and those of them that are marked on the charts. Pure."""
+"""Events as people read them, and those of them that charts mark. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from dspool.telemetry.event_log import Seen
-from dspool.telemetry.events import EVENTS
+import msgspec
+from msgspec import Struct
 
-Row = dict[str, Any]
+from dspool.telemetry.event_log import EventPage, Seen
+from dspool.telemetry.events import EVENTS
 
 MARKERS_KEPT: Final = 500
 _EXPECTED: Final = ("the pool shrinks", "no longer needed", "the pool is closed", "the pool was closed", "recycled",
@@ -16,21 +17,45 @@ _EXPECTED: Final = ("the pool shrinks", "no longer needed", "the pool is closed"
 """How the reason of an ending begins that nobody need worry about."""
 
 
-def event_row(seen: Seen) -> Row:
-    return {
-        "number": seen.number,
-        "at": seen.at,
-        "event": seen.event,
-        "level": seen.level,
-        "source": seen.source,
-        "text": text_of(seen),
-        "measurements": seen.measurements,
-        "metadata": seen.metadata,
-        "marker": marker_of(seen),
-    }
+class Marker(Struct, frozen=True):
+    """What a chart shows of an event."""
+
+    at: float
+    """Wall-clock seconds."""
+    kind: str
+    """`resize`, `death`, `recovery`, `deployment` or `alert`."""
+    label: str
+    level: str
 
 
-def marker_of(seen: Seen) -> Row | None:
+class EventRow(Seen, frozen=True):
+    """One event with the sentence that people read, and its mark on charts if it has one."""
+
+    text: str
+    marker: Marker | None
+
+
+class EventRows(Struct, frozen=True):
+    """A page of events, oldest first; the fields are those of `EventPage`."""
+
+    events: list[EventRow]
+    next: int
+    """What to give as `since` for the events that follow."""
+    missed: bool
+    """Events after `since` are gone: the log keeps a limited number."""
+    dropped: int
+    """Events that were lost on their way to the log, since it began."""
+
+
+def event_row(seen: Seen) -> EventRow:
+    return EventRow(**msgspec.structs.asdict(seen), text=text_of(seen), marker=marker_of(seen))
+
+
+def event_rows(page: EventPage) -> EventRows:
+    return EventRows([event_row(seen) for seen in page.events], page.next, page.missed, page.dropped)
+
+
+def marker_of(seen: Seen) -> Marker | None:
     """What charts show of it; None for most events."""
     numbers, about = seen.measurements, seen.metadata
     if seen.event == "pool.resize":
@@ -50,7 +75,7 @@ def marker_of(seen: Seen) -> Row | None:
     return None
 
 
-def markers(events: Iterable[Seen], *, start: float | None = None, end: float | None = None) -> list[Row]:
+def markers(events: Iterable[Seen], *, start: float | None = None, end: float | None = None) -> list[Marker]:
     found = (
         marker_of(seen)
         for seen in sorted(events, key=lambda seen: seen.at)
@@ -107,8 +132,8 @@ def _name(about: Mapping[str, Any]) -> str:
     return str(about.get("worker") or "a worker")
 
 
-def _marker(seen: Seen, kind: str, label: str, level: str) -> Row:
-    return {"at": seen.at, "kind": kind, "label": label[:300], "level": level}
+def _marker(seen: Seen, kind: str, label: str, level: str) -> Marker:
+    return Marker(seen.at, kind, label[:300], level)
 
 
 def _words(key: str) -> str:
@@ -120,4 +145,4 @@ def _amount(value: float, unit: str) -> str:
     return f"{number} s" if unit == "s" else number
 
 
-__all__ = ["event_row", "marker_of", "markers", "text_of"]
+__all__ = ["EventRow", "EventRows", "Marker", "event_row", "event_rows", "marker_of", "markers", "text_of"]

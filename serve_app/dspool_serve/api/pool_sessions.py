@@ -1,0 +1,90 @@
+"""The sessions of all callers, for those who watch a pool; `sessions` has one's own."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dspool.errors import UnknownWorker
+from dspool.messages import SessionInfo, WorkerId
+from dspool_serve.api.common import (
+    LOOK,
+    PAGE,
+    POOL,
+    answer_packed,
+    names_sessions,
+    page_of,
+    patiently,
+    pool_of,
+)
+from dspool_serve.api.workers import shown_session
+from dspool_serve.context import Context
+from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
+from dspool_serve.http.routing import Route
+
+LONGEST_SEARCH: Final = 200
+"""Characters."""
+
+
+class PoolSessionList(Struct):
+    """Sessions of all callers. For who is no admin ids are hashes, and owners and programs are left out."""
+
+    sessions: list[SessionInfo]
+    next_cursor: Annotated[str | None, Meta(description="pass as `cursor` for the next page; for admins")]
+    total: Annotated[int, Meta(description="all that the pool has")]
+
+
+async def list_pool_sessions(context: Context, request: Request) -> Response:
+    limit, cursor, query = page_of(request, "search")
+    pool = pool_of(context, request)
+    search = query.get("search", "")[:LONGEST_SEARCH]
+    named = names_sessions(request)
+    if not named:
+        # What may not be seen must not be guessed by searching for it, or by asking from where it would be.
+        search, cursor = (search if _is_worker(search, pool.name) else ""), None
+    found, following = await patiently(pool.sessions(limit=limit, after=cursor, containing=search))
+    total = await patiently(pool.count_sessions())
+    rows = found if named else [without_names(info) for info in found]
+    # A cursor is the last id.
+    return answer_packed(request, PoolSessionList(rows, following if named else None, total))
+
+
+async def end_pool_session(context: Context, request: Request) -> Response:
+    await pool_of(context, request).end_session(request.params["session"])
+    return Response(204, b"")
+
+
+def _is_worker(text: str, pool: str) -> bool:
+    with contextlib.suppress(UnknownWorker):
+        return WorkerId.parse(text).pool == pool
+    return False
+
+
+def without_names(info: SessionInfo) -> SessionInfo:
+    return msgspec.structs.replace(info, id=shown_session(info.id, False), principal=None, programs=())
+
+
+ROUTES: Final = (
+    Route(
+        "GET",
+        POOL + "/pool_sessions",
+        list_pool_sessions,
+        "The sessions of all callers, a page at a time; found by a part of their id, worker or principal",
+        PoolSessionList,
+        problems=("invalid_request", "store_failed", "pool_not_ready"),
+        query=(*PAGE, ("search", {"type": "string", "maxLength": LONGEST_SEARCH})),
+        role="reader",
+    ),
+    Route(
+        "DELETE",
+        POOL + "/pool_sessions/{session}",
+        end_pool_session,
+        "End anybody's session, by the id that the list shows",
+        status=204,
+        problems=("unknown_session", *LOOK),
+    ),
+)
