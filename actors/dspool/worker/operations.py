@@ -112,9 +112,8 @@ class Operations:
         now = self._clock()
         for execution in self._executions:
             if execution.expired and execution.runs and now - execution.deadline >= grace_s:
-                return (
-                    f"{execution.operation.id} still runs {now - execution.deadline:.1f} s after its deadline"
-                )
+                late_s = now - execution.deadline
+                return f"{execution.operation.id} still runs {late_s:.1f} s after its deadline"
         return ""
 
     # --- messages from clients ---
@@ -160,12 +159,8 @@ class Operations:
     # --- admission ---
 
     def _admit(self, operation: Operation, peer: ClientPeer) -> None:
-        if (
-            self._draining
-            or len(self._executions) >= self.slots
-            or peer.end.full
-            or operation.id in peer.executions
-        ):
+        full = self._draining or len(self._executions) >= self.slots
+        if full or peer.end.full or operation.id in peer.executions:
             self._out.busy(peer, operation.id)
             return
         now = self._clock()
@@ -268,9 +263,8 @@ class Operations:
         self._recorder.finished(self._clock(), error.outcome, run_s, code=error.code)
         if execution.trace is not None:
             self._end_span(execution.trace, run_s, error)
-        self._report(
-            execution, Failure(execution.operation.id, error.to_wire(), wait_s, run_s), error.outcome
-        )
+        failure = Failure(execution.operation.id, error.to_wire(), wait_s, run_s)
+        self._report(execution, failure, error.outcome)
 
     def _succeed(self, execution: Execution, result: CommandResult) -> None:
         if not self._release(execution):
@@ -374,9 +368,8 @@ class Operations:
         while self._executions:
             self._idle = self._idle or asyncio.Event()
             now = self._clock()
-            remaining_s = (
-                min(until, max(execution.deadline for execution in self._executions) + grace_s) - now
-            )
+            latest = max(execution.deadline for execution in self._executions)
+            remaining_s = min(until, latest + grace_s) - now
             if remaining_s <= 0:
                 return False
             # Checked again and again: after the last one that can end, only stuck ones may remain.
