@@ -28,7 +28,7 @@ Observe = Callable[[], Awaitable[SizingInputs | None]]
 
 
 class DecisionRecord(Struct, frozen=True):
-    """One decision. `source` "sizing" or "manual"; `times` is how often in a row it came out the same."""
+    """One decision. `source` is "sizing" or "manual"; `times` counts how often in a row it came out the same."""
 
     at: float
     """Wall-clock seconds of the last time."""

@@ -83,7 +83,7 @@ class WorkerReport(Struct, frozen=True):
 
 
 class WarmupReport(Struct, frozen=True):
-    """What a warm-up did. Partial results are kept: a failed worker's finished steps count."""
+    """What a warm-up did. A failed worker's finished steps count, too."""
 
     strategy: str
     steps: tuple[StepReport, ...] = ()
