@@ -47,8 +47,11 @@ autodoc_type_aliases = {"AnyCommand": "AnyCommand", "JSON": "JSON"}
 autodoc_default_options = {"members": True, "undoc-members": True}
 
 nitpicky = True
-# What another project documents (there is no network to look it up), type variables, and what a double is handed.
-nitpick_ignore_regex = [(r"py:.*", r"(?!dspool\b).*"), (r"py:class", r"dspool\..*\.(T|Session)")]
+# What another project documents (there is no network to look it up), type variables, inner parts of a pool or a double.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!dspool\b).*"),
+    (r"py:class", r"dspool\..*\.(T|PoolT|PoolOperations|Session|Client|Tracing)"),
+]
 
 
 def promises(app: Sphinx, name: str, source: list[str]) -> None:
