@@ -31,7 +31,7 @@ from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers,
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
-from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, Sent
+from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, OutgoingEvent
 from dspool.telemetry.logs import LogTail
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
@@ -241,7 +241,7 @@ class SimulatedPool:
 
     def happen(self, event: str, measurements: dict[str, float], **about: Any) -> None:
         self._sent += 1
-        sent = Sent(time.time() + self._shift, event, measurements, {"pool": self.name, **about})
+        sent = OutgoingEvent(time.time() + self._shift, event, measurements, {"pool": self.name, **about})
         self.log.take(EventBatch(self.name, "supervisor", self._sent, [sent]))
 
     def _start_worker(self) -> None:

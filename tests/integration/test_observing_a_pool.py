@@ -17,7 +17,7 @@ from harness import PATIENCE_S, QUESTION, full, kill, owner_of, pid_of, pids, un
 from dspool.errors import NotAllowed, UnknownName, UnknownProgram
 from dspool.messages import Change, Deployment, ExecuteProgram
 from dspool.telemetry import events as telemetry
-from dspool.telemetry.event_log import EventLog, Seen
+from dspool.telemetry.event_log import EventLog, LoggedEvent
 from dspool.telemetry.trace_tree import find_trace, trees
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
@@ -31,7 +31,7 @@ def _listen(actor: Any) -> None:
     actor.all_events = telemetry.attach(EventLog("", 10_000))
 
 
-def _heard(actor: Any) -> list[Seen]:
+def _heard(actor: Any) -> list[LoggedEvent]:
     return actor.all_events.after()
 
 

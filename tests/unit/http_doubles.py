@@ -44,7 +44,7 @@ from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
-from dspool.telemetry.event_log import EventPage, Seen
+from dspool.telemetry.event_log import EventPage, LoggedEvent
 from dspool_console import Console
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
@@ -202,7 +202,9 @@ class FakePool:
         self.asked.append({"since": since})
         if timeout_s:
             await asyncio.Event().wait()
-        return EventPage([Seen(since + 1, 1.0, "pool.resized", "info", "supervisor", {}, {})], since + 1)
+        return EventPage(
+            [LoggedEvent(since + 1, 1.0, "pool.resized", "info", "supervisor", {}, {})], since + 1
+        )
 
     async def metrics_snapshot(self) -> Any:
         raise WorkerLost("the metrics actor is away")

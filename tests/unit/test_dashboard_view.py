@@ -13,7 +13,7 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.metrics.measures import LiveUpdate, Table
 from dspool.messages import Deployment, PoolStatus, SessionInfo, WorkerStatus
-from dspool.telemetry.event_log import Seen
+from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.logs import tail
 from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
@@ -214,7 +214,7 @@ def test_versions_are_described_without_what_they_hold():
 
 
 def seen(event, measurements=None, at=1.0, level="info", **about):
-    return Seen(1, at, event, level, "supervisor", measurements or {}, about)
+    return LoggedEvent(1, at, event, level, "supervisor", measurements or {}, about)
 
 
 def test_resizes_deaths_deployments_and_alerts_are_marked_and_other_events_are_not():
@@ -251,7 +251,7 @@ def test_every_event_has_a_sentence():
 
     for name, row in EVENTS.items():
         numbers = dict.fromkeys(row.measurements, 1.5)
-        told = event_row(Seen(1, 1.0, name, "info", "w", numbers, dict.fromkeys(row.metadata, "x")))
+        told = event_row(LoggedEvent(1, 1.0, name, "info", "w", numbers, dict.fromkeys(row.metadata, "x")))
         assert told.text
         assert event_row(seen(name)).text
 

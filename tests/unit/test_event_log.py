@@ -8,7 +8,7 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
-from dspool.telemetry.event_log import FORWARDED, EventBatch, EventBuffer, EventLog, Sent
+from dspool.telemetry.event_log import FORWARDED, EventBatch, EventBuffer, EventLog, OutgoingEvent
 from dspool.telemetry.events import EVENTS, emit
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.observation import Observation
@@ -30,8 +30,8 @@ def observation(tmp_path):
     observation.close()
 
 
-def events(*names: str) -> list[Sent]:
-    return [Sent(1.0, name, {}, {"pool": "p"}) for name in names]
+def events(*names: str) -> list[OutgoingEvent]:
+    return [OutgoingEvent(1.0, name, {}, {"pool": "p"}) for name in names]
 
 
 def test_what_happens_once_an_operation_stays_in_its_process():
@@ -48,7 +48,7 @@ def test_a_buffer_keeps_the_events_of_its_pool_until_they_are_delivered(buffer):
     emit("session.created", {}, {**CREATED, "pool": "other"})
     emit("worker.health_check", {}, {"pool": "p", "outcome": "ok"})
     batch = buffer.batch()
-    assert batch == EventBatch("p", "p-w0-a", 1, [Sent(7.0, "session.created", {}, CREATED)])
+    assert batch == EventBatch("p", "p-w0-a", 1, [OutgoingEvent(7.0, "session.created", {}, CREATED)])
     assert buffer.batch() == batch
     buffer.delivered(batch)
     assert buffer.batch() is None

@@ -24,7 +24,7 @@ MAX_BUFFERED: Final = 1000
 MAX_SENDERS: Final = 4096
 
 
-class Sent(Struct, frozen=True, array_like=True):
+class OutgoingEvent(Struct, frozen=True, array_like=True):
     """One event on its way. `at` is wall-clock seconds since the epoch."""
 
     at: float
@@ -39,13 +39,13 @@ class EventBatch(Struct, frozen=True, array_like=True):
     pool: str
     sender: str
     first: int
-    events: list[Sent]
+    events: list[OutgoingEvent]
     dropped: int = 0
     """Events before these that the full buffer dropped."""
 
 
-class Seen(Struct, frozen=True):
-    """One event as `EventLog` keeps it. `number` grows with each event, also over the log's own death."""
+class LoggedEvent(Struct, frozen=True):
+    """One event as `EventLog` keeps it. `number` grows with each event, even across restarts of the log."""
 
     number: int
     at: float
@@ -58,7 +58,7 @@ class Seen(Struct, frozen=True):
 
 
 class EventPage(Struct, frozen=True):
-    events: list[Seen]
+    events: list[LoggedEvent]
     next: int
     """The `since` that gives the events that follow."""
     missed: bool = False
@@ -75,7 +75,7 @@ class EventBuffer:
     ) -> None:
         self.pool, self.sender = pool, sender
         self._limit, self._wall = limit, wall
-        self._queue: deque[Sent] = deque()
+        self._queue: deque[OutgoingEvent] = deque()
         self._first = 1
         self._dropped = 0
 
@@ -87,7 +87,7 @@ class EventBuffer:
         if len(self._queue) >= self._limit:
             self._dropped += 1
             return
-        self._queue.append(Sent(self._wall(), event, dict(measurements), dict(metadata)))
+        self._queue.append(OutgoingEvent(self._wall(), event, dict(measurements), dict(metadata)))
 
     def attach(self) -> EventBuffer:
         attach(self, FORWARDED)
@@ -131,7 +131,7 @@ class EventLog:
         self.counts: Counter[str] = Counter()
         self.dropped = 0
         self._pool, self._source, self._wall = pool, source, wall
-        self._events: deque[Seen] = deque(maxlen=limit)
+        self._events: deque[LoggedEvent] = deque(maxlen=limit)
         self._last: OrderedDict[str, int] = OrderedDict()
         # Above every number of an earlier life, which used fewer than one a microsecond.
         self._began = self._number = int(wall() * 1e6)
@@ -165,7 +165,7 @@ class EventLog:
         while len(self._last) > MAX_SENDERS:
             self._last.popitem(last=False)
 
-    def after(self, number: int = 0, limit: int | None = None) -> list[Seen]:
+    def after(self, number: int = 0, limit: int | None = None) -> list[LoggedEvent]:
         """The kept events with a higher number, oldest first."""
         events = [event for event in self._events if event.number > number]
         return events if limit is None else events[:limit]
@@ -187,7 +187,7 @@ class EventLog:
         self._number += 1
         self.counts[event] += 1
         level = _LEVELS.get(EVENTS[event].level, "info")
-        self._events.append(Seen(self._number, at, event, level, source, measurements, metadata))
+        self._events.append(LoggedEvent(self._number, at, event, level, source, measurements, metadata))
 
 
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from dspool.errors import PoolError
-from dspool.telemetry.event_log import Seen
+from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.snapshot import Snapshot
 from dspool_console.alerts import ALERTS, METRICS_READ, MINUTE, RUNBOOK, Alert
@@ -69,7 +69,7 @@ class AlertWatch:
         self._firing: set[str] = set()
         self.evaluated_at: float | None = None
         self.alerts: tuple[AlertNow, ...] = ()
-        self.changes: deque[Seen] = deque(maxlen=CHANGES_KEPT)
+        self.changes: deque[LoggedEvent] = deque(maxlen=CHANGES_KEPT)
         """Firing and ending, as events."""
         self.told = 0
         """How many changes there were, also those that are no longer kept."""
@@ -152,7 +152,7 @@ class AlertWatch:
         level = LEVELS[alert.severity] if event == "alert.firing" else "info"
         self.told += 1
         # Below all numbers of the event log: these are this process's own.
-        self.changes.append(Seen(-self.told, at, event, level, "alerts", numbers, about))
+        self.changes.append(LoggedEvent(-self.told, at, event, level, "alerts", numbers, about))
 
 
 def _filled(text: str, pool: str, value: float) -> str:

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from dspool.core.metrics.measures import LiveUpdate
 from dspool.corrections.uvicorn_connections import on_server_stop
 from dspool.errors import InvalidRequest, UnknownName
-from dspool.telemetry.event_log import Seen
+from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.observation import MAX_PAGE
 from dspool_console.alerts.watch import EVERY_S as ALERTS_EVERY_S
 from dspool_console.alerts.watch import AlertNow
@@ -86,7 +86,7 @@ async def list_markers(context: ConsoleContext, request: Request) -> Response:
     end = interval.end if interval.end is not None else time.time() + 60.0
     start = interval.start if interval.start is not None else time.time() - interval.seconds
 
-    async def make() -> list[Seen]:
+    async def make() -> list[LoggedEvent]:
         return [*(await watch.pool.events(0, MAX_PAGE)).events, *watch.alerts.changes]
 
     events = await patiently(watch.answers.get("events", make))

@@ -13,7 +13,7 @@ from dspool.config import PoolConfig
 from dspool.core.metrics.measures import Table
 from dspool.messages import PoolStatus
 from dspool.supervisor.sizing import DecisionRecord
-from dspool.telemetry.event_log import Seen
+from dspool.telemetry.event_log import LoggedEvent
 from dspool_console.alerts.watch import AlertNow
 from dspool_console.charts import Line, Unit, chart, shown
 from dspool_console.dashboard.service import ConsoleContext
@@ -122,7 +122,7 @@ class ReportFacts(NamedTuple):
     end: float
     made_at: float
     table: Table
-    events: Sequence[Seen]
+    events: Sequence[LoggedEvent]
     decisions: Sequence[DecisionRecord]
     """Newest first."""
     status: PoolStatus | None

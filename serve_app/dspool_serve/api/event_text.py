@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from dspool.telemetry.event_log import EventPage, Seen
+from dspool.telemetry.event_log import EventPage, LoggedEvent
 from dspool.telemetry.events import EVENTS
 
 MARKERS_KEPT: Final = 500
@@ -28,7 +28,7 @@ class Marker(Struct, frozen=True):
     level: str
 
 
-class EventRow(Seen, frozen=True):
+class EventRow(LoggedEvent, frozen=True):
     """One event with the sentence that people read, and its mark on charts if it has one."""
 
     text: str
@@ -47,7 +47,7 @@ class EventRows(Struct, frozen=True):
     """Events that were lost on their way to the log, since it began."""
 
 
-def event_row(seen: Seen) -> EventRow:
+def event_row(seen: LoggedEvent) -> EventRow:
     return EventRow(**msgspec.structs.asdict(seen), text=text_of(seen), marker=marker_of(seen))
 
 
@@ -55,7 +55,7 @@ def event_rows(page: EventPage) -> EventRows:
     return EventRows([event_row(seen) for seen in page.events], page.next, page.missed, page.dropped)
 
 
-def marker_of(seen: Seen) -> Marker | None:
+def marker_of(seen: LoggedEvent) -> Marker | None:
     """What charts show of it; None for most events."""
     numbers, about = seen.measurements, seen.metadata
     if seen.event == "pool.resize":
@@ -75,7 +75,9 @@ def marker_of(seen: Seen) -> Marker | None:
     return None
 
 
-def markers(events: Iterable[Seen], *, start: float | None = None, end: float | None = None) -> list[Marker]:
+def markers(
+    events: Iterable[LoggedEvent], *, start: float | None = None, end: float | None = None
+) -> list[Marker]:
     found = (
         marker_of(seen)
         for seen in sorted(events, key=lambda seen: seen.at)
@@ -84,7 +86,7 @@ def markers(events: Iterable[Seen], *, start: float | None = None, end: float | 
     return [marker for marker in found if marker is not None][-MARKERS_KEPT:]
 
 
-def text_of(seen: Seen) -> str:
+def text_of(seen: LoggedEvent) -> str:
     """One sentence. Names in it come from users and are text, whatever they hold."""
     numbers, about = seen.measurements, seen.metadata
     if seen.event == "pool.resize":
@@ -132,7 +134,7 @@ def _name(about: Mapping[str, Any]) -> str:
     return str(about.get("worker") or "a worker")
 
 
-def _marker(seen: Seen, kind: str, label: str, level: str) -> Marker:
+def _marker(seen: LoggedEvent, kind: str, label: str, level: str) -> Marker:
     return Marker(seen.at, kind, label[:300], level)
 
 
