@@ -176,7 +176,8 @@ class Metrics:
             health=self._health(levels, window),
             counters=self._totals(),
             programs={
-                name: self._program_snapshot(series, at) for name, series in self._store.programs.items()
+                name: ProgramSnapshot(recent=self._recent(series, at), counters=series.counters())
+                for name, series in self._store.programs.items()
             },
             workers=self._worker_snapshots(now, at) if workers else {},
             clients=len(clients),
@@ -370,9 +371,6 @@ class Metrics:
 
     def _recent(self, series: Series, at: float) -> Point:
         return point_of(series.recent.over(self.options.window_s, now=self._ticked_at)[0], at)
-
-    def _program_snapshot(self, series: Series, at: float) -> ProgramSnapshot:
-        return ProgramSnapshot(recent=self._recent(series, at), counters=series.counters())
 
     def _worker_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:
         by_ordinal = {worker.ordinal: worker for worker in self._sources.workers(now)}
