@@ -50,7 +50,7 @@ nitpicky = True
 # What another project documents (there is no network to look it up), type variables, inner parts of a pool or a double.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!dspool\b).*"),
-    (r"py:class", r"dspool\..*\.(T|PoolT|PoolOperations|Session|Client|Tracing)"),
+    (r"py:class", r"dspool\..*\.(T|P|PoolT|PoolOperations|Session|Client|Tracing)"),
 ]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -26,7 +25,7 @@ import msgspec
 from dspool.blocking import BlockingClient
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
-from dspool.errors import InvalidRequest, PoolError, UnknownWorker, Unreachable
+from dspool.errors import InvalidRequest, UnknownWorker, Unreachable
 from dspool.messages import (
     JSON,
     AnyCommand,
@@ -45,6 +44,7 @@ from dspool.remote.requests import (
     batch_for,
     batch_results,
     call_for,
+    deploy_for,
     event_of,
     part,
     result_of,
@@ -104,7 +104,13 @@ class RemotePool:
         self._path = f"/v1/pools/{part(pool)}"
         self._batch = MAX_BATCH
         self._service = HttpService(
-            url, token=token, priority=priority, attempts=attempts, ca_file=ca_file, transport=transport
+            url,
+            token=token,
+            timeout_s=timeout_s,
+            priority=priority,
+            attempts=attempts,
+            ca_file=ca_file,
+            transport=transport,
         )
 
     async def close(self) -> None:
@@ -140,7 +146,7 @@ class RemotePool:
             idempotent=idempotent,
             operation_id=operation_id,
         )
-        return result_of(command, self._decoded(await self._service.send(call, timeout_s), object))
+        return result_of(command, self._service.decoded(await self._service.send(call, timeout_s), object))
 
     async def stream(
         self,
@@ -181,7 +187,7 @@ class RemotePool:
                     raise
                 self._batch = limit
                 continue
-            results += batch_results(program, self._decoded(answer, object))
+            results += batch_results(program, self._service.decoded(answer, object))
         return results
 
     # --- sessions ---
@@ -192,18 +198,20 @@ class RemotePool:
 
     async def create_session(self, session_id: str) -> SessionInfo:
         """As `Pool.create_session`."""
-        return await self._post("/sessions", {"id": session_id}, SessionInfo, repeatable=False)
+        return await self._service.post(
+            self._path + "/sessions", {"id": session_id}, SessionInfo, repeatable=False
+        )
 
     async def sessions(
         self, *, limit: int = 100, after: str | None = None
     ) -> tuple[list[SessionInfo], str | None]:
         """As `Pool.sessions`: one's own."""
-        page = await self._get("/sessions", _SessionPage, limit=limit, cursor=after)
+        page = await self._service.get(self._path + "/sessions", _SessionPage, limit=limit, cursor=after)
         return page.sessions, page.next_cursor
 
     async def session_info(self, session_id: str) -> SessionInfo:
         """As `Pool.session_info`."""
-        return await self._get(f"/sessions/{part(session_id)}", SessionInfo)
+        return await self._service.get(self._path + f"/sessions/{part(session_id)}", SessionInfo)
 
     async def end_session(self, session_id: str) -> None:
         """As `Pool.end_session`."""
@@ -213,24 +221,26 @@ class RemotePool:
 
     async def status(self) -> PoolStatus:
         """As `Pool.status`."""
-        return await self._get("", PoolStatus)
+        return await self._service.get(self._path + "", PoolStatus)
 
     async def resize(self, size: int) -> int:
         """As `Pool.resize`."""
-        return (await self._post("/resize", {"size": size}, dict[str, int]))["desired"]
+        return (await self._service.post(self._path + "/resize", {"size": size}, dict[str, int]))["desired"]
 
     async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
         """As `Pool.decisions`."""
-        found = await self._get("/decisions", dict[str, list[DecisionRecord]], limit=limit)
+        found = await self._service.get(
+            self._path + "/decisions", dict[str, list[DecisionRecord]], limit=limit
+        )
         return found["decisions"]
 
     async def pause(self) -> None:
         """As `Pool.pause`."""
-        await self._post("/pause", None, dict)
+        await self._service.post(self._path + "/pause", None, dict)
 
     async def resume(self) -> None:
         """As `Pool.resume`."""
-        await self._post("/resume", None, dict)
+        await self._service.post(self._path + "/resume", None, dict)
 
     async def drain(self, worker_id: str, *, wait_s: float | None = None) -> bool:
         """As `Pool.drain`."""
@@ -242,12 +252,13 @@ class RemotePool:
 
     async def _until_gone(self, verb: str, worker_id: str, wait_s: float | None) -> bool:
         until = math.inf if wait_s is None else time.monotonic() + wait_s
-        path = f"/workers/{part(worker_id)}/{verb}"
+        path = f"{self._path}/workers/{part(worker_id)}/{verb}"
         asked = False
         while True:
             each = max(0.0, min(WAIT_EACH_S, until - time.monotonic()))
             try:
-                answer = await self._post(path, {"wait_s": each}, dict[str, Any], timeout_s=each + TIMEOUT_S)
+                body: dict[str, JSON] = {"wait_s": each}
+                answer = await self._service.post(path, body, dict[str, Any], timeout_s=each + TIMEOUT_S)
             except UnknownWorker:
                 if not asked:
                     raise
@@ -259,15 +270,15 @@ class RemotePool:
 
     async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
         """As `Pool.deploy`."""
-        call = self._deploying(deployment, canary_s)
-        done = self._decoded(await self._service.send(call, math.inf), dict[str, Any])
+        call = deploy_for(self.name, deployment, canary_s)
+        done = self._service.decoded(await self._service.send(call, math.inf), dict[str, Any])
         return msgspec.structs.replace(deployment, version=done["version"])
 
     async def stream_deploy(
         self, deployment: Deployment, *, canary_s: float | None = None
     ) -> AsyncGenerator[Rollout | Deployment]:
         """As `Pool.stream_deploy`."""
-        call = self._deploying(deployment, canary_s)._replace(key=None, repeatable=False)
+        call = deploy_for(self.name, deployment, canary_s)._replace(key=None, repeatable=False)
         async with aclosing(self._service.events(call, math.inf)) as events:
             async for name, data in events:
                 if name == "final":
@@ -275,35 +286,29 @@ class RemotePool:
                 else:
                     yield msgspec.convert(data, Rollout)
 
-    def _deploying(self, deployment: Deployment, canary_s: float | None) -> HttpCall:
-        given = {
-            "spec": deployment.spec,
-            "state": deployment.state,
-            "import_path": deployment.import_path,
-            "kwargs": deployment.kwargs or None,
-        }
-        body: dict[str, JSON] = {name: value for name, value in given.items() if value is not None}
-        path = f"{self._path}/programs/{part(deployment.program)}/versions"
-        asked = None if canary_s is None else f"{canary_s:g}"
-        return HttpCall("POST", with_query(path, canary_s=asked), body, True, uuid.uuid4().hex)
-
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         """As `Pool.rollback`; of the deployment only program and version are known here."""
         body = {} if version is None else {"version": version}
-        return await self._post(
-            f"/programs/{part(program)}/rollback", body, Deployment, repeatable=False, timeout_s=math.inf
+        return await self._service.post(
+            self._path + f"/programs/{part(program)}/rollback",
+            body,
+            Deployment,
+            repeatable=False,
+            timeout_s=math.inf,
         )
 
     async def rollouts(self) -> list[Rollout]:
         """As `Pool.rollouts`."""
-        return (await self._get("/rollouts", dict[str, list[Rollout]]))["rollouts"]
+        return (await self._service.get(self._path + "/rollouts", dict[str, list[Rollout]]))["rollouts"]
 
     async def current_versions(self) -> dict[str, int]:
         """As `Pool.current_versions`."""
         found: dict[str, int] = {}
         cursor: str | None = None
         while True:
-            page = await self._get("/programs", dict[str, Any], limit=PAGE, cursor=cursor)
+            page = await self._service.get(
+                self._path + "/programs", dict[str, Any], limit=PAGE, cursor=cursor
+            )
             found |= {one["program"]: one["version"] for one in page["programs"]}
             cursor = page["next_cursor"]
             if cursor is None:
@@ -334,49 +339,24 @@ class RemotePool:
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
         """As `Pool.metrics_snapshot`."""
-        return await self._get("/metrics", MetricsSnapshot)
+        return await self._service.get(self._path + "/metrics", MetricsSnapshot)
 
     async def metrics_history(
         self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
     ) -> HistoryView:
         """As `Pool.metrics_history`."""
-        return await self._get(
-            "/metrics/history", HistoryView, duration_s=duration_s, program=program, slot=ordinal
+        return await self._service.get(
+            self._path + "/metrics/history",
+            HistoryView,
+            duration_s=duration_s,
+            program=program,
+            slot=ordinal,
         )
 
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
         """As `Pool.events`."""
-        wait_s = self.timeout_s + timeout_s
-        return await self._get(
-            "/events", EventPage, wait_s=wait_s, since=since, limit=limit, timeout_s=timeout_s
-        )
-
-    # --- how it is asked ---
-
-    async def _get(
-        self, path: str, kind: type[T], *, wait_s: float | None = None, **query: str | float | None
-    ) -> T:
-        call = HttpCall("GET", with_query(self._path + path, **query), None, True)
-        return self._decoded(await self._service.send(call, wait_s or self.timeout_s), kind)
-
-    async def _post(
-        self,
-        path: str,
-        body: dict[str, JSON] | None,
-        kind: type[T],
-        *,
-        repeatable: bool = True,
-        timeout_s: float | None = None,
-    ) -> T:
-        call = HttpCall("POST", self._path + path, body, repeatable)
-        return self._decoded(await self._service.send(call, timeout_s or self.timeout_s), kind)
-
-    def _decoded(self, body: bytes, kind: type[T]) -> T:
-        try:
-            # What answers without a body has nothing to say.
-            return msgspec.json.decode(body or b"null", type=kind)
-        except msgspec.MsgspecError as odd:
-            raise PoolError(f"{self._service.place} answered, and not as dspool does: {odd}") from odd
+        path = with_query(self._path + "/events", since=since, limit=limit, timeout_s=timeout_s)
+        return await self._service.get(path, EventPage, wait_s=self.timeout_s + timeout_s)
 
 
 class RemoteSession(SessionMethods):

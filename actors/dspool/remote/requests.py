@@ -21,6 +21,7 @@ from dspool.messages import (
     CreateProgram,
     DeleteProgram,
     DeleteVariable,
+    Deployment,
     EndSession,
     ExecuteProgram,
     ExecuteSandboxed,
@@ -148,6 +149,20 @@ def batch_for(pool: str, program: str, inputs: list[dict[str, JSON]], timeout_s:
         body["timeout_s"] = timeout_s
     path = f"/v1/pools/{part(pool)}/programs/{part(program)}/batch"
     return HttpCall("POST", path, body, True, uuid.uuid4().hex)
+
+
+def deploy_for(pool: str, deployment: Deployment, canary_s: float | None) -> HttpCall:
+    """The request that makes the next version of a pool program."""
+    sent: dict[str, JSON] = {
+        "spec": deployment.spec,
+        "state": deployment.state,
+        "import_path": deployment.import_path,
+        "kwargs": deployment.kwargs or None,
+    }
+    body = {name: value for name, value in sent.items() if value is not None}
+    path = f"/v1/pools/{part(pool)}/programs/{part(deployment.program)}/versions"
+    watched_s = None if canary_s is None else f"{canary_s:g}"
+    return HttpCall("POST", with_query(path, canary_s=watched_s), body, True, uuid.uuid4().hex)
 
 
 def batch_results(program: str, body: Any) -> list[Result]:
@@ -299,6 +314,7 @@ __all__ = [
     "batch_for",
     "batch_results",
     "call_for",
+    "deploy_for",
     "event_of",
     "part",
     "pause_s",

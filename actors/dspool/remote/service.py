@@ -8,12 +8,16 @@ import ssl
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+import msgspec
 
 from dspool.errors import DeadlineExceeded, PoolError, Unreachable
-from dspool.remote.requests import ATTEMPTS, Events, HttpCall, pause_s, problem_of
+from dspool.messages import JSON
+from dspool.remote.requests import ATTEMPTS, Events, HttpCall, pause_s, problem_of, with_query
+
+T = TypeVar("T")
 
 CONNECT_S = 5.0
 GRACE_S = 2.0
@@ -26,6 +30,7 @@ class HttpService:
         url: str,
         *,
         token: str | None = None,
+        timeout_s: float,
         priority: str | None = None,
         attempts: int = ATTEMPTS,
         ca_file: Path | str | None = None,
@@ -36,6 +41,7 @@ class HttpService:
             headers["authorization"] = f"Bearer {token}"
         if priority is not None:
             headers["x-dspool-priority"] = priority
+        self._timeout_s = timeout_s
         self._attempts = attempts
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/"),
@@ -52,6 +58,34 @@ class HttpService:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def get(
+        self, path: str, kind: type[T], *, wait_s: float | None = None, **query: str | float | None
+    ) -> T:
+        """What is at `path`. Raises as `send`."""
+        call = HttpCall("GET", with_query(path, **query), None, True)
+        return self.decoded(await self.send(call, wait_s or self._timeout_s), kind)
+
+    async def post(
+        self,
+        path: str,
+        body: dict[str, JSON] | None,
+        kind: type[T],
+        *,
+        repeatable: bool = True,
+        timeout_s: float | None = None,
+    ) -> T:
+        """The answer to `body`. Raises as `send`."""
+        call = HttpCall("POST", path, body, repeatable)
+        return self.decoded(await self.send(call, timeout_s or self._timeout_s), kind)
+
+    def decoded(self, body: bytes, kind: type[T]) -> T:
+        """Raises: PoolError: the body of this answer is no `kind`."""
+        try:
+            # What answers without a body has nothing to say.
+            return msgspec.json.decode(body or b"null", type=kind)
+        except msgspec.MsgspecError as odd:
+            raise PoolError(f"{self.place} answered, and not as dspool does: {odd}") from odd
 
     async def send(self, call: HttpCall, timeout_s: float) -> bytes:
         """The body of the answer. An infinite `timeout_s` waits as long as the service takes.
