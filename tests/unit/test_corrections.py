@@ -26,7 +26,7 @@ from dspool.corrections import (
 )
 from dspool.errors import ConfigError
 from dspool.runtime import forkserver
-from dspool.runtime.forkserver import forking
+from dspool.runtime.forkserver import start_method
 from dspool_serve.ingress import haproxy
 
 NAMES = {correction.name for correction in TABLE}
@@ -133,7 +133,7 @@ def test_workers_are_not_forked_with_a_ray_that_the_fork_server_does_not_know(mo
     from dspool.config import PoolConfig
 
     monkeypatch.setattr(forkserver, "unknown_version", lambda versions: "ray 9 is installed")
-    how = forking(PoolConfig(state_dir=tmp_path), {}, platform="linux")
+    how = start_method(PoolConfig(state_dir=tmp_path), {}, platform="linux")
     assert how.py_executable is None
     assert "ray 9 is installed" in how.why_not
 
