@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import ray
 
 from dspool.errors import PoolError
@@ -111,6 +113,16 @@ async def pid_of(actor: Any) -> int:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def still_there(pids: Iterable[int]) -> list[psutil.Process]:
+    """Which of these processes have not ended by themselves in good time."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    _, alive = psutil.wait_procs(found, timeout=PATIENCE_S)
+    return alive
 
 
 def actors_of(pool: str) -> list[str]:

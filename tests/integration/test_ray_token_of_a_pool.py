@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
-from harness import PATIENCE_S
+from harness import still_there
 
 pytestmark = pytest.mark.ray
 
@@ -73,8 +72,7 @@ def ran(tmp_path: Path, home: str | None, *arguments: str) -> dict:
     assert told["hosts"] == ["127.0.0.1"]
     # Neither a process nor a file is left of it.
     assert told["started"]
-    left = [psutil.Process(pid) for pid in told["started"] if psutil.pid_exists(pid)]
-    assert psutil.wait_procs(left, timeout=PATIENCE_S)[1] == []
+    assert still_there(told["started"]) == []
     assert not Path(told["directory"]).exists()
     return told
 

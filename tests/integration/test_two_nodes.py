@@ -8,9 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import psutil
 import pytest
-from harness import PATIENCE_S
+from harness import still_there
 
 pytestmark = pytest.mark.ray
 
@@ -41,7 +40,6 @@ def test_each_node_has_a_parent_of_its_own_and_nothing_outlives_the_cluster(seen
     assert how == how_too == "fork"
     assert its_parent != others_parent
     # Two parents and two workers.
-    left = [psutil.Process(pid) for pid in (one, its_parent, other, others_parent) if psutil.pid_exists(pid)]
-    assert psutil.wait_procs(left, timeout=PATIENCE_S)[1] == []
+    assert still_there([one, its_parent, other, others_parent]) == []
     files = seen["folder"].rglob("*")
     assert not [path for path in files if "forkserver" in path.parts and path.is_socket()]
