@@ -121,7 +121,7 @@ def test_the_pool_picker_shows_the_other_pool(look):
 
 def test_a_range_is_asked_for_and_stands_in_the_address(look):
     page = look.go("overview")
-    with page.expect_request(lambda request: "/history?range=3600" in request.url):
+    with page.expect_request(lambda request: "/metrics/table?range=3600" in request.url):
         page.get_by_role("radio", name="1 h").check()
     assert "range=3600" in page.url
     page.reload()
@@ -361,10 +361,10 @@ def test_a_view_that_cannot_be_loaded_says_why_and_can_be_tried_again(look, demo
         "detail": "the supervisor does not answer; try again",
         "code": "pool_not_ready",
     }
-    look.page.route("**/sessions?*", lambda route: route.fulfill(status=503, json=away))
+    look.page.route("**/pool_sessions?*", lambda route: route.fulfill(status=503, json=away))
     look.page.goto(f"{demo.url}/dashboard#/default/sessions")
     look.page.get_by_text(away["detail"]).wait_for()
-    look.page.unroute("**/sessions?*")
+    look.page.unroute("**/pool_sessions?*")
     look.page.get_by_role("button", name="Try again").click()
     look.page.get_by_role("heading", level=1, name="Sessions").wait_for()
 
