@@ -109,7 +109,6 @@ async def test_a_roll_out_shows_how_far_it_is_and_what_the_canary_did():
         (now,) = await s.supervisor.recent_rollouts()
         assert (now.phase, now.program, now.version, now.previous) == ("canary", "qa", 2, 1)
         assert now.canary in await s.members()
-        assert (await s.supervisor.rollouts())[0] == now
         await s.clock.advance(30.0)
         with pytest.raises(ProgramError):
             await task
@@ -124,7 +123,7 @@ async def test_a_roll_out_shows_how_far_it_is_and_what_the_canary_did():
         await s.supervisor.deploy(Deployment("other", 0, spec=SPEC))
         phases = [one.phase for one in await s.supervisor.recent_rollouts()]
         assert phases == ["done", "failed", "rolled back"]
-        assert (await s.supervisor.rollouts())[1].program == "other"
+        assert (await s.supervisor.recent_rollouts())[0].program == "other"
 
 
 async def test_a_version_that_fails_on_load_is_refused_and_nothing_changes():

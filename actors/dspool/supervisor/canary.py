@@ -178,18 +178,10 @@ class Rollouts:
         self._running: Rollout | None = None
         self._ended: deque[Rollout] = deque(maxlen=MAX_ROLLOUTS)
 
-    @property
-    def running(self) -> Rollout | None:
-        return msgspec.structs.replace(self._running) if self._running else None
-
-    @property
-    def last(self) -> Rollout | None:
-        return self._ended[-1] if self._ended else None
-
     def recent(self) -> list[Rollout]:
         """Newest first, the running one included."""
-        running = self.running
-        return [*([running] if running else []), *reversed(self._ended)]
+        running = [msgspec.structs.replace(self._running)] if self._running else []
+        return [*running, *reversed(self._ended)]
 
     @contextmanager
     def of(self, program: str, version: int, previous: int | None, phase: Phase) -> Iterator[Rollout]:

@@ -298,10 +298,6 @@ class Supervisor:
         """The warm-up steps that ran on one worker, of the last thousand in the pool."""
         return self._warmer.runs_of(worker_id)
 
-    async def rollouts(self) -> tuple[Rollout | None, Rollout | None]:
-        """The running deployment, and the last one that ended under this supervisor."""
-        return self._deployments.rollouts.running, self._deployments.rollouts.last
-
     async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
         """The last decisions about the size, newest first, with their numbers."""
         return self._sizing.decisions(limit)
