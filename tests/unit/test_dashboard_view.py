@@ -19,7 +19,7 @@ from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
 from dspool_console.dashboard.traces import OperationLog, listed, operation_of, waterfall
 from dspool_console.dashboard.whatif import Replay, bounds_of, load_of, summary
-from dspool_serve.api.event_text import event_row, marker_of, markers
+from dspool_serve.api.events import event_row, marker_of, markers
 from dspool_serve.api.pool_sessions import without_names
 from dspool_serve.api.programs import program_version
 from dspool_serve.api.tables import encode_table, rows_of

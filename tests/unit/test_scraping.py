@@ -10,8 +10,8 @@ from measured import Measured
 
 from dspool.errors import WorkerLost
 from dspool.telemetry.exposition import CONTENT_TYPE
-from dspool_serve.api import scrape
-from dspool_serve.api.scrape import FRESH_S, Scrapes
+from dspool_serve.api import metrics
+from dspool_serve.api.metrics import FRESH_S, Scrapes
 
 
 class MeasuredPool(FakePool):
@@ -58,7 +58,7 @@ async def test_a_lost_metrics_actor_costs_only_its_own_metrics():
 
 
 async def test_a_metrics_actor_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(scrape, "TIMEOUT_S", 0.01)
+    monkeypatch.setattr(metrics, "TIMEOUT_S", 0.01)
     pool = MeasuredPool()
     pool.hangs = True
     async with client_of(pool) as http:

@@ -16,7 +16,7 @@ from dspool.supervisor.sizing import DecisionRecord
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
 from dspool_serve.api.common import or_none
-from dspool_serve.api.event_text import event_row
+from dspool_serve.api.events import event_row
 from dspool_serve.api.tables import points
 from dspool_serve.api.workers import WorkerRow, worker_rows
 from dspool_serve.pools import ClusterPool

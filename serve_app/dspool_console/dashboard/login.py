@@ -14,7 +14,7 @@ from dspool_console.dashboard import files
 from dspool_console.dashboard.service import ConsoleContext
 from dspool_serve.access.csrf import HEADER, CsrfRefused, same_origin
 from dspool_serve.access.logins import cookie_of, end
-from dspool_serve.api.common import answer_packed, number
+from dspool_serve.api.common import answer_packed, whole_number
 from dspool_serve.http.requests import Login, Request, decode
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -119,7 +119,7 @@ def _own_page(request: Request) -> None:
 
 
 async def list_audit_records(context: ConsoleContext, request: Request) -> Response:
-    limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_RECORDS, 200) or 200
+    limit = whole_number(request.query(frozenset({"limit"})), "limit", 1, MAX_RECORDS, 200) or 200
     records = await asyncio.to_thread(context.security.audit.newest, limit)
     return answer_packed(request, AuditRecords(records or [], records is not None))
 

@@ -21,7 +21,7 @@ from dspool_console.dashboard.hub import TOPICS
 from dspool_console.dashboard.service import ConsoleContext, PoolWatch
 from dspool_console.dashboard.traces import OperationList, Waterfall, is_of, listed, waterfall
 from dspool_serve.api.common import POOL, answer_packed, names_sessions, or_none, patiently
-from dspool_serve.api.event_text import EventRow, Marker, event_row, markers
+from dspool_serve.api.events import EventRow, Marker, event_row, markers
 from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request

@@ -18,7 +18,7 @@ from dspool_console.alerts.watch import AlertNow
 from dspool_console.charts import Line, Unit, chart, shown
 from dspool_console.dashboard.service import ConsoleContext
 from dspool_serve.api.common import POOL, or_none, patiently
-from dspool_serve.api.event_text import markers, text_of
+from dspool_serve.api.events import markers, text_of
 from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of, rows_of
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response

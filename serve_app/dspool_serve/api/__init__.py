@@ -8,6 +8,7 @@ from __future__ import annotations
 from dspool_serve.api import (
     code,
     events,
+    metrics,
     pool,
     pool_sessions,
     programs,
@@ -17,8 +18,6 @@ from dspool_serve.api import (
     variables,
     workers,
 )
-from dspool_serve.api.metrics import OBSERVING
-from dspool_serve.api.scrape import SCRAPING
 from dspool_serve.http.routing import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -29,11 +28,10 @@ ROUTES: tuple[Route, ...] = (
     *workers.ROUTES,
     *pool.ROUTES,
     *pool_sessions.ROUTES,
-    *OBSERVING,
+    *metrics.ROUTES,
     *tables.ROUTES,
     *events.ROUTES,
     *service.ROUTES,
-    *SCRAPING,
 )
 
 __all__ = ["ROUTES"]

@@ -21,9 +21,9 @@ from dspool.telemetry.tracing import NOT_TRACED, Tracing, traceparent_of
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.idempotency import keyed
+from dspool_serve.api.metrics import FRESH_S, Scrapes
 from dspool_serve.api.openapi import described, document
 from dspool_serve.api.schema import Health
-from dspool_serve.api.scrape import FRESH_S, Scrapes
 from dspool_serve.context import Context, ServiceFacts
 from dspool_serve.fresh import Fresh
 from dspool_serve.http.event_stream import EventStream

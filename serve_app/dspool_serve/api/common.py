@@ -259,7 +259,9 @@ def cut(
     return found, key(found[-1]) if len(left) > limit else None
 
 
-def number(query: dict[str, str], name: str, least: int, most: int, default: int | None = None) -> int | None:
+def whole_number(
+    query: dict[str, str], name: str, least: int, most: int, default: int | None = None
+) -> int | None:
     """The whole number that the query parameter `name` holds. Raises: InvalidRequest."""
     text = query.get(name)
     if text is None:

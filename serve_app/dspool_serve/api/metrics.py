@@ -1,24 +1,56 @@
-"""Looking at a pool over HTTP: its metrics and events as JSON."""
+"""The metrics of pools over HTTP: as JSON, and of all pools as Prometheus reads them."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
-from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
-from dspool_serve.api.common import ANSWER_S, POOL, patiently, pool_of
-from dspool_serve.api.event_text import EventRows, event_rows
+from dspool.errors import PoolError
+from dspool.telemetry.exposition import CONTENT_TYPE, expose
+from dspool.telemetry.snapshot import Snapshot
+from dspool_serve.api.common import POOL, patiently, pool_of
 from dspool_serve.context import Context
+from dspool_serve.fresh import Fresh
 from dspool_serve.http.requests import Request, number
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
+from dspool_serve.pools import Pools
 
+FRESH_S: Final = 1.0
+"""The metrics actors are asked no more often, however many ask us."""
+TIMEOUT_S: Final = 2.0
+"""A metrics actor that does not answer in this time costs its pool's metrics, not the page."""
 MAX_HISTORY_S: Final = 90_000.0
 MAX_ORDINAL: Final = 1_000_000
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Scrapes:
+    """Makes the page, at most once in `FRESH_S`; who asks meanwhile gets the same one."""
+
+    def __init__(self, pools: Pools, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pools = pools
+        self._pages: Fresh[bytes] = Fresh(FRESH_S, clock=clock)
+
+    async def page(self) -> bytes:
+        return await self._pages.get("", self._make)
+
+    async def _make(self) -> bytes:
+        names = self._pools.names()
+        snapshots = await asyncio.gather(*(self._snapshot(name) for name in names))
+        return expose(dict(zip(names, snapshots, strict=True)))
+
+    async def _snapshot(self, name: str) -> Snapshot | None:
+        try:
+            return await asyncio.wait_for(self._pools.get(name).snapshot(), TIMEOUT_S)
+        except (PoolError, TimeoutError):
+            return None
 
 
 async def get_metrics(context: Context, request: Request) -> Response:
@@ -35,29 +67,20 @@ async def get_history(context: Context, request: Request) -> Response:
     return Response(200, _encode(await patiently(asked)))
 
 
-async def get_events(context: Context, request: Request) -> Response:
-    query = request.query(frozenset({"since", "limit", "timeout_s"}))
-    since = int(number(query, "since", 0, least=0, most=2**53))
-    limit = int(number(query, "limit", 100, least=1, most=MAX_PAGE))
-    wait_s = number(query, "timeout_s", 0.0, least=0.0, most=MAX_POLL_S)
-    pool = pool_of(context, request)
-    page = await patiently(pool.events(since, limit, timeout_s=wait_s), ANSWER_S + wait_s)
-    return Response(200, _encode(event_rows(page)))
-
-
 _PROBLEMS: Final = ("unknown_pool", "invalid_request", "not_allowed", "pool_not_ready", "worker_lost")
-_EVENTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
-    ("since", {"type": "integer", "minimum": 0, "default": 0}),
-    ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}),
-    ("timeout_s", {"type": "number", "minimum": 0, "maximum": MAX_POLL_S, "default": 0}),
-)
 _HISTORY: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("duration_s", {"type": "number", "minimum": 1, "maximum": MAX_HISTORY_S, "default": 300}),
     ("program", {"type": "string"}),
     ("slot", {"type": "integer", "minimum": 0, "maximum": MAX_ORDINAL}),
 )
 
-OBSERVING: Final = (
+
+async def metrics(context: Context, request: Request) -> Response:
+    request.query(frozenset())
+    return Response(200, await context.service.metrics.page(), CONTENT_TYPE.encode())
+
+
+ROUTES: Final = (
     Route(
         "GET",
         f"{POOL}/metrics",
@@ -77,16 +100,5 @@ OBSERVING: Final = (
         query=_HISTORY,
         role="reader",
     ),
-    Route(
-        "GET",
-        f"{POOL}/events",
-        get_events,
-        "What happened in the pool; waits for the next event with timeout_s",
-        EventRows,
-        problems=_PROBLEMS,
-        query=_EVENTS,
-        role="reader",
-    ),
+    Route("GET", "/metrics", metrics, "Metrics of all pools, in Prometheus' text format", role="reader"),
 )
-
-__all__ = ["OBSERVING"]

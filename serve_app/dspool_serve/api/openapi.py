@@ -13,7 +13,7 @@ from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.warmup import WarmProgress
 from dspool_serve.access.csrf import SAFE
-from dspool_serve.api.event_text import EventRow
+from dspool_serve.api.events import EventRow
 from dspool_serve.api.examples import EXAMPLES
 from dspool_serve.api.idempotency import MAX_KEY
 from dspool_serve.api.schema import Deployed, ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent

@@ -21,11 +21,11 @@ from dspool_serve.api.common import (
     answer_json,
     answer_packed,
     body_of,
-    number,
     optional_body,
     patiently,
     pool_of,
     stream_progress,
+    whole_number,
 )
 from dspool_serve.api.schema import (
     ConfigView,
@@ -119,7 +119,7 @@ async def get_pool_config(context: Context, request: Request) -> Response:
 
 
 async def list_decisions(context: Context, request: Request) -> Response:
-    limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_DECISIONS, 50) or 50
+    limit = whole_number(request.query(frozenset({"limit"})), "limit", 1, MAX_DECISIONS, 50) or 50
     return answer_json(DecisionList(await pool_of(context, request).decisions(limit)))
 
 

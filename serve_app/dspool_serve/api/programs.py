@@ -22,7 +22,6 @@ from dspool_serve.api.common import (
     cut,
     deadline,
     gather,
-    number,
     optional_body,
     page_of,
     pool_of,
@@ -32,6 +31,7 @@ from dspool_serve.api.common import (
     stream_program,
     stream_progress,
     wants_events,
+    whole_number,
 )
 from dspool_serve.api.schema import (
     BatchItem,
@@ -159,7 +159,7 @@ def program_version(deployment: Deployment) -> ProgramVersion:
 
 async def deploy_pool_program(context: Context, request: Request) -> Response | EventStream:
     name = request.params["program"]
-    watch_s = number(request.query(frozenset({"canary_s"})), "canary_s", 0, MAX_CANARY_S)
+    watch_s = whole_number(request.query(frozenset({"canary_s"})), "canary_s", 0, MAX_CANARY_S)
     asked = await program_body(context, request, state_alone=True)
     wanted = Deployment(
         name, 0, spec=asked.spec, state=asked.state, import_path=asked.import_path, kwargs=asked.kwargs

@@ -33,13 +33,13 @@ from dspool_serve.api.common import (
     callers_pool,
     cut,
     deadline,
-    number,
     optional_body,
     page_of,
     program_body,
     result_of,
     run,
     stream_program,
+    whole_number,
 )
 from dspool_serve.api.schema import (
     ExecuteRequest,
@@ -109,7 +109,7 @@ async def configure_session_lm(context: Context, request: Request) -> Response:
 
 
 async def get_session_history(context: Context, request: Request) -> Response:
-    limit = number(request.query(frozenset({"limit"})), "limit", 1, MAX_HISTORY, 50)
+    limit = whole_number(request.query(frozenset({"limit"})), "limit", 1, MAX_HISTORY, 50)
     return answer_json((await _run(context, request, GetHistory(limit or 0))).value)
 
 

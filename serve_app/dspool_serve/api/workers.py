@@ -26,12 +26,12 @@ from dspool_serve.api.common import (
     deadline,
     gather,
     names_sessions,
-    number,
     optional_body,
     or_none,
     page_of,
     patiently,
     pool_of,
+    whole_number,
 )
 from dspool_serve.api.schema import Cursor, GoneRequest, Seconds, WorkerGone
 from dspool_serve.context import Context
@@ -174,7 +174,7 @@ async def _running(
 
 
 async def get_worker_log(context: Context, request: Request) -> Response:
-    lines = number(request.query(frozenset({"lines"})), "lines", 1, LOG_LINES, 200) or 200
+    lines = whole_number(request.query(frozenset({"lines"})), "lines", 1, LOG_LINES, 200) or 200
     pool = pool_of(context, request)
     return answer_packed(request, await patiently(pool.worker_log(request.params["worker"], lines)))
 
