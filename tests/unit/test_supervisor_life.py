@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import pytest
 
@@ -10,6 +11,8 @@ from dspool.errors import (
     PoolClosed,
     StoreFailed,
 )
+from dspool.runtime.lifecycle import SupervisorActor
+from dspool.supervisor import Supervisor
 from dspool.telemetry import events as telemetry
 from dspool.testing.doubles import FakeStore, FakeWorker, settle
 from tests.unit.supervision import Scene, deploying, only, pool
@@ -236,3 +239,12 @@ async def test_every_event_it_emits_is_in_the_table():
         "session.expired",
         "program.deployed",
     }
+
+
+def test_every_call_of_a_supervisors_actor_waits_for_its_start():
+    public = {
+        name
+        for name, _ in inspect.getmembers(Supervisor, inspect.iscoroutinefunction)
+        if not name.startswith("_") and name not in ("start", "detach")
+    }
+    assert public <= vars(SupervisorActor).keys()

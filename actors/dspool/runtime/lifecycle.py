@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -35,13 +34,18 @@ from dspool.supervisor import Supervisor
 from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBuffer
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 _CLOSE_STORE_S = 2.0
 _NAMES_FREE_S = 5.0
 
 
-def _after_start(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _after_start(
+    method: Callable[Concatenate[Any, P], Awaitable[T]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     @functools.wraps(method)
-    async def call(self: SupervisorActor, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: SupervisorActor, /, *args: P.args, **kwargs: P.kwargs) -> T:
         await self.started()
         return await method(self, *args, **kwargs)
 
@@ -98,12 +102,30 @@ class SupervisorActor(Supervisor):
         self._prepare(self.config)
         await self.start()
 
-
-# A supervisor that Ray restarted knows no worker until it has adopted them. If calls did not wait, a shutdown would
-# find nothing to stop, and the records would overwrite a resize.
-for _name, _method in inspect.getmembers(Supervisor, inspect.iscoroutinefunction):
-    if not _name.startswith("_") and _name not in ("start", "detach"):
-        setattr(SupervisorActor, _name, _after_start(_method))
+    # A supervisor that Ray restarted knows no worker until it has adopted them. If calls did not wait, a shutdown would
+    # find nothing to stop, and the records would overwrite a resize.
+    wait_ready = _after_start(Supervisor.wait_ready)
+    shutdown = _after_start(Supervisor.shutdown)
+    watch = _after_start(Supervisor.watch)
+    status = _after_start(Supervisor.status)
+    report_dead = _after_start(Supervisor.report_dead)
+    wake = _after_start(Supervisor.wake)
+    resize = _after_start(Supervisor.resize)
+    pause = _after_start(Supervisor.pause)
+    resume = _after_start(Supervisor.resume)
+    drain = _after_start(Supervisor.drain)
+    restart = _after_start(Supervisor.restart)
+    deploy = _after_start(Supervisor.deploy)
+    rollback = _after_start(Supervisor.rollback)
+    recent_rollouts = _after_start(Supervisor.recent_rollouts)
+    deployments = _after_start(Supervisor.deployments)
+    warm = _after_start(Supervisor.warm)
+    warm_progress = _after_start(Supervisor.warm_progress)
+    warmup_report = _after_start(Supervisor.warmup_report)
+    warm_runs = _after_start(Supervisor.warm_runs)
+    decisions = _after_start(Supervisor.decisions)
+    observe = _after_start(Supervisor.observe)
+    enable_optimizer = _after_start(Supervisor.enable_optimizer)
 
 
 def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> ActorHandle[Any]:
