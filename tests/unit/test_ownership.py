@@ -102,8 +102,13 @@ async def test_only_its_principal_or_trusted_code_sees_a_session():
         await pool.start_worker()
         client = await pool.start_client()
         await client.run(SetVariable("a", "mine"), session="s", principal="alice")
-        with pytest.raises(UnknownSession):
+        with pytest.raises(UnknownSession) as active:
             await client.run(GetVariable("a"), session="s", principal="bob")
+        with pytest.raises(UnknownSession) as absent:
+            await client.run(GetVariable("a"), session="absent", principal="bob")
+        assert active.value.message == absent.value.message.replace("absent", "s"), (
+            "nobody learns which are there"
+        )
         for principal in ("alice", None):
             assert (await client.run(GetVariable("a"), session="s", principal=principal)).value == "mine"
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dspool.errors import InvalidRequest, StaleLease, UnknownSession
+from dspool.core.admission.access import may_see_session, unknown_session
+from dspool.errors import InvalidRequest, StaleLease
 from dspool.messages import JSON, Change, Lease
 
 Key = tuple[str, str]
@@ -33,18 +34,6 @@ class SessionRow:
     moves: int
     created_at: float
     last_used_at: float
-
-
-def visible(principal: str | None, asker: str | None) -> bool:
-    """Whether `asker` may know of a session of `principal`: its own, nobody's, or any if it is None (trusted)."""
-    return principal is None or asker is None or principal == asker
-
-
-def unknown_session(pool: str, session: str) -> UnknownSession:
-    # The same words for a session that never was and for another principal's.
-    return UnknownSession(
-        f"no session {session!r} in pool {pool!r}: never created, ended or expired", session=session
-    )
 
 
 def encode(value: JSON, what: str) -> str:
@@ -160,7 +149,7 @@ class Acquire:
                 created_at=now,
                 last_used_at=now,
             )
-        elif not visible(row.principal, self.principal):
+        elif not may_see_session(row.principal, self.principal):
             raise unknown_session(pool, session)
         elif row.owner is not None and row.owner != self.worker:
             return Outcome(Lease(session, granted=False, owner=row.owner, epoch=row.epoch))
@@ -204,5 +193,5 @@ class EndSessionRow:
     principal: str | None
 
     def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
-        exists = row is not None and visible(row.principal, self.principal)
+        exists = row is not None and may_see_session(row.principal, self.principal)
         return Outcome(exists, removed=exists)

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from dspool.core.admission.access import may_see_session, unknown_session
 from dspool.core.admission.rates import Allowance, Allowances, RateLimits
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownProgram
 from dspool.messages import JSON, Change, Deployment, Lease, SessionInfo
@@ -28,8 +29,6 @@ from dspool.store.requests import (
     StoreRequest,
     check_names,
     encode,
-    unknown_session,
-    visible,
 )
 from dspool.store.schema import create_engine, dead_workers, migrate, parse_url
 from dspool.store.writer import FAILURES, Transaction, Writer, store_failed, upsert
@@ -220,7 +219,7 @@ class SessionStore(IdempotencyKeys):
         check_names(pool=pool, session=session)
         async with self._read() as connection:
             infos = await _infos(connection, _sessions.c.pool == pool, _sessions.c.session == session)
-        if not infos or not visible(infos[0].principal, principal):
+        if not infos or not may_see_session(infos[0].principal, principal):
             raise unknown_session(pool, session)
         return infos[0]
 
@@ -315,7 +314,7 @@ class SessionStore(IdempotencyKeys):
             where.append(_sessions.c.session > after)
         if owner is not None:
             where.append(_sessions.c.owner == owner)
-        if principal is not None:  # as `visible` has it
+        if principal is not None:  # as `may_see_session` has it
             where.append(_sessions.c.principal.is_(None) | (_sessions.c.principal == principal))
         if containing:
             columns = (_sessions.c.session, _sessions.c.owner, _sessions.c.principal)

@@ -21,8 +21,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
+from dspool.core.admission.access import unknown_session
 from dspool.core.lifecycle.source import ImportedSource
-from dspool.errors import InternalError, PoolError, StaleLease, UnknownProgram, UnknownSession
+from dspool.errors import InternalError, PoolError, StaleLease, UnknownProgram
 from dspool.messages import (
     AnyCommand,
     Change,
@@ -210,7 +211,7 @@ class MemorySessions:
         if record is None and create:
             record = self.sessions[session] = _Record(principal)
         if record is None or (None not in (record.principal, principal) and record.principal != principal):
-            raise UnknownSession(f"no session {session!r}", session=session)
+            raise unknown_session(pool, session)
         if worker in self.dead:
             raise StaleLease(f"{worker} is dead", worker=worker)
         if record.owner is not None and record.owner != worker:

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dspool.errors import PoolError, StaleLease, StoreFailed, TooManySessions, UnknownSession
+from dspool.core.admission.access import may_see_session, unknown_session
+from dspool.errors import PoolError, StaleLease, StoreFailed, TooManySessions
 from dspool.messages import CREATES_SESSION, Change, Lease
 from dspool.telemetry.events import emit, session_hash
 from dspool.worker.execution import defect
@@ -141,8 +142,8 @@ class Ownership:
             while active.queue and active.current is None and not active.outdated:
                 execution = active.queue.popleft()
                 assert active.session is not None
-                if not _visible(active.session.principal, execution.operation.principal):
-                    self._refuse(execution, _unknown(active.id))
+                if not may_see_session(active.session.principal, execution.operation.principal):
+                    self._refuse(execution, unknown_session(self._pool, active.id))
                     continue
                 active.current = execution
                 active.last_used = self._clock()
@@ -355,14 +356,3 @@ async def _patience() -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise StoreFailed(f"the session store did not answer for {STORE_PATIENCE_S:g} s; try again") from None
-
-
-def _visible(owner: str | None, asker: str | None) -> bool:
-    """The store's rule, see `store.SessionStore`."""
-    return owner is None or asker is None or owner == asker
-
-
-def _unknown(session_id: str) -> PoolError:
-    return UnknownSession(
-        f"there is no session {session_id!r}; create it with a program or a variable", session=session_id
-    )

@@ -82,7 +82,7 @@ def _of(config: PoolConfig, address: str | None) -> list[Finding]:
     joined = run if run is not None and run.joined else None
     cluster, nodes = service.ray_cluster(joined.ray_address if joined else address)
     return [
-        *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code)),
+        *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code or config.service.execute_code)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,
         *_guarded("store", lambda: service.store(config, nodes, running=joined is not None)),

@@ -139,13 +139,13 @@ def open_files(limits: tuple[int, int] | None = None) -> Finding:
 
 
 def deno(needed: bool, found: str | None = None) -> Finding:
-    """The sandbox of programs that run generated code."""
+    """The sandbox of programs that run generated code, and of `service.execute_code`."""
     found = found or shutil.which("deno")
     if found:
         return ok("sandbox", f"Deno at {found}")
     if not needed:
-        return ok("sandbox", "no Deno, and not needed: allow_execute_code is off")
-    meaning = "programs such as ProgramOfThought cannot run the code they write"
+        return ok("sandbox", "no Deno, and not needed: allow_execute_code and service.execute_code are off")
+    meaning = "neither programs such as ProgramOfThought nor callers of the service can run code in it"
     return fail("sandbox", "Deno is not installed", meaning, "pip install deno, or https://deno.com")
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from dspool.core.admission.fair import Priority
 from dspool.core.admission.rates import RateLimits
+from dspool.errors import UnknownSession
 
 Role = Literal["reader", "caller", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("reader", "caller", "admin")
@@ -110,4 +111,27 @@ class Tokens:
         return token
 
 
-__all__ = ["PRINCIPAL", "ROLES", "Role", "Token", "Tokens", "allowed", "digest", "new_token"]
+def may_see_session(principal: str | None, asker: str | None) -> bool:
+    """Whether `asker` may know of a session of `principal`: its own, nobody's, or any if it is None (trusted)."""
+    return principal is None or asker is None or principal == asker
+
+
+def unknown_session(pool: str, session: str) -> UnknownSession:
+    # The same words for a session that never was and for another principal's.
+    return UnknownSession(
+        f"no session {session!r} in pool {pool!r}: never created, ended or expired", session=session
+    )
+
+
+__all__ = [
+    "PRINCIPAL",
+    "ROLES",
+    "Role",
+    "Token",
+    "Tokens",
+    "allowed",
+    "digest",
+    "may_see_session",
+    "new_token",
+    "unknown_session",
+]
