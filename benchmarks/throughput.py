@@ -42,7 +42,7 @@ class SameCode:
     def __init__(self) -> None:
         from dspool.config import PoolConfig
         from dspool.messages import Deployment, ExecuteProgram
-        from dspool.programs.sessions.session import SessionHost
+        from dspool.programs.sessions.host import SessionHost
 
         self._host = SessionHost(PoolConfig())
         self._host.deploy(Deployment(PROGRAM, 1, spec=SPEC))
@@ -59,7 +59,7 @@ def _bare(seconds: float, stock: bool, start: Any, counts: Any) -> None:
     import dspy
 
     from dspool.config import PoolConfig
-    from dspool.programs.sessions.session import SessionHost
+    from dspool.programs.sessions.host import SessionHost
 
     host = SessionHost(PoolConfig())
     program = dspy.Predict("question -> answer")

@@ -26,7 +26,7 @@ from dspool.errors import (
     ProgramError,
 )
 from dspool.messages import ConfigureLM, Deployment, ExecuteProgram, StreamEvent, StreamProgram
-from dspool.programs.sessions.session import Session, SessionHost
+from dspool.programs.sessions.host import Session, SessionHost
 from dspool.testing.lm_server import LMServer, Reply
 
 INPUTS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}

@@ -17,8 +17,8 @@ import pytest
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled, ProgramError, SandboxUnavailable
 from dspool.messages import Change, ExecuteSandboxed, SetVariable
+from dspool.programs.sessions.host import Session, SessionHost
 from dspool.programs.sessions.sandbox import _RUNNER, deno
-from dspool.programs.sessions.session import Session, SessionHost
 
 pytestmark = [
     pytest.mark.skipif(deno.find() is None, reason="Deno is not installed"),
@@ -161,7 +161,7 @@ def test_a_worker_that_is_killed_takes_its_sandbox_along():
     program = (
         "from dspool.config import PoolConfig\n"
         "from dspool.messages import ExecuteSandboxed\n"
-        "from dspool.programs.sessions.session import Session, SessionHost\n"
+        "from dspool.programs.sessions.host import Session, SessionHost\n"
         "host = SessionHost(PoolConfig(service={'execute_code': True}))\n"
         "host.run_thread(ExecuteSandboxed('import asyncio\\nawait asyncio.sleep(1000)'), Session(host, 's'))\n"
     )

@@ -7,7 +7,7 @@ import itertools
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
-from dspool.core.lifecycle.view import status_of
+from dspool.core.lifecycle.status import status_of
 from dspool.messages import Member
 
 ORDERS = (ev.StartWorker, ev.WarmWorker, ev.DrainWorker, ev.StopWorker)

@@ -14,7 +14,7 @@ import pytest
 from dspool.client.client import Client
 from dspool.config import PoolConfig
 from dspool.messages import ConfigureLM, Deployment, ExecuteProgram, StreamProgram
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 from dspool.testing.host import LoopbackPool
 from dspool.testing.lm_server import LMServer, Reply
 from dspool.worker.worker import Worker

@@ -14,7 +14,7 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.messages import CreateProgram, Deployment, ExecuteProgram, StreamProgram
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 from dspool.telemetry import events as telemetry
 from dspool.telemetry import trace_names as names
 from dspool.testing.host import LoopbackPool
@@ -166,7 +166,7 @@ QUOTING = """
 from dspool.messages import Deployment, ExecuteProgram
 from dspool.config import PoolConfig
 from dspool.telemetry import logs
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 
 config = PoolConfig(allowed_imports=("calling_programs",))
 logs.configure(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dspool.core.lifecycle.roster import WorkerRecord
-from dspool.core.lifecycle.view import _worker
+from dspool.core.lifecycle.status import _worker
 from dspool.errors import ProgramError
 from dspool.messages import WorkerStatus
 from dspool.store.store import SessionStore

@@ -22,7 +22,7 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.programs.sessions.session import CommandResult
+from dspool.programs.sessions.host import CommandResult
 from dspool.testing.host import LoopbackPool, Script
 from dspool.wire.frames import Chunk, Report
 

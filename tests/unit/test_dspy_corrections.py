@@ -116,7 +116,7 @@ ALL_AT_ONCE = """
 import asyncio
 from dspool.messages import Deployment, ExecuteProgram
 from dspool.config import PoolConfig
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 import sys
 
 async def main():

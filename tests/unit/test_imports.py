@@ -16,7 +16,7 @@ from dspool.errors import ConfigError, InvalidRequest, NotAllowed, PoolError, Pr
 from dspool.messages import CreateProgram, Deployment, ExecuteProgram, StreamProgram
 from dspool.programs.imports import RESERVED
 from dspool.programs.program import Definition
-from dspool.programs.sessions.session import Session, SessionHost
+from dspool.programs.sessions.host import Session, SessionHost
 
 QA = {"signature": "question -> answer"}
 

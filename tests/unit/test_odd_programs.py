@@ -12,7 +12,7 @@ import pytest
 from dspool.config import PoolConfig
 from dspool.errors import ProgramError
 from dspool.messages import Deployment, ExecuteProgram, StreamProgram
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
 

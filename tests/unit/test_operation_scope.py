@@ -16,7 +16,7 @@ from dspool.config import PoolConfig
 from dspool.errors import Cancelled
 from dspool.messages import Deployment, ExecuteProgram, StreamEvent, StreamProgram
 from dspool.programs.models.operation import OperationScope, mark_offline
-from dspool.programs.sessions.session import CommandResult, SessionHost
+from dspool.programs.sessions.host import CommandResult, SessionHost
 from dspool.testing.lm_server import LMServer, Reply
 
 ASKED = {"question": "Rome is big. What is big?"}

@@ -24,7 +24,7 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.programs.sessions.session import CommandResult
+from dspool.programs.sessions.host import CommandResult
 from dspool.testing.host import LoopbackPool, Script, failing
 from dspool.wire.frames import Cancel, Submit
 

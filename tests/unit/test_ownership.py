@@ -260,7 +260,7 @@ async def test_a_change_to_a_session_that_was_forgotten_meanwhile_is_made_again_
             if len(runs) == 1:
                 await worker.forget(["s"])
             from dspool.messages import Change
-            from dspool.programs.sessions.session import CommandResult
+            from dspool.programs.sessions.host import CommandResult
 
             return CommandResult(None, changes=(Change("variable", "a", {"value": 2}),))
 

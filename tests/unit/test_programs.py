@@ -12,7 +12,7 @@ from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, ProgramError, UnknownName
 from dspool.messages import Deployment, ExecuteProgram
 from dspool.programs.program import Definition, load_program, to_json
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 
 CONTEXT = "Paris is the capital of France. Rome is the capital of Italy."
 QUESTION = "What is the capital of Italy?"

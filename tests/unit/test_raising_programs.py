@@ -27,7 +27,7 @@ from dspool.messages import (
     SetVariable,
     StreamProgram,
 )
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 from dspool.runtime.loops import keep_running
 from dspool.telemetry import events as telemetry
 from dspool.testing.host import LoopbackPool

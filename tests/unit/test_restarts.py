@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspool.core.lifecycle.restarts import Breaker, backoff
+from dspool.core.lifecycle.breaker import Breaker, backoff
 
 
 def breaker(**changes):

@@ -11,8 +11,8 @@ from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, ProgramError, SandboxUnavailable
 from dspool.messages import Change, ExecuteSandboxed
 from dspool.programs.sessions import sandbox
+from dspool.programs.sessions.host import Session, SessionHost
 from dspool.programs.sessions.sandbox import deno, inside
-from dspool.programs.sessions.session import Session, SessionHost
 
 
 @pytest.fixture

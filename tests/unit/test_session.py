@@ -44,8 +44,8 @@ from dspool.messages import (
     StreamProgram,
 )
 from dspool.programs.adapters import adapter_named
-from dspool.programs.sessions.session import CommandResult, Session, SessionHost
-from dspool.programs.sessions.state import MAX_ENTRY_BYTES
+from dspool.programs.sessions.host import CommandResult, Session, SessionHost
+from dspool.programs.sessions.session import MAX_ENTRY_BYTES
 
 QA = {"signature": "context, question -> answer"}
 PARIS = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}

@@ -17,7 +17,7 @@ import pytest
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.source import import_paths
 from dspool.messages import Deployment
-from dspool.programs.sessions.session import SessionHost
+from dspool.programs.sessions.host import SessionHost
 from dspool.programs.sources import digest_of, imported_source
 
 _numbers = itertools.count()

@@ -19,7 +19,7 @@ from dspool.core.dispatch.ticket import Ticket, TicketEnd
 from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import QueueFull, UnknownName, WorkerLost
 from dspool.messages import Deployment, ExecuteProgram, Operation, Result, SetVariable
-from dspool.programs.sessions.session import Session, SessionHost
+from dspool.programs.sessions.host import Session, SessionHost
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.trace_export import Batches, FileExporter, exporters, remove_oldest
 from dspool.telemetry.trace_tree import find_trace, render, trees

@@ -23,7 +23,7 @@ from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.supervisor import WorkerHandle
-from dspool.supervisor.runtime import Sleep, within
+from dspool.supervisor.ports import Sleep, within
 from dspool.telemetry import logs
 from dspool.worker.worker import Worker
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dspool.core.lifecycle import events as ev
 from dspool.messages import JSON, Member, WorkerState, WorkerStatus
-from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
+from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.workers import Workers
 
 log = logging.getLogger("dspool.supervisor")

@@ -14,7 +14,7 @@ from msgspec import Struct
 from dspool.core.lifecycle.canary import MIN_OPERATIONS, Verdict, judge
 from dspool.errors import PoolError
 from dspool.messages import VersionNumbers
-from dspool.supervisor.runtime import Sleep, WorkerHandle, within
+from dspool.supervisor.ports import Sleep, WorkerHandle, within
 
 ANSWER_S = 1.0
 """How long a worker may take to report its numbers."""

@@ -22,7 +22,7 @@ from dspool.errors import (
 )
 from dspool.messages import JSON, Deployment, VersionNumbers
 from dspool.supervisor.canary import Rollout, Rollouts, Trial
-from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
+from dspool.supervisor.ports import PoolStore, Sleep, WorkerHandle, within
 from dspool.supervisor.versioned_source import VersionedSource
 from dspool.supervisor.warmup import Warmer
 from dspool.telemetry.events import emit

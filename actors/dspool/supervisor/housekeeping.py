@@ -11,9 +11,9 @@ from typing import Any
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
-from dspool.core.lifecycle.view import status_of
+from dspool.core.lifecycle.status import status_of
 from dspool.messages import PoolStatus
-from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
+from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.workers import Workers
 from dspool.telemetry.events import emit, session_hash
 

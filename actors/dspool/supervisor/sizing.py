@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import Decision, SizingConfig, SizingInputs, SizingState, decide
-from dspool.core.lifecycle.view import PoolFacts
+from dspool.core.lifecycle.status import PoolFacts
 from dspool.messages import JSON
-from dspool.supervisor.runtime import Sleep, within
+from dspool.supervisor.ports import Sleep, within
 from dspool.telemetry.events import emit
 
 log = logging.getLogger("dspool.supervisor")

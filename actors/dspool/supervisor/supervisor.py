@@ -18,7 +18,7 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import Decision, SizingInputs
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
-from dspool.core.lifecycle.view import facts_of, status_of
+from dspool.core.lifecycle.status import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
@@ -26,7 +26,7 @@ from dspool.supervisor.adoption import Records, adopt, read_records, survey
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.deployments import CANARY_S, Deployments
 from dspool.supervisor.housekeeping import Housekeeping, Report
-from dspool.supervisor.runtime import PoolStore, Runtime, Sleep, WorkerHandle, within
+from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
 from dspool.supervisor.warmup import Warmer, WarmProgress
 from dspool.supervisor.workers import Workers

@@ -15,7 +15,7 @@ from dspool.core.lifecycle.source import (
 )
 from dspool.errors import PoolNotReady
 from dspool.messages import JSON, Deployment
-from dspool.supervisor.runtime import PoolStore, Sleep, WorkerHandle, within
+from dspool.supervisor.ports import PoolStore, Sleep, WorkerHandle, within
 from dspool.telemetry.events import emit
 
 log = logging.getLogger("dspool.supervisor")

@@ -14,7 +14,7 @@ from dspool.config import ConfigureLMStep, ImportModules, LoadPrograms, PoolConf
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport, report, stages
 from dspool.errors import Conflict, PoolError
 from dspool.messages import Deployment
-from dspool.supervisor.runtime import Sleep, WorkerHandle, within
+from dspool.supervisor.ports import Sleep, WorkerHandle, within
 from dspool.telemetry.events import emit
 
 MAX_RUNS = 1000

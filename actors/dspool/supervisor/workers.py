@@ -13,7 +13,7 @@ from typing import Any
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
-from dspool.supervisor.runtime import Runtime, Sleep, WorkerHandle, within
+from dspool.supervisor.ports import Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.warmup import Warmer
 from dspool.telemetry.events import emit
 

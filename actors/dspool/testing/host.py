@@ -39,7 +39,7 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.programs.sessions.session import CommandResult, Session, SessionHost
+from dspool.programs.sessions.host import CommandResult, Session, SessionHost
 from dspool.worker.worker import Worker
 
 __all__ = ["LoopbackPool", "MemorySessions", "Script", "ScriptedHost"]

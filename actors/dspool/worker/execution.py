@@ -14,7 +14,7 @@ from dspool.messages import Operation
 if TYPE_CHECKING:
     from msgspec import Raw
 
-    from dspool.programs.sessions.session import Session
+    from dspool.programs.sessions.host import Session
     from dspool.telemetry.tracing import Active
     from dspool.wire.connection import WorkerEnd
 

@@ -36,7 +36,7 @@ from dspool.worker.outbox import Outbox
 from dspool.worker.runner import Runner
 
 if TYPE_CHECKING:
-    from dspool.programs.sessions.session import CommandResult, Session, SessionHost
+    from dspool.programs.sessions.host import CommandResult, Session, SessionHost
     from dspool.telemetry.tracing import Active
     from dspool.worker.ownership import Ownership
 
@@ -223,7 +223,7 @@ class Operations:
             self._succeed(execution, result)
 
     async def _end_session(self, execution: Execution) -> None:
-        from dspool.programs.sessions.session import CommandResult
+        from dspool.programs.sessions.host import CommandResult
 
         assert self.ownership is not None
         try:

@@ -20,7 +20,7 @@ from dspool.telemetry.events import emit, session_hash
 from dspool.worker.execution import defect
 
 if TYPE_CHECKING:
-    from dspool.programs.sessions.session import Session, SessionHost
+    from dspool.programs.sessions.host import Session, SessionHost
     from dspool.worker.execution import Execution
 
 
@@ -195,7 +195,7 @@ class Ownership:
         self._forget(active)
 
     def _rebuild(self, lease: Lease) -> Session:
-        from dspool.programs.sessions.session import Session
+        from dspool.programs.sessions.host import Session
 
         started_at = self._clock()
         names = {

@@ -23,7 +23,7 @@ from dspool.telemetry.tracing import inside
 from dspool.worker.execution import Execution
 
 if TYPE_CHECKING:
-    from dspool.programs.sessions.session import CommandResult, SessionHost
+    from dspool.programs.sessions.host import CommandResult, SessionHost
 
 _TURN_S = 0.002
 _START_SHARE = 1 / 16

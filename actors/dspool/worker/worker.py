@@ -48,7 +48,7 @@ from dspool.worker.operations import Operations
 from dspool.worker.ownership import Ownership, Store
 
 if TYPE_CHECKING:
-    from dspool.programs.sessions.session import SessionHost
+    from dspool.programs.sessions.host import SessionHost
 
 _log = logging.getLogger(__name__)
 _SHUTDOWN_NOTICE_S = 1.0
@@ -86,7 +86,7 @@ class Worker:
         self._started_at = time.time()
         self._process = psutil.Process()
         if session_host is None:
-            from dspool.programs.sessions.session import SessionHost
+            from dspool.programs.sessions.host import SessionHost
 
             session_host = SessionHost(config)
         self._host: SessionHost = session_host

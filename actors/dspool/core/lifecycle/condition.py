@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.breaker import Breaker
 from dspool.core.lifecycle.orders import Orders
-from dspool.core.lifecycle.restarts import Breaker
 from dspool.core.lifecycle.roster import Roster
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from dspool.core.lifecycle.breaker import Breaker
 from dspool.core.lifecycle.orders import Orders
-from dspool.core.lifecycle.restarts import Breaker
 from dspool.core.lifecycle.roster import GOING, Roster, WorkerRecord
 from dspool.core.lifecycle.warmup import stages
 

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.breaker import Breaker
 from dspool.core.lifecycle.condition import Condition
 from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.reconciler import Reconciler
-from dspool.core.lifecycle.restarts import Breaker
 from dspool.core.lifecycle.roster import GOING, PENDING, Roster, WorkerRecord
 from dspool.errors import InvalidRequest, UnknownWorker
 from dspool.messages import Membership, WorkerStatus

@@ -12,7 +12,7 @@ from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError, type_of
 from dspool.messages import JSON, Change, ExecuteCode
 from dspool.programs.sessions.commands import CommandResult, require_session
-from dspool.programs.sessions.state import Session
+from dspool.programs.sessions.session import Session
 
 MAX_OUTPUT = 100_000
 """Characters of what the code prints; the rest is cut."""

@@ -31,7 +31,7 @@ from dspool.messages import (
 from dspool.programs.models.lm import LMs, check_overrides
 from dspool.programs.program import Definition, Program
 from dspool.programs.sessions.pool_programs import PoolPrograms
-from dspool.programs.sessions.state import LMChoice, Session
+from dspool.programs.sessions.session import LMChoice, Session
 
 MAX_NAME = 128
 MAX_PROGRAMS = 200

@@ -1,350 +1,167 @@
-"""The DSPy side of a worker: runs commands, in sessions or for the whole pool.
-
-`SessionHost` configures DSPy once; each operation gets what it needs in a context of its own, so that operations run
-side by side in tasks and threads.
-"""
+"""What one session holds: program definitions, LM choice, variables, and a bounded history of its operations."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
-import dspy
+import msgspec
 
-from dspool.config import PoolConfig
-from dspool.core.lifecycle.source import ImportedSource
-from dspool.errors import Cancelled, InternalError, PoolError, is_cancellation
-from dspool.messages import (
-    JSON,
-    AnyCommand,
-    Deployment,
-    ExecuteCode,
-    ExecuteProgram,
-    ExecuteSandboxed,
-    Ping,
-    StreamEvent,
-    StreamProgram,
-)
-from dspool.programs import spans
-from dspool.programs.models.errors import translate
-from dspool.programs.models.lm import LMs
-from dspool.programs.models.operation import OperationScope
-from dspool.programs.program import Definition, Program, load_program, outputs_of
-from dspool.programs.sessions.code import run_code
-from dspool.programs.sessions.commands import CommandResult, SessionCommands
-from dspool.programs.sessions.pool_programs import PoolPrograms
-from dspool.programs.sessions.state import Session
-from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
-from dspool.programs.setup import configure_dspy
-from dspool.programs.sources import imported_source
+from dspool.errors import InternalError, UnknownName, UnknownProgram
+from dspool.messages import JSON, Change
+from dspool.programs.program import Definition, Program
 
-__all__ = ["CommandResult", "Session", "SessionHost"]
+MAX_ENTRY_BYTES = 16_384
+"""An operation with longer inputs and outputs is remembered without them."""
+MAX_HISTORY_BYTES = 524_288
+"""Of one session; the oldest operations go first."""
 
 
-class _Run(NamedTuple):
-    """What to run, and on which LM."""
+class Host(Protocol):
+    """What a session needs of the worker that it is on."""
 
-    program: Program
-    version: int
-    lm: Any
-
-
-class SessionHost:
-    """One per worker process. All `run_*` raise only `PoolError`s; cancelling `run_async` stops its LM call.
-
-    `principal` is who asks. Only the same principal finds a cached answer; without one, only the same session does.
-    Programs may raise anything, `KeyboardInterrupt`, `SystemExit` and `CancelledError` too: it ends their operation.
-    """
-
-    def __init__(self, config: PoolConfig, *, clock: Callable[[], float] = time.time) -> None:
-        self.config = config
-        self.clock = clock
-        self.lms = LMs(
-            config.lm_profiles,
-            config.default_lm,
-            cache=config.cache,
-            timeout_s=config.operation_timeout_s,
-            concurrency=config.slots_per_worker,
-        )
-        self.pool_programs = PoolPrograms(self.load)
-        self._commands = SessionCommands(
-            self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
-        )
-        configure_dspy(cache=config.cache, show_content=config.telemetry.capture_content)
-
-    # --- pool programs -------------------------------------------------------------------------------
-
-    def deploy(self, d: Deployment) -> None:
-        """Load one version of a pool program; a version above the current one becomes current. Raises `PoolError`."""
-        self.pool_programs.deploy(d)
-
-    def retire(self, program: str, version: int) -> None:
-        """Forget one version. Raises `UnknownProgram`; `Conflict` if it is current and not the last."""
-        self.pool_programs.retire(program, version)
-
-    def current(self, program: str) -> int:
-        """The current version of a pool program. Raises `UnknownProgram`."""
-        return self.pool_programs.version_of(program)
-
-    def activate(self, program: str, version: int) -> None:
-        """Make a loaded version the current one. Raises `UnknownProgram`."""
-        self.pool_programs.activate(program, version)
-
-    def source(self, paths: Iterable[str]) -> ImportedSource:
-        """What this process imported of the modules around those paths that `allowed_imports` covers."""
-        return imported_source(path for path in paths if self.config.allows_import(path))
-
-    def is_offline(self, program: str) -> bool:
-        """Whether the current version of a pool program runs on the offline engine, so costs nothing."""
-        profile = self.pool_programs.get(program)[0].lm
-        return self.lms.in_process(self.lms.get(profile))
-
-    def lm(self, profile: str) -> Any:
-        """The LM of a profile, built and ready. Raises `UnknownName`, `ModelAuthFailed`, `ConfigError`."""
-        return self.lms.get(profile)
+    clock: Callable[[], float]
 
     def load(self, definition: Definition) -> Program:
-        """The program of `definition`, whose LM profile exists. Raises `PoolError`."""
-        program = load_program(definition, self.config)
-        if program.lm is not None:
-            self.lms.check(program.lm)
-        return program
+        """A program built from `definition`. Raises `PoolError`."""
 
-    # --- running -------------------------------------------------------------------------------------
 
-    def plan(self, command: AnyCommand, session: Session | None) -> Literal["inline", "async", "thread"]:
-        """How to run `command` so that the event loop stays free. A bad one goes "inline": `run_inline` refuses it."""
-        kind = type(command)
-        if kind is ExecuteProgram or kind is StreamProgram:
-            try:
-                program, _, lm = self._resolve(command, session)  # type: ignore[arg-type]
-            except PoolError:
-                return "inline"
-            if program.way == "thread":
-                return "thread"
-            if kind is StreamProgram or program.way == "async" or not self.lms.in_process(lm):
-                return "async"
-            return "inline"
-        if kind is ExecuteSandboxed:
-            return "thread"
-        return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"
+class LMChoice(NamedTuple):
+    profile: str
+    overrides: dict[str, JSON]
 
-    def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
-        """The version of the pool program that `command` runs; 0 for a session's own program or an unknown one."""
-        if session is not None and command.program in session.definitions:
-            return 0
-        return command.version or self.pool_programs.current.get(command.program, 0)
 
-    def run_inline(
-        self, command: AnyCommand, session: Session | None, principal: str | None = None
-    ) -> CommandResult:
-        """Run it here and now. `execute_program` answers `{"outputs": {...}}`; the others: `SessionCommands`."""
-        if session is None and type(command) is ExecuteProgram:
-            # The hot path: a pool program without a session.
-            program, version, lm = self._resolve(command, None)
-            if program.way != "direct":
-                return self._run_sync(command, None, _scope(None, principal), None)
-            program.check_inputs(command.inputs)
-            scope = _scope(None, principal)
-            try:
-                with dspy.context(lm=lm, adapter=program.adapter, **scope.settings(), **spans.settings()):
-                    outputs = outputs_of(program.module(**command.inputs))
-            except BaseException as raised:
-                raise translate(raised) from raised
-            return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, version)
-        scope = _scope(session, principal)
-        return self._record_run(command, session, lambda: self._run_sync(command, session, scope, None))
+class Session:
+    """One user's state on a worker. Its operations run one at a time, so nothing here locks."""
 
-    def run_thread(
-        self,
-        command: AnyCommand,
-        session: Session | None,
-        emit_threadsafe: Callable[[StreamEvent], None] | None = None,
-        *,
-        stop: threading.Event | None = None,
-        principal: str | None = None,
-    ) -> CommandResult:
-        """Run it in the calling thread, which may block for long. Once `stop` is set, it makes no further LM call."""
-        scope = _scope(session, principal, stop)
-        return self._record_run(
-            command, session, lambda: self._run_sync(command, session, scope, emit_threadsafe)
-        )
+    __slots__ = (
+        "_history_bytes",
+        "_host",
+        "_programs",
+        "created_at",
+        "definitions",
+        "errors",
+        "history",
+        "id",
+        "last_used",
+        "lm",
+        "namespace",
+        "operations",
+        "principal",
+        "tokens",
+        "variables",
+    )
 
-    async def run_async(
-        self,
-        command: AnyCommand,
-        session: Session | None,
-        emit: Callable[[StreamEvent], Awaitable[None]] | None = None,
-        *,
-        principal: str | None = None,
-    ) -> CommandResult:
-        """Run it on the event loop. Cancelling the task closes the connection of a running LM call.
+    def __init__(self, host: Host, session_id: str, principal: str | None = None) -> None:
+        self._host = host
+        self._programs: dict[str, Program] = {}
+        self._history_bytes = 0
+        self.id = session_id
+        self.principal = principal
+        self.created_at = self.last_used = host.clock()
+        self.definitions: dict[str, Definition] = {}
+        self.lm: LMChoice | None = None
+        self.variables: dict[str, JSON] = {}
+        self.namespace: dict[str, Any] = {}
+        """What `execute_code` defined; lives while the worker keeps the session and is never stored."""
+        self.history: deque[tuple[dict[str, JSON], int]] = deque()
+        self.operations = 0
+        self.errors = 0
+        self.tokens = 0
+
+    @classmethod
+    def rebuild(
+        cls, host: Host, session_id: str, changes: Iterable[Change], principal: str | None = None
+    ) -> Session:
+        """The session that the stored `changes` describe. It builds its programs at their first use."""
+        session = cls(host, session_id, principal)
+        for change in changes:
+            session._apply(change)
+        return session
+
+    def items(self) -> tuple[Change, ...]:
+        """All that must outlive this process, as `rebuild` takes it back."""
+        programs = (Change("program", name, d.to_data()) for name, d in self.definitions.items())
+        lm = (Change("lm", "lm", {"profile": c.profile, "overrides": c.overrides}) for c in (self.lm,) if c)
+        variables = (Change("variable", name, {"value": value}) for name, value in self.variables.items())
+        return (*programs, *lm, *variables)
+
+    def program(self, name: str) -> Program:
+        """The session's own program `name`, built now if it was not yet.
 
         Raises:
-            PoolError: as all `run_*`. asyncio.CancelledError passes through if the task was cancelled, so that
-                `asyncio.timeout` works.
+            UnknownProgram: it has none of that name.
         """
-        if not isinstance(command, ExecuteProgram | StreamProgram):
-            return self.run_inline(command, session, principal)
-        started_at = self.clock()
-        try:
-            result = await self._run_program(command, session, _scope(session, principal), emit)
-        except PoolError as refused:
-            self._record(command, session, started_at, error=refused)
-            raise
-        except BaseException:
-            self._record(command, session, started_at, error=Cancelled("cancelled"))
-            raise
-        self._record(command, session, started_at, result=result)
-        return result
+        program = self._programs.get(name)
+        if program is None:
+            definition = self.definitions.get(name)
+            if definition is None:
+                raise UnknownProgram(f"session {self.id!r} has no program {name[:80]!r}", program=name[:80])
+            program = self._programs[name] = self._host.load(definition)
+        return program
 
-    async def _run_program(
-        self,
-        command: ExecuteProgram | StreamProgram,
-        session: Session | None,
-        scope: OperationScope,
-        emit: Emit | None,
-    ) -> CommandResult:
-        run = self._resolve(command, session)
-        run.program.check_inputs(command.inputs)
-        module = run.program.runnable()
-        settings = {"lm": run.lm, "adapter": run.program.adapter, **scope.settings(), **spans.settings()}
-        try:
-            with _scope_running(run.program, scope), dspy.context(**settings):
-                if emit is None or type(command) is ExecuteProgram:
-                    outputs = outputs_of(await module.acall(**command.inputs))
-                else:
-                    outputs = await stream_call(
-                        run.program, emit, lambda: _await_outputs(module, command.inputs)
-                    )
-        except BaseException as raised:
-            if is_cancellation(raised):
-                raise
-            raise translate(raised) from raised
-        return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, run.version)
+    def keep_program(self, name: str, definition: Definition, program: Program) -> Change:
+        self.definitions[name] = definition
+        self._programs[name] = program
+        return Change("program", name, definition.to_data())
 
-    def _run_sync(
-        self,
-        command: AnyCommand,
-        session: Session | None,
-        scope: OperationScope,
-        emit: Callable[[StreamEvent], None] | None,
-    ) -> CommandResult:
-        stop = scope.stop
-        if type(command) is ExecuteCode:
-            return run_code(command, session, self.config)
-        if type(command) is ExecuteSandboxed:
-            # Few pools need it, and importing it reads files.
-            from dspool.programs.sessions.sandbox import run_sandboxed
+    def drop_program(self, name: str) -> Change:
+        if self.definitions.pop(name, None) is None:
+            raise UnknownProgram(f"session {self.id!r} has no program {name[:80]!r}", program=name[:80])
+        self._programs.pop(name, None)
+        return Change("program", name)
 
-            return run_sandboxed(command, session, self.config, stop)
-        if not isinstance(command, ExecuteProgram | StreamProgram):
-            return self._commands.run(command, session)
-        run = self._resolve(command, session)
-        run.program.check_inputs(command.inputs)
-        try:
-            with _scope_running(run.program, scope):
-                if emit is not None and type(command) is StreamProgram:
-                    outputs = stream_in_thread(
-                        run.program,
-                        emit,
-                        lambda **settings: self._call(run, command.inputs, scope, **settings),
-                    )
-                else:
-                    outputs = self._call(run, command.inputs, scope)
-        except BaseException as raised:
-            if stop is not None and stop.is_set():
-                raise Cancelled("the operation was cancelled") from raised
-            raise translate(raised) from raised
-        if stop is not None and stop.is_set():
-            # A program that survives failing attempts may have answered without its LM: nobody wants that answer.
-            raise Cancelled("the operation was cancelled")
-        return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, run.version)
+    def variable(self, name: str) -> JSON:
+        if name not in self.variables:
+            raise UnknownName(f"session {self.id!r} has no variable {name[:80]!r}", variable=name[:80])
+        return self.variables[name]
 
-    def _call(
-        self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **settings: Any
-    ) -> dict[str, JSON]:
-        if run.program.way == "thread":
-            # BestOfN and Refine write to the trace: each operation gets a list of its own.
-            settings["trace"] = []
-        settings |= spans.settings(settings.get("callbacks"))
-        with dspy.context(lm=run.lm, adapter=run.program.adapter, **scope.settings(), **settings):
-            return outputs_of(run.program.runnable()(**inputs))
+    def clear(self) -> tuple[Change, ...]:
+        """Forget everything but the session itself."""
+        self.definitions.clear()
+        self._programs.clear()
+        self.variables.clear()
+        self.namespace.clear()
+        self.history.clear()
+        self._history_bytes = 0
+        self.lm = None
+        return Change("program", "*"), Change("lm", "*"), Change("variable", "*")
 
-    def _resolve(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> _Run:
-        name = command.program
-        if session is None:
-            program, version = self.pool_programs.get(name, command.version)
-            return _Run(program, version, self.lms.get(program.lm))
-        if name in session.definitions:
-            program, version = session.program(name), 0
-        else:
-            program, version = self.pool_programs.get(name, command.version)
-        if program.lm is None and session.lm is not None:
-            lm = self.lms.get(session.lm.profile, session.lm.overrides)
-        else:
-            lm = self.lms.get(program.lm)
-        return _Run(program, version, lm)
-
-    # --- what a session remembers --------------------------------------------------------------------
-
-    def _record_run(
-        self, command: AnyCommand, session: Session | None, run: Callable[[], CommandResult]
-    ) -> CommandResult:
-        started_at = self.clock()
-        try:
-            result = run()
-        except PoolError as refused:
-            self._record(command, session, started_at, error=refused)
-            raise
-        except Exception as defect:
-            failed = InternalError(f"{type(command).__name__} failed: {type(defect).__name__}")
-            self._record(command, session, started_at, error=failed)
-            raise failed from defect
-        except BaseException as raised:  # only a user's code raises such
-            stopped = translate(raised)
-            self._record(command, session, started_at, error=stopped)
-            raise stopped from raised
-        self._record(command, session, started_at, result=result)
-        return result
-
-    def _record(
-        self,
-        command: AnyCommand,
-        session: Session | None,
-        started_at: float,
-        *,
-        result: CommandResult | None = None,
-        error: PoolError | None = None,
-    ) -> None:
-        if session is None or type(command) is Ping:
+    def remember(self, entry: dict[str, JSON], content: dict[str, JSON], limit: int) -> None:
+        """Add an operation to the history; `content` (inputs, outputs) only up to `MAX_ENTRY_BYTES`."""
+        if limit <= 0:
             return
-        session.last_used = now = self.clock()
-        session.operations += 1
-        session.errors += error is not None and error.outcome != "client_error"
-        if result is not None:
-            session.tokens += sum(counts.get("total_tokens", 0) for counts in result.usage.values())
-        if self.config.history_limit:
-            self._commands.remember(command, session, started_at, now, result, error)
+        size = len(msgspec.json.encode(content)) if content else 0
+        if size > MAX_ENTRY_BYTES:
+            entry["left_out"] = sorted(content)
+            size = 0
+        else:
+            entry.update(content)
+        self.history.append((entry, size))
+        self._history_bytes += size
+        while len(self.history) > limit or self._history_bytes > MAX_HISTORY_BYTES:
+            self._history_bytes -= self.history.popleft()[1]
 
-
-def _scope(
-    session: Session | None, principal: str | None, stop: threading.Event | None = None
-) -> OperationScope:
-    owner = principal or (session.principal if session is not None else None)
-    if owner is not None:
-        return OperationScope(f"principal {owner}", stop)
-    # Without principals, sessions are what keeps users apart.
-    return OperationScope("" if session is None else f"session {session.id}", stop)
-
-
-def _scope_running(program: Program, scope: OperationScope) -> AbstractContextManager[None]:
-    # DSPy's own short modules start no threads.
-    return nullcontext() if program.way == "direct" else scope.running()
-
-
-async def _await_outputs(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
-    return outputs_of(await module.acall(**inputs))
+    def _apply(self, change: Change) -> None:
+        if change.kind == "program":
+            if change.payload is not None:
+                self.definitions[change.name] = msgspec.convert(change.payload, Definition)
+            elif change.name == "*":
+                self.definitions.clear()
+            else:
+                self.definitions.pop(change.name, None)
+        elif change.kind == "variable":
+            if change.payload is not None:
+                self.variables[change.name] = change.payload["value"]
+            elif change.name == "*":
+                self.variables.clear()
+            else:
+                self.variables.pop(change.name, None)
+        elif change.kind == "lm":
+            choice = change.payload
+            self.lm = (
+                LMChoice(choice["profile"], choice.get("overrides") or {}) if choice is not None else None
+            )
+        else:
+            raise InternalError(f"session {self.id!r}: unknown stored item {change.kind!r}")

@@ -16,7 +16,7 @@ BASE = (
     "ray",
     "dspy",
     "dspool.runtime.workers",
-    "dspool.programs.sessions.session",
+    "dspool.programs.sessions.host",
     "dspool.programs.program",
 )
 """A parent is of no use without all of these."""

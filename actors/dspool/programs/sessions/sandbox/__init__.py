@@ -24,7 +24,7 @@ from dspool.messages import ExecuteSandboxed
 from dspool.programs.sessions.code import MAX_OUTPUT, variable_changes
 from dspool.programs.sessions.commands import MAX_VARIABLES, CommandResult, require_name, require_session
 from dspool.programs.sessions.sandbox import deno
-from dspool.programs.sessions.state import Session
+from dspool.programs.sessions.session import Session
 
 _log = logging.getLogger(__name__)
 
