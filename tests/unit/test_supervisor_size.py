@@ -173,9 +173,6 @@ async def test_sizing_is_off_unless_it_is_switched_on():
     async with pool(observe=observe, pool_size=2) as s:
         await s.clock.advance(5.0)
         assert await s.supervisor.decisions(10) == []
-        await s.supervisor.enable_optimizer(True)
-        await s.clock.advance(1.0)
-        assert await s.supervisor.decisions(10)
 
 
 @pytest.mark.parametrize("what", ["nothing", "raise", "hang"])

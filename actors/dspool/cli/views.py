@@ -22,7 +22,6 @@ from dspool.cli.service import as_json, run_file, running_pool
 
 POLL_S = 5.0
 """How long one question for events waits at the service."""
-_COLOUR = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 
 
 def add_to(app: typer.Typer) -> None:

@@ -125,7 +125,6 @@ class SupervisorActor(Supervisor):
     warm_runs = _after_start(Supervisor.warm_runs)
     decisions = _after_start(Supervisor.decisions)
     observe = _after_start(Supervisor.observe)
-    enable_optimizer = _after_start(Supervisor.enable_optimizer)
 
 
 def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> ActorHandle[Any]:

@@ -310,10 +310,6 @@ class Supervisor:
         self._apply_decision(decision)
         return decision
 
-    async def enable_optimizer(self, enabled: bool) -> None:
-        """Switch sizing on or off until the supervisor ends; the configuration decides at its start."""
-        self._sizing.enabled = enabled
-
     # --- events in, actions out ------------------------------------------------------------------------
 
     def _feed(self, event: ev.Event) -> None:

@@ -1,4 +1,4 @@
-"""Who a request comes from, and whether that one may do it.
+"""Who a request comes from, and whether they may do it.
 
 Without tokens (possible on loopback only) everybody is the admin `local`, and nothing of this is on the way of an
 operation but a look at the `Host` header. With tokens each route's handler is wrapped once, when the application is

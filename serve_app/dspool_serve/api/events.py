@@ -1,4 +1,4 @@
-"""Events as people read them, and those of them that charts mark. Pure."""
+"""Events as people read them, those that charts mark, and their routes."""
 
 from __future__ import annotations
 

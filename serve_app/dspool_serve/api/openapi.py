@@ -35,7 +35,7 @@ STREAMS: dict[str, dict[str, Any]] = {
 """What each kind of stream sends: the name of an event, and the type of its data."""
 
 ON_REQUEST = frozenset({"deploy"})
-"""Streams for who takes events only; others get the answer when it is there."""
+"""Streams for clients that accept only events; others get the answer at the end."""
 
 _REF = "#/components/schemas/{name}"
 _KEYED = (
@@ -158,7 +158,7 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         success["content"] = {"application/json": _media(route.answer, schema_of)}
     responses = {str(route.status): success}
     if streamed is not None and route.stream in ON_REQUEST:
-        shown = "The same with its progress, for who accepts `text/event-stream` and nothing else"
+        shown = "The same with its progress, for clients that accept `text/event-stream` and nothing else"
         responses["200"] = {"description": shown, "content": streamed}
     if "{pool}" in route.path:
         always: tuple[str, ...] = ("malformed_request", "unknown_pool", "not_allowed", *_ALWAYS)

@@ -14,6 +14,7 @@ from dspool.core.metrics.measures import MetricsSnapshot
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
 from dspool.protocols import PoolAdministration, PoolObservation
+from dspool.supervisor.sizing import MAX_DECISIONS
 from dspool.supervisor.warmup import WarmProgress, steps_of
 from dspool_serve.api.common import (
     CHANGE,
@@ -49,7 +50,6 @@ from dspool_serve.http.routing import Route
 STATUS_TIMEOUT_S = 5.0
 """How long a look at a pool may take before it counts as not ready."""
 
-MAX_DECISIONS = 500
 PROGRESS_SHOWN = 500
 
 

@@ -72,7 +72,9 @@ class RunningOperation(Struct):
     operation: str
     command: str
     program: str | None
-    session: Annotated[str | None, Meta(description="its id; the hash that logs have for who is no admin")]
+    session: Annotated[
+        str | None, Meta(description="its id; the hash that logs have for callers who are not admins")
+    ]
     held_s: Seconds
 
 
@@ -96,7 +98,7 @@ class WorkerDetail(WorkerRow, frozen=True):
     memory: Annotated[dict[str, float] | None, Meta(description="rss_mb, pss_mb and uss_mb")] = None
     warmup: Annotated[list[StepRun] | None, Meta(description="its steps as they ran")] = None
     session_ids: Annotated[
-        list[str] | None, Meta(description="of active sessions; hashes for who is no admin")
+        list[str] | None, Meta(description="of active sessions; hashes for callers who are not admins")
     ] = None
     ray_url: Annotated[str | None, Meta(description="its page in Ray's dashboard")] = None
 

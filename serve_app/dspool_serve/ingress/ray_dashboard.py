@@ -15,7 +15,7 @@ PREFIX: Final = "/grafana"
 def environment(host: str, port: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Variables for the process that starts Ray, so that its dashboard shows the panels of the service at `host`.
 
-    None if one of them is set already: then there is a real Grafana or Prometheus.
+    Empty if one of them is set already: then there is a real Grafana or Prometheus.
     """
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
