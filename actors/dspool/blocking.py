@@ -6,6 +6,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -39,6 +40,10 @@ class Portal:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            if self.closed:
+                raise PoolClosed("this pool was closed") from None
+            raise
         except BaseException:
             # The operation must not go on holding a slot.
             future.cancel()
@@ -47,24 +52,42 @@ class Portal:
     def iterate(self, events: AsyncGenerator[T]) -> Iterator[T]:
         """What `events` yields. Leaving early closes them."""
 
+        steps: set[asyncio.Task[Any]] = set()
+
         async def following() -> tuple[T] | None:
+            if step := asyncio.current_task():
+                steps.add(step)
+                step.add_done_callback(steps.discard)
             async for event in events:
                 return (event,)
             return None
+
+        async def leave() -> None:
+            # A step that was interrupted is still on its way out of the generator.
+            await asyncio.gather(*steps, return_exceptions=True)
+            await events.aclose()
 
         try:
             while (event := self.call(following())) is not None:
                 yield event[0]
         finally:
             if not self.closed:
-                self.call(events.aclose())
+                self.call(leave())
 
     def close(self) -> None:
+        """End the loop and what runs on it: whoever waits for that in another thread hears that the pool is closed."""
         self.closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         self._thread.join(timeout=5.0)
         if not self._thread.is_alive():
             self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.stop()
 
 
 class BlockingForm(Generic[T]):

@@ -103,6 +103,54 @@ def test_an_interrupted_caller_cancels_its_operation(pool, answers, monkeypatch)
     assert answers.cancelled.wait(120)
 
 
+def test_who_waits_in_another_thread_hears_that_the_pool_was_closed(pool, answers):
+    heard: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            pool.execute("hangs", x=1)
+        except PoolClosed as closed:
+            heard.append(closed)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert answers.asking.wait(120)
+    pool.close()
+    waiting.join(120)
+    assert len(heard) == 1
+
+
+def test_an_interrupted_iteration_ends_as_it_was_interrupted(pool, answers, monkeypatch):
+    import concurrent.futures
+
+    begun, closed = threading.Event(), threading.Event()
+
+    async def events(command: Any) -> Any:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+            yield 1
+        finally:
+            await asyncio.sleep(0.01)
+            closed.set()
+
+    answers.stream = events
+    waiting = concurrent.futures.Future.result
+    interruptions = iter([True])
+
+    def interrupted(self, timeout=None):
+        if next(interruptions, False):
+            begun.wait(120)
+            raise KeyboardInterrupt
+        return waiting(self, timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(concurrent.futures.Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(pool.stream("anything"))
+    assert closed.wait(120)
+
+
 def test_a_call_from_the_pools_own_loop_is_refused_instead_of_hanging(pool):
     async def inside() -> Any:
         with pytest.raises(RuntimeError, match="themselves"):

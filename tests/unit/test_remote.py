@@ -268,7 +268,17 @@ def test_pauses_grow_are_spread_and_keep_to_what_was_asked():
 def test_events_may_come_in_several_lines_and_with_comments():
     events = Events()
     lines = [": hi", "", "event: token", 'data: {"a":', "data: 1}", "", "data: 2", ""]
-    assert [event for line in lines if (event := events.line(line))] == [("token", {"a": 1}), ("message", 2)]
+    assert list(events.feed("".join(f"{line}\n" for line in lines).encode())) == [
+        ("token", {"a": 1}),
+        ("message", 2),
+    ]
+
+
+def test_what_ends_a_line_elsewhere_may_stand_in_a_text_that_comes_in_any_pieces():
+    text = "one\u2028two\u0085three"
+    sent = f'event: token\r\ndata: {{"text":"{text}"}}\r\n\r\n'.encode()
+    events = Events()
+    assert [event for byte in sent for event in events.feed(bytes([byte]))] == [("token", {"text": text})]
 
 
 def test_a_map_is_one_request_for_many_inputs_and_raises_the_first_failure():

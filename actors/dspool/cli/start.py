@@ -23,8 +23,8 @@ from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, from_environment
 
 SERVICE = "dspool_serve.ingress.service"
-"""With `doctor`, the only mention of the HTTP package below it: imports point down (`dspool_serve` imports `dspool`), so the command
-line loads it when it runs and never at import. It also keeps Ray's import out of `dspool --help`."""
+"""With `doctor`, the only mention of the HTTP package below it: imports point down (`dspool_serve` imports `dspool`).
+The command line loads it when it runs and never at import. It also keeps Ray's import out of `dspool --help`."""
 
 
 class RunningService(Protocol):

@@ -297,7 +297,7 @@ class ServiceConfig(Part):
     body_timeout_s: Seconds = 30.0
     """How long a client may take to send a request's body."""
     execute_code: bool = False
-    """Offer `execute_code` over HTTP, to admins: Python in a sandbox (Deno) without files, network and environment variables."""
+    """Offer `execute_code` over HTTP, to admins: Python in a sandbox (Deno) without files, network and environment."""
     execute_code_memory_mb: Annotated[int, Field(ge=256)] = 1024
     """Memory that such a sandbox may take."""
     session_imports: bool = False

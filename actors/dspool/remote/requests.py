@@ -6,7 +6,7 @@ import email.utils
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -256,9 +256,20 @@ class Events:
     def __init__(self) -> None:
         self._name = ""
         self._data: list[str] = []
+        self._rest = b""
 
-    def line(self, line: str) -> tuple[str, Any] | None:
-        """The event that this line ends, if it ends one: its name and its data."""
+    def feed(self, part: bytes) -> Iterator[tuple[str, Any]]:
+        """The events that `part` ends, name and data.
+
+        Lines end with LF or CRLF alone: whatever else counts as a line's end somewhere may stand in a text.
+        """
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        for line in lines:
+            event = self._line(line.removesuffix(b"\r").decode())
+            if event is not None:
+                yield event
+
+    def _line(self, line: str) -> tuple[str, Any] | None:
         if line:
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")

@@ -126,15 +126,13 @@ class HttpService:
                 async with self._http.stream(call.method, call.path, **options) as answer:
                     if answer.status_code == 200:
                         events = Events()
-                        async for line in answer.aiter_lines():
-                            event = events.line(line)
-                            if event is None:
-                                continue
-                            if event[0] == "error":
-                                raise events.error(event[1])
-                            yield event
-                            if event[0] == "final":
-                                return
+                        async for part in answer.aiter_bytes():
+                            for event in events.feed(part):
+                                if event[0] == "error":
+                                    raise events.error(event[1])
+                                yield event
+                                if event[0] == "final":
+                                    return
                         raise Unreachable(f"the stream of {self.place} broke off before its end")
                     failed = self._problem(answer, await answer.aread())
             except httpx.HTTPError as broken:

@@ -157,7 +157,11 @@ class Administration:
                 for moment in await query:
                     last = moment.sequence
                     yield moment
-            yield await task
+            report = await task
+            # Queried once more after the end: the last steps may have come with it.
+            for moment in await self.warm_progress(last):
+                yield moment
+            yield report
         finally:
             _leave(task)
             if query is not None:

@@ -38,7 +38,10 @@ def same_origin(request: Request) -> None:
     origin = request.headers.get(b"origin")
     if origin is not None:
         # Behind a proxy the scheme may be another; host and port are what the browser was told.
-        host = urlsplit(origin.decode("latin-1")).netloc
+        try:
+            host = urlsplit(origin.decode("latin-1")).netloc
+        except ValueError:
+            raise CsrfRefused("the origin of this request cannot be read") from None
         if host.lower().encode("latin-1") != request.headers.get(b"host", b"").lower():
             raise CsrfRefused("requests from pages of other origins are refused")
 

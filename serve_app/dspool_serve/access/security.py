@@ -134,10 +134,13 @@ class Security:
         raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
 
     def _guarded(self, handler: Handler) -> Handler:
-        """`handler`, for no browser that other pages may have sent. A bearer token is proof enough: none adds one."""
+        """`handler`, for no browser that other pages may have sent.
+
+        A bearer token is proof enough, as browsers add none by themselves; they do add what belongs to other schemes.
+        """
 
         def guarded(context: Context, request: Request) -> Any:
-            if b"authorization" not in request.headers:
+            if request.headers.get(b"authorization", b"")[:7].lower() != b"bearer ":
                 if self.tokens is not None and self.logins is not None:
                     check_login(request, self.logins)
                 else:
