@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from dspool.errors import WorkerLost
+from dspool.errors import PoolNotReady, WorkerLost
 from dspool_console.dashboard.hub import FRAMES_KEPT, Hub
 from dspool_console.dashboard.service import Dashboard
 from dspool_serve.fresh import Fresh
@@ -217,6 +217,22 @@ async def test_all_of_a_pools_state_is_told_again_every_few_beats_because_an_ans
         ((_, _, tick),) = await news.beat(frozenset({"overview"}))
         told.append(tick.get("pool", {}).get("state"))
     assert [n for n, state in enumerate(told, 1) if state] == [1, 5, 10]
+    dashboard.close()
+
+
+async def test_a_supervisor_that_is_away_takes_neither_events_nor_figures_from_those_who_look():
+    pool = SimulatedPool(workers=1, history_s=5)
+    dashboard = Dashboard(SimulatedPools(pool))
+    changes = dashboard.of("default").hub._changes
+    topics = frozenset({"overview", "events", "warmup", "sizing"})
+    await changes.beat(topics)
+
+    async def away(*args: object, **kwargs: object) -> None:
+        raise PoolNotReady("the pool's supervisor is being restarted")
+
+    pool.warm_progress = pool.decisions = away
+    pool.happen("pool.resize", {"from": 1, "to": 2, "overflow": 0}, reason="by hand", action="grow")
+    assert {name for _, name, _ in await changes.beat(topics)} == {"tick", "event"}
     dashboard.close()
 
 

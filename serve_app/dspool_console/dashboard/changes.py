@@ -143,8 +143,11 @@ class Changes:
         return items + [("events", "event", event_row(seen)) for seen in changes]
 
     async def _warmup(self) -> list[Item]:
-        progress = await self.pool.warm_progress(self._warm_since or 0)
-        rollout = next(iter(await self.pool.rollouts()), None)
+        progress = await or_none(self.pool.warm_progress(self._warm_since or 0), STATUS_S)
+        rollouts = await or_none(self.pool.rollouts(), STATUS_S)
+        if progress is None or rollouts is None:
+            return []  # the supervisor is away: nobody else misses anything for that
+        rollout = next(iter(rollouts), None)
         moments = [] if self._warm_since is None else progress
         same = rollout == self._rollout and self._warm_since is not None
         self._warm_since = progress[-1].sequence if progress else self._warm_since or 0
@@ -156,7 +159,9 @@ class Changes:
         )
 
     async def _sizing(self) -> list[Item]:
-        records = await self.pool.decisions(DECISIONS_AT_ONCE)
+        records = await or_none(self.pool.decisions(DECISIONS_AT_ONCE), STATUS_S)
+        if records is None:
+            return []
         rows = {record.since or record.at: record for record in reversed(records)}
         before, self._decisions = self._decisions or {}, rows
         new = [record for since, record in rows.items() if before.get(since) != record]
