@@ -37,7 +37,7 @@ def _heard(actor: Any) -> list[LoggedEvent]:
 
 def _was_not_forked(worker: Any) -> None:
     worker._start = "exec: the preloaded process is gone"
-    worker._tell_fallback()
+    worker._report_fallback()
 
 
 def _has_other_source(supervisor: Any) -> None:
@@ -188,6 +188,8 @@ async def trace_of(state_dir: Path, operation_id: str, spans: int) -> list[dict[
 
 
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+OWN = "00-9d3b1f60a7c24e5f8b0a6c7d8e9f0a1b-00f067aa0ba902b7-01"
+"""A trace with nothing of other tests in it."""
 
 
 async def test_one_trace_leads_from_the_caller_to_the_model_across_processes(observed):
@@ -220,7 +222,7 @@ async def test_a_retried_operation_shows_each_attempt(observed, log):
     pool = observed
     await full(pool)
     asked = ExecuteProgram("noted", log.inputs("a", 1.0))
-    running = asyncio.ensure_future(pool.run(asked, traceparent=GIVEN))
+    running = asyncio.ensure_future(pool.run(asked, traceparent=OWN))
     pid = (await until(log.entries))[0].pid
     kill(pid)
     result = await running

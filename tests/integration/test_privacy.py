@@ -157,14 +157,14 @@ async def test_a_canary_is_in_nothing_that_the_pool_writes_down(start_pool, note
             await asyncio.sleep(1.5)
             events = await pool.events(0, 1000)
             snapshot, history = await pool.metrics_snapshot(), await pool.metrics_history(3600)
-            reading = await pool.metrics.reading.remote()
+            exposed = await pool.snapshot()
             await pool.metrics.checkpoint.remote()
             status = await pool.status()
             shown = await frames(pool)
         told = {
             "events": msgspec.json.encode([events, here.after()]),
             "metrics": msgspec.json.encode([snapshot, history]),
-            "exposition": expose({pool.name: reading}),
+            "exposition": expose({pool.name: exposed}),
             "status": msgspec.json.encode(status),
             "checkpoint": checkpoint_file(pool.client.config).read_bytes(),
             "dashboard frames": shown,

@@ -15,10 +15,12 @@ import uvicorn
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
+from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.messages import Deployment, Membership
 from dspool.pool import Pool
 from dspool.store.store import SessionStore
 from dspool.supervisor.deployments import deployment_of
+from dspool.telemetry.logs import LogTail
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.worker.worker import Worker
@@ -95,8 +97,17 @@ class LocalPool(FakePool):
     async def session_info(self, id: str) -> Any:
         return await self._store.get(self.name, id)
 
-    async def sessions(self, *, limit: int = 100, after: str | None = None) -> Any:
-        return await self._store.list(self.name, limit=limit, after=after)
+    async def sessions(self, **asked: Any) -> Any:
+        return await self._store.list(self.name, **asked)
+
+    async def count_sessions(self) -> int:
+        return await self._store.count(self.name)
+
+    async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
+        return LogTail([], False, "", True)
+
+    async def warmup_report(self) -> WarmupReport:
+        return WarmupReport("parallel")
 
     async def end_session(self, id: str) -> None:
         await self._pool.end_session(id)
@@ -139,6 +150,7 @@ class LocalService:
         self._security = security
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen()  # whoever comes before the server waits in the line
         self.port = int(self._socket.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.pool = LocalPool()
