@@ -20,6 +20,7 @@ from dspool.messages import Deployment, Membership
 from dspool.pool import Pool
 from dspool.store.store import SessionStore
 from dspool.supervisor.deployments import deployment_of
+from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.logs import LogTail
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
@@ -105,6 +106,9 @@ class LocalPool(FakePool):
 
     async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
         return LogTail([], False, "", True)
+
+    async def warm_progress(self, since: int = 0) -> list[WarmProgress]:
+        return []
 
     async def warmup_report(self) -> WarmupReport:
         return WarmupReport("parallel")

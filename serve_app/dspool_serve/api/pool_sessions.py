@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from dspool.errors import UnknownWorker
+from dspool.errors import InvalidRequest, UnknownWorker
 from dspool.messages import SessionInfo, WorkerId
 from dspool_serve.api.common import (
     LOOK,
@@ -31,7 +31,7 @@ LONGEST_SEARCH: Final = 200
 
 
 class PoolSessionList(Struct):
-    """Sessions of all callers. For who is no admin ids are hashes, and owners and programs are left out."""
+    """Sessions of all callers. For callers who are not admins ids are hashes, and owners and programs are left out."""
 
     sessions: list[SessionInfo]
     next_cursor: Annotated[str | None, Meta(description="pass as `cursor` for the next page; for admins")]
@@ -41,7 +41,11 @@ class PoolSessionList(Struct):
 async def list_pool_sessions(context: Context, request: Request) -> Response:
     limit, cursor, query = page_of(request, "search")
     pool = pool_of(context, request)
-    search = query.get("search", "")[:LONGEST_SEARCH]
+    search = query.get("search", "")
+    if len(search) > LONGEST_SEARCH:
+        raise InvalidRequest(
+            f"a search has at most {LONGEST_SEARCH} characters, got {len(search)}", field="search"
+        )
     named = names_sessions(request)
     if not named:
         # What may not be seen must not be guessed by searching for it, or by asking from where it would be.
