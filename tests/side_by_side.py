@@ -27,6 +27,7 @@ LONGEST = (
     "test_http_full",
     "test_dashboard_live",
     *TOGETHER,
+    "test_prometheus",  # the agent of a cluster keeps 2,000 series of a metric: those of many pools fill it
     "test_size_and_warmth",
     "test_faults",
     "test_joined_cluster",
