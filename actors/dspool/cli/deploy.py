@@ -56,8 +56,8 @@ def deploy(
 ) -> None:
     """Deploy a new version of a pool program.
 
-    One worker (the canary) tries it while the others go on with the version before. Their error rates and run times
-    are compared: does it do worse, it is rolled back by itself and the exit code is 1; else all workers get it.
+    One worker (the canary) tries it while the others go on with the version before. The pool compares their error
+    rates and run times: if the new one does worse, it rolls it back and the exit code is 1; else all workers get it.
     """
     out = Output(json, debug)
     with guarded(out):
