@@ -8,6 +8,7 @@ import { Plot } from "../plot.js";
 import { PlotGroup } from "../plot_group.js";
 import { Ring } from "../small_charts.js";
 import { Table } from "../table.js";
+import { ERROR_RATE, LATENCY, THROUGHPUT, UTILIZATION } from "./charts.js";
 import { Cards } from "./overview_cards.js";
 
 export const create = (ctx) => new Overview(ctx);
@@ -244,37 +245,10 @@ const PROGRAM_COLUMNS = [
 const whole = (value) => (Number.isInteger(value) ? count(value) : "");
 
 const PLOTS = (target) => [
-  {
-    chart: "utilization",
-    title: "Utilization",
-    top: 1,
-    band: [target - 0.1, target + 0.1],
-    format: (value) => percent(value),
-    lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }],
-  },
-  {
-    chart: "throughput",
-    title: "Throughput",
-    format: (value) => rate(value),
-    lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }],
-  },
-  {
-    chart: "latency",
-    title: "Latency",
-    format: duration,
-    lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, {
-      column: "p99_s",
-      label: "p99",
-      colour: "--s3",
-    }],
-  },
-  {
-    chart: "errors",
-    title: "Error rate",
-    top: 0.002,
-    format: (value) => percent(value, 2),
-    lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }],
-  },
+  { ...UTILIZATION, band: [target - 0.1, target + 0.1] },
+  THROUGHPUT,
+  LATENCY,
+  ERROR_RATE,
   {
     chart: "queue",
     title: "Queue",

@@ -9,6 +9,7 @@ import { Plot } from "../plot.js";
 import { PlotGroup } from "../plot_group.js";
 import { Series } from "../series.js";
 import { cellText, slotCells } from "../small_charts.js";
+import { ERROR_RATE, LATENCY, THROUGHPUT, UTILIZATION } from "./charts.js";
 import { workerActions } from "./worker_actions.js";
 
 const AGAIN_MS = 2000;
@@ -247,35 +248,4 @@ class WorkerView {
   }
 }
 
-const PLOTS = [
-  {
-    chart: "utilization",
-    title: "Utilization",
-    top: 1,
-    format: (value) => percent(value),
-    lines: [{ column: "utilization", label: "slots in use", colour: "--s1", under: true }],
-  },
-  {
-    chart: "throughput",
-    title: "Throughput",
-    format: (value) => rate(value),
-    lines: [{ column: "throughput", label: "served", colour: "--s1", under: true }],
-  },
-  {
-    chart: "latency",
-    title: "Run time",
-    format: duration,
-    lines: [{ column: "p50_s", label: "p50", colour: "--s2" }, { column: "p95_s", label: "p95", colour: "--s1" }, {
-      column: "p99_s",
-      label: "p99",
-      colour: "--s3",
-    }],
-  },
-  {
-    chart: "errors",
-    title: "Error rate",
-    top: 0.002,
-    format: (value) => percent(value, 2),
-    lines: [{ column: "error_rate", label: "errors and timeouts", colour: "--s-bad", under: true }],
-  },
-];
+const PLOTS = [UTILIZATION, THROUGHPUT, { ...LATENCY, title: "Run time" }, ERROR_RATE];
