@@ -45,7 +45,6 @@ from dspool.messages.operations import (
     OperationOptions,
     Result,
     StreamEvent,
-    Usage,
 )
 from dspool.messages.programs import (
     Change,
@@ -92,7 +91,6 @@ __all__ = [
     "SetVariable",
     "StreamEvent",
     "StreamProgram",
-    "Usage",
     "VersionNumbers",
     "WorkerId",
     "WorkerState",

@@ -38,16 +38,6 @@ class OperationOptions(TypedDict, total=False):
     """W3C trace context."""
 
 
-class Usage(Struct, frozen=True):
-    """Tokens the LM back end reported, summed over the calls of one operation, by model name."""
-
-    by_model: dict[str, dict[str, int]] = {}
-
-    @property
-    def total_tokens(self) -> int:
-        return sum(usage.get("total_tokens", 0) for usage in self.by_model.values())
-
-
 class StreamEvent(Struct, frozen=True, array_like=True):
     """One event of a stream: `kind` "token" (field, text), "field" (field, value), or "status" (text)."""
 
