@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import io
 import logging
+import math
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,7 @@ class Service:
             variables |= {"RAY_USAGE_STATS_ENABLED": "0"}
             # Not at nice 15, as Ray has it: see `runtime.cluster.own_cluster`.
             variables |= {"RAY_worker_niceness": "0"}
+            variables |= start_limits(self.config.init_timeout_s, os.environ)
             if self._ray_dashboard and self._tls() is None:
                 variables |= ray_dashboard.environment(service.host, service.port)
         else:
@@ -295,6 +297,15 @@ class Service:
         end_processes(left, grace_s)
         if self.temp_dir is not None:
             shutil.rmtree(self.temp_dir, ignore_errors=True)
+
+
+def start_limits(init_timeout_s: float, given: Mapping[str, str]) -> dict[str, str]:
+    """Serve gives up on a proxy after 5 s, with a bare `ActorDiedError`: too soon on a busy machine.
+
+    It waits as long as the pool does, unless `given`, the environment, says how long.
+    """
+    names = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S")
+    return {name: str(math.ceil(init_timeout_s)) for name in names if name not in given}
 
 
 def haproxy_processes(temp_dir: Path) -> list[psutil.Process]:
