@@ -49,7 +49,7 @@ test: install ## all tests; PROCESSES=1 to run one after the other
 	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-unit: install ## the tests that need no Ray
-	@$(BIN)/pytest $(PARALLEL) tests/unit tests/property
+	@$(BIN)/pytest $(PARALLEL) -m "not ray and not serve" tests/unit tests/property tests/security
 
 check: install ## what CI runs: lint, format, types, import contracts, documentation, tests
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types imports docs-check

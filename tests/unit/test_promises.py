@@ -1,8 +1,9 @@
-"""docs/promises.md names tests that exist, and times that are those of the configuration."""
+"""The pages that name tests for what they say, name some for each thing, and those exist."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -11,11 +12,23 @@ import pytest
 from dspool import PoolConfig
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "promises.md").read_text()
-ROWS = [line.split(" | ") for line in PAGE.splitlines() if line.startswith("| ")][1:]
-NAMED = sorted(set(re.findall(r"`(tests/\S+?\.py)::(\w+)`", PAGE)))
+PROMISES = "docs/promises.md"
+SECURITY = "docs/explanation/security.md"
+_NAMED = re.compile(r"`(tests/\S+?\.py)::(\w+)`")
 
 
+def rows(page: str, columns: int) -> list[list[str]]:
+    """Of the tables with so many columns, without their heads."""
+    found: list[list[str]] = []
+    for line in (ROOT / page).read_text().splitlines():
+        cells = line.strip().removeprefix("| ").removesuffix(" |").split(" | ")
+        if line.startswith("| ") and len(cells) == columns:
+            # What stood above the line of dashes was the head.
+            found = found[:-1] if set(cells) == {"---"} else [*found, cells]
+    return found
+
+
+@functools.cache
 def names_in(path: Path) -> set[str]:
     found = set()
     for node in ast.parse(path.read_text()).body:
@@ -26,21 +39,29 @@ def names_in(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("file", "name"), NAMED)
-def test_a_test_that_the_page_names_exists(file, name):
-    assert name in names_in(ROOT / file)
+@pytest.mark.parametrize("page", [PROMISES, SECURITY])
+def test_the_tests_that_a_page_names_exist(page):
+    named = _NAMED.findall((ROOT / page).read_text())
+    assert len(named) >= 30
+    assert [f"{file}::{name}" for file, name in named if name not in names_in(ROOT / file)] == []
 
 
-def test_each_promise_has_tests_or_says_that_it_has_none():
-    promises = [row for row in ROWS if not row[0].startswith("| ---")]
-    assert len(promises) >= 18
-    for promise, tests in promises:
-        named = re.findall(r"`tests/\S+?::\w+`", tests)
-        assert named or tests.startswith("no test yet"), promise
-        assert re.sub(r"`tests/\S+?::\w+`|<br>| \|$", "", tests) in ("", "no test yet"), promise
+@pytest.mark.parametrize(
+    ("page", "columns", "at_least"), [(PROMISES, 2, 18), (SECURITY, 4, 13), (SECURITY, 3, 23)]
+)
+def test_each_row_has_tests_or_says_that_it_has_none(page, columns, at_least):
+    found = rows(page, columns)
+    assert len(found) >= at_least
+    for *_, said, tests in found:
+        assert _NAMED.search(tests) or tests == "no test yet", said
+        assert re.sub(_NAMED, "", tests).replace("<br>", "") in ("", "no test yet"), said
+
+
+def test_each_finding_of_the_review_has_become_a_rule():
+    assert [finding for finding, _, _ in rows(SECURITY, 3)] == [f"S{number}" for number in range(1, 24)]
 
 
 def test_the_time_that_a_hung_worker_has_is_that_of_the_defaults():
     default = PoolConfig.default()
     longest_s = default.max_health_failures * default.health_check_interval_s + default.health_check_timeout_s
-    assert f"{longest_s:g} s with the defaults" in PAGE
+    assert f"{longest_s:g} s with the defaults" in (ROOT / PROMISES).read_text()

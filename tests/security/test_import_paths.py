@@ -9,7 +9,6 @@ from typing import Any
 
 import dspy
 import pytest
-from shop_files import write_shop
 
 from dspool.config import PoolConfig
 from dspool.errors import ConfigError, InvalidRequest, NotAllowed, PoolError, ProgramError
@@ -17,6 +16,7 @@ from dspool.messages import CreateProgram, Deployment, ExecuteProgram, StreamPro
 from dspool.programs.imports import RESERVED
 from dspool.programs.program import Definition
 from dspool.programs.sessions.host import Session, SessionHost
+from tests.security.shop_files import write_shop
 
 QA = {"signature": "question -> answer"}
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import calling_programs
 import httpx
 import pytest
 
@@ -178,7 +179,7 @@ print(host.run_thread(ExecuteProgram("p", {"question": "Zanzibar?"}), None).valu
 
 def test_what_fails_in_a_thread_of_dspy_is_quoted_in_no_log():
     # A process of its own: DSPy's log is set up once a process.
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(calling_programs.__file__).parent), os.environ.get("PYTHONPATH", "")])
     environ = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", QUOTING], capture_output=True, text=True, timeout=120, env=environ, check=True

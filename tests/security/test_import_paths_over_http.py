@@ -12,8 +12,8 @@ import pytest
 from dspool.testing.lm_server import LMServer
 from dspool.tokens import TokenSource, issue
 from dspool_serve.access.security import Security
+from tests.security.shop_files import write_shop
 from tests.serve.local_service import LocalService
-from tests.unit.shop_files import write_shop
 
 POOL = "/v1/pools/default"
 SESSION = f"{POOL}/sessions/s"
