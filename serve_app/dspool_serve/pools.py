@@ -156,6 +156,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Off behind Ray Serve, whose server adds `x-request-id` to every answer itself."""
     tls: bool = False
     """Cookies are marked to travel over TLS only."""
+    client_header: str | None = None
+    """The header that holds the client's address; None: its address is that of the connection."""
 
 
 class Pools(Protocol):

@@ -6,8 +6,9 @@ Serve 2.60 starts HAProxy (`RAY_SERVE_HAPROXY_BINARY_PATH`) with a configuration
 - `haproxy-leash`: HAProxy ends with the process that started it (Linux), and its pid is written down, so that
   `dspool down` can end it where that is not possible.
 - `haproxy-frontend`: TLS; a bound on how slowly a request may come in (HAProxy collects a body of up to one buffer,
-  16 KiB, so that a slow client never reaches a replica); problem+json for what HAProxy itself refuses; and
-  `x-request-timeout-seconds` under a name that Serve does not answer by itself in plain text.
+  16 KiB, so that a slow client never reaches a replica); problem+json for what HAProxy itself refuses;
+  `x-request-timeout-seconds` under a name that Serve does not answer by itself in plain text; and the client's address
+  under a name that only HAProxy and the replicas know.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ _FRONTEND = """    timeout http-request {request_s}s
 if {{ req.hdr(x-request-timeout-seconds) -m found }}
     http-request del-header x-request-timeout-seconds
 """
+_CLIENT = "    http-request set-header {client_header} %[src]\n"
 _STRICT = "    http-response set-header strict-transport-security max-age=31536000\n"
 _REFUSALS = {
     400: ("Bad Request", "malformed_request", "The request cannot be read"),
@@ -83,6 +85,7 @@ def write(
     metrics_port: int,
     stats_port: int,
     request_s: float,
+    client_header: str | None = None,
     tls: tuple[Path, Path] | None,
 ) -> Path | None:
     """The script, in `directory`, with the corrections that are on; None when none is.
@@ -91,6 +94,7 @@ def write(
         haproxy: the real one.
         metrics_port, stats_port: those of Serve's two pages.
         request_s: how long a client may take to send a request's head and first 16 KiB.
+        client_header: the header in which a replica gets the client's address; None: it does not.
         tls: certificate chain and private key.
 
     Raises:
@@ -111,6 +115,7 @@ def write(
         file = directory / "frontend.cfg"
         file.write_text(
             _FRONTEND.format(request_s=max(1, math.ceil(request_s)))
+            + ("" if client_header is None else _CLIENT.format(client_header=client_header))
             + ("" if tls is None else _STRICT)
             + _error_files(directory)
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dspool.core.admission.attempts import Attempts
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard.changes import Changes
 from dspool_console.dashboard.hub import Hub
@@ -23,6 +23,9 @@ from dspool_serve.http.requests import Request
 from dspool_serve.pools import ClusterPool, Pools
 
 KEEP_S: Final = 1.0
+WRONG_AT_ONCE: Final = 20
+WRONG_IN_S: Final = 60.0
+"""So many wrong tokens of one address in this time; guessing 256 random bits is hopeless all the same."""
 REPLAY_KEEP_S: Final = 30.0
 
 
@@ -57,8 +60,7 @@ class Dashboard:
         self._pools, self._wall = pools, wall
         self._watches: dict[str, PoolWatch] = {}
         self._own_key = secrets.token_bytes(32)
-        self.wrong_logins: deque[float] = deque()
-        """When wrong tokens were presented (monotonic); bounded by who is refused meanwhile."""
+        self.wrong_logins = Attempts(WRONG_AT_ONCE, WRONG_IN_S)
         self.logins = Logins(self._key, wall=wall)
 
     def start(self) -> None:

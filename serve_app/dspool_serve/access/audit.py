@@ -82,7 +82,6 @@ class Audit:
 
     def _record(self, request: Request, event: str, role: Role, **facts: Any) -> None:
         scope = request.scope
-        client = scope.get("client")
         record = {
             "at": datetime.datetime.fromtimestamp(self._wall(), datetime.UTC).isoformat(
                 timespec="milliseconds"
@@ -94,8 +93,7 @@ class Audit:
             "path": str(scope["path"])[:_LONGEST],
             **{name: value for name, value in facts.items() if value != ""},
             "request_id": request.headers.get(b"x-request-id", b"").decode("latin-1")[:100],
-            # Behind HAProxy this is the proxy.
-            "client": str(client[0]) if client else "",
+            "client": request.client,
         }
         # JSON escapes line breaks: nobody can write a second record into a path.
         line = msgspec.json.encode(record)

@@ -67,6 +67,8 @@ class Application:
     ) -> None:
         self._pools = pools
         self._settings = settings or Settings()
+        header = self._settings.client_header
+        self._client_header = None if header is None else header.encode()
         self._console = console
         version = str(getattr(dspool, "__version__", "0"))
         routes = ROUTES if console is None else (*ROUTES, *console.routes)
@@ -84,7 +86,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             end_with_connection(scope)
-            request = Request(scope, receive, self._settings.body_timeout_s)
+            request = Request(scope, receive, self._settings.body_timeout_s, self._client_header)
             response = await self._answer(request)
             echo = request.headers.get(b"x-request-id") if self._settings.echo_request_id else None
             if isinstance(response, EventStream):

@@ -57,6 +57,7 @@ class Request:
     __slots__ = (
         "_body",
         "_body_timeout_s",
+        "_client_header",
         "headers",
         "login",
         "params",
@@ -67,9 +68,16 @@ class Request:
         "trace",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, body_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        body_timeout_s: float = 30.0,
+        client_header: bytes | None = None,
+    ) -> None:
         self.scope = scope
         self._body_timeout_s = body_timeout_s
+        self._client_header = client_header
         self.receive = receive
         # A repeated header's last value counts: the server in front has refused repeated Content-Length.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -86,6 +94,16 @@ class Request:
     def put_back(self, body: bytes) -> None:
         """`body` was read ahead; the next one who reads it gets it."""
         self._body = body
+
+    @property
+    def client(self) -> str:
+        """The address of who asks, as far as it is known; nothing that the client itself says."""
+        if self._client_header is not None:
+            given = self.headers.get(self._client_header)
+            if given is not None:
+                return given.decode("latin-1")
+        peer = self.scope.get("client")
+        return str(peer[0]) if peer else ""
 
     @property
     def traceparent(self) -> str | None:

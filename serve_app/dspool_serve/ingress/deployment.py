@@ -76,6 +76,8 @@ class HttpIngress:
         self._security = security
         # Before Serve starts the HTTP server of this replica.
         uvicorn_connections.install()
+        # uvicorn believes `X-Forwarded-For` from loopback, which HAProxy passes on as the client sent it.
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 
     def __serve_build_asgi_app__(self) -> Application:
         pools, security = self._pools(), self._security()
@@ -86,9 +88,14 @@ class HttpIngress:
         """Being able to run this is the health that Serve has to know; workers are the supervisor's business."""
 
 
-def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -> BoundApplication:
-    """The Serve application for `serve.run`. `pools` makes, in each replica, the pools to serve;
-    by default the configured one, which must be running.
+def build_app(
+    config: PoolConfig, *, pools: Callable[[], Pools] | None = None, client_header: str | None = None
+) -> BoundApplication:
+    """The Serve application for `serve.run`.
+
+    `pools` makes, in each replica, the pools to serve; by default the configured one, which must be running. What is
+    in front of the replicas puts the client's address into `client_header`, which nobody else can send; without one
+    the client is whoever opened the connection.
     """
     settings = {
         "max_body_bytes": config.service.max_body_bytes,
@@ -101,6 +108,7 @@ def build_app(config: PoolConfig, *, pools: Callable[[], Pools] | None = None) -
         "session_imports": config.service.session_imports,
         "echo_request_id": False,
         "tls": config.service.tls_cert is not None,
+        "client_header": client_header,
     }
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,

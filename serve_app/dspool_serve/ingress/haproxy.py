@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import secrets
 import socket
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
-from dspool.corrections import VARIABLE, chosen, haproxy_script
+from dspool.corrections import VARIABLE, active, chosen, haproxy_script
 from dspool.errors import ConfigError
 
 THREADS = 4
@@ -105,6 +106,7 @@ def environment(
     held: HeldPorts | None = None,
     *,
     request_s: float = 30.0,
+    client_header: str | None = None,
     tls: tuple[Path, Path] | None = None,
 ) -> dict[str, str]:
     """`serve_variables`, and what keeps HAProxy private to a cluster of ours. Creates `directory`, for its files.
@@ -114,6 +116,7 @@ def environment(
     Args:
         held: keeps HAProxy's ports for it; without, somebody may take them before HAProxy does.
         request_s: how long a client may take to send a request's head and first 16 KiB.
+        client_header: see `new_client_header`.
         tls: certificate chain and private key.
 
     Raises:
@@ -131,7 +134,13 @@ def environment(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics_port, stats_port = free_ports(2) if held is None else (held.hold(), held.hold())
     script = haproxy_script.write(
-        directory, haproxy, metrics_port=metrics_port, stats_port=stats_port, request_s=request_s, tls=tls
+        directory,
+        haproxy,
+        metrics_port=metrics_port,
+        stats_port=stats_port,
+        request_s=request_s,
+        client_header=client_header,
+        tls=tls,
     )
     binary_path = {} if script is None else {"RAY_SERVE_HAPROXY_BINARY_PATH": str(script)}
     return {
@@ -147,6 +156,15 @@ def environment(
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_reserved_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(THREADS, os.cpu_count() or 1)),
     }
+
+
+def new_client_header() -> str | None:
+    """A header for the client's address, another one for each HAProxy of ours; None where there is none to set it.
+
+    Nobody else can send it, because nobody knows its name: not through HAProxy, and not to a replica's own port.
+    """
+    ours = binary() is not None and active("haproxy-frontend")
+    return f"x-dspool-client-{secrets.token_hex(16)}" if ours else None
 
 
 def _reserved_port() -> int:

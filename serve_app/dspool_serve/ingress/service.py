@@ -61,6 +61,7 @@ class Service:
         self._serving = False
         self._started: list[psutil.Process] = []
         self._held = haproxy.HeldPorts()
+        self._client_header: str | None = None
         self._token = contextlib.ExitStack()
 
     @property
@@ -110,8 +111,13 @@ class Service:
         if self._address is None:
             self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=_short_directory()))
             service = self.config.service
+            self._client_header = haproxy.new_client_header()
             variables = haproxy.environment(
-                self.temp_dir / "h", self._held, request_s=service.body_timeout_s, tls=self._tls()
+                self.temp_dir / "h",
+                self._held,
+                request_s=service.body_timeout_s,
+                tls=self._tls(),
+                client_header=self._client_header,
             )
             self._hold_door()
             variables |= {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -213,7 +219,11 @@ class Service:
         from dspool_serve.ingress.deployment import build_app
 
         self._serving = True
-        serve.run(build_app(self.config), name=application_name(self.pool_name), route_prefix="/")
+        serve.run(
+            build_app(self.config, client_header=self._client_header),
+            name=application_name(self.pool_name),
+            route_prefix="/",
+        )
 
     async def _wait_until_it_answers(self) -> None:
         """Until the proxy knows the routes: at first it answers 404 or 503 for ones that exist."""
