@@ -263,3 +263,15 @@ def test_a_certificate_that_does_not_fit_its_key_or_a_key_that_all_can_read_is_r
     os.chmod(loose, 0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         haproxy.environment(tmp_path / "h", tls=(cert, loose))
+
+
+async def test_the_replica_learns_the_clients_address_from_haproxy_alone(tmp_path):
+    header = haproxy.new_client_header()
+    assert header != haproxy.new_client_header()
+    async with (
+        Front(tmp_path, client_header=header) as front,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        forged = {header: "203.0.113.1", "x-forwarded-for": "203.0.113.1"}
+        seen = (await http.get(f"http://127.0.0.1:{front.port}/", headers=forged)).json()
+        assert seen[header] == "127.0.0.1"
