@@ -200,6 +200,15 @@ class BlockingClient(BlockingForm[PoolT]):
     run = waiting(PoolClient.run)
     execute = waiting(PoolClient.execute)
     map = waiting(PoolClient.map)
+
+    def as_module(self, program: str, *, timeout_s: float | None = None) -> Any:
+        """As `Pool.as_module`; it waits in whatever thread calls it."""
+
+        async def module() -> Any:
+            return self._inner.as_module(program, timeout_s=timeout_s)
+
+        return self._portal.call(module())
+
     stream = iterating(PoolClient.stream)
     create_session = waiting(PoolClient.create_session)
     sessions = waiting(PoolClient.sessions)

@@ -12,10 +12,11 @@ from typing import Any, Self
 import ray
 from ray.actor import ActorHandle
 
+from dspool.batch import Batch, BatchMethods, Outcome
 from dspool.blocking import BlockingClient, BlockingSession, iterating, waiting
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
-from dspool.errors import Conflict, WorkerStartFailed
+from dspool.errors import Conflict, PoolError, WorkerStartFailed
 from dspool.messages import (
     JSON,
     AnyCommand,
@@ -41,7 +42,7 @@ _MAP_AT_ONCE = 256
 """Operations of one `map` in flight: more would wait in the queue and gain nothing."""
 
 
-class Pool(Administration, Inspection, Storage):
+class Pool(BatchMethods, Administration, Inspection, Storage):
     """A client of one pool of workers. Belongs to the event loop that opened it.
 
     `async with Pool.start(config) as pool` runs a pool for the length of the block; `await Pool.connect(name)` joins
@@ -204,30 +205,28 @@ class Pool(Administration, Inspection, Storage):
         """Run a pool program: `(await pool.execute("qa", question="...", context="...")).answer`."""
         return await self.client.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
 
-    async def map(
-        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
-    ) -> list[Result]:
-        """Run a pool program on many inputs, as many at once as the queue takes; results in the order of the inputs.
-
-        Raises:
-            PoolError: the first failure; the operations not yet finished are cancelled.
-        """
-        results: list[Any] = [None] * len(inputs)
-        left = iter(enumerate(inputs))
+    async def _outcomes(self, batch: Batch) -> list[Outcome]:
+        outcomes: list[Any] = [None] * len(batch.inputs)
+        left = iter(enumerate(batch.inputs))
 
         async def caller() -> None:
             for index, one in left:
-                results[index] = await self.execute(program, timeout_s=timeout_s, **one)
+                command = ExecuteProgram(batch.program, one)
+                try:
+                    outcome: Outcome = await self.run(command, timeout_s=batch.timeout_s)
+                except PoolError as failed:
+                    outcome = failed
+                outcomes[index] = batch.ended(outcome)
 
         # Half the queue: other callers of this pool have inputs too.
-        callers = max(1, min(len(inputs), _MAP_AT_ONCE, self.config.max_queue // 2))
+        callers = max(1, min(len(batch.inputs), _MAP_AT_ONCE, self.config.max_queue // 2))
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(callers):
                     group.create_task(caller())
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return results
+        return outcomes
 
     def session(self, session_id: str, *, principal: str | None = None) -> SessionHandle:
         """A handle on a session; it comes into being with its first program or variable."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from dspool.batch import BatchMethods
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.messages import JSON, Deployment, PoolStatus, Result, SessionInfo
@@ -51,13 +52,10 @@ class PoolObservation(Protocol):
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage: ...
 
 
-class PoolClient(PoolOperations, PoolAdministration, PoolObservation, Protocol):
+class PoolClient(BatchMethods, PoolOperations, PoolAdministration, PoolObservation, Protocol):
     """A pool as programs hold it: `Pool` and `RemotePool`."""
 
     async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result: ...
-    async def map(
-        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
-    ) -> list[Result]: ...
     def session(self, session_id: str) -> SessionMethods: ...
     async def create_session(self, session_id: str) -> SessionInfo: ...
     async def sessions(

@@ -129,6 +129,8 @@ async def test_many_inputs_are_answered_in_their_order(pool):
     assert await pool.map("qa", []) == []
     with pytest.raises(InvalidRequest):
         await pool.map("qa", [QUESTION, {"wrong": 1}])
+    good, bad = await pool.map("qa", [QUESTION, {"wrong": 1}], return_errors=True)
+    assert (good.answer, type(bad)) == ("Paris", InvalidRequest)
 
 
 async def test_a_stream_gives_events_and_then_the_result(pool):

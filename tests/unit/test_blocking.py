@@ -10,6 +10,7 @@ import pytest
 from dspool.blocking import BlockingClient
 from dspool.config import PoolConfig
 from dspool.errors import PoolClosed, ProgramError
+from dspool.messages import ExecuteProgram
 from dspool.pool import Pool
 
 
@@ -25,6 +26,10 @@ class Answers(Pool):
         self.asking = threading.Event()
 
     async def execute(self, program: str, *, timeout_s: float | None = None, **inputs: Any) -> Any:
+        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+
+    async def run(self, command: ExecuteProgram, *, timeout_s: float | None = None) -> Any:
+        program, inputs = command.program, command.inputs
         self.now += 1
         self.asked += 1
         self.most = max(self.most, self.now)

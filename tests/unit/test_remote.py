@@ -292,6 +292,9 @@ def test_a_map_is_one_request_for_many_inputs_and_raises_the_first_failure():
     service = Service(httpx.Response(200, json={"items": items, "succeeded": 1, "failed": 1}))
     with service.blocking() as pool, pytest.raises(errors.ProgramError):
         pool.map("qa", [{}, {}])
+    with service.blocking() as pool:
+        good, bad = pool.map("qa", [{}, {}], return_errors=True)
+    assert (good.answer, bad.code) == ("42", "program_error")
 
 
 def test_a_map_asks_for_as_much_at_once_as_the_service_takes():

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from dspool.batch import Batch, BatchMethods, Outcome
 from dspool.blocking import BlockingClient
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
@@ -42,7 +43,7 @@ from dspool.remote.requests import (
     ATTEMPTS,
     HttpCall,
     batch_for,
-    batch_results,
+    batch_outcomes,
     call_for,
     deploy_for,
     event_of,
@@ -72,7 +73,7 @@ class _SessionPage(msgspec.Struct):
     next_cursor: str | None = None
 
 
-class RemotePool:
+class RemotePool(BatchMethods):
     """A pool that is served at `url`. `async with RemotePool(...) as pool`, or `await pool.close()` at the end.
 
     Args:
@@ -171,24 +172,23 @@ class RemotePool:
         """As `Pool.execute`."""
         return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
 
-    async def map(
-        self, program: str, inputs: list[dict[str, JSON]], *, timeout_s: float | None = None
-    ) -> list[Result]:
-        """As `Pool.map`, in requests of as many sets of inputs as the service takes at once."""
-        results: list[Result] = []
-        while len(results) < len(inputs):
-            sent = inputs[len(results) : len(results) + self._batch]
-            call = batch_for(self.name, program, sent, timeout_s)
+    async def _outcomes(self, batch: Batch) -> list[Outcome]:
+        # In requests of as many sets of inputs as the service takes at once.
+        outcomes: list[Outcome] = []
+        limit_s = self.timeout_s if batch.timeout_s is None else batch.timeout_s
+        while len(outcomes) < len(batch.inputs):
+            sent = batch.inputs[len(outcomes) : len(outcomes) + self._batch]
+            call = batch_for(self.name, batch.program, sent, batch.timeout_s)
             try:
-                answer = await self._service.send(call, self.timeout_s if timeout_s is None else timeout_s)
+                answer = await self._service.send(call, limit_s)
             except InvalidRequest as refused:
                 limit = refused.details.get("limit")
                 if type(limit) is not int or not 0 < limit < len(sent):
                     raise
                 self._batch = limit
                 continue
-            results += batch_results(program, self._service.decoded(answer, object))
-        return results
+            outcomes += map(batch.ended, batch_outcomes(batch.program, self._service.decoded(answer, object)))
+        return outcomes
 
     # --- sessions ---
 

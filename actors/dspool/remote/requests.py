@@ -165,16 +165,15 @@ def deploy_for(pool: str, deployment: Deployment, canary_s: float | None) -> Htt
     return HttpCall("POST", with_query(path, canary_s=watched_s), body, True, uuid.uuid4().hex)
 
 
-def batch_results(program: str, body: Any) -> list[Result]:
-    """One result for each set of inputs, in their order.
-
-    Raises:
-        PoolError: the first failure.
-    """
-    for item in body["items"]:
-        if failed := item.get("problem"):
-            raise problem_of(int(failed.get("status", 500)), msgspec.json.encode(failed), {})
-    return [result_of(ExecuteProgram(program, {}), item["result"]) for item in body["items"]]
+def batch_outcomes(program: str, body: Any) -> list[Result | PoolError]:
+    """One outcome for each set of inputs, in their order."""
+    command = ExecuteProgram(program, {})
+    return [
+        problem_of(int(failed.get("status", 500)), msgspec.json.encode(failed), {})
+        if (failed := item.get("problem"))
+        else result_of(command, item["result"])
+        for item in body["items"]
+    ]
 
 
 def result_of(command: AnyCommand, body: Any) -> Result:
@@ -323,7 +322,7 @@ __all__ = [
     "Events",
     "HttpCall",
     "batch_for",
-    "batch_results",
+    "batch_outcomes",
     "call_for",
     "deploy_for",
     "event_of",
