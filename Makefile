@@ -3,8 +3,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-EXTRAS := dev,docs,bench,postgres,otlp
+# Two installs, each by hash: what serving needs, and on top of it what everything else here needs.
+SERVING := $(VENV)/.serving
+TESTING := $(VENV)/.testing
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
@@ -17,26 +18,39 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up install test test-unit check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
+.PHONY: help up serving install test test-unit check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
-up: install ## install if needed, then serve on http://127.0.0.1:8000 until Ctrl-C
+up: $(SERVING) ## install what serving needs, if that is not there, then serve on http://127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/dspool up $(ARGS)
 
-install: $(INSTALLED) ## the project and its tools in .venv, pinned by constraints.txt
+serving: $(SERVING) ## what serving needs, in .venv
 
-$(INSTALLED): pyproject.toml constraints.txt
+install: $(TESTING) ## the project and all its tools in .venv, as requirements/ pins them
+
+# Nothing is built but the project itself, and nothing is taken that has another hash. Of all these files a run reads
+# a few: each is compiled when it is first imported.
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile --no-deps
+LOCKED := $(PIP_INSTALL) --require-hashes --only-binary :all:
+
+$(SERVING): pyproject.toml requirements/serve.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V)"; exit 1; }
 	@echo "[1/3] Python environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "[2/3] Packages (a few minutes the first time)"
-	@# Of all these files a run reads a few: each is compiled when it is first imported.
-	@$(BIN)/python -m pip install --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
+	@$(LOCKED) -r requirements/serve.txt
+	@$(PIP_INSTALL) --no-build-isolation -e .
 	@echo "[3/3] Checking that they fit together"
+	@$(BIN)/python -m pip check
+	@touch $@
+
+$(TESTING): $(SERVING) requirements/test.txt
+	@echo "Packages for tests, documentation and benchmarks"
+	@$(LOCKED) -r requirements/test.txt
 	@$(BIN)/python -m pip check
 	@touch $@
 
@@ -103,10 +117,15 @@ debian: ## Debian packages that some tests use (needs root; nothing breaks witho
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(DEBIAN_PACKAGES)
 
-lock: install ## pin what is installed now
-	@{ echo "# What the tests ran with. Written by \`make lock\`."; \
-	  $(BIN)/python -m pip freeze --exclude-editable --exclude dspool; } > constraints.txt
-	@touch $(INSTALLED)
+# The hashes are those of every platform and Python that a package supports, so that one file serves all.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate \
+  --custom-compile-command "make lock" $(LOCK_ARGS) pyproject.toml -
+
+lock: install ## pin what pyproject.toml asks for; LOCK_ARGS=--upgrade takes newer versions
+	@echo hatchling | $(LOCK) --extra postgres --extra otlp --output-file requirements/serve.txt
+	@echo hatchling | $(LOCK) --all-extras --constraints requirements/serve.txt --output-file requirements/test.txt \
+	  $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements/serve.txt)
+	@touch $(SERVING) $(TESTING)
 
 clean: ## remove caches, the built site and the environment
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
