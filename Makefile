@@ -117,7 +117,8 @@ debian: ## Debian packages that some tests use (needs root; nothing breaks witho
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(DEBIAN_PACKAGES)
 
-# The hashes are those of every platform and Python that a package supports, so that one file serves all.
+# The hashes are those of every platform and Python that a package supports, so that one file serves all. What a file
+# pins already keeps its version and its hashes.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate \
   --custom-compile-command "make lock" $(LOCK_ARGS) pyproject.toml -
 

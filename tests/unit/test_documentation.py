@@ -218,7 +218,7 @@ def named(pattern: str) -> list[tuple[str, str]]:
 
 
 def test_every_file_that_a_page_names_exists():
-    folders = ("actors", "benchmarks", "deploy", "docs", "examples", "serve_app", "tests")
+    folders = ("actors", "benchmarks", "deploy", "docs", "examples", "requirements", "serve_app", "tests")
     files = [f"/{path}" for folder in folders for path in (ROOT / folder).rglob("*")]
     files += [f"/{path}" for path in ROOT.glob("*")]
     gone = [
