@@ -78,23 +78,6 @@ async def test_a_hundred_viewers_cost_one_question_and_get_the_same_bytes():
     beats.hub.close()
 
 
-async def test_viewers_who_are_turned_out_are_all_told_so_and_may_come_again():
-    beats = Beats()
-    streams = [beats.hub.follow(OVERVIEW, None) for _ in range(3)]
-    for stream in streams:
-        await read(stream, 1)
-    waiting = [asyncio.ensure_future(anext(stream, None)) for stream in streams]
-    await asyncio.sleep(0)
-    beats.hub.turn_out()
-    assert await asyncio.wait_for(asyncio.gather(*waiting), 60) == [None, None, None]
-    assert beats.hub.viewers == 0
-    # One that comes all the same is not sent away: the service may have thought better of it.
-    again = beats.hub.follow(OVERVIEW, None)
-    assert (await read(again, 1))[0][0] == "hello"
-    await again.aclose()
-    beats.hub.close()
-
-
 async def test_nothing_is_asked_when_nobody_looks_any_more():
     beats = Beats()
     stream = beats.hub.follow(OVERVIEW, None)

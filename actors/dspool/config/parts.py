@@ -294,6 +294,10 @@ class ServiceConfig(Part):
     """The certificate's private key in PEM; not readable by everybody."""
     fair_waiting: Count = 256
     """Requests of one token that may wait while others have their turn; only with tokens."""
+    max_streams: Count = 2048
+    """Event streams that one ingress process holds open at once."""
+    max_streams_per_principal: Count = 512
+    """Of those, how many one principal may have; without tokens all are one."""
     body_timeout_s: Seconds = 30.0
     """How long a client may take to send a request's body."""
     execute_code: bool = False

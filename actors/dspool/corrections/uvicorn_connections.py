@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from dspool.corrections import active
@@ -40,11 +41,18 @@ def end_with_connection(scope: MutableMapping[str, Any]) -> None:
         requests.add_current()
 
 
-def on_server_stop(scope: MutableMapping[str, Any], callback: Callable[[], None]) -> None:
-    """Call `callback` when the server of `scope` is told to stop: for answers that have no end of their own."""
+@contextmanager
+def on_server_stop(scope: MutableMapping[str, Any], callback: Callable[[], None]) -> Iterator[None]:
+    """Within this block, call `callback` when the server of `scope` is told to stop: for answers that may last."""
     requests: ConnectionRequests | None = scope.get(SCOPE_KEY)
-    if requests is not None:
-        requests.on_stop.add(callback)
+    if requests is None:
+        yield
+        return
+    requests.on_stop.append(callback)
+    try:
+        yield
+    finally:
+        requests.on_stop.remove(callback)
 
 
 class ConnectionRequests:
@@ -55,8 +63,8 @@ class ConnectionRequests:
     def __init__(self) -> None:
         self._lost = False
         self._tasks: list[asyncio.Task[Any]] = []
-        self.on_stop: set[Callable[[], None]] = set()
-        """Called when the server wants to stop. A set: one connection carries many requests for the same."""
+        self.on_stop: list[Callable[[], None]] = []
+        """Called when the server wants to stop."""
 
     def add_current(self) -> None:
         """The current task runs a request of this connection."""
@@ -68,7 +76,7 @@ class ConnectionRequests:
         self._tasks = [task, *(one for one in self._tasks if not one.done())]
 
     def server_stops(self) -> None:
-        for callback in self.on_stop:
+        for callback in tuple(self.on_stop):
             callback()
 
     def connection_lost(self) -> None:

@@ -58,7 +58,6 @@ class Hub:
         self._beating: asyncio.Task[None] | None = None
         self._failing = False
         self._joined: dict[tuple[int, frozenset[str]], bytes] = {}
-        self._evictions = 0
 
     @property
     def viewers(self) -> int:
@@ -68,14 +67,9 @@ class Hub:
         if self._beating is not None:
             self._beating.cancel()
 
-    def turn_out(self) -> None:
-        """End the streams of all viewers: a process that stops waits for them. Their pages come back by themselves."""
-        self._evictions += 1
-        self._wake()
-
     async def follow(self, topics: frozenset[str], last_id: str | None) -> AsyncGenerator[bytes]:
-        """The frames of these topics from now on, or after `last_id` if they are still here. Until `turn_out`."""
-        viewer, evictions = object(), self._evictions
+        """The frames of these topics from now on, or after `last_id` if they are still here."""
+        viewer = object()
         self._viewers[viewer] = topics
         try:
             if self._beating is None or self._beating.done():
@@ -83,7 +77,7 @@ class Hub:
                 self._beating = asyncio.get_running_loop().create_task(self._beat())
             place, resumed = self._place(last_id)
             yield self._event("hello", {"resumed": resumed, "at": self._wall()}, place)
-            while evictions == self._evictions:
+            while True:
                 signal = self._signal
                 if place < self._number:
                     data = self._after(place, topics)

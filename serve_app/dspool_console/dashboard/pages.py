@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from dspool.core.metrics.measures import LiveUpdate
-from dspool.corrections.uvicorn_connections import on_server_stop
 from dspool.errors import InvalidRequest, UnknownName
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.observation import MAX_PAGE
@@ -74,10 +73,9 @@ async def follow_pool(context: ConsoleContext, request: Request) -> EventStream:
     topics = frozenset(query.get("topics", "overview").split(","))
     if not topics <= frozenset(TOPICS):
         raise InvalidRequest(f"topics are {', '.join(TOPICS)}", field="topics")
-    on_server_stop(request.scope, watch.hub.turn_out)
     last = request.headers.get(b"last-event-id")
     frames = watch.hub.follow(topics, None if last is None else last.decode("latin-1"))
-    return EventStream(frames, heartbeat_s=min(HEARTBEAT_S, context.settings.heartbeat_s))
+    return EventStream(frames, heartbeat_s=min(HEARTBEAT_S, context.settings.heartbeat_s), endless=True)
 
 
 async def list_markers(context: ConsoleContext, request: Request) -> Response:

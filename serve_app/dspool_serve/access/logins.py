@@ -61,16 +61,18 @@ class Logins:
         if shape is None:
             return None
         id, began, ends, nonce, seal = shape.groups()
-        token = next((token for token in tokens if token.id == id), None)
+        token = tokens.get(id)
         body = f"{id}.{began}.{ends}.{nonce}"
         # An unknown id costs the same comparison, so that the time taken does not tell which ids exist.
         same = hmac.compare_digest(seal, self._seal(body, token.sha256 if token is not None else _NOBODY))
-        now = self._wall()
-        if token is None or not same or now >= int(ends):
+        if token is None or not same or token.expired(self._wall()):
             return None
-        if token.expires_at is not None and now >= token.expires_at:
-            return None
-        return Login(token, int(began), int(ends), nonce)
+        login = Login(token, int(began), int(ends), nonce)
+        return login if self.still_has(login) else None
+
+    def still_has(self, login: Login) -> bool:
+        """Whether `login`, recognised earlier, goes on; what became of its token is another question."""
+        return self._wall() < login.ends
 
     def cookie(self, login: Login, *, secure: bool) -> bytes:
         """The value of `Set-Cookie` that begins or prolongs a login."""

@@ -24,8 +24,9 @@ from dspool_serve.access.audit import Audit
 from dspool_serve.access.callers import Admissions, Caller
 from dspool_serve.access.csrf import SAFE, check_login, same_origin
 from dspool_serve.access.logins import Logins, cookie_of
+from dspool_serve.access.streams import MAX_EACH, MAX_OPEN, OpenStreams, Right
 from dspool_serve.context import Context
-from dspool_serve.http.event_stream import EventStream
+from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
 from dspool_serve.http.problems import kind_of
 from dspool_serve.http.requests import Request
 from dspool_serve.http.routing import Handler, Route
@@ -49,6 +50,7 @@ class Security:
         hosts: without tokens, the names under which the service may be addressed; None is any. A web page whose name
             was made to point at 127.0.0.1 is of the "same site" for the browser, and only its `Host` gives it away.
         max_waiting: requests of one token that wait while others have their turn.
+        max_streams, max_streams_each: event streams that are open at once, in all and of one principal.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Security:
         hosts: Iterable[str] | None = None,
         audit: Audit | None = None,
         max_waiting: int = 256,
+        max_streams: int = MAX_OPEN,
+        max_streams_each: int = MAX_EACH,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.tokens = tokens
@@ -66,6 +70,7 @@ class Security:
         self.audit = audit or Audit(None)
         self.logins: Logins | None = None
         """Set by the console: who logged in there, which counts below `/v1/` only."""
+        self.streams = OpenStreams(max_streams, max_streams_each, tokens=tokens, wall=wall)
         self._max_waiting = max_waiting
         self._wall = wall
         self._views: dict[tuple[str, Priority], tuple[Token, Context]] = {}
@@ -80,6 +85,8 @@ class Security:
         handler = route.handler
         if need is not None and route.method not in SAFE:
             handler = self._guarded(handler)
+        if route.stream or route.media == EVENT_STREAM.decode():
+            handler = self._streaming(handler)
         if need == "admin":
             handler = self._audited(route, handler)
         handler = _timely(handler)
@@ -93,7 +100,7 @@ class Security:
 
         async def authorised(context: Context, request: Request) -> Any:
             token = self.identify(request)
-            request.principal, request.role = token.name, token.role
+            request.token, request.principal, request.role = token, token.name, token.role
             if not allowed(token.role, need):
                 self.audit.denied(request, token.role, need)
                 raise NotAllowed(
@@ -148,6 +155,27 @@ class Security:
             return handler(context, request)
 
         return guarded
+
+    def _streaming(self, handler: Handler) -> Handler:
+        """`handler`, which may answer with a stream: that ends with the right to it, and there are only so many."""
+        streams = self.streams
+
+        async def streaming(context: Context, request: Request) -> Any:
+            principal = request.principal or "local"
+            streams.enter(principal)
+            answer = None
+            try:
+                answer = await handler(context, request)
+            finally:
+                if not isinstance(answer, EventStream):
+                    streams.leave(principal)
+            if isinstance(answer, EventStream):
+                answer.on_end.append(lambda: streams.leave(principal))
+                if request.token is not None:
+                    streams.watch(answer, Right(request.token, request.login), self.logins)
+            return answer
+
+        return streaming
 
     def _view(self, context: Context, token: Token, priority: Priority) -> Context:
         """What the holder of `token` gets: its own sessions, its share of the pool."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 import dspool
-from dspool.corrections.uvicorn_connections import end_with_connection
+from dspool.corrections.uvicorn_connections import end_with_connection, on_server_stop
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.tracing import NOT_TRACED, Tracing, traceparent_of
@@ -90,7 +90,8 @@ class Application:
             response = await self._answer(request)
             echo = request.headers.get(b"x-request-id") if self._settings.echo_request_id else None
             if isinstance(response, EventStream):
-                await response.send(send, echo)
+                with on_server_stop(scope, response.server_stops):
+                    await response.send(send, echo)
             else:
                 await respond(send, response, echo)
         elif scope["type"] == "lifespan":

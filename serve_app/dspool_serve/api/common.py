@@ -15,7 +15,7 @@ from dspool.errors import InvalidRequest, NotAllowed, PoolError, PoolNotReady
 from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
 from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
 from dspool_serve.context import Context
-from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, event, stream_event
+from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, ProgressStream, event, stream_event
 from dspool_serve.http.requests import Request, decode
 from dspool_serve.http.responses import Response
 from dspool_serve.pools import CallerView, ClusterPool
@@ -156,10 +156,6 @@ def result_of(answer: Result) -> ExecuteResponse:
     )
 
 
-def streamed(context: Context, events: AsyncGenerator[bytes]) -> EventStream:
-    return EventStream(events, heartbeat_s=context.settings.heartbeat_s)
-
-
 def stream_program(
     context: Context, request: Request, command: AnyCommand, *, session: str | None, timeout_s: float | None
 ) -> EventStream:
@@ -179,7 +175,7 @@ def stream_program(
             # At once, not when the garbage collector finds it: the slot is held until then.
             await source.aclose()
 
-    return streamed(context, events())
+    return EventStream(events(), heartbeat_s=context.settings.heartbeat_s)
 
 
 def wants_events(request: Request) -> bool:
@@ -189,14 +185,14 @@ def wants_events(request: Request) -> bool:
 
 
 def stream_progress(context: Context, source: AsyncGenerator[Any], last: type) -> EventStream:
-    """A `status` event for each moment of `source`, then `final` with the `last`."""
+    """A `status` event for each moment of `source`, then `final` with the `last`. Leaving it changes nothing."""
 
     async def events() -> AsyncGenerator[bytes]:
         async with aclosing(source):
             async for moment in source:
                 yield event("final" if isinstance(moment, last) else "status", moment)
 
-    return streamed(context, events())
+    return ProgressStream(events(), heartbeat_s=context.settings.heartbeat_s)
 
 
 async def gather(work: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from dspool.telemetry.event_log import EventPage, LoggedEvent
 from dspool.telemetry.events import EVENTS
 from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
-from dspool_serve.api.common import ANSWER_S, POOL, patiently, pool_of, streamed, whole_number
+from dspool_serve.api.common import ANSWER_S, POOL, patiently, pool_of, whole_number
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream, event
 from dspool_serve.http.requests import Request, number
@@ -172,13 +172,13 @@ async def get_events(context: Context, request: Request) -> Response:
 
 async def follow_events(context: Context, request: Request) -> EventStream:
     query = request.query(frozenset({"since"}))
-    # A browser's EventSource that connects again says so in this header.
+    # A browser's EventSource that connects again says so in this header, and repeats the address with its `since`.
     last = request.headers.get(b"last-event-id")
-    if last is not None and "since" not in query:
+    if last is not None:
         query = {"since": last.decode("latin-1")}
     since = whole_number(query, "since", 0, _LARGEST, 0) or 0
     pool = pool_of(context, request)
-    page = await pool.events(since, AT_ONCE)
+    page = await patiently(pool.events(since, AT_ONCE))
 
     async def events() -> AsyncGenerator[bytes]:
         found = page
@@ -189,7 +189,7 @@ async def follow_events(context: Context, request: Request) -> EventStream:
                 yield event("event", event_row(seen), seen.number)
             found = await pool.events(found.next, AT_ONCE, timeout_s=POLL_S)
 
-    return streamed(context, events())
+    return EventStream(events(), heartbeat_s=context.settings.heartbeat_s, endless=True)
 
 
 _PAGE_QUERY: Final[tuple[tuple[str, dict[str, Any]], ...]] = (

@@ -1,8 +1,8 @@
 """`Idempotency-Key`: the same request is done once, and everyone who sends it gets the one answer.
 
 The key is claimed in the store before the work begins, so it holds over all ingress processes. What is done under a key
-is done to its end also when its client goes away: who comes back with the key gets the answer. Only a stream ends with
-its reader, and is remembered as cancelled. An answer that says that no work was done is not kept.
+is done to its end also when its client goes away: who comes back with the key gets the answer. Only a program's stream
+ends with its reader, and is remembered as cancelled. An answer that says that no work was done is not kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import hashlib
 import logging
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from dspool.errors import Cancelled, InvalidRequest, PoolError
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.context import Context
-from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
+from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, go_on
 from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, pool_error_of, problem
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
@@ -40,9 +40,6 @@ MAX_KEPT_STREAM = 1_048_576
 _REPLAYED = (("idempotency-replayed", "true"),)
 _NOT_BEGUN = frozenset({429, 503})
 """Nothing was done: the same key may be tried again."""
-
-_working: set[asyncio.Task[Any]] = set()
-"""Work that goes on although its client may be gone; the event loop itself holds tasks only weakly."""
 
 
 def keyed(routes: Iterable[Route]) -> tuple[Route, ...]:
@@ -94,7 +91,7 @@ async def _once(context: Context, request: Request, key: str, handler: Handler) 
     if claim.outcome != "new":
         return _replayed(claim)
     # A task of its own: a client that goes away must not leave the work half done.
-    answer: Response | EventStream = await asyncio.shield(_go_on(_work(context, request, handler, held)))
+    answer: Response | EventStream = await asyncio.shield(go_on(_work(context, request, handler, held)))
     return answer
 
 
@@ -173,14 +170,7 @@ class _Recording:
             return
         # It never came to its close: the key is used up all the same, and that must be written down.
         self._answer = problem(Cancelled("the client went away before the stream ended"))
-        _go_on(self._keep())
-
-
-def _go_on(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    task = asyncio.get_running_loop().create_task(work)
-    _working.add(task)
-    task.add_done_callback(_working.discard)
-    return task
+        go_on(self._keep())
 
 
 def fingerprint(request: Request, body: bytes) -> str:

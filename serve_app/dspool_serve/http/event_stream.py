@@ -7,19 +7,21 @@ while the client does not read. The source then stops too: a worker sends at mos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from dspool.errors import DeadlineExceeded
+from dspool.errors import Cancelled, DeadlineExceeded, PoolError, PoolNotReady
 from dspool.messages import StreamEvent
 from dspool_serve.http.problems import pool_error_of, problem
-from dspool_serve.http.responses import ALWAYS, Response, Send, respond
+from dspool_serve.http.responses import ALWAYS, Message, Response, Send, respond
 
 EVENT_STREAM = b"text/event-stream"
 COMMENT = b": heartbeat\n\n"
+CLOSE_S: Final = 5.0
+"""How long a client that is told to go has to read the end of its stream."""
 
 _encode = msgspec.json.Encoder().encode
 _ON_EVERY_STREAM = (
@@ -30,6 +32,7 @@ _ON_EVERY_STREAM = (
 )
 
 
+_SERVER_STOPS = PoolNotReady("this server stops; what it told of goes on: ask again how far it is")
 _DEADLINE_PASSED = DeadlineExceeded("the stream did not end within the time that the request allowed")
 
 
@@ -55,11 +58,13 @@ class EventStream:
     heartbeat: from then on an error is an `error` event, which ends the stream.
     """
 
-    status = 200
-
-    def __init__(self, events: AsyncGenerator[bytes], *, heartbeat_s: float) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], *, heartbeat_s: float, endless: bool = False) -> None:
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
         """Further headers of the answer."""
+        self.status = 200
+        """Of the answer; another one if it was refused in place of the stream."""
+        self.problem = Cancelled.code
+        """How it ended: empty if it is complete, else a code. As long as it is not, its client may go away."""
         self.on_end: list[Callable[[], None]] = []
         """Called when the stream ended, however it did."""
         self.on_sent: Callable[[bytes], None] | None = None
@@ -72,32 +77,69 @@ class EventStream:
         """The deadline, by the loop's time: the stream then ends with an error."""
         self._events = events
         self._heartbeat_s = heartbeat_s
+        self._endless = endless
         self._started = False
         self._quiet = True
+        self._limit: asyncio.Timeout | None = None
+        """Set while events are sent."""
+        self._ended = False
+        self._why: PoolError | None = None
         # Held around each send: a heartbeat must not come between the head of the answer and its first event.
         self._write_lock = asyncio.Lock()
+
+    def end(self, why: PoolError | None = None) -> None:
+        """End it now, from outside, with an `error` event that says why; None is an end like any other."""
+        self._ended, self._why = True, why
+        now = asyncio.get_running_loop().time()
+        if self._limit is not None:
+            self._limit.reschedule(now)
+        else:
+            self.until = now
+
+    def server_stops(self) -> None:
+        """The server stops, and waits for its answers: what has no end of its own ends now."""
+        if self._endless:
+            self.end()
 
     async def send(self, send: Send, request_id: bytes | None = None) -> None:
         heartbeat = asyncio.get_running_loop().create_task(self._beat(send, request_id))
         try:
-            try:
-                async with asyncio.timeout_at(self.until) as limit, aclosing(self._events) as events:
-                    async for part in events:
-                        await self._write(send, part, request_id)
-            except Exception as failed:
-                answer = problem(_DEADLINE_PASSED if limit.expired() else pool_error_of(failed))
-                if await self._refuse(send, answer, request_id):
-                    return
-                await self._write(send, b"event: error\ndata: %b\n\n" % answer.body, request_id)
-            if self.before_close is not None:
-                await self.before_close()
+            failed = await self._send_events(send, request_id)
+            # Who was told to go and does not read is not waited for.
+            async with asyncio.timeout(CLOSE_S if self._ended else None):
+                if failed is not None:
+                    answer = problem(failed)
+                    self.problem = failed.code
+                    if await self._refuse(send, answer, request_id):
+                        return
+                    await self._write(send, b"event: error\ndata: %b\n\n" % answer.body, request_id)
+                if self.before_close is not None:
+                    await self.before_close()
         finally:
             heartbeat.cancel()
             for callback in self.on_end:
                 callback()
-        async with self._write_lock:
+        async with asyncio.timeout(CLOSE_S if self._ended else None), self._write_lock:
             await self._start(send, request_id)
             await send({"type": "http.response.body", "body": b""})
+
+    async def _send_events(self, send: Send, request_id: bytes | None) -> PoolError | None:
+        """Send all events; the error that ended them before their end, if one did."""
+        try:
+            async with asyncio.timeout_at(self.until) as self._limit, aclosing(self._events) as events:
+                async for part in events:
+                    await self._write(send, part, request_id)
+        except Exception as failed:
+            if self._limit is not None and self._limit.expired():
+                failure = self._why if self._ended else _DEADLINE_PASSED
+            else:
+                failure = pool_error_of(failed)
+            if failure is not None:
+                return failure
+        finally:
+            self._limit = None
+        self.problem = ""
+        return None
 
     async def _refuse(self, send: Send, answer: Response, request_id: bytes | None) -> bool:
         """Answer in the place of the stream; false if that has begun."""
@@ -105,6 +147,7 @@ class EventStream:
             if self._started:
                 return False
             self._started = True
+            self.status = answer.status
             if self.on_refused is not None:
                 self.on_refused(answer)
             if self.before_close is not None:
@@ -135,3 +178,86 @@ class EventStream:
             await asyncio.sleep(self._heartbeat_s)
             if self._quiet:
                 await self._write(send, COMMENT, request_id)
+
+
+class ProgressStream(EventStream):
+    """Tells of work that is done to its end although nobody listens.
+
+    `before_close` and `on_end` come with the end of the work; the client may have gone long before.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes], *, heartbeat_s: float) -> None:
+        super().__init__(events, heartbeat_s=heartbeat_s)
+        self._listening: asyncio.Timeout | None = None
+        self._until_told: float | None = None
+
+    def end(self, why: PoolError | None = None) -> None:
+        self._why = why
+        now = asyncio.get_running_loop().time()
+        if self._listening is not None:
+            self._listening.reschedule(now)
+        else:
+            self.until = now
+
+    def server_stops(self) -> None:
+        self.end(_SERVER_STOPS)
+
+    async def send(self, send: Send, request_id: bytes | None = None) -> None:
+        listener = _Listener(send)
+        until, self.until = self.until, None
+        work = go_on(super().send(listener.send, request_id))
+        try:
+            async with asyncio.timeout_at(until) as self._listening:
+                await asyncio.shield(work)
+            return
+        except TimeoutError:
+            listener.leave()
+        finally:
+            self._listening = None
+            listener.leave()
+        answer = problem(self._why or _DEADLINE_PASSED)
+        async with asyncio.timeout(CLOSE_S), listener.sending:
+            if self._started:
+                body = b"event: error\ndata: %b\n\n" % answer.body
+                await send({"type": "http.response.body", "body": body})
+            else:
+                self._started = True
+                await respond(send, answer, request_id)
+
+
+class _Listener:
+    """A client that may leave: from then on nothing is sent to it, nor waited for."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._left = asyncio.Event()
+        self.sending = asyncio.Lock()
+        """Held while something is sent to it."""
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def send(self, message: Message) -> None:
+        async with self.sending:
+            if self._left.is_set():
+                return
+            sending = asyncio.ensure_future(self._send(message))
+            leaving = asyncio.ensure_future(self._left.wait())
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            leaving.cancel()
+            if sending.done():
+                sending.result()
+            else:
+                sending.cancel()
+
+
+_working: set[asyncio.Task[Any]] = set()
+"""Work that goes on although its client may be gone; the event loop itself holds tasks only weakly."""
+
+
+def go_on(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """`work` as a task that nobody needs to hold."""
+    task = asyncio.get_running_loop().create_task(work)
+    _working.add(task)
+    task.add_done_callback(_working.discard)
+    return task

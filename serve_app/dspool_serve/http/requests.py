@@ -65,6 +65,7 @@ class Request:
         "receive",
         "role",
         "scope",
+        "token",
         "trace",
     )
 
@@ -86,6 +87,8 @@ class Request:
         """Who asks; None is nobody in particular, or the pool's own."""
         self.role: Role = "admin"
         """What the principal may do; without tokens everybody may do everything."""
+        self.token: Token | None = None
+        """What the principal was recognised by; None without tokens."""
         self.login: Login | None = None
         """The login to the dashboard that the request came with."""
         self._body: bytes | None = None

@@ -141,6 +141,8 @@ def security_of(config: PoolConfig, tokens: str | None) -> Security:
         hosts=None if source is not None else (*LOOPBACK_NAMES, service.host),
         audit=Audit(config.state_dir / AUDIT_NAME),
         max_waiting=service.fair_waiting,
+        max_streams=service.max_streams,
+        max_streams_each=service.max_streams_per_principal,
     )
 
 

@@ -60,6 +60,9 @@ class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     def limited(self) -> bool:
         return self.rate_per_s is not None or self.quota_per_day is not None
 
+    def expired(self, now: float) -> bool:
+        return self.expires_at is not None and now >= self.expires_at
+
     @property
     def limits(self) -> RateLimits:
         return RateLimits(self.rate_per_s, self.burst, self.quota_per_day)
@@ -97,6 +100,18 @@ class Tokens:
     def __iter__(self) -> Iterator[Token]:
         return iter(self._by_id.values())
 
+    def get(self, id: str) -> Token | None:
+        return self._by_id.get(id)
+
+    def still_has(self, token: Token, *, now: float) -> bool:
+        """Whether `token`, recognised earlier, is still one of them, unexpired, with the same secret, name and role."""
+        found = self._by_id.get(token.id)
+        return (
+            found is not None
+            and (found.sha256, found.name, found.role) == (token.sha256, token.name, token.role)
+            and not found.expired(now)
+        )
+
     def recognise(self, presented: bytes, *, now: float) -> Token | None:
         """The token that `presented` is; None if it is none of ours or has expired.
 
@@ -106,7 +121,7 @@ class Tokens:
         shape = _TOKEN.fullmatch(presented)
         token = None if shape is None else self._by_id.get(shape[1].decode())
         same = hmac.compare_digest(digest(presented), token.sha256 if token is not None else _NOBODY)
-        if token is None or not same or (token.expires_at is not None and now >= token.expires_at):
+        if token is None or not same or token.expired(now):
             return None
         return token
 
