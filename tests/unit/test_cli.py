@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from dspool.cli import app, start
 from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
+from dspool.cli.programs import flags_for
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.errors import ConfigError, Conflict, NotAllowed, WorkerStartFailed
 from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
@@ -317,3 +318,68 @@ def test_the_command_line_imports_neither_ray_nor_dspy_nor_the_service():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+SHOP = "import dspy\n\nclass TicketTriage(dspy.Module):\n    pass\n\nprogram = TicketTriage()\n"
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A directory with a program file, as the current one."""
+    (tmp_path / "shop_here.py").write_text(SHOP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    return tmp_path
+
+
+def test_programs_named_on_the_command_line_are_served_besides_those_of_the_file(service, shop, monkeypatch):
+    file = shop / "pool.yaml"
+    file.write_text("allowed_imports: [other]\nprograms: {b: {import_path: 'other:B'}}\n")
+    seen = []
+
+    def init(self, config, **options):
+        seen.append(config)
+        FakeService.__init__(self, config, **options)
+
+    monkeypatch.setattr(service, "__init__", init)
+    named = ["shop_here:TicketTriage", "mine=shop_here:program"]
+    result = run(app, ["up", *named, "--config", str(file), "--port", "0", "--state-dir", str(shop / "s")])
+    assert result.exit_code == 0, result.output
+    (config,) = seen
+    paths = {name: program.import_path for name, program in config.programs.items()}
+    assert paths == {"ticket_triage": "shop_here:TicketTriage", "mine": "shop_here:program", "b": "other:B"}
+    assert config.allowed_imports == ("other", "shop_here")
+    assert os.environ["PYTHONPATH"] == f"{shop}{os.pathsep}/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (["nowhere.answers:A"], "there is no module 'nowhere'"),
+        (["shop_here"], "names no program"),
+        (["=shop_here:A"], "names no program"),
+        (["shop_here:program", "program=shop_here:TicketTriage"], "two programs would be named 'program'"),
+        (["shop_here:a b"], "shop_here:a b"),
+        (["a/b=shop_here:program"], "a/b"),
+    ],
+)
+def test_a_program_that_cannot_be_meant_is_refused_before_anything_starts(service, shop, named, said):
+    result = run(app, ["up", *named, "--port", "0", "--state-dir", str(shop / "s")])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert service.log == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "name"),
+    [
+        ("Answer", "answer"),
+        ("TicketTriage", "ticket_triage"),
+        ("RAGProgram", "rag_program"),
+        ("make_agent", "make_agent"),
+        ("Qa2", "qa2"),
+    ],
+)
+def test_a_program_is_named_after_its_class(shop, attribute, name):
+    assert list(flags_for([f"shop_here:{attribute}"], None, {})["programs"]) == [name]

@@ -416,6 +416,8 @@ async def test_deployments_are_numbered_by_program_and_the_first_is_current(stor
     for program, version in [("qa", 3), ("none", 1)]:
         with pytest.raises(UnknownProgram):
             await store.set_current(pool, program, version)
+    await store.set_current(pool, "qa", None)
+    assert await store.current_versions(pool) == {"other": 1}
 
 
 async def test_versions_asked_for_at_once_differ(store, pool):

@@ -273,6 +273,18 @@ async def test_a_version_deployed_by_hand_outlives_the_supervisor_and_a_changed_
         assert s.runtime.worker(ordinal=0).active == {"qa": 3}
 
 
+async def test_a_program_that_left_the_configuration_is_gone_and_one_that_was_deployed_by_hand_stays():
+    async with pool(pool_size=1) as s:
+        await deploying(s, msgspec.structs.replace(NEW, program="by_hand"))
+        s.config = s.config.override(programs={"other": {"spec": SPEC}})
+        await s.successor()
+        assert (await s.supervisor.watch(0)).programs == {"by_hand": 1, "other": 1}
+        assert await s.store.current_versions(s.config.name) == {"by_hand": 1, "other": 1}
+        s.config = s.config.override(programs={"qa": {"spec": SPEC}})
+        await s.successor()
+        assert (await s.supervisor.watch(0)).programs == {"by_hand": 1, "qa": 2}
+
+
 async def test_a_configured_program_from_an_import_path_keeps_its_lm_and_adapter():
     chosen = {"import_path": "a.b:C", "lm": "fast", "adapter": "json"}
     profiles = {"fast": {"model": "openai/x"}, "slow": {"model": "openai/y"}}

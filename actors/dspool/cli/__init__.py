@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import actions, deploy, doctor, overview, tokens, views, warm
+from dspool.cli import actions, deploy, doctor, overview, programs, tokens, views, warm
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
@@ -31,6 +31,14 @@ app.add_typer(tokens.app, name="token")
 
 @app.command()
 def up(
+    served: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROGRAM",
+            help="Serve this program of yours: package.module:Name, found from the current directory. "
+            "Its name in the pool is that of the class, or what stands before a =.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; beyond loopback only with access tokens.")
@@ -63,6 +71,9 @@ def up(
         "slots_per_worker": slots,
     }
     with guarded(out):
+        if served:
+            programs.find_here()
+            flags = programs.flags_for(served, config, flags)
         run_up(config, flags, out, address=address, ray_dashboard=ray_dashboard)
 
 

@@ -273,11 +273,15 @@ class SessionStore(IdempotencyKeys):
                 for row in rows
             ]
 
-    async def set_current(self, pool: str, program: str, version: int) -> None:
-        """Make `version` the current one of `program`. Raises `UnknownProgram` if there is none."""
+    async def set_current(self, pool: str, program: str, version: int | None) -> None:
+        """Make `version` the current one of `program`, or none. Raises `UnknownProgram` if there is no such version."""
         row = {"pool": pool, "program": program, "version": version}
 
         async def run(connection: AsyncConnection) -> None:
+            if version is None:
+                where = [_current.c.pool == pool, _current.c.program == program]
+                await connection.execute(delete(_current).where(*where))
+                return
             where = [_deployments.c[name] == value for name, value in row.items()]
             if (await connection.execute(select(_deployments.c.version).where(*where))).first() is None:
                 raise UnknownProgram(f"no version {version} of {program!r} in pool {pool!r}", program=program)

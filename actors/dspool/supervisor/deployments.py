@@ -74,6 +74,8 @@ class Deployments:
     async def load(self) -> None:
         """Load the versions from the store; a program that is new or changed in the configuration gets a version.
 
+        One that the configuration no longer has is no pool program any more. Its versions stay, should it come back.
+
         Raises:
             ConfigError: a `state_file` that cannot be read.
             StoreFailed: the store cannot be reached.
@@ -85,11 +87,15 @@ class Deployments:
             for program, version in (await self._store.current_versions(self._config.name)).items()
             if version in self._versions.get(program, {})
         }
+        for program in set(self._current) - set(self._config.programs):
+            if await self._store.get_record(self._config.name, _configured(program)) is not None:
+                await self._store.set_current(self._config.name, program, None)
+                del self._current[program]
         for program, program_config in self._config.programs.items():
             deployment = deployment_of(program, program_config)
             # Compared with the last configuration, not with the current version: a version deployed by hand since
             # then stays, also over a restart of the supervisor.
-            key = f"configured:{program}"
+            key = _configured(program)
             fingerprint = msgspec.to_builtins(deployment)
             if (
                 await self._store.get_record(self._config.name, key) != fingerprint
@@ -342,6 +348,11 @@ class Deployments:
                     await within(TAKE_BACK_S, handle.retire(deployment.program, version), self._sleep)
                 except (PoolError, TimeoutError) as failed:
                     log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
+
+
+def _configured(program: str) -> str:
+    """The record that holds what the configuration last said of `program`."""
+    return f"configured:{program}"
 
 
 def deployment_of(program: str, config: ProgramConfig) -> Deployment:

@@ -310,9 +310,12 @@ class FakeStore:
         self._answer()
         return [deployment for name, deployment in self.versions if name == pool]
 
-    async def set_current(self, pool: str, program: str, version: int) -> None:
+    async def set_current(self, pool: str, program: str, version: int | None) -> None:
         self._answer()
-        self.current[pool, program] = version
+        if version is None:
+            self.current.pop((pool, program), None)
+        else:
+            self.current[pool, program] = version
 
     async def current_versions(self, pool: str) -> dict[str, int]:
         self._answer()
