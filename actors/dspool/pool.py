@@ -68,7 +68,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
 
         Joins the Ray cluster of this process if `ray.init` was called, else starts one of its own on this machine.
         Without a configuration it is the default pool, which answers `qa` offline. Workers listen for clients on
-        `listen_on`: by default loopback in a cluster of its own, the address of their node in one that was joined.
+        `listen_on`: by default the address of their node, which is loopback in a cluster of its own.
 
         Raises:
             ConfigError: the configuration was refused, or its SQLite store on a cluster of several nodes.
@@ -80,14 +80,13 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
             config = config.override(**overrides)
         own = not ray.is_initialized()
         with cluster.own_cluster() if own else nullcontext():
-            host = cluster.LOOPBACK if own and listen_on is None else listen_on
             if config.name in cluster.list_pools():
                 raise Conflict(
                     f"pool {config.name!r} runs on this cluster already; "
                     "use Pool.connect to join it, or another name",
                     pool=config.name,
                 )
-            supervisor = lifecycle.launch(config, secrets.token_bytes(32), host=host)
+            supervisor = lifecycle.launch(config, secrets.token_bytes(32), host=listen_on)
             try:
                 pool = await cls._open(config.name, supervisor)
                 try:

@@ -295,11 +295,27 @@ def test_a_service_keeps_its_token_to_itself_and_leaves_the_home_empty(up):
     assert (mode(token), mode(token.parent)) == (0o600, 0o700)
     assert token.read_text() != FOREIGN_TOKEN
     # As docs/how-to/deploy.md says it to a second process.
-    environ = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environ = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
     command = [sys.executable, "-c", JOIN, shown["ray_address"]]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.stdout == "Paris\n", done.stderr[-2000:]
     assert list(up.home.iterdir()) == []
+
+
+def test_every_listener_of_a_service_is_known_and_no_other_machine_reaches_one(up):
+    shown = json.loads(dspool("doctor", "--state-dir", str(up.state_dir), "--json").stdout)
+    listeners = shown["listeners"]
+    assert [one for one in listeners if one["what"] == "unknown"] == []
+    assert [one for one in listeners if one["reach"] == "network" and one["protocol"] != "udp"] == []
+    assert [one["level"] for one in shown["checks"] if one["check"] == "listener"] == ["ok"]
+    what = [one["what"] for one in listeners]
+    assert what.count("the service") == 1
+    assert what.count("operations for this worker") == len(up.workers())
+    assert {"Ray's control plane", "Ray's node", "HTTP from HAProxy", "the fork server"} <= set(what)
 
 
 def test_ctrl_c_ends_the_service_and_leaves_nothing_behind(up):

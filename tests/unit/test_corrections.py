@@ -21,6 +21,7 @@ from dspool.corrections import (
     chosen,
     dspy_calls,
     haproxy_script,
+    serve_replica,
     states,
     uvicorn_connections,
 )
@@ -121,7 +122,7 @@ def test_a_value_that_cannot_be_read_is_refused_with_the_names_that_there_are(va
 
 
 def test_each_name_is_asked_for_somewhere():
-    code = "".join(map(inspect.getsource, (dspy_calls, uvicorn_connections, haproxy_script)))
+    code = "".join(map(inspect.getsource, (dspy_calls, uvicorn_connections, serve_replica, haproxy_script)))
     assert all(f'"{name}"' in code for name in NAMES)
 
 

@@ -321,7 +321,7 @@ def test_a_check_that_breaks_is_a_failure_and_not_the_end(tmp_path, monkeypatch)
         raise RuntimeError("hunter2")
 
     monkeypatch.setattr(service, "store", breaks)
-    found = doctor.examine(None, tmp_path)
+    found = doctor.examine(None, tmp_path).findings
     (store,) = [one for one in found if one.check == "store"]
     assert store == Finding(
         "store", "fail", "could not be checked: RuntimeError", store.meaning, store.advice
@@ -332,6 +332,6 @@ def test_a_check_that_breaks_is_a_failure_and_not_the_end(tmp_path, monkeypatch)
 @pytest.mark.usefixtures("quiet")
 def test_a_living_service_that_does_not_answer_yet_fails(tmp_path):
     RunFile(tmp_path).claim(this_process("p"))
-    (found,) = [one for one in doctor.examine(None, tmp_path) if one.check == "service"]
+    (found,) = [one for one in doctor.examine(None, tmp_path).findings if one.check == "service"]
     assert complete(found) == "fail"
     assert "still starting" in found.found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from pathlib import Path
@@ -59,6 +60,19 @@ def transport_of(run: ServiceRun) -> httpx.AsyncBaseTransport:
         trust = ssl.create_default_context(cafile=run.tls_cert)
         trust.check_hostname = False
     return httpx.AsyncHTTPTransport(verify=trust, trust_env=False)
+
+
+def asks_for_token(run: ServiceRun) -> bool:
+    """Whether the service lets nobody in without a token; so it is taken to be when it does not answer."""
+
+    async def ask() -> bool:
+        async with httpx.AsyncClient(transport=transport_of(run), timeout=HTTP_TIMEOUT_S) as http:
+            return (await http.get(f"{run.url}/v1/pools")).status_code != 200
+
+    try:
+        return asyncio.run(ask())
+    except httpx.TransportError:
+        return True
 
 
 def worker_id(pool: BlockingRemotePool, named: str) -> str:

@@ -1,8 +1,8 @@
 """What dspool corrects in the code of others, in one place: each piece with its versions, its reason and a switch.
 
-`TABLE` lists them; the code is beside it: `dspy_calls`, `uvicorn_connections`, `haproxy_script`. A correction is on
-while it holds for the installed versions and `DSPOOL_CORRECTIONS` does not leave it out. A version that it does not
-know turns it off, with a warning. dspool serves without any of them; `without` says how.
+`TABLE` lists them; the code is beside it: `dspy_calls`, `uvicorn_connections`, `serve_replica`, `haproxy_script`. A
+correction is on while it holds for the installed versions and `DSPOOL_CORRECTIONS` does not leave it out. A version
+that it does not know turns it off, with a warning. dspool serves without any of them; `without` says how.
 
 `RELIANCES` is the other list: details of others that dspool cannot do without, and so cannot switch off.
 """
@@ -133,6 +133,12 @@ TABLE: Final = (
         "request, and a stream without an end stops with its server.",
         "more processor time a request; a replica that stops waits for those who watch its dashboard",
         "https://github.com/ray-project/ray/pull/62867",
+    ),
+    Correction(
+        "serve-replica-address",
+        _SERVE,
+        "A replica listens for other replicas on all interfaces, whatever its node's address is. It listens there.",
+        "a port that runs what is sent with Ray's token is open to the network",
     ),
     Correction(
         "haproxy-loopback",

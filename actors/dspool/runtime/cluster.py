@@ -9,8 +9,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from dspool.errors import (
 NAMESPACE = "dspool"
 MAX_CONCURRENCY = 10_000
 """Calls that an async actor takes at once: long polls wait there, and must not hold up others."""
-LOOPBACK = "127.0.0.1"
 _RESTART_S = 20.0
 """How long callers wait for a supervisor to come back."""
 _RETRY_S = 0.1
@@ -51,7 +50,7 @@ def own_cluster(prefix: str = "dsp-") -> Iterator[Path]:
     # was whole again 162 ms (p50) and 342 ms (max) after a SIGKILL with it, 67 and 95 ms without.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
-        with own_token(directory):
+        with own_token(directory), on_loopback():
             try:
                 ray.init(
                     address="local",
@@ -70,7 +69,8 @@ def own_cluster(prefix: str = "dsp-") -> Iterator[Path]:
 
 
 def join_cluster(address: str) -> None:
-    ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
+    with reaching(address):
+        ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
 
 
 def living_nodes() -> list[str]:
@@ -166,6 +166,15 @@ def find_supervisor(pool: str) -> ActorHandle[Any]:
         ) from None
 
 
+async def find_actor(pool: str, role: str) -> ActorHandle[Any]:
+    """An actor of a pool, off the event loop: Ray asks its control plane and blocks until that answers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return await asyncio.to_thread(ray.get_actor, actor_name(pool, role), namespace=NAMESPACE)
+
+
 def list_pools() -> list[str]:
     """Names of the pools on this cluster, sorted."""
     return sorted(name.split(":")[1] for name in actor_names("dspool:") if name.endswith(":supervisor"))
@@ -190,7 +199,8 @@ def cause(died: RayActorError) -> str:
 
 
 _TOKEN_FILE = "ray_token"
-_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_BEYOND_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for clusters of several nodes, whatever the system: 0 means that a node's address is 127.0.0.1."""
 
 
 @contextmanager
@@ -203,24 +213,62 @@ def own_token(directory: Path) -> Iterator[Path]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
-    earlier = {name: os.environ.get(name) for name in _VARIABLES}
+    # The path, not the token: whatever a worker starts inherits its variables.
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(path)}
     try:
-        # The path, not the token: whatever a worker starts inherits its variables.
-        _set_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(path)})
-        yield path
+        with _environment(variables, _read_token):
+            yield path
     finally:
-        _set_environment(earlier)
         path.unlink(missing_ok=True)
 
 
-def _set_environment(variables: dict[str, str | None]) -> None:
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Clusters that this process and its children start in the block are one node, which listens on 127.0.0.1 only.
+
+    Else Ray takes the host's address in place of 127.0.0.1, and a node with such an address listens on all interfaces.
+    """
+    with _environment({_BEYOND_LOOPBACK: "0"}, _read_switch):
+        yield
+
+
+def reaching(address: str) -> AbstractContextManager[None]:
+    """In the block, `ray.init(address)` goes to `address`, also to a loopback one, for which Ray takes the host's."""
+    from ray._raylet import is_localhost, parse_address  # type: ignore[attr-defined]
+
+    host = (parse_address(address) or [""])[0]
+    return on_loopback() if is_localhost(host) else nullcontext()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str | None], read: Callable[[], None]) -> Iterator[None]:
+    """`variables` hold in the block. `read` makes Ray read them, who did so when it was imported."""
+    earlier = {name: os.environ.get(name) for name in variables}
+    try:
+        _set(variables)
+        read()
+        yield
+    finally:
+        _set(earlier)
+        read()
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    # Ray read the mode at its import, and keeps the first token that it finds.
+
+
+def _read_token() -> None:
+    # Ray keeps the first token that it finds.
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _read_switch() -> None:
+    constants: Any = ray._private.ray_constants
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(_BEYOND_LOOPBACK, not constants.IS_WINDOWS_OR_OSX)

@@ -8,11 +8,12 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application as BoundApplication
 
 from dspool.config import PoolConfig
-from dspool.corrections import uvicorn_connections
+from dspool.corrections import serve_replica, uvicorn_connections
 from dspool.errors import UnknownPool
 from dspool.pool import Pool
 from dspool.telemetry import logs
@@ -74,10 +75,12 @@ class HttpIngress:
         self._console = console
         self._settings = Settings(**settings)
         self._security = security
-        # Before Serve starts the HTTP server of this replica.
+        # Before Serve starts the servers of this replica.
         uvicorn_connections.install()
         # uvicorn believes `X-Forwarded-For` from loopback, which HAProxy passes on as the client sent it.
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+        node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        serve_replica.install(import_module("ray.serve._private.replica"), node)
 
     def __serve_build_asgi_app__(self) -> Application:
         pools, security = self._pools(), self._security()

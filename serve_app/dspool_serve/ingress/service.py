@@ -33,7 +33,6 @@ Report = Callable[[str, str], None]
 """Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
 
 NAMESPACE = "dspool"
-LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Operations do not travel through Ray's object store; Ray's default would reserve 30 % of the memory."""
 STOP_GRACE_S = 5.0
@@ -62,7 +61,7 @@ class Service:
         self._started: list[psutil.Process] = []
         self._held = haproxy.HeldPorts()
         self._client_header: str | None = None
-        self._token = contextlib.ExitStack()
+        self._surroundings = contextlib.ExitStack()
 
     @property
     def joined(self) -> bool:
@@ -140,7 +139,7 @@ class Service:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         import ray
 
-        from dspool.runtime.cluster import own_token
+        from dspool.runtime.cluster import on_loopback, own_token, reaching
 
         options: dict[str, Any] = {
             "namespace": NAMESPACE,
@@ -149,11 +148,11 @@ class Service:
         }
         if self.temp_dir is not None:
             # A Ray without authentication runs anybody's code (CVE-2023-48022).
-            self.ray_token_path = self._token.enter_context(own_token(self.temp_dir))
+            self.ray_token_path = self._surroundings.enter_context(own_token(self.temp_dir))
+            self._surroundings.enter_context(on_loopback())
             started = ray.init(
                 address="local",
                 _temp_dir=str(self.temp_dir) + "/ray",
-                _node_ip_address=LOOPBACK,
                 include_dashboard=self._ray_dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,
                 **options,
@@ -161,7 +160,8 @@ class Service:
             self.ray_dashboard_url = started.dashboard_url or None
         else:
             try:
-                ray.init(address=self._address, runtime_env={"env_vars": variables}, **options)
+                with reaching(self._address or "auto"):
+                    ray.init(address=self._address, runtime_env={"env_vars": variables}, **options)
             except (ConnectionError, ValueError, RuntimeError) as failed:
                 raise WorkerStartFailed(
                     f"cannot join Ray at {self._address}: {failed}; is it running, and is its token at hand?"
@@ -265,7 +265,7 @@ class Service:
                 if self.owns_serve:
                     await self._quietly(asyncio.to_thread(_shutdown_serve, self.joined), report)
                 await asyncio.to_thread(ray.shutdown)
-        self._token.close()
+        self._surroundings.close()
         await asyncio.to_thread(self._sweep)
         self._held.release()
         report("stopped", "stopped")

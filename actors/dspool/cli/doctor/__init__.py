@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
 
 from dspool.cli import overview
-from dspool.cli.doctor import machine, service
+from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail
+from dspool.cli.doctor.listeners import Listener
 from dspool.cli.options import ConfigFile, Debug, Json, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
@@ -44,16 +45,28 @@ def doctor(
     """
     out = Output(json, debug)
     with guarded(out):
-        findings = examine(config, state_dir, address)
+        findings, open_ports = examine(config, state_dir, address)
         worst = _worst(findings)
+        table = f"\n\n{listeners.picture(open_ports)}" if open_ports else ""
         out.result(
-            {"result": worst, "checks": [msgspec.to_builtins(found) for found in findings]}, picture(findings)
+            {
+                "result": worst,
+                "checks": msgspec.to_builtins(findings),
+                "listeners": msgspec.to_builtins(open_ports),
+            },
+            picture(findings) + table,
         )
         if worst == "fail":
             raise typer.Exit(EXIT_FAILED)
 
 
-def examine(file: Path | None, state_dir: Path | None, address: str | None = None) -> list[Finding]:
+class Examination(NamedTuple):
+    findings: list[Finding]
+    listeners: list[Listener]
+    """Of the running service."""
+
+
+def examine(file: Path | None, state_dir: Path | None, address: str | None = None) -> Examination:
     """All checks. One that breaks is a finding itself: the others are still of use."""
     findings = [
         machine.python(),
@@ -70,18 +83,28 @@ def examine(file: Path | None, state_dir: Path | None, address: str | None = Non
         config = load_config(cli=flags, file=file).config
     except ConfigError as refused:
         advice = "correct it; `dspool config` shows where each value comes from"
-        return [*findings, fail("configuration", refused.message, "nothing starts with it", advice)]
-    return [*findings, *_of(config, address)]
+        findings.append(fail("configuration", refused.message, "nothing starts with it", advice))
+        return Examination(findings, [])
+    of_service = _of(config, address)
+    return of_service._replace(findings=[*findings, *of_service.findings])
 
 
-def _of(config: PoolConfig, address: str | None) -> list[Finding]:
+def _of(config: PoolConfig, address: str | None) -> Examination:
     run_file = RunFile(config.state_dir)
     run = run_file.read()
     run = run if run is not None and run.alive() else None
     session = service.session_directory(run)
     joined = run if run is not None and run.joined else None
     cluster, nodes = service.ray_cluster(joined.ray_address if joined else address)
-    return [
+    status = overview.status(run_file)
+    workers = [worker["pid"] for worker in (status.get("status") or {}).get("workers", ())]
+    open_ports: list[Listener] = []
+
+    def listening() -> list[Finding]:
+        open_ports.extend(listeners.report(run, workers))
+        return listeners.findings(open_ports)
+
+    findings = [
         *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code or config.service.execute_code)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,
@@ -89,9 +112,11 @@ def _of(config: PoolConfig, address: str | None) -> list[Finding]:
         *_guarded("port", lambda: service.port(config, run)),
         *_guarded("language model", lambda: service.language_models(config)),
         *_guarded("fork server", lambda: service.fork_server(config)),
-        *_guarded("service", lambda: service.running(overview.status(run_file))),
+        *_guarded("service", lambda: service.running(status)),
         *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
+        *_guarded(listeners.CHECK, listening),
     ]
+    return Examination(findings, open_ports)
 
 
 def _guarded(check: str, look: Callable[[], Any]) -> Iterable[Finding]:
