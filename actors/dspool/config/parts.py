@@ -264,7 +264,11 @@ class TelemetryConfig(Part):
     sampling: Share = 0.1
     """Share of operations to trace, of those that come without a decision (`traceparent`)."""
     max_traces_per_s: Annotated[float, Field(gt=0)] | None = 10.0
-    """Most traces that a process begins, whatever the share: bounds the cost under load. null is no limit."""
+    """Most traces that a process begins, whatever the share: bounds the cost under load. One principal's `traceparent`
+    headers get at most half of them. null is no limit."""
+    trust_traceparent: bool = False
+    """Continue the trace that a caller names. Off: their operation gets a trace of its own with a link to theirs, so
+    that nobody puts spans into the trace of another. Without access tokens it is continued anyway."""
     log_format: Literal["text", "json"] = "text"
     """How workers and the pool's other processes write their logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

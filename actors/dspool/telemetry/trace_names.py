@@ -55,6 +55,8 @@ HTTP_STATUS: Final = "http.response.status_code"
 # --- ours ---
 POOL: Final = "dspool.pool"
 WORKER: Final = "dspool.worker"
+CALLER_TRACE: Final = "dspool.caller.trace_id"
+"""The trace that a caller named, where the operation is in one of its own."""
 OPERATION_ID: Final = "dspool.operation.id"
 COMMAND: Final = "dspool.command"
 PROGRAM: Final = "dspool.program"

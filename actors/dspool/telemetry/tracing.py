@@ -12,6 +12,7 @@ import re
 import socket
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 NOT_TRACED: Final = ""
 """As a traceparent: the process that the operation entered has decided against tracing it."""
+_CALLERS: Final = 1024
+"""Principals whose wishes to be traced are counted at once."""
 _FAILED_OUTCOMES: Final = frozenset({"error", "timeout"})
 
 
@@ -65,8 +68,8 @@ class Tracing:
         self._config, self._role = config, role
         self._share, self._dice = config.telemetry.sampling, dice
         self._clock, self._limit = clock, config.telemetry.max_traces_per_s
-        self._credit = self._burst = max(1.0, self._limit or 1.0)
-        self._credited_at = clock()
+        self._all = _Credit(self._limit, clock())
+        self._callers: OrderedDict[str | None, _Credit] = OrderedDict()
         self._processor = processor
         self._provider: TracerProvider | None = None
         self._tracer: Any = None
@@ -88,14 +91,28 @@ class Tracing:
                     self._open()
 
     def should_trace(self, traceparent: str | None) -> bool:
-        """Whether to trace an operation: as its parent if it has one, else by `telemetry.sampling`."""
+        """Whether to trace an operation: as its parent if it has one, else by `telemetry.sampling`. The parent is one
+        of ours, or was named by code of this process; for what comes from elsewhere ask `admits`.
+        """
         if self._off or traceparent == NOT_TRACED:
             return False
         if traceparent is not None:
             match = _TRACEPARENT.fullmatch(traceparent)
             if match is not None:
                 return bool(int(match[3], 16) & 1)
-        return self._share > 0.0 and self._dice() < self._share and (self._limit is None or self._take())
+        return self._share > 0.0 and self._dice() < self._share and self._all.take(self._clock())
+
+    def admits(self, traceparent: str | None, principal: str | None) -> bool:
+        """Whether to trace an operation that `principal` sent: as `should_trace`, and never more than
+        `telemetry.max_traces_per_s`, of which the wishes of one principal take at most half.
+        """
+        if trace_id_of(traceparent) is None:
+            return self.should_trace(None)
+        return self.should_trace(traceparent) and self._caller(principal) and self._all.take(self._clock())
+
+    def trusts(self, principal: str | None) -> bool:
+        """Whether the trace that `principal` names is continued. Without access tokens there is only one principal."""
+        return principal is None or self._config.telemetry.trust_traceparent
 
     def start(
         self,
@@ -105,9 +122,10 @@ class Tracing:
         parent: str | Span | None = None,
         kind: str = "INTERNAL",
         at: float | None = None,
+        link: str | None = None,
     ) -> Span | None:
         """A span that began `at` (monotonic seconds; None: now) below `parent`: a traceparent, a span, or None for the
-        current one. End it with `end`. None when tracing is off.
+        current one. `link` is a traceparent that it points to. End it with `end`. None when tracing is off.
         """
         self.prepare()
         if self._off:
@@ -123,6 +141,7 @@ class Tracing:
             context,
             kind=trace.SpanKind[kind],
             attributes={key: value for key, value in attributes.items() if value is not None},
+            links=None if link is None else _links(link),
             start_time=None if at is None else self._ns(at),
         )
         return span
@@ -169,16 +188,14 @@ class Tracing:
         if self._processor is not None:
             self._processor.shutdown()
 
-    def _take(self) -> bool:
-        """Whether one more trace leaves the process below `max_traces_per_s`."""
-        assert self._limit is not None
-        now = self._clock()
-        self._credit = min(self._burst, self._credit + (now - self._credited_at) * self._limit)
-        self._credited_at = now
-        if self._credit < 1.0:
-            return False
-        self._credit -= 1.0
-        return True
+    def _caller(self, principal: str | None) -> bool:
+        credit = self._callers.pop(principal, None)
+        if credit is None:
+            credit = _Credit(None if self._limit is None else self._limit / 2, self._clock())
+        self._callers[principal] = credit
+        while len(self._callers) > _CALLERS:
+            self._callers.popitem(last=False)
+        return credit.take(self._clock())
 
     def _open(self) -> None:
         from opentelemetry.sdk.resources import Resource
@@ -209,6 +226,24 @@ class Tracing:
 
     def _ns(self, at: float) -> int:
         return int(at * 1e9) + self._offset_ns
+
+
+class _Credit:
+    """Traces that may begin: `rate` a second, after a while without one at most a second's worth at once."""
+
+    def __init__(self, rate: float | None, now: float) -> None:
+        self._rate, self._at = rate, now
+        self._left = self._most = max(1.0, rate or 1.0)
+
+    def take(self, now: float) -> bool:
+        if self._rate is None:
+            return True
+        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
 
 
 @contextmanager
@@ -257,9 +292,24 @@ def _remote(traceparent: str) -> Any:
     from opentelemetry import trace
     from opentelemetry.context import Context
 
+    parent = _span_context(traceparent)
+    return (
+        Context() if parent is None else trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+    )
+
+
+def _links(traceparent: str) -> Any:
+    from opentelemetry import trace
+
+    context = _span_context(traceparent)
+    return None if context is None else [trace.Link(context)]
+
+
+def _span_context(traceparent: str) -> Any:
+    from opentelemetry import trace
+
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None or not int(match[1], 16) or not int(match[2], 16):
-        return Context()
+        return None
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-    parent = trace.SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags)
-    return trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+    return trace.SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags)

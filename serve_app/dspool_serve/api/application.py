@@ -17,7 +17,7 @@ import dspool
 from dspool.corrections.uvicorn_connections import end_with_connection, on_server_stop
 from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.tracing import NOT_TRACED, Tracing, traceparent_of
+from dspool.telemetry.tracing import NOT_TRACED, Tracing, trace_id_of, traceparent_of
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.idempotency import keyed
@@ -154,18 +154,25 @@ class RequestTrace:
         self._span: Any = None
         self._decided = False
 
-    def traceparent(self, given: str | None) -> str | None:
+    def traceparent(self, given: str | None, principal: str | None) -> str | None:
         """What the operation is run with: below this request's span, or marked as not traced."""
         tracing = self._tracing
+        continued = given if tracing.trusts(principal) else None
         if not self._decided:
             self._decided = True
-            if tracing.should_trace(given):
+            if tracing.admits(given, principal):
                 attributes = {names.HTTP_METHOD: self._route.method, names.HTTP_ROUTE: self._route.path}
                 name = names.REQUEST.format(method=self._route.method, route=self._route.path)
-                self._span = tracing.start(name, attributes, parent=given, kind="SERVER", at=self._began)
+                link = None if continued is not None else given
+                if link is not None:
+                    attributes[names.CALLER_TRACE] = trace_id_of(link) or ""
+                # The empty one: no span that happens to be current is the parent of a caller's request.
+                self._span = tracing.start(
+                    name, attributes, parent=continued or NOT_TRACED, kind="SERVER", at=self._began, link=link
+                )
         if self._span is not None:
             return traceparent_of(self._span)
-        return NOT_TRACED if given is None else given
+        return NOT_TRACED if continued is None else continued
 
     def end(self, answer: Answer) -> Answer:
         """The span ends, that of a stream with it; the caller learns the trace in the answer's `traceparent`."""

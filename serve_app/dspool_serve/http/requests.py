@@ -46,8 +46,8 @@ class Login(NamedTuple):
 
 
 class Trace(Protocol):
-    def traceparent(self, given: str | None) -> str | None:
-        """The context for an operation of a request that came with `given`."""
+    def traceparent(self, given: str | None, principal: str | None) -> str | None:
+        """The context for an operation of a request of `principal` that came with `given`."""
         ...
 
 
@@ -114,7 +114,7 @@ class Request:
         value = self.headers.get(b"traceparent")
         well_formed = value is not None and _TRACEPARENT.fullmatch(value) is not None
         given = value.decode("ascii") if value is not None and well_formed else None
-        return given if self.trace is None else self.trace.traceparent(given)
+        return given if self.trace is None else self.trace.traceparent(given, self.principal)
 
     def query(self, allowed: frozenset[str]) -> dict[str, str]:
         """The query parameters; the first of a name counts.
