@@ -19,6 +19,7 @@ from dspool.core.metrics.measures import HistoryView, Point
 from dspool.errors import PoolError
 from dspool_console.charts import Line, Unit, chart
 from dspool_serve.context import Context
+from dspool_serve.costly import in_thread
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -102,12 +103,20 @@ async def solo(context: Context, request: Request) -> Response:
 
 
 async def _page(context: Context, request: Request, panels: Iterable[Panel]) -> Response:
+    return await context.service.costly.run(request.principal, lambda: _drawn(context, request, panels))
+
+
+async def _drawn(context: Context, request: Request, panels: Iterable[Panel]) -> Response:
     parameters = _parameters(request)
     now = time.time()
     start = _start(parameters.get("from", ""), now)
     names = context.pools.names()
     views = await asyncio.gather(*(_history(context.pools, name, now - start) for name in names))
-    body = "".join(_pool(name, view, panels, start, now) for name, view in zip(names, views, strict=True))
+    body = await in_thread(
+        lambda: "".join(
+            _pool(name, view, panels, start, now) for name, view in zip(names, views, strict=True)
+        )
+    )
     theme = "dark" if parameters.get("theme") == "dark" else "light"
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>dspool</title>'

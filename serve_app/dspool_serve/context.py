@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dspool_serve.costly import CostlyReads
 from dspool_serve.fresh import Fresh
 from dspool_serve.pools import CallerView, Pools, Settings
 
@@ -28,6 +29,8 @@ class ServiceFacts:
     """Answers that are large or cost much, for all who ask within a second."""
     worker_answers: Fresh[Any]
     """What single workers answered lately: small, but of many workers."""
+    costly: CostlyReads
+    """What takes a thread for long: days of charts, traces, replays."""
 
 
 @dataclass(frozen=True, slots=True)

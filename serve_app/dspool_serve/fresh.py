@@ -33,16 +33,24 @@ class Fresh(Generic[T]):
         self._made[key] = (now, making)
         while len(self._made) > self._limit:
             del self._made[next(iter(self._made))]
-        making.add_done_callback(lambda done: self._forget(key, done))
+        making.add_done_callback(lambda done: self._made_it(key, done, keep_s))
         return await asyncio.shield(making)
 
     def drop(self, key: Hashable) -> None:
         """Let whoever asks next have a new answer: what is kept, or being made, may be from before a change."""
         self._made.pop(key, None)
 
+    def _made_it(self, key: Hashable, done: asyncio.Future[T], keep_s: float | None) -> None:
+        if done.cancelled() or done.exception() is not None:
+            self._forget(key, done)
+        else:
+            # Else the last ones, which may be large, would stay until others take their place.
+            keep_s = self._keep_s if keep_s is None else keep_s
+            asyncio.get_running_loop().call_later(keep_s, self._forget, key, done)
+
     def _forget(self, key: Hashable, done: asyncio.Future[T]) -> None:
         kept = self._made.get(key)
-        if (done.cancelled() or done.exception() is not None) and kept is not None and kept[1] is done:
+        if kept is not None and kept[1] is done:
             del self._made[key]
 
 

@@ -202,7 +202,7 @@ async def test_the_program_of_the_tutorial_answers_what_the_tutorial_shows(monke
 SPAN = re.compile(r"(?<!`)`(?P<code>[^`\n]+)`(?!`)")
 NOT_OURS = {"first.py", "second.py", "setup_worker.py", "tickets.py", "tickets.yaml"}
 LOGGERS = {"dspool.audit", "dspool.http"}
-ATTRIBUTES = {"dspool.principal.hash"}
+ATTRIBUTES = {"dspool.caller.trace_id", "dspool.principal.hash"}
 
 
 def named(pattern: str) -> list[tuple[str, str]]:

@@ -6,14 +6,13 @@ import asyncio
 from typing import Any
 
 import msgspec
-import ray
 from ray.actor import ActorHandle
 
 from dspool.client.client import Client
 from dspool.core.metrics.measures import HistoryView, LiveUpdate, MetricsSnapshot, Table
 from dspool.errors import InvalidRequest, NotAllowed, UnknownWorker, WorkerLost
 from dspool.messages import WorkerId
-from dspool.runtime.cluster import NAMESPACE, actor_name, ask, dashboard_url
+from dspool.runtime.cluster import ask, dashboard_url, find_actor
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.logs import LogTail
@@ -118,18 +117,19 @@ class Inspection:
 
     async def worker_actor_id(self, worker_id: str) -> str:
         """The id of its actor in Ray, in hex. Raises: UnknownWorker."""
-        return self._handle(worker_id)._actor_id.hex()
+        return (await self._handle(worker_id))._actor_id.hex()
 
     async def _ask_worker(self, worker_id: str, method: str, *args: Any) -> Any:
         try:
-            return await asyncio.wait_for(ask(self._handle(worker_id), method, *args), WORKER_S)
+            async with asyncio.timeout(WORKER_S):
+                return await ask(await self._handle(worker_id), method, *args)
         except TimeoutError:
             raise WorkerLost(f"worker {worker_id} did not answer within {WORKER_S:g} s") from None
         except WorkerLost:
             self._handles.pop(worker_id, None)
             raise
 
-    def _handle(self, worker_id: str) -> ActorHandle[Any]:
+    async def _handle(self, worker_id: str) -> ActorHandle[Any]:
         if (handle := self._handles.get(worker_id)) is not None:
             return handle
         worker = WorkerId.parse(worker_id)
@@ -137,7 +137,7 @@ class Inspection:
         if worker.pool != self.name:
             raise unknown
         try:
-            handle = ray.get_actor(actor_name(self.name, worker.role), namespace=NAMESPACE)
+            handle = await find_actor(self.name, worker.role)
         except ValueError:
             raise unknown from None
         while len(self._handles) >= _HANDLES:

@@ -20,7 +20,7 @@ from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.recorder import Delta
 from dspool.errors import PoolError, WorkerLost
 from dspool.messages import PoolStatus
-from dspool.runtime.cluster import NAMESPACE, actor_name, ask
+from dspool.runtime.cluster import ask, find_actor
 from dspool.runtime.exported import RayMetrics, export_interval_s
 from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBatch, EventPage
@@ -43,7 +43,7 @@ class RemoteMetrics:
         """Call a method of the actor. Raises `WorkerLost` if there is none: metrics are off, or it just died."""
         try:
             if self._handle is None:
-                self._handle = ray.get_actor(actor_name(self._pool, "metrics"), namespace=NAMESPACE)
+                self._handle = await find_actor(self._pool, "metrics")
             return await ask(self._handle, method, *args, **kwargs)
         except (WorkerLost, ValueError) as gone:
             self._handle = None

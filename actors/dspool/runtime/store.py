@@ -7,12 +7,11 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import ray
 from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
 from dspool.errors import PoolError, StoreFailed, WorkerLost
-from dspool.runtime.cluster import NAMESPACE, actor_name, ask
+from dspool.runtime.cluster import ask, find_actor
 from dspool.store.store import SessionStore
 
 T = TypeVar("T")
@@ -70,7 +69,7 @@ class RemoteStore:
     async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
             if self._handle is None:
-                self._handle = ray.get_actor(actor_name(self._pool, "store"), namespace=NAMESPACE)
+                self._handle = await find_actor(self._pool, "store")
             return await ask(self._handle, "ask", method, *args, **kwargs)
         except (WorkerLost, ValueError) as gone:
             self._handle = None

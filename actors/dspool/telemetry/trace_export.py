@@ -157,12 +157,17 @@ def _only_for_us(path: str, flags: int) -> int:
 
 def remove_oldest(directory: Path, keep: int) -> None:
     """Keep the `keep` files with the latest changes."""
+    for path in newest_files(directory)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def newest_files(directory: Path) -> list[Path]:
+    """Those with the latest changes first."""
     ages = []
     for path in directory.glob("*.jsonl"):
         with contextlib.suppress(OSError):
             ages.append((path.stat().st_mtime, path))
-    for _, path in sorted(ages)[: max(0, len(ages) - keep)]:
-        path.unlink(missing_ok=True)
+    return [path for _, path in sorted(ages, reverse=True)]
 
 
 def as_row(span: ReadableSpan) -> dict[str, Any]:

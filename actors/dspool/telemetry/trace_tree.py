@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dspool.errors import UnknownName
 from dspool.telemetry import trace_names as names
@@ -25,6 +25,10 @@ _ATTRIBUTES = (
 )
 
 
+MAX_SPANS: Final = 2000
+"""Spans of one trace that are shown, the first ones: a program may make any number."""
+
+
 class Node(NamedTuple):
     """One span and those below it, in the order of their start."""
 
@@ -32,8 +36,12 @@ class Node(NamedTuple):
     below: list[Node]
 
 
+_WIDEST: Final = 80
+"""Characters of branches before a span; deeper ones are indented no further."""
+
+
 def find_trace(state_dir: Path, name: str) -> list[dict[str, Any]]:
-    """All spans of one trace, oldest first; `name` is an operation id or a trace id.
+    """The spans of one trace, oldest first; `name` is an operation id or a trace id.
 
     Raises:
         UnknownName: no file has it. It may not have been sampled, or its file was rotated away.
@@ -67,17 +75,50 @@ def trees(spans: list[dict[str, Any]]) -> list[Node]:
     return roots
 
 
+class DrawnNode(NamedTuple):
+    """One span where it is drawn: so deep below its root, behind these branches."""
+
+    span: dict[str, Any]
+    depth: int
+    branches: str
+
+
+def drawn(spans: list[dict[str, Any]]) -> list[DrawnNode]:
+    """The first `MAX_SPANS` of `spans` in the order in which they are drawn.
+
+    A loop and not a recursion: a program nests its spans as deep as it likes.
+    """
+    rows = []
+    stack = [(root, 0, "", "") for root in reversed(trees(spans[:MAX_SPANS]))]
+    while stack:
+        node, depth, first, rest = stack.pop()
+        rows.append(DrawnNode(node.span, depth, first))
+        rest = rest[:_WIDEST]
+        last = len(node.below) - 1
+        for index in range(last, -1, -1):
+            ends = index == last
+            stack.append(
+                (
+                    node.below[index],
+                    depth + 1,
+                    rest + ("└ " if ends else "├ "),
+                    rest + ("  " if ends else "│ "),
+                )
+            )
+    return rows
+
+
 def render(spans: list[dict[str, Any]]) -> str:
     """The tree as text: offset from its beginning, duration, name and the chief attributes."""
     began = min(span["start_ns"] for span in spans)
     lines = [f"trace {spans[0]['trace_id']}"]
-    for root in trees(spans):
-        _render(root, "", "", began, lines)
+    lines += [_line(node.span, node.branches, began) for node in drawn(spans)]
+    if (more := len(spans) - MAX_SPANS) > 0:
+        lines.append(f"and {more} more spans")
     return "\n".join(lines)
 
 
-def _render(node: Node, first: str, rest: str, began: int, lines: list[str]) -> None:
-    span = node.span
+def _line(span: dict[str, Any], branches: str, began: int) -> str:
     attributes = span["attributes"]
     facts = " ".join(
         f"{key.removeprefix('dspool.').removeprefix('gen_ai.')}={attributes[key]}"
@@ -86,10 +127,7 @@ def _render(node: Node, first: str, rest: str, began: int, lines: list[str]) -> 
     )
     offset, duration = (span["start_ns"] - began) / 1e6, (span["end_ns"] - span["start_ns"]) / 1e6
     failed = "" if span["ok"] else " FAILED"
-    lines.append(f"{offset:9.2f} ms {duration:9.2f} ms  {first}{span['name']}{failed}  {facts}".rstrip())
-    for index, child in enumerate(node.below):
-        last = index == len(node.below) - 1
-        _render(child, rest + ("└ " if last else "├ "), rest + ("  " if last else "│ "), began, lines)
+    return f"{offset:9.2f} ms {duration:9.2f} ms  {branches}{span['name']}{failed}  {facts}".rstrip()
 
 
 def _lines(directory: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dspool.core.metrics.measures import LiveUpdate
 from dspool.errors import InvalidRequest, UnknownName
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.observation import MAX_PAGE
+from dspool.telemetry.trace_tree import find_trace
 from dspool_console.alerts.watch import EVERY_S as ALERTS_EVERY_S
 from dspool_console.alerts.watch import AlertNow
 from dspool_console.dashboard import view
@@ -22,14 +23,13 @@ from dspool_console.dashboard.traces import OperationList, Waterfall, is_of, lis
 from dspool_serve.api.common import POOL, answer_packed, names_sessions, or_none, patiently
 from dspool_serve.api.events import EventRow, Marker, event_row, markers
 from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of
+from dspool_serve.costly import in_thread
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 HEARTBEAT_S: Final = 10.0
-PART_S: Final = 2.0
-"""How long the overview waits for one of its parts."""
 
 
 class AlertList(Struct):
@@ -55,7 +55,7 @@ async def get_overview(context: ConsoleContext, request: Request) -> Response:
         watch.answers.drop("overview")
 
     async def make() -> view.Row:
-        update, status = await asyncio.gather(_update(watch), or_none(watch.pool.status(), PART_S))
+        update, status = await asyncio.gather(_update(watch), or_none(watch.pool.status()))
         return view.overview(update, status, watch.pool.config, watch.alerts.summary(), time.time())
 
     return answer_packed(request, await patiently(watch.answers.get("overview", make)))
@@ -64,7 +64,7 @@ async def get_overview(context: ConsoleContext, request: Request) -> Response:
 async def _update(watch: PoolWatch) -> LiveUpdate | None:
     if not watch.pool.config.enable_metrics:
         return None
-    return await or_none(watch.pool.live_update(), PART_S)
+    return await or_none(watch.pool.live_update())
 
 
 async def follow_pool(context: ConsoleContext, request: Request) -> EventStream:
@@ -118,7 +118,10 @@ async def get_operation(context: ConsoleContext, request: Request) -> Response:
     request.query(frozenset())
     watch = context.watch(request)
     id = request.params["operation"]
-    spans = await patiently(watch.operations.spans(id))
+    state_dir = watch.pool.config.state_dir
+    spans = await context.service.costly.run(
+        request.principal, lambda: in_thread(lambda: find_trace(state_dir, id))
+    )
     own = [span for span in spans if span.get("resource", {}).get("dspool.pool") in (None, watch.pool.name)]
     if not own:
         raise UnknownName(f"there is no trace of {id[:80]!r} in this pool")
@@ -188,7 +191,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         get_operation,
         "The spans of one traced operation, by its id or its trace's; captured content for its principal and admins",
         Waterfall,
-        problems=(*_ASKED, "unknown_name"),
+        problems=(*_ASKED, "unknown_name", "queue_full"),
         role="reader",
     ),
 )

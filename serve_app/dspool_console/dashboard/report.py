@@ -16,10 +16,11 @@ from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import LoggedEvent
 from dspool_console.alerts.watch import AlertNow
 from dspool_console.charts import Line, Unit, chart, shown
-from dspool_console.dashboard.service import ConsoleContext
+from dspool_console.dashboard.service import ConsoleContext, PoolWatch
 from dspool_serve.api.common import POOL, or_none, patiently
 from dspool_serve.api.events import markers, text_of
-from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of, rows_of
+from dspool_serve.api.tables import RANGE, RANGE_QUERY, Range, range_of, rows_of
+from dspool_serve.costly import in_thread
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -75,16 +76,24 @@ td.t{white-space:nowrap}
 async def get_report(context: ConsoleContext, request: Request) -> Response:
     interval = range_of(request.query(frozenset(RANGE)), 3600.0)
     watch = context.measured_watch(request)
+
+    async def make() -> Response:
+        # Half a second of work for a day of charts, here and in the pool's metrics actor.
+        return await context.service.costly.run(request.principal, lambda: _report(watch, interval))
+
+    key = interval if interval.start is None else interval[1:]
+    return await watch.reports.get(key, make)
+
+
+async def _report(watch: PoolWatch, interval: Range) -> Response:
     now = time.time()
     start = interval.start if interval.start is not None else now - interval.seconds
     end = min(now, interval.end) if interval.end is not None else now
-    table, events, decisions, status = await patiently(
-        asyncio.gather(
-            watch.pool.table(interval.seconds),
-            watch.pool.events(0, EVENTS),
-            or_none(watch.pool.decisions(DECISIONS)),
-            or_none(watch.pool.status()),
-        )
+    table, events, decisions, status = await asyncio.gather(
+        patiently(watch.pool.table(interval.seconds)),
+        patiently(watch.pool.events(0, EVENTS)),
+        or_none(watch.pool.decisions(DECISIONS)),
+        or_none(watch.pool.status()),
     )
     facts = ReportFacts(
         pool=watch.pool.name,
@@ -98,8 +107,7 @@ async def get_report(context: ConsoleContext, request: Request) -> Response:
         config=watch.pool.config,
         alerts=watch.alerts.alerts,
     )
-    # A day of charts is some tenths of a second of work.
-    page = await asyncio.to_thread(report, facts)
+    page = await in_thread(lambda: report(facts))
     pool = re.sub(r"[^A-Za-z0-9_.-]+", "-", watch.pool.name)[:80]
     name = f"dspool-{pool}-{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime(end))}.html"
     return Response(
@@ -305,7 +313,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         POOL + "/report",
         get_report,
         "A report of some time as one HTML file that opens offline",
-        problems=("invalid_request", "not_allowed", "pool_not_ready", "worker_lost"),
+        problems=("invalid_request", "not_allowed", "queue_full", "pool_not_ready", "worker_lost"),
         query=RANGE_QUERY,
         media="text/html",
         role="reader",

@@ -20,6 +20,7 @@ from dspool_serve.api.common import measured_pool
 from dspool_serve.context import Context
 from dspool_serve.fresh import Fresh
 from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import Response
 from dspool_serve.pools import ClusterPool, Pools
 
 KEEP_S: Final = 1.0
@@ -27,6 +28,7 @@ WRONG_AT_ONCE: Final = 20
 WRONG_IN_S: Final = 60.0
 """So many wrong tokens of one address in this time; guessing 256 random bits is hopeless all the same."""
 REPLAY_KEEP_S: Final = 30.0
+REPORT_KEEP_S: Final = 10.0
 
 
 class PoolWatch:
@@ -38,7 +40,7 @@ class PoolWatch:
         self.hub = Hub(Changes(pool, self.alerts, wall=wall), wall=wall)
         self.operations = OperationLog(pool.name, pool.config.state_dir)
         self.answers: Fresh[Any] = Fresh(KEEP_S)
-        self.replaying = asyncio.Lock()
+        self.reports: Fresh[Response] = Fresh(REPORT_KEEP_S, limit=4)
         self.replays: Fresh[Any] = Fresh(REPLAY_KEEP_S, limit=16)
         self._alerting: asyncio.Task[None] | None = None
 

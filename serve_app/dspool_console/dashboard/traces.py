@@ -6,9 +6,10 @@ The files are read on from where the last look ended, and only while somebody lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +18,11 @@ from msgspec import Struct
 from dspool.errors import UnknownName
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.events import principal_hash
-from dspool.telemetry.trace_export import DIRECTORY
-from dspool.telemetry.trace_tree import Node, find_trace, trees
+from dspool.telemetry.trace_export import DIRECTORY, newest_files
+from dspool.telemetry.trace_tree import MAX_SPANS, DrawnNode, drawn
 
-READ_BYTES: Final = 2 * 2**20
-"""Of a file that is met for the first time, only so much of its end is read."""
+READ_BYTES: Final = 8 * 2**20
+"""Read at one look, of all files; the rest of what is new is left out."""
 KEPT: Final = 2000
 RECENT: Final = 100
 SLOWEST: Final = 50
@@ -94,6 +95,8 @@ class Waterfall(Struct):
     """Wall-clock seconds."""
     duration_s: float
     spans: list[DrawnSpan]
+    more: int
+    """Spans of the trace that are left out: only the first ones are drawn."""
 
 
 class OperationLog:
@@ -116,37 +119,41 @@ class OperationLog:
                 self._kept = deque(together, maxlen=KEPT)
         return list(self._kept)[::-1]
 
-    async def spans(self, wanted: str) -> list[Row]:
-        """All spans of the trace of an operation. Raises: UnknownName."""
-        return await asyncio.to_thread(find_trace, self._state_dir, wanted)
-
     def _read_on(self) -> list[TracedOperation]:
+        """What is new in the files, at most `READ_BYTES` of it, of the files that changed last."""
         found: list[TracedOperation] = []
-        for path in sorted((self._state_dir / DIRECTORY).glob("*.jsonl")):
-            try:
-                found += self._read_file(path)
-            except OSError:
-                self._places.pop(path, None)
+        places: dict[Path, tuple[int, int]] = {}
+        left = READ_BYTES
+        for path in newest_files(self._state_dir / DIRECTORY):
+            with contextlib.suppress(OSError):
+                text, places[path], read = _new_lines(path, self._places.get(path), left)
+                left -= read
+                found += self._operations(text)
+        # Only of files that are there: others come and go with every process.
+        self._places = places
         return found
 
-    def _read_file(self, path: Path) -> list[TracedOperation]:
-        with path.open("rb") as file:
-            about = path.stat()
-            inode, place = self._places.get(path, (about.st_ino, max(0, about.st_size - READ_BYTES)))
-            if inode != about.st_ino or place > about.st_size:
-                # Set aside and begun anew; the old one is read under its other name.
-                inode, place = about.st_ino, 0
-            if place == about.st_size:
-                self._places[path] = (inode, place)
-                return []
-            file.seek(place)
-            data = file.read(about.st_size - place)
-        whole = data.rfind(b"\n") + 1
-        self._places[path] = (inode, place + whole)
-        lines = data[:whole].decode("utf-8", "replace").splitlines()
+    def _operations(self, text: str) -> Iterator[TracedOperation]:
         known = {(one.id, one.trace_id) for one in self._kept}
-        read = (operation_of(line, self._pool) for line in lines if _OPERATION in line)
-        return [one for one in read if one is not None and (one.id, one.trace_id) not in known]
+        for line in text.splitlines():
+            one = operation_of(line, self._pool) if _OPERATION in line else None
+            if one is not None and (one.id, one.trace_id) not in known:
+                yield one
+
+
+def _new_lines(path: Path, before: tuple[int, int] | None, most: int) -> tuple[str, tuple[int, int], int]:
+    """The whole lines of the last `most` bytes after `before`, the place for the next time, and the bytes read."""
+    with path.open("rb") as file:
+        about = path.stat()
+        inode, place = before or (about.st_ino, 0)
+        if inode != about.st_ino or place > about.st_size:
+            # Set aside and begun anew; the old one is read under its other name.
+            inode, place = about.st_ino, 0
+        place = max(place, about.st_size - most)
+        file.seek(place)
+        data = file.read(about.st_size - place)
+    whole = data.rfind(b"\n") + 1
+    return data[:whole].decode("utf-8", "replace"), (inode, place + whole), len(data)
 
 
 def operation_of(line: str, pool: str) -> TracedOperation | None:
@@ -199,17 +206,16 @@ def listed(operations: list[TracedOperation], totals: dict[str, int], sampling: 
 def waterfall(spans: list[Row], *, shows: Callable[[Row], bool]) -> Waterfall:
     """The trace that `spans` are of.
 
-    `shows` decides from a span's attributes whether its content is shown. It is asked of each span: whoever sends a
-    `traceparent` puts an operation into any trace, also into somebody else's.
+    `shows` decides from a span's attributes whether its content is shown. It is asked of each span: where
+    `telemetry.trust_traceparent` is on, whoever sends a `traceparent` puts an operation into any trace.
     """
     if not spans:
         raise UnknownName("there is no span of this operation")
     began = min(span["start_ns"] for span in spans)
     ended = max(span["end_ns"] for span in spans)
-    rows: list[DrawnSpan] = []
-    for node in trees(spans):
-        _draw(node, 0, began, rows, shows)
-    return Waterfall(spans[0]["trace_id"], began / 1e9, (ended - began) / 1e9, rows)
+    rows = [_drawn(node, began, shows) for node in drawn(spans)]
+    duration_s = (ended - began) / 1e9
+    return Waterfall(spans[0]["trace_id"], began / 1e9, duration_s, rows, max(0, len(spans) - MAX_SPANS))
 
 
 def is_of(attributes: Row, principal: str | None) -> bool:
@@ -217,23 +223,19 @@ def is_of(attributes: Row, principal: str | None) -> bool:
     return principal is not None and attributes.get(names.PRINCIPAL) == principal_hash(principal)
 
 
-def _draw(node: Node, depth: int, began: int, rows: list[DrawnSpan], shows: Callable[[Row], bool]) -> None:
+def _drawn(node: DrawnNode, began: int, shows: Callable[[Row], bool]) -> DrawnSpan:
     span = node.span
-    rows.append(
-        DrawnSpan(
-            span["span_id"],
-            span["parent_id"],
-            depth,
-            span["name"],
-            start_s=(span["start_ns"] - began) / 1e9,
-            duration_s=(span["end_ns"] - span["start_ns"]) / 1e9,
-            ok=span["ok"],
-            process=str(span.get("resource", {}).get("service.instance.id", "")),
-            attributes=_shown(span["attributes"], shows(span["attributes"])),
-        )
+    return DrawnSpan(
+        span["span_id"],
+        span["parent_id"],
+        node.depth,
+        span["name"],
+        start_s=(span["start_ns"] - began) / 1e9,
+        duration_s=(span["end_ns"] - span["start_ns"]) / 1e9,
+        ok=span["ok"],
+        process=str(span.get("resource", {}).get("service.instance.id", "")),
+        attributes=_shown(span["attributes"], shows(span["attributes"])),
     )
-    for child in node.below:
-        _draw(child, depth + 1, began, rows, shows)
 
 
 def _shown(attributes: Row, show_content: bool) -> Row:

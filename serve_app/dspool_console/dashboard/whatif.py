@@ -8,10 +8,9 @@ own bounds and the others go through the same flow, so that they can be compared
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,6 +23,7 @@ from dspool_console.dashboard.service import ConsoleContext, PoolWatch
 from dspool_console.dashboard.view import BOUNDS
 from dspool_serve.api.common import POOL, answer_packed, or_none, patiently
 from dspool_serve.api.tables import rows_of
+from dspool_serve.costly import in_thread
 from dspool_serve.http.requests import Request, number
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -36,8 +36,6 @@ STEPS: Final = 900
 """As many as an hour has at 4 s; shorter ranges are replayed in finer steps."""
 LEAST_POINTS: Final = 10
 REPLAY_S: Final = 20.0
-STEPS_A_TURN: Final = 2
-"""Steps of a replay before others have their turn: it runs in the process that serves operations."""
 LEAST_S: Final = 60.0
 LONGEST_S: Final = 3600.0
 MOST_WORKERS: Final = 1000
@@ -55,7 +53,10 @@ async def replay_sizing(context: ConsoleContext, request: Request) -> Response:
     seconds = number(query, "range", LONGEST_S, least=LEAST_S, most=LONGEST_S)
     own = SizingConfig.of(watch.pool.config)
     other = bounds_of(query, own)
-    return answer_packed(request, await patiently(_replayed(watch, seconds, own, other), REPLAY_S))
+    answer = await context.service.costly.run(
+        request.principal, lambda: patiently(_replayed(watch, seconds, own, other), REPLAY_S)
+    )
+    return answer_packed(request, answer)
 
 
 def bounds_of(query: dict[str, str], own: SizingConfig) -> SizingConfig:
@@ -76,26 +77,20 @@ def bounds_of(query: dict[str, str], own: SizingConfig) -> SizingConfig:
 async def _replayed(
     watch: PoolWatch, seconds: float, own: SizingConfig, other: SizingConfig
 ) -> dict[str, Any]:
-    # One at a time: a slider that is moved asks often, and this is work.
-    async with watch.replaying:
+    async def load_once() -> ReplayLoad:
+        return await _load(watch, seconds)
 
-        async def load_once() -> ReplayLoad:
-            return await _load(watch, seconds)
+    load: ReplayLoad = await watch.replays.get(("load", seconds), load_once)
 
-        load: ReplayLoad = await watch.replays.get(("load", seconds), load_once)
+    async def replayed(config: SizingConfig) -> ReplayRun:
+        delay_s = await _start_delay(watch)
+        replay = Replay(
+            config, load, slots_per_worker=watch.pool.config.slots_per_worker, start_delay_s=delay_s
+        )
+        return await in_thread(replay.whole)
 
-        async def replay(config: SizingConfig) -> ReplayRun:
-            delay_s = await _start_delay(watch)
-            replay = Replay(
-                config, load, slots_per_worker=watch.pool.config.slots_per_worker, start_delay_s=delay_s
-            )
-            for step in replay.steps():
-                if step % STEPS_A_TURN == 0:
-                    await asyncio.sleep(0)
-            return replay.run
-
-        before: ReplayRun = await watch.replays.get(("own", seconds, load.at[-1]), lambda: replay(own))
-        after: ReplayRun = await watch.replays.get((other, seconds, load.at[-1]), lambda: replay(other))
+    before: ReplayRun = await watch.replays.get(("own", seconds, load.at[-1]), lambda: replayed(own))
+    after: ReplayRun = await watch.replays.get((other, seconds, load.at[-1]), lambda: replayed(other))
     hours = load.step_s / 3600
     actual = [round(size, 2) for size in load.size]
     return {
@@ -223,7 +218,7 @@ class _ReplayWorkers:
 
 
 class Replay:
-    """One run of the policy over a load. `steps` advances it; `run` holds what came out so far."""
+    """One run of the policy over a load."""
 
     def __init__(
         self, config: SizingConfig, load: ReplayLoad, *, slots_per_worker: int, start_delay_s: float
@@ -238,11 +233,10 @@ class Replay:
         self._seconds: list[Window] = []
         self.run = ReplayRun([], [], [])
 
-    def steps(self) -> Iterator[int]:
-        """Yields after each step, so that a caller in an event loop can let others go on."""
+    def whole(self) -> ReplayRun:
         for step in range(len(self._load.at)):
             self._step(step)
-            yield step
+        return self.run
 
     def _step(self, step: int) -> None:
         load, now = self._load, step * self._load.step_s
@@ -364,7 +358,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         replay_sizing,
         "What the size would have been in the last hour with other bounds, by the sizing policy itself",
         Any,
-        problems=("invalid_request", "not_allowed", "pool_not_ready", "worker_lost"),
+        problems=("invalid_request", "not_allowed", "queue_full", "pool_not_ready", "worker_lost"),
         query=_PARAMETERS,
         role="reader",
     ),

@@ -25,6 +25,7 @@ from dspool_serve.api.metrics import FRESH_S, Scrapes
 from dspool_serve.api.openapi import described, document
 from dspool_serve.api.schema import Health
 from dspool_serve.context import Context, ServiceFacts
+from dspool_serve.costly import CostlyReads
 from dspool_serve.fresh import Fresh
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem
@@ -78,6 +79,7 @@ class Application:
             metrics=Scrapes(pools),
             answers=Fresh(FRESH_S),
             worker_answers=Fresh(FRESH_S, limit=WORKER_ANSWERS),
+            costly=CostlyReads(),
         )
         self._context = Context(pools, pools.get, self._settings, facts)
         # Who asks is settled before anything else, also before an Idempotency-Key is claimed.

@@ -45,6 +45,8 @@ CHANGE = ("malformed_request", "payload_too_large", "invalid_request")
 
 ANSWER_S: Final = 5.0
 """How long a pool's actors may take to answer; one may be on its way back from a restart."""
+PART_S: Final = 2.0
+"""How long an answer waits for one of its parts that it can do without."""
 SMALLEST_PACKED: Final = 1024
 """Bytes below which packing costs more than it saves."""
 
@@ -101,7 +103,7 @@ async def patiently(asked: Awaitable[T], seconds: float = ANSWER_S) -> T:
         raise PoolNotReady("the pool does not answer in time; try again", retry_after_s=1.0) from None
 
 
-async def or_none(asked: Awaitable[T], seconds: float = ANSWER_S) -> T | None:
+async def or_none(asked: Awaitable[T], seconds: float = PART_S) -> T | None:
     """None where the pool cannot say: a part that is away must not keep the others from being shown."""
     try:
         return await asyncio.wait_for(asked, seconds)

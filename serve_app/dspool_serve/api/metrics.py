@@ -14,7 +14,9 @@ from dspool.errors import PoolError
 from dspool.telemetry.exposition import CONTENT_TYPE, expose
 from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.api.common import POOL, patiently, pool_of
+from dspool_serve.api.tables import SHORT_S
 from dspool_serve.context import Context
+from dspool_serve.costly import in_thread
 from dspool_serve.fresh import Fresh
 from dspool_serve.http.requests import Request, number
 from dspool_serve.http.responses import Response
@@ -44,7 +46,7 @@ class Scrapes:
     async def _make(self) -> bytes:
         names = self._pools.names()
         snapshots = await asyncio.gather(*(self._snapshot(name) for name in names))
-        return expose(dict(zip(names, snapshots, strict=True)))
+        return await asyncio.to_thread(expose, dict(zip(names, snapshots, strict=True)))
 
     async def _snapshot(self, name: str) -> Snapshot | None:
         try:
@@ -63,8 +65,15 @@ async def get_history(context: Context, request: Request) -> Response:
     seconds = number(query, "duration_s", 300.0, least=1.0, most=MAX_HISTORY_S)
     ordinal = int(number(query, "slot", 0, least=0, most=MAX_ORDINAL)) if "slot" in query else None
     pool = pool_of(context, request)
-    asked = pool.metrics_history(seconds, program=query.get("program"), ordinal=ordinal)
-    return Response(200, _encode(await patiently(asked)))
+    program = query.get("program")
+
+    async def make() -> bytes:
+        history = await patiently(pool.metrics_history(seconds, program=program, ordinal=ordinal))
+        return await in_thread(lambda: _encode(history))
+
+    if seconds <= SHORT_S:
+        return Response(200, await make())
+    return Response(200, await context.service.costly.run(request.principal, make))
 
 
 _PROBLEMS: Final = ("unknown_pool", "invalid_request", "not_allowed", "pool_not_ready", "worker_lost")
@@ -96,7 +105,7 @@ ROUTES: Final = (
         get_history,
         "The pool's figures over the last seconds, oldest first",
         HistoryView,
-        problems=_PROBLEMS,
+        problems=(*_PROBLEMS, "queue_full"),
         query=_HISTORY,
         role="reader",
     ),

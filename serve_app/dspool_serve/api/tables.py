@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
@@ -17,6 +16,7 @@ from dspool.core.metrics.measures import Table
 from dspool.errors import InvalidRequest
 from dspool_serve.api.common import POOL, answer_packed, measured_pool, patiently
 from dspool_serve.context import Context
+from dspool_serve.costly import in_thread
 from dspool_serve.http.requests import Request, number
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -26,6 +26,8 @@ ONLY_WITH_OPERATIONS: Final = frozenset(
 )
 """Figures that a time without operations does not have: null, and not an excellent 0."""
 LONGEST_S: Final = 86_400.0
+SHORT_S: Final = 3600.0
+"""A range up to this is made at once; a longer one waits for its turn."""
 LATEST_S: Final = 1e11
 RANGE: Final = ("range", "from", "to")
 _number = "%.6g".__mod__
@@ -68,14 +70,14 @@ async def get_table(context: Context, request: Request) -> Response:
             known = ", ".join(sorted(table.columns))
             raise InvalidRequest(f"there is no column {unknown[0][:50]!r}; known: {known}", field="columns")
         encoded = encode_csv if form == "csv" else encode_table
-        # A day of all columns takes a second.
-        return await asyncio.to_thread(encoded, pool.name, table, names, start=asked.start, end=asked.end)
+        return await in_thread(lambda: encoded(pool.name, table, names, start=asked.start, end=asked.end))
 
-    if asked.start is None:
-        key = ("table", pool.name, asked.seconds, program, ordinal, names, form)
-        body = await patiently(context.service.answers.get(key, make))
-    else:
-        body = await patiently(make())
+    async def costly() -> bytes:
+        # A day of all columns takes a second.
+        return await context.service.costly.run(request.principal, lambda: patiently(make()))
+
+    key = ("table", pool.name, asked if asked.start is None else asked[1:], program, ordinal, names, form)
+    body = await context.service.answers.get(key, costly if asked.seconds > SHORT_S else make)
     return Response(200, body, b"text/csv; charset=utf-8") if form == "csv" else answer_packed(request, body)
 
 
@@ -199,7 +201,7 @@ ROUTES: Final = (
         get_table,
         "Figures over time by column, of the pool, a program or the worker with a number; as JSON or CSV",
         HistoryTable,
-        problems=("invalid_request", "not_allowed", "pool_not_ready", "worker_lost"),
+        problems=("invalid_request", "not_allowed", "queue_full", "pool_not_ready", "worker_lost"),
         query=(
             *RANGE_QUERY,
             ("program", {"type": "string"}),
