@@ -24,7 +24,9 @@ def service(tmp_path_factory):
 
 @pytest.fixture
 def http(service):
-    with httpx.Client(base_url=service.url, timeout=120, trust_env=False) as client:
+    with httpx.Client(
+        base_url=service.url, timeout=120, trust_env=False, headers={"content-type": "application/json"}
+    ) as client:
         yield client
         # Whatever was sent: the next caller is served.
         assert client.post(QA, json=GOOD).json()["outputs"] == {"answer": "Berkeley"}

@@ -81,7 +81,7 @@ class Up:
         raise AssertionError(f"the service did not start: {self.log.read_text()[-2000:]}")
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=ENDS_S)
+        return httpx.Client(base_url=self.url, timeout=ENDS_S, headers={"content-type": "application/json"})
 
     def workers(self) -> list[dict]:
         with self.client() as http:

@@ -299,9 +299,12 @@ def served(
     return Application(held, settings or Settings(), security, Console(held, security))
 
 
+JSON = {"content-type": "application/json"}
+
+
 def client_of(*pools: FakePool, **settings: Any) -> httpx.AsyncClient:
     app = served(*pools, settings=Settings(**settings))
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://dspool")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://dspool", headers=JSON)
 
 
 def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dspool.errors import WorkerLost
 from dspool_console.dashboard import DASHBOARD, files
 from dspool_serve.api import ROUTES
 from tests.dashboard_demo import HOSTILE, STEPS, SimulatedPool, application, tokens_for, write_traces
-from tests.unit.http_doubles import until
+from tests.unit.http_doubles import JSON, until
 
 PAGE = "/dashboard"
 POOL = "/v1/pools/default"
@@ -29,7 +29,9 @@ def demo(tmp_path_factory):
 
 def client(*pools, tokens=None, audit=None, **settings):
     app = application(*pools, tokens=tokens, audit=audit, **settings)
-    found = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost")
+    found = httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://localhost", headers=JSON
+    )
     found.app = app
     return found
 

@@ -12,7 +12,7 @@ from dspool.core.admission.access import Role
 from dspool.errors import RateLimited, Unauthenticated
 from dspool_console.dashboard import files
 from dspool_console.dashboard.service import ConsoleContext
-from dspool_serve.access.csrf import HEADER, CsrfRefused, same_origin
+from dspool_serve.access.csrf import HEADER, CsrfRefused, has_bearer
 from dspool_serve.access.logins import cookie_of, end
 from dspool_serve.api.common import answer_packed, whole_number
 from dspool_serve.http.requests import Login, Request, decode
@@ -106,10 +106,8 @@ def _own_page(request: Request) -> None:
     """There is no login yet whose word could be repeated. That there is a header of this name at all, which no form can
     send and no other origin may, is the guard then. Raises: CsrfRefused.
     """
-    if b"authorization" not in request.headers:
-        same_origin(request)
-        if not request.headers.get(HEADER):
-            raise CsrfRefused(f"{HEADER.decode()} is missing; load the page again")
+    if not has_bearer(request) and not request.headers.get(HEADER):
+        raise CsrfRefused(f"{HEADER.decode()} is missing; load the page again")
 
 
 async def list_audit_records(context: ConsoleContext, request: Request) -> Response:

@@ -1,18 +1,23 @@
-"""What a browser must show to change something, so that no page of another site can send it for a visitor."""
+"""What keeps pages of other origins from using the service through a visitor's browser.
+
+A browser says by itself which page a request comes from, adds cookies, and sends forms and plain text anywhere; it adds
+no bearer token, and asks before it sends JSON or a header of ours to another origin, to which nobody here says yes.
+"""
 
 from __future__ import annotations
 
 import hmac
 from typing import Final
-from urllib.parse import urlsplit
 
-from dspool.errors import NotAllowed
+from dspool.errors import CallerError, NotAllowed
 from dspool_serve.access.logins import Logins
 from dspool_serve.http.requests import Request
+from dspool_serve.http.responses import JSON_TYPE
 
 HEADER: Final = b"x-dspool-csrf"
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
+_OWN: Final = (b"same-origin", b"none")
 
 
 class CsrfRefused(NotAllowed):
@@ -21,29 +26,67 @@ class CsrfRefused(NotAllowed):
     code = "csrf"
 
 
-def check_login(request: Request, logins: Logins) -> None:
+class NotJson(CallerError):
+    """The body is said to be something else, as a form or a page of another origin would send it."""
+
+    code = "unsupported_media_type"
+
+
+def has_bearer(request: Request) -> bool:
+    """Whether a bearer token came with it, right or wrong: no browser adds one by itself."""
+    return request.headers.get(b"authorization", b"")[:7].lower() == b"bearer "
+
+
+def refuse_other_pages(request: Request, *, trust_bearer: bool) -> None:
+    """Refuse what a browser says that a page of another origin sent, also what only reads: it could be counted, timed
+    or shown in a frame. Programs send none of these headers.
+
+    With `trust_bearer`, the origin of a request with a bearer token does not count: a proxy may have changed `Host`.
+
+    Raises:
+        NotAllowed: another site. CsrfRefused: another origin, such as another port of this machine.
+    """
+    headers = request.headers
+    site = headers.get(b"sec-fetch-site")
+    if site is not None and site not in _OWN:
+        if site == b"cross-site":
+            raise NotAllowed("requests from pages of other sites are refused")
+        # A link to the dashboard, and the frame that Ray's own dashboard shows: pages that nobody else can read.
+        if headers.get(b"sec-fetch-mode") != b"navigate" or request.scope["method"] not in SAFE:
+            raise CsrfRefused("requests from pages of other origins are refused")
+    origin = headers.get(b"origin")
+    if origin is None or (trust_bearer and has_bearer(request)):
+        return
+    # Behind a proxy the scheme may be another; host and port are what the browser was told.
+    scheme, _, host = origin.partition(b"://")
+    if scheme not in (b"http", b"https") or host.lower() != headers.get(b"host", b"").lower():
+        raise CsrfRefused("requests from pages of other origins are refused")
+
+
+def require_json(request: Request) -> None:
+    """Raises: NotJson: there is a body, and it is not said to be JSON."""
+    headers = request.headers
+    if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+        return
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON_TYPE:
+        raise NotJson("send `Content-Type: application/json` with the body")
+
+
+def check_word(request: Request, logins: Logins) -> None:
     """Refuse what a login's own page did not send. Raises: CsrfRefused."""
-    same_origin(request)
     if not hmac.compare_digest(request.headers.get(HEADER, b""), logins.csrf(request.login).encode()):
         raise CsrfRefused(
             "x-dspool-csrf must hold the word that GET /dashboard/me gives; load the page again"
         )
 
 
-def same_origin(request: Request) -> None:
-    """Raises: CsrfRefused: a browser says that another page sent this."""
-    site = request.headers.get(b"sec-fetch-site")
-    if site is not None and site not in (b"same-origin", b"none"):
-        raise CsrfRefused("requests from pages of other origins are refused")
-    origin = request.headers.get(b"origin")
-    if origin is not None:
-        # Behind a proxy the scheme may be another; host and port are what the browser was told.
-        try:
-            host = urlsplit(origin.decode("latin-1")).netloc
-        except ValueError:
-            raise CsrfRefused("the origin of this request cannot be read") from None
-        if host.lower().encode("latin-1") != request.headers.get(b"host", b"").lower():
-            raise CsrfRefused("requests from pages of other origins are refused")
-
-
-__all__ = ["HEADER", "SAFE", "CsrfRefused", "check_login", "same_origin"]
+__all__ = [
+    "HEADER",
+    "SAFE",
+    "CsrfRefused",
+    "NotJson",
+    "check_word",
+    "has_bearer",
+    "refuse_other_pages",
+    "require_json",
+]

@@ -22,7 +22,7 @@ from dspool.errors import DeadlineExceeded, InvalidRequest, NotAllowed, PoolErro
 from dspool.tokens import TokenSource
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.callers import Admissions, Caller
-from dspool_serve.access.csrf import SAFE, check_login, same_origin
+from dspool_serve.access.csrf import SAFE, check_word, has_bearer, refuse_other_pages, require_json
 from dspool_serve.access.logins import Logins, cookie_of
 from dspool_serve.access.streams import MAX_EACH, MAX_OPEN, OpenStreams, Right
 from dspool_serve.context import Context
@@ -83,16 +83,16 @@ class Security:
     def _wrapped(self, route: Route) -> Handler:
         need = route.role
         handler = route.handler
-        if need is not None and route.method not in SAFE:
-            handler = self._guarded(handler)
+        if route.method not in SAFE:
+            handler = self._guarded(handler, with_word=need is not None)
         if route.stream or route.media == EVENT_STREAM.decode():
             handler = self._streaming(handler)
         if need == "admin":
             handler = self._audited(route, handler)
         handler = _timely(handler)
-        if self.tokens is None:
-            return handler if self._hosts is None else self._hosted(handler)
-        return handler if need is None else self._authorised(route, need, handler)
+        if self.tokens is not None and need is not None:
+            handler = self._authorised(route, need, handler)
+        return self._shielded(handler)
 
     def _authorised(self, route: Route, need: Role, handler: Handler) -> Handler:
         # An admin may mean another's session, as `principal/id`: that is an admin's deed on a caller's route.
@@ -140,21 +140,35 @@ class Security:
             raise Unauthenticated("log in with an access token")
         raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
 
-    def _guarded(self, handler: Handler) -> Handler:
-        """`handler`, for no browser that other pages may have sent.
+    def _guarded(self, handler: Handler, *, with_word: bool) -> Handler:
+        """`handler`, which changes something, for no browser that another page may have sent.
 
         A bearer token is proof enough, as browsers add none by themselves; they do add what belongs to other schemes.
         """
+        by_login = with_word and self.tokens is not None
 
         def guarded(context: Context, request: Request) -> Any:
-            if request.headers.get(b"authorization", b"")[:7].lower() != b"bearer ":
-                if self.tokens is not None and self.logins is not None:
-                    check_login(request, self.logins)
-                else:
-                    same_origin(request)
+            if self.tokens is None or not has_bearer(request):
+                require_json(request)
+                if by_login and self.logins is not None:
+                    check_word(request, self.logins)
             return handler(context, request)
 
         return guarded
+
+    def _shielded(self, handler: Handler) -> Handler:
+        """`handler`, for no page of another origin, whatever it asks, and under no name that is not ours."""
+        hosts, seen, trust_bearer = self._hosts, self._hosts_seen, self.tokens is not None
+
+        def shielded(context: Context, request: Request) -> Any:
+            headers = request.headers
+            if hosts is not None and (host := headers.get(b"host", b"")) not in seen:
+                self._check_host(host)
+            if b"sec-fetch-site" in headers or b"origin" in headers:
+                refuse_other_pages(request, trust_bearer=trust_bearer)
+            return handler(context, request)
+
+        return shielded
 
     def _streaming(self, handler: Handler) -> Handler:
         """`handler`, which may answer with a stream: that ends with the right to it, and there are only so many."""
@@ -201,15 +215,6 @@ class Security:
             return response
 
         return audited
-
-    def _hosted(self, handler: Handler) -> Handler:
-        def hosted(context: Context, request: Request) -> Any:
-            host = request.headers.get(b"host", b"")
-            if host not in self._hosts_seen:
-                self._check_host(host)
-            return handler(context, request)
-
-        return hosted
 
     def _check_host(self, host: bytes) -> None:
         name = host.lower()

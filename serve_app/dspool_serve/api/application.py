@@ -15,7 +15,7 @@ import msgspec
 
 import dspool
 from dspool.corrections.uvicorn_connections import end_with_connection, on_server_stop
-from dspool.errors import Cancelled, InternalError, NotAllowed, PoolError
+from dspool.errors import Cancelled, InternalError, PoolError
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.tracing import NOT_TRACED, Tracing, trace_id_of, traceparent_of
 from dspool_serve.access.security import Security
@@ -108,7 +108,6 @@ class Application:
         try:
             route = self._router.match(request)
             where = f"{route.method} {route.path}"
-            _refuse_other_sites(request)
             return await _traced(self._context, request, route)
         except PoolError as error:
             if isinstance(error, InternalError):
@@ -213,9 +212,3 @@ async def _traced(context: Context, request: Request, route: Route) -> Answer:
         return trace.end(await route.handler(context, request))
     except BaseException as error:
         return trace.fail(error)
-
-
-def _refuse_other_sites(request: Request) -> None:
-    """A web page of another site must not run operations through a visitor's browser. Programs are not affected."""
-    if request.headers.get(b"sec-fetch-site") == b"cross-site":
-        raise NotAllowed("requests from pages of other sites are refused")

@@ -168,9 +168,11 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     if route.method == "POST":
         always += _KEYED
     if route.takes is not None:
-        always += ("request_too_slow",)
+        always += ("request_too_slow", "unsupported_media_type")
     if (need := route.role) is not None:
         always += ("unauthenticated", "not_allowed", *(() if route.method in SAFE else ("csrf",)))
+    if route.stream:
+        always += ("rate_limited",)
     if need in ("caller", "admin"):
         always += ("invalid_request", "queue_full", "rate_limited", "deadline_exceeded")
     for code in dict.fromkeys((*route.problems, *always)):

@@ -80,6 +80,7 @@ TABLE: dict[str, Kind] = {
     "idempotency_key_reused": Kind(422, "The key was used for another request"),
     "request_too_slow": Kind(408, "The request took too long to arrive"),
     "payload_too_large": Kind(413, "The request is too large"),
+    "unsupported_media_type": Kind(415, "The body is not said to be JSON"),
     # Refused before any work was done: safe to repeat.
     "queue_full": Kind(429, "The queue is full"),
     "rate_limited": Kind(429, "More than this key may ask for"),
