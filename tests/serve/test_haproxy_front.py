@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -19,107 +18,10 @@ import pytest
 from dspool.corrections import haproxy_script
 from dspool.errors import ConfigError
 from dspool_serve.ingress import haproxy
+from tests.serve.haproxy_front import Front, answering, certificate, needs_haproxy
 
-pytestmark = [
-    pytest.mark.serve,
-    pytest.mark.skipif(haproxy.binary() is None, reason="Ray Serve brings no HAProxy for this system"),
-]
-
-# The lines of Serve's template that the script looks for, around one backend.
-TEMPLATE = """global
-    maxconn 100
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 60s
-    timeout server 60s
-frontend prometheus
-    bind :{metrics}
-    mode http
-frontend http_frontend
-    bind 127.0.0.1:{port}
-    default_backend replicas
-backend replicas
-    server one 127.0.0.1:{backend}
-"""
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificate")
-    home = tmp_path_factory.mktemp("tls")
-    key, cert = home / "key.pem", home / "cert.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    subprocess.run(
-        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
-        check=True,
-        capture_output=True,
-    )
-    key.chmod(0o600)
-    return cert, key
-
-
-async def echo(reader, writer):
-    """A replica that answers with the headers it got, and the size of the body."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
-    size = int(headers.get("content-length", 0))
-    if size:
-        await reader.readexactly(size)
-    body = json.dumps(headers).encode()
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
-    await writer.drain()
-    writer.close()
-
-
-class Front:
-    """HAProxy, started as Serve would, in front of `echo`."""
-
-    def __init__(self, directory, **options):
-        self.directory = directory
-        self.options = options
-
-    async def __aenter__(self):
-        self.replica = await asyncio.start_server(echo, "127.0.0.1", 0)
-        self.held = haproxy.HeldPorts()
-        self.port = self.held.hold()
-        variables = haproxy.environment(self.directory / "h", self.held, **self.options)
-        self.metrics_port = int(variables["RAY_SERVE_HAPROXY_METRICS_PORT"])
-        self.config = self.directory / "haproxy.cfg"
-        self.config.write_text(
-            TEMPLATE.format(
-                metrics=self.metrics_port,
-                port=self.port,
-                backend=self.replica.sockets[0].getsockname()[1],
-            )
-        )
-        script = variables["RAY_SERVE_HAPROXY_BINARY_PATH"]
-        check = [script, "-c", "-f", str(self.config)]
-        checked = await asyncio.to_thread(subprocess.run, check, capture_output=True, text=True)
-        assert checked.returncode == 0, checked.stderr
-        self.process = await asyncio.create_subprocess_exec(
-            script, "-db", "-dR", "-f", str(self.config), stderr=subprocess.DEVNULL
-        )
-        await answering(self.port)
-        return self
-
-    async def __aexit__(self, *_):
-        self.process.kill()
-        await self.process.wait()
-        self.replica.close()
-        self.held.release()
-
-
-async def answering(port):
-    for _ in range(200):
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return
-        except OSError:
-            await asyncio.sleep(0.05)
-    raise AssertionError("HAProxy did not start")
+pytestmark = [pytest.mark.serve, needs_haproxy]
+__all__ = ["certificate"]
 
 
 async def test_the_deadline_reaches_the_replica_under_a_name_that_serve_leaves_alone(tmp_path):
@@ -134,7 +36,7 @@ async def test_the_deadline_reaches_the_replica_under_a_name_that_serve_leaves_a
 async def test_the_changes_are_made_once_however_often_it_is_started(tmp_path):
     async with Front(tmp_path) as front:
         text = front.config.read_text()
-        assert text.count("option http-buffer-request") == 1
+        assert text.count("http-request wait-for-body") == 2
         assert text.count("bind 127.0.0.1:") == 2
 
 

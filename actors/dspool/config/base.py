@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, dataclass_transform
 from urllib.parse import urlsplit, urlunsplit
@@ -114,6 +115,22 @@ def _http_url(value: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+def _network(value: str) -> str:
+    try:
+        network = ip_network(value)
+    except ValueError:
+        network = None
+    if network is None or network.prefixlen == 0:
+        raise PydanticCustomError(
+            "rule", "must be an address or a network such as 10.0.0.7, 10.0.0.0/24 or fd00::/64, and not all"
+        )
+    return str(network)
+
+
+Network = Annotated[str, AfterValidator(_network)]
+"""IPv4 or IPv6; an address is the network that holds it alone."""
 
 _STORES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
 

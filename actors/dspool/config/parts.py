@@ -16,6 +16,7 @@ from dspool.config.base import (
     Megabytes,
     ModuleName,
     Name,
+    Network,
     Part,
     Port,
     Seconds,
@@ -276,7 +277,7 @@ class TelemetryConfig(Part):
 
 
 class ServiceConfig(Part):
-    host: str = Field(default="127.0.0.1", min_length=1)
+    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_%-]+$")
     """Address the HTTP service binds to."""
     port: Port = 8000
     """Port the HTTP service binds to; 0 takes a free one."""
@@ -304,6 +305,15 @@ class ServiceConfig(Part):
     """Of those, how many one principal may have; without tokens all are one."""
     body_timeout_s: Seconds = 30.0
     """How long a client may take to send a request's body."""
+    max_connections: Annotated[int, Field(ge=100)] | None = None
+    """Connections that the service holds at once; null is as many as the limit of open files allows, at most 10,000.
+    The last quarter is for addresses from which a valid token came within the hour."""
+    max_connections_per_address: Count = 1024
+    """Of these, for one address (in IPv6 one /64), which also bounds its HTTP/2 requests under way. The machine itself
+    (127.0.0.1, ::1) and `trusted_proxies` may hold three quarters of all."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses and networks of reverse proxies in front. The service believes the last address in the
+    `X-Forwarded-For` that they send, and nobody else's."""
     execute_code: bool = False
     """Offer `execute_code` over HTTP, to admins: Python in a sandbox (Deno) without files, network and environment."""
     execute_code_memory_mb: Annotated[int, Field(ge=256)] = 1024
@@ -316,6 +326,13 @@ class ServiceConfig(Part):
         if (self.tls_cert is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_cert"
             refuse(missing, None, "tls_cert and tls_key are given together")
+        return self
+
+    @model_validator(mode="after")
+    def _one_address_is_not_all(self) -> ServiceConfig:
+        share, most = self.max_connections_per_address, self.max_connections
+        if most is not None and share > most and "max_connections_per_address" in self.model_fields_set:
+            refuse("max_connections_per_address", share, f"must not be more than max_connections={most}")
         return self
 
 

@@ -5,16 +5,15 @@ Serve 2.60 starts HAProxy (`RAY_SERVE_HAPROXY_BINARY_PATH`) with a configuration
 - `haproxy-loopback`: the metrics and statistics pages are bound to 127.0.0.1, not to all interfaces.
 - `haproxy-leash`: HAProxy ends with the process that started it (Linux), and its pid is written down, so that
   `dspool down` can end it where that is not possible.
-- `haproxy-frontend`: TLS; a bound on how slowly a request may come in (HAProxy collects a body of up to one buffer,
-  16 KiB, so that a slow client never reaches a replica); problem+json for what HAProxy itself refuses;
-  `x-request-timeout-seconds` under a name that Serve does not answer by itself in plain text; and the client's address
-  under a name that only HAProxy and the replicas know.
+- `haproxy-frontend`: TLS; the address, as Serve itself stays on loopback; bounds on connections and on how slowly a
+  request may come in (HAProxy collects a body of up to one buffer, 16 KiB, so that a slow client never reaches a
+  replica); no log of requests; problem+json for what HAProxy itself refuses; `x-request-timeout-seconds` under a name
+  that Serve does not answer by itself in plain text; and the client's address under a name that only HAProxy and the
+  replicas know. `haproxy_frontend` has the rules.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import ssl
 import stat
@@ -22,6 +21,7 @@ import sys
 from pathlib import Path
 
 from dspool.corrections import active
+from dspool.corrections.haproxy_frontend import Limits, addresses, files
 from dspool.errors import ConfigError
 
 PIDS = "haproxy.pids"
@@ -41,12 +41,14 @@ _LOOPBACK = """sed -i -e 's/^ *bind :{metrics_port}$/    bind 127.0.0.1:{metrics
                -e 's/^ *bind \\*:{stats_port}$/    bind 127.0.0.1:{stats_port}/' "$argument"
 """
 _INSERT = """# Once only: HAProxy is started with the same file to check it and to run it.
-        grep -q '^# dspool$' "$argument" || sed -i -e '/^frontend http_frontend$/,/^ *bind /{{
+        grep -q '^# dspool$' "$argument" || sed -i -e '/^global$/r {global_}' \\
+            -e '/^frontend http_frontend$/,/^ *bind /{{
             /^ *bind /{{
+                {address}
                 {tls}
                 r {frontend}
             }}
-        }}' -e '$a # dspool' "$argument"
+        }}' -e '$r {sections}' -e '$a # dspool' "$argument"
 """
 _LEASH = """
 import ctypes, os, signal, sys
@@ -59,23 +61,6 @@ if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 """Becomes HAProxy, which the kernel ends together with its parent (`PR_SET_PDEATHSIG`), however that ends."""
-_FRONTEND = """    timeout http-request {request_s}s
-    option http-buffer-request
-    http-request set-header x-dspool-timeout-seconds %[req.hdr(x-request-timeout-seconds)] \
-if {{ req.hdr(x-request-timeout-seconds) -m found }}
-    http-request del-header x-request-timeout-seconds
-"""
-_CLIENT = "    http-request set-header {client_header} %[src]\n"
-_STRICT = "    http-response set-header strict-transport-security max-age=31536000\n"
-_REFUSALS = {
-    400: ("Bad Request", "malformed_request", "The request cannot be read"),
-    408: ("Request Timeout", "request_too_slow", "The request took too long to arrive"),
-    502: ("Bad Gateway", "ingress_failed", "The service did not answer"),
-    503: ("Service Unavailable", "rejected", "No part of the service can take the request now"),
-    504: ("Gateway Timeout", "deadline_exceeded", "The service did not answer in time"),
-}
-"""What HAProxy answers by itself, and the problem that is made of it. What cannot be read as HTTP at all, and a head
-that comes too slowly, it refuses in its own words all the same (400 and 408 in HTML)."""
 
 
 def write(
@@ -87,18 +72,21 @@ def write(
     request_s: float,
     client_header: str | None = None,
     tls: tuple[Path, Path] | None,
+    host: str | None = None,
+    limits: Limits | None = None,
 ) -> Path | None:
     """The script, in `directory`, with the corrections that are on; None when none is.
 
     Args:
         haproxy: the real one.
         metrics_port, stats_port: those of Serve's two pages.
-        request_s: how long a client may take to send a request's head and first 16 KiB.
+        request_s: how long a client may take to send the first 16 KiB of a request's body.
         client_header: the header in which a replica gets the client's address; None: it does not.
         tls: certificate chain and private key.
+        host: where the frontend listens; None leaves it where Serve has it.
 
     Raises:
-        ConfigError: TLS is not possible, or the certificate and the key do not fit.
+        ConfigError: TLS is not possible, the certificate and the key do not fit, or `host` is no address.
     """
     loopback, leash, frontend = map(active, ("haproxy-loopback", "haproxy-leash", "haproxy-frontend"))
     if tls is not None and not frontend:
@@ -112,14 +100,20 @@ def write(
     if loopback:
         edits += _LOOPBACK.format(metrics_port=metrics_port, stats_port=stats_port)
     if frontend:
-        file = directory / "frontend.cfg"
-        file.write_text(
-            _FRONTEND.format(request_s=max(1, math.ceil(request_s)))
-            + ("" if client_header is None else _CLIENT.format(client_header=client_header))
-            + ("" if tls is None else _STRICT)
-            + _error_files(directory)
+        rules = files(
+            directory,
+            limits or Limits(),
+            body_s=request_s,
+            strict=tls is not None,
+            client_header=client_header,
         )
-        edits += _INSERT.format(frontend=file, tls=_tls_command(directory, tls))
+        edits += _INSERT.format(
+            global_=rules["global"],
+            frontend=rules["frontend"],
+            sections=rules["sections"],
+            address="" if host is None else rf"s#bind .*:\([0-9]*\)$#bind {addresses(host)}#",
+            tls=_tls_command(directory, tls),
+        )
     script = directory / "haproxy"
     script.write_text(
         _SCRIPT.format(
@@ -139,33 +133,6 @@ def pids(directory: Path) -> list[int]:
         return [int(line) for line in (directory / PIDS).read_text().split() if line.isdigit()]
     except OSError:
         return []
-
-
-def _error_files(directory: Path) -> str:
-    lines = []
-    for status, (phrase, code, detail) in _REFUSALS.items():
-        problem = {
-            "type": f"urn:dspool:problem:{code}",
-            "title": phrase,
-            "status": status,
-            "detail": detail,
-            "code": code,
-        }
-        body = json.dumps(problem)
-        head = [
-            f"HTTP/1.1 {status} {phrase}",
-            f"content-length: {len(body)}",
-            "content-type: application/problem+json",
-            "cache-control: no-store",
-            "x-content-type-options: nosniff",
-            "connection: close",
-        ]
-        if status == 503:
-            head.append("retry-after: 1")
-        file = directory / f"{status}.http"
-        file.write_bytes("\r\n".join([*head, "", body]).encode())
-        lines.append(f"    errorfile {status} {file}\n")
-    return "".join(lines)
 
 
 def _tls_command(directory: Path, tls: tuple[Path, Path] | None) -> str:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import secrets
 import socket
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+from dspool.config import ServiceConfig
 from dspool.corrections import VARIABLE, active, chosen, haproxy_script
+from dspool.corrections.haproxy_frontend import Limits, most_connections
 from dspool.errors import ConfigError
 
 THREADS = 4
@@ -45,6 +49,8 @@ def serve_variables() -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # A datagram from HAProxy to a Python process for each request, to be counted there: replicas count too.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Paths hold names of sessions, and whoever listens on UDP 514 would read them. This is no socket: nobody does.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/null",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
     }
     if binary() is not None:
@@ -85,9 +91,11 @@ class HeldPorts:
         Raises:
             OSError: somebody has it.
         """
-        holder = socket.socket()
+        holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if holder.family == socket.AF_INET6:
+                holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             holder.bind((host, port))
         except OSError:
             holder.close()
@@ -108,6 +116,8 @@ def environment(
     request_s: float = 30.0,
     client_header: str | None = None,
     tls: tuple[Path, Path] | None = None,
+    host: str | None = None,
+    limits: Limits | None = None,
 ) -> dict[str, str]:
     """`serve_variables`, and what keeps HAProxy private to a cluster of ours. Creates `directory`, for its files.
 
@@ -115,12 +125,14 @@ def environment(
 
     Args:
         held: keeps HAProxy's ports for it; without, somebody may take them before HAProxy does.
-        request_s: how long a client may take to send a request's head and first 16 KiB.
+        request_s: how long a client may take to send the first 16 KiB of a request's body.
         client_header: see `new_client_header`.
         tls: certificate chain and private key.
+        host: where HAProxy listens; None leaves it where Serve has it.
 
     Raises:
-        ConfigError: TLS is not possible, certificate and key do not fit, or `DSPOOL_CORRECTIONS` cannot be read.
+        ConfigError: TLS is not possible, certificate and key do not fit, `host` is no address, or
+            `DSPOOL_CORRECTIONS` cannot be read.
     """
     haproxy = binary()
     if haproxy is None:
@@ -133,6 +145,7 @@ def environment(
         return serve_variables()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics_port, stats_port = free_ports(2) if held is None else (held.hold(), held.hold())
+    limits = limits or Limits()
     script = haproxy_script.write(
         directory,
         haproxy,
@@ -141,6 +154,8 @@ def environment(
         request_s=request_s,
         client_header=client_header,
         tls=tls,
+        host=host,
+        limits=limits,
     )
     binary_path = {} if script is None else {"RAY_SERVE_HAPROXY_BINARY_PATH": str(script)}
     return {
@@ -154,8 +169,44 @@ def environment(
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_reserved_port()),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(limits.max_connections),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(THREADS, os.cpu_count() or 1)),
     }
+
+
+def limits(service: ServiceConfig) -> Limits:
+    """How many connections `service` takes, from where.
+
+    Raises:
+        ConfigError: a process may not open as many files.
+    """
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if open_files == resource.RLIM_INFINITY:
+        open_files = sys.maxsize
+    return Limits(
+        most_connections(open_files, service.max_connections),
+        service.max_connections_per_address,
+        service.trusted_proxies,
+    )
+
+
+def refuse_limits(service: ServiceConfig, why: str) -> None:
+    """Where no HAProxy of ours stands in front, what only it can hold is refused.
+
+    Raises:
+        ConfigError: `service` sets one of them.
+    """
+    if given := sorted(
+        {"max_connections", "max_connections_per_address", "trusted_proxies"} & service.model_fields_set
+    ):
+        raise ConfigError(
+            f"{why}; put a reverse proxy in front that limits connections", key=f"service.{given[0]}"
+        )
+
+
+def moves_address() -> bool:
+    """Whether HAProxy listens on the service's address and Serve, its replicas and its own proxy on loopback only."""
+    return binary() is not None and active("haproxy-frontend")
 
 
 def new_client_header() -> str | None:
@@ -163,8 +214,7 @@ def new_client_header() -> str | None:
 
     Nobody else can send it, because nobody knows its name: not through HAProxy, and not to a replica's own port.
     """
-    ours = binary() is not None and active("haproxy-frontend")
-    return f"x-dspool-client-{secrets.token_hex(16)}" if ours else None
+    return f"x-dspool-client-{secrets.token_hex(16)}" if moves_address() else None
 
 
 def _reserved_port() -> int:

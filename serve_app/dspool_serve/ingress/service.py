@@ -56,6 +56,8 @@ class Service:
         self._address = address
         self._ray_dashboard = ray_dashboard
         self._pool: AbstractAsyncContextManager[Any] | None = None
+        self._serve_host = config.service.host
+        """Where Serve listens, its replicas and its fallback proxy included: behind our HAProxy on loopback."""
         self.owns_serve = False
         self._serving = False
         self._started: list[psutil.Process] = []
@@ -111,12 +113,18 @@ class Service:
             self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=_short_directory()))
             service = self.config.service
             self._client_header = haproxy.new_client_header()
+            if haproxy.moves_address():
+                self._serve_host = LOOPBACK
+            else:
+                haproxy.refuse_limits(service, "limits of connections need the HAProxy that Ray Serve brings")
             variables = haproxy.environment(
                 self.temp_dir / "h",
                 self._held,
                 request_s=service.body_timeout_s,
                 tls=self._tls(),
                 client_header=self._client_header,
+                host=service.host,
+                limits=haproxy.limits(service),
             )
             self._hold_door()
             variables |= {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -132,6 +140,7 @@ class Service:
                     "HAProxy; put a reverse proxy with TLS in front",
                     key="service.tls_cert",
                 )
+            haproxy.refuse_limits(self.config.service, "a joined cluster's Serve runs its own HAProxy")
             # Another's cluster: its Serve, if we start it, keeps its files where Serve wants them on its own node.
             variables = haproxy.joined_environment(os.environ)
         os.environ.update(variables)
@@ -197,7 +206,7 @@ class Service:
         try:
             serve.start(
                 proxy_location=ProxyLocation.HeadOnly,
-                http_options=HTTPOptions(host=service.host, port=service.port),
+                http_options=HTTPOptions(host=self._serve_host, port=service.port),
                 logging_config={"log_level": "WARNING", "enable_access_log": False},
             )
         except ray.exceptions.RayTaskError as failed:
