@@ -38,13 +38,14 @@ class Load:
         sessions: int = 1,
         every: int = 0,
         instead: bytes = b"",
+        headers: str = "",
     ) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._host, self._port = parts.hostname, parts.port or 80
         paths = [(parts.path or "/").replace("{session}", f"s{number}") for number in range(sessions)]
-        self._usual = [post(path, parts.netloc, body) for path in paths]
-        self._every, self._instead = every, post(paths[0], parts.netloc, instead)
+        self._usual = [post(path, parts.netloc, body, headers) for path in paths]
+        self._every, self._instead = every, post(paths[0], parts.netloc, instead, headers)
         self._connections = connections
         self._seconds = seconds
         self._left = requests
@@ -97,8 +98,8 @@ class Load:
         return now if self._left >= 0 else None
 
 
-def post(path: str, host: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+def post(path: str, host: str, body: bytes, headers: str = "") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n{headers}"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -135,11 +136,12 @@ def measure(
     sessions: int = 1,
     every: int = 0,
     instead: str = "",
+    headers: str = "",
 ) -> dict[str, Any]:
     """What a process of its own found."""
     command = [sys.executable, "-m", "benchmarks.http_load", url, "--body", body]
     command += ["--connections", str(connections), "--seconds", str(seconds), "--sessions", str(sessions)]
-    command += ["--every", str(every), "--instead", instead]
+    command += ["--every", str(every), "--instead", instead, "--headers", headers]
     command += [] if requests is None else ["--requests", str(requests)]
     command += [] if rate is None else ["--rate", str(rate)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=limit_s)
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1)
     parser.add_argument("--every", type=int, default=0)
     parser.add_argument("--instead", default="")
+    parser.add_argument("--headers", default="", help="further lines of the head, each with its line end")
     options = parser.parse_args()
     load = Load(
         options.url,
@@ -169,6 +172,7 @@ def main() -> None:
         sessions=options.sessions,
         every=options.every,
         instead=options.instead.encode(),
+        headers=options.headers,
     )
     asyncio.run(load.run())
     found: dict[str, Any] = {

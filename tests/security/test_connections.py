@@ -11,6 +11,7 @@ import ssl
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import pytest
 
 from dspool import PoolConfig
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.serve, needs_haproxy]
 
 STRANGER, OTHER, GUEST = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 """Not 127.0.0.1, which no limit of one address holds."""
-PATIENCE_S = 60.0
+PATIENCE_S = 20.0
 SMALL = Limits(max_connections=100, per_address=20)
 
 
@@ -222,9 +223,10 @@ async def test_one_who_sends_a_byte_of_the_head_at_a_time_is_given_up(tmp_path, 
         reader, writer = await connection(front, STRANGER)
         ended = asyncio.ensure_future(reader.read())
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
-        while not ended.done():
-            writer.write(b"a")
-            await asyncio.wait([ended], timeout=0.1)
+        async with asyncio.timeout(PATIENCE_S):
+            while not ended.done():
+                writer.write(b"a")
+                await asyncio.wait([ended], timeout=0.1)
         writer.close()
 
 
@@ -286,13 +288,16 @@ class Multiplexed:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.h2.initiate_connection()
         self.statuses = {}
-        self.closed = False
+        self.ended = set()
 
     def ask(self, path="/held", method="GET", **more):
         stream = self.h2.get_next_available_stream_id()
         head = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "x"), *more.items()]
         self.h2.send_headers(stream, head, end_stream=True)
         return stream
+
+    def open(self, streams):
+        return [one for one in streams if one not in self.statuses and one not in self.ended]
 
     def flush(self):
         self.writer.write(self.h2.data_to_send())
@@ -303,6 +308,8 @@ class Multiplexed:
         for event in self.h2.receive_data(data) if data else ():
             if isinstance(event, h2.events.ResponseReceived):
                 self.statuses[event.stream_id] = int(dict(event.headers)[":status"])
+            elif isinstance(event, h2.events.StreamReset):
+                self.ended.add(event.stream_id)
         self.flush()
         return bool(data)
 
@@ -343,6 +350,22 @@ async def test_a_flood_of_frames_without_requests_keeps_nobody_waiting(tmp_path,
             pass
         assert len(front.replica.seen) < 50 + 2500
         writer.close()
+
+
+async def test_one_who_keeps_breaking_the_rules_of_http2_loses_the_connection(tmp_path):
+    async with Front(tmp_path) as front:
+        peer = Multiplexed(*await connection(front, STRANGER))
+        peer.h2.config.validate_outbound_headers = peer.h2.config.normalize_outbound_headers = False
+        with contextlib.suppress(ConnectionError, h2.exceptions.ProtocolError):
+            for _ in range(20):
+                # No more at once than may be under way; the answers end them.
+                wrong = [peer.ask("/", Upper="x") for _ in range(50)]
+                peer.flush()
+                while peer.open(wrong):
+                    if not await peer.read():
+                        raise ConnectionError
+            pytest.fail("the connection lives on")
+        assert front.replica.seen == []
 
 
 async def test_an_extended_connect_over_http2_is_no_way_to_another_protocol(tmp_path):

@@ -38,10 +38,8 @@ class Limits(NamedTuple):
     trusted_proxies: tuple[str, ...] = ()
 
 
-_GLOBAL: Final = """    # What a client may do wrong in HTTP/2, and ask in all, before its connection ends.
+_GLOBAL: Final = """    # So often a client may break the rules of HTTP/2 before its connection ends.
     tune.h2.fe.glitches-threshold 500
-    tune.h2.fe.max-total-streams 100000
-    tune.h2.fe.max-concurrent-streams 100
 """
 _FRONTEND: Final = """    no log
     timeout http-request {head_s}s

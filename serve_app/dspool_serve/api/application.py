@@ -106,6 +106,7 @@ class Application:
         # Paths hold names that users gave: our log gets the route's own.
         where = "no route"
         try:
+            request.refuse_repeated()
             route = self._router.match(request)
             where = f"{route.method} {route.path}"
             return await _traced(self._context, request, route)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
@@ -25,6 +26,29 @@ T = TypeVar("T")
 
 MAX_DEPTH = 64
 """Nesting of JSON in a request. Deeper is an attack or a mistake; every later hop would recurse over it."""
+
+_ONCE = frozenset(
+    {
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"cookie",
+        b"host",
+        b"idempotency-key",
+        b"last-event-id",
+        b"origin",
+        b"sec-fetch-site",
+        b"traceparent",
+        b"transfer-encoding",
+        b"x-dspool-csrf",
+        b"x-dspool-priority",
+        b"x-dspool-timeout-seconds",
+        b"x-forwarded-proto",
+        b"x-request-id",
+        b"x-request-timeout-seconds",
+    }
+)
+"""Headers that decide something. Of two, what stands in front of the service may have looked at the other one."""
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -80,7 +104,7 @@ class Request:
         self._body_timeout_s = body_timeout_s
         self._client_header = client_header
         self.receive = receive
-        # A repeated header's last value counts: the server in front has refused repeated Content-Length.
+        # Of a repeated header the last counts, but for those that `refuse_repeated` knows.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.params: dict[str, str] = {}
         self.principal: str | None = None
@@ -93,6 +117,17 @@ class Request:
         """The login to the dashboard that the request came with."""
         self._body: bytes | None = None
         self.trace: Trace | None = None
+
+    def refuse_repeated(self) -> None:
+        """
+        Raises:
+            MalformedRequest: a header that decides something came twice.
+        """
+        if len(self.headers) == len(self.scope["headers"]):
+            return
+        names = Counter(name for name, _ in self.scope["headers"])
+        if repeated := sorted(name.decode() for name in _ONCE if names[name] > 1):
+            raise MalformedRequest(f"send the header {repeated[0]!r} once")
 
     def put_back(self, body: bytes) -> None:
         """`body` was read ahead; the next one who reads it gets it."""
