@@ -36,6 +36,7 @@ NAMES = (
     "telemetry",
     "sizing",
     "dashboard",
+    "abuse",
     "soak",
     "structure",
 )

@@ -157,9 +157,10 @@ TABLE: Final = (
     Correction(
         "haproxy-frontend",
         _SERVE,
-        "Serve's template has no bound on slow requests, no error pages and no TLS, and Serve answers "
-        "`x-request-timeout-seconds` in plain text. The frontend gets them, and the header another name.",
-        "no TLS; what HAProxy and Serve refuse by themselves is no problem+json; slow requests reach a replica",
+        "Serve's template has no TLS, no bounds on connections and slow requests, and no error pages; it logs paths, "
+        "shows routes, puts replicas on the service's address, and answers `x-request-timeout-seconds` in plain text.",
+        "no TLS; no bounds on connections; what HAProxy and Serve refuse by themselves is no problem+json; slow "
+        "requests reach a replica, which listens on the service's address",
         "https://github.com/ray-project/ray/pull/37951",
     ),
 )

@@ -45,7 +45,6 @@ _FRONTEND: Final = """    no log
     timeout http-request {head_s}s
     timeout http-keep-alive {keep_alive_s}s
     timeout client {stall_s}s
-    timeout client-fin {head_s}s
     stick-table type ipv6 size {addresses} expire 1h store conn_cur,gpt0
     acl dspool_trusted src {trusted}
     acl dspool_known sc0_get_gpt0 gt 0

@@ -21,6 +21,7 @@ from dspool.config import ServiceConfig
 from dspool.corrections import VARIABLE, active, chosen, haproxy_script
 from dspool.corrections.haproxy_frontend import Limits, most_connections
 from dspool.errors import ConfigError
+from dspool_serve.ingress.middleware import CALLBACK
 
 THREADS = 4
 _PORTS = (
@@ -51,6 +52,8 @@ def serve_variables() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Paths hold names of sessions, and whoever listens on UDP 514 would read them. This is no socket: nobody does.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/null",
+        # Serve's hour is how long one who sends nothing keeps a connection where our own rules are not in front.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
     }
     if binary() is not None:
@@ -135,6 +138,7 @@ def environment(
             `DSPOOL_CORRECTIONS` cannot be read.
     """
     haproxy = binary()
+    own_variables = {**serve_variables(), "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK}
     if haproxy is None:
         if tls is not None:
             raise ConfigError(
@@ -142,7 +146,7 @@ def environment(
                 "put a reverse proxy with TLS in front",
                 key="service.tls_cert",
             )
-        return serve_variables()
+        return own_variables
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics_port, stats_port = free_ports(2) if held is None else (held.hold(), held.hold())
     limits = limits or Limits()
@@ -159,7 +163,7 @@ def environment(
     )
     binary_path = {} if script is None else {"RAY_SERVE_HAPROXY_BINARY_PATH": str(script)}
     return {
-        **serve_variables(),
+        **own_variables,
         **binary_path,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
