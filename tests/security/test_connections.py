@@ -97,7 +97,9 @@ async def test_one_address_holds_its_share_of_the_connections_and_no_more(tmp_pa
 
 async def test_the_machine_itself_has_no_share_of_one_address_and_yet_cannot_take_all(tmp_path):
     async with Front(tmp_path, limits=SMALL, request_s=SLOWLY_S) as front:
+        # Not even with a token.
         assert await is_let_in(front, OTHER, b"/v1/pools") == 200
+        assert await is_let_in(front, "127.0.0.1", b"/v1/pools") == 200
         held = await hold(front, "127.0.0.1", 60)
         assert len(held) == 60
         held += await hold(front, "127.0.0.1", 60)
@@ -141,6 +143,23 @@ async def test_with_half_of_all_connections_taken_those_of_strangers_end_with_th
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
         assert b"connection: close" not in head.lower()
         let_go([*held, (reader, writer)])
+
+
+async def test_with_half_of_all_connections_taken_a_stranger_has_little_time_for_a_body(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(haproxy_frontend, "CROWDED_BODY_S", 0.5)
+    slow = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc"
+    async with Front(tmp_path, limits=SMALL, request_s=SLOWLY_S) as front:
+        await is_let_in(front, GUEST, b"/v1/pools")
+        held = await hold(front, "127.0.0.1", 60)
+        guest = await connection(front, GUEST)
+        guest[1].write(slow)
+        answer = await talk(front, slow)
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "request_too_slow"
+        guest[1].write(b"defghi")
+        assert (await asyncio.wait_for(guest[0].readuntil(b"\r\n"), PATIENCE_S)).startswith(b"HTTP/1.1 200")
+        let_go([*held, guest])
 
 
 async def test_an_ipv6_address_counts_with_its_network(tmp_path):
@@ -328,10 +347,11 @@ class Multiplexed:
         return bool(data)
 
 
-async def test_over_http2_an_address_has_as_many_requests_under_way_as_connections(tmp_path):
+@pytest.mark.parametrize(("source", "most"), [(STRANGER, 20), ("127.0.0.1", 75)])
+async def test_over_http2_an_address_has_as_many_requests_under_way_as_connections(tmp_path, source, most):
     async with Front(tmp_path, limits=SMALL, request_s=SLOWLY_S) as front:
-        peer = Multiplexed(*await connection(front, STRANGER))
-        asked = [peer.ask() for _ in range(30)]
+        peer = Multiplexed(*await connection(front, source))
+        asked = [peer.ask() for _ in range(most + 10)]
         peer.flush()
         while len(peer.statuses) < 10:
             assert await peer.read()
@@ -340,7 +360,7 @@ async def test_over_http2_an_address_has_as_many_requests_under_way_as_connectio
         front.replica.let_go.set()
         while len(peer.statuses) < len(asked):
             assert await peer.read()
-        assert sorted(peer.statuses.values()) == [200] * 20 + [429] * 10
+        assert sorted(peer.statuses.values()) == [200] * most + [429] * 10
         peer.writer.close()
 
 

@@ -114,7 +114,7 @@ class Service:
             service = self.config.service
             self._client_header = haproxy.new_client_header()
             if haproxy.moves_address():
-                self._serve_host = LOOPBACK
+                self._serve_host = "127.0.0.1"
             else:
                 haproxy.refuse_limits(service, "limits of connections need the HAProxy that Ray Serve brings")
             variables = haproxy.environment(
