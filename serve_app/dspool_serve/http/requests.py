@@ -37,6 +37,7 @@ _ONCE = frozenset(
         b"idempotency-key",
         b"last-event-id",
         b"origin",
+        b"sec-fetch-mode",
         b"sec-fetch-site",
         b"traceparent",
         b"transfer-encoding",
