@@ -117,6 +117,19 @@ async def test_a_read_whose_caller_hangs_up_keeps_its_turn_until_its_thread_has_
     assert ended == ["first", "second"]
 
 
+async def test_who_hangs_up_and_asks_again_has_not_two_reads_at_a_time(works):
+    first = works.ask("eve")
+    await settled()
+    first.cancel()
+    second = works.ask("eve")
+    await settled()
+    assert works.begun == ["eve"]
+    works.gates[0].set()
+    await settled()
+    works.gates[1].set()
+    assert await second == "eve"
+
+
 async def test_who_hangs_up_while_waiting_leaves_the_line(works):
     first, second, third = works.ask("eve"), works.ask("ada"), works.ask("bob")
     await settled()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from dspool.messages.commands import JSON
+
+VERSIONS_KEPT: Final = 100
+"""The newest of each program that are kept for a roll-back, besides the current one."""
 
 
 class Deployment(Struct, frozen=True):

@@ -27,6 +27,7 @@ from dspool.errors import (
     WorkerLost,
     WorkerStartFailed,
 )
+from dspool.runtime.session_logs import kept_short
 
 NAMESPACE = "dspool"
 MAX_CONCURRENCY = 10_000
@@ -50,7 +51,7 @@ def own_cluster(prefix: str = "dsp-") -> Iterator[Path]:
     # was whole again 162 ms (p50) and 342 ms (max) after a SIGKILL with it, 67 and 95 ms without.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
-        with own_token(directory), on_loopback():
+        with own_token(directory), on_loopback(), kept_short(directory):
             try:
                 ray.init(
                     address="local",

@@ -46,6 +46,8 @@ MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
 )
 """The step from version N to N + 1, by N. It runs inside the transaction that then writes the new version."""
 
+LOG_BYTES = 64 * 2**20
+"""To which SQLite's write-ahead log is cut back; a transaction may make it longer for as long as it runs."""
 BUSY_TIMEOUT_S = 10.0
 """How long a statement waits for another process (another pool's store) that locks the database."""
 
@@ -264,6 +266,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # it syncs the log at every commit. Group commit shares one sync among all waiting callers.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    # Else the log stays as long as its longest transaction has made it.
+    cursor.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
     cursor.close()
 
 

@@ -19,6 +19,7 @@ from dspool.core.admission.access import may_see_session, unknown_session
 from dspool.core.admission.rates import Allowance, Allowances, RateLimits
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownProgram
 from dspool.messages import JSON, Change, Deployment, Lease, SessionInfo
+from dspool.messages.programs import VERSIONS_KEPT
 from dspool.store import schema as store_schema
 from dspool.store.idempotency import IdempotencyKeys
 from dspool.store.requests import (
@@ -243,7 +244,8 @@ class SessionStore(IdempotencyKeys):
         return None if text is None else msgspec.json.decode(text)
 
     async def add_deployment(self, pool: str, deployment: Deployment) -> Deployment:
-        """Keep a new version of a pool program; returns it with its number (1, 2, ...), whatever it came with.
+        """Keep a new version of a pool program; returns it with its number (1, 2, ...), whatever it came with. Of each
+        program the newest `VERSIONS_KEPT` are kept, and the current one.
 
         A program's first version is current at once; later ones become current by `set_current`.
         """
@@ -259,6 +261,10 @@ class SessionStore(IdempotencyKeys):
             await connection.execute(upsert(connection, _deployments), row | {"body": body})
             if last is None:
                 await connection.execute(upsert(connection, _current), row)
+            of_program = (_current.c.pool == pool, _current.c.program == program)
+            in_use = select(_current.c.version).where(*of_program)
+            old = (_deployments.c.version <= version - VERSIONS_KEPT, _deployments.c.version.not_in(in_use))
+            await connection.execute(delete(_deployments).where(*where, *old))
             return version
 
         return msgspec.structs.replace(deployment, version=await self._write(Transaction(pool, run)))

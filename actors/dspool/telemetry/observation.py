@@ -98,6 +98,9 @@ def checkpoint_file(config: PoolConfig) -> Path:
 def _write(file: Path, data: bytes) -> None:
     # Whole or not at all: a process may be killed while it writes.
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f"{file.name}.{os.getpid()}")
-    new.write_bytes(data)
+    # Always the same name: each process that was killed while it wrote would leave another.
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        opened.write(data)
     new.replace(file)

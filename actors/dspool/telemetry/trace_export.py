@@ -131,14 +131,15 @@ class FileExporter(SpanExporter):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             remove_oldest(self._path.parent, MAX_FILES - 1)
             self._open()
-        text = "".join(json.dumps(as_row(span), default=str) + "\n" for span in spans)
-        self._file.write(text)
+        for span in spans:
+            line = json.dumps(as_row(span), default=str) + "\n"
+            if self._size and self._size + len(line) > self._file_bytes:
+                self._file.close()
+                self._path.replace(self._path.with_suffix(".old.jsonl"))
+                self._open()
+            self._file.write(line)
+            self._size += len(line)
         self._file.flush()
-        self._size += len(text)
-        if self._size > self._file_bytes:
-            self._file.close()
-            self._path.replace(self._path.with_suffix(".old.jsonl"))
-            self._open()
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 NOT_TRACED: Final = ""
 """As a traceparent: the process that the operation entered has decided against tracing it."""
+LONGEST_ATTRIBUTE: Final = 16_384
+"""Characters; captured content and what programs add may be longer."""
 _CALLERS: Final = 1024
 """Principals whose wishes to be traced are counted at once."""
 _FAILED_OUTCOMES: Final = frozenset({"error", "timeout"})
@@ -199,7 +201,7 @@ class Tracing:
 
     def _open(self) -> None:
         from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
         from dspool.telemetry.trace_export import Batches, exporters
@@ -220,7 +222,10 @@ class Tracing:
             }
         )
         # `ALWAYS_ON`: sampling is decided before there is a span. A provider of our own: an application keeps its own.
-        self._provider = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
+        limits = SpanLimits(max_span_attribute_length=LONGEST_ATTRIBUTE)
+        self._provider = TracerProvider(
+            resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False, span_limits=limits
+        )
         self._provider.add_span_processor(self._processor)
         self._tracer = self._provider.get_tracer("dspool")
 

@@ -25,6 +25,8 @@ LINGER_S: Final = 15.0
 """A page that is loaded again finds its place."""
 FRAMES_KEPT: Final = 900
 BYTES_KEPT: Final = 4 * 2**20
+JOINED_KEPT: Final = 16
+"""Places whose frames are kept joined: viewers who keep up share one, and whoever comes back names any."""
 TOPICS: Final = ("overview", "workers", "events", "warmup", "sizing", "alerts")
 
 _encode = msgspec.json.Encoder().encode
@@ -120,7 +122,8 @@ class Hub:
                 for frame in self._frames
                 if frame.number > place and (frame.topic in topics or frame.topic == EVERYBODY)
             )
-            self._joined[place, topics] = joined
+            if len(self._joined) < JOINED_KEPT:
+                self._joined[place, topics] = joined
         return joined
 
     # --- the beat ---

@@ -149,6 +149,7 @@ class Service:
         import ray
 
         from dspool.runtime.cluster import on_loopback, own_token, reaching
+        from dspool.runtime.session_logs import kept_short
 
         options: dict[str, Any] = {
             "namespace": NAMESPACE,
@@ -159,6 +160,7 @@ class Service:
             # A Ray without authentication runs anybody's code (CVE-2023-48022).
             self.ray_token_path = self._surroundings.enter_context(own_token(self.temp_dir))
             self._surroundings.enter_context(on_loopback())
+            self._surroundings.enter_context(kept_short(self.temp_dir))
             started = ray.init(
                 address="local",
                 _temp_dir=str(self.temp_dir) + "/ray",
