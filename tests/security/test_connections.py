@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import socket
 import ssl
+from unittest import mock
 
 import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
 import pytest
+import ray
+import ray.serve
 
 from dspool import PoolConfig
 from dspool.corrections import haproxy_frontend
@@ -20,6 +25,7 @@ from dspool.corrections.haproxy_frontend import Limits, most_connections
 from dspool.errors import ConfigError
 from dspool_serve.api import ROUTES
 from dspool_serve.ingress import haproxy
+from dspool_serve.ingress.service import Service
 from tests.serve.haproxy_front import Front, certificate, needs_haproxy
 
 __all__ = ["certificate"]
@@ -541,9 +547,28 @@ def test_serve_gives_haproxy_no_log_to_write_to():
     assert haproxy.joined_environment({})["RAY_SERVE_HAPROXY_LOG_TARGET"] == "/dev/null"
 
 
-def test_serve_listens_on_loopback_behind_our_haproxy_whatever_the_address(monkeypatch):
-    """Its replicas and its fallback proxy listen where it does: without TLS, without limits."""
-    assert haproxy.moves_address()
+class Started(Exception):
+    """As far as a test goes."""
+
+
+def test_serve_its_replicas_and_its_own_proxy_listen_on_loopback_whatever_the_services_address(monkeypatch):
+    # Around HAProxy there are no limits, and there is no TLS.
+    with mock.patch.dict(os.environ):
+        service = Service(PoolConfig(service={"host": "0.0.0.0", "port": haproxy.free_ports(1)[0]}))
+        monkeypatch.setattr(ray, "init", mock.Mock(side_effect=Started))
+        monkeypatch.setattr(ray, "get_actor", mock.Mock())
+        monkeypatch.setattr(ray.serve, "start", start := mock.Mock(side_effect=Started))
+        try:
+            with pytest.raises(Started):
+                service._start_ray()
+            with pytest.raises(Started):
+                service._start_serve()
+            assert start.call_args.kwargs["http_options"].host == "127.0.0.1"
+            assert "bind 0.0.0.0:" in (service.temp_dir / "h" / "haproxy").read_text()
+        finally:
+            service._surroundings.close()
+            service._held.release()
+            shutil.rmtree(service.temp_dir)
 
 
 async def test_haproxy_listens_where_the_service_is_to(tmp_path):
