@@ -160,7 +160,7 @@ async def test_a_real_server_answers_in_one_piece_and_cancels_what_nobody_waits_
             # A client's own word on the matter changes nothing.
             writer.write(
                 f"POST {path} HTTP/1.1\r\nhost: x\r\nx-request-disconnect-disabled: ?1\r\n"
-                'content-length: 14\r\n\r\n{"inputs": {}}'.encode()
+                'content-type: application/json\r\ncontent-length: 14\r\n\r\n{"inputs": {}}'.encode()
             )
             return reader, writer
 

@@ -127,6 +127,13 @@ TABLE: Final = (
         "a fifth more processor time in the ingress, and HAProxy is woken twice an answer",
     ),
     Correction(
+        "uvicorn-silence",
+        _UVICORN,
+        "uvicorn waits for a request's head for ever, and takes connections until no file can be opened. A connection "
+        "without a whole head ends in seconds, and 200 files are kept for other things.",
+        "who reaches a replica's port past HAProxy holds it up with connections that send nothing",
+    ),
+    Correction(
         "serve-disconnect",
         {**_UVICORN, **_SERVE},
         "Serve starts two tasks a request to notice that its client hung up. The connection itself cancels the "

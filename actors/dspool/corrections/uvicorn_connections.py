@@ -10,13 +10,17 @@ takes the place of the one that uvicorn finds under the name `auto`.
 - `serve-disconnect`: Serve runs each request in a task, beside a second one that waits for the client to hang up. A
   header of the request leaves both out. Ours sets it, and the connection cancels its requests when it ends. (A client
   that sends the header gains nothing: the connection is watched all the same.)
+- `uvicorn-silence`: uvicorn waits for a request's head for ever, and takes connections until no file can be opened. Who
+  reaches a replica's port past HAProxy must not hold it up: what is silent ends, and some files are kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +35,10 @@ log = logging.getLogger("dspool.http")
 SCOPE_KEY = "dspool.connection"
 _BURST = 256
 """Connections let in before others get their turn."""
+FILES_KEPT = 200
+"""Of those that a process may open, for everything but connections: workers, logs, databases."""
+SILENCE_S = 10.0
+"""A connection without a whole head ends after one to two of these."""
 NOT_WATCHED_BY_SERVE = (b"x-request-disconnect-disabled", b"?1")
 
 
@@ -160,10 +168,50 @@ class Acceptor:
             connection.close()
 
 
-def install() -> bool:
+class Silence:
+    """Ends connections that have sent no whole head since they were opened, or since their last answer.
+
+    `sweep` is called once a period and knows those of the last time: so an honest one has one to two periods. What
+    waits between two requests is uvicorn's business (`timeout_keep_alive`). A request pays for nothing of this.
+    """
+
+    def __init__(self, connections: Iterable[Any]) -> None:
+        self._connections = connections
+        self._suspects: dict[Any, Any] = {}
+
+    def sweep(self) -> None:
+        suspects = {
+            one: one.cycle
+            for one in self._connections
+            if one.timeout_keep_alive_task is None and (one.cycle is None or one.cycle.response_complete)
+        }
+        for one, cycle in suspects.items():
+            if one in self._suspects and self._suspects[one] is cycle:
+                one.transport.close()
+        self._suspects = suspects
+
+    def go_on(self, server: Any, period_s: float) -> None:
+        """Sweep each `period_s` until `server` stops."""
+        if not server.should_exit:
+            self.sweep()
+            asyncio.get_running_loop().call_later(period_s, self.go_on, server, period_s)
+
+
+def _most_connections() -> int:
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (
+        sys.maxsize if open_files == resource.RLIM_INFINITY else max(open_files // 2, open_files - FILES_KEPT)
+    )
+
+
+_REPLICA = ("uvicorn-accept", "uvicorn-silence", "uvicorn-one-write", "serve-disconnect")
+
+
+def install(corrections: Iterable[str] = _REPLICA) -> bool:
     """Correct the uvicorn servers that this process starts from now on; false where nothing is to be corrected."""
-    accept, one_write, disconnect = map(active, ("uvicorn-accept", "uvicorn-one-write", "serve-disconnect"))
-    if not (accept or one_write or disconnect):
+    on = {name for name in corrections if active(name)}
+    accept, silence, one_write, disconnect = (name in on for name in _REPLICA)
+    if not on:
         return False
     try:
         from uvicorn.config import HTTP_PROTOCOLS
@@ -173,6 +221,7 @@ def install() -> bool:
         log.warning("uvicorn runs without httptools here; connections are served as Serve does it")
         return False
     base: Any = HttpToolsProtocol
+    most = _most_connections() if silence else sys.maxsize
 
     class Protocol(base):  # type: ignore[misc]
         _accepted_by_us = False
@@ -183,6 +232,8 @@ def install() -> bool:
             if one_write:
                 transport = JoinedWrites(transport, asyncio.get_running_loop())
             super().connection_made(transport)
+            if len(self.connections) > most:
+                self.transport.abort()
             acceptor: Acceptor | None = getattr(self.server_state, "acceptor", None)
             if acceptor is not None and not self._accepted_by_us:
                 acceptor.accept_all()
@@ -214,12 +265,16 @@ def install() -> bool:
             made._accepted_by_us = True
             return cast("asyncio.BaseProtocol", made)
 
-        if server.config.http_protocol_class is Protocol:
+        if server.config.http_protocol_class is not Protocol:
+            return
+        if silence:
+            Silence(server.server_state.connections).go_on(server, SILENCE_S)
+        if accept:
             server.server_state.acceptor = Acceptor(server.servers, protocol, ssl=server.config.ssl)
 
     globals()["Protocol"] = Protocol
     HTTP_PROTOCOLS["auto"] = f"{__name__}:Protocol"
-    if accept:
+    if accept or silence:
         Server.startup = startup  # type: ignore[method-assign, assignment]
     return True
 

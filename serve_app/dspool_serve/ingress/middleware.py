@@ -9,7 +9,9 @@ from typing import Final
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import HTTP_PROTOCOLS
 
+from dspool.corrections import uvicorn_connections
 from dspool_serve.http.problems import RouteNotFound, problem
 from dspool_serve.http.responses import respond
 
@@ -34,7 +36,10 @@ class OnlyAlive:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve asks for, in each process that serves HTTP."""
+    """What Serve asks for, in each process that serves HTTP and before it does."""
+    if not HTTP_PROTOCOLS["auto"].startswith(uvicorn_connections.__name__):
+        # Serve's own proxy, which is in front where there is no HAProxy; a replica has all of the corrections.
+        uvicorn_connections.install(["uvicorn-silence"])
     return [Middleware(OnlyAlive)]
 
 
