@@ -152,7 +152,8 @@ class LocalService:
             **keys,
         )
         self._security = security
-        self._socket = socket.socket()
+        # Named, or asyncio leaves Nagle on: each answer of two parts would wait 40 ms for an acknowledgement.
+        self._socket = socket.socket(proto=socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen()  # whoever comes before the server waits in the line
         self.port = int(self._socket.getsockname()[1])
