@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -148,6 +149,31 @@ async def pool(common_pools: Callable[[str], Awaitable[Any]], worker_start: str)
     found = await common_pools(worker_start)
     await full(found)
     return found
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The service as it comes, without tokens, for the files that `side_by_side.TOGETHER` names: its home is empty, and
+    it has the operator's Ray token, which is for clusters that are joined."""
+    from tests.serve.test_service import FOREIGN_TOKEN, Up
+
+    directory = tmp_path_factory.mktemp("service")
+    home, config = directory / "home", directory / "pool.yaml"
+    home.mkdir()
+    settings = {
+        "pool_size": 2,
+        "min_pool_size": 1,
+        "max_pool_size": 3,
+        "enable_optimizer": False,
+        "telemetry": {"sampling": 1},
+        # So long would a service that stops wait for what runs.
+        "operation_timeout_s": 300,
+    }
+    config.write_text(json.dumps(settings))
+    service = Up(directory / "state", "--config", str(config), HOME=str(home), RAY_AUTH_TOKEN=FOREIGN_TOKEN)
+    service.home, service.config = home, config
+    yield service
+    service.end()
 
 
 @pytest.fixture

@@ -17,16 +17,17 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 TOGETHER = {
+    "test_dashboard_live": "plain",
+    "test_service": "plain",
     "test_dashboard_service": "guarded",
     "test_privacy_over_http": "guarded",
+    "test_schemathesis": "guarded",
     "test_access": "guarded",
 }
 """Files that share a service go to one process, in this order: the last one ends it."""
 LONGEST = (
-    "test_service",
-    "test_http_full",
-    "test_dashboard_live",
     *TOGETHER,
+    "test_http_full",
     "test_prometheus",  # the agent of a cluster keeps 2,000 series of a metric: those of many pools fill it
     "test_size_and_warmth",
     "test_faults",

@@ -1,9 +1,9 @@
 """Let a running service serve other pools.
 
-`python -m tests.browser.serve_pools RAY_ADDRESS STATE_DIR CONFIG [NAME...]`
+`python -m tests.browser.serve_pools RAY_ADDRESS STATE_DIR CONFIG`
 
-Pools that are not there yet are started, and end when the standard input does. RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH
-are those of the service's Ray.
+Each line of the standard input names the pools. Those that are not there yet are started, and end when the input does.
+RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH are those of the service's Ray.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dspool_serve.ingress import haproxy
 from dspool_serve.ingress.service import application_name
 
 
-async def main(address: str, state_dir: Path, config: PoolConfig, names: list[str]) -> None:
+async def main(address: str, state_dir: Path, config: PoolConfig) -> None:
     # All processes of a Serve must see the same.
     os.environ.update(haproxy.serve_variables())
     from ray import serve
@@ -31,17 +31,19 @@ async def main(address: str, state_dir: Path, config: PoolConfig, names: list[st
 
     cluster.join_cluster(address)
     async with AsyncExitStack() as started:
-        for name in names:
-            if name != config.name:
+        running = {config.name}
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            names = line.split()
+            for name in set(names) - running:
                 other = PoolConfig(name=name, pool_size=1, state_dir=state_dir, enable_optimizer=False)
                 await started.enter_async_context(Pool.start(other))
-        application = build_app(config, pools=partial(RayPools, names))
-        await asyncio.to_thread(serve.run, application, name=application_name(config.name), route_prefix="/")
-        print("served", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+                running.add(name)
+            application = build_app(config, pools=partial(RayPools, names))
+            await asyncio.to_thread(
+                serve.run, application, name=application_name(config.name), route_prefix="/"
+            )
+            print("served", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        main(sys.argv[1], Path(sys.argv[2]), load_config(file=Path(sys.argv[3])).config, sys.argv[4:])
-    )
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), load_config(file=Path(sys.argv[3])).config))

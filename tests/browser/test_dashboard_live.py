@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +16,7 @@ import httpx
 import pytest
 
 from tests.browser.chromium import VIEWS, needs_chromium, serious
-from tests.serve.test_service import QA, QUESTION, SPEC, Up
+from tests.serve.test_service import QA, QUESTION, SPEC
 
 pytestmark = [pytest.mark.browser, pytest.mark.serve, needs_chromium]
 
@@ -51,37 +49,14 @@ class Load:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    home = tmp_path_factory.mktemp("dashboard")
-    config = home / "pool.yaml"
-    settings = {
-        "state_dir": str(home / "state"),
-        "pool_size": 2,
-        "min_pool_size": 1,
-        "max_pool_size": 3,
-        "enable_optimizer": False,
-        "telemetry": {"sampling": 1},
-        # So long would a service that stops wait for what runs.
-        "operation_timeout_s": 300,
-    }
-    config.write_text(json.dumps(settings))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def start():
-        return Up(home / "state", "--config", str(config), "--port", str(port))
-
-    running = start()
-    running.again, running.config = start, config
-    with running.client() as http:
+def demo(plain):
+    with plain.client() as http:
         for name in ("ada", HOSTILE):
             session = f"{POOL}/sessions/{quote(name, safe='')}"
             http.put(f"{session}/programs/answerer", json={"spec": SPEC}).raise_for_status()
-    load = Load(running.url)
-    yield running
+    load = Load(plain.url)
+    yield plain
     load.end()
-    running.end()
 
 
 def confirm(page, button, verb, method="POST", **fields):
@@ -237,31 +212,42 @@ def test_a_worker_is_drained_another_restarted_and_the_table_follows(look):
     assert look.troubles == []
 
 
-@contextlib.contextmanager
-def serving(demo, *names):
-    """The service with the pools `names` instead of its own one."""
-    command = [sys.executable, "-m", "tests.browser.serve_pools", demo.facts["ray_address"]]
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": demo.facts["ray_token_path"]}
-    with subprocess.Popen(
-        [*command, str(demo.state_dir / "other"), str(demo.config), *names],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | token,
-        text=True,
-    ) as process:
-        assert "served" in process.stdout.readline()
-        yield
-        process.stdin.close()
+class Serving:
+    """Lets the service serve other pools than its own one: `tests.browser.serve_pools`."""
+
+    def __init__(self, demo):
+        command = [sys.executable, "-m", "tests.browser.serve_pools", demo.facts["ray_address"]]
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": demo.facts["ray_token_path"]}
+        self.process = subprocess.Popen(
+            [*command, str(demo.state_dir / "other"), str(demo.config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | token,
+            text=True,
+        )
+
+    def serve(self, *names):
+        print(*names, file=self.process.stdin, flush=True)
+        assert "served" in self.process.stdout.readline()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait(300)
+        self.process.stdout.close()
 
 
 def test_a_service_without_a_pool_says_so_and_a_second_one_appears_by_itself(look, demo):
     page = look.page
-    with serving(demo):
+    with Serving(demo) as serving:
+        serving.serve()
         page.goto(f"{demo.url}/dashboard")
         page.get_by_role("heading", name="No pool yet").wait_for()
         assert serious(page) == []
-    with serving(demo, "default", "second"):
+        serving.serve("default", "second")
         # The ingress process is another one now; the page finds it, and asks for the pools now and then.
         page.locator('#pool option[value="second"]').wait_for(state="attached", timeout=SLOW_MS)
         page.locator("#connection", has_text="live").wait_for()
@@ -269,15 +255,5 @@ def test_a_service_without_a_pool_says_so_and_a_second_one_appears_by_itself(loo
         page.locator("#pool").select_option("second")
         page.get_by_role("heading", level=1, name="second", exact=True).wait_for()
         page.locator(".parts li").first.wait_for()
-
-
-def test_a_service_that_restarts_does_not_wait_for_its_viewers_and_is_found_again(look, demo):
-    page = look.go("overview")
-    page.locator("#connection", has_text="live").wait_for()
-    demo.end()
-    assert demo.process.returncode == 0, "it was killed: it did not end by itself"
-    page.get_by_text(re.compile("No connection to the service since")).wait_for()
-    again = demo.again()
-    demo.process, demo.descendants = again.process, again.descendants
-    page.locator("#connection", has_text="live").wait_for(timeout=SLOW_MS)
-    page.get_by_text("All 2 workers are warm.").wait_for(timeout=SLOW_MS)
+        # For those who look at it next.
+        serving.serve("default")

@@ -55,6 +55,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, guarded_lm: LMServer) -> I
         "programs": {
             "qa": {"spec": asking},
             "ask": {"spec": {**asking, "lm": "test"}},
+            "generated": {"spec": asking},
             "failing": {"import_path": "telling:Failing"},
             "failing_later": {"import_path": "telling:FailingLater"},
         },

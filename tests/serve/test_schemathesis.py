@@ -1,14 +1,16 @@
 """Generated requests for every route of the OpenAPI document: no defect, and no answer that it does not tell of.
 
-Twice: straight at the application, and as people run it, through HAProxy to two ingress processes. The short form runs
-with the tests. `SCHEMATHESIS_FORM=long` sends at least 5,000 requests each way, and `SCHEMATHESIS_URL` (with
-`SCHEMATHESIS_TOKEN`) aims either at a service that runs.
+Twice: straight at the application, and as people run it, through HAProxy to two ingress processes with a token and TLS.
+The short form runs with the tests. `SCHEMATHESIS_FORM=long` sends at least 5,000 requests each way, and
+`SCHEMATHESIS_URL` (with `SCHEMATHESIS_TOKEN`) aims either at a service that runs.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -24,7 +26,7 @@ from schemathesis.specs.openapi import checks as openapi_checks  # noqa: E402
 from dspool_serve.api import ROUTES  # noqa: E402
 from dspool_serve.api.openapi import document  # noqa: E402
 from tests.serve.local_service import LocalService  # noqa: E402
-from tests.serve.test_service import Up  # noqa: E402
+from tests.serve.test_service import ENDS_S  # noqa: E402
 
 URL = os.environ.get("SCHEMATHESIS_URL")
 TOKEN = os.environ.get("SCHEMATHESIS_TOKEN")
@@ -44,27 +46,50 @@ NAMES = {"pool": "default", "program": "qa", "session": "ada"}
 sent: Counter = Counter()
 
 
+class Target(NamedTuple):
+    """Where requests go, with what, and the names of what exists there."""
+
+    url: str
+    headers: dict[str, str] | None = None
+    trust: str | bool = True
+    names: dict[str, str] = NAMES
+
+
 DIRECT = "direct"
 HAPROXY = pytest.param("haproxy", marks=pytest.mark.serve)
 
 
 @pytest.fixture(scope="module", params=[DIRECT] if URL else [DIRECT, HAPROXY])
-def url(request, tmp_path_factory):
+def target(request, tmp_path_factory):
     if URL is not None:
-        yield URL
+        yield Target(URL, {"authorization": f"Bearer {TOKEN}"} if TOKEN else None)
     elif request.param == DIRECT:
         with LocalService(tmp_path_factory.mktemp("service")) as service:
-            yield service.url
+            yield Target(service.url)
     else:
-        directory = tmp_path_factory.mktemp("service")
-        file = directory / "pool.yaml"
+        up = request.getfixturevalue("guarded")
         # Short deadlines: some requests wait for what never comes.
-        file.write_text(
-            "{pool_size: 1, operation_timeout_s: 5, checkout_timeout_s: 5, service: {replicas: 2}}"
-        )
-        service = Up(directory / "state", "--config", str(file))
-        yield service.url
-        service.end()
+        headers = {"authorization": f"Bearer {up.tokens['root']}", "x-request-timeout-seconds": "5"}
+        # Versions of a program that other tests do not ask.
+        found = Target(up.url, headers, str(up.cert), NAMES | {"program": "generated"})
+        yield found
+        _as_it_was(found)
+
+
+def _as_it_was(target: Target) -> None:
+    """Some requests have paused or resized the pool."""
+    with httpx.Client(
+        base_url=f"{target.url}/v1/pools/default",
+        headers=target.headers,
+        verify=target.trust,
+        trust_env=False,
+    ) as http:
+        http.post("/resume").raise_for_status()
+        http.post("/resize", json={"size": 2}).raise_for_status()
+        until = time.monotonic() + ENDS_S
+        while http.get("/stats").json()["actual"] != 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 SCHEMA = schemathesis.openapi.from_dict(document(ROUTES, version="0"))
@@ -77,13 +102,13 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_no_request_finds_a_defect_or_an_answer_that_is_not_documented(label, url, request):
+def test_no_request_finds_a_defect_or_an_answer_that_is_not_documented(label, target, request):
     """No answer of 5xx that is not documented, no undocumented status, content type or shape."""
-    direct = URL is not None or request.node.callspec.params["url"] == DIRECT
+    direct = URL is not None or request.node.callspec.params["target"] == DIRECT
     if not direct:
         # An earlier request may have paused it.
-        httpx.post(f"{url}/v1/pools/default/resume", timeout=30, trust_env=False)
-    headers = {"authorization": f"Bearer {TOKEN}"} if TOKEN else None
+        resume = f"{target.url}/v1/pools/default/resume"
+        httpx.post(resume, headers=target.headers, verify=target.trust, timeout=30, trust_env=False)
     operation = OPERATIONS[label]
     # It takes the schema of a stream for that of each event; see test_http_streams for those.
     stream = label.endswith(("/stream", "/warm"))
@@ -103,12 +128,18 @@ def test_no_request_finds_a_defect_or_an_answer_that_is_not_documented(label, ur
     )
     @given(st.one_of(right, wrong), st.sampled_from((True, True, True, False)))
     def ask(case, known):
-        sent[url] += 1
+        sent[target.url] += 1
         # Most made-up names lead nowhere: three times out of four they are those of things that exist.
-        for name, value in NAMES.items() if known else ():
+        for name, value in target.names.items() if known else ():
             if case.path_parameters and name in case.path_parameters:
                 case.path_parameters[name] = value
-        answer = case.call_and_validate(base_url=url, headers=headers, excluded_checks=left_out, timeout=60)
+        answer = case.call_and_validate(
+            base_url=target.url,
+            headers=target.headers,
+            verify=target.trust,
+            excluded_checks=left_out,
+            timeout=60,
+        )
         assert answer.status_code < 500 or answer.json()["code"] != "internal_error", answer.text
 
     ask()

@@ -104,14 +104,9 @@ class Up:
             process.kill()
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("service")
-    (directory / "home").mkdir()
-    service = Up(directory, HOME=str(directory / "home"), RAY_AUTH_TOKEN=FOREIGN_TOKEN)
-    service.home = directory / "home"
-    yield service
-    service.end()
+@pytest.fixture
+def up(plain):
+    return plain
 
 
 def dspool(*arguments: str) -> subprocess.CompletedProcess:
@@ -318,14 +313,17 @@ def test_every_listener_of_a_service_is_known_and_no_other_machine_reaches_one(u
     assert {"Ray's control plane", "Ray's node", "HTTP from HAProxy", "the fork server"} <= set(what)
 
 
-def test_ctrl_c_ends_the_service_and_leaves_nothing_behind(up):
+def test_ctrl_c_ends_the_service_without_waiting_for_its_viewers_and_leaves_nothing_behind(up):
     """Ends `up`: runs last but for what needs what it left."""
+    shown = json.loads(dspool("status", "--state-dir", str(up.state_dir), "--json").stdout)
     with up.client() as http:
         assert http.put(KEPT, json={"spec": SPEC}).status_code == 200
-    shown = json.loads(dspool("status", "--state-dir", str(up.state_dir), "--json").stdout)
-    # What a terminal's Ctrl-C sends, to the whole group.
-    os.killpg(up.process.pid, signal.SIGINT)
-    assert up.process.wait(ENDS_S) == 0
+        # What a page of the dashboard keeps open.
+        with http.stream("GET", "/v1/pools/default/live?topics=overview") as viewer:
+            assert next(viewer.iter_lines())
+            # What a terminal's Ctrl-C sends, to the whole group.
+            os.killpg(up.process.pid, signal.SIGINT)
+            assert up.process.wait(ENDS_S) == 0
     assert up.left() == []
     assert not (up.state_dir / "run.json").exists()
     assert not Path(shown["ray_token_path"]).parent.exists()
