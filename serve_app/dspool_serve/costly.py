@@ -16,9 +16,9 @@ from typing import Final, TypeVar
 from dspool.core.admission.fair import Entry, FairQueue
 from dspool.errors import QueueFull
 
-WAITING: Final = 4
-"""Reads of one principal that wait."""
-WAITING_IN_ALL: Final = 32
+WAITING: Final = 16
+"""Reads of one principal that wait: more than a page of charts asks at once."""
+WAITING_IN_ALL: Final = 128
 SWITCH_S: Final = 0.0005
 """How long such a thread may keep the GIL: a tenth of Python's default, for a tenth of the delay of others."""
 

@@ -133,7 +133,7 @@ def test_what_asks_for_nothing_is_a_finding_where_other_machines_reach_it():
 
 def test_an_unknown_udp_port_and_an_unknown_unix_socket_are_findings(tmp_path):
     odd = OpenSocket("unix", str(tmp_path / "odd"), None, NOBODY, "haproxy")
-    found = findings(seen(OpenSocket("udp", "0.0.0.0", 514, NOBODY, "syslog"), odd))
+    found = findings(seen(OpenSocket("udp", "0.0.0.0", 514, NOBODY, "haproxy"), odd))
     assert [one.level for one in found] == ["fail", "warn"]
 
 

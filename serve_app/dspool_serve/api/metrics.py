@@ -14,7 +14,6 @@ from dspool.errors import PoolError
 from dspool.telemetry.exposition import CONTENT_TYPE, expose
 from dspool.telemetry.snapshot import Snapshot
 from dspool_serve.api.common import POOL, patiently, pool_of
-from dspool_serve.api.tables import SHORT_S
 from dspool_serve.context import Context
 from dspool_serve.costly import in_thread
 from dspool_serve.fresh import Fresh
@@ -71,8 +70,6 @@ async def get_history(context: Context, request: Request) -> Response:
         history = await patiently(pool.metrics_history(seconds, program=program, ordinal=ordinal))
         return await in_thread(lambda: _encode(history))
 
-    if seconds <= SHORT_S:
-        return Response(200, await make())
     return Response(200, await context.service.costly.run(request.principal, make))
 
 

@@ -50,7 +50,12 @@ async def list_pool_sessions(context: Context, request: Request) -> Response:
     if not named:
         # What may not be seen must not be guessed by searching for it, or by asking from where it would be.
         search, cursor = (search if _is_worker(search, pool.name) else ""), None
-    found, following = await patiently(pool.sessions(limit=limit, after=cursor, containing=search))
+
+    async def find() -> tuple[list[SessionInfo], str | None]:
+        return await patiently(pool.sessions(limit=limit, after=cursor, containing=search))
+
+    # The store looks at every session for a search, and at those of a page for a page.
+    found, following = await (context.service.costly.run(request.principal, find) if search else find())
     total = await patiently(pool.count_sessions())
     rows = found if named else [without_names(info) for info in found]
     # A cursor is the last id.
@@ -79,7 +84,7 @@ ROUTES: Final = (
         list_pool_sessions,
         "The sessions of all callers, a page at a time; found by a part of their id, worker or principal",
         PoolSessionList,
-        problems=("invalid_request", "store_failed", "pool_not_ready"),
+        problems=("invalid_request", "queue_full", "store_failed", "pool_not_ready"),
         query=(*PAGE, ("search", {"type": "string", "maxLength": LONGEST_SEARCH})),
         role="reader",
     ),

@@ -26,8 +26,6 @@ ONLY_WITH_OPERATIONS: Final = frozenset(
 )
 """Figures that a time without operations does not have: null, and not an excellent 0."""
 LONGEST_S: Final = 86_400.0
-SHORT_S: Final = 3600.0
-"""A range up to this is made at once; a longer one waits for its turn."""
 LATEST_S: Final = 1e11
 RANGE: Final = ("range", "from", "to")
 _number = "%.6g".__mod__
@@ -72,12 +70,12 @@ async def get_table(context: Context, request: Request) -> Response:
         encoded = encode_csv if form == "csv" else encode_table
         return await in_thread(lambda: encoded(pool.name, table, names, start=asked.start, end=asked.end))
 
-    async def costly() -> bytes:
+    async def in_turn() -> bytes:
         # A day of all columns takes a second.
         return await context.service.costly.run(request.principal, lambda: patiently(make()))
 
     key = ("table", pool.name, asked if asked.start is None else asked[1:], program, ordinal, names, form)
-    body = await context.service.answers.get(key, costly if asked.seconds > SHORT_S else make)
+    body = await context.service.answers.get(key, in_turn)
     return Response(200, body, b"text/csv; charset=utf-8") if form == "csv" else answer_packed(request, body)
 
 

@@ -150,8 +150,6 @@ def recognised(
         if one.protocol == "unix":
             what = next((what for path, what in _PATHS if re.fullmatch(path, one.address)), UNKNOWN)
             found[one] = what, "the mode of its file"
-        elif one.protocol == "udp" and one.process == "haproxy":
-            found[one] = "where HAProxy's log leaves", "it only sends"
         elif one.protocol == "tcp" and one.port == service:
             found[one] = "the service", SERVICE_TOKENS
         elif one.protocol == "tcp":

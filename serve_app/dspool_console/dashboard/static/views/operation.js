@@ -38,7 +38,7 @@ class Operation {
       );
       return;
     }
-    const { trace_id: trace, start, duration_s: whole, spans } = this.found;
+    const { trace_id: trace, start, duration_s: whole, spans, more: leftOut } = this.found;
     // Above it there may be the request that it came with.
     const about = (spans.find((span) => span.name.startsWith("operation ")) ?? spans[0])?.attributes ?? {};
     const said = (name, show = String) => (about[name] === undefined ? null : show(about[name]));
@@ -97,7 +97,7 @@ class Operation {
           ["Attempts", said("dspool.attempts") ?? NONE],
           ["Program", said("dspool.program") ?? NONE],
           ["Worker", worker ? h("a", { class: "id", href: this.ctx.href("workers", worker) }, worker) : NONE],
-          ["Spans", plural(spans.length, "span")],
+          ["Spans", plural(spans.length + leftOut, "span") + (leftOut ? `; the first ${spans.length} are below` : "")],
           ["Trace", h("span", { class: "id" }, trace)],
         ]),
       ),
