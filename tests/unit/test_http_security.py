@@ -91,7 +91,7 @@ class World:
             self.tokens[name] = text
         write(self.file, kept)
         self.audit = tmp_path / "audit.jsonl"
-        security = Security(TokenSource(self.file), audit=Audit(self.audit), **options)
+        self.security = security = Security(TokenSource(self.file), audit=Audit(self.audit), **options)
         self.app = served(self.pool, settings=settings, security=security)
 
     def http(self, who=None):
@@ -101,6 +101,7 @@ class World:
         )
 
     def audited(self):
+        self.security.audit.close()
         return [json.loads(line) for line in self.audit.read_text().splitlines()]
 
 

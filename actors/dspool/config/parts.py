@@ -299,6 +299,10 @@ class ServiceConfig(Part):
     """The certificate's private key in PEM; not readable by everybody."""
     fair_waiting: Count = 256
     """Requests of one token that may wait while others have their turn; only with tokens."""
+    audit_max_bytes: Annotated[int, Field(ge=65_536)] = 16_777_216
+    """Size at which the audit log begins a new file."""
+    audit_files: Annotated[int, Field(ge=2)] = 5
+    """Files of the audit log in all; then the oldest goes."""
     max_streams: Count = 2048
     """Event streams that one ingress process holds open at once."""
     max_streams_per_principal: Count = 512

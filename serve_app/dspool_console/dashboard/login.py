@@ -30,6 +30,8 @@ class AuditRecords(msgspec.Struct):
 
     records: list[dict[str, Any]]
     file: bool
+    dropped: int
+    """Records that this ingress process could not write, since it began."""
 
 
 class Who(msgspec.Struct):
@@ -86,12 +88,13 @@ async def login(context: ConsoleContext, request: Request) -> Response:
     if token is None:
         # A right token is never made to wait for what others do; not even for what its own address did.
         wait_s = context.dashboard.wrong_logins.count(request.client, now=time.monotonic())
-        context.security.audit.login(request, "reader", "rate_limited" if wait_s else "unauthenticated")
+        problem = RateLimited.code if wait_s else Unauthenticated.code
+        context.security.audit.denied(request, LOGIN, problem)
         if wait_s:
             raise RateLimited("too many wrong tokens from this address; wait", retry_after_s=wait_s)
         raise Unauthenticated("this access token is not valid here")
     request.principal = token.name
-    context.security.audit.login(request, token.role)
+    await context.security.audit.login(request, token.role)
     login = context.dashboard.logins.begin(token)
     return _who(context, login, _cookie(context, request, login))
 
@@ -112,8 +115,10 @@ def _own_page(request: Request) -> None:
 
 async def list_audit_records(context: ConsoleContext, request: Request) -> Response:
     limit = whole_number(request.query(frozenset({"limit"})), "limit", 1, MAX_RECORDS, 200) or 200
-    records = await asyncio.to_thread(context.security.audit.newest, limit)
-    return answer_packed(request, AuditRecords(records or [], records is not None))
+    audit = context.security.audit
+    await audit.written()
+    records = await asyncio.to_thread(audit.newest, limit)
+    return answer_packed(request, AuditRecords(records or [], records is not None, audit.dropped))
 
 
 def _who(context: ConsoleContext, login: Login | None, *headers: tuple[bytes, bytes]) -> Response:
@@ -137,13 +142,14 @@ def _secure(context: ConsoleContext, request: Request) -> bool:
     return context.settings.tls or request.headers.get(b"x-forwarded-proto") == b"https"
 
 
+LOGIN: Final = Route("POST", "/dashboard/login", login, "Log in with a token", role=None)
 ROUTES: Final[tuple[Route, ...]] = (
+    LOGIN,
     Route("GET", "/dashboard", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/static/{version}/{file}", static, "A file of the dashboard", role=None),
     Route("GET", "/dashboard/static/{version}/{file}/{inner}", static, "A file of the dashboard", role=None),
     Route("GET", "/dashboard/me", me, "Who looks", role=None),
-    Route("POST", "/dashboard/login", login, "Log in with a token", role=None),
     Route("POST", "/dashboard/logout", logout, "Log out", role=None),
     Route(
         "GET",

@@ -18,7 +18,15 @@ import msgspec
 
 from dspool.core.admission.access import ROLES, Role, Token, allowed
 from dspool.core.admission.fair import Priority
-from dspool.errors import DeadlineExceeded, InvalidRequest, NotAllowed, PoolError, Unauthenticated
+from dspool.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    NotAllowed,
+    PoolError,
+    Unauthenticated,
+)
 from dspool.tokens import TokenSource
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.callers import Admissions, Caller
@@ -92,7 +100,7 @@ class Security:
         handler = _timely(handler)
         if self.tokens is not None and need is not None:
             handler = self._authorised(route, need, handler)
-        return self._shielded(handler)
+        return self._shielded(route, handler)
 
     def _authorised(self, route: Route, need: Role, handler: Handler) -> Handler:
         # An admin may mean another's session, as `principal/id`: that is an admin's deed on a caller's route.
@@ -102,7 +110,7 @@ class Security:
             token = self.identify(request)
             request.token, request.principal, request.role = token, token.name, token.role
             if not allowed(token.role, need):
-                self.audit.denied(request, token.role, need)
+                self.audit.denied(request, route, NotAllowed.code, role=token.role, needs=need)
                 raise NotAllowed(
                     f"{token.name} is a {token.role}; this needs {' or '.join(ROLES[ROLES.index(need) :])}",
                     needs=need,
@@ -156,7 +164,7 @@ class Security:
 
         return guarded
 
-    def _shielded(self, handler: Handler) -> Handler:
+    def _shielded(self, route: Route, handler: Handler) -> Handler:
         """`handler`, for no page of another origin, whatever it asks, and under no name that is not ours."""
         hosts, seen, trust_bearer = self._hosts, self._hosts_seen, self.tokens is not None
 
@@ -165,7 +173,12 @@ class Security:
             if hosts is not None and (host := headers.get(b"host", b"")) not in seen:
                 self._check_host(host)
             if b"sec-fetch-site" in headers or b"origin" in headers:
-                refuse_other_pages(request, trust_bearer=trust_bearer)
+                try:
+                    refuse_other_pages(request, trust_bearer=trust_bearer)
+                except NotAllowed as refused:
+                    if route.role == "admin":
+                        self.audit.denied(request, route, refused.code)
+                    raise
             return handler(context, request)
 
         return shielded
@@ -206,12 +219,18 @@ class Security:
             try:
                 response = await handler(context, request)
             except PoolError as failed:
-                self.audit.done(request, route, kind_of(failed.code).status, failed.code)
+                await self.audit.done(request, route, kind_of(failed.code).status, failed.code)
                 raise
-            except BaseException as failed:
-                self.audit.done(request, route, 500, type(failed).__name__)
+            except asyncio.CancelledError:
+                self.audit.cancelled(request, route, Cancelled.code)
                 raise
-            self.audit.done(request, route, response.status, "")
+            except BaseException:
+                self.audit.cancelled(request, route, InternalError.code)
+                raise
+            if isinstance(response, EventStream):
+                response.on_end.append(lambda: self.audit.ended(request, route, response))
+            else:
+                await self.audit.done(request, route, response.status, "")
             return response
 
         return audited

@@ -71,6 +71,7 @@ class Application:
         header = self._settings.client_header
         self._client_header = None if header is None else header.encode()
         self._console = console
+        self._security = security or Security()
         version = str(getattr(dspool, "__version__", "0"))
         routes = ROUTES if console is None else (*ROUTES, *console.routes)
         facts = ServiceFacts(
@@ -83,7 +84,7 @@ class Application:
         )
         self._context = Context(pools, pools.get, self._settings, facts)
         # Who asks is settled before anything else, also before an Idempotency-Key is claimed.
-        self._router = Router((security or Security()).secured(keyed(routes)))
+        self._router = Router(self._security.secured(keyed(routes)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -140,6 +141,7 @@ class Application:
             else:
                 if self._console is not None:
                     self._console.close()
+                await asyncio.to_thread(self._security.audit.close)
                 await self._pools.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return

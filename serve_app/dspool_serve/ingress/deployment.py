@@ -142,7 +142,9 @@ def security_of(config: PoolConfig, tokens: str | None) -> Security:
     return Security(
         source,
         hosts=None if source is not None else (*LOOPBACK_NAMES, service.host),
-        audit=Audit(config.state_dir / AUDIT_NAME),
+        audit=Audit(
+            config.state_dir / AUDIT_NAME, max_bytes=service.audit_max_bytes, files=service.audit_files
+        ),
         max_waiting=service.fair_waiting,
         max_streams=service.max_streams,
         max_streams_each=service.max_streams_per_principal,
