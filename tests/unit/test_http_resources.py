@@ -204,7 +204,7 @@ async def test_the_configuration_is_shown_without_passwords():
     async with client_of(pool) as http:
         config = (await http.get("/v1/pools/default/config")).json()["config"]
     assert (config["name"], config["pool_size"]) == ("default", 3)
-    assert config["store_url"] == "postgresql://host/db"
+    assert config["store_url"] == "postgresql://me:***@host/db?password=***"
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=%C2%B2", "unknown=1"])

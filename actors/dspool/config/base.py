@@ -11,10 +11,18 @@ from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, dataclass_transform
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings.exceptions import SettingsError
 
@@ -104,13 +112,14 @@ def _http_url(value: str) -> str:
         )
     except ValueError:
         fits = False
-    if not fits or re.search(r"\s", value):
-        raise PydanticCustomError("rule", "must be a URL such as http://127.0.0.1:8080/v1")
-    if parts.username or parts.password:
+    if fits and (parts.username or parts.password or parts.query or parts.fragment):
         raise PydanticCustomError(
             "secret_rule",
-            "must not hold a user name or password: name an environment variable in api_key_env",
+            "must not hold a user name, a password or a query: name an environment variable in api_key_env",
         )
+    if not fits or re.search(r"\s", value):
+        kind = "secret_rule" if "@" in value or "?" in value else "rule"
+        raise PydanticCustomError(kind, "must be a URL such as http://127.0.0.1:8080/v1")
     return value
 
 
@@ -143,7 +152,27 @@ def _store_url(value: str) -> str:
     return value
 
 
-StoreUrl = Annotated[str, AfterValidator(_store_url)]
+def without_secrets(url: str) -> str:
+    """`url` with `***` in place of its password and of the values of its query."""
+    scheme, mark, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    place, _, query = place.partition("?")
+    names = "&".join(f"{name.partition('=')[0]}=***" for name in query.split("&")) if query else ""
+    return f"{scheme}{mark}{user}{colon}{'***' if colon else ''}{at}{place}{'?' if names else ''}{names}"
+
+
+def names_only(value: Any) -> Any:
+    """The keys in `value`, with `***` for all that stands below them."""
+    if isinstance(value, dict):
+        return {str(key): names_only(inner) for key, inner in value.items()}
+    return [names_only(inner) for inner in value] if isinstance(value, (list, tuple)) else "***"
+
+
+StoreUrl = Annotated[str, AfterValidator(_store_url), PlainSerializer(without_secrets, when_used="json")]
+
+FreeForm = Annotated[dict[str, Any], PlainSerializer(names_only, when_used="json"), Field(repr=False)]
+"""Arguments for others' code, of which nobody here knows which are secrets: shown by their names only."""
 
 
 def _in_a_known_home(path: Path) -> Path:
@@ -166,15 +195,6 @@ def default_state_dir() -> Path:
         return Path("~", ".local", "state", "dspool")
 
 
-def without_password(url: str) -> str:
-    """`url` with `***` in place of its password, if it has one."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
-    return urlunsplit(parts._replace(netloc=netloc))
-
-
 # --- refusals --------------------------------------------------------------------------------------
 
 
@@ -187,8 +207,8 @@ def refuse(key: str, value: Any, rule: str) -> NoReturn:
 STEP_NAMES = ("import_modules", "configure_lm", "load_programs", "probe", "custom_code")
 """The warm-up steps, as `step` names them."""
 
-_HIDDEN = ("api_key_env", "store_url")
-"""Keys into which people paste the secret itself by mistake, or that may hold a password."""
+_HIDDEN = ("api_key_env", "store_url", "extra", "kwargs")
+"""Keys into which people paste the secret itself by mistake, or that may hold one."""
 
 
 def refusal(refused: ValidationError) -> ConfigError:

@@ -11,13 +11,13 @@ import yaml
 from pydantic import BaseModel
 from pydantic_settings.exceptions import SettingsError
 
-from dspool.config.base import config_error, unreadable_variable, without_password
+from dspool.config.base import config_error, unreadable_variable
 from dspool.config.pool import DEFAULT_PROGRAMS, PREFIX, Environment, PoolConfig, environment
 from dspool.errors import ConfigError
 
 
 class Row(NamedTuple):
-    """One line of `dspool config`: a dotted key, its value as plain JSON (passwords masked), its source."""
+    """One line of `dspool config`: a dotted key, its value as plain JSON (secrets masked), its source."""
 
     key: str
     value: Any
@@ -85,7 +85,7 @@ def flat(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             for entry, inner in value.items():
                 yield from flat(inner, f"{key}.{entry}.")
         else:
-            yield key, without_password(value) if key == "store_url" and value else plain[name]
+            yield key, plain[name]
 
 
 # --- layers ----------------------------------------------------------------------------------------

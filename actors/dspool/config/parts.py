@@ -11,6 +11,7 @@ from dspool.config.base import (
     Count,
     CountOrZero,
     EnvironmentName,
+    FreeForm,
     HttpUrl,
     ImportPath,
     Megabytes,
@@ -142,7 +143,7 @@ class ProgramConfig(Part):
     """JSON state that DSPy saved, loaded into the program that `spec` builds."""
     import_path: ImportPath | None = None
     """`package.module:Name` within `allowed_imports`: a `dspy.Module` class or object, or a function that makes one."""
-    kwargs: dict[str, Any] = Field(default={})
+    kwargs: FreeForm = Field(default={})
     """Arguments for what `import_path` names."""
     lm: str | None = None
     """LM profile; null is `default_lm`."""
@@ -201,8 +202,8 @@ class LMProfile(Part):
     """Longest answer; null is the back end's own."""
     timeout_s: Seconds | None = None
     """For one call of the back end; null is what is left of the operation's deadline."""
-    extra: Annotated[dict[str, Any], BeforeValidator(_no_secret)] = Field(default={})
-    """Further arguments for `dspy.LM`."""
+    extra: Annotated[FreeForm, BeforeValidator(_no_secret)] = Field(default={})
+    """Further arguments for `dspy.LM`. No output shows their values."""
     max_rate_limit_wait_s: SecondsOrZero = 10.0
     """Longest pause that a worker waits out after a 429; for a longer one the caller gets the error."""
 

@@ -187,7 +187,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     """DSPy's answer cache, in each worker's memory. Only the principal that asked finds an answer again; callers
     without one share their answers, except within a session."""
 
-    store_url: StoreUrl | None = None
+    store_url: StoreUrl | None = Field(default=None, repr=False)
     """Database of the session store; null is an SQLite file in `state_dir`, for a Ray cluster of one node only."""
     state_dir: Directory = Field(default_factory=default_state_dir)
     """Directory of the pool's files; by default the user's state directory on this platform."""

@@ -37,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from dspool.config.base import without_secrets
 from dspool.errors import ConfigError, StoreFailed
 
 SCHEMA_VERSION = 2
@@ -194,13 +195,13 @@ def parse_url(url: str) -> URL:
     """
     try:
         address = make_url(url)
-    except ArgumentError as refused:
-        # The message does not repeat the URL: it may hold a password.
-        raise ConfigError("store_url is not a database URL such as sqlite:////path/file.db") from refused
+    except (ArgumentError, ValueError):
+        # Neither its message nor ours repeats the URL: it may hold a password.
+        raise ConfigError("store_url is not a database URL such as sqlite:////path/file.db") from None
     if address.drivername in ("sqlite", "sqlite+aiosqlite"):
         if not address.database or address.database == ":memory:" or address.database.startswith("file:"):
             raise ConfigError(
-                f"store_url must name a file, got {_shown(address)!r}: sessions must survive restarts"
+                f"store_url must name a file, got {without_secrets(url)!r}: sessions must survive restarts"
             )
         return address.set(drivername="sqlite+aiosqlite")
     if address.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
@@ -208,7 +209,7 @@ def parse_url(url: str) -> URL:
             raise ConfigError("a PostgreSQL store_url needs the driver: pip install 'dspool[postgres]'")
         return address.set(drivername="postgresql+asyncpg")
     raise ConfigError(
-        f"store_url must begin with sqlite:/// or postgresql://, got {_shown(address)!r}",
+        f"store_url must begin with sqlite:/// or postgresql://, got {without_secrets(url)!r}",
         scheme=address.drivername,
     )
 
@@ -232,10 +233,6 @@ def create_engine(url: URL) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={"timeout": BUSY_TIMEOUT_S, "command_timeout": BUSY_TIMEOUT_S},
     )
-
-
-def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
 
 
 def _make_private_file(path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -113,9 +112,7 @@ async def _load(pool: PoolObservation) -> Load | None:
 
 
 async def get_pool_config(context: Context, request: Request) -> Response:
-    return answer_json(
-        ConfigView(_without_passwords(pool_of(context, request).config.model_dump(mode="json")))
-    )
+    return answer_json(ConfigView(pool_of(context, request).config.model_dump(mode="json")))
 
 
 async def list_decisions(context: Context, request: Request) -> Response:
@@ -176,18 +173,6 @@ def _summary(state: PoolStatus) -> PoolSummary:
     return PoolSummary(
         state.name, state.state, state.ready, state.desired, state.actual, state.programs, state.reason
     )
-
-
-def _without_passwords(value: Any) -> Any:
-    """`value` with the user part of every URL in it left out."""
-    if isinstance(value, dict):
-        return {key: _without_passwords(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_passwords(inner) for inner in value]
-    if isinstance(value, str) and "://" in value and "@" in value:
-        parts = urlsplit(value)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-    return value
 
 
 _ASKED = ("pool_not_ready", "pool_closed")

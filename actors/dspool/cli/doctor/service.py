@@ -19,7 +19,7 @@ from dspool.cli.address import checked_port
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.config import PoolConfig
-from dspool.config.base import without_password
+from dspool.config.base import without_secrets
 from dspool.errors import ConfigError, PoolError, WorkerStartFailed
 from dspool.runtime import forkserver
 from dspool.runtime.forkserver import ParentReport, StartMethod
@@ -73,7 +73,7 @@ def store(config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = Fals
     """`nodes` of the Ray cluster that the service runs on, or is to; none if that will be its own."""
     check = "store"
     url = config.store_url or f"sqlite:///{config.state_dir / 'sessions.db'}"
-    shown = without_password(url)
+    shown = without_secrets(url)
     if nodes:
         try:
             node_of_store(url, nodes)
