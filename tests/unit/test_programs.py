@@ -210,7 +210,7 @@ def test_a_restored_lm_never_beats_the_profile(host: SessionHost):
     [
         ({"other": {"signature": {}}}, "has no predictor 'predict'"),
         ({"predict": {"signature": {}, "forward": "x"}}, "not what DSPy saves"),
-        ({"predict": []}, "not what DSPy saves"),
+        ({"predict": []}, "predict must be an object, got list"),
         ({"predict": {"signature": {}}}, "does not fit the module"),
     ],
 )

@@ -11,94 +11,125 @@ from __future__ import annotations
 
 import ast
 import keyword
-import math
 import re
-from collections.abc import Callable
-from typing import Any, Literal, Optional
+from typing import Any
 
 import pydantic
 
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
-
-MAX_DEPTH = 8
-MAX_FIELDS = 64
-MAX_LITERALS = 200
-
-_TOKEN = re.compile(
-    r"\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<punct>[\[\],|])|(?P<quoted>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")|(?P<number>-?\d+))"
+from dspool.messages.limits import (
+    MAX_ALL_LITERALS,
+    MAX_DEPTH,
+    MAX_DESCRIPTION,
+    MAX_FIELD_NAME,
+    MAX_FIELDS,
+    MAX_LITERAL_CHARACTERS,
+    MAX_LITERALS,
+    MAX_TYPE_TEXT,
+    MAX_TYPES,
 )
-_SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+from dspool.programs.value_types import (
+    SCALARS,
+    FieldType,
+    anything,
+    dict_of,
+    list_of,
+    literal,
+    object_of,
+    optional_of,
+    scalar,
+    type_name,
+)
+
+_ESCAPE = r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})"
+"""In a quoted value: only what Python reads without a warning."""
+_TOKEN = re.compile(
+    r"\s*+(?:[A-Za-z_]\w*+|[\[\],|]|-?[0-9]{1,20}(?![0-9])"
+    rf"|'(?:[^'\\\n\r\0]|{_ESCAPE})*+'|\"(?:[^\"\\\n\r\0]|{_ESCAPE})*+\")"
+)
 _GRAMMAR = "str, int, float, bool, list[T], dict[str, T], Literal[...], Optional[T], T | None, or an object with fields"
 
-Mismatch = tuple[str, str, str]
-"""Where (a path such as `[2].age`, empty for the value itself), the type expected, the type that came."""
+
+class Budget:
+    """How many types and values of literals one signature may still have, however it nests them."""
+
+    __slots__ = ("characters", "literals", "types")
+
+    def __init__(self) -> None:
+        self.types = MAX_TYPES
+        self.literals = MAX_ALL_LITERALS
+        self.characters = MAX_LITERAL_CHARACTERS
+
+    def take_type(self, where: str) -> None:
+        self.types -= 1
+        if self.types < 0:
+            raise InvalidRequest(
+                f"{where}: a signature has at most {MAX_TYPES} types, those inside others included",
+                field=where,
+            )
+
+    def take_literals(self, values: list[Any], where: str) -> None:
+        self.literals -= len(values)
+        self.characters -= sum(len(value) for value in values if type(value) is str)
+        if self.literals < 0 or self.characters < 0:
+            raise InvalidRequest(
+                f"{where}: all Literals of a signature have at most {MAX_ALL_LITERALS} values and "
+                f"{MAX_LITERAL_CHARACTERS} characters together",
+                field=where,
+            )
 
 
-class FieldType:
-    """One type: for DSPy (`annotation`), as text (`text`), and as a strict check of JSON values."""
-
-    __slots__ = ("annotation", "check", "fast", "text")
-
-    def __init__(
-        self, text: str, annotation: Any, check: Callable[[Any], Mismatch | None], fast: type | None = None
-    ) -> None:
-        self.text = text
-        self.annotation = annotation
-        self.check = check
-        self.fast = fast
-        """A value of exactly this Python type needs no further check."""
-
-
-def field_type(source: JSON, *, where: str) -> FieldType:
+def field_type(source: JSON, *, where: str, budget: Budget | None = None) -> FieldType:
     """The type that `source` (text or data) describes. `where` names the field in refusals.
 
     Raises:
-        InvalidRequest: it is not in the grammar.
+        InvalidRequest: it is not in the grammar, or more than `budget` has left.
     """
-    return _from(source, where, 0)
+    return _from(source, where, 0, budget or Budget())
 
 
 def check_name(name: JSON, *, where: str, reserved: frozenset[str] = frozenset()) -> str:
     """`name`, if it may name a field: an identifier, no keyword, not reserved, no leading underscore."""
     if not isinstance(name, str) or not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
         raise InvalidRequest(f"{where}: a field name must be a Python identifier", field=str(name)[:80])
-    if name.startswith("_") or name in reserved or len(name) > 80:
-        raise InvalidRequest(f"{where}: the field name {name!r} is reserved, choose another one", field=name)
+    if name.startswith("_") or name in reserved or len(name) > MAX_FIELD_NAME:
+        raise InvalidRequest(
+            f"{where}: the field name {name[:80]!r} is reserved, choose another one", field=name[:80]
+        )
     return name
 
 
-def type_name(value: Any) -> str:
-    """The type of a JSON value, for messages that must not show the value."""
-    return "null" if value is None else type(value).__name__
+def shown(name: object) -> str:
+    """Of what somebody sent, enough to find it again."""
+    return repr(str(name)[:80])
 
 
-def _from(source: JSON, where: str, depth: int) -> FieldType:
+def _from(source: JSON, where: str, depth: int, budget: Budget) -> FieldType:
     if depth > MAX_DEPTH:
         raise InvalidRequest(f"{where}: types may be nested at most {MAX_DEPTH} deep", field=where)
     if isinstance(source, str):
-        return _Parser(source, where).parse()
+        return _Parser(source, where, budget).parse(depth)
     if not isinstance(source, dict):
         raise InvalidRequest(f"{where}: a type is text or an object, got {type_name(source)}", field=where)
     kind = source.get("type")
     allowed = _KEYS.get(kind) if isinstance(kind, str) else None
     if allowed is None:
         if isinstance(kind, str) and set(source) <= {"type", "desc"}:
-            return _from(kind, where, depth + 1)
-        raise InvalidRequest(f"{where}: unknown type {str(kind)[:80]!r}; known are {_GRAMMAR}", field=where)
+            return _from(kind, where, depth + 1, budget)
+        raise InvalidRequest(f"{where}: unknown type {shown(kind)}; known are {_GRAMMAR}", field=where)
     if unknown := set(source) - allowed - {"type"}:
-        raise InvalidRequest(
-            f"{where}: unknown key {sorted(unknown)[0]!r} in a type of {kind!r}", field=where
-        )
+        raise InvalidRequest(f"{where}: unknown key {shown(min(unknown))} in a type of {kind!r}", field=where)
+    budget.take_type(where)
     if kind == "list":
-        return _list(_from(source.get("items", "str"), f"{where}[]", depth + 1))
+        return list_of(_from(source.get("items", "str"), f"{where}[]", depth + 1, budget))
     if kind == "dict":
-        return _dict(_from(source.get("values", "str"), f"{where}{{}}", depth + 1))
+        return dict_of(_from(source.get("values", "str"), f"{where}{{}}", depth + 1, budget))
     if kind == "optional":
-        return _optional(_from(source.get("of", "str"), where, depth + 1))
+        return optional_of(_from(source.get("of", "str"), where, depth + 1, budget))
     if kind == "literal":
-        return _literal(source.get("values"), where)
-    return _object(source, where, depth)
+        return _literal(source.get("values"), where, budget)
+    return _object(source, where, depth, budget)
 
 
 _KEYS: dict[str, set[str]] = {
@@ -110,148 +141,71 @@ _KEYS: dict[str, set[str]] = {
 }
 
 
-def _scalar(name: str) -> FieldType:
-    python = _SCALARS[name]
-    if python is float:
-
-        def check(value: Any) -> Mismatch | None:
-            # JSON has one number type: 3 is a fine float. NaN and infinity are not JSON.
-            number = type(value) is int or (type(value) is float and math.isfinite(value))
-            return None if number else ("", "float", type_name(value))
-
-    else:
-
-        def check(value: Any) -> Mismatch | None:
-            return None if type(value) is python else ("", name, type_name(value))
-
-    return FieldType(name, python, check, None if python is float else python)
-
-
-def _any() -> FieldType:
-    return FieldType("Any", Any, lambda value: None)
-
-
-def _list(item: FieldType) -> FieldType:
-    check_item = item.check
-
-    def check(value: Any) -> Mismatch | None:
-        if type(value) is not list:
-            return "", text, type_name(value)
-        for index, item_value in enumerate(value):
-            if mismatch := check_item(item_value):
-                return f"[{index}]{mismatch[0]}", mismatch[1], mismatch[2]
-        return None
-
-    text = f"list[{item.text}]"
-    return FieldType(text, list[item.annotation], check)  # type: ignore[name-defined]
-
-
-def _dict(item: FieldType) -> FieldType:
-    check_item = item.check
-
-    def check(value: Any) -> Mismatch | None:
-        if type(value) is not dict:
-            return "", text, type_name(value)
-        for key, item_value in value.items():
-            if type(key) is not str:
-                return "{}", "str keys", type_name(key)
-            if mismatch := check_item(item_value):
-                return f"{{}}{mismatch[0]}", mismatch[1], mismatch[2]
-        return None
-
-    text = f"dict[str, {item.text}]"
-    return FieldType(text, dict[str, item.annotation], check)  # type: ignore[name-defined]
-
-
-def _optional(inner: FieldType) -> FieldType:
-    check_inner = inner.check
-    text = f"Optional[{inner.text}]"
-
-    def check(value: Any) -> Mismatch | None:
-        if value is None or (mismatch := check_inner(value)) is None:
-            return None
-        return mismatch[0], text if not mismatch[0] else mismatch[1], mismatch[2]
-
-    return FieldType(text, Optional[inner.annotation], check)  # noqa: UP045
-
-
-def _literal(values: JSON, where: str) -> FieldType:
+def _literal(values: JSON, where: str, budget: Budget) -> FieldType:
     fits = isinstance(values, list) and 0 < len(values) <= MAX_LITERALS
-    if not fits or not all(type(v) in (str, int, bool) for v in values):
+    if not fits or not all(map(_is_literal, values)):
         raise InvalidRequest(
-            f"{where}: a Literal needs 1 to {MAX_LITERALS} values of type str, int or bool", field=where
+            f"{where}: a Literal needs 1 to {MAX_LITERALS} values of type str (valid Unicode), int (of at "
+            "most 64 bits) or bool",
+            field=where,
         )
-    allowed = {(type(v), v) for v in values}
-    text = "Literal[" + ", ".join(repr(v) for v in values) + "]"
-
-    def check(value: Any) -> Mismatch | None:
-        # By type too: True == 1 in Python, not in JSON.
-        if type(value) in (str, int, bool) and (type(value), value) in allowed:
-            return None
-        came = type_name(value)
-        return "", text, f"another {came}" if type(value) in (str, int, bool) else came
-
-    return FieldType(text, Literal[tuple(values)], check)
+    budget.take_literals(values, where)
+    return literal(values)
 
 
-def _object(source: dict[str, JSON], where: str, depth: int) -> FieldType:
+def _is_literal(value: Any) -> bool:
+    if type(value) is str:
+        return is_unicode(value)
+    return type(value) is bool or (type(value) is int and -(2**63) <= value < 2**63)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be sent: one with half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _object(source: dict[str, JSON], where: str, depth: int, budget: Budget) -> FieldType:
     fields = source.get("fields")
     if not isinstance(fields, list) or not 0 < len(fields) <= MAX_FIELDS:
         raise InvalidRequest(f"{where}: an object needs 1 to {MAX_FIELDS} fields", field=where)
     members: dict[str, FieldType] = {}
-    definitions: dict[str, Any] = {}
+    descriptions: dict[str, str | None] = {}
     for field in fields:
         if not isinstance(field, dict) or set(field) - {"name", "type", "desc"}:
             raise InvalidRequest(f"{where}: a field of an object has name, type and desc", field=where)
         name = check_name(field.get("name"), where=where, reserved=_OBJECT_RESERVED)
         if name in members:
             raise InvalidRequest(f"{where}: the field {name!r} is given twice", field=name)
-        member = members[name] = _from(field.get("type", "str"), f"{where}.{name}", depth + 1)
-        optional = member.text.startswith("Optional[")
-        definitions[name] = (
-            member.annotation,
-            pydantic.Field(default=None if optional else ..., description=_text(field.get("desc"), where)),
-        )
+        members[name] = _from(field.get("type", "str"), f"{where}.{name}", depth + 1, budget)
+        descriptions[name] = _text(field.get("desc"), where)
     title = check_name(source.get("name", "Object"), where=where)
-    model = pydantic.create_model(title, __config__=pydantic.ConfigDict(extra="forbid"), **definitions)
-    required = [name for name, member in members.items() if not member.text.startswith("Optional[")]
-
-    def check(value: Any) -> Mismatch | None:
-        if type(value) is not dict:
-            return "", title, type_name(value)
-        for key, item in value.items():
-            kind = members.get(key)
-            if kind is None:
-                return "", f"{title} with only the fields {', '.join(members)}", "another field"
-            if mismatch := kind.check(item):
-                return f".{key}{mismatch[0]}", mismatch[1], mismatch[2]
-        for name in required:
-            if name not in value:
-                return f".{name}", members[name].text, "nothing"
-        return None
-
-    return FieldType(title, model, check)
+    return object_of(title, members, descriptions)
 
 
 _OBJECT_RESERVED = frozenset(name for name in dir(pydantic.BaseModel) if not name.startswith("_"))
 
 
 def _text(value: JSON, where: str) -> str | None:
-    if value is None or (isinstance(value, str) and len(value) <= 10_000):
+    if value is None or (isinstance(value, str) and len(value) <= MAX_DESCRIPTION):
         return value
-    raise InvalidRequest(f"{where}: a desc is a text of at most 10,000 characters", field=where)
+    raise InvalidRequest(f"{where}: a desc is a text of at most {MAX_DESCRIPTION} characters", field=where)
 
 
 class _Parser:
     """Recursive descent over the textual grammar; a refusal quotes what it cannot read."""
 
-    def __init__(self, text: str, where: str) -> None:
+    def __init__(self, text: str, where: str, budget: Budget) -> None:
         self._where = where
+        self._budget = budget
         self._tokens = self._read(text)
         self._at = 0
 
-    def parse(self) -> FieldType:
-        kind = self._union(0)
+    def parse(self, depth: int) -> FieldType:
+        kind = self._union(depth)
         if self._at != len(self._tokens):
             raise self._refuse(self._tokens[self._at])
         return kind
@@ -259,9 +213,13 @@ class _Parser:
     def _read(self, text: str) -> list[str]:
         tokens, at = [], 0
         text = text.strip()
+        if len(text) > MAX_TYPE_TEXT:
+            raise InvalidRequest(
+                f"{self._where}: a type has at most {MAX_TYPE_TEXT} characters", field=self._where
+            )
         while at < len(text):
             match = _TOKEN.match(text, at)
-            if match is None or len(text) > 10_000:
+            if match is None:
                 raise self._refuse(text[at : at + 20])
             tokens.append(match.group().strip())
             at = match.end()
@@ -295,31 +253,32 @@ class _Parser:
             self._next()
             if (other := self._next()) != "None":
                 raise self._refuse(other)
-            return _optional(kind)
+            return optional_of(kind)
         return kind
 
     def _single(self, depth: int) -> FieldType:
         word = self._next()
-        if word in _SCALARS:
-            return _scalar(word)
+        self._budget.take_type(self._where)
+        if word in SCALARS:
+            return scalar(word)
         if word == "Any":
-            return _any()
+            return anything()
         if word == "Literal":
             return self._literals()
         if word in ("list", "List"):
-            return _list(self._argument(depth) if self._peek() == "[" else _any())
+            return list_of(self._argument(depth) if self._peek() == "[" else anything())
         if word == "Optional":
-            return _optional(self._argument(depth))
+            return optional_of(self._argument(depth))
         if word in ("dict", "Dict"):
             if self._peek() != "[":
-                return _dict(_any())
+                return dict_of(anything())
             self._next()
             if (key := self._next()) != "str":
                 raise self._refuse(key)
             self._expect(",")
             values = self._union(depth + 1)
             self._expect("]")
-            return _dict(values)
+            return dict_of(values)
         raise self._refuse(word)
 
     def _argument(self, depth: int) -> FieldType:
@@ -335,11 +294,17 @@ class _Parser:
             token = self._next()
             if token in ("True", "False"):
                 values.append(token == "True")
-            elif token[0] in "'\"" or token.lstrip("-").isdigit():
-                values.append(ast.literal_eval(token))
+            elif token[0] in "'\"-0123456789":
+                values.append(self._value(token))
             else:
                 raise self._refuse(token)
             if (after := self._next()) == "]":
-                return _literal(values, self._where)
+                return _literal(values, self._where, self._budget)
             if after != ",":
                 raise self._refuse(after)
+
+    def _value(self, token: str) -> JSON:
+        try:
+            return ast.literal_eval(token) if token[0] in "'\"" else int(token)
+        except (SyntaxError, ValueError):  # such as '\U00110000', beyond the last character
+            raise self._refuse(token) from None

@@ -37,6 +37,7 @@ from dspool.config import PoolConfig
 from dspool.config.base import IMPORT_PATH
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError
 from dspool.messages import JSON
+from dspool.messages.limits import MAX_IMPORT_PATH
 from dspool.programs.models.errors import translate_errors
 
 RESERVED: Final = frozenset(
@@ -55,7 +56,6 @@ _CONNECTION: Final = frozenset({"api_key", "api_base", "base_url", "model_list"}
 
 Use = Literal["programs", "tools", "rewards"]
 
-MAX_PATH: Final = 300
 _FORM: Final = re.compile(IMPORT_PATH)
 
 
@@ -139,7 +139,7 @@ class Imports:
 
     def _look_up(self, path: JSON, use: Use) -> tuple[bool, Any]:
         """Whether the configuration names `path` for this use, and what it is."""
-        if not isinstance(path, str) or len(path) > MAX_PATH or _FORM.fullmatch(path) is None:
+        if not isinstance(path, str) or len(path) > MAX_IMPORT_PATH or _FORM.fullmatch(path) is None:
             raise InvalidRequest(
                 "an import path has the form package.module:Name, with one plain name behind the colon",
                 field="import_path",

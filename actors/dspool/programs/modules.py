@@ -12,11 +12,12 @@ import dspy
 
 from dspool.errors import InvalidRequest, NotAllowed
 from dspool.messages import JSON
-from dspool.programs.field_types import type_name
+from dspool.messages.limits import MAX_TOOLS
 from dspool.programs.imports import Imports
 from dspool.programs.models.errors import translate_errors
 from dspool.programs.models.lm import check_overrides
 from dspool.programs.signatures import BuiltSignature
+from dspool.programs.value_types import type_name
 
 Way = Literal["direct", "async", "thread"]
 
@@ -92,8 +93,8 @@ def _react(
 ) -> BuiltModule:
     _refuse_fields(signature, "ReAct", "reasoning", "trajectory")
     paths = settings.get("tools", [])
-    if not isinstance(paths, list):
-        raise InvalidRequest("tools must be a list of import paths", field="tools")
+    if not isinstance(paths, list) or len(paths) > MAX_TOOLS:
+        raise InvalidRequest(f"tools must be a list of at most {MAX_TOOLS} import paths", field="tools")
     tools = [imports.callable(path, "tools") for path in paths]
     max_iters = _count(settings, "max_iters", 10, 100)
     with translate_errors():
@@ -115,7 +116,7 @@ def _build_rewarded(
         raise InvalidRequest(f"{kind} needs the setting reward: an import path of a function", field="reward")
     reward = imports.callable(settings["reward"], "rewards")
     threshold = settings.get("threshold", 1.0)
-    if type(threshold) not in (int, float):
+    if type(threshold) not in (int, float) or not -1e300 < threshold < 1e300:
         raise InvalidRequest(f"threshold must be a number, got {type_name(threshold)}", field="threshold")
     inner = settings.get("of", "Predict")
     if inner not in ("Predict", "ChainOfThought"):

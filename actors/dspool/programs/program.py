@@ -18,18 +18,21 @@ import pydantic
 
 from dspool.config import PoolConfig
 from dspool.config.pool import environment
-from dspool.errors import InvalidRequest, PoolError, ProgramError
+from dspool.errors import InvalidRequest, ProgramError
 from dspool.messages import JSON
+from dspool.messages.limits import MAX_SPEC_BYTES, MAX_STATE_VALUES
 from dspool.programs.adapters import adapter_named, refuse_message_parts
+from dspool.programs.field_types import shown
 from dspool.programs.imports import Imports, Inputs, entry_of
 from dspool.programs.models.errors import translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.modules import BuiltModule, Way, build_module
 from dspool.programs.signatures import BuiltSignature, build_signature, cache_fields
+from dspool.programs.sizes import exceeds
+from dspool.programs.states import load_state
 
 _SPEC_KEYS = frozenset({"signature", "module", "lm", "adapter", "settings"})
-_STATE_KEYS = frozenset({"traces", "train", "demos", "signature", "lm", "fields"})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
@@ -134,6 +137,7 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
         NotAllowed: an import path that `dspool.programs.imports` refuses, or a module that would run code.
         ProgramError: the imported code raised.
     """
+    _check_size(definition)
     for part in (definition.spec, definition.state, definition.kwargs):
         refuse_message_parts(part or {})
     if definition.import_path is not None:
@@ -144,7 +148,7 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
         raise InvalidRequest("a program needs a spec, or an import_path")
     if unknown := set(spec) - _SPEC_KEYS:
         raise InvalidRequest(
-            f"unknown key {sorted(unknown)[0]!r} in a program spec; known are {', '.join(sorted(_SPEC_KEYS))}"
+            f"unknown key {shown(min(unknown))} in a program spec; known are {', '.join(sorted(_SPEC_KEYS))}"
         )
     if "signature" not in spec:
         raise InvalidRequest("a program spec needs a signature", field="signature")
@@ -153,7 +157,7 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     imports = Imports.of(config, None, {}, spec)
     module = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, imports)
     if definition.state is not None:
-        _load_state(module.dspy, definition.state)
+        load_state(module.dspy, definition.state, adapter_named(spec.get("adapter")))
     for _, predictor in module.dspy.named_predictors():
         cache_fields(predictor.signature)
     return Program(definition, module, signature)
@@ -216,32 +220,16 @@ def _imported(definition: Definition, config: PoolConfig) -> Program:
     return Program(definition, loaded, None, entry.inputs)
 
 
-def _load_state(module: Any, state: Mapping[str, JSON]) -> None:
-    """Load JSON state that DSPy saved, but not its LM, which would silently beat the profile."""
-    states = {name: value for name, value in state.items() if name != "metadata"}
-    names = {name for name, _ in module.named_parameters()}
-    if isinstance(module, dspy.Predict) and "signature" in states:
-        states = {"self": states}
-    if missing := names ^ set(states):
-        name = sorted(missing)[0]
-        what = "has no" if name in names else "has a"
-        raise InvalidRequest(
-            f"the saved state does not fit the module: it {what} predictor {name[:80]!r}", field="state"
-        )
-    parts = {}
-    for name, part in states.items():
-        if not isinstance(part, dict) or not part.keys() <= _STATE_KEYS or "signature" not in part:
-            raise InvalidRequest(f"the saved state of {name!r} is not what DSPy saves", field="state")
-        parts[name] = {"traces": [], "train": [], "demos": [], **part, "lm": None}
-    try:
-        module.load_state(parts["self"] if isinstance(module, dspy.Predict) else parts)
-    except PoolError:
-        raise
-    except Exception as refused:
-        raise InvalidRequest(
-            f"the saved state does not fit the module ({type(refused).__name__})", field="state"
-        ) from refused
-    module.set_lm(None)
+def _check_size(definition: Definition) -> None:
+    for what in ("spec", "kwargs"):
+        try:
+            size = len(msgspec.json.encode(getattr(definition, what)))
+        except (TypeError, ValueError, RecursionError) as refused:
+            raise InvalidRequest(f"{what} must be plain JSON", field=what) from refused
+        if size > MAX_SPEC_BYTES:
+            raise InvalidRequest(f"{what} has at most {MAX_SPEC_BYTES} bytes as JSON, got {size}", field=what)
+    if exceeds(definition.state, values=MAX_STATE_VALUES):
+        raise InvalidRequest(f"the saved state has more than {MAX_STATE_VALUES} values", field="state")
 
 
 _ROUNDS = 30

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import dspy
 import msgspec
@@ -13,13 +14,23 @@ from dspy.signatures.signature import SignatureMeta
 
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
-from dspool.programs.field_types import MAX_FIELDS, FieldType, check_name, field_type, type_name
+from dspool.messages.limits import (
+    MAX_DESCRIPTION,
+    MAX_FIELDS,
+    MAX_INSTRUCTIONS,
+    MAX_KEPT_TYPES,
+    MAX_SPEC_BYTES,
+    MAX_TYPES,
+)
+from dspool.programs.field_types import Budget, check_name, field_type, shown
 from dspool.programs.imports import RESERVED
-
-MAX_INSTRUCTIONS = 20_000
+from dspool.programs.value_types import FieldType, type_name
 
 _NO_FIELD = RESERVED | {name for name in dir(dspy.Signature) if not name.startswith("_")}
 """A field of such a name would change what runs instead of what is asked, or hide a part of the signature class."""
+
+
+_SHOWN = 200
 
 
 class Field(NamedTuple):
@@ -31,14 +42,18 @@ class Field(NamedTuple):
 class BuiltSignature:
     """A signature for DSPy together with what dspool needs to know about its fields."""
 
-    __slots__ = ("_fast", "_required", "dspy", "inputs", "outputs")
+    __slots__ = ("__weakref__", "_fast", "_required", "dspy", "inputs", "outputs", "types")
 
-    def __init__(self, signature: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
+    def __init__(
+        self, signature: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...], types: int
+    ) -> None:
+        self.types = types
+        """How many types it has, nested ones included."""
         self.dspy = signature
         self.inputs = inputs
         self.outputs = outputs
         self._fast = {field.name: (field.type.fast, field.type.check) for field in inputs}
-        self._required = tuple(f.name for f in inputs if not f.type.text.startswith("Optional["))
+        self._required = tuple(f.name for f in inputs if not f.type.is_optional)
 
     def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
         """Raises `InvalidRequest` with the field, the type expected and the type that came, never the value."""
@@ -47,12 +62,12 @@ class BuiltSignature:
             check = fast.get(name)
             if check is None:
                 raise InvalidRequest(
-                    f"unknown input {name[:80]!r}; the inputs are {', '.join(fast)}", field=name[:80]
+                    f"unknown input {name[:80]!r}; the inputs are {cut(', '.join(fast))}", field=name[:80]
                 )
             if type(value) is check[0]:
                 continue
             if mismatch := check[1](value):
-                path, expected, got = mismatch
+                path, expected, got = mismatch[0], cut(mismatch[1]), mismatch[2]
                 raise InvalidRequest(
                     f"input {name + path!r}: expected {expected}, got {got}",
                     field=name + path,
@@ -62,7 +77,7 @@ class BuiltSignature:
         if len(inputs) < len(fast):
             for name in self._required:
                 if name not in inputs:
-                    expected = next(f.type.text for f in self.inputs if f.name == name)
+                    expected = cut(next(f.type.text for f in self.inputs if f.name == name))
                     raise InvalidRequest(
                         f"input {name!r} is missing: expected {expected}",
                         field=name,
@@ -77,6 +92,11 @@ class BuiltSignature:
             "inputs": [{"name": f.name, "type": f.type.text, "desc": f.desc} for f in self.inputs],
             "outputs": [{"name": f.name, "type": f.type.text, "desc": f.desc} for f in self.outputs],
         }
+
+
+def cut(text: str) -> str:
+    """For a refusal: a type may be as long as a spec."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class _CachedSignature(SignatureMeta):
@@ -109,29 +129,59 @@ def build_signature(spec: JSON) -> BuiltSignature:
     Equal specs give the same object, because building one costs milliseconds.
 
     Raises:
-        InvalidRequest: a bad name, type or shape; the message says which.
+        InvalidRequest: a bad name, type or shape, or more than `dspool.messages.limits` has; the message says which.
     """
     try:
         canonical = msgspec.json.encode(spec, order="deterministic")
     except (TypeError, ValueError, RecursionError) as refused:
         raise InvalidRequest("a signature must be plain JSON") from refused
-    return _build(canonical)
+    if len(canonical) > MAX_SPEC_BYTES:
+        raise InvalidRequest(f"a signature has at most {MAX_SPEC_BYTES} bytes", field="signature")
+    return _built.get(canonical)
 
 
-@lru_cache(maxsize=1024)
+class _BuiltSignatures:
+    """Those that programs use, and of the others the ones used last, up to `MAX_KEPT_TYPES` types in all."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._in_use: WeakValueDictionary[bytes, BuiltSignature] = WeakValueDictionary()
+        self._recent: OrderedDict[bytes, BuiltSignature] = OrderedDict()
+        self._types = 0
+
+    def get(self, canonical: bytes) -> BuiltSignature:
+        built = self._in_use.get(canonical) or _build(canonical)
+        with self._lock:
+            # Another thread may have built it meanwhile; the first one counts.
+            built = self._in_use.setdefault(canonical, built)
+            if canonical in self._recent:
+                self._recent.move_to_end(canonical)
+                return built
+            self._recent[canonical] = built
+            self._types += built.types
+            while self._types > MAX_KEPT_TYPES:
+                self._types -= self._recent.popitem(last=False)[1].types
+        return built
+
+
+_built = _BuiltSignatures()
+
+
 def _build(canonical: bytes) -> BuiltSignature:
     spec = msgspec.json.decode(canonical)
+    budget = Budget()
     if isinstance(spec, str):
-        instructions, inputs, outputs = None, *_from_text(spec)
+        instructions, inputs, outputs = None, *_from_text(spec, budget)
     elif isinstance(spec, dict):
-        instructions, inputs, outputs = _from_data(spec)
+        instructions, inputs, outputs = _from_data(spec, budget)
     else:
         raise InvalidRequest(f"a signature is a text or an object, got {type_name(spec)}")
     _check_fields(inputs, outputs)
     definitions = {f.name: (f.type.annotation, dspy.InputField(**_desc(f))) for f in inputs}
     definitions |= {f.name: (f.type.annotation, dspy.OutputField(**_desc(f))) for f in outputs}
     # A dict, never a string: DSPy would import and run the module of a dotted type in a string.
-    return BuiltSignature(dspy.Signature(definitions, instructions), inputs, outputs)
+    signature = dspy.Signature(definitions, instructions)
+    return BuiltSignature(signature, inputs, outputs, MAX_TYPES - budget.types)
 
 
 def _desc(field: Field) -> dict[str, str]:
@@ -139,9 +189,6 @@ def _desc(field: Field) -> dict[str, str]:
 
 
 def _check_fields(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
-    for side, fields in (("inputs", inputs), ("outputs", outputs)):
-        if not 0 < len(fields) <= MAX_FIELDS:
-            raise InvalidRequest(f"a signature needs 1 to {MAX_FIELDS} {side}, got {len(fields)}")
     names: set[str] = set()
     for field in (*inputs, *outputs):
         if field.name in names:
@@ -149,10 +196,17 @@ def _check_fields(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None
         names.add(field.name)
 
 
-def _from_data(spec: dict[str, JSON]) -> tuple[str | None, tuple[Field, ...], tuple[Field, ...]]:
+def _check_count(side: str, count: int) -> None:
+    if not 0 < count <= MAX_FIELDS:
+        raise InvalidRequest(f"a signature needs 1 to {MAX_FIELDS} {side}, got {count}")
+
+
+def _from_data(
+    spec: dict[str, JSON], budget: Budget
+) -> tuple[str | None, tuple[Field, ...], tuple[Field, ...]]:
     if unknown := set(spec) - {"instructions", "inputs", "outputs"}:
         raise InvalidRequest(
-            f"unknown key {sorted(unknown)[0]!r} in a signature; known are instructions, inputs, outputs"
+            f"unknown key {shown(min(unknown))} in a signature; known are instructions, inputs, outputs"
         )
     instructions = spec.get("instructions")
     if instructions is not None and (
@@ -161,14 +215,15 @@ def _from_data(spec: dict[str, JSON]) -> tuple[str | None, tuple[Field, ...], tu
         raise InvalidRequest(f"instructions must be a text of at most {MAX_INSTRUCTIONS} characters")
     return (
         instructions or None,
-        _fields(spec.get("inputs"), "inputs"),
-        _fields(spec.get("outputs"), "outputs"),
+        _fields(spec.get("inputs"), "inputs", budget),
+        _fields(spec.get("outputs"), "outputs", budget),
     )
 
 
-def _fields(data: JSON, side: str) -> tuple[Field, ...]:
+def _fields(data: JSON, side: str, budget: Budget) -> tuple[Field, ...]:
     if not isinstance(data, list):
         raise InvalidRequest(f"{side} must be a list of fields, got {type_name(data)}")
+    _check_count(side, len(data))
     fields = []
     for index, item in enumerate(data):
         field = {"name": item} if isinstance(item, str) else item
@@ -180,7 +235,7 @@ def _fields(data: JSON, side: str) -> tuple[Field, ...]:
         # An object type may be written flat: {"name": ..., "type": "object", "fields": [...]}.
         extra = set(field) - {"name", "type", "desc", "fields", "items", "values", "of"}
         if extra:
-            raise InvalidRequest(f"{where}: unknown key {sorted(extra)[0]!r}; known are name, type, desc")
+            raise InvalidRequest(f"{where}: unknown key {shown(min(extra))}; known are name, type, desc")
         name = check_name(field.get("name"), where=where, reserved=_NO_FIELD)
         kind = field.get("type", "str")
         inner = {key: field[key] for key in ("fields", "items", "values", "of") if key in field}
@@ -189,33 +244,36 @@ def _fields(data: JSON, side: str) -> tuple[Field, ...]:
             if "fields" in inner:
                 kind["name"] = "".join(part.capitalize() for part in name.split("_")) or "Object"
         desc = field.get("desc") or ""
-        if not isinstance(desc, str) or len(desc) > 10_000:
-            raise InvalidRequest(f"{where}: desc must be a text of at most 10,000 characters", field=name)
-        fields.append(Field(name, field_type(kind, where=name), desc))
+        if not isinstance(desc, str) or len(desc) > MAX_DESCRIPTION:
+            raise InvalidRequest(
+                f"{where}: desc must be a text of at most {MAX_DESCRIPTION} characters", field=name
+            )
+        fields.append(Field(name, field_type(kind, where=name, budget=budget), desc))
     return tuple(fields)
 
 
-_PART = re.compile(r"\s*([A-Za-z_]\w*)\s*(?::\s*(.+?))?\s*", re.DOTALL)
-
-
-def _from_text(text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
+def _from_text(text: str, budget: Budget) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
     if len(text) > MAX_INSTRUCTIONS:
         raise InvalidRequest(f"a signature text has at most {MAX_INSTRUCTIONS} characters")
     sides = _split(text, "->")
     if len(sides) != 2:
         raise InvalidRequest("a signature text needs exactly one '->', such as 'context, question -> answer'")
-    inputs, outputs = (
-        tuple(_text_field(part) for part in _split(side, ",") if part.strip()) for side in sides
-    )
+    inputs, outputs = (_text_fields(*side, budget) for side in zip(("inputs", "outputs"), sides, strict=True))
     return inputs, outputs
 
 
-def _text_field(part: str) -> Field:
-    match = _PART.fullmatch(part)
-    if match is None:
+def _text_fields(side: str, text: str, budget: Budget) -> tuple[Field, ...]:
+    parts = [part for part in _split(text, ",") if part.strip()]
+    _check_count(side, len(parts))
+    return tuple(_text_field(part, budget) for part in parts)
+
+
+def _text_field(part: str, budget: Budget) -> Field:
+    name, colon, kind = (piece.strip() for piece in part.partition(":"))
+    if not name.isidentifier() or (colon and not kind):
         raise InvalidRequest(f"cannot read the field {part.strip()[:80]!r} of the signature")
-    name = check_name(match[1], where="signature", reserved=_NO_FIELD)
-    return Field(name, field_type(match[2] or "str", where=name), "")
+    name = check_name(name, where="signature", reserved=_NO_FIELD)
+    return Field(name, field_type(kind or "str", where=name, budget=budget), "")
 
 
 def _split(text: str, separator: str) -> list[str]:

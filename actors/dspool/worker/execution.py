@@ -8,6 +8,8 @@ import threading
 import traceback
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from dspool.errors import Cancelled, DeadlineExceeded, InternalError, PoolError, ProgramError, type_of
 from dspool.messages import Operation
 
@@ -90,6 +92,11 @@ class Execution:
     def runs(self) -> bool:
         """Its program runs, in a task or a thread: it is not in a queue, nor waiting for the store."""
         return self.task is not None or self.stop is not None
+
+    def pin(self) -> None:
+        """Run the version of its pool program that `version` says, whichever is current by then."""
+        command = replace(self.operation.command, version=self.version)
+        self.operation = replace(self.operation, command=command)
 
     def interrupt(self) -> None:
         """Make its task or thread stop as soon as it can."""

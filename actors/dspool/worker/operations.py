@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
-from msgspec.structs import replace
-
 from dspool.core.metrics.recorder import WorkerRecorder
 from dspool.core.metrics.tally import VersionBook
 from dspool.errors import Outcome, PoolError, StaleLease
@@ -186,7 +184,7 @@ class Operations:
             if type(command) is ExecuteProgram or type(command) is StreamProgram:
                 # Now, not at the end: another version may be current by then.
                 execution.version = self._host.version_for(command, session)
-        except BaseException as raised:  # a session's own program is built at its first use
+        except BaseException as raised:
             self.refuse(execution, execution.error_for(raised, self._clock()))
             return
         if plan == "inline":
@@ -194,8 +192,10 @@ class Operations:
             return
         if execution.version:
             # It begins later, and runs the version of its plan: another version may need another plan.
-            execution.operation = _pinned(execution.operation, execution.version)
-        if plan == "async":
+            execution.pin()
+        if plan == "build":
+            self._runner.build(execution)
+        elif plan == "async":
             self._runner.start_task(execution)
         elif plan == "thread":
             self._runner.start_thread(execution)
@@ -393,8 +393,3 @@ class Operations:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _pinned(operation: Operation, version: int) -> Operation:
-    """The same operation for this version of its pool program."""
-    return replace(operation, command=replace(operation.command, version=version))

@@ -23,7 +23,7 @@ from dspool.telemetry.tracing import inside
 from dspool.worker.execution import Execution
 
 if TYPE_CHECKING:
-    from dspool.programs.sessions.host import CommandResult, SessionHost
+    from dspool.programs.sessions.host import CommandResult, Session, SessionHost
 
 _TURN_S = 0.002
 _START_SHARE = 1 / 16
@@ -39,6 +39,10 @@ class Endings(Protocol):
 
     def refuse(self, execution: Execution, error: PoolError) -> None:
         """It failed, or never started."""
+        ...
+
+    def start(self, execution: Execution, session: Session | None) -> None:
+        """What it needs is built."""
         ...
 
     def streamed(self, execution: Execution, event: StreamEvent) -> None: ...
@@ -173,6 +177,27 @@ class Runner:
         self._endings.refuse(execution, execution.stop_error(self._clock()))
 
     # --- threads ---
+
+    def build(self, execution: Execution) -> None:
+        """Build the program that it is the first to use since its session came here, in a thread; then start it."""
+
+        def run() -> BaseException | None:
+            try:
+                self._host.build(execution.operation.command, execution.session)
+            except BaseException as raised:
+                return raised
+            return None
+
+        def end(future: asyncio.Future[BaseException | None]) -> None:
+            if execution.unwanted or future.cancelled():
+                return  # its end is reported already
+            if (failed := future.result()) is not None:
+                self._fail(execution, failed)
+            else:
+                self._endings.start(execution, execution.session)
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(self._threads, contextvars.Context().run, run).add_done_callback(end)
 
     def start_thread(self, execution: Execution) -> None:
         """Run it in a thread, now."""

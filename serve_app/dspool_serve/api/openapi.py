@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from dspool.core.lifecycle.warmup import WarmupReport
+from dspool.messages.limits import MAX_PATH_NAME
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.warmup import WarmProgress
 from dspool_serve.access.csrf import SAFE
@@ -18,7 +19,7 @@ from dspool_serve.api.examples import EXAMPLES
 from dspool_serve.api.idempotency import MAX_KEY
 from dspool_serve.api.schema import Deployed, ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
 from dspool_serve.http.problems import kind_of
-from dspool_serve.http.routing import MAX_NAME, Route
+from dspool_serve.http.routing import Route
 
 STREAMS: dict[str, dict[str, Any]] = {
     "program": {
@@ -106,7 +107,7 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
+            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_PATH_NAME},
         }
         for name in re.findall(r"\{(\w+)\}", route.path)
     ]

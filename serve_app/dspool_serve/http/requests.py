@@ -17,15 +17,13 @@ import msgspec
 
 from dspool.core.admission.access import Role, Token
 from dspool.errors import CallerError, Cancelled, InvalidRequest, PayloadTooLarge
+from dspool.messages.limits import MAX_BODY_DEPTH, MAX_BODY_VALUES, MAX_QUERY_FIELDS
 from dspool_serve.http.problems import MalformedRequest
 from dspool_serve.http.responses import Message
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 T = TypeVar("T")
-
-MAX_DEPTH = 64
-"""Nesting of JSON in a request. Deeper is an attack or a mistake; every later hop would recurse over it."""
 
 _ONCE = frozenset(
     {
@@ -162,7 +160,9 @@ class Request:
         if not raw:
             return {}
         try:
-            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=32, errors="strict")
+            pairs = parse_qsl(
+                raw.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS, errors="strict"
+            )
         except ValueError as bad:
             raise InvalidRequest("the query string cannot be read") from bad
         values: dict[str, str] = {}
@@ -226,13 +226,15 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
     Raises:
         MalformedRequest: not JSON, bad UTF-8, nested too deep, or a number that does not fit in 64 bits.
-        InvalidRequest: JSON of another shape.
+        InvalidRequest: JSON of another shape. PayloadTooLarge: it holds too many values.
     """
     if not body:
         raise MalformedRequest("the body is empty; send a JSON object")
+    if len(body) > MAX_BODY_VALUES and _has_too_many_values(body):
+        raise PayloadTooLarge(f"the body holds more than {MAX_BODY_VALUES} values", limit=MAX_BODY_VALUES)
     try:
         # Brackets are counted first, at memchr speed: only suspicious bodies pay for the exact check.
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH or _LONG_NUMBER.search(body) is not None:
+        if body.count(b"[") + body.count(b"{") > MAX_BODY_DEPTH or _LONG_NUMBER.search(body) is not None:
             _check(msgspec.json.decode(body), 1)
         return decoder.decode(body)
     except msgspec.ValidationError as failed:
@@ -240,7 +242,25 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError) as failed:
         raise MalformedRequest(f"the body is not valid JSON: {failed}") from failed
     except RecursionError as failed:
-        raise MalformedRequest(f"the body is nested more than {MAX_DEPTH} deep") from failed
+        raise MalformedRequest(f"the body is nested more than {MAX_BODY_DEPTH} deep") from failed
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether they cost more than their bytes: each takes every later hop about as long as a hundred characters.
+
+    Counts only what is outside of texts, if need be without these.
+    """
+    if _separators(body) <= MAX_BODY_VALUES:
+        return False
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # A value is at most a key and a text, so four quotes; fewer of them are quickly taken apart.
+    if bare.count(b'"') > 4 * MAX_BODY_VALUES:
+        return True
+    return _separators(b"".join(bare.split(b'"')[::2])) > MAX_BODY_VALUES
+
+
+def _separators(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def _check(value: Any, depth: int) -> None:
@@ -251,7 +271,7 @@ def _check(value: Any, depth: int) -> None:
         return
     if not isinstance(value, (list, dict)):
         return
-    if depth > MAX_DEPTH:
+    if depth > MAX_BODY_DEPTH:
         raise RecursionError
     for item in value.values() if isinstance(value, dict) else value:
         _check(item, depth + 1)

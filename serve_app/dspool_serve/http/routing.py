@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from dspool.core.admission.access import Role
+from dspool.messages.limits import MAX_PATH_NAME
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import MalformedRequest, MethodNotAllowed, RouteNotFound
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 
 Handler = Callable[[Any, Request], Awaitable[Response | EventStream]]
-
-MAX_NAME = 200
-"""Characters in one name of a path (pool, program, session)."""
 
 
 class Route(NamedTuple):
@@ -105,8 +103,8 @@ def _name(segment: str) -> str:
 
 
 def _checked(name: str) -> str:
-    if len(name) > MAX_NAME or not name.isprintable():
-        raise MalformedRequest(f"a name in the path has more than {MAX_NAME} or unprintable characters")
+    if len(name) > MAX_PATH_NAME or not name.isprintable():
+        raise MalformedRequest(f"a name in the path has more than {MAX_PATH_NAME} or unprintable characters")
     return name
 
 

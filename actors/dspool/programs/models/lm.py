@@ -24,6 +24,8 @@ from dspool.config import LMProfile
 from dspool.corrections.dspy_calls import allow_connections, correct_dspy
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.messages import JSON
+from dspool.messages.limits import MAX_STOP_CHARACTERS
+from dspool.programs.field_types import is_unicode
 from dspool.programs.models.operation import current, current_profile
 from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 
@@ -268,12 +270,16 @@ class LMs:
 _OVERRIDES: dict[str, Callable[[Any], bool]] = {
     "temperature": lambda v: type(v) in (int, float) and 0 <= v <= 2,
     "top_p": lambda v: type(v) in (int, float) and 0 < v <= 1,
-    "max_tokens": lambda v: type(v) is int and v > 0,
-    "seed": lambda v: type(v) is int,
+    "max_tokens": lambda v: type(v) is int and 0 < v < 2**31,
+    "seed": lambda v: type(v) is int and -(2**63) <= v < 2**63,
     "presence_penalty": lambda v: type(v) in (int, float) and -2 <= v <= 2,
     "frequency_penalty": lambda v: type(v) in (int, float) and -2 <= v <= 2,
-    "stop": lambda v: isinstance(v, list) and 0 < len(v) <= 4 and all(isinstance(s, str) for s in v),
+    "stop": lambda v: isinstance(v, list) and 0 < len(v) <= 4 and all(map(_is_stop, v)),
 }
+
+
+def _is_stop(text: Any) -> bool:
+    return isinstance(text, str) and len(text) <= MAX_STOP_CHARACTERS and is_unicode(text)
 
 
 def check_overrides(overrides: Mapping[str, JSON]) -> dict[str, Any]:

@@ -7,17 +7,19 @@ its type. It marks each operation that it answers for as offline.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from functools import lru_cache
 from typing import Any
 
 from dspy import lm15
 
+from dspool.messages.limits import LARGE_CHARACTERS
 from dspool.programs.models.operation import mark_offline
 from dspool.programs.offline.prompt_plan import PromptPlan, plan_of
 from dspool.programs.offline.values import PassageValues, value_for
+from dspool.programs.sizes import remembered
 
 OFFLINE_MODEL = "offline/extractive"
 
@@ -53,20 +55,27 @@ class OfflineEngine:
 
 
 class AsyncOfflineEngine:
-    """The asynchronous half. It never waits: the answer takes microseconds to milliseconds."""
+    """The asynchronous half. An answer takes microseconds to milliseconds; it reads long texts in a thread."""
 
     def __init__(self) -> None:
         self._sync = OfflineEngine()
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
+        if _is_long(request):
+            return await asyncio.to_thread(self._sync.complete, request)
         return self._sync.complete(request)
 
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
-        for event in self._sync.stream(request):
+        stream = self._sync.stream(request)
+        for event in await asyncio.to_thread(list, stream) if _is_long(request) else stream:
             yield event
 
     async def aclose(self) -> None:
         """Nothing to release."""
+
+
+def _is_long(request: lm15.Request) -> bool:
+    return len(_last_user_text(request)) > LARGE_CHARACTERS
 
 
 def reply(request: lm15.Request) -> str:
@@ -117,7 +126,7 @@ def _xml(tag: str, value: Any) -> str:
     return f"<{tag}>{_escape(text)}</{tag}>"
 
 
-@lru_cache(maxsize=256)
+@remembered(256, longest=1_000)
 def _escape(text: str) -> str:
     return _NOT_XML.sub("", text).replace("&", "&amp;").replace("<", "&lt;")
 

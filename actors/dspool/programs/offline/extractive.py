@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
 from typing import NamedTuple
+
+from dspool.programs.sizes import remembered
 
 MAX_TEXT = 200_000
 """Longest text in characters; the engine ignores the rest."""
+MAX_QUESTION = 2_000
+"""Longest question in characters."""
 
 _WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?。])[\"'”)]*\s+|\n+")
@@ -82,7 +85,7 @@ def best_passage(question: str, text: str) -> Passage:
                 rarity[w] for w in question_words & antecedent
             )
             score /= 1.0 + 0.01 * len(bag)
-            if pattern is not None and _first_new(pattern, question, sentence):
+            if pattern is not None and _first_new(pattern, question_words, sentence):
                 score *= 1.6
             if score > best_score:
                 best, best_score = sentence, score
@@ -99,19 +102,20 @@ def short_answer(question: str, text: str) -> str:
 
 def span(question: str, sentence: str) -> str:
     """The part of `sentence` that `question` asks for, else the sentence without what the question already says."""
+    asked = set(words(question))
     if _WHY.search(question):
         reason = _REASON.search(sentence)
         return _trim(reason.group()) if reason else sentence
     if _WHEN.search(question):
-        return _first_new(_DATE, question, sentence) or sentence
+        return _first_new(_DATE, asked, sentence) or sentence
     if _HOW_MANY.search(question):
-        return _first_new(_AMOUNT, question, sentence) or sentence
+        return _first_new(_AMOUNT, asked, sentence) or sentence
     if _HOW.search(question):
         return sentence
     if _WHO.search(question):
-        return _first_new(_AGENT, question, sentence) or _first_new(_NAME, question, sentence) or sentence
+        return _first_new(_AGENT, asked, sentence) or _first_new(_NAME, asked, sentence) or sentence
     if _WHERE.search(question):
-        return _first_new(_PLACE, question, sentence) or _first_new(_NAME, question, sentence) or sentence
+        return _first_new(_PLACE, asked, sentence) or _first_new(_NAME, asked, sentence) or sentence
     definition = _DEFINITION.search(sentence)
     if definition is not None and _has_same_words(question, sentence[: definition.start()]):
         # "What is X?" and the sentence says "X is a ...".
@@ -120,8 +124,9 @@ def span(question: str, sentence: str) -> str:
 
 
 def numbers(text: str) -> list[float]:
-    """All numbers of `text`, in order."""
-    return [float(m.group().replace(",", "")) for m in _NUMBER.finditer(text)]
+    """All numbers of `text`, in order, but for those that are too large to be sent."""
+    found = (float(m.group().replace(",", "")) for m in _NUMBER.finditer(text[:MAX_TEXT]))
+    return [number for number in found if abs(number) < 2**63]
 
 
 def names(text: str) -> list[str]:
@@ -149,9 +154,24 @@ def closest(options: list[str], text: str) -> int:
     for option in options:
         plain = str(option).replace("_", " ").lower()
         option_words = set(words(plain))
-        exact = 2.0 if plain and re.search(rf"\b{re.escape(plain)}\b", lower) else 0.0
+        exact = 2.0 if plain and _occurs(plain, lower) else 0.0
         scores.append(exact + (len(option_words & bag) / len(option_words) if option_words else 0.0))
     return max(range(len(options)), key=lambda i: (scores[i], -i))
+
+
+def _occurs(part: str, text: str) -> bool:
+    """Whether `part` stands in `text` by itself, not within longer words."""
+    at = text.find(part)
+    while at >= 0:
+        end = at + len(part)
+        if not (_is_word(text[at - 1 : at]) or _is_word(text[end : end + 1])):
+            return True
+        at = text.find(part, end)
+    return False
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def sentences_of(text: str) -> list[str]:
@@ -168,7 +188,7 @@ def sentences_of(text: str) -> list[str]:
     return parts
 
 
-@lru_cache(maxsize=64)
+@remembered(64, longest=20_000)
 def _index(text: str) -> tuple[list[str], list[frozenset[str]], list[frozenset[str]], dict[str, float]]:
     """Sentences, their words, the words a pronoun at their start stands for (the one before), each word's rarity."""
     sentences = sentences_of(text)
@@ -194,9 +214,9 @@ def _stem(word: str) -> str:
     return word
 
 
-def _repeats(part: str, question: str) -> bool:
+def _repeats(part: str, question_words: set[str]) -> bool:
     part_words = set(words(part))
-    return bool(part_words) and part_words <= set(words(question))
+    return bool(part_words) and part_words <= question_words
 
 
 def _has_same_words(question: str, part: str) -> bool:
@@ -204,11 +224,11 @@ def _has_same_words(question: str, part: str) -> bool:
     return bool(question_words) and question_words == set(words(part))
 
 
-def _first_new(pattern: re.Pattern[str], question: str, sentence: str) -> str:
+def _first_new(pattern: re.Pattern[str], question_words: set[str], sentence: str) -> str:
     """The first match (its group, if it has one) that does not merely repeat the question."""
     for match in pattern.finditer(sentence):
         part = _trim(match[1] if pattern.groups else match[0])
-        if part and part.lower() not in _STOP and not _repeats(part, question):
+        if part and part.lower() not in _STOP and not _repeats(part, question_words):
             return part
     return ""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from functools import lru_cache
 from typing import Any, Literal
 
 import dspy
 import pydantic
+
+from dspool.programs.sizes import remembered
 
 Schema = dict[str, Any]
 
@@ -51,8 +52,7 @@ class PromptPlan:
         self._whole = len(schemas) == len(outputs)
         names = "|".join(map(re.escape, inputs))
         self._header = re.compile(
-            rf"^<({names})>\n(.*?)\n</\1>$" if format == "xml" else rf"^\[\[ ## ({names}) ## \]\]\n",
-            re.MULTILINE | re.DOTALL,
+            rf"^<({names})>\n" if format == "xml" else rf"^\[\[ ## ({names}) ## \]\]\n", re.MULTILINE
         )
         text_only = len(outputs) == 1 and next(iter(schemas.values()), None) is _TEXT
         self.only_text = next(iter(outputs)) if text_only else None
@@ -61,7 +61,7 @@ class PromptPlan:
     def inputs_of(self, message: str) -> dict[str, str]:
         """The input values in the user message, as the adapter wrote them."""
         if self.format == "xml":
-            return {m[1]: m[2] for m in self._header.finditer(message)}
+            return self._elements_of(message)
         marks = list(self._header.finditer(message))
         values: dict[str, str] = {}
         for index, mark in enumerate(marks):
@@ -70,6 +70,24 @@ class PromptPlan:
             values.setdefault(
                 mark[1], message[mark.end() : end if end >= mark.end() else len(message)].strip()
             )
+        return values
+
+    def _elements_of(self, message: str) -> dict[str, str]:
+        """By name what stands between its tags, each on a line of its own. Looks at each character once per name."""
+        values: dict[str, str] = {}
+        unclosed: set[str] = set()
+        at = 0
+        while (mark := self._header.search(message, at)) is not None:
+            name, at = mark[1], mark.end()
+            tag = f"\n</{name}>"
+            end = -1 if name in unclosed else message.find(tag, at)
+            while end >= 0 and message[end + len(tag) : end + len(tag) + 1] not in ("", "\n"):
+                end = message.find(tag, end + 1)
+            if end < 0:
+                unclosed.add(name)
+            else:
+                values[name] = message[at:end]
+                at = end + len(tag)
         return values
 
     def schemas(self) -> dict[str, Schema]:
@@ -81,7 +99,7 @@ class PromptPlan:
         return {name: self._schemas.get(name) or _schema_of(annotations.get(name)) for name in self._outputs}
 
 
-@lru_cache(maxsize=512)
+@remembered(512, longest=16_384)
 def plan_of(system: str) -> PromptPlan | None:
     """The plan in `system`; None if no known adapter wrote it."""
     inputs_at = system.find("Your input fields are:\n")

@@ -38,7 +38,7 @@ class PassageValues:
         if field is None:
             field = next((name for name, value in inputs.items() if value.rstrip().endswith("?")), None)
         if field is not None:
-            self.question = inputs[field]
+            self.question = inputs[field][: extractive.MAX_QUESTION]
         self._question_field = field
 
     @cached_property
@@ -171,22 +171,22 @@ def _observations(trajectory: str) -> str:
 
 def _plain_text(value: str) -> str:
     """The texts inside a JSON list or object; anything else as it is."""
-    if value[:1] not in "[{":
+    if value[:1] not in "[{" or len(value) > extractive.MAX_TEXT:
         return value
     try:
         data = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
     pending, texts = [data], []
     while pending:
-        item = pending.pop(0)
+        item = pending.pop()
         if isinstance(item, dict):
-            pending[:0] = [
+            pending += [
                 f"{key}: {inner}" if isinstance(inner, (str, int, float)) else inner
-                for key, inner in item.items()
+                for key, inner in reversed(item.items())
             ]
         elif isinstance(item, list):
-            pending[:0] = item
+            pending += reversed(item)
         elif item is not None:
             texts.append(str(item))
     return "\n".join(texts)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dspool.errors import Conflict, InvalidRequest, PoolError
+from dspool.errors import Cancelled, Conflict, InvalidRequest, PoolError
 from dspool.messages import (
     JSON,
     READ_ONLY,
@@ -28,14 +29,11 @@ from dspool.messages import (
     ResetSession,
     SetVariable,
 )
+from dspool.messages.limits import MAX_NAME, MAX_PROGRAMS, MAX_VARIABLES
 from dspool.programs.models.lm import LMs, check_overrides
 from dspool.programs.program import Definition, Program
 from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.session import LMChoice, Session
-
-MAX_NAME = 128
-MAX_PROGRAMS = 200
-MAX_VARIABLES = 1000
 
 
 class CommandResult(NamedTuple):
@@ -66,7 +64,6 @@ class SessionCommands:
         self._by_kind: dict[type[Any], Callable[[Any, Any], CommandResult]] = {
             Ping: self._ping,
             ConfigureLM: self._configure_lm,
-            CreateProgram: self._create_program,
             GetProgramInfo: self._get_program_info,
             ListPrograms: self._list_programs,
             DeleteProgram: self._delete_program,
@@ -80,8 +77,12 @@ class SessionCommands:
             EndSession: self._end_session,
         }
 
-    def run(self, command: AnyCommand, session: Session | None) -> CommandResult:
-        """The answer to `command` and the changes to store."""
+    def run(
+        self, command: AnyCommand, session: Session | None, stop: threading.Event | None = None
+    ) -> CommandResult:
+        """The answer to `command` and the changes to store. Once `stop` is set, a program is no longer created."""
+        if type(command) is CreateProgram:
+            return self._create_program(command, session, stop)
         return self._by_kind[type(command)](command, session)
 
     def _ping(self, command: Ping, session: Session | None) -> CommandResult:
@@ -99,7 +100,9 @@ class SessionCommands:
         value = {**choice, "model": lm.model, "offline": self._lms.in_process(lm)}
         return CommandResult(value, (Change("lm", "lm", choice),))
 
-    def _create_program(self, command: CreateProgram, session: Session | None) -> CommandResult:
+    def _create_program(
+        self, command: CreateProgram, session: Session | None, stop: threading.Event | None
+    ) -> CommandResult:
         """`{"program", "created", "replaced", "info"}`; repeating the same creation changes nothing."""
         session = require_session(session, command)
         name = require_name(command.program, "program")
@@ -119,6 +122,8 @@ class SessionCommands:
                 f"session {session.id!r} has {MAX_PROGRAMS} programs already: delete one", program=name
             )
         program = self._load(definition)
+        if stop is not None and stop.is_set():
+            raise Cancelled("the operation was cancelled")
         change = session.keep_program(name, definition, program)
         value = {
             "program": name,

@@ -20,14 +20,17 @@ from dspool.errors import Cancelled, InternalError, PoolError, is_cancellation
 from dspool.messages import (
     JSON,
     AnyCommand,
+    CreateProgram,
     Deployment,
     ExecuteCode,
     ExecuteProgram,
     ExecuteSandboxed,
+    GetProgramInfo,
     Ping,
     StreamEvent,
     StreamProgram,
 )
+from dspool.messages.limits import LARGE_CHARACTERS, LARGE_VALUES
 from dspool.programs import spans
 from dspool.programs.models.errors import translate
 from dspool.programs.models.lm import LMs
@@ -39,6 +42,7 @@ from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.session import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
 from dspool.programs.setup import configure_dspy
+from dspool.programs.sizes import exceeds
 from dspool.programs.sources import imported_source
 
 __all__ = ["CommandResult", "Session", "SessionHost"]
@@ -73,6 +77,7 @@ class SessionHost:
         self._commands = SessionCommands(
             self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
         )
+        self._building = threading.Lock()
         configure_dspy(cache=config.cache, show_content=config.telemetry.capture_content)
 
     # --- pool programs -------------------------------------------------------------------------------
@@ -107,18 +112,32 @@ class SessionHost:
         return self.lms.get(profile)
 
     def load(self, definition: Definition) -> Program:
-        """The program of `definition`, whose LM profile exists. Raises `PoolError`."""
-        program = load_program(definition, self.config)
+        """The program of `definition`, whose LM profile exists. Not for the event loop. Raises `PoolError`."""
+        if definition.import_path is None:
+            # One at a time: the event loop shares the interpreter with what builds.
+            with self._building:
+                program = load_program(definition, self.config)
+        else:
+            program = load_program(definition, self.config)
         if program.lm is not None:
             self.lms.check(program.lm)
         return program
 
     # --- running -------------------------------------------------------------------------------------
 
-    def plan(self, command: AnyCommand, session: Session | None) -> Literal["inline", "async", "thread"]:
-        """How to run `command` so that the event loop stays free. A bad one goes "inline": `run_inline` refuses it."""
+    def plan(
+        self, command: AnyCommand, session: Session | None
+    ) -> Literal["inline", "async", "thread", "build"]:
+        """How to run `command` so that the event loop stays free. A bad one goes "inline": `run_inline` refuses it.
+
+        "build": its program in the session is not built yet; call `build` in a thread, then ask again.
+        """
         kind = type(command)
-        if kind is ExecuteProgram or kind is StreamProgram:
+        if kind is ExecuteProgram or kind is StreamProgram or kind is GetProgramInfo:
+            if session is not None and session.is_unbuilt(command.program):  # type: ignore[union-attr]
+                return "build"
+            if kind is GetProgramInfo:
+                return "inline"
             try:
                 program, _, lm = self._resolve(command, session)  # type: ignore[arg-type]
             except PoolError:
@@ -127,10 +146,17 @@ class SessionHost:
                 return "thread"
             if kind is StreamProgram or program.way == "async" or not self.lms.in_process(lm):
                 return "async"
-            return "inline"
-        if kind is ExecuteSandboxed:
+            # The engine reads long texts in a thread.
+            large = exceeds(command.inputs, values=LARGE_VALUES, characters=LARGE_CHARACTERS)  # type: ignore[union-attr]
+            return "async" if large else "inline"
+        if kind is ExecuteSandboxed or kind is CreateProgram:
             return "thread"
         return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"
+
+    def build(self, command: AnyCommand, session: Session | None) -> None:
+        """Build the program of the session that `command` names. Raises `PoolError`."""
+        if session is not None:
+            session.program(command.program)  # type: ignore[union-attr]
 
     def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
         """The version of the pool program that `command` runs; 0 for a session's own program or an unknown one."""
@@ -242,7 +268,7 @@ class SessionHost:
 
             return run_sandboxed(command, session, self.config, stop)
         if not isinstance(command, ExecuteProgram | StreamProgram):
-            return self._commands.run(command, session)
+            return self._commands.run(command, session, stop)
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
         try:

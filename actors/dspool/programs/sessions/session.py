@@ -101,6 +101,10 @@ class Session:
             program = self._programs[name] = self._host.load(definition)
         return program
 
+    def is_unbuilt(self, name: str) -> bool:
+        """Whether it has a program `name` that it has not built yet."""
+        return name in self.definitions and name not in self._programs
+
     def keep_program(self, name: str, definition: Definition, program: Program) -> Change:
         self.definitions[name] = definition
         self._programs[name] = program

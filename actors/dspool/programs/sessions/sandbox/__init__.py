@@ -21,8 +21,9 @@ from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreter
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled, InvalidRequest, NotAllowed, PoolError, ProgramError, SandboxUnavailable
 from dspool.messages import ExecuteSandboxed
+from dspool.messages.limits import MAX_VARIABLES
 from dspool.programs.sessions.code import MAX_OUTPUT, variable_changes
-from dspool.programs.sessions.commands import MAX_VARIABLES, CommandResult, require_name, require_session
+from dspool.programs.sessions.commands import CommandResult, require_name, require_session
 from dspool.programs.sessions.sandbox import deno
 from dspool.programs.sessions.session import Session
 

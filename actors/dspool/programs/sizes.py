@@ -1,0 +1,46 @@
+"""How much somebody sent: counted only until it is known to be too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
+
+from dspool.messages import JSON
+
+T = TypeVar("T")
+
+
+def remembered(count: int, *, longest: int) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+    """`lru_cache` for functions of a text that somebody sent: longer ones than `longest` are not kept."""
+
+    def decorate(function: Callable[[str], T]) -> Callable[[str], T]:
+        cached = lru_cache(maxsize=count)(function)
+
+        @wraps(function)
+        def call(text: str) -> T:
+            return cached(text) if len(text) <= longest else function(text)
+
+        return call
+
+    return decorate
+
+
+def exceeds(value: JSON, *, values: int, characters: float = float("inf")) -> bool:
+    """Whether `value` holds more values (its own lists and objects included) or characters of text than this."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        kind = type(part)
+        if kind is str:
+            characters -= len(part)
+        elif kind is dict:
+            values -= len(part)
+            pending.extend(part.values())
+            characters -= sum(map(len, part))
+        elif kind is list or kind is tuple:
+            values -= len(part)
+            pending.extend(part)
+        if values < 0 or characters < 0:
+            return True
+    return False
