@@ -100,10 +100,12 @@ def test_what_nests_counts_as_a_whole():
 def test_signatures_that_no_program_uses_any_more_leave_little_behind():
     def alive() -> int:
         gc.collect()
-        return sum(isinstance(kind, type) and kind.__name__.startswith("Own") for kind in gc.get_objects())
+        return sum(
+            isinstance(kind, type) and kind.__name__.startswith("OwnType") for kind in gc.get_objects()
+        )
 
     def hostile(number: int) -> Any:
-        kind = {**objects(2, 9), "name": f"Own{number}"}
+        kind = {**objects(2, 9), "name": f"OwnType{number}"}
         return {
             "inputs": ["question"],
             "outputs": [{"name": "answer", "type": {"type": "optional", "of": kind}}],

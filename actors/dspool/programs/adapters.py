@@ -119,7 +119,25 @@ class JSONAdapter(_CachedAdapter, dspy.JSONAdapter):
 
 
 class XMLAdapter(dspy.XMLAdapter):
-    """`dspy.XMLAdapter` as it is."""
+    """`dspy.XMLAdapter`; it writes what depends on the signature alone once, as nested types take milliseconds."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._texts: weakref.WeakKeyDictionary[Any, tuple[str, str, str]] = weakref.WeakKeyDictionary()
+
+    def _texts_of(self, signature: Any) -> tuple[str, str, str]:
+        texts = self._texts.get(signature)
+        if texts is None or texts[0] is not signature.__doc__:
+            system = super().format_system_message(signature)
+            requirements = super().user_message_output_requirements(signature)
+            texts = self._texts[signature] = signature.__doc__, system, requirements
+        return texts
+
+    def format_system_message(self, signature: Any) -> str:
+        return self._texts_of(signature)[1]
+
+    def user_message_output_requirements(self, signature: Any) -> str:
+        return self._texts_of(signature)[2]
 
 
 _ADAPTERS: dict[str, Any] = {"chat": ChatAdapter(), "json": JSONAdapter(), "xml": XMLAdapter()}
