@@ -325,7 +325,7 @@ async def test_a_worker_that_leaves_finishes_what_it_has_and_then_the_link_is_cl
         hold.gate.set()
         assert (await call).worker == "w0"
         await until(lambda: "w0" not in client._links)
-        await until(lambda: not worker._peers)
+        await until(lambda: not worker._listener.ends)
 
 
 async def test_a_worker_that_leaves_and_comes_back_is_connected_once():
@@ -340,7 +340,7 @@ async def test_a_worker_that_leaves_and_comes_back_is_connected_once():
             pool.publish()
             await until(lambda: client.membership.workers)
         assert (await client.run(Ping(), timeout_s=5.0)).value == "pong"
-        await until(lambda: len(worker._peers) == 1)
+        await until(lambda: len(worker._listener.ends) == 1)
         assert pool.reported_dead == []
 
 
@@ -369,7 +369,7 @@ async def test_a_worker_that_left_while_it_was_being_dialled_is_not_connected():
         await until(lambda: client.membership.workers)
         pool.leave("w0")
         await until(lambda: not client.membership.workers)
-        await until(lambda: not client._links._connecting and not worker._peers)
+        await until(lambda: not client._links._connecting and not worker._listener.ends)
         assert len(client._links) == 0
 
 
@@ -392,7 +392,7 @@ async def test_with_the_wrong_secret_there_is_no_connection_and_no_storm_of_atte
         assert len(client._links) == 0
         assert 1 <= dials <= 8
         assert pool.reported_dead == []
-        await until(lambda: not worker._peers)
+        await until(lambda: not worker._listener.ends)
 
 
 async def test_a_port_that_now_belongs_to_another_worker_is_not_taken_for_the_old_one():

@@ -61,7 +61,7 @@ class Hold:
 
 def freeze(pool: LoopbackPool, worker_id: str) -> None:
     """Its connections stay open, and it reads nothing."""
-    for peer in pool.workers[worker_id]._peers:
+    for peer in pool.workers[worker_id]._listener.ends:
         peer.transport.pause_reading()
 
 
@@ -208,9 +208,9 @@ async def test_what_it_says_after_it_thawed_is_not_heard():
         result = await call
         assert (result.x, result.worker) == (1, "w1")
         assert client.totals["ok"] == 1
-        for peer in worker._peers:
+        for peer in worker._listener.ends:
             peer.transport.resume_reading()
-        await until(lambda: not worker._peers and worker._operations.running == 0)
+        await until(lambda: not worker._listener.ends and worker._operations.running == 0)
         assert client.totals["ok"] == 1
 
 
@@ -221,12 +221,12 @@ async def test_it_is_not_called_again_by_those_who_know_nor_by_those_who_come_la
         await pool.start_worker()
         pool.declare_dead("w0")
         later = await pool.start_client()
-        await until(lambda: not worker._peers)
+        await until(lambda: not worker._listener.ends)
         for client in (first, later):
             await until(lambda client=client: set(client._links) == {"w1"})
             assert {(await client.run(Ping())).worker for _ in range(5)} == {"w1"}
             assert not client._links._connecting
-        assert not worker._peers
+        assert not worker._listener.ends
 
 
 async def test_a_connection_that_is_being_made_to_it_is_given_up_and_leaves_no_socket(monkeypatch):
@@ -250,7 +250,7 @@ async def test_a_connection_that_is_being_made_to_it_is_given_up_and_leaves_no_s
         await until(lambda: open_now)
         pool.declare_dead("w0")
         await until(lambda: not client._links._connecting and not open_now)
-        assert not worker._peers
+        assert not worker._listener.ends
     server.close()
 
 

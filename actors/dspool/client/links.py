@@ -6,11 +6,13 @@ Callbacks get the worker's id; a replaced or dropped link delivers nothing any m
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Mapping
 
 from dspool.messages import Member
 from dspool.wire.connection import ClientEnd
 from dspool.wire.frames import Chunk, Report
+from dspool.wire.handshake import HandshakeFailed
 
 _CONNECT_TIMEOUT_S = 2.0
 _PAUSE_S = 0.05
@@ -18,6 +20,8 @@ _PAUSE_MAX_S = 1.0
 _STEADY_S = 5.0
 """After a connection that lasted so long, the next attempt follows at once."""
 _LINGER_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 class Links:
@@ -39,6 +43,8 @@ class Links:
         self._open: dict[str, ClientEnd] = {}
         self._opened_at: dict[str, float] = {}
         self._pauses: dict[str, float] = {}
+        self._refused: set[str] = set()
+        """Workers whose handshake failed since they were last open: each is logged once."""
         self._connecting: dict[str, asyncio.Task[None]] = {}
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -62,6 +68,7 @@ class Links:
             if worker_id not in self._open:
                 self._connect(worker_id)
         self._pauses = {worker_id: pause for worker_id, pause in self._pauses.items() if worker_id in members}
+        self._refused &= members.keys()
 
     def drop(self, worker_id: str) -> None:
         """Close the link when all output has left, or soon if the worker does not read, without `on_lost`."""
@@ -106,11 +113,15 @@ class Links:
                     return
                 try:
                     link = await self._dial(self._members[worker_id])
-                except (OSError, TimeoutError, ValueError):
+                except (OSError, TimeoutError, ValueError) as failed:
+                    if isinstance(failed, HandshakeFailed) and worker_id not in self._refused:
+                        self._refused.add(worker_id)
+                        _log.warning("%s", failed)
                     continue
                 if worker_id not in self._members or link.closing:
                     link.abort()
                     continue
+                self._refused.discard(worker_id)
                 self._open[worker_id] = link
                 self._opened_at[worker_id] = self._loop.time()
                 self._change()

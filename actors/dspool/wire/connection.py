@@ -1,7 +1,7 @@
 """The two ends of a connection between a client and a worker.
 
-Each proves to the other that it knows the pool's secret before anything else: `Challenge`, `Hello`,
-`Welcome`. What does not decode, is too long or comes out of turn ends the connection.
+The bytes of a connection are a handshake (`handshake`), then records (`records`) of messages (`frames`). Whatever does
+not open, does not decode, is too long or comes out of turn ends the connection.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -19,27 +18,36 @@ import msgspec
 from dspool.wire.frames import (
     MAX_FRAME_BYTES,
     Cancel,
-    Challenge,
     Chunk,
     Credit,
     FromClient,
     FromWorker,
     HandOver,
-    Hello,
     Report,
     Submit,
-    Welcome,
     decode_from_client,
     decode_from_worker,
-    frame,
-    prove,
-    proven,
+    encode,
 )
+from dspool.wire.handshake import (
+    MAX_HELLO_BYTES,
+    VERSION,
+    Challenge,
+    Handshake,
+    HandshakeFailed,
+    Hello,
+    Welcome,
+    decode_challenge,
+    decode_hello,
+    decode_welcome,
+    greeting,
+    other_version,
+)
+from dspool.wire.records import HEADER_BYTES, MAX_SEALED_BYTES, BadRecord, Opener, Sealer, length
 
 HELLO_TIMEOUT_S = 5.0
-_NONCE_BYTES = 16
-_MAX_HELLO_BYTES = 1024
-_CLIENT, _WORKER = "client", "worker"
+TURN_BYTES = 64 * 1024
+"""After so much was decoded in one turn of the loop, the rest waits for the next."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
 """With these a lost host shows after about ten seconds (by default after hours)."""
 
@@ -47,54 +55,93 @@ _log = logging.getLogger(__name__)
 
 
 class FramedProtocol(asyncio.Protocol):
-    """Cuts the byte stream into frames and hands each, decoded, to `received`."""
+    """Hands what the other end says to `greeted` before there are keys, to `received`, decoded, from then on."""
 
     full_bytes = 8 * 1024 * 1024
     """Beyond this much unsent, `full` is set: the other end does not keep up."""
     dead_bytes = 256 * 1024 * 1024
     """Beyond this much unsent, the other end does not read: the connection ends."""
 
-    def __init__(self, decode: Callable[[bytes], Any]) -> None:
+    def __init__(self, decode: Callable[[bytes | bytearray], Any]) -> None:
         self._decode = decode
         self._buffer = bytearray()
-        self._limit = MAX_FRAME_BYTES
+        self._limit = MAX_HELLO_BYTES
+        self._sealer: Sealer | None = None
+        self._opener: Opener | None = None
         self.transport: asyncio.Transport | None = None
         self.full = False
+        self.failure = ""
+        """Why this end ended the connection, if it did so for what the other one sent."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self.transport = transport  # type: ignore[assignment]
         transport.set_write_buffer_limits(high=self.full_bytes)  # type: ignore[attr-defined]
         _keep_alive(transport.get_extra_info("socket"))
+        if self.failure:  # given up before it began
+            self.abort()
+
+    def secure(self, *, seal: bytes, open: bytes) -> None:
+        """From the next byte on, in both directions, with these keys."""
+        self._sealer, self._opener = Sealer(seal), Opener(open, MAX_FRAME_BYTES)
+        self._limit = MAX_SEALED_BYTES
 
     def data_received(self, data: bytes) -> None:
-        if self._buffer:
-            self._buffer += data
-            data = self._buffer  # type: ignore[assignment]
-        start, end = 0, len(data)
+        self._buffer += data
+        self._take()
+
+    def _take(self) -> None:
+        """Handle what has arrived, up to `TURN_BYTES`."""
+        buffer, start, decoded = self._buffer, 0, 0
         try:
-            while end - start >= 4 and not self.closing:
-                size = int.from_bytes(data[start : start + 4], "big")
-                if size > self._limit:
-                    self.abort()
+            while not self.closing and decoded < TURN_BYTES:
+                body = start + HEADER_BYTES
+                if len(buffer) < body:
                     break
-                if end - start - 4 < size:
+                header = buffer[start:body]
+                end = body + (length(header) if self._opener else int.from_bytes(header, "big"))
+                if end - body > self._limit:
+                    self.fail("a frame is longer than allowed")
+                elif len(buffer) < end:
                     break
-                message = self._decode(data[start + 4 : start + 4 + size])
-                start += 4 + size
-                self.received(message)
-        except (msgspec.DecodeError, RecursionError):
-            self.abort()
+                else:
+                    start = end
+                    decoded += self._handle(header, buffer[body:end])
+            else:
+                self._go_on_soon()
+        except (HandshakeFailed, BadRecord) as refused:
+            self.fail(str(refused))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.fail(f"what it says is not of the exchange, version {VERSION}")
         except Exception as defect:
             # The type only: a message may quote what a user sent.
-            _log.error("a connection was dropped: handling a message raised %s", type(defect).__name__)
-            self.abort()
+            self.fail(f"handling a message raised {type(defect).__name__}")
+            if self._opener is not None:  # others must not fill the log
+                _log.error("a connection was dropped: %s", self.failure)
         finally:
-            if data is self._buffer:
-                del self._buffer[:start]  # in place: a long frame arrives in many pieces
-            elif start < end:
-                self._buffer += data[start:]
+            del buffer[:start]
             self.batch_received()
+
+    def _handle(self, header: bytearray, body: bytearray) -> int:
+        """Returns how many bytes it had to decode."""
+        if self._opener is None:
+            self.greeted(body)
+            return 0
+        message = self._opener.open(header, body)
+        if message is None:
+            return 0
+        self.received(self._decode(message))
+        return len(message)
+
+    def _go_on_soon(self) -> None:
+        if self.transport is not None and not self.closing:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.transport is not None and not self.closing:
+            self.transport.resume_reading()
+            self._take()
 
     def pause_writing(self) -> None:
         self.full = True
@@ -102,24 +149,37 @@ class FramedProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.full = False
 
+    def greeted(self, body: bytearray) -> None:
+        """The next message of the handshake. Raises HandshakeFailed and what decoding raises."""
+        raise NotImplementedError
+
     def received(self, message: Any) -> None:
         raise NotImplementedError
 
     def batch_received(self) -> None:
-        """All that had arrived is handled."""
+        """All that this turn takes of what had arrived is handled."""
 
     @property
     def closing(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
     def send(self, message: FromClient | FromWorker) -> None:
-        transport = self.transport
-        if transport is None or transport.is_closing():
+        transport, sealer = self.transport, self._sealer
+        if transport is None or sealer is None or transport.is_closing():
             return
         if self.full and transport.get_write_buffer_size() > self.dead_bytes:
             self.abort()
             return
-        transport.write(frame(message))
+        for record in sealer.seal(encode(message)):
+            transport.write(record)
+
+    def greet(self, message: Challenge | Hello | Welcome) -> None:
+        if self.transport is not None:
+            self.transport.write(greeting(message))
+
+    def fail(self, why: str) -> None:
+        self.failure = self.failure or why
+        self.abort()
 
     def abort(self) -> None:
         if self.transport is not None:
@@ -130,7 +190,7 @@ class ClientEnd(FramedProtocol):
     """The client's end of one connection, to the worker `worker_id` and no other.
 
     `on_report` and `on_chunk` get what the worker sends; `on_lost` is called once, when an open connection is gone.
-    `opened` completes when both have proven who they are, or fails with `ConnectionError`.
+    `opened` completes when both have proven who they are, or fails with `HandshakeFailed`.
     """
 
     def __init__(
@@ -144,60 +204,63 @@ class ClientEnd(FramedProtocol):
         on_lost: Callable[[ClientEnd, str], None],
     ) -> None:
         super().__init__(decode_from_worker)
-        self._limit = _MAX_HELLO_BYTES
-        self._secret, self._client = secret, client
-        self._nonce: bytes | None = None
+        self._client = client
+        self._handshake = Handshake(secret)
+        self._transcript: bytes | None = None
+        self._worker_share = b""
         self._on_report, self._on_chunk, self._on_lost = on_report, on_chunk, on_lost
         self.worker_id = worker_id
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         """Completes when nothing of the connection is left."""
-        self._welcomed = False
+
+    def greeted(self, body: bytearray) -> None:
+        handshake = self._handshake
+        if self._transcript is None:
+            challenge = decode_challenge(body)
+            if challenge.version != VERSION:
+                raise HandshakeFailed(other_version(challenge.version))
+            self._worker_share = challenge.share
+            self._transcript = handshake.transcript(
+                worker=self.worker_id,
+                worker_share=challenge.share,
+                client=self._client,
+                client_share=handshake.share,
+            )
+            proof = handshake.proof("client", self._transcript)
+            self.greet(Hello(proof, self._client, handshake.share, VERSION))
+            return
+        if not handshake.proven("worker", self._transcript, decode_welcome(body).proof):
+            raise HandshakeFailed("it does not prove that it is this worker of this pool")
+        keys = handshake.keys(self._worker_share, self._transcript)
+        self.secure(seal=keys.to_worker, open=keys.to_client)
+        if not self.opened.done():
+            self.opened.set_result(None)
 
     def received(self, message: Any) -> None:
-        kind = type(message)
-        if self._welcomed and kind is Report:
+        if type(message) is Report:
             self._on_report(self, message)
-        elif self._welcomed and kind is Chunk:
+        else:
             self._on_chunk(self, message)
-        elif self._nonce is None and kind is Challenge:
-            self._nonce = secrets.token_bytes(_NONCE_BYTES)
-            self.send(Hello(prove(self._secret, _CLIENT, message.nonce), self._client, self._nonce))
-        elif self._nonce is not None and not self._welcomed and kind is Welcome:
-            self._welcome(message, self._nonce)
-        else:
-            self.abort()
-
-    def _welcome(self, welcome: Welcome, nonce: bytes) -> None:
-        if not proven(self._secret, _WORKER, nonce, welcome.proof):
-            self._refuse("the other end does not know the pool's secret")
-        elif welcome.worker != self.worker_id:
-            self._refuse(f"the other end is {welcome.worker}")
-        else:
-            self._welcomed = True
-            self._limit = MAX_FRAME_BYTES
-            if not self.opened.done():
-                self.opened.set_result(None)
-
-    def _refuse(self, why: str) -> None:
-        if not self.opened.done():
-            self.opened.set_exception(ConnectionError(f"not worker {self.worker_id}: {why}"))
-        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.opened.done():
-            self.opened.set_exception(ConnectionError("the other end closed the connection: wrong secret?"))
+            why = (
+                self.failure
+                or "it closed the connection: another pool's secret, another worker or another version?"
+            )
+            self.opened.set_exception(HandshakeFailed(f"no connection to worker {self.worker_id}: {why}"))
         if not self.closed.done():
             self.closed.set_result(None)
-        if self._welcomed:
-            self._on_lost(self, type(exc).__name__ if exc else "connection closed")
+        if self._opener is not None:
+            self._on_lost(self, self.failure or (type(exc).__name__ if exc else "connection closed"))
 
 
 class WorkerEnd(FramedProtocol):
     """The worker's end of one connection: the first message must be a valid `Hello`.
 
-    `on_lost` is called once for every connection, authenticated or not.
+    `client` is who has proven itself; None until then. `on_lost` is called once for every connection.
     """
 
     def __init__(
@@ -211,34 +274,41 @@ class WorkerEnd(FramedProtocol):
         on_room: Callable[[WorkerEnd], None],
     ) -> None:
         super().__init__(decode_from_client)
-        self._secret, self._worker_id = secret, worker_id
-        self._nonce = secrets.token_bytes(_NONCE_BYTES)
+        self._worker_id = worker_id
+        self._handshake = Handshake(secret)
         self._on_message, self._on_batch, self._on_lost = on_message, on_batch, on_lost
         self._on_room = on_room
-        self._limit = _MAX_HELLO_BYTES
         self._hello_timer: asyncio.TimerHandle | None = None
         self.client: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._hello_timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self.abort)
-        self.send(Challenge(self._nonce))
+        self._hello_timer = asyncio.get_running_loop().call_later(
+            HELLO_TIMEOUT_S, self.fail, f"no hello within {HELLO_TIMEOUT_S:g} s"
+        )
+        self.greet(Challenge(self._handshake.share, VERSION))
 
-    def received(self, message: Any) -> None:
-        if self.client is not None:
-            if type(message) is Hello:
-                self.abort()
-            else:
-                self._on_message(self, message)
-            return
-        if type(message) is not Hello or not proven(self._secret, _CLIENT, self._nonce, message.proof):
-            self.abort()
-            return
+    def greeted(self, body: bytearray) -> None:
+        handshake, hello = self._handshake, decode_hello(body)
+        if hello.version != VERSION:
+            raise HandshakeFailed(other_version(hello.version))
+        transcript = handshake.transcript(
+            worker=self._worker_id,
+            worker_share=handshake.share,
+            client=hello.client,
+            client_share=hello.share,
+        )
+        if not handshake.proven("client", transcript, hello.proof):
+            raise HandshakeFailed("its proof is wrong: another pool's secret, or it wants another worker")
+        keys = handshake.keys(hello.share, transcript)
+        self.greet(Welcome(handshake.proof("worker", transcript)))
+        self.secure(seal=keys.to_client, open=keys.to_worker)
+        self.client = hello.client
         if self._hello_timer is not None:
             self._hello_timer.cancel()
-        self.client = message.client
-        self._limit = MAX_FRAME_BYTES
-        self.send(Welcome(prove(self._secret, _WORKER, message.nonce), self._worker_id))
+
+    def received(self, message: Any) -> None:
+        self._on_message(self, message)
 
     def batch_received(self) -> None:
         if self.client is not None:

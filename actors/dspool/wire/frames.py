@@ -1,14 +1,12 @@
-"""The messages between a client and a worker, and their frames.
+"""The messages between a client and a worker, once both have proven who they are.
 
-A frame is a 4-byte big-endian length and that many bytes of msgpack. The data of users (commands) and of programs
+A message is msgpack. The data of users (commands) and of programs
 (results, events) is encoded on its own first, as `msgspec.Raw`: what cannot be sent fails there, for
 that operation alone, and a batch splits into frames of moderate size without encoding anything twice.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -28,14 +26,6 @@ BATCH_BYTES = 8 * 1024 * 1024
 
 
 # --- client to worker ---
-
-
-class Hello(Struct, frozen=True, array_like=True, tag="hello"):
-    """The client's proof that it knows the pool's secret, its own id, and a challenge for the worker."""
-
-    proof: bytes
-    client: str
-    nonce: bytes
 
 
 class Submit(Struct, frozen=True, array_like=True, tag="submit"):
@@ -64,17 +54,6 @@ class HandOver(Struct, frozen=True, array_like=True, tag="hand_over"):
 # --- worker to client ---
 
 
-class Challenge(Struct, frozen=True, array_like=True, tag="challenge"):
-    nonce: bytes
-
-
-class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
-    """The worker's proof and its id: another worker may use the port since the membership was published."""
-
-    proof: bytes
-    worker: str
-
-
 class Report(Struct, frozen=True, array_like=True, tag="report"):
     """What happened since the last report, and the worker's load as it is now."""
 
@@ -97,31 +76,13 @@ class Chunk(Struct, frozen=True, array_like=True, tag="chunk"):
     events: list[StreamEvent]
 
 
-FromClient = Hello | Submit | Cancel | Credit | HandOver
-FromWorker = Challenge | Welcome | Report | Chunk
+FromClient = Submit | Cancel | Credit | HandOver
+FromWorker = Report | Chunk
 
-_encoder = msgspec.msgpack.Encoder()
-_encode, _encode_into = _encoder.encode, _encoder.encode_into
+encode = msgspec.msgpack.Encoder().encode
 decode_from_client = msgspec.msgpack.Decoder(FromClient).decode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 _decode_command = msgspec.msgpack.Decoder(AnyCommand).decode
-
-
-def frame(message: FromClient | FromWorker) -> bytearray:
-    """`message` as one frame, ready to write."""
-    buffer = bytearray(4)
-    _encode_into(message, buffer, 4)
-    buffer[:4] = (len(buffer) - 4).to_bytes(4, "big")
-    return buffer
-
-
-def prove(secret: bytes, role: str, nonce: bytes) -> bytes:
-    """HMAC-SHA256 under the pool's secret. The role keeps one end's proof from passing as the other's."""
-    return hmac.new(secret, role.encode() + nonce, hashlib.sha256).digest()
-
-
-def proven(secret: bytes, role: str, nonce: bytes, proof: bytes) -> bool:
-    return hmac.compare_digest(prove(secret, role, nonce), proof)
 
 
 # --- payloads ---
@@ -138,7 +99,7 @@ def sendable(value: Any) -> Raw:
         Unsendable: it is not plain data, or too large, or too deep.
     """
     try:
-        encoded = _encode(value)
+        encoded = encode(value)
     except OverflowError:
         raise Unsendable("an integer beyond 64 bits") from None
     except UnicodeEncodeError:

@@ -7,7 +7,6 @@ calls from the supervisor; operations come over connections, see `wire`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib
 import logging
@@ -43,7 +42,7 @@ from dspool.telemetry.event_log import EventBatch, EventBuffer
 from dspool.telemetry.events import emit
 from dspool.telemetry.logs import LogTail
 from dspool.telemetry.tracing import Tracing
-from dspool.wire.connection import WorkerEnd
+from dspool.worker.listener import Listener
 from dspool.worker.operations import Operations
 from dspool.worker.ownership import Ownership, Store
 
@@ -79,7 +78,7 @@ class Worker:
         start: str = "exec",
         session_host: SessionHost | None = None,
     ) -> None:
-        self._id, self._ordinal, self._config, self._secret = worker_id, ordinal, config, secret
+        self._id, self._ordinal, self._config = worker_id, ordinal, config
         self._address, self._node, self._report = host, node, report
         self._start = start
         self._store = store
@@ -111,11 +110,9 @@ class Worker:
             refuse=self._operations.refuse,
         )
         self._operations.ownership = self._ownership
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(secret, worker_id, self._operations)
+        self._port: int | None = None
         self._opening = asyncio.Lock()
-        self._peers: set[WorkerEnd] = set()
-        self._peers_gone = asyncio.Event()
-        self._peers_gone.set()
         self._tasks: list[asyncio.Task[None]] = []
         self._state: WorkerState = "starting"
         self._spans_lost = 0
@@ -128,20 +125,19 @@ class Worker:
     async def describe(self) -> Member:
         """Where clients reach this worker; the first call starts listening."""
         async with self._opening:
-            if self._server is None:
-                self._server = await self._listen()
-        port = self._server.sockets[0].getsockname()[1]
+            if self._port is None:
+                self._port = await self._listen()
         return Member(
             worker_id=self._id,
             ordinal=self._ordinal,
             host=self._address,
-            port=port,
+            port=self._port,
             slots=self._config.slots_per_worker,
             pid=os.getpid(),
             node=self._node,
         )
 
-    async def _listen(self) -> asyncio.Server:
+    async def _listen(self) -> int:
         from dspool.corrections.dspy_calls import InlineHops
 
         loop = asyncio.get_running_loop()
@@ -152,7 +148,7 @@ class Worker:
         self._tasks = [loop.create_task(self._flush_metrics()), loop.create_task(self._keep_sessions())]
         if self._config.telemetry.sampling > 0:
             self._tasks.append(loop.create_task(asyncio.to_thread(self._tracing.prepare)))
-        return await loop.create_server(self._peer, self._address, 0)
+        return await self._listener.open(self._address)
 
     async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
         """Run one warm-up step.
@@ -199,7 +195,7 @@ class Worker:
         await self._ownership.release_idle()
         # Clients leave as soon as they hear of it. Until then they get "busy" for what they send, and results that are
         # still on their way arrive; with the connection cut, both would look like the death of a worker.
-        await self._wait_peers_gone(_SHUTDOWN_NOTICE_S)
+        await self._listener.wait_clients_gone(_SHUTDOWN_NOTICE_S)
         await asyncio.to_thread(self._tracing.flush)
         await self._deliver()
 
@@ -210,10 +206,7 @@ class Worker:
             task.cancel()
         self._events.detach()
         await asyncio.to_thread(self._tracing.close)
-        if self._server is not None:
-            self._server.close()
-        for peer in list(self._peers):
-            peer.abort()
+        self._listener.close()
 
     async def until_dead(self) -> str:
         """Never returns: the call fails when this process is gone, so that others notice at once."""
@@ -294,29 +287,6 @@ class Worker:
         self._ownership.forget(sessions)
 
     # --- within ---
-
-    async def _wait_peers_gone(self, timeout_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._peers_gone.wait(), timeout_s)
-
-    def _peer(self) -> WorkerEnd:
-        peer = WorkerEnd(
-            self._secret,
-            self._id,
-            on_message=self._operations.on_message,
-            on_batch=self._operations.on_batch,
-            on_lost=self._on_lost,
-            on_room=self._operations.on_room,
-        )
-        self._peers.add(peer)
-        self._peers_gone.clear()
-        return peer
-
-    def _on_lost(self, peer: WorkerEnd) -> None:
-        self._peers.discard(peer)
-        if not self._peers:
-            self._peers_gone.set()
-        self._operations.on_lost(peer)
 
     async def _probe(self, step: Probe) -> None:
         if not step.paid and not self._host.is_offline(step.program):
