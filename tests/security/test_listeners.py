@@ -184,6 +184,34 @@ def test_a_process_with_the_services_ray_token_is_the_services_wherever_it_came_
         assert (opener.pid in {one.pid for one in listeners.report(run)}) is there
 
 
+STARTS = """
+import subprocess, sys
+subprocess.run([sys.executable, "-I", "-S", "-c", sys.argv[1], sys.argv[2]], env={})
+"""
+
+
+def test_what_a_worker_starts_with_an_environment_of_its_own_is_the_services_too(tmp_path):
+    variables = os.environ | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "ray_token")}
+    path = f"/tmp/dspool-test-{os.getpid()}.sock"
+    command = [sys.executable, "-I", "-S", "-c", STARTS, OPENS, path]
+    run = ServiceRun(
+        pid=NOBODY, pid_started=0.0, pool="default", ray_token_path=variables["RAY_AUTH_TOKEN_PATH"]
+    )
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+    ) as process:
+        port = int(process.stdout.readline().split()[0])
+        (found,) = [one for one in listeners.report(run) if one.port == port]
+        process.stdin.close()
+    os.unlink(path)
+    assert found.pid != process.pid
+
+
+def test_a_service_of_which_no_listener_can_be_seen_is_a_warning():
+    assert [found.level for found in findings([])] == ["warn"]
+    assert findings([], running=False) == []
+
+
 def test_the_process_of_a_worker_is_looked_at_on_a_cluster_that_was_joined(opener):
     run = ServiceRun(pid=NOBODY, pid_started=0.0, pool="default", joined=True)
     assert {one.pid for one in listeners.report(run, [opener.pid, NOBODY])} == {opener.pid}

@@ -102,7 +102,7 @@ def _of(config: PoolConfig, address: str | None) -> Examination:
 
     def listening() -> list[Finding]:
         open_ports.extend(listeners.report(run, workers))
-        return listeners.findings(open_ports)
+        return listeners.findings(open_ports, running=run is not None)
 
     findings = [
         *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code or config.service.execute_code)),

@@ -108,8 +108,11 @@ def report(run: ServiceRun | None, workers: Iterable[int] = ()) -> list[Listener
     )
 
 
-def findings(listeners: Sequence[Listener]) -> list[Finding]:
+def findings(listeners: Sequence[Listener], *, running: bool = True) -> list[Finding]:
     """One for each listener that nobody knows, or that other machines reach and that asks them for nothing."""
+    if running and not listeners:
+        meaning = "what the service has opened cannot be seen from here"
+        return [warn(CHECK, "none", meaning, "ask as its user, in its network namespace")]
     found = []
     for one in listeners:
         said = f"{one.process} ({one.pid}) on {where(one)}: {one.what}"
@@ -212,19 +215,23 @@ def _open_socket(one: Any, pid: int, name: str, listening: frozenset[str]) -> Op
 
 
 def _processes(run: ServiceRun, workers: Iterable[int]) -> list[psutil.Process]:
-    """Of the service: what it started, and what runs with its Ray's token, as forked workers are nobody's children."""
-    found: dict[int, psutil.Process] = {}
-    with suppress(psutil.Error):
-        above = psutil.Process(run.pid)
-        found |= {process.pid: process for process in (above, *above.children(recursive=True))}
-    for pid in workers:
+    """Of the service: `dspool up`, what runs with its Ray's token (as forked workers, which are nobody's children),
+    `workers`, and whatever these have started.
+    """
+    everything = {process.pid: process for process in psutil.process_iter()}
+    below: dict[int, list[int]] = {}
+    found = {run.pid, *workers}
+    for pid, process in everything.items():
         with suppress(psutil.Error):
-            found.setdefault(pid, psutil.Process(pid))
-    for process in psutil.process_iter() if run.ray_token_path is not None else ():
-        with suppress(psutil.Error):
-            if process.environ().get(_TOKEN_VARIABLE) == run.ray_token_path:
-                found.setdefault(process.pid, process)
-    return list(found.values())
+            below.setdefault(process.ppid(), []).append(pid)
+            if run.ray_token_path and process.environ().get(_TOKEN_VARIABLE) == run.ray_token_path:
+                found.add(pid)
+    left = list(found)
+    while left:
+        new = [pid for pid in below.get(left.pop(), ()) if pid not in found]
+        found.update(new)
+        left += new
+    return [everything[pid] for pid in sorted(found & everything.keys())]
 
 
 def _name(process: psutil.Process) -> str:
