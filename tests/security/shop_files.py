@@ -15,6 +15,7 @@ MODULES = {
         from subprocess import getoutput
 
         import dspy
+        import pydantic
         from dspy import ChainOfThought
 
         from outside import Foreign, Liar, foreign_program
@@ -56,6 +57,25 @@ MODULES = {
 
             def forward(self, **inputs):
                 return self.answer(**inputs)
+
+
+        class Tasks(dspy.Module):
+            # Its argument becomes a signature.
+            def __init__(self, task: str = "question -> answer"):
+                super().__init__()
+                self.answer = dspy.Predict(task)
+
+            def forward(self, question: str):
+                return self.answer(question=question)
+
+
+        class Dynamic(dspy.Module):
+            def forward(self, question: str, wanted: str):
+                return dspy.Predict(f"question -> {wanted}")(question=question)
+
+
+        class Price(pydantic.BaseModel):
+            euros: int
 
 
         class Plain(dspy.ChainOfThought):
@@ -134,6 +154,11 @@ MODULES = {
     """,
     "shop/inner.py": """
         import dspy
+        import pydantic
+
+
+        class Cost(pydantic.BaseModel):
+            euros: int
 
 
         class Inner(dspy.Module):
@@ -159,6 +184,15 @@ MODULES = {
         import shop
 
         shop.mark("shopping imported")
+    """,
+    "told.py": """
+        import shop
+
+        shop.mark("imported by a text")
+
+
+        class T:
+            pass
     """,
     "outside.py": """
         import dspy

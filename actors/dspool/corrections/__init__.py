@@ -1,8 +1,9 @@
 """What dspool corrects in the code of others, in one place: each piece with its versions, its reason and a switch.
 
-`TABLE` lists them; the code is beside it: `dspy_calls`, `uvicorn_connections`, `serve_replica`, `haproxy_script`. A
-correction is on while it holds for the installed versions and `DSPOOL_CORRECTIONS` does not leave it out. A version
-that it does not know turns it off, with a warning. dspool serves without any of them; `without` says how.
+`TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_signatures`, `uvicorn_connections`, `serve_replica`,
+`haproxy_script`. A correction is on while it holds for the installed versions and `DSPOOL_CORRECTIONS` does not leave
+it out. A version that it does not know turns it off, with a warning. dspool serves without any of them; `without` says
+how.
 
 `RELIANCES` is the other list: details of others that dspool cannot do without, and so cannot switch off.
 """
@@ -112,6 +113,14 @@ TABLE: Final = (
         {"dspy": ">=3.4"},
         "BestOfN and Refine print the exception of an attempt, which may quote the model's answer. It is not printed.",
         "parts of answers may stand in the output of workers",
+    ),
+    Correction(
+        "dspy-signature-text",
+        # In place of one function: a version without it is left alone.
+        {"dspy": ">=3.4"},
+        "DSPy imports what a type in the text of a signature names, and pydantic evaluates a quoted one. Only types "
+        "count that are there.",
+        "a program that makes a signature of a caller's text runs what the caller likes",
     ),
     Correction(
         "uvicorn-accept",
