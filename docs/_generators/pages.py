@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from docs._generators import commands, corrections, errors, events, metrics, routes, schemas, settings
+from docs._generators import commands, corrections, errors, events, limits, metrics, routes, schemas, settings
 
 DOCS: Final = Path(__file__).parents[1]
 BLOCKS: Final[dict[str, Callable[[], str]]] = {
@@ -16,6 +16,7 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "corrections": corrections.switchable,
     "reliances": corrections.reliances,
     "commands": commands.help_texts,
+    "limits": limits.table,
     "routes": routes.table,
     "route details": routes.details,
     "common problems": routes.common_problems,

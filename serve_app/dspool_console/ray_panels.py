@@ -29,6 +29,8 @@ from dspool_serve.pools import Pools
 TIMEOUT_S: Final = 2.0
 LONGEST_S: Final = 86_400.0
 _SPAN = re.compile(r"now-(\d{1,6})([smhd])")
+_LONGEST_QUERY: Final = 8_192
+"""Bytes; the rest is not read."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Value = Callable[[Point], float]
@@ -155,7 +157,7 @@ def _pool(name: str, view: HistoryView | None, panels: Iterable[Panel], start: f
 def _parameters(request: Request) -> dict[str, str]:
     """All of them: Ray sends many that mean nothing here."""
     query: bytes = request.scope.get("query_string", b"")
-    return dict(parse_qsl(query.decode("latin-1")))
+    return dict(parse_qsl(query[:_LONGEST_QUERY].decode("latin-1")))
 
 
 def _start(text: str, now: float) -> float:
