@@ -7,6 +7,7 @@ PoolError
 │   ├── PayloadTooLarge    the request is larger than the configured limit
 │   ├── NotAllowed         the configuration or the caller's role forbids it
 │   ├── Unauthenticated    no access token, or not one of ours
+│   ├── QuotaExceeded      more kept in the store than the caller, or the whole pool, may have
 │   ├── Conflict           it clashes with what is there (name taken, size being changed)
 │   ├── UnknownName        nothing of that name
 │   │   ├── UnknownPool
@@ -108,6 +109,12 @@ class InvalidRequest(CallerError):
 
 class PayloadTooLarge(CallerError):
     code = "payload_too_large"
+
+
+class QuotaExceeded(CallerError):
+    """`limit` names the setting, `most` is its value, `scope` is "principal" or "pool". Waiting alone does not help."""
+
+    code = "quota_exceeded"
 
 
 class NotAllowed(CallerError):

@@ -24,6 +24,7 @@ from dspool.messages import (
     ExecuteCode,
     ExecuteProgram,
     Result,
+    StorageLimits,
     StreamEvent,
     StreamProgram,
     WorkerId,
@@ -156,6 +157,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
         operation_id: str | None = None,
         principal: str | None = None,
         traceparent: str | None = None,
+        limits: StorageLimits | None = None,
     ) -> Result:
         """Run one command on a worker and wait for its end.
 
@@ -166,6 +168,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
                 configuration says of a pool program, yes for commands that only read, no for the rest.
             operation_id: unique; made up if absent.
             traceparent: W3C trace context.
+            limits: how much `principal` may keep, where that is not what the configuration says.
 
         Raises:
             PoolError: exactly one, if the operation did not succeed; see `dspool.errors`.
@@ -178,6 +181,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
             operation_id=operation_id,
             principal=principal,
             traceparent=traceparent,
+            limits=limits,
         )
 
     def stream(
@@ -189,6 +193,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
         operation_id: str | None = None,
         principal: str | None = None,
         traceparent: str | None = None,
+        limits: StorageLimits | None = None,
     ) -> AsyncGenerator[StreamEvent | Result]:
         """The events of one command, then its `Result`. Leaving the iteration early cancels the operation."""
         return self.client.stream(
@@ -198,6 +203,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
             operation_id=operation_id,
             principal=principal,
             traceparent=traceparent,
+            limits=limits,
         )
 
     async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:

@@ -32,6 +32,8 @@ ADVICE: Final = {
     "rejected": f"{_LATER}, after `retry_after_s`.",
     "queue_full": f"{_LATER}, after `retry_after_s`; if it stays, add workers or slots.",
     "rate_limited": f"{_LATER}, after `retry_after_s`, or ask for a higher rate or quota.",
+    "quota_exceeded": "`details.limit` names the limit: end sessions, delete variables or programs, or ask for more. "
+    "Room is there at once.",
     "pool_paused": f"{_LATER}, or `dspool resume`.",
     "pool_not_ready": f"{_LATER}; `dspool status` says why no worker is warm.",
     "pool_closed": "Connect again when the pool runs.",

@@ -11,7 +11,15 @@ from dspool.config import PoolConfig
 from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport
 from dspool.core.metrics.measures import LiveUpdate, Table
-from dspool.messages import AnyCommand, Deployment, Result, SessionInfo, StreamEvent
+from dspool.messages import (
+    AnyCommand,
+    Deployment,
+    Result,
+    SessionInfo,
+    StorageLimits,
+    StoredUsage,
+    StreamEvent,
+)
 from dspool.protocols import PoolAdministration, PoolObservation
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.supervisor.warmup import WarmProgress
@@ -61,6 +69,7 @@ class PoolStorage(Protocol):
         holder: str,
         patience_s: float,
         keep_s: float,
+        limits: StorageLimits | None = None,
     ) -> Claim: ...
     async def settle_key(
         self, key: str, *, principal: str | None, holder: str, answer: KeptAnswer
@@ -116,6 +125,7 @@ class ClusterPool(PoolAdministration, PoolObservation, PoolStorage, PoolInspecti
         timeout_s: float | None = None,
         principal: str | None = None,
         traceparent: str | None = None,
+        limits: StorageLimits | None = None,
     ) -> Result: ...
     def stream(
         self,
@@ -125,8 +135,12 @@ class ClusterPool(PoolAdministration, PoolObservation, PoolStorage, PoolInspecti
         timeout_s: float | None = None,
         principal: str | None = None,
         traceparent: str | None = None,
+        limits: StorageLimits | None = None,
     ) -> AsyncGenerator[StreamEvent | Result]: ...
-    async def create_session(self, session_id: str, *, principal: str | None = None) -> SessionInfo: ...
+    async def create_session(
+        self, session_id: str, *, principal: str | None = None, limits: StorageLimits | None = None
+    ) -> SessionInfo: ...
+    async def storage_usage(self) -> tuple[StoredUsage, list[StoredUsage]]: ...
     async def sessions(
         self,
         *,

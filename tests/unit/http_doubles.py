@@ -36,6 +36,8 @@ from dspool.messages import (
     PoolStatus,
     Result,
     SessionInfo,
+    StorageLimits,
+    StoredUsage,
     StreamEvent,
     VersionNumbers,
     WorkerStatus,
@@ -192,7 +194,15 @@ class FakePool:
         yield WarmProgress(2, "end")
         yield WarmupReport(strategy or "parallel")
 
-    async def create_session(self, id: str, *, principal: str | None = None) -> SessionInfo:
+    async def storage_usage(self) -> tuple[StoredUsage, list[StoredUsage]]:
+        return StoredUsage(None, 3, 1.5, 0.5), [
+            StoredUsage("ada", 1, 1.0, 0.0),
+            StoredUsage("bob", 2, 0.5, 0.5),
+        ]
+
+    async def create_session(
+        self, id: str, *, principal: str | None = None, limits: StorageLimits | None = None
+    ) -> SessionInfo:
         if id in self.known_sessions:
             raise Conflict("it is there")
         self.known_sessions[id] = SessionInfo(id, None, 0, 1.0, 1.0)
@@ -220,6 +230,7 @@ class FakePool:
         holder: str,
         patience_s: float,
         keep_s: float,
+        limits: StorageLimits | None = None,
     ) -> Claim:
         found = self.keys.get((principal, key))
         if found is None:

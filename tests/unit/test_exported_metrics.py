@@ -66,6 +66,7 @@ def test_no_label_is_unbounded():
         "slot",
         "state",
         "direction",
+        "limit",
     }
 
 

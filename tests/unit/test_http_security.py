@@ -56,7 +56,7 @@ class Principals(FakePool):
         finally:
             self.running -= 1
 
-    async def create_session(self, id, *, principal=None):
+    async def create_session(self, id, *, principal=None, limits=None):
         if id in self.known_sessions:
             raise Conflict(f"there is a session {id!r}", session=id)
         self.known_sessions[id] = SessionInfo(id, None, 1, 0.0, 0.0, principal=principal)

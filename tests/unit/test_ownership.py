@@ -148,11 +148,11 @@ async def test_a_change_that_could_not_be_committed_is_not_seen_by_the_next_oper
         await client.run(SetVariable("a", "old"), session="s")
         real, failures = pool.store.commit, [StoreFailed("disk full")]
 
-        async def commit(*args):
+        async def commit(*args, **options):
             await asyncio.sleep(0)
             if failures:
                 raise failures.pop()
-            await real(*args)
+            return await real(*args, **options)
 
         pool.store.commit = commit  # type: ignore[method-assign]
         failing = asyncio.ensure_future(client.run(SetVariable("a", "new"), session="s"))

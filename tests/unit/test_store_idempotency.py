@@ -104,7 +104,13 @@ async def test_a_database_of_the_first_schema_gets_its_table_of_keys(tmp_path):
     old = SessionStore(url)
     await old.open()
     async with old._engine.begin() as connection:
-        await connection.execute(text("DROP TABLE idempotency"))
+        for statement in (
+            "DROP TABLE idempotency",
+            "DROP TABLE usage",
+            "ALTER TABLE sessions DROP COLUMN size",
+            "ALTER TABLE session_items DROP COLUMN size",
+        ):
+            await connection.execute(text(statement))
         await connection.execute(text("UPDATE schema_version SET version = 1"))
     await old.close()
     new = SessionStore(url)

@@ -107,7 +107,13 @@ def operation_of(
         traceparent = None  # by W3C's rule: an unreadable one counts as none
     encoded = encode_command(command)
     operation = Operation(
-        operation_id, cast(AnyCommand, encoded), float(timeout_s), session, principal, traceparent
+        operation_id,
+        cast(AnyCommand, encoded),
+        float(timeout_s),
+        session,
+        principal,
+        traceparent,
+        options.get("limits"),
     )
     return operation, len(encoded)
 

@@ -257,6 +257,33 @@ class RestartConfig(Part):
         return self
 
 
+class LimitsConfig(Part):
+    """How much a principal, and the pool in all, may keep; null is no limit. A token may say otherwise for its own."""
+
+    max_sessions: Count | None = 10_000
+    """Sessions of one principal."""
+    max_session_mb: Megabytes | None = 32.0
+    """Of one session: its programs with their states, its variables."""
+    max_stored_mb: Megabytes | None = 512.0
+    """Of all sessions of one principal."""
+    max_answers_mb: Megabytes | None = 1024.0
+    """Of answers to requests of one principal with an `Idempotency-Key`, kept for `service.idempotency_ttl_s`."""
+    max_pool_sessions: Count | None = 100_000
+    """Sessions of all principals, and of those without one."""
+    max_pool_stored_mb: Megabytes | None = 8192.0
+    """Of all sessions and kept answers."""
+    max_worker_sessions_mb: Megabytes | None = 512.0
+    """Of the sessions in one worker's memory; beyond, idle ones leave it (not the store), of who has most there."""
+
+    @model_validator(mode="after")
+    def _session_fits(self) -> LimitsConfig:
+        for within in ("max_stored_mb", "max_pool_stored_mb"):
+            most = getattr(self, within)
+            if most is not None and (self.max_session_mb is None or self.max_session_mb > most):
+                refuse("max_session_mb", self.max_session_mb, f"must not be more than {within}={most}")
+        return self
+
+
 class TelemetryConfig(Part):
     capture_content: bool = False
     """Put prompts and answers into spans, which only admins and their owner see. Off: they appear in no log, span,
@@ -348,6 +375,7 @@ __all__ = [
     "HistoryConfig",
     "ImportModules",
     "LMProfile",
+    "LimitsConfig",
     "LoadPrograms",
     "Name",
     "Probe",

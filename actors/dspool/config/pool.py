@@ -37,6 +37,7 @@ from dspool.config.parts import (
     ConfigureLMStep,
     CustomCode,
     HistoryConfig,
+    LimitsConfig,
     LMProfile,
     Probe,
     ProgramConfig,
@@ -164,6 +165,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     """Sessions that a worker keeps active; it refuses one more."""
     history_limit: CountOrZero = 50
     """Operations remembered per session."""
+    limits: LimitsConfig = LimitsConfig()
     affinity: Literal["strict", "prefer"] = "strict"
     """A session's operations wait for its worker, or may move the session when that worker is full."""
 

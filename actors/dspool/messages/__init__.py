@@ -51,6 +51,8 @@ from dspool.messages.programs import (
     Deployment,
     Lease,
     SessionInfo,
+    StorageLimits,
+    StoredUsage,
     VersionNumbers,
 )
 
@@ -89,6 +91,8 @@ __all__ = [
     "Result",
     "SessionInfo",
     "SetVariable",
+    "StorageLimits",
+    "StoredUsage",
     "StreamEvent",
     "StreamProgram",
     "VersionNumbers",

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 from msgspec import Struct
 
 from dspool.messages.commands import JSON, AnyCommand
+from dspool.messages.programs import StorageLimits
 
 
 class Operation(Struct, frozen=True, array_like=True):
@@ -18,6 +19,8 @@ class Operation(Struct, frozen=True, array_like=True):
     session: str | None = None
     principal: str | None = None
     traceparent: str | None = None
+    limits: StorageLimits | None = None
+    """What the principal's token says of them."""
 
 
 class OperationOptions(TypedDict, total=False):
@@ -36,6 +39,8 @@ class OperationOptions(TypedDict, total=False):
     """On whose behalf it runs."""
     traceparent: str | None
     """W3C trace context."""
+    limits: StorageLimits | None
+    """How much its principal may keep, where that is not what the configuration says."""
 
 
 class StreamEvent(Struct, frozen=True, array_like=True):

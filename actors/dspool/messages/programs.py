@@ -65,6 +65,15 @@ class Change(Struct, frozen=True, array_like=True):
     payload: JSON = None
 
 
+class StorageLimits(Struct, frozen=True, array_like=True):
+    """What one principal may keep; None is what the configuration says."""
+
+    max_sessions: int | None = None
+    max_session_mb: float | None = None
+    max_stored_mb: float | None = None
+    max_answers_mb: float | None = None
+
+
 class SessionInfo(Struct, frozen=True):
     id: str
     owner: str | None
@@ -92,3 +101,14 @@ class Lease(Struct, frozen=True):
     """The session began with this lease."""
     previous: str | None = None
     """The worker that held it last."""
+    size: int = 0
+    """Bytes of the items, as quotas count them."""
+
+
+class StoredUsage(Struct, frozen=True):
+    """What one principal keeps in a pool's store; None: those who have no principal."""
+
+    principal: str | None
+    sessions: int
+    stored_mb: float
+    answers_mb: float

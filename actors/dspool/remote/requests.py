@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from dspool.errors import Conflict, InvalidRequest, PoolError, Rejected, Unreachable, from_wire
+from dspool.errors import Conflict, InvalidRequest, PoolError, QuotaExceeded, Rejected, Unreachable, from_wire
 from dspool.messages import (
     JSON,
     READ_ONLY,
@@ -229,7 +229,11 @@ def pause_s(
             return None
     elif isinstance(failed, Conflict) and failed.code == _IN_PROGRESS:
         pass
-    elif status not in RETRIED or not (isinstance(failed, Rejected) or status in (429, 503)):
+    elif (
+        isinstance(failed, QuotaExceeded)
+        or status not in RETRIED
+        or not (isinstance(failed, Rejected) or status in (429, 503))
+    ):
         return None
     # Spread, so that those who were refused together do not come back together.
     random_share = random.random() if spread is None else spread

@@ -151,7 +151,7 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
     store: Any = ray.remote(StoreActor)
     store.options(
         name=actor_name(name, "store"), max_task_retries=-1, scheduling_strategy=place, **common
-    ).remote(url)
+    ).remote(config)
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
         metrics.options(name=actor_name(name, "metrics"), **common).remote(config)

@@ -124,6 +124,7 @@ class MetricsActor:
             status=self._metrics.status(),
             limits=self._limits,
             events=self._observation.log.counts,
+            refusals=self._observation.log.refusals,
         )
 
     async def _tick(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dspool.core.admission.rates import Allowance, RateLimits
-from dspool.messages import Deployment, SessionInfo
+from dspool.messages import Deployment, SessionInfo, StorageLimits, StoredUsage
 from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
 
@@ -20,9 +20,20 @@ class Storage:
 
     # --- sessions ---
 
-    async def create_session(self, session_id: str, *, principal: str | None = None) -> SessionInfo:
-        """Create an empty session. Raises: Conflict: there is one of this id."""
-        return await self._store.create(self.name, session_id, principal=principal)
+    async def create_session(
+        self, session_id: str, *, principal: str | None = None, limits: StorageLimits | None = None
+    ) -> SessionInfo:
+        """Create an empty session. `limits` are those of the principal, before the configured ones.
+
+        Raises:
+            Conflict: there is one of this id.
+            QuotaExceeded: it would be one too many.
+        """
+        return await self._store.create(self.name, session_id, principal=principal, limits=limits)
+
+    async def storage_usage(self) -> tuple[StoredUsage, list[StoredUsage]]:
+        """What is kept in all, and of each principal by name."""
+        return await self._store.usage(self.name)
 
     async def sessions(
         self,

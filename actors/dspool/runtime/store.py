@@ -10,9 +10,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
+from dspool.core.admission.quotas import Quotas
 from dspool.errors import PoolError, StoreFailed, WorkerLost
+from dspool.messages import StorageLimits
 from dspool.runtime.cluster import ask, find_actor
+from dspool.runtime.metrics import RemoteMetrics
 from dspool.store.store import SessionStore
+from dspool.telemetry import logs
+from dspool.telemetry.event_log import EventBuffer
+from dspool.telemetry.refusals import Refusals
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -21,8 +27,13 @@ P = ParamSpec("P")
 class StoreActor:
     """The session store of a pool. It opens its database at the first call, also after a restart."""
 
-    def __init__(self, url: str) -> None:
-        self._store = SessionStore(url)
+    def __init__(self, config: PoolConfig) -> None:
+        logs.configure(config)
+        self._config = config
+        self._store = SessionStore(
+            store_url(config), quotas=quotas_of(config), refused=Refusals(config.name).count
+        )
+        self._events: asyncio.Task[None] | None = None
         self._open_task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -30,6 +41,8 @@ class StoreActor:
 
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of `SessionStore`."""
+        if self._events is None and self._config.enable_metrics:
+            self._events = asyncio.get_running_loop().create_task(self._report_events())
         if self._open_task is None:
             self._open_task = asyncio.get_running_loop().create_task(self._store.open())
         try:
@@ -38,6 +51,13 @@ class StoreActor:
             self._open_task = None
             raise
         return await getattr(self._store, method)(*args, **kwargs)
+
+    async def _report_events(self) -> None:
+        events = EventBuffer(self._config.name, "store").attach()
+        metrics = RemoteMetrics(self._config.name)
+        while True:
+            await asyncio.sleep(self._config.metrics_flush_interval_s)
+            await events.deliver(metrics.report)
 
     async def close(self) -> None:
         await self._store.close()
@@ -87,6 +107,7 @@ class RemoteStore:
     list = _asked(SessionStore.list)
     count = _asked(SessionStore.count)
     end = _asked(SessionStore.end)
+    usage = _asked(SessionStore.usage)
     expire = _asked(SessionStore.expire)
 
     put_record = _asked(SessionStore.put_record)
@@ -100,6 +121,17 @@ class RemoteStore:
     settle_key = _asked(SessionStore.settle_key)
     drop_key = _asked(SessionStore.drop_key)
     take_allowance = _asked(SessionStore.take_allowance)
+
+
+def quotas_of(config: PoolConfig) -> Quotas:
+    limits = config.limits
+    return Quotas(
+        principal=StorageLimits(
+            limits.max_sessions, limits.max_session_mb, limits.max_stored_mb, limits.max_answers_mb
+        ),
+        sessions=limits.max_pool_sessions,
+        stored_mb=limits.max_pool_stored_mb,
+    )
 
 
 def store_url(config: PoolConfig) -> str:

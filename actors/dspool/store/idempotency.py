@@ -14,8 +14,11 @@ from msgspec import Struct
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dspool.store.schema import idempotency
-from dspool.store.writer import Transaction, upsert
+from dspool.core.admission.quotas import ROW_BYTES, Amount, Quotas
+from dspool.messages import StorageLimits
+from dspool.store.schema import idempotency, upsert
+from dspool.store.usage import ANSWER_SIZE, Usage
+from dspool.store.writer import Transaction
 
 NOBODY = ""
 """Stands for the principal of callers without one. No principal has this name."""
@@ -48,6 +51,7 @@ class IdempotencyKeys:
     """The part of the session store that keeps answers. Each pool and principal has keys of its own."""
 
     _clock: Callable[[], float]
+    _quotas: Quotas
     _write: Callable[[Transaction], Awaitable[Any]]
 
     async def claim_key(
@@ -60,6 +64,7 @@ class IdempotencyKeys:
         holder: str,
         patience_s: float,
         keep_s: float,
+        limits: StorageLimits | None = None,
     ) -> Claim:
         """Claim `key` for `holder`, unless it is taken.
 
@@ -68,14 +73,25 @@ class IdempotencyKeys:
             holder: unique; only it may settle or drop the claim.
             patience_s: after so long an unsettled claim counts as lost.
             keep_s: after so long the store forgets the key.
+
+        Raises:
+            QuotaExceeded: the principal, or the pool, has too many answers kept for another one.
         """
 
         async def run(connection: AsyncConnection) -> Claim:
             now = self._clock()
-            await connection.execute(delete(idempotency).where(_row.pool == pool, _row.expires_at <= now))
+            usage = Usage(connection, self._quotas)
+            await usage.load([(pool, principal)])
+            await _forget(connection, usage, _row.pool == pool, _row.expires_at <= now)
+            claim = await find(connection, usage, now)
+            await usage.save()
+            return claim
+
+        async def find(connection: AsyncConnection, usage: Usage, now: float) -> Claim:
             where = (_row.pool == pool, _row.principal == (principal or NOBODY), _row.key == key)
             row = (await connection.execute(select(idempotency).where(*where))).first()
             if row is None:
+                usage.add(pool, principal, Amount(answers=ROW_BYTES + len(key)), limits)
                 values = {
                     "pool": pool,
                     "principal": principal or NOBODY,
@@ -100,14 +116,21 @@ class IdempotencyKeys:
     async def settle_key(
         self, pool: str, key: str, *, principal: str | None, holder: str, answer: KeptAnswer
     ) -> None:
-        """Keep `answer` under the key that `holder` claimed; nothing happens if that claim is gone."""
+        """Keep `answer` under the key that `holder` claimed; nothing happens if that claim is gone.
+
+        What was done has an answer to keep, so this one counts without being refused: the next claim may be.
+        """
+        packed = _pack(answer)
 
         async def run(connection: AsyncConnection) -> None:
-            await connection.execute(
-                idempotency.update()
-                .where(*_claim_of(pool, key, principal, holder))
-                .values(answer=_pack(answer))
+            settled = await connection.execute(
+                idempotency.update().where(*_claim_of(pool, key, principal, holder)).values(answer=packed)
             )
+            if settled.rowcount:
+                usage = Usage(connection, self._quotas)
+                await usage.load([(pool, principal)])
+                usage.add(pool, principal, Amount(answers=len(packed)), check=False)
+                await usage.save()
 
         await self._write(Transaction(pool, run))
 
@@ -115,9 +138,19 @@ class IdempotencyKeys:
         """Give up the claim of `holder`: no work was done, and the key may be claimed again."""
 
         async def run(connection: AsyncConnection) -> None:
-            await connection.execute(delete(idempotency).where(*_claim_of(pool, key, principal, holder)))
+            usage = Usage(connection, self._quotas)
+            await _forget(connection, usage, *_claim_of(pool, key, principal, holder))
+            await usage.save()
 
         await self._write(Transaction(pool, run))
+
+
+async def _forget(connection: AsyncConnection, usage: Usage, *where: Any) -> None:
+    gone = delete(idempotency).where(*where).returning(_row.pool, _row.principal, ANSWER_SIZE.label("size"))
+    rows = (await connection.execute(gone)).all()
+    await usage.load((row.pool, row.principal or None) for row in rows)
+    for row in rows:
+        usage.add(row.pool, row.principal or None, Amount(answers=-row.size))
 
 
 def _claim_of(pool: str, key: str, principal: str | None, holder: str) -> tuple[Any, ...]:

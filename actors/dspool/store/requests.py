@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from dspool.core.admission.access import may_see_session, unknown_session
-from dspool.errors import InvalidRequest, StaleLease
-from dspool.messages import JSON, Change, Lease
+from dspool.core.admission.quotas import ROW_BYTES, size_of
+from dspool.errors import Conflict, InvalidRequest, StaleLease
+from dspool.messages import JSON, Change, Lease, SessionInfo, StorageLimits
 
 Key = tuple[str, str]
 """Pool and session."""
@@ -34,6 +35,7 @@ class SessionRow:
     moves: int
     created_at: float
     last_used_at: float
+    size: int
 
 
 def encode(value: JSON, what: str) -> str:
@@ -90,6 +92,28 @@ class StoredChange:
         return cls(change.kind, change.name, encode(change.payload, f"{change.kind} {change.name!r}"))
 
 
+ItemSizes = dict[tuple[str, str], int]
+"""Of one session: sizes by kind and name."""
+
+
+def item_size(payload: str) -> int:
+    return ROW_BYTES + size_of(payload)
+
+
+def growth(changes: Sequence[StoredChange], sizes: ItemSizes) -> int:
+    """What `changes` add to a session whose items of the same names have these `sizes`, which follow the changes."""
+    before = sum(sizes.values())
+    for change in changes:
+        if change.name == ALL_NAMES:
+            for key in [key for key in sizes if key[0] == change.kind]:
+                del sizes[key]
+        elif change.payload is None:
+            sizes.pop((change.kind, change.name), None)
+        else:
+            sizes[change.kind, change.name] = item_size(change.payload)
+    return sum(sizes.values()) - before
+
+
 @dataclass
 class Outcome:
     """What a request did to its session."""
@@ -114,9 +138,45 @@ class Epochs(Protocol):
 class StoreRequest(Protocol):
     @property
     def key(self) -> Key: ...
+    @property
+    def principal(self) -> str | None:
+        """Who asks; None is the pool's own code."""
+
+    @property
+    def limits(self) -> StorageLimits | None:
+        """Those of who asks, before the configured ones."""
 
     def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
         """`dead`: the asking worker was declared dead. Raises a `PoolError` to refuse; then nothing is written."""
+
+
+@dataclass(frozen=True)
+class Create:
+    key: Key
+    principal: str | None
+    limits: StorageLimits | None = None
+
+    def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
+        pool, session = self.key
+        if row is not None:
+            raise Conflict(f"there is a session {session!r} already in pool {pool!r}", session=session)
+        row = _new_row(self.key, self.principal, None, 0, now)
+        return Outcome(SessionInfo(session, None, 0, now, now, principal=self.principal), row=row)
+
+
+def _new_row(key: Key, principal: str | None, owner: str | None, epoch: int, now: float) -> SessionRow:
+    return SessionRow(
+        pool=key[0],
+        session=key[1],
+        principal=principal,
+        owner=owner,
+        last_owner=owner,
+        epoch=epoch,
+        moves=0,
+        created_at=now,
+        last_used_at=now,
+        size=ROW_BYTES,
+    )
 
 
 @dataclass(frozen=True)
@@ -125,6 +185,7 @@ class Acquire:
     worker: str
     create: bool
     principal: str | None
+    limits: StorageLimits | None = None
 
     def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
         pool, session = self.key
@@ -138,17 +199,7 @@ class Acquire:
         if row is None:
             if not self.create:
                 raise unknown_session(pool, session)
-            row = SessionRow(
-                pool=pool,
-                session=session,
-                principal=self.principal,
-                owner=self.worker,
-                last_owner=self.worker,
-                epoch=epochs.next(pool),
-                moves=0,
-                created_at=now,
-                last_used_at=now,
-            )
+            row = _new_row(self.key, self.principal, self.worker, epochs.next(pool), now)
         elif not may_see_session(row.principal, self.principal):
             raise unknown_session(pool, session)
         elif row.owner is not None and row.owner != self.worker:
@@ -175,6 +226,8 @@ class Commit:
     worker: str
     epoch: int
     changes: Sequence[StoredChange]
+    principal: str | None = None
+    limits: StorageLimits | None = None
 
     def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
         if row is None or row.owner != self.worker or row.epoch != self.epoch:
@@ -184,13 +237,14 @@ class Commit:
                 worker=self.worker,
                 epoch=self.epoch,
             )
-        return Outcome(row=replace(row, last_used_at=now), changes=self.changes)
+        return Outcome(row.size, row=replace(row, last_used_at=now), changes=self.changes)
 
 
 @dataclass(frozen=True)
 class EndSessionRow:
     key: Key
     principal: str | None
+    limits: StorageLimits | None = None
 
     def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
         exists = row is not None and may_see_session(row.principal, self.principal)

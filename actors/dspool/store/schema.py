@@ -34,16 +34,17 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from dspool.config.base import without_secrets
 from dspool.errors import ConfigError, StoreFailed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
-    {1: lambda connection: _create_idempotency(connection)}
+    {1: lambda connection: _create_idempotency(connection), 2: lambda connection: _count_usage(connection)}
 )
 """The step from version N to N + 1, by N. It runs inside the transaction that then writes the new version."""
 
@@ -68,7 +69,8 @@ pools = Table(
     Column("epoch", BigInteger, nullable=False),
 )
 
-# `last_owner` outlives a release: it tells a move to another worker from a return to the same one.
+# `last_owner` outlives a release: it tells a move to another worker from a return to the same one. `size` is the sum of
+# its items' sizes and its own.
 sessions = Table(
     "sessions",
     metadata,
@@ -81,6 +83,7 @@ sessions = Table(
     Column("moves", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("last_used_at", Float, nullable=False),
+    Column("size", BigInteger, nullable=False, server_default="0"),
     Index("sessions_by_owner", "pool", "owner"),
     Index("sessions_by_use", "pool", "last_used_at"),
 )
@@ -93,6 +96,7 @@ session_items = Table(
     Column("kind", _Id, primary_key=True),
     Column("name", _Id, primary_key=True),
     Column("payload", Text, nullable=False),
+    Column("size", BigInteger, nullable=False, server_default="0"),
     ForeignKeyConstraint(
         ["pool", "session"], ["sessions.pool", "sessions.session"], ondelete="CASCADE", name="item_of_session"
     ),
@@ -153,9 +157,29 @@ idempotency = Table(
     Index("idempotency_by_end", "pool", "expires_at"),
 )
 
+# What each principal keeps; see `usage.Usage`.
+usage = Table(
+    "usage",
+    metadata,
+    Column("pool", _Id, primary_key=True),
+    Column("principal", _Id, primary_key=True),
+    Column("sessions", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("answers", BigInteger, nullable=False),
+)
+
 
 def _create_idempotency(connection: Connection) -> None:
     idempotency.create(connection)
+
+
+def _count_usage(connection: Connection) -> None:
+    from dspool.store.usage import count_anew
+
+    usage.create(connection)
+    for name in ("sessions", "session_items"):
+        connection.execute(text(f"ALTER TABLE {name} ADD COLUMN size BIGINT NOT NULL DEFAULT 0"))
+    count_anew(connection)
 
 
 def migrate(connection: Connection) -> None:
@@ -185,6 +209,20 @@ def migrate(connection: Connection) -> None:
             )
         MIGRATIONS[version](connection)
         connection.execute(update(schema_version).values(version=version + 1))
+
+
+def upsert(connection: AsyncConnection, table: Table) -> Any:
+    """INSERT into `table`, or overwrite the row with the same primary key."""
+    statement = insert_into(connection, table)
+    key = list(table.primary_key.columns)
+    rest = {
+        column.name: statement.excluded[column.name] for column in table.columns if column not in set(key)
+    }
+    return statement.on_conflict_do_update(index_elements=key, set_=rest)
+
+
+def insert_into(connection: AsyncConnection, table: Table) -> Any:
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def parse_url(url: str) -> URL:

@@ -11,43 +11,43 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dspool.core.admission.access import may_see_session, unknown_session
+from dspool.core.admission.quotas import MB, Amount, Quotas
 from dspool.core.admission.rates import Allowance, Allowances, RateLimits
-from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownProgram
-from dspool.messages import JSON, Change, Deployment, Lease, SessionInfo
-from dspool.messages.programs import VERSIONS_KEPT
+from dspool.errors import InvalidRequest, StoreFailed
+from dspool.messages import Change, Lease, SessionInfo, StorageLimits, StoredUsage
 from dspool.store import schema as store_schema
 from dspool.store.idempotency import IdempotencyKeys
+from dspool.store.records import PoolRecords
 from dspool.store.requests import (
     Acquire,
     Commit,
+    Create,
     EndSessionRow,
     StoredChange,
     StoreRequest,
     check_names,
-    encode,
 )
-from dspool.store.schema import create_engine, dead_workers, migrate, parse_url
-from dspool.store.writer import FAILURES, Transaction, Writer, store_failed, upsert
+from dspool.store.schema import create_engine, dead_workers, migrate, parse_url, upsert
+from dspool.store.usage import ALL, Usage
+from dspool.store.writer import FAILURES, Transaction, Writer, store_failed
 
 MAX_PAGE = 1000
 REMEMBER_DEAD_S = 86_400.0
 """A request of a dead worker is on its way for seconds at most; a day is far more, and bounds the table."""
 
 _sessions, _items = store_schema.sessions, store_schema.session_items
-_records, _deployments = store_schema.records, store_schema.deployments
-_current = store_schema.current_versions
+_usage = store_schema.usage
 
 _Sessions = list[SessionInfo]  # inside the class `list` is a method
-_Versions = list[Deployment]
+_UsageByPrincipal = tuple[StoredUsage, list[StoredUsage]]
 _Expired = list[tuple[str, str | None]]
 
 
-class SessionStore(IdempotencyKeys):
+class SessionStore(IdempotencyKeys, PoolRecords):
     """Ownership and durable state of the sessions of one or more pools, and the pools' own records.
 
     All methods raise `StoreFailed` when the database refuses or cannot be reached; then a write may or may not have
@@ -59,9 +59,21 @@ class SessionStore(IdempotencyKeys):
     a session created with `principal=None` belongs to nobody, and all see it.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        """`url` is `sqlite:////path/file.db` or `postgresql://...`; anything else is a `ConfigError`."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        quotas: Quotas | None = None,
+        refused: Callable[[str], None] = lambda limit: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`url` is `sqlite:////path/file.db` or `postgresql://...`; anything else is a `ConfigError`.
+
+        Calls `refused` with the name of each limit that refuses a request; by default there are none.
+        """
         self._url = parse_url(url)
+        self._quotas = quotas or Quotas()
+        self._refused = refused
         self._clock = clock
         self._allowances: dict[str, Allowances] = {}
         self._engine: AsyncEngine | None = None
@@ -81,7 +93,7 @@ class SessionStore(IdempotencyKeys):
         except BaseException:
             await engine.dispose()
             raise
-        self._engine, self._writer = engine, Writer(engine, self._clock)
+        self._engine, self._writer = engine, Writer(engine, self._clock, self._quotas, self._refused)
 
     async def close(self) -> None:
         """Finish the accepted writes, then disconnect. Later calls raise `StoreFailed`."""
@@ -95,7 +107,14 @@ class SessionStore(IdempotencyKeys):
     # --- leases ---------------------------------------------------------------------------------------------
 
     async def acquire(
-        self, pool: str, session: str, worker: str, *, create: bool, principal: str | None = None
+        self,
+        pool: str,
+        session: str,
+        worker: str,
+        *,
+        create: bool,
+        principal: str | None = None,
+        limits: StorageLimits | None = None,
     ) -> Lease:
         """Make `worker` the owner, unless another worker is.
 
@@ -106,21 +125,35 @@ class SessionStore(IdempotencyKeys):
         Raises:
             UnknownSession: there is none and `create` is false, or the session is another principal's.
             StaleLease: `worker` itself was declared dead.
+            QuotaExceeded: it would be one session too many.
         """
         check_names(pool=pool, session=session, worker=worker, principal=principal)
-        lease: Lease = await self._write(Acquire((pool, session), worker, create, principal))
+        lease: Lease = await self._write(Acquire((pool, session), worker, create, principal, limits))
         return lease
 
     async def commit(
-        self, pool: str, session: str, worker: str, epoch: int, changes: Sequence[Change]
-    ) -> None:
+        self,
+        pool: str,
+        session: str,
+        worker: str,
+        epoch: int,
+        changes: Sequence[Change],
+        *,
+        principal: str | None = None,
+        limits: StorageLimits | None = None,
+    ) -> int:
         """Make `changes` durable, all or none, in their order. Many concurrent commits share one transaction.
+
+        Returns the session's size, as quotas count it. `limits` are those of `principal`, who asks.
 
         Raises:
             StaleLease: `worker` does not own the session at `epoch`; nothing was changed.
+            PayloadTooLarge, QuotaExceeded: the session, its principal or the pool would have too much; likewise.
         """
         stored_changes = [StoredChange.of(change) for change in changes]
-        await self._write(Commit((pool, session), worker, epoch, stored_changes))
+        request = Commit((pool, session), worker, epoch, stored_changes, principal, limits)
+        size: int = await self._write(request)
+        return size
 
     async def release(self, pool: str, worker: str, sessions: Sequence[str]) -> None:
         """Give back the leases that `worker` holds on the `sessions`; does not touch others."""
@@ -167,34 +200,23 @@ class SessionStore(IdempotencyKeys):
 
     # --- lives of sessions ----------------------------------------------------------------------------------
 
-    async def create(self, pool: str, session: str, *, principal: str | None = None) -> SessionInfo:
+    async def create(
+        self,
+        pool: str,
+        session: str,
+        *,
+        principal: str | None = None,
+        limits: StorageLimits | None = None,
+    ) -> SessionInfo:
         """Create an empty session that no worker owns yet.
 
         Raises:
             Conflict: there is one of that id, of this principal or another.
+            QuotaExceeded: it would be one too many.
         """
         check_names(pool=pool, session=session, principal=principal)
-        now = self._clock()
-        row = {
-            "pool": pool,
-            "session": session,
-            "principal": principal,
-            "owner": None,
-            "last_owner": None,
-            "epoch": 0,
-            "moves": 0,
-            "created_at": now,
-            "last_used_at": now,
-        }
-
-        async def run(connection: AsyncConnection) -> None:
-            where = (_sessions.c.pool == pool, _sessions.c.session == session)
-            if (await connection.execute(select(_sessions.c.session).where(*where))).first() is not None:
-                raise Conflict(f"there is a session {session!r} already in pool {pool!r}", session=session)
-            await connection.execute(upsert(connection, _sessions), row)
-
-        await self._write(Transaction(pool, run))
-        return SessionInfo(session, None, 0, now, now, principal=principal)
+        info: SessionInfo = await self._write(Create((pool, session), principal, limits))
+        return info
 
     async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool:
         """Remove the session and its state, owned or not; false if there is none (for this principal)."""
@@ -207,7 +229,18 @@ class SessionStore(IdempotencyKeys):
         async def run(connection: AsyncConnection) -> _Expired:
             now = self._clock()
             old = delete(_sessions).where(_sessions.c.pool == pool, _sessions.c.last_used_at < now - idle_s)
-            rows = await connection.execute(old.returning(_sessions.c.session, _sessions.c.owner))
+            rows = (
+                await connection.execute(
+                    old.returning(
+                        _sessions.c.session, _sessions.c.owner, _sessions.c.principal, _sessions.c.size
+                    )
+                )
+            ).all()
+            usage = Usage(connection, self._quotas)
+            await usage.load((pool, row.principal) for row in rows)
+            for row in rows:
+                usage.add(pool, row.principal, Amount(-1, -row.size))
+            await usage.save()
             outdated = (dead_workers.c.pool == pool, dead_workers.c.died_at < now - REMEMBER_DEAD_S)
             await connection.execute(delete(dead_workers).where(*outdated))
             return sorted((row.session, row.owner) for row in rows)
@@ -224,82 +257,7 @@ class SessionStore(IdempotencyKeys):
             raise unknown_session(pool, session)
         return infos[0]
 
-    # --- the pool's own records -----------------------------------------------------------------------------
-
-    async def put_record(self, pool: str, key: str, value: JSON) -> None:
-        """Keep `value` under `key`, in place of an earlier one."""
-        check_names(pool=pool, key=key)
-        row = {"pool": pool, "key": key, "value": encode(value, f"record {key!r}")}
-
-        async def run(connection: AsyncConnection) -> None:
-            await connection.execute(upsert(connection, _records), row)
-
-        await self._write(Transaction(pool, run))
-
-    async def get_record(self, pool: str, key: str) -> JSON | None:
-        """The value last put under `key`, or None."""
-        async with self._read() as connection:
-            query = select(_records.c.value).where(_records.c.pool == pool, _records.c.key == key)
-            text = (await connection.execute(query)).scalar_one_or_none()
-        return None if text is None else msgspec.json.decode(text)
-
-    async def add_deployment(self, pool: str, deployment: Deployment) -> Deployment:
-        """Keep a new version of a pool program; returns it with its number (1, 2, ...), whatever it came with. Of each
-        program the newest `VERSIONS_KEPT` are kept, and the current one.
-
-        A program's first version is current at once; later ones become current by `set_current`.
-        """
-        program = deployment.program
-        check_names(pool=pool, program=program)
-        body = encode(msgspec.structs.asdict(deployment), f"deployment of {program!r}")
-
-        async def run(connection: AsyncConnection) -> int:
-            where = (_deployments.c.pool == pool, _deployments.c.program == program)
-            last = (await connection.execute(select(func.max(_deployments.c.version)).where(*where))).scalar()
-            version = int(last or 0) + 1
-            row = {"pool": pool, "program": program, "version": version}
-            await connection.execute(upsert(connection, _deployments), row | {"body": body})
-            if last is None:
-                await connection.execute(upsert(connection, _current), row)
-            of_program = (_current.c.pool == pool, _current.c.program == program)
-            in_use = select(_current.c.version).where(*of_program)
-            old = (_deployments.c.version <= version - VERSIONS_KEPT, _deployments.c.version.not_in(in_use))
-            await connection.execute(delete(_deployments).where(*where, *old))
-            return version
-
-        return msgspec.structs.replace(deployment, version=await self._write(Transaction(pool, run)))
-
-    async def deployments(self, pool: str) -> _Versions:
-        """All versions of all pool programs, by program and version."""
-        query = select(_deployments).where(_deployments.c.pool == pool)
-        async with self._read() as connection:
-            rows = await connection.execute(query.order_by(_deployments.c.program, _deployments.c.version))
-            return [
-                msgspec.structs.replace(msgspec.json.decode(row.body, type=Deployment), version=row.version)
-                for row in rows
-            ]
-
-    async def set_current(self, pool: str, program: str, version: int | None) -> None:
-        """Make `version` the current one of `program`, or none. Raises `UnknownProgram` if there is no such version."""
-        row = {"pool": pool, "program": program, "version": version}
-
-        async def run(connection: AsyncConnection) -> None:
-            if version is None:
-                where = [_current.c.pool == pool, _current.c.program == program]
-                await connection.execute(delete(_current).where(*where))
-                return
-            where = [_deployments.c[name] == value for name, value in row.items()]
-            if (await connection.execute(select(_deployments.c.version).where(*where))).first() is None:
-                raise UnknownProgram(f"no version {version} of {program!r} in pool {pool!r}", program=program)
-            await connection.execute(upsert(connection, _current), row)
-
-        await self._write(Transaction(pool, run))
-
-    async def current_versions(self, pool: str) -> dict[str, int]:
-        """The current version of each pool program."""
-        async with self._read() as connection:
-            rows = await connection.execute(select(_current).where(_current.c.pool == pool))
-            return {row.program: row.version for row in rows}
+    # --- what there is ----------------------------------------------------------------------------------
 
     async def list(
         self,
@@ -338,6 +296,22 @@ class SessionStore(IdempotencyKeys):
         async with self._read() as connection:
             result = await connection.execute(select(func.count()).where(_sessions.c.pool == pool))
             return int(result.scalar_one())
+
+    async def usage(self, pool: str) -> _UsageByPrincipal:
+        """What the pool keeps in all, and each principal of it, by name."""
+        async with self._read() as connection:
+            rows = (
+                await connection.execute(
+                    select(_usage).where(_usage.c.pool == pool).order_by(_usage.c.principal)
+                )
+            ).all()
+        found = [
+            StoredUsage(row.principal or None, row.sessions, row.stored / MB, row.answers / MB)
+            for row in rows
+        ]
+        if rows and rows[0].principal == ALL:
+            return found[0], found[1:]
+        return StoredUsage(None, 0, 0.0, 0.0), []
 
     # --- how it reads and writes ----------------------------------------------------------------------------
 

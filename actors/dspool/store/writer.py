@@ -9,19 +9,32 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table, bindparam, delete, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import bindparam, delete, select, tuple_
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from dspool.errors import InternalError, PoolError, StoreFailed
+from dspool.core.admission.quotas import Amount, Quotas
+from dspool.errors import InternalError, PayloadTooLarge, PoolError, QuotaExceeded, StoreFailed
 from dspool.messages import Change, Lease
-from dspool.store.requests import ALL_NAMES, Acquire, Key, Outcome, SessionRow, StoredChange, StoreRequest
-from dspool.store.schema import dead_workers, pools, session_items, sessions
+from dspool.store.requests import (
+    ALL_NAMES,
+    Acquire,
+    Commit,
+    ItemSizes,
+    Key,
+    Outcome,
+    SessionRow,
+    StoredChange,
+    StoreRequest,
+    growth,
+    item_size,
+)
+from dspool.store.schema import dead_workers, insert_into, pools, session_items, sessions, upsert
+from dspool.store.usage import Usage
 
 MAX_BATCH = 256
 """At most so many requests share a transaction: bounds how long one of them can hold the database."""
@@ -47,8 +60,14 @@ class Writer:
     It needs no timer: what arrives while a transaction waits for the disk is the next batch.
     """
 
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        clock: Callable[[], float],
+        quotas: Quotas,
+        refused: Callable[[str], None],
+    ) -> None:
+        self._engine, self._quotas, self._refused = engine, quotas, refused
         self._clock = clock
         self._queue: deque[tuple[StoreRequest | Transaction, asyncio.Future[Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -108,6 +127,8 @@ class Writer:
                 _answer(future, StoreFailed("the session store stopped"))
             raise
         for (_, future), reply in zip(batch, replies, strict=True):
+            if isinstance(reply, QuotaExceeded | PayloadTooLarge):
+                self._refused(reply.details["limit"])
             _answer(future, reply)
 
     async def _replies(
@@ -117,7 +138,7 @@ class Writer:
         if isinstance(first, Transaction):
             await hold_pools(connection, [first.pool])
             return [await first.run(connection)]
-        return await Batch(connection, self._clock()).run(
+        return await Batch(connection, self._clock(), self._quotas).run(
             [request for request in batch if not isinstance(request, Transaction)]
         )
 
@@ -128,6 +149,7 @@ class Batch:
 
     connection: AsyncConnection
     now: float
+    quotas: Quotas
     _epochs: dict[str, int] = field(default_factory=dict)
     _advanced: set[str] = field(default_factory=set)
 
@@ -143,14 +165,21 @@ class Batch:
         self._epochs = await hold_pools(self.connection, {pool for pool, _ in keys})
         rows = await self._rows(keys)
         dead = await self._dead(requests)
+        sizes = await self._sizes(requests)
+        usage = Usage(self.connection, self.quotas)
+        await usage.load(_owner(request, rows.get(request.key)) for request in requests)
         outcomes = []
         for request in requests:
             is_dead = isinstance(request, Acquire) and (request.key[0], request.worker) in dead
+            row = rows.get(request.key)
             try:
-                outcomes.append(request.decide(rows.get(request.key), self, dead=is_dead, now=self.now))
+                outcome = request.decide(row, self, dead=is_dead, now=self.now)
+                self._count(request, row, outcome, usage, sizes.get(request.key, {}))
             except PoolError as refused:
-                outcomes.append(Outcome(refused))
+                outcome = Outcome(refused)
+            outcomes.append(outcome)
         await self._write(keys, outcomes)
+        await usage.save()
         await self._fill_leases(outcomes)
         return [outcome.reply for outcome in outcomes]
 
@@ -166,6 +195,49 @@ class Batch:
         columns = (dead_workers.c.pool, dead_workers.c.worker)
         rows = await self.connection.execute(select(*columns).where(tuple_(*columns).in_(workers)))
         return {(row.pool, row.worker) for row in rows}
+
+    async def _sizes(self, requests: Sequence[StoreRequest]) -> dict[Key, ItemSizes]:
+        """The sizes of the items that commits replace or delete."""
+        commits = [request for request in requests if isinstance(request, Commit)]
+        kinds = {
+            (*request.key, change.kind)
+            for request in commits
+            for change in request.changes
+            if change.name == ALL_NAMES
+        }
+        items = {
+            (*request.key, change.kind, change.name)
+            for request in commits
+            for change in request.changes
+            if change.name != ALL_NAMES
+        }
+        sizes: dict[Key, ItemSizes] = {request.key: {} for request in commits}
+        # Two queries: SQLite would read the whole table for an OR of them.
+        for columns, wanted in ((_ITEM_KEY[:3], kinds), (_ITEM_KEY, items)):
+            if wanted:
+                query = select(*_ITEM_KEY, session_items.c.size).where(tuple_(*columns).in_(sorted(wanted)))
+                for item in await self.connection.execute(query):
+                    sizes[item.pool, item.session][item.kind, item.name] = item.size
+        return sizes
+
+    def _count(
+        self, request: StoreRequest, row: SessionRow | None, outcome: Outcome, usage: Usage, sizes: ItemSizes
+    ) -> None:
+        """Count what the outcome adds or removes. Raises `QuotaExceeded`, `PayloadTooLarge`."""
+        pool, principal = _owner(request, row)
+        # An admin's own limits are not those of the session's owner.
+        limits = request.limits if request.principal == principal else None
+        if outcome.removed and row is not None:
+            usage.add(pool, principal, Amount(-1, -row.size))
+        elif outcome.row is not None and row is None:
+            usage.add(pool, principal, Amount(1, outcome.row.size), limits)
+        elif outcome.changes and outcome.row is not None:
+            added = growth(outcome.changes, sizes)
+            size = outcome.row.size + added
+            self.quotas.check_session(outcome.row.size, size, limits)
+            usage.add(pool, principal, Amount(stored=added), limits)
+            outcome.row = replace(outcome.row, size=size)
+            outcome.reply = size
 
     async def _write(self, keys: list[Key], outcomes: list[Outcome]) -> None:
         removed_keys = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome.removed]
@@ -199,9 +271,11 @@ class Batch:
         item_keys = [dict(zip("pskn", key, strict=True)) for key, payload in items.items() if payload is None]
         if item_keys:
             await self.connection.execute(_DELETE_ITEM, item_keys)
-        names = ("pool", "session", "kind", "name", "payload")
+        names = ("pool", "session", "kind", "name", "payload", "size")
         rows = [
-            dict(zip(names, (*key, value), strict=True)) for key, value in items.items() if value is not None
+            dict(zip(names, (*key, value, item_size(value)), strict=True))
+            for key, value in items.items()
+            if value is not None
         ]
         if rows:
             await self.connection.execute(upsert(self.connection, session_items), rows)
@@ -236,6 +310,7 @@ class Batch:
                 principal=row.principal,
                 created=outcome.previous is None,
                 previous=outcome.previous,
+                size=row.size,
             )
 
 
@@ -249,24 +324,15 @@ async def hold_pools(connection: AsyncConnection, pool_names: Iterable[str]) -> 
     query = select(pools).where(pools.c.pool.in_(names)).order_by(pools.c.pool).with_for_update()
     epochs = {row.pool: row.epoch for row in await connection.execute(query)}
     if missing := [pool for pool in names if pool not in epochs]:
-        new = _insert(connection, pools).on_conflict_do_nothing()
+        new = insert_into(connection, pools).on_conflict_do_nothing()
         await connection.execute(new, [{"pool": pool, "epoch": 0} for pool in missing])
         epochs = {row.pool: row.epoch for row in await connection.execute(query)}
     return epochs
 
 
-def upsert(connection: AsyncConnection, table: Table) -> Any:
-    """INSERT into `table`, or overwrite the row with the same primary key."""
-    statement = _insert(connection, table)
-    key = list(table.primary_key.columns)
-    rest = {
-        column.name: statement.excluded[column.name] for column in table.columns if column not in set(key)
-    }
-    return statement.on_conflict_do_update(index_elements=key, set_=rest)
-
-
-def _insert(connection: AsyncConnection, table: Table) -> Any:
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+def _owner(request: StoreRequest, row: SessionRow | None) -> tuple[str, str | None]:
+    """Pool and principal to whom the session counts: the one who has it, or who is about to."""
+    return request.key[0], request.principal if row is None else row.principal
 
 
 def store_failed(failed: BaseException) -> StoreFailed:
@@ -293,6 +359,7 @@ def _answer(future: asyncio.Future[Any], reply: Any) -> None:
 
 
 _SESSION_KEY = (sessions.c.pool, sessions.c.session)
+_ITEM_KEY = (session_items.c.pool, session_items.c.session, session_items.c.kind, session_items.c.name)
 _DELETE_KIND = delete(session_items).where(
     session_items.c.pool == bindparam("p"),
     session_items.c.session == bindparam("s"),

@@ -20,6 +20,17 @@ FORWARDED: Final = tuple(
     and name not in ("pool.utilization", "worker.checkout", "worker.checkin")
 )
 """The events that leave their process."""
+LIMITS: Final = (
+    "max_sessions",
+    "max_session_mb",
+    "max_stored_mb",
+    "max_answers_mb",
+    "max_pool_sessions",
+    "max_pool_stored_mb",
+    "rate_per_s",
+    "quota_per_day",
+)
+"""Limits whose refusals are counted, each by the name of its setting."""
 MAX_BUFFERED: Final = 1000
 MAX_SENDERS: Final = 4096
 
@@ -129,6 +140,8 @@ class EventLog:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+        """Requests that were refused, by the limit that did."""
         self.dropped = 0
         self._pool, self._source, self._wall = pool, source, wall
         self._events: deque[LoggedEvent] = deque(maxlen=limit)
@@ -186,6 +199,8 @@ class EventLog:
     ) -> None:
         self._number += 1
         self.counts[event] += 1
+        if event == "limit.refused" and metadata.get("limit") in LIMITS:
+            self.refusals[metadata["limit"]] += int(measurements.get("count", 0))
         level = _LEVELS.get(EVENTS[event].level, "info")
         self._events.append(LoggedEvent(self._number, at, event, level, source, measurements, metadata))
 

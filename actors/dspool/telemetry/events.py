@@ -122,6 +122,13 @@ _ROWS = (
         logging.INFO,
     ),
     Event("queue.depth", "operations that wait for a slot", {"queued": "operations"}, ("pool",)),
+    Event(
+        "limit.refused",
+        "a limit on what somebody may keep or ask for refused requests; told at most once a second",
+        {"count": "requests"},
+        ("pool", "limit"),
+        logging.INFO,
+    ),
     Event("session.created", "a session began", {}, ("pool", "session_hash", "worker"), logging.INFO),
     Event(
         "session.moved",

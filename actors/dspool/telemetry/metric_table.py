@@ -2,7 +2,7 @@
 
 Ray's metrics, `GET /metrics`, the Grafana dashboards and the alert rules all come from `METRICS`. Names follow
 Prometheus: base units in the name, `_total` for counters. Labels are bounded: pool, program (at most 64), outcome,
-error code (at most 41), event, a worker's ordinal (at most 257), never a session, request or worker id.
+error code (at most 41), event, limit, a worker's ordinal (at most 257), never a session, request or worker id.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dspool.core.metrics.histogram import Histogram
 from dspool.core.metrics.measures import SlotSnapshot
 from dspool.core.metrics.tally import OUTCOMES
 from dspool.messages import PoolStatus
-from dspool.telemetry.event_log import FORWARDED
+from dspool.telemetry.event_log import FORWARDED, LIMITS
 from dspool.telemetry.snapshot import Snapshot
 
 BOUNDARIES: Final = (
@@ -119,6 +119,10 @@ def _worker_outcomes(snapshot: Snapshot) -> Iterable[Sample]:
     for ordinal, figures in snapshot.metrics.workers.items():
         for outcome, number in figures.counters.by_outcome.items():
             yield (str(ordinal), outcome), number
+
+
+def _refusals(snapshot: Snapshot) -> Iterable[Sample]:
+    return [((limit,), snapshot.refusals.get(limit, 0)) for limit in LIMITS]
 
 
 def _events(snapshot: Snapshot) -> Iterable[Sample]:
@@ -309,6 +313,13 @@ METRICS: Final = (
         "Events that reached the metrics actor; what happens once an operation is not among them.",
         ("event",),
         _events,
+    ),
+    Metric(
+        "dspool_limit_refusals_total",
+        "counter",
+        "Requests that a limit on what somebody may keep or ask for refused.",
+        ("limit",),
+        _refusals,
     ),
     # what the figures do not show
     Metric(

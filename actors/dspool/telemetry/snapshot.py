@@ -45,3 +45,5 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     limits: PoolLimits
     events: dict[str, int] = field(default_factory=dict)
     """How often each event occurred; only those that leave their process."""
+    refusals: dict[str, int] = field(default_factory=dict)
+    """Requests that a limit refused, by limit."""

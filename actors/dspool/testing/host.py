@@ -19,9 +19,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, NamedTuple, cast
 
+import msgspec
+
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
 from dspool.core.admission.access import unknown_session
+from dspool.core.admission.quotas import size_of
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import InternalError, PoolError, StaleLease, UnknownProgram
 from dspool.messages import (
@@ -36,6 +39,7 @@ from dspool.messages import (
     Membership,
     Ping,
     SetVariable,
+    StorageLimits,
     StreamEvent,
     StreamProgram,
 )
@@ -181,6 +185,10 @@ class _Record:
         self.epoch = 0
         self.items: dict[tuple[str, str], Change] = {}
 
+    @property
+    def size(self) -> int:
+        return sum(size_of(msgspec.json.encode(item.payload).decode()) for item in self.items.values())
+
 
 class MemorySessions:
     """The part of the session store that workers use, in memory.
@@ -204,7 +212,14 @@ class MemorySessions:
             raise self.down
 
     async def acquire(
-        self, pool: str, session: str, worker: str, *, create: bool, principal: str | None = None
+        self,
+        pool: str,
+        session: str,
+        worker: str,
+        *,
+        create: bool,
+        principal: str | None = None,
+        limits: StorageLimits | None = None,
     ) -> Lease:
         await self._answer("acquire")
         record = self.sessions.get(session)
@@ -217,9 +232,27 @@ class MemorySessions:
         if record.owner is not None and record.owner != worker:
             return Lease(session, False, record.owner, record.epoch)
         record.owner, record.epoch = worker, record.epoch + 1
-        return Lease(session, True, worker, record.epoch, tuple(record.items.values()), record.principal)
+        return Lease(
+            session,
+            True,
+            worker,
+            record.epoch,
+            tuple(record.items.values()),
+            record.principal,
+            size=record.size,
+        )
 
-    async def commit(self, pool: str, session: str, worker: str, epoch: int, changes: list[Change]) -> None:
+    async def commit(
+        self,
+        pool: str,
+        session: str,
+        worker: str,
+        epoch: int,
+        changes: list[Change],
+        *,
+        principal: str | None = None,
+        limits: StorageLimits | None = None,
+    ) -> int:
         await self._answer("commit")
         record = self.sessions.get(session)
         if record is None or (record.owner, record.epoch) != (worker, epoch):
@@ -229,6 +262,7 @@ class MemorySessions:
                 record.items.pop((change.kind, change.name), None)
             else:
                 record.items[change.kind, change.name] = change
+        return record.size
 
     async def release(self, pool: str, worker: str, sessions: list[str]) -> None:
         await self._answer("release")

@@ -8,14 +8,22 @@ whenever something goes wrong with its lease or a commit.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dspool.core.admission.access import may_see_session, unknown_session
-from dspool.errors import PoolError, StaleLease, StoreFailed, TooManySessions
-from dspool.messages import CREATES_SESSION, Change, Lease
+from dspool.core.admission.eviction import evicted_principal
+from dspool.errors import (
+    PayloadTooLarge,
+    PoolError,
+    QuotaExceeded,
+    StaleLease,
+    StoreFailed,
+    TooManySessions,
+)
+from dspool.messages import CREATES_SESSION, Change, Lease, StorageLimits
 from dspool.telemetry.events import emit, session_hash
 from dspool.worker.execution import defect
 
@@ -32,11 +40,26 @@ class Store(Protocol):
     """What a worker needs of the session store; see `store.SessionStore`."""
 
     async def acquire(
-        self, pool: str, session: str, worker: str, *, create: bool, principal: str | None = None
+        self,
+        pool: str,
+        session: str,
+        worker: str,
+        *,
+        create: bool,
+        principal: str | None = None,
+        limits: StorageLimits | None = None,
     ) -> Lease: ...
     async def commit(
-        self, pool: str, session: str, worker: str, epoch: int, changes: list[Change]
-    ) -> None: ...
+        self,
+        pool: str,
+        session: str,
+        worker: str,
+        epoch: int,
+        changes: list[Change],
+        *,
+        principal: str | None = None,
+        limits: StorageLimits | None = None,
+    ) -> int: ...
     async def release(self, pool: str, worker: str, sessions: list[str]) -> None: ...
     async def touch(self, pool: str, worker: str, sessions: list[str]) -> None: ...
     async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool: ...
@@ -46,12 +69,27 @@ class _ActiveSession:
     """One session here: `queue` waits in order, `current` runs. `session` is None until the store has granted it.
 
     `outdated`: the memory may differ from the store; the next operation rebuilds it once `current` has ended.
+    `stored` is its size in the store, `size` what it counts here: its history is in memory alone.
     """
 
-    __slots__ = ("advancing", "current", "epoch", "id", "last_used", "outdated", "queue", "session")
+    __slots__ = (
+        "advancing",
+        "current",
+        "epoch",
+        "id",
+        "last_used",
+        "outdated",
+        "principal",
+        "queue",
+        "session",
+        "size",
+        "stored",
+    )
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, principal: str | None) -> None:
         self.id = session_id
+        self.principal = principal
+        self.size = self.stored = 0
         self.session: Session | None = None
         self.epoch = 0
         self.current: Execution | None = None
@@ -76,6 +114,7 @@ class Ownership:
         store: Store,
         host: SessionHost,
         limit: int,
+        size_limit: float | None,
         ttl_s: float,
         clock: Callable[[], float],
         start: Callable[[Execution, Session], None],
@@ -83,7 +122,8 @@ class Ownership:
         refuse: Callable[[Execution, PoolError], None],
     ) -> None:
         self._pool, self._worker_id, self._store, self._host = pool, worker_id, store, host
-        self._limit, self._ttl_s, self._clock = limit, ttl_s, clock
+        self._limit, self._size_limit, self._ttl_s, self._clock = limit, size_limit, ttl_s, clock
+        self._size = 0
         self._start, self._moved, self._refuse = start, moved, refuse
         self._active: OrderedDict[str, _ActiveSession] = OrderedDict()
         self._used: set[str] = set()
@@ -102,16 +142,18 @@ class Ownership:
         assert session_id is not None
         active = self._active.get(session_id)
         if active is None:
-            if len(self._active) >= self._limit and not self._evict_one():
+            principal = execution.operation.principal
+            if len(self._active) >= self._limit and not self._evict_for(principal, lambda active: 1, 1):
                 self._refuse(
                     execution,
                     TooManySessions(
-                        f"this worker serves {self._limit} sessions, all busy; raise max_sessions_per_worker",
+                        f"this worker serves {self._limit} sessions, and none of yours, or of who has more, is idle; "
+                        "raise max_sessions_per_worker",
                         retry_after_s=1.0,
                     ),
                 )
                 return
-            active = self._active[session_id] = _ActiveSession(session_id)
+            active = self._active[session_id] = _ActiveSession(session_id, principal)
             active.queue.append(execution)
             self._background(self._activate(active))
             return
@@ -131,6 +173,7 @@ class Ownership:
                 self._abandon(active)
             else:
                 self._next(active)
+                self._weigh(active)
         elif execution in active.queue:
             active.queue.remove(execution)
 
@@ -168,6 +211,7 @@ class Ownership:
                         self._worker_id,
                         create=type(operation.command) in CREATES_SESSION,
                         principal=operation.principal,
+                        limits=operation.limits,
                     )
                 if not lease.granted:
                     self._forget(active)
@@ -188,9 +232,10 @@ class Ownership:
                     active.queue.popleft()
                     self._refuse(execution, error)
                 continue
-            active.epoch = lease.epoch
+            active.epoch, active.principal, active.stored = lease.epoch, lease.principal, lease.size
             active.last_used = self._clock()
             self._next(active)
+            self._weigh(active)
             return
         self._forget(active)
 
@@ -225,8 +270,10 @@ class Ownership:
         """Make the changes of `execution`, which runs, durable.
 
         Raises:
+            PayloadTooLarge, QuotaExceeded: they are not, and the session is as before.
             PoolError: they are not, or nobody knows; the session leaves this worker, its next operation rebuilds it.
         """
+        operation = execution.operation
         active = self._active.get(execution.operation.session or "")
         if active is None or active.current is not execution or active.outdated:
             raise StaleLease(
@@ -235,7 +282,19 @@ class Ownership:
             )
         try:
             async with _patience():
-                await self._store.commit(self._pool, active.id, self._worker_id, active.epoch, list(changes))
+                active.stored = await self._store.commit(
+                    self._pool,
+                    active.id,
+                    self._worker_id,
+                    active.epoch,
+                    list(changes),
+                    principal=operation.principal,
+                    limits=operation.limits,
+                )
+        except (PayloadTooLarge, QuotaExceeded):
+            # Without this, whoever is refused again and again would make us read the whole session each time.
+            active.outdated = active.session is None or not active.session.undo()
+            raise
         except BaseException:
             active.outdated = True
             raise
@@ -260,12 +319,30 @@ class Ownership:
 
     # --- release ---
 
-    def _evict_one(self) -> bool:
-        for active in self._active.values():
+    def _weigh(self, active: _ActiveSession) -> None:
+        """Count what the session takes now; others leave if that is too much."""
+        if self._active.get(active.id) is not active or active.session is None:
+            return
+        size = active.stored + active.session.history_bytes
+        self._size += size - active.size
+        active.size = size
+        while self._size_limit is not None and self._size > self._size_limit:
+            if not self._evict_for(active.principal, lambda active: active.size, 0):
+                return
+
+    def _evict_for(self, principal: str | None, weight: Callable[[_ActiveSession], int], coming: int) -> bool:
+        """Give one idle session back to make room for `coming` more of `principal`; False if there is none to give."""
+        held: Counter[str | None] = Counter({principal: coming})
+        idle: dict[str | None, _ActiveSession] = {}
+        for active in self._active.values():  # the one used longest ago first
+            held[active.principal] += weight(active)
             if active.idle:
-                self._background(self._give_back([active]))
-                return True
-        return False
+                idle.setdefault(active.principal, active)
+        victim = evicted_principal(held, idle, principal)
+        if victim is False:
+            return False
+        self._background(self._give_back([idle[victim]]))
+        return True
 
     async def release_idle(self) -> int:
         """Give back every session in which nothing runs or waits; returns how many remain."""
@@ -342,6 +419,7 @@ class Ownership:
     def _forget(self, active: _ActiveSession) -> None:
         if self._active.get(active.id) is active:
             del self._active[active.id]
+            self._size -= active.size
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -26,6 +26,7 @@ from dspool.config import (
     Probe,
     WarmupStep,
 )
+from dspool.core.admission.quotas import MB
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.core.metrics.recorder import WorkerDelta, WorkerRecorder
 from dspool.errors import NotAllowed, PoolError, WorkerStartFailed, is_cancellation, is_own, type_of
@@ -103,6 +104,7 @@ class Worker:
             store=store,
             host=self._host,
             limit=config.max_sessions_per_worker,
+            size_limit=_bytes(config.limits.max_worker_sessions_mb),
             ttl_s=config.session_ttl_s,
             clock=time.monotonic,
             start=self._operations.start,
@@ -342,6 +344,10 @@ class Worker:
 
     def _rss_mb(self) -> float:
         return round(self._process.memory_info().rss / 2**20, 1)
+
+
+def _bytes(mb: float | None) -> float | None:
+    return None if mb is None else mb * MB
 
 
 def _import_all(modules: tuple[str, ...]) -> None:

@@ -26,7 +26,10 @@ TakeAllowance = Callable[[str, RateLimits, int], Awaitable[Allowance]]
 
 
 class Admission:
-    """The door of one pool in one ingress process. `room` tells how many operations may be inside now."""
+    """The door of one pool in one ingress process. `room` tells how many operations may be inside now.
+
+    Calls `refused` with the name of each limit that refuses something.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Admission:
         *,
         max_waiting: int,
         shared: TakeAllowance | None = None,
+        refused: Callable[[str], None] = lambda limit: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -43,6 +47,7 @@ class Admission:
         self._wall = wall
         self._wakers: dict[Entry, asyncio.Future[None]] = {}
         self._shared = shared
+        self._refused = refused
         self._own = Allowances()
         self._leases: dict[str, _Lease] = {}
         self._max_places: dict[str, int] = {}
@@ -52,7 +57,7 @@ class Admission:
         return self._door.waiting
 
     async def allow(self, token: Token) -> None:
-        """One more operation of a limited token.
+        """One more operation, or another change, of a limited token.
 
         Raises:
             RateLimited: more than its rate or quota, counted over all ingress processes; in this one alone while the
@@ -71,7 +76,10 @@ class Admission:
                 lease.took(await self._take(token.id, lease), self._clock())
                 if lease.use(self._clock()):
                     return
-            raise RateLimited(lease.why, retry_after_s=max(0.0, lease.again_at - self._clock()))
+            self._refused(lease.limit)
+            raise RateLimited(
+                lease.why, retry_after_s=max(0.0, lease.again_at - self._clock()), limit=lease.limit
+            )
 
     async def _take(self, token: str, lease: _Lease) -> Allowance:
         if self._shared is not None:
@@ -144,7 +152,7 @@ class _Lease:
         self._left = 0
         self._until = 0.0
         self.again_at = self.refused_until = 0.0
-        self.why = ""
+        self.why = self.limit = ""
 
     def _chunk(self) -> int:
         shares = []
@@ -165,7 +173,7 @@ class _Lease:
     def took(self, found: Allowance, now: float) -> None:
         self._left, self._until = found.granted, now + STALE_S
         if found.granted == 0:
-            self.again_at, self.why = now + found.wait_s, found.why
+            self.again_at, self.why, self.limit = now + found.wait_s, found.why, found.limit
             # Asked again soon all the same: others may give back, limits may change.
             self.refused_until = now + min(found.wait_s, LEASE_S)
 

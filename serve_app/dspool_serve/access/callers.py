@@ -7,6 +7,7 @@ nobody can name, meet or take another's session by any choice of id; the store a
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextvars import ContextVar
 
 import msgspec
 
@@ -14,11 +15,15 @@ from dspool.core.admission.access import Token
 from dspool.core.admission.fair import Entry, Priority
 from dspool.errors import InvalidRequest, PoolError, UnknownSession
 from dspool.messages import AnyCommand, Result, SessionInfo, StreamEvent
+from dspool.telemetry.refusals import Refusals
 from dspool_serve.access.admission import Admission
 from dspool_serve.pools import ClusterPool, Pools
 
 MAX_ID = 200
 """What the pool takes as a session's id, the principal before it included."""
+
+_prepaid: ContextVar[list[str] | None] = ContextVar("dspool_prepaid", default=None)
+"""The token whose allowance this request has taken, until an operation of it goes with that."""
 
 Admissions = dict[int, tuple[ClusterPool, Admission]]
 """By the pool's `id()`: one admission a pool, shared by all callers."""
@@ -48,7 +53,12 @@ class Caller:
     def _admission(self, pool: ClusterPool) -> Admission:
         shared = self._admissions.get(id(pool))
         if shared is None or shared[0] is not pool:
-            made = Admission(pool.room, max_waiting=self._max_waiting, shared=pool.take_allowance)
+            made = Admission(
+                pool.room,
+                max_waiting=self._max_waiting,
+                shared=pool.take_allowance,
+                refused=Refusals(pool.name).count,
+            )
             shared = self._admissions[id(pool)] = (pool, made)
         return shared[1]
 
@@ -63,6 +73,25 @@ class CallerPool:
         self._priority: Priority = priority
         self._admission = admission
         self._prefix = f"{token.name}/"
+        self.limits = token.storage
+
+    async def begin(self) -> None:
+        """A request that changes something begins; its first operation is counted with it.
+
+        Raises:
+            RateLimited: it is one too many.
+        """
+        if self._token.limited:
+            await self._admission.allow(self._token)
+            _prepaid.set([self._token.id])
+
+    async def _count(self) -> None:
+        """One more operation of a limited token. Raises: RateLimited."""
+        prepaid = _prepaid.get()
+        # Taken out of the list, which the tasks of a request share: only one operation goes with it.
+        if prepaid and prepaid.pop() == self._token.id:
+            return
+        await self._admission.allow(self._token)
 
     async def run(
         self,
@@ -73,7 +102,7 @@ class CallerPool:
         traceparent: str | None = None,
     ) -> Result:
         if self._token.limited:
-            await self._admission.allow(self._token)
+            await self._count()
         entry = self._admission.arrive(self._token, self._priority)
         try:
             if not entry.admitted:
@@ -84,6 +113,7 @@ class CallerPool:
                 timeout_s=timeout_s,
                 principal=self._token.name,
                 traceparent=traceparent,
+                limits=self.limits,
             )
         except PoolError as failed:
             raise self._shown_error(failed) from failed.__cause__
@@ -100,7 +130,7 @@ class CallerPool:
     ) -> AsyncGenerator[StreamEvent | Result]:
         """A stream holds its place until it ends."""
         if self._token.limited:
-            await self._admission.allow(self._token)
+            await self._count()
         entry = self._admission.arrive(self._token, self._priority)
         try:
             if not entry.admitted:
@@ -111,6 +141,7 @@ class CallerPool:
                 timeout_s=timeout_s,
                 principal=self._token.name,
                 traceparent=traceparent,
+                limits=self.limits,
             )
             try:
                 async for event in events:
@@ -145,7 +176,9 @@ class CallerPool:
     async def create_session(self, session_id: str) -> SessionInfo:
         stored = self._named(session_id)
         try:
-            return self._shown(await self.pool.create_session(stored, principal=self._token.name))
+            return self._shown(
+                await self.pool.create_session(stored, principal=self._token.name, limits=self.limits)
+            )
         except PoolError as failed:
             raise self._shown_error(failed) from failed.__cause__
 

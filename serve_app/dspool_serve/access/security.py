@@ -29,7 +29,7 @@ from dspool.errors import (
 )
 from dspool.tokens import TokenSource
 from dspool_serve.access.audit import Audit
-from dspool_serve.access.callers import Admissions, Caller
+from dspool_serve.access.callers import Admissions, Caller, CallerPool
 from dspool_serve.access.csrf import SAFE, check_word, has_bearer, refuse_other_pages, require_json
 from dspool_serve.access.logins import Logins, cookie_of
 from dspool_serve.access.streams import MAX_EACH, MAX_OPEN, OpenStreams, Right
@@ -117,7 +117,12 @@ class Security:
                 )
             theirs = over_others is not None and token.role == "admin" and "/" in request.params["session"]
             serve = over_others if over_others is not None and theirs else handler
-            return await serve(self._view(context, token, _priority(request, token)), request)
+            view = self._view(context, token, _priority(request, token))
+            if token.limited and route.method not in SAFE and "{pool}" in route.path:
+                pool = view.caller(request.params["pool"])
+                assert isinstance(pool, CallerPool)
+                await pool.begin()
+            return await serve(view, request)
 
         return authorised
 

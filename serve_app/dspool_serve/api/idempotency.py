@@ -69,6 +69,7 @@ async def _once(context: Context, request: Request, key: str, handler: Handler) 
     """The answer of the first request with this key; `handler` makes it if this is the first.
 
     Raises:
+        QuotaExceeded: there are too many answers kept for another one.
         InvalidRequest: the key is empty, too long, or not printable ASCII.
         KeyReused, InProgress, OutcomeUnknown: there is no answer to give.
         StoreFailed: keys cannot be kept now, and so nothing was done.
@@ -87,6 +88,7 @@ async def _once(context: Context, request: Request, key: str, handler: Handler) 
         holder=held.holder,
         patience_s=settings.operation_timeout_s + GRACE_S,
         keep_s=settings.idempotency_ttl_s,
+        limits=request.token.storage if request.token is not None else None,
     )
     if claim.outcome != "new":
         return _replayed(claim)

@@ -9,12 +9,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dspool.errors import InvalidRequest, UnknownWorker
-from dspool.messages import SessionInfo, WorkerId
+from dspool.messages import SessionInfo, StoredUsage, WorkerId
 from dspool_serve.api.common import (
     LOOK,
     PAGE,
     POOL,
     answer_packed,
+    cut,
     names_sessions,
     page_of,
     patiently,
@@ -62,6 +63,21 @@ async def list_pool_sessions(context: Context, request: Request) -> Response:
     return answer_packed(request, PoolSessionList(rows, following if named else None, total))
 
 
+class StorageUsage(Struct):
+    """What principals keep in the pool's store, as quotas count it."""
+
+    total: Annotated[StoredUsage, Meta(description="all principals, and those who have none")]
+    principals: list[StoredUsage]
+    next_cursor: str | None = None
+
+
+async def get_usage(context: Context, request: Request) -> Response:
+    limit, cursor, _ = page_of(request)
+    total, principals = await patiently(pool_of(context, request).storage_usage())
+    found, following = cut(principals, lambda row: row.principal or "", limit, cursor)
+    return answer_packed(request, StorageUsage(total, found, following))
+
+
 async def end_pool_session(context: Context, request: Request) -> Response:
     await pool_of(context, request).end_session(request.params["session"])
     return Response(204, b"")
@@ -87,6 +103,15 @@ ROUTES: Final = (
         problems=("invalid_request", "queue_full", "store_failed", "pool_not_ready"),
         query=(*PAGE, ("search", {"type": "string", "maxLength": LONGEST_SEARCH})),
         role="reader",
+    ),
+    Route(
+        "GET",
+        POOL + "/usage",
+        get_usage,
+        "How many sessions, and how many MB, each principal keeps; a page at a time",
+        StorageUsage,
+        problems=("invalid_request", "store_failed", "pool_not_ready"),
+        query=PAGE,
     ),
     Route(
         "DELETE",

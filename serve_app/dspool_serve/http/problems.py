@@ -81,6 +81,7 @@ TABLE: dict[str, Kind] = {
     "request_too_slow": Kind(408, "The request took too long to arrive"),
     "payload_too_large": Kind(413, "The request is too large"),
     "unsupported_media_type": Kind(415, "The body is not said to be JSON"),
+    "quota_exceeded": Kind(429, "No more may be kept"),
     # Refused before any work was done: safe to repeat.
     "queue_full": Kind(429, "The queue is full"),
     "rate_limited": Kind(429, "More than this key may ask for"),
@@ -108,7 +109,12 @@ TABLE: dict[str, Kind] = {
 }
 """Error code -> status and title. A test holds it complete."""
 
-_RETRY_LATER = frozenset(code for code, kind in TABLE.items() if kind.status in (429, 503))
+_RETRY_LATER = frozenset(
+    # Waiting alone does not help against a quota.
+    code
+    for code, kind in TABLE.items()
+    if kind.status in (429, 503) and code != "quota_exceeded"
+)
 _UNKNOWN = TABLE["internal_error"]
 _encode = msgspec.json.Encoder().encode
 

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from dspool.core.admission.fair import Priority
 from dspool.core.admission.rates import RateLimits
 from dspool.errors import UnknownSession
+from dspool.messages import StorageLimits
 
 Role = Literal["reader", "caller", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("reader", "caller", "admin")
@@ -48,11 +49,19 @@ class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     max_running: Annotated[int, Meta(ge=1)] | None = None
     """Operations at once."""
     rate_per_s: Positive | None = None
-    """Operations a second, on average."""
+    """Operations, and other requests that change something, a second, on average."""
     burst: Annotated[float, Meta(ge=1)] | None = None
     """Operations at once, before the rate holds them back; null is one second's worth, at least one."""
     quota_per_day: Annotated[int, Meta(ge=1)] | None = None
-    """Operations in one UTC day."""
+    """As `rate_per_s`, in one UTC day."""
+    max_sessions: Annotated[int, Meta(ge=1)] | None = None
+    """Sessions; null is `limits.max_sessions`."""
+    max_session_mb: Positive | None = None
+    """Of one session; null is `limits.max_session_mb`."""
+    max_stored_mb: Positive | None = None
+    """Of all sessions; null is `limits.max_stored_mb`."""
+    max_answers_mb: Positive | None = None
+    """Of answers kept under idempotency keys; null is `limits.max_answers_mb`."""
     priority: Priority = "interactive"
     """For requests that do not say; a request may lower it, never raise it."""
 
@@ -66,6 +75,14 @@ class Token(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     @property
     def limits(self) -> RateLimits:
         return RateLimits(self.rate_per_s, self.burst, self.quota_per_day)
+
+    @property
+    def storage(self) -> StorageLimits | None:
+        """What it says of how much its principal may keep; None: nothing."""
+        limits = StorageLimits(
+            self.max_sessions, self.max_session_mb, self.max_stored_mb, self.max_answers_mb
+        )
+        return None if limits == StorageLimits() else limits
 
 
 def allowed(role: Role, minimum: Role) -> bool:

@@ -24,6 +24,8 @@ class Allowance(Struct, frozen=True):
     granted: int
     wait_s: float = 0.0
     why: str = ""
+    limit: str = ""
+    """The limit that holds it back."""
 
 
 class Allowances:
@@ -40,12 +42,11 @@ class Allowances:
         _, rate, quota = entry
         for granted in range(count):
             if rate is not None and (wait_s := rate.wait_s(now)) > 0:
-                return Allowance(
-                    granted, wait_s, f"more than {rate.per_s:g} operations a second of this token"
-                )
+                why = f"more than {rate.per_s:g} operations or changes a second of this token"
+                return Allowance(granted, wait_s, why, "rate_per_s")
             if quota is not None and (wait_s := quota.take(wall)) > 0:
-                why = f"the day's {quota.limit} operations of this token are used up"
-                return Allowance(granted, wait_s, why)
+                why = f"the day's {quota.limit} operations or changes of this token are used up"
+                return Allowance(granted, wait_s, why, "quota_per_day")
             if rate is not None:
                 rate.take(now)
         return Allowance(count)

@@ -80,7 +80,12 @@ class SessionCommands:
     def run(
         self, command: AnyCommand, session: Session | None, stop: threading.Event | None = None
     ) -> CommandResult:
-        """The answer to `command` and the changes to store. Once `stop` is set, a program is no longer created."""
+        """The answer to `command` and the changes to store, which `Session.undo` takes back.
+
+        Once `stop` is set, a program is no longer created.
+        """
+        if session is not None and type(command) not in READ_ONLY:
+            session.mark()
         if type(command) is CreateProgram:
             return self._create_program(command, session, stop)
         return self._by_kind[type(command)](command, session)
@@ -183,8 +188,7 @@ class SessionCommands:
 
     def _get_history(self, command: GetHistory, session: Session | None) -> CommandResult:
         """`{"operations": [...]}`, newest last."""
-        entries = [entry for entry, _ in require_session(session, command).history]
-        return CommandResult({"operations": entries[-command.limit :] if command.limit > 0 else []})
+        return CommandResult({"operations": require_session(session, command).recent(command.limit)})
 
     def _get_stats(self, command: GetStats, session: Session | None) -> CommandResult:
         """Counts of the session; without one, of the worker's pool programs and LM profiles."""

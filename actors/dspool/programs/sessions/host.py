@@ -260,6 +260,8 @@ class SessionHost:
         emit: Callable[[StreamEvent], None] | None,
     ) -> CommandResult:
         stop = scope.stop
+        if session is not None:
+            session.forget_mark()
         if type(command) is ExecuteCode:
             return run_code(command, session, self.config)
         if type(command) is ExecuteSandboxed:

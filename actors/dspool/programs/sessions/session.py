@@ -14,6 +14,8 @@ from dspool.programs.program import Definition, Program
 
 MAX_ENTRY_BYTES = 16_384
 """An operation with longer inputs and outputs is remembered without them."""
+ENTRY_BYTES = 512
+"""What an operation takes besides its content."""
 MAX_HISTORY_BYTES = 524_288
 """Of one session; the oldest operations go first."""
 
@@ -36,13 +38,14 @@ class Session:
     """One user's state on a worker. Its operations run one at a time, so nothing here locks."""
 
     __slots__ = (
-        "_history_bytes",
+        "_before",
         "_host",
         "_programs",
         "created_at",
         "definitions",
         "errors",
         "history",
+        "history_bytes",
         "id",
         "last_used",
         "lm",
@@ -56,7 +59,8 @@ class Session:
     def __init__(self, host: Host, session_id: str, principal: str | None = None) -> None:
         self._host = host
         self._programs: dict[str, Program] = {}
-        self._history_bytes = 0
+        self._before: tuple[Any, ...] | None = None
+        self.history_bytes = 0
         self.id = session_id
         self.principal = principal
         self.created_at = self.last_used = host.clock()
@@ -65,7 +69,8 @@ class Session:
         self.variables: dict[str, JSON] = {}
         self.namespace: dict[str, Any] = {}
         """What `execute_code` defined; lives while the worker keeps the session and is never stored."""
-        self.history: deque[tuple[dict[str, JSON], int]] = deque()
+        self.history: deque[tuple[dict[str, JSON], bytes]] = deque()
+        """Operations, each with its content in JSON: as objects that would take many times its size."""
         self.operations = 0
         self.errors = 0
         self.tokens = 0
@@ -121,6 +126,21 @@ class Session:
             raise UnknownName(f"session {self.id!r} has no variable {name[:80]!r}", variable=name[:80])
         return self.variables[name]
 
+    def mark(self) -> None:
+        """Remember what it holds now, for `undo`."""
+        self._before = dict(self.definitions), dict(self._programs), dict(self.variables), self.lm
+
+    def forget_mark(self) -> None:
+        self._before = None
+
+    def undo(self) -> bool:
+        """Go back to what it held at `mark`; False if there is none."""
+        if self._before is None:
+            return False
+        self.definitions, self._programs, self.variables, self.lm = self._before
+        self._before = None
+        return True
+
     def clear(self) -> tuple[Change, ...]:
         """Forget everything but the session itself."""
         self.definitions.clear()
@@ -128,7 +148,7 @@ class Session:
         self.variables.clear()
         self.namespace.clear()
         self.history.clear()
-        self._history_bytes = 0
+        self.history_bytes = 0
         self.lm = None
         return Change("program", "*"), Change("lm", "*"), Change("variable", "*")
 
@@ -136,16 +156,19 @@ class Session:
         """Add an operation to the history; `content` (inputs, outputs) only up to `MAX_ENTRY_BYTES`."""
         if limit <= 0:
             return
-        size = len(msgspec.json.encode(content)) if content else 0
-        if size > MAX_ENTRY_BYTES:
+        packed = msgspec.json.encode(content)
+        if len(packed) > MAX_ENTRY_BYTES:
             entry["left_out"] = sorted(content)
-            size = 0
-        else:
-            entry.update(content)
-        self.history.append((entry, size))
-        self._history_bytes += size
-        while len(self.history) > limit or self._history_bytes > MAX_HISTORY_BYTES:
-            self._history_bytes -= self.history.popleft()[1]
+            packed = b"{}"
+        self.history.append((entry, packed))
+        self.history_bytes += ENTRY_BYTES + len(packed)
+        while len(self.history) > limit or self.history_bytes > MAX_HISTORY_BYTES:
+            self.history_bytes -= ENTRY_BYTES + len(self.history.popleft()[1])
+
+    def recent(self, count: int) -> list[dict[str, JSON]]:
+        """The last `count` operations, newest last."""
+        entries = list(self.history)[-count:] if count > 0 else []
+        return [entry | msgspec.json.decode(packed) for entry, packed in entries]
 
     def _apply(self, change: Change) -> None:
         if change.kind == "program":
