@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from dspool import private_files
 from dspool.core.admission.access import Role, Token, Tokens, new_token
 from dspool.errors import ConfigError
 
@@ -157,8 +158,9 @@ def write(file: Path, tokens: list[Token]) -> None:
     """Replace `file` in one step, so that nobody ever reads half of it."""
     text = yaml.safe_dump({"tokens": msgspec.to_builtins(tokens)}, sort_keys=False)
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp gives 0600.
+        if not file.parent.exists():  # else it is the operator's, such as /etc/dspool
+            private_files.make_directory(file.parent)
+        # mkstemp gives 0600, and a name of its own: two commands may run at once.
         descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
             with os.fdopen(descriptor, "w") as stream:

@@ -9,6 +9,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
+from dspool import private_files
 from dspool.errors import ConfigError, Conflict
 
 
@@ -70,8 +71,8 @@ class RunFile:
         before: ServiceRun | None = None
         for _ in range(3):
             try:
-                self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                private_files.make_directory(self.state_dir)
+                descriptor = private_files.open_descriptor(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             except FileExistsError:
                 if not self.path.is_file():
                     break
@@ -97,11 +98,7 @@ class RunFile:
 
     def write(self, run: ServiceRun) -> None:
         """Replace the content in one step: a reader sees the old or the new one."""
-        fresh = self.path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(run))
-        fresh.replace(self.path)
+        private_files.replace(self.path, msgspec.json.encode(run))
 
     def remove(self, pid: int) -> None:
         """Remove it if it is the one of `pid`."""

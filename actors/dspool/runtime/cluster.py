@@ -18,6 +18,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
+from dspool import private_files
 from dspool.errors import (
     InternalError,
     PoolClosed,
@@ -211,7 +212,7 @@ def own_token(directory: Path) -> Iterator[Path]:
     Only we may be able to enter `directory`. Afterwards the file is gone, and the operator's own variables hold again.
     """
     path = directory / _TOKEN_FILE
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = private_files.open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     # The path, not the token: whatever a worker starts inherits its variables.

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ray.actor import ActorHandle
 
+from dspool import private_files
 from dspool.config import PoolConfig
 from dspool.core.admission.quotas import Quotas
 from dspool.errors import PoolError, StoreFailed, WorkerLost
@@ -16,7 +17,6 @@ from dspool.messages import StorageLimits
 from dspool.runtime.cluster import ask, find_actor
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.store.store import SessionStore
-from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBuffer
 from dspool.telemetry.refusals import Refusals
 
@@ -28,7 +28,8 @@ class StoreActor:
     """The session store of a pool. It opens its database at the first call, also after a restart."""
 
     def __init__(self, config: PoolConfig) -> None:
-        logs.configure(config)
+        if config.store_url is None:
+            private_files.make_directory(config.state_dir)
         self._config = config
         self._store = SessionStore(
             store_url(config), quotas=quotas_of(config), refused=Refusals(config.name).count

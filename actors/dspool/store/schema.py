@@ -38,6 +38,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from dspool import private_files
 from dspool.config.base import without_secrets
 from dspool.errors import ConfigError, StoreFailed
 
@@ -274,18 +275,15 @@ def create_engine(url: URL) -> AsyncEngine:
 
 
 def _make_private_file(path: Path) -> None:
-    """Make the file and its directory readable by this user alone: sessions hold user content.
-
-    SQLite gives its -wal and -shm files the mode of the database.
-    """
+    """Make the file, and its directory if it is new, readable by this user alone: sessions hold user content."""
     try:
-        # An existing directory keeps its mode: it may be shared on purpose, and the file itself is private.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+        # One that is there may be shared on purpose, if it is not the state directory (see `runtime.store`).
+        if not path.parent.exists():
+            private_files.make_directory(path.parent)
+        os.close(private_files.open_descriptor(path, os.O_RDWR | os.O_CREAT))
+        for suffix in ("-wal", "-shm", "-journal"):
+            # SQLite gives new ones the mode of the database; they may be there from an earlier life.
+            private_files.narrow(path.with_name(path.name + suffix))
     except OSError as failed:
         raise StoreFailed(
             f"cannot open the session store at {path}: {failed.strerror}", path=str(path)

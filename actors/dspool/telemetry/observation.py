@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from pathlib import Path
 
+from dspool import private_files
 from dspool.config import PoolConfig
 from dspool.core.metrics.recorder import Delta
 from dspool.errors import InvalidRequest
@@ -96,11 +96,5 @@ def checkpoint_file(config: PoolConfig) -> Path:
 
 
 def _write(file: Path, data: bytes) -> None:
-    # Whole or not at all: a process may be killed while it writes.
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name: each process that was killed while it wrote would leave another.
-    new = file.with_name(f"{file.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(data)
-    new.replace(file)
+    private_files.make_directory(file.parent)
+    private_files.replace(file, data)

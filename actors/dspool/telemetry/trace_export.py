@@ -22,6 +22,7 @@ from opentelemetry.context import Context, attach, detach, set_value
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
+from dspool import private_files
 from dspool.config import PoolConfig
 
 EXPORT_EVERY_S = 0.5
@@ -128,7 +129,7 @@ class FileExporter(SpanExporter):
         if self._file is None or not self._path.exists():
             # Not there yet, or removed as an old one by another process that started.
             self.shutdown()
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_files.make_directory(self._path.parent)
             remove_oldest(self._path.parent, MAX_FILES - 1)
             self._open()
         for span in spans:
@@ -148,12 +149,8 @@ class FileExporter(SpanExporter):
             self._file = None
 
     def _open(self) -> None:
-        self._file = open(self._path, "a", encoding="utf-8", opener=_only_for_us)  # noqa: SIM115
+        self._file = open(self._path, "a", encoding="utf-8", opener=private_files.open_descriptor)  # noqa: SIM115
         self._size = self._file.tell()
-
-
-def _only_for_us(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def remove_oldest(directory: Path, keep: int) -> None:

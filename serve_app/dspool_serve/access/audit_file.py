@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
+from dspool import private_files
+
 READ_BYTES: Final = 2**20
 
 
@@ -22,9 +24,9 @@ class AuditFile:
 
     def __init__(self, path: Path, *, max_bytes: int, files: int) -> None:
         self.path, self._max_bytes, self._files = path, max_bytes, files
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._locked() as descriptor:
-            os.fchmod(descriptor, 0o600)
+        private_files.make_directory(path.parent)
+        with self._locked():  # it can be opened
+            pass
 
     def append(self, lines: bytes) -> None:
         """All of `lines`, or nothing.
@@ -66,9 +68,8 @@ class AuditFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         while True:
-            descriptor = os.open(self.path, flags, 0o600)
+            descriptor = private_files.open_descriptor(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 # Another process may have made room in between: what we opened then has another name.
