@@ -35,7 +35,9 @@ from dspool.runtime.cluster import NAMESPACE, actor_name, ask, ask_supervisor
 from dspool.runtime.inspection import Inspection
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.storage import Storage
+from dspool.runtime.store import RemoteStore
 from dspool.session import SessionMethods, checked_id
+from dspool.telemetry.pseudonyms import try_read_key
 from dspool.telemetry.tracing import Tracing
 
 _DRAIN_S = 30.0
@@ -121,6 +123,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
             ),
         )
         await client.start()
+        await try_read_key(name, RemoteStore(name).get_record)
         return cls(name, client, supervisor)
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:

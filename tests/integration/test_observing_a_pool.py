@@ -14,10 +14,11 @@ import pytest_asyncio
 import ray
 from harness import PATIENCE_S, QUESTION, full, kill, owner_of, pid_of, pids, until
 
-from dspool.errors import NotAllowed, UnknownName, UnknownProgram
+from dspool.errors import NotAllowed, PayloadTooLarge, UnknownName, UnknownProgram
 from dspool.messages import Change, Deployment, ExecuteProgram
 from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog, LoggedEvent
+from dspool.telemetry.pseudonyms import session_hash
 from dspool.telemetry.trace_tree import find_trace, trees
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
@@ -71,6 +72,7 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
         max_pool_size=3,
         session_ttl_s=15.0,
         telemetry={"log_level": "debug"},
+        limits={"max_session_mb": 1},
     )
     await full(pool)
     for actor in (pool.supervisor, pool.metrics):
@@ -80,6 +82,8 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     await pool.execute("qa", **QUESTION)
     with pytest.raises(UnknownProgram):
         await pool.execute("nothing")
+    with pytest.raises(PayloadTooLarge):
+        await pool.session("large").set_variable("x", "x" * 2**21)
     await pool.session("lost").set_variable("x", 1)
     # One session whose stored state cannot be read, on no worker.
     lease_of = await owner_of(pool, "lost")
@@ -132,7 +136,7 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
         for event in told:
             assert not telemetry.undeclared(name, event.measurements, event.metadata), event
     moved = next(event for event in seen["session.moved"] if event.metadata["from_worker"] == owner)
-    assert moved.metadata["session_hash"] == telemetry.session_hash("moved")
+    assert moved.metadata["session_hash"] == session_hash("moved", pool.name)
     assert {event.metadata["operation_id"] for event in seen["worker.checkout"]} == {
         event.metadata["operation_id"] for event in seen["worker.checkin"]
     }
@@ -251,7 +255,7 @@ async def test_a_log_line_of_a_worker_says_what_it_belongs_to(observed):
     assert told["pool"] == pool.name
     assert told["worker"] == result.worker
     assert told["operation_id"] == result.operation_id
-    assert told["session_hash"] == telemetry.session_hash("ada")
+    assert told["session_hash"] == session_hash("ada", pool.name)
     assert told["trace_id"] == GIVEN.split("-")[1]
 
 

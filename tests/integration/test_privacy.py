@@ -20,6 +20,7 @@ from dspool.telemetry import events as telemetry
 from dspool.telemetry.event_log import EventLog
 from dspool.telemetry.exposition import expose
 from dspool.telemetry.observation import checkpoint_file
+from dspool.telemetry.pseudonyms import session_hash
 from dspool.testing.lm_server import LMServer, Reply
 from dspool_console import Console
 from dspool_serve.access.security import Security
@@ -186,5 +187,5 @@ async def test_a_canary_is_in_nothing_that_the_pool_writes_down(start_pool, note
     assert found == {}
     assert [name for name, data in told.items() if CANARY.encode() in data or key.encode() in data] == []
     # What it does say is about the canary's operations all the same.
-    assert telemetry.session_hash(SESSION).encode() in told["events"]
-    assert any(telemetry.session_hash(SESSION) in span.read_text() for span in spans)
+    assert session_hash(SESSION, pool.name).encode() in told["events"]
+    assert any(session_hash(SESSION, pool.name) in span.read_text() for span in spans)

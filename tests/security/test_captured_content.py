@@ -16,8 +16,8 @@ import pytest
 from dspool.config import PoolConfig
 from dspool.messages import CreateProgram, Deployment, ExecuteProgram, StreamProgram
 from dspool.programs.sessions.host import SessionHost
-from dspool.telemetry import events as telemetry
 from dspool.telemetry import trace_names as names
+from dspool.telemetry.pseudonyms import principal_hash
 from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
 from dspool_console.dashboard import DASHBOARD
@@ -144,7 +144,7 @@ async def test_while_content_is_not_captured_what_files_still_have_is_shown_to_n
 
 
 async def test_nothing_else_that_a_reader_can_get_holds_content_or_tells_whose_it_is(state_dir: Path):
-    hashes = [telemetry.principal_hash(who) for who in ("eve", "ada")]
+    hashes = [principal_hash(who, "default") for who in ("eve", "ada")]
     assert all(one in text_of(state_dir) for one in hashes)
     texts, tokens = tokens_for(**WHO)
     async with served(state_dir, tokens=tokens) as http:

@@ -181,14 +181,14 @@ def test_what_runs_names_sessions_to_admins_only():
         },
         {"operation_id": "2", "command": "execute_program", "program": "qa", "session": None, "held_s": 9.0},
     ]
-    admin, reader = (running_operations(running, names_sessions=named) for named in (True, False))
+    admin, reader = (running_operations(running, "p", names_sessions=named) for named in (True, False))
     assert [one.operation for one in admin] == ["2", "1"]
     assert (admin[1].session, admin[1].program) == ("ada", "mine")
     assert reader[1].session not in (None, "ada")
     assert reader[1].program is None
     assert reader[0].program == "qa"
     info = SessionInfo("ada", "w", 1, 1.0, 2.0, ("mine",), 1, "ada")
-    hidden = without_names(info)
+    hidden = without_names(info, "p")
     assert (hidden.principal, hidden.programs) == (None, ())
     assert hidden.id != "ada"
 

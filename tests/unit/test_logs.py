@@ -14,8 +14,8 @@ from dspool.errors import WorkerLost
 from dspool.messages import Operation, Ping
 from dspool.telemetry import events as telemetry
 from dspool.telemetry import logs
-from dspool.telemetry.events import session_hash
 from dspool.telemetry.logs import current_operation
+from dspool.telemetry.pseudonyms import session_hash
 
 CANARY = "canary-55aa"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -54,7 +54,7 @@ def test_a_line_within_an_operation_names_it_by_hash_and_trace(written):
     asyncio.run(run())
     line = json.loads(stream.getvalue())
     assert (line["operation_id"], line["trace_id"]) == ("op-1", TRACE)
-    assert line["session_hash"] == session_hash("ada@example.org")
+    assert line["session_hash"] == session_hash("ada@example.org", "p")
     assert "ada@example.org" not in stream.getvalue()
 
 

@@ -16,7 +16,8 @@ from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import PoolError
 from dspool.messages import Member, Operation, Result
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.events import attached, emit, session_hash
+from dspool.telemetry.events import attached, emit
+from dspool.telemetry.pseudonyms import session_hash
 from dspool.telemetry.tracing import Tracing, operation_attributes, trace_id_of, traceparent_of, unsampled
 from dspool.wire.frames import Report
 
@@ -58,7 +59,7 @@ class ClientObserver:
         traceparent = operation.traceparent
         if self.tracing.should_trace(traceparent):
             attributes = {
-                **operation_attributes(operation, call.command, _program(operation, call)),
+                **operation_attributes(operation, self._pool, call.command, _program(operation, call)),
                 names.POOL: self._pool,
             }
             name = names.OPERATION.format(command=call.command)
@@ -184,7 +185,7 @@ class ClientObserver:
             "program": _program(operation, call),
             "command": call.command,
             "operation_id": operation.id,
-            "session_hash": None if session is None else session_hash(session),
+            "session_hash": None if session is None else session_hash(session, self._pool),
             "worker": worker,
             "slot": None if member is None else member.ordinal,
             "trace_id": trace_id_of(operation.traceparent),

@@ -13,7 +13,7 @@ import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.events import principal_hash, session_hash
+from dspool.telemetry.pseudonyms import principal_hash, session_hash
 from dspool.telemetry.tracing import Active, active
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ class DSPySpans(BaseCallback):
 
     def _session(self) -> str | None:
         session = self._trace.operation.session
-        return None if session is None else session_hash(session)
+        return None if session is None else session_hash(session, self._tracing.pool)
 
     def _principal(self) -> str | None:
         principal = self._trace.operation.principal
-        return None if principal is None else principal_hash(principal)
+        return None if principal is None else principal_hash(principal, self._tracing.pool)
 
 
 def _text(value: Any) -> str:

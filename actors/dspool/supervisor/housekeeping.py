@@ -15,7 +15,8 @@ from dspool.core.lifecycle.status import status_of
 from dspool.messages import PoolStatus
 from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.workers import Workers
-from dspool.telemetry.events import emit, session_hash
+from dspool.telemetry.events import emit
+from dspool.telemetry.pseudonyms import session_hash
 
 log = logging.getLogger("dspool.supervisor")
 
@@ -98,7 +99,10 @@ class Housekeeping:
             for session, owner in expired:
                 if owner is not None:
                     by_owner.setdefault(owner, []).append(session)
-                metadata = {"pool": self._config.name, "session_hash": session_hash(session)}
+                metadata = {
+                    "pool": self._config.name,
+                    "session_hash": session_hash(session, self._config.name),
+                }
                 emit("session.expired", {"idle_s": ttl_s}, metadata)
             for owner, sessions in by_owner.items():
                 self._workers.forget(owner, sessions)

@@ -31,6 +31,7 @@ from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
 from dspool.supervisor.warmup import Warmer, WarmProgress
 from dspool.supervisor.workers import Workers
 from dspool.telemetry.events import emit
+from dspool.telemetry.pseudonyms import make_key
 
 log = logging.getLogger("dspool.supervisor")
 
@@ -117,6 +118,7 @@ class Supervisor:
         """
         self._began = self._clock()
         name = self.config.name
+        await make_key(name, self._store.get_record, self._store.put_record)
         event, roster, decisions = await read_records(name, self._store)
         self._feed(event)
         await self._deployments.load()

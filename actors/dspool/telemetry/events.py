@@ -7,7 +7,6 @@ code that emits: one that raises is detached and reported.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -257,16 +256,6 @@ def undeclared(event: str, measurements: Mapping[str, float], metadata: Mapping[
     """The names that the table lacks for `event`; tests hold emitters to the table."""
     row = EVENTS[event]
     return (set(measurements) - set(row.measurements)) | (set(metadata) - set(row.metadata))
-
-
-def session_hash(session: str) -> str:
-    """Stands for a session id in events, logs and spans: ids may name people."""
-    return hashlib.blake2s(session.encode(), digest_size=6).hexdigest()
-
-
-def principal_hash(principal: str) -> str:
-    """Stands for a principal beside captured content. Longer than a session's, as it decides who may read that."""
-    return hashlib.blake2s(principal.encode(), digest_size=16, person=b"asker").hexdigest()
 
 
 # --- spans ---

@@ -20,7 +20,8 @@ from msgspec import Struct
 from dspool.config import PoolConfig
 from dspool.errors import PoolError
 from dspool.messages import Operation
-from dspool.telemetry.events import EVENTS, attach, session_hash
+from dspool.telemetry.events import EVENTS, attach
+from dspool.telemetry.pseudonyms import session_hash
 from dspool.telemetry.tracing import trace_id_of
 
 current_operation: ContextVar[Operation | None] = ContextVar("dspool_operation", default=None)
@@ -42,7 +43,7 @@ class LogContext(logging.Filter):
         record.pool = self._pool
         record.worker = self._worker
         record.operation_id = None if operation is None else operation.id
-        record.session_hash = None if session is None else session_hash(session)
+        record.session_hash = None if session is None else session_hash(session, self._pool)
         record.trace_id = None if operation is None else trace_id_of(operation.traceparent)
         return True
 

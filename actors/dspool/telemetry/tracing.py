@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 from dspool.config import PoolConfig
 from dspool.messages import Operation
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.events import outcome_of, session_hash
+from dspool.telemetry.events import outcome_of
+from dspool.telemetry.pseudonyms import session_hash
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -66,6 +67,7 @@ class Tracing:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`role` is the process ("client", "http", a worker id); it names the file of its spans."""
+        self.pool = config.name
         self.capture_content = config.telemetry.capture_content
         self._config, self._role = config, role
         self._share, self._dice = config.telemetry.sampling, dice
@@ -172,7 +174,7 @@ class Tracing:
         # Users name a session's programs.
         program = getattr(command, "program", None) if operation.session is None else None
         attributes = {
-            **operation_attributes(operation, tag, program),
+            **operation_attributes(operation, self.pool, tag, program),
             names.POOL: self._config.name,
             names.WORKER: worker,
         }
@@ -265,14 +267,16 @@ def inside(operation: Active) -> Iterator[None]:
         _active.reset(token)
 
 
-def operation_attributes(operation: Operation, command: str, program: str | None) -> dict[str, Any]:
+def operation_attributes(
+    operation: Operation, pool: str, command: str, program: str | None
+) -> dict[str, Any]:
     """The attributes that every span of an operation has."""
     session = operation.session
     return {
         names.OPERATION_ID: operation.id,
         names.COMMAND: command,
         names.PROGRAM: program,
-        names.SESSION: None if session is None else session_hash(session),
+        names.SESSION: None if session is None else session_hash(session, pool),
     }
 
 

@@ -28,6 +28,7 @@ from dspool.core.admission.quotas import size_of
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import InternalError, PoolError, StaleLease, UnknownProgram
 from dspool.messages import (
+    JSON,
     AnyCommand,
     Change,
     DeleteVariable,
@@ -277,6 +278,9 @@ class MemorySessions:
     async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool:
         await self._answer("end")
         return self.sessions.pop(session, None) is not None
+
+    async def get_record(self, pool: str, key: str) -> JSON | None:
+        return None
 
     def worker_dead(self, worker: str) -> None:
         """Free the leases of this worker; it gets no more."""

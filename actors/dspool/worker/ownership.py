@@ -23,8 +23,9 @@ from dspool.errors import (
     StoreFailed,
     TooManySessions,
 )
-from dspool.messages import CREATES_SESSION, Change, Lease, StorageLimits
-from dspool.telemetry.events import emit, session_hash
+from dspool.messages import CREATES_SESSION, JSON, Change, Lease, StorageLimits
+from dspool.telemetry.events import emit
+from dspool.telemetry.pseudonyms import session_hash
 from dspool.worker.execution import defect
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Store(Protocol):
     async def release(self, pool: str, worker: str, sessions: list[str]) -> None: ...
     async def touch(self, pool: str, worker: str, sessions: list[str]) -> None: ...
     async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool: ...
+    async def get_record(self, pool: str, key: str) -> JSON | None: ...
 
 
 class _ActiveSession:
@@ -245,7 +247,7 @@ class Ownership:
         started_at = self._clock()
         names = {
             "pool": self._pool,
-            "session_hash": session_hash(lease.session),
+            "session_hash": session_hash(lease.session, self._pool),
             "worker": self._worker_id,
         }
         try:

@@ -42,6 +42,7 @@ from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBatch, EventBuffer
 from dspool.telemetry.events import emit
 from dspool.telemetry.logs import LogTail
+from dspool.telemetry.pseudonyms import try_read_key
 from dspool.telemetry.tracing import Tracing
 from dspool.worker.listener import Listener
 from dspool.worker.operations import Operations
@@ -118,6 +119,8 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._state: WorkerState = "starting"
         self._spans_lost = 0
+        self._named = False
+        """It has the key of the pool's pseudonyms."""
 
     def __repr__(self) -> str:
         return f"dspool worker {self._config.name}[{self._ordinal}] {self._state}"
@@ -128,6 +131,7 @@ class Worker:
         """Where clients reach this worker; the first call starts listening."""
         async with self._opening:
             if self._port is None:
+                self._named = await try_read_key(self._config.name, self._store.get_record)
                 self._port = await self._listen()
         return Member(
             worker_id=self._id,
@@ -327,6 +331,8 @@ class Worker:
     async def _keep_sessions(self) -> None:
         while True:
             await asyncio.sleep(min(_KEEP_INTERVAL_S, self._config.session_ttl_s / 4))
+            if not self._named:
+                self._named = await try_read_key(self._config.name, self._store.get_record)
             try:
                 await self._ownership.tidy()
             except PoolError:

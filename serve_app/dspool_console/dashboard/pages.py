@@ -129,7 +129,7 @@ async def get_operation(context: ConsoleContext, request: Request) -> Response:
 
     def shows(attributes: view.Row) -> bool:
         # Files may still have content from a time when it was captured.
-        return captured and (names_sessions(request) or is_of(attributes, request.principal))
+        return captured and (names_sessions(request) or is_of(attributes, request.principal, watch.pool.name))
 
     return answer_packed(request, waterfall(own, shows=shows))
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from dspool.errors import UnknownName
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.events import principal_hash
+from dspool.telemetry.pseudonyms import principal_hash
 from dspool.telemetry.trace_export import DIRECTORY, newest_files
 from dspool.telemetry.trace_tree import MAX_SPANS, DrawnNode, drawn
 
@@ -218,9 +218,9 @@ def waterfall(spans: list[Row], *, shows: Callable[[Row], bool]) -> Waterfall:
     return Waterfall(spans[0]["trace_id"], began / 1e9, duration_s, rows, max(0, len(spans) - MAX_SPANS))
 
 
-def is_of(attributes: Row, principal: str | None) -> bool:
+def is_of(attributes: Row, principal: str | None, pool: str) -> bool:
     """Whether a span's content is that of `principal`."""
-    return principal is not None and attributes.get(names.PRINCIPAL) == principal_hash(principal)
+    return principal is not None and attributes.get(names.PRINCIPAL) == principal_hash(principal, pool)
 
 
 def _drawn(node: DrawnNode, began: int, shows: Callable[[Row], bool]) -> DrawnSpan:

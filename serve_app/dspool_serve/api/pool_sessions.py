@@ -58,7 +58,7 @@ async def list_pool_sessions(context: Context, request: Request) -> Response:
     # The store looks at every session for a search, and at those of a page for a page.
     found, following = await (context.service.costly.run(request.principal, find) if search else find())
     total = await patiently(pool.count_sessions())
-    rows = found if named else [without_names(info) for info in found]
+    rows = found if named else [without_names(info, pool.name) for info in found]
     # A cursor is the last id.
     return answer_packed(request, PoolSessionList(rows, following if named else None, total))
 
@@ -89,8 +89,8 @@ def _is_worker(text: str, pool: str) -> bool:
     return False
 
 
-def without_names(info: SessionInfo) -> SessionInfo:
-    return msgspec.structs.replace(info, id=shown_session(info.id, False), principal=None, programs=())
+def without_names(info: SessionInfo, pool: str) -> SessionInfo:
+    return msgspec.structs.replace(info, id=shown_session(info.id, pool, False), principal=None, programs=())
 
 
 ROUTES: Final = (

@@ -14,8 +14,8 @@ from dspool.core.lifecycle.warmup import StepRun
 from dspool.core.metrics.measures import LiveUpdate, SlotSnapshot
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
 from dspool.messages import PoolStatus, WorkerStatus
-from dspool.telemetry.events import session_hash
 from dspool.telemetry.logs import LogTail
+from dspool.telemetry.pseudonyms import session_hash
 from dspool_serve.api.common import (
     CHANGE,
     PAGE,
@@ -126,7 +126,11 @@ async def get_worker(context: Context, request: Request) -> Response:
         or_none(pool.sessions(limit=SESSIONS_SHOWN, owner=id)),
         _link(pool, id),
     )
-    ids = None if found is None else [shown_session(info.id, names_sessions(request)) for info in found[0]]
+    ids = (
+        None
+        if found is None
+        else [shown_session(info.id, pool.name, names_sessions(request)) for info in found[0]]
+    )
     return answer_json(
         WorkerDetail(
             **msgspec.structs.asdict(row),
@@ -172,7 +176,7 @@ async def _running(
     )
     if busy is None:
         return None
-    return WorkerRunning(running_operations(busy, names_sessions=names_sessions(request)), memory)
+    return WorkerRunning(running_operations(busy, pool.name, names_sessions=names_sessions(request)), memory)
 
 
 async def get_worker_log(context: Context, request: Request) -> Response:
@@ -223,7 +227,9 @@ def _row(worker: WorkerStatus, figures: SlotSnapshot | None) -> WorkerRow:
     )
 
 
-def running_operations(busy: Iterable[dict[str, Any]], *, names_sessions: bool) -> list[RunningOperation]:
+def running_operations(
+    busy: Iterable[dict[str, Any]], pool: str, *, names_sessions: bool
+) -> list[RunningOperation]:
     """What runs in a worker's slots, the longest first."""
     rows = [
         RunningOperation(
@@ -231,7 +237,7 @@ def running_operations(busy: Iterable[dict[str, Any]], *, names_sessions: bool) 
             row["command"],
             # A session's programs are named by users.
             row["program"] if names_sessions or row["session"] is None else None,
-            row["session"] and shown_session(row["session"], names_sessions),
+            row["session"] and shown_session(row["session"], pool, names_sessions),
             round(row["held_s"], 3),
         )
         for row in busy
@@ -239,9 +245,9 @@ def running_operations(busy: Iterable[dict[str, Any]], *, names_sessions: bool) 
     return sorted(rows, key=lambda row: -row.held_s)
 
 
-def shown_session(id: str, names_sessions: bool) -> str:
+def shown_session(id: str, pool: str, names_sessions: bool) -> str:
     """Ids may name people: who is no admin gets the hash that logs and spans have."""
-    return id if names_sessions else session_hash(id)
+    return id if names_sessions else session_hash(id, pool)
 
 
 # --- what is done with them -------------------------------------------------------------------------
