@@ -98,7 +98,9 @@ def url(request):
     return os.environ.get("DSPOOL_TEST_POSTGRES_URL") or request.getfixturevalue("server").url
 
 
-@pytest.mark.parametrize("tests", ["unit/test_store.py", "property/test_store_leases.py"])
+@pytest.mark.parametrize(
+    "tests", ["unit/test_store.py", "property/test_store_leases.py", "security/test_quotas.py"]
+)
 def test_the_stores_tests_pass_on_postgresql(url, tests):
     command = [
         sys.executable,

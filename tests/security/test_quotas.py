@@ -5,12 +5,13 @@ On PostgreSQL too when DSPOOL_TEST_POSTGRES_URL names one.
 
 import asyncio
 import os
-import sqlite3
 import uuid
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from dspool.config import PoolConfig
 from dspool.core.admission.eviction import evicted_principal
@@ -18,6 +19,7 @@ from dspool.core.admission.quotas import MB, ROW_BYTES, Quotas, size_of
 from dspool.errors import ConfigError, Conflict, PayloadTooLarge, QuotaExceeded
 from dspool.messages import Change, GetVariable, SetVariable, StorageLimits
 from dspool.store.idempotency import KeptAnswer
+from dspool.store.schema import create_engine, parse_url
 from dspool.store.store import SessionStore
 from dspool.store.usage import count_anew
 from dspool.telemetry import events
@@ -106,7 +108,11 @@ async def assert_counted_right(store, pool):
 
 async def test_a_session_does_not_grow_beyond_its_bound_and_keeps_what_it_had(opened, pool):
     store = await opened(quotas_of_config())
-    kept, refused = await first_refusal(put(store, pool, "s", f"v{number}", BIG) for number in range(150))
+    lease = await store.acquire(pool, "s", "w", create=True, principal="ada")
+    kept, refused = await first_refusal(
+        store.commit(pool, "s", "w", lease.epoch, [Change("variable", f"v{number}", BIG)], principal="ada")
+        for number in range(150)
+    )
     assert kept == 31
     assert isinstance(refused, PayloadTooLarge)
     assert refused.details == {"limit": "max_session_mb", "most": 32.0}
@@ -295,13 +301,13 @@ def test_what_was_counted_step_by_step_is_what_there_is(steps, tmp_path_factory)
     async def run():
         store = SessionStore(f"sqlite:///{tmp_path_factory.mktemp('s')}/d.db", quotas=limited(max_sessions=2))
         await store.open()
-        for what, session, principal, text in steps:
+        for what, session, principal, content in steps:
             name = f"{principal}/{session}"
             try:
                 if what == "put":
-                    await put(store, "p", name, text[:3] or "n", text, principal)
+                    await put(store, "p", name, content[:3] or "n", content, principal)
                 elif what == "drop":
-                    await put(store, "p", name, text[:3] or "n", None, principal)
+                    await put(store, "p", name, content[:3] or "n", None, principal)
                 elif what == "clear":
                     lease = await store.acquire("p", name, "w", create=True, principal=principal)
                     changes = [
@@ -326,24 +332,43 @@ def test_what_was_counted_step_by_step_is_what_there_is(steps, tmp_path_factory)
     asyncio.run(run())
 
 
-async def test_the_store_of_the_released_version_is_migrated_and_counted(tmp_path):
-    file = tmp_path / "old.db"
-    with sqlite3.connect(file) as old:
-        old.executescript(SCHEMA)
-        old.execute("INSERT INTO schema_version VALUES (2)")
-        for session, principal in (("ada/a", "ada"), ("ada/b", "ada"), ("c", None)):
-            old.execute(
-                "INSERT INTO sessions VALUES ('p', ?, ?, NULL, NULL, 1, 0, 1.0, 2.0)", (session, principal)
-            )
-        payload = '{"value":[1,2,{"é":3}]}'
-        old.execute("INSERT INTO session_items VALUES ('p', 'ada/a', 'variable', 'v', ?)", (payload,))
-        old.execute("INSERT INTO idempotency VALUES ('p', 'ada', 'key', 'f', 'h', 1.0, 9e9, x'0102')")
-    old.close()
-    store = SessionStore(f"sqlite:///{file}")
+async def old_store(url):
+    """A store as 0.2.0 left it, on the same kind of database; gives its URL."""
+    schema, answer = SCHEMA, "x'0102'"
+    if url == POSTGRES:
+        database = f"old_{uuid.uuid4().hex}"
+        server = create_async_engine(parse_url(url), isolation_level="AUTOCOMMIT")
+        async with server.connect() as connection:
+            await connection.execute(text(f"CREATE DATABASE {database}"))
+        await server.dispose()
+        url = make_url(url).set(database=database).render_as_string(hide_password=False)
+        schema = schema.replace("BLOB", "BYTEA").replace("VARCHAR", 'VARCHAR COLLATE "C"')
+        answer = "decode('0102', 'hex')"
+    rows = [
+        "schema_version VALUES (2)",
+        "sessions VALUES ('p', 'ada/a', 'ada', NULL, NULL, 1, 0, 1.0, 2.0)",
+        "sessions VALUES ('p', 'ada/b', 'ada', NULL, NULL, 1, 0, 1.0, 2.0)",
+        "sessions VALUES ('p', 'c', NULL, NULL, NULL, 1, 0, 1.0, 2.0)",
+        f"session_items VALUES ('p', 'ada/a', 'variable', 'v', '{OLD_PAYLOAD}')",
+        f"idempotency VALUES ('p', 'ada', 'key', 'f', 'h', 1.0, 9e9, {answer})",
+    ]
+    engine = create_engine(parse_url(url))
+    async with engine.begin() as connection:
+        for statement in [*schema.split(";")[:-1], *(f"INSERT INTO {row}" for row in rows)]:
+            await connection.exec_driver_sql(statement)
+    await engine.dispose()
+    return url
+
+
+OLD_PAYLOAD = '{"value":[1,2,{"é":3}]}'
+
+
+async def test_the_store_of_the_released_version_is_migrated_and_counted(url):
+    store = SessionStore(await old_store(url))
     await store.open()
     total, (ada,) = await store.usage("p")
     assert (total.sessions, ada.sessions) == (3, 2)
-    assert ada.stored_mb * MB == 3 * ROW_BYTES + size_of(payload)
+    assert ada.stored_mb * MB == 3 * ROW_BYTES + size_of(OLD_PAYLOAD)
     assert ada.answers_mb * MB == ROW_BYTES + len("key") + 2
     lease = await store.acquire("p", "ada/a", "w", create=False, principal="ada")
     assert lease.items == (Change("variable", "v", {"value": [1, 2, {"é": 3}]}),)

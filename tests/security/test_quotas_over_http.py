@@ -76,7 +76,7 @@ async def test_a_quota_counts_every_change_once_and_not_only_operations(service,
 async def test_each_operation_of_a_batch_counts(service):
     http, pool = service(quota_per_day=5)
     async with http:
-        await http.post(f"{POOL}/programs/qa/execute_batch", json={"inputs": [INPUTS["inputs"]] * 8})
+        await http.post(f"{POOL}/programs/qa/batch", json={"inputs": [INPUTS["inputs"]] * 8})
         assert pool.runs == 5
         assert (await http.post(QA, json=INPUTS)).status_code == 429
 
