@@ -10,7 +10,7 @@ import uuid
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from dspool.config import PoolConfig
@@ -483,3 +483,36 @@ async def test_every_refusal_of_the_store_is_counted_under_a_known_limit(opened,
 def test_a_session_may_not_be_larger_than_what_its_principal_may_keep():
     with pytest.raises(ConfigError, match="max_stored_mb"):
         PoolConfig(limits={"max_session_mb": 64, "max_stored_mb": 32})
+
+
+async def test_counting_reads_no_table_as_a_whole(tmp_path):
+    """However much is kept, a change costs the same: each statement of a batch finds its rows by an index."""
+    store = SessionStore(f"sqlite:///{tmp_path}/d.db")
+    await store.open()
+    statements = []
+    listen = event.listens_for(store._engine.sync_engine, "before_cursor_execute")
+    listen(
+        lambda conn, cursor, statement, parameters, context, many: statements.append((statement, parameters))
+    )
+    leases = await asyncio.gather(
+        *(store.acquire("p", f"s{n}", "w", create=True, principal=f"ada{n}") for n in range(8))
+    )
+    changes = [Change("variable", "a", 1), Change("program", "*")]
+    await asyncio.gather(
+        *(store.commit("p", lease.session, "w", lease.epoch, changes, principal="ada") for lease in leases)
+    )
+    await asyncio.gather(*(store.end("p", f"s{n}") for n in range(8)))
+    await claim(store, "p", "k")
+    await store.settle_key("p", "k", principal="ada", holder="k", answer=ANSWER)
+    seen = dict(statements)
+    async with store._engine.begin() as connection:
+        for statement, parameters in seen.items():
+            if statement.startswith(("SELECT", "DELETE", "UPDATE")):
+                given = parameters[0] if isinstance(parameters, list) else parameters
+                plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)
+                steps = [row[3] for row in plan]
+                tables = ("sessions", "session_items", "usage", "idempotency", "dead_workers", "pools")
+                assert not [step for step in steps if step in {f"SCAN {table}" for table in tables}], (
+                    statement
+                )
+    await store.close()

@@ -88,7 +88,7 @@ async def test_every_file_below_the_state_directory_is_in_the_table(tmp_path):
 
 
 async def test_of_each_program_the_newest_versions_and_the_current_one_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("dspool.store.store.VERSIONS_KEPT", 3)
+    monkeypatch.setattr("dspool.store.records.VERSIONS_KEPT", 3)
     store = SessionStore(f"sqlite:///{tmp_path / 'sessions.db'}")
     await store.open()
     for number in range(10):

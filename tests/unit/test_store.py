@@ -11,6 +11,7 @@ from sqlalchemy import Column, Integer, Table, inspect, text
 
 from dspool.errors import ConfigError, InvalidRequest, StaleLease, StoreFailed, UnknownProgram, UnknownSession
 from dspool.messages import Change, Deployment, SessionInfo
+from dspool.store import migrations
 from dspool.store import schema as store_schema
 from dspool.store.requests import Commit
 from dspool.store.schema import create_engine, parse_url
@@ -557,9 +558,9 @@ async def test_an_older_schema_is_migrated_forward_and_keeps_its_data(sqlite_url
             f"extra{version}", store_schema.MetaData(), Column("x", Integer)
         ).create(connection)
 
-    last = store_schema.SCHEMA_VERSION
-    monkeypatch.setattr(store_schema, "MIGRATIONS", {last: add_table(last), last + 1: add_table(last + 1)})
-    monkeypatch.setattr(store_schema, "SCHEMA_VERSION", last + 2)
+    last = migrations.SCHEMA_VERSION
+    monkeypatch.setattr(migrations, "MIGRATIONS", {last: add_table(last), last + 1: add_table(last + 1)})
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", last + 2)
     for _ in range(2):  # the second time there is nothing to do
         await store.open()
         assert await store.get_record("p", "k") == "kept"
@@ -581,8 +582,8 @@ async def test_a_migration_that_fails_leaves_the_old_schema(sqlite_url, monkeypa
         connection.execute(text("no SQL"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_schema, "MIGRATIONS", {store_schema.SCHEMA_VERSION: half_way})
-        patch.setattr(store_schema, "SCHEMA_VERSION", store_schema.SCHEMA_VERSION + 1)
+        patch.setattr(migrations, "MIGRATIONS", {migrations.SCHEMA_VERSION: half_way})
+        patch.setattr(migrations, "SCHEMA_VERSION", migrations.SCHEMA_VERSION + 1)
         with pytest.raises(StoreFailed):
             await store.open()
     await store.open()
@@ -596,11 +597,11 @@ async def test_a_newer_or_unmigratable_schema_is_refused(sqlite_url, monkeypatch
     await store.open()
     await store.close()
     for version, says in [
-        (store_schema.SCHEMA_VERSION - 1, "upgrade dspool"),
-        (store_schema.SCHEMA_VERSION + 1, "no migration"),
+        (migrations.SCHEMA_VERSION - 1, "upgrade dspool"),
+        (migrations.SCHEMA_VERSION + 1, "no migration"),
     ]:
         with monkeypatch.context() as patch:
-            patch.setattr(store_schema, "SCHEMA_VERSION", version)
+            patch.setattr(migrations, "SCHEMA_VERSION", version)
             with pytest.raises(StoreFailed, match=says):
                 await store.open()
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
     URL,
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
     ForeignKeyConstraint,
@@ -26,13 +26,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     event,
-    insert,
-    inspect,
     make_url,
-    select,
-    text,
-    update,
+    tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
@@ -41,13 +38,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from dspool import private_files
 from dspool.config.base import without_secrets
 from dspool.errors import ConfigError, StoreFailed
-
-SCHEMA_VERSION = 3
-
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
-    {1: lambda connection: _create_idempotency(connection), 2: lambda connection: _count_usage(connection)}
-)
-"""The step from version N to N + 1, by N. It runs inside the transaction that then writes the new version."""
 
 LOG_BYTES = 64 * 2**20
 """To which SQLite's write-ahead log is cut back; a transaction may make it longer for as long as it runs."""
@@ -170,48 +160,6 @@ usage = Table(
 )
 
 
-def _create_idempotency(connection: Connection) -> None:
-    idempotency.create(connection)
-
-
-def _count_usage(connection: Connection) -> None:
-    from dspool.store.usage import count_anew
-
-    usage.create(connection)
-    for name in ("sessions", "session_items"):
-        connection.execute(text(f"ALTER TABLE {name} ADD COLUMN size BIGINT NOT NULL DEFAULT 0"))
-    count_anew(connection)
-
-
-def migrate(connection: Connection) -> None:
-    """Bring the database to `SCHEMA_VERSION`, inside the caller's transaction.
-
-    Raises:
-        StoreFailed: it was written by a newer dspool, or no migration leads to this version.
-    """
-    if connection.dialect.name == "postgresql":
-        # Several pools may start at once on an empty database.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dspool.schema'))"))
-    if not inspect(connection).has_table("schema_version"):
-        metadata.create_all(connection)
-        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
-        return
-    current = connection.execute(select(schema_version.c.version)).scalar_one()
-    if current > SCHEMA_VERSION:
-        raise StoreFailed(
-            f"the session store has schema version {current}, this dspool knows {SCHEMA_VERSION}: upgrade dspool",
-            found=current,
-            known=SCHEMA_VERSION,
-        )
-    for version in range(current, SCHEMA_VERSION):
-        if version not in MIGRATIONS:
-            raise StoreFailed(
-                f"no migration of the session store from schema version {version}", found=current
-            )
-        MIGRATIONS[version](connection)
-        connection.execute(update(schema_version).values(version=version + 1))
-
-
 def upsert(connection: AsyncConnection, table: Table) -> Any:
     """INSERT into `table`, or overwrite the row with the same primary key."""
     statement = insert_into(connection, table)
@@ -224,6 +172,16 @@ def upsert(connection: AsyncConnection, table: Table) -> Any:
 
 def insert_into(connection: AsyncConnection, table: Table) -> Any:
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def among(columns: Sequence[Any], keys: Iterable[tuple[str, ...]]) -> ColumnElement[bool]:
+    """The rows whose `columns` are one of `keys`; the first two are pool and session, or the like.
+
+    For several tuples alone SQLite reads the whole table; for columns one by one it uses the index.
+    """
+    wanted = sorted(set(keys))
+    first = [columns[place].in_(sorted({key[place] for key in wanted})) for place in (0, 1)]
+    return and_(*first, tuple_(*columns).in_(wanted))
 
 
 def parse_url(url: str) -> URL:

@@ -21,6 +21,7 @@ from dspool.errors import InvalidRequest, StoreFailed
 from dspool.messages import Change, Lease, SessionInfo, StorageLimits, StoredUsage
 from dspool.store import schema as store_schema
 from dspool.store.idempotency import IdempotencyKeys
+from dspool.store.migrations import migrate
 from dspool.store.records import PoolRecords
 from dspool.store.requests import (
     Acquire,
@@ -31,7 +32,7 @@ from dspool.store.requests import (
     StoreRequest,
     check_names,
 )
-from dspool.store.schema import create_engine, dead_workers, migrate, parse_url, upsert
+from dspool.store.schema import create_engine, dead_workers, parse_url, upsert
 from dspool.store.usage import ALL, Usage
 from dspool.store.writer import FAILURES, Transaction, Writer, store_failed
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, cast, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, LargeBinary, cast, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dspool.core.admission.quotas import ROW_BYTES, Amount, Quotas
 from dspool.messages import StorageLimits
-from dspool.store.schema import idempotency, session_items, sessions, upsert
+from dspool.store.schema import among, idempotency, session_items, sessions, upsert
 from dspool.store.schema import usage as table
 
 ALL = ""
@@ -35,7 +35,7 @@ class Usage:
         missing = keys - self._amounts.keys()
         if not missing:
             return
-        rows = await self._connection.execute(select(table).where(tuple_(*_KEY).in_(sorted(missing))))
+        rows = await self._connection.execute(select(table).where(among(_KEY, missing)))
         self._amounts |= dict.fromkeys(missing, Amount())
         for row in rows:
             self._amounts[row.pool, row.principal] = Amount(row.sessions, row.stored, row.answers)
@@ -71,7 +71,7 @@ class Usage:
         if kept := [row for row in values if any(self._amounts[row["pool"], row["principal"]])]:
             await self._connection.execute(upsert(self._connection, table), kept)
         if gone := [key for key in sorted(self._changed) if not any(self._amounts[key])]:
-            await self._connection.execute(delete(table).where(tuple_(*_KEY).in_(gone)))
+            await self._connection.execute(delete(table).where(among(_KEY, gone)))
         self._changed.clear()
 
 

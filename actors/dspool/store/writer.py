@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, select, tuple_
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -33,7 +33,7 @@ from dspool.store.requests import (
     growth,
     item_size,
 )
-from dspool.store.schema import dead_workers, insert_into, pools, session_items, sessions, upsert
+from dspool.store.schema import among, dead_workers, insert_into, pools, session_items, sessions, upsert
 from dspool.store.usage import Usage
 
 MAX_BATCH = 256
@@ -184,7 +184,7 @@ class Batch:
         return [outcome.reply for outcome in outcomes]
 
     async def _rows(self, keys: list[Key]) -> dict[Key, SessionRow]:
-        query = select(sessions).where(tuple_(sessions.c.pool, sessions.c.session).in_(keys))
+        query = select(sessions).where(among(_SESSION_KEY, keys))
         rows = await self.connection.execute(query)
         return {(row.pool, row.session): SessionRow(**row._mapping) for row in rows}
 
@@ -193,7 +193,7 @@ class Batch:
         if not workers:
             return set()
         columns = (dead_workers.c.pool, dead_workers.c.worker)
-        rows = await self.connection.execute(select(*columns).where(tuple_(*columns).in_(workers)))
+        rows = await self.connection.execute(select(*columns).where(among(columns, workers)))
         return {(row.pool, row.worker) for row in rows}
 
     async def _sizes(self, requests: Sequence[StoreRequest]) -> dict[Key, ItemSizes]:
@@ -215,7 +215,7 @@ class Batch:
         # Two queries: SQLite would read the whole table for an OR of them.
         for columns, wanted in ((_ITEM_KEY[:3], kinds), (_ITEM_KEY, items)):
             if wanted:
-                query = select(*_ITEM_KEY, session_items.c.size).where(tuple_(*columns).in_(sorted(wanted)))
+                query = select(*_ITEM_KEY, session_items.c.size).where(among(columns, wanted))
                 for item in await self.connection.execute(query):
                     sizes[item.pool, item.session][item.kind, item.name] = item.size
         return sizes
@@ -242,7 +242,7 @@ class Batch:
     async def _write(self, keys: list[Key], outcomes: list[Outcome]) -> None:
         removed_keys = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome.removed]
         if removed_keys:  # their items go with them, by the foreign key
-            await self.connection.execute(delete(sessions).where(tuple_(*_SESSION_KEY).in_(removed_keys)))
+            await self.connection.execute(delete(sessions).where(among(_SESSION_KEY, removed_keys)))
         rows = [vars(outcome.row) for outcome in outcomes if outcome.row]
         if rows:
             await self.connection.execute(upsert(self.connection, sessions), rows)
@@ -291,7 +291,7 @@ class Batch:
         items: dict[Key, list[Change]] = {key: [] for key in grants}
         query = (
             select(session_items)
-            .where(tuple_(session_items.c.pool, session_items.c.session).in_(list(grants)))
+            .where(among(_ITEM_KEY[:2], grants))
             .order_by(session_items.c.kind, session_items.c.name)
         )
         for item in await self.connection.execute(query):

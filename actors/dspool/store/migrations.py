@@ -1,0 +1,60 @@
+"""From the tables of earlier versions to those of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from sqlalchemy import Connection, insert, inspect, select, text, update
+
+from dspool.errors import StoreFailed
+from dspool.store.schema import idempotency, metadata, schema_version, usage
+from dspool.store.usage import count_anew
+
+
+def _create_idempotency(connection: Connection) -> None:
+    idempotency.create(connection)
+
+
+def _count_usage(connection: Connection) -> None:
+    usage.create(connection)
+    for name in ("sessions", "session_items"):
+        connection.execute(text(f"ALTER TABLE {name} ADD COLUMN size BIGINT NOT NULL DEFAULT 0"))
+    count_anew(connection)
+
+
+SCHEMA_VERSION = 3
+
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
+    {1: _create_idempotency, 2: _count_usage}
+)
+"""The step from version N to N + 1, by N. It runs inside the transaction that then writes the new version."""
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database to `SCHEMA_VERSION`, inside the caller's transaction.
+
+    Raises:
+        StoreFailed: it was written by a newer dspool, or no migration leads to this version.
+    """
+    if connection.dialect.name == "postgresql":
+        # Several pools may start at once on an empty database.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dspool.schema'))"))
+    if not inspect(connection).has_table("schema_version"):
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+        return
+    current = connection.execute(select(schema_version.c.version)).scalar_one()
+    if current > SCHEMA_VERSION:
+        raise StoreFailed(
+            f"the session store has schema version {current}, this dspool knows {SCHEMA_VERSION}: upgrade dspool",
+            found=current,
+            known=SCHEMA_VERSION,
+        )
+    for version in range(current, SCHEMA_VERSION):
+        if version not in MIGRATIONS:
+            raise StoreFailed(
+                f"no migration of the session store from schema version {version}", found=current
+            )
+        MIGRATIONS[version](connection)
+        connection.execute(update(schema_version).values(version=version + 1))
