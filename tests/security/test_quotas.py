@@ -377,6 +377,21 @@ async def test_the_store_of_the_released_version_is_migrated_and_counted(url):
     await store.close()
 
 
+async def test_what_an_earlier_version_wrote_meanwhile_is_counted_at_the_next_start(opened, pool):
+    """Pools of two versions may share a database for a while."""
+    first = await opened()
+    await put(first, pool, "s", "v", BIG)
+    async with first._engine.begin() as connection:
+        of_pool = {"pool": pool}
+        await connection.execute(text("UPDATE session_items SET size = 0 WHERE pool = :pool"), of_pool)
+        await connection.execute(text("UPDATE sessions SET size = 0 WHERE pool = :pool"), of_pool)
+        await connection.execute(text("DELETE FROM usage WHERE pool = :pool"), of_pool)
+    second = await opened(limited(max_stored_mb=1.5))
+    assert (await usage_of(second, pool)).stored_mb > 1
+    with pytest.raises(QuotaExceeded):
+        await put(second, pool, "s", "w", BIG)
+
+
 async def test_the_file_does_not_grow_with_what_was_deleted(tmp_path):
     file = tmp_path / "d.db"
     store = SessionStore(f"sqlite:///{file}")

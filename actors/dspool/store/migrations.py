@@ -9,7 +9,6 @@ from sqlalchemy import Connection, insert, inspect, select, text, update
 
 from dspool.errors import StoreFailed
 from dspool.store.schema import idempotency, metadata, schema_version, usage
-from dspool.store.usage import count_anew
 
 
 def _create_idempotency(connection: Connection) -> None:
@@ -20,7 +19,6 @@ def _count_usage(connection: Connection) -> None:
     usage.create(connection)
     for name in ("sessions", "session_items"):
         connection.execute(text(f"ALTER TABLE {name} ADD COLUMN size BIGINT NOT NULL DEFAULT 0"))
-    count_anew(connection)
 
 
 SCHEMA_VERSION = 3

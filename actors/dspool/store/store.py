@@ -33,7 +33,7 @@ from dspool.store.requests import (
     check_names,
 )
 from dspool.store.schema import create_engine, dead_workers, parse_url, upsert
-from dspool.store.usage import ALL, Usage
+from dspool.store.usage import ALL, Usage, count_anew
 from dspool.store.writer import FAILURES, Transaction, Writer, store_failed
 
 MAX_PAGE = 1000
@@ -88,6 +88,7 @@ class SessionStore(IdempotencyKeys, PoolRecords):
         try:
             async with engine.begin() as connection:
                 await connection.run_sync(migrate)
+                await connection.run_sync(count_anew)
         except FAILURES as failed:
             await engine.dispose()
             raise store_failed(failed) from failed

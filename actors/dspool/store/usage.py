@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dspool.core.admission.quotas import ROW_BYTES, Amount, Quotas
 from dspool.messages import StorageLimits
-from dspool.store.schema import among, idempotency, session_items, sessions, upsert
+from dspool.store.schema import among, idempotency, pools, session_items, sessions, upsert
 from dspool.store.schema import usage as table
 
 ALL = ""
@@ -76,7 +76,9 @@ class Usage:
 
 
 def count_anew(connection: Connection) -> None:
-    """Fill all sizes and amounts from what is there, for a store that did not count so far."""
+    """Fill missing sizes, and all amounts, from what is there: a dspool that does not count may have written it."""
+    # No other store may write meanwhile; SQLite has one writer anyway.
+    connection.execute(select(pools.c.pool).order_by(pools.c.pool).with_for_update()).all()
     payload, by_name = session_items.c.payload, connection.dialect.name
     text = func.octet_length(payload) if by_name == "postgresql" else func.length(cast(payload, LargeBinary))
 
@@ -84,13 +86,13 @@ def count_anew(connection: Connection) -> None:
         return func.length(payload) - func.length(func.replace(payload, character, ""))
 
     size = ROW_BYTES + text + 32 * (times(",") + times("[")) + 200 * times("{")
-    connection.execute(update(session_items).values(size=size))
+    connection.execute(update(session_items).where(session_items.c.size == 0).values(size=size))
     of_items = (
         select(func.coalesce(func.sum(session_items.c.size), 0))
         .where(session_items.c.pool == sessions.c.pool, session_items.c.session == sessions.c.session)
         .scalar_subquery()
     )
-    connection.execute(update(sessions).values(size=ROW_BYTES + of_items))
+    connection.execute(update(sessions).where(sessions.c.size == 0).values(size=ROW_BYTES + of_items))
     amounts: dict[tuple[str, str], Amount] = {}
 
     def count(pool: str, principal: str | None, amount: Amount) -> None:
