@@ -447,6 +447,52 @@ async def test_a_flood_of_bytes_does_not_either():
         assert ownership._size == 0
 
 
+async def test_a_refused_change_leaves_the_session_as_it_was_and_costs_no_reading_of_it():
+    """Else whoever is refused again and again makes the store and the worker read a whole session each time."""
+    async with LoopbackPool(PoolConfig(name="t")) as pool:
+        await pool.start_worker()
+        client = await pool.start_client()
+        await loopback(pool, "s", "ada", "kept")
+        commit = pool.store.commit
+
+        async def refuse(*args, **options):
+            raise QuotaExceeded("no more", limit="max_stored_mb")
+
+        pool.store.commit = refuse
+        for _ in range(5):
+            with pytest.raises(QuotaExceeded):
+                await loopback(pool, "s", "ada", "refused")
+            assert (await client.run(GetVariable("v"), session="s", principal="ada")).value == "kept"
+        pool.store.commit = commit
+        await loopback(pool, "s", "ada", "new")
+        assert (await client.run(GetVariable("v"), session="s", principal="ada")).value == "new"
+        assert pool.store.calls["acquire"] == 1
+
+
+def test_undoing_brings_back_programs_variables_and_the_choice_of_an_lm():
+    from dspool.messages import ConfigureLM, CreateProgram, DeleteVariable
+    from dspool.programs.sessions.host import Session, SessionHost
+
+    host = SessionHost(PoolConfig(lm_profiles={"a": {"model": "a", "engine": "offline"}}))
+    session = Session(host, "s")
+    host.run_inline(SetVariable("v", 1), session)
+    host.run_inline(CreateProgram("p", {"signature": "q -> a"}), session)
+    before = session.items()
+    for command in (
+        SetVariable("v", 2),
+        DeleteVariable("v"),
+        CreateProgram("p", {"signature": "q -> b"}, replace=True),
+        CreateProgram("p2", {"signature": "q -> b"}),
+        ConfigureLM("a"),
+    ):
+        host.run_inline(command, session)
+        assert session.items() != before
+        assert session.undo()
+        assert session.items() == before
+        assert session.program("p").describe()["signature"]
+    assert not session.undo(), "what was undone is not undone again"
+
+
 @pytest.mark.parametrize(
     ("held", "idle", "newcomer", "victim"),
     [

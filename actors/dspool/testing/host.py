@@ -168,6 +168,7 @@ def _run(command: AnyCommand, session: Session | None) -> CommandResult:
     if isinstance(command, Ping):
         return CommandResult("pong")
     assert session is not None
+    session.mark()
     if isinstance(command, SetVariable):
         session.variables[command.name] = command.value
         return CommandResult(None, changes=(Change("variable", command.name, {"value": command.value}),))

@@ -300,6 +300,8 @@ class Ownership:
         except BaseException:
             active.outdated = True
             raise
+        if active.session is not None:
+            active.session.forget_mark()  # which holds what was deleted
 
     async def end(self, execution: Execution) -> bool:
         """End the session of `execution`, which runs, durably; False when it was not there any more."""
