@@ -47,8 +47,8 @@ class Served:
     def room(self):
         return 64
 
-    async def create_session(self, id, *, principal=None):
-        return await self._store.create(self.name, id, principal=principal)
+    async def create_session(self, id, **about):
+        return await self._store.create(self.name, id, **about)
 
     async def session_info(self, id):
         return await self._store.get(self.name, id)

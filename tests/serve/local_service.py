@@ -92,8 +92,11 @@ class LocalPool(FakePool):
     def stream(self, command: Any, **options: Any) -> Any:
         return self._pool.stream(command, **options)
 
-    async def create_session(self, id: str, *, principal: str | None = None) -> Any:
-        return await self._store.create(self.name, id, principal=principal)
+    async def create_session(self, id: str, **about: Any) -> Any:
+        return await self._store.create(self.name, id, **about)
+
+    async def storage_usage(self) -> Any:
+        return await self._store.usage(self.name)
 
     async def session_info(self, id: str) -> Any:
         return await self._store.get(self.name, id)

@@ -226,9 +226,9 @@ async def test_a_session_ended_elsewhere_runs_nothing_new_until_what_runs_has_en
         gate = asyncio.Event()
         real = pool.store.commit
 
-        async def commit(*args):
+        async def commit(*args, **options):
             await gate.wait()
-            await real(*args)
+            return await real(*args, **options)
 
         held = Held(pool)
         running = held.call(client)

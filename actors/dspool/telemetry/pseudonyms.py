@@ -7,6 +7,7 @@ processes of the pool know it: they read it once, when they start.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ RECORD = "pseudonym_key"
 """The pool's record with the key, in hex. Whoever removes it while the pool is stopped begins with new pseudonyms."""
 _KEY_BYTES = 32
 _SIZE = 16
+_PATIENCE_S = 10.0
 
 _keys: dict[str, bytes] = {}
 """By pool."""
@@ -64,8 +66,9 @@ async def read_key(pool: str, get: GetRecord) -> bool:
 
 
 async def try_read_key(pool: str, get: GetRecord) -> bool:
-    """As `read_key`; a store that is away keeps nobody from starting."""
+    """As `read_key`; a store that is away or hangs keeps nobody from starting."""
     try:
-        return await read_key(pool, get)
-    except PoolError:
+        async with asyncio.timeout(_PATIENCE_S):
+            return await read_key(pool, get)
+    except (PoolError, TimeoutError):
         return False
