@@ -40,6 +40,7 @@ ON_REQUEST = frozenset({"deploy"})
 
 _REF = "#/components/schemas/{name}"
 _KEYED = (
+    "quota_exceeded",
     "invalid_request",
     "idempotency_key_reused",
     "idempotency_in_progress",

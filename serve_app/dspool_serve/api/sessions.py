@@ -190,7 +190,7 @@ ROUTES: tuple[Route, ...] = (
         SessionInfo,
         SessionRequest,
         status=201,
-        problems=(*CHANGE, "conflict", "store_failed"),
+        problems=(*CHANGE, "conflict", "quota_exceeded", "store_failed"),
         body_optional=True,
         role="caller",
     ),
@@ -238,7 +238,7 @@ ROUTES: tuple[Route, ...] = (
         "Use a configured LM profile for the session's programs; creates the session",
         LMResponse,
         LMRequest,
-        problems=(*CHANGE, "unknown_name", "too_many_sessions", "not_allowed", *LOOK),
+        problems=(*CHANGE, "unknown_name", "too_many_sessions", "quota_exceeded", "not_allowed", *LOOK),
         role="caller",
     ),
     Route(
@@ -268,7 +268,7 @@ ROUTES: tuple[Route, ...] = (
         "Create or replace a program of a session; creates the session",
         ProgramResponse,
         ProgramRequest | ProgramSpec,
-        problems=(*RUN, "not_allowed", "conflict", "too_many_sessions"),
+        problems=(*RUN, "not_allowed", "conflict", "too_many_sessions", "quota_exceeded"),
         role="caller",
     ),
     Route(

@@ -75,7 +75,7 @@ ROUTES: tuple[Route, ...] = (
         "Set a variable of a session; creates the session",
         Variable,
         VariableRequest,
-        problems=(*CHANGE, "conflict", "too_many_sessions", *LOOK),
+        problems=(*CHANGE, "conflict", "too_many_sessions", "quota_exceeded", *LOOK),
         role="caller",
     ),
     Route(
