@@ -163,9 +163,6 @@ def addresses(host: str) -> str:
     r"""What HAProxy is to bind for the service's `host`, with `\1` in the place of the port."""
     if not re.fullmatch(r"[A-Za-z0-9.:_%-]+", host):
         raise ConfigError(f"{host!r} is no address and no name of this machine", key="service.host")
-    if host == "::":
-        # Of one socket for both, HAProxy would count all IPv4 addresses as one network.
-        return r"0.0.0.0:\1,[::]:\1 v6only"
     return rf"[{host}]:\1" if ":" in host else rf"{host}:\1"
 
 

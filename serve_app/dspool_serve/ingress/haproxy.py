@@ -94,11 +94,9 @@ class HeldPorts:
         Raises:
             OSError: somebody has it.
         """
-        holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        holder = socket.socket()
         try:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if holder.family == socket.AF_INET6:
-                holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             holder.bind((host, port))
         except OSError:
             holder.close()
