@@ -238,15 +238,10 @@ def soon(monkeypatch):
     monkeypatch.setattr(haproxy_frontend, "KEEP_ALIVE_S", 1.0)
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"GET", b"GET / HTTP/1.1\r\nhost: x\r\na: b\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
-)
-async def test_one_who_sends_no_whole_head_is_given_up(tmp_path, soon, sent):
+async def test_one_who_sends_no_whole_head_is_given_up(tmp_path, soon):
+    heads = (b"", b"GET", b"GET / HTTP/1.1\r\nhost: x\r\na: b\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     async with Front(tmp_path, request_s=1.0) as front:
-        reader, writer = await connection(front, STRANGER)
-        writer.write(sent)
-        await asyncio.wait_for(reader.read(), PATIENCE_S)
-        writer.close()
+        await asyncio.gather(*(talk(front, head) for head in heads))
         assert front.replica.seen == []
 
 
@@ -275,13 +270,10 @@ async def test_a_connection_that_asks_no_more_ends_before_one_that_has_not_asked
         let_go([asked, silent])
 
 
-@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
-async def test_a_tls_handshake_without_an_end_is_given_up(tmp_path, soon, certificate, sent):
+async def test_a_tls_handshake_without_an_end_is_given_up(tmp_path, soon, certificate):
     async with Front(tmp_path, tls=certificate, request_s=1.0) as front:
-        reader, writer = await connection(front, STRANGER)
-        writer.write(sent)
-        await asyncio.wait_for(reader.read(), PATIENCE_S)
-        writer.close()
+        beginnings = (b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        await asyncio.gather(*(talk(front, beginning) for beginning in beginnings))
 
 
 async def test_one_who_does_not_read_the_answer_is_given_up_and_the_replica_is_told(tmp_path, soon):
@@ -432,72 +424,70 @@ async def test_an_extended_connect_over_http2_is_no_way_to_another_protocol(tmp_
 # --- what goes on to a replica -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        b"/-/routes",
-        b"/-/ROUTES",
-        b"/%2d/routes",
-        b"/-%2froutes",
-        b"/%2D%2Fhealthz",
-        b"/-/",
-        b"/-/metrics",
-        b"/-/routes?x",
-    ],
-)
-async def test_of_what_serve_answers_by_itself_only_that_it_lives_is_told(tmp_path, path):
+async def test_of_what_serve_answers_by_itself_only_that_it_lives_is_told(tmp_path):
+    paths = ["/-/routes", "/-/ROUTES", "/-/routes?x", "/-/", "/-/metrics", "/-/HEALTHZ"]
+    paths += ["/%2d/routes", "/-%2froutes", "/%2D%2Fhealthz"]
     async with Front(tmp_path) as front:
-        answer = await talk(front, b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path)
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 404 ")
-        assert json.loads(body)["code"] == "not_found"
+        for path in paths:
+            answer = await talk(
+                front, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+            )
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 404 "), path
+            assert json.loads(body)["code"] == "not_found"
         assert front.replica.seen == []
         # In the template of these tests a replica answers it; in Serve's, HAProxy.
         assert await is_let_in(front, STRANGER, b"/-/healthz") == 200
 
 
-@pytest.mark.parametrize(
-    "line", [b"OPTIONS * HTTP/1.1\r\nhost: x", b"CONNECT evil.example:443 HTTP/1.1\r\nhost: evil.example:443"]
-)
-async def test_a_request_without_a_path_meets_no_replica(tmp_path, line):
+async def test_a_request_without_a_path_meets_no_replica(tmp_path):
     async with Front(tmp_path) as front:
-        answer = await talk(front, line + b"\r\nconnection: close\r\n\r\n")
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400 ")
-        assert json.loads(body)["code"] == "malformed_request"
+        for line in (
+            "OPTIONS * HTTP/1.1\r\nhost: x",
+            "CONNECT evil.example:443 HTTP/1.1\r\nhost: evil.example:443",
+        ):
+            answer = await talk(front, line.encode() + b"\r\nconnection: close\r\n\r\n")
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 "), line
+            assert json.loads(body)["code"] == "malformed_request"
         assert front.replica.seen == []
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
+async def test_what_can_be_read_in_two_ways_meets_no_replica(tmp_path):
+    heads = [
         b"GET http://evil.example/ HTTP/1.1\r\nhost: x",
         b"GET / HTTP/1.1\r\nhost: x\r\nhost: y",
         b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2",
+        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1, 2",
+        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1 1",
         b"GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity",
-        b"GET / HTTP/1.1\r\nhost: x\r\n folded: y",
         b"GET / HTTP/1.1\r\nhost: x\r\na\x00b: y",
+        b"GET / HTTP/1.1\r\nhost: x\r\na b: y",
+        b"GET / HTTP/1.1\r\nhost: x\r\na : y",
         b"GET /a b HTTP/1.1\r\nhost: x",
         b"GET /\x7f HTTP/1.1\r\nhost: x",
-    ],
-)
-async def test_what_can_be_read_in_two_ways_is_refused_or_read_in_one(tmp_path, head):
+    ]
     async with Front(tmp_path) as front:
-        answer = await talk(front, head + b"\r\nconnection: close\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 400 ") or len(front.replica.seen) <= 1, answer[:200]
-        assert not any("/v1/" in line for line in front.replica.seen)
+        for head in heads:
+            answer = await talk(front, head + b"\r\nconnection: close\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 400 "), head
+        assert front.replica.seen == []
 
 
-@pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"tls/1.0"])
-async def test_no_other_protocol_is_asked_of_a_replica(tmp_path, soon, protocol):
-    more = b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\nhttp2-settings: AAMAAABk\r\n"
+async def test_no_other_protocol_is_asked_of_a_replica(tmp_path):
+    more = "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\nhttp2-settings: AAMAAABk\r\n"
     async with Front(tmp_path) as front:
-        answer = await talk(
-            front,
-            b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: %b\r\n%b\r\n" % (protocol, more),
-        )
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert "upgrade" not in json.loads(answer.partition(b"\r\n\r\n")[2])
+        for protocol in ("websocket", "h2c", "tls/1.0"):
+            reader, writer = await connection(front, STRANGER)
+            writer.write(
+                f"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n{more}\r\n".encode()
+            )
+            assert (await asyncio.wait_for(reader.readline(), PATIENCE_S)).startswith(b"HTTP/1.1 200 "), (
+                protocol
+            )
+            body = await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE_S)
+            assert "upgrade" not in json.loads(body.partition(b"\r\n\r\n")[2])
+            writer.close()
 
 
 async def test_an_address_is_believed_from_proxies_that_are_named_and_from_nobody_else(tmp_path):
