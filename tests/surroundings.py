@@ -33,6 +33,7 @@ KEPT_IN_CHECKOUT = (
 PATIENCE_S = "FRESH_PATIENCE_S"
 """How long what is ending by itself may take; by default as long as Ray's agents outlive a killed driver, and some."""
 _PATIENCE_S = 90.0
+_CHANGED_LONG_AGO_NS = 1_000_000_000
 LEFT_BEHIND = 70
 """Exit code of what did well and left something."""
 
@@ -46,6 +47,7 @@ class Surroundings:
         self._patience_s = patience_s
         self._places = [str(place) for place in places]
         self._processes = processes
+        self._listings: dict[str, tuple[int, list[tuple[str, str, bool]]]] = {}
         self._known: frozenset[str] = frozenset()
         self._known = frozenset(self._things(everything=True))
 
@@ -79,19 +81,36 @@ class Surroundings:
             yield from (f"process {name}" for name in os.listdir("/proc") if name.isdigit())
 
     def _below(self, place: str, within: str, kept: tuple[str, ...], everything: bool) -> Iterator[str]:
-        try:
-            found = list(os.scandir(os.path.join(place, within)))
-        except OSError:
-            return
-        for entry in found:
-            name = os.path.join(within, entry.name)
-            if entry.path in self._places or _one_of(kept, name):
-                continue
+        for name, path, is_directory in self._listing(place, within, kept):
             passed = name in ABOVE_KEPT
             if not passed:
-                yield entry.path
-            if (everything or passed or entry.path in self._known) and entry.is_dir(follow_symlinks=False):
+                yield path
+            if is_directory and (everything or passed or path in self._known):
                 yield from self._below(place, name, kept, everything)
+
+    def _listing(self, place: str, within: str, kept: tuple[str, ...]) -> list[tuple[str, str, bool]]:
+        """Name within the place, path, and whether it is a directory, of what may not stay.
+
+        From memory while a directory is unchanged: some hundred of them are looked at after each test.
+        """
+        directory = os.path.join(place, within)
+        try:
+            changed_ns = os.stat(directory).st_mtime_ns
+            known_ns, listing = self._listings.get(directory, (0, []))
+            if known_ns == changed_ns:
+                return listing
+            listing = [
+                (name, entry.path, entry.is_dir(follow_symlinks=False))
+                for entry in os.scandir(directory)
+                if entry.path not in self._places
+                and not _one_of(kept, name := os.path.join(within, entry.name))
+            ]
+        except OSError:
+            return []
+        # What has just changed may change once more within one tick of the file system's clock.
+        if time.time_ns() - changed_ns > _CHANGED_LONG_AGO_NS:
+            self._listings[directory] = (changed_ns, listing)
+        return listing
 
 
 def taken(environ: MutableMapping[str, str]) -> dict[str, str]:

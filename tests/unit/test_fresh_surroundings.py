@@ -112,6 +112,21 @@ def test_what_comes_after_the_first_look_is_new_and_a_directory_is_one_thing(tmp
     assert watched.new() == {str(tmp_path / "old" / "deep" / "file"), str(tmp_path / "made")}
 
 
+def test_a_directory_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    for directory in (tmp_path / "old", tmp_path):
+        os.utime(directory, (1_000, 1_000))
+    watched = Surroundings([tmp_path])
+    with monkeypatch.context() as patched:
+        patched.setattr(surroundings.os, "scandir", lambda path: pytest.fail(f"{path} is read again"))
+        assert watched.new() == set()
+    (tmp_path / "old" / "first").touch()
+    assert watched.new() == {str(tmp_path / "old" / "first")}
+    # At once: within the same tick of the file system's clock.
+    (tmp_path / "old" / "second").touch()
+    assert watched.new() == {str(tmp_path / "old" / name) for name in ("first", "second")}
+
+
 def test_caches_that_their_owners_document_may_stay(tmp_path):
     watched = Surroundings([tmp_path])
     for name in ("pytest-of-somebody", ".cache/deno"):
