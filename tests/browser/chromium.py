@@ -1,4 +1,4 @@
-"""A real Chromium on the dashboard: a browser for a module, a page for each test, and what it complained about."""
+"""A real Chromium on the dashboard: a browser and a page for a module, and what it complained about."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A process less.
+    "--in-process-gpu",
 ]
 WIDE = {"width": 1440, "height": 1000}
 PHONE = {"width": 390, "height": 844}
@@ -94,6 +96,14 @@ class Looking:
 
     def widest(self) -> int:
         return self.page.evaluate("document.documentElement.scrollWidth")
+
+    def forget(self) -> None:
+        """As if nothing had been looked at."""
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.context.clear_cookies()
+        self.page.goto("about:blank")
+        self.troubles.clear()
+        self.asked.clear()
 
     def close(self) -> None:
         self.context.close()

@@ -1,4 +1,7 @@
-"""A browser a file, and a fresh page a test, on that file's `demo`."""
+"""A browser and a page a file, on that file's `demo`; each test finds the page empty, and signed out.
+
+A page of its own for each test would be a process of its own: a second of processor time each.
+"""
 
 import pytest
 
@@ -11,8 +14,14 @@ def browser():
         yield running
 
 
-@pytest.fixture
-def look(browser, demo):
+@pytest.fixture(scope="module")
+def one_page(browser, demo):
     looking = Looking(browser, demo.url)
     yield looking
     looking.close()
+
+
+@pytest.fixture
+def look(one_page):
+    yield one_page
+    one_page.forget()

@@ -131,6 +131,9 @@ def test_a_refused_action_says_why_and_can_be_corrected(look, demo):
 def test_a_change_without_the_token_against_forgery_is_refused(look, demo):
     page = look.sign_in(demo.tokens["root"])
     status = page.evaluate(
-        "async () => (await fetch('/v1/pools/default/pause', {method: 'POST', body: '{}'})).status"
+        """async () => {
+            const headers = { "content-type": "application/json" };
+            return (await fetch("/v1/pools/default/pause", { method: "POST", headers, body: "{}" })).status;
+        }"""
     )
     assert status == 403
