@@ -24,7 +24,6 @@ from dspool.errors import ConfigError, PoolError, WorkerStartFailed
 from dspool.runtime import forkserver
 from dspool.runtime.forkserver import ParentReport, StartMethod
 from dspool.store.place import node_of_store
-from dspool.store.schema import create_engine, parse_url
 
 _STORE_S = 5.0
 _PRELOAD_S = 120.0
@@ -84,6 +83,9 @@ def store(config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = Fals
             found = f"{shown} is on one of {len(nodes)} nodes: others joined after the start"
             meaning = "sessions are lost with that node, and the next `dspool up --address` is refused"
             return warn(check, found, meaning, advice)
+    # SQLAlchemy is a third of what the command line imports, and only this check needs it.
+    from dspool.store.schema import parse_url
+
     try:
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":
@@ -106,6 +108,8 @@ def store(config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = Fals
 
 
 async def _connect(url: Any) -> None:
+    from dspool.store.schema import create_engine
+
     engine = create_engine(url)
     try:
         async with asyncio.timeout(_STORE_S), engine.connect() as connection:
