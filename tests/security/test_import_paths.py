@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -437,3 +439,47 @@ def test_a_callers_input_never_reaches_the_model_call_as_a_setting(shop, monkeyp
 )
 def test_a_creation_says_whether_it_names_code(command, names):
     assert command.names_imports is names
+
+
+# --- one module decides ---
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("actors/dspool", "serve_app/dspool_serve", "serve_app/dspool_console")
+RUNNERS = re.compile(
+    r"(.*\.)?(import_module|__import__|reload|exec_module|load_module|find_spec|locate|resolve_name|run_path|run_module)"
+    r"|eval|exec|compile|(operator\.)?attrgetter|(pickle|cloudpickle|dill|marshal|shelve)\.\w+"
+    r"|yaml\.(load|load_all|full_load|unsafe_load)|(.*\.)?(Unpickler|ImportString)"
+)
+"""What makes code or objects of text or bytes, wherever they come from."""
+TEXT_TO_CODE = {
+    "dspool/programs/imports.py": "import paths and steps of the warm-up: it decides which",
+    "dspool/programs/sources.py": "looks for the files of allowed_imports, and imports nothing",
+    "dspool/programs/program.py": "copies the default configuration through pickle, from a process to itself",
+    "dspool/programs/sessions/code.py": "execute_code, for those who may run code in the cluster anyway",
+    "dspool/programs/sessions/sandbox/inside.py": "execute_code over HTTP, inside of the sandbox",
+    "dspool/runtime/forkserver/preload.py": "modules that the configuration names, before workers are forked",
+    "dspool/runtime/forkserver/parent.py": "Ray's own worker program, compiled once for all",
+    "dspool/runtime/forkserver/child.py": "Ray's own worker program, as Ray started it",
+    "dspool/cli/programs.py": "looks whether there is a module that the command line names",
+    "dspool/config/load.py": "the configuration, with a loader that makes plain data only",
+    "dspool/telemetry/trace_export.py": "one of two exporters",
+    "dspool/corrections/dspy_calls.py": "modules of DSPy that it names itself",
+    "dspool/__init__.py": "public names, from a table",
+    "dspool_serve/ingress/deployment.py": "the console, which it must not know",
+    "dspool_console/dashboard/files.py": "the file of the chart library",
+}
+"""The only files that hand one of these anything but a constant, and why they may."""
+
+
+def test_only_these_files_make_code_or_objects_of_text():
+    found = set()
+    for folder in SOURCES:
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if not isinstance(node, ast.Call) or not RUNNERS.fullmatch(ast.unparse(node.func)):
+                    continue
+                of = [*node.args, *(keyword.value for keyword in node.keywords)][0]
+                fixed = isinstance(of, ast.Constant) or (isinstance(of, ast.Name) and of.id.isupper())
+                if not fixed:
+                    found.add(str(file.relative_to(ROOT)).partition("/")[2])
+    assert found == TEXT_TO_CODE.keys()

@@ -33,7 +33,7 @@ from typing import Any, Final, Literal, NamedTuple
 import dspy
 import msgspec
 
-from dspool.config import PoolConfig
+from dspool.config import CustomCode, ImportModules, PoolConfig
 from dspool.config.base import IMPORT_PATH
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError
 from dspool.messages import JSON
@@ -57,6 +57,16 @@ _CONNECTION: Final = frozenset({"api_key", "api_base", "base_url", "model_list"}
 Use = Literal["programs", "tools", "rewards"]
 
 _FORM: Final = re.compile(IMPORT_PATH)
+
+
+def run_step(step: ImportModules | CustomCode) -> None:
+    """A step of the warm-up: the operator's own words, imported and called as they stand in the configuration."""
+    if isinstance(step, ImportModules):
+        for module in step.modules:
+            importlib.import_module(module)
+    else:
+        module, _, name = step.import_path.partition(":")
+        getattr(importlib.import_module(module), name)()
 
 
 def is_reserved(name: str) -> bool:

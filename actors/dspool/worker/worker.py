@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import logging
 import os
 import time
@@ -165,8 +164,11 @@ class Worker:
         self._state = "warming"
         started_at = time.monotonic()
         try:
-            if isinstance(step, ImportModules):
-                await asyncio.to_thread(_import_all, step.modules)
+            if isinstance(step, ImportModules | CustomCode):
+                # Not at the top: it loads DSPy.
+                from dspool.programs.imports import run_step
+
+                await asyncio.to_thread(run_step, step)
             elif isinstance(step, ConfigureLMStep):
                 await asyncio.to_thread(self._host.lm, step.profile)
             elif isinstance(step, LoadPrograms):
@@ -174,8 +176,6 @@ class Worker:
                     await asyncio.to_thread(self._host.deploy, deployment)
             elif isinstance(step, Probe):
                 await self._probe(step)
-            elif isinstance(step, CustomCode):
-                await asyncio.to_thread(_call, step.import_path)
         except BaseException as failed:
             if is_own(failed) or is_cancellation(failed):
                 raise
@@ -356,18 +356,8 @@ def _bytes(mb: float | None) -> float | None:
     return None if mb is None else mb * MB
 
 
-def _import_all(modules: tuple[str, ...]) -> None:
-    for module in modules:
-        importlib.import_module(module)
-
-
 def _text_of(raised: BaseException) -> str:
     try:
         return f": {raised}"[:_MESSAGE_LIMIT]
     except BaseException:  # its own words are anybody's code, too
         return ""
-
-
-def _call(import_path: str) -> None:
-    module, _, name = import_path.partition(":")
-    getattr(importlib.import_module(module), name)()
