@@ -329,6 +329,20 @@ async def test_a_length_that_somebody_made_up_is_not_waited_for(size):
     assert ends.to_client.closed
 
 
+async def test_much_that_arrives_at_once_is_decoded_in_several_turns_of_the_loop():
+    ends = Ends().greet()
+    messages = [Cancel([f"{number}" * (connection.TURN_BYTES // 4)]) for number in range(10)]
+    ends.worker.data_received(b"".join(ends.say(*messages)))
+    turns = [len(ends.at_worker)]
+    while len(ends.at_worker) < 10:
+        assert ends.to_client.paused, "nothing more is read meanwhile"
+        await asyncio.sleep(0)
+        turns.append(len(ends.at_worker))
+    assert turns == [4, 8, 10]
+    assert not ends.to_client.paused
+    assert ends.at_worker == messages
+
+
 async def test_a_message_longer_than_allowed_ends_the_connection_before_it_is_whole(monkeypatch):
     monkeypatch.setattr(connection, "MAX_FRAME_BYTES", 2 * RECORD_BYTES)
     ends = Ends().greet()

@@ -304,7 +304,7 @@ async def test_a_result_nested_deeper_than_a_client_can_decode_fails_alone():
         pool.programs["deep"] = Script("inline", lambda *_: {"answer": deep})
         await pool.start_worker()
         client = await pool.start_client()
-        with pytest.raises(InternalError, match="nested"):
+        with pytest.raises(InternalError, match="levels of nesting"):
             await client.run(ExecuteProgram("deep", {}))
         assert (await client.run(Ping())).value == "pong"
         assert pool.reported_dead == []

@@ -8,20 +8,30 @@ from typing import Any
 import pytest
 
 from dspool.config import PoolConfig
-from dspool.errors import InvalidRequest, PayloadTooLarge
-from dspool.messages import CreateProgram, ExecuteProgram, Operation, Ping, Result, SetVariable
+from dspool.errors import InternalError, InvalidRequest, PayloadTooLarge
+from dspool.messages import (
+    CreateProgram,
+    ExecuteProgram,
+    Operation,
+    Ping,
+    Result,
+    SetVariable,
+    StreamEvent,
+    StreamProgram,
+)
 from dspool.testing.host import LoopbackPool, Script
 from dspool.wire import connection, frames
 from dspool.wire.connection import FramedProtocol
 from dspool.wire.frames import (
     Report,
     Submit,
+    Unsendable,
     batches,
+    check_depth,
     decode_from_client,
     encode,
     encode_command,
     sendable,
-    too_deep,
 )
 from dspool.worker import outbox
 
@@ -99,11 +109,46 @@ def test_what_a_worker_might_not_be_able_to_decode_is_refused(command):
 
 
 def test_depth_is_counted_without_walking_shared_parts_again_and_again():
-    assert not too_deep(nested(frames.MAX_DEPTH - 1))
-    assert too_deep(nested(frames.MAX_DEPTH))
     loop: list[Any] = []
     loop += [loop, loop]
-    assert too_deep(loop)
+    check_depth(nested(frames.MAX_DEPTH - 1))
+    for deep in (nested(frames.MAX_DEPTH), (nested(frames.MAX_DEPTH),), loop):
+        with pytest.raises(Unsendable, match="levels of nesting"):
+            check_depth(deep)
+
+
+@pytest.mark.parametrize("whole", [list, tuple, lambda value: {"x": value}])
+async def test_what_a_client_might_not_be_able_to_decode_ends_its_operation_and_no_other(whole):
+    deep: list[Any] = []
+    for _ in range(frames.MAX_DEPTH):
+        deep = [deep]
+
+    async def streams(inputs, session, emit):
+        await emit(StreamEvent("field", "x", whole([deep])))
+        return {}
+
+    async with LoopbackPool(PoolConfig(name="t")) as pool:
+        pool.programs |= {
+            "ends": Script("inline", lambda *_: whole([deep])),
+            "streams": Script("async", streams),
+        }
+        gate = asyncio.Event()
+
+        async def wait(inputs, session, emit):
+            await gate.wait()
+            return {"x": 1}
+
+        pool.programs["waits"] = Script("async", wait)
+        await pool.start_worker()
+        client = await pool.start_client()
+        other = asyncio.ensure_future(client.run(ExecuteProgram("waits", {}), idempotent=False))
+        with pytest.raises(InternalError, match="levels of nesting"):
+            await client.run(ExecuteProgram("ends", {}))
+        with pytest.raises(InternalError, match="levels of nesting"):
+            async for _ in client.stream(StreamProgram("streams", {})):
+                pass
+        gate.set()
+        assert (await other).x == 1
 
 
 def test_a_command_larger_than_a_frame_is_refused(monkeypatch):

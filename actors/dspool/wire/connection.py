@@ -87,26 +87,29 @@ class FramedProtocol(asyncio.Protocol):
         self._limit = MAX_SEALED_BYTES
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        self._take()
+        if self._buffer:
+            self._buffer += data
+            self._take(self._buffer)
+        else:
+            self._take(data)
 
-    def _take(self) -> None:
-        """Handle what has arrived, up to `TURN_BYTES`."""
-        buffer, start, decoded = self._buffer, 0, 0
+    def _take(self, data: bytes | bytearray) -> None:
+        """Handle what has arrived, up to `TURN_BYTES`; keep the rest."""
+        start, arrived, decoded = 0, len(data), 0
         try:
-            while not self.closing and decoded < TURN_BYTES:
+            while decoded < TURN_BYTES and not self.closing:
                 body = start + HEADER_BYTES
-                if len(buffer) < body:
+                if arrived < body:
                     break
-                header = buffer[start:body]
+                header = data[start:body]
                 end = body + (length(header) if self._opener else int.from_bytes(header, "big"))
                 if end - body > self._limit:
                     self.fail("a frame is longer than allowed")
-                elif len(buffer) < end:
+                elif arrived < end:
                     break
                 else:
                     start = end
-                    decoded += self._handle(header, buffer[body:end])
+                    decoded += self._handle(header, data[body:end])
             else:
                 self._go_on_soon()
         except (HandshakeFailed, BadRecord) as refused:
@@ -119,10 +122,13 @@ class FramedProtocol(asyncio.Protocol):
             if self._opener is not None:  # others must not fill the log
                 _log.error("a connection was dropped: %s", self.failure)
         finally:
-            del buffer[:start]
+            if data is self._buffer:
+                del self._buffer[:start]
+            elif start < arrived:
+                self._buffer += data[start:]
             self.batch_received()
 
-    def _handle(self, header: bytearray, body: bytearray) -> int:
+    def _handle(self, header: bytes | bytearray, body: bytes | bytearray) -> int:
         """Returns how many bytes it had to decode."""
         if self._opener is None:
             self.greeted(body)
@@ -141,7 +147,7 @@ class FramedProtocol(asyncio.Protocol):
     def _go_on(self) -> None:
         if self.transport is not None and not self.closing:
             self.transport.resume_reading()
-            self._take()
+            self._take(self._buffer)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -149,7 +155,7 @@ class FramedProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.full = False
 
-    def greeted(self, body: bytearray) -> None:
+    def greeted(self, body: bytes | bytearray) -> None:
         """The next message of the handshake. Raises HandshakeFailed and what decoding raises."""
         raise NotImplementedError
 
@@ -215,7 +221,7 @@ class ClientEnd(FramedProtocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         """Completes when nothing of the connection is left."""
 
-    def greeted(self, body: bytearray) -> None:
+    def greeted(self, body: bytes | bytearray) -> None:
         handshake = self._handshake
         if self._transcript is None:
             challenge = decode_challenge(body)
@@ -288,7 +294,7 @@ class WorkerEnd(FramedProtocol):
         )
         self.greet(Challenge(self._handshake.share, VERSION))
 
-    def greeted(self, body: bytearray) -> None:
+    def greeted(self, body: bytes | bytearray) -> None:
         handshake, hello = self._handshake, decode_hello(body)
         if hello.version != VERSION:
             raise HandshakeFailed(other_version(hello.version))

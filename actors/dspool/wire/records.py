@@ -10,8 +10,6 @@ Records are short: without the key nobody makes an end keep more than one, and c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -35,15 +33,17 @@ class Sealer:
         self._encrypt = AESGCM(key).encrypt
         self._count = 0
 
-    def seal(self, message: bytes) -> Iterator[bytes]:
+    def seal(self, message: bytes) -> list[bytes]:
         """The records of `message`; all of them have to be sent, in this order."""
-        rest = memoryview(message)
+        if len(message) <= RECORD_BYTES:
+            return [self._record(message, 0)]
+        rest, records = memoryview(message), []
         while len(rest) > RECORD_BYTES:
-            yield self._record(rest[:RECORD_BYTES], _MORE)
+            records.append(self._record(rest[:RECORD_BYTES], _MORE))
             rest = rest[RECORD_BYTES:]
-        yield self._record(rest, 0)
+        return [*records, self._record(rest, 0)]
 
-    def _record(self, piece: memoryview, more: int) -> bytes:
+    def _record(self, piece: bytes | memoryview, more: int) -> bytes:
         header = (more | len(piece) + _TAG_BYTES).to_bytes(HEADER_BYTES, "big")
         nonce = self._count.to_bytes(_NONCE_BYTES, "big")
         self._count += 1
@@ -59,7 +59,7 @@ class Opener:
         self._max_message_bytes = max_message_bytes
         self._begun = bytearray()
 
-    def open(self, header: bytearray, sealed: bytearray) -> bytes | bytearray | None:
+    def open(self, header: bytes | bytearray, sealed: bytes | bytearray) -> bytes | bytearray | None:
         """The message that ends with this record; None if it goes on.
 
         Raises:
@@ -83,6 +83,6 @@ class Opener:
         return message
 
 
-def length(header: bytearray) -> int:
+def length(header: bytes | bytearray) -> int:
     """Bytes of what follows this header."""
     return int.from_bytes(header, "big") & ~_MORE

@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from dspool.errors import InternalError
 from dspool.messages import Failure, Result, StreamEvent
-from dspool.wire.frames import Chunk, Report, Unsendable, batches, sendable, too_deep
+from dspool.wire.frames import Chunk, Report, Unsendable, batches, check_depth, sendable
 from dspool.worker.execution import ClientPeer
 
 
@@ -52,6 +52,7 @@ class Outbox:
             if type(event.field) is not str:
                 # The client decodes strictly, and would drop the connection.
                 raise Unsendable("its field is no text")
+            check_depth(event.value)
             encoded = sendable(event)
         except Unsendable as refused:
             raise InternalError(f"an event of the stream cannot be sent: {refused}") from None
@@ -107,8 +108,7 @@ def _send(peer: ClientPeer, running: int, slots: int) -> None:
 def _encoded(end: Result | Failure) -> Raw:
     try:
         if type(end) is Result:
-            if type(end.value) in (dict, list) and too_deep(end.value):
-                raise Unsendable("it is nested too deeply")
+            check_depth(end.value)
             if end.usage:
                 # The client decodes strictly, and would drop the connection.
                 msgspec.convert(end.usage, dict[str, dict[str, int]])
