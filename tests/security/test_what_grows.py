@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import json
 import os
@@ -23,11 +24,15 @@ from dspool.store import schema
 from dspool.store.store import SessionStore
 from dspool.supervisor import deployments as supervised
 from dspool.supervisor.canary import MAX_ROLLOUTS, Rollouts
+from dspool.supervisor.sizing import MAX_DECISIONS, DecisionRecord, Sizing
+from dspool.supervisor.versioned_source import VersionedSource
+from dspool.supervisor.warmup import MAX_MOMENTS, MAX_RUNS, Warmer
 from dspool.telemetry.event_log import MAX_BUFFERED, MAX_SENDERS, EventBatch, EventBuffer, EventLog
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.observation import Observation
 from dspool.telemetry.trace_export import FileExporter
 from dspool.telemetry.tracing import LONGEST_ATTRIBUTE, Tracing
+from dspool.testing.doubles import FakeStore
 from dspool_console.alerts.watch import CHANGES_KEPT, AlertWatch
 from dspool_console.dashboard import hub, traces
 from dspool_serve.access.audit import NAME as AUDIT_NAME
@@ -101,12 +106,19 @@ async def test_of_each_program_the_newest_versions_and_the_current_one_are_kept(
     await store.close()
 
 
-def test_the_supervisor_forgets_the_versions_that_the_store_forgets():
+async def test_the_supervisor_forgets_the_versions_that_the_store_forgets_and_their_source():
+    store, numbers = FakeStore(), range(1, 301)
+    source = VersionedSource("p", store, workers=list, sleep=asyncio.sleep)
+    for number in numbers:
+        await store.put_record("p", f"source:qa:{number}", {"shop": "hash"})
     held = supervised.Deployments.__new__(supervised.Deployments)
-    held._versions = {"qa": {number: Deployment("qa", number) for number in range(1, 301)}}
-    held._current, held._previous = {"qa": 300}, {"qa": 7}
-    held._forget_old("qa")
-    assert sorted(held._versions["qa"]) == [7, *range(301 - VERSIONS_KEPT, 301)]
+    held._versions = {"qa": {number: Deployment("qa", number) for number in numbers}}
+    held._current, held._previous, held._source = {"qa": 300}, {"qa": 7}, source
+    await held._forget_old("qa")
+    kept = [7, *range(301 - VERSIONS_KEPT, 301)]
+    assert sorted(held._versions["qa"]) == kept
+    assert source._originals == {}
+    assert [number for number in numbers if await store.get_record("p", f"source:qa:{number}")] == kept
 
 
 async def test_the_write_ahead_log_is_cut_back_after_a_long_transaction(tmp_path, monkeypatch):
@@ -242,13 +254,20 @@ def test_events_that_cannot_be_sent_are_bounded_and_counted():
 
 
 def test_what_the_supervisor_remembers_for_people_is_bounded():
+    config = PoolConfig()
     rollouts = Rollouts(lambda: 0.0)
-    for number in range(MAX_ROLLOUTS + 5):
+    sizing = Sizing(config, None, facts=None, clock=float, wall=float, sleep=asyncio.sleep)
+    warmer = Warmer(config, current=list, clock=float, sleep=asyncio.sleep)
+    for number in range(max(MAX_ROLLOUTS, MAX_DECISIONS, MAX_MOMENTS, MAX_RUNS) + 5):
         with rollouts.of("qa", number, None, "loading"):
             pass
+        sizing._record(DecisionRecord(0.0, number, 0, 0, "grow", "load"))
+        warmer._publish("step", f"w{number}")
+        warmer._runs.append(number)
     assert len(rollouts._ended) == MAX_ROLLOUTS
-    watch = AlertWatch("p", None)
-    assert watch.changes.maxlen == CHANGES_KEPT
+    assert len(sizing._records) == MAX_DECISIONS
+    assert (len(warmer._progress), len(warmer._runs)) == (MAX_MOMENTS, MAX_RUNS)
+    assert AlertWatch("p", None).changes.maxlen == CHANGES_KEPT
 
 
 def test_a_client_remembers_the_places_of_so_many_sessions():

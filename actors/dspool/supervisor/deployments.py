@@ -126,17 +126,15 @@ class Deployments:
         if old is not None and old != deployment.version:
             self._previous[deployment.program] = old
         self._current[deployment.program] = deployment.version
-        self._forget_old(deployment.program)
+        await self._forget_old(deployment.program)
         self._on_change(dict(self._current))
 
-    def _forget_old(self, program: str) -> None:
+    async def _forget_old(self, program: str) -> None:
         """As the store does: a roll-back goes to one of the newest, or to the one before."""
         versions = self._versions[program]
         in_use = {self._current[program], self._previous.get(program)}
-        for version in [
-            one for one in versions if one <= max(versions) - VERSIONS_KEPT and one not in in_use
-        ]:
-            del versions[version]
+        old = {one for one in versions if one <= max(versions) - VERSIONS_KEPT} - in_use
+        await self._source.forget([versions.pop(version) for version in old])
 
     async def deploy(self, request: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
         """Give `request` a version number, roll it out, and return it once every warm worker has it.

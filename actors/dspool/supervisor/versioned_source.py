@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dspool.core.lifecycle.source import (
     ImportedSource,
@@ -110,6 +110,13 @@ class VersionedSource:
 
     async def _source_of(self, handle: WorkerHandle, deployment: Deployment) -> ImportedSource:
         return await within(ANSWER_S, handle.source(import_paths(deployment)), self._sleep)
+
+    async def forget(self, deployments: Iterable[Deployment]) -> None:
+        """Versions that nobody can roll back to any more. Of each the store keeps an empty record."""
+        for deployment in deployments:
+            if await self._original(deployment):
+                await self._store.put_record(self._pool, _key(deployment), None)
+            self._originals.pop((deployment.program, deployment.version), None)
 
     async def _original(self, deployment: Deployment) -> dict[str, str] | None:
         key = deployment.program, deployment.version
