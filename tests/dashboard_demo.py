@@ -80,6 +80,7 @@ class SimulatedPool:
         )
         self.away = False
         self.tracing = None
+        self.ended_by_token: dict[str, dict[str, float]] = {}
         self.paused = False
         self.desired = workers
         self.ended: list[str] = []
@@ -316,6 +317,13 @@ class SimulatedPool:
 
     def room(self) -> int:
         return sys.maxsize
+
+    async def end_login(self, token: str, login: str, until: float) -> dict[str, dict[str, float]]:
+        self.ended_by_token.setdefault(token, {})[login] = until
+        return await self.ended_logins()
+
+    async def ended_logins(self) -> dict[str, dict[str, float]]:
+        return {token: dict(logins) for token, logins in self.ended_by_token.items()}
 
     async def take_allowance(self, token: str, limits: Any, wanted: int) -> Any:
         raise StoreFailed("nobody counts for all here")

@@ -22,6 +22,7 @@ from dspool.messages import (
 )
 from dspool.protocols import PoolAdministration, PoolObservation
 from dspool.store.idempotency import Claim, KeptAnswer
+from dspool.store.logins import Ended
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.logs import LogTail
 from dspool.telemetry.snapshot import Snapshot
@@ -75,6 +76,8 @@ class PoolStorage(Protocol):
         self, key: str, *, principal: str | None, holder: str, answer: KeptAnswer
     ) -> None: ...
     async def drop_key(self, key: str, *, principal: str | None, holder: str) -> None: ...
+    async def end_login(self, token: str, login: str, until: float) -> Ended: ...
+    async def ended_logins(self) -> Ended: ...
     async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance: ...
 
 

@@ -78,6 +78,7 @@ class FakePool:
         """`qa` waits for it."""
         self.keys: dict[tuple[str | None, str], tuple[str, str, KeptAnswer | None]] = {}
         self.size = 1
+        self.ended_by_token: dict[str, dict[str, float]] = {}
         self.gone = asyncio.Event()
         self.gone.set()
         self.known_sessions = {"ada": SessionInfo("ada", "default-w0-abcdef", 1, 1.0, 2.0, ("answerer",))}
@@ -136,6 +137,13 @@ class FakePool:
 
     def room(self) -> int:
         return sys.maxsize
+
+    async def end_login(self, token: str, login: str, until: float) -> dict[str, dict[str, float]]:
+        self.ended_by_token.setdefault(token, {})[login] = until
+        return await self.ended_logins()
+
+    async def ended_logins(self) -> dict[str, dict[str, float]]:
+        return {token: dict(logins) for token, logins in self.ended_by_token.items()}
 
     async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance:
         raise StoreFailed("nobody counts for all here")

@@ -189,8 +189,9 @@ async def test_a_login_is_for_this_site_and_its_api_and_no_script(demo):
         answer = await http.post(
             f"{PAGE}/login", json={"token": texts["root"]}, headers={"x-dspool-csrf": "login"}
         )
-        cookie = answer.headers["set-cookie"]
-        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
+        cookie, other = answer.headers.get_list("set-cookie")
+        assert {"HttpOnly", "SameSite=Strict", "Path=/dashboard"} <= set(cookie.split("; "))
+        assert other == cookie.replace("Path=/dashboard", "Path=/v1")
         assert texts["root"] not in cookie
         assert "Secure" not in cookie
         sent = {"cookie": cookie.split(";")[0]}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.messages import Deployment, SessionInfo, StorageLimits, StoredUsage
 from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
+from dspool.store.logins import RECORD as ENDED_LOGINS
+from dspool.store.logins import Ended
 
 
 class Storage:
@@ -84,6 +88,14 @@ class Storage:
     async def drop_key(self, key: str, *, principal: str | None, holder: str) -> None:
         """Free the key: nothing was done under it."""
         await self._store.drop_key(self.name, key, principal=principal, holder=holder)
+
+    async def end_login(self, token: str, login: str, until: float) -> Ended:
+        """Keep that a login to the dashboard has ended; returns all that were ended."""
+        return await self._store.end_login(self.name, token, login, until)
+
+    async def ended_logins(self) -> Ended:
+        """Logins to the dashboard that were ended before their time."""
+        return msgspec.convert(await self._store.get_record(self.name, ENDED_LOGINS) or {}, Ended)
 
     async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance:
         """Up to `wanted` operations of a token, counted over all ingress processes."""

@@ -121,6 +121,7 @@ class RemoteStore:
     claim_key = _asked(SessionStore.claim_key)
     settle_key = _asked(SessionStore.settle_key)
     drop_key = _asked(SessionStore.drop_key)
+    end_login = _asked(SessionStore.end_login)
     take_allowance = _asked(SessionStore.take_allowance)
 
 

@@ -21,6 +21,7 @@ from dspool.errors import InvalidRequest, StoreFailed
 from dspool.messages import Change, Lease, SessionInfo, StorageLimits, StoredUsage
 from dspool.store import schema as store_schema
 from dspool.store.idempotency import IdempotencyKeys
+from dspool.store.logins import EndedLogins
 from dspool.store.migrations import migrate
 from dspool.store.records import PoolRecords
 from dspool.store.requests import (
@@ -48,7 +49,7 @@ _UsageByPrincipal = tuple[StoredUsage, list[StoredUsage]]
 _Expired = list[tuple[str, str | None]]
 
 
-class SessionStore(IdempotencyKeys, PoolRecords):
+class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins):
     """Ownership and durable state of the sessions of one or more pools, and the pools' own records.
 
     All methods raise `StoreFailed` when the database refuses or cannot be reached; then a write may or may not have

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any, Final
 
 import msgspec
 
 from dspool.core.admission.access import Role
-from dspool.errors import RateLimited, Unauthenticated
+from dspool.errors import PoolError, RateLimited, Unauthenticated
 from dspool_console.dashboard import files
 from dspool_console.dashboard.service import ConsoleContext
 from dspool_serve.access.csrf import HEADER, CsrfRefused, has_bearer
-from dspool_serve.access.logins import cookie_of, end
+from dspool_serve.access.logins import cookie_of, no_cookies
 from dspool_serve.api.common import answer_packed, whole_number
+from dspool_serve.http.problems import problem
 from dspool_serve.http.requests import Login, Request, decode
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
@@ -69,13 +71,13 @@ async def me(context: ConsoleContext, request: Request) -> Response:
     tokens, logins = context.security.tokens, context.dashboard.logins
     if tokens is None:
         return _who(context, None)
-    login = logins.recognise(cookie_of(request.headers.get(b"cookie")), tokens.current())
+    login = await _current(context, request)
     if login is None:
         return Response(200, _encode(Who(login_needed=True)))
     longer = logins.renewed(login)
     if longer is None:
         return _who(context, login)
-    return _who(context, longer, _cookie(context, request, longer))
+    return _who(context, longer, *logins.cookies(longer, secure=_secure(context, request)))
 
 
 async def login(context: ConsoleContext, request: Request) -> Response:
@@ -95,14 +97,35 @@ async def login(context: ConsoleContext, request: Request) -> Response:
         raise Unauthenticated("this access token is not valid here")
     request.principal = token.name
     await context.security.audit.login(request, token.role)
-    login = context.dashboard.logins.begin(token)
-    return _who(context, login, _cookie(context, request, login))
+    logins = context.dashboard.logins
+    # The one before ends with it: a browser has one.
+    if (before := await _current(context, request)) is not None:
+        with contextlib.suppress(PoolError):
+            await logins.end(before)
+    login = logins.begin(token)
+    return _who(context, login, *logins.cookies(login, secure=_secure(context, request)))
 
 
 async def logout(context: ConsoleContext, request: Request) -> Response:
     # Ending one's own login does no harm, and must be possible when it is over already.
     _own_page(request)
-    return Response(204, b"", headers=((b"set-cookie", end(secure=_secure(context, request))),))
+    answer = Response(204, b"")
+    if (login := await _current(context, request)) is not None:
+        try:
+            await context.dashboard.logins.end(login)
+        except PoolError as failed:
+            # The browser forgets it in any case; that others may not have heard of it is said.
+            answer = problem(failed)
+    return answer._replace(headers=(*answer.headers, *no_cookies(secure=_secure(context, request))))
+
+
+async def _current(context: ConsoleContext, request: Request) -> Login | None:
+    """The login that the request came with."""
+    tokens, logins = context.security.tokens, context.dashboard.logins
+    if tokens is None:
+        return None
+    await logins.refresh()
+    return logins.recognise(cookie_of(request.headers.get(b"cookie")), tokens.current())
 
 
 def _own_page(request: Request) -> None:
@@ -132,10 +155,6 @@ def _who(context: ConsoleContext, login: Login | None, *headers: tuple[bytes, by
         pools=context.dashboard.names(),
     )
     return Response(200, _encode(about), headers=headers)
-
-
-def _cookie(context: ConsoleContext, request: Request, login: Login) -> tuple[bytes, bytes]:
-    return b"set-cookie", context.dashboard.logins.cookie(login, secure=_secure(context, request))
 
 
 def _secure(context: ConsoleContext, request: Request) -> bool:

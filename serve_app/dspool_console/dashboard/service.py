@@ -63,7 +63,7 @@ class Dashboard:
         self._watches: dict[str, PoolWatch] = {}
         self._own_key = secrets.token_bytes(32)
         self.wrong_logins = Attempts(WRONG_AT_ONCE, WRONG_IN_S)
-        self.logins = Logins(self._key, wall=wall)
+        self.logins = Logins(self._key, self._login_store, wall=wall)
 
     def start(self) -> None:
         """Begin to watch over the alerts of all pools."""
@@ -88,11 +88,15 @@ class Dashboard:
             watch = self._watches[name] = PoolWatch(pool, self._wall)
         return watch
 
+    def _login_store(self) -> ClusterPool | None:
+        """That of the pool whose key it is."""
+        names = sorted(self._pools.names())
+        return self._pools.get(names[0]) if names else None
+
     def _key(self) -> bytes:
         """Derived from a pool's secret, which all ingress processes know; a service without a pool has its own."""
-        for name in sorted(self._pools.names()):
-            return self._pools.get(name).signing_key()
-        return self._own_key
+        pool = self._login_store()
+        return self._own_key if pool is None else pool.signing_key()
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ class Security:
         over_others = self._audited(route, handler) if "{session}" in route.path and need != "admin" else None
 
         async def authorised(context: Context, request: Request) -> Any:
+            if self.logins is not None and b"authorization" not in request.headers:
+                await self.logins.refresh()
             token = self.identify(request)
             request.token, request.principal, request.role = token, token.name, token.role
             if not allowed(token.role, need):

@@ -97,6 +97,8 @@ class OpenStreams:
 
     async def _check(self) -> None:
         assert self._tokens is not None
+        if self._logins is not None and any(right.login for right in self._watched.values()):
+            await self._logins.refresh()
         now = self._wall()
         for stream, right in list(self._watched.items()):
             if not right.holds(self._tokens, self._logins, now):

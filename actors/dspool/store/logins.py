@@ -1,0 +1,63 @@
+"""Logins to the dashboard that were ended before their time, for all ingress processes and over restarts.
+
+A login is a cookie that proves itself, so only its end needs to be kept, until it would have ended anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dspool.store.schema import records
+from dspool.store.writer import Transaction, upsert
+
+RECORD: Final = "ended_logins"
+KEPT_EACH: Final = 64
+"""Of one token. Who holds it can begin new logins anyway, so forgetting its oldest gives nobody anything."""
+
+Ended = dict[str, dict[str, float]]
+"""By token, each login and until when it counts."""
+
+
+class EndedLogins:
+    """The part of the session store that keeps them, as its record `RECORD`."""
+
+    _clock: Callable[[], float]
+    _write: Callable[[Transaction], Awaitable[Any]]
+
+    async def end_login(self, pool: str, token: str, login: str, until: float) -> Ended:
+        """Keep that `login`, made with `token`, has ended; returns all."""
+
+        async def run(connection: AsyncConnection) -> Ended:
+            ended = await _read(connection, pool)
+            of_token = ended.setdefault(token, {})
+            of_token[login] = until
+            while len(of_token) > KEPT_EACH:
+                del of_token[min(of_token, key=of_token.__getitem__)]
+            now = self._clock()
+            left = {
+                id: counting
+                for id, logins in ended.items()
+                if (counting := {login: end for login, end in logins.items() if end > now})
+            }
+            value = msgspec.json.encode(left).decode()
+            await connection.execute(
+                upsert(connection, records), {"pool": pool, "key": RECORD, "value": value}
+            )
+            return left
+
+        ended: Ended = await self._write(Transaction(pool, run))
+        return ended
+
+
+async def _read(connection: AsyncConnection, pool: str) -> Ended:
+    query = select(records.c.value).where(records.c.pool == pool, records.c.key == RECORD)
+    text = (await connection.execute(query)).scalar_one_or_none()
+    return {} if text is None else msgspec.json.decode(text, type=Ended)
+
+
+__all__ = ["KEPT_EACH", "RECORD", "Ended", "EndedLogins"]
