@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,11 @@ def read(file: Path) -> list[Token]:
     try:
         with file.open("rb") as stream:
             status = os.fstat(stream.fileno())
+            if status.st_uid not in (os.geteuid(), 0):
+                raise ConfigError(
+                    f"{file} belongs to another user (id {status.st_uid}), who could write tokens into it",
+                    key="service.tokens_file",
+                )
             if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise ConfigError(
                     f"{file} may be opened by others (mode {stat.S_IMODE(status.st_mode):o}); chmod 600 it",
@@ -112,9 +120,8 @@ def parse(text: str | bytes, source: str) -> list[Token]:
         tokens = msgspec.convert(content or {}, _File).tokens
     except msgspec.ValidationError as refused:
         raise ConfigError(f"{source}: {refused}", key="service.tokens_file") from None
-    ids = [token.id for token in tokens]
-    for id in ids:
-        if ids.count(id) > 1:
+    for id, times in Counter(token.id for token in tokens).items():
+        if times > 1:
             raise ConfigError(f"{source}: two tokens have the id {id}", key="service.tokens_file")
     return tokens
 
@@ -127,7 +134,6 @@ def issue(
     Raises:
         ConfigError: the name is invalid, or the file cannot be read or written.
     """
-    tokens = read(file) if file.exists() else []
     expires_at = None if days is None else now() + days * _DAY_S
     text, token = new_token(
         name, role, secrets.token_urlsafe(32), secrets.token_hex(4), expires_at=expires_at
@@ -136,7 +142,8 @@ def issue(
         token = msgspec.convert(msgspec.to_builtins(token), Token)
     except msgspec.ValidationError as refused:
         raise ConfigError(f"no token for {name!r}: {refused}", key="name") from None
-    write(file, [*tokens, token])
+    with _alone(file):
+        write(file, [*(read(file) if file.exists() else []), token])
     return text, token
 
 
@@ -146,16 +153,36 @@ def revoke(file: Path, which: str) -> list[Token]:
     Raises:
         ConfigError: there is none, or the file cannot be read or written.
     """
-    tokens = read(file)
-    removed = [token for token in tokens if which in (token.id, token.name)]
-    if not removed:
-        raise ConfigError(f"{file} has no token {which!r}", key="token")
-    write(file, [token for token in tokens if token not in removed])
+    with _alone(file):
+        tokens = read(file)
+        removed = [token for token in tokens if which in (token.id, token.name)]
+        if not removed:
+            raise ConfigError(f"{file} has no token {which!r}", key="token")
+        write(file, [token for token in tokens if token not in removed])
     return removed
 
 
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Nobody else changes `file` meanwhile: a token that another command revoked must not come back."""
+    directory = file.resolve().parent
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as failed:
+        raise ConfigError(
+            f"{file} cannot be written: {failed.strerror}", key="service.tokens_file"
+        ) from failed
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def write(file: Path, tokens: list[Token]) -> None:
-    """Replace `file` in one step, so that nobody ever reads half of it."""
+    """Replace `file` in one step, so that nobody ever reads half of it. Of a link, what it leads to."""
+    file = file.resolve()
     text = yaml.safe_dump({"tokens": msgspec.to_builtins(tokens)}, sort_keys=False)
     try:
         if not file.parent.exists():  # else it is the operator's, such as /etc/dspool
@@ -181,14 +208,15 @@ def from_environment(environ: Mapping[str, str]) -> str | None:
     return environ.get(VARIABLE) or None
 
 
-def _stamp(file: Path | None) -> tuple[int, int, int] | None:
+def _stamp(file: Path | None) -> tuple[int, ...] | None:
     if file is None:
         return None
     try:
         status = file.stat()
     except OSError:
         return None
-    return (status.st_mtime_ns, status.st_ino, status.st_size)
+    # The change time too: a file that was refused for its mode is read again once that is right.
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
 
 
 __all__ = ["VARIABLE", "TokenSource", "from_environment", "issue", "parse", "read", "revoke", "write"]

@@ -54,8 +54,37 @@ async def test_how_long_a_canary_is_watched_may_be_asked_for():
     async with client_of(pool) as http:
         to = POOL + "/programs/qa/versions?canary_s="
         assert (await http.post(to + "60", json={"signature": "a -> b"})).status_code == 201
-        assert_problem(await http.post(to + "soon", json={"signature": "a -> b"}), 422, "invalid_request")
-    assert [asked["canary_s"] for asked in pool.asked] == [60]
+        assert (await http.post(to + "0.25", json={"signature": "a -> b"})).status_code == 201
+        for wrong in ("soon", "-1", "3601", "nan", "inf", ""):
+            assert_problem(await http.post(to + wrong, json={"signature": "a -> b"}), 422, "invalid_request")
+    assert [asked["canary_s"] for asked in pool.asked] == [60, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "asks"),
+    [
+        ("GET", "", "status"),
+        ("GET", "/stats", "status"),
+        ("GET", "/decisions", "decisions"),
+        ("GET", "/rollouts", "rollouts"),
+        ("GET", "/workers", "status"),
+        ("POST", "/pause", "pause"),
+        ("POST", "/resume", "resume"),
+        ("POST", "/resize", "resize"),
+    ],
+)
+async def test_who_asks_a_supervisor_that_is_away_is_told_so_within_the_deadline(method, path, asks):
+    pool = FakePool()
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    setattr(pool, asks, never)
+    async with client_of(pool, operation_timeout_s=0.05) as http:
+        answer = await asyncio.wait_for(
+            http.request(method, POOL + path, json={"size": 1} if path == "/resize" else None), 60
+        )
+    assert_problem(answer, 503, "pool_not_ready")
 
 
 async def test_a_version_from_an_import_path_may_choose_lm_and_adapter_and_nothing_else_of_a_spec():

@@ -103,6 +103,11 @@ async def patiently(asked: Awaitable[T], seconds: float = ANSWER_S) -> T:
         raise PoolNotReady("the pool does not answer in time; try again", retry_after_s=1.0) from None
 
 
+async def in_time(context: Context, asked: Awaitable[T]) -> T:
+    """What the supervisor answers within the request's deadline: it may be away for long. Raises: PoolNotReady."""
+    return await patiently(asked, context.settings.operation_timeout_s)
+
+
 async def or_none(asked: Awaitable[T], seconds: float = PART_S) -> T | None:
     """None where the pool cannot say: a part that is away must not keep the others from being shown."""
     try:

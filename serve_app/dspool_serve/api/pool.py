@@ -21,6 +21,7 @@ from dspool_serve.api.common import (
     answer_json,
     answer_packed,
     body_of,
+    in_time,
     optional_body,
     patiently,
     pool_of,
@@ -69,12 +70,12 @@ async def list_pools(context: Context, request: Request) -> Response:
 
 
 async def get_pool(context: Context, request: Request) -> Response:
-    return answer_json(await pool_of(context, request).status())
+    return answer_json(await in_time(context, pool_of(context, request).status()))
 
 
 async def get_pool_stats(context: Context, request: Request) -> Response:
     pool = pool_of(context, request)
-    status, load = await asyncio.gather(pool.status(), _load(pool))
+    status, load = await in_time(context, asyncio.gather(pool.status(), _load(pool)))
     return answer_json(
         PoolStats(
             status.name,
@@ -117,25 +118,25 @@ async def get_pool_config(context: Context, request: Request) -> Response:
 
 async def list_decisions(context: Context, request: Request) -> Response:
     limit = whole_number(request.query(frozenset({"limit"})), "limit", 1, MAX_DECISIONS, 50) or 50
-    return answer_json(DecisionList(await pool_of(context, request).decisions(limit)))
+    return answer_json(DecisionList(await in_time(context, pool_of(context, request).decisions(limit))))
 
 
 async def list_rollouts(context: Context, request: Request) -> Response:
-    return answer_json(RolloutList(await pool_of(context, request).rollouts()))
+    return answer_json(RolloutList(await in_time(context, pool_of(context, request).rollouts())))
 
 
 async def resize_pool(context: Context, request: Request) -> Response:
     asked = await body_of(context, request, _resize_body)
-    return answer_json(Resized(await pool_of(context, request).resize(asked.size)))
+    return answer_json(Resized(await in_time(context, pool_of(context, request).resize(asked.size))))
 
 
 async def pause_pool(context: Context, request: Request) -> Response:
-    await pool_of(context, request).pause()
+    await in_time(context, pool_of(context, request).pause())
     return answer_json(Paused(True))
 
 
 async def resume_pool(context: Context, request: Request) -> Response:
-    await pool_of(context, request).resume()
+    await in_time(context, pool_of(context, request).resume())
     return answer_json(Paused(False))
 
 

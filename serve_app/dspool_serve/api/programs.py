@@ -31,7 +31,6 @@ from dspool_serve.api.common import (
     stream_program,
     stream_progress,
     wants_events,
-    whole_number,
 )
 from dspool_serve.api.schema import (
     BatchItem,
@@ -52,7 +51,7 @@ from dspool_serve.api.schema import (
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem_body
-from dspool_serve.http.requests import Request, decode
+from dspool_serve.http.requests import Request, decode, number
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
@@ -159,7 +158,8 @@ def program_version(deployment: Deployment) -> ProgramVersion:
 
 async def deploy_pool_program(context: Context, request: Request) -> Response | EventStream:
     name = request.params["program"]
-    watch_s = whole_number(request.query(frozenset({"canary_s"})), "canary_s", 0, MAX_CANARY_S)
+    query = request.query(frozenset({"canary_s"}))
+    watch_s = number(query, "canary_s", 0.0, least=0.0, most=MAX_CANARY_S) if query else None
     asked = await program_body(context, request, state_alone=True)
     wanted = Deployment(
         name, 0, spec=asked.spec, state=asked.state, import_path=asked.import_path, kwargs=asked.kwargs
@@ -245,7 +245,7 @@ ROUTES: tuple[Route, ...] = (
         ProgramRequest | ProgramSpec,
         status=201,
         problems=(*CHANGE, "not_allowed", "conflict", "program_error", "pool_not_ready"),
-        query=(("canary_s", {"type": "integer", "minimum": 0, "maximum": MAX_CANARY_S}),),
+        query=(("canary_s", {"type": "number", "minimum": 0, "maximum": MAX_CANARY_S}),),
         stream="deploy",
     ),
     Route(

@@ -25,6 +25,7 @@ from dspool_serve.api.common import (
     cut,
     deadline,
     gather,
+    in_time,
     names_sessions,
     optional_body,
     or_none,
@@ -187,7 +188,9 @@ async def get_worker_log(context: Context, request: Request) -> Response:
 
 async def _known(context: Context, pool: ClusterPool) -> tuple[PoolStatus, Mapping[int, SlotSnapshot]]:
     """The workers as the supervisor has them, by its last report if it is away, and what they report themselves."""
-    update, (status,) = await asyncio.gather(_update(context, pool), gather([pool.status()]))
+    update, (status,) = await asyncio.gather(
+        _update(context, pool), gather([in_time(context, pool.status())])
+    )
     if isinstance(status, PoolError):
         if update is None or update.status is None:
             raise status
