@@ -12,8 +12,8 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dspool.store.schema import records
-from dspool.store.writer import Transaction, upsert
+from dspool.store.schema import records, upsert
+from dspool.store.writer import Transaction
 
 RECORD: Final = "ended_logins"
 KEPT_EACH: Final = 64
