@@ -184,4 +184,4 @@ def command_from(data: dict[str, JSON]) -> AnyCommand:
     try:
         return msgspec.convert(data, AnyCommand)  # type: ignore[no-any-return]
     except msgspec.ValidationError as refused:
-        raise InvalidRequest(f"not a command: {refused}") from refused
+        raise InvalidRequest(f"not a command: {str(refused)[:300]}") from refused

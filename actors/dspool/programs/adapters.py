@@ -7,8 +7,11 @@ in-process engine. Messages and parsed values equal those of DSPy's own adapters
 
 from __future__ import annotations
 
+import json
+import re
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import dspy
@@ -17,9 +20,11 @@ from dspy.adapters.types import base_type
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
 from dspy.adapters.types.base_type import Type as CustomType
 from dspy.adapters.utils import format_field_value, parse_value
+from dspy.utils.exceptions import AdapterParseError
 
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
+from dspool.messages.limits import MAX_BODY_DEPTH
 
 Message = dict[str, Any]
 
@@ -81,7 +86,7 @@ class ChatAdapter(_CachedAdapter, dspy.ChatAdapter):
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         template = self._template(signature)
         if not template.plain:
-            return super().parse(signature, completion)
+            return self._parse_unusual(signature, completion)
         outputs = template.outputs
         fields: dict[str, Any] = {}
         name: str | None = None
@@ -94,15 +99,24 @@ class ChatAdapter(_CachedAdapter, dspy.ChatAdapter):
             if name is not None and name in outputs and name not in fields:
                 text = "\n".join(lines).strip()
                 try:
-                    fields[name] = text if outputs[name] is str else parse_value(text, outputs[name])
+                    if outputs[name] is str:
+                        fields[name] = text
+                    else:
+                        refuse_deep_answer(self, signature, text)
+                        fields[name] = parse_value(text, outputs[name])
                 except ValueError:
-                    return super().parse(signature, completion)
+                    return self._parse_unusual(signature, completion)
             name = str(header.group(1))
             rest = line[header.end() :].strip()
             lines = [rest] if rest else []
         if fields.keys() != outputs.keys():
-            return super().parse(signature, completion)
+            return self._parse_unusual(signature, completion)
         return {name: fields[name] for name in outputs}
+
+    def _parse_unusual(self, signature: Any, completion: str) -> dict[str, Any]:
+        refuse_deep_answer(self, signature, completion)
+        answer: dict[str, Any] = super().parse(signature, completion)
+        return answer
 
 
 class JSONAdapter(_CachedAdapter, dspy.JSONAdapter):
@@ -116,6 +130,11 @@ class JSONAdapter(_CachedAdapter, dspy.JSONAdapter):
         if CUSTOM_TYPE_START_IDENTIFIER in content:
             return super().format(signature, demos, inputs)
         return [{"role": "system", "content": template.system}, {"role": "user", "content": content}]
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        refuse_deep_answer(self, signature, completion)
+        answer: dict[str, Any] = super().parse(signature, completion)
+        return answer
 
 
 class XMLAdapter(dspy.XMLAdapter):
@@ -132,6 +151,12 @@ class XMLAdapter(dspy.XMLAdapter):
             requirements = super().user_message_output_requirements(signature)
             texts = self._texts[signature] = signature.__doc__, system, requirements
         return texts
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        if any(field.annotation is not str for field in signature.output_fields.values()):
+            refuse_deep_answer(self, signature, completion)
+        answer: dict[str, Any] = super().parse(signature, completion)
+        return answer
 
     def format_system_message(self, signature: Any) -> str:
         return self._texts_of(signature)[1]
@@ -156,6 +181,31 @@ def adapter_named(name: str | None) -> Any:
         )
     return adapter
 
+
+def refuse_deep_answer(adapter: Any, signature: Any, completion: str) -> None:
+    """Raises `AdapterParseError` for an answer that opens more brackets than a value of ours nests.
+
+    What DSPy repairs such JSON with takes seconds for 15 kB of braces, on the event loop, and callers can have a model
+    answer what they like.
+    """
+    if completion.count("{") + completion.count("[") + completion.count("(") <= MAX_BODY_DEPTH:
+        return
+    with suppress(ValueError, RecursionError):
+        json.loads(completion)
+        return  # nothing to repair
+    depth = 0
+    for bracket in _BRACKET.findall(completion):
+        depth = depth + 1 if bracket in "{[(" else max(0, depth - 1)
+        if depth > MAX_BODY_DEPTH:
+            raise AdapterParseError(
+                adapter_name=type(adapter).__name__,
+                signature=signature,
+                lm_response=completion[:1_000],
+                message=f"the answer nests more than {MAX_BODY_DEPTH} deep",
+            )
+
+
+_BRACKET: Final = re.compile(r"[\[\]{}()]")
 
 MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
 

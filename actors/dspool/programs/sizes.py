@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from typing import TypeVar
 
 from dspool.messages import JSON
+from dspool.messages.limits import LARGE_CHARACTERS, LARGE_VALUES
 
 T = TypeVar("T")
+
+
+def is_large(inputs: Mapping[str, JSON]) -> bool:
+    """Whether inputs are too much for the event loop of a worker. Every operation asks: texts alone are quick."""
+    characters = 0
+    for value in inputs.values():
+        if type(value) is str:
+            characters += len(value)
+        elif type(value) is list or type(value) is dict:
+            return exceeds(inputs, values=LARGE_VALUES, characters=LARGE_CHARACTERS)
+    return characters > LARGE_CHARACTERS
 
 
 def remembered(count: int, *, longest: int) -> Callable[[Callable[[str], T]], Callable[[str], T]]:

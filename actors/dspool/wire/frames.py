@@ -171,7 +171,7 @@ def encode_command(command: AnyCommand) -> Raw:
         _decode_command(encoded)
     except (msgspec.ValidationError, RecursionError) as refused:
         # Refused here: at the worker it would end the connection and all its operations.
-        raise InvalidRequest(f"not a command: {refused}") from None
+        raise InvalidRequest(f"not a command: {str(refused)[:300]}") from None
     return encoded
 
 

@@ -228,7 +228,7 @@ async def program_body(context: Context, request: Request, *, state_alone: bool 
     try:
         asked = msgspec.convert(body, ProgramRequest)
     except msgspec.ValidationError as refused:
-        raise InvalidRequest(f"not a program: {refused}") from refused
+        raise InvalidRequest(f"not a program: {str(refused)[:300]}") from refused
     alone = state_alone and asked.state is not None and asked.spec is None and asked.import_path is None
     if not alone and not Deployment("", 0, spec=asked.spec, import_path=asked.import_path).has_one_source:
         raise InvalidRequest(

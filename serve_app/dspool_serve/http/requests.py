@@ -238,11 +238,17 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
             _check(msgspec.json.decode(body), 1)
         return decoder.decode(body)
     except msgspec.ValidationError as failed:
-        raise InvalidRequest(str(failed)) from failed
+        raise InvalidRequest(_cut(failed)) from failed
     except (msgspec.DecodeError, UnicodeDecodeError) as failed:
-        raise MalformedRequest(f"the body is not valid JSON: {failed}") from failed
+        raise MalformedRequest(f"the body is not valid JSON: {_cut(failed)}") from failed
     except RecursionError as failed:
         raise MalformedRequest(f"the body is nested more than {MAX_BODY_DEPTH} deep") from failed
+
+
+def _cut(failed: Exception) -> str:
+    """What it says: it may repeat a name that is as long as a body."""
+    text = str(failed)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _has_too_many_values(body: bytes) -> bool:

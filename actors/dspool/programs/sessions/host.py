@@ -30,7 +30,6 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.messages.limits import LARGE_CHARACTERS, LARGE_VALUES
 from dspool.programs import spans
 from dspool.programs.models.errors import translate
 from dspool.programs.models.lm import LMs
@@ -42,7 +41,7 @@ from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.session import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
 from dspool.programs.setup import configure_dspy
-from dspool.programs.sizes import exceeds
+from dspool.programs.sizes import is_large
 from dspool.programs.sources import imported_source
 
 __all__ = ["CommandResult", "Session", "SessionHost"]
@@ -147,8 +146,7 @@ class SessionHost:
             if kind is StreamProgram or program.way == "async" or not self.lms.in_process(lm):
                 return "async"
             # The engine reads long texts in a thread.
-            large = exceeds(command.inputs, values=LARGE_VALUES, characters=LARGE_CHARACTERS)  # type: ignore[union-attr]
-            return "async" if large else "inline"
+            return "async" if is_large(command.inputs) else "inline"  # type: ignore[union-attr]
         if kind is ExecuteSandboxed or kind is CreateProgram:
             return "thread"
         return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"

@@ -1,0 +1,76 @@
+"""What a model answers is what a caller had it answer: reading it takes no longer than reading a request."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import msgspec
+import pytest
+from dspy.utils.exceptions import AdapterParseError
+
+from dspool.config import PoolConfig
+from dspool.errors import CallerError
+from dspool.messages import command_from
+from dspool.programs.program import Definition, load_program
+from dspool_serve.api.schema import ExecuteRequest
+from dspool_serve.http.requests import decode
+from tests.security.loop_steps import LIMIT_S, speed
+
+BRACKETS = ("{", "[", "{ ", '{"a":', '{"a":{', "[{", "1{", "}{", "{}", "{a", '"{', "]", "(")
+OTHERS = ('"', "\\", ",", "<a>", "word ", "-", "~", "not ")
+BEFORE = ("", "[[ ## answer ## ]]\n", '{"answer": [')
+SIZE = 8_000
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+def test_no_answer_of_a_model_holds_the_loop_that_reads_it(adapter: str):
+    spec = {"signature": "question -> answer: list[str], number: int", "adapter": adapter}
+    program = load_program(Definition(spec=spec), PoolConfig())
+    for unit in (*BRACKETS, *OTHERS):
+        for before in BEFORE:
+            took_s = []
+            for _ in range(3):
+                began = time.thread_time()
+                # Python's parser, which DSPy asks last, says `MemoryError` to what nests too deep.
+                with pytest.raises((AdapterParseError, ValueError, MemoryError, RecursionError)):
+                    program.adapter.parse(program.module.signature, before + unit * (SIZE // len(unit)))
+                took_s.append(time.thread_time() - began)
+                if took_s[-1] < LIMIT_S:
+                    break
+                took_s[-1] /= speed()
+            assert min(took_s) < LIMIT_S, (before, unit)
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json"])
+def test_an_answer_with_many_brackets_that_close_is_read(adapter: str):
+    spec = {"signature": "question -> answer: list[list[int]]", "adapter": adapter}
+    program = load_program(Definition(spec=spec), PoolConfig())
+    value = "[" + ", ".join(["[1]"] * 500) + "]"
+    text = f"[[ ## answer ## ]]\n{value}" if adapter == "chat" else f'{{"answer": {value}}}'
+    assert program.adapter.parse(program.module.signature, text) == {"answer": [[1]] * 500}
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+def test_a_text_with_many_brackets_is_read_as_it_is(adapter: str):
+    program = load_program(
+        Definition(spec={"signature": "question -> answer", "adapter": adapter}), PoolConfig()
+    )
+    text = "so sad :( " * 100
+    answers = {
+        "chat": f"[[ ## answer ## ]]\n{text}",
+        "json": json.dumps({"answer": text}),
+        "xml": f"<answer>{text}</answer>",
+    }
+    parsed = program.adapter.parse(program.module.signature, answers[adapter])
+    assert parsed["answer"].strip() == text.strip()
+
+
+def test_a_refusal_does_not_repeat_a_name_that_is_as_long_as_a_body():
+    name = "k" * 900_000
+    with pytest.raises(CallerError) as refused:
+        decode(msgspec.json.Decoder(ExecuteRequest), msgspec.json.encode({"inputs": {}, name: 1}))
+    assert len(refused.value.message) < 1_000
+    with pytest.raises(CallerError) as refused:
+        command_from({"command": name})
+    assert len(refused.value.message) < 1_000
