@@ -65,12 +65,10 @@ def cluster(notes: Path) -> Iterator[str]:
 
     from dspool.runtime.cluster import own_cluster
 
-    names = ("PYTHONPATH", "NOTED_DIR", "RAY_metrics_report_interval_ms")
+    names = ("PYTHONPATH", "NOTED_DIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HARNESS), str(notes), before["PYTHONPATH"]]))
     os.environ["NOTED_DIR"] = str(notes)
-    # Ray hands metrics on every 10 s by itself; tests do not wait so long.
-    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112
     try:
         with own_cluster("dsp-t-"):
             yield ray.get_runtime_context().gcs_address
