@@ -210,9 +210,10 @@ def test_a_test_that_leaves_something_fails_the_run_and_is_named(tmp_path, proce
     if untidy:
         (suite / "test_untidy.py").write_text(UNTIDY)
     environ = {**os.environ, PLACES: str(place), PATIENCE_S: "0", "PLACE": str(place)}
+    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *processes, str(suite)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist", *processes, str(suite)],
         env=environ,
         cwd=suite,
         capture_output=True,
