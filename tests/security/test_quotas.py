@@ -469,6 +469,32 @@ async def test_a_refused_change_leaves_the_session_as_it_was_and_costs_no_readin
         assert pool.store.calls["acquire"] == 1
 
 
+def test_a_built_program_counts_in_its_workers_memory_for_more_than_its_few_letters():
+    from dspool.messages import CreateProgram
+    from dspool.programs.sessions.host import Session, SessionHost
+    from dspool.programs.sessions.session import PROGRAM_BYTES
+
+    host = SessionHost(PoolConfig())
+    session = Session(host, "s")
+    for number in range(3):
+        host.run_inline(CreateProgram(f"p{number}", {"signature": "q -> a"}), session)
+    assert session.extra_bytes > 3 * PROGRAM_BYTES
+    rebuilt = Session.rebuild(host, "s", session.items())
+    assert rebuilt.extra_bytes == 0, "nothing is built yet"
+
+
+async def test_what_a_session_takes_in_memory_alone_makes_others_leave_too(monkeypatch):
+    from dspool.programs.sessions.session import Session
+
+    monkeypatch.setattr(Session, "extra_bytes", property(lambda session: MB))
+    async with LoopbackPool(PoolConfig(name="t", limits={"max_worker_sessions_mb": 3.5})) as pool:
+        worker = await pool.start_worker()
+        await pool.start_client()
+        for number in range(6):
+            await loopback(pool, f"s{number}", "ada", 1)
+        assert len(worker._ownership) == 3
+
+
 def test_undoing_brings_back_programs_variables_and_the_choice_of_an_lm():
     from dspool.messages import ConfigureLM, CreateProgram, DeleteVariable
     from dspool.programs.sessions.host import Session, SessionHost

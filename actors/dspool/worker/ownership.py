@@ -71,7 +71,7 @@ class _ActiveSession:
     """One session here: `queue` waits in order, `current` runs. `session` is None until the store has granted it.
 
     `outdated`: the memory may differ from the store; the next operation rebuilds it once `current` has ended.
-    `stored` is its size in the store, `size` what it counts here: its history is in memory alone.
+    `stored` is its size in the store, `size` what it counts here, with what is in memory alone.
     """
 
     __slots__ = (
@@ -327,7 +327,7 @@ class Ownership:
         """Count what the session takes now; others leave if that is too much."""
         if self._active.get(active.id) is not active or active.session is None:
             return
-        size = active.stored + active.session.history_bytes
+        size = active.stored + active.session.extra_bytes
         self._size += size - active.size
         active.size = size
         while self._size_limit is not None and self._size > self._size_limit:

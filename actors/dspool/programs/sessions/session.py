@@ -16,6 +16,8 @@ MAX_ENTRY_BYTES = 16_384
 """An operation with longer inputs and outputs is remembered without them."""
 ENTRY_BYTES = 512
 """What an operation takes besides its content."""
+PROGRAM_BYTES = 65_536
+"""What a program takes when it is built, however short its text."""
 MAX_HISTORY_BYTES = 524_288
 """Of one session; the oldest operations go first."""
 
@@ -125,6 +127,11 @@ class Session:
         if name not in self.variables:
             raise UnknownName(f"session {self.id!r} has no variable {name[:80]!r}", variable=name[:80])
         return self.variables[name]
+
+    @property
+    def extra_bytes(self) -> int:
+        """Roughly what it takes in this process besides what is stored: its history, and programs that are built."""
+        return self.history_bytes + PROGRAM_BYTES * len(self._programs)
 
     def mark(self) -> None:
         """Remember what it holds now, for `undo`."""
