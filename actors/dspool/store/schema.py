@@ -5,6 +5,7 @@ One table per concern. Everything is keyed by pool first, because several pools 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
@@ -162,7 +163,12 @@ usage = Table(
 
 def upsert(connection: AsyncConnection, table: Table) -> Any:
     """INSERT into `table`, or overwrite the row with the same primary key."""
-    statement = insert_into(connection, table)
+    return _upsert(connection.dialect.name, table)
+
+
+@functools.cache  # building one costs more than SQLite takes to run it
+def _upsert(dialect: str, table: Table) -> Any:
+    statement = _insert(dialect, table)
     key = list(table.primary_key.columns)
     rest = {
         column.name: statement.excluded[column.name] for column in table.columns if column not in set(key)
@@ -171,7 +177,11 @@ def upsert(connection: AsyncConnection, table: Table) -> Any:
 
 
 def insert_into(connection: AsyncConnection, table: Table) -> Any:
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    return _insert(connection.dialect.name, table)
+
+
+def _insert(dialect: str, table: Table) -> Any:
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def among(columns: Sequence[Any], keys: Iterable[tuple[str, ...]]) -> ColumnElement[bool]:
@@ -180,6 +190,8 @@ def among(columns: Sequence[Any], keys: Iterable[tuple[str, ...]]) -> ColumnElem
     For several tuples alone SQLite reads the whole table; for columns one by one it uses the index.
     """
     wanted = sorted(set(keys))
+    if len(columns) == 2 and len({first for first, _ in wanted}) == 1:
+        return and_(columns[0] == wanted[0][0], columns[1].in_([second for _, second in wanted]))
     first = [columns[place].in_(sorted({key[place] for key in wanted})) for place in (0, 1)]
     return and_(*first, tuple_(*columns).in_(wanted))
 
