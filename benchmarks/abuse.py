@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 import resource
 import shutil
 import subprocess
@@ -152,22 +153,19 @@ async def hold(url: str, source: str, number: int) -> None:
 
 
 def requests() -> Iterator[tuple[str, str, bytes]]:
-    """Method, path and body for each entry of the corpus, again and again."""
+    """Method, path and body for each entry of the corpus, in an order that mixes its kinds, again and again."""
     from tests.security.corpus import CORPUS, Unsendable, request_of
 
-    session, number = "/v1/pools/default/sessions/hostile", itertools.count()
-    paths = {
-        "inputs": ("POST", f"/v1/pools/default/programs/{PROGRAM}/execute"),
-        "overrides": ("PUT", f"{session}/lm"),
-    }
-    paths["body"] = paths["inputs"]
+    execute = ("POST", f"/v1/pools/default/programs/{PROGRAM}/execute")
+    session = "/v1/pools/default/sessions/hostile"
+    ways = {"inputs": execute, "body": execute, "overrides": ("PUT", f"{session}/lm")}
     prepared = []
-    for entry in CORPUS:
+    for number, entry in enumerate(CORPUS):
         with contextlib.suppress(Unsendable):
-            prepared.append((paths.get(entry.kind), request_of(entry)))
-    for path, body in itertools.cycle(prepared):
-        method, target = path or ("PUT", f"{session}/programs/p{next(number) % 50}")
-        yield method, target, body
+            way = ways.get(entry.kind, ("PUT", f"{session}/programs/p{number % 50}"))
+            prepared.append((*way, request_of(entry)))
+    random.Random(0).shuffle(prepared)
+    return itertools.cycle(prepared)
 
 
 class Sender(threading.Thread):
@@ -176,6 +174,7 @@ class Sender(threading.Thread):
     def __init__(self, service: Service) -> None:
         super().__init__(daemon=True)
         self._service = service
+        self._requests = requests()
         self._ended = threading.Event()
         self.statuses: Counter[int | str] = Counter()
         self.seconds = 0.0
@@ -197,7 +196,7 @@ class Sender(threading.Thread):
                 except httpx.HTTPError as failed:
                     self.statuses[type(failed).__name__] += 1
 
-            for number, request in enumerate(requests(), 1):
+            for number, request in enumerate(self._requests, 1):
                 running.add(task := asyncio.ensure_future(one(*request)))
                 task.add_done_callback(running.discard)
                 await asyncio.sleep(max(0.0, began + number / HOSTILE_PER_S - time.monotonic()))
@@ -258,7 +257,8 @@ def main() -> int:
                 found[part] = {
                     "idle_connections": lambda: idle_connections(service, "127.0.0.2", seconds),
                     "idle_same_address": lambda: idle_connections(service, "127.0.0.1", seconds),
-                    "hostile_specs": lambda: hostile_specs(service, seconds),
+                    # Long enough for the whole corpus.
+                    "hostile_specs": lambda: hostile_specs(service, 1.5 * seconds),
                 }[part]()
                 print(f"  {part}: {found[part]}", flush=True)
     finally:
