@@ -15,7 +15,7 @@ from dspool.session import PoolOperations
 Outcome = Result | PoolError
 
 
-class Batch(NamedTuple):
+class BatchCall(NamedTuple):
     """What one `map` asks."""
 
     program: str
@@ -77,7 +77,7 @@ class BatchMethods(Protocol):
             PoolError: the first failure, without `return_errors`; the operations not yet finished are cancelled.
         """
         with _bar(program, len(inputs), progress) as advance:
-            return await self._outcomes(Batch(program, inputs, timeout_s, not return_errors, advance))
+            return await self._outcomes(BatchCall(program, inputs, timeout_s, not return_errors, advance))
 
     def as_module(self: PoolOperations, program: str, *, timeout_s: float | None = None) -> Any:
         """The pool program as a `dspy.Module`, for `dspy.Evaluate` and whatever else takes one.
@@ -92,7 +92,7 @@ class BatchMethods(Protocol):
         return PoolModule(program, ask, asyncio.get_running_loop())
 
     @abstractmethod
-    async def _outcomes(self, batch: Batch) -> list[Outcome]:
+    async def _outcomes(self, batch: BatchCall) -> list[Outcome]:
         """One for each of the inputs."""
         ...
 
@@ -112,4 +112,4 @@ def _bar(program: str, total: int, shown: bool) -> Iterator[Callable[[int], None
         yield lambda ended: bars.advance(task, ended)
 
 
-__all__ = ["Batch", "BatchMethods", "Outcome"]
+__all__ = ["BatchCall", "BatchMethods", "Outcome"]

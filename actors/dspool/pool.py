@@ -12,7 +12,7 @@ from typing import Any, Self
 import ray
 from ray.actor import ActorHandle
 
-from dspool.batch import Batch, BatchMethods, Outcome
+from dspool.batch import BatchCall, BatchMethods, Outcome
 from dspool.blocking import BlockingClient, BlockingSession, iterating, waiting
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
@@ -213,7 +213,7 @@ class Pool(BatchMethods, Administration, Inspection, Storage):
         """Run a pool program: `(await pool.execute("qa", question="...", context="...")).answer`."""
         return await self.client.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
 
-    async def _outcomes(self, batch: Batch) -> list[Outcome]:
+    async def _outcomes(self, batch: BatchCall) -> list[Outcome]:
         outcomes: list[Any] = [None] * len(batch.inputs)
         left = iter(enumerate(batch.inputs))
 

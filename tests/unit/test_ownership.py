@@ -9,7 +9,7 @@ from dspool.config import PoolConfig
 from dspool.errors import InternalError, StoreFailed, TooManySessions, UnknownSession
 from dspool.messages import EndSession, ExecuteProgram, GetVariable, SetVariable
 from dspool.testing.host import LoopbackPool, Script
-from dspool.worker import ownership
+from dspool.worker import session_store
 
 
 def config(**more: Any) -> PoolConfig:
@@ -165,7 +165,7 @@ async def test_a_change_that_could_not_be_committed_is_not_seen_by_the_next_oper
 
 @pytest.mark.parametrize("method", ["acquire", "commit", "end"])
 async def test_a_store_that_does_not_answer_counts_as_failed(method, monkeypatch):
-    monkeypatch.setattr(ownership, "STORE_PATIENCE_S", 0.01)
+    monkeypatch.setattr(session_store, "STORE_PATIENCE_S", 0.01)
     async with LoopbackPool(config()) as pool:
         worker = await pool.start_worker()
         client = await pool.start_client()

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from dspool.batch import Batch, BatchMethods, Outcome
+from dspool.batch import BatchCall, BatchMethods, Outcome
 from dspool.blocking import BlockingClient
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
@@ -172,7 +172,7 @@ class RemotePool(BatchMethods):
         """As `Pool.execute`."""
         return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
 
-    async def _outcomes(self, batch: Batch) -> list[Outcome]:
+    async def _outcomes(self, batch: BatchCall) -> list[Outcome]:
         # In requests of as many sets of inputs as the service takes at once.
         outcomes: list[Outcome] = []
         limit_s = self.timeout_s if batch.timeout_s is None else batch.timeout_s

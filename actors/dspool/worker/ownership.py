@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
 
 from dspool.core.admission.access import may_see_session, unknown_session
 from dspool.core.admission.eviction import evicted_principal
@@ -20,51 +19,17 @@ from dspool.errors import (
     PoolError,
     QuotaExceeded,
     StaleLease,
-    StoreFailed,
     TooManySessions,
 )
-from dspool.messages import CREATES_SESSION, JSON, Change, Lease, StorageLimits
+from dspool.messages import CREATES_SESSION, Change, Lease
 from dspool.telemetry.events import emit
 from dspool.telemetry.pseudonyms import session_hash
 from dspool.worker.execution import defect
+from dspool.worker.session_store import Store, patience
 
 if TYPE_CHECKING:
     from dspool.programs.sessions.host import Session, SessionHost
     from dspool.worker.execution import Execution
-
-
-STORE_PATIENCE_S = 10.0
-"""After this time without an answer the store counts as failed: a slot must not wait for it for ever."""
-
-
-class Store(Protocol):
-    """What a worker needs of the session store; see `store.SessionStore`."""
-
-    async def acquire(
-        self,
-        pool: str,
-        session: str,
-        worker: str,
-        *,
-        create: bool,
-        principal: str | None = None,
-        limits: StorageLimits | None = None,
-    ) -> Lease: ...
-    async def commit(
-        self,
-        pool: str,
-        session: str,
-        worker: str,
-        epoch: int,
-        changes: list[Change],
-        *,
-        principal: str | None = None,
-        limits: StorageLimits | None = None,
-    ) -> int: ...
-    async def release(self, pool: str, worker: str, sessions: list[str]) -> None: ...
-    async def touch(self, pool: str, worker: str, sessions: list[str]) -> None: ...
-    async def end(self, pool: str, session: str, *, principal: str | None = None) -> bool: ...
-    async def get_record(self, pool: str, key: str) -> JSON | None: ...
 
 
 class _ActiveSession:
@@ -206,7 +171,7 @@ class Ownership:
                 while (release := self._releases.get(active.id)) is not None:
                     # Otherwise the store could grant the lease first and take it back afterwards.
                     await release.wait()
-                async with _patience():
+                async with patience():
                     lease = await self._store.acquire(
                         self._pool,
                         active.id,
@@ -283,7 +248,7 @@ class Ownership:
                 session=execution.operation.session,
             )
         try:
-            async with _patience():
+            async with patience():
                 active.stored = await self._store.commit(
                     self._pool,
                     active.id,
@@ -309,7 +274,7 @@ class Ownership:
         if active is not None and active.current is execution:
             # Even if the store fails: nobody knows then what it did.
             active.outdated = True
-        async with _patience():
+        async with patience():
             return await self._store.end(
                 self._pool, execution.operation.session or "", principal=execution.operation.principal
             )
@@ -409,7 +374,7 @@ class Ownership:
     async def _release(self, ids: list[str], released: asyncio.Event) -> None:
         try:
             if ids:
-                async with _patience():
+                async with patience():
                     await self._store.release(self._pool, self._worker_id, ids)
         except Exception as failed:
             # The leases stay ours until this worker is certainly gone; the next operation activates them again.
@@ -429,12 +394,3 @@ class Ownership:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-@asynccontextmanager
-async def _patience() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(STORE_PATIENCE_S):
-            yield
-    except TimeoutError:
-        raise StoreFailed(f"the session store did not answer for {STORE_PATIENCE_S:g} s; try again") from None

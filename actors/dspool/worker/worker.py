@@ -45,7 +45,8 @@ from dspool.telemetry.pseudonyms import try_read_key
 from dspool.telemetry.tracing import Tracing
 from dspool.worker.listener import Listener
 from dspool.worker.operations import Operations
-from dspool.worker.ownership import Ownership, Store
+from dspool.worker.ownership import Ownership
+from dspool.worker.session_store import Store
 
 if TYPE_CHECKING:
     from dspool.programs.sessions.host import SessionHost

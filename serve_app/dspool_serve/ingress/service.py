@@ -25,9 +25,9 @@ import httpx
 import psutil
 
 from dspool.config import PoolConfig
-from dspool.corrections import haproxy_script
 from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerStartFailed
 from dspool_serve.ingress import haproxy, ray_dashboard
+from dspool_serve.ingress.processes import STOP_GRACE_S, descendants, end_processes, haproxy_processes
 
 Report = Callable[[str, str], None]
 """Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
@@ -35,7 +35,6 @@ Report = Callable[[str, str], None]
 NAMESPACE = "dspool"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Operations do not travel through Ray's object store; Ray's default would reserve 30 % of the memory."""
-STOP_GRACE_S = 5.0
 
 
 class Service:
@@ -104,7 +103,7 @@ class Service:
         report("http", "opening the HTTP service")
         await asyncio.to_thread(self._deploy)
         await self._wait_until_it_answers()
-        self._started = _descendants()
+        self._started = descendants()
         report("ready", f"serving pool {self.pool_name} at {self.url} after {time.monotonic() - began:.1f} s")
 
     def _start_ray(self) -> None:
@@ -178,7 +177,7 @@ class Service:
                     f"cannot join Ray at {self._address}: {failed}; is it running, and is its token at hand?"
                 ) from failed
         self.ray_address = str(ray.get_runtime_context().gcs_address)
-        self._started = _descendants()
+        self._started = descendants()
 
     def _hold_door(self) -> None:
         """Keep our own port from others: it is opened seconds from now. HAProxy opens a held port; Serve does not."""
@@ -262,7 +261,7 @@ class Service:
         """Let running operations finish, then take down what `start` started, last first."""
         import ray
 
-        self._started = _descendants() or self._started
+        self._started = descendants() or self._started
         if ray.is_initialized():
             if self._serving:
                 report("drain", "taking no more requests; running operations finish")
@@ -300,7 +299,7 @@ class Service:
     def kill(self) -> None:
         """End at once everything that this process started. On a joined cluster the detached actors stay."""
         if not self.joined:
-            for process in reversed(_descendants() or self._started):
+            for process in reversed(descendants() or self._started):
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signal.SIGKILL)
         self._sweep(grace_s=0.0)
@@ -329,17 +328,6 @@ def start_limits(init_timeout_s: float, given: Mapping[str, str]) -> dict[str, s
     return {name: str(math.ceil(init_timeout_s)) for name in names if name not in given}
 
 
-def haproxy_processes(temp_dir: Path) -> list[psutil.Process]:
-    """The HAProxy processes that still run with a configuration below `temp_dir`."""
-    found = []
-    for pid in haproxy_script.pids(temp_dir / "h"):
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if any(part.startswith(str(temp_dir)) for part in process.cmdline()):
-                found.append(process)
-    return found
-
-
 async def _clear_cluster(pool: str, address: str, owns_serve: bool) -> None:
     import ray
     from ray import serve
@@ -362,20 +350,6 @@ async def _clear_cluster(pool: str, address: str, owns_serve: bool) -> None:
 
 def application_name(pool: str) -> str:
     return f"dspool-{pool}"
-
-
-def end_processes(processes: list[psutil.Process], grace_s: float = STOP_GRACE_S) -> None:
-    """SIGTERM, then after `grace_s` SIGKILL."""
-    _, alive = psutil.wait_procs(processes, timeout=min(grace_s, 1.0))
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in alive:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
-        _, alive = psutil.wait_procs(alive, timeout=grace_s)
-
-
-def _descendants() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
 
 
 def _short_directory() -> str:

@@ -13,7 +13,7 @@ import typer
 from dspool.cli import overview
 from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail
-from dspool.cli.doctor.listeners import Listener
+from dspool.cli.doctor.listeners import ListeningSocket
 from dspool.cli.options import ConfigFile, Debug, Json, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
@@ -62,7 +62,7 @@ def doctor(
 
 class Examination(NamedTuple):
     findings: list[Finding]
-    listeners: list[Listener]
+    listeners: list[ListeningSocket]
     """Of the running service."""
 
 
@@ -98,7 +98,7 @@ def _of(config: PoolConfig, address: str | None) -> Examination:
     cluster, nodes = service.ray_cluster(joined.ray_address if joined else address)
     status = overview.status(run_file)
     workers = [worker["pid"] for worker in (status.get("status") or {}).get("workers", ())]
-    open_ports: list[Listener] = []
+    open_ports: list[ListeningSocket] = []
 
     def listening() -> list[Finding]:
         open_ports.extend(listeners.report(run, workers))

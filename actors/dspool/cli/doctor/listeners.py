@@ -39,7 +39,7 @@ _LISTENS: Final = 0x10000
 """The flag there of a socket that listens."""
 
 
-class Listener(Struct, frozen=True):
+class ListeningSocket(Struct, frozen=True):
     """One socket on which a process of the service listens."""
 
     protocol: Protocol
@@ -97,7 +97,7 @@ _PATHS: Final = (
 )
 
 
-def report(run: ServiceRun | None, workers: Iterable[int] = ()) -> list[Listener]:
+def report(run: ServiceRun | None, workers: Iterable[int] = ()) -> list[ListeningSocket]:
     """The listeners of a living service. `workers` are the processes of its pool's workers, as the pool says."""
     if run is None:
         return []
@@ -108,7 +108,7 @@ def report(run: ServiceRun | None, workers: Iterable[int] = ()) -> list[Listener
     )
 
 
-def findings(listeners: Sequence[Listener], *, running: bool = True) -> list[Finding]:
+def findings(listeners: Sequence[ListeningSocket], *, running: bool = True) -> list[Finding]:
     """One for each listener that nobody knows, or that other machines reach and that asks them for nothing."""
     if running and not listeners:
         meaning = "what the service has opened cannot be seen from here"
@@ -129,14 +129,14 @@ def findings(listeners: Sequence[Listener], *, running: bool = True) -> list[Fin
     return found
 
 
-def picture(listeners: Sequence[Listener]) -> str:
+def picture(listeners: Sequence[ListeningSocket]) -> str:
     """As a table."""
     titles = ("listens on", "reached by", "asks for", "what", "process", "pid")
     rows = [(where(one), one.reach, one.protection, one.what, one.process, str(one.pid)) for one in listeners]
     return Output().table(titles, rows)
 
 
-def where(listener: Listener) -> str:
+def where(listener: ListeningSocket) -> str:
     if listener.port is None:
         return listener.address
     host = f"[{listener.address}]" if ":" in listener.address else listener.address
@@ -145,7 +145,7 @@ def where(listener: Listener) -> str:
 
 def recognised(
     sockets: Sequence[OpenSocket], service: int | None, tokens: str = SERVICE_TOKENS
-) -> list[Listener]:
+) -> list[ListeningSocket]:
     """What is known of each socket. `service` is the port of the service itself, and `tokens` what it asks for."""
     ports: dict[int, list[OpenSocket]] = {}
     found = {}
@@ -165,7 +165,7 @@ def recognised(
     for one in sockets:
         what, protection = found.get(one, (UNKNOWN, UNKNOWN))
         listeners.append(
-            Listener(*one, what, tokens if protection == SERVICE_TOKENS else protection, _reach(one))
+            ListeningSocket(*one, what, tokens if protection == SERVICE_TOKENS else protection, _reach(one))
         )
     return listeners
 
