@@ -130,6 +130,8 @@ def test_what_is_printed_for_people_names_what_is_behind_the_figures(monkeypatch
     assert ".py" in said
 
 
-def test_no_two_modules_of_the_engine_import_each_other():
-    cycles = structure.structure(structure.ROOT).cycles
-    assert [cycle for cycle in cycles if cycle[0].split(".")[0] == "dspool"] == []
+def test_the_product_has_six_layers_no_cycle_no_long_file_and_no_class_name_twice():
+    seen = structure.structure(structure.ROOT)
+    assert (seen.cycles, seen.double_class_names, seen.upward) == ([], {}, [])
+    assert seen.figures()["layers"] == 6
+    assert seen.longest_file[1] <= 400, seen.longest_file
