@@ -293,7 +293,7 @@ def connection(up: Up, path: str, content: dict[str, Any]) -> socket.socket:
     text = json.dumps(content).encode()
     made = socket.create_connection(("127.0.0.1", port))
     made.sendall(
-        b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b"
+        b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
         % (path.encode(), len(text), text)
     )
     return made
