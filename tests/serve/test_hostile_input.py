@@ -53,12 +53,8 @@ def raw(service, *parts: bytes, half_close=False, pause_s=0.0) -> bytes:
 
 
 def post(body: bytes, path: str = QA, headers: bytes = b"") -> bytes:
-    return b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n%b" % (
-        path.encode(),
-        len(body),
-        headers,
-        body,
-    )
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" % path.encode()
+    return head + b"content-length: %d\r\nconnection: close\r\n%b\r\n%b" % (len(body), headers, body)
 
 
 DEEP = b'{"inputs":{"question":' + b"[" * 200 + b"]" * 200 + b"}}"
@@ -85,7 +81,7 @@ BODIES = {
     "unknown field": (b'{"inputs": {}, "model": "x"}', 422),
     "zip": (b"PK\x03\x04" + b"\x00" * 100, 400),
     "too large": (b'{"inputs": {"question": "' + b"x" * 1_100_000 + b'"}}', 413),
-    "many keys": (b'{"inputs": {' + b",".join(b'"k%d":1' % n for n in range(50_000)) + b"}}", 422),
+    "many keys": (b'{"inputs": {' + b",".join(b'"k%d":1' % n for n in range(50_000)) + b"}}", 413),
     "form": (b"inputs=1&timeout_s=2", 400),
 }
 
@@ -167,7 +163,7 @@ def test_slow_clients_do_not_keep_others_waiting(service, http):
     slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(100)]
     try:
         for connection in slow:
-            connection.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{" % QA.encode())
+            connection.sendall(ASK + b"content-length: 100\r\n\r\n{")
         began = time.monotonic()
         assert http.post(QA, json=GOOD).status_code == 200
         assert time.monotonic() - began < 5.0
@@ -200,11 +196,11 @@ def test_pipelined_requests_are_answered_one_by_one(service, http):
 )
 def test_a_hostile_header_is_harmless(http, header):
     answer = http.post(QA, json=GOOD, headers=header)
-    assert answer.status_code in (200, 400, 413, 422), answer.text[:200]
+    assert answer.status_code in (200, 400, 413, 415, 422), answer.text[:200]
 
 
 GOOD_BODY = json.dumps(GOOD).encode()
-ASK = b"POST %b HTTP/1.1\r\nhost: x\r\n" % QA.encode()
+ASK = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" % QA.encode()
 SECOND = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
