@@ -38,6 +38,8 @@ def networked(monkeypatch):
     """A host with an address beyond loopback, and a Ray that is not connected."""
     monkeypatch.setattr(ray._private.worker, "_global_node", None)
     monkeypatch.setattr(ray._private.services, "node_ip_address_from_perspective", lambda address: HOST)
+    # A cluster of other tests may run meanwhile, with the switch off.
+    monkeypatch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.delenv(SWITCH, raising=False)
 
 
