@@ -7,6 +7,7 @@ it sends and whoever made it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from dspool_serve.access.logins import Logins
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Login
 
+log = logging.getLogger("dspool.http")
 CHECK_S: Final = 1.0
 MAX_OPEN: Final = 2048
 MAX_EACH: Final = 512
@@ -93,7 +95,11 @@ class OpenStreams:
     async def _watch(self) -> None:
         while self._watched:
             await self._sleep(CHECK_S)
-            await self._check()
+            try:
+                await self._check()
+            except Exception:
+                # Else all that are open would never be looked at again.
+                log.exception("the rights of open event streams could not be checked")
 
     async def _check(self) -> None:
         assert self._tokens is not None

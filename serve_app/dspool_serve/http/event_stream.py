@@ -90,11 +90,14 @@ class EventStream:
     def end(self, why: PoolError | None = None) -> None:
         """End it now, from outside, with an `error` event that says why; None is an end like any other."""
         self._ended, self._why = True, why
+        self._end_now(self._limit)
+
+    def _end_now(self, limit: asyncio.Timeout | None) -> None:
         now = asyncio.get_running_loop().time()
-        if self._limit is not None:
-            self._limit.reschedule(now)
-        else:
+        if limit is None:
             self.until = now
+        elif not limit.expired():  # else it is just ending, which may take a worker a while
+            limit.reschedule(now)
 
     def server_stops(self) -> None:
         """The server stops, and waits for its answers: what has no end of its own ends now."""
@@ -193,11 +196,7 @@ class ProgressStream(EventStream):
 
     def end(self, why: PoolError | None = None) -> None:
         self._why = why
-        now = asyncio.get_running_loop().time()
-        if self._listening is not None:
-            self._listening.reschedule(now)
-        else:
-            self.until = now
+        self._end_now(self._listening)
 
     def server_stops(self) -> None:
         self.end(_SERVER_STOPS)
