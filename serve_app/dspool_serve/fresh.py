@@ -44,6 +44,10 @@ class Fresh(Generic[T]):
         if done.cancelled() or done.exception() is not None:
             self._forget(key, done)
         else:
+            kept = self._made.get(key)
+            if kept is not None and kept[1] is done:
+                # From now on: what takes longer than it is kept would be made anew for each who waited for it.
+                self._made[key] = (self._clock(), done)
             # Else the last ones, which may be large, would stay until others take their place.
             keep_s = self._keep_s if keep_s is None else keep_s
             asyncio.get_running_loop().call_later(keep_s, self._forget, key, done)

@@ -255,6 +255,29 @@ async def test_six_equal_reports_are_made_once(house, monkeypatch):
     assert house.calls == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "module", "made"),
+    [("/report?range={}", report_module, "report"), ("/metrics/table?range={}", tables, "encode_table")],
+)
+async def test_who_asks_what_another_asked_before_waits_in_their_own_line(
+    house, monkeypatch, path, module, made
+):
+    slowly = house.slowly(b"{}" if module is tables else "<html>")
+    monkeypatch.setattr(module, made, slowly)
+    eves = [asyncio.ensure_future(house.get("eve", path.format(60 + number))) for number in range(4)]
+    await asyncio.to_thread(house.begun.wait, 60)
+    ada = asyncio.ensure_future(house.get("ada", path.format(63)))
+    await settled()
+    made_before = []
+    ada.add_done_callback(lambda _: made_before.append(house.calls))
+    house.gate.set()
+    assert (await ada).status_code == 200
+    assert {answer.status_code for answer in await asyncio.gather(*eves)} == {200}
+    # The one of eve that ran, ada's own, and perhaps one that began before ada heard of hers.
+    assert made_before[0] <= 3
+    assert house.calls == 4, "what ada had was made once for both"
+
+
 async def test_a_table_of_a_fixed_time_is_made_once_for_all_who_ask_within_a_second(house, monkeypatch):
     monkeypatch.setattr(tables, "encode_table", house.slowly(b"{}"))
     house.gate.set()

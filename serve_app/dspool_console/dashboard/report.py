@@ -77,12 +77,13 @@ async def get_report(context: ConsoleContext, request: Request) -> Response:
     interval = range_of(request.query(frozenset(RANGE)), 3600.0)
     watch = context.measured_watch(request)
 
-    async def make() -> Response:
-        # Half a second of work for a day of charts, here and in the pool's metrics actor.
-        return await context.service.costly.run(request.principal, lambda: _report(watch, interval))
-
     key = interval if interval.start is None else interval[1:]
-    return await watch.reports.get(key, make)
+
+    async def once() -> Response:
+        return await watch.reports.get(key, lambda: _report(watch, interval))
+
+    # Half a second of work for a day of charts, here and in the pool's metrics actor.
+    return await context.service.costly.run(request.principal, once)
 
 
 async def _report(watch: PoolWatch, interval: Range) -> Response:

@@ -70,12 +70,15 @@ async def get_table(context: Context, request: Request) -> Response:
         encoded = encode_csv if form == "csv" else encode_table
         return await in_thread(lambda: encoded(pool.name, table, names, start=asked.start, end=asked.end))
 
-    async def in_turn() -> bytes:
-        # A day of all columns takes a second.
-        return await context.service.costly.run(request.principal, lambda: patiently(make()))
-
     key = ("table", pool.name, asked if asked.start is None else asked[1:], program, ordinal, names, form)
-    body = await context.service.answers.get(key, in_turn)
+
+    async def once() -> bytes:
+        made: bytes = await context.service.answers.get(key, lambda: patiently(make()))
+        return made
+
+    # A day of all columns takes a second. Everybody has a turn of their own, also for what another asked before: who
+    # joined another's question would wait behind all that this one asked.
+    body = await context.service.costly.run(request.principal, once)
     return Response(200, body, b"text/csv; charset=utf-8") if form == "csv" else answer_packed(request, body)
 
 
