@@ -23,6 +23,18 @@ Ended = dict[str, dict[str, float]]
 """By token, each login and until when it counts."""
 
 
+def together(before: Ended, more: Ended, *, now: float) -> Ended:
+    """Both, without those that are over; of each token the `KEPT_EACH` that were ended last."""
+    found = {}
+    for token in before.keys() | more.keys():
+        # In the order in which they were ended: the newest must not make room, however soon it would have been over.
+        logins = {**before.get(token, {}), **more.get(token, {})}
+        left = [(login, until) for login, until in logins.items() if until > now]
+        if left:
+            found[token] = dict(left[-KEPT_EACH:])
+    return found
+
+
 class EndedLogins:
     """The part of the session store that keeps them, as its record `RECORD`."""
 
@@ -34,16 +46,7 @@ class EndedLogins:
 
         async def run(connection: AsyncConnection) -> Ended:
             ended = await _read(connection, pool)
-            of_token = ended.setdefault(token, {})
-            of_token[login] = until
-            while len(of_token) > KEPT_EACH:
-                del of_token[min(of_token, key=of_token.__getitem__)]
-            now = self._clock()
-            left = {
-                id: counting
-                for id, logins in ended.items()
-                if (counting := {login: end for login, end in logins.items() if end > now})
-            }
+            left = together(ended, {token: {login: until}}, now=self._clock())
             value = msgspec.json.encode(left).decode()
             await connection.execute(
                 upsert(connection, records), {"pool": pool, "key": RECORD, "value": value}
@@ -60,4 +63,4 @@ async def _read(connection: AsyncConnection, pool: str) -> Ended:
     return {} if text is None else msgspec.json.decode(text, type=Ended)
 
 
-__all__ = ["KEPT_EACH", "RECORD", "Ended", "EndedLogins"]
+__all__ = ["KEPT_EACH", "RECORD", "Ended", "EndedLogins", "together"]

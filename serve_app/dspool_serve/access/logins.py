@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from dspool.core.admission.access import Token, Tokens
 from dspool.errors import PoolError
-from dspool.store.logins import Ended
+from dspool.store.logins import Ended, together
 from dspool_serve.http.requests import Login
 
 COOKIE: Final = "dspool_login"
@@ -134,14 +134,7 @@ class Logins:
 
     def _hear(self, ended: Ended) -> None:
         # Nothing is taken back: the store may have lost what this process still knows.
-        now = self._wall()
-        tokens = self._ended.keys() | ended.keys()
-        both = {token: {**self._ended.get(token, {}), **ended.get(token, {})} for token in tokens}
-        self._ended = {
-            token: left
-            for token, logins in both.items()
-            if (left := {login: until for login, until in logins.items() if until > now})
-        }
+        self._ended = together(self._ended, ended, now=self._wall())
 
     def cookies(self, login: Login, *, secure: bool) -> tuple[Header, ...]:
         """The headers that begin or prolong a login."""
