@@ -52,9 +52,9 @@ class _Entry(NamedTuple):
 class Audit:
     """Appends to `file`; None writes to the log only. A thread writes, so that no event loop waits for a disk.
 
-    What an admin does is written one by one. Denials, which anybody can cause, are summed: the first of a kind is
-    written, then how often it came in the next minute. When records come faster than they can be written, they are
-    dropped and counted.
+    What an admin does is written one by one. Denials and logins, which anybody can cause, are summed: the first of a
+    kind is written, then how often it came in the next minute. When records come faster than they can be written, they
+    are dropped and counted.
 
     Raises:
         ConfigError: the file cannot be written: an admin's deeds would go unrecorded.
@@ -109,20 +109,27 @@ class Audit:
         """Somebody tried what they may not do."""
         status = kind_of(problem).status
         record = self._record(request, "denied", role, status=status, problem=problem, **facts)
-        key = (record["principal"], route.method, route.path, problem, holder_of(request.client))
+        if self._is_first((route.method, problem), route.path, record):
+            self._put(record)
+
+    async def login(self, request: Request, role: Role) -> None:
+        """Somebody logged in at the dashboard: summed as denials are, for any token may do that without end."""
+        record = self._record(request, "done", role, status=200)
+        if self._is_first(("login",), record["path"], record):
+            self._put(record)
+        await self.written()
+
+    def _is_first(self, kind: tuple[str, ...], route: str, record: Record) -> bool:
+        """Whether `record` is the first of its kind from its principal and address in this window."""
+        key = (record["principal"], route, *kind, holder_of(record.get("client", "")))
         with self._lock:
             # The thread goes on while there are any.
             if not self._denials.add(key, now=self._clock()):
-                return
+                return False
             # What is the same for all of the kind.
             same = {name: value for name, value in record.items() if name not in ("path", "request_id")}
-            self._denied[key] = same | {"route": route.path}
-        self._put(record)
-
-    async def login(self, request: Request, role: Role) -> None:
-        """Somebody logged in at the dashboard."""
-        self._put(self._record(request, "done", role, status=200))
-        await self.written()
+            self._denied[key] = same | {"route": route}
+        return True
 
     def newest(self, limit: int) -> list[Record] | None:
         """The newest records, newest first; None if there is no file. It reads files."""
