@@ -102,7 +102,13 @@ class Hub:
 
     def _place(self, last_id: str | None) -> tuple[int, bool]:
         life, _, number = (last_id or "").partition("-")
-        if life == self._life and number.isdigit() and len(number) < 16 and self._has(int(number)):
+        if (
+            life == self._life
+            and number.isascii()
+            and number.isdigit()
+            and len(number) < 16
+            and self._has(int(number))
+        ):
             return int(number), True
         return self._number, False
 
