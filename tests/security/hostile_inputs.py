@@ -105,6 +105,18 @@ def bodies() -> Entries:
         ("nulls", b"null"),
     ):
         yield f"a megabyte of {name}", lambda unit=unit: asked(many(unit))
+    # A parser's fast ways end at large exponents and at many digits.
+    for name, unit in (
+        ("large floats", b"1e300"),
+        ("small floats", b"5e-324"),
+        ("floats of twenty digits", b"12345678901234567890e-320"),
+        ("floats of 99 digits", b"1" * 99 + b".1"),
+        ("floats of 310 digits", b"1" * 308 + b".1"),
+        ("integers of 4,000 digits", b"9" * 4_000),
+    ):
+        yield f"19,000 {name}", lambda unit=unit: asked(many(unit, min(MEGABYTE, 19_000 * (len(unit) + 1))))
+    yield "a text of large floats", lambda: asked(b'"' + b"1e300," * (MEGABYTE // 6) + b'"')
+    yield "a text of runs of 99 digits", lambda: asked(b'"' + (b"1" * 99 + b" ") * (MEGABYTE // 100) + b'"')
     yield "lists that open", lambda: b'{"inputs":' + b"[" * MEGABYTE
     yield "objects that open", lambda: b'{"inputs":' + b'{"a":' * (MEGABYTE // 5)
     yield "lists half a million deep", lambda: asked(b"[" * (MEGABYTE // 2) + b"]" * (MEGABYTE // 2))

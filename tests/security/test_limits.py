@@ -87,6 +87,9 @@ def configure(length: int) -> None:
 BODY = msgspec.json.Decoder(ExecuteRequest)
 CASES: dict[str, Callable[[int], Any]] = {
     "MAX_BODY_DEPTH": lambda n: decode(BODY, asked(b"[" * (n - 2) + b"]" * (n - 2))),
+    "MAX_LONG_NUMBERS": lambda n: decode(
+        BODY, b'{"inputs":{"p":"%b","q":[%b]}}' % (b" " * 20_000, b",".join([b"1e300"] * n))
+    ),
     "MAX_BODY_VALUES": lambda n: decode(BODY, b'{"inputs":{"q":[' + b",".join([b"1"] * (n - 2)) + b"]}}"),
     "MAX_PATH_NAME": named,
     "MAX_QUERY_FIELDS": lambda n: request(query="&".join(["a=1"] * n)).query(frozenset({"a"})),

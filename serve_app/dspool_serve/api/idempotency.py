@@ -22,7 +22,7 @@ from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, go_on
 from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, pool_error_of, problem
-from dspool_serve.http.requests import Request
+from dspool_serve.http.requests import Request, holds_too_much
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Handler, Route
 from dspool_serve.pools import PoolStorage
@@ -178,6 +178,9 @@ class _Recording:
 def fingerprint(request: Request, body: bytes) -> str:
     """The same for the same method, path, query and JSON value, however it was written."""
     try:
+        # What is too much for the route, which says so itself, is too much here.
+        if holds_too_much(body):
+            raise msgspec.DecodeError
         canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted") if body else b""
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         canonical = body

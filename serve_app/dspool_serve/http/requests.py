@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,7 +18,7 @@ import msgspec
 
 from dspool.core.admission.access import Role, Token
 from dspool.errors import CallerError, Cancelled, InvalidRequest, PayloadTooLarge
-from dspool.messages.limits import MAX_BODY_DEPTH, MAX_BODY_VALUES, MAX_QUERY_FIELDS
+from dspool.messages.limits import MAX_BODY_DEPTH, MAX_BODY_VALUES, MAX_LONG_NUMBERS, MAX_QUERY_FIELDS
 from dspool_serve.http.problems import MalformedRequest
 from dspool_serve.http.responses import Message
 
@@ -50,6 +51,9 @@ _ONCE = frozenset(
 """Headers that decide something. Of two, what stands in front of the service may have looked at the other one."""
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
+_LARGE_EXPONENT = re.compile(rb"[eE][-+]?[0-9]{3}")
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+_HUNDRED_DIGITS = b"0" * 100
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -230,8 +234,12 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """
     if not body:
         raise MalformedRequest("the body is empty; send a JSON object")
-    if len(body) > MAX_BODY_VALUES and _has_too_many_values(body):
-        raise PayloadTooLarge(f"the body holds more than {MAX_BODY_VALUES} values", limit=MAX_BODY_VALUES)
+    if holds_too_much(body):
+        raise PayloadTooLarge(
+            f"the body holds more than {MAX_BODY_VALUES} values, or {MAX_LONG_NUMBERS} numbers of a hundred digits or "
+            "with an exponent of three",
+            limit=MAX_BODY_VALUES,
+        )
     try:
         # Brackets are counted first, at memchr speed: only suspicious bodies pay for the exact check.
         if body.count(b"[") + body.count(b"{") > MAX_BODY_DEPTH or _LONG_NUMBER.search(body) is not None:
@@ -251,18 +259,27 @@ def _cut(failed: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def _has_too_many_values(body: bytes) -> bool:
-    """Whether they cost more than their bytes: each takes every later hop about as long as a hundred characters.
+def holds_too_much(body: bytes) -> bool:
+    """Whether its values cost more than its bytes: each takes every later hop about as long as a hundred characters,
+    and reading some numbers takes as long as a hundred values.
 
     Counts only what is outside of texts, if need be without these.
     """
-    if _separators(body) <= MAX_BODY_VALUES:
+    if len(body) <= MAX_BODY_VALUES or not _exceeds(body):
         return False
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     # A value is at most a key and a text, so four quotes; fewer of them are quickly taken apart.
     if bare.count(b'"') > 4 * MAX_BODY_VALUES:
         return True
-    return _separators(b"".join(bare.split(b'"')[::2])) > MAX_BODY_VALUES
+    return _exceeds(b"".join(bare.split(b'"')[::2]))
+
+
+def _exceeds(body: bytes) -> bool:
+    if _separators(body) > MAX_BODY_VALUES:
+        return True
+    if body.translate(_DIGITS_ALIKE).count(_HUNDRED_DIGITS) > MAX_LONG_NUMBERS:
+        return True
+    return next(islice(_LARGE_EXPONENT.finditer(body), MAX_LONG_NUMBERS, None), None) is not None
 
 
 def _separators(body: bytes) -> int:
