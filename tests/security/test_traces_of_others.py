@@ -119,3 +119,25 @@ def test_no_more_principals_are_counted_than_there_is_room_for():
     for number in range(3000):
         tracing.admits(SAMPLED, f"p{number}")
     assert len(tracing._callers) <= 1024
+
+
+async def test_the_operations_of_a_batch_count_one_by_one():
+    house = House(max_traces_per_s=10)
+    body = {"inputs": [{"question": "?"}] * 50}
+    headers = {"authorization": f"Bearer {house.tokens['eve']}", "traceparent": SAMPLED}
+    transport = httpx.ASGITransport(app=house.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        answer = await http.post(QA.replace("execute", "batch"), json=body, headers=headers)
+    assert answer.json()["succeeded"] == 50
+    assert sum(1 for asked in house.pool.asked if asked["traceparent"] != NOT_TRACED) == 5
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_what_was_beyond_the_limit_is_not_traced_further_on(trusted):
+    """The operation's own process goes by the flags of what it is given."""
+    house = House(tokens=trusted, trust_traceparent=trusted, max_traces_per_s=10)
+    for _ in range(30):
+        await house.ask("eve" if trusted else None, SAMPLED)
+    given = [asked["traceparent"] for asked in house.pool.asked]
+    assert sum(house.tracing.should_trace(one) for one in given) == 5
+    assert {trace_id_of(one) for one in given} == {VICTIM}

@@ -112,7 +112,12 @@ class Tracing:
         """
         if trace_id_of(traceparent) is None:
             return self.should_trace(None)
-        return self.should_trace(traceparent) and self._caller(principal) and self._all.take(self._clock())
+        return self.should_trace(traceparent) and self.admits_more(traceparent, principal)
+
+    def admits_more(self, traceparent: str | None, principal: str | None) -> bool:
+        """Whether one more operation goes into the trace that `admits` allowed: it costs as much as the first."""
+        wished = trace_id_of(traceparent) is not None
+        return (not wished or self._caller(principal)) and self._all.take(self._clock())
 
     def trusts(self, principal: str | None) -> bool:
         """Whether the trace that `principal` names is continued. Without access tokens there is only one principal."""
@@ -290,6 +295,11 @@ def trace_id_of(traceparent: str | None) -> str | None:
     """The trace's id; None when there is none."""
     match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
     return None if match is None else match[1]
+
+
+def not_sampled(traceparent: str) -> str:
+    """The same trace, with the word that it is not traced here; the flags are its last two characters."""
+    return f"{traceparent[:-2]}00"
 
 
 def unsampled(traceparent: str | None) -> str | None:

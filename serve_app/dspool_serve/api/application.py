@@ -17,7 +17,7 @@ import dspool
 from dspool.corrections.uvicorn_connections import end_with_connection, on_server_stop
 from dspool.errors import Cancelled, InternalError, PoolError
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.tracing import NOT_TRACED, Tracing, trace_id_of, traceparent_of
+from dspool.telemetry.tracing import NOT_TRACED, Tracing, not_sampled, trace_id_of, traceparent_of
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.idempotency import keyed
@@ -162,21 +162,21 @@ class RequestTrace:
         """What the operation is run with: below this request's span, or marked as not traced."""
         tracing = self._tracing
         continued = given if tracing.trusts(principal) else None
-        if not self._decided:
-            self._decided = True
-            if tracing.admits(given, principal):
-                attributes = {names.HTTP_METHOD: self._route.method, names.HTTP_ROUTE: self._route.path}
-                name = names.REQUEST.format(method=self._route.method, route=self._route.path)
-                link = None if continued is not None else given
-                if link is not None:
-                    attributes[names.CALLER_TRACE] = trace_id_of(link) or ""
-                # The empty one: no span that happens to be current is the parent of a caller's request.
-                self._span = tracing.start(
-                    name, attributes, parent=continued or NOT_TRACED, kind="SERVER", at=self._began, link=link
-                )
-        if self._span is not None:
+        first, self._decided = not self._decided, True
+        if first and tracing.admits(given, principal):
+            attributes = {names.HTTP_METHOD: self._route.method, names.HTTP_ROUTE: self._route.path}
+            name = names.REQUEST.format(method=self._route.method, route=self._route.path)
+            link = None if continued is not None else given
+            if link is not None:
+                attributes[names.CALLER_TRACE] = trace_id_of(link) or ""
+            # The empty one: no span that happens to be current is the parent of a caller's request.
+            self._span = tracing.start(
+                name, attributes, parent=continued or NOT_TRACED, kind="SERVER", at=self._began, link=link
+            )
+        # The further operations of a batch count too.
+        if self._span is not None and (first or tracing.admits_more(given, principal)):
             return traceparent_of(self._span)
-        return NOT_TRACED if continued is None else continued
+        return NOT_TRACED if continued is None else not_sampled(continued)
 
     def end(self, answer: Answer) -> Answer:
         """The span ends, that of a stream with it; the caller learns the trace in the answer's `traceparent`."""
