@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -154,8 +155,14 @@ async def get_warmup(context: Context, request: Request) -> Response:
 
 
 async def look_at_all(context: Context) -> list[PoolStatus]:
-    pools = context.pools
-    return await asyncio.gather(*(_look(name, pools.get(name)) for name in pools.names()))
+    """As they are now. Anybody may ask for it (`/readyz`), so a supervisor is asked once at a time for all who do."""
+    pools, answers = context.pools, context.service.answers
+    looks = (
+        answers.get(("status", name), partial(_look, name, pools.get(name)), keep_s=0.0)
+        for name in pools.names()
+    )
+    states: list[PoolStatus] = await asyncio.gather(*looks)
+    return states
 
 
 async def _look(name: str, pool: PoolAdministration) -> PoolStatus:
