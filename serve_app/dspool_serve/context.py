@@ -17,6 +17,14 @@ class MetricsPage(Protocol):
         ...
 
 
+class Places(Protocol):
+    def enter(self, principal: str) -> None:
+        """Raises: RateLimited: there is no place left, for this principal or in all."""
+        ...
+
+    def leave(self, principal: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
     """What the service says of itself: the same for everybody who asks."""
@@ -29,6 +37,8 @@ class ServiceFacts:
     """Answers that are large or cost much, for all who ask within a second."""
     worker_answers: Fresh[Any]
     """What single workers answered lately: small, but of many workers."""
+    waits: Places
+    """Questions for news that a pool's metrics actor keeps until there are some."""
     costly: CostlyReads
     """What takes a thread for long: days of charts, traces, replays."""
 

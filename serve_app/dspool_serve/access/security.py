@@ -79,6 +79,8 @@ class Security:
         self.logins: Logins | None = None
         """Set by the console: who logged in there, which counts below `/v1/` only."""
         self.streams = OpenStreams(max_streams, max_streams_each, tokens=tokens, wall=wall)
+        self.waits = OpenStreams(2 * max_streams, 2 * max_streams_each)
+        """Questions for news that wait. A stream has one, and leaves it behind for some seconds when it ends."""
         self._max_waiting = max_waiting
         self._wall = wall
         self._views: dict[tuple[str, Priority], tuple[Token, Context]] = {}

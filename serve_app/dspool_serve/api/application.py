@@ -80,6 +80,7 @@ class Application:
             metrics=Scrapes(pools),
             answers=Fresh(FRESH_S),
             worker_answers=Fresh(FRESH_S, limit=WORKER_ANSWERS),
+            waits=self._security.waits,
             costly=CostlyReads(),
         )
         self._context = Context(pools, pools.get, self._settings, facts)

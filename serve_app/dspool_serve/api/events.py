@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, Final
 
@@ -13,10 +14,11 @@ from dspool.telemetry.events import EVENTS
 from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
 from dspool_serve.api.common import ANSWER_S, POOL, patiently, pool_of, whole_number
 from dspool_serve.context import Context
-from dspool_serve.http.event_stream import EventStream, event
+from dspool_serve.http.event_stream import EventStream, event, go_on
 from dspool_serve.http.requests import Request, number
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
+from dspool_serve.pools import ClusterPool
 
 POLL_S = 10.0
 """How long one question for news waits for an answer."""
@@ -160,13 +162,37 @@ def _amount(value: float, unit: str) -> str:
     return f"{number} s" if unit == "s" else number
 
 
+async def _news(
+    context: Context, request: Request, pool: ClusterPool, since: int, limit: int, wait_s: float
+) -> EventPage:
+    """Events after `since`, of which there may be none for `wait_s`.
+
+    It counts until the pool has answered, also when nobody waits for that any more: a question to an actor cannot be
+    called off, and as many as the actor takes at once would keep everybody's figures from it.
+    """
+    waits, principal = context.service.waits, request.principal or "local"
+    waits.enter(principal)
+
+    async def ask() -> EventPage:
+        try:
+            return await pool.events(since, limit, timeout_s=wait_s)
+        finally:
+            waits.leave(principal)
+
+    asking = go_on(ask())
+    # When nobody heard of an error, asyncio need not complain.
+    asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+    page: EventPage = await asyncio.shield(asking)
+    return page
+
+
 async def get_events(context: Context, request: Request) -> Response:
     query = request.query(frozenset({"since", "limit", "timeout_s"}))
     since = int(number(query, "since", 0, least=0, most=2**53))
     limit = int(number(query, "limit", 100, least=1, most=MAX_PAGE))
     wait_s = number(query, "timeout_s", 0.0, least=0.0, most=MAX_POLL_S)
     pool = pool_of(context, request)
-    page = await patiently(pool.events(since, limit, timeout_s=wait_s), ANSWER_S + wait_s)
+    page = await patiently(_news(context, request, pool, since, limit, wait_s), ANSWER_S + wait_s)
     return Response(200, msgspec.json.encode(event_rows(page)))
 
 
@@ -187,7 +213,7 @@ async def follow_events(context: Context, request: Request) -> EventStream:
         while True:
             for seen in found.events:
                 yield event("event", event_row(seen), seen.number)
-            found = await pool.events(found.next, AT_ONCE, timeout_s=POLL_S)
+            found = await _news(context, request, pool, found.next, AT_ONCE, POLL_S)
 
     return EventStream(events(), heartbeat_s=context.settings.heartbeat_s, endless=True)
 
@@ -205,7 +231,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         get_events,
         "What happened in the pool; waits for the next event with timeout_s",
         EventRows,
-        problems=("unknown_pool", "invalid_request", "not_allowed", "pool_not_ready", "worker_lost"),
+        problems=(
+            "unknown_pool",
+            "invalid_request",
+            "not_allowed",
+            "rate_limited",
+            "pool_not_ready",
+            "worker_lost",
+        ),
         query=_PAGE_QUERY,
         role="reader",
     ),
