@@ -5,6 +5,7 @@ A refusal never stands in the way of less: whoever is over a limit, because it w
 
 from __future__ import annotations
 
+import sys
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from dspool.errors import PayloadTooLarge, QuotaExceeded
 from dspool.messages import StorageLimits
 
 MB: Final = 2**20
+_HEAD: Final = sys.getsizeof("\U0001f600") - 4
 ROW_BYTES: Final = 512
 """What a session, an item of one or a kept answer counts besides its content: empty ones are not free."""
 
@@ -93,7 +95,16 @@ def size_of(text: str) -> int:
 
     `[[],[],...]` takes twenty times its text in a worker's memory, so bytes of text alone would bound nothing.
     """
-    return len(text.encode()) + 32 * (text.count(",") + text.count("[")) + 200 * text.count("{")
+    return _width(text) + 32 * (text.count(",") + text.count("[")) + 200 * text.count("{")
+
+
+def _width(text: str) -> int:
+    """Bytes of JSON, its texts as wide as Python keeps them: one emoji makes each character beside it four bytes."""
+    if text.isascii():
+        return len(text)
+    texts = text.replace("\\\\", "..").replace('\\"', "..").split('"')
+    wide = sum(max(len(one.encode()), sys.getsizeof(one) - _HEAD) for one in texts)
+    return wide + len(texts) - 1
 
 
 def _merged(own: StorageLimits | None, general: StorageLimits) -> StorageLimits:
