@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspool.programs.adapters import MARKS
 from tests.security.hostile_inputs import MEGABYTE, Entries, nested
 
 
@@ -74,6 +75,10 @@ def signatures() -> Entries:
     yield "a literal of nothing", lambda: "a -> b: Literal[,]"
     yield "unicode spaces", lambda: "a" + "\u2003" * 9_000 + "-> b"
     yield "a name of another script", lambda: "\u00aa, \uff41 -> b"
+    yield (
+        "a mark of DSPy in escapes",
+        lambda: f"a -> b: Literal['{MARKS[0].replace('C', chr(92) + 'x43')}[]{MARKS[1]}']",
+    )
     yield "a dotted type", lambda: "a -> b: os.path"
     yield "a call", lambda: "a -> b: __import__('os').system('true')"
     yield "a long name", lambda: "a" * 19_000 + " -> b"
@@ -261,6 +266,10 @@ def states() -> Entries:
     yield (
         "fewer fields than the signature has",
         lambda: predictor(signature={**predictor()["signature"], "fields": []}),
+    )
+    yield (
+        "settings of decisions",
+        lambda: predictor(fields={"answer": {"weights": {}, "instructions": "i" * 5_000}}),
     )
     yield "20,000 demonstrations", lambda: predictor(demos=[demo()] * 20_000)
     yield "5,000 demonstrations", lambda: predictor(demos=[demo()] * 5_000)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled, InvalidRequest, PoolError
 from dspool.messages import ConfigureLM, CreateProgram, ExecuteProgram, GetProgramInfo, limits
+from dspool.programs.adapters import MARKS
 from dspool.programs.program import Definition, Program, load_program
 from dspool.programs.sessions.host import SessionHost
 from dspool.programs.sessions.session import Session
@@ -80,6 +81,28 @@ def test_demonstrations_of_another_shape_are_refused_at_once_with_their_place(va
     refused = outcome(Definition(spec=SIMPLE, state=predictor(demos=value)))
     assert isinstance(refused, InvalidRequest)
     assert refused.field.startswith("state.self.demos")
+
+
+def test_settings_of_decisions_are_refused_for_every_kind_of_output():
+    """DSPy makes new classes and a new prompt of them in every operation: 64 of them take 9 s on the event loop."""
+    for kind in ("bool", "Literal['a', 'b']"):
+        state = predictor(fields={"answer": {"instructions": "Is it?"}})
+        refused = outcome(Definition(spec={"signature": f"question -> answer: {kind}"}, state=state))
+        assert isinstance(refused, InvalidRequest)
+        assert refused.field == "state.self.fields"
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_no_spelling_of_a_literal_brings_a_mark_into_the_prompt(mark: str):
+    hidden = "".join(f"\\x{ord(char):02x}" for char in mark)
+    for kind in (
+        f"Literal['{hidden}']",
+        f"list[Literal['a', '{hidden}']]",
+        {"type": "object", "fields": [{"name": "a", "type": f"Literal['{hidden}']"}]},
+    ):
+        refused = outcome(Definition(spec={"signature": signature(kind)}))
+        assert isinstance(refused, InvalidRequest)
+        assert "mark" in refused.message
 
 
 def test_a_state_that_dspy_saved_is_taken():

@@ -56,6 +56,10 @@ HOSTILE = [
     "typing.sys.modules",
     "sys.modules",
     "Price.__init__",
+    # What becomes more than text in a prompt.
+    r"Literal['<<CUSTOM-TYPE-START-\x49DENTIFIER>>']",
+    "Literal['<<CUSTOM-TYPE-START-' 'IDENTIFIER>>']",
+    r"Annotated[str, Field(description='<<CUSTOM-TYPE-END-\x49DENTIFIER>>')]",
     "Annotated[str, Field(default_factory=mark)]",
     "Annotated[str, Field(json_schema_extra=mark)]",
     "Field(default_factory=shop.mark)",

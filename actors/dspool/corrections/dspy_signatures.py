@@ -44,14 +44,28 @@ def running_nothing(parse: Any) -> Any:
             return _named(node, names or {})
         if isinstance(node, ast.Subscript) and read(node.value, names) is typing.Literal:
             values = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-            return typing.Literal[tuple(ast.literal_eval(value) for value in values)]
+            return typing.Literal[tuple(_plain(value) for value in values)]
         if isinstance(node, ast.Constant) and node.value not in (None, ...):
             raise ValueError("only Literal takes values in the text of a signature")
-        if isinstance(node, ast.Call) and not all(isinstance(k.value, ast.Constant) for k in node.keywords):
-            raise ValueError("Field takes plain values in the text of a signature")
+        if isinstance(node, ast.Call):
+            if not all(isinstance(k.value, ast.Constant) for k in node.keywords):
+                raise ValueError("Field takes plain values in the text of a signature")
+            for keyword in node.keywords:
+                _plain(keyword.value)
         return parse(node, names)
 
     return read
+
+
+def _plain(node: ast.expr) -> Any:
+    """The value that stands in a text. It goes into the prompt, where DSPy makes more than text of its marks."""
+    value = ast.literal_eval(node)
+    types = sys.modules["dspy.adapters.types.base_type"]
+    if any(
+        mark in str(value) for mark in (types.CUSTOM_TYPE_START_IDENTIFIER, types.CUSTOM_TYPE_END_IDENTIFIER)
+    ):
+        raise ValueError("a value in the text of a signature holds a mark of DSPy")
+    return value
 
 
 def _named(node: ast.Name | ast.Attribute, names: Mapping[str, Any]) -> Any:

@@ -29,6 +29,7 @@ from dspool.messages.limits import (
     MAX_TYPE_TEXT,
     MAX_TYPES,
 )
+from dspool.programs.adapters import refuse_message_parts
 from dspool.programs.value_types import (
     SCALARS,
     FieldType,
@@ -150,6 +151,8 @@ def _literal(values: JSON, where: str, budget: Budget) -> FieldType:
             field=where,
         )
     budget.take_literals(values, where)
+    # Here too: an escape in a type's text hides a mark from whoever reads the spec as it came.
+    refuse_message_parts({where: values})
     return literal(values)
 
 

@@ -65,8 +65,9 @@ def _checked(name: str, part: JSON, predictor: Any) -> dict[str, JSON]:
         )
     for key in ("traces", "train", "demos"):
         _check(isinstance(part.get(key, []), list), f"{place}.{key}", "a list", part.get(key))
-    for key, kind in (("lm", dict | None), ("fields", dict)):
-        _check(isinstance(part.get(key, {}), kind), f"{place}.{key}", "an object", part.get(key))
+    _check(isinstance(part.get("lm"), dict | None), f"{place}.lm", "an object", part.get("lm"))
+    # Settings of decisions: DSPy makes new classes and a new prompt of them in every operation, which takes seconds.
+    _check(part.get("fields", {}) == {}, f"{place}.fields", "an empty object", part.get("fields"))
     for number, demo in enumerate(part.get("demos", [])):
         _check(isinstance(demo, dict), f"{place}.demos[{number}]", "an object", demo)
     _check_signature(f"{place}.signature", part.get("signature"), len(predictor.signature.fields))
