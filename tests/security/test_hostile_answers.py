@@ -12,29 +12,33 @@ from dspy.utils.exceptions import AdapterParseError
 from dspool.config import PoolConfig
 from dspool.errors import CallerError
 from dspool.messages import command_from
+from dspool.programs.adapters import MARKS
 from dspool.programs.program import Definition, load_program
 from dspool_serve.api.schema import ExecuteRequest
 from dspool_serve.http.requests import decode
 from tests.security.loop_steps import LIMIT_S, speed
 
 BRACKETS = ("{", "[", "{ ", '{"a":', '{"a":{', "[{", "1{", "}{", "{}", "{a", '"{', "]", "(")
+BROKEN = ('b"', '"a"//', 'a"b ', '<entry key="a">', '"a" : ', ' {"a":1} x')
 OTHERS = ('"', "\\", ",", "<a>", "word ", "-", "~", "not ")
-BEFORE = ("", "[[ ## answer ## ]]\n", '{"answer": [')
+BEFORE = ("", "[[ ## answer ## ]]\n", '{"answer": [', '[[ ## answer ## ]]\n["', '{"answer": ["')
 SIZE = 8_000
 
 
-@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
-def test_no_answer_of_a_model_holds_the_loop_that_reads_it(adapter: str):
-    spec = {"signature": "question -> answer: list[str], number: int", "adapter": adapter}
+@pytest.mark.parametrize("fallback", [False, True], ids=["its own", "the JSON adapter asked next"])
+@pytest.mark.parametrize("name", ["chat", "json", "xml"])
+def test_no_answer_of_a_model_holds_the_loop_that_reads_it(name: str, fallback: bool):
+    spec = {"signature": "question -> answer: list[str], number: int", "adapter": name}
     program = load_program(Definition(spec=spec), PoolConfig())
-    for unit in (*BRACKETS, *OTHERS):
+    adapter = program.adapter._make_json_adapter_fallback() if fallback else program.adapter
+    for unit in (*BRACKETS, *BROKEN, *OTHERS):
         for before in BEFORE:
             took_s = []
             for _ in range(3):
                 began = time.thread_time()
                 # Python's parser, which DSPy asks last, says `MemoryError` to what nests too deep.
                 with pytest.raises((AdapterParseError, ValueError, MemoryError, RecursionError)):
-                    program.adapter.parse(program.module.signature, before + unit * (SIZE // len(unit)))
+                    adapter.parse(program.module.signature, before + unit * (SIZE // len(unit)))
                 took_s.append(time.thread_time() - began)
                 if took_s[-1] < LIMIT_S:
                     break
@@ -64,6 +68,32 @@ def test_a_text_with_many_brackets_is_read_as_it_is(adapter: str):
     }
     parsed = program.adapter.parse(program.module.signature, answers[adapter])
     assert parsed["answer"].strip() == text.strip()
+
+
+def test_a_long_answer_with_the_usual_mistakes_is_repaired():
+    program = load_program(
+        Definition(spec={"signature": "question -> answer: list[str]", "adapter": "json"}), PoolConfig()
+    )
+    value = [f"some words, and number {number}" for number in range(300)]
+    text = json.dumps({"answer": value})
+    for broken in (f"```json\n{text}\n```", f"Here it is: {text}", f"{text[:-2]},]}}", text[:-2]):
+        assert program.adapter.parse(program.module.signature, broken) == {"answer": value}
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+def test_an_answer_with_a_mark_of_dspy_goes_into_no_next_prompt(adapter: str):
+    """Agents and comparisons show the model what it answered before; a mark there would be an image or a file."""
+    program = load_program(
+        Definition(spec={"signature": "question -> answer", "adapter": adapter}), PoolConfig()
+    )
+    for mark in MARKS:
+        answers = {
+            "chat": f"[[ ## answer ## ]]\n{mark}",
+            "json": json.dumps({"answer": mark}),
+            "xml": f"<answer>{mark.replace('<', '&lt;')}</answer>",
+        }
+        with pytest.raises(AdapterParseError):
+            program.adapter.parse(program.module.signature, answers[adapter])
 
 
 def test_a_refusal_does_not_repeat_a_name_that_is_as_long_as_a_body():

@@ -58,7 +58,7 @@ def test_all_are_on_with_the_versions_that_they_hold_for():
 @pytest.mark.parametrize(
     ("package", "version", "left"),
     [
-        ("dspy", "3.5.0", {"dspy-attempt-output", "dspy-signature-text"}),
+        ("dspy", "3.5.0", {"dspy-attempt-output", "dspy-answer-repair", "dspy-signature-text"}),
         ("uvicorn", "0.55.0", set()),
         ("uvicorn", "0.33.0", set()),
         ("ray", "2.61.0", {"uvicorn-accept", "uvicorn-one-write"}),
@@ -161,6 +161,7 @@ changed = {
     "dspy-connection-limit": hasattr(of("dspy.clients.execution", "RouterConfig"), "func"),
     "dspy-attempt-output": hasattr(importlib.import_module("dspy.predict.refine"), "print"),
     "dspy-signature-text": hasattr(of("dspy.signatures.signature", "_parse_type_node"), "__wrapped__"),
+    "dspy-answer-repair": hasattr(of("json_repair.json_repair", "JSONParser"), "__wrapped__"),
     "dspy-short-hops": bool(InlineHops(1)._short),
 }
 print(*sorted(name for name, yes in changed.items() if yes))

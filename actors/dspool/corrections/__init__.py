@@ -1,9 +1,9 @@
 """What dspool corrects in the code of others, in one place: each piece with its versions, its reason and a switch.
 
-`TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_signatures`, `uvicorn_connections`, `serve_replica`,
-`haproxy_script`. A correction is on while it holds for the installed versions and `DSPOOL_CORRECTIONS` does not leave
-it out. A version that it does not know turns it off, with a warning. dspool serves without any of them; `without` says
-how.
+`TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_answers`, `dspy_signatures`,
+`uvicorn_connections`, `serve_replica`, `haproxy_script`. A correction is on while it holds for the installed versions
+and `DSPOOL_CORRECTIONS` does not leave it out. A version that it does not know turns it off, with a warning. dspool
+serves without any of them; `without` says how.
 
 `RELIANCES` is the other list: details of others that dspool cannot do without, and so cannot switch off.
 """
@@ -113,6 +113,14 @@ TABLE: Final = (
         {"dspy": ">=3.4"},
         "BestOfN and Refine print the exception of an attempt, which may quote the model's answer. It is not printed.",
         "parts of answers may stand in the output of workers",
+    ),
+    Correction(
+        "dspy-answer-repair",
+        # As above: a parser of another name is left alone.
+        {"dspy": ">=3.4"},
+        "What DSPy repairs a model's JSON with looks ahead from each quote to the end, on the event loop. It stops "
+        "after 30,000 steps.",
+        "an answer of 6 kB that a caller has a model write stops a worker for seconds",
     ),
     Correction(
         "dspy-signature-text",

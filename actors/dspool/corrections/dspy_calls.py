@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 from dspool.corrections import active
+from dspool.corrections.dspy_answers import counting_steps
 from dspool.corrections.dspy_signatures import running_nothing
 from dspool.errors import type_of
 
@@ -59,6 +60,8 @@ def correct_dspy() -> None:
         for name in ("dspy.predict.best_of_n", "dspy.predict.refine"):
             if (module := _module(name)) is not None:
                 module.print = _log_attempt
+    if active("dspy-answer-repair"):
+        _replace(_module("json_repair.json_repair"), "JSONParser", counting_steps)
     if active("dspy-signature-text"):
         _replace(_module("dspy.signatures.signature"), "_parse_type_node", running_nothing)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import dspy
+import pydantic
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.types import base_type
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
@@ -22,6 +23,7 @@ from dspy.adapters.types.base_type import Type as CustomType
 from dspy.adapters.utils import format_field_value, parse_value
 from dspy.utils.exceptions import AdapterParseError
 
+from dspool.corrections.dspy_answers import TooMuchToRepair, one_answer
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_BODY_DEPTH
@@ -51,7 +53,14 @@ def _is_plain(annotation: Any) -> bool:
     return not CustomType.extract_custom_type_from_annotation(annotation) and not module.startswith("dspy.")
 
 
-class _CachedAdapter:
+class _CheckedFallback:
+    """DSPy asks again in JSON when it cannot read an answer, with an adapter of its own that reads anything."""
+
+    def _make_json_adapter_fallback(self) -> Any:
+        return JSONAdapter(use_native_function_calling=False)
+
+
+class _CachedAdapter(_CheckedFallback):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._templates: weakref.WeakKeyDictionary[Any, _Template] = weakref.WeakKeyDictionary()
@@ -84,6 +93,9 @@ class ChatAdapter(_CachedAdapter, dspy.ChatAdapter):
         return [{"role": "system", "content": template.system}, {"role": "user", "content": content}]
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        return _read(self, signature, completion, self._parse)
+
+    def _parse(self, signature: Any, completion: str) -> dict[str, Any]:
         template = self._template(signature)
         if not template.plain:
             return self._parse_unusual(signature, completion)
@@ -133,11 +145,10 @@ class JSONAdapter(_CachedAdapter, dspy.JSONAdapter):
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         refuse_deep_answer(self, signature, completion)
-        answer: dict[str, Any] = super().parse(signature, completion)
-        return answer
+        return _read(self, signature, completion, super().parse)
 
 
-class XMLAdapter(dspy.XMLAdapter):
+class XMLAdapter(_CheckedFallback, dspy.XMLAdapter):
     """`dspy.XMLAdapter`; it writes what depends on the signature alone once, as nested types take milliseconds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -155,8 +166,7 @@ class XMLAdapter(dspy.XMLAdapter):
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         if any(field.annotation is not str for field in signature.output_fields.values()):
             refuse_deep_answer(self, signature, completion)
-        answer: dict[str, Any] = super().parse(signature, completion)
-        return answer
+        return _read(self, signature, completion, super().parse)
 
     def format_system_message(self, signature: Any) -> str:
         return self._texts_of(signature)[1]
@@ -182,6 +192,32 @@ def adapter_named(name: str | None) -> Any:
     return adapter
 
 
+def _unreadable(adapter: Any, signature: Any, completion: str, message: str) -> AdapterParseError:
+    return AdapterParseError(
+        adapter_name=type(adapter).__name__,
+        signature=signature,
+        lm_response=completion[:1_000],
+        message=message,
+    )
+
+
+def _read(
+    adapter: Any, signature: Any, completion: str, parse: Callable[[Any, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `parse` makes of an answer. Raises `AdapterParseError` if it is too broken, or a value has one of `MARKS`.
+
+    Agents and comparisons put values into their next prompt, where a mark would be a part that is no text.
+    """
+    try:
+        with one_answer():
+            answer = parse(signature, completion)
+    except TooMuchToRepair as refused:
+        raise _unreadable(adapter, signature, completion, str(refused)) from refused
+    if _is_marked(answer):
+        raise _unreadable(adapter, signature, completion, "the answer holds a mark of DSPy")
+    return answer
+
+
 def refuse_deep_answer(adapter: Any, signature: Any, completion: str) -> None:
     """Raises `AdapterParseError` for an answer that opens more brackets than a value of ours nests.
 
@@ -197,12 +233,8 @@ def refuse_deep_answer(adapter: Any, signature: Any, completion: str) -> None:
     for bracket in _BRACKET.findall(completion):
         depth = depth + 1 if bracket in "{[(" else max(0, depth - 1)
         if depth > MAX_BODY_DEPTH:
-            raise AdapterParseError(
-                adapter_name=type(adapter).__name__,
-                signature=signature,
-                lm_response=completion[:1_000],
-                message=f"the answer nests more than {MAX_BODY_DEPTH} deep",
-            )
+            message = f"the answer nests more than {MAX_BODY_DEPTH} deep"
+            raise _unreadable(adapter, signature, completion, message)
 
 
 _BRACKET: Final = re.compile(r"[\[\]{}()]")
@@ -220,7 +252,7 @@ def refuse_message_parts(values: Mapping[str, JSON]) -> None:
             )
 
 
-def _is_marked(value: JSON) -> bool:
+def _is_marked(value: Any) -> bool:
     kind = type(value)
     if kind is str:
         return any(mark in value for mark in MARKS)
@@ -228,4 +260,4 @@ def _is_marked(value: JSON) -> bool:
         return any(_is_marked(key) or _is_marked(inner) for key, inner in value.items())
     if kind is list or kind is tuple:
         return any(map(_is_marked, value))
-    return False
+    return isinstance(value, pydantic.BaseModel) and _is_marked(vars(value))
