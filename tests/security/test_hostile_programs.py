@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from dspy.signatures.signature import SignatureMeta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,6 +104,16 @@ def test_no_spelling_of_a_literal_brings_a_mark_into_the_prompt(mark: str):
         refused = outcome(Definition(spec={"signature": signature(kind)}))
         assert isinstance(refused, InvalidRequest)
         assert "mark" in refused.message
+
+
+@pytest.mark.parametrize("name", sorted(name for name in dir(SignatureMeta) if not name.startswith("_")))
+def test_a_field_named_like_a_part_of_a_signature_is_a_field_or_refused(name: str):
+    for text in (f"{name} -> other", f"other -> {name}"):
+        built = outcome(Definition(spec={"signature": text}))
+        if isinstance(built, Program):
+            assert name in built.module.signature.fields
+        else:
+            assert built.field == name
 
 
 def test_a_state_that_dspy_saved_is_taken():

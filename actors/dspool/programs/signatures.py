@@ -26,7 +26,12 @@ from dspool.programs.field_types import Budget, check_name, field_type, shown
 from dspool.programs.imports import RESERVED
 from dspool.programs.value_types import FieldType, type_name
 
-_NO_FIELD = RESERVED | {name for name in dir(dspy.Signature) if not name.startswith("_")}
+_NO_FIELD = (
+    RESERVED
+    | {name for name in dir(dspy.Signature) if not name.startswith("_")}
+    # `dir` does not tell what a class has from its metaclass: pydantic takes `instructions` for the field's default.
+    | {name for name, value in vars(SignatureMeta).items() if isinstance(value, property)}
+)
 """A field of such a name would change what runs instead of what is asked, or hide a part of the signature class."""
 
 
