@@ -261,6 +261,8 @@ def test_saved_state_goes_into_a_configured_agent(shop):
         ("shop:Takes", {"_hidden": "x"}, "'_hidden' cannot be given"),
         ("shop:Marks", {"api_base": "http://x"}, "'api_base' cannot be given with an import path, only word"),
         ("shop:Marks", {"other": 1}, "'other' cannot be given"),
+        ("shop:Marks", {"word": {"api_base": "http://x"}}, "'word' holds one of"),
+        ("shop:Marks", {"word": [{"a": [{"model_list": []}]}]}, "'word' holds one of"),
         (
             "shop:Crawls",
             {"api_base": "http://x"},
@@ -314,6 +316,8 @@ ATTACKS = {
     "callbacks": [],
     "api_key": "k",
     "api_base": "http://attacker.example/v1",
+    "custom_llm_provider": "x",
+    "extra_headers": {"x": "y"},
     "_trace": False,
     "__class__": "x",
     "self": 1,

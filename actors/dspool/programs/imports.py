@@ -32,6 +32,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import dspy
 import msgspec
+from dspy.clients.backend_selection import CLIENT_KEYS
 
 from dspool.config import CustomCode, ImportModules, PoolConfig
 from dspool.config.base import IMPORT_PATH
@@ -52,7 +53,10 @@ RESERVED: Final = frozenset(
 """Names that are no field, no input and no argument of a caller."""
 
 _CONNECTION: Final = frozenset({"api_key", "api_base", "base_url", "model_list"})
-"""Where a model is and who pays for it: no argument of a caller, and an input only if the program names it."""
+"""Where a model is and who pays for it: no argument of a caller, however deep, and no input that no program names."""
+
+_OF_A_CALL: Final = _CONNECTION | CLIENT_KEYS
+"""What `**inputs` never takes: a program may hand them to a call of its model, which would go elsewhere."""
 
 Use = Literal["programs", "tools", "rewards"]
 
@@ -75,6 +79,13 @@ def is_reserved(name: str) -> bool:
 
 def _is_operator_only(name: str) -> bool:
     return is_reserved(name) or name in _CONNECTION
+
+
+def _has_connection(value: JSON) -> bool:
+    """Whether an object within names a part of a connection: constructors hand such objects on as settings."""
+    if isinstance(value, dict):
+        return not _CONNECTION.isdisjoint(value) or any(map(_has_connection, value.values()))
+    return isinstance(value, list | tuple) and any(map(_has_connection, value))
 
 
 class Imports:
@@ -193,12 +204,18 @@ class Imports:
         if self._configured or not kwargs:
             return
         parameters = _parameters(signature, method=is_class)
-        for name in kwargs:
+        for name, value in kwargs.items():
             if name not in parameters or _is_operator_only(name):
                 allowed = ", ".join(p for p in parameters if not _is_operator_only(p)) or "none"
                 raise InvalidRequest(
                     f"kwargs do not fit {path}: {name[:80]!r} cannot be given with an import path, only {allowed}; "
                     "a program in the configuration may have it",
+                    field="kwargs",
+                )
+            if _has_connection(value):
+                raise InvalidRequest(
+                    f"kwargs do not fit {path}: {name!r} holds one of {', '.join(sorted(_CONNECTION))}; only a "
+                    "program in the configuration may say where a model is",
                     field="kwargs",
                 )
         if is_class and not self.config.allows_module(str(getattr(maker, "__module__", ""))):
@@ -219,7 +236,7 @@ class Inputs(NamedTuple):
     def check(self, inputs: Mapping[str, JSON]) -> None:
         """Raises `InvalidRequest` when an input is reserved, unknown or missing."""
         for name in inputs:
-            if is_reserved(name) or (self.names is None and _is_operator_only(name)):
+            if is_reserved(name) or (self.names is None and name in _OF_A_CALL):
                 raise InvalidRequest(
                     f"the input name {name[:80]!r} is reserved: no caller can give it", field=name[:80]
                 )
