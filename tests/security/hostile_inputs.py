@@ -60,6 +60,9 @@ def inputs() -> Entries:
         ("nulls", "\0"),
     ):
         yield f"a megabyte of {name}", lambda unit=unit: unit * (MEGABYTE // len(unit.encode()) // 2)
+    # Below `LARGE_CHARACTERS`: what a worker reads on its event loop.
+    for name, unit in (("abbreviations", "A. "), ("titles", "Dr. "), ("short sentences", "9:00. ")):
+        yield f"15,000 characters of {name}", lambda unit=unit: unit * (15_000 // len(unit))
     yield "a JSON list as text", lambda: "[" + ",".join(["1"] * 90_000) + "]"
     yield "a number of a megabyte", lambda: "how many? " + "9" * MEGABYTE
     yield "half a surrogate pair", lambda: "\ud800"

@@ -176,16 +176,17 @@ def _is_word(character: str) -> bool:
 
 def sentences_of(text: str) -> list[str]:
     """The sentences of `text`, stripped, none empty."""
-    parts: list[str] = []
+    parts: list[list[str]] = []
     for part in _SENTENCE_END.split(text):
         piece = part.strip()
         if not piece:
             continue
-        if parts and _ABBREVIATION.search(parts[-1]):
-            parts[-1] = f"{parts[-1]} {piece}"
+        # Only the end of the last piece: a text may be one abbreviation after the other.
+        if parts and _ABBREVIATION.search(parts[-1][-1][-8:]):
+            parts[-1].append(piece)
         else:
-            parts.append(piece)
-    return parts
+            parts.append([piece])
+    return [" ".join(pieces) for pieces in parts]
 
 
 @remembered(64, longest=20_000)
