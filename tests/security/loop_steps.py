@@ -164,7 +164,10 @@ async def longest_step(entry: Hostile, client: Client, clock: Clock) -> float:
     with suppress(InvalidRequest, MalformedRequest, PayloadTooLarge):
         for command in commands_of(entry, body):
             try:
-                await client.run(command, session=session)
+                # In a session that is not there nothing would run at all.
+                await client.run(command, session=None if entry.kind in ("inputs", "body") else session)
+            except UnknownSession:
+                raise
             except CallerError:
                 if not isinstance(command, ExecuteProgram):
                     break

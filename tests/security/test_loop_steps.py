@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
+import pytest
+
+from dspool.programs.offline.extractive import sentences_of
 from tests.security.corpus import of
-from tests.security.loop_steps import LIMIT_S, Clock, measure
+from tests.security.loop_steps import LIMIT_S, Clock, measure, speed
 
 
 def test_no_step_of_a_loop_is_long_whatever_a_caller_sends():
@@ -27,3 +31,10 @@ def test_the_measurement_sees_a_step_that_is_long():
         asyncio.new_event_loop().run_until_complete(main())
     assert clock.longest_s > LIMIT_S / 2
     assert of("signature")[0].name == "spaces before a mark that is no type"
+
+
+@pytest.mark.parametrize("unit", ["A. ", "Dr. ", "e.g. "])
+def test_a_text_of_abbreviations_is_read_in_one_go(unit: str):
+    began = time.thread_time()
+    assert len(sentences_of(unit * (15_000 // len(unit)))) == 1
+    assert (time.thread_time() - began) / speed() < LIMIT_S
