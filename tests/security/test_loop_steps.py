@@ -7,7 +7,10 @@ import time
 
 import pytest
 
+from dspool.config import PoolConfig
+from dspool.messages import Deployment, ExecuteProgram
 from dspool.programs.offline.extractive import sentences_of
+from dspool.programs.sessions.host import SessionHost
 from tests.security.corpus import of
 from tests.security.loop_steps import LIMIT_S, Clock, measure, speed
 
@@ -37,4 +40,19 @@ def test_the_measurement_sees_a_step_that_is_long():
 def test_a_text_of_abbreviations_is_read_in_one_go(unit: str):
     began = time.thread_time()
     assert len(sentences_of(unit * (15_000 // len(unit)))) == 1
+    assert (time.thread_time() - began) / speed() < LIMIT_S
+
+
+def test_what_many_outputs_read_is_no_work_for_the_loop():
+    host = SessionHost(PoolConfig())
+    fields = {"inputs": ["context", "question"], "outputs": [f"o{number}" for number in range(64)]}
+    host.deploy(Deployment("wide", 1, spec={"signature": fields}))
+    host.deploy(Deployment("narrow", 1, spec={"signature": "context, question -> answer"}))
+    inputs = {"context": "9:00. " * 2_000, "question": "Who?"}
+    assert host.plan(ExecuteProgram("wide", inputs), None) == "async"
+    assert host.plan(ExecuteProgram("narrow", inputs), None) == "inline"
+    inputs["context"] = "9:00. " * 40
+    began = time.thread_time()
+    assert host.plan(ExecuteProgram("wide", inputs), None) == "inline"
+    host.run_inline(ExecuteProgram("wide", inputs), None)
     assert (time.thread_time() - began) / speed() < LIMIT_S

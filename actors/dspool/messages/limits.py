@@ -94,7 +94,8 @@ MAX_KEPT_TYPES: Final = 2_048
 """Types of all signatures together that a worker keeps built although no program uses them any more."""
 
 LARGE_CHARACTERS: Final = 16_384
-"""Inputs with more characters than this run in a thread where short ones run on the worker's event loop."""
+"""Inputs with more characters than this, for all outputs together, run in a thread where short ones run on the worker's
+event loop."""
 
 LARGE_VALUES: Final = 500
 """The same for values inside lists and objects."""

@@ -12,15 +12,18 @@ from dspool.messages.limits import LARGE_CHARACTERS, LARGE_VALUES
 T = TypeVar("T")
 
 
-def is_large(inputs: Mapping[str, JSON]) -> bool:
-    """Whether inputs are too much for the event loop of a worker. Every operation asks: texts alone are quick."""
+def is_large(inputs: Mapping[str, JSON], outputs: int = 1) -> bool:
+    """Whether inputs are too much for the event loop of a worker, where each output reads them again.
+
+    Every operation asks: texts alone are quick.
+    """
     characters = 0
     for value in inputs.values():
         if type(value) is str:
             characters += len(value)
         elif type(value) is list or type(value) is dict:
-            return exceeds(inputs, values=LARGE_VALUES, characters=LARGE_CHARACTERS)
-    return characters > LARGE_CHARACTERS
+            return exceeds(inputs, values=LARGE_VALUES, characters=LARGE_CHARACTERS // outputs)
+    return characters * outputs > LARGE_CHARACTERS
 
 
 def remembered(count: int, *, longest: int) -> Callable[[Callable[[str], T]], Callable[[str], T]]:

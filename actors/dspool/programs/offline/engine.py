@@ -75,7 +75,9 @@ class AsyncOfflineEngine:
 
 
 def _is_long(request: lm15.Request) -> bool:
-    return len(_last_user_text(request)) > LARGE_CHARACTERS
+    plan = plan_of(request.system) if isinstance(request.system, str) else None
+    outputs = 1 if plan is None else plan.output_count
+    return len(_last_user_text(request)) * outputs > LARGE_CHARACTERS
 
 
 def reply(request: lm15.Request) -> str:

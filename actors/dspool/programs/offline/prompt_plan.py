@@ -58,6 +58,10 @@ class PromptPlan:
         self.only_text = next(iter(outputs)) if text_only else None
         """The name of the only output, if that is a plain text: the common case, which needs the least work."""
 
+    @property
+    def output_count(self) -> int:
+        return len(self._outputs)
+
     def inputs_of(self, message: str) -> dict[str, str]:
         """The input values in the user message, as the adapter wrote them."""
         if self.format == "xml":

@@ -146,7 +146,8 @@ class SessionHost:
             if kind is StreamProgram or program.way == "async" or not self.lms.in_process(lm):
                 return "async"
             # The engine reads long texts in a thread.
-            return "async" if is_large(command.inputs) else "inline"  # type: ignore[union-attr]
+            outputs = 1 if program.signature is None else len(program.signature.outputs)
+            return "async" if is_large(command.inputs, outputs) else "inline"  # type: ignore[union-attr]
         if kind is ExecuteSandboxed or kind is CreateProgram:
             return "thread"
         return "thread" if kind is ExecuteCode and self.config.allow_execute_code else "inline"
