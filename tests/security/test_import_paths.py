@@ -18,21 +18,8 @@ from dspool.messages import CreateProgram, Deployment, ExecuteProgram, StreamPro
 from dspool.programs.imports import RESERVED
 from dspool.programs.program import Definition
 from dspool.programs.sessions.host import Session, SessionHost
-from tests.security.shop_files import write_shop
 
 QA = {"signature": "question -> answer"}
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package `shop`, fresh; `shop()` is what was run of it that should not have been."""
-    write_shop(tmp_path)
-    canary = tmp_path / "canary"
-    monkeypatch.setenv("SHOP_CANARY", str(canary))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield lambda: canary.read_text().splitlines() if canary.exists() else []
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("shop", "shopping", "outside")]:
-        del sys.modules[name]
 
 
 def host(**config: Any) -> SessionHost:

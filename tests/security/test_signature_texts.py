@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, Literal, Optional
 
 import dspy
@@ -88,18 +87,6 @@ GOOD = {
     "bool": bool,
     "NoneType": type(None),
 }
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package `shop`, fresh; `shop()` is what was run of it that should not have been."""
-    write_shop(tmp_path)
-    canary = tmp_path / "canary"
-    monkeypatch.setenv("SHOP_CANARY", str(canary))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield lambda: canary.read_text().splitlines() if canary.exists() else []
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("shop", "told", "outside")]:
-        del sys.modules[name]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -75,6 +75,12 @@ def join_cluster(address: str) -> None:
         ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
 
 
+def node_address() -> str:
+    """The address under which other nodes reach this one."""
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
+
+
 def living_nodes() -> list[str]:
     """Ids of the nodes of this process's cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -18,7 +18,15 @@ from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import WorkerStartFailed
 from dspool.messages import Deployment, Member, VersionNumbers, WorkerId, WorkerStatus
 from dspool.runtime import forkserver
-from dspool.runtime.cluster import MAX_CONCURRENCY, NAMESPACE, actor_name, actor_names, ask, cause
+from dspool.runtime.cluster import (
+    MAX_CONCURRENCY,
+    NAMESPACE,
+    actor_name,
+    actor_names,
+    ask,
+    cause,
+    node_address,
+)
 from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
@@ -42,7 +50,7 @@ class WorkerActor(Worker):
             config,
             secret,
             RemoteStore(config.name),
-            host=host or ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+            host=host or node_address(),
             node=ray.get_runtime_context().get_node_id(),
             report=metrics,
             start=forkserver.how_started(),

@@ -8,7 +8,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve import Application as BoundApplication
 
@@ -16,6 +15,7 @@ from dspool.config import PoolConfig
 from dspool.corrections import serve_replica, uvicorn_connections
 from dspool.errors import UnknownPool
 from dspool.pool import Pool
+from dspool.runtime.cluster import node_address
 from dspool.telemetry import logs
 from dspool.tokens import TokenSource, from_environment
 from dspool_serve.access.audit import NAME as AUDIT_NAME
@@ -79,8 +79,7 @@ class HttpIngress:
         uvicorn_connections.install()
         # uvicorn believes `X-Forwarded-For` from loopback, which HAProxy passes on as the client sent it.
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
-        node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        serve_replica.install(import_module("ray.serve._private.replica"), node)
+        serve_replica.install(import_module("ray.serve._private.replica"), node_address())
 
     def __serve_build_asgi_app__(self) -> Application:
         pools, security = self._pools(), self._security()

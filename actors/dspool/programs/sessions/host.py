@@ -154,8 +154,8 @@ class SessionHost:
 
     def build(self, command: AnyCommand, session: Session | None) -> None:
         """Build the program of the session that `command` names. Raises `PoolError`."""
-        if session is not None:
-            session.program(command.program)  # type: ignore[union-attr]
+        if session is not None and isinstance(command, ExecuteProgram | StreamProgram | GetProgramInfo):
+            session.program(command.program)
 
     def version_for(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> int:
         """The version of the pool program that `command` runs; 0 for a session's own program or an unknown one."""
