@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from dspool.errors import QueueFull, UnknownWorker
-from dspool.runtime import cluster, inspection
+from dspool.runtime import cluster
+from dspool.runtime.actors import PoolActors
 from dspool.telemetry.trace_tree import MAX_SPANS, drawn, render
 from dspool_console.dashboard import report as report_module
 from dspool_console.dashboard import traces, whatif
@@ -376,9 +377,9 @@ async def test_an_actor_is_looked_up_off_the_event_loop(monkeypatch):
     monkeypatch.setattr(cluster.ray, "get_actor", get_actor)
     with pytest.raises(ValueError, match="dspool:p:metrics"):
         await cluster.find_actor("p", "metrics")
-    looks = inspection.Inspection("default")
-    looks.name = "default"
+    actors = PoolActors("default", None)
+    actors.name = "default"
     with pytest.raises(UnknownWorker):
-        await looks.worker_memory("default-w0-abcdef")
+        await actors.worker_memory("default-w0-abcdef")
     assert len(asked) == 2
     assert loop_thread not in asked

@@ -23,21 +23,13 @@ def rollout(phase: str, began_at: float = 2.0) -> Rollout:
 
 
 class Supervisor:
-    """An actor's handle: each method is a coroutine of this class."""
+    """Answers each method with the coroutine of this class that has its name behind an underscore."""
 
     def __init__(self) -> None:
         self.rollouts = [rollout("done", began_at=1.0)]
         self.progress = [WarmProgress(7, "end")]
         self.fail_with: Exception | None = None
         self.hold = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(type(self), f"_{name}")
-
-        class Remote:
-            remote = staticmethod(lambda *args, **options: method(self, *args, **options))
-
-        return Remote
 
     async def _recent_rollouts(self) -> list[Rollout]:
         return list(self.rollouts)
@@ -72,6 +64,11 @@ class Pool(Administration):
 
     def add_program(self, program: str) -> None:
         self.added = program
+
+    async def _ask(self, method: str, *args: Any, **options: Any) -> Any:
+        return await getattr(self.supervisor, f"_{method}")(*args, **options)
+
+    _query = _ask
 
 
 @pytest.fixture

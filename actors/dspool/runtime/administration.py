@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, TypeVar
 
-from ray.actor import ActorHandle
-
 from dspool.client.client import Client
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolError
 from dspool.messages import Deployment, PoolStatus
-from dspool.runtime.cluster import ask, ask_supervisor
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
@@ -29,29 +26,36 @@ class Administration:
     """The part of `Pool` that asks its supervisor."""
 
     client: Client
-    supervisor: ActorHandle[Any]
+
+    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """The supervisor's answer. Raises: WorkerLost: it is gone; the call may have begun."""
+        raise NotImplementedError
+
+    async def _query(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """As `_ask`, for a method that may run twice: waits for a supervisor that is being restarted."""
+        raise NotImplementedError
 
     async def status(self) -> PoolStatus:
         """The pool and its workers now."""
-        return await ask_supervisor(self.supervisor, "status")
+        return await self._query("status")
 
     # --- size and workers ---
 
     async def resize(self, size: int) -> int:
         """Ask for `size` workers. Raises: InvalidRequest: outside `min_pool_size`..`max_pool_size`."""
-        return await ask_supervisor(self.supervisor, "resize", size)
+        return await self._query("resize", size)
 
     async def decisions(self, limit: int = 50) -> list[DecisionRecord]:
         """The last decisions about the size with their numbers, newest first."""
-        return await ask_supervisor(self.supervisor, "decisions", limit)
+        return await self._query("decisions", limit)
 
     async def pause(self) -> None:
         """Refuse new operations (`PoolPaused`); accepted ones finish."""
-        await ask_supervisor(self.supervisor, "pause")
+        await self._query("pause")
 
     async def resume(self) -> None:
         """Take operations again."""
-        await ask_supervisor(self.supervisor, "resume")
+        await self._query("resume")
 
     async def drain(self, worker_id: str, *, wait_s: float | None = None) -> bool:
         """Let the worker finish its operations, give up its sessions, and go; a replacement starts at once.
@@ -61,11 +65,11 @@ class Administration:
         Raises:
             UnknownWorker: there is no such worker.
         """
-        return await _within(wait_s, ask(self.supervisor, "drain", worker_id))
+        return await _within(wait_s, self._ask("drain", worker_id))
 
     async def restart(self, worker_id: str, *, wait_s: float | None = None) -> bool:
         """Replace the worker, its replacement warm first. Returns and raises as `drain` does."""
-        return await _within(wait_s, ask(self.supervisor, "restart", worker_id))
+        return await _within(wait_s, self._ask("restart", worker_id))
 
     # --- versions of pool programs ---
 
@@ -79,7 +83,7 @@ class Administration:
             Conflict: exactly this runs already, or source that it names was edited since workers imported it.
         """
         options = {} if canary_s is None else {"canary_s": canary_s}
-        current: Deployment = await ask(self.supervisor, "deploy", deployment, **options)
+        current: Deployment = await self._ask("deploy", deployment, **options)
         self.client.add_program(current.program)
         return current
 
@@ -124,11 +128,11 @@ class Administration:
             UnknownProgram: there is no such program or version, or none before.
             Conflict: a deployment is running, or workers have other source now than that version was made from.
         """
-        return await ask(self.supervisor, "rollback", program, version)
+        return await self._ask("rollback", program, version)
 
     async def rollouts(self) -> list[Rollout]:
         """The last deployments with what their canaries did, newest first; a running one shows its progress."""
-        return await ask_supervisor(self.supervisor, "recent_rollouts")
+        return await self._query("recent_rollouts")
 
     # --- warm-up ---
 
@@ -138,7 +142,7 @@ class Administration:
         Raises:
             Conflict: another warm-up on demand is running.
         """
-        return await ask(self.supervisor, "warm", strategy)
+        return await self._ask("warm", strategy)
 
     async def stream_warm(
         self, strategy: Strategy | None = None
@@ -150,7 +154,7 @@ class Administration:
         query: asyncio.Future[list[WarmProgress]] | None = None
         try:
             while not task.done():
-                query = asyncio.ensure_future(ask(self.supervisor, "warm_progress", last, _PROGRESS_S))
+                query = asyncio.ensure_future(self._ask("warm_progress", last, _PROGRESS_S))
                 await asyncio.wait((task, query), return_when=asyncio.FIRST_COMPLETED)
                 if task.done() and task.exception() is not None:
                     break
@@ -169,15 +173,15 @@ class Administration:
 
     async def warm_progress(self, since: int = 0) -> list[WarmProgress]:
         """The moments of warm-ups, on demand and of new workers, after sequence number `since`."""
-        return await ask_supervisor(self.supervisor, "warm_progress", since, 0.0)
+        return await self._query("warm_progress", since, 0.0)
 
     async def warmup_report(self) -> WarmupReport:
         """The warm-ups of new workers: at boot, in growth, as replacements."""
-        return await ask_supervisor(self.supervisor, "warmup_report")
+        return await self._query("warmup_report")
 
     async def worker_warm_runs(self, worker_id: str) -> list[StepRun]:
         """The warm-up steps that ran on one worker, of the last thousand in the pool."""
-        return await ask_supervisor(self.supervisor, "warm_runs", worker_id)
+        return await self._query("warm_runs", worker_id)
 
 
 async def _within(wait_s: float | None, call: Awaitable[None]) -> bool:

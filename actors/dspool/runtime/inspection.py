@@ -1,29 +1,30 @@
-"""Views of a pool: the metrics actor's figures, and what single workers do now."""
+"""Views of a pool: the figures of its metrics, and what single workers do now."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-from ray.actor import ActorHandle
 
 from dspool.client.client import Client
 from dspool.core.metrics.measures import HistoryView, LiveUpdate, MetricsSnapshot, Table
-from dspool.errors import InvalidRequest, NotAllowed, UnknownWorker, WorkerLost
-from dspool.messages import WorkerId
-from dspool.runtime.cluster import ask, dashboard_url, find_actor
-from dspool.runtime.metrics import RemoteMetrics
+from dspool.errors import InvalidRequest, NotAllowed, WorkerLost
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.logs import LogTail
 from dspool.telemetry.snapshot import Snapshot
 
 WORKER_S = 2.0
 """How long to wait for one worker: one that hangs must not keep a page from showing the others."""
-_HANDLES = 1024
 
 _live_update = msgspec.msgpack.Decoder(LiveUpdate).decode
 _table = msgspec.msgpack.Decoder(Table).decode
+
+
+class MetricsSource(Protocol):
+    """What asks the pool's metrics."""
+
+    async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class Inspection:
@@ -32,10 +33,8 @@ class Inspection:
     name: str
     client: Client
 
-    def __init__(self, pool: str) -> None:
-        self._metrics = RemoteMetrics(pool)
-        self._handles: dict[str, ActorHandle[Any]] = {}
-        """Of the workers that callers asked about; bounded."""
+    def __init__(self, metrics: MetricsSource) -> None:
+        self._metrics = metrics
 
     # --- metrics and events ---
 
@@ -91,11 +90,6 @@ class Inspection:
             raise NotAllowed(f"pool {self.name!r} keeps no metrics: enable_metrics is off", pool=self.name)
         return await self._metrics.ask(method, *args, **kwargs)
 
-    @property
-    def ray_dashboard(self) -> str | None:
-        """The URL of Ray's own dashboard, if it runs."""
-        return dashboard_url()
-
     # --- single workers ---
 
     async def worker_operations(self, worker_id: str) -> list[dict[str, Any]]:
@@ -115,32 +109,13 @@ class Inspection:
         """The last lines of its log. Raises: as `worker_operations`."""
         return await self._ask_worker(worker_id, "log_tail", lines)
 
-    async def worker_actor_id(self, worker_id: str) -> str:
-        """The id of its actor in Ray, in hex. Raises: UnknownWorker."""
-        return (await self._handle(worker_id))._actor_id.hex()
-
     async def _ask_worker(self, worker_id: str, method: str, *args: Any) -> Any:
         try:
             async with asyncio.timeout(WORKER_S):
-                return await ask(await self._handle(worker_id), method, *args)
+                return await self._call_worker(worker_id, method, *args)
         except TimeoutError:
             raise WorkerLost(f"worker {worker_id} did not answer within {WORKER_S:g} s") from None
-        except WorkerLost:
-            self._handles.pop(worker_id, None)
-            raise
 
-    async def _handle(self, worker_id: str) -> ActorHandle[Any]:
-        if (handle := self._handles.get(worker_id)) is not None:
-            return handle
-        worker = WorkerId.parse(worker_id)
-        unknown = UnknownWorker(f"there is no worker {worker_id[:100]!r}", worker=worker_id[:100])
-        if worker.pool != self.name:
-            raise unknown
-        try:
-            handle = await find_actor(self.name, worker.role)
-        except ValueError:
-            raise unknown from None
-        while len(self._handles) >= _HANDLES:
-            del self._handles[next(iter(self._handles))]
-        self._handles[worker_id] = handle
-        return handle
+    async def _call_worker(self, worker_id: str, method: str, *args: Any) -> Any:
+        """The worker's answer. Raises: UnknownWorker. WorkerLost: it is gone."""
+        raise NotImplementedError

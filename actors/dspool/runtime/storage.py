@@ -8,10 +8,10 @@ import msgspec
 
 from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.messages import Deployment, SessionInfo, StorageLimits, StoredUsage
-from dspool.runtime.store import RemoteStore
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.store.logins import RECORD as ENDED_LOGINS
 from dspool.store.logins import Ended
+from dspool.store.store import SessionStore
 
 
 class Storage:
@@ -19,8 +19,8 @@ class Storage:
 
     name: str
 
-    def __init__(self, pool: str) -> None:
-        self._store = RemoteStore(pool)
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
 
     # --- sessions ---
 
