@@ -6,8 +6,6 @@ or two for each character.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -22,14 +20,16 @@ class TooMuchToRepair(ValueError):
 _left: ContextVar[list[int] | None] = ContextVar("dspool_repair_steps", default=None)
 
 
-@contextmanager
-def one_answer() -> Iterator[None]:
+class one_answer:
     """All repairs within share `MAX_STEPS`: an answer is repaired as a whole, then once for each of its fields."""
-    token = _left.set([MAX_STEPS])
-    try:
-        yield
-    finally:
-        _left.reset(token)
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _left.set([MAX_STEPS])
+
+    def __exit__(self, *raised: object) -> None:
+        _left.reset(self._token)
 
 
 def counting_steps(parser: Any) -> Any:
