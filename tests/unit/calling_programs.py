@@ -114,9 +114,8 @@ class OwnThread(Asking):
 
 class OwnPool(Asking):
     def forward(self, question: str) -> Any:
-        lm = dspy.settings.lm
         with ThreadPoolExecutor(1) as pool:
-            return dspy.Prediction(answer=pool.submit(lm, question).result()[0])
+            return dspy.Prediction(answer=pool.submit(self.answer, question=question).result().answer)
 
 
 class CachesAnyway(Asking):

@@ -20,6 +20,7 @@ from dspool.corrections import (
     active,
     chosen,
     dspy_calls,
+    dspy_threads,
     haproxy_script,
     serve_replica,
     states,
@@ -31,7 +32,7 @@ from dspool.runtime.forkserver import start_method
 from dspool_serve.ingress import haproxy
 
 NAMES = {correction.name for correction in TABLE}
-INSTALLED = {"dspy": "3.4.1", "ray": "2.60.0", "uvicorn": "0.54.0"}
+INSTALLED = {"python": "3.11.7", "dspy": "3.4.1", "ray": "2.60.0", "uvicorn": "0.54.0"}
 
 
 def on(environ=None, **versions):
@@ -122,7 +123,8 @@ def test_a_value_that_cannot_be_read_is_refused_with_the_names_that_there_are(va
 
 
 def test_each_name_is_asked_for_somewhere():
-    code = "".join(map(inspect.getsource, (dspy_calls, uvicorn_connections, serve_replica, haproxy_script)))
+    modules = (dspy_calls, dspy_threads, uvicorn_connections, serve_replica, haproxy_script)
+    code = "".join(map(inspect.getsource, modules))
     assert all(f'"{name}"' in code for name in NAMES)
 
 
@@ -142,10 +144,11 @@ def test_workers_are_not_forked_with_a_ray_that_the_fork_server_does_not_know(mo
 # --- each piece heeds its switch --------------------------------------------------------------------
 
 UNTOUCHED = """
-import importlib, sys
+import importlib, sys, threading
+from multiprocessing.pool import ThreadPool
 from concurrent.futures import ThreadPoolExecutor
 import dspool.programs.modules, dspool.programs.models.lm as lm
-from dspool.corrections import dspy_calls
+from dspool.corrections import dspy_calls, dspy_threads
 from dspool.corrections.dspy_calls import InlineHops
 
 def of(module, name):
@@ -163,20 +166,28 @@ changed = {
     "dspy-signature-text": hasattr(of("dspy.signatures.signature", "_parse_type_node"), "__wrapped__"),
     "dspy-answer-repair": hasattr(of("json_repair.json_repair", "JSONParser"), "__wrapped__"),
     "dspy-short-hops": bool(InlineHops(1)._short),
+    "dspy-stream-threads": hasattr(of("dspy.clients.execution", "_attempt"), "_dspool"),
+    "dspy-plain-tools": hasattr(of("dspy", "Tool").acall, "_dspool"),
+    "thread-context": all(hasattr(one, "_dspool") for one in (
+        threading.Thread.start, ThreadPoolExecutor.submit, *(getattr(ThreadPool, name) for name in dspy_threads._SUBMIT)
+    )),
 }
 print(*sorted(name for name, yes in changed.items() if yes))
 """
 
 
 @pytest.mark.parametrize(
-    "choice", ["all", "none", "dspy-model-table,dspy-short-hops", "-dspy-connection-limit"]
+    "choice",
+    ["all", "none", "dspy-model-table,dspy-short-hops", "-dspy-connection-limit", "-thread-context"],
 )
 def test_dspy_is_changed_as_far_as_the_switch_says(choice, monkeypatch):
     monkeypatch.setenv(VARIABLE, choice)
     run = subprocess.run(
         [sys.executable, "-c", UNTOUCHED], capture_output=True, text=True, check=True, timeout=120
     )
-    assert run.stdout.split() == sorted(name for name in chosen(choice) if name.startswith("dspy-"))
+    assert run.stdout.split() == sorted(
+        name for name in chosen(choice) if name.startswith(("dspy-", "thread-"))
+    )
 
 
 def install_with(choice, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import copy
 import json
@@ -30,9 +31,9 @@ BLOCKING = (
     "CachesAnyway",
 )
 ASYNC = ("Asyncified", "InTasks", "ToThread")
-LOST = ("OwnThread", "OwnPool")
-"""Threads that take nothing of DSPy's settings along but the model."""
-CALLS = {"CachesAnyway": 1}
+OWN = ("OwnThread", "OwnPool")
+"""Threads of their own."""
+CALLS = {"CachesAnyway": 1, "OwnThread": 1, "OwnPool": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def server() -> Iterator[LMServer]:
 def host(server: LMServer) -> SessionHost:
     profile = {"model": "openai/test", "endpoint": server.url}
     host = SessionHost(PoolConfig(lm_profiles={"test": profile}, allowed_imports=("calling_programs",)))
-    for name in BLOCKING + ASYNC + LOST:
+    for name in BLOCKING + ASYNC + OWN:
         path = f"calling_programs:{name}"
         host.deploy(Deployment(name, 1, import_path=path, spec={"lm": "offline"}))
         host.deploy(Deployment(f"{name}-real", 1, import_path=path, spec={"lm": "test"}))
@@ -60,14 +61,14 @@ async def ran(host: SessionHost, program: str) -> CommandResult:
     return host.run_thread(command, None)
 
 
-@pytest.mark.parametrize("program", BLOCKING + ASYNC + LOST)
+@pytest.mark.parametrize("program", BLOCKING + ASYNC + OWN)
 async def test_an_offline_answer_is_marked_wherever_it_was_given(host: SessionHost, program: str):
     done = await ran(host, program)
     assert done.value["outputs"]["answer"]
     assert done.offline is True
 
 
-@pytest.mark.parametrize("program", BLOCKING + ASYNC + LOST)
+@pytest.mark.parametrize("program", BLOCKING + ASYNC + OWN)
 async def test_an_offline_answer_is_marked_the_second_time_too(host: SessionHost, program: str):
     before = dspy.cache
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
@@ -77,7 +78,7 @@ async def test_an_offline_answer_is_marked_the_second_time_too(host: SessionHost
         dspy.cache = before
 
 
-@pytest.mark.parametrize("program", BLOCKING + ASYNC)
+@pytest.mark.parametrize("program", BLOCKING + ASYNC + OWN)
 async def test_tokens_are_counted_wherever_the_model_was_called(
     host: SessionHost, server: LMServer, program: str
 ):
@@ -134,9 +135,14 @@ def test_a_thread_that_lost_its_operation_marks_none_that_cannot_have_started_it
 
 
 def answered_offline_in_a_lost_thread() -> None:
-    thread = threading.Thread(target=mark_offline)
-    thread.start()
-    thread.join()
+    done = threading.Event()
+
+    def answer() -> None:
+        mark_offline()
+        done.set()
+
+    _thread.start_new_thread(answer, ())  # which takes nothing along
+    assert done.wait(30.0)
 
 
 def test_usage_is_summed_by_model_with_the_parts_that_back_ends_tell():

@@ -9,6 +9,7 @@ import pytest
 import sample_programs
 
 from dspool.config import PoolConfig
+from dspool.corrections import VARIABLE
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, ProgramError, UnknownName
 from dspool.messages import Deployment, ExecuteProgram
 from dspool.programs.program import Definition, load_program, to_json
@@ -86,17 +87,22 @@ def test_chains_are_compared(host: SessionHost):
     assert set(outputs) == {"rationale", "answer"}
 
 
-def test_an_agent_is_built_with_allowed_tools_and_planned_by_how_they_run(host: SessionHost):
+def test_an_agent_is_built_with_allowed_tools_and_planned_by_how_they_run(
+    host: SessionHost, monkeypatch: pytest.MonkeyPatch
+):
     outputs = run(
         host, {"context": CONTEXT, "question": QUESTION}, spec=spec("ReAct", tools=["sample_programs:lookup"])
     )
     assert outputs["answer"] == "Rome"
     command = ExecuteProgram("p", {})
-    assert host.plan(command, None) == "thread"
-    host.deploy(Deployment("p", 2, spec=spec("ReAct", tools=["sample_programs:lookup_later"])))
     assert host.plan(command, None) == "async"
-    host.retire("p", 1)
-    host.retire("p", 2)
+    # Uncorrected, DSPy would call the plain one on the event loop.
+    monkeypatch.setenv(VARIABLE, "-dspy-plain-tools")
+    for version, (tool, plan) in enumerate({"lookup": "thread", "lookup_later": "async"}.items(), 2):
+        host.deploy(Deployment("p", version, spec=spec("ReAct", tools=[f"sample_programs:{tool}"])))
+        assert host.plan(command, None) == plan
+    for version in (1, 2, 3):
+        host.retire("p", version)
 
 
 @pytest.mark.parametrize(

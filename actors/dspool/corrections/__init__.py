@@ -1,6 +1,6 @@
 """What dspool corrects in the code of others, in one place: each piece with its versions, its reason and a switch.
 
-`TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_answers`, `dspy_signatures`,
+`TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_answers`, `dspy_signatures`, `dspy_threads`,
 `uvicorn_connections`, `serve_replica`, `haproxy_script`. A correction is on while it holds for the installed versions
 and `DSPOOL_CORRECTIONS` does not leave it out. A version that it does not know turns it off, with a warning. dspool
 serves without any of them; `without` says how.
@@ -13,9 +13,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
+from importlib.metadata import version as version_of_package
 from typing import Final, NamedTuple
 
 from packaging.specifiers import SpecifierSet
@@ -23,6 +24,12 @@ from packaging.specifiers import SpecifierSet
 from dspool.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+
+def installed_version(package: str) -> str:
+    """Of a package, or of "python" itself. Raises PackageNotFoundError."""
+    return platform.python_version() if package == "python" else version_of_package(package)
+
 
 VARIABLE: Final = "DSPOOL_CORRECTIONS"
 """`all`, `none`, the names of those to keep (`a,b`), or of those to leave out (`-a,-b`)."""
@@ -129,6 +136,26 @@ TABLE: Final = (
         "DSPy imports what a type in the text of a signature names, and pydantic evaluates a quoted one. Only types "
         "count that are there.",
         "a program that makes a signature of a caller's text runs what the caller likes",
+    ),
+    Correction(
+        "dspy-plain-tools",
+        _DSPY,
+        "An agent that runs asynchronously calls plain tools on the event loop. They run in threads.",
+        "a tool that waits for something stops its worker meanwhile; agents of a spec with plain tools run in threads",
+    ),
+    Correction(
+        "dspy-stream-threads",
+        _DSPY,
+        "In a stream, DSPy fails to call a model in a thread that is not of anyio. Such a call does not stream.",
+        "a program that calls its model in threads of its own cannot be streamed",
+    ),
+    Correction(
+        "thread-context",
+        {"python": ">=3.11"},
+        "A thread knows nothing of who started it. One that a program starts, by whatever pool, has the program's LM, "
+        "usage, trace and operation.",
+        "threads of a program have no LM, and nobody counts or traces what they do",
+        "https://docs.python.org/3.14/library/sys.html#sys.flags.thread_inherit_context",
     ),
     Correction(
         "uvicorn-accept",

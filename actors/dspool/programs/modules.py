@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import dspy
 
+from dspool.corrections import active
 from dspool.errors import InvalidRequest, NotAllowed
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_TOOLS
@@ -99,8 +100,10 @@ def _react(
     max_iters = _count(settings, "max_iters", 10, 100)
     with translate_errors():
         module = dspy.ReAct(signature.dspy, tools=tools, max_iters=max_iters)
-        # A plain tool would block the event loop for as long as it runs.
-        waits = all(inspect.iscoroutinefunction(getattr(tool, "func", tool)) for tool in tools)
+        # Uncorrected, a plain tool would block the event loop for as long as it runs.
+        waits = active("dspy-plain-tools") or all(
+            inspect.iscoroutinefunction(getattr(tool, "func", tool)) for tool in tools
+        )
     return BuiltModule(module, "ReAct", "async" if waits else "thread", None)
 
 

@@ -22,6 +22,7 @@ from dspy.utils.exceptions import LMRateLimitError
 
 from dspool.config import LMProfile
 from dspool.corrections.dspy_calls import allow_connections, correct_dspy
+from dspool.corrections.dspy_threads import correct_threads
 from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_STOP_CHARACTERS
@@ -33,6 +34,7 @@ from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, Of
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 correct_dspy()
+correct_threads()
 
 OFFLINE = "offline"
 """The name of the profile that always exists."""

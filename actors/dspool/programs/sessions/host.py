@@ -297,6 +297,8 @@ class SessionHost:
         if run.program.way == "thread":
             # BestOfN and Refine write to the trace: each operation gets a list of its own.
             settings["trace"] = []
+            # In a thread there is no loop yet, on which an async tool could not be awaited.
+            settings["allow_tool_async_sync_conversion"] = True
         settings |= spans.settings(settings.get("callbacks"))
         with dspy.context(lm=run.lm, adapter=run.program.adapter, **scope.settings(), **settings):
             return outputs_of(run.program.runnable()(**inputs))
