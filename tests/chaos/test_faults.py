@@ -213,7 +213,7 @@ async def test_workers_are_recycled_without_losing_an_operation(start_pool, log)
 async def test_workers_are_recycled_for_their_memory_and_their_age_without_losing_anything(
     pool, start_pool, log
 ):
-    usual_mb = max(worker.rss_mb for worker in (await pool.status()).workers)
+    usual_mb = max(worker.own_mb for worker in (await pool.status()).workers)
     pool = await start_pool(
         recycle={"max_memory_mb": usual_mb + 80, "max_age_s": 8.0},
         health_check_interval_s=0.3,

@@ -15,7 +15,7 @@ def main() -> None:
         def start(self) -> tuple[int, str]:
             return os.getpid(), os.environ["_DSPOOL_START"]
 
-    options = {"num_cpus": 0, "runtime_env": {"py_executable": forkserver.command(())}}
+    options = {"num_cpus": 0, "runtime_env": {"py_executable": forkserver.command()}}
     held = ray.remote(Held).options(**options).remote()
     print(*ray.get(held.start.remote()), flush=True)
     sys.stdin.read()

@@ -205,6 +205,30 @@ async def test_workers_outlive_their_parent_and_the_next_one_starts_another(pool
     assert [found.pid != parent.pid for found in parents(session_dir, new)] == [True]
 
 
+async def test_workers_share_what_is_preloaded_and_it_does_not_count_as_their_own_memory(start_pool):
+    from retrieved import INDEX_MB
+
+    pool = await start_pool(
+        worker_start="fork",
+        preload=["retrieved"],
+        programs={"lookup": {"import_path": "retrieved:Lookup"}},
+        allowed_imports=("retrieved", "noted"),
+        health_check_interval_s=0.5,
+        health_check_timeout_s=0.5,
+        recycle={"max_memory_mb": float(INDEX_MB)},
+    )
+    assert await starts(pool) == ["fork", "fork"]
+    found = await asyncio.gather(*(pool.execute("lookup", place=1) for _ in range(20)))
+    assert {answer.sum for answer in found} == {INDEX_MB * 2**17}
+    before = pids(pool)
+    assert {answer.worker for answer in found} == set(before)
+    for worker in before:
+        assert (await pool.worker_memory(worker))["uss_mb"] < INDEX_MB
+    status = await until_status(pool, lambda now: all(worker.running == 0 for worker in now.workers))
+    assert all(worker.own_mb < INDEX_MB < worker.rss_mb for worker in status.workers)
+    assert pids(pool) == before
+
+
 async def test_a_hung_parent_costs_one_time_out_then_workers_start_by_exec_and_say_so(
     start_pool, session_dir
 ):

@@ -33,7 +33,7 @@ class Forked:
 
 def forked_on_each() -> list[tuple[int, int, str]]:
     """Process, parent and way of starting of a forked actor on each node."""
-    options = {"num_cpus": 0, "runtime_env": {"py_executable": forkserver.command(())}}
+    options = {"num_cpus": 0, "runtime_env": {"py_executable": forkserver.command()}}
     where = [NodeAffinitySchedulingStrategy(node, soft=False) for node in living_nodes()]
     actors = [ray.remote(Forked).options(scheduling_strategy=node, **options).remote() for node in where]
     return ray.get([actor.told.remote() for actor in actors])

@@ -27,7 +27,9 @@ def parent(place):
     """A parent in a process of its own that has loaded nothing but `sys.argv[2]` says; forks whatever asks."""
     running = []
 
-    def start(before: str = "pass", idle_s: float = 30.0, variables=None) -> subprocess.Popen:
+    def start(
+        before: str = "pass", idle_s: float = 30.0, variables=None, failed=None, watched=None
+    ) -> subprocess.Popen:
         program = textwrap.dedent(
             f"""
             import sys
@@ -35,8 +37,10 @@ def parent(place):
             from dspool.runtime.forkserver import child
             from dspool.runtime.forkserver.parent import Parent
             from dspool.runtime.forkserver.places import Place
+            from dspool.runtime.forkserver.preload import Loaded
             {before}
-            parent = Parent(Place(Path(sys.argv[1])), raylet=None, idle_s={idle_s}, variables={variables!r})
+            loaded = Loaded({variables or {}!r}, {failed or {}!r}, {watched or {}!r})
+            parent = Parent(Place(Path(sys.argv[1])), raylet=None, idle_s={idle_s}, loaded=loaded)
             print("ready", flush=True)
             request = parent.serve()
             if request is None:

@@ -77,6 +77,12 @@ def test_a_child_has_the_variables_that_loading_would_have_set(parent, told):
     }
 
 
+def test_a_child_says_what_it_was_to_share_and_does_not(parent, told):
+    parent(failed={"shop.index": "ModuleNotFoundError: No module named 'shop'"})
+    how = "fork: shop.index is not shared: ModuleNotFoundError: No module named 'shop'"
+    assert told("dict(os.environ)", environ={}) == {HOW_VARIABLE: how}
+
+
 def test_a_child_has_the_limits_and_signals_of_who_asked(parent, told):
     parent("import signal; signal.signal(signal.SIGUSR1, lambda *_: None)")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -188,6 +189,67 @@ def test_the_note_that_forking_is_off_holds_for_a_while(place):
     assert place.exec_only() is None
 
 
+def test_a_parent_forks_nothing_from_source_that_has_changed_and_ends(parent, place, told, tmp_path):
+    source = tmp_path / "index.py"
+    source.write_text("old")
+    process = parent(watched={str(source): source.stat().st_mtime_ns})
+    assert told("1") == 1
+    source.write_text("newer")
+    with pytest.raises(Gone):
+        ask(place, handover.here(["x.py"]))
+    assert process.wait(120) == 0
+    assert place.directory.exists()  # the next parent's
+
+
+def test_a_parent_does_without_what_it_cannot_share_and_shares_the_rest(short_path):
+    """The shim as Ray runs it, twice; the second time the source is another one."""
+    worker = short_path / "default_worker.py"
+    worker.write_text(
+        "import os, sys; from dspool.runtime.forkserver.child import registered; registered(); "
+        f"print(os.environ[{HOW_VARIABLE!r}]); "
+        "print(*(name for name in ('index', 'threads', 'opens', 'gone') if name in sys.modules), "
+        "sys.modules['index'].CONTENT)"
+    )
+    (short_path / "index.py").write_text("CONTENT = 'first'")
+    (short_path / "opens.py").write_text("kept = open('/dev/zero')")
+    (short_path / "threads.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    )
+    (short_path / "session").mkdir()
+    arguments = [f"--temp-dir={short_path}", "--session-name=session", "--node-id=n"]
+    load = json.dumps(
+        {"modules": ["threads", "index", "gone", "opens"], "path": [str(short_path)], "patient": True}
+    )
+    shim = Path(forkserver.__file__).with_name("shim.py")
+    with subprocess.Popen(["sleep", "300"]) as raylet:
+
+        def worker_says():
+            out = short_path / "out"
+            with out.open("w") as to:
+                subprocess.run(
+                    [sys.executable, "-S", "-E", str(shim), load, str(worker), *arguments],
+                    env={**os.environ, "RAY_JOB_ID": "01000000", "RAY_RAYLET_PID": str(raylet.pid)},
+                    stdout=to,
+                    timeout=120,
+                    check=True,
+                )
+            # The shim may leave before the forked worker has written.
+            eventually(lambda: out.read_text().count("\n") == 2, timeout_s=60)
+            return out.read_text().splitlines()
+
+        try:
+            how, loaded = worker_says()
+            assert how.startswith("fork: ")
+            for module, why in {"threads": "threads run", "opens": "/dev/zero", "gone": "No module"}.items():
+                assert f"{module} is not shared: " in how
+                assert why in how
+            assert loaded == "index first"
+            (short_path / "index.py").write_text("CONTENT = 'second'")
+            assert worker_says()[1] == "index second"
+        finally:
+            raylet.kill()
+
+
 def test_a_parent_that_cannot_load_says_why_and_the_shim_becomes_the_worker(short_path):
     """The shim as Ray runs it, with a worker program that says how it came to be."""
     worker = short_path / "default_worker.py"
@@ -196,7 +258,7 @@ def test_a_parent_that_cannot_load_says_why_and_the_shim_becomes_the_worker(shor
     arguments = [f"--temp-dir={short_path}", "--session-name=session", "--node-id=n"]
     shim = Path(forkserver.__file__).with_name("shim.py")
     done = subprocess.run(
-        [sys.executable, "-S", "-E", str(shim), "", str(worker), *arguments],
+        [sys.executable, "-S", "-E", str(shim), "{}", str(worker), *arguments],
         env={**os.environ, "RAY_JOB_ID": "01000000", "RAY_RAYLET_PID": "none"},
         capture_output=True,
         text=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -12,6 +14,7 @@ import pytest
 from dspool.config import PoolConfig
 from dspool.runtime import forkserver
 from dspool.runtime.forkserver.places import HOW_VARIABLE
+from dspool.supervisor.warmup import steps_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
 
@@ -22,7 +25,7 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
         import gc, logging, os, random
         from dspool.runtime.forkserver.preload import preload, running
         handlers = list(logging.getLogger().handlers)
-        assert preload(["litellm", "no_such_module"])["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+        assert preload(["litellm", "no_such_module"]).variables["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
         assert running() is None
         assert gc.get_freeze_count() > 100_000
         assert logging.getLogger().handlers == handlers
@@ -69,23 +72,55 @@ def test_a_module_that_exits_is_left_to_the_worker_and_does_not_end_the_parent(t
     assert "no licence" in done.stderr
 
 
-def test_what_opens_files_or_starts_threads_while_loading_keeps_workers_from_being_forked(tmp_path):
-    (tmp_path / "opens.py").write_text("kept = open('/dev/zero')")
-    (tmp_path / "threads.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+SPOILERS = {
+    "opens": ("kept = open('/dev/zero')", "/dev/zero"),
+    "connects": ("import socket\nkept = socket.socketpair()", "socket:"),
+    "threads": (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        "threads run",
+    ),
+    "torch": (
+        "import types\ncuda = types.SimpleNamespace(is_initialized=lambda: True)",
+        "CUDA context does not survive a fork",
+    ),
+}
+
+
+@pytest.mark.parametrize("module", SPOILERS)
+def test_a_module_that_must_not_be_loaded_before_a_fork_is_named_with_the_reason(tmp_path, module):
+    code, why = SPOILERS[module]
+    (tmp_path / f"{module}.py").write_text(code)
+    program = (
+        "from dspool.runtime.forkserver.preload import preload, Unshareable\n"
+        f"try: preload(['csv', {module!r}])\nexcept Unshareable as refused: print(refused.module, refused)"
     )
-    for module, why in (("opens", "/dev/zero"), ("threads", "threads run")):
-        program = f"from dspool.runtime.forkserver.preload import preload; preload([{module!r}])"
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert "Unavailable" in done.stderr
-        assert why in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith(f"{module} "), done.stderr
+    assert why in done.stdout
+
+
+def test_threads_that_end_with_the_import_keep_nothing_from_being_shared(tmp_path):
+    (tmp_path / "builds.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(4) as threads: index = list(threads.map(abs, range(100)))\n"
+    )
+    program = "from dspool.runtime.forkserver.preload import preload; print(*preload(['builds']).watched)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == str(tmp_path / "builds.py"), done.stderr
 
 
 def test_a_thread_is_noticed():
@@ -142,7 +177,20 @@ def test_the_parent_loads_what_the_configuration_imports_and_litellm_where_a_pro
         lm_profiles={"other": {"model": "openai/x", "engine": "litellm"}},
     )
     assert forkserver.modules_of(config) == ("json", "csv", "litellm")
-    assert forkserver.command(("json", "csv")).endswith(" json,csv")
+    assert json.loads(shlex.split(forkserver.command({"modules": ["csv"]}))[-1]) == {"modules": ["csv"]}
+    assert forkserver.to_load(PoolConfig.default()) == {}
+
+
+def test_what_is_preloaded_comes_first_in_the_parent_and_in_the_steps_of_a_worker():
+    steps = [{"step": "import_modules", "modules": ["json"]}]
+    config = PoolConfig(preload=["shop.index", "csv"], warmup={"steps": steps})
+    load = forkserver.to_load(config, ["", "/shop", "/shop", os.path.dirname(os.__file__), *sys.path])
+    assert load["modules"] == ("shop.index", "csv", "json")
+    assert load["path"][0] == "/shop"
+    assert not any("site-packages" in entry or entry == "" for entry in load["path"])
+    assert load["patient"]
+    first, second, last = steps_of(config)
+    assert (first.modules, second.modules, last.step) == (("shop.index", "csv"), ("json",), "load_programs")
 
 
 def test_a_worker_knows_how_it_was_started():

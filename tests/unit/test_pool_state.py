@@ -163,14 +163,14 @@ def test_with_a_spare_a_restart_promotes_it_at_once():
     ("limits", "status", "reason"),
     [
         ({"max_operations": 100}, {"operations": 100}, "recycled after 100 operations"),
-        ({"max_memory_mb": 500}, {"rss_mb": 512.0}, "recycled at 512 MB"),
+        ({"max_memory_mb": 500}, {"own_mb": 512.0}, "recycled at 512 MB"),
         ({}, {"state": "failed", "reason": "an operation will not end"}, "an operation will not end"),
     ],
 )
 def test_a_worn_out_worker_is_replaced_warm_first(limits, status, reason):
     b = Bench(pool_size=2, recycle=limits).boot().obey()
     old = b.id(1)
-    b.feed(ev.HealthOk(old, WorkerStatus(old, 1, "ready", rss_mb=100.0)))
+    b.feed(ev.HealthOk(old, WorkerStatus(old, 1, "ready", own_mb=100.0)))
     b.feed(ev.HealthOk(old, WorkerStatus(**{"id": old, "ordinal": 1, "state": "ready", **status})))
     assert old in b.members
     assert b.state.roster.get(old).leaving == reason
@@ -182,9 +182,9 @@ def test_a_worn_out_worker_is_replaced_warm_first(limits, status, reason):
 def test_a_memory_limit_below_what_a_fresh_worker_has_recycles_nothing_and_is_said_once():
     b = Bench(pool_size=2, spares=1, recycle={"max_memory_mb": 100.0, "max_operations": 50}).boot().obey()
     workers = set(b.phases())
-    for rss_mb in (120.0, 130.0, 99.0, 900.0):
+    for own_mb in (120.0, 130.0, 99.0, 900.0):
         for w in b.state.roster:
-            b.feed(ev.HealthOk(w.id, WorkerStatus(w.id, w.ordinal, w.phase, rss_mb=rss_mb)))
+            b.feed(ev.HealthOk(w.id, WorkerStatus(w.id, w.ordinal, w.phase, own_mb=own_mb)))
         b.obey()
     assert set(b.phases()) == workers
     assert not any(w.leaving for w in b.state.roster)
@@ -193,7 +193,7 @@ def test_a_memory_limit_below_what_a_fresh_worker_has_recycles_nothing_and_is_sa
     assert "recycle.max_memory_mb is 100" in said["reason"]
     assert "120 MB" in said["reason"]
     old = b.id(0)
-    b.feed(ev.HealthOk(old, WorkerStatus(old, 0, "ready", rss_mb=900.0, operations=50)))
+    b.feed(ev.HealthOk(old, WorkerStatus(old, 0, "ready", own_mb=900.0, operations=50)))
     assert b.of(ev.DrainWorker)[-1].worker_id == old, "the other limits hold"
 
 
@@ -201,7 +201,7 @@ def test_an_adopted_worker_over_the_memory_limit_is_recycled_because_nobody_know
     b = Bench(pool_size=1, recycle={"max_memory_mb": 500.0})
     b.feed(adopted(0, "ready"))
     b.boot()
-    b.feed(ev.HealthOk("old0", WorkerStatus("old0", 0, "ready", rss_mb=600.0)))
+    b.feed(ev.HealthOk("old0", WorkerStatus("old0", 0, "ready", own_mb=600.0)))
     b.obey()
     assert "old0" not in b.members
     assert len(b.members) == 1

@@ -91,14 +91,14 @@ async def test_restart_replaces_warm_first():
 async def test_what_a_worker_has_when_warm_is_known_before_its_first_regular_health_check():
     async with pool(pool_size=1, recycle={"max_memory_mb": 150.0}) as s:
         old = s.runtime.worker(ordinal=0)
-        old.rss_mb = 200.0  # grown since: recycling it helps
+        old.own_mb = 200.0  # grown since: recycling it helps
         await s.clock.advance(s.config.health_check_interval_s + 1)
         assert not old.alive
         assert len(await s.members()) == 1
 
 
 async def test_a_memory_limit_that_no_worker_keeps_does_not_recycle_for_ever():
-    async with pool(only(rss_mb=200.0), pool_size=2, recycle={"max_memory_mb": 150.0}) as s:
+    async with pool(only(own_mb=200.0), pool_size=2, recycle={"max_memory_mb": 150.0}) as s:
         await s.clock.advance(600.0)
         assert len(s.runtime.workers) == 2
         await s.successor()

@@ -235,7 +235,8 @@ class RecycleConfig(Part):
     max_age_s: Seconds | None = None
     """Age at which the pool replaces a worker."""
     max_memory_mb: Megabytes | None = None
-    """Resident memory at which the pool replaces a worker, unless it was above that when it became warm."""
+    """Memory of its own at which the pool replaces a worker, unless it was above that when it became warm. What forked
+    workers share does not count."""
     stuck_s: Seconds = 10.0
     """How long after its deadline an operation may still run before the pool replaces its worker."""
 

@@ -119,6 +119,9 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     """Start workers at the first operation instead of at once."""
     worker_start: Literal["fork", "exec"] = "fork" if sys.platform == "linux" else "exec"
     """`fork` (default on Linux only): from a preloaded process, fast and with shared memory; `exec`: each by itself."""
+    preload: tuple[ModuleName, ...] = ()
+    """Modules to import before workers are forked, which then share what these build: indexes, tables, models on the
+    CPU. With `worker_start: exec` each worker imports them."""
 
     init_timeout_s: Seconds = 60.0
     """How long a start waits until the pool is ready."""

@@ -96,9 +96,12 @@ class WorkerStatus(Struct, frozen=True):
     overflow: bool = False
     reason: str = ""
     start: str = ""
-    """How its process started: `fork`, `exec`, or `exec: why it was not forked`; empty until it has said so."""
+    """How its process started: `fork`, `fork: what it does not share`, `exec`, or `exec: why it was not forked`; empty
+    until it has said so."""
     checked_at: float | None = None
     """Wall-clock seconds of the last health check that it answered."""
+    own_mb: float = 0.0
+    """Of `rss_mb` what it shares with no other process: what ending it would free."""
 
 
 class PoolStatus(Struct, frozen=True):

@@ -53,6 +53,11 @@ def record_imports() -> None:
         sys.meta_path.insert(0, _Recorder())
 
 
+def record_of(module: str) -> tuple[str, str] | None:
+    """The file that an imported module was read from, and the digest that the file had; None if none was recorded."""
+    return _records.get(module)
+
+
 def imported_source(paths: Iterable[str]) -> ImportedSource:
     """What this process imported of the packages of these import paths and of the modules beside them."""
     packages = _packages({path.partition(":")[0].partition(".")[0] for path in paths})

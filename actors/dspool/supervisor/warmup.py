@@ -36,8 +36,13 @@ class WarmProgress(Struct, frozen=True):
 
 
 def steps_of(config: PoolConfig) -> tuple[WarmupStep, ...]:
-    """The configured steps. If none loads the pool programs, one is added before the first that may need them."""
+    """The configured steps. If none loads the pool programs, one is added before the first that may need them.
+
+    What is to be preloaded comes first: a forked worker has it already, and others need it as well.
+    """
     steps = config.warmup.steps
+    if config.preload:
+        steps = (ImportModules(modules=config.preload), *steps)
     if any(isinstance(step, LoadPrograms) for step in steps):
         return steps
     first = 0

@@ -92,6 +92,13 @@ _ROWS = (
         logging.WARNING,
     ),
     Event(
+        "worker.unshared",
+        "a forked worker loaded by itself what it was to share with others",
+        {"count": "workers"},
+        (*_WORKER, "reason"),
+        logging.WARNING,
+    ),
+    Event(
         "worker.terminate",
         "a worker ended",
         {"age_s": "s", "operations": "operations"},

@@ -118,7 +118,7 @@ class FakeWorker:
         self.errors = 0
         self.busy_s = 0.0
         self.sessions = 0
-        self.rss_mb = 100.0
+        self.own_mb = 100.0
 
     def __repr__(self) -> str:
         return f"FakeWorker({self.worker_id}, {'alive' if self.alive else 'dead'})"
@@ -177,7 +177,8 @@ class FakeWorker:
             errors=self.errors,
             busy_s=self.busy_s,
             sessions=self.sessions,
-            rss_mb=self.rss_mb,
+            rss_mb=self.own_mb,
+            own_mb=self.own_mb,
         )
 
     async def drain(self, timeout_s: float) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -226,6 +227,7 @@ class Worker:
         """The event loop that runs operations answers: if it is blocked, there is no answer."""
         now = time.monotonic()
         stuck = self._operations.stuck(self._config.recycle.stuck_s)
+        rss_mb = self._rss_mb()
         return WorkerStatus(
             id=self._id,
             ordinal=self._ordinal,
@@ -240,7 +242,8 @@ class Worker:
             operations=self._recorder.operations,
             errors=self._recorder.errors,
             busy_s=self._recorder.busy_s(now),
-            rss_mb=self._rss_mb(),
+            rss_mb=rss_mb,
+            own_mb=await asyncio.to_thread(_private_mb) if self._start.startswith("fork") else rss_mb,
             overflow=self._recorder.overflow,
             start=self._start,
         )
@@ -342,15 +345,21 @@ class Worker:
 
     def _report_fallback(self) -> None:
         method, _, why = self._start.partition(": ")
-        if method == "exec" and why:
+        if why:
             emit(
-                "worker.fallback",
+                "worker.fallback" if method == "exec" else "worker.unshared",
                 {"count": 1},
                 {"pool": self._config.name, "worker": self._id, "slot": self._ordinal, "reason": why},
             )
 
     def _rss_mb(self) -> float:
         return round(self._process.memory_info().rss / 2**20, 1)
+
+
+def _private_mb() -> float:
+    """What this process shares with no other, in MB. The kernel needs about a millisecond for each 300 MB."""
+    fields = (line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines())
+    return round(sum(int(kb) for name, kb, *_ in fields if name.startswith("Private_")) / 1024, 1)
 
 
 def _bytes(mb: float | None) -> float | None:

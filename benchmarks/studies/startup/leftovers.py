@@ -50,7 +50,7 @@ def soak(cycles: int, at_once: int = AT_ONCE, settle_s: float = 5.0) -> dict[str
         def pid(self) -> int:
             return os.getpid()
 
-    held: Any = ray.remote(Held).options(num_cpus=0, runtime_env={"py_executable": forkserver.command(())})
+    held: Any = ray.remote(Held).options(num_cpus=0, runtime_env={"py_executable": forkserver.command()})
 
     def cycle(number: int) -> None:
         """So many, each killed as soon as it has answered, when the next one is ordered."""

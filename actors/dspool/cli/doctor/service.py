@@ -163,7 +163,7 @@ def fork_server(config: PoolConfig, how: StartMethod | None = None, why_not: str
         return warn(check, how.why_not, _EXEC, "set worker_start: exec to say that this is meant")
     why_not = _preload(config) if why_not is None else why_not
     if why_not:
-        advice = "take what opens files or starts threads out of warmup.steps, or set worker_start: exec"
+        advice = "take what opens files or starts threads out of preload and warmup.steps, or set worker_start: exec"
         return warn(check, why_not, _EXEC, advice)
     return ok(check, "workers are forked")
 
@@ -172,9 +172,10 @@ def _preload(config: PoolConfig) -> str:
     """Why a parent of this configuration could not fork; nothing if it could."""
     program = (
         "import sys\n"
-        "from dspool.runtime.forkserver.preload import preload\n"
+        "from dspool.runtime.forkserver.preload import Unshareable, preload\n"
         "from dspool.runtime.forkserver.places import Unavailable\n"
         "try: preload(sys.argv[1:])\n"
+        "except Unshareable as why: print(f'{why.module} is not shared: {why}'); sys.exit(7)\n"
         "except Unavailable as why: print(why); sys.exit(7)\n"
     )
     command = [sys.executable, "-c", program, *forkserver.modules_of(config)]
@@ -206,6 +207,9 @@ def parents(found: Sequence[ParentReport]) -> list[Finding]:
         else:
             said = f"process {parent.pid}: {len(parent.workers)} workers live, {parent.forked} were forked"
             findings.append(ok(check, said))
+            for module, why in parent.left_out.items():
+                advice = "take that out of what is imported, or take the module out of preload"
+                findings.append(warn(check, f"{module} is not shared: {why}", _EXEC, advice))
     return findings
 
 
@@ -234,8 +238,13 @@ def running(seen: dict[str, Any]) -> list[Finding]:
     else:
         findings.append(ok(check, f"{where} is ready with {pool['actual']} workers"))
     starts = [worker.get("start", "") for worker in pool["workers"]]
-    for why, number in Counter(start for start in starts if start.startswith("exec: ")).items():
-        said = f"{number} workers were not forked: {why.removeprefix('exec: ')}"
+    for why, number in Counter(start for start in starts if ": " in start).items():
+        method, _, reason = why.partition(": ")
+        said = (
+            f"{number} workers were not forked: {reason}"
+            if method == "exec"
+            else f"{number} workers: {reason}"
+        )
         findings.append(warn("worker start", said, _EXEC, "correct the reason, or set worker_start: exec"))
     if seen["metrics"] is None and seen.get("metrics_why"):
         findings.append(

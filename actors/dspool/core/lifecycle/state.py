@@ -271,7 +271,7 @@ class PoolState:
         if w.phase not in ("ready", "spare"):
             return
         if w.fresh_mb is None:
-            w.fresh_mb = status.rss_mb
+            w.fresh_mb = status.own_mb
         if not w.leaving:
             self._mark_worn(w, status, w.fresh_mb)
 
@@ -281,9 +281,9 @@ class PoolState:
             w.leaving = status.reason or "it says that it cannot go on"
         elif limits.max_operations is not None and status.operations >= limits.max_operations:
             w.leaving = f"recycled after {status.operations} operations"
-        elif limits.max_memory_mb is not None and status.rss_mb >= limits.max_memory_mb:
+        elif limits.max_memory_mb is not None and status.own_mb >= limits.max_memory_mb:
             if fresh_mb < limits.max_memory_mb:
-                w.leaving = f"recycled at {status.rss_mb:.0f} MB"
+                w.leaving = f"recycled at {status.own_mb:.0f} MB"
             else:
                 self._memory_limit_too_low(fresh_mb)
 

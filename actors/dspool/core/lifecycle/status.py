@@ -93,6 +93,7 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
         errors=status.errors if status else 0,
         busy_s=status.busy_s if status else 0.0,
         rss_mb=status.rss_mb if status else 0.0,
+        own_mb=status.own_mb if status else 0.0,
         overflow=overflow,
         reason=w.reason or w.leaving,
         start=status.start if status else "",

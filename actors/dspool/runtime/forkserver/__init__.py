@@ -7,6 +7,7 @@ fails. Linux only.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from dspool.config import ImportModules, PoolConfig
 from dspool.corrections import FORK_SERVER, unknown_version
 from dspool.runtime.forkserver import handover
-from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, Place
+from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, Place, is_library
 
 __all__ = [
     "HOW_VARIABLE",
@@ -29,6 +30,7 @@ __all__ = [
     "modules_of",
     "report",
     "start_method",
+    "to_load",
 ]
 
 _OTHER_PYTHONS = ("py_executable", "pip", "uv", "conda", "container", "image_uri", "nsight", "rocprof_sys")
@@ -54,18 +56,28 @@ def start_method(
         return StartMethod(None, f"the fork server rests on details of Ray: {why}")
     if conflicts := sorted(key for key in _OTHER_PYTHONS if runtime_env.get(key)):
         return StartMethod(None, f"the job's runtime_env has its own Python: {', '.join(conflicts)}")
-    return StartMethod(command(modules_of(config)))
+    return StartMethod(command(to_load(config)))
 
 
-def command(modules: Sequence[str]) -> str:
-    """What Ray runs in place of Python; without site-packages, which the shim does not need."""
+def command(load: Mapping[str, Any] | None = None) -> str:
+    """What Ray runs in place of Python; without site-packages, which the shim does not need. `load`: see `to_load`."""
     shim = Path(__file__).with_name("shim.py")
-    return shlex.join([sys.executable, "-S", "-E", str(shim), ",".join(modules)])
+    return shlex.join([sys.executable, "-S", "-E", str(shim), json.dumps(load or {})])
+
+
+def to_load(config: PoolConfig, path: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the parent loads beside the base, and where it looks for that: also where Ray has its workers look."""
+    if not (modules := modules_of(config)):
+        return {}
+    path = sys.path if path is None else path
+    places = [entry for entry in path if os.path.isabs(entry) and not is_library(entry)]
+    return {"modules": modules, "path": list(dict.fromkeys(places)), "patient": bool(config.preload)}
 
 
 def modules_of(config: PoolConfig) -> tuple[str, ...]:
     """The modules that the configuration has every worker import: the parent loads them."""
-    modules = [
+    modules = list(config.preload)
+    modules += [
         module for step in config.warmup.steps if isinstance(step, ImportModules) for module in step.modules
     ]
     if any(profile.engine == "litellm" for profile in config.lm_profiles.values()):
@@ -74,7 +86,7 @@ def modules_of(config: PoolConfig) -> tuple[str, ...]:
 
 
 def how_started(environ: Mapping[str, str] = os.environ) -> str:
-    """How this worker started: `fork`, `exec`, or `exec: why it was not forked`."""
+    """How this worker started: `fork`, `fork: what it does not share`, `exec`, or `exec: why it was not forked`."""
     return environ.get(HOW_VARIABLE, "exec")
 
 
@@ -90,6 +102,8 @@ class ParentReport(NamedTuple):
     """Process ids of the living ones."""
     exec_only: str | None
     """Why its workers start by `exec` for now."""
+    left_out: Mapping[str, str] = {}
+    """Modules that its workers load by themselves, and why."""
 
 
 def report(session_dir: Path) -> list[ParentReport]:
@@ -116,4 +130,5 @@ def _report(place: Place) -> ParentReport:
         forked=facts.get("forked", 0),
         workers=tuple(facts.get("workers", ())),
         exec_only=facts.get("refused") or place.exec_only(),
+        left_out=facts.get("left_out", {}),
     )

@@ -20,15 +20,20 @@ _shims: list[socket.socket] = []
 """The connection to the shim that asked for this process, until Ray knows it: if it ends earlier, the process died."""
 
 
-def settle(connection: socket.socket, request: handover.ForkRequest, streams: list[int]) -> bool:
-    """Take the place of the shim that asked, and tell it; False: it does not want this process any more."""
+def settle(
+    connection: socket.socket, request: handover.ForkRequest, streams: list[int], *, how: str = "fork"
+) -> bool:
+    """Take the place of the shim that asked, and tell it; False: it does not want this process any more.
+
+    `how` is what the worker says of its start.
+    """
     # As Ray does: a group of its own, so that `killpg` of a worker reaches no other, but the session of the raylet.
     # Not `setsid`: Linux shares processors out by session, and the worker and its client would compete.
     os.setpgid(0, 0)
     for target, descriptor in enumerate(streams):
         os.dup2(descriptor, target)
     handover.take_on(request)
-    os.environ[HOW_VARIABLE] = "fork"
+    os.environ[HOW_VARIABLE] = how
     _fresh_random()
     _close_all_but(connection.fileno(), *streams)
     connection.settimeout(_GO_S)

@@ -1,11 +1,13 @@
 """The parent of forked workers: loads once what they all need, then forks one for each shim that asks.
 
-Single-threaded. It ends with its raylet, when somebody removes its directory, or after a while without a worker.
+Single-threaded. It ends with its raylet, when somebody removes its directory, after a while without a worker, and when
+a source file that it loaded is no longer what it was: the next shim starts another one, and workers go on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
 import socket
@@ -13,11 +15,11 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dspool.runtime.forkserver import child, handover
 from dspool.runtime.forkserver.places import Place, Unavailable
-from dspool.runtime.forkserver.preload import preload, running
+from dspool.runtime.forkserver.preload import Loaded, Unshareable, changed, preload, running
 
 IDLE_S = 30.0
 """After so long without a worker it ends: its job has probably ended too."""
@@ -34,10 +36,12 @@ class Parent:
         *,
         raylet: int | None,
         idle_s: float = IDLE_S,
-        variables: Mapping[str, str] | None = None,
+        loaded: Loaded | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """`raylet` is the process to end with; `variables` are those that loading set in the environment."""
-        self._variables = dict(variables or {})
+        """`raylet` is the process to end with; `left_out` are modules that workers load by themselves, and why."""
+        self._loaded = loaded or Loaded({}, {}, {})
+        self._left_out = {**(left_out or {}), **self._loaded.failed}
         self._place = place
         self._idle_s = idle_s
         self._selector = selectors.DefaultSelector()
@@ -108,6 +112,11 @@ class Parent:
         _, uid = handover.peer(connection)
         if uid != os.geteuid():
             return None
+        if file := changed(self._loaded.watched):
+            # Unheard, the shim takes it that nobody is here, and starts the next parent.
+            print(f"{file} was changed: this parent ends, another one loads it", flush=True)
+            self._place.socket.unlink(missing_ok=True)
+            return None
         if why := running():
             handover.send(connection, {"refused": why})
             return None
@@ -124,7 +133,7 @@ class Parent:
 
     def _request(self, fields: dict[str, Any]) -> handover.ForkRequest:
         request = handover.ForkRequest(**fields)
-        return request._replace(environ={**request.environ, **self._variables})
+        return request._replace(environ={**request.environ, **self._loaded.variables})
 
     def _fork(
         self, connection: socket.socket, request: handover.ForkRequest, streams: list[int]
@@ -135,7 +144,7 @@ class Parent:
         if pid == 0:
             try:
                 self._let_go()
-                go = child.settle(connection, request, streams)
+                go = child.settle(connection, request, streams, how=how_forked(self._left_out))
             except BaseException as failed:
                 with contextlib.suppress(OSError):
                     handover.send(connection, {"refused": f"{type(failed).__name__}: {failed}"})
@@ -157,20 +166,41 @@ class Parent:
         self._used_at = time.monotonic()
 
     def _facts(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "forked": self._forked, "workers": sorted(self._workers.values())}
+        return {
+            "pid": os.getpid(),
+            "forked": self._forked,
+            "workers": sorted(self._workers.values()),
+            "left_out": self._left_out,
+        }
+
+
+def how_forked(left_out: Mapping[str, str]) -> str:
+    """What a worker says of its start."""
+    reasons = "; ".join(f"{module} is not shared: {why}" for module, why in left_out.items())
+    return f"fork: {reasons}" if reasons else "fork"
 
 
 def main() -> None:
-    """`python -c ... PATH DIRECTORY MODULES`; writes `ready` to descriptor 3, or why it is not."""
-    path, directory, modules = sys.argv[1:4]
+    """`python -c ... PATH DIRECTORY LOAD`; writes `ready` to descriptor 3, or why it is not.
+
+    LOAD is `forkserver.to_load` as JSON; with `left_out` it comes from a process before that could not be forked.
+    """
+    path, directory, load = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     place = Place(Path(directory))
+    left_out: dict[str, str] = load.get("left_out", {})
+    # Both as Ray does in a worker, but only once that runs. With more, importing numpy would start threads.
+    sys.path[1:1] = [entry for entry in load.get("path", ()) if entry not in sys.path]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         raylet = int(os.environ["RAY_RAYLET_PID"])
         code = compile(
             Path(path, "default_worker.py").read_bytes(), str(Path(path, "default_worker.py")), "exec"
         )
-        variables = preload(filter(None, modules.split(",")))
-        parent = Parent(place, raylet=raylet, variables=variables)
+        loaded = preload(module for module in load.get("modules", ()) if module not in left_out)
+        parent = Parent(place, raylet=raylet, loaded=loaded, left_out=left_out)
+    except Unshareable as refused:
+        print(f"{refused.module} is left to each worker: {refused}", flush=True)
+        _again({**load, "left_out": {**left_out, refused.module: str(refused)}})
     except Exception as failed:
         why = str(failed) if isinstance(failed, Unavailable) else f"{type(failed).__name__}: {failed}"
         os.write(_READY, f"the parent cannot fork: {why}".encode())
@@ -183,3 +213,10 @@ def main() -> None:
         return
     # A forked worker from here on.
     child.run(request.argv, code if request.argv[0] == code.co_filename else None)
+
+
+def _again(load: Mapping[str, Any]) -> NoReturn:
+    """Begin anew in this process, which then has neither threads nor anything open."""
+    os.closerange(_READY + 1, 65536)
+    own = sys.orig_argv
+    os.execv(sys.executable, [*own[:-1], json.dumps(load)])

@@ -28,6 +28,10 @@ _CHANGING = frozenset({"_", "SHLVL", "OLDPWD", "PWD", HOW_VARIABLE})
 """Variables that do not change what a process loads."""
 
 
+_LIBRARIES = frozenset({"site-packages", "dist-packages"})
+_STANDARD_LIBRARY = os.path.dirname(os.__file__)
+
+
 class Unavailable(Exception):
     """This worker cannot be forked, and must start by `exec`. The text says why."""
 
@@ -43,7 +47,7 @@ class Place:
         self._note = directory / "exec-only"
 
     @classmethod
-    def of(cls, worker: Sequence[str], environ: Mapping[str, str], modules: str, python: str) -> Place:
+    def of(cls, worker: Sequence[str], environ: Mapping[str, str], load: str, python: str) -> Place:
         """The place for a worker with this command line and environment.
 
         Raises:
@@ -52,7 +56,7 @@ class Place:
         options = _options(worker)
         try:
             session = Path(options["temp-dir"]) / options["session-name"]
-            identity = [options["node-id"], environ["RAY_JOB_ID"], environ["RAY_RAYLET_PID"], python, modules]
+            identity = [options["node-id"], environ["RAY_JOB_ID"], environ["RAY_RAYLET_PID"], python, load]
         except KeyError as missing:
             raise Unavailable(f"Ray gave no {missing.args[0]}") from None
         variables = sorted((key, value) for key, value in environ.items() if key not in _CHANGING)
@@ -149,6 +153,11 @@ def _make_private(directory: Path) -> None:
     status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise Unavailable(f"{directory} is not a directory that only this user may enter")
+
+
+def is_library(path: str) -> bool:
+    """Whether Python's own library or an installed package is there, and not what an author works on."""
+    return path.startswith(_STANDARD_LIBRARY) or not _LIBRARIES.isdisjoint(Path(path).parts)
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:

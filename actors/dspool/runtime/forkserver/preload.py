@@ -6,11 +6,14 @@ import ctypes
 import gc
 import importlib
 import os
+import sys
+import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from dspool.runtime.forkserver.places import Unavailable
+from dspool.runtime.forkserver.places import Unavailable, is_library
 
 BASE = (
     "ray",
@@ -46,13 +49,34 @@ _FILL = 250_000
 _ballast: list[object] = []
 
 
-def preload(modules: Iterable[str]) -> dict[str, str]:
-    """Load the base and `modules`, then put it all out of the garbage collector's reach.
+_SETTLED_S = 1.0
+"""How long the threads of a pool that a module has closed may take to end."""
+_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
 
-    Returns the environment variables that this set: a worker that loads the same itself has them too.
+
+class Unshareable(Exception):
+    """`module` cannot be loaded before the fork; the text says why. The process that tried must not be forked."""
+
+    def __init__(self, module: str, why: str) -> None:
+        super().__init__(why)
+        self.module = module
+
+
+class Loaded(NamedTuple):
+    variables: dict[str, str]
+    """What loading set in the environment: a worker that loads the same itself has it too."""
+    failed: dict[str, str]
+    """Modules that could not be imported here, and why. The worker tries, and reports it to the user."""
+    watched: dict[str, int]
+    """Source files of the user's modules, and when each was last modified (ns); 0: it changed while it was loaded."""
+
+
+def preload(modules: Iterable[str]) -> Loaded:
+    """Load the base and `modules`, then put it all out of the garbage collector's reach.
 
     Raises:
         Unavailable: a part of the base cannot be loaded, or something runs or keeps a connection open after loading.
+        Unshareable: one of `modules` leaves a thread, an open file or connection, or a GPU in use.
     """
     before, environ = _descriptors(), dict(os.environ)
     # No collection meanwhile: it would find nothing, and leave holes in the memory that workers share.
@@ -62,24 +86,31 @@ def preload(modules: Iterable[str]) -> dict[str, str]:
             importlib.import_module(module)
         except Exception as failed:
             raise Unavailable(f"{module} cannot be loaded: {type(failed).__name__}: {failed}") from failed
-    for module in (*OFTEN, *modules):
-        try:
-            importlib.import_module(module)
-        except BaseException:
-            # `BaseException`, as a module may call `sys.exit()`. The worker will report it to the user.
-            traceback.print_exc()
+    for module in OFTEN:
+        _import(module)
+    if why := _unshareable(before):
+        raise Unavailable(why)
+    known, failures = set(sys.modules), {}
+    for module in modules:
+        if why := _import(module):
+            failures[module] = why
+        if why := _unshareable(before):
+            raise Unshareable(module, why)
     # By name: this package is below what it loads.
     importlib.import_module("dspool.programs.program").rehearse()
-    if descriptors := _descriptors() - before:
-        targets = ", ".join(sorted(_target_of(descriptor) for descriptor in descriptors))
-        raise Unavailable(f"what was loaded keeps files or connections open: {targets}")
-    if why := running():
+    if why := _unshareable(before):
         raise Unavailable(why)
     gc.collect()
     _give_back()
     _fill_holes()
     gc.freeze()
-    return {name: value for name, value in os.environ.items() if environ.get(name) != value}
+    variables = {name: value for name, value in os.environ.items() if environ.get(name) != value}
+    return Loaded(variables, failures, _sources(set(sys.modules) - known))
+
+
+def changed(watched: Mapping[str, int]) -> str:
+    """A watched file that is not what was loaded any more; empty if all are."""
+    return next((file for file, modified in watched.items() if _modified(file) != modified), "")
 
 
 def running() -> str | None:
@@ -88,6 +119,55 @@ def running() -> str | None:
     if len(threads) == 1:
         return None
     return f"threads run in the parent: {', '.join(threads)}"
+
+
+def _import(module: str) -> str:
+    """Import it; why that failed, or nothing."""
+    try:
+        importlib.import_module(module)
+    except BaseException as failed:
+        # `BaseException`, as a module may call `sys.exit()`. The worker will report it to the user.
+        traceback.print_exc()
+        return f"{type(failed).__name__}: {failed}"
+    return ""
+
+
+def _unshareable(before: set[int]) -> str:
+    """Why this process must not be forked after what it loaded; `before` are the descriptors it had before that."""
+    targets = sorted(_target_of(descriptor) for descriptor in _descriptors() - before)
+    torch: Any = sys.modules.get("torch")
+    cuda: Any = getattr(torch, "cuda", None)
+    if any(target.startswith(_DEVICES) for target in targets) or (cuda and cuda.is_initialized()):
+        return (
+            "it uses a GPU, and a CUDA context does not survive a fork: "
+            "load to the CPU here, and move to the GPU in a step of the warm-up"
+        )
+    if targets:
+        return f"what was loaded keeps files or connections open: {', '.join(targets)}"
+    until = time.monotonic() + _SETTLED_S
+    while why := running():
+        if time.monotonic() >= until:
+            return f"{why} (those of a numerical library: leave OMP_NUM_THREADS and the like at 1)"
+        time.sleep(0.01)
+    return ""
+
+
+def _sources(names: Iterable[str]) -> dict[str, int]:
+    """The source files of those modules that are neither Python's own nor installed: an author may edit them."""
+    sources = importlib.import_module("dspool.programs.sources")
+    watched = {}
+    for name in names:
+        file, digest = sources.record_of(name) or ("", "")
+        if file and not is_library(file):
+            watched[file] = _modified(file) if sources.digest_of(file) == digest else 0
+    return watched
+
+
+def _modified(file: str) -> int:
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError:
+        return -1
 
 
 def _descriptors() -> set[int]:

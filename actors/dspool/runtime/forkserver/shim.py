@@ -1,6 +1,6 @@
 """What Ray runs in place of Python: has the worker forked from the parent, or becomes the worker itself.
 
-    python -S -E shim.py MODULES default_worker.py --node-ip-address=...
+    python -S -E shim.py LOAD default_worker.py --node-ip-address=...
 
 Runs without site-packages and imports nothing heavy: the worker's start waits for it.
 """
@@ -8,6 +8,7 @@ Runs without site-packages and imports nothing heavy: the worker's start waits f
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -34,7 +35,9 @@ GOING_S = 10.0
 """A child waits half as long for `go`."""
 REGISTERED_S = 30.0
 START_S = 25.0
-"""Preloading takes 2 s, with litellm 6 s, on an idle machine. There must be time left for a start by `exec`."""
+"""Loading takes 2 s, with litellm 6 s, on an idle machine. There must be time left for a start by `exec`."""
+PATIENT_S = 40.0
+"""With packages of the user's own. Ray waits a minute for a worker."""
 _TRIES = 3
 _PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from dspool.runtime.forkserver.parent import main; main()"
 
@@ -44,9 +47,9 @@ class Gone(Exception):
 
 
 def main() -> None:
-    modules, worker = sys.argv[1], sys.argv[2:]
+    load, worker = sys.argv[1], sys.argv[2:]
     try:
-        fork_worker(modules, worker)
+        fork_worker(load, worker)
     except Unavailable as why:
         os.environ[HOW_VARIABLE] = f"exec: {why}"
     except Exception as failed:
@@ -57,7 +60,7 @@ def main() -> None:
     os.execv(sys.executable, [sys.executable, *worker])
 
 
-def fork_worker(modules: str, worker: list[str]) -> int:
+def fork_worker(load: str, worker: list[str]) -> int:
     """Have the worker forked; its process id. Starts the parent if there is none.
 
     Raises:
@@ -65,7 +68,7 @@ def fork_worker(modules: str, worker: list[str]) -> int:
     """
     if any(argument.startswith("--enable-resource-isolation") for argument in worker):
         raise Unavailable("Ray's resource isolation accounts for each worker's memory by itself")
-    place = Place.of(worker, os.environ, modules, sys.executable)
+    place = Place.of(worker, os.environ, load, sys.executable)
     place.make()
     request = handover.here(worker)
     # The directory of Ray's own worker program, as Python would have it in `sys.path`.
@@ -76,7 +79,7 @@ def fork_worker(modules: str, worker: list[str]) -> int:
         try:
             return ask(place, request, registered_s=REGISTERED_S)
         except Gone:
-            _ensure(place, modules, path)
+            _ensure(place, load, path)
     raise Unavailable("the parent ended again and again")
 
 
@@ -156,17 +159,18 @@ def _until_registered(connection: socket.socket, child: int, timeout_s: float) -
         raise Unavailable(f"the forked process {child} died before Ray knew it") from None
 
 
-def _ensure(place: Place, modules: str, path: str) -> None:
+def _ensure(place: Place, load: str, path: str) -> None:
     """Start a parent unless another worker's shim just did.
 
     Raises: Unavailable: it did not come up; then no other worker tries for a while.
     """
-    with place.locked(START_S) as mine:
+    limit_s = PATIENT_S if json.loads(load).get("patient") else START_S
+    with place.locked(limit_s) as mine:
         if not mine:
-            raise Unavailable(f"the parent was not ready in {START_S:g} s")
+            raise Unavailable(f"the parent was not ready in {limit_s:g} s")
         if place.exec_only() or _is_up(place):
             return
-        why = _start(place, modules, path)
+        why = _start(place, load, path, limit_s)
         if why:
             place.give_up(why)
             raise Unavailable(why)
@@ -182,7 +186,7 @@ def _is_up(place: Place) -> bool:
             return False
 
 
-def _start(place: Place, modules: str, path: str) -> str:
+def _start(place: Place, load: str, path: str, limit_s: float) -> str:
     """Start the parent and wait until it is ready. Returns what went wrong, or nothing."""
     place.socket.unlink(missing_ok=True)
     reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -192,15 +196,15 @@ def _start(place: Place, modules: str, path: str) -> str:
             if os.fork() == 0:
                 # Not `setsid`, see `child`.
                 os.setpgid(0, 0)
-                _become_parent(place, modules, path, writing)
+                _become_parent(place, load, path, writing)
         finally:
             os._exit(1)
     os.close(writing)
     os.waitpid(first, 0)
-    return _said(reading)
+    return _said(reading, limit_s)
 
 
-def _become_parent(place: Place, modules: str, path: str, ready: int) -> None:
+def _become_parent(place: Place, load: str, path: str, ready: int) -> None:
     """Does not return. The parent is no child of this process, which Ray watches, but of nobody."""
     quiet = os.open(os.devnull, os.O_RDONLY)
     log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -210,14 +214,14 @@ def _become_parent(place: Place, modules: str, path: str, ready: int) -> None:
     os.set_inheritable(3, True)
     # Ray's own descriptors: its workers inherit them by accident.
     os.closerange(4, 65536)
-    arguments = ["-c", _PROGRAM, path, str(place.directory), modules]
+    arguments = ["-c", _PROGRAM, path, str(place.directory), load]
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-def _said(reading: int) -> str:
+def _said(reading: int, limit_s: float) -> str:
     poll = select.poll()
     poll.register(reading, select.POLLIN)
-    until = time.monotonic() + START_S
+    until = time.monotonic() + limit_s
     said = b""
     try:
         while poll.poll(max(0.0, until - time.monotonic()) * 1000):
@@ -226,7 +230,7 @@ def _said(reading: int) -> str:
                 break
             said += part
         else:
-            return f"the parent was not ready in {START_S:g} s"
+            return f"the parent was not ready in {limit_s:g} s"
     finally:
         os.close(reading)
     if said == b"ready":
