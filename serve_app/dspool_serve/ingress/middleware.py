@@ -5,7 +5,6 @@ Serve itself answers `/-/routes`, with the names of applications, to anybody who
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Final
 
 from starlette.middleware import Middleware
@@ -28,12 +27,13 @@ class OnlyAlive:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # Handed on, not awaited: a coroutine of its own would cost every request about as much as finding its route.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A coroutine function: uvicorn takes anything else for an application of ASGI 2.
         path = scope.get("path", "")
         if path.startswith(_SERVES_OWN) and path != ALIVE and scope["type"] == "http":
-            return respond(send, problem(RouteNotFound("nothing is served under this path")))
-        return self._app(scope, receive, send)
+            await respond(send, problem(RouteNotFound("nothing is served under this path")))
+        else:
+            await self._app(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
