@@ -20,6 +20,7 @@ from dspool.corrections import (
     active,
     chosen,
     dspy_calls,
+    dspy_settings,
     dspy_threads,
     haproxy_script,
     serve_replica,
@@ -123,7 +124,7 @@ def test_a_value_that_cannot_be_read_is_refused_with_the_names_that_there_are(va
 
 
 def test_each_name_is_asked_for_somewhere():
-    modules = (dspy_calls, dspy_threads, uvicorn_connections, serve_replica, haproxy_script)
+    modules = (dspy_calls, dspy_settings, dspy_threads, uvicorn_connections, serve_replica, haproxy_script)
     code = "".join(map(inspect.getsource, modules))
     assert all(f'"{name}"' in code for name in NAMES)
 
@@ -163,6 +164,7 @@ changed = {
         of("dspy._vendor.lm15.transports._async", "_AsyncConnectionPool").acquire_slot, "__wrapped__"),
     "dspy-connection-limit": hasattr(of("dspy.clients.execution", "RouterConfig"), "func"),
     "dspy-attempt-output": hasattr(importlib.import_module("dspy.predict.refine"), "print"),
+    "dspy-program-settings": hasattr(type(of("dspy", "settings")).configure, "__wrapped__"),
     "dspy-signature-text": hasattr(of("dspy.signatures.signature", "_parse_type_node"), "__wrapped__"),
     "dspy-answer-repair": hasattr(of("json_repair.json_repair", "JSONParser"), "__wrapped__"),
     "dspy-short-hops": bool(InlineHops(1)._short),

@@ -19,9 +19,11 @@ from dspool.config.parts import (
     RestartConfig,
     RetryConfig,
     ServiceConfig,
+    SetupStep,
     TelemetryConfig,
     WarmupConfig,
     WarmupStep,
+    WorkerStep,
 )
 from dspool.config.pool import PoolConfig
 from dspool.config.reference import reference_table
@@ -44,9 +46,11 @@ __all__ = [
     "RetryConfig",
     "Row",
     "ServiceConfig",
+    "SetupStep",
     "TelemetryConfig",
     "WarmupConfig",
     "WarmupStep",
+    "WorkerStep",
     "load_config",
     "reference_table",
 ]

@@ -68,9 +68,20 @@ class CustomCode(_Step):
     import_path: ImportPath
 
 
+class SetupStep(_Step):
+    """Call the pool's `setup`: the first step of a worker that has one. Not among the steps that a pool configures."""
+
+    step: Literal["setup"] = "setup"
+    import_path: ImportPath
+
+
 WarmupStep = Annotated[
     ImportModules | ConfigureLMStep | LoadPrograms | Probe | CustomCode, Field(discriminator="step")
 ]
+"""A step that a pool configures."""
+
+WorkerStep = WarmupStep | SetupStep
+"""A step that a worker runs."""
 
 
 class WarmupConfig(Part):
@@ -385,7 +396,9 @@ __all__ = [
     "RestartConfig",
     "RetryConfig",
     "ServiceConfig",
+    "SetupStep",
     "TelemetryConfig",
     "WarmupConfig",
     "WarmupStep",
+    "WorkerStep",
 ]

@@ -22,6 +22,7 @@ from dspool.config.base import (
     Count,
     CountOrZero,
     Directory,
+    ImportPath,
     ModuleName,
     Name,
     Part,
@@ -152,6 +153,10 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     shrink_cooldown_s: SecondsOrZero = 3.0
     """How long load must stay low before the pool shrinks."""
 
+    setup: ImportPath | None = None
+    """A function of yours, plain or async, as `package.module:name` within `allowed_imports`: each worker calls it
+    once, before it loads programs. What it gives `dspy.configure` holds for all, below what a program's own code says.
+    """
     warmup: WarmupConfig = WarmupConfig()
 
     enable_metrics: bool = True
@@ -287,6 +292,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     @model_validator(mode="after")
     def _names(self) -> PoolConfig:
         self._profile("default_lm", self.default_lm)
+        self._import("setup", self.setup)
         for name, program in self.programs.items():
             self._profile(f"programs.{name}.lm", program.lm)
             self._profile(f"programs.{name}.spec.lm", (program.spec or {}).get("lm"))

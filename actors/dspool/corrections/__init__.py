@@ -1,9 +1,9 @@
 """What dspool corrects in the code of others, in one place: each piece with its versions, its reason and a switch.
 
-`TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_answers`, `dspy_signatures`, `dspy_threads`,
-`uvicorn_connections`, `serve_replica`, `haproxy_script`. A correction is on while it holds for the installed versions
-and `DSPOOL_CORRECTIONS` does not leave it out. A version that it does not know turns it off, with a warning. dspool
-serves without any of them; `without` says how.
+`TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_answers`, `dspy_signatures`, `dspy_settings`,
+`dspy_threads`, `uvicorn_connections`, `serve_replica`, `haproxy_script`. A correction is on while it holds for the
+installed versions and `DSPOOL_CORRECTIONS` does not leave it out. A version that it does not know turns it off, with a
+warning. dspool serves without any of them; `without` says how.
 
 `RELIANCES` is the other list: details of others that dspool cannot do without, and so cannot switch off.
 """
@@ -156,6 +156,13 @@ TABLE: Final = (
         "usage, trace and operation.",
         "threads of a program have no LM, and nobody counts or traces what they do",
         "https://docs.python.org/3.14/library/sys.html#sys.flags.thread_inherit_context",
+    ),
+    Correction(
+        "dspy-program-settings",
+        _DSPY,
+        "`dspy.configure` changes the whole process, and only the thread that called it first may. A program's call "
+        "changes the settings of that program.",
+        "a program whose code calls `dspy.configure` cannot be loaded",
     ),
     Correction(
         "uvicorn-accept",

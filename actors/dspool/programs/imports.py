@@ -22,7 +22,6 @@ name anything within `allowed_imports`, for this use and no other.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
@@ -34,12 +33,13 @@ import dspy
 import msgspec
 from dspy.clients.backend_selection import CLIENT_KEYS
 
-from dspool.config import CustomCode, ImportModules, PoolConfig
+from dspool.config import PoolConfig
 from dspool.config.base import IMPORT_PATH
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_IMPORT_PATH
 from dspool.programs.models.errors import translate_errors
+from dspool.programs.settings import import_module
 
 RESERVED: Final = frozenset(
     {
@@ -61,16 +61,6 @@ _OF_A_CALL: Final = _CONNECTION | CLIENT_KEYS
 Use = Literal["programs", "tools", "rewards"]
 
 _FORM: Final = re.compile(IMPORT_PATH)
-
-
-def run_step(step: ImportModules | CustomCode) -> None:
-    """A step of the warm-up: the operator's own words, imported and called as they stand in the configuration."""
-    if isinstance(step, ImportModules):
-        for module in step.modules:
-            importlib.import_module(module)
-    else:
-        module, _, name = step.import_path.partition(":")
-        getattr(importlib.import_module(module), name)()
 
 
 def is_reserved(name: str) -> bool:
@@ -322,7 +312,7 @@ def _parameters(signature: inspect.Signature, *, method: bool) -> dict[str, insp
 
 def _binding(module_name: str, name: str, path: str, listed: bool) -> Any:
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
         if listed:
             return getattr(module, name)
     except (ModuleNotFoundError, AttributeError) as missing:

@@ -28,6 +28,7 @@ from dspool.programs.models.errors import translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.modules import BuiltModule, Way, build_module
+from dspool.programs.settings import Recording, within
 from dspool.programs.signatures import BuiltSignature, build_signature, cache_fields
 from dspool.programs.sizes import exceeds
 from dspool.programs.states import load_state
@@ -60,7 +61,20 @@ class FieldStream(NamedTuple):
 class Program:
     """One loaded program, shared by all operations that run it."""
 
-    __slots__ = ("_copy", "_inputs", "adapter", "definition", "kind", "lm", "module", "signature", "way")
+    __slots__ = (
+        "_configured",
+        "_copy",
+        "_inputs",
+        "adapter",
+        "definition",
+        "kind",
+        "lm",
+        "module",
+        "own_lm",
+        "settings",
+        "signature",
+        "way",
+    )
 
     def __init__(
         self,
@@ -68,7 +82,9 @@ class Program:
         built: BuiltModule,
         signature: BuiltSignature | None,
         inputs: Inputs | None = None,
+        configured: Mapping[str, Any] | None = None,
     ) -> None:
+        """`configured`: what its code called `dspy.configure` with."""
         spec = definition.spec or {}
         self.definition = definition
         self.module = built.dspy
@@ -76,11 +92,25 @@ class Program:
         self.way: Way = built.way
         """direct: short apart from its LM call; async: has an async form; thread: only blocks."""
         self.signature = signature
-        self.adapter = adapter_named(spec.get("adapter"))
+        self.adapter: Any
         self.lm: str | None = spec.get("lm")
         """Name of its own LM profile."""
+        self.own_lm: Any
+        """The LM that its code configured. Its profile's comes first, those of a session and of the pool come after."""
+        self.settings: dict[str, Any]
+        """All else that its code configured."""
+        self._configured = dict(configured or {})
+        self.use({})
         self._copy = built.copy
         self._inputs = inputs
+
+    def use(self, defaults: Mapping[str, Any]) -> None:
+        """Run under these settings of DSPy, where neither its definition nor its own code says otherwise."""
+        settings = {**defaults, **self._configured}
+        self.own_lm = settings.pop("lm", None)
+        adapter, named = settings.pop("adapter", None), (self.definition.spec or {}).get("adapter")
+        self.adapter = adapter_named(named) if named is not None or adapter is None else adapter
+        self.settings = settings
 
     def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
         """Raises `InvalidRequest` when an input is missing, unknown, reserved, mistyped or holds a mark of DSPy."""
@@ -124,9 +154,17 @@ class Program:
             "import_path": self.definition.import_path,
             "signature": self.signature.describe() if self.signature is not None else None,
             "lm": self.lm,
-            "adapter": (self.definition.spec or {}).get("adapter") or "chat",
+            "own_lm": None if self.own_lm is None else str(getattr(self.own_lm, "model", "")),
+            "adapter": self._adapter_name(),
+            "configured": sorted(map(str, self._configured)),
             "predictors": predictors,
         }
+
+    def _adapter_name(self) -> str:
+        named: str | None = (self.definition.spec or {}).get("adapter")
+        if named is None and self._configured.get("adapter") is not None:
+            return type(self.adapter).__name__
+        return named or "chat"
 
 
 def load_program(definition: Definition, config: PoolConfig) -> Program:
@@ -141,8 +179,8 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     for part in (definition.spec, definition.state, definition.kwargs):
         refuse_message_parts(part or {})
     if definition.import_path is not None:
-        with translate_errors():
-            return _imported(definition, config)
+        with translate_errors(), within() as recording:
+            return _imported(definition, config, recording)
     spec = definition.spec
     if not isinstance(spec, dict):
         raise InvalidRequest("a program needs a spec, or an import_path")
@@ -155,12 +193,13 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     _check_names(spec)
     signature = build_signature(spec["signature"])
     imports = Imports.of(config, None, {}, spec)
-    module = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, imports)
+    with within() as recording:
+        module = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, imports)
     if definition.state is not None:
         load_state(module.dspy, definition.state, adapter_named(spec.get("adapter")))
     for _, predictor in module.dspy.named_predictors():
         cache_fields(predictor.signature)
-    return Program(definition, module, signature)
+    return Program(definition, module, signature, configured=recording.settings)
 
 
 def outputs_of(prediction: Any) -> dict[str, JSON]:
@@ -208,7 +247,7 @@ def _check_names(spec: dict[str, JSON]) -> None:
     adapter_named(spec.get("adapter"))
 
 
-def _imported(definition: Definition, config: PoolConfig) -> Program:
+def _imported(definition: Definition, config: PoolConfig, recording: Recording) -> Program:
     spec = definition.spec or {}
     if set(spec) - {"lm", "adapter"} or definition.state is not None:
         raise InvalidRequest("a program from an import path takes kwargs, and of a spec only lm and adapter")
@@ -217,7 +256,7 @@ def _imported(definition: Definition, config: PoolConfig) -> Program:
     module = imports.program(definition.import_path, definition.kwargs)
     entry = entry_of(module)
     loaded = BuiltModule(module, type(module).__name__, "async" if entry.is_async else "thread", None)
-    return Program(definition, loaded, None, entry.inputs)
+    return Program(definition, loaded, None, entry.inputs, recording.settings)
 
 
 def _check_size(definition: Definition) -> None:

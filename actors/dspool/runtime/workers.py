@@ -13,7 +13,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
-from dspool.config import PoolConfig, WarmupStep
+from dspool.config import PoolConfig, WorkerStep
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import WorkerStartFailed
 from dspool.messages import Deployment, Member, VersionNumbers, WorkerId, WorkerStatus
@@ -88,7 +88,7 @@ class RayWorker:
             return await answer
         return await self._forks.answer_of(self.worker_id, answer, unwanted=lambda: self.unwanted)
 
-    async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
+    async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
         await self._ask("warm", step, deployments)
 
     async def health(self) -> WorkerStatus:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from dspool.config import WarmupStep
+from dspool.config import WorkerStep
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerStatus
 
@@ -29,7 +29,7 @@ class WorkerHandle(Protocol):
     async def describe(self) -> Member:
         """Where it listens. Starts its listener at the first call; later calls answer the same."""
 
-    async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
+    async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
         """Run one warm-up step; `deployments` are the current versions of the pool programs."""
 
     async def health(self) -> WorkerStatus: ...

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from dspool.config import ConfigureLMStep, ImportModules, LoadPrograms, PoolConfig, WarmupStep
+from dspool.config import ConfigureLMStep, ImportModules, LoadPrograms, PoolConfig, SetupStep, WorkerStep
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport, report, stages
 from dspool.errors import Conflict, PoolError
 from dspool.messages import Deployment
@@ -35,18 +35,21 @@ class WarmProgress(Struct, frozen=True):
     error: str = ""
 
 
-def steps_of(config: PoolConfig) -> tuple[WarmupStep, ...]:
+def steps_of(config: PoolConfig) -> tuple[WorkerStep, ...]:
     """The configured steps. If none loads the pool programs, one is added before the first that may need them.
 
-    What is to be preloaded comes first: a forked worker has it already, and others need it as well.
+    What is to be preloaded comes first: a forked worker has it already, and others need it as well. Then comes `setup`.
     """
-    steps = config.warmup.steps
+    before: tuple[WorkerStep, ...] = ()
     if config.preload:
-        steps = (ImportModules(modules=config.preload), *steps)
+        before += (ImportModules(modules=config.preload),)
+    if config.setup is not None:
+        before += (SetupStep(import_path=config.setup),)
+    steps = (*before, *config.warmup.steps)
     if any(isinstance(step, LoadPrograms) for step in steps):
         return steps
     first = 0
-    while first < len(steps) and isinstance(steps[first], ImportModules | ConfigureLMStep):
+    while first < len(steps) and isinstance(steps[first], ImportModules | ConfigureLMStep | SetupStep):
         first += 1
     return (*steps[:first], LoadPrograms(), *steps[first:])
 
@@ -129,7 +132,7 @@ class Warmer:
             on_step(run.step)
         return ""
 
-    async def _run_step(self, handle: WorkerHandle, index: int, step: WarmupStep, deadline: float) -> StepRun:
+    async def _run_step(self, handle: WorkerHandle, index: int, step: WorkerStep, deadline: float) -> StepRun:
         began = self._clock()
         limit = max(0.0, deadline - began)
         if step.timeout_s is not None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dspool.config import LoadPrograms, WarmupStep
+from dspool.config import LoadPrograms, WorkerStep
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import PoolError, ProgramError, UnknownProgram, WorkerLost
 from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerState, WorkerStatus
@@ -159,7 +159,7 @@ class FakeWorker:
             self.worker_id, self.ordinal, "127.0.0.1", 10_000 + self.ordinal, 8, pid=4000 + self.ordinal
         )
 
-    async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
+    async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
         await self._do(self.step_faults.get(len(self.steps)), f"run warm-up step {step.step}", self.step_s)
         self.steps.append(step.step)
         if isinstance(step, LoadPrograms):

@@ -24,7 +24,8 @@ from dspool.config import (
     LoadPrograms,
     PoolConfig,
     Probe,
-    WarmupStep,
+    SetupStep,
+    WorkerStep,
 )
 from dspool.core.admission.quotas import MB
 from dspool.core.lifecycle.source import ImportedSource
@@ -157,7 +158,7 @@ class Worker:
             self._tasks.append(loop.create_task(asyncio.to_thread(self._tracing.prepare)))
         return await self._listener.open(self._address)
 
-    async def warm(self, step: WarmupStep, deployments: list[Deployment]) -> None:
+    async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
         """Run one warm-up step.
 
         Raises:
@@ -166,11 +167,16 @@ class Worker:
         self._state = "warming"
         started_at = time.monotonic()
         try:
-            if isinstance(step, ImportModules | CustomCode):
+            if isinstance(step, ImportModules):
                 # Not at the top: it loads DSPy.
-                from dspool.programs.imports import run_step
+                from dspool.programs.settings import import_module
 
-                await asyncio.to_thread(run_step, step)
+                for module in step.modules:
+                    await asyncio.to_thread(import_module, module)
+            elif isinstance(step, SetupStep):
+                await self._host.set_up(step.import_path)
+            elif isinstance(step, CustomCode):
+                await self._host.call(step.import_path)
             elif isinstance(step, ConfigureLMStep):
                 await asyncio.to_thread(self._host.lm, step.profile)
             elif isinstance(step, LoadPrograms):

@@ -20,7 +20,8 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from dspool.programs.spans import count_tokens
 
-_SETTING: Final = "dspool_operation"
+SETTING: Final = "dspool_operation"
+"""Where DSPy's settings hold the operation."""
 _DETAILS: Final = ("cached_tokens", "cache_creation_tokens", "reasoning_tokens")
 """Counts that back ends report one level deeper, as parts of the prompt's or the completion's tokens."""
 
@@ -54,7 +55,7 @@ class OperationScope(UsageTracker):
 
     def settings(self) -> dict[str, Any]:
         """What `dspy.context` takes to run code within this operation."""
-        return {"usage_tracker": self, _SETTING: self}
+        return {"usage_tracker": self, SETTING: self}
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -89,7 +90,7 @@ class OperationScope(UsageTracker):
 
 def current() -> OperationScope | None:
     """The operation that the calling code works for; None outside of one, and in threads that lost its settings."""
-    scope: OperationScope | None = dspy.settings.get(_SETTING)
+    scope: OperationScope | None = dspy.settings.get(SETTING)
     return scope
 
 
@@ -153,6 +154,7 @@ class AnswerCache(Cache):
 
 
 __all__ = [
+    "SETTING",
     "AnswerCache",
     "OperationScope",
     "count_for_operation",

@@ -31,7 +31,7 @@ from dspool.messages import (
     StreamProgram,
 )
 from dspool.programs import spans
-from dspool.programs.models.errors import translate
+from dspool.programs.models.errors import translate, translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.program import Definition, Program, load_program, outputs_of
@@ -40,6 +40,7 @@ from dspool.programs.sessions.commands import CommandResult, SessionCommands
 from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.session import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
+from dspool.programs.settings import run_setup
 from dspool.programs.setup import configure_dspy
 from dspool.programs.sizes import is_large
 from dspool.programs.sources import imported_source
@@ -77,7 +78,23 @@ class SessionHost:
             self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
         )
         self._building = threading.Lock()
+        self._defaults: dict[str, Any] = {}
+        self._set_up: set[str] = set()
         configure_dspy(cache=config.cache, show_content=config.telemetry.capture_content)
+
+    # --- the operator's own code ---------------------------------------------------------------------
+
+    async def set_up(self, import_path: str) -> None:
+        """Call the function that `import_path` names, the first time that it is named here. Raises what it raises."""
+        if import_path not in self._set_up:
+            await self.call(import_path)
+            self._set_up.add(import_path)
+
+    async def call(self, import_path: str) -> None:
+        """Call the function that `import_path` names; what it configures holds for all programs, below their own."""
+        self._defaults |= await run_setup(import_path)
+        for program in self.pool_programs.loaded():
+            program.use(self._defaults)
 
     # --- pool programs -------------------------------------------------------------------------------
 
@@ -103,8 +120,12 @@ class SessionHost:
 
     def is_offline(self, program: str) -> bool:
         """Whether the current version of a pool program runs on the offline engine, so costs nothing."""
-        profile = self.pool_programs.get(program)[0].lm
-        return self.lms.in_process(self.lms.get(profile))
+        loaded = self.pool_programs.get(program)[0]
+        with translate_errors():
+            lms = [
+                lm for _, predictor in loaded.module.named_predictors() if (lm := predictor.lm) is not None
+            ]
+        return all(self.lms.in_process(lm) for lm in (self._lm_of(loaded), *lms))
 
     def lm(self, profile: str) -> Any:
         """The LM of a profile, built and ready. Raises `UnknownName`, `ModelAuthFailed`, `ConfigError`."""
@@ -120,6 +141,7 @@ class SessionHost:
             program = load_program(definition, self.config)
         if program.lm is not None:
             self.lms.check(program.lm)
+        program.use(self._defaults)
         return program
 
     # --- running -------------------------------------------------------------------------------------
@@ -175,7 +197,7 @@ class SessionHost:
             program.check_inputs(command.inputs)
             scope = _scope(None, principal)
             try:
-                with dspy.context(lm=lm, adapter=program.adapter, **scope.settings(), **spans.settings()):
+                with _context(program, lm, scope):
                     outputs = outputs_of(program.module(**command.inputs))
             except BaseException as raised:
                 raise translate(raised) from raised
@@ -236,9 +258,8 @@ class SessionHost:
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
         module = run.program.runnable()
-        settings = {"lm": run.lm, "adapter": run.program.adapter, **scope.settings(), **spans.settings()}
         try:
-            with _scope_running(run.program, scope), dspy.context(**settings):
+            with _scope_running(run.program, scope), _context(run.program, run.lm, scope):
                 if emit is None or type(command) is ExecuteProgram:
                     outputs = outputs_of(await module.acall(**command.inputs))
                 else:
@@ -299,15 +320,14 @@ class SessionHost:
             settings["trace"] = []
             # In a thread there is no loop yet, on which an async tool could not be awaited.
             settings["allow_tool_async_sync_conversion"] = True
-        settings |= spans.settings(settings.get("callbacks"))
-        with dspy.context(lm=run.lm, adapter=run.program.adapter, **scope.settings(), **settings):
+        with _context(run.program, run.lm, scope, **settings):
             return outputs_of(run.program.runnable()(**inputs))
 
     def _resolve(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> _Run:
         name = command.program
         if session is None:
             program, version = self.pool_programs.get(name, command.version)
-            return _Run(program, version, self.lms.get(program.lm))
+            return _Run(program, version, self._lm_of(program))
         if name in session.definitions:
             program, version = session.program(name), 0
         else:
@@ -315,8 +335,13 @@ class SessionHost:
         if program.lm is None and session.lm is not None:
             lm = self.lms.get(session.lm.profile, session.lm.overrides)
         else:
-            lm = self.lms.get(program.lm)
+            lm = self._lm_of(program)
         return _Run(program, version, lm)
+
+    def _lm_of(self, program: Program) -> Any:
+        if program.own_lm is not None and program.lm is None:
+            return program.own_lm
+        return self.lms.get(program.lm)
 
     # --- what a session remembers --------------------------------------------------------------------
 
@@ -368,6 +393,15 @@ def _scope(
         return OperationScope(f"principal {owner}", stop)
     # Without principals, sessions are what keeps users apart.
     return OperationScope("" if session is None else f"session {session.id}", stop)
+
+
+def _context(program: Program, lm: Any, scope: OperationScope, **more: Any) -> AbstractContextManager[None]:
+    """DSPy's settings for one operation: those of the program, then `more` of the operation's own."""
+    settings = {**program.settings, **scope.settings(), **more}
+    context: AbstractContextManager[None] = dspy.context(
+        **{**settings, "lm": lm, "adapter": program.adapter, **spans.settings(settings.get("callbacks"))}
+    )
+    return context
 
 
 def _scope_running(program: Program, scope: OperationScope) -> AbstractContextManager[None]:

@@ -28,6 +28,10 @@ class PoolPrograms:
         if d.version > self.current.get(d.program, 0):
             self.current[d.program] = d.version
 
+    def loaded(self) -> list[Program]:
+        """All versions of all programs."""
+        return [program for versions in self._versions.values() for program in versions.values()]
+
     def retire(self, name: str, version: int) -> None:
         """Forget one version. The current one can only go when it is the last.
 

@@ -26,7 +26,7 @@ async def stream_call(
     channel = TokenChannel(program.streams(), emit, json=program.is_json)
     status = EventSender(emit)
     try:
-        with dspy.context(**_settings(channel, status.send)):
+        with dspy.context(**_settings(program, channel, status.send)):
             outputs = await call()
             await status.settle()
             await channel.finish(outputs)
@@ -47,7 +47,7 @@ def stream_in_thread(
     async def main() -> dict[str, JSON]:
         # DSPy sends the chunks of a blocking call through the event loop that started its thread.
         channel = TokenChannel(program.streams(), forward, json=program.is_json)
-        settings = _settings(channel, emit)
+        settings = _settings(program, channel, emit)
         outputs = await anyio.to_thread.run_sync(lambda: call(**settings))
         with dspy.context(adapter=program.adapter):
             await channel.finish(outputs)
@@ -56,11 +56,12 @@ def stream_in_thread(
     return anyio.run(main)
 
 
-def _settings(channel: TokenChannel, send: Callable[[StreamEvent], None]) -> dict[str, Any]:
+def _settings(program: Program, channel: TokenChannel, send: Callable[[StreamEvent], None]) -> dict[str, Any]:
+    callbacks = program.settings.get("callbacks", dspy.settings.callbacks)
     return {
         "send_stream": channel,
         "stream_listeners": channel.listeners,
-        "callbacks": [*dspy.settings.callbacks, ToolStatus(send)],
+        "callbacks": [*callbacks, ToolStatus(send)],
     }
 
 

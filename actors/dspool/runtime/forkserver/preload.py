@@ -113,6 +113,12 @@ def changed(watched: Mapping[str, int]) -> str:
     return next((file for file, modified in watched.items() if _modified(file) != modified), "")
 
 
+def import_for_workers(module: str) -> None:
+    """Import `module`; what it configures DSPy with counts for the workers' programs that import it."""
+    # By name: this package is below what it loads.
+    importlib.import_module("dspool.programs.settings").import_module(module)
+
+
 def running() -> str | None:
     """Why this process must not be forked now: threads would be missing in the child, with the locks they hold."""
     threads = sorted(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
@@ -124,7 +130,7 @@ def running() -> str | None:
 def _import(module: str) -> str:
     """Import it; why that failed, or nothing."""
     try:
-        importlib.import_module(module)
+        import_for_workers(module)
     except BaseException as failed:
         # `BaseException`, as a module may call `sys.exit()`. The worker will report it to the user.
         traceback.print_exc()
