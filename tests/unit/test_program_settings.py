@@ -253,3 +253,38 @@ async def test_what_setup_configures_lies_below_what_each_program_does(host: Ses
     assert await answer(host, "second:Answers") == "second"
     assert await answer(host, "spec") == "from setup"
     assert (await answer(host, "profiled")).startswith("unknown")
+
+
+async def test_setup_may_be_async_and_runs_once_a_worker(host: SessionHost):
+    modules: dict[str, Any] = dict(sys.modules)
+    deploy(host, "plain:Reports")
+    for _ in range(2):
+        await host.set_up("script_like.second:setup_later")
+    assert modules["script_like.second"].made == ["once"]
+    assert (await ran(host, "plain:Reports"))["lm"] == "from an async setup", "also what was loaded before"
+    assert host.pool_programs.get("plain:Reports")[0].describe()["configured"] == []
+
+
+def test_setup_is_a_step_before_programs_are_loaded():
+    from dspool.supervisor.warmup import steps_of
+
+    config = PoolConfig(
+        allowed_imports=("shop",),
+        setup="shop.tracing:start",
+        preload=("shop",),
+        warmup={"steps": [{"step": "custom_code", "import_path": "shop.tracing:check"}]},
+    )
+    assert [step.step for step in steps_of(config)] == [
+        "import_modules",
+        "setup",
+        "load_programs",
+        "custom_code",
+    ]
+
+
+def test_setup_outside_of_the_allowed_imports_is_refused():
+    from dspool.errors import ConfigError
+
+    with pytest.raises(ConfigError) as refused:
+        PoolConfig(allowed_imports=("shop",), setup="os:abort")
+    assert refused.value.details["key"] == "setup"

@@ -16,7 +16,7 @@ import raising_programs
 from raising_programs import KINDS, SECRET, Neighbour
 
 from dspool.client.client import Client
-from dspool.config import CustomCode, ImportModules, PoolConfig, Probe
+from dspool.config import CustomCode, ImportModules, PoolConfig, Probe, SetupStep
 from dspool.errors import ProgramError, WorkerStartFailed
 from dspool.messages import (
     CreateProgram,
@@ -170,11 +170,13 @@ PLACES: dict[str, Any] = {
     "code's result": lambda world: world.code("class R:\n __repr__ = raising_programs.now\nR()"),
     "code's variable": lambda world: world.variable(),
     "warm-up step": lambda world: world.worker.warm(CustomCode(import_path="raising_programs:now"), []),
+    "setup": lambda world: world.worker.warm(SetupStep(import_path="raising_programs:now"), []),
+    "async setup": lambda world: world.worker.warm(SetupStep(import_path="raising_programs:later"), []),
     "warm-up import": lambda world: world.worker.warm(ImportModules(modules=(imported(),)), []),
     "warm-up probe": lambda world: world.worker.warm(Probe(program="InCoroutine", inputs={}), []),
     "warm-up probe in a thread": lambda world: world.worker.warm(Probe(program="InThread", inputs={}), []),
 }
-STEPS = ("warm-up step", "warm-up import")
+STEPS = ("warm-up step", "setup", "async setup", "warm-up import")
 WITHIN_DSPY: dict[str, Any] = {
     "tool": lambda world: world.run("tool", **QUESTION),
     "async tool": lambda world: world.run("tool_later", **QUESTION),

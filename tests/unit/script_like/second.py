@@ -53,5 +53,13 @@ class ConfiguresInAThread(programs.Answers):
         return dspy.Prediction(answer=self.answer(question=question).answer)
 
 
+made: list[str] = []
+
+
+async def setup_later() -> None:
+    made.append("once")
+    dspy.configure(lm=SaysItsName("from an async setup"))
+
+
 def setup() -> None:
     dspy.configure(lm=SaysItsName("from setup"), max_errors=7)
