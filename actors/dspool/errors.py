@@ -26,7 +26,8 @@ PoolError
 ├── ModelError             the LM back end refused or failed (status, retry_after_s)
 │   ├── ModelUnreachable
 │   ├── ModelRateLimited
-│   └── ModelAuthFailed
+│   ├── ModelAuthFailed
+│   └── ModelRefused       the model gave no answer, or a cut one: refused, filtered or truncated (reason, refusal)
 ├── ProgramError           the program raised, or its answer did not fit its signature
 ├── SandboxUnavailable     there is no sandbox to run code in
 ├── WorkerLost             the worker died after the operation had started
@@ -208,6 +209,15 @@ class ModelRateLimited(ModelError):
 
 class ModelAuthFailed(ModelError):
     code = "model_auth_failed"
+
+
+class ModelRefused(ModelError):
+    """`reason` is "refused", "filtered" (by the provider's content filter) or "truncated" (at `max_tokens`).
+
+    `refusal` is what the model itself says, where it says anything: an answer, so for the caller and for no log.
+    """
+
+    code = "model_refused"
 
 
 class ProgramError(PoolError):

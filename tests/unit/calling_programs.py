@@ -30,6 +30,11 @@ class Asking(dspy.Module):
         return [(self.answer, one), (self.answer, two)]
 
 
+class Plain(Asking):
+    def forward(self, question: str) -> Any:
+        return dspy.Prediction(answer=self.answer(question=question).answer)
+
+
 class InParallel(Asking):
     def forward(self, question: str) -> Any:
         found = dspy.Parallel(num_threads=2, disable_progress_bar=True)(self.examples(question))

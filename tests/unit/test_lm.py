@@ -23,7 +23,8 @@ from dspool.errors import (
     UnknownName,
 )
 from dspool.programs.models.errors import translate
-from dspool.programs.models.lm import LMs, RateGate, check_overrides
+from dspool.programs.models.lm import LMs, check_overrides
+from dspool.programs.models.profile_lm import RateGate
 from dspool.programs.offline.engine import OFFLINE_MODEL
 
 SECRET = "my secret prompt"
@@ -77,6 +78,13 @@ def test_a_missing_key_names_its_variable():
     with pytest.raises(ModelAuthFailed, match="OTHER_KEY is not set") as error:
         lms(fast={"model": "openai/gpt-4o-mini", "api_key_env": "OTHER_KEY"}).get("fast")
     assert error.value.details == {"profile": "fast", "variable": "OTHER_KEY"}
+
+
+@pytest.mark.parametrize("key", ["secret\n", " secret", "sec ret", "secret\x00"])
+def test_a_key_with_white_space_names_its_variable_and_not_its_value(key: str):
+    with pytest.raises(ModelAuthFailed, match="KEY holds white space") as error:
+        lms({"KEY": key}, fast={"model": "openai/gpt-4o-mini", "api_key_env": "KEY"}).get("fast")
+    assert "secret" not in str(error.value.to_wire())
 
 
 @pytest.mark.parametrize(

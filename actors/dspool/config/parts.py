@@ -216,7 +216,8 @@ class LMProfile(Part):
     extra: Annotated[FreeForm, BeforeValidator(_no_secret)] = Field(default={})
     """Further arguments for `dspy.LM`. No output shows their values."""
     max_rate_limit_wait_s: SecondsOrZero = 10.0
-    """Longest pause that a worker waits out after a 429; for a longer one the caller gets the error."""
+    """Longest that one call waits in all before it is tried again, after a 429, a 5xx or a connection that broke off;
+    beyond, or after `retry.attempts` tries, the caller gets the error. 0: no second try."""
 
 
 class RetryConfig(Part):

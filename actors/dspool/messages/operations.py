@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from msgspec import Struct
@@ -66,10 +67,14 @@ class Result(Struct, frozen=True, array_like=True, tag=0):
     wait_s: float = 0.0
     """From submission to the start on a worker; on the way to the client, the worker's part of it."""
     run_s: float = 0.0
-    usage: dict[str, dict[str, int]] = {}
-    """Tokens by model, as the back end reported them."""
+    usage: dict[str, dict[str, int | float]] = {}
+    """Tokens by model, as the back end reported them, and `cost_usd` where `prices` has the model."""
     offline: bool = False
     """The embedded offline engine answered, not a language model."""
+    cached: bool = False
+    """A cache answered all that it asked of models: no model was asked now, and nothing of it costs anything."""
+    truncated: bool = False
+    """A model's answer was cut at `max_tokens`; what came still fits the signature."""
 
     @property
     def outputs(self) -> dict[str, JSON]:
@@ -83,12 +88,23 @@ class Result(Struct, frozen=True, array_like=True, tag=0):
             return outputs
         raise TypeError("only execute_program and stream_program have outputs; see `value`")
 
+    @property
+    def cost_usd(self) -> float | None:
+        """What its model calls cost, by `prices`; None when that has none of their models."""
+        return total_cost(self.usage)
+
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and isinstance(self.value, dict):
             outputs = self.value.get("outputs")
             if isinstance(outputs, dict) and name in outputs:
                 return outputs[name]
         raise AttributeError(name)
+
+
+def total_cost(usage: Mapping[str, Mapping[str, int | float]]) -> float | None:
+    """The sum of `cost_usd` over the models; None when none has one."""
+    costs = [counts["cost_usd"] for counts in usage.values() if "cost_usd" in counts]
+    return sum(costs) if costs else None
 
 
 class Failure(Struct, frozen=True, array_like=True, tag=1):

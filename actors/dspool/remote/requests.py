@@ -191,6 +191,9 @@ def result_of(command: AnyCommand, body: Any) -> Result:
                 timings["run_s"],
                 body["usage"],
                 body["offline"],
+                # A service of an earlier version does not say these.
+                body.get("cached", False),
+                body.get("truncated", False),
             )
         case CreateProgram() | GetProgramInfo() if isinstance(body, dict):
             value = body.get("info", body)

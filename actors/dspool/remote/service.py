@@ -9,12 +9,14 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
 from dspool.errors import DeadlineExceeded, PoolError, Unreachable
 from dspool.messages import JSON
+from dspool.proxies import is_loopback
 from dspool.remote.requests import ATTEMPTS, Events, HttpCall, pause_s, problem_of, with_query
 
 T = TypeVar("T")
@@ -51,6 +53,8 @@ class HttpService:
             follow_redirects=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
             transport=transport,
+            # Never through a proxy of the environment.
+            mounts=_direct(url),
         )
         at = self._http.base_url
         self.place = f"{at.scheme}://{at.netloc.decode()}"
@@ -170,3 +174,9 @@ def _options(call: HttpCall, left_s: float) -> dict[str, Any]:
 
 
 __all__ = ["HttpService"]
+
+
+def _direct(url: str) -> dict[str, None]:
+    """For httpx: what of `url` goes through no proxy."""
+    host = urlsplit(url).hostname or ""
+    return {f"all://[{host}]" if ":" in host else f"all://{host}": None} if is_loopback(host) else {}

@@ -1,7 +1,8 @@
 """A local OpenAI-compatible LM server for tests and benchmarks.
 
 It answers `POST /v1/chat/completions` (also streamed) with what the offline engine reads out of the prompt, after a
-set latency, and by script with errors, 429s, garbage or broken connections. `GET /stats` gives the counts.
+set latency, and by script with errors, 429s, refusals, cut answers, garbage or broken connections. `GET /stats` gives
+the counts.
 
     with LMServer(latency_s=0.05) as server:                  # a thread of this process
         PoolConfig(lm_profiles={"test": {"model": "openai/test", "endpoint": server.url}})
@@ -35,9 +36,18 @@ class Reply:
     text: str | None = None
     """The model's answer; None is the offline engine's."""
     latency_s: float | None = None
-    retry_after_s: float | None = None
+    finish_reason: str = "stop"
+    """Why the answer ends: `length` and `content_filter` are a cut one."""
+    refusal: str | None = None
+    """The model refuses with this text, in place of an answer."""
+    usage: dict[str, Any] | None = None
+    """What the usage says besides, or instead of, its counts of words."""
+    retry_after_s: float | str | None = None
+    """Seconds, or a date as HTTP writes it."""
+    error_code: str | None = None
+    """The `code` in the body of an error."""
     body: bytes | None = None
-    """The whole body, whatever the request."""
+    """The whole body, whatever the request: the only answer to `/v1/messages`, Anthropic's."""
     drop: bool = False
     """Close the connection without an answer."""
     drop_after_tokens: int | None = None
@@ -181,7 +191,7 @@ class _Connection(asyncio.Protocol):
         body = bytes(self._buffer[end + 4 : end + 4 + length])
         del self._buffer[: end + 4 + length]
         method, path, *_ = lines[0].split(" ")
-        if method == "POST" and path.endswith("/chat/completions"):
+        if method == "POST" and path.endswith(("/chat/completions", "/messages")):
             self._server.running += 1
             self._task = asyncio.get_running_loop().create_task(self._complete(headers, body))
             self._task.add_done_callback(self._finish)
@@ -216,19 +226,21 @@ class _Connection(asyncio.Protocol):
             self._respond(reply.status, reply.body)
         elif reply.status != 200:
             self._respond(
-                reply.status, _error(reply.status, "as scripted"), retry_after_s=reply.retry_after_s
+                reply.status,
+                _error(reply.status, "as scripted", reply.error_code),
+                retry_after=reply.retry_after_s,
             )
         else:
             request = json.loads(body)
             server.seen.append(request)
             answer = reply.text or server.text or _answer(request)
             if request.get("stream"):
-                await self._stream(request, answer, reply.drop_after_tokens)
+                await self._stream(request, answer, reply)
             else:
-                self._respond(200, json.dumps(_completion(request, answer)).encode())
+                self._respond(200, json.dumps(_completion(request, answer, reply)).encode())
         server.finished += 1
 
-    async def _stream(self, request: dict[str, Any], answer: str, drop_after: int | None) -> None:
+    async def _stream(self, request: dict[str, Any], answer: str, reply: Reply) -> None:
         self._write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
@@ -241,18 +253,17 @@ class _Connection(asyncio.Protocol):
         self._event(
             {**base, "choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]}
         )
-        for number, token in enumerate(re.findall(r"\S+\s*|\s+", answer)):
-            if number == drop_after:
+        key = "content" if reply.refusal is None else "refusal"
+        for number, token in enumerate(re.findall(r"\S+\s*|\s+", reply.refusal or answer)):
+            if number == reply.drop_after_tokens:
                 if self._transport is not None:
                     self._transport.abort()
                 return
             if self._server.token_interval_s:
                 await asyncio.sleep(self._server.token_interval_s)
-            self._event(
-                {**base, "choices": [{"index": 0, "delta": {"content": token}, "finish_reason": None}]}
-            )
-        self._event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        self._event({**base, "choices": [], "usage": _usage(request, answer)})
+            self._event({**base, "choices": [{"index": 0, "delta": {key: token}, "finish_reason": None}]})
+        self._event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}]})
+        self._event({**base, "choices": [], "usage": _usage(request, answer, reply)})
         end = b"data: [DONE]\n\n"
         self._write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(end), end))
 
@@ -260,8 +271,8 @@ class _Connection(asyncio.Protocol):
         event = b"data: " + json.dumps(data).encode() + b"\n\n"
         self._write(b"%x\r\n%s\r\n" % (len(event), event))
 
-    def _respond(self, status: int, body: bytes, *, retry_after_s: float | None = None) -> None:
-        retry = f"retry-after: {retry_after_s:g}\r\n" if retry_after_s is not None else ""
+    def _respond(self, status: int, body: bytes, *, retry_after: float | str | None = None) -> None:
+        retry = f"retry-after: {retry_after}\r\n" if retry_after is not None else ""
         head = (
             f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\ncontent-type: application/json\r\n"
             f"{retry}content-length: {len(body)}\r\n\r\n"
@@ -282,28 +293,31 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or [])
 
 
-def _completion(request: dict[str, Any], answer: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": answer}
+def _completion(request: dict[str, Any], answer: str, reply: Reply) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer}
+    if reply.refusal is not None:
+        message |= {"content": None, "refusal": reply.refusal}
     return {
         "id": "chatcmpl-test",
         "object": "chat.completion",
         "created": 0,
         "model": request.get("model"),
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": _usage(request, answer),
+        "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
+        "usage": _usage(request, answer, reply),
     }
 
 
-def _usage(request: dict[str, Any], answer: str) -> dict[str, int]:
+def _usage(request: dict[str, Any], answer: str, reply: Reply) -> dict[str, Any]:
     """Words as tokens: enough to see that counts arrive."""
     prompt = sum(len(_text(message.get("content")).split()) for message in request.get("messages", []))
     completion = len(answer.split())
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return counts | (reply.usage or {})
 
 
-def _error(status: int, message: str) -> bytes:
+def _error(status: int, message: str, code: str | None = None) -> bytes:
     kind = _ERROR_TYPES.get(status, "server_error")
-    return json.dumps({"error": {"message": message, "type": kind, "code": kind}}).encode()
+    return json.dumps({"error": {"message": message, "type": kind, "code": code or kind}}).encode()
 
 
 def main() -> None:

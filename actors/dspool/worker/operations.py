@@ -282,6 +282,8 @@ class Operations:
             run_s,
             result.usage,
             result.offline,
+            result.cached,
+            result.truncated,
         )
         self._report(execution, report, "ok")
 

@@ -111,7 +111,7 @@ def _encoded(end: Result | Failure) -> Raw:
             check_depth(end.value)
             if end.usage:
                 # The client decodes strictly, and would drop the connection.
-                msgspec.convert(end.usage, dict[str, dict[str, int]])
+                msgspec.convert(end.usage, dict[str, dict[str, int | float]])
         return sendable(end)
     except (Unsendable, msgspec.ValidationError) as refused:
         why = str(refused) if isinstance(refused, Unsendable) else "its usage is malformed"

@@ -159,7 +159,10 @@ def result_of(answer: Result) -> ExecuteResponse:
         program_version=answer.program_version,
         timings=Timings(answer.wait_s, answer.run_s),
         usage=answer.usage,
+        cost_usd=answer.cost_usd,
         offline=answer.offline,
+        cached=answer.cached,
+        truncated=answer.truncated,
     )
 
 

@@ -34,15 +34,24 @@ class Timings(Struct):
 
 
 class ExecuteResponse(Struct):
-    """The program's answer. `offline` is true when no language model was asked."""
+    """The program's answer. `offline` is true when no language model was asked.
+
+    `cached`: a cache answered for the models, at no cost. `truncated`: a model's answer was cut at `max_tokens`.
+    """
 
     outputs: JSONObject
     operation_id: str
     worker: str
     program_version: int
     timings: Timings
-    usage: Annotated[dict[str, dict[str, int]], Meta(description="tokens by model name")]
+    usage: Annotated[
+        dict[str, dict[str, int | float]],
+        Meta(description="tokens by model name, and `cost_usd` where the pool has a price for it"),
+    ]
     offline: bool
+    cost_usd: Annotated[float | None, Meta(description="of all models; null without a price")] = None
+    cached: bool = False
+    truncated: bool = False
 
 
 class ProgramRequest(Struct, forbid_unknown_fields=True):

@@ -98,6 +98,8 @@ TABLE: dict[str, Kind] = {
     "model_error": Kind(502, "The language model failed"),
     "model_unreachable": Kind(502, "The language model cannot be reached"),
     "model_auth_failed": Kind(502, "The language model refused our key"),
+    # Asking again would be refused again.
+    "model_refused": Kind(422, "The language model gave no answer"),
     "model_rate_limited": Kind(503, "The language model limits our rate"),
     "sandbox_unavailable": Kind(501, "There is no sandbox to run code in"),
     "worker_lost": Kind(502, "The worker died while running the operation"),

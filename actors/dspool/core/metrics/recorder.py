@@ -119,7 +119,7 @@ class ClientRecorder:
         latency_s: float,
         wait_s: float = 0.0,
         run_s: float = 0.0,
-        usage: Mapping[str, Mapping[str, int]] | None = None,
+        usage: Mapping[str, Mapping[str, int | float]] | None = None,
         code: str | None = None,
     ) -> None:
         """An operation ended: its only terminal record.
@@ -241,7 +241,7 @@ class WorkerRecorder:
         now: float,
         outcome: str,
         run_s: float,
-        usage: Mapping[str, Mapping[str, int]] | None = None,
+        usage: Mapping[str, Mapping[str, int | float]] | None = None,
         code: str | None = None,
     ) -> None:
         """An operation gave its slot back; once for each `started`."""

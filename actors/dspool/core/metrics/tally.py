@@ -91,11 +91,11 @@ def count_code(errors: dict[str, int], code: str, number: int = 1) -> None:
     errors[code] = errors.get(code, 0) + number
 
 
-def add_usage(tally: Tally, usage: Mapping[str, Mapping[str, int]]) -> None:
+def add_usage(tally: Tally, usage: Mapping[str, Mapping[str, int | float]]) -> None:
     """Add the tokens of one operation: `Finished.usage`, by model."""
     for tokens in usage.values():
-        tally.input_tokens += tokens.get("prompt_tokens") or tokens.get("input_tokens") or 0
-        tally.output_tokens += tokens.get("completion_tokens") or tokens.get("output_tokens") or 0
+        tally.input_tokens += int(tokens.get("prompt_tokens") or tokens.get("input_tokens") or 0)
+        tally.output_tokens += int(tokens.get("completion_tokens") or tokens.get("output_tokens") or 0)
 
 
 VERSIONS_KEPT: Final = 4

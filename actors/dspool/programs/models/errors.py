@@ -14,12 +14,23 @@ from dspool.errors import (
     ModelAuthFailed,
     ModelError,
     ModelRateLimited,
+    ModelRefused,
     ModelUnreachable,
     PoolError,
     ProgramError,
     is_own,
     place_of,
 )
+from dspool.programs.models.endings import NoAnswer
+from dspool.programs.models.profile_lm import timed_out
+
+_FILTERED = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
+"""What providers call a prompt that their filter stops."""
+_NO_ANSWER = {
+    "refused": "{model} refused to answer: `refusal` has its words, if it gave any",
+    "filtered": "a content filter stopped the answer of {model}",
+    "truncated": "the answer of {model} was cut at its longest length: raise max_tokens, or ask for less",
+}
 
 
 def translate(error: BaseException) -> PoolError:
@@ -51,7 +62,7 @@ def _pool_error(error: BaseException) -> PoolError:
     if isinstance(error, lm_errors.AdapterParseError):
         return _unparsable(error)
     if isinstance(error, lm_errors.LMError):
-        return _model_error(error)
+        return _with_way(_model_error(error), error)
     if isinstance(error, ValueError) and place_of(error).startswith("dspy.clients.execution:"):
         # DSPy's own check of what it sends; its message quotes nothing, but names positions in the prompt.
         return InvalidRequest(
@@ -60,6 +71,18 @@ def _pool_error(error: BaseException) -> PoolError:
     if isinstance(error, ImportError):
         return ConfigError(f"a module is not installed: {error.name}", module=error.name or "")
     return ProgramError.of(error)
+
+
+def _with_way(error: PoolError, failed: lm_errors.LMError) -> PoolError:
+    """`error`, which also says through which proxy and how often the model was asked, if either is unusual."""
+    message, more = error.message, {}
+    if proxy := getattr(failed, "proxy", None):
+        message += f"; it was asked through the proxy {proxy} (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY)"
+        more["proxy"] = proxy
+    if (attempts := getattr(failed, "attempts", 1)) > 1:
+        message += f"; it was tried {attempts} times"
+        more["attempts"] = attempts
+    return type(error)(message, **error.details, **more) if more else error
 
 
 def _model_error(error: lm_errors.LMError) -> PoolError:
@@ -86,13 +109,21 @@ def _model_error(error: lm_errors.LMError) -> PoolError:
     if isinstance(error, lm_errors.LMTimeoutError):
         return ModelUnreachable(f"{model} did not answer in time{status}", reason="timeout", **details)
     if isinstance(error, (lm_errors.LMTransportError, lm_errors.LMLockTimeoutError)):
-        if _timed_out(error):
+        if timed_out(error):
             return ModelUnreachable(f"{model} did not answer in time", reason="timeout", **details)
         return ModelUnreachable(
             f"{model} cannot be reached: check the profile's endpoint", reason="transport", **details
         )
     if error.retry_after is not None:
         details["retry_after_s"] = error.retry_after
+    if isinstance(error, NoAnswer):
+        if error.refusal:
+            details["refusal"] = error.refusal
+        return ModelRefused(_NO_ANSWER[error.reason].format(model=model), reason=error.reason, **details)
+    if error.provider_code in _FILTERED:
+        return ModelRefused(
+            f"a content filter stopped the prompt for {model}{status}", reason="filtered", **details
+        )
     if isinstance(error, lm_errors.ContextWindowExceededError):
         return ModelError(f"the prompt is too long for {model}{status}", reason="context_window", **details)
     if isinstance(error, lm_errors.LMUnsupportedModelError):
@@ -132,13 +163,3 @@ def _single(error: BaseException) -> BaseException:
     if type(error) is RuntimeError and isinstance(error.__cause__, StopIteration | StopAsyncIteration):
         error = error.__cause__
     return error
-
-
-def _timed_out(error: BaseException) -> bool:
-    """Whether a transport error is a timeout (the engine has one class for all of them)."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__name__.endswith("Timeout"):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False

@@ -6,28 +6,23 @@ embedded offline engine answers.
 
 from __future__ import annotations
 
-import asyncio
-import math
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dspy
 from dspy.clients.backend_selection import CLIENT_KEYS, NATIVE_CLIENT_KEYS, select_backend
 from dspy.lm15 import LM15Error
-from dspy.utils.exceptions import LMRateLimitError
 
 from dspool.config import LMProfile
 from dspool.corrections.dspy_calls import allow_connections, correct_dspy
 from dspool.corrections.dspy_threads import correct_threads
-from dspool.errors import Cancelled, ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
+from dspool.errors import ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_STOP_CHARACTERS
 from dspool.programs.field_types import is_unicode
-from dspool.programs.models.operation import current, current_profile
+from dspool.programs.models.profile_lm import ModelCounts, ProfileLM, RateGate
 from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
 
 # Otherwise litellm, and DSPy's own table of models, fetch a price list from the network at their first use.
@@ -42,87 +37,6 @@ OFFLINE = "offline"
 MAX_VARIANTS = 256
 
 
-class RateGate:
-    """The rate limit of one profile as a worker knows it: until when the back end wants no calls."""
-
-    def __init__(self, max_wait_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.max_wait_s = max_wait_s
-        self._clock = clock
-        self._silent_until = 0.0
-
-    def pause_for(self, retry_after_s: float | None) -> None:
-        """Record a 429 that asks for a pause of `retry_after_s` seconds."""
-        if retry_after_s is not None and math.isfinite(retry_after_s):
-            self._silent_until = max(self._silent_until, self._clock() + retry_after_s)
-
-    def pause_s(self) -> float:
-        """Seconds until calls may go out; 0 when they may now."""
-        return max(0.0, self._silent_until - self._clock())
-
-
-class ProfileLM(dspy.LM):
-    """An LM behind HTTP that keeps to the back end's rate limit and stops when its operation is cancelled.
-
-    It waits out a 429 whose pause fits `max_rate_limit_wait_s` (the pauses of one call add up); a longer one fails
-    at once, and so do the calls that follow within it, which it does not even send.
-    """
-
-    gate: RateGate
-    profile: str
-
-    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        total_s = 0.0
-        while True:
-            scope = current()
-            stop = None if scope is None else scope.stop
-            if stop is not None and stop.is_set():
-                raise Cancelled("the operation was cancelled before its next LM call")
-            total_s += (pause_s := self._pause_or_refuse(total_s))
-            if pause_s:
-                stop.wait(pause_s) if stop is not None else time.sleep(pause_s)
-                continue
-            try:
-                with self._profile_in_use():
-                    return super().__call__(prompt, messages=messages, **kwargs)
-            except LMRateLimitError as limited:
-                self._retry_or_raise(limited, total_s)
-
-    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        total_s = 0.0
-        while True:
-            total_s += (pause_s := self._pause_or_refuse(total_s))
-            if pause_s:
-                await asyncio.sleep(pause_s)
-                continue
-            try:
-                with self._profile_in_use():
-                    return await super().acall(prompt, messages=messages, **kwargs)
-            except LMRateLimitError as limited:
-                self._retry_or_raise(limited, total_s)
-
-    @contextmanager
-    def _profile_in_use(self) -> Iterator[None]:
-        token = current_profile.set(self.profile)
-        try:
-            yield
-        finally:
-            current_profile.reset(token)
-
-    def _pause_or_refuse(self, total_s: float) -> float:
-        pause_s = self.gate.pause_s()
-        if pause_s and total_s + pause_s > self.gate.max_wait_s:
-            raise LMRateLimitError(
-                "rate limited", model=self.model, status=429, retry_after=round(pause_s, 3)
-            )
-        return pause_s
-
-    def _retry_or_raise(self, limited: LMRateLimitError, total_s: float) -> None:
-        self.gate.pause_for(limited.retry_after)
-        pause_s = self.gate.pause_s()
-        if not pause_s or total_s + pause_s > self.gate.max_wait_s:
-            raise limited
-
-
 class LMs:
     """The LM of each profile, built at first use. Safe to use from any thread."""
 
@@ -134,14 +48,17 @@ class LMs:
         cache: bool = False,
         timeout_s: float | None = None,
         concurrency: int = 1,
+        attempts: int = 3,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """`concurrency`: how many operations may call an LM at the same time."""
+        """`concurrency`: how many operations may call an LM at the same time. `attempts`: tries of one call."""
         allow_connections(concurrency)
         self._profiles = dict(profiles)
         self._timeout_s = timeout_s
         self._cache = cache
         self._environ = environ
+        self._attempts = attempts
+        self.counts = ModelCounts()
         self._lms: dict[str, Any] = {}
         self._variants: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
@@ -240,6 +157,8 @@ class LMs:
             ) from refused
         lm.gate = RateGate(profile.max_rate_limit_wait_s or 0.0)
         lm.profile = name
+        lm.attempts = self._attempts
+        lm.counts = self.counts
         return lm
 
     def _connection(self, name: str, profile: LMProfile) -> dict[str, Any]:
@@ -256,6 +175,14 @@ class LMs:
             if not key:
                 raise ModelAuthFailed(
                     f"profile {name!r}: the environment variable {profile.api_key_env} is not set for this worker",
+                    profile=name,
+                    variable=profile.api_key_env,
+                )
+            if any(character.isspace() or not character.isprintable() for character in key):
+                # No header takes it, and the model would seem out of reach.
+                raise ModelAuthFailed(
+                    f"profile {name!r}: the environment variable {profile.api_key_env} holds white space or a control "
+                    "character, perhaps at its end; a key has none",
                     profile=name,
                     variable=profile.api_key_env,
                 )

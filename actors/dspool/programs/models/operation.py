@@ -7,6 +7,7 @@ starts (`dspy.Parallel`, `dspy.asyncify`, streams), and context variables only i
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -40,8 +41,16 @@ class OperationScope(UsageTracker):
     def __init__(self, cache_owner: str = "", stop: threading.Event | None = None) -> None:
         self.cache_owner = cache_owner
         self.stop = stop
+        self.deadline = math.inf
+        """On the monotonic clock: no model call waits beyond it for another try."""
         self.offline = False
         """Whether the offline engine answered any of its model calls."""
+        self.asked = 0
+        """Calls that a model answered."""
+        self.hits = 0
+        """Calls that a cache answered."""
+        self.truncated = False
+        """Whether the answer of one was cut at its longest length."""
         self._calls: list[tuple[str, dict[str, Any]]] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OperationScope:
@@ -67,6 +76,7 @@ class OperationScope(UsageTracker):
             _running_scopes.discard(self)
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        self.asked += 1
         count_tokens(usage_entry)
         if usage_entry:
             self._calls.append((lm, self._flatten_usage_entry(usage_entry)))
@@ -77,9 +87,14 @@ class OperationScope(UsageTracker):
             totals[lm] = self._merge_usage_entries(totals.get(lm), entry)
         return totals
 
-    def by_model(self) -> dict[str, dict[str, int]]:
+    @property
+    def cached(self) -> bool:
+        """Whether a cache answered all of its model calls."""
+        return self.hits > 0 and not self.asked
+
+    def by_model(self) -> dict[str, dict[str, int | float]]:
         """Counts summed over the calls, by model; empty when nothing was reported."""
-        totals: dict[str, dict[str, int]] = {}
+        totals: dict[str, dict[str, int | float]] = {}
         for lm, entry in tuple(self._calls):
             counts = totals.setdefault(lm, {})
             for key, count in (*entry.items(), *_details(entry)):
@@ -130,6 +145,23 @@ current_profile: ContextVar[str | None] = ContextVar("dspool_profile", default=N
 """The LM profile of the call that runs now."""
 
 
+def is_answer(record: Any) -> bool:
+    """Whether what a call of a model gave (as DSPy keeps it) is worth keeping: not a refusal, nor a cut answer."""
+    if not isinstance(record, dict) or "responses" not in record or "outputs" not in record:
+        return True  # an embedding, or an answer of litellm
+    for response in record["responses"]:
+        parts = response.get("message", {}).get("parts", ())
+        if response.get("finish_reason") in ("length", "content_filter", "error") or any(
+            part.get("type") == "refusal" for part in parts
+        ):
+            return False
+    # Of a streamed refusal DSPy leaves an empty text.
+    return all(
+        output.get("text") or output.get("tool_calls") if isinstance(output, dict) else output
+        for output in record["outputs"]
+    )
+
+
 class AnswerCache(Cache):
     """A cache in which nobody finds the answers of another, whatever rollout id a program chooses.
 
@@ -141,7 +173,7 @@ class AnswerCache(Cache):
         return None if current() is None else super().get(request, ignored_args_for_cache_key)
 
     def put(self, request: dict[str, Any], value: Any, *args: Any, **kwargs: Any) -> None:
-        if current() is not None:
+        if current() is not None and is_answer(value):
             super().put(request, value, *args, **kwargs)
 
     def cache_key(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> str:
@@ -160,5 +192,6 @@ __all__ = [
     "count_for_operation",
     "current",
     "current_profile",
+    "is_answer",
     "mark_offline",
 ]

@@ -41,9 +41,11 @@ class CommandResult(NamedTuple):
 
     value: JSON
     changes: tuple[Change, ...] = ()
-    usage: dict[str, dict[str, int]] = {}  # noqa: RUF012  (never written to)
+    usage: dict[str, dict[str, int | float]] = {}  # noqa: RUF012  (never written to)
     offline: bool = False
     program_version: int = 0
+    cached: bool = False
+    truncated: bool = False
 
 
 class SessionCommands:

@@ -6,6 +6,7 @@ side by side in tasks and threads.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -44,6 +45,8 @@ from dspool.programs.settings import run_setup
 from dspool.programs.setup import configure_dspy
 from dspool.programs.sizes import is_large
 from dspool.programs.sources import imported_source
+from dspool.proxies import keep_loopback_direct
+from dspool.telemetry.logs import current_operation
 
 __all__ = ["CommandResult", "Session", "SessionHost"]
 
@@ -66,12 +69,15 @@ class SessionHost:
     def __init__(self, config: PoolConfig, *, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.clock = clock
+        # Before anything makes a connection.
+        keep_loopback_direct(profile.endpoint for profile in config.lm_profiles.values())
         self.lms = LMs(
             config.lm_profiles,
             config.default_lm,
             cache=config.cache,
             timeout_s=config.operation_timeout_s,
             concurrency=config.slots_per_worker,
+            attempts=config.retry.attempts,
         )
         self.pool_programs = PoolPrograms(self.load)
         self._commands = SessionCommands(
@@ -201,7 +207,7 @@ class SessionHost:
                     outputs = outputs_of(program.module(**command.inputs))
             except BaseException as raised:
                 raise translate(raised) from raised
-            return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, version)
+            return _answer(outputs, scope, version)
         scope = _scope(session, principal)
         return self._record_run(command, session, lambda: self._run_sync(command, session, scope, None))
 
@@ -216,6 +222,7 @@ class SessionHost:
     ) -> CommandResult:
         """Run it in the calling thread, which may block for long. Once `stop` is set, it makes no further LM call."""
         scope = _scope(session, principal, stop)
+        scope.deadline = _deadline()
         return self._record_run(
             command, session, lambda: self._run_sync(command, session, scope, emit_threadsafe)
         )
@@ -237,8 +244,10 @@ class SessionHost:
         if not isinstance(command, ExecuteProgram | StreamProgram):
             return self.run_inline(command, session, principal)
         started_at = self.clock()
+        scope = _scope(session, principal)
+        scope.deadline = _deadline()
         try:
-            result = await self._run_program(command, session, _scope(session, principal), emit)
+            result = await self._run_program(command, session, scope, emit)
         except PoolError as refused:
             self._record(command, session, started_at, error=refused)
             raise
@@ -270,7 +279,7 @@ class SessionHost:
             if is_cancellation(raised):
                 raise
             raise translate(raised) from raised
-        return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, run.version)
+        return _answer(outputs, scope, run.version)
 
     def _run_sync(
         self,
@@ -310,7 +319,7 @@ class SessionHost:
         if stop is not None and stop.is_set():
             # A program that survives failing attempts may have answered without its LM: nobody wants that answer.
             raise Cancelled("the operation was cancelled")
-        return CommandResult({"outputs": outputs}, (), scope.by_model(), scope.offline, run.version)
+        return _answer(outputs, scope, run.version)
 
     def _call(
         self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **settings: Any
@@ -380,7 +389,7 @@ class SessionHost:
         session.operations += 1
         session.errors += error is not None and error.outcome != "client_error"
         if result is not None:
-            session.tokens += sum(counts.get("total_tokens", 0) for counts in result.usage.values())
+            session.tokens += sum(int(counts.get("total_tokens", 0)) for counts in result.usage.values())
         if self.config.history_limit:
             self._commands.remember(command, session, started_at, now, result, error)
 
@@ -402,6 +411,18 @@ def _context(program: Program, lm: Any, scope: OperationScope, **more: Any) -> A
         **{**settings, "lm": lm, "adapter": program.adapter, **spans.settings(settings.get("callbacks"))}
     )
     return context
+
+
+def _deadline() -> float:
+    """Of the operation that runs here, on the monotonic clock."""
+    operation = current_operation.get()
+    return math.inf if operation is None else time.monotonic() + operation.timeout_s
+
+
+def _answer(outputs: dict[str, JSON], scope: OperationScope, version: int) -> CommandResult:
+    return CommandResult(
+        {"outputs": outputs}, (), scope.by_model(), scope.offline, version, scope.cached, scope.truncated
+    )
 
 
 def _scope_running(program: Program, scope: OperationScope) -> AbstractContextManager[None]:
