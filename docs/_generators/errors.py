@@ -44,8 +44,8 @@ ADVICE: Final = {
     "model_unreachable": "Look at `endpoint` and the network between workers and model.",
     "model_rate_limited": f"{_LATER}, after `retry_after_s`, or ask the model's provider for more.",
     "model_auth_failed": "Look at the variable that `api_key_env` names, on the nodes that run workers.",
-    "model_refused": "`details.reason` says why. `refused`, `filtered`: ask otherwise; `details.refusal` has the model's "
-    "words. `truncated`: raise `max_tokens`, or ask for less.",
+    "model_refused": "`details.reason` says why. `refused`, `filtered`: ask otherwise; `details.refusal` has the "
+    "model's words. `truncated`: raise `max_tokens`, or ask for less.",
     "program_error": "`details.exception` is the kind of exception. Look at the program and its inputs.",
     "sandbox_unavailable": 'Install Deno where workers run: `pip install "dspool[sandbox]"`.',
     "worker_lost": "Run it again if that does no harm: it had begun. A program with `idempotent: true` is run again "

@@ -1,4 +1,4 @@
-"""A model that fails for a moment is asked again: within the budget, before the deadline, and not once it has spoken."""
+"""A model that fails for a moment is asked again: within budget and deadline, and not once it has spoken."""
 
 from __future__ import annotations
 

@@ -33,10 +33,11 @@ class Timings(Struct):
     run_s: Seconds
 
 
-class ExecuteResponse(Struct):
+class ExecuteResponse(Struct, omit_defaults=True):
     """The program's answer. `offline` is true when no language model was asked.
 
     `cached`: a cache answered for the models, at no cost. `truncated`: a model's answer was cut at `max_tokens`.
+    These and `cost_usd` are there only when they say something.
     """
 
     outputs: JSONObject
