@@ -41,12 +41,16 @@ PoolError
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from dspool import raised as told
+from dspool.raised import place_of as place_of
+from dspool.raised import type_of as type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Outcome = Literal["ok", "client_error", "error", "timeout", "rejected", "cancelled"]
-
-_NAME_LIMIT = 200
 
 _by_code: dict[str, type[PoolError]] = {}
 
@@ -221,16 +225,35 @@ class ModelRefused(ModelError):
 
 
 class ProgramError(PoolError):
+    """`exception` is the type that the author's code raised, `at` the author's line (`shop.basic:56`), and `text`, if
+    it may be told, what the exception says: see `dspool.raised`. The message itself quotes nobody.
+    """
+
     code = "program_error"
 
     @classmethod
-    def of(cls, raised: BaseException, what: str = "the program") -> ProgramError:
-        """For anything that foreign code raised: says its type and place. Its own message may quote users.
+    def of(
+        cls,
+        raised: BaseException,
+        what: str = "the program",
+        *,
+        loading: bool = False,
+        hide: Callable[[str], str] = str,
+    ) -> ProgramError:
+        """For anything that foreign code raised. While `loading` there is no user's content, and all texts are told.
 
-        Raises nothing: it uses none of the exception's own methods and attributes.
+        Raises nothing: it uses none of the exception's own methods and attributes, but for its text.
         """
-        kind, place = type_of(raised), place_of(raised)
-        return cls(f"{what} raised {kind} at {place}", exception=kind, at=place)
+        kind, place = type_of(raised), told.own_place_of(raised)
+        details = {"exception": kind, "at": place}
+        if text := told.text_of(raised, whole=loading, hide=hide):
+            details["text"] = text
+        return cls(f"{what} raised {kind} at {place}", **details)
+
+    def __str__(self) -> str:
+        text = self.details.get("text")
+        # One that came over HTTP has it in its message.
+        return f"{self.message}: {text}" if text and not self.message.endswith(text) else self.message
 
 
 class SandboxUnavailable(PoolError):
@@ -259,23 +282,6 @@ class StoreFailed(PoolError):
 
 class InternalError(PoolError):
     code = "internal_error"
-
-
-def type_of(raised: BaseException) -> str:
-    """The name of its type, even if the type computes its own name."""
-    name: str = type.__dict__["__name__"].__get__(type(raised))
-    return name[:_NAME_LIMIT]
-
-
-def place_of(raised: BaseException) -> str:
-    """Module and line of the code that raised it."""
-    trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(raised)
-    if trace is None:
-        return "an unknown place"
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    module = dict.get(trace.tb_frame.f_globals, "__name__")
-    return f"{module[:_NAME_LIMIT] if type(module) is str else '?'}:{trace.tb_lineno}"
 
 
 def is_own(raised: BaseException) -> bool:

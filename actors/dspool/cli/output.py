@@ -65,7 +65,9 @@ class Output:
         if self.as_json:
             self._line({"event": "error", **failed.to_wire()}, sys.stderr)
         else:
-            print(f"error: {failed.message}", file=sys.stderr, flush=True)
+            operation_id = failed.details.get("operation_id")
+            operation = f" (operation {operation_id})" if operation_id else ""
+            print(f"error: {failed}{operation}", file=sys.stderr, flush=True)
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         """Columns wide enough for their content, one space of air more than needed."""

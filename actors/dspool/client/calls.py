@@ -12,7 +12,7 @@ import msgspec
 from dspool.config import PoolConfig
 from dspool.core.dispatch.dispatcher import Ticket, TicketEnd
 from dspool.core.metrics.tally import UNKNOWN
-from dspool.errors import InvalidRequest
+from dspool.errors import InvalidRequest, PoolError
 from dspool.messages import (
     READ_ONLY,
     AnyCommand,
@@ -147,10 +147,16 @@ def result_of(end: TicketEnd) -> Result:
         PoolError: the operation did not succeed.
     """
     if end.error is not None:
-        raise end.error
+        raise named(end.error, end.ticket.operation)
     result, ticket = end.report, end.ticket
     assert type(result) is Result
     return msgspec.structs.replace(result, wait_s=ticket.sent_at - ticket.submitted_at + result.wait_s)
+
+
+def named(error: PoolError, operation: Operation) -> PoolError:
+    """The error with the id of the operation that it ended."""
+    error.details["operation_id"] = operation.id
+    return error
 
 
 def _check_text(name: str, text: str) -> None:

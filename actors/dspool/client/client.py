@@ -17,6 +17,7 @@ from dspool.client.calls import (
     OpenStream,
     PendingCall,
     is_idempotent,
+    named,
     operation_of,
     outgoing,
     result_of,
@@ -238,6 +239,7 @@ class Client:
             )
         except PoolError as refused:
             self._observer.refused(operation, call, refused)
+            named(refused, operation)
             raise
         if not self._by_id and self._control.wake is not None and not self._waking:
             self._waking = True

@@ -301,6 +301,9 @@ class TelemetryConfig(Part):
     capture_content: bool = False
     """Put prompts and answers into spans, which only admins and their owner see. Off: they appear in no log, span,
     metric or error."""
+    error_messages: Literal["loopback", "always", "never"] = "loopback"
+    """Who is told what an exception of a program's own code says: callers of a service on loopback, admins and Python
+    callers; every caller; nobody. The worker's log has it with its traceback."""
     otlp_endpoint: HttpUrl | None = None
     """Collector for OTLP over HTTP; null leaves it to the standard `OTEL_*` variables."""
     sampling: Share = 0.1

@@ -40,6 +40,8 @@ from dspool.messages import JSON
 from dspool.messages.limits import MAX_IMPORT_PATH
 from dspool.programs.models.errors import translate_errors
 from dspool.programs.settings import import_module
+from dspool.quotations import without, without_secrets
+from dspool.raised import within_own_code
 
 RESERVED: Final = frozenset(
     {
@@ -130,7 +132,7 @@ class Imports:
                 field="import_path",
             )
         self._check_arguments(path, target, maker, kwargs)
-        with translate_errors():
+        with translate_errors(f"making {path}", loading=True, hide=without(kwargs)):
             module = target(**kwargs)
         if not issubclass(type(module), dspy.Module):
             raise InvalidRequest(f"{path} gives no dspy.Module", field="import_path")
@@ -313,20 +315,33 @@ def _parameters(signature: inspect.Signature, *, method: bool) -> dict[str, insp
 def _binding(module_name: str, name: str, path: str, listed: bool) -> Any:
     try:
         module = import_module(module_name)
-        if listed:
-            return getattr(module, name)
-    except (ModuleNotFoundError, AttributeError) as missing:
-        raise InvalidRequest(
-            f"{path} is not there: {type(missing).__name__}", field="import_path"
-        ) from missing
     except BaseException as raised:  # such as a script that ends with `sys.exit()`
-        raise ProgramError.of(raised, f"importing {path}") from raised
+        if missing := _missing(module_name, raised):
+            raise InvalidRequest(
+                f"{path} is not there: there is no module {missing}", field="import_path"
+            ) from raised
+        raise ProgramError.of(raised, f"importing {path}", loading=True, hide=without_secrets) from raised
+    if listed:
+        with translate_errors(f"importing {path}", loading=True, hide=without_secrets):
+            target = getattr(module, name, None)
+        if target is None:
+            raise InvalidRequest(
+                f"{path} is not there: the module {module_name} has no {name}", field="import_path"
+            )
+        return target
     # `os.path` is another module than its name says. What a module fetches on demand (`__getattr__`) it does not bind.
     if not isinstance(module, ModuleType) or module.__name__ != module_name or name not in vars(module):
         raise InvalidRequest(
             f"{path} is not there: the module {module_name} itself binds no such name", field="import_path"
         )
     return vars(module)[name]
+
+
+def _missing(module_name: str, raised: BaseException) -> str:
+    """The module itself or the package around it that is not there; empty if it is one that it imports."""
+    if type(raised) is not ModuleNotFoundError or within_own_code(raised):
+        return ""
+    return raised.name or "" if f"{module_name}.".startswith(f"{raised.name}.") else ""
 
 
 def _code(import_path: str | None, kwargs: Mapping[str, JSON], spec: Mapping[str, JSON] | None) -> bytes:

@@ -7,19 +7,17 @@ import logging
 import os
 import re
 import sys
-import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, TextIO
 
 from msgspec import Struct
 
 from dspool.config import PoolConfig
-from dspool.errors import PoolError
 from dspool.messages import Operation
+from dspool.raised import traceback_of
 from dspool.telemetry.events import EVENTS, attach
 from dspool.telemetry.pseudonyms import session_hash
 from dspool.telemetry.tracing import trace_id_of
@@ -51,7 +49,7 @@ class LogContext(logging.Filter):
 class TextFormatter(logging.Formatter):
     """One line of text: time, level, logger, message, and the context in brackets.
 
-    Exceptions show where, not what: their text may quote what a user sent. `show_content` shows it.
+    Exceptions say what `dspool.raised` lets them say: other texts may quote what a user sent. `show_content` shows all.
     """
 
     def __init__(self, *, show_content: bool = False) -> None:
@@ -63,9 +61,10 @@ class TextFormatter(logging.Formatter):
         context = " ".join(f"{key}={_short(value)}" for key, value in _context(record).items())
         if context:
             line += f" [{context}]"
-        if record.exc_info and record.exc_info[0] is not None:
-            line += "\n" + trace_of(record.exc_info, show_content=self._show_content)
-        return line
+        if trace := _traceback(record, whole=self._show_content):
+            line += f"\n{trace}"
+        # A line that follows says so: nobody can write a line that looks like another's.
+        return _CONTINUED.join(line.splitlines())
 
 
 def configure(
@@ -135,32 +134,21 @@ class JsonFormatter(logging.Formatter):
             **_context(record),
             **(fields if isinstance(fields, dict) else {"message": record.getMessage()}),
         }
+        if trace := _traceback(record, whole=self._show_content):
+            line["traceback"] = trace
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__qualname__
-            line["traceback"] = trace_of(record.exc_info, show_content=self._show_content)
         return json.dumps(line, default=str)
 
 
-_ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
-
-
-def trace_of(exc_info: _ExcInfo, *, show_content: bool) -> str:
-    """A traceback that names its exceptions, but quotes only our own, unless `show_content` is set."""
-    kind, error, trace = exc_info
-    if show_content:
-        return "".join(traceback.format_exception(kind, error, trace)).rstrip()
-    parts: list[str] = []
-    ids: set[int] = set()
-    while error is not None and id(error) not in ids:
-        ids.add(id(error))
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        text = f": {error.message}" if isinstance(error, PoolError) else ""
-        parts.append(f"{frames}{type(error).__qualname__}{text}")
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "\nwhich came from\n".join(parts)
-
-
 _log_event = LogHandler()
+
+
+def _traceback(record: logging.LogRecord, *, whole: bool) -> str:
+    """That of the exception, or one that is text already."""
+    if not record.exc_info or record.exc_info[1] is None:
+        return str(getattr(record, "traceback", ""))
+    return traceback_of(record.exc_info[1], whole=whole)
 
 
 def _context(record: logging.LogRecord) -> dict[str, Any]:
@@ -182,6 +170,7 @@ def _short(value: Any) -> str:
 
 READ_BYTES: Final = 256 * 1024
 LONGEST_LINE: Final = 2000
+_CONTINUED: Final = "\n  | "
 _OWN_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\S* [A-Z]+ +[\w.]+: ")
 """A line of `TextFormatter`."""
 
@@ -218,13 +207,23 @@ def tail(path: Path | None, lines: int, *, show_content: bool) -> LogTail:
     if is_cut:
         all_lines = all_lines[1:]  # the first lacks its beginning
     if not show_content:
-        all_lines = [line for line in all_lines if _is_ours(line)]
+        all_lines = list(_ours(all_lines))
     return LogTail(
         [line[:LONGEST_LINE] for line in all_lines[-lines:]],
         is_cut or len(all_lines) > lines,
         path.name,
         not show_content,
     )
+
+
+def _ours(lines: list[str]) -> Iterator[str]:
+    """Records of logging, in all their lines."""
+    shown = False
+    for line in lines:
+        if not line.startswith(_CONTINUED[1:]):
+            shown = _is_ours(line)
+        if shown:
+            yield line
 
 
 def _is_ours(line: str) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-import traceback
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from dspool.programs.sessions.host import Session
     from dspool.telemetry.tracing import Active
     from dspool.wire.connection import WorkerEnd
-
-_log = logging.getLogger(__name__)
 
 
 class ClientPeer:
@@ -130,13 +126,18 @@ class Execution:
         if isinstance(raised, PoolError):
             return raised
         # Nobody here raises anything but an `Exception`, and nobody cancelled it: the program raised this.
-        return defect(raised) if issubclass(type(raised), Exception) else ProgramError.of(raised)
+        return defect(raised) if issubclass(type(raised), Exception) else _of_program(raised)
+
+
+def _of_program(raised: BaseException) -> ProgramError:
+    error = ProgramError.of(raised)
+    error.__cause__ = raised
+    return error
 
 
 def defect(raised: BaseException) -> InternalError:
-    """The error to report for an unexpected one. The log gets its place, but not its message."""
+    """The error to report for an unexpected one. The type only: a message may hold what the user sent."""
     kind = type_of(raised)
-    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(raised.__traceback__)[-4:]]
-    _log.error("an operation raised %s at %s", kind, " < ".join(reversed(places)))
-    # The type only: a message may hold what the user sent.
-    return InternalError(f"the worker failed on this operation ({kind}); see its log", kind=kind)
+    error = InternalError(f"the worker failed on this operation ({kind}); see its log", kind=kind)
+    error.__cause__ = raised
+    return error

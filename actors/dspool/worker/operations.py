@@ -30,6 +30,7 @@ from dspool.telemetry.tracing import Tracing
 from dspool.wire.connection import WorkerEnd
 from dspool.wire.frames import Cancel, Credit, HandOver, Submit
 from dspool.worker.execution import ClientPeer, Execution, defect
+from dspool.worker.failures import FailureLog
 from dspool.worker.outbox import Outbox
 from dspool.worker.runner import Runner
 
@@ -53,9 +54,11 @@ class Operations:
         recorder: WorkerRecorder,
         stream_window: int,
         tracing: Tracing | None = None,
+        failures: FailureLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
+        self._failures = failures or FailureLog()
         self._tracing = tracing
         self.slots = slots = recorder.slots
         self._recorder = recorder
@@ -261,6 +264,8 @@ class Operations:
             return
         run_s, wait_s = self._times(execution)
         self._recorder.finished(self._clock(), error.outcome, run_s, code=error.code)
+        if error.outcome == "error":
+            self._failures.write(execution.operation, error)
         if execution.trace is not None:
             self._end_span(execution.trace, run_s, error)
         failure = Failure(execution.operation.id, error.to_wire(), wait_s, run_s)

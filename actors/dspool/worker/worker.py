@@ -45,6 +45,7 @@ from dspool.telemetry.events import emit
 from dspool.telemetry.logs import LogTail
 from dspool.telemetry.pseudonyms import try_read_key
 from dspool.telemetry.tracing import Tracing
+from dspool.worker.failures import FailureLog
 from dspool.worker.listener import Listener
 from dspool.worker.operations import Operations
 from dspool.worker.ownership import Ownership
@@ -99,7 +100,11 @@ class Worker:
         self._tracing = Tracing(config, worker_id)
         self._events = EventBuffer(config.name, worker_id)
         self._operations = Operations(
-            self._host, recorder=self._recorder, stream_window=config.stream_window, tracing=self._tracing
+            self._host,
+            recorder=self._recorder,
+            stream_window=config.stream_window,
+            tracing=self._tracing,
+            failures=FailureLog(config.telemetry),
         )
         self._ownership = Ownership(
             pool=config.name,

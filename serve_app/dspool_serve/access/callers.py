@@ -11,6 +11,7 @@ from contextvars import ContextVar
 
 import msgspec
 
+from dspool.config import PoolConfig
 from dspool.core.admission.access import Token
 from dspool.core.admission.fair import Entry, Priority
 from dspool.errors import InvalidRequest, PoolError, UnknownSession
@@ -73,6 +74,7 @@ class CallerPool:
         self._priority: Priority = priority
         self._admission = admission
         self._prefix = f"{token.name}/"
+        self._told = token.role == "admin" or tells_errors(pool.config)
         self.limits = token.storage
 
     async def begin(self) -> None:
@@ -221,7 +223,10 @@ class CallerPool:
         return msgspec.structs.replace(info, id=info.id[len(self._prefix) :])
 
     def _shown_error(self, failed: PoolError) -> PoolError:
-        """`failed` in the caller's words: the stored id is nobody's business."""
+        """`failed` in the caller's words: the stored id is nobody's business, nor, perhaps, what a program says."""
+        if not self._told and "text" in failed.details:
+            details = {name: value for name, value in failed.details.items() if name != "text"}
+            failed = type(failed)(failed.message, **details)
         session = failed.details.get("session")
         if not isinstance(session, str) or not session.startswith(self._prefix):
             if self._prefix not in failed.message:
@@ -230,6 +235,14 @@ class CallerPool:
         shown = session[len(self._prefix) :]
         message = failed.message.replace(session, shown)
         return type(failed)(message, **(failed.details | {"session": shown}))
+
+
+def tells_errors(config: PoolConfig) -> bool:
+    """Whether callers learn what an exception of a program's own code says."""
+    told, service = config.telemetry.error_messages, config.service
+    # Behind a proxy a service on loopback has callers from elsewhere.
+    local = service.host == "localhost" or service.host.startswith("127.") or service.host == "::1"
+    return told == "always" or (told == "loopback" and local and not service.trusted_proxies)
 
 
 __all__ = ["Admissions", "Caller", "CallerPool"]

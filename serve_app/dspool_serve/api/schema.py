@@ -125,6 +125,9 @@ class Problem(Struct):
     detail: str
     code: str
     details: JSONObject = {}
+    operation_id: Annotated[
+        str | None, Meta(description="of the operation that failed: what logs and traces call it")
+    ] = None
 
 
 class BatchRequest(Struct, forbid_unknown_fields=True):

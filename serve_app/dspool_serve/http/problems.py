@@ -132,9 +132,11 @@ def problem_body(error: PoolError) -> dict[str, Any]:
         "type": TYPE_PREFIX + error.code,
         "title": kind.title,
         "status": kind.status,
-        "detail": error.message,
+        "detail": str(error),
         "code": error.code,
     }
+    if operation_id := error.details.get("operation_id"):
+        body["operation_id"] = operation_id
     if error.details:
         body["details"] = error.details
     return body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,21 +39,32 @@ def translate(error: BaseException) -> PoolError:
     Raises nothing, even if reading `error` does.
     """
     try:
-        return _pool_error(_single(error))
+        single = _single(error)
+        return _pool_error(single) or ProgramError.of(single)
     except BaseException:
         return ProgramError.of(error)
 
 
 @contextmanager
-def translate_errors() -> Iterator[None]:
-    """For a block that runs anybody's code: whatever it raises leaves as a `PoolError`."""
+def translate_errors(
+    what: str = "the program", *, loading: bool = False, hide: Callable[[str], str] = str
+) -> Iterator[None]:
+    """For a block that runs anybody's code: whatever it raises leaves as a `PoolError`.
+
+    The arguments are those of `ProgramError.of`.
+    """
     try:
         yield
     except BaseException as raised:
-        raise translate(raised) from raised
+        try:
+            error = _pool_error(_single(raised))
+        except BaseException:
+            error = None
+        raise error or ProgramError.of(raised, what, loading=loading, hide=hide) from raised
 
 
-def _pool_error(error: BaseException) -> PoolError:
+def _pool_error(error: BaseException) -> PoolError | None:
+    """None: it is the program's own."""
     if isinstance(error, lm_errors.LMUnexpectedError) and isinstance(error.__cause__, PoolError):
         # Raised by us below DSPy's engine boundary, such as by a listener that went away.
         error = error.__cause__
@@ -68,9 +79,10 @@ def _pool_error(error: BaseException) -> PoolError:
         return InvalidRequest(
             "an input or setting cannot be sent: text that is not valid Unicode, or a bad n"
         )
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and place_of(error).startswith("dspy."):
+        # DSPy imports some packages when they are first needed.
         return ConfigError(f"a module is not installed: {error.name}", module=error.name or "")
-    return ProgramError.of(error)
+    return None
 
 
 def _with_way(error: PoolError, failed: lm_errors.LMError) -> PoolError:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import dspy
 
+from dspool import raised as told
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import Cancelled, InternalError, PoolError, is_cancellation
@@ -86,6 +87,7 @@ class SessionHost:
         self._building = threading.Lock()
         self._defaults: dict[str, Any] = {}
         self._set_up: set[str] = set()
+        told.own(config.allowed_imports)
         configure_dspy(cache=config.cache, show_content=config.telemetry.capture_content)
 
     # --- the operator's own code ---------------------------------------------------------------------

@@ -1,0 +1,146 @@
+"""What is told of an exception that a program's own code raises."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import failing_programs
+import pytest
+from failing_programs import SECRET
+
+from dspool import raised
+from dspool.errors import ProgramError
+from dspool.quotations import without
+from dspool.raised import MAX_TRACEBACK, own, own_place_of, text_of, traceback_of
+
+
+def caught(name: str, *arguments: str) -> BaseException:
+    try:
+        getattr(failing_programs, name)(*arguments)
+    except BaseException as failed:
+        return failed
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("in_words", "order 4711 has no line items"),
+        ("of_own_class", "order 4711 is closed"),
+        ("asserted", "no orders today"),
+        ("exits", "no orders today"),
+        ("missing_variable", "'PINECONE_API_KEY_OF_NOBODY'"),
+        ("missing_key", "'line_items'"),
+        ("wrong_attribute", "'dict' object has no attribute 'line_items'"),
+        ("wrong_number", "invalid literal for int() with base 10: ..."),
+        ("wrong_json", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("missing_file", "[Errno 2] No such file or directory"),
+        ("undecodable", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        ("surrogate", "half \\ud800 a character\x00"),
+    ],
+)
+def test_the_authors_words_are_told(name, text):
+    assert text_of(caught(name)) == text
+    assert ProgramError.of(caught(name)).text == text
+
+
+@pytest.mark.parametrize("name", ["missing_data_key", "wrong_colour", "unspeakable"])
+def test_what_data_says_is_not_told(name):
+    assert text_of(caught(name)) == ""
+    assert SECRET not in traceback_of(caught(name))
+
+
+def test_pydantic_names_the_field_and_the_rule_and_not_the_value():
+    text = text_of(caught("wrong_order"))
+    assert text.startswith("3 validation errors for Order: number: Input should be a valid integer")
+    assert "lines.0.price: Input should be a valid integer" in text
+    assert "notes.[...]: Input should be a valid integer" in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, found in vars(failing_programs).items()
+        if callable(found) and name.islower() and name != "quoting"
+    ],
+)
+def test_no_text_and_no_traceback_quotes_data_and_each_ends(name):
+    failed = caught(name)
+    trace = traceback_of(failed)
+    assert SECRET not in text_of(failed) + trace
+    assert len(trace) < MAX_TRACEBACK + 100
+    assert f"in {name}" in trace
+    (text_of(failed) + trace).encode()
+
+
+def test_the_place_is_the_authors_line_also_when_a_library_raised():
+    line = failing_programs.missing_variable.__code__.co_firstlineno + 1
+    assert own_place_of(caught("missing_variable")) == f"failing_programs:{line}"
+    assert ProgramError.of(caught("missing_variable")).at == f"failing_programs:{line}"
+
+
+def test_a_traceback_has_frames_lines_causes_groups_and_notes():
+    trace = traceback_of(caught("chained"))
+    assert trace.count("Traceback (most recent call last):") == 2
+    assert "    return int(SECRET)" in trace
+    assert "ValueError: invalid literal for int() with base 10: ...\nwhile reading the order" in trace
+    assert "direct cause of the following exception" in trace
+    assert trace.endswith("failing_programs.OrderError: the order cannot be read")
+    grouped = traceback_of(caught("grouped"))
+    assert "ExceptionGroup: two orders (2 sub-exceptions)" in grouped
+    assert "  | ValueError" in grouped
+    assert "  | failing_programs.OrderError: second" in grouped
+
+
+def test_with_content_all_is_told():
+    assert SECRET in text_of(caught("missing_data_key"), whole=True)
+    assert SECRET in traceback_of(caught("chained"), whole=True)
+
+
+def test_inputs_are_taken_out_of_a_text_also_in_part():
+    question = "Why did those pigs so much\nlike 'Plumtree'?"
+    text = text_of(caught("quoting", question), hide=without([question, {"who": ["Pigs"]}]))
+    assert text == "bad question '...', and '...' again: ..."
+
+
+def test_a_secret_variable_is_in_no_text(monkeypatch):
+    monkeypatch.setenv("SHOP_API_KEY", "sk-123456789")
+    assert text_of(caught("quoting", "sk-123456789"), hide=without({})).endswith("again: ...")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package of the author's, installed as libraries are."""
+    home = tmp_path / "site-packages"
+    (home / "bookshop").mkdir(parents=True)
+    (home / "bookshop" / "__init__.py").write_text("def sell(book):\n    raise ValueError(f'no {book}')\n")
+    monkeypatch.syspath_prepend(str(home))
+    yield importlib.import_module("bookshop")
+    del sys.modules["bookshop"]
+    raised._own_packages.discard("bookshop")
+    raised._is_own.cache_clear()
+
+
+def test_a_library_is_not_told_but_a_package_that_the_configuration_names_is(installed):
+    def sold() -> ProgramError:
+        try:
+            installed.sell("Moby Dick")
+        except ValueError as failed:
+            return ProgramError.of(failed)
+        raise AssertionError
+
+    assert "text" not in sold().details
+    assert sold().at == f"{__name__}:{sold.__code__.co_firstlineno + 2}"
+    own(["bookshop.sales"])
+    assert (sold().text, sold().at) == ("no Moby Dick", "bookshop:2")
+
+
+def test_dspy_is_never_told(monkeypatch):
+    import dspy
+
+    with pytest.raises(dspy.utils.exceptions.LMError) as failed:
+        raise dspy.utils.exceptions.LMError(SECRET)
+    assert text_of(failed.value) == ""
