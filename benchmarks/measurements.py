@@ -14,8 +14,8 @@ import psutil
 
 from benchmarks.common import percentile
 from benchmarks.load import Taken, batch, closed_loop, open_loop, steady_state
+from benchmarks.modules import SLOW_S
 from benchmarks.pools import INPUTS, ask, cpu_s, pids_of
-from benchmarks.programs import SLOW_S
 
 SLOW_EVERY = 100
 

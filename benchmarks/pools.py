@@ -38,14 +38,14 @@ def config_of(directory: Path, name: str, *, model_port: int | None = None, **se
 
 
 def classes(**names: str) -> dict[str, Any]:
-    """Settings of a pool that has these classes of `benchmarks.programs` as programs, beside `answer`."""
+    """Settings of a pool that has these classes of `benchmarks.modules` as programs, beside `answer`."""
     own = {
-        program: {"import_path": f"benchmarks.programs:{name}", "idempotent": True}
+        program: {"import_path": f"benchmarks.modules:{name}", "idempotent": True}
         for program, name in names.items()
     }
     return {
         "programs": {PROGRAM: {"spec": SPEC, "idempotent": True}, **own},
-        "allowed_imports": ("benchmarks.programs",),
+        "allowed_imports": ("benchmarks.modules",),
     }
 
 

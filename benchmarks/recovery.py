@@ -123,7 +123,7 @@ class Load:
 def config(name: str, spares: int, state_dir: Path) -> Any:
     from dspool import PoolConfig
 
-    program = {"import_path": "benchmarks.programs:Journal"}
+    program = {"import_path": "benchmarks.modules:Journal"}
     return PoolConfig(
         name=name,
         pool_size=WORKERS,
@@ -131,7 +131,7 @@ def config(name: str, spares: int, state_dir: Path) -> Any:
         slots_per_worker=SLOTS,
         state_dir=state_dir,
         programs={"again": {**program, "idempotent": True}, "once": {**program, "idempotent": False}},  # type: ignore[dict-item]
-        allowed_imports=("benchmarks.programs",),
+        allowed_imports=("benchmarks.modules",),
         # The crash-loop breaker would be right to slow this down.
         restart={"intensity": 100_000, "backoff_s": 0.01, "backoff_max_s": 0.01},  # type: ignore[arg-type]
     )

@@ -28,6 +28,7 @@ from benchmarks.report_page import page
 NAMES = (
     "targets",
     "throughput",
+    "programs",
     "peers",
     "scaling",
     "http",

@@ -50,6 +50,10 @@ CHECKS = {
         "supervisor_kills supervisor_kill_failed no_spare_kills no_spare_p50_ms no_spare_p99_ms operations"
     ),
     "startup": Check("soak", "soak"),
+    "programs": Check(
+        "reload_s typed_vs_plain shared_uss_mb own_vs_spec inprocess_start_s blocked_neighbour_p99_ms failed_parts",
+        "own",
+    ),
     "abuse": Check("idle_connections idle_same_address hostile_specs"),
     # The service itself is started for the dashboard.
     "http": Check("rows slots_200 cpu_us rounds", "fastapi"),

@@ -37,9 +37,9 @@ def parent(place):
             from dspool.runtime.forkserver import child
             from dspool.runtime.forkserver.parent import Parent
             from dspool.runtime.forkserver.places import Place
-            from dspool.runtime.forkserver.preload import Loaded
+            from dspool.runtime.forkserver.preload import Preloaded
             {before}
-            loaded = Loaded({variables or {}!r}, {failed or {}!r}, {watched or {}!r})
+            loaded = Preloaded({variables or {}!r}, {failed or {}!r}, {watched or {}!r})
             parent = Parent(Place(Path(sys.argv[1])), raylet=None, idle_s={idle_s}, loaded=loaded)
             print("ready", flush=True)
             request = parent.serve()

@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from benchmarks.programs import Computation, NoOp, OccasionalWait
+from benchmarks.modules import Computation, NoOp, OccasionalWait
 
 WORKERS = 2
 SIGNATURE = "question -> answer"
@@ -65,7 +65,7 @@ def awaitables(programs: dict[str, Any], *, asyncify: bool) -> dict[str, Callabl
 def dspool_programs(ports: dict[str, int]) -> dict[str, Any]:
     """The same as pool programs of dspool."""
     spec = {"signature": SIGNATURE, "module": "Predict"}
-    here = "benchmarks.programs"
+    here = "benchmarks.modules"
     return {
         "noop": {"import_path": f"{here}:NoOp", "idempotent": True},
         "cheapest": {"spec": spec, "idempotent": True},
@@ -85,7 +85,7 @@ def dspool_settings(ports: dict[str, int]) -> dict[str, Any]:
         "checkout_timeout_s": 60.0,
         "operation_timeout_s": 60.0,
         "programs": dspool_programs(ports),
-        "allowed_imports": ["benchmarks.programs"],
+        "allowed_imports": ["benchmarks.modules"],
         "lm_profiles": profiles(ports),
         "default_lm": "offline",
     }

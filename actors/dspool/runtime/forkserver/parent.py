@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from dspool.runtime.forkserver import child, handover
 from dspool.runtime.forkserver.places import Place, Unavailable
-from dspool.runtime.forkserver.preload import Loaded, Unshareable, changed, preload, running
+from dspool.runtime.forkserver.preload import Preloaded, Unshareable, changed, preload, running
 
 IDLE_S = 30.0
 """After so long without a worker it ends: its job has probably ended too."""
@@ -36,11 +36,11 @@ class Parent:
         *,
         raylet: int | None,
         idle_s: float = IDLE_S,
-        loaded: Loaded | None = None,
+        loaded: Preloaded | None = None,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
         """`raylet` is the process to end with; `left_out` are modules that workers load by themselves, and why."""
-        self._loaded = loaded or Loaded({}, {}, {})
+        self._loaded = loaded or Preloaded({}, {}, {})
         self._left_out = {**(left_out or {}), **self._loaded.failed}
         self._place = place
         self._idle_s = idle_s

@@ -62,7 +62,7 @@ class Unshareable(Exception):
         self.module = module
 
 
-class Loaded(NamedTuple):
+class Preloaded(NamedTuple):
     variables: dict[str, str]
     """What loading set in the environment: a worker that loads the same itself has it too."""
     failed: dict[str, str]
@@ -71,7 +71,7 @@ class Loaded(NamedTuple):
     """Source files of the user's modules, and when each was last modified (ns); 0: it changed while it was loaded."""
 
 
-def preload(modules: Iterable[str]) -> Loaded:
+def preload(modules: Iterable[str]) -> Preloaded:
     """Load the base and `modules`, then put it all out of the garbage collector's reach.
 
     Raises:
@@ -105,7 +105,7 @@ def preload(modules: Iterable[str]) -> Loaded:
     _fill_holes()
     gc.freeze()
     variables = {name: value for name, value in os.environ.items() if environ.get(name) != value}
-    return Loaded(variables, failures, _sources(set(sys.modules) - known))
+    return Preloaded(variables, failures, _sources(set(sys.modules) - known))
 
 
 def changed(watched: Mapping[str, int]) -> str:
