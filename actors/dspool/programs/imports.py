@@ -60,6 +60,9 @@ _CONNECTION: Final = frozenset({"api_key", "api_base", "base_url", "model_list"}
 _OF_A_CALL: Final = _CONNECTION | CLIENT_KEYS
 """What `**inputs` never takes: a program may hand them to a call of its model, which would go elsewhere."""
 
+_BLOCKING: Final = frozenset({"dspy.predict.rlm"})
+"""Modules of DSPy whose async form, too, waits for an interpreter where it is called."""
+
 Use = Literal["programs", "tools", "rewards"]
 
 _FORM: Final = re.compile(IMPORT_PATH)
@@ -258,7 +261,8 @@ def entry_of(module: Any) -> EntryPoint:
     kind = type(module)
     for owner in kind.__mro__:
         # The nearest one counts: a `forward` that overrides must win over an `aforward` further up.
-        name = next((method for method in ("aforward", "forward") if method in vars(owner)), None)
+        methods = ("forward",) if owner.__module__ in _BLOCKING else ("aforward", "forward")
+        name = next((method for method in methods if method in vars(owner)), None)
         if name is not None:
             return EntryPoint(name == "aforward", _inputs(module, getattr(kind, name)))
     raise InvalidRequest(f"{kind.__name__} has no forward", field="import_path")
