@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any, Self
 
 import ray
@@ -14,7 +15,7 @@ from dspool.blocking import BlockingClient, BlockingSession, iterating, waiting
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
 from dspool.direct import DirectPool, SessionHandle
-from dspool.errors import Conflict, WorkerStartFailed
+from dspool.errors import Conflict, PoolError, WorkerStartFailed
 from dspool.runtime import cluster, lifecycle
 from dspool.runtime.actors import PoolActors
 from dspool.runtime.cluster import ask, ask_supervisor
@@ -23,6 +24,8 @@ from dspool.runtime.store import RemoteStore
 from dspool.telemetry.pseudonyms import try_read_key
 
 _DRAIN_S = 30.0
+_LOOK_S = 1.0
+"""How often a start that takes long is looked at."""
 
 
 class Pool(DirectPool, PoolActors):
@@ -41,18 +44,25 @@ class Pool(DirectPool, PoolActors):
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, config: PoolConfig | None = None, *, listen_on: str | None = None, **overrides: Any
+        cls,
+        config: PoolConfig | None = None,
+        *,
+        listen_on: str | None = None,
+        on_delay: Callable[[str], None] | None = None,
+        **overrides: Any,
     ) -> AsyncIterator[Pool]:
         """Run a pool for the length of the block; drains it at the end.
 
         Joins the Ray cluster of this process if `ray.init` was called, else starts one of its own on this machine.
         Without a configuration it is the default pool, which answers `qa` offline. Workers listen for clients on
-        `listen_on`: by default the address of their node, which is loopback in a cluster of its own.
+        `listen_on`: by default the address of their node, which is loopback in a cluster of its own. `on_delay` hears
+        why workers are not ready yet.
 
         Raises:
             ConfigError: the configuration was refused, or its SQLite store on a cluster of several nodes.
             Conflict: a pool of this name runs on the cluster; nothing was changed.
-            WorkerStartFailed: not enough workers were warm after `init_timeout_s`; says why.
+            WorkerStartFailed: not enough workers were warm after `init_timeout_s`, or at once if the programs cannot
+                be loaded; says why.
         """
         config = config or PoolConfig.default()
         if overrides:
@@ -69,7 +79,7 @@ class Pool(DirectPool, PoolActors):
             try:
                 pool = await cls._open(config.name, supervisor)
                 try:
-                    await pool.wait_ready()
+                    await pool.wait_ready(on_delay=on_delay)
                     yield pool
                 finally:
                     await pool.close()
@@ -102,23 +112,60 @@ class Pool(DirectPool, PoolActors):
         await try_read_key(name, RemoteStore(name).get_record)
         return cls(name, client, supervisor)
 
-    async def wait_ready(self, timeout_s: float | None = None) -> None:
+    async def wait_ready(
+        self, timeout_s: float | None = None, *, on_delay: Callable[[str], None] | None = None
+    ) -> None:
         """Wait until `min_ready` workers are warm and connected, at most `init_timeout_s`.
 
+        `on_delay` is told what a worker failed of that another one tries again.
+
         Raises:
-            WorkerStartFailed: they are not; says what the supervisor knows.
+            WorkerStartFailed: they are not; says what the supervisor knows. At once if the programs cannot be loaded.
         """
         config = self.client.config
         if config.lazy:
             return
         limit = config.init_timeout_s if timeout_s is None else timeout_s
-        if not await self.client.wait_ready(max(1, config.min_ready), limit):
+        connected = asyncio.ensure_future(self.client.wait_ready(max(1, config.min_ready), limit))
+        warm = asyncio.ensure_future(ask(self.supervisor, "wait_ready", limit))
+        try:
+            await self._until_done(connected, warm, on_delay)
+            if warm.done() and isinstance(broken := warm.exception(), WorkerStartFailed):
+                raise broken
+            is_ready = await connected
+        finally:
+            connected.cancel()
+            warm.cancel()
+            # Whatever else the supervisor says then, nobody waits for it any more.
+            await asyncio.gather(connected, warm, return_exceptions=True)
+        if not is_ready:
             status = await self.status()
             raise WorkerStartFailed(
                 f"pool {self.name!r} had {status.actual} of {config.min_ready} warm workers after {limit:g} s"
                 + (f": {status.reason}" if status.reason else ""),
                 pool=self.name,
             )
+
+    async def _until_done(
+        self,
+        connected: asyncio.Future[bool],
+        warm: asyncio.Future[Any],
+        on_delay: Callable[[str], None] | None,
+    ) -> None:
+        """Until one of the two is done; meanwhile `on_delay` hears each new reason."""
+        told = ""
+        while not connected.done() and not warm.done():
+            await asyncio.wait(
+                {connected, warm},
+                timeout=None if on_delay is None else _LOOK_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if on_delay is not None and not connected.done():
+                with suppress(PoolError):
+                    status = await ask(self.supervisor, "status", fresh=False)
+                    if status.reason and status.reason != told:
+                        told = status.reason
+                        on_delay(told)
 
 
 class BlockingPool(BlockingClient[Pool]):

@@ -20,7 +20,7 @@ from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
 from dspool.core.lifecycle.status import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
-from dspool.errors import PoolClosed
+from dspool.errors import PoolClosed, WorkerStartFailed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
 from dspool.supervisor.adoption import Records, adopt, read_records, survey
 from dspool.supervisor.canary import Rollout
@@ -147,6 +147,7 @@ class Supervisor:
         """Returns once `min_ready` workers are warm.
 
         Raises:
+            WorkerStartFailed: the programs cannot be loaded, on any worker; at once.
             TimeoutError: they are not, after `timeout_s` (default `init_timeout_s`); the message says why.
         """
         limit = self.config.init_timeout_s if timeout_s is None else timeout_s
@@ -159,6 +160,10 @@ class Supervisor:
 
     async def _until_ready(self) -> None:
         while not self._state.is_ready:
+            if broken := self._state.condition.broken:
+                raise WorkerStartFailed(
+                    f"pool {self.config.name} cannot start: {broken}", pool=self.config.name
+                )
             await self._change.wait()
 
     async def shutdown(self, timeout_s: float = 30.0) -> None:

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from dspool.config import ConfigureLMStep, ImportModules, LoadPrograms, PoolConfig, SetupStep, WorkerStep
+from dspool.core.lifecycle.loading import lasts, text_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport, report, stages
 from dspool.errors import Conflict, PoolError
 from dspool.messages import Deployment
@@ -52,6 +53,12 @@ def steps_of(config: PoolConfig) -> tuple[WorkerStep, ...]:
     while first < len(steps) and isinstance(steps[first], ImportModules | ConfigureLMStep | SetupStep):
         first += 1
     return (*steps[:first], LoadPrograms(), *steps[first:])
+
+
+class WarmFailure(NamedTuple):
+    why: str
+    lasts: bool
+    """Another worker would fail alike."""
 
 
 class Warmer:
@@ -103,18 +110,18 @@ class Warmer:
 
     # --- warming ---------------------------------------------------------------------------------------
 
-    async def warm_new(self, handle: WorkerHandle, on_step: Callable[[str], None]) -> str:
-        """Run all steps on a worker that takes no traffic yet, `on_step(step)` after each. Returns the error or ""."""
+    async def warm_new(self, handle: WorkerHandle, on_step: Callable[[str], None]) -> WarmFailure | None:
+        """Run all steps on a worker that takes no traffic yet, `on_step(step)` after each. Returns what failed."""
         deadline = self._clock() + self._config.warmup.worker_deadline_s
-        error = await self._run_steps(handle, deadline, self._runs.append, on_step)
-        if error:
-            return error
+        failure = await self._run_steps(handle, deadline, self._runs.append, on_step)
+        if failure is not None:
+            return failure
         try:
             # A version deployed after the programs were loaded is missing on this worker.
             await within(max(0.0, deadline - self._clock()), self.catch_up(handle), self._sleep)
         except Exception as failed:
-            return f"loading the current pool programs failed: {_text(failed)}"
-        return ""
+            return WarmFailure(f"loading the current pool programs failed: {text_of(failed)}", lasts(failed))
+        return None
 
     async def _run_steps(
         self,
@@ -122,23 +129,27 @@ class Warmer:
         deadline: float,
         record: Callable[[StepRun], None],
         on_step: Callable[[str], None] = lambda step: None,
-    ) -> str:
+    ) -> WarmFailure | None:
         for index, step in enumerate(self.steps):
-            run = await self._run_step(handle, index, step, deadline)
+            run, lasting = await self._run_step(handle, index, step, deadline)
             record(run)
             self._publish("step", handle.worker_id, run.step, index, len(self.steps), run.error)
             if run.error:
-                return f"warm-up step {run.index} ({run.step}) failed: {run.error}"
+                why = f"warm-up step {run.index} ({run.step}) failed: {run.error}"
+                return WarmFailure(why, lasting)
             on_step(run.step)
-        return ""
+        return None
 
-    async def _run_step(self, handle: WorkerHandle, index: int, step: WorkerStep, deadline: float) -> StepRun:
+    async def _run_step(
+        self, handle: WorkerHandle, index: int, step: WorkerStep, deadline: float
+    ) -> tuple[StepRun, bool]:
+        """The step as it ran, and whether its error lasts."""
         began = self._clock()
         limit = max(0.0, deadline - began)
         if step.timeout_s is not None:
             limit = min(limit, step.timeout_s)
         deployments = self._current()
-        error = ""
+        error, lasting = "", False
         try:
             await within(limit, handle.warm(step, deployments), self._sleep)
             if isinstance(step, LoadPrograms):
@@ -146,8 +157,8 @@ class Warmer:
         except TimeoutError:
             error = f"not done within {limit:.3g} s"
         except Exception as failed:
-            error = _text(failed)
-        return StepRun(handle.worker_id, index, step.step, self._clock() - began, error)
+            error, lasting = text_of(failed), lasts(failed)
+        return StepRun(handle.worker_id, index, step.step, self._clock() - began, error), lasting
 
     async def warm(self, strategy: Strategy, workers: Callable[[], list[WorkerHandle]]) -> WarmupReport:
         """Run all steps on all `workers()`, in stages; they go on serving.
@@ -170,13 +181,13 @@ class Warmer:
                 stage, handles = handles[:size], handles[size:]
                 self._publish("stage", index=index, total=size)
                 deadline = self._clock() + self._config.warmup.worker_deadline_s
-                errors = await asyncio.gather(
+                ends = await asyncio.gather(
                     *(self._run_steps(handle, deadline, runs.append) for handle in stage)
                 )
                 failures = [
-                    f"{handle.worker_id}: {error}"
-                    for handle, error in zip(stage, errors, strict=True)
-                    if error
+                    f"{handle.worker_id}: {failure.why}"
+                    for handle, failure in zip(stage, ends, strict=True)
+                    if failure is not None
                 ]
                 if failures:
                     who = "the canary" if strategy == "staged" and index == 0 else f"stage {index}"
@@ -231,7 +242,3 @@ class Warmer:
             with contextlib.suppress(TimeoutError):
                 await within(timeout_s, self._change.wait(), self._sleep)
         return [moment for moment in self._progress if moment.sequence > since]
-
-
-def _text(failed: Exception) -> str:
-    return failed.message if isinstance(failed, PoolError) else (str(failed) or repr(failed))

@@ -175,9 +175,9 @@ class Workers:
         handle = self._handles.get(worker_id)
         if handle is None:
             return
-        error = await self._warmer.warm_new(handle, lambda step: self._feed(ev.StepDone(worker_id, step)))
-        if error:
-            self._feed(ev.WorkerFailed(worker_id, error))
+        failure = await self._warmer.warm_new(handle, lambda step: self._feed(ev.StepDone(worker_id, step)))
+        if failure is not None:
+            self._feed(ev.WorkerFailed(worker_id, *failure))
             return
         self._feed(ev.WarmFinished(worker_id))
         # Measures its memory before the first operation: `recycle.max_memory_mb` must be above that to make sense.

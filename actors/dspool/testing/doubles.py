@@ -74,7 +74,7 @@ class FakeClock:
         return {"clock": self.now, "wall": self.now, "sleep": self.sleep}
 
 
-Fault = Literal["raise", "hang", "die"]
+Fault = Literal["raise", "hang", "die"] | PoolError
 
 
 class FakeWorker:
@@ -152,6 +152,8 @@ class FakeWorker:
             raise WorkerLost(f"worker {self.worker_id} died", worker=self.worker_id)
         if fault == "raise":
             raise ProgramError(f"scripted fault: cannot {what}")
+        if isinstance(fault, PoolError):
+            raise fault
 
     async def describe(self) -> Member:
         await self._do(self.start_fault, "start listening", self.start_s)

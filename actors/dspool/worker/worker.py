@@ -30,7 +30,7 @@ from dspool.config import (
 from dspool.core.admission.quotas import MB
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.core.metrics.recorder import WorkerDelta, WorkerRecorder
-from dspool.errors import NotAllowed, PoolError, WorkerStartFailed, is_cancellation, is_own, type_of
+from dspool.errors import NotAllowed, PoolError, ProgramError, WorkerStartFailed, is_cancellation, is_own
 from dspool.messages import (
     Deployment,
     ExecuteProgram,
@@ -39,6 +39,7 @@ from dspool.messages import (
     WorkerState,
     WorkerStatus,
 )
+from dspool.quotations import without_secrets
 from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBatch, EventBuffer
 from dspool.telemetry.events import emit
@@ -58,7 +59,6 @@ _log = logging.getLogger(__name__)
 _SHUTDOWN_NOTICE_S = 1.0
 """How long a drained worker waits for its clients to hear of it and leave."""
 _KEEP_INTERVAL_S = 5.0
-_MESSAGE_LIMIT = 2000
 
 
 class Worker:
@@ -193,11 +193,8 @@ class Worker:
             if is_own(failed) or is_cancellation(failed):
                 raise
             # A step may be anybody's code: its KeyboardInterrupt or SystemExit would end the process or its loop.
-            raise WorkerStartFailed(
-                f"warm-up step {step.step!r} failed on worker {self._id}: {type_of(failed)}{_text_of(failed)}",
-                worker=self._id,
-                step=step.step,
-            ) from failed
+            told = ProgramError.of(failed, f"warm-up step {step.step!r}", loading=True, hide=without_secrets)
+            raise WorkerStartFailed(str(told), worker=self._id, step=step.step, **told.details) from failed
         # What is loaded by now stays: the garbage collector need not scan it again and again.
         gc.freeze()
         self._state = "ready"
@@ -375,10 +372,3 @@ def _private_mb() -> float:
 
 def _bytes(mb: float | None) -> float | None:
     return None if mb is None else mb * MB
-
-
-def _text_of(raised: BaseException) -> str:
-    try:
-        return f": {raised}"[:_MESSAGE_LIMIT]
-    except BaseException:  # its own words are anybody's code, too
-        return ""

@@ -90,7 +90,7 @@ class Service:
         from dspool.pool import Pool
 
         # The pool joins the Ray of this process.
-        pool = Pool.start(self.config)
+        pool = Pool.start(self.config, on_delay=lambda why: report("warning", why))
         # Both take seconds and neither needs the other.
         warming = asyncio.ensure_future(pool.__aenter__())
         opening = asyncio.ensure_future(asyncio.to_thread(self._start_serve))

@@ -21,6 +21,8 @@ class Condition:
         """Why the pool serves with the workers that are left; empty when it does not."""
         self.was_ready = False
         self.last_failure = ""
+        self.broken = ""
+        """Why no worker can be started; empty while that may go well, and once a worker was ready."""
         self.failures = 0
         """Workers that died, were given up or could not be started."""
         self.began = 0.0
@@ -45,6 +47,8 @@ class Condition:
     def judge(self, *, target: int, awake: bool, ready: bool, closed: bool, now: float) -> None:
         """Emit when the pool becomes ready, reaches full strength, becomes degraded, or recovers."""
         full = len(self._roster.ready) >= target
+        if self.was_ready or self._roster.ready:
+            self.broken = ""
         if awake:
             self._judge_start(ready=ready, full=full, now=now)
         why = self._why_degraded(full=full, closed=closed, now=now)

@@ -67,6 +67,8 @@ class WorkerFailed:
 
     worker_id: str
     why: str
+    lasts: bool = False
+    """Another worker would fail alike."""
 
 
 @dataclass(frozen=True, slots=True)

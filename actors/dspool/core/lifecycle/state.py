@@ -160,8 +160,9 @@ class PoolState:
                     # One slow start moves the estimate by a third, so it follows what has become usual.
                     share = 3 if self.condition.was_ready else 1
                     self.start_delay_s += (duration_s - self.start_delay_s) / share
-            case ev.WorkerFailed(worker_id, why):
+            case ev.WorkerFailed(worker_id, why, lasts):
                 if (w := self._in_phase(worker_id, *PENDING)) is not None:
+                    self.condition.broken = self.condition.broken or (why if lasts else "")
                     self._give_up(w, why, now)
             case ev.WorkerDied(worker_id, cause):
                 self._died(worker_id, cause, now)
