@@ -6,14 +6,10 @@ side by side in tasks and threads.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
-
-import dspy
 
 from dspool import raised as told
 from dspool.config import PoolConfig
@@ -32,7 +28,6 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
-from dspool.programs import spans
 from dspool.programs.models.errors import translate, translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
@@ -40,6 +35,14 @@ from dspool.programs.program import Definition, Program, load_program, outputs_o
 from dspool.programs.sessions.code import run_code
 from dspool.programs.sessions.commands import CommandResult, SessionCommands
 from dspool.programs.sessions.pool_programs import PoolPrograms
+from dspool.programs.sessions.scopes import (
+    answer_of,
+    await_outputs,
+    context_of,
+    deadline,
+    running_in,
+    scope_of,
+)
 from dspool.programs.sessions.session import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
 from dspool.programs.settings import run_setup
@@ -47,7 +50,6 @@ from dspool.programs.setup import configure_dspy
 from dspool.programs.sizes import is_large
 from dspool.programs.sources import imported_source
 from dspool.proxies import keep_loopback_direct
-from dspool.telemetry.logs import current_operation
 
 __all__ = ["CommandResult", "Session", "SessionHost"]
 
@@ -201,16 +203,16 @@ class SessionHost:
             # The hot path: a pool program without a session.
             program, version, lm = self._resolve(command, None)
             if program.way != "direct":
-                return self._run_sync(command, None, _scope(None, principal), None)
+                return self._run_sync(command, None, scope_of(None, principal), None)
             program.check_inputs(command.inputs)
-            scope = _scope(None, principal)
+            scope = scope_of(None, principal)
             try:
-                with _context(program, lm, scope):
+                with context_of(program, lm, scope):
                     outputs = outputs_of(program.module(**command.inputs))
             except BaseException as raised:
                 raise translate(raised) from raised
-            return _answer(outputs, scope, version)
-        scope = _scope(session, principal)
+            return answer_of(outputs, scope, version)
+        scope = scope_of(session, principal)
         return self._record_run(command, session, lambda: self._run_sync(command, session, scope, None))
 
     def run_thread(
@@ -223,8 +225,8 @@ class SessionHost:
         principal: str | None = None,
     ) -> CommandResult:
         """Run it in the calling thread, which may block for long. Once `stop` is set, it makes no further LM call."""
-        scope = _scope(session, principal, stop)
-        scope.deadline = _deadline()
+        scope = scope_of(session, principal, stop)
+        scope.deadline = deadline()
         return self._record_run(
             command, session, lambda: self._run_sync(command, session, scope, emit_threadsafe)
         )
@@ -246,8 +248,8 @@ class SessionHost:
         if not isinstance(command, ExecuteProgram | StreamProgram):
             return self.run_inline(command, session, principal)
         started_at = self.clock()
-        scope = _scope(session, principal)
-        scope.deadline = _deadline()
+        scope = scope_of(session, principal)
+        scope.deadline = deadline()
         try:
             result = await self._run_program(command, session, scope, emit)
         except PoolError as refused:
@@ -270,18 +272,18 @@ class SessionHost:
         run.program.check_inputs(command.inputs)
         module = run.program.runnable()
         try:
-            with _scope_running(run.program, scope), _context(run.program, run.lm, scope):
+            with running_in(run.program, scope), context_of(run.program, run.lm, scope):
                 if emit is None or type(command) is ExecuteProgram:
                     outputs = outputs_of(await module.acall(**command.inputs))
                 else:
                     outputs = await stream_call(
-                        run.program, emit, lambda: _await_outputs(module, command.inputs)
+                        run.program, emit, lambda: await_outputs(module, command.inputs)
                     )
         except BaseException as raised:
             if is_cancellation(raised):
                 raise
             raise translate(raised) from raised
-        return _answer(outputs, scope, run.version)
+        return answer_of(outputs, scope, run.version)
 
     def _run_sync(
         self,
@@ -305,7 +307,7 @@ class SessionHost:
         run = self._resolve(command, session)
         run.program.check_inputs(command.inputs)
         try:
-            with _scope_running(run.program, scope):
+            with running_in(run.program, scope):
                 if emit is not None and type(command) is StreamProgram:
                     outputs = stream_in_thread(
                         run.program,
@@ -321,7 +323,7 @@ class SessionHost:
         if stop is not None and stop.is_set():
             # A program that survives failing attempts may have answered without its LM: nobody wants that answer.
             raise Cancelled("the operation was cancelled")
-        return _answer(outputs, scope, run.version)
+        return answer_of(outputs, scope, run.version)
 
     def _call(
         self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **settings: Any
@@ -331,7 +333,7 @@ class SessionHost:
             settings["trace"] = []
             # In a thread there is no loop yet, on which an async tool could not be awaited.
             settings["allow_tool_async_sync_conversion"] = True
-        with _context(run.program, run.lm, scope, **settings):
+        with context_of(run.program, run.lm, scope, **settings):
             return outputs_of(run.program.runnable()(**inputs))
 
     def _resolve(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> _Run:
@@ -394,43 +396,3 @@ class SessionHost:
             session.tokens += sum(int(counts.get("total_tokens", 0)) for counts in result.usage.values())
         if self.config.history_limit:
             self._commands.remember(command, session, started_at, now, result, error)
-
-
-def _scope(
-    session: Session | None, principal: str | None, stop: threading.Event | None = None
-) -> OperationScope:
-    owner = principal or (session.principal if session is not None else None)
-    if owner is not None:
-        return OperationScope(f"principal {owner}", stop)
-    # Without principals, sessions are what keeps users apart.
-    return OperationScope("" if session is None else f"session {session.id}", stop)
-
-
-def _context(program: Program, lm: Any, scope: OperationScope, **more: Any) -> AbstractContextManager[None]:
-    """DSPy's settings for one operation: those of the program, then `more` of the operation's own."""
-    settings = {**program.settings, **scope.settings(), **more}
-    context: AbstractContextManager[None] = dspy.context(
-        **{**settings, "lm": lm, "adapter": program.adapter, **spans.settings(settings.get("callbacks"))}
-    )
-    return context
-
-
-def _deadline() -> float:
-    """Of the operation that runs here, on the monotonic clock."""
-    operation = current_operation.get()
-    return math.inf if operation is None else time.monotonic() + operation.timeout_s
-
-
-def _answer(outputs: dict[str, JSON], scope: OperationScope, version: int) -> CommandResult:
-    return CommandResult(
-        {"outputs": outputs}, (), scope.by_model(), scope.offline, version, scope.cached, scope.truncated
-    )
-
-
-def _scope_running(program: Program, scope: OperationScope) -> AbstractContextManager[None]:
-    # DSPy's own short modules start no threads.
-    return nullcontext() if program.way == "direct" else scope.running()
-
-
-async def _await_outputs(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
-    return outputs_of(await module.acall(**inputs))

@@ -1,0 +1,62 @@
+"""What an operation runs in: whose it is, its DSPy settings and deadline, and the answer that comes of it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import dspy
+
+from dspool.messages import JSON
+from dspool.programs import spans
+from dspool.programs.models.operation import OperationScope
+from dspool.programs.program import Program, outputs_of
+from dspool.programs.sessions.commands import CommandResult
+from dspool.programs.sessions.session import Session
+from dspool.telemetry.logs import current_operation
+
+
+def scope_of(
+    session: Session | None, principal: str | None, stop: threading.Event | None = None
+) -> OperationScope:
+    """The scope of an operation in `session` on behalf of `principal`."""
+    owner = principal or (session.principal if session is not None else None)
+    if owner is not None:
+        return OperationScope(f"principal {owner}", stop)
+    # Without principals, sessions are what keeps users apart.
+    return OperationScope("" if session is None else f"session {session.id}", stop)
+
+
+def context_of(program: Program, lm: Any, scope: OperationScope, **more: Any) -> AbstractContextManager[None]:
+    """DSPy's settings for one operation: those of the program, then `more` of the operation's own."""
+    settings = {**program.settings, **scope.settings(), **more}
+    context: AbstractContextManager[None] = dspy.context(
+        **{**settings, "lm": lm, "adapter": program.adapter, **spans.settings(settings.get("callbacks"))}
+    )
+    return context
+
+
+def deadline() -> float:
+    """Of the operation that runs here, on the monotonic clock."""
+    operation = current_operation.get()
+    return math.inf if operation is None else time.monotonic() + operation.timeout_s
+
+
+def running_in(program: Program, scope: OperationScope) -> AbstractContextManager[None]:
+    """Around the run of `program`."""
+    # DSPy's own short modules start no threads.
+    return nullcontext() if program.way == "direct" else scope.running()
+
+
+def answer_of(outputs: dict[str, JSON], scope: OperationScope, version: int) -> CommandResult:
+    return CommandResult(
+        {"outputs": outputs}, (), scope.by_model(), scope.offline, version, scope.cached, scope.truncated
+    )
+
+
+async def await_outputs(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
+    return outputs_of(await module.acall(**inputs))
