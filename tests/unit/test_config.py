@@ -19,6 +19,7 @@ from dspool.config import (
     RetryConfig,
     ServiceConfig,
     WarmupConfig,
+    links,
     load_config,
     reference_table,
 )
@@ -486,6 +487,62 @@ def test_an_unknown_variable_is_refused(name, monkeypatch):
     assert caught.value.details["key"] == name
     monkeypatch.setenv(name, "1")
     assert refused().details["key"] == name
+
+
+KUBERNETES = {
+    "DSPOOL_PORT": "tcp://10.96.3.4:8000",
+    "DSPOOL_SERVICE_HOST": "10.96.3.4",
+    "DSPOOL_SERVICE_PORT": "8000",
+    "DSPOOL_SERVICE_PORT_HTTP_API": "8000",
+    "DSPOOL_PORT_8000_TCP": "tcp://10.96.3.4:8000",
+    "DSPOOL_PORT_8000_TCP_PROTO": "tcp",
+    "DSPOOL_PORT_8000_TCP_PORT": "8000",
+    "DSPOOL_PORT_8000_TCP_ADDR": "10.96.3.4",
+}
+
+
+@pytest.mark.parametrize(
+    "service", ["DSPOOL", "DSPOOL_POOL_SIZE", "DSPOOL_INGRESS", "DSPOOL_SERVICE", "DSPOOL__X"]
+)
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored_and_said(service, caplog):
+    variables = {name.replace("DSPOOL", service, 1): value for name, value in KUBERNETES.items()}
+    links.say_ignored.cache_clear()
+
+    config = load_config(environ={**variables, "DSPOOL_SERVICE__PORT": "8123"}).config
+    load_config(environ=variables)
+
+    assert config.service.port == 8123
+    said = [one.message for one in caplog.records if "ignored" in one.message]
+    assert len(said) == 1
+    assert all(name in said[0] for name in variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DSPOOL_DB_PORT_5432_UDP", "udp://[fd00::4]:5432"),
+        ("DSPOOL_DB_SERVICE_HOST", "fd00::4"),
+        ("DSPOOL_DB_PORT_5432_SCTP_PROTO", "sctp"),
+        ("DSPOOL_DB_NAME", "/web/dspool-db"),
+    ],
+)
+def test_other_service_links_are_ignored_too(name, value):
+    assert load_config(environ={name: value}).config.pool_size == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DSPOOL_PORT", "9000"),
+        ("DSPOOL_SERVICE_HOST", "everywhere"),
+        ("DSPOOL_SERVICE_PORT", "tcp"),
+        ("DSPOOL_PORTS", "tcp://10.96.3.4:8000"),
+        ("DSPOOL_PORT_8000_TCP_SIZE", "8000"),
+    ],
+)
+def test_a_misspelt_variable_that_is_no_service_link_is_refused(name, value):
+    with pytest.raises(ConfigError, match=name):
+        load_config(environ={name: value})
 
 
 def test_an_unknown_key_within_a_group_is_refused_from_the_environment_too():

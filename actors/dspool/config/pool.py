@@ -33,6 +33,7 @@ from dspool.config.base import (
     default_state_dir,
     refuse,
 )
+from dspool.config.links import is_service_link, say_ignored
 from dspool.config.parts import (
     AllowedCallables,
     ConfigureLMStep,
@@ -325,7 +326,7 @@ DEFAULT_PROGRAMS: Mapping[str, ProgramConfig] = {
 
 
 class Environment(EnvSettingsSource):
-    """`DSPOOL_*` variables as one layer. Refuses an unknown one."""
+    """`DSPOOL_*` variables as one layer. Refuses an unknown one, but for those that an orchestrator sets."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         environ = _environ.get()
@@ -333,12 +334,15 @@ class Environment(EnvSettingsSource):
             environ = os.environ
         variables = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
         keys = {f"{PREFIX}{key}".upper() for key in PoolConfig.model_fields} | set(OTHER_VARIABLES)
-        unknown = sorted(name for name in variables if name.upper().split("__")[0] not in keys)
-        if unknown:
+        others = {name: value for name, value in variables.items() if name.upper().split("__")[0] not in keys}
+        links = frozenset(name for name, value in others.items() if is_service_link(name, value))
+        if unknown := sorted(others.keys() - links):
             raise config_error(
                 {"key": name, "rule": "there is no such key for this variable"} for name in unknown
             )
-        return {name.lower(): value for name, value in variables.items()}
+        if links:
+            say_ignored(links)
+        return {name.lower(): value for name, value in variables.items() if name not in links}
 
 
 def _at_most(config: PoolConfig, key: str, limit: str) -> None:

@@ -1,0 +1,62 @@
+"""Variables that Kubernetes and Docker set in every container for each service beside it.
+
+A service named `dspool` gives `DSPOOL_PORT=tcp://10.96.3.4:8000` and a dozen others, which are nobody's settings. Name
+and value decide together: `DSPOOL_PORT=9000` is a mistake of somebody who means `DSPOOL_SERVICE__PORT`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+_URL: Final = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+_PROTOCOL: Final = re.compile("tcp|udp|sctp")
+_NUMBER: Final = re.compile(r"\d{1,5}")
+_CONTAINER: Final = re.compile(r"/\S+/\S+")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+_FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[str], object]], ...]] = tuple(
+    (re.compile(rf"\w+_{name}", re.ASCII), fits)
+    for name, fits in (
+        ("SERVICE_HOST", _is_address),
+        (r"SERVICE_PORT(_\w+)?", _NUMBER.fullmatch),
+        (r"PORT(_\d+_(TCP|UDP|SCTP))?", _URL.fullmatch),
+        (r"PORT_\d+_(TCP|UDP|SCTP)_PROTO", _PROTOCOL.fullmatch),
+        (r"PORT_\d+_(TCP|UDP|SCTP)_PORT", _NUMBER.fullmatch),
+        (r"PORT_\d+_(TCP|UDP|SCTP)_ADDR", _is_address),
+        ("NAME", _CONTAINER.fullmatch),
+    )
+)
+"""The last one is Docker's."""
+
+
+def is_service_link(name: str, value: str | None) -> bool:
+    """Whether an orchestrator set this variable to tell where a service is."""
+    return value is not None and any(form.fullmatch(name) and fits(value) for form, fits in _FORMS)
+
+
+@cache
+def say_ignored(names: frozenset[str]) -> None:
+    """Log these variables as ignored; once a process, however often its configuration is read."""
+    log.warning(
+        "ignored %s: an orchestrator sets such variables for services; settings of dspool have two underscores "
+        "between a group and its key (DSPOOL_SERVICE__PORT)",
+        ", ".join(sorted(names)),
+    )
+
+
+__all__ = ["is_service_link", "say_ignored"]
