@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,6 +25,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("dspool")
 
 HARNESS = Path(__file__).parent / "integration"
+PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = {
     "RAY_raylet_start_wait_time_s": "300",
     "RAY_worker_register_timeout_seconds": "300",
@@ -58,17 +60,28 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster(notes: Path) -> Iterator[str]:
-    """The address of a Ray cluster of our own, whose workers can import what lies beside the integration tests or in
-    `notes`."""
+def model_port() -> int:
+    """Where the programs of the tutorials look for their model; nobody listens yet."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        return int(reserved.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def cluster(notes: Path, model_port: int) -> Iterator[str]:
+    """The address of a Ray cluster of our own, whose workers can import what lies beside the integration tests, in
+    `programs` or in `notes`."""
     import ray
 
     from dspool.runtime.cluster import own_cluster
 
-    names = ("PYTHONPATH", "NOTED_DIR")
+    names = ("PYTHONPATH", "NOTED_DIR", "MODEL_URL", "MODEL_KEY")
     before = {name: os.environ.get(name) for name in names}
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HARNESS), str(notes), before["PYTHONPATH"]]))
+    places = [str(HARNESS), str(PROGRAMS), str(notes), before["PYTHONPATH"]]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     os.environ["NOTED_DIR"] = str(notes)
+    os.environ["MODEL_URL"] = f"http://127.0.0.1:{model_port}/v1"
+    os.environ["MODEL_KEY"] = "sk-the-tutorials-own-key"
     try:
         with own_cluster("dsp-t-"):
             yield ray.get_runtime_context().gcs_address

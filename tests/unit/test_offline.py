@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import dspy
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from dspool.programs.adapters import adapter_named
 from dspool.programs.offline import extractive
-from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
+from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine, reply_to
 from dspool.programs.signatures import build_signature
 
 TOWER = (
@@ -95,6 +96,14 @@ def test_a_choice_is_the_option_the_text_supports(lm: Any):
         lm, "text -> label: Literal['sports', 'politics', 'food']", text="The politics of the city changed."
     )
     assert found.label == "politics"
+
+
+def test_a_choice_of_an_enum_is_read_out_of_the_prompt_alone():
+    """A server for tests has nothing else."""
+    kind = enum.Enum("kind", {"A": "lost_card", "B": "late_card"})
+    fields = {"text": (str, dspy.InputField()), "kind": (kind, dspy.OutputField())}
+    prompt = dspy.ChatAdapter().format(dspy.Signature(fields), [], {"text": "It is a late card."})
+    assert "late_card" in reply_to(prompt[0]["content"], prompt[-1]["content"])
 
 
 def test_field_markers_inside_an_input_do_not_confuse_it(lm: Any):

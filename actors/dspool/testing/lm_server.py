@@ -19,6 +19,7 @@ import json
 import re
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class LMServer:
         latency_s: float = 0.0,
         token_interval_s: float = 0.0,
         text: str | None = None,
+        answer: Callable[[dict[str, Any]], str | None] | None = None,
         api_key: str | None = None,
     ) -> None:
         self.host = host
@@ -72,6 +74,8 @@ class LMServer:
         self.latency_s = latency_s
         self.token_interval_s = token_interval_s
         self.text = text
+        self.answer = answer
+        """The model's answer to a request's body; None is the offline engine's. For more than one request at a time."""
         self.api_key = api_key
         """If set, any other bearer token gets a 401."""
         self.requests = 0
@@ -233,7 +237,9 @@ class _Connection(asyncio.Protocol):
         else:
             request = json.loads(body)
             server.seen.append(request)
-            answer = reply.text or server.text or _answer(request)
+            answer = (
+                reply.text or server.text or (server.answer and server.answer(request)) or _answer(request)
+            )
             if request.get("stream"):
                 await self._stream(request, answer, reply)
             else:

@@ -20,6 +20,7 @@ Schema = dict[str, Any]
 _JSON_MARK = "Outputs will be a JSON object with the following fields."
 _FIELD = re.compile(r"^\d+\. `(\w+)` \((.*?)\):(?: |$)", re.MULTILINE)
 _NOTE = "        # note: the value you produce must adhere to the JSON schema: "
+_ONE_OF = "        # note: the value you produce must be one of: "
 _TEXT: Schema = {"type": "string"}
 _SIMPLE: dict[str, Schema] = {
     "str": _TEXT,
@@ -129,11 +130,20 @@ def plan_of(system: str) -> PromptPlan | None:
     outputs = {name: type_ for name, type_ in outputs.items() if name in notes or kind == "xml"}
     schemas = {}
     for name, type_ in outputs.items():
-        _, mark, note = notes.get(name, "").partition(_NOTE)
-        schema = json.JSONDecoder().raw_decode(note)[0] if mark else _schema_from_text(type_)
+        schema = _schema_from_note(notes.get(name, "")) or _schema_from_text(type_)
         if schema is not None:
             schemas[name] = schema
     return PromptPlan(kind, inputs, outputs, schemas) if inputs and outputs else None
+
+
+def _schema_from_note(note: str) -> Schema | None:
+    """The schema that DSPy writes beside an output whose type has no name in Python's own words."""
+    _, mark, schema = note.partition(_NOTE)
+    if mark:
+        found: Schema = json.JSONDecoder().raw_decode(schema)[0]
+        return found
+    _, mark, values = note.partition(_ONE_OF)
+    return {"enum": values.split("; ")} if mark else None
 
 
 def _schema_from_text(text: str) -> Schema | None:
