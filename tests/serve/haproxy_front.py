@@ -106,7 +106,7 @@ class Front:
         self.replica = Replica()
         self.replicas = await asyncio.start_server(self.replica, "127.0.0.1", 0)
         self.held = haproxy.HeldPorts()
-        self.port = self.held.hold()
+        self.port = self.held.hold(self.options.get("host", "127.0.0.1"))
         variables = haproxy.environment(self.directory / "h", self.held, **self.options)
         self.metrics_port = int(variables["RAY_SERVE_HAPROXY_METRICS_PORT"])
         self.config = self.directory / "haproxy.cfg"

@@ -298,12 +298,30 @@ def test_the_run_file_is_for_its_owner_only_and_survives_rubbish(tmp_path):
 
 def test_hosts_and_ports_are_checked(taken_port):
     assert checked_host("localhost") == checked_host("127.0.0.1") == "127.0.0.1"
-    for host, error in (("::1", ConfigError), ("example.org", ConfigError), ("10.0.0.1", NotAllowed)):
+    assert checked_host("::1") == checked_host("[::1]") == checked_host("0:0:0:0:0:0:0:1") == "::1"
+    assert checked_host("::ffff:127.0.0.1") == "127.0.0.1"
+    assert checked_host("::", tokens=True) == "::"
+    refused = (
+        ("example.org", ConfigError),
+        ("10.0.0.1", NotAllowed),
+        ("::", NotAllowed),
+        ("fd00::1", NotAllowed),
+    )
+    for host, error in refused:
         with pytest.raises(error):
             checked_host(host)
     assert checked_port("127.0.0.1", 0) > 0
+    assert checked_port("::1", 0) > 0
     with pytest.raises(Conflict):
         checked_port("127.0.0.1", taken_port)
+
+
+def test_a_port_of_ipv6_that_is_taken_is_said():
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", 0))
+        other.listen()
+        with pytest.raises(Conflict):
+            checked_port("::1", other.getsockname()[1])
 
 
 def test_every_command_explains_itself_and_version_prints_versions():

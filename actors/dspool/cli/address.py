@@ -10,7 +10,7 @@ from dspool.errors import ConfigError, Conflict, NotAllowed
 
 
 def checked_host(host: str, *, tokens: bool = False) -> str:
-    """The IPv4 address that `host` means; beyond loopback only if there are access `tokens`.
+    """The IP address that `host` means; beyond loopback only if there are access `tokens`.
 
     Raises:
         NotAllowed: it is not loopback and there are no access tokens, so the network is kept out.
@@ -19,18 +19,18 @@ def checked_host(host: str, *, tokens: bool = False) -> str:
     if host == "localhost":
         return "127.0.0.1"
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         raise ConfigError(f"service.host must be an IP address or localhost, got {host!r}") from None
+    # `::ffff:127.0.0.1` is loopback, and Python does not say so.
+    address = getattr(address, "ipv4_mapped", None) or address
     if not address.is_loopback and not tokens:
         raise NotAllowed(
             f"not listening on {host}: anybody who reaches it could run programs, and there are no access tokens; "
             "make one (`dspool token new`) and set service.tokens_file, or use 127.0.0.1",
             host=host,
         )
-    if address.version != 4:
-        raise ConfigError(f"service.host must be an IPv4 address such as 127.0.0.1, got {host!r}")
-    return host
+    return str(address)
 
 
 def checked_port(host: str, port: int) -> int:
@@ -41,7 +41,7 @@ def checked_port(host: str, port: int) -> int:
         NotAllowed: the system does not let us.
         ConfigError: this machine has no such address.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As the server will: connections of a service that has just ended do not count as "in use".
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

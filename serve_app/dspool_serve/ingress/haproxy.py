@@ -94,7 +94,7 @@ class HeldPorts:
         Raises:
             OSError: somebody has it.
         """
-        holder = socket.socket()
+        holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.bind((host, port))
