@@ -6,27 +6,29 @@
 from dspool.config.load import Loaded, Row, load_config
 from dspool.config.parts import (
     AllowedCallables,
-    ConfigureLMStep,
-    CustomCode,
     HistoryConfig,
-    ImportModules,
     LimitsConfig,
     LMProfile,
-    LoadPrograms,
-    Probe,
     ProgramConfig,
     RecycleConfig,
     RestartConfig,
     RetryConfig,
     ServiceConfig,
-    SetupStep,
     TelemetryConfig,
+)
+from dspool.config.pool import PoolConfig
+from dspool.config.reference import reference_table
+from dspool.config.warmup import (
+    ConfigureLMStep,
+    CustomCode,
+    ImportModules,
+    LoadPrograms,
+    Probe,
+    SetupStep,
     WarmupConfig,
     WarmupStep,
     WorkerStep,
 )
-from dspool.config.pool import PoolConfig
-from dspool.config.reference import reference_table
 
 __all__ = [
     "AllowedCallables",

@@ -36,20 +36,22 @@ from dspool.config.base import (
 from dspool.config.links import is_service_link, say_ignored
 from dspool.config.parts import (
     AllowedCallables,
-    ConfigureLMStep,
-    CustomCode,
     HistoryConfig,
     LimitsConfig,
     LMProfile,
-    Probe,
     ProgramConfig,
     RecycleConfig,
     RestartConfig,
     RetryConfig,
     ServiceConfig,
     TelemetryConfig,
-    WarmupConfig,
     is_multiple,
+)
+from dspool.config.warmup import (
+    ConfigureLMStep,
+    CustomCode,
+    Probe,
+    WarmupConfig,
 )
 
 PREFIX = "DSPOOL_"
