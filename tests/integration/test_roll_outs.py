@@ -128,45 +128,53 @@ def shop(notes):
     return package
 
 
-async def test_edited_source_is_not_deployed_before_workers_have_it_and_a_number_keeps_its_code(
-    start_pool, shop
-):
+async def test_edited_source_is_deployed_through_new_workers_and_a_number_keeps_its_code(start_pool, shop):
     path = f"{shop.name}.answers:Answer"
-    loud = Deployment("shop", 0, import_path=path, kwargs={"mark": "!"})
-    pool = await start_pool(programs={"shop": {"import_path": path}}, allowed_imports=("noted", shop.name))
+    again = Deployment("shop", 0)
+    programs = {"shop": {"import_path": path}, "loud": {"import_path": path, "kwargs": {"mark": "!"}}}
+    pool = await start_pool(programs=programs, allowed_imports=("noted", shop.name))
     await full(pool)
     with pytest.raises(Conflict, match="version 1 of shop already runs exactly this"):
-        await pool.deploy(Deployment("shop", 0, import_path=path))
-    assert (await pool.deploy(loud)).version == 2
-    assert await answers(pool) == {"old!"}
+        await pool.deploy(again)
+    seen = {"old": 1}
 
-    (shop / "prompts.py").write_text(PROMPTS.format(text="quite new"))
-    tools = {"signature": "a -> b", "module": "ReAct", "settings": {"tools": [path]}}
-    for wanted in (loud, Deployment("shop", 0, import_path=path), Deployment("other", 0, spec=tools)):
-        with pytest.raises(Conflict, match="changed since workers imported it") as refused:
-            await pool.deploy(wanted)
-        assert str(shop / "prompts.py") in refused.value.message
-    assert pool.client.membership.programs == {"shop": 2}
-    # The way back is open as long as the workers have the code of then, whatever is on disk.
-    for version, answer in ((1, "old"), (2, "old!")):
-        await ask(pool.supervisor, "rollback", "shop", version)
-        assert await answers(pool) == {answer}
+    async def holds(now):
+        for number in range(16):
+            result = await pool.execute("shop", question=str(number))
+            assert seen.setdefault(result.answer, result.program_version) == result.program_version
+        assert result.answer == now
 
-    # Workers that start now have the new code under the old number. That is told, and ends with a deployment.
-    for worker_id in pids(pool):
-        await pool.restart(worker_id)
+    (shop / "prompts.py").write_text(PROMPTS.format(text="new"))
+    await holds("old")
+    assert (await pool.deploy(again, canary_s=1.0)).version == 2
+    await holds("new")
+    assert (await pool.execute("loud", question="?")).answer == "new!"
+    assert pool.client.membership.programs == {"shop": 2, "loud": 2}
+
+    (shop / "answers.py").write_text("import dspy\n\nclass Answer(dspy.Module:\n")
+    with pytest.raises(ProgramError, match="SyntaxError"):
+        await pool.deploy(again)
+    await holds("new")
+
+    # Somebody is half done when a worker dies: its successor waits for the end of that.
+    (shop / "answers.py").write_text(ANSWERS)
+    (shop / "prompts.py").write_text(PROMPTS.format(text="half"))
+    kill(next(iter(pids(pool).values())))
+    (about, *_) = await told_of(pool, "program.source_changed", 1)
+    assert (about.metadata["program"], about.metadata["version"]) in {("shop", 2), ("loud", 2)}
+    await holds("new")
+    (shop / "prompts.py").write_text(PROMPTS.format(text="new"))
     await full(pool)
-    told = await told_of(pool, "program.source_changed", 2)
-    assert {(seen.metadata["program"], seen.metadata["version"]) for seen in told} == {("shop", 2)}
-    assert (await pool.deploy(loud)).version == 3
-    assert await answers(pool) == {"quite new!"}
-    for version in (1, 2):
-        with pytest.raises(Conflict, match=f"the source that version {version} of shop was made from"):
-            await ask(pool.supervisor, "rollback", "shop", version)
-    assert (await pool.execute("shop", question="which?")).program_version == 3
+    await holds("new")
+    with pytest.raises(Conflict, match="the source that version 1 of shop was made from"):
+        await ask(pool.supervisor, "rollback", "shop", 1)
+    (shop / "prompts.py").write_text(PROMPTS.format(text="old"))
+    assert (await ask(pool.supervisor, "rollback", "shop", 1)).version == 1
+    await holds("old")
+    assert (await pool.execute("loud", question="?")).answer == "old!"
 
 
-async def test_source_that_workers_are_forked_with_is_told_from_what_is_on_disk(start_pool, shop):
+async def test_workers_that_are_forked_from_a_parent_with_edited_source_get_the_new_source(start_pool, shop):
     path = f"{shop.name}.answers:Answer"
     steps = [
         {"step": "import_modules", "modules": [f"{shop.name}.answers"]},
@@ -177,13 +185,10 @@ async def test_source_that_workers_are_forked_with_is_told_from_what_is_on_disk(
     )
     await full(pool)
     (shop / "prompts.py").write_text(PROMPTS.format(text="quite new"))
-    for worker_id in pids(pool):
-        await pool.restart(worker_id)
-    await full(pool)
-    assert await answers(pool) == {"old"}
-    with pytest.raises(Conflict, match="changed since workers imported it"):
-        await pool.deploy(Deployment("shop", 0, import_path=path))
-    assert not [seen for seen in (await pool.events()).events if seen.event == "program.source_changed"]
+    done = await pool.deploy(Deployment("shop", 0))
+    assert done.version == 2
+    assert await answers(pool) == {"quite new"}
+    assert {status.start for status in (await pool.status()).workers} == {"fork"}
 
 
 async def answers(pool):

@@ -22,10 +22,9 @@ from dspool.messages.programs import VERSIONS_KEPT
 from dspool.runtime.session_logs import shorten
 from dspool.store import schema
 from dspool.store.store import SessionStore
-from dspool.supervisor import deployments as supervised
 from dspool.supervisor.canary import MAX_ROLLOUTS, Rollouts
 from dspool.supervisor.sizing import MAX_DECISIONS, DecisionRecord, Sizing
-from dspool.supervisor.versioned_source import VersionedSource
+from dspool.supervisor.version_history import VersionHistory
 from dspool.supervisor.warmup import MAX_MOMENTS, MAX_RUNS, Warmer
 from dspool.telemetry.event_log import MAX_BUFFERED, MAX_SENDERS, EventBatch, EventBuffer, EventLog
 from dspool.telemetry.metrics import Metrics
@@ -108,16 +107,14 @@ async def test_of_each_program_the_newest_versions_and_the_current_one_are_kept(
 
 async def test_the_supervisor_forgets_the_versions_that_the_store_forgets_and_their_source():
     store, numbers = FakeStore(), range(1, 301)
-    source = VersionedSource("p", store, workers=list, sleep=asyncio.sleep)
     for number in numbers:
         await store.put_record("p", f"source:qa:{number}", {"shop": "hash"})
-    held = supervised.Deployments.__new__(supervised.Deployments)
+    held = VersionHistory(PoolConfig(name="p"), store, on_change=print, wall=float)
     held._versions = {"qa": {number: Deployment("qa", number) for number in numbers}}
-    held._current, held._previous, held._source = {"qa": 300}, {"qa": 7}, source
+    held._current, held._previous = {"qa": 300}, {"qa": 7}
     await held._forget_old("qa")
     kept = [7, *range(301 - VERSIONS_KEPT, 301)]
     assert sorted(held._versions["qa"]) == kept
-    assert source._originals == {}
     assert [number for number in numbers if await store.get_record("p", f"source:qa:{number}")] == kept
 
 
@@ -257,7 +254,7 @@ def test_what_the_supervisor_remembers_for_people_is_bounded():
     config = PoolConfig()
     rollouts = Rollouts(lambda: 0.0)
     sizing = Sizing(config, None, facts=None, clock=float, wall=float, sleep=asyncio.sleep)
-    warmer = Warmer(config, current=list, clock=float, sleep=asyncio.sleep)
+    warmer = Warmer(config, current=list, admit=None, clock=float, sleep=asyncio.sleep)
     for number in range(max(MAX_ROLLOUTS, MAX_DECISIONS, MAX_MOMENTS, MAX_RUNS) + 5):
         with rollouts.of("qa", number, None, "loading"):
             pass

@@ -19,7 +19,7 @@ from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.messages import Deployment, Membership
 from dspool.pool import Pool
 from dspool.store.store import SessionStore
-from dspool.supervisor.deployments import deployment_of
+from dspool.supervisor.version_history import deployment_of
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.logs import LogTail
 from dspool.telemetry.metrics import Metrics

@@ -125,15 +125,30 @@ def test_a_file_that_is_gone_has_changed(shop):
     assert shop.look().changed == {f"{shop.name}.prompts": str(file)}
 
 
-def test_what_is_not_imported_cannot_have_changed(shop):
-    shop.write(f"{shop.name}.other", "A = 1\n")
+def test_a_late_import_gets_what_was_there_when_the_program_was_loaded_or_fails(shop):
+    file = shop.write(f"{shop.name}.other", "A = 1\n")
     shop.load("answers")
-    shop.look()
+    before = shop.look()
+    assert f"{shop.name}.other" in before.modules
     shop.write(f"{shop.name}.other", "A = 2\n")
-    assert shop.look().changed == {}
-    shop.load("other")
-    assert shop.look().changed == {}
-    assert f"{shop.name}.other" in shop.look().modules
+    assert shop.look().changed == {f"{shop.name}.other": str(file)}
+    with pytest.raises(ImportError, match="was edited after this process loaded the program"):
+        shop.load("other")
+    assert shop.look().modules == before.modules
+    shop.write(f"{shop.name}.other", "A = 1\n")
+    assert shop.load("other").A == 1
+    assert shop.look() == before
+
+
+def test_an_edit_in_the_same_second_that_keeps_the_size_runs_as_it_is_recorded(shop):
+    """Python itself takes the bytecode of before: it compares whole seconds and sizes."""
+    file = shop.write(f"{shop.name}.late", "A = 1\n")
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    py_compile.compile(str(file), doraise=True)
+    shop.write(f"{shop.name}.late", "A = 2\n")
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    assert shop.load("late").A == 2
+    assert shop.look().modules[f"{shop.name}.late"] == digest_of(str(file))
 
 
 def test_a_module_without_package_counts_with_those_that_lie_beside_it(home):

@@ -12,6 +12,11 @@ VERSIONS_KEPT: Final = 100
 """The newest of each program that are kept for a roll-back, besides the current one."""
 
 
+MadeBy = Literal["config", "deploy", "reload", "restart", "rollback"]
+"""What made a version: the configuration; a deployment; edited source that was deployed (`reload`; of this program, or
+of another one that shares it), that a pool found when it started (`restart`) or that a roll-back brought along."""
+
+
 class Deployment(Struct, frozen=True):
     """One version of a pool program: what `CreateProgram` takes, and its version (1, 2, ...)."""
 
@@ -21,6 +26,12 @@ class Deployment(Struct, frozen=True):
     state: dict[str, JSON] | None = None
     import_path: str | None = None
     kwargs: dict[str, JSON] = {}
+    made_by: MadeBy | None = None
+    made_at: float = 0.0
+    """Wall-clock seconds; 0 if it was made before this was kept."""
+    source: dict[str, str] | None = None
+    """What it is made of: the digest of each module of its package. No process runs it from any other source. None:
+    it imports nothing of its own, or no worker has loaded it yet."""
 
     @property
     def has_one_source(self) -> bool:

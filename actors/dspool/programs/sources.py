@@ -1,13 +1,17 @@
 """From which source this process imported what programs are made of, and whether that is still on disk.
 
 A process imports a module once: whoever edits its file and loads the program again silently gets the old code. So an
-import finder takes the digest of each file just before Python reads it (also in the process that workers are forked
-from), and `imported_source` compares it with the file as it is now. Data files that a module reads are not covered.
+import finder takes the digest of each file as Python reads it (also in the process that workers are forked from), and
+`imported_source` compares it with the file as it is now. Data files that a module reads are not covered.
+
+Modules of a program's package that nothing has imported yet are held to what they were when the program was loaded: a
+late import of one that was edited since fails, because a process never runs half of an edit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -16,14 +20,20 @@ import sysconfig
 import zipfile
 from collections.abc import Iterable, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import CodeType, ModuleType
 
 from dspool.core.lifecycle.source import ImportedSource
 
 _LIBRARIES = frozenset(sysconfig.get_paths().values())
+_OURS = frozenset({"dspool", "dspool_serve", "dspool_console"})
+MAX_FILES = 2000
+"""A package with more files than this counts only by what is imported of it."""
+
 _records: dict[str, tuple[str, str]] = {}
 """By name of module: its file and the file's digest; "" when the file could not be read."""
+_unread: dict[str, tuple[str, str]] = {}
+"""The same of modules that nothing has imported, as they were when their package was first asked for."""
 
 
 class _Recorder(MetaPathFinder):
@@ -42,9 +52,35 @@ class _Recorder(MetaPathFinder):
             spec: ModuleSpec | None = find(name, path, target)
             if spec is not None:
                 if file := _file_of(spec):
-                    _records[name] = file, digest_of(file)
+                    if type(spec.loader) is SourceFileLoader and _is_own(name, file):
+                        spec.loader = _ExactLoader(name, file)
+                    _record(name, file, digest_of(file))
                 return spec
         return None
+
+
+class _ExactLoader(SourceFileLoader):
+    """Compiles what is in the file now. Python's own goes by the bytecode, which it holds for current when the source
+    has the same size and was written in the same second: that would be old code under a new digest."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        source = self.get_data(path)
+        _record(fullname, path, _digest(source))
+        code: CodeType = self.source_to_code(source, path)
+        return code
+
+
+def _record(name: str, file: str, digest: str) -> None:
+    pinned = _unread.get(name, ("", digest))[1]
+    if digest != pinned:
+        raise ImportError(
+            f"{file} was edited after this process loaded the program, of which it is a part: it is not imported into "
+            "the older rest; `dspool deploy` brings all of it into new processes",
+            name=name,
+            path=file,
+        )
+    _records[name] = file, digest
 
 
 def record_imports() -> None:
@@ -60,17 +96,25 @@ def record_of(module: str) -> tuple[str, str] | None:
 
 def imported_source(paths: Iterable[str]) -> ImportedSource:
     """What this process imported of the packages of these import paths and of the modules beside them."""
-    packages = _packages({path.partition(":")[0].partition(".")[0] for path in paths})
+    tops = {path.partition(":")[0].partition(".")[0] for path in paths}
+    packages = _packages(tops)
+    for name, module in sorted(sys.modules.items()):
+        if (
+            name.partition(".")[0] in packages
+            and name not in _records
+            and (file := _file_of(_spec_of(module)))
+        ):
+            _records[name] = file, digest_of(file)
+    for top in tops & sys.modules.keys():
+        for name, file in _files_of(top):
+            if name not in _records and name not in _unread:
+                _unread[name] = file, digest_of(file)
     modules: dict[str, str] = {}
     changed: dict[str, str] = {}
-    for name, module in sorted(sys.modules.items()):
-        if name.partition(".")[0] not in packages:
-            continue
-        if name not in _records and (file := _file_of(_spec_of(module))):
-            _records[name] = file, digest_of(file)
-        if name in _records:
-            file, modules[name] = _records[name]
-            if digest_of(file) != modules[name]:
+    for name, (file, digest) in sorted({**_unread, **_records}.items()):
+        if name.partition(".")[0] in packages and (name in sys.modules or name in _unread):
+            modules[name] = digest
+            if digest_of(file) != digest:
                 changed[name] = file
     return ImportedSource(modules, changed)
 
@@ -79,11 +123,43 @@ def digest_of(file: str) -> str:
     """The digest of a file's content; "" if it cannot be read. The file may be inside an archive."""
     try:
         if not os.path.isfile(file):
-            return hashlib.blake2b(_from_archive(file), digest_size=16).hexdigest()
+            return _digest(_from_archive(file))
         with open(file, "rb") as content:
             return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except (OSError, KeyError, zipfile.BadZipFile):
         return ""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+@functools.cache
+def _is_own(name: str, file: str) -> bool:
+    """Whether a module is a user's own: neither dspool's nor of a library."""
+    if name.partition(".")[0] in _OURS or any(file.startswith(f"{home}{os.sep}") for home in _LIBRARIES):
+        return False
+    return not {"site-packages", "dist-packages"} & set(file.split(os.sep))
+
+
+def _files_of(top: str) -> list[tuple[str, str]]:
+    """The modules below a package of a user's own, by name and file."""
+    spec = _spec_of(sys.modules.get(top))
+    found: list[tuple[str, str]] = []
+    for home in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if not _is_own(top, os.path.join(home, "")):
+            continue
+        for folder, folders, files in os.walk(home):
+            folders[:] = sorted(one for one in folders if one.isidentifier() and one != "__pycache__")
+            inner = os.path.relpath(folder, home).split(os.sep) if folder != home else []
+            for file in sorted(files):
+                stem, _, kind = file.rpartition(".")
+                if kind == "py" and stem.isidentifier():
+                    parts = [top, *inner, *([stem] if stem != "__init__" else [])]
+                    found.append((".".join(parts), os.path.join(folder, file)))
+            if len(found) > MAX_FILES:
+                return []
+    return found
 
 
 def _from_archive(file: str) -> bytes:

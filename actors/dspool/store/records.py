@@ -45,20 +45,22 @@ class PoolRecords:
             text = (await connection.execute(query)).scalar_one_or_none()
         return None if text is None else msgspec.json.decode(text)
 
-    async def add_deployment(self, pool: str, deployment: Deployment) -> Deployment:
-        """Keep a new version of a pool program; returns it with its number (1, 2, ...), whatever it came with. Of each
-        program the newest `VERSIONS_KEPT` are kept, and the current one.
+    async def add_deployment(self, pool: str, deployment: Deployment, at_least: int = 0) -> Deployment:
+        """Keep a new version of a pool program; returns it with its number (1, 2, ...), whatever it came with: the next
+        one, and `at_least` this one. Of each program the newest `VERSIONS_KEPT` are kept, and the current one.
 
         A program's first version is current at once; later ones become current by `set_current`.
         """
         program = deployment.program
         check_names(pool=pool, program=program)
-        body = encode(msgspec.structs.asdict(deployment), f"deployment of {program!r}")
+        # Its source is a record of its own: the first version's is known only after a worker has loaded it.
+        kept = msgspec.structs.replace(deployment, source=None)
+        body = encode(msgspec.structs.asdict(kept), f"deployment of {program!r}")
 
         async def run(connection: AsyncConnection) -> int:
             where = (_deployments.c.pool == pool, _deployments.c.program == program)
             last = (await connection.execute(select(func.max(_deployments.c.version)).where(*where))).scalar()
-            version = int(last or 0) + 1
+            version = max(int(last or 0) + 1, at_least)
             row = {"pool": pool, "program": program, "version": version}
             await connection.execute(upsert(connection, _deployments), row | {"body": body})
             if last is None:

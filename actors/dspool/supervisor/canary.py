@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from dspool.core.lifecycle.canary import MIN_OPERATIONS, Verdict, judge
-from dspool.errors import PoolError
+from dspool.errors import PoolError, ProgramError
 from dspool.messages import VersionNumbers
 from dspool.supervisor.ports import Sleep, WorkerHandle, within
+from dspool.telemetry.events import emit
 
 ANSWER_S = 1.0
 """How long a worker may take to report its numbers."""
@@ -117,6 +118,50 @@ class Trial:
                 self._silences.pop(handle.worker_id, None)
                 numbers[handle.worker_id] = answer
         return numbers
+
+
+async def try_canary(
+    pool: str, canary: WorkerHandle, trial: Trial, rollout: Rollout, clock: Callable[[], float]
+) -> None:
+    """Watch the canary's trial, for at most `rollout.canary_s`.
+
+    Raises:
+        ProgramError: the new version does worse than the one before.
+    """
+    began = clock()
+
+    def note(old: VersionNumbers, new: VersionNumbers, reason: str) -> None:
+        rollout.old, rollout.new, rollout.reason = old, new, reason
+
+    verdict = await trial.watch(canary, rollout.canary_s, note)
+    old, new = rollout.old or VersionNumbers(), rollout.new or VersionNumbers()
+    emit(
+        "program.canary",
+        {
+            "duration_s": clock() - began,
+            "operations": new.operations,
+            "error_rate": new.error_rate,
+            "run_s": new.least_s,
+            "error_rate_before": old.error_rate,
+            "run_s_before": old.run_s,
+        },
+        {
+            "pool": pool,
+            "program": rollout.program,
+            "version": rollout.version,
+            "worker": canary.worker_id,
+            "action": verdict.decision,
+            "reason": verdict.reason,
+        },
+    )
+    if verdict.decision == "back":
+        rollout.phase = "rolled back"
+        raise ProgramError(
+            f"version {rollout.version} of {rollout.program} was rolled back: {verdict.reason}",
+            program=rollout.program,
+            version=rollout.version,
+            reason=verdict.reason,
+        )
 
 
 def _difference(now: VersionNumbers, before: VersionNumbers) -> VersionNumbers:

@@ -1,29 +1,35 @@
-"""Rolls a new version of a pool program out to all workers: a canary first; if that does worse, all go back."""
+"""Rolls a new version of a pool program out to all workers: a canary first; if that does worse, all go back.
+
+What the running workers can load, they load. Edited source needs new processes, since a process imports a module once:
+one fresh worker tries it beside the others, and then takes the place of one; the rest is replaced one at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dspool.config import PoolConfig, ProgramConfig
-from dspool.errors import (
-    ConfigError,
-    Conflict,
-    InvalidRequest,
-    PoolError,
-    PoolNotReady,
-    ProgramError,
-    UnknownProgram,
-    WorkerLost,
+from dspool.config import PoolConfig
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.source import (
+    check_deployment,
+    check_edited,
+    check_rollback,
+    edited_files,
+    import_paths,
+    same_definition,
 )
-from dspool.messages import JSON, Deployment, VersionNumbers
-from dspool.messages.programs import VERSIONS_KEPT
-from dspool.supervisor.canary import Rollout, Rollouts, Trial
-from dspool.supervisor.ports import PoolStore, Sleep, WorkerHandle, within
+from dspool.errors import Conflict, InvalidRequest, PoolNotReady, StoreFailed, UnknownProgram
+from dspool.messages import Deployment
+from dspool.messages.programs import MadeBy
+from dspool.supervisor.canary import Rollout, Rollouts, Trial, try_canary
+from dspool.supervisor.fresh_workers import FreshWorkers
+from dspool.supervisor.ports import PoolStore, Sleep, WorkerHandle
+from dspool.supervisor.running_workers import RunningWorkers
+from dspool.supervisor.version_history import VersionHistory
 from dspool.supervisor.versioned_source import VersionedSource
 from dspool.supervisor.warmup import Warmer
 from dspool.telemetry.events import emit
@@ -32,7 +38,6 @@ log = logging.getLogger("dspool.supervisor")
 
 CANARY_S = 10.0
 """Longest time of the canary's trial."""
-TAKE_BACK_S = 5.0
 
 
 class Deployments:
@@ -41,199 +46,262 @@ class Deployments:
         config: PoolConfig,
         store: PoolStore,
         warmer: Warmer,
+        fresh: FreshWorkers,
         *,
         serving: Callable[[], list[WorkerHandle]],
         spares: Callable[[], list[WorkerHandle]],
-        on_change: Callable[[dict[str, int]], None],
-        on_failure: Callable[[str, str], None],
+        feed: Callable[[ev.Event], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
         sleep: Sleep,
     ) -> None:
-        """`serving()` and `spares()` are the warm workers. `on_change` gets every new set of current versions,
-        `on_failure(worker_id, why)` a worker that could not load one and must be replaced."""
+        """`serving()` and `spares()` are the warm workers; `feed` takes what the pool must know."""
         self._config = config
-        self._store = store
         self._warmer = warmer
+        self._fresh = fresh
         self._serving = serving
-        self._spares = spares
-        self._on_change = on_change
-        self._on_failure = on_failure
         self._clock = clock
         self._sleep = sleep
         self.rollouts = Rollouts(wall)
-        self._source = VersionedSource(config.name, store, lambda: [*serving(), *spares()], sleep)
-        self._versions: dict[str, dict[int, Deployment]] = {}
-        self._current: dict[str, int] = {}
-        self._previous: dict[str, int] = {}
+        self._history = VersionHistory(
+            config, store, on_change=lambda programs: feed(ev.ProgramsChanged(programs)), wall=wall
+        )
+        self._running = RunningWorkers(
+            config,
+            self._history,
+            warmer,
+            serving=serving,
+            spares=spares,
+            feed=feed,
+            sleep=sleep,
+        )
+        self._source = VersionedSource(config.name, self._history, self._running.all, sleep)
         self._lock = asyncio.Lock()
 
     def current(self) -> list[Deployment]:
         """The current version of each pool program; every worker must have them."""
-        return [self._versions[program][version] for program, version in sorted(self._current.items())]
+        return self._history.current()
 
     async def load(self) -> None:
-        """Load the versions from the store; a program that is new or changed in the configuration gets a version.
-
-        One that the configuration no longer has is no pool program any more. Its versions stay, should it come back.
-
-        Raises:
-            ConfigError: a `state_file` that cannot be read.
-            StoreFailed: the store cannot be reached.
-        """
-        for deployment in await self._store.deployments(self._config.name):
-            self._versions.setdefault(deployment.program, {})[deployment.version] = deployment
-        self._current = {
-            program: version
-            for program, version in (await self._store.current_versions(self._config.name)).items()
-            if version in self._versions.get(program, {})
-        }
-        for program in set(self._current) - set(self._config.programs):
-            if await self._store.get_record(self._config.name, _configured(program)) is not None:
-                await self._store.set_current(self._config.name, program, None)
-                del self._current[program]
-        for program, program_config in self._config.programs.items():
-            deployment = deployment_of(program, program_config)
-            # Compared with the last configuration, not with the current version: a version deployed by hand since
-            # then stays, also over a restart of the supervisor.
-            key = _configured(program)
-            fingerprint = msgspec.to_builtins(deployment)
-            if (
-                await self._store.get_record(self._config.name, key) != fingerprint
-                or program not in self._current
-            ):
-                await self._adopt(await self._store.add_deployment(self._config.name, deployment))
-                await self._store.put_record(self._config.name, key, fingerprint)
-        self._on_change(dict(self._current))
-
-    async def compare_source(self, handle: WorkerHandle) -> None:
-        """Report if a worker has the current versions from other source than they were first loaded from."""
-        await self._source.compare(handle, self.current())
+        """Load the versions from the store, see `VersionHistory.load`."""
+        await self._history.load()
 
     async def take_over(self) -> None:
         """Bring adopted workers to the current versions: the last supervisor may have died in a deployment."""
-        await self._bring_all_up()
-        for handle in [*self._serving(), *self._spares()]:
-            for program in self._current:
-                next_version = max(self._versions[program]) + 1
-                with contextlib.suppress(Exception):  # as a rule there is none
-                    await handle.retire(program, next_version)
+        await self._running.end_canaries()
 
-    async def _adopt(self, deployment: Deployment) -> None:
-        await self._store.set_current(self._config.name, deployment.program, deployment.version)
-        self._versions.setdefault(deployment.program, {})[deployment.version] = deployment
-        old = self._current.get(deployment.program)
-        if old is not None and old != deployment.version:
-            self._previous[deployment.program] = old
-        self._current[deployment.program] = deployment.version
-        await self._forget_old(deployment.program)
-        self._on_change(dict(self._current))
+    async def admit(self, handle: WorkerHandle) -> None:
+        """Let a new worker take traffic if it has the source that the current versions are made of.
 
-    async def _forget_old(self, program: str) -> None:
-        """As the store does: a roll-back goes to one of the newest, or to the one before."""
-        versions = self._versions[program]
-        in_use = {self._current[program], self._previous.get(program)}
-        old = {one for one in versions if one <= max(versions) - VERSIONS_KEPT} - in_use
-        await self._source.forget([versions.pop(version) for version in old])
+        If it has other source, since that was edited, and no worker is there that serves, it is a new version of each
+        program that is made of it. While one serves, the new worker stays out: an edit that nobody deployed may be half
+        done.
+
+        Raises:
+            Conflict: it stays out.
+        """
+        if not (wrong := await self._source.admit(handle)):
+            return
+        if self._running.all():
+            await self._source.refuse(handle, wrong)
+        async with self._lock:
+            # Another new worker may have made these versions meanwhile.
+            wrong = await self._source.admit(handle)
+            if self._running.all():
+                await self._source.refuse(handle, wrong)
+            for d in wrong:
+                modules = (await self._source.of(handle, d)).modules
+                number = await self._history.take_number(d.program)
+                made = msgspec.structs.replace(d, version=number, source=modules)
+                await self._history.adopt(await self._history.add(made, "restart"))
+                why = f"its source changed while the pool was down: it is version {number} now"
+                self._source.report(handle, d, [], why)
+        await self._warmer.catch_up(handle)
 
     async def deploy(self, request: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
         """Give `request` a version number, roll it out, and return it once every warm worker has it.
 
         Raises:
-            InvalidRequest: neither or both of spec and import path. Saved state alone is loaded into the current spec.
-            Conflict: another deployment is running; or exactly this runs already; or source that it names was edited
-                since workers imported it, so that they would load the old code again.
+            InvalidRequest: neither or both of spec and import path. What names none of both is about the current
+                version: nothing else deploys that again, as its source is now; saved state is loaded into it.
+            Conflict: another deployment is running; or exactly this runs already.
             PoolNotReady: no warm worker to try it on.
             ProgramError: its canary did worse than the version before, which is current again on every worker.
             PoolError: whatever loading it raised; nothing changed.
         """
-        if request.state is not None and request.spec is None and request.import_path is None:
-            request = msgspec.structs.replace(request, spec=self._current_spec(request.program))
+        request = self._completed(request)
         if not request.has_one_source:
             raise InvalidRequest("a deployment needs exactly one of spec and import_path")
         async with self._exclusive():
-            versions = self._versions.get(request.program, {})
-            await self._source.allow_deployment(request, versions.get(self._current.get(request.program, 0)))
-            candidate = msgspec.structs.replace(request, version=max(versions, default=0) + 1)
-            previous = self._current.get(candidate.program)
-            with self.rollouts.of(candidate.program, candidate.version, previous, "loading") as rollout:
+            current = self._history.current_of(request.program)
+            workers = await self._source.ask_for_deployment(request)
+            edited = edited_files(workers)
+            if not edited:
+                check_deployment(request, current, workers)
+            if not self._serving():
+                raise PoolNotReady("no warm worker to deploy to", retry_after_s=1.0)
+            number = await self._history.take_number(request.program)
+            candidate = msgspec.structs.replace(request, version=number, source=None)
+            previous = current.version if current is not None else None
+            with self.rollouts.of(candidate.program, number, previous, "loading") as rollout:
                 began = self._clock()
-                deployment = await self._roll_out(request, candidate, rollout, canary_s)
+                if edited:
+                    made_by: MadeBy = (
+                        "deploy" if current is None or not same_definition(request, current) else "reload"
+                    )
+                    deployment = await self._roll_out_fresh(candidate, made_by, rollout, canary_s)
+                else:
+                    deployment = await self._roll_out(candidate, rollout, canary_s)
                 self._emit_deployed(deployment, began)
                 return deployment
 
-    def _current_spec(self, program: str) -> dict[str, JSON]:
-        """The spec of the current version, for saved state that comes alone."""
-        current = self._versions.get(program, {}).get(self._current.get(program, 0))
-        if current is None or current.spec is None or current.import_path is not None:
+    def _completed(self, request: Deployment) -> Deployment:
+        """What names neither spec nor import path has that of the current version."""
+        if request.spec is not None or request.import_path is not None:
+            return request
+        current = self._history.current_of(request.program)
+        if current is None:
             raise InvalidRequest(
-                f"saved state alone needs a current version of {program} that was made from a spec; "
-                "send the spec with it",
-                program=program,
+                f"there is no current version of {request.program} to deploy again: send a spec or an import path",
+                program=request.program,
             )
-        return current.spec
+        return msgspec.structs.replace(
+            request,
+            spec=current.spec,
+            import_path=current.import_path,
+            kwargs=request.kwargs or current.kwargs,
+            state=current.state if request.state is None else request.state,
+        )
 
-    async def _roll_out(
-        self, request: Deployment, candidate: Deployment, rollout: Rollout, canary_s: float
-    ) -> Deployment:
-        trial = None
-        if rollout.previous is not None:
-            versions = rollout.previous, candidate.version
-            trial = Trial(candidate.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
+    async def _roll_out(self, candidate: Deployment, rollout: Rollout, canary_s: float) -> Deployment:
+        """Into the workers that run."""
+        trial = self._trial(rollout)
+        if trial is not None:
             # Before the load: from then on the canary answers with the new version.
             await trial.begin()
-        canary = await self._load_canary(candidate, rollout)
+        canary = await self._running.load_canary(candidate, rollout)
         rollout.canary = canary.worker_id
         try:
             if trial is not None:
                 rollout.phase, rollout.canary_s = "canary", canary_s
-                await self._try_canary(canary, trial, rollout)
-            deployment = await self._store.add_deployment(self._config.name, request)
-            if deployment.version != candidate.version:
-                # The number of the store is the one that lasts.
-                await self._take_back(canary, candidate)
+                await try_canary(self._config.name, canary, trial, rollout, self._clock)
+            deployment = (await self._add([candidate], "deploy", canary))[0]
         except BaseException:
-            await self._take_back(canary, candidate)
+            await self._running.take_back(canary, candidate)
             raise
-        rollout.version, rollout.phase = deployment.version, "rolling out"
-        await self._adopt(deployment)
-        await self._bring_all_up(rollout)
-        await self._retire_old(deployment)
-        await self._source.compare(canary, [deployment])
+        rollout.phase = "rolling out"
+        await self._history.adopt(deployment)
+        await self._running.bring_all_up(rollout)
+        await self._running.retire_old(deployment)
         return deployment
+
+    async def _roll_out_fresh(
+        self, candidate: Deployment, made_by: MadeBy, rollout: Rollout, canary_s: float
+    ) -> Deployment:
+        """Into workers in new processes, which import the source as it is now. All other programs that are made of the
+        edited source get a new version with it."""
+        others = [
+            msgspec.structs.replace(d, version=await self._history.take_number(d.program), source=None)
+            for d in self._history.current()
+            if d.program != candidate.program and edited_files(await self._source.ask(d))
+        ]
+        candidates = [candidate, *others]
+        canary = await self._fresh.start(candidates)
+        rollout.canary = canary.worker_id
+        try:
+            if made_by != "rollback":
+                await self._check_edited(canary, candidate)
+            if canary_s and (trial := self._trial(rollout)) is not None:
+                await trial.begin()
+                self._fresh.promote(canary.worker_id)
+                rollout.phase, rollout.canary_s = "canary", canary_s
+                await try_canary(self._config.name, canary, trial, rollout, self._clock)
+            # A number that it has already is that of a roll-back: such a version is there.
+            fresh = [d for d in candidates if d.version not in self._history.numbers(d.program)]
+            made = await self._add(fresh, made_by, canary)
+        except BaseException as failed:
+            self._fresh.refuse(canary.worker_id, f"its version was not accepted: {type(failed).__name__}")
+            raise
+        rollout.phase = "rolling out"
+        by_program = {d.program: d for d in [*candidates, *made]}
+        for d in by_program.values():
+            await self._history.adopt(d)
+        why = f"version {candidate.version} of {candidate.program} has other source"
+        limit_s = self._config.warmup.worker_deadline_s * (len(self._running.all()) + 1)
+        await self._fresh.replace_others(canary.worker_id, why, rollout, limit_s)
+        return by_program[candidate.program]
+
+    async def _check_edited(self, canary: WorkerHandle, candidate: Deployment) -> None:
+        """Raises `Conflict` if the canary has the old source: it runs where nobody has edited it."""
+        edited = edited_files(await self._source.ask(candidate))
+        current = self._history.current_of(candidate.program)
+        if current is not None and edited:
+            modules = (await self._source.of(canary, candidate)).modules
+            check_edited(current, edited, modules, where=canary.worker_id)
+
+    async def _add(
+        self, candidates: Sequence[Deployment], made_by: MadeBy, canary: WorkerHandle
+    ) -> list[Deployment]:
+        """Keep new versions, made of the source that the canary has loaded."""
+        made = []
+        for d in candidates:
+            source = (await self._source.of(canary, d)).modules if import_paths(d) else None
+            added = await self._history.add(msgspec.structs.replace(d, source=source or None), made_by)
+            if added.version != d.version:
+                raise StoreFailed(
+                    f"the store has version {added.version - 1} of {d.program} from another supervisor; try again"
+                )
+            made.append(added)
+        return made
+
+    def _trial(self, rollout: Rollout) -> Trial | None:
+        """None: there is no version before to compare with."""
+        if rollout.previous is None:
+            return None
+        versions = rollout.previous, rollout.version
+        return Trial(rollout.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         """Make `version` (None: the one before) current again on every warm worker.
 
         Raises:
             UnknownProgram: there is no such program or version, or none before.
-            Conflict: another deployment is running, or workers have other source now than that version was made from.
+            Conflict: another deployment is running, or there is other source now than that version was made from,
+                both in the workers and on disk.
         """
         async with self._exclusive():
-            versions = self._versions.get(program, {})
             if version is None:
-                version = self._previous.get(program) or max(
-                    (number for number in versions if number < self._current.get(program, 0)), default=0
-                )
-            if version not in versions:
+                version = self._history.number_before(program) or 0
+            d = await self._history.version(program, version)
+            if d is None:
                 raise UnknownProgram(
                     f"there is no version {version or 'before the current one'} of {program}; "
-                    f"known: {sorted(versions)}",
+                    f"known: {self._history.numbers(program)}",
                     program=program,
                 )
-            await self._source.allow_rollback(versions[version])
-            previous = self._current.get(program)
+            # A worker that does not answer stops nothing: it may need just this way back.
+            workers = await self._source.ask(d)
+            current = self._history.current_of(program)
+            previous = current.version if current is not None else None
             with self.rollouts.of(program, version, previous, "rolling out") as rollout:
                 began = self._clock()
-                await self._adopt(versions[version])
-                await self._bring_all_up(rollout)
-                self._emit_deployed(versions[version], began)
-            return versions[version]
+                try:
+                    check_rollback(d, workers)
+                except Conflict:
+                    if not edited_files(workers):
+                        raise
+                    # The disk has changed since, perhaps back: a new process loads only what the version is made of.
+                    await self._roll_out_fresh(d, "rollback", rollout, 0.0)
+                else:
+                    await self._history.adopt(d)
+                    await self._running.bring_all_up(rollout)
+                self._emit_deployed(d, began)
+            return d
 
     def _emit_deployed(self, current: Deployment, began: float) -> None:
         emit(
             "program.deployed",
-            {"duration_s": self._clock() - began, "workers": len(self._serving()) + len(self._spares())},
+            {"duration_s": self._clock() - began, "workers": len(self._running.all())},
             {"pool": self._config.name, "program": current.program, "version": current.version},
         )
 
@@ -242,153 +310,7 @@ class Deployments:
             raise Conflict("a deployment is running; wait for its end")
         return self._lock
 
-    # --- the canary ------------------------------------------------------------------------------------
-
-    async def _load_canary(self, candidate: Deployment, rollout: Rollout) -> WorkerHandle:
-        """Load it on one worker that takes traffic; first on a spare, if there is one, where it hurts no caller.
-
-        Its number is above all others, so the worker answers with it at once.
-        """
-        serving = self._serving()
-        if not serving:
-            raise PoolNotReady("no warm worker to deploy to", retry_after_s=1.0)
-        for handle in [*self._spares()[:1], serving[0]]:
-            try:
-                await within(self._config.warmup.worker_deadline_s, handle.deploy(candidate), self._sleep)
-            except TimeoutError as late:
-                await self._take_back(handle, candidate)
-                raise ProgramError(
-                    f"version {candidate.version} of {candidate.program} did not load: {late}",
-                    program=candidate.program,
-                ) from late
-            except WorkerLost as lost:
-                # The worker runs the new version before it answers: operations may have blocked or killed it.
-                rollout.phase = "rolled back"
-                raise ProgramError(
-                    f"version {candidate.version} of {candidate.program} was rolled back: worker {handle.worker_id}, "
-                    "which took it, died or does not answer any more",
-                    program=candidate.program,
-                    version=candidate.version,
-                ) from lost
-            except BaseException:
-                await self._take_back(handle, candidate)
-                raise
-            if handle is not serving[0]:
-                await self._take_back(handle, candidate)
-        return serving[0]
-
-    async def _try_canary(self, canary: WorkerHandle, trial: Trial, rollout: Rollout) -> None:
-        """Raises `ProgramError` if the new version does worse than the one before."""
-        began = self._clock()
-
-        def note(old: VersionNumbers, new: VersionNumbers, reason: str) -> None:
-            rollout.old, rollout.new, rollout.reason = old, new, reason
-
-        verdict = await trial.watch(canary, rollout.canary_s, note)
-        old, new = rollout.old or VersionNumbers(), rollout.new or VersionNumbers()
-        emit(
-            "program.canary",
-            {
-                "duration_s": self._clock() - began,
-                "operations": new.operations,
-                "error_rate": new.error_rate,
-                "run_s": new.least_s,
-                "error_rate_before": old.error_rate,
-                "run_s_before": old.run_s,
-            },
-            {
-                "pool": self._config.name,
-                "program": rollout.program,
-                "version": rollout.version,
-                "worker": canary.worker_id,
-                "action": verdict.decision,
-                "reason": verdict.reason,
-            },
-        )
-        if verdict.decision == "back":
-            rollout.phase = "rolled back"
-            raise ProgramError(
-                f"version {rollout.version} of {rollout.program} was rolled back: {verdict.reason}",
-                program=rollout.program,
-                version=rollout.version,
-                reason=verdict.reason,
-            )
-
-    async def _take_back(self, handle: WorkerHandle, candidate: Deployment) -> None:
-        """Restore the version before on the worker. If that fails the worker must go: it would serve the new one."""
-        old = self._current.get(candidate.program)
-        try:
-            if old is not None:
-                await within(TAKE_BACK_S, handle.activate(candidate.program, old), self._sleep)
-            with contextlib.suppress(UnknownProgram):  # it may have failed before it was loaded
-                await within(TAKE_BACK_S, handle.retire(candidate.program, candidate.version), self._sleep)
-        except Exception as failed:
-            log.warning(
-                "could not take version %s back on %s: %s", candidate.version, handle.worker_id, failed
-            )
-            self._on_failure(handle.worker_id, f"could not go back to the program version before: {failed}")
-
-    # --- all workers -----------------------------------------------------------------------------------
-
-    async def _bring_all_up(self, rollout: Rollout | None = None) -> None:
-        """Give every warm worker the current versions; one that joins meanwhile gets them before it takes traffic."""
-        handles = [*self._serving(), *self._spares()]
-        if rollout is not None:
-            rollout.workers_total = len(handles)
-
-        async def catch_up(handle: WorkerHandle) -> None:
-            limit = self._config.warmup.worker_deadline_s
-            await within(limit, self._warmer.catch_up(handle), self._sleep)
-            if rollout is not None:
-                rollout.workers_done += 1
-
-        outcomes = await asyncio.gather(*(catch_up(handle) for handle in handles), return_exceptions=True)
-        for handle, outcome in zip(handles, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                log.warning("worker %s did not take the new version: %s", handle.worker_id, outcome)
-                self._on_failure(handle.worker_id, f"could not load a new program version: {outcome}")
-
-    async def _retire_old(self, deployment: Deployment) -> None:
-        """Remove old versions from the workers, but keep the one before for a quick way back."""
-        recent = {deployment.version, self._previous.get(deployment.program)}
-        for version in self._versions[deployment.program].keys() - recent:
-            for handle in [*self._serving(), *self._spares()]:
-                try:
-                    await within(TAKE_BACK_S, handle.retire(deployment.program, version), self._sleep)
-                except (PoolError, TimeoutError) as failed:
-                    log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
-
-
-def _configured(program: str) -> str:
-    """The record that holds what the configuration last said of `program`."""
-    return f"configured:{program}"
-
-
-def deployment_of(program: str, config: ProgramConfig) -> Deployment:
-    """The configured program as a deployment without version.
-
-    Raises:
-        ConfigError: its `state_file` cannot be read or is not JSON.
-    """
-    state = None
-    if config.state_file is not None:
-        try:
-            state = msgspec.json.decode(config.state_file.read_bytes())
-        except (OSError, msgspec.DecodeError) as unreadable:
-            raise ConfigError(
-                f"programs.{program}.state_file={str(config.state_file)!r}: {unreadable}",
-                key=f"programs.{program}.state_file",
-            ) from unreadable
-    spec = dict(config.spec or {})
-    # The spec's own choice is nearer to the program than the one beside it.
-    for key in ("lm", "adapter"):
-        if getattr(config, key) is not None:
-            spec.setdefault(key, getattr(config, key))
-    return Deployment(
-        program,
-        0,
-        spec=spec or None,
-        state=state,
-        import_path=config.import_path,
-        kwargs=dict(config.kwargs),
-    )
+    async def versions(self, program: str) -> list[Deployment]:
+        """All versions that a roll-back can go to, with what each is made of."""
+        found = [await self._history.version(program, number) for number in self._history.numbers(program)]
+        return [d for d in found if d is not None]

@@ -25,6 +25,7 @@ from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
 from dspool.supervisor.adoption import Records, adopt, read_records, survey
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.deployments import CANARY_S, Deployments
+from dspool.supervisor.fresh_workers import FreshWorkers
 from dspool.supervisor.housekeeping import Housekeeping, Report
 from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
@@ -71,16 +72,29 @@ class Supervisor:
             config, new_id=lambda ordinal: str(WorkerId(config.name, ordinal, new_hex())), jitter=random
         )
         self._records = Records(config.name, store, sleep)
-        self._warmer = Warmer(config, current=lambda: self._deployments.current(), clock=clock, sleep=sleep)
+        self._warmer = Warmer(
+            config,
+            current=lambda: self._deployments.current(),
+            admit=lambda handle: self._deployments.admit(handle),
+            clock=clock,
+            sleep=sleep,
+        )
         self._workers = Workers(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
         self._deployments = Deployments(
             config,
             store,
             self._warmer,
+            FreshWorkers(
+                self._state,
+                self._warmer,
+                self._feed,
+                self._workers.handle,
+                lambda: self._change.wait(),
+                sleep,
+            ),
             serving=lambda: self._handles("ready"),
             spares=lambda: self._handles("spare"),
-            on_change=lambda programs: self._feed(ev.ProgramsChanged(programs)),
-            on_failure=lambda worker_id, why: self._feed(ev.HealthMissed(worker_id, why, certain=True)),
+            feed=self._feed,
             clock=clock,
             wall=wall,
             sleep=sleep,
@@ -339,8 +353,6 @@ class Supervisor:
                 self._workers.warm(worker_id)
             case ev.Promote(worker_id):
                 log.info("worker %s takes traffic", worker_id)
-                if (handle := self._workers.handle(worker_id)) is not None:
-                    self._in_background(self._deployments.compare_source(handle))
             case ev.DrainWorker(worker_id, timeout_s):
                 self._workers.drain(worker_id, timeout_s)
             case ev.StopWorker(worker_id):

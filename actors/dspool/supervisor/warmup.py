@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from dspool.config import ConfigureLMStep, ImportModules, LoadPrograms, PoolConfig, SetupStep, WorkerStep
@@ -67,13 +68,21 @@ class Warmer:
         config: PoolConfig,
         *,
         current: Callable[[], list[Deployment]],
+        admit: Callable[[WorkerHandle], Awaitable[None]],
         clock: Callable[[], float],
         sleep: Sleep,
     ) -> None:
-        """`current()` gives the current version of each pool program."""
+        """`current()` gives the current version of each pool program; `admit(worker)` raises why a worker that has
+        loaded them must not take traffic."""
         self.steps = steps_of(config)
         self._config = config
         self._current = current
+        self._admit = admit
+        self.candidates: dict[str, list[Deployment]] = {}
+        """By worker, the versions that it loads in place of the current ones, to try them."""
+        self._unchecked: dict[str, list[Deployment]] = {}
+        self.errors: dict[str, Exception] = {}
+        """Why such a worker could not load them."""
         self._clock = clock
         self._sleep = sleep
         self._versions: dict[str, dict[str, int]] = {}
@@ -91,6 +100,8 @@ class Warmer:
 
     def forget(self, worker_id: str) -> None:
         self._versions.pop(worker_id, None)
+        self.candidates.pop(worker_id, None)
+        self._unchecked.pop(worker_id, None)
 
     async def catch_up(self, handle: WorkerHandle) -> None:
         """Bring a worker to the current versions, even if they change meanwhile. Raises what loading raises."""
@@ -106,22 +117,36 @@ class Warmer:
 
     def _missing(self, worker_id: str) -> list[Deployment]:
         versions = self.versions_on(worker_id)
-        return [d for d in self._current() if versions.get(d.program) != d.version]
+        return [d for d in self._wanted(worker_id) if versions.get(d.program) != d.version]
+
+    def _wanted(self, worker_id: str) -> list[Deployment]:
+        candidates = {d.program: d for d in self.candidates.get(worker_id, ())}
+        return list(({d.program: d for d in self._current()} | candidates).values())
 
     # --- warming ---------------------------------------------------------------------------------------
 
     async def warm_new(self, handle: WorkerHandle, on_step: Callable[[str], None]) -> WarmFailure | None:
         """Run all steps on a worker that takes no traffic yet, `on_step(step)` after each. Returns what failed."""
         deadline = self._clock() + self._config.warmup.worker_deadline_s
-        failure = await self._run_steps(handle, deadline, self._runs.append, on_step)
+        failure = await self._run_steps(handle, deadline, self._runs.append, on_step, new=True)
         if failure is not None:
             return failure
         try:
             # A version deployed after the programs were loaded is missing on this worker.
             await within(max(0.0, deadline - self._clock()), self.catch_up(handle), self._sleep)
+            if handle.worker_id not in self.candidates:
+                await within(max(0.0, deadline - self._clock()), self._admit(handle), self._sleep)
+                await self._retire_unchecked(handle)
         except Exception as failed:
             return WarmFailure(f"loading the current pool programs failed: {text_of(failed)}", lasts(failed))
         return None
+
+    async def _retire_unchecked(self, handle: WorkerHandle) -> None:
+        """Versions that it loaded, and that are not current any more: nobody has compared its source with theirs."""
+        versions = self.versions_on(handle.worker_id)
+        for d in self._unchecked.pop(handle.worker_id, ()):
+            if versions.get(d.program) != d.version:
+                await handle.retire(d.program, d.version)
 
     async def _run_steps(
         self,
@@ -129,9 +154,11 @@ class Warmer:
         deadline: float,
         record: Callable[[StepRun], None],
         on_step: Callable[[str], None] = lambda step: None,
+        *,
+        new: bool = False,
     ) -> WarmFailure | None:
         for index, step in enumerate(self.steps):
-            run, lasting = await self._run_step(handle, index, step, deadline)
+            run, lasting = await self._run_step(handle, index, step, deadline, new=new)
             record(run)
             self._publish("step", handle.worker_id, run.step, index, len(self.steps), run.error)
             if run.error:
@@ -141,17 +168,26 @@ class Warmer:
         return None
 
     async def _run_step(
-        self, handle: WorkerHandle, index: int, step: WorkerStep, deadline: float
+        self, handle: WorkerHandle, index: int, step: WorkerStep, deadline: float, *, new: bool
     ) -> tuple[StepRun, bool]:
         """The step as it ran, and whether its error lasts."""
         began = self._clock()
         limit = max(0.0, deadline - began)
         if step.timeout_s is not None:
             limit = min(limit, step.timeout_s)
-        deployments = self._current()
+        deployments = self._wanted(handle.worker_id)
         error, lasting = "", False
         try:
-            await within(limit, handle.warm(step, deployments), self._sleep)
+            loads = deployments
+            if handle.worker_id in self.candidates and isinstance(step, LoadPrograms):
+                await within(limit, self._load_candidates(handle, deployments), self._sleep)
+                loads = []
+            elif new:
+                # Without their source: whether the worker has it decides `admit`, which knows what to do if not.
+                loads = [msgspec.structs.replace(d, source=None) for d in deployments]
+                if isinstance(step, LoadPrograms):
+                    self._unchecked[handle.worker_id] = deployments
+            await within(limit, handle.warm(step, loads), self._sleep)
             if isinstance(step, LoadPrograms):
                 self.versions_on(handle.worker_id).update({d.program: d.version for d in deployments})
         except TimeoutError:
@@ -159,6 +195,14 @@ class Warmer:
         except Exception as failed:
             error, lasting = text_of(failed), lasts(failed)
         return StepRun(handle.worker_id, index, step.step, self._clock() - began, error), lasting
+
+    async def _load_candidates(self, handle: WorkerHandle, deployments: list[Deployment]) -> None:
+        try:
+            for deployment in deployments:
+                await handle.deploy(deployment)
+        except Exception as failed:
+            self.errors[handle.worker_id] = failed
+            raise
 
     async def warm(self, strategy: Strategy, workers: Callable[[], list[WorkerHandle]]) -> WarmupReport:
         """Run all steps on all `workers()`, in stages; they go on serving.

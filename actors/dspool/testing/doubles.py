@@ -21,7 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from dspool.config import LoadPrograms, WorkerStep
-from dspool.core.lifecycle.source import ImportedSource
+from dspool.core.lifecycle.source import ImportedSource, check_source, import_paths
 from dspool.errors import PoolError, ProgramError, UnknownProgram, WorkerLost
 from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerState, WorkerStatus
 
@@ -190,6 +190,8 @@ class FakeWorker:
 
     async def deploy(self, d: Deployment) -> None:
         await self._do(self.deploy_faults.get(d.program), f"load {d.program}")
+        if import_paths(d):
+            check_source(d, self.imported.modules)
         self.loaded.setdefault(d.program, set()).add(d.version)
         self.active[d.program] = max(d.version, self.active.get(d.program, 0))
 
@@ -300,13 +302,14 @@ class FakeStore:
         self._answer()
         return self.records.get((pool, key))
 
-    async def add_deployment(self, pool: str, deployment: Deployment) -> Deployment:
+    async def add_deployment(self, pool: str, deployment: Deployment, at_least: int = 0) -> Deployment:
         self._answer()
         versions = [
             d.version for name, d in self.versions if name == pool and d.program == deployment.program
         ]
-        deployment = msgspec.structs.replace(deployment, version=max(versions, default=0) + 1)
-        self.versions.append((pool, deployment))
+        number = max(max(versions, default=0) + 1, at_least)
+        deployment = msgspec.structs.replace(deployment, version=number)
+        self.versions.append((pool, msgspec.structs.replace(deployment, source=None)))
         return deployment
 
     async def deployments(self, pool: str) -> list[Deployment]:

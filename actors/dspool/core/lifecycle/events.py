@@ -138,6 +138,32 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryRequested:
+    """Start one worker beside the others, which tries new versions in a fresh process. It waits for its promotion."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryPromoted:
+    """It takes traffic beside the others, and counts for nobody's place."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryAccepted:
+    """It is a worker like others from now on, and takes the place of one: all older ones are replaced."""
+
+    worker_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryRefused:
+    worker_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class PauseRequested:
     paused: bool
 
@@ -189,6 +215,10 @@ Event = (
     | SizingDecided
     | DrainRequested
     | RestartRequested
+    | CanaryRequested
+    | CanaryPromoted
+    | CanaryAccepted
+    | CanaryRefused
     | Drained
     | PauseRequested
     | ProgramsChanged

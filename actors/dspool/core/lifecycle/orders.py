@@ -48,10 +48,10 @@ class Orders:
 
     # --- a worker's life, in order ---------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, canary: bool = False) -> None:
         ordinal = self._roster.free_ordinal()
         w = WorkerRecord(id=self._new_id(ordinal), ordinal=ordinal, phase="starting", started_at=self.now)
-        w.deadline = self.now + self._config.init_timeout_s
+        w.deadline, w.canary = self.now + self._config.init_timeout_s, canary
         self._roster.add(w)
         self.out.append(ev.StartWorker(w.id, ordinal))
 

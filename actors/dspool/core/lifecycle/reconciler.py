@@ -37,7 +37,7 @@ class Reconciler:
             if len(self._staying()) >= target:
                 break
             self._orders.promote(spare)
-        while len(self._roster.ready) > target and len(self._staying()) >= target:
+        while len(self._roster.regular) > target and len(self._staying()) >= target:
             w = self._roster.first_to_drain()
             self._orders.drain(w, w.leaving or "the pool shrinks")
         shortage = target + spares - len(self._staying()) - len(self._sound_spares())
@@ -54,7 +54,7 @@ class Reconciler:
 
     def _staying(self) -> list[WorkerRecord]:
         """Ready workers without the one to replace next."""
-        ready = self._roster.ready
+        ready = self._roster.regular
         outgoing = next((w for w in ready if w.leaving), None)
         return [w for w in ready if w is not outgoing]
 

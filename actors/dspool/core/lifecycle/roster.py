@@ -31,6 +31,8 @@ class WorkerRecord:
     misses: int = 0
     suspicions: int = 0
     suspected_at: float = 0.0
+    canary: bool = False
+    """It tries new versions beside the others, and counts for nobody's place."""
     served: bool = False
     """It may have been in a membership: clients may have operations there."""
     settled: bool = False
@@ -87,20 +89,26 @@ class Roster:
 
     @property
     def spares(self) -> list[WorkerRecord]:
-        return sorted(self.in_phase("spare"), key=lambda w: (bool(w.leaving), w.ordinal))
+        spares = [w for w in self.in_phase("spare") if not w.canary]
+        return sorted(spares, key=lambda w: (bool(w.leaving), w.ordinal))
 
     @property
     def pending(self) -> list[WorkerRecord]:
-        return self.in_phase(*PENDING)
+        return [w for w in self.in_phase(*PENDING) if not w.canary]
+
+    @property
+    def regular(self) -> list[WorkerRecord]:
+        """Those that take traffic without a canary: they make up the size of the pool."""
+        return [w for w in self.ready if not w.canary]
 
     def first_to_drain(self) -> WorkerRecord:
         """Of the workers that take traffic, the one whose going costs least: one that is leaving anyway, else the one
         with the fewest sessions to move, else the youngest."""
-        leaving = [w for w in self.ready if w.leaving]
+        leaving = [w for w in self.regular if w.leaving]
         if leaving:
             # The longest-serving: with any other choice one could be passed over for ever.
             return leaving[0]
-        return min(self.ready, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.ordinal))
+        return min(self.regular, key=lambda w: (w.sessions, -(w.warm_at or 0.0), -w.ordinal))
 
     @property
     def finishing(self) -> list[WorkerRecord]:
@@ -109,5 +117,10 @@ class Roster:
         return sorted(workers, key=lambda w: w.ordinal)
 
     def snapshot(self) -> dict[str, JSON]:
-        """What a later supervisor needs to adopt these workers as they are, or to end those given up."""
-        return {w.id: w.phase for w in self._workers.values() if w.phase not in PENDING}
+        """What a later supervisor needs to adopt these workers as they are, or to end those given up.
+
+        A canary ends with its supervisor: it runs a version that nobody has accepted.
+        """
+        return {
+            w.id: "failed" if w.canary else w.phase for w in self._workers.values() if w.phase not in PENDING
+        }

@@ -5,6 +5,7 @@ A version's content is its spec, state, import path and arguments, and the sourc
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -13,6 +14,8 @@ from msgspec import Struct
 from dspool.errors import Conflict
 from dspool.messages import Deployment
 
+SOURCE_DIFFERS = "source_differs"
+"""The `reason` of a refusal to run a version from source that it is not made of."""
 NAMED = 3
 """A message names so many modules and counts the others."""
 
@@ -42,41 +45,54 @@ def differing(left: Mapping[str, str], right: Mapping[str, str]) -> list[str]:
     return sorted(name for name in left.keys() & right.keys() if left[name] != right[name])
 
 
-def check_deployment(
-    new: Deployment,
-    current: Deployment | None,
-    original: Mapping[str, str] | None,
-    workers: Mapping[str, ImportedSource],
-) -> None:
-    """Raises `Conflict` if deploying `new` would change nothing, or would not load what its source says now.
+def edited_files(workers: Mapping[str, ImportedSource]) -> dict[str, str]:
+    """The file of each module that is different by now from what a worker imported: new code needs new processes."""
+    return {name: file for source in workers.values() for name, file in source.changed.items()}
 
-    `original` is the source that the current version was first loaded from; `workers` is what each worker has imported.
-    """
-    changes = {name: file for source in workers.values() for name, file in source.changed.items()}
-    if changes:
-        files = [f"{name} ({file})" for name, file in sorted(changes.items())]
+
+def check_source(d: Deployment, modules: Mapping[str, str]) -> None:
+    """Raises `Conflict` if a process with these modules would run version `d` from other source than it is made of."""
+    if changed := differing(d.source or {}, modules):
         raise Conflict(
-            f"the source of {_listed(files)} changed since workers imported it; new code needs new processes. "
-            f"Nothing was deployed: restart the pool (dspool down, dspool up), then deploy {new.program} again",
-            program=new.program,
-            reason="source_changed",
+            f"version {d.version} of {d.program} is made of other source than there is: {_listed(changed)} differs; "
+            f"deploy {d.program} for a version of its own, or bring that source back",
+            program=d.program,
+            version=d.version,
+            reason=SOURCE_DIFFERS,
         )
-    conflicts = {
-        name
-        for source in workers.values()
-        for name in differing(next(iter(workers.values())).modules, source.modules)
-    }
+
+
+def check_edited(
+    current: Deployment, edited: Iterable[str], modules: Mapping[str, str], *, where: str
+) -> None:
+    """Raises `Conflict` if a new process has the source of `current`, which another worker saw edited."""
+    source = current.source or {}
+    if same := sorted(name for name in edited if name in source and modules.get(name) == source[name]):
+        raise Conflict(
+            f"worker {where}, which just started, has {_listed(same)} as in version {current.version} of "
+            f"{current.program}, but another worker saw it edited; nothing was deployed: see that all nodes have the "
+            "same files",
+            program=current.program,
+            reason=SOURCE_DIFFERS,
+        )
+
+
+def check_deployment(
+    new: Deployment, current: Deployment | None, workers: Mapping[str, ImportedSource]
+) -> None:
+    """Raises `Conflict` if deploying `new` into these workers, whose source is unedited, would change nothing, or not
+    the same in all of them."""
+    first = next(iter(workers.values()), ImportedSource())
+    conflicts = {name for source in workers.values() for name in differing(first.modules, source.modules)}
     if conflicts:
         raise Conflict(
             f"the workers have imported {_listed(sorted(conflicts))} from different source; nothing was deployed: "
             f"see that all nodes have the same files, and restart the pool",
             program=new.program,
-            reason="source_differs",
+            reason=SOURCE_DIFFERS,
         )
-    if current is None or not _same(new, current):
+    if current is None or not same_definition(new, current):
         return
-    if any(differing(original or {}, source.modules) for source in workers.values()):
-        return  # this source ran under the old number after the workers restarted: now it gets its own
     unchanged = ", and its source is as the workers imported it" if workers else ""
     raise Conflict(
         f"version {current.version} of {current.program} already runs exactly this{unchanged}; nothing was deployed",
@@ -86,23 +102,28 @@ def check_deployment(
     )
 
 
-def check_rollback(
-    d: Deployment, original: Mapping[str, str] | None, workers: Mapping[str, ImportedSource]
-) -> None:
-    """Raises `Conflict` if a worker would run version `d` from other source than it was first loaded from."""
-    changed = {name for source in workers.values() for name in differing(original or {}, source.modules)}
+def check_rollback(d: Deployment, workers: Mapping[str, ImportedSource]) -> None:
+    """Raises `Conflict` if a worker would run version `d` from other source than it is made of."""
+    changed = {name for source in workers.values() for name in differing(d.source or {}, source.modules)}
     if changed:
         raise Conflict(
             f"the workers no longer have the source that version {d.version} of {d.program} was made from: "
-            f"{_listed(sorted(changed))} changed; nothing was rolled back: bring that source back and restart the pool "
-            f"first, or deploy what there is as a new version",
+            f"{_listed(sorted(changed))} changed; nothing was rolled back: bring that source back first, or deploy "
+            f"what there is as a new version",
             program=d.program,
             version=d.version,
             reason="source_changed",
         )
 
 
-def _same(new: Deployment, current: Deployment) -> bool:
+def digest_of(value: object) -> str:
+    """A short digest of plain data, for people to compare; empty for nothing."""
+    if not value:
+        return ""
+    return hashlib.blake2b(msgspec.json.encode(value, order="sorted"), digest_size=6).hexdigest()
+
+
+def same_definition(new: Deployment, current: Deployment) -> bool:
     """As JSON: in Python 1, 1.0 and True are equal."""
     try:
         left, right = (

@@ -20,6 +20,7 @@ from dspool.core.lifecycle.breaker import Breaker
 from dspool.core.lifecycle.condition import Condition
 from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.reconciler import Reconciler
+from dspool.core.lifecycle.recycling import Recycling
 from dspool.core.lifecycle.roster import GOING, PENDING, Roster, WorkerRecord
 from dspool.errors import InvalidRequest, UnknownWorker
 from dspool.messages import Membership, WorkerStatus
@@ -42,6 +43,8 @@ class PoolState:
         self.closed = False
         self.awake = not config.lazy
         self.programs: dict[str, int] = {}
+        self.canary_failure = ""
+        """Why the last canary that failed did."""
         self.start_delay_s = 1.0
         """How long a worker usually takes from the order to start it until it is warm."""
         self.roster = Roster()
@@ -54,10 +57,10 @@ class PoolState:
             backoff_max_s=config.restart.backoff_max_s,
         )
         self.condition = Condition(config, self.roster, self._orders, self._breaker)
+        self._recycling = Recycling(config.recycle, self.roster, self._orders)
         self._reconciler = Reconciler(config, self.roster, self._orders, self._breaker)
         self._booted = False
         self._closed_by = 0.0
-        self._memory_warning_sent = False
 
     # --- queries ---------------------------------------------------------------------------------------
 
@@ -124,7 +127,7 @@ class PoolState:
             if self.closed:
                 self._reconciler.wind_down(self._closed_by, now)
             else:
-                self._mark_old(now)
+                self._recycling.mark_old(now)
                 self._reconciler.reconcile(self.target, self.config.spares if self.awake else 0, now)
             self.condition.judge(
                 target=self.target, awake=self.awake, ready=self.is_ready, closed=self.closed, now=now
@@ -162,7 +165,7 @@ class PoolState:
                     self.start_delay_s += (duration_s - self.start_delay_s) / share
             case ev.WorkerFailed(worker_id, why, lasts):
                 if (w := self._in_phase(worker_id, *PENDING)) is not None:
-                    self.condition.broken = self.condition.broken or (why if lasts else "")
+                    self.condition.broken = self.condition.broken or (why if lasts and not w.canary else "")
                     self._give_up(w, why, now)
             case ev.WorkerDied(worker_id, cause):
                 self._died(worker_id, cause, now)
@@ -185,6 +188,19 @@ class PoolState:
             case ev.RestartRequested(worker_id, why):
                 if (w := self.worker(worker_id)).phase in ("ready", "spare"):
                     w.leaving = why
+            case ev.CanaryRequested():
+                orders.start(canary=True)
+            case ev.CanaryPromoted(worker_id):
+                if (w := self._in_phase(worker_id, "spare")) is not None:
+                    orders.promote(w)
+            case ev.CanaryAccepted(worker_id, why):
+                if (w := self._in_phase(worker_id, "ready", "spare")) is not None:
+                    w.canary = False
+                    for older in self.roster.in_phase("ready", "spare"):
+                        older.leaving = older.leaving or ("" if older is w else why)
+            case ev.CanaryRefused(worker_id, why):
+                if (w := self.roster.get(worker_id)) is not None:
+                    self._drain_requested(w, why)
             case ev.Drained(worker_id):
                 if (w := self._in_phase(worker_id, "draining")) is not None:
                     orders.stop(w, w.reason)
@@ -274,32 +290,7 @@ class PoolState:
         if w.fresh_mb is None:
             w.fresh_mb = status.own_mb
         if not w.leaving:
-            self._mark_worn(w, status, w.fresh_mb)
-
-    def _mark_worn(self, w: WorkerRecord, status: WorkerStatus, fresh_mb: float) -> None:
-        limits = self.config.recycle
-        if status.state == "failed":
-            w.leaving = status.reason or "it says that it cannot go on"
-        elif limits.max_operations is not None and status.operations >= limits.max_operations:
-            w.leaving = f"recycled after {status.operations} operations"
-        elif limits.max_memory_mb is not None and status.own_mb >= limits.max_memory_mb:
-            if fresh_mb < limits.max_memory_mb:
-                w.leaving = f"recycled at {status.own_mb:.0f} MB"
-            else:
-                self._memory_limit_too_low(fresh_mb)
-
-    def _memory_limit_too_low(self, fresh_mb: float) -> None:
-        # Its replacement would be over the limit, too: the pool would recycle for ever.
-        if not self._memory_warning_sent:
-            self._memory_warning_sent = True
-            limit = self.config.recycle.max_memory_mb
-            self._orders.emit(
-                "pool.error",
-                {"count": 1},
-                code="memory_limit_too_low",
-                reason=f"recycle.max_memory_mb is {limit:g}, and a worker that is just warm has {fresh_mb:.0f} MB; "
-                "such workers are not recycled for their memory",
-            )
+            self._recycling.mark_worn(w, status, w.fresh_mb)
 
     def _missed(self, worker_id: str, why: str, now: float, *, certain: bool) -> None:
         w = self._in_phase(worker_id, "ready", "spare", "draining")
@@ -352,6 +343,10 @@ class PoolState:
             self._failed(w, f"worker {w.id}: {why}", now, served=phase == "ready")
 
     def _failed(self, w: WorkerRecord, why: str, now: float, *, served: bool) -> None:
+        if w.canary:
+            # What it tried is to blame, and ends with it: the pool itself is as it was.
+            self.canary_failure = why
+            return
         lived_s = None if w.warm_at is None else now - w.warm_at
         self._breaker.failed(now, lived_s=lived_s, jitter=self._jitter())
         self.condition.failed(why, at_start=lived_s is None, served=served, now=now)
@@ -378,11 +373,3 @@ class PoolState:
                 self._give_up(w, f"not warm in time; last: {w.reason or w.phase}", now)
             else:
                 self._orders.kill(w, w.reason)
-
-    def _mark_old(self, now: float) -> None:
-        max_age = self.config.recycle.max_age_s
-        if max_age is None:
-            return
-        for w in self.roster.in_phase("ready", "spare"):
-            if not w.leaving and now - w.started_at >= max_age:
-                w.leaving = f"recycled after {max_age:g} s"

@@ -82,7 +82,7 @@ class SessionHost:
             concurrency=config.slots_per_worker,
             attempts=config.retry.attempts,
         )
-        self.pool_programs = PoolPrograms(self.load)
+        self.pool_programs = PoolPrograms(self.load, self.source)
         self._commands = SessionCommands(
             self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
         )

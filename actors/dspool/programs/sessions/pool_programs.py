@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from dspool.core.lifecycle.source import ImportedSource, check_source, import_paths
 from dspool.errors import Conflict, UnknownProgram
 from dspool.messages import Deployment
 from dspool.programs.program import Definition, Program
@@ -12,17 +13,29 @@ from dspool.programs.program import Definition, Program
 class PoolPrograms:
     """Warm-up and deployments fill it; every operation that runs a pool program reads it."""
 
-    def __init__(self, load: Callable[[Definition], Program]) -> None:
+    def __init__(
+        self, load: Callable[[Definition], Program], source: Callable[[Iterable[str]], ImportedSource]
+    ) -> None:
+        """`source(import_paths)` is what this process has imported around them."""
         self._load = load
+        self._source = source
         self._versions: dict[str, dict[int, Program]] = {}
         self.current: dict[str, int] = {}
         """Current version by name."""
 
     def deploy(self, d: Deployment) -> None:
-        """Load one version; a version above the current one becomes current. Raises `PoolError`."""
+        """Load one version; a version above the current one becomes current.
+
+        Raises:
+            Conflict: this process has imported other source than the version is made of.
+            PoolError: what loading raises.
+        """
         program = self._load(
             Definition(spec=d.spec, state=d.state, import_path=d.import_path, kwargs=d.kwargs)
         )
+        if paths := import_paths(d):
+            # Asked in any case: from now on a late import of this source gets what it is now, or fails.
+            check_source(d, self._source(paths).modules)
         # The program first: another thread that reads `current` must find the version it names.
         self._versions.setdefault(d.program, {})[d.version] = program
         if d.version > self.current.get(d.program, 0):
