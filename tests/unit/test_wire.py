@@ -59,11 +59,11 @@ class Strange:
 @pytest.mark.parametrize(
     ("inputs", "named"),
     [
-        ({"question": object()}, "inputs.question: Encoding objects of type object"),
+        ({"question": object()}, "inputs.question: object, which is no JSON value"),
         ({"ok": 1, "n": 2**64}, "inputs.n: an integer beyond 64 bits"),
         ({"n": -(2**70)}, "inputs.n: an integer"),
         ({"text": "\ud800 secret"}, "inputs.text: text that is not valid Unicode"),
-        ({"list": [1, [object()]]}, "inputs.list: Encoding objects of type object"),
+        ({"list": [1, [object()]]}, r"inputs.list\[1\]\[0\]: object, which is no JSON value"),
         ({1: "secret"}, r"Expected `str`, got `int`"),
         (["secret"], r"Expected `object`, got `array`"),
     ],

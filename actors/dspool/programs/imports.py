@@ -27,7 +27,7 @@ import re
 import sys
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import dspy
 import msgspec
@@ -57,11 +57,8 @@ RESERVED: Final = frozenset(
 _CONNECTION: Final = frozenset({"api_key", "api_base", "base_url", "model_list"})
 """Where a model is and who pays for it: no argument of a caller, however deep, and no input that no program names."""
 
-_OF_A_CALL: Final = _CONNECTION | CLIENT_KEYS
+OF_A_CALL: Final = _CONNECTION | CLIENT_KEYS
 """What `**inputs` never takes: a program may hand them to a call of its model, which would go elsewhere."""
-
-_BLOCKING: Final = frozenset({"dspy.predict.rlm"})
-"""Modules of DSPy whose async form, too, waits for an interpreter where it is called."""
 
 Use = Literal["programs", "tools", "rewards"]
 
@@ -198,7 +195,7 @@ class Imports:
             raise InvalidRequest(f"kwargs do not fit {path}: {refused}", field="kwargs") from refused
         if self._configured or not kwargs:
             return
-        parameters = _parameters(signature, method=is_class)
+        parameters = named_parameters(signature, method=is_class)
         for name, value in kwargs.items():
             if name not in parameters or _is_operator_only(name):
                 allowed = ", ".join(p for p in parameters if not _is_operator_only(p)) or "none"
@@ -221,96 +218,7 @@ class Imports:
             )
 
 
-class Inputs(NamedTuple):
-    """The inputs that a program from an import path takes."""
-
-    required: tuple[str, ...]
-    names: tuple[str, ...] | None
-    """None: any name that is not reserved, for a `**inputs` without a signature that says more."""
-
-    def check(self, inputs: Mapping[str, JSON]) -> None:
-        """Raises `InvalidRequest` when an input is reserved, unknown or missing."""
-        for name in inputs:
-            if is_reserved(name) or (self.names is None and name in _OF_A_CALL):
-                raise InvalidRequest(
-                    f"the input name {name[:80]!r} is reserved: no caller can give it", field=name[:80]
-                )
-            if self.names is not None and name not in self.names:
-                allowed = ", ".join(self.names) or "none"
-                raise InvalidRequest(
-                    f"unknown input {name[:80]!r}; the inputs are {allowed}", field=name[:80]
-                )
-        for name in self.required:
-            if name not in inputs:
-                raise InvalidRequest(f"input {name!r} is missing", field=name, got="nothing")
-
-
-class EntryPoint(NamedTuple):
-    """The method that runs a program, and what it takes."""
-
-    is_async: bool
-    inputs: Inputs
-
-
-def entry_of(module: Any) -> EntryPoint:
-    """The entry point of a program from an import path.
-
-    Raises:
-        InvalidRequest: there is nothing to run, or it needs an input that nobody can give.
-    """
-    kind = type(module)
-    for owner in kind.__mro__:
-        # The nearest one counts: a `forward` that overrides must win over an `aforward` further up.
-        methods = ("forward",) if owner.__module__ in _BLOCKING else ("aforward", "forward")
-        name = next((method for method in methods if method in vars(owner)), None)
-        if name is not None:
-            return EntryPoint(name == "aforward", _inputs(module, getattr(kind, name)))
-    raise InvalidRequest(f"{kind.__name__} has no forward", field="import_path")
-
-
-def _inputs(module: Any, run: Any) -> Inputs:
-    try:
-        signature = inspect.signature(run)
-    except (TypeError, ValueError) as unreadable:
-        raise InvalidRequest(
-            f"the parameters of {type(module).__name__}.forward cannot be read", field="import_path"
-        ) from unreadable
-    parameters = _parameters(signature, method=True)
-    required = tuple(name for name, parameter in parameters.items() if parameter.default is parameter.empty)
-    for name in required:
-        if is_reserved(name):
-            raise InvalidRequest(
-                f"forward of {type(module).__name__} needs {name!r}, a name that DSPy takes for itself: no input can "
-                "be called so; give the parameter another name",
-                field="import_path",
-            )
-    names = tuple(name for name in parameters if not is_reserved(name))
-    if all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
-        return Inputs(required, names)
-    is_custom = str(getattr(run, "__module__", "")).partition(".")[0] != "dspy"
-    signatures = _signatures(module, inner=is_custom)
-    if not signatures and is_custom:
-        return Inputs(required, None)
-    fields = {
-        name: field for s in signatures for name, field in s.input_fields.items() if not is_reserved(name)
-    }
-    if not is_custom and len(signatures) == 1:
-        required += tuple(
-            name for name, field in fields.items() if field.is_required() and name not in required
-        )
-    return Inputs(required, tuple(dict.fromkeys((*names, *fields))))
-
-
-def _signatures(module: Any, *, inner: bool) -> list[Any]:
-    """The signatures that say what a program takes: a DSPy module has one, others those of their predictors."""
-    own = getattr(module, "signature", None)
-    signatures = [own] if isinstance(own, type) and issubclass(own, dspy.Signature) else []
-    if inner or not signatures:
-        signatures += [predictor.signature for _, predictor in module.named_sub_modules(dspy.Predict)]
-    return list(dict.fromkeys(signatures))
-
-
-def _parameters(signature: inspect.Signature, *, method: bool) -> dict[str, inspect.Parameter]:
+def named_parameters(signature: inspect.Signature, *, method: bool) -> dict[str, inspect.Parameter]:
     """Parameters that a caller can give by name; `method` leaves out the first, `self`."""
     parameters = list(signature.parameters.values())[1 if method else 0 :]
     return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

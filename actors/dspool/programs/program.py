@@ -14,27 +14,28 @@ from typing import Any, Literal, NamedTuple
 
 import dspy
 import msgspec
-import pydantic
 
 from dspool.config import PoolConfig
 from dspool.config.pool import environment
-from dspool.errors import InvalidRequest, ProgramError
+from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_SPEC_BYTES, MAX_STATE_VALUES
 from dspool.programs.adapters import adapter_named, refuse_message_parts
 from dspool.programs.field_types import shown
-from dspool.programs.imports import Imports, Inputs, entry_of
+from dspool.programs.imports import Imports
+from dspool.programs.inputs import EntryPoint, entry_of
 from dspool.programs.models.errors import translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.modules import BuiltModule, Way, build_module
+from dspool.programs.outputs import outputs_of, returned_schema, to_json
+from dspool.programs.schemas import SchemaField, object_schema
 from dspool.programs.settings import Recording, within
-from dspool.programs.signatures import BuiltSignature, build_signature, cache_fields
+from dspool.programs.signatures import BuiltSignature, Field, build_signature, cache_fields
 from dspool.programs.sizes import exceeds
 from dspool.programs.states import load_state
 
 _SPEC_KEYS = frozenset({"signature", "module", "lm", "adapter", "settings"})
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,7 +65,8 @@ class Program:
     __slots__ = (
         "_configured",
         "_copy",
-        "_inputs",
+        "_entry",
+        "_schemas",
         "adapter",
         "definition",
         "kind",
@@ -81,7 +83,7 @@ class Program:
         definition: Definition,
         built: BuiltModule,
         signature: BuiltSignature | None,
-        inputs: Inputs | None = None,
+        entry: EntryPoint | None = None,
         configured: Mapping[str, Any] | None = None,
     ) -> None:
         """`configured`: what its code called `dspy.configure` with."""
@@ -102,7 +104,8 @@ class Program:
         self._configured = dict(configured or {})
         self.use({})
         self._copy = built.copy
-        self._inputs = inputs
+        self._entry = entry
+        self._schemas: dict[str, JSON] | None = None
 
     def use(self, defaults: Mapping[str, Any]) -> None:
         """Run under these settings of DSPy, where neither its definition nor its own code says otherwise."""
@@ -112,13 +115,18 @@ class Program:
         self.adapter = adapter_named(named) if named is not None or adapter is None else adapter
         self.settings = settings
 
-    def check_inputs(self, inputs: Mapping[str, JSON]) -> None:
-        """Raises `InvalidRequest` when an input is missing, unknown, reserved, mistyped or holds a mark of DSPy."""
+    def check_inputs(self, inputs: Mapping[str, JSON]) -> Mapping[str, Any]:
+        """The values to run it with: `inputs`, made into the types that it declares.
+
+        Raises:
+            InvalidRequest: one is missing, unknown, reserved, mistyped or holds a mark of DSPy; says which.
+        """
         refuse_message_parts(inputs)
+        if self._entry is not None:
+            return self._entry.inputs.check(inputs)
         if self.signature is not None:
             self.signature.check_inputs(inputs)
-        elif self._inputs is not None:
-            self._inputs.check(inputs)
+        return inputs
 
     def runnable(self) -> Any:
         """The module for one operation: a copy where a run leaves marks on the module itself."""
@@ -142,9 +150,13 @@ class Program:
         return isinstance(self.adapter, dspy.JSONAdapter)
 
     def describe(self) -> dict[str, JSON]:
-        """Kind, signature, LM profile and adapter, as plain data. Raises `ProgramError` if the module's code does."""
+        """Kind, signature, LM profile and adapter, and its inputs and outputs as JSON Schema.
+
+        The first time it may take as long as loading did. Raises `ProgramError` if the module's code does.
+        """
         with translate_errors():
             predictors = [name for name, _ in self.module.named_predictors()]
+            schemas = self._schemas = self._schemas or self._described()
         origin: Literal["import_path", "state", "spec"] = (
             "import_path" if self.definition.import_path else "state" if self.definition.state else "spec"
         )
@@ -158,6 +170,7 @@ class Program:
             "adapter": self._adapter_name(),
             "configured": sorted(map(str, self._configured)),
             "predictors": predictors,
+            **schemas,
         }
 
     def _adapter_name(self) -> str:
@@ -165,6 +178,20 @@ class Program:
         if named is None and self._configured.get("adapter") is not None:
             return type(self.adapter).__name__
         return named or "chat"
+
+    def _described(self) -> dict[str, JSON]:
+        if self._entry is not None:
+            inputs, outputs = self._entry.inputs.schema(), returned_schema(self.module, self._entry.returns)
+        else:
+            assert self.signature is not None
+            inputs = object_schema(map(_spec_field, self.signature.inputs), "validation", open=False)
+            # Chains of thought and agents add fields of their own.
+            outputs = object_schema(map(_spec_field, self.signature.outputs), "serialization", open=True)
+        return {"inputs": inputs, "outputs": outputs}
+
+
+def _spec_field(field: Field) -> SchemaField:
+    return SchemaField(field.name, field.type.annotation, not field.type.is_optional, field.desc)
 
 
 def load_program(definition: Definition, config: PoolConfig) -> Program:
@@ -202,44 +229,6 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     return Program(definition, module, signature, configured=recording.settings)
 
 
-def outputs_of(prediction: Any) -> dict[str, JSON]:
-    """The fields of what a program returned, as plain JSON.
-
-    Raises:
-        ProgramError: it returned neither a prediction nor a dict, an output whose name is no text, or a value that is
-            no JSON.
-    """
-    if not isinstance(prediction, (dspy.Prediction, dict)):
-        raise ProgramError(f"the program returned {type(prediction).__name__}, not a prediction")
-    outputs = {}
-    for name, value in prediction.items():
-        if type(name) is not str:
-            raise ProgramError(
-                f"the program returned an output that a {type(name).__name__} names, not a text"
-            )
-        outputs[name] = value if type(value) in _PLAIN else to_json(value)
-    return outputs
-
-
-def to_json(value: Any) -> JSON:
-    """`value` as plain JSON: tuples and sets become lists; models and custom types, their public fields."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if kind is list or kind is tuple:
-        return [to_json(item) for item in value]
-    if kind is dict:
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dspy.Example):
-        return {name: to_json(item) for name, item in value.items()}
-    try:
-        return msgspec.to_builtins(value)
-    except TypeError as refused:
-        raise ProgramError(f"the program returned a {kind.__name__}, which is no JSON") from refused
-
-
 def _check_names(spec: dict[str, JSON]) -> None:
     for key in ("lm", "adapter"):
         if spec.get(key) is not None and not isinstance(spec[key], str):
@@ -256,7 +245,7 @@ def _imported(definition: Definition, config: PoolConfig, recording: Recording) 
     module = imports.program(definition.import_path, definition.kwargs)
     entry = entry_of(module)
     loaded = BuiltModule(module, type(module).__name__, "async" if entry.is_async else "thread", None)
-    return Program(definition, loaded, None, entry.inputs, recording.settings)
+    return Program(definition, loaded, None, entry, recording.settings)
 
 
 def _check_size(definition: Definition) -> None:
@@ -283,7 +272,6 @@ def rehearse() -> None:
     lms = LMs(config.lm_profiles, config.default_lm)
     program = load_program(Definition(spec={"signature": "context, question -> answer"}), config)
     for _ in range(_ROUNDS):
-        program.check_inputs(_INPUTS)
         with dspy.context(
             lm=lms.get(),
             adapter=program.adapter,
@@ -291,4 +279,7 @@ def rehearse() -> None:
             disable_history=True,
             trace=None,
         ):
-            outputs_of(program.module(**_INPUTS))
+            outputs_of(program.module(**program.check_inputs(_INPUTS)))
+
+
+__all__ = ["Definition", "FieldStream", "Program", "load_program", "outputs_of", "rehearse", "to_json"]

@@ -15,14 +15,13 @@ from msgspec import Raw, Struct
 
 from dspool.errors import InvalidRequest, PayloadTooLarge
 from dspool.messages import AnyCommand, Failure, Operation, Result, StreamEvent
+from dspool.messages.plain import MAX_DEPTH, NotPlain, plain
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """Of one message. Decoding holds the loop: so much text for 30 to 75 ms, many small values for 0.2 us a byte. What a
 caller sends over HTTP is bounded far below (`messages.limits`)."""
 MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - 64 * 1024
 """Of one command or one result: leaves room for ids, error details and the frame's own fields."""
-MAX_DEPTH = 100
-"""Of nested lists and objects. The decoder's own limit depends on how deep the receiver's stack is."""
 BATCH_BYTES = 64 * 1024
 """A batch that grows beyond this goes out in several messages, so that decoding one does not hold the loop."""
 
@@ -83,38 +82,71 @@ FromWorker = Report | Chunk
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_client = msgspec.msgpack.Decoder(FromClient).decode
-decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 _decode_command = msgspec.msgpack.Decoder(AnyCommand).decode
+
+
+_LONG_INTEGER = 1
+"""The extension type of msgpack for what it has no room for: the digits of an integer beyond 64 bits."""
+
+
+def _extended(code: int, data: memoryview) -> Any:
+    return int(bytes(data)) if code == _LONG_INTEGER else msgspec.msgpack.Ext(code, bytes(data))
+
+
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker, ext_hook=_extended).decode
 
 
 # --- payloads ---
 
 
 class Unsendable(Exception):
-    """`str()` says what is wrong, in types and sizes, never in content."""
+    """`str()` says what is wrong, in types and sizes, never in content.
+
+    `is_foreign`: it is of a class that msgpack knows nothing of.
+    """
+
+    def __init__(self, why: str, *, is_foreign: bool = False) -> None:
+        super().__init__(why)
+        self.is_foreign = is_foreign
 
 
 def sendable(value: Any) -> Raw:
-    """`value` encoded.
+    """`value` encoded. Integers of what a program gives may have any size.
 
     Raises:
         Unsendable: it is not plain data, or too large, or too deep.
     """
+    return Raw(_packed(value))
+
+
+def _packed(value: Any) -> bytes:
     try:
         encoded = encode(value)
     except OverflowError:
-        raise Unsendable("an integer beyond 64 bits") from None
+        if not isinstance(value, Result | StreamEvent):
+            raise Unsendable("an integer beyond 64 bits") from None
+        return _packed(msgspec.structs.replace(value, value=_with_long_integers(value.value)))
     except UnicodeEncodeError:
         raise Unsendable("text that is not valid Unicode") from None
     except RecursionError:
         raise Unsendable(f"more than {MAX_DEPTH} levels of nesting") from None
     except Exception as refused:
         # msgspec's own message names the type. Errors of foreign classes' hooks may quote anything.
-        plain = type(refused) is TypeError and str(refused).startswith("Encoding objects of type")
-        raise Unsendable(str(refused) if plain else "a value that fails to encode") from None
+        named = type(refused) is TypeError and str(refused).startswith("Encoding objects of type")
+        why = str(refused) if named else "a value that fails to encode"
+        raise Unsendable(why, is_foreign=True) from None
     if len(encoded) > MAX_PAYLOAD_BYTES:
         raise Unsendable(f"{len(encoded):,} bytes, more than {MAX_PAYLOAD_BYTES:,}")
-    return Raw(encoded)
+    return encoded
+
+
+def _with_long_integers(value: Any) -> Any:
+    kind = type(value)
+    if kind is int and not -(2**63) <= value < 2**64:
+        return msgspec.msgpack.Ext(_LONG_INTEGER, str(value).encode())
+    if kind is dict:
+        return {key: _with_long_integers(item) for key, item in value.items()}
+    return [_with_long_integers(item) for item in value] if kind is list else value
 
 
 def check_depth(value: Any) -> None:
@@ -145,7 +177,7 @@ _CONTAINERS = frozenset({dict, list, tuple})
 
 
 def encode_command(command: AnyCommand) -> Raw:
-    """`command`, checked field by field and encoded.
+    """`command`, checked field by field and encoded. Values of other classes become JSON (see `messages.plain`).
 
     Raises:
         InvalidRequest: it is no command, or a field has the wrong type or cannot be sent; says which.
@@ -161,18 +193,66 @@ def encode_command(command: AnyCommand) -> Raw:
         except Unsendable as refused:
             raise InvalidRequest(f"{name}: {refused}", field=name) from None
     try:
-        encoded = sendable(command)
+        encoded = _packed(command)
     except Unsendable as refused:
+        if refused.is_foreign and (made := _made_plain(command)) is not command:
+            return encode_command(made)
         field, why = _culprit(command) or ("command", str(refused))
         if "bytes, more than" in why:
             raise PayloadTooLarge(f"{field}: {why}", field=field) from None
         raise InvalidRequest(f"{field}: {why}; only plain JSON values can be sent", field=field) from None
+    if b"\xcb\x7f" in encoded or b"\xcb\xff" in encoded:  # no text has these, and hardly a number
+        _refuse_not_finite(command)
     try:
         _decode_command(encoded)
     except (msgspec.ValidationError, RecursionError) as refused:
         # Refused here: at the worker it would end the connection and all its operations.
         raise InvalidRequest(f"not a command: {str(refused)[:300]}") from None
-    return encoded
+    return Raw(encoded)
+
+
+def _made_plain(command: AnyCommand) -> AnyCommand:
+    """`command` with plain data in the place of whatever else is in it; itself if there is nothing.
+
+    Raises:
+        InvalidRequest: a value that no JSON stands for; says which.
+    """
+    changed: dict[str, Any] = {}
+    for path, name, key, value in _values(command):
+        try:
+            sendable(value)
+        except Unsendable as refused:
+            if not refused.is_foreign:
+                continue
+            if key is None:
+                changed[name] = _plain_at(path, value)
+            else:
+                changed.setdefault(name, dict(getattr(command, name)))[key] = _plain_at(path, value)
+    return msgspec.structs.replace(command, **changed) if changed else command
+
+
+def _refuse_not_finite(command: AnyCommand) -> None:
+    for path, _, _, value in _values(command):
+        _plain_at(path, value)
+
+
+def _plain_at(path: str, value: Any) -> Any:
+    try:
+        return plain(value)
+    except NotPlain as refused:
+        path += refused.path
+        why = f"{path}: {refused.why}; only plain JSON values can be sent"
+        raise InvalidRequest(why, field=path) from None
+
+
+def _values(command: AnyCommand) -> Iterator[tuple[str, str, Any, Any]]:
+    """What callers fill in, with its path, its field, and its key there if the field is a dict."""
+    for name in command.__struct_fields__:
+        value = getattr(command, name)
+        if type(value) is dict:
+            yield from ((f"{name}.{str(key)[:80]}", name, key, part) for key, part in value.items())
+        else:
+            yield name, name, None, value
 
 
 def _culprit(command: AnyCommand) -> tuple[str, str] | None:

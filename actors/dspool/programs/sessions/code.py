@@ -11,6 +11,7 @@ import msgspec
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, NotAllowed, ProgramError, type_of
 from dspool.messages import JSON, Change, ExecuteCode
+from dspool.messages.plain import NotPlain, plain, plain_text
 from dspool.programs.sessions.commands import CommandResult, require_session
 from dspool.programs.sessions.session import Session
 
@@ -55,7 +56,7 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
         if isinstance(last, ast.Expr):
             result = eval(compile(ast.Expression(last.value), "<execute_code>", "eval"), names)
         # What the code left has methods of its own, and reading it runs them.
-        value = {"stdout": stdout.getvalue()[:MAX_OUTPUT], "result": _printable(result)}
+        value = {"stdout": plain_text(stdout.getvalue()[:MAX_OUTPUT]), "result": _printable(result)}
         return CommandResult(
             value, tuple(_plain(change) for change in variable_changes(before, session.variables))
         )
@@ -80,9 +81,9 @@ class _NotJSON(Exception):
 
 def _printable(result: Any) -> JSON:
     try:
-        return msgspec.to_builtins(result)
-    except TypeError:
-        return repr(result)[:MAX_OUTPUT]
+        return plain(result)
+    except NotPlain:
+        return plain_text(repr(result))[:MAX_OUTPUT]
 
 
 def _plain(change: Change) -> Change:

@@ -31,7 +31,8 @@ from dspool.messages import (
 from dspool.programs.models.errors import translate, translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
-from dspool.programs.program import Definition, Program, load_program, outputs_of
+from dspool.programs.outputs import outputs_of
+from dspool.programs.program import Definition, Program, load_program
 from dspool.programs.sessions.code import run_code
 from dspool.programs.sessions.commands import CommandResult, SessionCommands
 from dspool.programs.sessions.pool_programs import PoolPrograms
@@ -168,7 +169,8 @@ class SessionHost:
             if session is not None and session.is_unbuilt(command.program):  # type: ignore[union-attr]
                 return "build"
             if kind is GetProgramInfo:
-                return "inline"
+                # Its schemas are made at the first time, and they may be large.
+                return "thread"
             try:
                 program, _, lm = self._resolve(command, session)  # type: ignore[arg-type]
             except PoolError:
@@ -204,11 +206,11 @@ class SessionHost:
             program, version, lm = self._resolve(command, None)
             if program.way != "direct":
                 return self._run_sync(command, None, scope_of(None, principal), None)
-            program.check_inputs(command.inputs)
+            inputs = program.check_inputs(command.inputs)
             scope = scope_of(None, principal)
             try:
                 with context_of(program, lm, scope):
-                    outputs = outputs_of(program.module(**command.inputs))
+                    outputs = outputs_of(program.module(**inputs))
             except BaseException as raised:
                 raise translate(raised) from raised
             return answer_of(outputs, scope, version)
@@ -269,16 +271,14 @@ class SessionHost:
         emit: Emit | None,
     ) -> CommandResult:
         run = self._resolve(command, session)
-        run.program.check_inputs(command.inputs)
+        inputs = run.program.check_inputs(command.inputs)
         module = run.program.runnable()
         try:
             with running_in(run.program, scope), context_of(run.program, run.lm, scope):
                 if emit is None or type(command) is ExecuteProgram:
-                    outputs = outputs_of(await module.acall(**command.inputs))
+                    outputs = outputs_of(await module.acall(**inputs))
                 else:
-                    outputs = await stream_call(
-                        run.program, emit, lambda: await_outputs(module, command.inputs)
-                    )
+                    outputs = await stream_call(run.program, emit, lambda: await_outputs(module, inputs))
         except BaseException as raised:
             if is_cancellation(raised):
                 raise
@@ -305,17 +305,17 @@ class SessionHost:
         if not isinstance(command, ExecuteProgram | StreamProgram):
             return self._commands.run(command, session, stop)
         run = self._resolve(command, session)
-        run.program.check_inputs(command.inputs)
+        inputs = run.program.check_inputs(command.inputs)
         try:
             with running_in(run.program, scope):
                 if emit is not None and type(command) is StreamProgram:
                     outputs = stream_in_thread(
                         run.program,
                         emit,
-                        lambda **settings: self._call(run, command.inputs, scope, **settings),
+                        lambda **settings: self._call(run, inputs, scope, **settings),
                     )
                 else:
-                    outputs = self._call(run, command.inputs, scope)
+                    outputs = self._call(run, inputs, scope)
         except BaseException as raised:
             if stop is not None and stop.is_set():
                 raise Cancelled("the operation was cancelled") from raised
@@ -326,7 +326,7 @@ class SessionHost:
         return answer_of(outputs, scope, run.version)
 
     def _call(
-        self, run: _Run, inputs: Mapping[str, JSON], scope: OperationScope, **settings: Any
+        self, run: _Run, inputs: Mapping[str, Any], scope: OperationScope, **settings: Any
     ) -> dict[str, JSON]:
         if run.program.way == "thread":
             # BestOfN and Refine write to the trace: each operation gets a list of its own.

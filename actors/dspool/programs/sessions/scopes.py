@@ -14,7 +14,8 @@ import dspy
 from dspool.messages import JSON
 from dspool.programs import spans
 from dspool.programs.models.operation import OperationScope
-from dspool.programs.program import Program, outputs_of
+from dspool.programs.outputs import outputs_of
+from dspool.programs.program import Program
 from dspool.programs.sessions.commands import CommandResult
 from dspool.programs.sessions.session import Session
 from dspool.telemetry.logs import current_operation
@@ -58,5 +59,5 @@ def answer_of(outputs: dict[str, JSON], scope: OperationScope, version: int) -> 
     )
 
 
-async def await_outputs(module: Any, inputs: Mapping[str, JSON]) -> dict[str, JSON]:
+async def await_outputs(module: Any, inputs: Mapping[str, Any]) -> dict[str, JSON]:
     return outputs_of(await module.acall(**inputs))

@@ -14,6 +14,7 @@ from dspy.streaming import StreamListener
 from dspy.utils.callback import BaseCallback
 
 from dspool.messages import JSON, StreamEvent
+from dspool.messages.plain import plain_text
 from dspool.programs.program import FieldStream, Program
 
 Emit = Callable[[StreamEvent], Awaitable[None]]
@@ -86,7 +87,7 @@ class TokenChannel:
         predictor = getattr(chunk, "predict_id", None) or 0
         if (fields := self._json.get(predictor)) is not None:
             for field, text in fields.receive(chunk):
-                await self._emit(StreamEvent(kind="token", field=field, value=text))
+                await self._emit(StreamEvent(kind="token", field=field, value=plain_text(text)))
             return
         for listener in self._by_predictor.get(predictor, ()):
             if token := listener.receive(chunk):
@@ -103,7 +104,8 @@ class TokenChannel:
 
     async def _token(self, token: Any) -> None:
         if token.chunk:
-            await self._emit(StreamEvent(kind="token", field=token.signature_field_name, value=token.chunk))
+            text = plain_text(token.chunk)
+            await self._emit(StreamEvent(kind="token", field=token.signature_field_name, value=text))
 
 
 class _JSONFields:
@@ -146,7 +148,7 @@ class ToolStatus(BaseCallback):
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if instance.name != "finish":
-            self._send(StreamEvent(kind="status", value=f"calling {instance.name}"))
+            self._send(StreamEvent(kind="status", value=plain_text(f"calling {instance.name}")))
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         if exception is not None:
