@@ -32,7 +32,7 @@ from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, OutgoingEvent
-from dspool.telemetry.logs import LogTail
+from dspool.telemetry.log_files import LogPage, LogTail
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.tokens import TokenSource
@@ -398,6 +398,16 @@ class SimulatedPool:
         if row is None:
             raise UnknownWorker(f"there is no worker {worker_id!r}")
         return {"rss_mb": row.rss_mb, "pss_mb": row.rss_mb * 0.4, "uss_mb": row.rss_mb * 0.25}
+
+    async def logs(
+        self,
+        *,
+        operation: str | None = None,
+        worker: str | None = None,
+        after: float = 0.0,
+        limit: int = 200,
+    ) -> LogPage:
+        return LogPage([], after, False, True)
 
     async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
         about = "qa v3" if self.pretty else HOSTILE

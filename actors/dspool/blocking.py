@@ -233,6 +233,7 @@ class BlockingClient(BlockingForm[PoolT]):
     metrics_snapshot = waiting(PoolClient.metrics_snapshot)
     metrics_history = waiting(PoolClient.metrics_history)
     events = waiting(PoolClient.events)
+    logs = waiting(PoolClient.logs)
 
 
 async def _entered(opening: AbstractAsyncContextManager[PoolT]) -> PoolT:

@@ -17,6 +17,7 @@ from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage
+from dspool.telemetry.log_files import LogPage
 
 
 class PoolAdministration(Protocol):
@@ -50,6 +51,14 @@ class PoolObservation(Protocol):
         self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
     ) -> HistoryView: ...
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage: ...
+    async def logs(
+        self,
+        *,
+        operation: str | None = None,
+        worker: str | None = None,
+        after: float = 0.0,
+        limit: int = 200,
+    ) -> LogPage: ...
 
 
 class PoolClient(BatchMethods, PoolOperations, PoolAdministration, PoolObservation, Protocol):

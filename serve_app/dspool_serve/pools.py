@@ -24,7 +24,7 @@ from dspool.protocols import PoolAdministration, PoolObservation
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.store.logins import Ended
 from dspool.supervisor.warmup import WarmProgress
-from dspool.telemetry.logs import LogTail
+from dspool.telemetry.log_files import LogTail
 from dspool.telemetry.snapshot import Snapshot
 from dspool.telemetry.tracing import Tracing
 

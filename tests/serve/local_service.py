@@ -21,7 +21,7 @@ from dspool.pool import Pool
 from dspool.store.store import SessionStore
 from dspool.supervisor.version_history import deployment_of
 from dspool.supervisor.warmup import WarmProgress
-from dspool.telemetry.logs import LogTail
+from dspool.telemetry.log_files import LogPage, LogTail
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.worker.worker import Worker
@@ -106,6 +106,16 @@ class LocalPool(FakePool):
 
     async def count_sessions(self) -> int:
         return await self._store.count(self.name)
+
+    async def logs(
+        self,
+        *,
+        operation: str | None = None,
+        worker: str | None = None,
+        after: float = 0.0,
+        limit: int = 200,
+    ) -> LogPage:
+        return LogPage([], after, False, True)
 
     async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
         return LogTail([], False, "", True)

@@ -47,6 +47,7 @@ from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventPage, LoggedEvent
+from dspool.telemetry.log_files import LogLine, LogPage
 from dspool_console import Console
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
@@ -223,6 +224,11 @@ class FakePool:
         return EventPage(
             [LoggedEvent(since + 1, 1.0, "pool.resized", "info", "supervisor", {}, {})], since + 1
         )
+
+    async def logs(self, *, operation=None, worker=None, after=0.0, limit=200) -> LogPage:
+        self.asked.append({"operation": operation, "worker": worker, "after": after, "limit": limit})
+        line = LogLine(after + 1.0, "error", "shop", worker or "w0", operation, "it failed")
+        return LogPage([line], after + 1.0, False, True)
 
     async def metrics_snapshot(self) -> Any:
         raise WorkerLost("the metrics actor is away")

@@ -14,7 +14,7 @@ from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.metrics.measures import LiveUpdate, Table
 from dspool.messages import Deployment, PoolStatus, SessionInfo, WorkerStatus
 from dspool.telemetry.event_log import LoggedEvent
-from dspool.telemetry.logs import tail
+from dspool.telemetry.log_files import tail
 from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
 from dspool_console.dashboard.traces import OperationLog, listed, operation_of, waterfall

@@ -159,3 +159,20 @@ async def test_with_tokens_and_beyond_loopback_only_admins_are_told(tmp_path):
         assert ("no line items" in str(problem)) is told
         assert problem["operation_id"] == "op-1"
         assert problem["details"]["at"] == "shop.basic:56"
+
+
+async def test_logs_are_asked_over_http_by_operation_worker_and_time():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        query = {"operation": "op-1", "worker": "w7", "after": 5.5, "limit": 10}
+        page = (await http.get("/v1/pools/default/logs", params=query)).json()
+        for wrong in (
+            {"limit": 0},
+            {"limit": 1001},
+            {"after": -1},
+            {"nobody": "x"},
+            {"operation": "x" * 201},
+        ):
+            assert_problem(await http.get("/v1/pools/default/logs", params=wrong), 422, "invalid_request")
+    assert pool.asked == [query]
+    assert (page["next"], page["lines"][0]["operation_id"], page["lines"][0]["worker"]) == (6.5, "op-1", "w7")

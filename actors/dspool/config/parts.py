@@ -239,7 +239,8 @@ class TelemetryConfig(Part):
     log_format: Literal["text", "json"] = "text"
     """How workers and the pool's other processes write their logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level of the pool's own log lines; other libraries log from warning up."""
+    """Lowest level of the lines of the pool and of your programs' packages, whose prints count as info; other libraries
+    log from warning up."""
 
 
 class ServiceConfig(Part):

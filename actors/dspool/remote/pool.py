@@ -25,7 +25,6 @@ import msgspec
 from dspool.batch import BatchCall, BatchMethods, Outcome
 from dspool.blocking import BlockingClient
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
-from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
 from dspool.errors import InvalidRequest, UnknownWorker, Unreachable
 from dspool.messages import (
     JSON,
@@ -39,6 +38,7 @@ from dspool.messages import (
     SessionInfo,
     StreamEvent,
 )
+from dspool.remote.observation import RemoteObservation
 from dspool.remote.requests import (
     ATTEMPTS,
     HttpCall,
@@ -49,14 +49,12 @@ from dspool.remote.requests import (
     event_of,
     part,
     result_of,
-    with_query,
 )
 from dspool.remote.service import HttpService
 from dspool.session import SessionMethods
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
-from dspool.telemetry.event_log import EventPage
 
 T = TypeVar("T")
 
@@ -73,7 +71,7 @@ class _SessionPage(msgspec.Struct):
     next_cursor: str | None = None
 
 
-class RemotePool(BatchMethods):
+class RemotePool(BatchMethods, RemoteObservation):
     """A pool that is served at `url`. `async with RemotePool(...) as pool`, or `await pool.close()` at the end.
 
     Args:
@@ -334,29 +332,6 @@ class RemotePool(BatchMethods):
                     if name == "final"
                     else msgspec.convert(data, WarmProgress)
                 )
-
-    # --- observation ---
-
-    async def metrics_snapshot(self) -> MetricsSnapshot:
-        """As `Pool.metrics_snapshot`."""
-        return await self._service.get(self._path + "/metrics", MetricsSnapshot)
-
-    async def metrics_history(
-        self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
-    ) -> HistoryView:
-        """As `Pool.metrics_history`."""
-        return await self._service.get(
-            self._path + "/metrics/history",
-            HistoryView,
-            duration_s=duration_s,
-            program=program,
-            slot=ordinal,
-        )
-
-    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
-        """As `Pool.events`."""
-        path = with_query(self._path + "/events", since=since, limit=limit, timeout_s=timeout_s)
-        return await self._service.get(path, EventPage, wait_s=self.timeout_s + timeout_s)
 
 
 class RemoteSession(SessionMethods):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import ray
@@ -24,6 +25,7 @@ from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.storage import Storage
 from dspool.runtime.store import RemoteStore
 from dspool.store.store import SessionStore
+from dspool.telemetry.log_files import LogPage, LogQuery
 
 _HANDLES = 1024
 
@@ -74,6 +76,16 @@ class PoolActors(Administration, Inspection, Storage):
 
     async def _query(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return await ask_supervisor(self.supervisor, method, *args, **kwargs)
+
+    async def _log_pages(self, query: LogQuery) -> list[LogPage]:
+        node, page = await self._query("log_lines", query)
+        others = {member.node: member.worker_id for member in self.client.membership.workers}
+        others.pop(node, None)
+        found = await asyncio.gather(
+            *(self._ask_worker(id, "log_lines", query) for id in others.values()), return_exceptions=True
+        )
+        # A node that is on its way out has to be done without.
+        return [page, *(other for other in found if isinstance(other, LogPage))]
 
     async def _call_worker(self, worker_id: str, method: str, *args: Any) -> Any:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, Protocol
 
 import msgspec
@@ -11,7 +12,7 @@ from dspool.client.client import Client
 from dspool.core.metrics.measures import HistoryView, LiveUpdate, MetricsSnapshot, Table
 from dspool.errors import InvalidRequest, NotAllowed, WorkerLost
 from dspool.telemetry.event_log import EventPage
-from dspool.telemetry.logs import LogTail
+from dspool.telemetry.log_files import MAX_LINES, LogPage, LogQuery, LogTail, merged
 from dspool.telemetry.snapshot import Snapshot
 
 WORKER_S = 2.0
@@ -104,6 +105,35 @@ class Inspection:
     async def worker_memory(self, worker_id: str) -> dict[str, float]:
         """Its resident, proportional and private memory in MB. Raises: as `worker_operations`."""
         return await self._ask_worker(worker_id, "memory")
+
+    async def logs(
+        self,
+        *,
+        operation: str | None = None,
+        worker: str | None = None,
+        after: float = 0.0,
+        limit: int = 200,
+    ) -> LogPage:
+        """Lines that the pool's processes logged, with tracebacks; what user code logs and prints is among them.
+
+        Of one operation, of one worker (also a dead one, as long as Ray keeps its files), of all. `after` is the
+        `next` of the page before: the oldest lines since then; 0 gives the newest. On nodes without a living worker or
+        the supervisor nobody looks.
+
+        Raises:
+            InvalidRequest: `limit` is outside 1..1000, or `after` is no time.
+            WorkerLost: the supervisor is restarting; try again.
+        """
+        if not 0 < limit <= MAX_LINES:
+            raise InvalidRequest(f"limit must be between 1 and {MAX_LINES}, got {limit}", field="limit")
+        if not 0 <= after < math.inf:
+            raise InvalidRequest(f"after is a time in seconds, got {after}", field="after")
+        query = LogQuery(operation, worker, after, limit)
+        return merged(await self._log_pages(query), query)
+
+    async def _log_pages(self, query: LogQuery) -> list[LogPage]:
+        """What each node has. None, where the pool has no processes of its own."""
+        return []
 
     async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
         """The last lines of its log. Raises: as `worker_operations`."""

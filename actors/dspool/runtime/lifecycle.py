@@ -33,6 +33,7 @@ from dspool.store.place import node_of_store
 from dspool.supervisor import Supervisor
 from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBuffer
+from dspool.telemetry.log_files import LogPage, LogQuery, search_node
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -87,6 +88,10 @@ class SupervisorActor(Supervisor):
         """What a client needs: the configuration, and the workers' secret."""
         await self.started()
         return self.config, self._secret
+
+    async def log_lines(self, query: LogQuery) -> tuple[str, LogPage]:
+        """The node of this actor, and lines of all processes of the pool there."""
+        return ray.get_runtime_context().get_node_id(), await search_node(self.config, query)
 
     async def started(self) -> None:
         """Wait for the start. Raises what made it fail; the next call tries again."""

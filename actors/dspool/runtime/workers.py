@@ -33,6 +33,7 @@ from dspool.runtime.store import RemoteStore
 from dspool.supervisor import WorkerHandle
 from dspool.supervisor.ports import Sleep, within
 from dspool.telemetry import logs
+from dspool.telemetry.printed import log_prints
 from dspool.worker.worker import Worker
 
 log = logging.getLogger("dspool.runtime")
@@ -42,7 +43,8 @@ class WorkerActor(Worker):
     def __init__(
         self, worker_id: str, ordinal: int, config: PoolConfig, secret: bytes, host: str | None
     ) -> None:
-        logs.configure(config, worker=worker_id)
+        handler = logs.configure(config, worker=worker_id)
+        log_prints(handler, logging.getLevelName(config.telemetry.log_level.upper()))
         metrics = RemoteMetrics(config.name).report if config.enable_metrics else None
         super().__init__(
             worker_id,

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, TextIO
-
-from msgspec import Struct
+from typing import Any, TextIO
 
 from dspool.config import PoolConfig
 from dspool.messages import Operation
-from dspool.raised import traceback_of
+from dspool.raised import is_own_module, traceback_of
 from dspool.telemetry.events import EVENTS, attach
+from dspool.telemetry.log_files import CONTINUED
 from dspool.telemetry.pseudonyms import session_hash
 from dspool.telemetry.tracing import trace_id_of
 
@@ -64,12 +60,12 @@ class TextFormatter(logging.Formatter):
         if trace := _traceback(record, whole=self._show_content):
             line += f"\n{trace}"
         # A line that follows says so: nobody can write a line that looks like another's.
-        return _CONTINUED.join(line.splitlines())
+        return f"\n{CONTINUED}".join(line.splitlines())
 
 
 def configure(
     config: PoolConfig, *, worker: str | None = None, events: bool = True, stream: TextIO | None = None
-) -> None:
+) -> logging.Handler:
     """Write this process's log to `stream` (stderr, which Ray keeps in its session directory), with context.
 
     For our own processes: workers, the pool's actors, the HTTP ingress. A program that uses `dspool` as a library
@@ -84,9 +80,27 @@ def configure(
     handler.setFormatter(formatter(show_content=telemetry.capture_content))
     handler.addFilter(LogContext(config.name, worker))
     root.addHandler(handler)
-    logging.getLogger("dspool").setLevel(telemetry.log_level.upper())
+    _set_level(config)
     if events:
         attach(_log_event)
+    return handler
+
+
+def include_own(config: PoolConfig) -> None:
+    """Let the author's modules that are imported by now log from the configured level on, as dspool does.
+
+    Loggers that have a level of their own keep it.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level == logging.NOTSET and is_own_module(name):
+            logger.setLevel(config.telemetry.log_level.upper())
+
+
+def _set_level(config: PoolConfig) -> None:
+    for module in ("dspool", *config.allowed_imports):
+        package = logging.getLogger(module.partition(".")[0])
+        if package.name == "dspool" or package.level == logging.NOTSET:
+            package.setLevel(config.telemetry.log_level.upper())
 
 
 class _OwnHandler(logging.StreamHandler[TextIO]):
@@ -166,73 +180,3 @@ def _short(value: Any) -> str:
         return f"{value:.6g}"
     text = str(value)
     return json.dumps(text) if any(c.isspace() or c in '"=' for c in text) else text
-
-
-READ_BYTES: Final = 256 * 1024
-LONGEST_LINE: Final = 2000
-_CONTINUED: Final = "\n  | "
-_OWN_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\S* [A-Z]+ +[\w.]+: ")
-"""A line of `TextFormatter`."""
-
-
-class LogTail(Struct, frozen=True):
-    lines: list[str]
-    truncated: bool
-    """There are older lines."""
-    source: str
-    """The file's name; empty if this process's log goes to no file."""
-    filtered: bool
-    """Left out what is not of dspool's own logging: it may hold what users sent."""
-
-
-def own_log() -> Path | None:
-    """The file behind this process's stderr, where `configure` writes."""
-    try:
-        path = Path(os.readlink("/proc/self/fd/2"))
-    except OSError:
-        return None
-    return path if path.is_file() else None
-
-
-def tail(path: Path | None, lines: int, *, show_content: bool) -> LogTail:
-    """The last `lines` lines of `path`, reading no more than its last 256 KiB."""
-    if path is None:
-        return LogTail([], False, "", not show_content)
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - READ_BYTES))
-        text = file.read(READ_BYTES).decode("utf-8", "replace")
-    all_lines = text.splitlines()
-    is_cut = size > READ_BYTES
-    if is_cut:
-        all_lines = all_lines[1:]  # the first lacks its beginning
-    if not show_content:
-        all_lines = list(_ours(all_lines))
-    return LogTail(
-        [line[:LONGEST_LINE] for line in all_lines[-lines:]],
-        is_cut or len(all_lines) > lines,
-        path.name,
-        not show_content,
-    )
-
-
-def _ours(lines: list[str]) -> Iterator[str]:
-    """Records of logging, in all their lines."""
-    shown = False
-    for line in lines:
-        if not line.startswith(_CONTINUED[1:]):
-            shown = _is_ours(line)
-        if shown:
-            yield line
-
-
-def _is_ours(line: str) -> bool:
-    if _OWN_LINE.match(line):
-        return True
-    if not line.startswith('{"time": '):
-        return False
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and {"time", "level", "logger"} <= record.keys()

@@ -40,10 +40,10 @@ from dspool.messages import (
     WorkerStatus,
 )
 from dspool.quotations import without_secrets
-from dspool.telemetry import logs
+from dspool.telemetry import log_files, logs
 from dspool.telemetry.event_log import EventBatch, EventBuffer
 from dspool.telemetry.events import emit
-from dspool.telemetry.logs import LogTail
+from dspool.telemetry.log_files import LogPage, LogQuery, LogTail
 from dspool.telemetry.pseudonyms import try_read_key
 from dspool.telemetry.tracing import Tracing
 from dspool.worker.failures import FailureLog
@@ -195,6 +195,7 @@ class Worker:
             # A step may be anybody's code: its KeyboardInterrupt or SystemExit would end the process or its loop.
             told = ProgramError.of(failed, f"warm-up step {step.step!r}", loading=True, hide=without_secrets)
             raise WorkerStartFailed(str(told), worker=self._id, step=step.step, **told.details) from failed
+        logs.include_own(self._config)
         # What is loaded by now stays: the garbage collector need not scan it again and again.
         gc.freeze()
         self._state = "ready"
@@ -281,10 +282,15 @@ class Worker:
     async def log_tail(self, lines: int) -> LogTail:
         """The end of this process's log; only dspool's own records unless content capture is on."""
         show = self._config.telemetry.capture_content
-        return await asyncio.to_thread(logs.tail, logs.own_log(), lines, show_content=show)
+        return await asyncio.to_thread(log_files.tail, log_files.own_log(), lines, show_content=show)
+
+    async def log_lines(self, query: LogQuery) -> LogPage:
+        """Lines of all processes of the pool on this node; see `log_files`."""
+        return await log_files.search_node(self._config, query)
 
     async def deploy(self, deployment: Deployment) -> None:
         await asyncio.to_thread(self._host.deploy, deployment)
+        logs.include_own(self._config)
 
     async def retire(self, program: str, version: int) -> None:
         self._host.retire(program, version)

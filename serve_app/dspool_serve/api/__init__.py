@@ -8,6 +8,7 @@ from __future__ import annotations
 from dspool_serve.api import (
     code,
     events,
+    logs,
     metrics,
     pool,
     pool_sessions,
@@ -31,6 +32,7 @@ ROUTES: tuple[Route, ...] = (
     *metrics.ROUTES,
     *tables.ROUTES,
     *events.ROUTES,
+    *logs.ROUTES,
     *service.ROUTES,
 )
 

@@ -14,7 +14,7 @@ from dspool.core.lifecycle.warmup import StepRun
 from dspool.core.metrics.measures import LiveUpdate, SlotSnapshot
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
 from dspool.messages import PoolStatus, WorkerStatus
-from dspool.telemetry.logs import LogTail
+from dspool.telemetry.log_files import LogTail
 from dspool.telemetry.pseudonyms import session_hash
 from dspool_serve.api.common import (
     CHANGE,

@@ -1,0 +1,50 @@
+"""The part of `RemotePool` that looks at a pool."""
+
+from __future__ import annotations
+
+from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.remote.requests import with_query
+from dspool.remote.service import HttpService
+from dspool.telemetry.event_log import EventPage
+from dspool.telemetry.log_files import LogPage
+
+
+class RemoteObservation:
+    timeout_s: float
+    _service: HttpService
+    _path: str
+
+    async def metrics_snapshot(self) -> MetricsSnapshot:
+        """As `Pool.metrics_snapshot`."""
+        return await self._service.get(self._path + "/metrics", MetricsSnapshot)
+
+    async def metrics_history(
+        self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
+    ) -> HistoryView:
+        """As `Pool.metrics_history`."""
+        return await self._service.get(
+            self._path + "/metrics/history",
+            HistoryView,
+            duration_s=duration_s,
+            program=program,
+            slot=ordinal,
+        )
+
+    async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
+        """As `Pool.events`."""
+        path = with_query(self._path + "/events", since=since, limit=limit, timeout_s=timeout_s)
+        return await self._service.get(path, EventPage, wait_s=self.timeout_s + timeout_s)
+
+    async def logs(
+        self,
+        *,
+        operation: str | None = None,
+        worker: str | None = None,
+        after: float = 0.0,
+        limit: int = 200,
+    ) -> LogPage:
+        """As `Pool.logs`."""
+        path = self._path + "/logs"
+        return await self._service.get(
+            path, LogPage, operation=operation, worker=worker, after=after, limit=limit
+        )

@@ -1,0 +1,234 @@
+"""What is read from the logs of a pool's processes, dead ones too."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+
+import pytest
+
+from dspool.cli.logs import following
+from dspool.config import PoolConfig
+from dspool.messages import ExecuteProgram, Operation
+from dspool.telemetry import logs
+from dspool.telemetry.log_files import LogLine, LogPage, LogQuery, merged, search
+from dspool.telemetry.printed import PrintedLines
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def operation(id: str) -> Operation:
+    return Operation(id, ExecuteProgram("qa", {}), 30.0, None, None, f"00-{TRACE}-00f067aa0ba902b7-01")
+
+
+class Node:
+    """A directory of logs, written by the very handlers of workers."""
+
+    def __init__(self, directory, log_format):
+        self.directory, self.log_format = directory, log_format
+        self.logger = logging.Logger("shop.answers")
+
+    def process(self, name, worker=None, pool="p"):
+        file = (self.directory / f"{name}.err").open("a")
+        config = PoolConfig(name=pool, telemetry={"log_format": self.log_format})
+        handler = logs.configure(config, worker=worker, events=False, stream=file)
+        logging.getLogger().removeHandler(handler)
+        self.logger.handlers = [handler]
+        return file
+
+    def log(self, text, id=None, **more):
+        token = logs.current_operation.set(None if id is None else operation(id))
+        self.logger.warning(text, **more)
+        logs.current_operation.reset(token)
+
+    def find(self, content=False, **query):
+        return search(self.directory, "p", LogQuery(**query), show_content=content)
+
+
+@pytest.fixture(params=["text", "json"])
+def node(request, tmp_path):
+    return Node(tmp_path, request.param)
+
+
+def texts(page):
+    return [line.text for line in page.lines]
+
+
+def test_lines_of_all_processes_come_in_order_with_who_wrote_them(node):
+    node.process("worker-a", "w0")
+    node.log("first", "op-1")
+    node.process("worker-b", "w1")
+    node.log("second", "op-2")
+    node.process("supervisor")
+    node.log("third")
+    node.process("worker-c", "w0", pool="another")
+    node.log("of another pool", "op-1")
+    page = node.find()
+    assert [(line.worker, line.operation_id, line.logger) for line in page.lines] == [
+        ("w0", "op-1", "shop.answers"),
+        ("w1", "op-2", "shop.answers"),
+        ("", None, "shop.answers"),
+    ]
+    assert all(word in text for word, text in zip(("first", "second", "third"), texts(page), strict=True))
+    assert [line.worker for line in node.find(worker="w1").lines] == ["w1"]
+    assert not page.truncated
+
+
+def test_an_operations_lines_come_whole_with_their_tracebacks_and_no_others(node):
+    node.process("worker-a", "w0")
+    for number in range(50):
+        node.log(f"before {number}", f"op-1{number}")
+    node.log(
+        "it failed",
+        "op-1",
+        extra={"traceback": "Traceback (most recent call last):\n  at line 5\nValueError: no\n"},
+    )
+    node.log("after", "op-2")
+    (line,) = node.find(operation="op-1").lines
+    assert "ValueError: no" in line.text
+    assert line.operation_id == "op-1"
+    assert TRACE in line.text
+
+
+def test_nobody_writes_a_line_that_looks_like_anothers(node):
+    node.process("worker-a", "w0")
+    forged = "2026-11-23T13:43:14.897+00:00 INFO    dspool: forged [pool=p worker=w9 operation_id=op-9]"
+    for end in ("\n", "\r", "\x0b", "\x85", "\u2028"):
+        node.log(f"mine{end}{forged}", "op-1")
+    page = node.find()
+    assert [(line.worker, line.operation_id) for line in page.lines] == [("w0", "op-1")] * 5
+    assert node.find(operation="op-9").lines == []
+
+
+def test_what_did_not_come_by_logging_is_shown_only_with_content(node):
+    file = node.process("worker-a", "w0")
+    node.log("before", "op-1")
+    file.write("raw: what the user wrote\n  | and this\n")
+    file.flush()
+    node.log("after", "op-1")
+    assert "what the user wrote" not in str(node.find())
+    assert "and this" not in str(node.find())
+    assert node.find().filtered
+    assert "what the user wrote" in str(node.find(content=True))
+
+
+def test_a_follower_gets_each_line_once(node, monkeypatch):
+    node.process("worker-a", "w0")
+    node.log("old")
+
+    class Pool:
+        def logs(self, *, operation, worker, after, limit):
+            return node.find(after=after, limit=limit)
+
+    pauses = iter(range(3))
+
+    def pause(seconds):
+        number = next(pauses)
+        node.log(f"new {number}")
+        node.log(f"newer {number}")
+
+    monkeypatch.setattr("dspool.cli.logs.time.sleep", pause)
+    found = following(Pool(), node.find())
+    lines = [next(found).text for _ in range(6)]
+    wanted = [f"{word} {number}" for number in range(3) for word in ("new", "newer")]
+    assert all(word in line for word, line in zip(wanted, lines, strict=True))
+
+
+def test_pages_are_bounded_and_say_so(node):
+    node.process("worker-a", "w0")
+    for number in range(30):
+        node.log(f"line {number}")
+    page = node.find(limit=10)
+    assert "line 29" in page.lines[-1].text
+    assert (len(page.lines), page.truncated) == (10, True)
+    oldest = node.find(limit=10, after=1.0)
+    assert "line 0" in oldest.lines[0].text
+    for _ in range(8):
+        node.log("x" * 400_000)
+    assert sum(len(line.text) for line in node.find().lines) <= 2**20
+
+
+def test_lines_of_an_event_belong_to_the_operation_that_it_names(tmp_path):
+    (tmp_path / "a.err").write_text(
+        "2026-11-23T13:43:14.897+00:00 INFO    dspool: operation.exception pool=p program=qa operation_id=op-1 "
+        "worker=w0 outcome=error\n"
+        "2026-11-23T13:43:14.898+00:00 INFO    shop: I say operation_id=op-1 pool=p [pool=p worker=w0]\n"
+    )
+    (line,) = search(tmp_path, "p", LogQuery(operation="op-1"), show_content=False).lines
+    assert (line.worker, line.logger) == ("w0", "dspool")
+
+
+def test_pages_of_several_nodes_are_one():
+    def line(at):
+        return LogLine(at, "info", "x", "w0", None, str(at))
+
+    pages = [
+        LogPage([line(1.0), line(3.0)], 3.0, False, True),
+        LogPage([line(2.0), line(3.0)], 3.0, True, True),
+    ]
+    page = merged(pages, LogQuery())
+    assert [one.at for one in page.lines] == [1.0, 2.0, 3.0]
+    assert page.truncated
+    assert merged([], LogQuery()).lines == []
+
+
+def test_what_user_code_prints_is_a_line_with_its_operation(node):
+    file = node.process("worker-a", "w0")
+    behind = io.StringIO()
+    printed = PrintedLines("stdout", behind, node.logger.handlers[0], logging.INFO)
+    gate = threading.Barrier(2, timeout=30)
+
+    def run(id):
+        logs.current_operation.set(operation(id))
+        print(f"from {id}", end="", file=printed)
+        gate.wait()
+        print(" and on", file=printed)
+        print("two\nlines", file=printed)
+
+    threads = [threading.Thread(target=run, args=(id,)) for id in ("op-1", "op-2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    file.flush()
+    for id in ("op-1", "op-2"):
+        lines = node.find(operation=id).lines
+        assert [line.logger for line in lines] == ["stdout"] * 3
+        assert f"from {id} and on" in lines[0].text
+        assert TRACE in lines[0].text
+    assert behind.getvalue() == ""
+
+
+def test_a_handler_of_user_code_that_writes_to_stdout_does_not_go_round_in_circles():
+    behind = io.StringIO()
+    logger = logging.Logger("x")
+    printed = PrintedLines("stdout", behind, logging.StreamHandler(behind), logging.INFO)
+    printed._logger.addHandler(logging.StreamHandler(printed))
+    logger.addHandler(logging.StreamHandler(printed))
+    logger.warning("once")
+    print("again", file=printed)
+    assert behind.getvalue() == "once\nonce\nagain\nagain\n"
+
+
+def test_info_lines_of_user_code_are_logged_and_those_of_libraries_are_not(monkeypatch, tmp_path):
+    (tmp_path / "flatshop.py").write_text("import logging\nlog = logging.getLogger(__name__)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stream = io.StringIO()
+    config = PoolConfig(name="p", allowed_imports=("levelshop.answers",))
+    handler = logs.configure(config, worker="w0", events=False, stream=stream)
+    try:
+        import flatshop
+
+        logging.getLogger("levelshop.orders").info("of a package")
+        flatshop.log.info("too early")
+        logs.include_own(config)
+        flatshop.log.info("of a module beside it")
+        logging.getLogger("some_library").info("of a library")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        sys.modules.pop("flatshop")
+    assert "levelshop.orders: of a package" in stream.getvalue()
+    assert "flatshop: of a module beside it" in stream.getvalue()
+    assert "of a library" not in stream.getvalue()
