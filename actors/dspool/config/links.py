@@ -29,17 +29,14 @@ def _is_address(value: str) -> bool:
     return True
 
 
-_FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[str], object]], ...]] = tuple(
-    (re.compile(rf"\w+_{name}", re.ASCII), fits)
-    for name, fits in (
-        ("SERVICE_HOST", _is_address),
-        (r"SERVICE_PORT(_\w+)?", _NUMBER.fullmatch),
-        (r"PORT(_\d+_(TCP|UDP|SCTP))?", _URL.fullmatch),
-        (r"PORT_\d+_(TCP|UDP|SCTP)_PROTO", _PROTOCOL.fullmatch),
-        (r"PORT_\d+_(TCP|UDP|SCTP)_PORT", _NUMBER.fullmatch),
-        (r"PORT_\d+_(TCP|UDP|SCTP)_ADDR", _is_address),
-        ("NAME", _CONTAINER.fullmatch),
-    )
+_FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[str], object]], ...]] = (
+    (re.compile(r"DSPOOL\w*_SERVICE_HOST"), _is_address),
+    (re.compile(r"DSPOOL\w*_SERVICE_PORT(_\w+)?"), _NUMBER.fullmatch),
+    (re.compile(r"DSPOOL\w*_PORT(_\d+_(TCP|UDP|SCTP))?"), _URL.fullmatch),
+    (re.compile(r"DSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PROTO"), _PROTOCOL.fullmatch),
+    (re.compile(r"DSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PORT"), _NUMBER.fullmatch),
+    (re.compile(r"DSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_ADDR"), _is_address),
+    (re.compile(r"DSPOOL\w*_NAME"), _CONTAINER.fullmatch),
 )
 """The last one is Docker's."""
 
