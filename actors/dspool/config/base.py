@@ -5,6 +5,7 @@ A refusal names the key, the value that came and the rule, and never shows a val
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable
@@ -140,6 +141,24 @@ def _network(value: str) -> str:
 
 Network = Annotated[str, AfterValidator(_network)]
 """IPv4 or IPv6; an address is the network that holds it alone."""
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    with contextlib.suppress(ValueError):
+        if (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and value == f"{parts.scheme}://{parts.netloc}"
+        ):
+            _ = parts.port  # raises where it is no number
+            if value == value.lower() and not set("@*") & set(value):
+                return value
+    raise PydanticCustomError("rule", "must be an origin such as https://app.example.org, without a path")
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+"""Scheme, host and port of a web page, as browsers send it."""
 
 _STORES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
 

@@ -30,6 +30,7 @@ from dspool.errors import (
 from dspool.tokens import TokenSource
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.callers import Admissions, Caller, CallerPool
+from dspool_serve.access.cors import API
 from dspool_serve.access.csrf import SAFE, check_word, has_bearer, refuse_other_pages, require_json
 from dspool_serve.access.logins import Logins, cookie_of
 from dspool_serve.access.streams import MAX_EACH, MAX_OPEN, OpenStreams, Right
@@ -57,6 +58,7 @@ class Security:
         tokens: None leaves the doors open, for loopback.
         hosts: without tokens, the names under which the service may be addressed; None is any. A web page whose name
             was made to point at 127.0.0.1 is of the "same site" for the browser, and only its `Host` gives it away.
+        origins: pages of other origins that may use the API.
         max_waiting: requests of one token that wait while others have their turn.
         max_streams, max_streams_each: event streams that are open at once, in all and of one principal.
     """
@@ -66,6 +68,7 @@ class Security:
         tokens: TokenSource | None = None,
         *,
         hosts: Iterable[str] | None = None,
+        origins: Iterable[str] = (),
         audit: Audit | None = None,
         max_waiting: int = 256,
         max_streams: int = MAX_OPEN,
@@ -75,6 +78,7 @@ class Security:
         self.tokens = tokens
         self._hosts = None if hosts is None else {name.lower().encode() for name in hosts}
         self._hosts_seen: set[bytes] = set()
+        self._origins = frozenset(origin.encode() for origin in origins)
         self.audit = audit or Audit(None)
         self.logins: Logins | None = None
         """Set by the console: who logged in there, which counts below `/v1/` only."""
@@ -176,12 +180,15 @@ class Security:
     def _shielded(self, route: Route, handler: Handler) -> Handler:
         """`handler`, for no page of another origin, whatever it asks, and under no name that is not ours."""
         hosts, seen, trust_bearer = self._hosts, self._hosts_seen, self.tokens is not None
+        welcome = self._origins if route.path.startswith(API) else frozenset()
 
         def shielded(context: Context, request: Request) -> Any:
             headers = request.headers
             if hosts is not None and (host := headers.get(b"host", b"")) not in seen:
                 self._check_host(host)
-            if b"sec-fetch-site" in headers or b"origin" in headers:
+            if (b"sec-fetch-site" in headers or b"origin" in headers) and headers.get(
+                b"origin"
+            ) not in welcome:
                 try:
                     refuse_other_pages(request, trust_bearer=trust_bearer)
                 except NotAllowed as refused:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application as BoundApplication
+from starlette.types import ASGIApp
 
 from dspool.config import PoolConfig
 from dspool.corrections import serve_replica, uvicorn_connections
@@ -20,6 +21,7 @@ from dspool.telemetry import logs
 from dspool.tokens import TokenSource, from_environment
 from dspool_serve.access.audit import NAME as AUDIT_NAME
 from dspool_serve.access.audit import Audit
+from dspool_serve.access.cors import CrossOrigin
 from dspool_serve.access.security import LOOPBACK_NAMES, Security
 from dspool_serve.api.application import Application
 from dspool_serve.pools import Pools, Settings
@@ -81,10 +83,11 @@ class HttpIngress:
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
         serve_replica.install(import_module("ray.serve._private.replica"), node_address())
 
-    def __serve_build_asgi_app__(self) -> Application:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         pools, security = self._pools(), self._security()
         console = None if self._console is None else import_module(self._console).Console(pools, security)
-        return Application(pools, self._settings, security, console)
+        app = Application(pools, self._settings, security, console)
+        return CrossOrigin(app, origins) if (origins := self._settings.cors_origins) else app
 
     def check_health(self) -> None:
         """Being able to run this is the health that Serve has to know; workers are the supervisor's business."""
@@ -111,6 +114,7 @@ def build_app(
         "echo_request_id": False,
         "tls": config.service.tls_cert is not None,
         "client_header": client_header,
+        "cors_origins": config.service.cors_origins,
     }
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,
@@ -141,6 +145,7 @@ def security_of(config: PoolConfig, tokens: str | None) -> Security:
     return Security(
         source,
         hosts=None if source is not None else (*LOOPBACK_NAMES, service.host),
+        origins=service.cors_origins,
         audit=Audit(
             config.state_dir / AUDIT_NAME, max_bytes=service.audit_max_bytes, files=service.audit_files
         ),
