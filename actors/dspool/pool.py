@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Self
 
 import ray
@@ -15,7 +14,7 @@ from dspool.blocking import BlockingClient, BlockingSession, iterating, waiting
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
 from dspool.direct import DirectPool, SessionHandle
-from dspool.errors import Conflict, PoolError, WorkerStartFailed
+from dspool.errors import Conflict
 from dspool.runtime import cluster, lifecycle
 from dspool.runtime.actors import PoolActors
 from dspool.runtime.cluster import ask, ask_supervisor
@@ -24,11 +23,9 @@ from dspool.runtime.store import RemoteStore
 from dspool.telemetry.pseudonyms import try_read_key
 
 _DRAIN_S = 30.0
-_LOOK_S = 1.0
-"""How often a start that takes long is looked at."""
 
 
-class Pool(DirectPool, PoolActors):
+class Pool(PoolActors, DirectPool):
     """A client of one pool of workers. Belongs to the event loop that opened it.
 
     `async with Pool.start(config) as pool` runs a pool for the length of the block; `await Pool.connect(name)` joins
@@ -111,61 +108,6 @@ class Pool(DirectPool, PoolActors):
         await client.start()
         await try_read_key(name, RemoteStore(name).get_record)
         return cls(name, client, supervisor)
-
-    async def wait_ready(
-        self, timeout_s: float | None = None, *, on_delay: Callable[[str], None] | None = None
-    ) -> None:
-        """Wait until `min_ready` workers are warm and connected, at most `init_timeout_s`.
-
-        `on_delay` is told what a worker failed of that another one tries again.
-
-        Raises:
-            WorkerStartFailed: they are not; says what the supervisor knows. At once if the programs cannot be loaded.
-        """
-        config = self.client.config
-        if config.lazy:
-            return
-        limit = config.init_timeout_s if timeout_s is None else timeout_s
-        connected = asyncio.ensure_future(self.client.wait_ready(max(1, config.min_ready), limit))
-        warm = asyncio.ensure_future(ask(self.supervisor, "wait_ready", limit))
-        try:
-            await self._until_done(connected, warm, on_delay)
-            if warm.done() and isinstance(broken := warm.exception(), WorkerStartFailed):
-                raise broken
-            is_ready = await connected
-        finally:
-            connected.cancel()
-            warm.cancel()
-            # Whatever else the supervisor says then, nobody waits for it any more.
-            await asyncio.gather(connected, warm, return_exceptions=True)
-        if not is_ready:
-            status = await self.status()
-            raise WorkerStartFailed(
-                f"pool {self.name!r} had {status.actual} of {config.min_ready} warm workers after {limit:g} s"
-                + (f": {status.reason}" if status.reason else ""),
-                pool=self.name,
-            )
-
-    async def _until_done(
-        self,
-        connected: asyncio.Future[bool],
-        warm: asyncio.Future[Any],
-        on_delay: Callable[[str], None] | None,
-    ) -> None:
-        """Until one of the two is done; meanwhile `on_delay` hears each new reason."""
-        told = ""
-        while not connected.done() and not warm.done():
-            await asyncio.wait(
-                {connected, warm},
-                timeout=None if on_delay is None else _LOOK_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if on_delay is not None and not connected.done():
-                with suppress(PoolError):
-                    status = await ask(self.supervisor, "status", fresh=False)
-                    if status.reason and status.reason != told:
-                        told = status.reason
-                        on_delay(told)
 
 
 class BlockingPool(BlockingClient[Pool]):

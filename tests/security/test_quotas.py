@@ -59,7 +59,7 @@ async def opened(url):
 
 
 def quotas_of_config(**limits):
-    from dspool.runtime.store import quotas_of
+    from dspool.store.settings import quotas_of
 
     return quotas_of(PoolConfig(limits=limits))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from dspool.client.client import Client
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
-from dspool.errors import PoolError
+from dspool.errors import PoolError, WorkerStartFailed
 from dspool.messages import Deployment, PoolStatus
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 _PROGRESS_S = 1.0
 """How long one query for the progress of a warm-up waits; it does not delay the warm-up's end."""
+_LOOK_S = 1.0
+"""How often a start that takes long is looked at."""
 _ROLLOUT_S = 0.25
 """How often to query a roll-out."""
 
@@ -25,6 +28,7 @@ _ROLLOUT_S = 0.25
 class Administration:
     """The part of `Pool` that asks its supervisor."""
 
+    name: str
     client: Client
 
     async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -34,6 +38,61 @@ class Administration:
     async def _query(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """As `_ask`, for a method that may run twice: waits for a supervisor that is being restarted."""
         raise NotImplementedError
+
+    async def wait_ready(
+        self, timeout_s: float | None = None, *, on_delay: Callable[[str], None] | None = None
+    ) -> None:
+        """Wait until `min_ready` workers are warm and connected, at most `init_timeout_s`.
+
+        `on_delay` is told what a worker failed of that another one tries again.
+
+        Raises:
+            WorkerStartFailed: they are not; says what the supervisor knows. At once if the programs cannot be loaded.
+        """
+        config = self.client.config
+        if config.lazy:
+            return
+        limit = config.init_timeout_s if timeout_s is None else timeout_s
+        connected = asyncio.ensure_future(self.client.wait_ready(max(1, config.min_ready), limit))
+        warm = asyncio.ensure_future(self._ask("wait_ready", limit))
+        try:
+            await self._until_done(connected, warm, on_delay)
+            if warm.done() and isinstance(broken := warm.exception(), WorkerStartFailed):
+                raise broken
+            is_ready = await connected
+        finally:
+            connected.cancel()
+            warm.cancel()
+            # Whatever else the supervisor says then, nobody waits for it any more.
+            await asyncio.gather(connected, warm, return_exceptions=True)
+        if not is_ready:
+            status = await self.status()
+            raise WorkerStartFailed(
+                f"pool {self.name!r} had {status.actual} of {config.min_ready} warm workers after {limit:g} s"
+                + (f": {status.reason}" if status.reason else ""),
+                pool=self.name,
+            )
+
+    async def _until_done(
+        self,
+        connected: asyncio.Future[bool],
+        warm: asyncio.Future[Any],
+        on_delay: Callable[[str], None] | None,
+    ) -> None:
+        """Until one of the two is done; meanwhile `on_delay` hears each new reason."""
+        told = ""
+        while not connected.done() and not warm.done():
+            await asyncio.wait(
+                {connected, warm},
+                timeout=None if on_delay is None else _LOOK_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if on_delay is not None and not connected.done():
+                with suppress(PoolError):
+                    status = await self._ask("status", fresh=False)
+                    if status.reason and status.reason != told:
+                        told = status.reason
+                        on_delay(told)
 
     async def status(self) -> PoolStatus:
         """The pool and its workers now."""

@@ -27,9 +27,10 @@ from dspool.runtime.cluster import (
     living_nodes,
 )
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
-from dspool.runtime.store import RemoteStore, StoreActor, store_url
+from dspool.runtime.store import RemoteStore, StoreActor
 from dspool.runtime.workers import RayRuntime
 from dspool.store.place import node_of_store
+from dspool.store.settings import store_url
 from dspool.supervisor import Supervisor
 from dspool.telemetry import logs
 from dspool.telemetry.event_log import EventBuffer

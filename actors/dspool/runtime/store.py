@@ -11,11 +11,10 @@ from ray.actor import ActorHandle
 
 from dspool import private_files
 from dspool.config import PoolConfig
-from dspool.core.admission.quotas import Quotas
 from dspool.errors import PoolError, StoreFailed, WorkerLost
-from dspool.messages import StorageLimits
 from dspool.runtime.cluster import ask, find_actor
 from dspool.runtime.metrics import RemoteMetrics
+from dspool.store.settings import quotas_of, store_url
 from dspool.store.store import SessionStore
 from dspool.telemetry.event_log import EventBuffer
 from dspool.telemetry.refusals import Refusals
@@ -123,18 +122,3 @@ class RemoteStore:
     drop_key = _asked(SessionStore.drop_key)
     end_login = _asked(SessionStore.end_login)
     take_allowance = _asked(SessionStore.take_allowance)
-
-
-def quotas_of(config: PoolConfig) -> Quotas:
-    limits = config.limits
-    return Quotas(
-        principal=StorageLimits(
-            limits.max_sessions, limits.max_session_mb, limits.max_stored_mb, limits.max_answers_mb
-        ),
-        sessions=limits.max_pool_sessions,
-        stored_mb=limits.max_pool_stored_mb,
-    )
-
-
-def store_url(config: PoolConfig) -> str:
-    return config.store_url or f"sqlite:///{config.state_dir / 'sessions.db'}"

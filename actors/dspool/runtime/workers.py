@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -14,9 +15,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
 from dspool.config import PoolConfig, WorkerStep
-from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import WorkerStartFailed
-from dspool.messages import Deployment, Member, VersionNumbers, WorkerId, WorkerStatus
+from dspool.messages import Deployment, Member, WorkerId
 from dspool.runtime import forkserver
 from dspool.runtime.cluster import (
     MAX_CONCURRENCY,
@@ -31,7 +31,7 @@ from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.supervisor import WorkerHandle
-from dspool.supervisor.ports import Sleep, within
+from dspool.supervisor.ports import AskedWorker, Sleep, within
 from dspool.telemetry import logs
 from dspool.telemetry.printed import log_prints
 from dspool.worker.worker import Worker
@@ -66,20 +66,24 @@ class WorkerActor(Worker):
             keep_running(lambda: self._state == "stopped")
         return await super().describe()
 
+    async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
+        await super().warm(step, deployments)
+        # What is loaded by now stays: the garbage collector need not scan it again and again.
+        gc.freeze()
+
     def __repr__(self) -> str:
         # Ray reads it once, at the actor's creation, and shows it from then on: a state in it would soon be wrong.
         return f"dspool worker {self._config.name}[{self._ordinal}]"
 
 
-class RayWorker:
-    """A worker as the supervisor has it: `supervisor.WorkerHandle` over an actor handle."""
+class RayWorker(AskedWorker):
+    """A worker as the supervisor has it, over an actor handle."""
 
     def __init__(
         self, worker_id: str, ordinal: int, handle: ActorHandle[Any], forks: ForkStarts | None = None
     ) -> None:
         """With `forks` the worker is forked, and they learn how its start ends."""
-        self.worker_id = worker_id
-        self.ordinal = ordinal
+        super().__init__(worker_id, ordinal)
         self.handle = handle
         self.unwanted = False
         self._forks = forks
@@ -89,33 +93,6 @@ class RayWorker:
         if self._forks is None:
             return await answer
         return await self._forks.answer_of(self.worker_id, answer, unwanted=lambda: self.unwanted)
-
-    async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
-        await self._ask("warm", step, deployments)
-
-    async def health(self) -> WorkerStatus:
-        return await self._ask("health")
-
-    async def drain(self, timeout_s: float) -> None:
-        await self._ask("drain", timeout_s)
-
-    async def deploy(self, deployment: Deployment) -> None:
-        await self._ask("deploy", deployment)
-
-    async def retire(self, program: str, version: int) -> None:
-        await self._ask("retire", program, version)
-
-    async def activate(self, program: str, version: int) -> None:
-        await self._ask("activate", program, version)
-
-    async def versions(self, program: str) -> dict[int, VersionNumbers]:
-        return await self._ask("versions", program)
-
-    async def source(self, paths: tuple[str, ...]) -> ImportedSource:
-        return await self._ask("source", paths)
-
-    async def forget(self, sessions: list[str]) -> None:
-        await self._ask("forget", sessions)
 
     async def stop(self) -> None:
         self.unwanted = True

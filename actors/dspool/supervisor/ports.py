@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dspool.config import WorkerStep
 from dspool.core.lifecycle.source import ImportedSource
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 Sleep = Callable[[float], Awaitable[None]]
 
-__all__ = ["PoolStore", "Runtime", "Sleep", "WorkerHandle", "within"]
+__all__ = ["AskedWorker", "PoolStore", "Runtime", "Sleep", "WorkerHandle", "within"]
 
 
 class WorkerHandle(Protocol):
@@ -57,6 +57,48 @@ class WorkerHandle(Protocol):
 
     async def stop(self) -> None:
         """Ask it to exit."""
+
+
+class AskedWorker:
+    """A `WorkerHandle` whose calls all go the same way, which is `_ask`."""
+
+    def __init__(self, worker_id: str, ordinal: int) -> None:
+        self.worker_id = worker_id
+        self.ordinal = ordinal
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        """What the method of this name of the worker answers."""
+        raise NotImplementedError
+
+    async def describe(self) -> Member:
+        return await self._ask("describe")
+
+    async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
+        await self._ask("warm", step, deployments)
+
+    async def health(self) -> WorkerStatus:
+        return await self._ask("health")
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._ask("drain", timeout_s)
+
+    async def deploy(self, deployment: Deployment) -> None:
+        await self._ask("deploy", deployment)
+
+    async def retire(self, program: str, version: int) -> None:
+        await self._ask("retire", program, version)
+
+    async def activate(self, program: str, version: int) -> None:
+        await self._ask("activate", program, version)
+
+    async def versions(self, program: str) -> dict[int, VersionNumbers]:
+        return await self._ask("versions", program)
+
+    async def source(self, paths: tuple[str, ...]) -> ImportedSource:
+        return await self._ask("source", paths)
+
+    async def forget(self, sessions: list[str]) -> None:
+        await self._ask("forget", sessions)
 
 
 class Runtime(Protocol):

@@ -7,7 +7,6 @@ calls from the supervisor; operations come over connections, see `wire`.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import time
@@ -196,8 +195,6 @@ class Worker:
             told = ProgramError.of(failed, f"warm-up step {step.step!r}", loading=True, hide=without_secrets)
             raise WorkerStartFailed(str(told), worker=self._id, step=step.step, **told.details) from failed
         logs.include_own(self._config)
-        # What is loaded by now stays: the garbage collector need not scan it again and again.
-        gc.freeze()
         self._state = "ready"
         _log.info(
             "worker %s: warm-up step %s took %.3f s", self._id, step.step, time.monotonic() - started_at

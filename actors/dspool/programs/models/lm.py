@@ -24,6 +24,7 @@ from dspool.messages.limits import MAX_STOP_CHARACTERS
 from dspool.programs.field_types import is_unicode
 from dspool.programs.models.profile_lm import ModelCounts, ProfileLM, RateGate
 from dspool.programs.offline.engine import OFFLINE_MODEL, AsyncOfflineEngine, OfflineEngine
+from dspool.programs.scripted import ScriptedLM
 
 # Otherwise litellm, and DSPy's own table of models, fetch a price list from the network at their first use.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -50,8 +51,10 @@ class LMs:
         concurrency: int = 1,
         attempts: int = 3,
         environ: Mapping[str, str] = os.environ,
+        scripts: Mapping[str, ScriptedLM] | None = None,
     ) -> None:
-        """`concurrency`: how many operations may call an LM at the same time. `attempts`: tries of one call."""
+        """`concurrency`: how many operations may call an LM at the same time. `attempts`: tries of one call. `scripts`
+        answer in place of the back ends of the profiles that they are given for."""
         allow_connections(concurrency)
         self._profiles = dict(profiles)
         self._timeout_s = timeout_s
@@ -59,6 +62,7 @@ class LMs:
         self._environ = environ
         self._attempts = attempts
         self.counts = ModelCounts()
+        self._scripts = dict(scripts or {})
         self._lms: dict[str, Any] = {}
         self._variants: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
@@ -112,6 +116,8 @@ class LMs:
 
     def _build(self, name: str) -> Any:
         profile = self._profiles.get(name)
+        if (script := self._scripts.get(name)) is not None:
+            return self._scripted(name, script, profile or LMProfile(model=script.model))
         if profile is None or profile.engine == "offline":
             lm = dspy.LM(
                 OFFLINE_MODEL,
@@ -155,6 +161,15 @@ class LMs:
                 f"({type(refused).__name__}); a model of another provider may need engine: litellm",
                 profile=name,
             ) from refused
+        return self._with_limits(lm, name, profile)
+
+    def _scripted(self, name: str, script: ScriptedLM, profile: LMProfile) -> Any:
+        lm = ProfileLM(
+            script.model, engine=script, async_engine=script.asynchronous, cache=self._cache, num_retries=0
+        )
+        return self._with_limits(lm, name, profile)
+
+    def _with_limits(self, lm: Any, name: str, profile: LMProfile) -> Any:
         lm.gate = RateGate(profile.max_rate_limit_wait_s or 0.0)
         lm.profile = name
         lm.attempts = self._attempts

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from dspy import lm15
@@ -46,7 +46,7 @@ class OfflineEngine:
         """The same response, word by word."""
         mark_offline()
         yield lm15.StreamStartEvent(id="offline", model=request.model)
-        for token in _TOKEN.findall(reply(request)):
+        for token in words_of(reply(request)):
             yield lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=token))
         yield lm15.StreamEndEvent(finish_reason="stop", usage=_USAGE)
 
@@ -94,8 +94,24 @@ def reply_to(system: str, message: str) -> str:
     passage = PassageValues(plan.inputs_of(message))
     if plan.format == "chat" and plan.only_text is not None:
         return f"[[ ## {plan.only_text} ## ]]\n{passage.answer}\n\n[[ ## completed ## ]]"
-    values = {name: value_for(schema, name, passage) for name, schema in plan.schemas().items()}
-    return _render(plan, values)
+    return _render(plan, _values_of(plan, passage, {}))
+
+
+def reply_of(plan: PromptPlan, message: str, given: Mapping[str, Any]) -> str:
+    """The text that has the outputs in `given`, and of this engine those that are missing there."""
+    return _render(plan, _values_of(plan, PassageValues(plan.inputs_of(message)), given))
+
+
+def words_of(text: str) -> list[str]:
+    """`text` in the pieces in which a stream has it."""
+    return _TOKEN.findall(text)
+
+
+def _values_of(plan: PromptPlan, passage: PassageValues, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: given[name] if name in given else value_for(schema, name, passage)
+        for name, schema in plan.schemas().items()
+    }
 
 
 def _render(plan: PromptPlan, values: dict[str, Any]) -> str:

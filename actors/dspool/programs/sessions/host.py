@@ -33,6 +33,7 @@ from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.outputs import outputs_of
 from dspool.programs.program import Definition, Program, load_program
+from dspool.programs.scripted import ScriptedLM
 from dspool.programs.sessions.code import run_code
 from dspool.programs.sessions.commands import CommandResult, SessionCommands
 from dspool.programs.sessions.pool_programs import PoolPrograms
@@ -70,7 +71,14 @@ class SessionHost:
     Programs may raise anything, `KeyboardInterrupt`, `SystemExit` and `CancelledError` too: it ends their operation.
     """
 
-    def __init__(self, config: PoolConfig, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+        scripts: Mapping[str, ScriptedLM] | None = None,
+    ) -> None:
+        """`scripts` answer in place of the models of the LM profiles that they are given for."""
         self.config = config
         self.clock = clock
         # Before anything makes a connection.
@@ -82,6 +90,7 @@ class SessionHost:
             timeout_s=config.operation_timeout_s,
             concurrency=config.slots_per_worker,
             attempts=config.retry.attempts,
+            scripts=scripts,
         )
         self.pool_programs = PoolPrograms(self.load, self.source)
         self._commands = SessionCommands(

@@ -1,0 +1,1 @@
+"""Pools without Ray: the same parts, in this process and its children. For tests, and for `dspool dev`."""
