@@ -220,7 +220,7 @@ _VARYING = {
     "worker",
     "owner",
     "created_at",
-    "used_at",
+    "last_used_at",
     "retry_after_s",
     "id",
     "at",
