@@ -310,9 +310,10 @@ class Operations:
 
     def _report(self, execution: Execution, report: Result | Failure, outcome: Outcome) -> None:
         if execution.version:
-            command = cast("ExecuteProgram | StreamProgram", execution.operation.command)
+            operation = execution.operation
+            command = cast("ExecuteProgram | StreamProgram", operation.command)
             self._versions.ended(
-                command.program, execution.version, outcome, report.run_s, execution.operation.timeout_s
+                command.program, execution.version, outcome, report.run_s, operation.timeout_s
             )
         self._out.finished(execution.peer, report)
         if not self._runner.turning:
@@ -383,8 +384,6 @@ class Operations:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), min(remaining_s, _RECHECK_S))
         return True
-
-    # --- the rest ---
 
     def _load(self) -> tuple[int, int]:
         return len(self._executions), 0 if self._draining else self.slots

@@ -15,7 +15,7 @@ import dspy
 from dspy.clients.backend_selection import CLIENT_KEYS, NATIVE_CLIENT_KEYS, select_backend
 from dspy.lm15 import LM15Error
 
-from dspool.config import LMProfile
+from dspool.config import LMProfile, PoolConfig
 from dspool.corrections.dspy_calls import allow_connections, correct_dspy
 from dspool.corrections.dspy_threads import correct_threads
 from dspool.errors import ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
@@ -69,6 +69,19 @@ class LMs:
         if default is not None and default != OFFLINE and default not in self._profiles:
             raise ConfigError(f"default_lm is {default!r}, which is no profile; known are {self.names()}")
         self.default = default or (next(iter(self._profiles)) if len(self._profiles) == 1 else OFFLINE)
+
+    @classmethod
+    def of(cls, config: PoolConfig, scripts: Mapping[str, ScriptedLM] | None = None) -> LMs:
+        """Those of a worker of this configuration."""
+        return cls(
+            config.lm_profiles,
+            config.default_lm,
+            cache=config.cache,
+            timeout_s=config.operation_timeout_s,
+            concurrency=config.slots_per_worker,
+            attempts=config.retry.attempts,
+            scripts=scripts,
+        )
 
     def names(self) -> list[str]:
         return sorted({*self._profiles, OFFLINE})

@@ -83,15 +83,7 @@ class SessionHost:
         self.clock = clock
         # Before anything makes a connection.
         keep_loopback_direct(profile.endpoint for profile in config.lm_profiles.values())
-        self.lms = LMs(
-            config.lm_profiles,
-            config.default_lm,
-            cache=config.cache,
-            timeout_s=config.operation_timeout_s,
-            concurrency=config.slots_per_worker,
-            attempts=config.retry.attempts,
-            scripts=scripts,
-        )
+        self.lms = LMs.of(config, scripts)
         self.pool_programs = PoolPrograms(self.load, self.source)
         self._commands = SessionCommands(
             self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
