@@ -89,12 +89,18 @@ class SessionMethods:
         state: dict[str, JSON] | None = None,
         import_path: str | None = None,
         kwargs: dict[str, JSON] | None = None,
+        copy_of: str | None = None,
+        version: int = 0,
         replace: bool = False,
     ) -> JSON:
-        """Create a program from a spec (or just a signature string), saved state, or an allowed import path."""
+        """Create a program from a spec (or just a signature string), saved state, or an allowed import path.
+
+        With `copy_of` it is that pool program, as its `version` is (0: the current one), or with another `state`: so a
+        candidate runs without a deployment. Over HTTP that needs an admin, or `service.session_imports`.
+        """
         if isinstance(spec, str):
             spec = {"signature": spec}
-        command = CreateProgram(name, spec, state, import_path, kwargs or {}, replace)
+        command = CreateProgram(name, spec, state, import_path, kwargs or {}, replace, copy_of, version)
         return (await self.run(command)).value
 
     async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:

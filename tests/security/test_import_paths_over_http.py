@@ -129,6 +129,28 @@ def test_import_paths_in_sessions_are_for_admins_unless_the_configuration_says_o
         assert ada.put(f"{SESSION}/programs/x", json={"spec": QA}).status_code == 200
 
 
+def test_copies_of_pool_programs_are_for_admins_and_run_what_the_operator_configured_and_nothing_else(start):
+    copy = {"copy_of": "marks"}
+    odd = [
+        {**copy, "kwargs": {"signature": "q: shopping.T -> answer"}},
+        {**copy, "import_path": "shop:mark"},
+        {"copy_of": "nothing"},
+        {**copy, "version": 9},
+        {**copy, "version": 0},
+    ]
+    shop = start()
+    with shop.http("ada") as ada, shop.http("root") as root:
+        refused = ada.put(f"{SESSION}/programs/x", json=copy)
+        assert (refused.status_code, refused.json()["code"]) == (403, "not_allowed")
+        for body in odd:
+            assert root.put(f"{SESSION}/programs/x", json=body).status_code in (404, 422), body
+            assert root.post(f"{POOL}/programs/x/versions", json=body).status_code == 422, body
+        made = root.put(f"{SESSION}/programs/x", json={**copy, "version": 1})
+        assert made.status_code == 200, made.text
+        assert made.json()["info"]["info"]["import_path"] == "shop:Takes"
+    assert shop.run() == []
+
+
 def test_where_the_configuration_says_so_callers_may_name_what_is_allowed(start):
     shop = start(session_imports=True)
     with shop.http("ada") as ada:

@@ -44,8 +44,9 @@ class LocalPool(FakePool):
         await self._store.open()
         self._worker = Worker("default-w0-abcdef", 0, config, b"secret", self._store)
         members = (await self._worker.describe(),)
+        self._deployed: list[Deployment] = []
         for name, program in config.programs.items():
-            await self._worker.deploy(msgspec.structs.replace(deployment_of(name, program), version=1))
+            await self._take(msgspec.structs.replace(deployment_of(name, program), version=1))
 
         async def watch(version: int) -> Membership:
             if version >= 1:
@@ -82,9 +83,18 @@ class LocalPool(FakePool):
 
     async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
         self._version += 1
-        done = msgspec.structs.replace(deployment, version=self._version)
-        await self._worker.deploy(done)
-        return done
+        return await self._take(msgspec.structs.replace(deployment, version=self._version))
+
+    async def _take(self, deployment: Deployment) -> Deployment:
+        await self._worker.deploy(deployment)
+        self._deployed.append(deployment)
+        return deployment
+
+    async def deployments(self) -> list[Deployment]:
+        return list(self._deployed)
+
+    async def current_versions(self) -> dict[str, int]:
+        return {one.program: one.version for one in self._deployed}
 
     async def run(self, command: Any, **options: Any) -> Any:
         return await self._pool.run(command, **options)

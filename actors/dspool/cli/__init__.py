@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import actions, deploy, doctor, logs, overview, programs, tokens, views, warm
+from dspool.cli import actions, deploy, doctor, evaluation, logs, overview, programs, tokens, views, warm
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
@@ -160,7 +160,7 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (views, logs, actions, warm, deploy, doctor):
+for commands in (views, logs, actions, warm, deploy, evaluation, doctor):
     commands.add_to(app)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from dspool.cli.run_file import RunFile, ServiceRun
 from dspool.config import load_config
 from dspool.errors import InvalidRequest, PoolNotReady
-from dspool.remote import BlockingRemotePool
+from dspool.remote import BlockingRemotePool, RemotePool
 
 HTTP_TIMEOUT_S = 10.0
 
@@ -31,25 +31,36 @@ def running_pool(file: RunFile, pool: str | None = None) -> BlockingRemotePool:
     Raises:
         PoolNotReady: nothing runs, or it is still starting.
     """
+    return pool_of(running(file), pool)
+
+
+def running(file: RunFile) -> ServiceRun:
+    """The service of this run file. Raises: PoolNotReady: nothing runs."""
     run = file.read()
     if run is None or not run.alive():
         raise PoolNotReady(f"no service runs from {file.state_dir}; start one with `dspool up`")
-    return pool_of(run, pool)
+    return run
 
 
 def pool_of(run: ServiceRun, pool: str | None = None) -> BlockingRemotePool:
     """Raises: PoolNotReady: it is still starting."""
+    # Who sits at a terminal sees what is wrong, and asks again.
+    return BlockingRemotePool(timeout_s=HTTP_TIMEOUT_S, attempts=1, **_reached(run, pool))
+
+
+def remote_pool(run: ServiceRun, pool: str | None = None, *, priority: str | None = None) -> RemotePool:
+    """The same on this thread's event loop, for many operations: each has its time, and is sent again as needed.
+
+    Raises: PoolNotReady: it is still starting.
+    """
+    return RemotePool(priority=priority, **_reached(run, pool))
+
+
+def _reached(run: ServiceRun, pool: str | None) -> dict[str, Any]:
     if not run.url:
         raise PoolNotReady(f"pool {run.pool} (pid {run.pid}) is still starting")
-    return BlockingRemotePool(
-        run.url,
-        pool=pool or run.pool,
-        token=os.environ.get("DSPOOL_TOKEN") or None,
-        timeout_s=HTTP_TIMEOUT_S,
-        # Who sits at a terminal sees what is wrong, and asks again.
-        attempts=1,
-        transport=transport_of(run),
-    )
+    token = os.environ.get("DSPOOL_TOKEN") or None
+    return {"url": run.url, "pool": pool or run.pool, "token": token, "transport": transport_of(run)}
 
 
 def transport_of(run: ServiceRun) -> httpx.AsyncBaseTransport:

@@ -49,7 +49,7 @@ class CreateProgram(Command, frozen=True, tag="create_program"):
 
     Exactly one of `spec` (signature, module, settings), or `spec` with `state` (saved DSPy JSON state loaded
     into the program that the spec builds), or `import_path` ("package.module:Name", if the
-    configuration allows it) with `kwargs`.
+    configuration allows it) with `kwargs`, or `copy_of`: a pool program as it is, or with another `state`.
     """
 
     program: str
@@ -58,13 +58,16 @@ class CreateProgram(Command, frozen=True, tag="create_program"):
     import_path: str | None = None
     kwargs: dict[str, JSON] = {}
     replace: bool = False
+    copy_of: str | None = None
+    version: int = 0
+    """Of `copy_of`: one that the worker has loaded; 0 is the current one."""
 
     @property
     def names_imports(self) -> bool:
-        """Whether it names Python by import path: the program, a tool or a reward."""
+        """Whether it names Python by import path, or may: the program, a tool or a reward."""
         settings = (self.spec or {}).get("settings")
         inner = isinstance(settings, dict) and bool(settings.get("tools") or settings.get("reward"))
-        return self.import_path is not None or inner
+        return self.import_path is not None or self.copy_of is not None or inner
 
 
 class GetProgramInfo(Command, frozen=True, tag="get_program_info"):

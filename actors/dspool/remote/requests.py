@@ -107,8 +107,14 @@ def call_for(
         raise InvalidRequest(f"{_name(command)} needs a session over HTTP")
     match command:
         case CreateProgram():
-            sent = {"spec": command.spec, "state": command.state, "import_path": command.import_path}
-            given = {name: value for name, value in sent.items() if value is not None}
+            sent = {
+                "spec": command.spec,
+                "state": command.state,
+                "import_path": command.import_path,
+                "copy_of": command.copy_of,
+                "version": command.version or None,
+            }
+            given: dict[str, JSON] = {name: value for name, value in sent.items() if value is not None}
             if command.kwargs:
                 given["kwargs"] = command.kwargs
             path = f"{at}/programs/{part(command.program)}"

@@ -13,7 +13,7 @@ import msgspec
 from dspool.core.admission.access import allowed
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, PoolNotReady
 from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
-from dspool_serve.api.schema import ExecuteResponse, ProgramRequest, Timings
+from dspool_serve.api.schema import ExecuteResponse, ProgramCopy, ProgramRequest, Timings
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, ProgressStream, event, stream_event
 from dspool_serve.http.requests import Request, decode
@@ -225,10 +225,22 @@ async def program_body(context: Context, request: Request, *, state_alone: bool 
 
     With `state_alone`, saved state may come without the spec it belongs to.
     """
+    asked = await program_or_copy(context, request, state_alone=state_alone)
+    if isinstance(asked, ProgramCopy):
+        raise InvalidRequest("copy_of is for programs of a session", field="copy_of")
+    return asked
+
+
+async def program_or_copy(
+    context: Context, request: Request, *, state_alone: bool = False
+) -> ProgramRequest | ProgramCopy:
+    """As `program_body`, or what names a pool program to copy, recognised by its `copy_of`."""
     body = await body_of(context, request, _object_body)
     if "signature" in body:
         return ProgramRequest(spec=body)
     try:
+        if "copy_of" in body:
+            return msgspec.convert(body, ProgramCopy)
         asked = msgspec.convert(body, ProgramRequest)
     except msgspec.ValidationError as refused:
         raise InvalidRequest(f"not a program: {str(refused)[:300]}") from refused

@@ -65,6 +65,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "failed": 1,
     },
     s.ProgramRequest: {"spec": {"signature": "question -> answer", "module": "ChainOfThought"}},
+    s.ProgramCopy: {"copy_of": "answers", "version": 3},
     s.ProgramSpec: {"signature": "question -> answer", "module": "ChainOfThought"},
     s.ProgramResponse: {"session": "ada", "program": "answerer", "info": {"module": "ChainOfThought"}},
     s.CodeRequest: {"code": "total = sum(range(5))\nprint('done')\ntotal", "timeout_s": 20},

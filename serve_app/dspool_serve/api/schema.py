@@ -64,6 +64,14 @@ class ProgramRequest(Struct, forbid_unknown_fields=True):
     kwargs: JSONObject = {}
 
 
+class ProgramCopy(Struct, forbid_unknown_fields=True):
+    """A pool program as a session's own: as its `version` is (the current one without), or with another `state`."""
+
+    copy_of: str
+    version: Annotated[int, Meta(ge=1)] | None = None
+    state: JSONObject | None = None
+
+
 class ProgramSpec(Struct):
     """The short form of a program request: the spec itself."""
 

@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
-from dspool.errors import InvalidRequest, NotAllowed
+from dspool.errors import Conflict, InvalidRequest, NotAllowed, UnknownProgram
 from dspool.messages import (
     ConfigureLM,
     CreateProgram,
@@ -35,7 +36,8 @@ from dspool_serve.api.common import (
     deadline,
     optional_body,
     page_of,
-    program_body,
+    pool_of,
+    program_or_copy,
     result_of,
     run,
     stream_program,
@@ -47,6 +49,7 @@ from dspool_serve.api.schema import (
     History,
     LMRequest,
     LMResponse,
+    ProgramCopy,
     ProgramRequest,
     ProgramResponse,
     ProgramSpec,
@@ -139,23 +142,48 @@ async def list_session_programs(context: Context, request: Request) -> Response:
 
 
 async def put_program(context: Context, request: Request) -> Response:
-    asked = await program_body(context, request)
-    command = CreateProgram(
-        program=request.params["program"],
-        spec=asked.spec,
-        state=asked.state,
-        import_path=asked.import_path,
-        kwargs=asked.kwargs,
-        # As HTTP has it for "only if there is none yet".
-        replace=request.headers.get(b"if-none-match") != b"*",
-    )
+    # As HTTP has it for "only if there is none yet".
+    over = request.headers.get(b"if-none-match") != b"*"
+    name = request.params["program"]
+    asked = await program_or_copy(context, request)
+    if isinstance(asked, ProgramCopy):
+        command = CreateProgram(
+            name, state=asked.state, replace=over, copy_of=asked.copy_of, version=asked.version or 0
+        )
+    else:
+        command = CreateProgram(name, asked.spec, asked.state, asked.import_path, asked.kwargs, over)
     if command.names_imports and request.role != "admin" and not context.settings.session_imports:
         raise NotAllowed(
             "import paths in sessions are for admins here (also as tools and rewards): run a pool program, or ask for "
             "service.session_imports",
             needs="admin",
         )
+    if command.version:
+        command = await _of_version(context, request, command)
     return _program(request, await _run(context, request, command))
+
+
+async def _of_version(context: Context, request: Request, command: CreateProgram) -> CreateProgram:
+    """The same as a worker takes it, which has loaded the current version and knows no other."""
+    pool = pool_of(context, request)
+    name, version = str(command.copy_of), command.version
+    current = (await pool.current_versions()).get(name)
+    if version == current:
+        return replace(command, version=0)
+    versions = {one.version: one for one in await pool.deployments() if one.program == name}
+    if current is None or (found := versions.get(version)) is None:
+        known = ", ".join(map(str, sorted(versions))) or "none"
+        raise UnknownProgram(
+            f"pool program {name[:80]!r} has no version {version}; it has: {known}", program=name[:80]
+        )
+    if found.spec is None:
+        raise Conflict(
+            f"version {version} of {name!r} is from an import path, and workers have the source of version {current}: "
+            "roll back to it, or try another state of the current one",
+            program=name,
+        )
+    state = found.state if command.state is None else command.state
+    return replace(command, spec=found.spec, state=state, copy_of=None, version=0)
 
 
 async def get_program(context: Context, request: Request) -> Response:
@@ -267,8 +295,8 @@ ROUTES: tuple[Route, ...] = (
         put_program,
         "Create or replace a program of a session; creates the session",
         ProgramResponse,
-        ProgramRequest | ProgramSpec,
-        problems=(*RUN, "not_allowed", "conflict", "too_many_sessions", "quota_exceeded"),
+        ProgramRequest | ProgramSpec | ProgramCopy,
+        problems=(*RUN, "not_allowed", "unknown_program", "conflict", "too_many_sessions", "quota_exceeded"),
         role="caller",
     ),
     Route(

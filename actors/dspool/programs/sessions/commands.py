@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from dspool.errors import Cancelled, Conflict, InvalidRequest, PoolError
 from dspool.messages import (
     JSON,
@@ -113,9 +115,14 @@ class SessionCommands:
         """`{"program", "created", "replaced", "info"}`; repeating the same creation changes nothing."""
         session = require_session(session, command)
         name = require_name(command.program, "program")
-        if (command.spec is None) == (command.import_path is None):
-            raise InvalidRequest("give exactly one of spec and import_path", program=name)
+        if [command.spec, command.import_path, command.copy_of].count(None) != 2:
+            raise InvalidRequest("give exactly one of spec, import_path and copy_of", program=name)
         definition = Definition(command.spec, command.state, command.import_path, command.kwargs)
+        if command.copy_of is not None:
+            original, _ = self._pool_programs.get(command.copy_of, command.version)
+            definition = original.definition
+            if command.state is not None:
+                definition = replace(definition, state=command.state)
         old = session.definitions.get(name)
         if old == definition:
             info = session.program(name).describe()
