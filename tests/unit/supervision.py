@@ -25,6 +25,7 @@ class Scene:
         self.config = PoolConfig(**{"programs": {"qa": {"spec": SPEC}}, **config})
         self._hex = itertools.count()
         self._callbacks = {"observe": observe, "report": report}
+        self.life = "the first start"
         self.supervisor = self.new_supervisor()
 
     def new_supervisor(self):
@@ -32,6 +33,7 @@ class Scene:
             self.config,
             self.runtime,
             self.store,
+            life=self.life,
             random=lambda: 0.5,
             new_hex=lambda: f"{next(self._hex):06x}",
             **self._callbacks,

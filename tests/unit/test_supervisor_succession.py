@@ -31,6 +31,19 @@ async def test_a_successor_adopts_every_worker_and_starts_no_duplicate():
         assert [d.target for d in await s.supervisor.decisions(1)] == [4]
 
 
+async def test_at_a_new_start_the_configured_size_holds_and_no_pause():
+    async with pool(pool_size=2) as s:
+        await s.supervisor.resize(4)
+        await s.supervisor.pause()
+        await s.clock.advance(1.0)
+        for worker in list(s.runtime.alive):
+            worker.die()
+        s.life = "another start"
+        await s.successor()
+        assert (await s.status()).desired == 2
+        assert not (await s.supervisor.watch(0)).paused
+
+
 async def test_a_successor_knows_the_decisions_up_to_the_last_change_with_their_reasons_and_numbers():
     async with pool(enable_optimizer=True, pool_size=2, max_pool_size=4) as s:
         await s.supervisor.observe(busy(age_s=None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -78,6 +79,8 @@ class SupervisorActor(Supervisor):
             RemoteStore(config.name),
             observe=lambda: metrics.sizing_inputs(sizing.short_window_s, sizing.long_window_s),
             report=metrics.report if config.enable_metrics else None,
+            # Each start of a pool makes a secret.
+            life=hashlib.sha256(self._secret).hexdigest(),
         )
 
     async def _report_events(self, metrics: RemoteMetrics) -> None:

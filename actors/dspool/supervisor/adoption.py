@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dspool.core.lifecycle import events as ev
@@ -15,13 +16,30 @@ from dspool.supervisor.workers import Workers
 log = logging.getLogger("dspool.supervisor")
 
 
-async def read_records(pool: str, store: PoolStore) -> tuple[ev.Restored, dict[str, Any], JSON]:
-    """The pool as the last supervisor recorded it, its workers' states by id, and its last decisions."""
-    desired, overflow, version, paused, awake, roster, decisions = [
+async def read_records(pool: str, store: PoolStore, life: str) -> tuple[ev.Restored, dict[str, Any], JSON]:
+    """The pool as the last supervisor recorded it, its workers' states by id, and its last decisions.
+
+    What somebody changed while it ran (its size, a pause) holds for as long as it lives, and not at a new start: then
+    the configuration says how it is to be.
+    """
+    last_life, desired, overflow, version, paused, awake, roster, decisions = [
         await store.get_record(pool, key)
-        for key in ("desired", "overflow", "version_ceiling", "paused", "awake", "roster", "decisions")
+        for key in (
+            "life",
+            "desired",
+            "overflow",
+            "version_ceiling",
+            "paused",
+            "awake",
+            "roster",
+            "decisions",
+        )
     ]
-    event = ev.Restored(desired, overflow or 0, version or 0, bool(paused), bool(awake))
+    event = ev.Restored(version=version or 0)
+    if last_life == life:
+        event = replace(
+            event, desired=desired, overflow=overflow or 0, paused=bool(paused), awake=bool(awake)
+        )
     return event, roster or {}, decisions or []
 
 

@@ -45,7 +45,7 @@ class Supervisor:
     """One pool's supervisor. Call `start` first; `shutdown` ends the pool, `detach` only the supervisor.
 
     `observe` gives the sizing loop its inputs (None: there are none); `report` takes the pool's status every second.
-    Clocks, sleep and randomness are arguments for tests.
+    All supervisors of one start have one `life`. Clocks, sleep and randomness are arguments for tests.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Supervisor:
         *,
         observe: Observe | None = None,
         report: Report | None = None,
+        life: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Sleep = asyncio.sleep,
@@ -65,6 +66,7 @@ class Supervisor:
         self.config = config
         self._runtime = runtime
         self._store = store
+        self._life = life
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
@@ -133,7 +135,7 @@ class Supervisor:
         self._began = self._clock()
         name = self.config.name
         await make_key(name, self._store.get_record, self._store.put_record)
-        event, roster, decisions = await read_records(name, self._store)
+        event, roster, decisions = await read_records(name, self._store, self._life)
         self._feed(event)
         await self._deployments.load()
         survivors = await survey(
@@ -147,6 +149,7 @@ class Supervisor:
         self._feed(ev.Booted())
         if survivors:
             self._in_background(self._deployments.take_over())
+        self._records.put("life", self._life)
         await self._records.flush()  # a version must be on record before clients see it
         loops = {
             **self._housekeeping.loops(),
@@ -166,19 +169,16 @@ class Supervisor:
         """
         limit = self.config.init_timeout_s if timeout_s is None else timeout_s
         try:
-            await within(limit, self._until_ready(), self._sleep)
+            state = self._state
+            await within(limit, self._until(lambda: state.is_ready or state.condition.broken), self._sleep)
         except TimeoutError:
             why = status_of(self._state).reason or "workers are still starting"
             raise TimeoutError(f"pool {self.config.name} is not ready after {limit:g} s: {why}") from None
-        return status_of(self._state, wall_offset=self._wall_offset())
-
-    async def _until_ready(self) -> None:
-        while not self._state.is_ready:
-            if broken := self._state.condition.broken:
-                raise WorkerStartFailed(
-                    f"pool {self.config.name} cannot start: {broken}", pool=self.config.name
-                )
-            await self._change.wait()
+        if not state.is_ready:
+            raise WorkerStartFailed(
+                f"pool {self.config.name} cannot start: {state.condition.broken}", pool=self.config.name
+            )
+        return status_of(self._state, wall_offset=self._wall() - self._clock())
 
     async def shutdown(self, timeout_s: float = 30.0) -> None:
         """Refuse new operations, finish the running ones, stop all workers; kill those left after `timeout_s`.
@@ -209,21 +209,17 @@ class Supervisor:
         """The membership: at once if newer than `version`, else when it changes, or after `timeout_s` as it is."""
         if self._booted and version > self._state.membership.version:
             self._feed(ev.VersionSeen(version))
-        if not self._booted or self._state.membership.version <= version:
-            with contextlib.suppress(TimeoutError):
-                await within(timeout_s, self._until_newer(version), self._sleep)
+        with contextlib.suppress(TimeoutError):
+            newer = self._until(lambda: self._booted and self._state.membership.version > version)
+            await within(timeout_s, newer, self._sleep)
         # Before the running workers are adopted there is no membership: the caller keeps its own.
         return self._state.membership if self._booted else Membership(version=version)
-
-    async def _until_newer(self, version: int) -> None:
-        while not self._booted or self._state.membership.version <= version:
-            await self._change.wait()
 
     async def status(self, *, fresh: bool = True) -> PoolStatus:
         """The pool and its workers; `fresh` asks the workers first, for at most half a second."""
         if fresh:
             await self._workers.ask_all(min(STATUS_TIMEOUT_S, self.config.health_check_timeout_s))
-        return status_of(self._state, wall_offset=self._wall_offset())
+        return status_of(self._state, wall_offset=self._wall() - self._clock())
 
     async def report_dead(self, worker_id: str, why: str) -> None:
         """A client could not talk to the worker: check its health now, and replace it unless it is well."""
@@ -268,7 +264,7 @@ class Supervisor:
             UnknownWorker: there is no such worker.
         """
         self._feed(ev.DrainRequested(worker_id))
-        await self._until_gone(worker_id)
+        await self._until(lambda: self._state.roster.get(worker_id) is None)
 
     async def restart(self, worker_id: str) -> None:
         """Replace the worker, its replacement warm first. Returns when it is gone.
@@ -277,7 +273,7 @@ class Supervisor:
             UnknownWorker: there is no such worker.
         """
         self._feed(ev.RestartRequested(worker_id))
-        await self._until_gone(worker_id)
+        await self._until(lambda: self._state.roster.get(worker_id) is None)
 
     async def deploy(self, deployment: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
         """Roll out a new version of a pool program, canary first. `Deployments.deploy` says what it raises."""
@@ -393,13 +389,10 @@ class Supervisor:
         workers = sorted(self._state.roster.in_phase(*phases), key=lambda w: (w.phase, w.ordinal))
         return [handle for worker in workers if (handle := self._workers.handle(worker.id)) is not None]
 
-    async def _until_gone(self, worker_id: str) -> None:
-        while self._state.roster.get(worker_id) is not None:
+    async def _until(self, reached: Callable[[], object]) -> None:
+        while not reached():
             await self._change.wait()
 
     def _check_open(self) -> None:
         if self._state.closed:
             raise PoolClosed(f"pool {self.config.name} is shutting down", retry_after_s=1.0)
-
-    def _wall_offset(self) -> float:
-        return self._wall() - self._clock()
