@@ -193,8 +193,7 @@ class Operations:
         if plan == "inline":
             self._runner.queue(execution)
             return
-        if execution.version:
-            # It begins later, and runs the version of its plan: another version may need another plan.
+        if execution.version:  # it begins later, and another version may need another plan
             execution.pin()
         if plan == "build":
             self._runner.build(execution)
