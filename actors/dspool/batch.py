@@ -25,6 +25,7 @@ class BatchCall(NamedTuple):
     """The first failure is raised."""
     advance: Callable[[int], None]
     """Told how many more have ended."""
+    lm: dict[str, JSON] | None = None
 
     def ended(self, outcome: Outcome) -> Outcome:
         if self.stop and isinstance(outcome, PoolError):
@@ -53,6 +54,7 @@ class BatchMethods(Protocol):
         inputs: list[dict[str, JSON]],
         *,
         timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
         return_errors: Literal[True],
         progress: bool = False,
     ) -> list[Outcome]: ...
@@ -63,13 +65,14 @@ class BatchMethods(Protocol):
         inputs: list[dict[str, JSON]],
         *,
         timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
         return_errors: bool = False,
         progress: bool = False,
     ) -> Any:
         """Run a pool program on many inputs, many at once; results in the order of the inputs.
 
         Args:
-            timeout_s: deadline of each operation.
+            timeout_s: deadline of each operation. lm: as in `execute`, for each.
             return_errors: what fails has its error in the place of its result, and the others go on.
             progress: show a bar on stderr.
 
@@ -77,7 +80,7 @@ class BatchMethods(Protocol):
             PoolError: the first failure, without `return_errors`; the operations not yet finished are cancelled.
         """
         with _bar(program, len(inputs), progress) as advance:
-            return await self._outcomes(BatchCall(program, inputs, timeout_s, not return_errors, advance))
+            return await self._outcomes(BatchCall(program, inputs, timeout_s, not return_errors, advance, lm))
 
     def as_module(self: PoolOperations, program: str, *, timeout_s: float | None = None) -> Any:
         """The pool program as a `dspy.Module`, for `dspy.Evaluate` and whatever else takes one.

@@ -101,9 +101,20 @@ class DirectPool(BatchMethods):
             limits=limits,
         )
 
-    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
-        """Run a pool program: `(await pool.execute("qa", question="...", context="...")).answer`."""
-        return await self.client.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+    async def execute(
+        self,
+        program: str,
+        /,
+        *,
+        timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
+        **inputs: JSON,
+    ) -> Result:
+        """Run a pool program: `(await pool.execute("qa", question="...", context="...")).answer`.
+
+        `lm`: profile and settings of generation for this operation, as far as `request_lm` allows.
+        """
+        return await self.client.run(ExecuteProgram(program, inputs, lm=lm), timeout_s=timeout_s)
 
     async def _outcomes(self, batch: BatchCall) -> list[Outcome]:
         outcomes: list[Any] = [None] * len(batch.inputs)
@@ -111,7 +122,7 @@ class DirectPool(BatchMethods):
 
         async def caller() -> None:
             for index, one in left:
-                command = ExecuteProgram(batch.program, one)
+                command = ExecuteProgram(batch.program, one, lm=batch.lm)
                 try:
                     outcome: Outcome = await self.run(command, timeout_s=batch.timeout_s)
                 except PoolError as failed:
@@ -174,11 +185,20 @@ class SessionHandle(SessionMethods):
         )
 
     def stream(
-        self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
+        self,
+        program: str,
+        /,
+        *,
+        timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
+        **inputs: JSON,
     ) -> AsyncGenerator[StreamEvent | Result]:
         """The program's output as it comes, then its `Result`."""
         return self._pool.stream(
-            StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s, principal=self._principal
+            StreamProgram(program, inputs, lm=lm),
+            session=self.id,
+            timeout_s=timeout_s,
+            principal=self._principal,
         )
 
     async def execute_code(self, code: str) -> JSON:

@@ -64,7 +64,15 @@ class PoolObservation(Protocol):
 class PoolClient(BatchMethods, PoolOperations, PoolAdministration, PoolObservation, Protocol):
     """A pool as programs hold it: `Pool` and `RemotePool`."""
 
-    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result: ...
+    async def execute(
+        self,
+        program: str,
+        /,
+        *,
+        timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
+        **inputs: JSON,
+    ) -> Result: ...
     def session(self, session_id: str) -> SessionMethods: ...
     async def create_session(self, session_id: str) -> SessionInfo: ...
     async def sessions(

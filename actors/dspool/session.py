@@ -76,10 +76,16 @@ class SessionMethods:
         return await self._pool.run(command, session=self.id, timeout_s=timeout_s, idempotent=idempotent)
 
     def stream(
-        self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON
+        self,
+        program: str,
+        /,
+        *,
+        timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
+        **inputs: JSON,
     ) -> AsyncGenerator[StreamEvent | Result]:
         """The program's output as it comes, then its `Result`."""
-        return self._pool.stream(StreamProgram(program, inputs), session=self.id, timeout_s=timeout_s)
+        return self._pool.stream(StreamProgram(program, inputs, lm=lm), session=self.id, timeout_s=timeout_s)
 
     async def create_program(
         self,
@@ -103,9 +109,17 @@ class SessionMethods:
         command = CreateProgram(name, spec, state, import_path, kwargs or {}, replace, copy_of, version)
         return (await self.run(command)).value
 
-    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
+    async def execute(
+        self,
+        program: str,
+        /,
+        *,
+        timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
+        **inputs: JSON,
+    ) -> Result:
         """Run a program of this session, or one of the pool."""
-        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+        return await self.run(ExecuteProgram(program, inputs, lm=lm), timeout_s=timeout_s)
 
     async def configure_lm(self, /, profile: str, **overrides: JSON) -> JSON:
         """Use a configured LM profile for all programs of this session."""

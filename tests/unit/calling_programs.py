@@ -173,3 +173,16 @@ class RefusingInParallel(dspy.Module):
         example = dspy.Example(question=question).with_inputs("question")
         dspy.Parallel(num_threads=2, disable_progress_bar=True)([(Refusing(), example)] * 2)
         return dspy.Prediction(answer="done")
+
+
+class BringsLM(Asking):
+    """It gives its predictor a model of its own."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.answer.set_lm(
+            dspy.LM("openai/brought", api_base=url, api_key="none", num_retries=0, cache=False)
+        )
+
+    def forward(self, question: str) -> Any:
+        return dspy.Prediction(answer=self.answer(question=question).answer)

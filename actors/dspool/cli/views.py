@@ -152,6 +152,7 @@ def _cards(metrics: dict[str, Any]) -> RenderableType:
         "queued": str(metrics["queue_depth"]),
         "errors": f"{metrics['error_rate']:.2%}",
         "tokens in/out": f"{metrics['input_tokens']:,}/{metrics['output_tokens']:,}",
+        **({"cost": f"${cost:,.2f}"} if (cost := metrics.get("cost_usd")) else {}),
         "health": f"{health:.2f}",
     }
     row = Columns(

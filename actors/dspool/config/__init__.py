@@ -4,11 +4,11 @@
 """
 
 from dspool.config.load import Loaded, Row, load_config
+from dspool.config.models import CacheConfig, LMProfile, ModelPrice, RequestLM
 from dspool.config.parts import (
     AllowedCallables,
     HistoryConfig,
     LimitsConfig,
-    LMProfile,
     ProgramConfig,
     RecycleConfig,
     RestartConfig,
@@ -32,6 +32,7 @@ from dspool.config.warmup import (
 
 __all__ = [
     "AllowedCallables",
+    "CacheConfig",
     "ConfigureLMStep",
     "CustomCode",
     "HistoryConfig",
@@ -40,10 +41,12 @@ __all__ = [
     "LimitsConfig",
     "LoadPrograms",
     "Loaded",
+    "ModelPrice",
     "PoolConfig",
     "Probe",
     "ProgramConfig",
     "RecycleConfig",
+    "RequestLM",
     "RestartConfig",
     "RetryConfig",
     "Row",

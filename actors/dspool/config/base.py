@@ -85,6 +85,7 @@ Seconds = Annotated[float, _number, Field(gt=0)]
 SecondsOrZero = Annotated[float, _number, Field(ge=0)]
 Share = Annotated[float, _number, Field(ge=0, le=1)]
 Megabytes = Annotated[float, _number, Field(gt=0)]
+Dollars = Annotated[float, _number, Field(ge=0, le=1_000_000)]
 Port = Annotated[int, _number, Field(ge=0, le=65535)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from dspool.config.base import (
     Count,
-    EnvironmentName,
     FreeForm,
     HttpUrl,
     ImportPath,
@@ -107,40 +106,6 @@ class AllowedCallables(Part):
     """What an agent may call: the setting `tools` of ReAct."""
     rewards: tuple[ImportPath, ...] = ()
     """What may judge answers: the setting `reward` of BestOfN and Refine."""
-
-
-def _no_secret(extra: Any) -> Any:
-    for key in extra if isinstance(extra, dict) else ():
-        if str(key).lower().replace("-", "_") in _SECRETS:
-            refuse(str(key), "***", "secrets do not belong here: name an environment variable in api_key_env")
-    return extra
-
-
-_SECRETS = frozenset({"api_key", "apikey", "key", "token", "password", "secret", "authorization", "headers"})
-
-
-class LMProfile(Part):
-    """A language model by name. Holds no key: `api_key_env` names the variable that does."""
-
-    model: str = Field(min_length=1)
-    """Provider and model, such as `openai/gpt-4o-mini`."""
-    endpoint: HttpUrl | None = None
-    """Base URL, when it is not the provider's own."""
-    api_key_env: EnvironmentName | None = None
-    """Name of the environment variable that holds the key, on every node that runs workers."""
-    engine: Literal["auto", "lm15", "litellm", "offline"] = "auto"
-    """`auto` is lm15 where it knows the provider. litellm costs 141 MB and seconds a worker."""
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    """null is the back end's own."""
-    max_tokens: Count | None = None
-    """Longest answer; null is the back end's own."""
-    timeout_s: Seconds | None = None
-    """For one call of the back end; null is what is left of the operation's deadline."""
-    extra: Annotated[FreeForm, BeforeValidator(_no_secret)] = Field(default={})
-    """Further arguments for `dspy.LM`. No output shows their values."""
-    max_rate_limit_wait_s: SecondsOrZero = 10.0
-    """Longest that one call waits in all before it is tried again, after a 429, a 5xx or a connection that broke off;
-    beyond, or after `retry.attempts` tries, the caller gets the error. 0: no second try."""
 
 
 class RetryConfig(Part):
@@ -313,7 +278,6 @@ class ServiceConfig(Part):
 __all__ = [
     "AllowedCallables",
     "HistoryConfig",
-    "LMProfile",
     "LimitsConfig",
     "Name",
     "ProgramConfig",

@@ -34,11 +34,11 @@ from dspool.config.base import (
     refuse,
 )
 from dspool.config.links import is_service_link, say_ignored
+from dspool.config.models import CacheConfig, LMProfile, ModelPrice, RequestLM
 from dspool.config.parts import (
     AllowedCallables,
     HistoryConfig,
     LimitsConfig,
-    LMProfile,
     ProgramConfig,
     RecycleConfig,
     RestartConfig,
@@ -196,9 +196,11 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     """Language models by name. Without any, the offline engine answers."""
     default_lm: str | None = None
     """LM profile of whatever names none; null is the only profile, or the offline engine."""
-    cache: bool = False
-    """DSPy's answer cache, in each worker's memory. Only the principal that asked finds an answer again; callers
-    without one share their answers, except within a session."""
+    prices: dict[str, ModelPrice] = {}
+    """What tokens cost, by LM profile or by model (`openai/gpt-4o-mini`); a profile's own counts first. Answers,
+    metrics and reports then have `cost_usd`."""
+    request_lm: RequestLM = RequestLM()
+    cache: CacheConfig = CacheConfig()
 
     store_url: StoreUrl | None = Field(default=None, repr=False)
     """Database of the session store; null is an SQLite file in `state_dir`, for a Ray cluster of one node only."""
@@ -296,6 +298,15 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     def _names(self) -> PoolConfig:
         self._profile("default_lm", self.default_lm)
         self._import("setup", self.setup)
+        for name in self.prices:
+            if "/" not in name and name not in self.lm_profiles:
+                rule = (
+                    f"is neither a model (provider/name) nor one of lm_profiles: {_listed(self.lm_profiles)}"
+                )
+                refuse(f"prices.{name}", name, rule)
+        for number, profile in enumerate(self.request_lm.profiles):
+            if profile not in ("*", "offline"):
+                self._profile(f"request_lm.profiles.{number}", profile)
         for name, program in self.programs.items():
             self._profile(f"programs.{name}.lm", program.lm)
             self._profile(f"programs.{name}.spec.lm", (program.spec or {}).get("lm"))

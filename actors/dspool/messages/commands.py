@@ -22,11 +22,15 @@ class Ping(Command, frozen=True, tag="ping"):
 
 
 class ExecuteProgram(Command, frozen=True, tag="execute_program"):
-    """Run `program` on `inputs`. Without a session it is a pool program; `version` 0 is the current one."""
+    """Run `program` on `inputs`. Without a session it is a pool program; `version` 0 is the current one.
+
+    `lm` chooses `profile` and settings of generation for this operation, as far as `request_lm` allows it.
+    """
 
     program: str
     inputs: dict[str, JSON]
     version: int = 0
+    lm: dict[str, JSON] | None = None
 
 
 class StreamProgram(Command, frozen=True, tag="stream_program"):
@@ -35,6 +39,7 @@ class StreamProgram(Command, frozen=True, tag="stream_program"):
     program: str
     inputs: dict[str, JSON]
     version: int = 0
+    lm: dict[str, JSON] | None = None
 
 
 class ConfigureLM(Command, frozen=True, tag="configure_lm"):

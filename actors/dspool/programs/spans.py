@@ -6,6 +6,7 @@ Only the context of a traced operation has the callbacks (`settings`), so that a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ def settings(callbacks: list[Any] | None = None) -> dict[str, Any]:
     return {"callbacks": [*(dspy.settings.callbacks if callbacks is None else callbacks), DSPySpans(trace)]}
 
 
-def count_tokens(usage: dict[str, Any]) -> None:
-    """Put the usage that a model call reported on the call's span, if it has one."""
+def count_tokens(usage: Mapping[str, Any], cost_usd: float | None = None) -> None:
+    """Put the usage that a model call reported, its details beside it, on the call's span, if it has one."""
     span = _lm_span.get()
     if span is None:
         return
@@ -45,6 +46,8 @@ def count_tokens(usage: dict[str, Any]) -> None:
         count = next((usage[key] for key in keys if type(usage.get(key)) is int), None)
         if count is not None:
             span.set_attribute(attribute, count)
+    if cost_usd is not None:
+        span.set_attribute(names.COST_USD, cost_usd)
 
 
 class DSPySpans(BaseCallback):

@@ -166,9 +166,17 @@ class RemotePool(BatchMethods, RemoteObservation):
                 if (event := event_of(command, name, data)) is not None:
                     yield event
 
-    async def execute(self, program: str, /, *, timeout_s: float | None = None, **inputs: JSON) -> Result:
+    async def execute(
+        self,
+        program: str,
+        /,
+        *,
+        timeout_s: float | None = None,
+        lm: dict[str, JSON] | None = None,
+        **inputs: JSON,
+    ) -> Result:
         """As `Pool.execute`."""
-        return await self.run(ExecuteProgram(program, inputs), timeout_s=timeout_s)
+        return await self.run(ExecuteProgram(program, inputs, lm=lm), timeout_s=timeout_s)
 
     async def _outcomes(self, batch: BatchCall) -> list[Outcome]:
         # In requests of as many sets of inputs as the service takes at once.
@@ -176,7 +184,7 @@ class RemotePool(BatchMethods, RemoteObservation):
         limit_s = self.timeout_s if batch.timeout_s is None else batch.timeout_s
         while len(outcomes) < len(batch.inputs):
             sent = batch.inputs[len(outcomes) : len(outcomes) + self._batch]
-            call = batch_for(self.name, batch.program, sent, batch.timeout_s)
+            call = batch_for(self.name, batch.program, sent, batch.timeout_s, batch.lm)
             try:
                 answer = await self._service.send(call, limit_s)
             except InvalidRequest as refused:

@@ -100,6 +100,8 @@ def call_for(
             body: dict[str, JSON] = {"inputs": inputs}
             if timeout_s is not None:
                 body["timeout_s"] = timeout_s
+            if command.lm is not None:
+                body["lm"] = command.lm
             return post(f"{at}/programs/{part(program)}/{verb}", body)
         case GetProgramInfo(program):
             return HttpCall("GET", f"{at}/programs/{part(program)}", None, repeatable)
@@ -148,11 +150,19 @@ def call_for(
             raise InvalidRequest(f"{_name(command)} is not offered over HTTP")
 
 
-def batch_for(pool: str, program: str, inputs: list[dict[str, JSON]], timeout_s: float | None) -> HttpCall:
+def batch_for(
+    pool: str,
+    program: str,
+    inputs: list[dict[str, JSON]],
+    timeout_s: float | None,
+    lm: dict[str, JSON] | None = None,
+) -> HttpCall:
     """The request that runs a pool program on many inputs."""
     body: dict[str, JSON] = {"inputs": inputs}
     if timeout_s is not None:
         body["timeout_s"] = timeout_s
+    if lm is not None:
+        body["lm"] = lm
     path = f"/v1/pools/{part(pool)}/programs/{part(program)}/batch"
     return HttpCall("POST", path, body, True, uuid.uuid4().hex)
 

@@ -2,7 +2,8 @@
 
 Ray's metrics, `GET /metrics`, the Grafana dashboards and the alert rules all come from `METRICS`. Names follow
 Prometheus: base units in the name, `_total` for counters. Labels are bounded: pool, program (at most 64), outcome,
-error code (at most 41), event, limit, a worker's ordinal (at most 257), never a session, request or worker id.
+error code (at most 41), model (at most 33), event, limit, a worker's ordinal (at most 257), never a session, request
+or worker id.
 """
 
 from __future__ import annotations
@@ -99,6 +100,20 @@ def _tokens(snapshot: Snapshot) -> Iterable[Sample]:
     for program, figures in snapshot.metrics.programs.items():
         yield (program, "input"), figures.counters.input_tokens
         yield (program, "output"), figures.counters.output_tokens
+        yield (program, "cached_input"), figures.counters.cached_tokens
+        yield (program, "reasoning"), figures.counters.reasoning_tokens
+
+
+def _costs(snapshot: Snapshot) -> Iterable[Sample]:
+    for program, figures in snapshot.metrics.programs.items():
+        for model, cost in figures.counters.cost_usd_by_model.items():
+            yield (program, model), cost
+
+
+def _model_calls(*names: str) -> Read:
+    return lambda snapshot: [
+        ((name,) if len(names) > 1 else (), snapshot.metrics.model_calls.get(name, 0)) for name in names
+    ]
 
 
 def _codes(snapshot: Snapshot) -> Iterable[Sample]:
@@ -260,9 +275,30 @@ METRICS: Final = (
     Metric(
         "dspool_lm_tokens_total",
         "counter",
-        "Tokens that language models reported.",
+        "Tokens that language models reported; cached_input is part of input, reasoning of output.",
         ("program", "direction"),
         _tokens,
+    ),
+    Metric(
+        "dspool_lm_cost_usd_total",
+        "counter",
+        "US dollars for the tokens, by the configured prices.",
+        ("program", "model"),
+        _costs,
+    ),
+    Metric(
+        "dspool_lm_retries_total",
+        "counter",
+        "Calls of models that were tried again.",
+        (),
+        _model_calls("retries"),
+    ),
+    Metric(
+        "dspool_lm_cache_lookups_total",
+        "counter",
+        "Questions to the answer cache: found, not found, waited for the same question, or it did not answer.",
+        ("result",),
+        _model_calls("hits", "misses", "waits", "failures"),
     ),
     # workers, by ordinal: a dead worker's replacement takes its ordinal
     Metric(

@@ -43,6 +43,12 @@ from dspool.telemetry.events import emit
 
 _SHIFT_S = 0.1
 
+_AS_IN_POINT = (
+    "utilization", "throughput", "mean_s", "p50_s", "p95_s", "p99_s", "wait_mean_s", "wait_p95_s", "wait_p99_s",
+    "error_rate",
+)  # fmt: skip
+"""Figures of the window that a snapshot has under the same name."""
+
 
 class Metrics:
     """Adds up what one pool's clients, workers and supervisor report. Synchronous; one event loop owns it.
@@ -158,21 +164,13 @@ class Metrics:
             oldest_wait_s=max((client.oldest_wait_s for client in clients), default=0.0),
             running=int(levels["running"]),
             sessions=int(levels["sessions"]),
-            utilization=point.utilization,
-            throughput=point.throughput,
-            mean_s=point.mean_s,
-            p50_s=point.p50_s,
-            p95_s=point.p95_s,
-            p99_s=point.p99_s,
-            wait_mean_s=point.wait_mean_s,
-            wait_p95_s=point.wait_p95_s,
-            wait_p99_s=point.wait_p99_s,
-            error_rate=point.error_rate,
+            **{name: getattr(point, name) for name in _AS_IN_POINT},
             rejected=window.tally.outcomes[REJECTED],
             timeouts=window.tally.outcomes[TIMEOUT],
             retries=window.tally.retries,
             input_tokens=window.tally.input_tokens,
             output_tokens=window.tally.output_tokens,
+            cost_usd=window.tally.cost_usd,
             health=self._health(levels, window),
             counters=self._totals(),
             programs={
@@ -187,6 +185,7 @@ class Metrics:
                 duplicates=self._store.duplicates,
                 foreign=self._store.foreign,
             ),
+            model_calls=dict(self._store.model_calls),
         )
 
     def history(

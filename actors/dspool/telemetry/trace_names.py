@@ -31,6 +31,9 @@ GEN_AI_TEMPERATURE: Final = "gen_ai.request.temperature"
 GEN_AI_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
 GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_CACHE_READ: Final = "gen_ai.usage.cache_read.input_tokens"
+GEN_AI_CACHE_CREATION: Final = "gen_ai.usage.cache_creation.input_tokens"
+GEN_AI_REASONING: Final = "gen_ai.usage.reasoning.output_tokens"
 GEN_AI_CONVERSATION: Final = "gen_ai.conversation.id"
 """The session's hash: an id may name a person."""
 GEN_AI_TOOL: Final = "gen_ai.tool.name"
@@ -68,10 +71,15 @@ RUN_S: Final = "dspool.run_s"
 OFFLINE: Final = "dspool.offline"
 MODULE_CLASS: Final = "dspool.module"
 ADAPTER_CLASS: Final = "dspool.adapter"
+COST_USD: Final = "dspool.cost_usd"
+"""What one call of a model cost, by `prices`."""
 
 TOKENS: Final = {
     GEN_AI_INPUT_TOKENS: ("prompt_tokens", "input_tokens"),
     GEN_AI_OUTPUT_TOKENS: ("completion_tokens", "output_tokens"),
+    GEN_AI_CACHE_READ: ("cached_tokens",),
+    GEN_AI_CACHE_CREATION: ("cache_creation_tokens",),
+    GEN_AI_REASONING: ("reasoning_tokens",),
 }
 """The keys of a back end's usage that give each attribute; the first present one counts."""
 

@@ -335,7 +335,11 @@ class Worker:
         await self._events.deliver(self._report)
         dropped, self._spans_lost = self._tracing.dropped - self._spans_lost, self._tracing.dropped
         delta = self._recorder.take_delta(
-            time.monotonic(), sessions=len(self._ownership), rss_mb=self._rss_mb(), dropped=dropped
+            time.monotonic(),
+            sessions=len(self._ownership),
+            rss_mb=self._rss_mb(),
+            dropped=dropped,
+            model_calls=self._host.take_model_calls,
         )
         try:
             await self._report(delta)

@@ -197,7 +197,7 @@ def _summary(facts: ReportFacts) -> str:
     at, columns = rows_of(
         facts.table,
         ("operations", "errors", "timeouts", "rejected", "retries", "utilization", "throughput", "p99_s", "size",
-         "input_tokens", "output_tokens", "health"),
+         "input_tokens", "output_tokens", "cost_usd", "health"),
         start=facts.start,
         end=facts.end,
     )  # fmt: skip
@@ -222,6 +222,7 @@ def _summary(facts: ReportFacts) -> str:
         ("p99 latency", f"{shown(max(known), 's')} in the worst interval" if known else "nothing ran"),
         ("workers", f"{_mean(columns['size']):.3g} on average, {_most(columns['size']):.0f} at most"),
         ("tokens", f"{total['input_tokens']:,.0f} read, {total['output_tokens']:,.0f} written"),
+        *([("cost", f"${total['cost_usd']:,.2f}")] if total["cost_usd"] else []),
         ("health", f"{min(value or 0.0 for value in columns['health']):.0f} of 100 at worst"),
     )
     return _rows((), rows)

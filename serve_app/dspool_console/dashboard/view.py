@@ -82,6 +82,7 @@ def totals_row(snapshot: MetricsSnapshot) -> Row:
         "retries": counters.retries,
         "input_tokens": counters.input_tokens,
         "output_tokens": counters.output_tokens,
+        "cost_usd": counters.cost_usd,
     }
 
 

@@ -71,7 +71,7 @@ async def execute_pool_program(context: Context, request: Request) -> Response:
     pool = context.caller(params["pool"])
     asked = decode(_execute_body, await request.body(context.settings.max_body_bytes))
     answer = await pool.run(
-        ExecuteProgram(params["program"], asked.inputs),
+        ExecuteProgram(params["program"], asked.inputs, lm=asked.lm),
         timeout_s=deadline(context, asked.timeout_s),
         traceparent=request.traceparent,
     )
@@ -80,7 +80,7 @@ async def execute_pool_program(context: Context, request: Request) -> Response:
 
 async def stream_pool_program(context: Context, request: Request) -> EventStream:
     asked = await body_of(context, request, _execute_body)
-    command = StreamProgram(request.params["program"], asked.inputs)
+    command = StreamProgram(request.params["program"], asked.inputs, lm=asked.lm)
     return stream_program(context, request, command, session=None, timeout_s=asked.timeout_s)
 
 
@@ -96,7 +96,7 @@ async def execute_batch(context: Context, request: Request) -> Response:
     pool_of(context, request)
     ends = await gather(
         [
-            run(context, request, ExecuteProgram(program, inputs), timeout_s=timeout_s)
+            run(context, request, ExecuteProgram(program, inputs, lm=asked.lm), timeout_s=timeout_s)
             for inputs in asked.inputs
         ]
     )

@@ -26,6 +26,12 @@ class ExecuteRequest(Struct, forbid_unknown_fields=True):
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="deadline in seconds, queueing included; capped by operation_timeout_s"),
     ] = None
+    lm: Annotated[
+        JSONObject | None,
+        Meta(
+            description="LM `profile` and settings (temperature, ...), as far as the pool's request_lm allows"
+        ),
+    ] = None
 
 
 class Timings(Struct):
@@ -147,6 +153,12 @@ class BatchRequest(Struct, forbid_unknown_fields=True):
     timeout_s: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="deadline in seconds for each, queueing included; capped by operation_timeout_s"),
+    ] = None
+    lm: Annotated[
+        JSONObject | None,
+        Meta(
+            description="LM `profile` and settings (temperature, ...), as far as the pool's request_lm allows"
+        ),
     ] = None
 
 

@@ -104,6 +104,12 @@ class Point(Struct, frozen=True, kw_only=True):
     retries: float = 0
     input_tokens: float = 0
     output_tokens: float = 0
+    cached_tokens: float = 0
+    """Of the input: what the model's provider had in its prompt cache."""
+    reasoning_tokens: float = 0
+    """Of the output: what the model thought."""
+    cost_usd: float = 0.0
+    """What the tokens cost, by `prices`."""
     size: float = 0.0
     desired: float = 0.0
     active: float = 0.0
@@ -155,6 +161,9 @@ def point_of(interval: Interval, at: float = 0.0) -> Point:
         retries=tally.retries,
         input_tokens=tally.input_tokens,
         output_tokens=tally.output_tokens,
+        cached_tokens=tally.cached_tokens,
+        reasoning_tokens=tally.reasoning_tokens,
+        cost_usd=tally.cost_usd,
         **levels,
     )
 
@@ -167,6 +176,10 @@ class Counters(Struct, frozen=True, kw_only=True):
     retries: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: float = 0.0
+    cost_usd_by_model: dict[str, float] = {}
     errors_by_code: dict[str, int] = {}
     latency_sum_s: float = 0.0
     latency_count: int = 0
@@ -242,6 +255,7 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     retries: int
     input_tokens: int
     output_tokens: int
+    cost_usd: float = 0.0
     health: HealthScore
     counters: Counters
     programs: dict[str, ProgramSnapshot]
@@ -250,6 +264,9 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     clients: int
     """Clients that reported lately."""
     telemetry: TelemetryLoss
+    model_calls: dict[str, int] = {}
+    """What became of calls of models, besides answers, since the pool began: `retries`, and of the answer cache `hits`,
+    `misses`, `waits` (for the same question under way) and `failures`."""
 
 
 class HistoryView(Struct, frozen=True, kw_only=True):

@@ -43,6 +43,7 @@ class Checkpoint(Struct):
     whole: SavedSeries
     programs: dict[str, SavedSeries]
     workers: dict[int, SavedSeries] = field(name="slots")
+    model_calls: dict[str, int] = {}
 
 
 class MetricStore:
@@ -58,6 +59,8 @@ class MetricStore:
         self.outcomes = [0] * len(OUTCOMES)
         """Ended operations of the pool, from the clients' running totals."""
         self.dropped = self.unattributed = self.duplicates = self.foreign = 0
+        self.model_calls: dict[str, int] = {}
+        """As `MetricsSnapshot.model_calls`."""
 
     def client(self, source: Source, delta: ClientDelta, now: float, *, new: bool) -> None:
         """Count a client's delta; `new` if the client was unknown before."""
@@ -93,6 +96,8 @@ class MetricStore:
         series = self.worker_series(delta.ordinal)
         series.total.add(delta.tally)
         series.busy_s += delta.busy_s
+        for what, number in delta.model_calls.items():
+            self.model_calls[what] = self.model_calls.get(what, 0) + number
         self.dropped += delta.dropped
         open_ = series.now
         open_.tally.add(delta.tally)
@@ -160,6 +165,7 @@ class MetricStore:
             whole=self.whole.save(ticked_at),
             programs={name: series.save(ticked_at) for name, series in self.programs.items()},
             workers={ordinal: series.save(ticked_at) for ordinal, series in self.workers.items()},
+            model_calls=self.model_calls,
         )
 
     def restore(self, saved: Checkpoint, ticked_at: float, now: float) -> None:
@@ -170,6 +176,7 @@ class MetricStore:
         for ordinal, series in saved.workers.items():
             self.worker_series(ordinal).restore(series, ticked_at)
         self.outcomes = saved.outcomes
+        self.model_calls = saved.model_calls
         self.dropped, self.unattributed, self.duplicates, self.foreign = saved.losses
         self.sources.restore(saved.sources, now)
 
@@ -283,6 +290,10 @@ def counters_of(total: Tally, outcomes: list[int]) -> Counters:
         retries=total.retries,
         input_tokens=total.input_tokens,
         output_tokens=total.output_tokens,
+        cached_tokens=total.cached_tokens,
+        reasoning_tokens=total.reasoning_tokens,
+        cost_usd=total.cost_usd,
+        cost_usd_by_model=dict(total.costs_usd),
         errors_by_code=dict(total.errors),
         latency_sum_s=total.latency.sum,
         latency_count=total.latency.count,

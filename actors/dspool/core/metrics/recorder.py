@@ -7,7 +7,7 @@ arrives twice counts once, and the next makes up for one that never arrives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -77,6 +77,8 @@ class WorkerDelta(Struct, tag="worker", array_like=True):
     final: bool = False
     dropped: int = 0
     """Samples (spans, events) that the worker could not keep."""
+    model_calls: dict[str, int] = {}
+    """As `MetricsSnapshot.model_calls`, since the last delta."""
 
 
 Delta = ClientDelta | WorkerDelta
@@ -276,9 +278,19 @@ class WorkerRecorder:
         return self._busy.total(now)
 
     def take_delta(
-        self, now: float, *, sessions: int = 0, rss_mb: float = 0.0, dropped: int = 0, final: bool = False
+        self,
+        now: float,
+        *,
+        sessions: int = 0,
+        rss_mb: float = 0.0,
+        dropped: int = 0,
+        model_calls: Callable[[], dict[str, int]] = dict,
+        final: bool = False,
     ) -> WorkerDelta:
-        """What to send now; also when idle, because idle slot-seconds count too. A returned delta comes first."""
+        """What to send now; also when idle, because idle slot-seconds count too. A returned delta comes first.
+
+        `model_calls` takes what was counted of them since it was called last.
+        """
         if self._unsent is not None:
             delta, self._unsent = self._unsent, None
             return delta
@@ -300,6 +312,7 @@ class WorkerRecorder:
             self.overflow,
             final,
             dropped,
+            model_calls(),
         )
         self._busy_before = busy
         self._tally = Tally()

@@ -23,6 +23,8 @@ UNKNOWN: Final = "(unknown)"
 """The key that counts operations of pool programs which do not exist: names that callers make up become no figures,
 events or spans."""
 MAX_PROGRAMS: Final = 64
+MAX_MODELS: Final = 32
+"""Models with a cost of their own, by program."""
 MAX_CODES: Final = 40
 """Error codes by program: more than `dspool.errors` has."""
 
@@ -47,6 +49,12 @@ class Tally(Struct, array_like=True):
     retries: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     """Operations that did not end ok, by error code."""
+    cached_tokens: int = 0
+    """Of the input: what the model's provider had in its prompt cache."""
+    reasoning_tokens: int = 0
+    """Of the output: what the model thought."""
+    costs_usd: dict[str, float] = field(default_factory=dict)
+    """What the tokens cost, by model; empty without `prices`."""
 
     def add(self, other: Tally) -> None:
         """Add all of `other`, as if its operations had been counted here."""
@@ -63,6 +71,14 @@ class Tally(Struct, array_like=True):
         self.retries += other.retries
         for code, number in other.errors.items():
             count_code(self.errors, code, number)
+        self.cached_tokens += other.cached_tokens
+        self.reasoning_tokens += other.reasoning_tokens
+        for model, cost in other.costs_usd.items():
+            _add_cost(self.costs_usd, model, cost)
+
+    @property
+    def cost_usd(self) -> float:
+        return sum(self.costs_usd.values())
 
     @property
     def ended(self) -> int:
@@ -92,10 +108,20 @@ def count_code(errors: dict[str, int], code: str, number: int = 1) -> None:
 
 
 def add_usage(tally: Tally, usage: Mapping[str, Mapping[str, int | float]]) -> None:
-    """Add the tokens of one operation: `Finished.usage`, by model."""
-    for tokens in usage.values():
+    """Add the tokens and costs of one operation: `Finished.usage`, by model."""
+    for model, tokens in usage.items():
         tally.input_tokens += int(tokens.get("prompt_tokens") or tokens.get("input_tokens") or 0)
         tally.output_tokens += int(tokens.get("completion_tokens") or tokens.get("output_tokens") or 0)
+        tally.cached_tokens += int(tokens.get("cached_tokens") or 0)
+        tally.reasoning_tokens += int(tokens.get("reasoning_tokens") or 0)
+        if cost := tokens.get("cost_usd"):
+            _add_cost(tally.costs_usd, model, cost)
+
+
+def _add_cost(costs: dict[str, float], model: str, cost: float) -> None:
+    if model not in costs and len(costs) >= MAX_MODELS:
+        model = OTHER
+    costs[model] = costs.get(model, 0.0) + cost
 
 
 VERSIONS_KEPT: Final = 4

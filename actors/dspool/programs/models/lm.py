@@ -76,7 +76,7 @@ class LMs:
         return cls(
             config.lm_profiles,
             config.default_lm,
-            cache=config.cache,
+            cache=bool(config.cache),
             timeout_s=config.operation_timeout_s,
             concurrency=config.slots_per_worker,
             attempts=config.retry.attempts,
@@ -228,6 +228,7 @@ _OVERRIDES: dict[str, Callable[[Any], bool]] = {
     "temperature": lambda v: type(v) in (int, float) and 0 <= v <= 2,
     "top_p": lambda v: type(v) in (int, float) and 0 < v <= 1,
     "max_tokens": lambda v: type(v) is int and 0 < v < 2**31,
+    "rollout_id": lambda v: type(v) is int and -(2**63) <= v < 2**63,
     "seed": lambda v: type(v) is int and -(2**63) <= v < 2**63,
     "presence_penalty": lambda v: type(v) in (int, float) and -2 <= v <= 2,
     "frequency_penalty": lambda v: type(v) in (int, float) and -2 <= v <= 2,

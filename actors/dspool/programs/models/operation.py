@@ -10,7 +10,7 @@ import functools
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -19,6 +19,8 @@ import dspy
 from dspy.clients.cache import Cache
 from dspy.utils.usage_tracker import UsageTracker
 
+from dspool.config import ModelPrice
+from dspool.programs.models.prices import cost_usd, price_of
 from dspool.programs.spans import count_tokens
 
 SETTING: Final = "dspool_operation"
@@ -36,11 +38,18 @@ class OperationScope(UsageTracker):
     Args:
         cache_owner: whose cached answers it may use and add to; differs where operations must not share answers.
         stop: once it is set, the operation makes no further model call.
+        prices: what tokens cost, by profile or model; None or empty: nobody asks.
     """
 
-    def __init__(self, cache_owner: str = "", stop: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        cache_owner: str = "",
+        stop: threading.Event | None = None,
+        prices: Mapping[str, ModelPrice] | None = None,
+    ) -> None:
         self.cache_owner = cache_owner
         self.stop = stop
+        self._prices = prices
         self.deadline = math.inf
         """On the monotonic clock: no model call waits beyond it for another try."""
         self.offline = False
@@ -52,6 +61,7 @@ class OperationScope(UsageTracker):
         self.truncated = False
         """Whether the answer of one was cut at its longest length."""
         self._calls: list[tuple[str, dict[str, Any]]] = []
+        self._costs: list[tuple[str, float]] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OperationScope:
         # dspy.Parallel gives each of its threads a deep copy of the tracker and forgets what the copies count.
@@ -77,9 +87,14 @@ class OperationScope(UsageTracker):
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         self.asked += 1
-        count_tokens(usage_entry)
-        if usage_entry:
-            self._calls.append((lm, self._flatten_usage_entry(usage_entry)))
+        if not usage_entry:
+            return
+        entry = self._flatten_usage_entry(usage_entry)
+        self._calls.append((lm, entry))
+        counts, cost = {**entry, **dict(_details(entry))}, None
+        if self._prices and (price := price_of(self._prices, current_profile.get(), lm)) is not None:
+            self._costs.append((lm, cost := cost_usd(price, counts)))
+        count_tokens(counts, cost)
 
     def get_total_tokens(self) -> dict[str, dict[str, Any]]:
         totals: dict[str, dict[str, Any]] = {}
@@ -93,13 +108,15 @@ class OperationScope(UsageTracker):
         return self.hits > 0 and not self.asked
 
     def by_model(self) -> dict[str, dict[str, int | float]]:
-        """Counts summed over the calls, by model; empty when nothing was reported."""
+        """Counts (and costs, where there is a price) summed over the calls, by model; empty when none was reported."""
         totals: dict[str, dict[str, int | float]] = {}
         for lm, entry in tuple(self._calls):
             counts = totals.setdefault(lm, {})
             for key, count in (*entry.items(), *_details(entry)):
                 if type(count) is int:
                     counts[key] = counts.get(key, 0) + count
+        for lm, cost in tuple(self._costs):
+            totals[lm]["cost_usd"] = totals[lm].get("cost_usd", 0.0) + cost
         return totals
 
 

@@ -215,6 +215,7 @@ class SessionCommands:
                 "operations": session.operations,
                 "errors": session.errors,
                 "total_tokens": session.tokens,
+                "cost_usd": session.cost_usd,
                 "programs": len(session.definitions),
                 "variables": len(session.variables),
                 "lm": session.lm.profile if session.lm else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from dspool import raised as told
 from dspool.config import PoolConfig
@@ -28,6 +28,7 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
+from dspool.messages.operations import total_cost
 from dspool.programs.models.errors import translate, translate_errors
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
@@ -37,13 +38,14 @@ from dspool.programs.scripted import ScriptedLM
 from dspool.programs.sessions.code import run_code
 from dspool.programs.sessions.commands import CommandResult, SessionCommands
 from dspool.programs.sessions.pool_programs import PoolPrograms
+from dspool.programs.sessions.runs import Run, Runs
 from dspool.programs.sessions.scopes import (
+    Scopes,
     answer_of,
     await_outputs,
     context_of,
     deadline,
     running_in,
-    scope_of,
 )
 from dspool.programs.sessions.session import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
@@ -54,14 +56,6 @@ from dspool.programs.sources import imported_source
 from dspool.proxies import keep_loopback_direct
 
 __all__ = ["CommandResult", "Session", "SessionHost"]
-
-
-class _Run(NamedTuple):
-    """What to run, and on which LM."""
-
-    program: Program
-    version: int
-    lm: Any
 
 
 class SessionHost:
@@ -83,8 +77,10 @@ class SessionHost:
         self.clock = clock
         # Before anything makes a connection.
         keep_loopback_direct(profile.endpoint for profile in config.lm_profiles.values())
+        self._scopes = Scopes(config)
         self.lms = LMs.of(config, scripts)
         self.pool_programs = PoolPrograms(self.load, self.source)
+        self._runs = Runs(self.pool_programs, self.lms, config.request_lm)
         self._commands = SessionCommands(
             self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
         )
@@ -92,7 +88,7 @@ class SessionHost:
         self._defaults: dict[str, Any] = {}
         self._set_up: set[str] = set()
         told.own(config.allowed_imports)
-        configure_dspy(cache=config.cache, show_content=config.telemetry.capture_content)
+        configure_dspy(cache=bool(config.cache), show_content=config.telemetry.capture_content)
 
     # --- the operator's own code ---------------------------------------------------------------------
 
@@ -137,7 +133,11 @@ class SessionHost:
             lms = [
                 lm for _, predictor in loaded.module.named_predictors() if (lm := predictor.lm) is not None
             ]
-        return all(self.lms.in_process(lm) for lm in (self._lm_of(loaded), *lms))
+        return all(self.lms.in_process(lm) for lm in (self._runs.usual_lm(loaded), *lms))
+
+    def take_model_calls(self) -> dict[str, int]:
+        """What became of calls of models since the last time, as `MetricsSnapshot.model_calls`."""
+        return self.lms.counts.take()
 
     def lm(self, profile: str) -> Any:
         """The LM of a profile, built and ready. Raises `UnknownName`, `ModelAuthFailed`, `ConfigError`."""
@@ -173,7 +173,7 @@ class SessionHost:
                 # Its schemas are made at the first time, and they may be large.
                 return "thread"
             try:
-                program, _, lm = self._resolve(command, session)  # type: ignore[arg-type]
+                program, _, lm = self._runs.of(command, session)  # type: ignore[arg-type]
             except PoolError:
                 return "inline"
             if program.way == "thread":
@@ -204,18 +204,18 @@ class SessionHost:
         """Run it here and now. `execute_program` answers `{"outputs": {...}}`; the others: `SessionCommands`."""
         if session is None and type(command) is ExecuteProgram:
             # The hot path: a pool program without a session.
-            program, version, lm = self._resolve(command, None)
+            program, version, lm = self._runs.of(command, None)
             if program.way != "direct":
-                return self._run_sync(command, None, scope_of(None, principal), None)
+                return self._run_sync(command, None, self._scopes.of(None, principal), None)
             inputs = program.check_inputs(command.inputs)
-            scope = scope_of(None, principal)
+            scope = self._scopes.of(None, principal)
             try:
                 with context_of(program, lm, scope):
                     outputs = outputs_of(program.module(**inputs))
             except BaseException as raised:
                 raise translate(raised) from raised
             return answer_of(outputs, scope, version)
-        scope = scope_of(session, principal)
+        scope = self._scopes.of(session, principal)
         return self._record_run(command, session, lambda: self._run_sync(command, session, scope, None))
 
     def run_thread(
@@ -228,7 +228,7 @@ class SessionHost:
         principal: str | None = None,
     ) -> CommandResult:
         """Run it in the calling thread, which may block for long. Once `stop` is set, it makes no further LM call."""
-        scope = scope_of(session, principal, stop)
+        scope = self._scopes.of(session, principal, stop)
         scope.deadline = deadline()
         return self._record_run(
             command, session, lambda: self._run_sync(command, session, scope, emit_threadsafe)
@@ -251,7 +251,7 @@ class SessionHost:
         if not isinstance(command, ExecuteProgram | StreamProgram):
             return self.run_inline(command, session, principal)
         started_at = self.clock()
-        scope = scope_of(session, principal)
+        scope = self._scopes.of(session, principal)
         scope.deadline = deadline()
         try:
             result = await self._run_program(command, session, scope, emit)
@@ -271,7 +271,7 @@ class SessionHost:
         scope: OperationScope,
         emit: Emit | None,
     ) -> CommandResult:
-        run = self._resolve(command, session)
+        run = self._runs.of(command, session)
         inputs = run.program.check_inputs(command.inputs)
         module = run.program.runnable()
         try:
@@ -305,7 +305,7 @@ class SessionHost:
             return run_sandboxed(command, session, self.config, stop)
         if not isinstance(command, ExecuteProgram | StreamProgram):
             return self._commands.run(command, session, stop)
-        run = self._resolve(command, session)
+        run = self._runs.of(command, session)
         inputs = run.program.check_inputs(command.inputs)
         try:
             with running_in(run.program, scope):
@@ -327,7 +327,7 @@ class SessionHost:
         return answer_of(outputs, scope, run.version)
 
     def _call(
-        self, run: _Run, inputs: Mapping[str, Any], scope: OperationScope, **settings: Any
+        self, run: Run, inputs: Mapping[str, Any], scope: OperationScope, **settings: Any
     ) -> dict[str, JSON]:
         if run.program.way == "thread":
             # BestOfN and Refine write to the trace: each operation gets a list of its own.
@@ -336,26 +336,6 @@ class SessionHost:
             settings["allow_tool_async_sync_conversion"] = True
         with context_of(run.program, run.lm, scope, **settings):
             return outputs_of(run.program.runnable()(**inputs))
-
-    def _resolve(self, command: ExecuteProgram | StreamProgram, session: Session | None) -> _Run:
-        name = command.program
-        if session is None:
-            program, version = self.pool_programs.get(name, command.version)
-            return _Run(program, version, self._lm_of(program))
-        if name in session.definitions:
-            program, version = session.program(name), 0
-        else:
-            program, version = self.pool_programs.get(name, command.version)
-        if program.lm is None and session.lm is not None:
-            lm = self.lms.get(session.lm.profile, session.lm.overrides)
-        else:
-            lm = self._lm_of(program)
-        return _Run(program, version, lm)
-
-    def _lm_of(self, program: Program) -> Any:
-        if program.own_lm is not None and program.lm is None:
-            return program.own_lm
-        return self.lms.get(program.lm)
 
     # --- what a session remembers --------------------------------------------------------------------
 
@@ -395,5 +375,6 @@ class SessionHost:
         session.errors += error is not None and error.outcome != "client_error"
         if result is not None:
             session.tokens += sum(int(counts.get("total_tokens", 0)) for counts in result.usage.values())
+            session.cost_usd += total_cost(result.usage) or 0.0
         if self.config.history_limit:
             self._commands.remember(command, session, started_at, now, result, error)

@@ -11,6 +11,7 @@ from typing import Any
 
 import dspy
 
+from dspool.config import PoolConfig
 from dspool.messages import JSON
 from dspool.programs import spans
 from dspool.programs.models.operation import OperationScope
@@ -21,15 +22,21 @@ from dspool.programs.sessions.session import Session
 from dspool.telemetry.logs import current_operation
 
 
-def scope_of(
-    session: Session | None, principal: str | None, stop: threading.Event | None = None
-) -> OperationScope:
-    """The scope of an operation in `session` on behalf of `principal`."""
-    owner = principal or (session.principal if session is not None else None)
-    if owner is not None:
-        return OperationScope(f"principal {owner}", stop)
-    # Without principals, sessions are what keeps users apart.
-    return OperationScope("" if session is None else f"session {session.id}", stop)
+class Scopes:
+    """Makes the scope of each operation."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self._prices = config.prices or None
+
+    def of(
+        self, session: Session | None, principal: str | None, stop: threading.Event | None = None
+    ) -> OperationScope:
+        """For an operation in `session` on behalf of `principal`, in the calling task or thread."""
+        owner = principal or (session.principal if session is not None else None)
+        if owner is not None:
+            return OperationScope(f"principal {owner}", stop, self._prices)
+        # Without principals, sessions are what keeps users apart.
+        return OperationScope("" if session is None else f"session {session.id}", stop, self._prices)
 
 
 def context_of(program: Program, lm: Any, scope: OperationScope, **more: Any) -> AbstractContextManager[None]:

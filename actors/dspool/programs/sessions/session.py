@@ -43,6 +43,7 @@ class Session:
         "_before",
         "_host",
         "_programs",
+        "cost_usd",
         "created_at",
         "definitions",
         "errors",
@@ -76,6 +77,7 @@ class Session:
         self.operations = 0
         self.errors = 0
         self.tokens = 0
+        self.cost_usd = 0.0
 
     @classmethod
     def rebuild(

@@ -114,7 +114,7 @@ export class Cards {
     this.tokens.show(parts.rate(now ? (n.input_tokens + n.output_tokens) / window : null, "tokens/s"), [[
       "read",
       count(totals?.input_tokens),
-    ], ["written", count(totals?.output_tokens)]]);
+    ], ["written", count(totals?.output_tokens)], ...cost(totals?.cost_usd)]);
     say(this.latency.node.querySelector("h2"), "Latency (p95)");
   }
 
@@ -124,3 +124,8 @@ export class Cards {
 }
 
 const sum = (values) => Object.values(values ?? {}).reduce((total, value) => total + value, 0);
+
+/** The row of a card that says what tokens cost, where the pool has prices. */
+function cost(usd) {
+  return usd ? [["cost", `$${usd < 1 ? usd.toPrecision(2) : usd.toFixed(2)}`]] : [];
+}
