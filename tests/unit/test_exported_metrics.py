@@ -67,6 +67,7 @@ def test_no_label_is_unbounded():
         "state",
         "direction",
         "limit",
+        "model",
     }
 
 
@@ -77,7 +78,11 @@ def test_every_event_that_leaves_its_process_is_counted_from_zero_on():
 
 
 def test_every_metric_of_a_pool_that_did_something_has_a_value_with_its_labels():
-    measured = Measured().run(3, usage={"m": {"prompt_tokens": 5}}).run(outcome="error", code="model_error")
+    measured = (
+        Measured()
+        .run(3, usage={"m": {"prompt_tokens": 5, "cost_usd": 0.5}})
+        .run(outcome="error", code="model_error")
+    )
     snapshot = measured.snapshot()
     for metric in METRICS:
         series = list(metric.read(snapshot))
@@ -268,7 +273,9 @@ def test_a_gauge_that_did_not_change_is_repeated_before_ray_forgets_it(rays):
 
 def test_every_metric_reaches_ray_and_counters_begin_at_zero(rays):
     measured, exported = Measured(), RayMetrics("default")
-    measured.run(3, usage={"m": {"prompt_tokens": 5}}).run(outcome="error", code="model_error")
+    measured.run(3, usage={"m": {"prompt_tokens": 5, "cost_usd": 0.5}}).run(
+        outcome="error", code="model_error"
+    )
     exported.export(measured.snapshot(), 1.0)
     exported.export(measured.snapshot(), 2.0)
     assert all(metric.told or metric.started for metric in rays.values())

@@ -45,7 +45,7 @@ def server() -> Iterator[LMServer]:
 
 
 @pytest.fixture(scope="module")
-def host(server: LMServer) -> SessionHost:
+def host(server: LMServer) -> Iterator[SessionHost]:
     profiles = {
         "test": {"model": "openai/test", "endpoint": server.url},
         "claude": {"model": "anthropic/claude-test", "endpoint": server.url},
@@ -57,7 +57,11 @@ def host(server: LMServer) -> SessionHost:
         more = {"kwargs": {"url": server.url}} if name == "own" else {}
         host.deploy(Deployment(name, 1, **given, **more))
     host.deploy(Deployment("claude", 1, spec={"signature": SIGNATURE, "lm": "claude"}))
-    return host
+    # DSPy is configured once a process, perhaps with a cache by another test.
+    before = dspy.cache
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    yield host
+    dspy.cache = before
 
 
 async def ran(host: SessionHost, program: str, way: str = "execute") -> CommandResult:

@@ -297,7 +297,7 @@ METRICS: Final = (
         "dspool_lm_cache_lookups_total",
         "counter",
         "Questions to the answer cache: found, not found, waited for the same question, or it did not answer.",
-        ("result",),
+        ("outcome",),
         _model_calls("hits", "misses", "waits", "failures"),
     ),
     # workers, by ordinal: a dead worker's replacement takes its ordinal
