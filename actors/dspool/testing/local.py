@@ -61,7 +61,7 @@ async def local_pool(
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="dspool-"))
         wanted = _configured(programs or {}, config, Path(directory), settings, stack)
         scripts = _scripts(lm, wanted)
-        stack.enter_context(borrowed_settings(cache=wanted.cache))
+        stack.enter_context(borrowed_settings(cache=bool(wanted.cache)))
 
         def make_runtime(
             config: PoolConfig, secret: bytes, store: SessionStore, report: Report | None
