@@ -17,6 +17,10 @@ class MetricsPage(Protocol):
         ...
 
 
+class Document(Protocol):
+    async def current(self) -> bytes: ...
+
+
 class Places(Protocol):
     def enter(self, principal: str) -> None:
         """Raises: RateLimited: there is no place left, for this principal or in all."""
@@ -31,7 +35,9 @@ class ServiceFacts:
 
     health: bytes
     document: bytes
-    """The OpenAPI document."""
+    """The OpenAPI document, for everybody."""
+    typed_document: Document
+    """The same with an operation for each program, for those who may look at programs."""
     metrics: MetricsPage
     answers: Fresh[Any]
     """Answers that are large or cost much, for all who ask within a second."""

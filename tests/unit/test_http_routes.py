@@ -70,7 +70,8 @@ async def test_a_program_is_put_from_a_spec_in_either_form(body, spec):
     async with client_of(pool) as http:
         answer = await http.put(PROGRAM, json=body)
     assert answer.status_code == 200
-    assert answer.json() == {"session": "ada", "program": "answerer", "info": {"program": "answerer"}}
+    made = {"session": "ada", "program": "answerer", "info": {"program": "answerer"}}
+    assert answer.json() == made | {"inputs": {}, "outputs": {}}
     assert pool.asked[0]["command"] == CreateProgram("answerer", spec=spec, replace=True)
     assert pool.asked[0]["session"] == "ada"
 

@@ -211,8 +211,13 @@ def result_of(command: AnyCommand, body: Any) -> Result:
                 body.get("cached", False),
                 body.get("truncated", False),
             )
-        case CreateProgram() | GetProgramInfo() if isinstance(body, dict):
-            value = body.get("info", body)
+        case CreateProgram() | GetProgramInfo() if isinstance(body, dict) and "info" in body:
+            schemas = {side: body[side] for side in ("inputs", "outputs") if side in body}
+            value = body["info"]
+            if isinstance(command, CreateProgram) and isinstance(value.get("info"), dict):
+                value = value | {"info": value["info"] | schemas}
+            else:
+                value = value | schemas
         case ExecuteSandboxed() if isinstance(body, dict):
             value = {"stdout": body.get("stdout"), "result": body.get("result")}
         case ListVariables() | ListPrograms() if isinstance(body, dict):

@@ -106,6 +106,8 @@ class Security:
         handler = _timely(handler)
         if self.tokens is not None and need is not None:
             handler = self._authorised(route, need, handler)
+        elif self.tokens is not None and route.knows_caller:
+            handler = self._recognising(handler)
         return self._shielded(route, handler)
 
     def _authorised(self, route: Route, need: Role, handler: Handler) -> Handler:
@@ -133,6 +135,16 @@ class Security:
             return await serve(view, request)
 
         return authorised
+
+    def _recognising(self, handler: Handler) -> Handler:
+        def recognising(context: Context, request: Request) -> Any:
+            try:
+                self.identify(request)
+            except Unauthenticated:
+                request.is_stranger = True
+            return handler(context, request)
+
+        return recognising
 
     def identify(self, request: Request) -> Token:
         """Whose request it is.

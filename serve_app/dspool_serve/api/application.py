@@ -24,6 +24,7 @@ from dspool_serve.api.idempotency import keyed
 from dspool_serve.api.metrics import FRESH_S, Scrapes
 from dspool_serve.api.openapi import described, document
 from dspool_serve.api.schema import Health
+from dspool_serve.api.typed_operations import TypedDocument
 from dspool_serve.context import Context, ServiceFacts
 from dspool_serve.costly import CostlyReads
 from dspool_serve.fresh import Fresh
@@ -74,9 +75,11 @@ class Application:
         self._security = security or Security()
         version = str(getattr(dspool, "__version__", "0"))
         routes = ROUTES if console is None else (*ROUTES, *console.routes)
+        generic = msgspec.json.encode(document(described(routes), version=version))
         facts = ServiceFacts(
             health=msgspec.json.encode(Health("ok", version)),
-            document=msgspec.json.encode(document(described(routes), version=version)),
+            document=generic,
+            typed_document=TypedDocument(pools, generic),
             metrics=Scrapes(pools),
             answers=Fresh(FRESH_S),
             worker_answers=Fresh(FRESH_S, limit=WORKER_ANSWERS),

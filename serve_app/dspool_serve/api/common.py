@@ -151,6 +151,12 @@ async def run(
     )
 
 
+def parted(info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What a worker says of a program: its facts, and the schemas of its inputs and outputs."""
+    facts = {key: value for key, value in info.items() if key not in ("inputs", "outputs")}
+    return facts, info.get("inputs") or {}, info.get("outputs") or {}
+
+
 def result_of(answer: Result) -> ExecuteResponse:
     return ExecuteResponse(
         outputs=answer.value["outputs"],

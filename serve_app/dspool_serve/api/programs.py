@@ -24,6 +24,7 @@ from dspool_serve.api.common import (
     gather,
     optional_body,
     page_of,
+    parted,
     pool_of,
     program_body,
     result_of,
@@ -122,7 +123,7 @@ async def get_pool_program(context: Context, request: Request) -> Response:
     if known is None:
         raise UnknownProgram(f"pool {request.params['pool']} has no program {name!r}", program=name)
     info = (await run(context, request, GetProgramInfo(name))).value
-    return answer_json(PoolProgramInfo(name, known.version, known.versions, info))
+    return answer_json(PoolProgramInfo(name, known.version, known.versions, *parted(info)))
 
 
 async def _programs(context: Context, request: Request) -> dict[str, PoolProgram]:

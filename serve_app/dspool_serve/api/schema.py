@@ -93,12 +93,17 @@ class ProgramSpec(Struct):
     adapter: str | None = None
 
 
+Schema = Annotated[JSONObject, Meta(description="JSON Schema (2020-12), complete in itself")]
+
+
 class ProgramResponse(Struct):
     """A session's program, as its worker describes it."""
 
     session: str
     program: str
     info: JSONObject
+    inputs: Schema = {}
+    outputs: Schema = {}
 
 
 class PoolSummary(Struct):
@@ -204,6 +209,8 @@ class PoolProgramInfo(Struct):
     version: int
     versions: list[int]
     info: JSONObject
+    inputs: Schema = {}
+    outputs: Schema = {}
 
 
 class Deployed(Struct):

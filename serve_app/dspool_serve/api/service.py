@@ -38,7 +38,11 @@ async def readyz(context: Context, request: Request) -> Response:
 
 
 async def openapi(context: Context, request: Request) -> Response:
-    return Response(200, context.service.document)
+    if request.is_stranger:
+        return Response(200, context.service.document)
+    # Whoever may look at the programs finds an operation for each.
+    typed = context.service.typed_document
+    return Response(200, await context.service.answers.get("openapi", typed.current))
 
 
 async def docs(context: Context, request: Request) -> Response:
@@ -71,7 +75,7 @@ ROUTES: tuple[Route, ...] = (
         problems=("pool_not_ready",),
         role=None,
     ),
-    Route("GET", "/openapi.json", openapi, "This document", Any, role=None),
+    Route("GET", "/openapi.json", openapi, "This document", Any, role=None, knows_caller=True),
     Route("GET", "/docs", docs, "This document, to read in a browser", media="text/html", role=None),
     Route("GET", "/docs/docs.js", docs_script, "The script of /docs", media="text/javascript", role=None),
     Route("GET", "/docs/docs.css", docs_style, "The style of /docs", media="text/css", role=None),

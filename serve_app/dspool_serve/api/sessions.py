@@ -36,6 +36,7 @@ from dspool_serve.api.common import (
     deadline,
     optional_body,
     page_of,
+    parted,
     pool_of,
     program_or_copy,
     result_of,
@@ -196,9 +197,14 @@ async def delete_program(context: Context, request: Request) -> Response:
 
 
 def _program(request: Request, answer: Result) -> Response:
-    info = answer.value if isinstance(answer.value, dict) else {}
+    told = answer.value if isinstance(answer.value, dict) else {}
     params = request.params
-    return answer_json(ProgramResponse(params["session"], params["program"], info))
+    if isinstance(made := told.get("info"), dict):
+        facts, *schemas = parted(made)
+        facts = told | {"info": facts}
+    else:
+        facts, *schemas = parted(told)
+    return answer_json(ProgramResponse(params["session"], params["program"], facts, *schemas))
 
 
 async def _run(context: Context, request: Request, command: Any, timeout_s: float | None = None) -> Result:

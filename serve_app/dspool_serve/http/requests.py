@@ -86,6 +86,7 @@ class Request:
         "_body_timeout_s",
         "_client_header",
         "headers",
+        "is_stranger",
         "login",
         "params",
         "principal",
@@ -114,6 +115,8 @@ class Request:
         """Who asks; None is nobody in particular, or the pool's own."""
         self.role: Role = "admin"
         """What the principal may do; without tokens everybody may do everything."""
+        self.is_stranger = False
+        """On a route that is open to everybody: there are tokens, and it came without a right one."""
         self.token: Token | None = None
         """What the principal was recognised by; None without tokens."""
         self.login: Login | None = None
