@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
-from dspool.errors import PoolError
+from dspool.errors import DeadlineExceeded, PoolError
 from dspool.messages import (
     JSON,
     Deployment,
@@ -200,6 +200,8 @@ async def outcome_of(call: Awaitable[Any]) -> Any:
 
 def plain(value: Any) -> Any:
     """`value` without what differs from run to run: ids, times."""
+    if isinstance(value, DeadlineExceeded):
+        return type(value).__name__  # client and worker both watch it, and either may be first to say so
     if isinstance(value, PoolError):
         details = {key: plain(part) for key, part in sorted(value.details.items()) if key not in _VARYING}
         return type(value).__name__, _text(str(value)), details
@@ -221,6 +223,7 @@ _VARYING = {
     "owner",
     "created_at",
     "last_used_at",
+    "made_at",
     "retry_after_s",
     "id",
     "at",

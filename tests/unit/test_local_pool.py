@@ -60,7 +60,7 @@ async def test_every_call_of_the_table_comes_to_an_end_that_the_table_expects():
     assert kinds["an answer"] == "Result"
     assert kinds["an input is missing"] == "InvalidRequest"
     assert kinds["a program raises"] == "ProgramError"
-    assert kinds["a deadline"] == "DeadlineExceeded"
+    assert done["a deadline"] == "DeadlineExceeded"
     assert "QueueFull" in str(kinds["the queue is full"])
     assert kinds["no such session"] == "UnknownSession"
     assert kinds["the same again"] == "Conflict"

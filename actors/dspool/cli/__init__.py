@@ -10,7 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import actions, deploy, doctor, evaluation, logs, overview, programs, tokens, views, warm
+from dspool.cli import (
+    actions,
+    deploy,
+    doctor,
+    evaluation,
+    logs,
+    new,
+    overview,
+    programs,
+    tokens,
+    views,
+    warm,
+)
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
@@ -74,6 +86,8 @@ def up(
         if served:
             programs.find_here()
             flags = programs.flags_for(served, config, flags)
+        else:
+            programs.find_configured(load_config(cli=flags, file=config).config)
         run_up(config, flags, out, address=address, ray_dashboard=ray_dashboard)
 
 
@@ -160,7 +174,7 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (views, logs, actions, warm, deploy, evaluation, doctor):
+for commands in (new, views, logs, actions, warm, deploy, evaluation, doctor):
     commands.add_to(app)
 
 

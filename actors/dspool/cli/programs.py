@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dspool.config import load_config
+from dspool.cli.named_source import check_source, find_module
+from dspool.config import PoolConfig, load_config
 from dspool.errors import ConfigError
 
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -47,6 +47,15 @@ def find_here() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
 
 
+def find_configured(config: PoolConfig) -> None:
+    """As `find_here`, if a program of the configuration lies in the current directory and is found nowhere else."""
+    paths = [program.import_path for program in config.programs.values() if program.import_path is not None]
+    tops = {path.partition(":")[0].partition(".")[0] for path in paths}
+    missing = [top for top in tops if find_module(top) is None]
+    if any(Path(f"{top}.py").is_file() or Path(top).is_dir() for top in missing):
+        find_here()
+
+
 def _read(program: str) -> tuple[str, str]:
     """Its name in the pool, and its import path."""
     name, separator, path = program.rpartition("=")
@@ -57,14 +66,8 @@ def _read(program: str) -> tuple[str, str]:
             key="programs",
             value=program,
         )
-    top = module.partition(".")[0]
-    if top not in sys.modules and (not top.isidentifier() or find_spec(top) is None):
-        raise ConfigError(
-            f"there is no module {top!r}, neither in {os.getcwd()} nor among what is installed",
-            key="programs",
-            value=program,
-        )
+    check_source(path)
     return name or _WORDS.sub("_", attribute).lower(), path
 
 
-__all__ = ["find_here", "flags_for"]
+__all__ = ["find_configured", "find_here", "flags_for"]
