@@ -18,6 +18,7 @@ import msgspec
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.output import EXIT_INTERRUPTED, Output
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
+from dspool.cli.trial_import import refuse_what_cannot_be_imported
 from dspool.config import PoolConfig, load_config
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, from_environment
@@ -63,6 +64,9 @@ def run_up(
     config = _checked(file, flags)
     run_file = RunFile(config.state_dir)
     run = this_process(config.name)
+    if address is None:
+        # On another's cluster, what is installed where the workers are counts.
+        refuse_what_cannot_be_imported(config)
     before = run_file.claim(run)
     try:
         if before is not None:

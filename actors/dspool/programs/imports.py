@@ -173,7 +173,7 @@ class Imports:
             raise NotAllowed(
                 f"{path} is private: no part of an import path begins with an underscore", import_path=path
             )
-        return listed, _binding(module_name, name, path, listed)
+        return listed, binding(module_name, name, path, listed)
 
     def _is_defined_here(self, kind: type) -> bool:
         """Whether the module in which the class says it is defined holds it, and is an allowed one."""
@@ -224,7 +224,13 @@ def named_parameters(signature: inspect.Signature, *, method: bool) -> dict[str,
     return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def _binding(module_name: str, name: str, path: str, listed: bool) -> Any:
+def binding(module_name: str, name: str, path: str, listed: bool) -> Any:
+    """What the module binds to the name; without a name, the module. `listed`: also what it fetches on demand.
+
+    Raises:
+        InvalidRequest: there is no such module or name.
+        ProgramError: importing it raised; says what, with its text.
+    """
     try:
         module = import_module(module_name)
     except BaseException as raised:  # such as a script that ends with `sys.exit()`
@@ -233,6 +239,8 @@ def _binding(module_name: str, name: str, path: str, listed: bool) -> Any:
                 f"{path} is not there: there is no module {missing}", field="import_path"
             ) from raised
         raise ProgramError.of(raised, f"importing {path}", loading=True, hide=without_secrets) from raised
+    if not name:
+        return module
     if listed:
         with translate_errors(f"importing {path}", loading=True, hide=without_secrets):
             target = getattr(module, name, None)

@@ -110,6 +110,7 @@ def _of(config: PoolConfig, address: str | None) -> Examination:
         *cluster,
         *_guarded("store", lambda: service.store(config, nodes, running=joined is not None)),
         *_guarded("port", lambda: service.port(config, run)),
+        *_guarded("imports", lambda: service.imports(config)),
         *_guarded("language model", lambda: service.language_models(config)),
         *_guarded("fork server", lambda: service.fork_server(config)),
         *_guarded("service", lambda: service.running(status)),

@@ -18,6 +18,7 @@ from typing import Any
 from dspool.cli.address import checked_port
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.run_file import ServiceRun
+from dspool.cli.trial_import import TRIAL_S, named_in, try_imports
 from dspool.config import PoolConfig
 from dspool.config.base import without_secrets
 from dspool.errors import ConfigError, PoolError, WorkerStartFailed
@@ -128,6 +129,24 @@ def port(config: PoolConfig, run: ServiceRun | None) -> Finding:
     except PoolError as taken:
         return fail("port", taken.message, "`dspool up` refuses to start", "choose another with --port")
     return ok("port", f"{number} on {host} is free" if number else "any free one")
+
+
+def imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[Finding]:
+    """Whether what the configuration names can be imported, tried in a process of its own."""
+    check = "imports"
+    named = named_in(config)
+    if not named:
+        return [ok(check, "the configuration names no code")]
+    findings = [
+        fail(
+            check,
+            f"{failure.keys}: {failure.error}",
+            "no worker becomes ready",
+            "correct that line, or install what is missing where workers run",
+        )
+        for failure in try_imports(config, timeout_s=timeout_s)
+    ]
+    return findings or [ok(check, f"{len(named)} of {len(named)} import paths")]
 
 
 def language_models(config: PoolConfig, environ: Mapping[str, str] = os.environ) -> list[Finding]:

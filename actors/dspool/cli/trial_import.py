@@ -1,0 +1,100 @@
+"""Whether what the configuration names can be imported, tried in a process of its own before anything starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from dspool.config import CustomCode, ImportModules, PoolConfig
+from dspool.core.lifecycle.loading import lasts
+from dspool.errors import PoolError, WorkerStartFailed, from_wire
+
+TRIAL_S: Final = 60.0
+
+
+class ImportFailure(NamedTuple):
+    keys: str
+    """Where the configuration names it."""
+    path: str
+    error: PoolError
+
+
+def named_in(config: PoolConfig) -> dict[str, list[str]]:
+    """By import path (`package.module:name`) or module: the keys of the configuration that name it."""
+    named: dict[str, list[str]] = {}
+    for key, path in _named(config):
+        named.setdefault(path, []).append(key)
+    return named
+
+
+def _named(config: PoolConfig) -> Iterator[tuple[str, str]]:
+    for module in config.preload:
+        yield "preload", module
+    if config.setup is not None:
+        yield "setup", config.setup
+    for number, step in enumerate(config.warmup.steps):
+        if isinstance(step, ImportModules):
+            yield from ((f"warmup.steps.{number}.modules", module) for module in step.modules)
+        elif isinstance(step, CustomCode):
+            yield f"warmup.steps.{number}.import_path", step.import_path
+    for name, program in config.programs.items():
+        if program.import_path is not None:
+            yield f"programs.{name}.import_path", program.import_path
+    for use in type(config.allowed_callables).model_fields:
+        for path in getattr(config.allowed_callables, use):
+            yield f"allowed_callables.{use}", path
+
+
+def try_imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[ImportFailure]:
+    """What cannot be imported of all that the configuration names; takes as long as the imports, at most `timeout_s`.
+
+    Constructors are not called: what they load may be large.
+    """
+    named = named_in(config)
+    if not named:
+        return []
+    # Without the current directory, which workers do not look into either.
+    command = [sys.executable, "-P", "-m", "dspool.programs.trial_import"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        output, _ = process.communicate(json.dumps(list(named)).encode(), timeout_s)
+        how = f"its process ended with exit code {process.returncode}"
+    except subprocess.TimeoutExpired:
+        how = f"it takes longer than {timeout_s:g} s"
+        process.kill()
+        output, _ = process.communicate()
+    except BaseException:  # such as Ctrl-C
+        process.kill()
+        process.wait()
+        raise
+    answers = [json.loads(line) for line in output.splitlines()]
+    failures = [
+        ImportFailure(", ".join(named[answer["fails"]]), answer["fails"], from_wire(answer))
+        for answer in answers
+        if "fails" in answer
+    ]
+    if not any("ends" in answer for answer in answers):
+        begun = [answer["begins"] for answer in answers if "begins" in answer]
+        path = begun[-1] if begun else next(iter(named))
+        failures.append(
+            ImportFailure(
+                ", ".join(named[path]), path, WorkerStartFailed(f"importing {path} did not end: {how}")
+            )
+        )
+    return failures
+
+
+def refuse_what_cannot_be_imported(config: PoolConfig) -> None:
+    """Raises: PoolError: a worker could not import something that is named, now or later."""
+    for failure in try_imports(config):
+        if lasts(failure.error):
+            error = failure.error
+            raise type(error)(f"{failure.keys}: {error.message}", **error.details)
+
+
+__all__ = ["ImportFailure", "named_in", "refuse_what_cannot_be_imported", "try_imports"]
