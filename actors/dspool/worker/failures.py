@@ -36,11 +36,13 @@ class FailureLog:
         self._left, self._at = float(BURST), clock()
 
     def write(self, operation: Operation, error: PoolError) -> None:
-        """One line for an operation that failed, with the traceback of what was raised. Raises nothing.
+        """One line for an operation whose outcome is an error, with the traceback of what was raised. Raises nothing.
 
         Texts of exceptions stand there without what the caller sent, unless content is captured. Where nobody is to be
         told them, `error` loses its own.
         """
+        if error.outcome != "error":
+            return
         if not self._told:
             error.details.pop("text", None)
         raised = error.__cause__

@@ -263,8 +263,7 @@ class Operations:
             return
         run_s, wait_s = self._times(execution)
         self._recorder.finished(self._clock(), error.outcome, run_s, code=error.code)
-        if error.outcome == "error":
-            self._failures.write(execution.operation, error)
+        self._failures.write(execution.operation, error)
         if execution.trace is not None:
             self._end_span(execution.trace, run_s, error)
         failure = Failure(execution.operation.id, error.to_wire(), wait_s, run_s)
