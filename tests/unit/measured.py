@@ -54,4 +54,5 @@ class Measured:
             histograms=self.metrics.histograms(),
             status=self.metrics.status(),
             limits=PoolLimits.of(self.config),
+            blocked_s={"qa": 1.5},
         )

@@ -14,6 +14,7 @@ from dspool.errors import ProgramError
 from dspool.messages import Deployment, ExecuteProgram, StreamProgram
 from dspool.programs.sessions.host import SessionHost
 from dspool.testing.host import LoopbackPool
+from dspool.worker.program_loop import ProgramLoop
 from dspool.worker.worker import Worker
 
 WAIT_S = 60.0
@@ -91,17 +92,18 @@ def test_an_output_whose_name_is_no_text_ends_its_operation_and_not_the_connecti
 
 
 def test_an_operation_runs_the_version_that_it_was_planned_for_though_another_is_current_when_it_begins(
-    client,
+    client, monkeypatch
 ):
-    runner = client.worker._operations._runner
     waiting = threading.Event()
-    start_some, runner._start_some = runner._start_some, waiting.set
+    start_some = ProgramLoop._start_some
+    monkeypatch.setattr(ProgramLoop, "_start_some", lambda loop: waiting.set())
     asked = client.begin(run(client, "Later"))
     assert waiting.wait(WAIT_S)
     # The new one has no async form: run as the old one was planned it would fail.
     client.its.do(client.worker.deploy(Deployment("Later", 2, import_path="odd_programs:Now")))
-    runner._start_some = start_some
-    client.its.loop.call_soon_threadsafe(start_some)
+    monkeypatch.setattr(ProgramLoop, "_start_some", start_some)
+    (loop,) = client.worker._operations.runner._loops.values()
+    loop.loop.call_soon_threadsafe(start_some, loop)
     result = asked.result(WAIT_S)
     assert (result.answer, result.program_version) == ("later", 1)
     assert client.do(run(client, "Later")).answer == "now"

@@ -56,7 +56,7 @@ def host(server: LMServer) -> SessionHost:
 
 async def ran(host: SessionHost, program: str) -> CommandResult:
     command = ExecuteProgram(program, ASKED)
-    if host.plan(command, None) == "async":
+    if host.plan(command, None) == "apart":
         return await host.run_async(command, None)
     return host.run_thread(command, None)
 

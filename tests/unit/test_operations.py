@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -27,12 +28,18 @@ from dspool.messages import (
 from dspool.programs.sessions.host import CommandResult
 from dspool.testing.host import LoopbackPool, Script, failing
 from dspool.wire.frames import Cancel, Submit
+from dspool.worker.execution import stuck
+from dspool.worker.worker import Worker
 
 SLOTS = 3
 
 
 def config(**more: Any) -> PoolConfig:
     return PoolConfig(name="t", **{"slots_per_worker": SLOTS, "stream_window": 4, **more})
+
+
+def late(worker: Worker, grace_s: float) -> str:
+    return stuck(worker._operations.executions, time.monotonic(), grace_s)
 
 
 async def until(condition, turns: int = 20_000) -> None:
@@ -155,7 +162,7 @@ async def test_a_worker_with_an_operation_that_cannot_be_stopped_says_that_it_ha
         try:
             with pytest.raises(DeadlineExceeded):
                 await client.run(ExecuteProgram("deaf", {"way": way}), timeout_s=0.05)
-            await until(lambda: worker._operations.stuck(0.01))
+            await until(lambda: late(worker, 0.01))
             status = await worker.health()
             assert (status.state, status.running) == ("failed", 1)
             assert "after its deadline" in status.reason
@@ -176,7 +183,7 @@ async def test_a_drain_waits_for_what_can_end_and_then_no_longer_for_what_is_stu
         # A client that never says "cancel".
         client._links.get("w0").send(Submit([Operation("x", ExecuteProgram("deaf", {"way": "async"}), 0.01)]))
         running = asyncio.ensure_future(client.run(ExecuteProgram("gate", {}), timeout_s=600.0))
-        await until(lambda: gate.started and worker._operations.stuck(0.01), turns=1_000_000)
+        await until(lambda: gate.started and late(worker, 0.01), turns=1_000_000)
         idle = asyncio.ensure_future(worker._operations.idle(600.0, 0.01))
         await asyncio.sleep(0)
         assert not idle.done()
@@ -195,13 +202,13 @@ async def test_an_operation_within_its_deadline_or_waiting_for_the_store_is_not_
         client = await pool.start_client()
         running = asyncio.create_task(client.run(ExecuteProgram("slow", {})))
         await until(lambda: gate.started)
-        assert worker._operations.stuck(0.0) == ""
+        assert late(worker, 0.0) == ""
         await client.run(SetVariable("x", 0), session="s")
         pool.store.gate = asyncio.Event()
         with pytest.raises(DeadlineExceeded):
             await client.run(SetVariable("x", 1), session="s", timeout_s=0.02)
         assert worker._operations.running == 2
-        assert worker._operations.stuck(0.0) == ""
+        assert late(worker, 0.0) == ""
         pool.store.gate.set()
         gate.open.set()
         await running

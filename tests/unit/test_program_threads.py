@@ -73,7 +73,7 @@ def the_first_tool_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def ran(host: SessionHost, program: str, **inputs: Any) -> CommandResult:
     command = ExecuteProgram(program, inputs)
-    if host.plan(command, None) == "async":
+    if host.plan(command, None) == "apart":
         return await host.run_async(command, None)
     return await asyncio.to_thread(host.run_thread, command, None)
 
@@ -103,7 +103,7 @@ async def test_a_program_that_asks_in_threads_can_be_streamed(host: SessionHost,
         events.append(event)
 
     command = StreamProgram(program, ASKED)
-    if host.plan(command, None) == "async":
+    if host.plan(command, None) == "apart":
         await host.run_async(command, None, keep)
     else:
         await asyncio.to_thread(host.run_thread, command, None, events.append)
@@ -161,7 +161,7 @@ def test_a_line_that_a_thread_logs_names_the_operation_and_so_does_its_failure(
 @pytest.mark.parametrize("program", ["meeting_agent", "Agent", "meeting"])
 async def test_eight_calls_of_a_tool_that_blocks_run_at_once(host: SessionHost, program: str):
     threading_programs.meeting.reset()
-    assert host.plan(ExecuteProgram(program, ASKED), None) == "async"
+    assert host.plan(ExecuteProgram(program, ASKED), None) == "apart"
     done = await asyncio.gather(*(ran(host, program, **ASKED) for _ in range(8)))
     assert threading_programs.meeting.broken is False
     for one in done:

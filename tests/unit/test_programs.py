@@ -95,10 +95,10 @@ def test_an_agent_is_built_with_allowed_tools_and_planned_by_how_they_run(
     )
     assert outputs["answer"] == "Rome"
     command = ExecuteProgram("p", {})
-    assert host.plan(command, None) == "async"
+    assert host.plan(command, None) == "apart"
     # Uncorrected, DSPy would call the plain one on the event loop.
     monkeypatch.setenv(VARIABLE, "-dspy-plain-tools")
-    for version, (tool, plan) in enumerate({"lookup": "thread", "lookup_later": "async"}.items(), 2):
+    for version, (tool, plan) in enumerate({"lookup": "thread", "lookup_later": "apart"}.items(), 2):
         host.deploy(Deployment("p", version, spec=spec("ReAct", tools=[f"sample_programs:{tool}"])))
         assert host.plan(command, None) == plan
     for version in (1, 2, 3):
@@ -140,9 +140,9 @@ def test_an_import_path_gives_a_program_with_arguments(host: SessionHost):
     assert host.plan(ExecuteProgram("p", {}), None) == "thread"
 
 
-def test_an_imported_program_with_an_async_form_runs_on_the_loop(host: SessionHost):
+def test_an_imported_program_with_an_async_form_runs_on_a_loop_of_its_own(host: SessionHost):
     host.deploy(Deployment("p", 1, import_path="sample_programs:AsyncShout"))
-    assert host.plan(ExecuteProgram("p", {}), None) == "async"
+    assert host.plan(ExecuteProgram("p", {}), None) == "apart"
 
 
 def test_a_finished_program_is_copied_for_each_load(host: SessionHost):

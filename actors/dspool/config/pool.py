@@ -143,6 +143,9 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     max_health_failures: Count = 3
     """Failed checks in a row after which the pool replaces a worker."""
 
+    loop_blocked_after_s: Seconds = 0.1
+    """How long code may hold an event loop before it counts as blocking: told, and what waits there goes elsewhere."""
+
     enable_optimizer: bool = False
     """Let the pool choose its size."""
     optimization_interval_s: Seconds = 0.5

@@ -145,6 +145,11 @@ class Program:
         return list(streams.values())
 
     @property
+    def has_code(self) -> bool:
+        """Whether it runs code that is neither DSPy's nor ours: a module or tools."""
+        return self.definition.import_path is not None or self.kind == "ReAct"
+
+    @property
     def is_json(self) -> bool:
         """Whether the LM answers in JSON."""
         return isinstance(self.adapter, dspy.JSONAdapter)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
 
+from dspool.core.metrics.tally import MAX_PROGRAMS
 from dspool.telemetry.events import EVENTS, attach, detach
 
 FORWARDED: Final = tuple(
@@ -142,6 +143,8 @@ class EventLog:
         self.counts: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         """Requests that were refused, by the limit that did."""
+        self.blocked_s: defaultdict[str, float] = defaultdict(float)
+        """Seconds that programs held event loops; those beyond `MAX_PROGRAMS` together, without a name."""
         self.dropped = 0
         self._pool, self._source, self._wall = pool, source, wall
         self._events: deque[LoggedEvent] = deque(maxlen=limit)
@@ -201,6 +204,10 @@ class EventLog:
         self.counts[event] += 1
         if event == "limit.refused" and metadata.get("limit") in LIMITS:
             self.refusals[metadata["limit"]] += int(measurements.get("count", 0))
+        if event == "worker.loop_blocked":
+            program = str(metadata.get("program") or "")
+            is_one_more = program not in self.blocked_s and len(self.blocked_s) >= MAX_PROGRAMS
+            self.blocked_s["" if is_one_more else program] += measurements.get("duration_s", 0.0)
         level = _LEVELS.get(EVENTS[event].level, "info")
         self._events.append(LoggedEvent(self._number, at, event, level, source, measurements, metadata))
 

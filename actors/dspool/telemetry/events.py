@@ -99,6 +99,13 @@ _ROWS = (
         logging.WARNING,
     ),
     Event(
+        "worker.loop_blocked",
+        "code of a program held an event loop, which could do nothing else meanwhile; told when it is over",
+        {"duration_s": "s"},
+        (*_WORKER, "program", "operation_id", "file", "line", "function"),
+        logging.WARNING,
+    ),
+    Event(
         "worker.terminate",
         "a worker ended",
         {"age_s": "s", "operations": "operations"},

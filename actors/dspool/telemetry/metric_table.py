@@ -145,7 +145,12 @@ def _events(snapshot: Snapshot) -> Iterable[Sample]:
     return [((name,), snapshot.events.get(name, 0)) for name in FORWARDED]
 
 
+def _blocked(snapshot: Snapshot) -> Iterable[Sample]:
+    return [((program or UNATTRIBUTED,), seconds) for program, seconds in snapshot.blocked_s.items()]
+
+
 # --- the table ---
+
 
 _PROGRAM, _WORKER = ("program",), ("slot",)
 
@@ -342,6 +347,13 @@ METRICS: Final = (
         "Resident memory of the worker.",
         _WORKER,
         _worker(lambda worker: worker.rss_mb * 2**20),
+    ),
+    Metric(
+        "dspool_loop_blocked_seconds_total",
+        "counter",
+        "How long code of the program held event loops of workers.",
+        _PROGRAM,
+        _blocked,
     ),
     Metric(
         "dspool_events_total",

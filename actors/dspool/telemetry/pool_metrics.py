@@ -71,6 +71,7 @@ class PoolMetrics:
             limits=self._limits,
             events=self.observation.log.counts,
             refusals=self.observation.log.refusals,
+            blocked_s=self.observation.log.blocked_s,
         )
 
 

@@ -47,3 +47,5 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """How often each event occurred; only those that leave their process."""
     refusals: dict[str, int] = field(default_factory=dict)
     """Requests that a limit refused, by limit."""
+    blocked_s: dict[str, float] = field(default_factory=dict)
+    """Seconds that programs held event loops of workers, by program."""

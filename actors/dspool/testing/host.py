@@ -49,7 +49,7 @@ from dspool.worker.worker import Worker
 
 __all__ = ["LoopbackPool", "MemorySessions", "Script", "ScriptedHost"]
 
-Way = Literal["inline", "async", "thread"]
+Way = Literal["inline", "async", "apart", "thread"]
 Emit = Callable[[StreamEvent], Any]
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
 from dspool.errors import Cancelled, DeadlineExceeded, InternalError, PoolError, ProgramError, type_of
 from dspool.messages import Operation
+from dspool.telemetry import trace_names as names
 
 if TYPE_CHECKING:
     from msgspec import Raw
@@ -33,6 +37,10 @@ class ClientPeer:
         self.moved: list[tuple[str, str]] = []
         self.handed_over: list[tuple[str, bool]] = []
         self.chunks: dict[str, list[Raw]] = {}
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> object: ...
 
 
 class Execution:
@@ -63,7 +71,7 @@ class Execution:
         self.deadline = now + operation.timeout_s
         self.started_at: float | None = None
         self.session: Session | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: Cancellable | None = None
         """The task that runs it, if it can be cancelled."""
         self.stop: threading.Event | None = None
         """Asks the thread that runs it to make no further call."""
@@ -88,6 +96,34 @@ class Execution:
     def runs(self) -> bool:
         """Its program runs, in a task or a thread: it is not in a queue, nor waiting for the store."""
         return self.task is not None or self.stop is not None
+
+    def times(self, now: float) -> tuple[float, float]:
+        """Seconds it ran, and seconds it waited here before."""
+        started_at = self.started_at if self.started_at is not None else now
+        return now - started_at, started_at - self.admitted_at
+
+    def end_span(self, outcome: str, run_s: float | None = None, error: PoolError | None = None) -> None:
+        """End its span, if it is traced; an error has its outcome with it."""
+        if (trace := self.trace) is None:
+            return
+        if run_s is not None:
+            trace.span.set_attribute(names.RUN_S, round(run_s, 6))
+        if error is None:
+            trace.span.set_attribute(names.OUTCOME, outcome)
+        trace.tracing.end(trace.span, error=error)
+
+    @contextmanager
+    def span_within(self, name: str) -> Iterator[None]:
+        """A span for a part of it, if it is traced."""
+        if (trace := self.trace) is None:
+            yield
+            return
+        span = trace.tracing.start(name, {}, parent=trace.span)
+        try:
+            yield
+        finally:
+            if span is not None:
+                trace.tracing.end(span, error=sys.exception())
 
     def pin(self) -> None:
         """Run the version of its pool program that `version` says, whichever is current by then."""
@@ -133,6 +169,25 @@ def _of_program(raised: BaseException) -> ProgramError:
     error = ProgramError.of(raised)
     error.__cause__ = raised
     return error
+
+
+def running_versions(
+    executions: Iterable[Execution], program: str, now: float
+) -> Iterator[tuple[int, float]]:
+    """The version of the pool program that each runs now, and for how many seconds."""
+    for execution in executions:
+        asked = getattr(execution.operation.command, "program", None)
+        if execution.version and execution.started_at is not None and asked == program:
+            yield execution.version, now - execution.started_at
+
+
+def stuck(executions: Iterable[Execution], now: float, grace_s: float) -> str:
+    """One that still runs `grace_s` after its deadline; empty if there is none."""
+    for execution in executions:
+        if execution.expired and execution.runs and now - execution.deadline >= grace_s:
+            late_s = now - execution.deadline
+            return f"{execution.operation.id} still runs {late_s:.1f} s after its deadline"
+    return ""
 
 
 def defect(raised: BaseException) -> InternalError:

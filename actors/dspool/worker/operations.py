@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
@@ -29,19 +28,20 @@ from dspool.telemetry import trace_names as names
 from dspool.telemetry.tracing import Tracing
 from dspool.wire.connection import WorkerEnd
 from dspool.wire.frames import Cancel, Credit, HandOver, Submit
-from dspool.worker.execution import ClientPeer, Execution, defect
+from dspool.worker.execution import ClientPeer, Execution, defect, running_versions
 from dspool.worker.failures import FailureLog
+from dspool.worker.loop_watch import LoopWatch
 from dspool.worker.outbox import Outbox
 from dspool.worker.runner import Runner
 
 if TYPE_CHECKING:
     from dspool.programs.sessions.host import CommandResult, Session, SessionHost
-    from dspool.telemetry.tracing import Active
     from dspool.worker.ownership import Ownership
 
 _RECHECK_S = 0.25
+_REMEMBERED = 4096
 _LONGEST_TIMER_S = 3600.0
-"""The check of a later deadline repeats after this time: event loops refuse very long timers."""
+"""The check of a later deadline repeats then: event loops refuse very long timers."""
 
 
 class Operations:
@@ -55,6 +55,7 @@ class Operations:
         stream_window: int,
         tracing: Tracing | None = None,
         failures: FailureLog | None = None,
+        watch: LoopWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
@@ -70,7 +71,8 @@ class Operations:
         self._executions: dict[Execution, None] = {}
         self._peers: dict[WorkerEnd, ClientPeer] = {}
         self._out = Outbox(self._load)
-        self._runner = Runner(host, self, slots=slots, clock=clock)
+        self.runner = Runner(host, self, slots=slots, clock=clock, watch=watch)
+        self._given_back: dict[str, None] = {}
         self._idle: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -78,6 +80,11 @@ class Operations:
     def running(self) -> int:
         """Slots in use, including those of cancelled operations that cannot be stopped."""
         return len(self._executions)
+
+    @property
+    def executions(self) -> list[Execution]:
+        """All of them, as of now; from any thread."""
+        return list(self._executions)
 
     @property
     def draining(self) -> bool:
@@ -94,33 +101,17 @@ class Operations:
     def details(self) -> list[tuple[Operation, float]]:
         """Each operation that holds a slot, and for how many seconds."""
         now = self._clock()
-        return [(execution.operation, now - execution.admitted_at) for execution in self._executions]
+        return [(one.operation, now - one.admitted_at) for one in self._executions]
 
     def versions(self, program: str) -> dict[int, VersionNumbers]:
         """What each version of a pool program did here."""
         now = self._clock()
-        running = [
-            (execution.version, now - execution.started_at)
-            for execution in self._executions
-            if execution.version
-            and execution.started_at is not None
-            and getattr(execution.operation.command, "program", None) == program
-        ]
-        return self._versions.numbers(program, running)
-
-    def stuck(self, grace_s: float) -> str:
-        """An operation that still runs `grace_s` after its deadline; empty if there is none."""
-        now = self._clock()
-        for execution in self._executions:
-            if execution.expired and execution.runs and now - execution.deadline >= grace_s:
-                late_s = now - execution.deadline
-                return f"{execution.operation.id} still runs {late_s:.1f} s after its deadline"
-        return ""
+        return self._versions.numbers(program, [*running_versions(self._executions, program, now)])
 
     # --- messages from clients ---
 
     def on_message(self, end: WorkerEnd, message: Submit | Cancel | Credit | HandOver) -> None:
-        self._runner.gathering = True
+        self.runner.gathering = True
         peer = self._peers.get(end)
         if peer is None:
             peer = self._peers[end] = ClientPeer(end)
@@ -141,8 +132,8 @@ class Operations:
 
     def on_batch(self) -> None:
         # Not through the loop: an idle worker answers in the turn in which the operation arrived.
-        self._runner.gathering = False
-        if not self._runner.turn() and self._out:
+        self.runner.gathering = False
+        if not self.runner.turn() and self._out:
             self._out.flush_soon()
 
     def on_room(self, end: WorkerEnd) -> None:
@@ -191,16 +182,18 @@ class Operations:
             self.refuse(execution, execution.error_for(raised, self._clock()))
             return
         if plan == "inline":
-            self._runner.queue(execution)
+            self.runner.queue(execution)
             return
         if execution.version:  # it begins later, and another version may need another plan
             execution.pin()
         if plan == "build":
-            self._runner.build(execution)
+            self.runner.build(execution)
         elif plan == "async":
-            self._runner.start_task(execution)
+            self.runner.start_task(execution)
+        elif plan == "apart":
+            self.runner.start_apart(execution, command.program)  # type: ignore[union-attr]
         elif plan == "thread":
-            self._runner.start_thread(execution)
+            self.runner.start_thread(execution)
         else:
             execution.started_at = self._clock()
             self._background(self._end_session(execution))
@@ -237,14 +230,9 @@ class Operations:
 
     async def _commit(self, execution: Execution, result: CommandResult) -> None:
         assert self.ownership is not None
-        trace = execution.trace
-        span = None if trace is None else trace.tracing.start(names.COMMIT, {}, parent=trace.span)
         try:
-            try:
+            with execution.span_within(names.COMMIT):
                 await self.ownership.commit(execution, result.changes)
-            finally:
-                if trace is not None and span is not None:
-                    trace.tracing.end(span, error=sys.exception())
         except StaleLease:
             # Nothing changed: the session has another owner by now, who runs it again.
             self.moved(execution, "")
@@ -261,21 +249,19 @@ class Operations:
         """End an operation that failed, or never started."""
         if not self._release(execution):
             return
-        run_s, wait_s = self._times(execution)
+        run_s, wait_s = execution.times(self._clock())
         self._recorder.finished(self._clock(), error.outcome, run_s, code=error.code)
         self._failures.write(execution.operation, error)
-        if execution.trace is not None:
-            self._end_span(execution.trace, run_s, error)
+        execution.end_span(error.outcome, run_s, error)
         failure = Failure(execution.operation.id, error.to_wire(), wait_s, run_s)
         self._report(execution, failure, error.outcome)
 
     def _succeed(self, execution: Execution, result: CommandResult) -> None:
         if not self._release(execution):
             return
-        run_s, wait_s = self._times(execution)
+        run_s, wait_s = execution.times(self._clock())
         self._recorder.finished(self._clock(), "ok", run_s, result.usage)
-        if execution.trace is not None:
-            self._end_span(execution.trace, run_s, None)
+        execution.end_span("ok", run_s)
         report = Result(
             execution.operation.id,
             self._recorder.reporter,
@@ -292,19 +278,32 @@ class Operations:
 
     def moved(self, execution: Execution, owner: str) -> None:
         """`owner` has the operation's session ("": another worker): nothing took effect, the client follows."""
-        if self._release(execution):
-            self._recorder.finished(self._clock(), "rejected", 0.0)
-            if execution.trace is not None:
-                execution.trace.span.set_attribute(names.OUTCOME, "moved")
-                execution.trace.tracing.end(execution.trace.span)
+        if self._release_unrun(execution, "moved"):
             self._out.moved(execution.peer, execution.operation.id, owner)
             self._out.flush_soon()
 
-    def _times(self, execution: Execution) -> tuple[float, float]:
-        """Seconds it ran, and seconds it waited here before."""
-        now = self._clock()
-        started_at = execution.started_at if execution.started_at is not None else now
-        return now - started_at, started_at - execution.admitted_at
+    def give_back(self, execution: Execution) -> bool:
+        """Let another worker have it, which has not begun: once, and not if it belongs to this worker's session.
+
+        Whoever comes again found no other worker for it, and waits.
+        """
+        operation = execution.operation
+        if operation.session is not None or operation.id in self._given_back:
+            return False
+        self._given_back[operation.id] = None
+        while len(self._given_back) > _REMEMBERED:
+            del self._given_back[next(iter(self._given_back))]
+        if self._release_unrun(execution, "given back"):
+            self._out.busy(execution.peer, operation.id)
+            self._out.flush_soon()
+        return True
+
+    def _release_unrun(self, execution: Execution, outcome: str) -> bool:
+        if not self._release(execution):
+            return False
+        self._recorder.finished(self._clock(), "rejected", 0.0)
+        execution.end_span(outcome)
+        return True
 
     def _report(self, execution: Execution, report: Result | Failure, outcome: Outcome) -> None:
         if execution.version:
@@ -314,14 +313,8 @@ class Operations:
                 command.program, execution.version, outcome, report.run_s, operation.timeout_s
             )
         self._out.finished(execution.peer, report)
-        if not self._runner.turning:
+        if not self.runner.turning:
             self._out.flush_soon()
-
-    def _end_span(self, trace: Active, run_s: float, error: PoolError | None) -> None:
-        trace.span.set_attribute(names.RUN_S, round(run_s, 6))
-        if error is None:
-            trace.span.set_attribute(names.OUTCOME, "ok")
-        trace.tracing.end(trace.span, error=error)
 
     def _release(self, execution: Execution) -> bool:
         """Free the slot; False when it was free already."""

@@ -1,7 +1,8 @@
 """How a worker runs its operations: short in-process work in turns, tasks for what waits for a model, threads.
 
 Short work runs on the worker's event loop itself, in turns of about two milliseconds between which results leave and
-new work arrives; programs without an async form run in threads.
+new work arrives; programs without an async form run in threads, async ones with code of the user's on event loops of
+their own.
 """
 
 from __future__ import annotations
@@ -17,17 +18,21 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dspool.errors import PoolError
-from dspool.messages import StreamEvent, StreamProgram
+from dspool.messages import ExecuteProgram, StreamEvent, StreamProgram
 from dspool.telemetry.logs import current_operation
 from dspool.telemetry.tracing import inside
 from dspool.worker.execution import Execution
+from dspool.worker.loop_watch import LoopWatch, Watched
+from dspool.worker.program_loop import START_SHARE, ProgramLoop
 
 if TYPE_CHECKING:
     from dspool.programs.sessions.host import CommandResult, Session, SessionHost
 
 _TURN_S = 0.002
-_START_SHARE = 1 / 16
-"""Share of the waiting tasks that start in one turn of the loop, at least one."""
+_SESSIONS = "(sessions)"
+"""The loop of all programs that sessions brought themselves: nobody bounds how many there are."""
+
+Emit = Callable[[StreamEvent], Coroutine[Any, Any, None]]
 
 
 class Endings(Protocol):
@@ -45,6 +50,10 @@ class Endings(Protocol):
         """What it needs is built."""
         ...
 
+    def give_back(self, execution: Execution) -> bool:
+        """Another worker may have it: it has not begun, and what should run it is blocked. False: it must wait."""
+        ...
+
     def streamed(self, execution: Execution, event: StreamEvent) -> None: ...
 
     def turn_ended(self) -> None:
@@ -54,17 +63,29 @@ class Endings(Protocol):
 
 class Runner:
     def __init__(
-        self, host: SessionHost, endings: Endings, *, slots: int, clock: Callable[[], float]
+        self,
+        host: SessionHost,
+        endings: Endings,
+        *,
+        slots: int,
+        clock: Callable[[], float],
+        watch: LoopWatch | None = None,
     ) -> None:
         self._host = host
         self._endings = endings
         self._clock = clock
+        self._watch = watch
         self._inline: deque[Execution] = deque()
         self._starting: deque[Execution] = deque()
         self._start_due = False
         self._turn_due = False
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="slot")
         self._tasks: set[asyncio.Task[None]] = set()
+        self.new_executor: Callable[[], ThreadPoolExecutor] | None = None
+        """Makes the default one of a program's loop."""
+        self._loops: dict[str, ProgramLoop] = {}
+        self._blocked: set[str] = set()
+        """Loops that a program blocks now."""
         self.turning = False
         """A turn runs; results leave at its end."""
         self.gathering = False
@@ -135,13 +156,9 @@ class Runner:
             self._start_some()
 
     def _start_some(self) -> None:
-        """Start a few of those that wait for a task.
-
-        A loop gives its tasks turns: of a hundred started together none would reach its model before all were
-        nearly as far, and the model would idle meanwhile. Started one after the other, they overlap with it.
-        """
+        """Start a few of those that wait for a task."""
         loop = asyncio.get_running_loop()
-        for _ in range(math.ceil(len(self._starting) * _START_SHARE)):
+        for _ in range(math.ceil(len(self._starting) * START_SHARE)):
             execution = self._starting.popleft()
             if not execution.unwanted:  # else its end is reported already
                 self._begin(execution, loop)
@@ -159,22 +176,106 @@ class Runner:
         task.add_done_callback(lambda task: self._on_cancelled(execution) if task.cancelled() else None)
 
     async def _run_async(self, execution: Execution) -> None:
-        operation = execution.operation
-        emit = self._emitter(execution) if type(operation.command) is StreamProgram else None
-        current_operation.set(operation)
+        emit = self._emitter(execution) if type(execution.operation.command) is StreamProgram else None
         try:
-            with nullcontext() if execution.trace is None else inside(execution.trace):
-                result = await self._host.run_async(
-                    operation.command, execution.session, emit, principal=operation.principal
-                )
+            result = await self._run(execution, emit)
         except BaseException as raised:
             self._fail(execution, raised)
         else:
             self._endings.completed(execution, result)
 
+    async def _run(self, execution: Execution, emit: Emit | None) -> CommandResult:
+        operation = execution.operation
+        current_operation.set(operation)
+        with nullcontext() if execution.trace is None else inside(execution.trace):
+            return await self._host.run_async(
+                operation.command, execution.session, emit, principal=operation.principal
+            )
+
     def _on_cancelled(self, execution: Execution) -> None:
         """Its task was cancelled before its first step, so it could not report that itself."""
         self._endings.refuse(execution, execution.stop_error(self._clock()))
+
+    # --- loops of programs ---
+
+    def start_apart(self, execution: Execution, program: str) -> None:
+        """Run it on the event loop of its program's version, which its code may block."""
+        name = f"{program} {execution.version}" if execution.version else _SESSIONS
+        loop = self._loop_of(name)
+        if name not in self._blocked or not self._endings.give_back(execution):
+            loop.start(execution)
+
+    def _loop_of(self, name: str) -> ProgramLoop:
+        loop = self._loops.get(name)
+        if loop is None:
+            loop = self._loops[name] = self._new_loop(name)
+        return loop
+
+    def _new_loop(self, name: str) -> ProgramLoop:
+        owner = asyncio.get_running_loop()
+
+        async def run(execution: Execution) -> CommandResult:
+            emit = None
+            if type(execution.operation.command) is StreamProgram:
+                emitter = self._emitter(execution)
+
+                async def emit(event: StreamEvent) -> None:
+                    # Who counts the reader's credit is on the worker's loop.
+                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(emitter(event), owner))
+
+            return await self._run(execution, emit)
+
+        loop = ProgramLoop(
+            name.rpartition(" ")[0], run, self._settle, clock=self._clock, new_executor=self.new_executor
+        )
+
+        def tell(blocked: bool) -> None:
+            owner.call_soon_threadsafe(self._loop_blocked, name, blocked)
+
+        if self._watch is not None:
+            loop.watched = Watched(
+                loop.loop,
+                loop.thread,
+                loop.program,
+                lambda: list(loop.under_way),
+                tell,
+            )
+            self._watch.add(loop.watched)
+        return loop
+
+    def _loop_blocked(self, name: str, blocked: bool) -> None:
+        """The program's code blocks its loop, or does so no more: what has not begun there may go elsewhere."""
+        loop = self._loops.get(name)
+        if not blocked or loop is None:
+            self._blocked.discard(name)
+            return
+        self._blocked.add(name)
+        for execution in loop.take_back():
+            if not self._endings.give_back(execution):
+                loop.start(execution)
+
+    def retire(self, program: str, version: int) -> None:
+        """Nothing runs this version any more."""
+        loop = self._loops.pop(f"{program} {version}", None)
+        if loop is not None:
+            self._end_loop(loop)
+
+    def close(self) -> None:
+        for loop in self._loops.values():
+            self._end_loop(loop)
+        self._loops = {}
+
+    def _end_loop(self, loop: ProgramLoop) -> None:
+        if self._watch is not None and loop.watched is not None:
+            self._watch.remove(loop.watched)
+        loop.close()
+
+    async def run_apart(self, command: ExecuteProgram) -> CommandResult:
+        """Run it where operations of its program's current version run, but as none. Raises `PoolError`."""
+        version = self._host.version_for(command, None)
+        loop = self._loop_of(f"{command.program} {version}")
+        work = self._host.run_async(command, None, None)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop.loop))
 
     # --- threads ---
 
@@ -249,7 +350,7 @@ class Runner:
     def _fail(self, execution: Execution, raised: BaseException) -> None:
         self._endings.refuse(execution, execution.error_for(raised, self._clock()))
 
-    def _emitter(self, execution: Execution) -> Callable[[StreamEvent], Coroutine[Any, Any, None]]:
+    def _emitter(self, execution: Execution) -> Emit:
         async def emit(event: StreamEvent) -> None:
             while execution.credit <= 0 and not execution.unwanted:
                 execution.has_credit = execution.has_credit or asyncio.Event()

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,10 @@ from dspool.telemetry.events import emit
 from dspool.telemetry.log_files import LogPage, LogQuery, LogTail
 from dspool.telemetry.pseudonyms import try_read_key
 from dspool.telemetry.tracing import Tracing
+from dspool.worker.execution import stuck
 from dspool.worker.failures import FailureLog
 from dspool.worker.listener import Listener
+from dspool.worker.loop_watch import LoopWatch, Watched
 from dspool.worker.operations import Operations
 from dspool.worker.ownership import Ownership
 from dspool.worker.session_store import Store
@@ -98,12 +101,18 @@ class Worker:
         )
         self._tracing = Tracing(config, worker_id)
         self._events = EventBuffer(config.name, worker_id)
+        self._watch = LoopWatch(
+            config.loop_blocked_after_s,
+            {"pool": config.name, "worker": worker_id, "slot": ordinal},
+            is_user_code=config.allows_module,
+        )
         self._operations = Operations(
             self._host,
             recorder=self._recorder,
             stream_window=config.stream_window,
             tracing=self._tracing,
             failures=FailureLog(config.telemetry),
+            watch=self._watch,
         )
         self._ownership = Ownership(
             pool=config.name,
@@ -154,7 +163,11 @@ class Worker:
 
         loop = asyncio.get_running_loop()
         # DSPy's async path and threaded programs share it; the loop's own default has six threads.
-        loop.set_default_executor(InlineHops(max(8, min(256, self._config.slots_per_worker * 2))))
+        new_executor = partial(InlineHops, max(8, min(256, self._config.slots_per_worker * 2)))
+        loop.set_default_executor(new_executor())
+        self._operations.runner.new_executor = new_executor
+        self._watch.add(Watched(loop, None, "", lambda: self._operations.executions))
+        self._watch.start()
         self._events.attach()
         self._report_fallback()
         self._tasks = [loop.create_task(self._flush_metrics()), loop.create_task(self._keep_sessions())]
@@ -219,6 +232,8 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         self._events.detach()
+        self._watch.close()
+        self._operations.runner.close()
         await asyncio.to_thread(self._tracing.close)
         self._listener.close()
 
@@ -232,13 +247,13 @@ class Worker:
     async def health(self) -> WorkerStatus:
         """The event loop that runs operations answers: if it is blocked, there is no answer."""
         now = time.monotonic()
-        stuck = self._operations.stuck(self._config.recycle.stuck_s)
+        late = stuck(self._operations.executions, now, self._config.recycle.stuck_s)
         rss_mb = self._rss_mb()
         return WorkerStatus(
             id=self._id,
             ordinal=self._ordinal,
-            state="failed" if stuck and self._state == "ready" else self._state,
-            reason=f"stuck: operation {stuck}" if stuck else "",
+            state="failed" if late and self._state == "ready" else self._state,
+            reason=f"stuck: operation {late}" if late else "",
             pid=os.getpid(),
             node=self._node,
             sessions=len(self._ownership),
@@ -291,6 +306,7 @@ class Worker:
 
     async def retire(self, program: str, version: int) -> None:
         self._host.retire(program, version)
+        self._operations.runner.retire(program, version)
 
     async def activate(self, program: str, version: int) -> None:
         self._host.activate(program, version)
@@ -319,6 +335,8 @@ class Worker:
         plan = self._host.plan(command, None)
         if plan == "inline":
             self._host.run_inline(command, None)
+        elif plan == "apart":
+            await self._operations.runner.run_apart(command)
         elif plan == "async":
             await self._host.run_async(command, None, None)
         else:

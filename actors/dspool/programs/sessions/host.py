@@ -160,9 +160,10 @@ class SessionHost:
 
     def plan(
         self, command: AnyCommand, session: Session | None
-    ) -> Literal["inline", "async", "thread", "build"]:
+    ) -> Literal["inline", "async", "apart", "thread", "build"]:
         """How to run `command` so that the event loop stays free. A bad one goes "inline": `run_inline` refuses it.
 
+        "apart": asynchronously, but its code may block the event loop that it runs on.
         "build": its program in the session is not built yet; call `build` in a thread, then ask again.
         """
         kind = type(command)
@@ -178,6 +179,8 @@ class SessionHost:
                 return "inline"
             if program.way == "thread":
                 return "thread"
+            if program.way == "async" and program.has_code:
+                return "apart"
             if kind is StreamProgram or program.way == "async" or not self.lms.in_process(lm):
                 return "async"
             # The engine reads long texts in a thread.
@@ -331,9 +334,8 @@ class SessionHost:
     ) -> dict[str, JSON]:
         if run.program.way == "thread":
             # BestOfN and Refine write to the trace: each operation gets a list of its own.
-            settings["trace"] = []
-            # In a thread there is no loop yet, on which an async tool could not be awaited.
-            settings["allow_tool_async_sync_conversion"] = True
+            # There is no event loop here, so async tools can be awaited.
+            settings |= {"trace": [], "allow_tool_async_sync_conversion": True}
         with context_of(run.program, run.lm, scope, **settings):
             return outputs_of(run.program.runnable()(**inputs))
 

@@ -1,0 +1,184 @@
+"""An event loop in a thread of its own for the code of one program, which may block it: nothing else waits for it.
+
+The worker's own loop, which talks to clients, gives it executions and takes their outcomes, both in batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from dspool.errors import place_of, type_of
+from dspool.worker.execution import Execution
+
+if TYPE_CHECKING:
+    from dspool.programs.sessions.host import CommandResult
+    from dspool.worker.loop_watch import Watched
+
+_log = logging.getLogger(__name__)
+
+START_SHARE = 1 / 16
+"""Share of the waiting tasks that start in one turn of a loop, at least one.
+
+A loop gives its tasks turns: of a hundred started together none would reach its model before all were nearly as far,
+and the model would idle meanwhile. Started one after the other, they overlap with it.
+"""
+
+
+class ProgramLoop:
+    """`run` runs an execution; `ended(execution, outcome)` is called for each on the worker's loop, the current one.
+
+    Only that loop calls its methods.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        run: Callable[[Execution], Awaitable[CommandResult]],
+        ended: Callable[[Execution, CommandResult | BaseException], None],
+        *,
+        clock: Callable[[], float],
+        new_executor: Callable[[], ThreadPoolExecutor] | None = None,
+    ) -> None:
+        self.program = program
+        self._run, self._ended, self._clock = run, ended, clock
+        self._owner = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = type(self._owner)()
+        if new_executor is not None:
+            self.loop.set_default_executor(new_executor())
+        self.watched: Watched | None = None
+        """What watches it knows it by."""
+        self._waiting: deque[Execution] = deque()
+        self.under_way: set[Execution] = set()
+        """What it was given and has not ended."""
+        self._outcomes: deque[tuple[Execution, CommandResult | BaseException]] = deque()
+        self._start_due = self._report_due = False
+        self._over = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.thread = threading.Thread(target=self._serve, name=f"program {program}", daemon=True)
+        # Else it would take the context of whoever needed it first.
+        contextvars.Context().run(self.thread.start)
+
+    def _serve(self) -> None:
+        run_through(self.loop, lambda: self._over)
+        self.loop.close()
+
+    def close(self) -> None:
+        """End its thread once what it runs now lets it. What waits there never starts."""
+        if not self._over:
+            self._over = True
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def start(self, execution: Execution) -> None:
+        """Run it soon."""
+        self.under_way.add(execution)
+        self._waiting.append(execution)
+        if not self._start_due:
+            self._start_due = True
+            self.loop.call_soon_threadsafe(self._start_some)
+
+    def take_back(self) -> list[Execution]:
+        """What has not begun, and now never will here."""
+        taken = []
+        while True:
+            try:
+                # The program's thread takes from here, too: whoever has it has it alone.
+                taken.append(self._waiting.popleft())
+            except IndexError:
+                self.under_way.difference_update(taken)
+                return taken
+
+    # --- in its thread ---
+
+    def _start_some(self) -> None:
+        # First: what is given from now on wakes the loop again.
+        self._start_due = False
+        for _ in range(math.ceil(len(self._waiting) * START_SHARE)):
+            try:
+                execution = self._waiting.popleft()
+            except IndexError:
+                return
+            self._begin(execution)
+        if self._waiting and not self._start_due:
+            self._start_due = True
+            self.loop.call_soon(self._start_some)
+
+    def _begin(self, execution: Execution) -> None:
+        if execution.unwanted:
+            self._report(execution, asyncio.CancelledError())
+            return
+        execution.started_at = self._clock()
+        task = self.loop.create_task(self._work(execution))
+        self._tasks.add(task)
+        execution.task = RemoteTask(self.loop, task)
+        task.add_done_callback(lambda task: self._done(execution, task))
+
+    async def _work(self, execution: Execution) -> None:
+        outcome: CommandResult | BaseException
+        try:
+            outcome = await self._run(execution)
+        except BaseException as raised:
+            outcome = raised
+        self._report(execution, outcome)
+
+    def _done(self, execution: Execution, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # before its first step: it could not report that itself
+            self._report(execution, asyncio.CancelledError())
+
+    def _report(self, execution: Execution, outcome: CommandResult | BaseException) -> None:
+        self._outcomes.append((execution, outcome))
+        if not self._report_due:
+            self._report_due = True
+            self._owner.call_soon_threadsafe(self._take_outcomes)
+
+    # --- on the worker's loop again ---
+
+    def _take_outcomes(self) -> None:
+        self._report_due = False
+        while self._outcomes:
+            execution, outcome = self._outcomes.popleft()
+            self.under_way.discard(execution)
+            self._ended(execution, outcome)
+
+
+class RemoteTask:
+    """A task of another thread's loop, to cancel."""
+
+    __slots__ = ("_loop", "_task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        self._loop, self._task = loop, task
+
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+def run_through(loop: asyncio.AbstractEventLoop, over: Callable[[], bool]) -> None:
+    """Run `loop` until it is closed, or stopped while `over()`, whatever programs let escape into it.
+
+    asyncio lets `KeyboardInterrupt` and `SystemExit` of any task or callback out of `run_forever`, even of one that a
+    program started and nobody here could guard. The loop goes on with the next callback, and the task that raised
+    keeps its exception.
+    """
+    while not loop.is_closed():
+        try:
+            loop.run_forever()
+        except BaseException as escaped:
+            # The type and place only: a message may hold what a user sent.
+            _log.error(
+                "a task or callback of a program raised %s at %s out of the worker's event loop, which goes on",
+                type_of(escaped),
+                place_of(escaped),
+            )
+        else:
+            if over():
+                return
+            _log.error("a program stopped the worker's event loop, which goes on")
