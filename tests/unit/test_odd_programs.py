@@ -26,7 +26,13 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(WAIT_S)
+        self.loop.close()
 
     def do(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_S)
@@ -59,8 +65,9 @@ def client():
     ours.pool, ours.worker, ours.its = pool, worker, theirs
     yield ours
     ours.do(ours.client.close())
+    theirs.do(worker.stop())
     for one in (ours, theirs):
-        one.loop.call_soon_threadsafe(one.loop.stop)
+        one.end()
 
 
 def run(client, program, **inputs):
