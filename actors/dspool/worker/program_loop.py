@@ -121,12 +121,13 @@ class ProgramLoop:
         task.add_done_callback(lambda task: self._done(execution, task))
 
     async def _work(self, execution: Execution) -> None:
-        outcome: CommandResult | BaseException
         try:
-            outcome = await self._run(execution)
+            result = await self._run(execution)
         except BaseException as raised:
-            outcome = raised
-        self._report(execution, outcome)
+            # Not kept in a name: its traceback holds this frame, and the cycle would keep the program's objects.
+            self._report(execution, raised)
+        else:
+            self._report(execution, result)
 
     def _done(self, execution: Execution, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
