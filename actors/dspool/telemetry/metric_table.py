@@ -348,13 +348,7 @@ METRICS: Final = (
         _WORKER,
         _worker(lambda worker: worker.rss_mb * 2**20),
     ),
-    Metric(
-        "dspool_loop_blocked_seconds_total",
-        "counter",
-        "How long code of the program held event loops of workers.",
-        _PROGRAM,
-        _blocked,
-    ),
+    Metric("dspool_loop_blocked_seconds_total", "counter", "Time that code held loops.", _PROGRAM, _blocked),
     Metric(
         "dspool_events_total",
         "counter",
