@@ -324,6 +324,14 @@ def test_a_port_of_ipv6_that_is_taken_is_said():
             checked_port("::1", other.getsockname()[1])
 
 
+def test_a_path_that_the_locale_cannot_say_is_read_as_it_is(tmp_path):
+    directory = tmp_path / "mÿ dir"
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "dspool.cli", "config", "--json", "--state-dir", str(directory)]
+    done = subprocess.run(command, env=environ, capture_output=True, encoding="utf-8", check=True)
+    assert json.loads(done.stdout)["state_dir"]["value"] == str(directory)
+
+
 def test_every_command_explains_itself_and_version_prints_versions():
     assert "dspool 0." in run(app, ["version"]).stdout
     for name in ("up", "down", "status", "sessions", "config", "version"):

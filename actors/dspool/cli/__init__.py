@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -187,7 +189,15 @@ def _shown(value: Any) -> str:
 
 
 def main() -> None:
+    _in_utf8()
     app()
+
+
+def _in_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale cannot say every path: Ray takes only what UTF-8 can say."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 __all__ = ["app", "main"]

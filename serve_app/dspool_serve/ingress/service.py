@@ -274,7 +274,8 @@ class Service:
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
                 if self.owns_serve:
                     await self._quietly(asyncio.to_thread(_shutdown_serve, self.joined), report)
-                await asyncio.to_thread(ray.shutdown)
+        # Also what a start that failed half-way left: Ray would write into our directory when this process ends.
+        await asyncio.to_thread(ray.shutdown)
         self._surroundings.close()
         await asyncio.to_thread(self._sweep)
         self._held.release()
