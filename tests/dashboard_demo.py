@@ -27,7 +27,16 @@ from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.corrections import uvicorn_connections
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownSession, UnknownWorker
-from dspool.messages import Deployment, PoolStatus, SessionInfo, VersionNumbers, WorkerStatus
+from dspool.messages import (
+    Deployment,
+    GetProgramInfo,
+    PoolStatus,
+    Result,
+    SessionInfo,
+    StreamEvent,
+    VersionNumbers,
+    WorkerStatus,
+)
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
@@ -43,6 +52,37 @@ from dspool_serve.api.application import Application
 from dspool_serve.pools import Settings
 
 HOSTILE = '<img src=x onerror="window.hacked=1">\'"&{{static}}'
+TRIED = {
+    "module": "Answer",
+    "inputs": {
+        "type": "object",
+        "properties": {
+            "question": {"type": "string", "description": "what the customer wants to know"},
+            "tone": {"enum": ["friendly", "formal"]},
+            "order": {"$ref": "#/$defs/Order"},
+            "photo": {
+                "anyOf": [
+                    {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"},
+                    {"type": "null"},
+                ],
+                "description": "a picture of the parcel",
+            },
+            "limit": {"type": "integer"},
+        },
+        "required": ["question", "tone", "order"],
+        "$defs": {
+            "Order": {
+                "type": "object",
+                "required": ["number", "lines"],
+                "properties": {
+                    "number": {"type": "integer"},
+                    "lines": {"type": "array", "items": {"type": "string"}},
+                },
+            }
+        },
+    },
+}
+"""What workers say of each program."""
 STEPS = ("import_modules", "load_programs", "probe")
 
 
@@ -337,6 +377,23 @@ class SimulatedPool:
 
     async def current_versions(self) -> dict[str, int]:
         return dict(self.versions)
+
+    async def run(self, command: Any, **options: Any) -> Result:
+        assert isinstance(command, GetProgramInfo)
+        return Result("look", "demo-w0-abcdef", {"program": command.program, **TRIED})
+
+    async def stream(self, command: Any, **options: Any) -> AsyncGenerator[StreamEvent | Result]:
+        yield StreamEvent("status", "", "Calling tool search")
+        await asyncio.sleep(0.3)
+        for word in ("The", " order", " 4711", " left", " the", " house", " on", " Tuesday."):
+            yield StreamEvent("token", "answer", word)
+            await asyncio.sleep(0.05)
+        outputs = {
+            "answer": "The order 4711 left the house on Tuesday.",
+            "sources": ["orders/4711", "parcels/88"],
+        }
+        usage = {"openai/gpt-4o-mini": {"prompt_tokens": 812, "completion_tokens": 64, "total_tokens": 876}}
+        yield Result("9f3c52e81a77-12", "demo-w0-abcdef", {"outputs": outputs}, 3, 0.002, 1.31, usage)
 
     async def rollback(self, program: str, version: int | None = None) -> Deployment:
         version = version or max(1, self.versions[program] - 1)

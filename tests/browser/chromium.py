@@ -38,6 +38,7 @@ VIEWS = {
     "operations": "Operations",
     "sizing": "Sizing",
     "deployments": "Warm-up and deployments",
+    "try": "Try it",
     "events": "Events, alerts and audit",
     "report": "Report and export",
 }

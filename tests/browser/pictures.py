@@ -38,6 +38,13 @@ def other_bounds(page: Any) -> None:
     page.wait_for_timeout(SETTLED_MS)
 
 
+def answered(page: Any) -> None:
+    page.get_by_label("question").fill("Where is my order?")
+    page.get_by_label("order").fill('{"number": 4711, "lines": ["lamp", "bulb"]}')
+    page.get_by_role("button", name="Run").click()
+    page.get_by_text("Done in").wait_for()
+
+
 VIEWS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "overview": ("overview?range=900", stay),
     "workers": ("workers", stay),
@@ -47,10 +54,11 @@ VIEWS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "waterfall": ("operations", first_operation),
     "sizing": ("sizing", other_bounds),
     "deployments": ("deployments", stay),
+    "try": ("try", answered),
     "events": ("events", stay),
     "report": ("report", stay),
 }
-ON_A_PHONE = ("overview", "workers", "waterfall", "sizing")
+ON_A_PHONE = ("overview", "workers", "waterfall", "sizing", "try")
 
 
 def take(looking: Looking, name: str, into: Path, manner: str) -> None:

@@ -2,11 +2,12 @@
 // carry the word against forgery.
 
 export class Problem extends Error {
-  constructor(status, code, detail, retryAfter = 0) {
+  constructor(status, code, detail, retryAfter = 0, details = {}) {
     super(detail);
     this.status = status;
     this.code = code;
     this.retryAfter = retryAfter;
+    this.details = details;
   }
 
   get temporary() {
@@ -52,6 +53,7 @@ async function answer(path, options = {}) {
     said.code ?? "",
     said.detail ?? said.title ?? `The service answered ${response.status}.`,
     Number(response.headers.get("retry-after")) || 0,
+    { ...said.details, operation_id: said.operation_id },
   );
   if (response.status === 401 && path !== LOGIN) { for (const call of listeners) call(problem); }
   throw problem;
@@ -65,11 +67,12 @@ export const pools = async () => (await get(`${API}/pools`)).pools.map((pool) =>
 
 export const auditRecords = async (limit) => (await get(`${API}/audit${query({ limit })}`)).records;
 
-const change = (method, path, body) =>
+const change = (method, path, body, signal) =>
   answer(path, {
     method,
     headers: { "content-type": "application/json", "x-dspool-csrf": csrf },
     body: method === "DELETE" ? undefined : JSON.stringify(body),
+    signal,
   });
 
 export const send = async (method, path, body = {}) => json(await change(method, path, body));
@@ -78,6 +81,33 @@ export const send = async (method, path, body = {}) => json(await change(method,
 export async function begin(path, body) {
   const response = await change("POST", path, body);
   await response.body.cancel();
+}
+
+/** Sends `body` and gives each event of the answer to `take(name, data)`; an `error` event is thrown. */
+export async function follow(path, body, signal, take) {
+  const response = await change("POST", path, body, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const lines = event.split("\n");
+      const part = (name) => lines.find((line) => line.startsWith(name))?.slice(name.length);
+      const name = part("event: ");
+      if (name === undefined) continue; // a comment, so that no proxy gives the stream up
+      const data = JSON.parse(part("data: "));
+      if (name === "error") {
+        throw new Problem(data.status, data.code, data.detail ?? data.title, 0, {
+          ...data.details,
+          operation_id: data.operation_id,
+        });
+      }
+      take(name, data);
+    }
+  }
 }
 
 export async function me() {

@@ -10,6 +10,7 @@ export const VIEWS = [
   ["operations", "Operations"],
   ["sizing", "Sizing"],
   ["deployments", "Deployments"],
+  ["try", "Try it"],
   ["events", "Events"],
   ["report", "Report"],
 ];
