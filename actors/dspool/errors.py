@@ -7,6 +7,7 @@ PoolError
 │   ├── PayloadTooLarge    the request is larger than the configured limit
 │   ├── NotAllowed         the configuration or the caller's role forbids it
 │   ├── Unauthenticated    no access token, or not one of ours
+│   ├── PoisonRequest      the workers that had this request died, one after another; refused for a time
 │   ├── QuotaExceeded      more kept in the store than the caller, or the whole pool, may have
 │   ├── Conflict           it clashes with what is there (name taken, size being changed)
 │   ├── UnknownName        nothing of that name
@@ -114,6 +115,10 @@ class InvalidRequest(CallerError):
 
 class PayloadTooLarge(CallerError):
     code = "payload_too_large"
+
+
+class PoisonRequest(CallerError):
+    code = "poison_request"
 
 
 class QuotaExceeded(CallerError):

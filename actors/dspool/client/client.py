@@ -61,6 +61,7 @@ class Client:
                 jitter=retry.jitter,
                 budget_ratio=retry.budget_ratio,
                 budget_burst=max(256, 2 * config.slots_per_worker),
+                refuse_poison_s=retry.refuse_poison_s,
                 affinity=config.affinity,
             )
         )

@@ -119,6 +119,8 @@ class RetryConfig(Part):
     """Share of the pause that is random."""
     budget_ratio: Share = 0.1
     """Retries allowed as a share of recent operations, so that retries never multiply an outage."""
+    refuse_poison_s: SecondsOrZero = 300.0
+    """How long a request is refused after `attempts` workers that had it died in a row; 0: never."""
 
     @model_validator(mode="after")
     def _backoff_fits(self) -> RetryConfig:

@@ -79,6 +79,7 @@ TABLE: dict[str, Kind] = {
     "idempotency_outcome_unknown": Kind(409, "Nobody knows whether the first request with this key was done"),
     "idempotency_key_reused": Kind(422, "The key was used for another request"),
     "request_too_slow": Kind(408, "The request took too long to arrive"),
+    "poison_request": Kind(422, "The request ends workers"),
     "payload_too_large": Kind(413, "The request is too large"),
     "unsupported_media_type": Kind(415, "The body is not said to be JSON"),
     "quota_exceeded": Kind(429, "No more may be kept"),

@@ -18,9 +18,19 @@ from typing import Any
 from dspool.core.dispatch.matcher import Matcher
 from dspool.core.dispatch.placement import WorkerSlots
 from dspool.core.dispatch.retries import EndRate, Retries, bounce_pause
+from dspool.core.dispatch.suspects import Suspects, key_of
 from dspool.core.dispatch.ticket import Actions, Affinity, DispatchConfig, Strategy, Ticket, TicketEnd
 from dspool.core.dispatch.timers import Timers
-from dspool.errors import Cancelled, Conflict, PoolClosed, PoolError, PoolPaused, QueueFull, from_wire
+from dspool.errors import (
+    Cancelled,
+    Conflict,
+    PoisonRequest,
+    PoolClosed,
+    PoolError,
+    PoolPaused,
+    QueueFull,
+    from_wire,
+)
 from dspool.messages import Failure, Member, Operation, Result
 
 __all__ = ["Actions", "Affinity", "DispatchConfig", "Dispatcher", "Strategy", "Ticket", "TicketEnd"]
@@ -45,6 +55,7 @@ class Dispatcher:
         self._recheck_at: dict[str, float] = {}
         """By worker: when to stop believing what keeps us from filling all its slots."""
         self._retries = Retries(config)
+        self._suspects = Suspects(config.attempts, config.refuse_poison_s)
         self._rate = EndRate()
         self._numbers = 0
         self._leftovers = 0
@@ -102,6 +113,7 @@ class Dispatcher:
 
         Raises:
             QueueFull, PoolPaused, PoolClosed: refused at once, nothing was queued.
+            PoisonRequest: the same, because the workers that had it before died.
             Conflict: an operation of this id has not ended, or a worker still holds it.
         """
         matcher = self._matcher
@@ -117,6 +129,12 @@ class Dispatcher:
             )
         if operation.id in self._tickets or operation.id in self._abandoned:
             raise Conflict(f"operation {operation.id} is still under way; give each operation its own id")
+        if self._suspects and (until := self._suspects.refused_until(key_of(operation), now)) is not None:
+            raise PoisonRequest(
+                f"the last {self._config.attempts} workers that had this request died: it is refused for another "
+                f"{until - now:.0f} s (retry.refuse_poison_s)",
+                retry_after_s=round(until - now, 3),
+            )
         self._numbers += 1
         deadline = now + operation.timeout_s
         queue_deadline = min(deadline, now + self._config.checkout_timeout_s)
@@ -136,6 +154,8 @@ class Dispatcher:
         if worker is None or ticket is None:
             return
         self._rate.add(now)
+        if self._suspects:
+            self._suspects.survived(key_of(ticket.operation))
         if ticket.ended:
             self._bury(ticket, now)
         else:
@@ -227,6 +247,7 @@ class Dispatcher:
         self._cancel.pop(worker_id, None)
         self._recheck_at.pop(worker_id, None)
         tickets, worker.tickets = list(worker.tickets.values()), {}
+        self._suspects.died({key_of(ticket.operation) for ticket in tickets}, now)
         ended: list[Ticket] = []
         for ticket in tickets:
             ticket.worker = None

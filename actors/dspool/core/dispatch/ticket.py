@@ -25,6 +25,8 @@ class DispatchConfig(NamedTuple):
     budget_ratio: float = 0.1
     budget_burst: int = 256
     """Retries beyond the ratio: a dying worker with many slots must not exhaust it."""
+    refuse_poison_s: float = 300.0
+    """How long to refuse a request after `attempts` workers that had it died; 0: never."""
     affinity: Affinity = "strict"
     """`strict`: an operation of a session waits for the session's owner, however busy.
     `prefer`: while another worker has a free slot, a full owner hands the session over."""
@@ -65,12 +67,19 @@ class Ticket(Struct, eq=False):
 
     def lost(self, worker_id: str, cause: str) -> WorkerLost:
         """The error that ends it after its worker died, when it is not tried again."""
-        why = "its retries are used up" if self.idempotent else "it is not declared idempotent"
+        if not self.idempotent:
+            why = "it may have taken effect and was not repeated: it is not declared idempotent"
+        elif self.attempts <= 1:
+            why = "it may have taken effect and was not repeated: its deadline or the budget of retries left no time"
+        else:
+            why = (
+                f"that was try {self.attempts}: it may have taken effect each time, and is not repeated again"
+            )
         return WorkerLost(
-            f"worker {worker_id} died while it ran operation {self.operation.id} ({cause}); "
-            f"it may have taken effect and was not repeated: {why}",
+            f"worker {worker_id} died while it ran operation {self.operation.id} ({cause}); {why}",
             worker=worker_id,
             operation_id=self.operation.id,
+            attempts=self.attempts,
         )
 
 
