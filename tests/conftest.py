@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -40,6 +41,8 @@ StartPool = Callable[..., Awaitable[Any]]
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(PATIENCE)
+    # A job in the background of a script ignores it, and with it all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     side_by_side.register(config)
     left_behind.register(config)
 

@@ -36,6 +36,8 @@ class FakeService:
 
     fail: Exception | None = None
     hang = False
+    first: tuple[int, ...] = ()
+    """Signals that it sends before."""
     log: list[str] = []  # noqa: RUF012
 
     def __init__(self, config, *, address=None, ray_dashboard=False):
@@ -51,6 +53,11 @@ class FakeService:
         report("ray", "starting a local Ray")
         if self.fail is not None:
             raise self.fail
+        for number in self.first:
+            os.kill(os.getpid(), number)
+            for _ in range(5):  # turns in which its handler would run
+                await asyncio.sleep(0)
+            self.log.append(number)
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
         if self.hang:
             await asyncio.Event().wait()
@@ -102,6 +109,18 @@ def test_up_with_json_ends_its_output_with_one_line_of_facts(service, tmp_path):
     assert (last["pool"], last["pid"], last["state_dir"]) == ("first", os.getpid(), str(tmp_path))
     assert last["ray_address"] == "127.0.0.1:6379"
     assert last["ray_token_path"] == "/tmp/dspool-fake/ray_token"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_is_ignored_when_up_begins_stays_ignored(number, service, tmp_path):
+    service.first = (number,)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    finally:
+        signal.signal(number, before)
+    assert ended.exit_code == 0, ended.output
+    assert service.log == [number, "stopped"]
 
 
 def test_up_can_be_stopped_while_it_starts(service, tmp_path):

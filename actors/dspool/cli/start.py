@@ -124,10 +124,16 @@ async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, ou
         stopping.set()
 
     loop = asyncio.get_running_loop()
+    # `nohup` ignores SIGHUP for what it starts, a shell SIGINT for jobs in the background.
+    ignored = {
+        number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN
+    }
 
     def listen() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} - ignored:
             loop.add_signal_handler(number, asked_to_stop)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
 
     def report(step: str, text: str) -> None:
         # Ray puts handlers of its own in place of ours when it starts, and its SIGTERM one ends the process.
