@@ -16,6 +16,7 @@ from dspool.programs.program import Definition, load_program
 from dspool.programs.sessions.host import SessionHost
 from dspool.programs.sessions.session import Session
 from dspool_serve.api.schema import ExecuteRequest
+from dspool_serve.http.forms import form_inputs
 from dspool_serve.http.requests import Request, decode
 from dspool_serve.http.routing import Route, Router
 from tests.security.hostile_inputs import asked
@@ -65,6 +66,14 @@ def request(path: str = "/", query: str = "") -> Request:
     return Request(scope, None)  # type: ignore[arg-type]
 
 
+PART = b'--x\r\ncontent-disposition: form-data; name="q"\r\n\r\nv\r\n'
+
+
+def form() -> Request:
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, None)  # type: ignore[arg-type]
+
+
 def named(length: int) -> None:
     Router([Route("GET", "/{name}", None, "")]).match(request("/" + "n" * length))  # type: ignore[arg-type]
 
@@ -91,6 +100,7 @@ CASES: dict[str, Callable[[int], Any]] = {
         BODY, b'{"inputs":{"p":"%b","q":[%b]}}' % (b" " * 20_000, b",".join([b"1e300"] * n))
     ),
     "MAX_BODY_VALUES": lambda n: decode(BODY, b'{"inputs":{"q":[' + b",".join([b"1"] * (n - 2)) + b"]}}"),
+    "MAX_FORM_PARTS": lambda n: form_inputs(form(), b"".join([PART] * n) + b"--x--"),
     "MAX_PATH_NAME": named,
     "MAX_QUERY_FIELDS": lambda n: request(query="&".join(["a=1"] * n)).query(frozenset({"a"})),
     "MAX_SPEC_BYTES": lambda n: load_program(Definition(spec=spec_of(n)), CONFIG),

@@ -21,6 +21,9 @@ MAX_LONG_NUMBERS: Final = 500
 """Numbers in the JSON of a request with an exponent of three digits; of longer numbers so many hundreds of digits. Each
 takes a parser up to 0.04 ms, many times as long as others."""
 
+MAX_FORM_PARTS: Final = 256
+"""Parts of a request that is a form."""
+
 MAX_PATH_NAME: Final = 200
 """Characters in one name of a path (pool, program, session)."""
 

@@ -79,6 +79,9 @@ def readable(annotation: Any) -> Any:
         return Annotated[readable(arguments[0]), *arguments[1:]]
     if origin in (typing.Union, types.UnionType):
         return typing.Union[tuple(readable(argument) for argument in arguments)]  # noqa: UP007
+    if origin is list and arguments and arguments[0] in _READERS:
+        # A form with one file says nothing of a list.
+        return Annotated[list[readable(arguments[0])], BeforeValidator(_several)]  # type: ignore[misc]
     if origin in (list, set, frozenset, tuple, dict):
         return origin[tuple(readable(argument) for argument in arguments)]
     return annotation
@@ -181,6 +184,10 @@ def _document(value: Any) -> Any:
         return {"data": _decoded(content.text).decode(), "title": content.filename}
     except UnicodeDecodeError:
         raise NotAMedium("expected a document: a text in UTF-8, or PDF") from None
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, dict) and "file_data" in value else value
 
 
 def _as_it_is(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Final
 
 from dspool.errors import CallerError, NotAllowed
 from dspool_serve.access.logins import Logins
+from dspool_serve.http.forms import FORM
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import JSON_TYPE
 
@@ -63,13 +64,22 @@ def refuse_other_pages(request: Request, *, trust_bearer: bool) -> None:
         raise CsrfRefused("requests from pages of other origins are refused")
 
 
-def require_json(request: Request) -> None:
-    """Raises: NotJson: there is a body, and it is not said to be JSON."""
+def require_json(request: Request, *, or_form: bool = False) -> None:
+    """With `or_form` a form will do, for what is no browser, or one that says that its own page sends it: an old one
+    sends forms anywhere and says nothing.
+
+    Raises: NotJson: there is a body, and it is not said to be JSON.
+    """
     headers = request.headers
     if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
         return
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON_TYPE:
-        raise NotJson("send `Content-Type: application/json` with the body")
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind == JSON_TYPE:
+        return
+    is_browser = headers.get(b"user-agent", b"").startswith(b"Mozilla")
+    if or_form and kind == FORM and (not is_browser or headers.get(b"sec-fetch-site") == b"same-origin"):
+        return
+    raise NotJson("send `Content-Type: application/json` with the body")
 
 
 def check_word(request: Request, logins: Logins) -> None:

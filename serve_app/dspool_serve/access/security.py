@@ -98,7 +98,7 @@ class Security:
         need = route.role
         handler = route.handler
         if route.method not in SAFE:
-            handler = self._guarded(handler, with_word=need is not None)
+            handler = self._guarded(handler, with_word=need is not None, form=route.takes_form)
         if route.stream or route.media == EVENT_STREAM.decode():
             handler = self._streaming(handler)
         if need == "admin":
@@ -173,7 +173,7 @@ class Security:
             raise Unauthenticated("log in with an access token")
         raise Unauthenticated("send an access token: `Authorization: Bearer dsp_...`")
 
-    def _guarded(self, handler: Handler, *, with_word: bool) -> Handler:
+    def _guarded(self, handler: Handler, *, with_word: bool, form: bool) -> Handler:
         """`handler`, which changes something, for no browser that another page may have sent.
 
         A bearer token is proof enough, as browsers add none by themselves; they do add what belongs to other schemes.
@@ -182,7 +182,7 @@ class Security:
 
         def guarded(context: Context, request: Request) -> Any:
             if self.tokens is None or not has_bearer(request):
-                require_json(request)
+                require_json(request, or_form=form)
                 if by_login and self.logins is not None:
                     check_word(request, self.logins)
             return handler(context, request)

@@ -13,9 +13,10 @@ import msgspec
 from dspool.core.admission.access import allowed
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, PoolNotReady
 from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
-from dspool_serve.api.schema import ExecuteResponse, ProgramCopy, ProgramRequest, Timings
+from dspool_serve.api.schema import ExecuteRequest, ExecuteResponse, ProgramCopy, ProgramRequest, Timings
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, ProgressStream, event, stream_event
+from dspool_serve.http.forms import form_inputs, is_form
 from dspool_serve.http.requests import Request, decode
 from dspool_serve.http.responses import Response
 from dspool_serve.pools import CallerView, ClusterPool
@@ -119,6 +120,14 @@ async def or_none(asked: Awaitable[T], seconds: float = PART_S) -> T | None:
 async def body_of(context: Context, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
     """The request's body, checked; see `decode` for what it raises."""
     return decode(decoder, await request.body(context.settings.max_body_bytes))
+
+
+async def execution_of(
+    context: Context, request: Request, decoder: msgspec.json.Decoder[ExecuteRequest]
+) -> ExecuteRequest:
+    """What is to be run: as JSON, or as a form with files."""
+    body = await request.body(context.settings.max_body_bytes)
+    return ExecuteRequest(form_inputs(request, body)) if is_form(request) else decode(decoder, body)
 
 
 async def optional_body(

@@ -144,6 +144,14 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
             "required": not route.body_optional,
             "content": {"application/json": _media(route.takes, schema_of)},
         }
+        if route.takes_form:
+            operation["requestBody"]["content"]["multipart/form-data"] = {
+                "schema": {
+                    "type": "object",
+                    "description": "a part for each input: texts, files, or JSON with its Content-Type",
+                    "additionalProperties": True,
+                }
+            }
     return operation
 
 

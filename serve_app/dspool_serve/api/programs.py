@@ -21,6 +21,7 @@ from dspool_serve.api.common import (
     body_of,
     cut,
     deadline,
+    execution_of,
     gather,
     optional_body,
     page_of,
@@ -52,7 +53,7 @@ from dspool_serve.api.schema import (
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem_body
-from dspool_serve.http.requests import Request, decode, number
+from dspool_serve.http.requests import Request, number
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
@@ -70,7 +71,7 @@ async def execute_pool_program(context: Context, request: Request) -> Response:
     """The hot path: everything here is paid by each operation."""
     params = request.params
     pool = context.caller(params["pool"])
-    asked = decode(_execute_body, await request.body(context.settings.max_body_bytes))
+    asked = await execution_of(context, request, _execute_body)
     answer = await pool.run(
         ExecuteProgram(params["program"], asked.inputs, lm=asked.lm),
         timeout_s=deadline(context, asked.timeout_s),
@@ -80,7 +81,7 @@ async def execute_pool_program(context: Context, request: Request) -> Response:
 
 
 async def stream_pool_program(context: Context, request: Request) -> EventStream:
-    asked = await body_of(context, request, _execute_body)
+    asked = await execution_of(context, request, _execute_body)
     command = StreamProgram(request.params["program"], asked.inputs, lm=asked.lm)
     return stream_program(context, request, command, session=None, timeout_s=asked.timeout_s)
 
@@ -195,6 +196,7 @@ ROUTES: tuple[Route, ...] = (
         ExecuteResponse,
         ExecuteRequest,
         problems=RUN,
+        takes_form=True,
         role="caller",
     ),
     Route(
@@ -216,6 +218,7 @@ ROUTES: tuple[Route, ...] = (
         ExecuteRequest,
         problems=RUN,
         stream="program",
+        takes_form=True,
         role="caller",
     ),
     Route(

@@ -34,6 +34,7 @@ from dspool_serve.api.common import (
     callers_pool,
     cut,
     deadline,
+    execution_of,
     optional_body,
     page_of,
     parted,
@@ -121,13 +122,13 @@ async def get_session_history(context: Context, request: Request) -> Response:
 
 
 async def execute_session_program(context: Context, request: Request) -> Response:
-    asked = await body_of(context, request, _execute_body)
+    asked = await execution_of(context, request, _execute_body)
     command = ExecuteProgram(request.params["program"], asked.inputs, lm=asked.lm)
     return answer_json(result_of(await _run(context, request, command, deadline(context, asked.timeout_s))))
 
 
 async def stream_session_program(context: Context, request: Request) -> EventStream:
-    asked = await body_of(context, request, _execute_body)
+    asked = await execution_of(context, request, _execute_body)
     command = StreamProgram(request.params["program"], asked.inputs, lm=asked.lm)
     session = request.params["session"]
     return stream_program(context, request, command, session=session, timeout_s=asked.timeout_s)
@@ -331,6 +332,7 @@ ROUTES: tuple[Route, ...] = (
         ExecuteResponse,
         ExecuteRequest,
         problems=(*RUN, "unknown_session"),
+        takes_form=True,
         role="caller",
     ),
     Route(
@@ -342,6 +344,7 @@ ROUTES: tuple[Route, ...] = (
         ExecuteRequest,
         problems=(*RUN, "unknown_session"),
         stream="program",
+        takes_form=True,
         role="caller",
     ),
 )

@@ -150,7 +150,10 @@ def _operation(generic: dict[str, Any], verb: str, one: DescribedProgram, prefix
     made["x-dspool-version"] = one.version
     made["parameters"] = [part for part in made["parameters"] if part["in"] != "path"]
     request = {"$ref": f"#/components/schemas/{prefix}Request"}
-    made["requestBody"]["content"]["application/json"] = {"schema": request}
+    bodies = made["requestBody"]["content"]
+    bodies["application/json"] = {"schema": request}
+    if "contentMediaType" not in repr(one.inputs):
+        bodies.pop("multipart/form-data", None)
     answer = {"$ref": f"#/components/schemas/{prefix}Response"}
     (media,) = made["responses"]["200"]["content"].values()
     media.pop("examples", None)

@@ -34,6 +34,8 @@ class Route(NamedTuple):
     media: str = "application/json"
     role: Role | None = "admin"
     """The least role that may use it; None is open to everybody who reaches the port."""
+    takes_form: bool = False
+    """Its inputs may come as a form, with files."""
     knows_caller: bool = False
     """Open to everybody, but it tells strangers less: where there are tokens, it looks for one."""
 
