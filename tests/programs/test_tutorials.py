@@ -36,7 +36,9 @@ async def pool(
         name="tutorials",
         pool_size=1,
         state_dir=tmp_path_factory.mktemp("tutorials"),
-        allowed_imports=("tutorials",),
+        allowed_imports=("tutorials", "operator_code"),
+        preload=("tutorials.multi_hop",),
+        setup="operator_code:setup",
         programs={name: {"import_path": f"tutorials.{case.path}"} for name, case in CASES.items()},
         init_timeout_s=120.0,
     )
@@ -87,6 +89,20 @@ async def test_each_program_says_what_its_code_configured(pool: Pool):
         "later": ["async_max_workers", "lm"],
         "classification": ["adapter", "lm"],
     }
+
+
+async def test_a_callback_of_setup_hears_every_program_of_the_worker(pool: Pool, notes: Path):
+    (file,) = await asyncio.to_thread(lambda: list(notes.glob("*.heard")))
+    heard: dict[str, list[str]] = {}
+    for name in ("airline", "later", "papillon"):
+        before = len(file.read_text().splitlines())
+        await pool.execute(name, **CASES[name].inputs)
+        heard[name] = file.read_text().splitlines()[before:]
+    assert heard["airline"].count("model openai/gpt-4o-mini") == 4
+    assert {"tool fetch_flight_info", "tool book_flight", "tool finish"} <= set(heard["airline"])
+    assert heard["later"][0] == "module Summaries"
+    assert heard["papillon"].count("model openai/llama-3.2-3b") == 2
+    assert heard["papillon"].count("model openai/gpt-4o-mini") == 1
 
 
 async def test_the_programs_key_is_in_no_file_of_the_pool(pool: Pool):
