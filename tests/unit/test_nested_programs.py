@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dspool.config import PoolConfig
-from dspool.messages import Deployment, ExecuteProgram
+from dspool.messages import Deployment, ExecuteProgram, StreamEvent, StreamProgram
 from dspool.programs.sessions.host import CommandResult, SessionHost
 from dspool.testing import lm_server
 from dspool.testing.lm_server import LMServer, Reply
@@ -90,7 +90,9 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture(scope="module")
 def host(server: LMServer) -> SessionHost:
     profile = {"model": "openai/test", "endpoint": server.url}
-    host = SessionHost(PoolConfig(lm_profiles={"test": profile}, allowed_imports=("nesting_programs",)))
+    host = SessionHost(
+        PoolConfig(lm_profiles={"test": profile}, allowed_imports=("nesting_programs", "script_like"))
+    )
     for name in {*PROGRAMS, *SCRIPTED, "recursive"}:
         path = f"nesting_programs:{name}"
         host.deploy(Deployment(f"{name}-offline", 1, import_path=path, spec={"lm": "offline"}))
@@ -140,3 +142,18 @@ async def test_a_program_that_counts_for_itself_finds_all_of_its_own(host: Sessi
 def test_a_program_that_runs_code_does_so_in_a_thread(host: SessionHost):
     """Its async form, too, waits for the interpreter where it is called."""
     assert host.plan(ExecuteProgram("recursive", ASKED), None) == "thread"
+
+
+@pytest.mark.parametrize(("program", "streams"), [("Answers", True), ("InTwoSteps", False)])
+async def test_a_stream_needs_no_adapter_that_dspy_knows(host: SessionHost, program: str, streams: bool):
+    """One that extends DSPy's streams as that does; another gives its outputs whole."""
+    path, events = f"script_like.adapters:{program}", list[StreamEvent]()
+    host.deploy(Deployment("adapted", 1, import_path=path, spec={"lm": "test"}))
+    done = await asyncio.to_thread(
+        host.run_thread, StreamProgram("adapted", ASKED, version=1), None, events.append
+    )
+    host.retire("adapted", 1)
+    answer = done.value["outputs"]["answer"]
+    tokens = "".join(str(event.value) for event in events if event.kind == "token")
+    assert tokens == (answer if streams else "")
+    assert [event.value for event in events if event.kind == "field"] == [answer]

@@ -90,14 +90,14 @@ class TokenChannel:
                 await self._emit(StreamEvent(kind="token", field=field, value=plain_text(text)))
             return
         for listener in self._by_predictor.get(predictor, ()):
-            if token := listener.receive(chunk):
+            if _reads(listener, dspy.settings.adapter) and (token := listener.receive(chunk)):
                 await self._token(token)
 
     async def finish(self, outputs: dict[str, JSON]) -> None:
         """Send what the listeners still hold, then each output as a whole."""
         if not self._json:
             for listener in self.listeners:
-                if token := listener.finalize():
+                if _reads(listener, dspy.settings.adapter) and (token := listener.finalize()):
                     await self._token(token)
         for name, value in outputs.items():
             await self._emit(StreamEvent(kind="field", field=name, value=value))
@@ -106,6 +106,18 @@ class TokenChannel:
         if token.chunk:
             text = plain_text(token.chunk)
             await self._emit(StreamEvent(kind="token", field=token.signature_field_name, value=text))
+
+
+def _reads(listener: StreamListener, adapter: Any) -> bool:
+    """Whether the listener can tell the fields in an answer that is written for `adapter`.
+
+    It knows DSPy's adapters by the names of their classes; one that extends them writes as they do.
+    """
+    known, kinds = listener.adapter_identifiers, type(adapter).__mro__
+    name = next((kind.__name__ for kind in kinds if kind.__name__ in known), None)
+    if name is not None:
+        known.setdefault(kinds[0].__name__, known[name])
+    return name is not None
 
 
 class _JSONFields:
