@@ -1,0 +1,1 @@
+"""Programs with the instrumentation of others, as the pages of those say to install it."""
