@@ -14,6 +14,10 @@ class Case(NamedTuple):
     """An output whose tokens arrive one by one; empty: it has none that is text of a model."""
 
 
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 EMAIL = "Order 4711 was shipped on 2026-01-02. Please pay by Friday."
 
 CASES = {
@@ -62,6 +66,21 @@ CASES = {
         lambda found: found["best"] and found["refined"],
         # DSPy runs copies of the module, which a listener does not know.
         "",
+    ),
+    "conversation": Case(
+        "conversation:predict",
+        {
+            "question": "Rome is big. What is big?",
+            "history": {"messages": [{"question": "Is Paris big?", "answer": "Yes, Paris is."}]},
+        },
+        lambda found: bool(found["answer"]),
+        "answer",
+    ),
+    "captions": Case(
+        "captions:Caption",
+        {"image": PIXEL},
+        lambda found: "image_url" in found["caption"],
+        "caption",
     ),
     "later": Case(
         "later:Summaries",
