@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspool.programs.offline.engine import reply_to
+from dspool.testing import ModelReply
 from dspool.testing.lm_server import LMServer
 
 KEY = "sk-the-tutorials-own-key"
@@ -31,7 +33,20 @@ _MEMORY = (
 
 
 def answer(request: dict[str, Any]) -> str | None:
+    """What the model says to the body of a request."""
     system, asked = (_text(request["messages"][n]) for n in (0, -1))
+    if "`caption`" in system:
+        parts = [part for part in request["messages"][-1]["content"] if isinstance(part, dict)]
+        return _chat(caption=" ".join(str(part.get("type")) for part in parts))
+    return _by_rule(system, asked)
+
+
+def answered(system: str, asked: str) -> ModelReply:
+    """The same as a script of a local pool."""
+    return ModelReply(text=_by_rule(system, asked) or reply_to(system, asked))
+
+
+def _by_rule(system: str, asked: str) -> str | None:
     if "`next_tool_name`" in system or "next_tool_name" in asked:
         steps = _FLIGHT if "airline" in system else _MEMORY
         return steps[min(asked.count("observation_"), len(steps) - 1)]
@@ -47,9 +62,6 @@ def answer(request: dict[str, Any]) -> str | None:
         return _chat(reasoning="it printed 42", answer="42" if "42" in asked else "0")
     if "`is_factual`" in system:
         return _chat(reasoning="known", is_factual="True")
-    if "`caption`" in system:
-        pictures = [part for part in request["messages"][-1]["content"] if isinstance(part, dict)]
-        return _chat(caption=" ".join(str(part.get("type")) for part in pictures))
     return None
 
 

@@ -241,7 +241,7 @@ def test_what_the_fork_parent_imports_configures_the_programs_of_the_workers():
 
 
 async def test_what_setup_configures_lies_below_what_each_program_does(host: SessionHost):
-    await host.set_up("script_like.second:setup")
+    await host.defaults.set_up("script_like.second:setup")
     for path in ("plain:Reports", "first:Reports", "second:Answers"):
         deploy(host, path)
     host.deploy(Deployment("spec", 1, spec={"signature": "question -> answer"}))
@@ -259,7 +259,7 @@ async def test_setup_may_be_async_and_runs_once_a_worker(host: SessionHost):
     modules: dict[str, Any] = dict(sys.modules)
     deploy(host, "plain:Reports")
     for _ in range(2):
-        await host.set_up("script_like.second:setup_later")
+        await host.defaults.set_up("script_like.second:setup_later")
     assert modules["script_like.second"].made == ["once"]
     assert (await ran(host, "plain:Reports"))["lm"] == "from an async setup", "also what was loaded before"
     assert host.pool_programs.get("plain:Reports")[0].describe()["configured"] == []

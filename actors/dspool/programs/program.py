@@ -25,7 +25,7 @@ from dspool.programs.field_types import shown
 from dspool.programs.imports import Imports
 from dspool.programs.inputs import EntryPoint, entry_of
 from dspool.programs.models.errors import translate_errors
-from dspool.programs.models.lm import LMs
+from dspool.programs.models.lm import LMs, is_remote
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.modules import BuiltModule, Way, build_module
 from dspool.programs.outputs import outputs_of, returned_schema, to_json
@@ -114,6 +114,21 @@ class Program:
         adapter, named = settings.pop("adapter", None), (self.definition.spec or {}).get("adapter")
         self.adapter = adapter_named(named) if named is not None or adapter is None else adapter
         self.settings = settings
+
+    def brought(self) -> list[Any]:
+        """The LMs that its code configured, or set on a predictor. Raises `ProgramError` if the module's code does."""
+        with translate_errors():
+            lms = [self.own_lm, *(predictor.lm for _, predictor in self.module.named_predictors())]
+        return [lm for lm in lms if lm is not None]
+
+    def forget_remote(self) -> None:
+        """Forget the LMs of its code that would leave this process. Raises `ProgramError` if the module's code does."""
+        if is_remote(self._configured.get("lm")):
+            del self._configured["lm"]
+        with translate_errors():
+            for _, predictor in self.module.named_predictors():
+                if is_remote(predictor.lm):
+                    predictor.lm = None
 
     def check_inputs(self, inputs: Mapping[str, JSON]) -> Mapping[str, Any]:
         """The values to run it with: `inputs`, made into the types that it declares.

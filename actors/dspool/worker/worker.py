@@ -191,9 +191,9 @@ class Worker:
                 for module in step.modules:
                     await asyncio.to_thread(import_module, module)
             elif isinstance(step, SetupStep):
-                await self._host.set_up(step.import_path)
+                await self._host.defaults.set_up(step.import_path)
             elif isinstance(step, CustomCode):
-                await self._host.call(step.import_path)
+                await self._host.defaults.call(step.import_path)
             elif isinstance(step, ConfigureLMStep):
                 await asyncio.to_thread(self._host.lm, step.profile)
             elif isinstance(step, LoadPrograms):

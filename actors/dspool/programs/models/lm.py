@@ -38,6 +38,11 @@ OFFLINE = "offline"
 MAX_VARIANTS = 256
 
 
+def is_remote(lm: Any) -> bool:
+    """Whether calls of this LM leave the process: DSPy's own engines do, those that somebody wrote need not."""
+    return isinstance(lm, dspy.LM) and isinstance(lm._engine_spec, str)
+
+
 class LMs:
     """The LM of each profile, built at first use. Safe to use from any thread."""
 

@@ -29,7 +29,7 @@ from dspool.messages import (
     StreamProgram,
 )
 from dspool.messages.operations import total_cost
-from dspool.programs.models.errors import translate, translate_errors
+from dspool.programs.models.errors import translate
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.outputs import outputs_of
@@ -37,6 +37,7 @@ from dspool.programs.program import Definition, Program, load_program
 from dspool.programs.scripted import ScriptedLM
 from dspool.programs.sessions.code import run_code
 from dspool.programs.sessions.commands import CommandResult, SessionCommands
+from dspool.programs.sessions.defaults import Defaults
 from dspool.programs.sessions.pool_programs import PoolPrograms
 from dspool.programs.sessions.runs import Run, Runs
 from dspool.programs.sessions.scopes import (
@@ -49,7 +50,6 @@ from dspool.programs.sessions.scopes import (
 )
 from dspool.programs.sessions.session import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
-from dspool.programs.settings import run_setup
 from dspool.programs.setup import configure_dspy
 from dspool.programs.sizes import is_large
 from dspool.programs.sources import imported_source
@@ -72,7 +72,8 @@ class SessionHost:
         clock: Callable[[], float] = time.time,
         scripts: Mapping[str, ScriptedLM] | None = None,
     ) -> None:
-        """`scripts` answer in place of the models of the LM profiles that they are given for."""
+        """`scripts` answer in place of the models of the LM profiles that they are given for. With them, even if there
+        are none, no model is called out of this process."""
         self.config = config
         self.clock = clock
         # Before anything makes a connection.
@@ -85,24 +86,9 @@ class SessionHost:
             self.lms, self.pool_programs, load=self.load, history_limit=config.history_limit
         )
         self._building = threading.Lock()
-        self._defaults: dict[str, Any] = {}
-        self._set_up: set[str] = set()
+        self.defaults = Defaults(self.pool_programs.loaded, local=scripts is not None)
         told.own(config.allowed_imports)
         configure_dspy(cache=bool(config.cache), show_content=config.telemetry.capture_content)
-
-    # --- the operator's own code ---------------------------------------------------------------------
-
-    async def set_up(self, import_path: str) -> None:
-        """Call the function that `import_path` names, the first time that it is named here. Raises what it raises."""
-        if import_path not in self._set_up:
-            await self.call(import_path)
-            self._set_up.add(import_path)
-
-    async def call(self, import_path: str) -> None:
-        """Call the function that `import_path` names; what it configures holds for all programs, below their own."""
-        self._defaults |= await run_setup(import_path)
-        for program in self.pool_programs.loaded():
-            program.use(self._defaults)
 
     # --- pool programs -------------------------------------------------------------------------------
 
@@ -129,11 +115,7 @@ class SessionHost:
     def is_offline(self, program: str) -> bool:
         """Whether the current version of a pool program runs on the offline engine, so costs nothing."""
         loaded = self.pool_programs.get(program)[0]
-        with translate_errors():
-            lms = [
-                lm for _, predictor in loaded.module.named_predictors() if (lm := predictor.lm) is not None
-            ]
-        return all(self.lms.in_process(lm) for lm in (self._runs.usual_lm(loaded), *lms))
+        return all(self.lms.in_process(lm) for lm in (self._runs.usual_lm(loaded), *loaded.brought()))
 
     def take_model_calls(self) -> dict[str, int]:
         """What became of calls of models since the last time, as `MetricsSnapshot.model_calls`."""
@@ -153,7 +135,7 @@ class SessionHost:
             program = load_program(definition, self.config)
         if program.lm is not None:
             self.lms.check(program.lm)
-        program.use(self._defaults)
+        self.defaults.apply(program)
         return program
 
     # --- running -------------------------------------------------------------------------------------
