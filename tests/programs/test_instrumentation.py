@@ -26,7 +26,7 @@ async def main():
     for name in ("Answers", "Later", "InParallel"):
         host.deploy(Deployment(name, 1, import_path=f"instrumented.{sys.argv[1]}:{name}"))
         for command in (ExecuteProgram(name, asked), StreamProgram(name, asked)):
-            if host.plan(command, None) == "async":
+            if host.plan(command, None) in ("async", "apart"):
                 async def ignore(event): ...
                 done = await host.run_async(command, None, ignore)
             else:

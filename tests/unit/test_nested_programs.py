@@ -102,7 +102,7 @@ def host(server: LMServer) -> SessionHost:
 
 async def ran(host: SessionHost, program: str) -> CommandResult:
     command = ExecuteProgram(program, ASKED)
-    if host.plan(command, None) == "async":
+    if host.plan(command, None) in ("async", "apart"):
         return await host.run_async(command, None)
     return await asyncio.to_thread(host.run_thread, command, None)
 

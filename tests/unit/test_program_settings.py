@@ -32,7 +32,7 @@ def deploy(host: SessionHost, path: str, **more: Any) -> None:
 async def ran(host: SessionHost, path: str, question: str = "What is big?") -> dict[str, Any]:
     command = ExecuteProgram(path, {"question": question})
     plan = host.plan(command, None)
-    if plan == "async":
+    if plan in ("async", "apart"):
         return (await host.run_async(command, None)).value["outputs"]
     run: Callable[..., Any] = host.run_thread if plan == "thread" else host.run_inline
     return run(command, None).value["outputs"]
