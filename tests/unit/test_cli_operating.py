@@ -386,7 +386,7 @@ def test_a_deployment_whose_connection_was_cut_is_followed_to_its_end(service, s
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(None, "cannot read"), ("{", "is not JSON"), ("[1]", "must hold a JSON object, it holds a list")],
+    [(None, "cannot be read"), ("{", "is not JSON"), ("[1]", "must hold a JSON object, it holds a list")],
 )
 def test_a_file_that_holds_no_program_is_refused_before_anything_is_asked(service, tmp_path, content, why):
     file = tmp_path / "bad.json"

@@ -130,14 +130,6 @@ def refused(**keys) -> ConfigError:
             "programs.qa.import_path",
             "abc:B",
         ),
-        (
-            {
-                "programs": {"qa": {"import_path": "a:B", "state_file": "s.json"}},
-                "allowed_imports": ["a"],
-            },
-            "programs.qa.state_file",
-            "s.json",
-        ),
         ({"programs": {"qa": {"spec": {}, "kwargs": {"k": 1}}}}, "programs.qa.kwargs", "['k']"),
         (
             {"warmup": {"steps": [{"step": "configure_lm", "profile": "x"}]}},

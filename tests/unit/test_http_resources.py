@@ -49,6 +49,35 @@ async def test_a_version_is_deployed_and_rolled_back():
     assert pool.asked[0]["deploy"] == Deployment("qa", 0, spec={"signature": "question -> answer"})
 
 
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (None, Deployment("qa", 0)),
+        ({"state": {"p": {}}}, Deployment("qa", 0, state={"p": {}})),
+        ({"kwargs": {"n": 1}}, Deployment("qa", 0, kwargs={"n": 1})),
+        (
+            {"import_path": "a:B", "kwargs": {"n": 1}, "state": {"p": {}}},
+            Deployment("qa", 0, import_path="a:B", kwargs={"n": 1}, state={"p": {}}),
+        ),
+        ({"program_dir": "/saved/qa"}, Deployment("qa", 0, program_dir="/saved/qa")),
+    ],
+)
+async def test_a_deployment_may_name_a_part_of_the_program_and_the_rest_stays(body, wanted):
+    pool = FakePool()
+    async with client_of(pool) as http:
+        assert (await http.post(POOL + "/programs/qa/versions", json=body)).status_code == 201
+        both = {"program_dir": "/saved/qa", "import_path": "a:B"}
+        assert_problem(await http.post(POOL + "/programs/qa/versions", json=both), 422, "invalid_request")
+    assert pool.asked[0]["deploy"] == wanted
+
+
+async def test_no_session_gets_a_program_from_a_directory():
+    async with client_of(FakePool()) as http:
+        asked = {"program_dir": "/saved/qa"}
+        answer = await http.put(POOL + "/sessions/s/programs/qa", json=asked)
+        assert_problem(answer, 422, "invalid_request")
+
+
 async def test_how_long_a_canary_is_watched_may_be_asked_for():
     pool = FakePool()
     async with client_of(pool) as http:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from rich.text import Text
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.service import as_json, run_file, running_pool
-from dspool.errors import InvalidRequest, PoolError, PoolNotReady, Unreachable
+from dspool.config.saved_state import read_state
+from dspool.errors import Conflict, InvalidRequest, PoolError, PoolNotReady, Unreachable
 from dspool.messages import JSON, Deployment
 from dspool.remote import BlockingRemotePool
 from dspool.supervisor.canary import Rollout
@@ -37,13 +37,34 @@ def deploy(
         str, typer.Argument(metavar="NAME", help="The pool program; a new name is a new program.")
     ],
     file: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="FILE.json",
             help='A spec ({"signature": ..., "module": ...}); {"spec": ..., "state": ...} or {"import_path": ...}; '
-            "or what DSPy's save() wrote, which is loaded into the spec of the current version.",
+            "or what DSPy's save() wrote, as --state. Without it: what the current version is made of, with its source "
+            "as it is now.",
         ),
-    ],
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="Load this state, which DSPy's save() wrote, into the program."
+        ),
+    ] = None,
+    import_path: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PACKAGE.MODULE:NAME", help="Make it from this import path."),
+    ] = None,
+    kwargs: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Arguments for the import path, as a JSON object.")
+    ] = None,
+    program_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="A program that DSPy saved whole, within allowed_program_dirs of the pool. Loading it runs its code.",
+        ),
+    ] = None,
     watch: Annotated[
         int | None,
         typer.Option(min=0, max=3600, help="Longest time to watch the canary, in seconds (else 10)."),
@@ -58,12 +79,22 @@ def deploy(
 
     One worker (the canary) tries it while the others go on with the version before. The pool compares their error
     rates and run times: if the new one does worse, it rolls it back and the exit code is 1; else all workers get it.
+
+    Edited source is imported by new worker processes, which then take the place of the old ones. If exactly this runs
+    already, nothing is deployed, and that is no failure.
     """
     out = Output(json, debug)
     with guarded(out):
-        wanted = deployment_of(name, file)
+        wanted = wanted_of(name, file, state, import_path, kwargs, program_dir)
         with running_pool(run_file(config, state_dir), pool) as served:
-            rollout = _followed(served, wanted, watch, out)
+            try:
+                rollout = _followed(served, wanted, watch, out)
+            except Conflict as same:
+                if same.details.get("reason") != "nothing_changed":
+                    raise
+                unchanged = {"pool": served.name, "program": name, "version": same.details["version"]}
+                out.result({**unchanged, "phase": "unchanged", "reason": same.message}, same.message)
+                return
             out.result({"pool": served.name, **as_json(rollout)}, outcome_text(rollout))
         if rollout.phase != "done":
             raise typer.Exit(EXIT_FAILED)
@@ -105,6 +136,38 @@ def _now(pool: BlockingRemotePool, rollout: Rollout) -> Rollout:
     return rollout
 
 
+def wanted_of(
+    name: str,
+    file: Path | None,
+    state: Path | None,
+    import_path: str | None,
+    kwargs: str | None,
+    program_dir: Path | None,
+) -> Deployment:
+    """What the command line says, as the next version of `name`; what it does not say is as in the current version.
+
+    Raises:
+        InvalidRequest: something cannot be read, or two of it name a program.
+    """
+    if sum(one is not None for one in (file, import_path, program_dir)) > 1:
+        raise InvalidRequest("give one of FILE.json, --from and --program-dir")
+    wanted = Deployment(name, 0) if file is None else deployment_of(name, file)
+    if state is not None:
+        try:
+            wanted = msgspec.structs.replace(wanted, state=read_state(state))
+        except ValueError as why:
+            raise InvalidRequest(f"--state: {state} {why}", field="state") from None
+    if kwargs is not None:
+        try:
+            wanted = msgspec.structs.replace(wanted, kwargs=msgspec.json.decode(kwargs, type=dict[str, Any]))
+        except msgspec.DecodeError as odd:
+            raise InvalidRequest(f"--kwargs must be a JSON object: {odd}", field="kwargs") from None
+    place = None if program_dir is None else str(program_dir.resolve())
+    return msgspec.structs.replace(
+        wanted, import_path=import_path or wanted.import_path, program_dir=place or wanted.program_dir
+    )
+
+
 def deployment_of(name: str, file: Path) -> Deployment:
     """The program in the file, as the next version of `name`.
 
@@ -119,7 +182,7 @@ def deployment_of(name: str, file: Path) -> Deployment:
     except msgspec.ValidationError as odd:
         raise InvalidRequest(f"{file} holds no program: {odd}") from None
     return Deployment(
-        name, 0, spec=given.spec, state=given.state, import_path=given.import_path, kwargs=given.kwargs
+        name, 0, given.spec, given.state, given.import_path, given.kwargs, program_dir=given.program_dir
     )
 
 
@@ -128,6 +191,7 @@ class _Program(msgspec.Struct, forbid_unknown_fields=True):
     state: dict[str, JSON] | None = None
     import_path: str | None = None
     kwargs: dict[str, JSON] = {}
+    program_dir: str | None = None
 
 
 def program_of(file: Path) -> dict[str, Any]:
@@ -137,13 +201,9 @@ def program_of(file: Path) -> dict[str, Any]:
         InvalidRequest: it cannot be read, or is no JSON object.
     """
     try:
-        body = jsonlib.loads(file.read_text(encoding="utf-8"))
-    except OSError as failed:
-        raise InvalidRequest(f"cannot read {file}: {failed.strerror}") from None
-    except ValueError as failed:
-        raise InvalidRequest(f"{file} is not JSON: {failed}") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest(f"{file} must hold a JSON object, it holds a {type(body).__name__}")
+        body = read_state(file)
+    except ValueError as why:
+        raise InvalidRequest(f"{file} {why}") from None
     return {"state": body} if _is_saved_state(body) else body
 
 

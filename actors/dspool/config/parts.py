@@ -68,16 +68,18 @@ def _multiple(part: Part, key: str, of: str) -> None:
 
 
 class ProgramConfig(Part):
-    """One pool program: a `spec` (with saved state from `state_file`, if given), or an `import_path`."""
+    """One pool program: a `spec`, an `import_path` or a `program_dir`; with saved state from `state_file`, if given."""
 
     spec: dict[str, Any] | None = None
     """Signature, module and settings."""
     state_file: Path | None = None
-    """JSON state that DSPy saved, loaded into the program that `spec` builds."""
+    """JSON state that DSPy saved, loaded into the program that the others make."""
     import_path: ImportPath | None = None
     """`package.module:Name` within `allowed_imports`: a `dspy.Module` class or object, or a function that makes one."""
     kwargs: FreeForm = Field(default={})
     """Arguments for what `import_path` names."""
+    program_dir: Path | None = None
+    """A program that DSPy saved whole (`save_program=True`), in `allowed_program_dirs`. Loading it runs its code."""
     lm: str | None = None
     """LM profile; null is `default_lm`."""
     adapter: str | None = Field(default=None, min_length=1)
@@ -87,11 +89,9 @@ class ProgramConfig(Part):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ProgramConfig:
-        if (self.spec is None) == (self.import_path is None):
+        if [self.spec, self.import_path, self.program_dir].count(None) != 2:
             path = self.import_path if self.spec is not None else None
-            refuse("import_path", path, "give exactly one of spec and import_path")
-        if self.state_file is not None and self.spec is None:
-            refuse("state_file", str(self.state_file), "needs a spec to load the state into")
+            refuse("import_path", path, "give exactly one of spec, import_path and program_dir")
         if self.kwargs and self.import_path is None:
             refuse("kwargs", sorted(self.kwargs), "are for import_path; a spec has its settings inside")
         return self

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -188,6 +189,8 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     allowed_imports: tuple[ModuleName, ...] = ()
     """Packages or modules that an import path may name, with all below them: the `dspy.Module`s defined there."""
     allowed_callables: AllowedCallables = AllowedCallables()
+    allowed_program_dirs: tuple[Path, ...] = ()
+    """Directories in or below which lie programs that DSPy saved whole, by absolute path. Loading one runs its code."""
     allow_execute_code: bool = False
     """Allow `execute_code`: whoever may call it runs Python in a worker."""
 
@@ -314,6 +317,10 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
             self._profile(f"programs.{name}.lm", program.lm)
             self._profile(f"programs.{name}.spec.lm", (program.spec or {}).get("lm"))
             self._import(f"programs.{name}.import_path", program.import_path)
+            self._program_dir(f"programs.{name}.program_dir", program.program_dir)
+        for number, path in enumerate(self.allowed_program_dirs):
+            if not path.is_absolute():
+                refuse(f"allowed_program_dirs.{number}", str(path), "must be an absolute path")
         for use in type(self.allowed_callables).model_fields:
             for number, path in enumerate(getattr(self.allowed_callables, use)):
                 self._import(f"allowed_callables.{use}.{number}", path)
@@ -330,6 +337,14 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     def _profile(self, key: str, name: Any) -> None:
         if name is not None and (not isinstance(name, str) or name not in self.lm_profiles):
             refuse(key, name, f"is not one of lm_profiles: {_listed(self.lm_profiles)}")
+
+    def _program_dir(self, key: str, path: Path | None) -> None:
+        if path is not None and not any(path.is_relative_to(one) for one in self.allowed_program_dirs):
+            refuse(
+                key,
+                str(path),
+                f"is not within allowed_program_dirs: {_listed(map(str, self.allowed_program_dirs))}",
+            )
 
     def _import(self, key: str, path: str | None) -> None:
         if path is not None and not self.allows_import(path):

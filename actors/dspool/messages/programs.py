@@ -26,6 +26,8 @@ class Deployment(Struct, frozen=True):
     state: dict[str, JSON] | None = None
     import_path: str | None = None
     kwargs: dict[str, JSON] = {}
+    program_dir: str | None = None
+    """A program that DSPy saved whole."""
     made_by: MadeBy | None = None
     made_at: float = 0.0
     """Wall-clock seconds; 0 if it was made before this was kept."""
@@ -35,10 +37,11 @@ class Deployment(Struct, frozen=True):
 
     @property
     def has_one_source(self) -> bool:
-        """Either a spec or an import path; beside the latter, a spec that only chooses LM and adapter."""
-        if self.import_path is None:
+        """A spec, an import path or a directory; beside the latter two, a spec that only chooses LM and adapter."""
+        if self.import_path is None and self.program_dir is None:
             return self.spec is not None
-        return self.spec is None or set() < set(self.spec) <= {"lm", "adapter"}
+        both = self.import_path is not None and self.program_dir is not None
+        return not both and (self.spec is None or set() < set(self.spec) <= {"lm", "adapter"})
 
 
 class VersionNumbers(Struct, frozen=True):

@@ -29,6 +29,7 @@ from dspool.programs.models.lm import LMs, is_remote
 from dspool.programs.models.operation import OperationScope
 from dspool.programs.modules import BuiltModule, Way, build_module
 from dspool.programs.outputs import outputs_of, returned_schema, to_json
+from dspool.programs.saved import load_directory
 from dspool.programs.schemas import SchemaField, object_schema
 from dspool.programs.settings import Recording, within
 from dspool.programs.signatures import BuiltSignature, Field, build_signature, cache_fields
@@ -45,6 +46,8 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
     state: dict[str, JSON] | None = None
     import_path: str | None = None
     kwargs: dict[str, JSON] = {}
+    program_dir: str | None = None
+    """Only of pool programs and copies of them: loading it runs code that no import path names."""
 
     def to_data(self) -> dict[str, JSON]:
         data: dict[str, JSON] = msgspec.to_builtins(self)
@@ -225,7 +228,7 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
     _check_size(definition)
     for part in (definition.spec, definition.state, definition.kwargs):
         refuse_message_parts(part or {})
-    if definition.import_path is not None:
+    if definition.import_path is not None or definition.program_dir is not None:
         with translate_errors(), within() as recording:
             return _imported(definition, config, recording)
     spec = definition.spec
@@ -258,11 +261,20 @@ def _check_names(spec: dict[str, JSON]) -> None:
 
 def _imported(definition: Definition, config: PoolConfig, recording: Recording) -> Program:
     spec = definition.spec or {}
-    if set(spec) - {"lm", "adapter"} or definition.state is not None:
+    if set(spec) - {"lm", "adapter"}:
         raise InvalidRequest("a program from an import path takes kwargs, and of a spec only lm and adapter")
     _check_names(spec)
-    imports = Imports.of(config, definition.import_path, definition.kwargs, None)
-    module = imports.program(definition.import_path, definition.kwargs)
+    if definition.program_dir is not None:
+        if definition.import_path is not None or definition.kwargs:
+            raise InvalidRequest(
+                "a saved program takes neither an import_path nor kwargs", field="program_dir"
+            )
+        module = load_directory(definition.program_dir, config)
+    else:
+        imports = Imports.of(config, definition.import_path, definition.kwargs, None)
+        module = imports.program(definition.import_path, definition.kwargs)
+    if definition.state is not None:
+        load_state(module, definition.state, adapter_named(spec.get("adapter")))
     entry = entry_of(module)
     loaded = BuiltModule(module, type(module).__name__, "async" if entry.is_async else "thread", None)
     return Program(definition, loaded, None, entry, recording.settings)

@@ -17,7 +17,7 @@ _KEYS = frozenset({"traces", "train", "demos", "signature", "lm", "fields"})
 
 
 def load_state(module: Any, state: Mapping[str, JSON], adapter: Any) -> None:
-    """Load JSON state that DSPy saved, but not its LM, which would silently beat the profile.
+    """Load JSON state that DSPy saved, but not its LM, which would silently beat the profile: a module's own LMs stay.
 
     Raises:
         InvalidRequest: it is not what DSPy saves for this module; `field` is the place.
@@ -32,17 +32,22 @@ def load_state(module: Any, state: Mapping[str, JSON], adapter: Any) -> None:
         name = min(missing)
         what = "has no" if name in predictors else "has a"
         raise InvalidRequest(
-            f"the saved state does not fit the module: it {what} predictor {name[:80]!r}", field="state"
+            f"the saved state does not fit the module: it {what} predictor {name[:80]!r}; the module has "
+            f"{', '.join(sorted(predictors))[:200] or 'none'}",
+            field="state",
         )
     parts = {name: _checked(name, part, predictors[name]) for name, part in states.items()}
-    if sum(len(part["demos"]) for part in parts.values()) > MAX_DEMONSTRATIONS:
+    own = {name: getattr(predictor, "lm", None) for name, predictor in predictors.items()}
+    if sum(len(part.get("demos", [])) for part in parts.values()) > MAX_DEMONSTRATIONS:
         raise InvalidRequest(
             f"the saved state has more than {MAX_DEMONSTRATIONS} demonstrations", field="state.demos"
         )
     try:
         module.load_state(parts["self"] if is_alone else parts)
-        module.set_lm(None)
-        for predictor in dict(module.named_parameters()).values():
+        for name, predictor in module.named_parameters():
+            if not isinstance(predictor, dspy.Predict):
+                continue
+            predictor.lm = own[name]
             if predictor.demos:
                 # Now, and not in the first operation, for which it would be too late.
                 adapter.format(predictor.signature, predictor.demos, {})
@@ -58,6 +63,11 @@ def _checked(name: str, part: JSON, predictor: Any) -> dict[str, JSON]:
     """The state of one predictor without what no operation needs."""
     place = name[:80]
     _check(isinstance(part, dict), place, "an object", part)
+    if not isinstance(predictor, dspy.Predict):
+        # Its own code would load it: only what it has already is let through.
+        fits = part == predictor.dump_state()
+        _check(fits, place, f"the state that this {type(predictor).__name__} has from its constructor", part)
+        return part
     if unknown := part.keys() - _KEYS:
         raise InvalidRequest(
             f"the saved state of {place!r} is not what DSPy saves: it has {shown(min(unknown))}",

@@ -174,11 +174,13 @@ def deploy_for(pool: str, deployment: Deployment, canary_s: float | None) -> Htt
         "state": deployment.state,
         "import_path": deployment.import_path,
         "kwargs": deployment.kwargs or None,
+        "program_dir": deployment.program_dir,
     }
     body = {name: value for name, value in sent.items() if value is not None}
     path = f"/v1/pools/{part(pool)}/programs/{part(deployment.program)}/versions"
     watched_s = None if canary_s is None else f"{canary_s:g}"
-    return HttpCall("POST", with_query(path, canary_s=watched_s), body, True, uuid.uuid4().hex)
+    # Without a body it is the current version, with its source as it is now.
+    return HttpCall("POST", with_query(path, canary_s=watched_s), body or None, True, uuid.uuid4().hex)
 
 
 def batch_outcomes(program: str, body: Any) -> list[Result | PoolError]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 
 from dspool.core.admission.rates import Allowance, RateLimits
-from dspool.messages import Deployment, SessionInfo, StorageLimits, StoredUsage
+from dspool.core.lifecycle.source import import_paths, source_record
+from dspool.messages import JSON, Deployment, SessionInfo, StorageLimits, StoredUsage
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.store.logins import RECORD as ENDED_LOGINS
 from dspool.store.logins import Ended
@@ -21,6 +23,7 @@ class Storage:
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
+        self._sources: dict[tuple[str, int], dict[str, str]] = {}
 
     # --- sessions ---
 
@@ -68,8 +71,18 @@ class Storage:
     # --- versions of pool programs ---
 
     async def deployments(self) -> list[Deployment]:
-        """All versions of all pool programs."""
-        return await self._store.deployments(self.name)
+        """All versions of all pool programs, with the source that each is made of."""
+        kept = await self._store.deployments(self.name)
+        found = await asyncio.gather(*map(self._with_source, kept))
+        self._sources = {(d.program, d.version): d.source for d in found if d.source is not None}
+        return found
+
+    async def _with_source(self, d: Deployment) -> Deployment:
+        # Once known it stays: a version is never made of anything else.
+        source: JSON | None = self._sources.get((d.program, d.version))
+        if source is None and import_paths(d):
+            source = await self._store.get_record(self.name, source_record(d))
+        return msgspec.structs.replace(d, source=source)
 
     async def current_versions(self) -> dict[str, int]:
         """The current version of each pool program."""

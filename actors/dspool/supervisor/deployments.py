@@ -157,7 +157,7 @@ class Deployments:
 
     def _completed(self, request: Deployment) -> Deployment:
         """What names neither spec nor import path has that of the current version."""
-        if request.spec is not None or request.import_path is not None:
+        if request.spec is not None or request.import_path is not None or request.program_dir is not None:
             return request
         current = self._history.current_of(request.program)
         if current is None:
@@ -169,6 +169,7 @@ class Deployments:
             request,
             spec=current.spec,
             import_path=current.import_path,
+            program_dir=current.program_dir,
             kwargs=request.kwargs or current.kwargs,
             state=current.state if request.state is None else request.state,
         )

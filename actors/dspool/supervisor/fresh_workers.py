@@ -9,7 +9,7 @@ from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.roster import PENDING
 from dspool.core.lifecycle.state import PoolState
 from dspool.errors import ProgramError
-from dspool.messages import Deployment
+from dspool.messages import Deployment, WorkerState
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.ports import Sleep, WorkerHandle, within
 from dspool.supervisor.warmup import Warmer
@@ -22,15 +22,15 @@ class FreshWorkers:
         warmer: Warmer,
         feed: Callable[[ev.Event], None],
         handle: Callable[[str], WorkerHandle | None],
-        change: Callable[[], Awaitable[object]],
+        until: Callable[[Callable[[], object]], Awaitable[None]],
         sleep: Sleep,
     ) -> None:
-        """`change()` returns after the next event; `handle(worker_id)` is a worker that runs."""
+        """`handle(worker_id)` is a worker that runs; `until(reached)` returns once `reached()` is true."""
         self._state = state
         self._warmer = warmer
         self._feed = feed
         self._handle = handle
-        self._change = change
+        self._until = until
         self._sleep = sleep
 
     async def start(self, candidates: Sequence[Deployment]) -> WorkerHandle:
@@ -43,10 +43,9 @@ class FreshWorkers:
         worker_id = next(w.id for w in self._state.roster if w.canary and w.phase in PENDING)
         self._warmer.candidates[worker_id] = list(candidates)
         try:
-            while (w := self._state.roster.get(worker_id)) is not None and w.phase in PENDING:
-                await self._change()
+            await self._until(lambda: self._phase(worker_id) not in PENDING)
             handle = self._handle(worker_id)
-            if w is None or w.phase != "spare" or handle is None:
+            if self._phase(worker_id) != "spare" or handle is None:
                 if (error := self._warmer.errors.pop(worker_id, None)) is not None:
                     raise error
                 raise ProgramError(
@@ -87,9 +86,13 @@ class FreshWorkers:
             )
 
     async def _replaced(self, older: set[str], rollout: Rollout) -> None:
-        while True:
+        def done() -> bool:
             left = older & {w.id for w in self._state.roster.in_phase("ready", "spare")}
             rollout.workers_done = rollout.workers_total - len(left)
-            if not left:
-                return
-            await self._change()
+            return not left
+
+        await self._until(done)
+
+    def _phase(self, worker_id: str) -> WorkerState | None:
+        w = self._state.roster.get(worker_id)
+        return None if w is None else w.phase

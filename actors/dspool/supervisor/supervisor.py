@@ -91,7 +91,7 @@ class Supervisor:
                 self._warmer,
                 self._feed,
                 self._workers.handle,
-                lambda: self._change.wait(),
+                self._until,
                 sleep,
             ),
             serving=lambda: self._handles("ready"),

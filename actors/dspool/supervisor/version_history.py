@@ -8,6 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from dspool.config import PoolConfig, ProgramConfig
+from dspool.config.saved_state import read_state
+from dspool.core.lifecycle.source import source_record
 from dspool.errors import ConfigError
 from dspool.messages import JSON, Deployment
 from dspool.messages.programs import VERSIONS_KEPT, MadeBy
@@ -68,7 +70,7 @@ class VersionHistory:
         """With its source."""
         d = self._versions.get(program, {}).get(number)
         if d is not None and d.source is None:
-            source: JSON | None = await self._store.get_record(self._config.name, _source_key(d))
+            source: JSON | None = await self._store.get_record(self._config.name, source_record(d))
             if source is not None:
                 d = self._versions[program][number] = msgspec.structs.replace(d, source=source)
         return d
@@ -117,7 +119,7 @@ class VersionHistory:
         deployment = msgspec.structs.replace(deployment, made_by=made_by, made_at=self._wall())
         added = await self._store.add_deployment(self._config.name, deployment, deployment.version)
         if added.source:
-            await self._store.put_record(self._config.name, _source_key(added), added.source)
+            await self._store.put_record(self._config.name, source_record(added), added.source)
         return added
 
     async def adopt(self, deployment: Deployment) -> None:
@@ -137,7 +139,7 @@ class VersionHistory:
         if modules and known is not None and known.source is None:
             # At once, before anything is awaited: what another worker has meanwhile is compared with this.
             self._versions[d.program][d.version] = msgspec.structs.replace(known, source=modules)
-            await self._store.put_record(self._config.name, _source_key(d), modules)
+            await self._store.put_record(self._config.name, source_record(d), modules)
 
     async def _forget_old(self, program: str) -> None:
         """As the store does: a roll-back goes to one of the newest, or to the one before."""
@@ -148,7 +150,7 @@ class VersionHistory:
             del versions[number]
             if d is not None and d.source:
                 # Of each the store keeps an empty record.
-                await self._store.put_record(self._config.name, _source_key(d), None)
+                await self._store.put_record(self._config.name, source_record(d), None)
 
 
 def _configured(program: str) -> str:
@@ -160,14 +162,13 @@ def _last_key(program: str) -> str:
     return f"last_version:{program}"
 
 
-def _source_key(d: Deployment) -> str:
-    return f"source:{d.program}:{d.version}"
-
-
 def _fingerprint(d: Deployment) -> JSON:
     """What the configuration says of a program, in the form that pools have on record."""
     names = ("program", "version", "spec", "state", "import_path", "kwargs")
-    fingerprint: JSON = msgspec.to_builtins({name: getattr(d, name) for name in names})
+    said = {name: getattr(d, name) for name in names}
+    if d.program_dir is not None:
+        said["program_dir"] = d.program_dir
+    fingerprint: JSON = msgspec.to_builtins(said)
     return fingerprint
 
 
@@ -180,12 +181,12 @@ def deployment_of(program: str, config: ProgramConfig) -> Deployment:
     state = None
     if config.state_file is not None:
         try:
-            state = msgspec.json.decode(config.state_file.read_bytes())
-        except (OSError, msgspec.DecodeError) as unreadable:
+            state = read_state(config.state_file)
+        except ValueError as why:
             raise ConfigError(
-                f"programs.{program}.state_file={str(config.state_file)!r}: {unreadable}",
+                f"programs.{program}.state_file={str(config.state_file)!r} {why}",
                 key=f"programs.{program}.state_file",
-            ) from unreadable
+            ) from None
     spec = dict(config.spec or {})
     # The spec's own choice is nearer to the program than the one beside it.
     for key in ("lm", "adapter"):
@@ -198,4 +199,5 @@ def deployment_of(program: str, config: ProgramConfig) -> Deployment:
         state=state,
         import_path=config.import_path,
         kwargs=dict(config.kwargs),
+        program_dir=None if config.program_dir is None else str(config.program_dir),
     )

@@ -186,8 +186,16 @@ _ROWS = (
         logging.INFO,
     ),
     Event(
+        "program.saved_elsewhere",
+        "a pool program or its state was saved with another Python or DSPy than the worker has that loads it",
+        {"count": "versions"},
+        ("pool", "program", "version", "reason"),
+        logging.WARNING,
+    ),
+    Event(
         "program.source_changed",
-        "a worker has a version of a pool program from other source than that version was first loaded from",
+        "a new worker has other source than the current version of a pool program is made of; `reason` says whether it "
+        "stays out, or what version that is now",
         {"modules": "modules"},
         ("pool", "program", "version", "worker", "reason"),
         logging.WARNING,

@@ -13,7 +13,7 @@ import msgspec
 from dspool.core.admission.access import allowed
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, PoolNotReady
 from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
-from dspool_serve.api.schema import ExecuteRequest, ExecuteResponse, ProgramCopy, ProgramRequest, Timings
+from dspool_serve.api.schema import DeployRequest, ExecuteRequest, ExecuteResponse, ProgramCopy, ProgramRequest, Timings
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, ProgressStream, event, stream_event
 from dspool_serve.http.forms import form_inputs, is_form
@@ -53,6 +53,7 @@ SMALLEST_PACKED: Final = 1024
 
 encode = msgspec.json.Encoder().encode
 _object_body = msgspec.json.Decoder(dict[str, Any])
+_NOTHING: Final[dict[str, Any]] = {}
 
 
 def answer_json(value: Any, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
@@ -235,36 +236,41 @@ async def gather(work: Sequence[Any]) -> list[Any]:
 # --- programs as they are sent ----------------------------------------------------------------------
 
 
-async def program_body(context: Context, request: Request, *, state_alone: bool = False) -> ProgramRequest:
-    """What was sent: a `ProgramRequest`, or a bare spec, recognised by its `signature`.
-
-    With `state_alone`, saved state may come without the spec it belongs to.
-    """
-    asked = await program_or_copy(context, request, state_alone=state_alone)
-    if isinstance(asked, ProgramCopy):
-        raise InvalidRequest("copy_of is for programs of a session", field="copy_of")
-    return asked
-
-
-async def program_or_copy(
-    context: Context, request: Request, *, state_alone: bool = False
-) -> ProgramRequest | ProgramCopy:
-    """As `program_body`, or what names a pool program to copy, recognised by its `copy_of`."""
+async def program_or_copy(context: Context, request: Request) -> ProgramRequest | ProgramCopy:
+    """What was sent: a `ProgramRequest`; a bare spec, known by its `signature`; or a pool program to copy, known by its
+    `copy_of`."""
     body = await body_of(context, request, _object_body)
-    if "signature" in body:
-        return ProgramRequest(spec=body)
-    try:
-        if "copy_of" in body:
-            return msgspec.convert(body, ProgramCopy)
-        asked = msgspec.convert(body, ProgramRequest)
-    except msgspec.ValidationError as refused:
-        raise InvalidRequest(f"not a program: {str(refused)[:300]}") from refused
-    alone = state_alone and asked.state is not None and asked.spec is None and asked.import_path is None
-    if not alone and not Deployment("", 0, spec=asked.spec, import_path=asked.import_path).has_one_source:
+    if "copy_of" in body and "signature" not in body:
+        return _program(body, ProgramCopy)
+    asked = _program(body, ProgramRequest)
+    if not Deployment("", 0, spec=asked.spec, import_path=asked.import_path).has_one_source:
         raise InvalidRequest(
             'a program needs either "spec" (or "signature" and the rest of a spec) or "import_path"'
         )
     return asked
+
+
+async def deploy_body(context: Context, request: Request) -> DeployRequest:
+    """The next version of a program; a part of it, or nothing, is about the current one."""
+    body = await optional_body(context, request, _object_body, _NOTHING)
+    if body is _NOTHING:
+        return DeployRequest()
+    asked = _program(body, DeployRequest)
+    named = (asked.spec, asked.import_path, asked.program_dir)
+    alone = asked.state is not None or asked.kwargs
+    version = Deployment("", 0, spec=asked.spec, import_path=asked.import_path, program_dir=asked.program_dir)
+    if not version.has_one_source and (not alone or any(one is not None for one in named)):
+        raise InvalidRequest(
+            'a program needs one of "spec" (or "signature" and the rest of a spec), "import_path" and "program_dir"'
+        )
+    return asked
+
+
+def _program(body: dict[str, Any], kind: type[T]) -> T:
+    try:
+        return msgspec.convert({"spec": body} if "signature" in body else body, kind)
+    except msgspec.ValidationError as refused:
+        raise InvalidRequest(f"not a program: {str(refused)[:300]}") from refused
 
 
 # --- pages ------------------------------------------------------------------------------------------

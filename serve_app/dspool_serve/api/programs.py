@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from dspool.core.lifecycle.source import digest_of
 from dspool.errors import InvalidRequest, PoolError, UnknownProgram
 from dspool.messages import Deployment, ExecuteProgram, GetProgramInfo, StreamProgram
 from dspool.supervisor.canary import Rollout
@@ -21,13 +22,13 @@ from dspool_serve.api.common import (
     body_of,
     cut,
     deadline,
+    deploy_body,
     execution_of,
     gather,
     optional_body,
     page_of,
     parted,
     pool_of,
-    program_body,
     result_of,
     run,
     stream_program,
@@ -39,13 +40,13 @@ from dspool_serve.api.schema import (
     BatchRequest,
     BatchResponse,
     Deployed,
+    DeployRequest,
     ExecuteRequest,
     ExecuteResponse,
     PoolProgram,
     PoolProgramInfo,
     PoolProgramList,
     Problem,
-    ProgramRequest,
     ProgramSpec,
     ProgramVersion,
     RollbackRequest,
@@ -146,25 +147,39 @@ async def _programs(context: Context, request: Request) -> dict[str, PoolProgram
 
 def program_version(deployment: Deployment) -> ProgramVersion:
     """What may be shown of a version: descriptions, demonstrations and states may hold anything."""
+    kind, summary = _made_from(deployment)
+    return ProgramVersion(
+        deployment.version,
+        kind,
+        summary[:LONGEST_SUMMARY],
+        digest_of(deployment.source),
+        digest_of(deployment.state),
+        deployment.made_by,
+        deployment.made_at or None,
+    )
+
+
+def _made_from(deployment: Deployment) -> tuple[Literal["spec", "state", "import_path", "program_dir"], str]:
     if deployment.import_path is not None:
-        return ProgramVersion(deployment.version, "import_path", deployment.import_path[:LONGEST_SUMMARY])
+        return "import_path", deployment.import_path
+    if deployment.program_dir is not None:
+        return "program_dir", deployment.program_dir
     signature = (deployment.spec or {}).get("signature")
     summary = signature if isinstance(signature, str) else ""
     # The long form: only the fields' names.
     if isinstance(signature, dict):
         sides = (signature.get("inputs"), signature.get("outputs"))
         summary = " -> ".join(", ".join(map(str, side or ())) for side in sides)
-    kind: Literal["spec", "state"] = "state" if deployment.state is not None else "spec"
-    return ProgramVersion(deployment.version, kind, summary[:LONGEST_SUMMARY])
+    return "state" if deployment.state is not None else "spec", summary
 
 
 async def deploy_pool_program(context: Context, request: Request) -> Response | EventStream:
     name = request.params["program"]
     query = request.query(frozenset({"canary_s"}))
     watch_s = number(query, "canary_s", 0.0, least=0.0, most=MAX_CANARY_S) if query else None
-    asked = await program_body(context, request, state_alone=True)
+    asked = await deploy_body(context, request)
     wanted = Deployment(
-        name, 0, spec=asked.spec, state=asked.state, import_path=asked.import_path, kwargs=asked.kwargs
+        name, 0, asked.spec, asked.state, asked.import_path, asked.kwargs, program_dir=asked.program_dir
     )
     pool = pool_of(context, request)
     if wants_events(request):
@@ -246,7 +261,8 @@ ROUTES: tuple[Route, ...] = (
         deploy_pool_program,
         "Deploy a new version of a pool program, a canary first; answers when every warm worker has it",
         Deployed,
-        ProgramRequest | ProgramSpec,
+        DeployRequest | ProgramSpec,
+        body_optional=True,
         status=201,
         problems=(*CHANGE, "not_allowed", "conflict", "program_error", "pool_not_ready"),
         query=(("canary_s", {"type": "number", "minimum": 0, "maximum": MAX_CANARY_S}),),

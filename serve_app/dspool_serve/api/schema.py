@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from dspool.messages import SessionInfo
+from dspool.messages.programs import MadeBy
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 
@@ -76,6 +77,16 @@ class ProgramCopy(Struct, forbid_unknown_fields=True):
     copy_of: str
     version: Annotated[int, Meta(ge=1)] | None = None
     state: JSONObject | None = None
+
+
+class DeployRequest(ProgramRequest, forbid_unknown_fields=True):
+    """The next version of a program; `state` or `kwargs` alone go into the current one. No body at all: the current one
+    with its source as it is now."""
+
+    program_dir: Annotated[
+        str | None,
+        Meta(description="a program that DSPy saved whole, within allowed_program_dirs; it runs code"),
+    ] = None
 
 
 class ProgramSpec(Struct):
@@ -180,12 +191,16 @@ class BatchResponse(Struct):
     failed: int
 
 
-class ProgramVersion(Struct):
+class ProgramVersion(Struct, omit_defaults=True):
     """One version of a pool program, without what it holds."""
 
     version: int
-    kind: Literal["spec", "state", "import_path"]
-    summary: Annotated[str, Meta(description="the signature's fields, or the import path")]
+    kind: Literal["spec", "state", "import_path", "program_dir"]
+    summary: Annotated[str, Meta(description="the signature's fields, the import path or the directory")]
+    source: Annotated[str, Meta(description="digest of the source that it is made of")] = ""
+    state: Annotated[str, Meta(description="digest of its saved state")] = ""
+    made_by: MadeBy | None = None
+    made_at: Annotated[float | None, Meta(description="wall-clock seconds; null: not known")] = None
 
 
 class PoolProgram(Struct):

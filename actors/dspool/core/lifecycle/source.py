@@ -30,13 +30,19 @@ class ImportedSource(Struct, frozen=True):
 
 
 def import_paths(d: Deployment) -> tuple[str, ...]:
-    """All that a version names by import path: the program, or the tools and the reward of its spec."""
+    """All that a version names by path: the program (an import path or a directory), or the tools and the reward of its
+    spec."""
     settings = d.spec.get("settings") if isinstance(d.spec, dict) else None
-    paths = [d.import_path]
+    paths = [d.import_path, d.program_dir]
     if isinstance(settings, dict):
         tools = settings.get("tools")
         paths += [*(tools if isinstance(tools, list) else ()), settings.get("reward")]
     return tuple(sorted({path for path in paths if isinstance(path, str)}))
+
+
+def source_record(d: Deployment) -> str:
+    """The record in the store that holds what a version is made of."""
+    return f"source:{d.program}:{d.version}"
 
 
 def differing(left: Mapping[str, str], right: Mapping[str, str]) -> list[str]:
@@ -127,7 +133,7 @@ def same_definition(new: Deployment, current: Deployment) -> bool:
     """As JSON: in Python 1, 1.0 and True are equal."""
     try:
         left, right = (
-            msgspec.json.encode([d.spec, d.state, d.import_path, d.kwargs], order="sorted")
+            msgspec.json.encode([d.spec, d.state, d.import_path, d.program_dir, d.kwargs], order="sorted")
             for d in (new, current)
         )
     except (TypeError, ValueError, RecursionError):

@@ -52,7 +52,7 @@ from dspool.programs.sessions.session import Session
 from dspool.programs.sessions.streaming import Emit, stream_call, stream_in_thread
 from dspool.programs.setup import configure_dspy
 from dspool.programs.sizes import is_large
-from dspool.programs.sources import imported_source
+from dspool.programs.versioned import source_of, warn_of_other_versions
 from dspool.proxies import keep_loopback_direct
 
 __all__ = ["CommandResult", "Session", "SessionHost"]
@@ -93,8 +93,9 @@ class SessionHost:
     # --- pool programs -------------------------------------------------------------------------------
 
     def deploy(self, d: Deployment) -> None:
-        """Load one version of a pool program; a version above the current one becomes current. Raises `PoolError`."""
+        """Load one version of a pool program, see `PoolPrograms.deploy`."""
         self.pool_programs.deploy(d)
+        warn_of_other_versions(d, self.config.name)
 
     def retire(self, program: str, version: int) -> None:
         """Forget one version. Raises `UnknownProgram`; `Conflict` if it is current and not the last."""
@@ -109,8 +110,8 @@ class SessionHost:
         self.pool_programs.activate(program, version)
 
     def source(self, paths: Iterable[str]) -> ImportedSource:
-        """What this process imported of the modules around those paths that `allowed_imports` covers."""
-        return imported_source(path for path in paths if self.config.allows_import(path))
+        """What this process has of the source around those paths that the configuration allows."""
+        return source_of(paths, self.config)
 
     def is_offline(self, program: str) -> bool:
         """Whether the current version of a pool program runs on the offline engine, so costs nothing."""

@@ -30,9 +30,7 @@ class PoolPrograms:
             Conflict: this process has imported other source than the version is made of.
             PoolError: what loading raises.
         """
-        program = self._load(
-            Definition(spec=d.spec, state=d.state, import_path=d.import_path, kwargs=d.kwargs)
-        )
+        program = self._load(Definition(d.spec, d.state, d.import_path, d.kwargs, d.program_dir))
         if paths := import_paths(d):
             # Asked in any case: from now on a late import of this source gets what it is now, or fails.
             check_source(d, self._source(paths).modules)
