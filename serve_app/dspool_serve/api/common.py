@@ -13,7 +13,8 @@ import msgspec
 from dspool.core.admission.access import allowed
 from dspool.errors import InvalidRequest, NotAllowed, PoolError, PoolNotReady
 from dspool.messages import AnyCommand, Deployment, Result, StreamEvent
-from dspool_serve.api.schema import DeployRequest, ExecuteRequest, ExecuteResponse, ProgramCopy, ProgramRequest, Timings
+from dspool_serve.api.schema import ExecuteRequest, ExecuteResponse, ProgramCopy, ProgramRequest, Timings
+from dspool_serve.api.version_schema import DeployRequest
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, ProgressStream, event, stream_event
 from dspool_serve.http.forms import form_inputs, is_form

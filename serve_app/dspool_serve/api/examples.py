@@ -6,6 +6,7 @@ from typing import Any
 
 from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
 from dspool_serve.api import schema as s
+from dspool_serve.api import version_schema as v
 from dspool_serve.api.pool_sessions import PoolSessionList
 from dspool_serve.api.workers import RunningList, WorkerDetail, WorkerList
 
@@ -76,7 +77,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "worker": "default-w0-3f9a1c",
         "timings": {"wait_s": 0.0004, "run_s": 1.9},
     },
-    s.PoolProgramList: {
+    v.PoolProgramList: {
         "programs": [
             {
                 "program": "qa",
@@ -90,14 +91,14 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         ],
         "next_cursor": None,
     },
-    s.PoolProgramInfo: {
+    v.PoolProgramInfo: {
         "program": "qa",
         "version": 2,
         "versions": [1, 2],
         "info": {"module": "Predict", "signature": "context, question -> answer"},
     },
-    s.Deployed: {"program": "qa", "version": 2},
-    s.RollbackRequest: {"version": 1},
+    v.Deployed: {"program": "qa", "version": 2},
+    v.RollbackRequest: {"version": 1},
     s.PoolList: {
         "pools": [
             {

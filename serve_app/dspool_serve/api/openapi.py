@@ -17,7 +17,8 @@ from dspool_serve.access.csrf import SAFE
 from dspool_serve.api.events import EventRow
 from dspool_serve.api.examples import EXAMPLES
 from dspool_serve.api.idempotency import MAX_KEY
-from dspool_serve.api.schema import Deployed, ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
+from dspool_serve.api.schema import ExecuteResponse, FieldEvent, Problem, StatusEvent, TokenEvent
+from dspool_serve.api.version_schema import Deployed
 from dspool_serve.http.problems import kind_of
 from dspool_serve.http.routing import Route
 

@@ -39,15 +39,17 @@ from dspool_serve.api.schema import (
     BatchItem,
     BatchRequest,
     BatchResponse,
-    Deployed,
-    DeployRequest,
     ExecuteRequest,
     ExecuteResponse,
+    Problem,
+    ProgramSpec,
+)
+from dspool_serve.api.version_schema import (
+    Deployed,
+    DeployRequest,
     PoolProgram,
     PoolProgramInfo,
     PoolProgramList,
-    Problem,
-    ProgramSpec,
     ProgramVersion,
     RollbackRequest,
 )

@@ -1,0 +1,70 @@
+"""What goes in and out over HTTP about the versions of pool programs, as `schema` has the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from dspool.messages.programs import MadeBy
+from dspool_serve.api.schema import Cursor, JSONObject, ProgramRequest, Schema
+
+
+class DeployRequest(ProgramRequest, forbid_unknown_fields=True):
+    """The next version of a program; `state` or `kwargs` alone go into the current one. No body at all: the current one
+    with its source as it is now."""
+
+    program_dir: Annotated[
+        str | None,
+        Meta(description="a program that DSPy saved whole, within allowed_program_dirs; it runs code"),
+    ] = None
+
+
+class ProgramVersion(Struct, omit_defaults=True):
+    """One version of a pool program, without what it holds."""
+
+    version: int
+    kind: Literal["spec", "state", "import_path", "program_dir"]
+    summary: Annotated[str, Meta(description="the signature's fields, the import path or the directory")]
+    source: Annotated[str, Meta(description="digest of the source that it is made of")] = ""
+    state: Annotated[str, Meta(description="digest of its saved state")] = ""
+    made_by: MadeBy | None = None
+    made_at: Annotated[float | None, Meta(description="wall-clock seconds; null: not known")] = None
+
+
+class PoolProgram(Struct):
+    """A pool program: the version that answers, and those it can be rolled back to."""
+
+    program: str
+    version: Annotated[int, Meta(description="current version")]
+    versions: list[int]
+    deployments: Annotated[list[ProgramVersion], Meta(description="newest first")] = []
+
+
+class PoolProgramList(Struct):
+    programs: list[PoolProgram]
+    next_cursor: Cursor = None
+
+
+class PoolProgramInfo(Struct):
+    """A pool program as its workers describe it."""
+
+    program: str
+    version: int
+    versions: list[int]
+    info: JSONObject
+    inputs: Schema = {}
+    outputs: Schema = {}
+
+
+class Deployed(Struct):
+    """The version of a pool program that every warm worker now answers with."""
+
+    program: str
+    version: int
+
+
+class RollbackRequest(Struct, forbid_unknown_fields=True):
+    """Go back to `version`, or to the one before the current one."""
+
+    version: Annotated[int, Meta(ge=1)] | None = None
