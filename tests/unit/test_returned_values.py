@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import base64
 import collections
 import datetime
 import decimal
@@ -23,12 +24,14 @@ import pytest
 import typed_programs as tp
 
 from dspool.config import PoolConfig
-from dspool.errors import PoolError, ProgramError
+from dspool.errors import InvalidRequest, PoolError, ProgramError
 from dspool.messages import Deployment, ExecuteProgram, Result, SetVariable, StreamProgram
 from dspool.programs.program import to_json
 from dspool.programs.sessions.host import SessionHost
+from dspool.remote.requests import batch_for, call_for
 from dspool.remote.requests import result_of as remote_result
 from dspool.testing.host import LoopbackPool
+from dspool.wire.frames import encode_command
 from dspool.worker.worker import Worker
 from dspool_serve.api.common import answer_json, result_of
 
@@ -80,7 +83,7 @@ SENT = [
     (collections.OrderedDict(a=1), {"a": 1}),
     (collections.Counter("aab"), {"a": 2, "b": 1}),
     (types.MappingProxyType({"a": 1}), {"a": 1}),
-    (tp.Person(name="A", age=1), {"name": "A", "age": 1, "mood": "good", "addresses": [], "nick": ""}),
+    (tp.Person(name="A", age=1), {"name": "A", "age": 1, "mood": "good", "addresses": [], "nickName": ""}),
     (tp.Names(["a"]), ["a"]),
     (tp.Scored(score=1, blob=b"\xff"), {"score": 1.0, "blob": "/w==", "image": None}),
     (tp.Scored(score=1, image=dspy.Image(PNG_URL)), {"score": 1.0, "blob": "", "image": {"url": PNG_URL}}),
@@ -195,6 +198,7 @@ async def pool():
     pool.workers["w0"], pool._members["w0"] = worker, await worker.describe()
     pool.publish()
     client = await pool.start_client()
+    client.worker = worker
     await client.run(SetVariable("any", 1), session="ada")
     yield client
     await client.close()
@@ -234,3 +238,79 @@ async def test_a_variable_that_cannot_be_kept_is_refused_before_it_is_sent(pool,
         await pool.run(SetVariable("x", value), session="ada")
     assert refused.value.outcome == "client_error"
     assert refused.value.details["field"].startswith("value")
+
+
+# --- arguments by Python ---
+
+ARGUMENTS = {
+    "person": tp.Person(name="Ada", age=36, nickName="A"),
+    "point": tp.Point(1.0),
+    "mood": tp.Mood.BAD,
+    "day": datetime.date(2026, 1, 2),
+    "image": dspy.Image(PNG_URL),
+    "people": [{"a": tp.Person(name="B", age=1)}],
+    "numbers": numpy.array([1, 2]),
+    "raw": b"\xff",
+    "text": "as it is",
+}
+
+
+def over_http(command):
+    return call_for("t", command, None, timeout_s=None, idempotent=True, operation_id=None).body["inputs"]
+
+
+def over_frames(command):
+    decoded = msgspec.msgpack.decode(encode_command(command))["inputs"]
+    return decoded | {"raw": base64.b64encode(decoded["raw"]).decode()}  # bytes travel as they are
+
+
+@pytest.mark.parametrize("sent", [over_http, over_frames])
+def test_arguments_of_python_travel_as_what_a_caller_over_http_would_send(sent):
+    assert sent(ExecuteProgram("p", ARGUMENTS)) == {
+        "person": {"name": "Ada", "age": 36, "mood": "good", "addresses": [], "nickName": "A"},
+        "point": {"x": 1.0, "y": 0.0},
+        "mood": "bad",
+        "day": "2026-01-02",
+        "image": {"url": PNG_URL},
+        "people": [{"a": {"name": "B", "age": 1, "mood": "good", "addresses": [], "nickName": ""}}],
+        "numbers": [1, 2],
+        "raw": "/w==",
+        "text": "as it is",
+    }
+    assert ARGUMENTS["text"] == "as it is"
+
+
+@pytest.mark.parametrize("send", [over_http, encode_command])
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (math.nan, "inputs.x"),
+        ({"a": [math.inf]}, "inputs.x{}[0]"),
+        (object(), "inputs.x"),
+        (tp.counting(), "inputs.x"),
+        (tp.cyclic(), "inputs"),
+        ("\ud83d", "inputs.x"),
+        (BIG, "inputs.x"),
+        (tp.BadModel(), "inputs.x"),
+    ],
+)
+def test_an_argument_that_has_no_form_in_json_is_refused_alike_by_every_kind_of_pool(send, value, field):
+    with pytest.raises(InvalidRequest) as refused:
+        send(ExecuteProgram("p", {"ok": 1, "x": value}))
+    assert refused.value.details["field"] == field
+
+
+def test_a_batch_takes_the_same_arguments():
+    call = batch_for("t", "p", [{"person": tp.Person(name="Ada", age=36)}], None)
+    assert call.body["inputs"][0]["person"]["name"] == "Ada"
+    with pytest.raises(InvalidRequest):
+        batch_for("t", "p", [{"x": math.nan}], None)
+
+
+async def test_a_typed_argument_reaches_a_program_as_what_it_was(pool):
+    tp.returns[0] = None
+    for name in ("person", "image", "point", "mood", "raw"):
+        worker = pool.worker
+        await worker.deploy(Deployment(name, 1, import_path=f"typed_programs:Takes_{name}"))
+        result = await pool.run(ExecuteProgram(name, {"value": ARGUMENTS[name]}))
+        assert result.outputs["value"] == repr(ARGUMENTS[name])

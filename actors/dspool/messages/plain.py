@@ -217,15 +217,16 @@ def _model(value: pydantic.BaseModel, count: _Count, depth: int) -> JSON:
     types = sys.modules.get("dspy.adapters.types.base_type")
     mark = None if types is None else types.CUSTOM_TYPE_START_IDENTIFIER
     try:
-        # Without warnings: they quote the value.
-        dumped = value.model_dump(mode="json", warnings=False)
+        # Under the names that its schema has, and that it takes; without warnings, which quote the value.
+        dumped = value.model_dump(mode="json", by_alias=True, warnings=False)
     except (pydantic_core.PydanticSerializationError, UnicodeError):
         # Bytes that are no text, or a value that only we can write.
-        dumped = value.model_dump(warnings=False)
+        dumped = value.model_dump(by_alias=True, warnings=False)
     if mark is None or not _holds(dumped, mark, depth):
         return _plain(dumped, count, depth + 1)
     # Types of DSPy write themselves as a part of a prompt, which nobody else can read.
-    own = [(name, getattr(value, name)) for name in type(value).model_fields]
+    fields = type(value).model_fields.items()
+    own = [(f.serialization_alias or f.alias or name, getattr(value, name)) for name, f in fields]
     return _object([*own, *(value.__pydantic_extra__ or {}).items()], count, depth)
 
 

@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -36,6 +36,7 @@ from dspool.messages import (
     StreamEvent,
     StreamProgram,
 )
+from dspool.wire.frames import plain_command
 
 ATTEMPTS = 4
 BACKOFF_S = 0.1
@@ -84,8 +85,9 @@ def call_for(
     fine, which saves the service two writes.
 
     Raises:
-        InvalidRequest: there is no way to ask this over HTTP.
+        InvalidRequest: there is no way to ask this over HTTP, or a value that no JSON stands for.
     """
+    command = plain_command(command)
     root = f"/v1/pools/{part(pool)}"
     at = root if session is None else f"{root}/sessions/{part(session)}"
     repeatable = type(command) in READ_ONLY
@@ -158,7 +160,8 @@ def batch_for(
     lm: dict[str, JSON] | None = None,
 ) -> HttpCall:
     """The request that runs a pool program on many inputs."""
-    body: dict[str, JSON] = {"inputs": inputs}
+    asked = [cast(ExecuteProgram, plain_command(ExecuteProgram(program, one))) for one in inputs]
+    body: dict[str, JSON] = {"inputs": [one.inputs for one in asked]}
     if timeout_s is not None:
         body["timeout_s"] = timeout_s
     if lm is not None:

@@ -211,6 +211,18 @@ def encode_command(command: AnyCommand) -> Raw:
     return Raw(encoded)
 
 
+def plain_command(command: AnyCommand) -> AnyCommand:
+    """`command` with plain JSON in the place of all values, for what speaks JSON. Raises what `encode_command` does."""
+    encode_command(command)
+    changed: dict[str, Any] = {}
+    for path, name, key, value in _values(command):
+        if key is None:
+            changed[name] = _plain_at(path, value)
+        else:
+            changed.setdefault(name, {})[key] = _plain_at(path, value)
+    return msgspec.structs.replace(command, **changed)
+
+
 def _made_plain(command: AnyCommand) -> AnyCommand:
     """`command` with plain data in the place of whatever else is in it; itself if there is nothing.
 
