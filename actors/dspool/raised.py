@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
 MAX_TEXT: Final = 2000
@@ -125,7 +125,14 @@ def _frames(raised: BaseException) -> Iterator[TracebackType]:
 
 
 def is_own_frame(trace: TracebackType) -> bool:
-    return _is_own(_module(trace).partition(".")[0], trace.tb_frame.f_code.co_filename)
+    return is_own_code(trace.tb_frame)
+
+
+def is_own_code(frame: FrameType) -> bool:
+    """Whether the function that runs in `frame` is the author's."""
+    module = dict.get(frame.f_globals, "__name__")
+    package = module.partition(".")[0] if type(module) is str else ""
+    return _is_own(package, frame.f_code.co_filename)
 
 
 def _last_own(raised: BaseException) -> TracebackType | None:
@@ -313,6 +320,7 @@ def _qualified(raised: BaseException) -> str:
 __all__ = [
     "HIDDEN",
     "MAX_TEXT",
+    "is_own_code",
     "is_own_frame",
     "is_own_module",
     "own",

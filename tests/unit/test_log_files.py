@@ -14,7 +14,7 @@ from dspool.config import PoolConfig
 from dspool.messages import ExecuteProgram, Operation
 from dspool.telemetry import logs
 from dspool.telemetry.log_files import LogLine, LogPage, LogQuery, merged, search
-from dspool.telemetry.printed import PrintedLines
+from dspool.telemetry.printed import PrintedLines, log_prints
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -201,15 +201,39 @@ def test_what_user_code_prints_is_a_line_with_its_operation(node):
     assert behind.getvalue() == ""
 
 
-def test_a_handler_of_user_code_that_writes_to_stdout_does_not_go_round_in_circles():
-    behind = io.StringIO()
+def test_what_libraries_print_is_no_record_of_the_log():
+    behind, log = io.StringIO(), io.StringIO()
+    printed = PrintedLines("stdout", behind, logging.StreamHandler(log), logging.INFO)
+    library = {"__name__": "some_library"}
+    exec(
+        compile("def say(file):\n  print('a value', file=file)", "/x/site-packages/some_library.py", "exec"),
+        library,
+    )
+    library["say"](printed)
+    print("mine", file=printed)
+    assert (behind.getvalue(), log.getvalue()) == ("a value\n", "mine\n")
+
+
+def test_a_handler_of_user_code_that_writes_to_stdout_does_not_write_each_line_twice():
+    behind, log = io.StringIO(), io.StringIO()
+    printed = PrintedLines("stdout", behind, logging.StreamHandler(log), logging.INFO)
     logger = logging.Logger("x")
-    printed = PrintedLines("stdout", behind, logging.StreamHandler(behind), logging.INFO)
-    printed._logger.addHandler(logging.StreamHandler(printed))
     logger.addHandler(logging.StreamHandler(printed))
     logger.warning("once")
-    print("again", file=printed)
-    assert behind.getvalue() == "once\nonce\nagain\nagain\n"
+    assert (behind.getvalue(), log.getvalue()) == ("once\n", "")
+
+
+def test_a_thread_of_a_program_that_fails_says_so_in_the_log_without_content(monkeypatch, caplog):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.StringIO())
+    log_prints(logging.NullHandler(), logging.INFO)
+    thread = threading.Thread(target=lambda: int("what a user sent"))
+    thread.start()
+    thread.join()
+    assert f"a thread ended with ValueError at {__name__}:" in caplog.text
+    assert "int() with base 10: ..." in caplog.records[0].traceback
+    assert "what a user sent" not in caplog.text + caplog.records[0].traceback.partition("ValueError")[2]
 
 
 def test_info_lines_of_user_code_are_logged_and_those_of_libraries_are_not(monkeypatch, tmp_path):

@@ -1,7 +1,8 @@
 """What user code prints, as lines of the log: with operation, worker and trace, and all in one file.
 
-For processes of our own only: it takes the place of `sys.stdout` and `sys.stderr`. What goes past them (C code, child
-processes) goes on to the files behind, without context.
+For processes of our own only: it takes the place of `sys.stdout` and `sys.stderr`. What libraries print (warnings that
+quote values, progress bars) and what goes past them (C code, child processes) goes on to the files behind: it may hold
+anything, and is no record of the log.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import sys
 import threading
 from typing import Final, TextIO
 
+from dspool.quotations import without_secrets
+from dspool.raised import is_own_code, own_place_of, traceback_of, type_of
 from dspool.telemetry.log_files import LONGEST_RECORD
 from dspool.telemetry.logs import current_operation
+
+_log = logging.getLogger(__name__)
 
 STREAMS: Final = ("stdout", "stderr")
 _UNENDED: Final = 256
@@ -33,8 +38,8 @@ class PrintedLines(io.TextIOBase):
         self._here = threading.local()
 
     def write(self, text: str) -> int:
-        if getattr(self._here, "writing", False):
-            # A handler of somebody that writes to this stream, or logging that complains of itself.
+        # `print` has no frame of its own. The guard: logging that complains of itself would go round in circles.
+        if getattr(self._here, "writing", False) or not is_own_code(sys._getframe(1)):
             return self._behind.write(text)
         operation = current_operation.get()
         key = threading.get_ident(), "" if operation is None else operation.id
@@ -77,6 +82,17 @@ def log_prints(handler: logging.Handler, level: int) -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, PrintedLines):
             setattr(sys, name, PrintedLines(name, stream, handler, level))
+    threading.excepthook = _log_thread
+
+
+def _log_thread(ended: threading.ExceptHookArgs) -> None:
+    """A thread that user code started ended with an exception: Python would print all that it says."""
+    raised = ended.exc_value
+    if raised is not None and ended.exc_type is not SystemExit:
+        text = traceback_of(raised, hide=without_secrets)
+        _log.error(
+            "a thread ended with %s at %s", type_of(raised), own_place_of(raised), extra={"traceback": text}
+        )
 
 
 __all__ = ["PrintedLines", "log_prints"]
