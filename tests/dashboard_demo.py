@@ -41,7 +41,7 @@ from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, OutgoingEvent
-from dspool.telemetry.log_files import LogPage, LogTail
+from dspool.telemetry.log_files import LogLine, LogPage, LogTail
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.tokens import TokenSource
@@ -464,7 +464,13 @@ class SimulatedPool:
         after: float = 0.0,
         limit: int = 200,
     ) -> LogPage:
-        return LogPage([], after, False, True)
+        about = "qa v3" if self.pretty else HOSTILE
+        text = f"2026-01-01T00:00:00.000+00:00 INFO    dspool.worker: {about} ready [pool={self.name}]"
+        lines = [
+            LogLine(1.0 + number, "info", "dspool.worker", worker or "w0", operation, text)
+            for number in range(min(limit, 40))
+        ]
+        return LogPage(lines, after, False, True)
 
     async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
         about = "qa v3" if self.pretty else HOSTILE

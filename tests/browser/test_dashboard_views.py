@@ -233,6 +233,7 @@ def test_an_operation_opens_as_a_waterfall(look):
     assert lanes.count() >= 2
     page.locator(".waterfall button").first.click()
     assert page.locator(".waterfall .about:visible").count() == 1
+    assert "dspool.worker" in page.locator("section[aria-label=Log] pre.log").inner_text()
     page.get_by_role("link", name="All operations").click()
     page.get_by_role("heading", name="Slowest").wait_for()
 

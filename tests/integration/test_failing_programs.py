@@ -14,46 +14,8 @@ from dspool.messages import ExecuteProgram
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
-SHOP = """
-import logging
-import os
-import threading
 
-import dspy
-
-log = logging.getLogger(__name__)
-print("shop is imported")
-
-
-class Answer(dspy.Module):
-    def forward(self, order):
-        log.info("looking for an order")
-        print("looking", "for its items")
-        raise ValueError(f"order has no line items: {order}")
-
-
-class Unset(dspy.Module):
-    def __init__(self):
-        os.environ["PINECONE_API_KEY_OF_NOBODY"]
-
-    def forward(self):
-        return {}
-"""
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    (home / "failshop.py").write_text(SHOP)
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{home}{os.pathsep}{before}"
-    yield home
-    os.environ["PYTHONPATH"] = before
-
-
-async def test_a_failure_is_told_with_its_words_and_its_log_is_found_also_when_its_worker_died(
-    shop, tmp_path
-):
+async def test_a_failure_is_told_with_its_words_and_its_log_is_found_also_when_its_worker_died(tmp_path):
     made = settings(
         tmp_path,
         pool_size=1,
@@ -66,14 +28,14 @@ async def test_a_failure_is_told_with_its_words_and_its_log_is_found_also_when_i
             await pool.run(ExecuteProgram("answer", {"order": "of my aunt Plumtree"}))
         error = failed.value
         assert error.text == "order has no line items: of my aunt Plumtree"
-        assert error.at == "failshop:16"
+        assert error.at == "failshop:19"
 
         page = await pool.logs(operation=error.operation_id)
         text = "\n".join(line.text for line in page.lines)
         for words in (
             "INFO    failshop: looking for an order",
             "INFO    stdout: looking for its items",
-            "an operation failed: the program raised ValueError at failshop:16",
+            "an operation failed: the program raised ValueError at failshop:19",
             'raise ValueError(f"order has no line items: {order}")',
             "ValueError: order has no line items: ...",
         ):
@@ -89,7 +51,7 @@ async def test_a_failure_is_told_with_its_words_and_its_log_is_found_also_when_i
         assert any(line.operation_id == error.operation_id for line in found)
 
 
-async def test_a_pool_whose_program_cannot_be_loaded_ends_at_once(shop, tmp_path):
+async def test_a_pool_whose_program_cannot_be_loaded_ends_at_once(tmp_path):
     made = settings(
         tmp_path,
         pool_size=1,
@@ -101,6 +63,6 @@ async def test_a_pool_whose_program_cannot_be_loaded_ends_at_once(shop, tmp_path
         async with Pool.start(PoolConfig(**made)):
             pass
     assert (
-        "making failshop:Unset raised KeyError at failshop:21: 'PINECONE_API_KEY_OF_NOBODY'"
+        "making failshop:Unset raised KeyError at failshop:24: 'PINECONE_API_KEY_OF_NOBODY'"
         in failed.value.message
     )

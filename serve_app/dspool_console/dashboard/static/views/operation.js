@@ -3,6 +3,7 @@
 import { get, poolPath } from "../api.js";
 import { fill, h } from "../dom.js";
 import { duration, NONE, plural, time } from "../format.js";
+import { LogPanel } from "../log_panel.js";
 import { badge, empty, facts, panel } from "../parts.js";
 import { lane } from "../small_charts.js";
 
@@ -13,6 +14,7 @@ class Operation {
     this.ctx = ctx;
     this.what = "the operation";
     this.node = h("div", { class: "stack" });
+    this.log = new LogPanel(ctx, "Log", { operation: ctx.arg });
   }
 
   async load() {
@@ -22,6 +24,10 @@ class Operation {
       if (problem.status !== 404) throw problem;
       this.found = null;
     }
+    // It may have been asked for by the id of its trace.
+    const named = this.found?.spans.find((span) => span.attributes?.["dspool.operation.id"]);
+    if (named) this.log.choice = { operation: named.attributes["dspool.operation.id"] };
+    this.log.load();
   }
 
   draw() {
@@ -35,6 +41,7 @@ class Operation {
           { class: "panel" },
           empty("No trace of this operation", "It was not traced, or its trace has been rotated away."),
         ),
+        this.log.node,
       );
       return;
     }
@@ -102,6 +109,7 @@ class Operation {
         ]),
       ),
       panel("Where the time went", {}, h("ol", { class: "waterfall" }, rows)),
+      this.log.node,
     );
     this.node.querySelector(".head").style.marginBottom = "0";
   }

@@ -4,7 +4,8 @@ import { get, poolPath, query } from "../api.js";
 import { fill, h, webAddress } from "../dom.js";
 import { intervalOf, servedLinks } from "../export_links.js";
 import { agoTime, count, duration, megabytes, percent, rate, time } from "../format.js";
-import { badge, bar, empty, facts, failed, panel } from "../parts.js";
+import { LogPanel } from "../log_panel.js";
+import { badge, bar, facts, panel } from "../parts.js";
 import { Plot } from "../plot.js";
 import { PlotGroup } from "../plot_group.js";
 import { Series } from "../series.js";
@@ -37,8 +38,7 @@ class WorkerView {
     this.cells = h("div", {});
     this.warmup = h("div", {});
     this.sessions = h("div", {});
-    this.log = h("div", {});
-    const logButton = h("button", { type: "button", class: "quiet", on: { click: () => this.loadLog() } }, "Refresh");
+    this.log = new LogPanel(ctx, "End of the log", { worker: ctx.arg });
     this.node = h(
       "div",
       { class: "stack" },
@@ -57,7 +57,7 @@ class WorkerView {
         "div",
         { class: "columns" },
         panel("Sessions here", {}, this.sessions),
-        panel("End of the log", { actions: ctx.admin ? logButton : null }, this.log),
+        this.log.node,
       ),
     );
     this.node.querySelector(".head").style.marginBottom = "0";
@@ -72,7 +72,7 @@ class WorkerView {
     ]);
     this.series.load(history);
     this.poll ??= setInterval(() => this.again(), AGAIN_MS);
-    this.loadLog();
+    this.log.load();
   }
 
   async again() {
@@ -196,40 +196,6 @@ class WorkerView {
     const now = Math.max(this.series.last ?? 0, this.ctx.data.now);
     this.group.frame(now, this.ctx.range());
     this.group.draw(this.series, this.ctx.data.markers);
-  }
-
-  async loadLog() {
-    if (!this.ctx.admin) {
-      return fill(this.log, h("p", { class: "muted" }, `Logs need the role admin; you are ${this.ctx.me.role}.`));
-    }
-    try {
-      const { lines, source, truncated, filtered } = await get(
-        poolPath(this.ctx.pool, "workers", this.ctx.arg, "log") + query({ lines: 200 }),
-      );
-      if (!lines.length) {
-        return fill(this.log, empty("Nothing written", source ? `${source} holds no line of ours.` : ""));
-      }
-      const text = h(
-        "pre",
-        { class: "log", tabindex: "0", role: "region", "aria-label": "End of the log" },
-        lines.join("\n"),
-      );
-      fill(
-        this.log,
-        text,
-        h(
-          "p",
-          { class: "muted small" },
-          `${source}${truncated ? ", its last lines" : ""}${
-            filtered ? "; only lines of dspool itself while content capture is off" : ""
-          }`,
-        ),
-      );
-      text.scrollTop = text.scrollHeight;
-    } catch (problem) {
-      fill(this.log, failed(problem, () => this.loadLog()));
-    }
-    return undefined;
   }
 
   live(kind, frame) {
