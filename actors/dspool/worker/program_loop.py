@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from dspool.errors import place_of, type_of
+from dspool.quotations import without_secrets
+from dspool.raised import traceback_of
 from dspool.worker.execution import Execution
 
 if TYPE_CHECKING:
@@ -173,11 +175,12 @@ def run_through(loop: asyncio.AbstractEventLoop, over: Callable[[], bool]) -> No
         try:
             loop.run_forever()
         except BaseException as escaped:
-            # The type and place only: a message may hold what a user sent.
             _log.error(
                 "a task or callback of a program raised %s at %s out of the worker's event loop, which goes on",
                 type_of(escaped),
                 place_of(escaped),
+                # As text: other handlers of this process would write the exception with all that it says.
+                extra={"traceback": traceback_of(escaped, hide=without_secrets)},
             )
         else:
             if over():
