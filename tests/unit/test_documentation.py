@@ -158,7 +158,7 @@ def requests_shown() -> list[tuple[str, str, str | None]]:
         for line in block.text.replace("\\\n", " ").splitlines():
             if line.startswith("curl") and "127.0.0.1" in line:
                 words = shlex.split(line)
-                body = words[words.index("-d") + 1] if "-d" in words else None
+                body = words[words.index("-d") + 1] if "-d" in words else "form" if "-F" in words else None
                 found.append((str(block), next(word for word in words if word.startswith("http")), body))
     return found
 
@@ -172,7 +172,9 @@ def test_a_request_that_is_shown_has_a_route_that_takes_it(where, url, body):
         if asked[0] == route.method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route.path), asked[1])
     ]
     assert taking, where
-    if body:
+    if body == "form":
+        assert taking[0].takes_form, where
+    elif body:
         assert taking[0].takes is ExecuteRequest, where
         msgspec.json.decode(body, type=ExecuteRequest)
 
