@@ -396,6 +396,7 @@ def shop(tmp_path, monkeypatch):
 
 def test_programs_named_on_the_command_line_are_served_besides_those_of_the_file(service, shop, monkeypatch):
     file = shop / "pool.yaml"
+    (shop / "other.py").write_text("import dspy\nclass B(dspy.Module): pass\n")
     file.write_text("allowed_imports: [other]\nprograms: {b: {import_path: 'other:B'}}\n")
     seen = []
 
