@@ -112,6 +112,8 @@ class Stopping(dspy.Module):
             await asyncio.wait([asyncio.create_task(_stop_later(what))])
         elif where == "loop":
             loop.stop()
+        elif where == "signal":
+            signal.raise_signal(signal.SIGINT)
         await asyncio.sleep(0.01)
         return dspy.Prediction(answer="survived")
 

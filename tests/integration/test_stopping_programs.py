@@ -45,7 +45,8 @@ async def test_a_program_that_stops_things_ends_itself_and_neither_its_worker_no
             assert "secret" not in ended.value.message
         for where in ("callback", "forgotten task"):
             assert (await pool.execute("stopping", where=where, what=what)).answer == "survived"
-    assert (await pool.execute("stopping", where="loop", what="")).answer == "survived"
+    for where in ("loop", "signal"):
+        assert (await pool.execute("stopping", where=where, what="")).answer == "survived"
     assert [result.label for result in await asyncio.gather(*neighbours)] == ["n0", "n1", "n2"]
     status = await pool.status()
     assert (status.state, status.failures, pids(pool)) == ("ready", 0, before)

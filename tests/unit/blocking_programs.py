@@ -77,3 +77,13 @@ class Mixed(dspy.Module):
         if block:
             hold()
         return dspy.Prediction(label=label)
+
+
+class CallsItsPool(dspy.Module):
+    """Asks the pool that it runs in, through `ask`, and needs a slot of it for that."""
+
+    ask: Any = None
+
+    async def aforward(self, blocking: bool = False) -> Any:
+        asked = CallsItsPool.ask()
+        return asked.result(PATIENCE_S) if blocking else await asyncio.wrap_future(asked)

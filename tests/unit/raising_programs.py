@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -234,6 +236,38 @@ class _Finalized:
         now()
 
 
+class InGenerator(_Async):
+    async def do(self) -> None:
+        next(_left_open())
+
+
+def _left_open() -> Any:
+    try:
+        yield
+    finally:
+        now()
+
+
+class InAsyncGenerator(_Async):
+    async def do(self) -> None:
+        await anext(_left_open_later())
+        await asyncio.sleep(0.001)
+
+
+async def _left_open_later() -> Any:
+    try:
+        yield
+    finally:
+        await later()
+
+
+class InForgottenThread(_Async):
+    async def do(self) -> None:
+        thread = threading.Thread(target=now)
+        thread.start()
+        thread.join()
+
+
 class InExceptionHandler(_Async):
     async def do(self) -> None:
         loop = asyncio.get_running_loop()
@@ -247,6 +281,12 @@ class StopsTheLoop(_Async):
     async def do(self) -> None:
         asyncio.get_running_loop().stop()
         await asyncio.sleep(0.001)
+
+
+class ClosesTheLoop(_Async):
+    async def do(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop().close()
 
 
 class Neighbour(dspy.Module):

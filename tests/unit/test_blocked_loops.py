@@ -12,7 +12,7 @@ import pytest
 from blocking_programs import Counted
 
 from dspool.config import PoolConfig, Probe
-from dspool.errors import Cancelled, DeadlineExceeded
+from dspool.errors import Cancelled, DeadlineExceeded, ProgramError
 from dspool.messages import Deployment, ExecuteProgram, StreamProgram
 from dspool.programs.sessions.host import SessionHost
 from dspool.telemetry import events
@@ -20,7 +20,7 @@ from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
 
 WAIT_S = 60.0
-PROGRAMS = ("Blocks", "Waits", "Counted", "Streamed", "Mixed")
+PROGRAMS = ("Blocks", "Waits", "Counted", "Streamed", "Mixed", "CallsItsPool")
 ASKED = {"question": "Rome is big. What is big?"}
 
 
@@ -221,3 +221,33 @@ async def test_a_retired_version_leaves_no_thread():
         await asyncio.to_thread(loop.thread.join, WAIT_S)
         assert not loop.thread.is_alive()
         assert (await asked(client, "Counted", label="y")).label == "y"
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_program_that_waits_for_its_own_full_pool_ends_with_an_error_of_its_own(blocking: bool):
+    async with LoopbackPool(settings(slots_per_worker=1, checkout_timeout_s=0.1)) as pool:
+        client = await start(pool)
+        loop = asyncio.get_running_loop()
+
+        def ask() -> Any:
+            command = ExecuteProgram("Counted", {"label": "inner"})
+            work = client.run(command, operation_id="inner", timeout_s=WAIT_S)
+            return asyncio.run_coroutine_threadsafe(work, loop)
+
+        blocking_programs.CallsItsPool.ask = staticmethod(ask)
+        outer = ExecuteProgram("CallsItsPool", {"blocking": blocking})
+        with pytest.raises(ProgramError, match="answered deadline_exceeded; if it is") as ended:
+            await client.run(outer, operation_id="outer", timeout_s=WAIT_S)
+        details = ended.value.details
+        assert (details["operation_id"], details["cause_operation_id"]) == ("outer", "inner")
+        assert (details["reason"], details["cause"]) == ("nested_call", "deadline_exceeded")
+        assert details["at"].startswith("blocking_programs:")
+        # With room it is just a call.
+        blocking_programs.CallsItsPool.ask = staticmethod(
+            lambda: asyncio.run_coroutine_threadsafe(_answer(), loop)
+        )
+        assert (await client.run(outer)).answer == "there"
+
+
+async def _answer() -> dict[str, str]:
+    return {"answer": "there"}

@@ -134,6 +134,14 @@ def test_one_that_many_callers_run_at_once_counts_once_a_death():
     world.end(world.submit("popular"))
 
 
+def test_another_version_of_a_program_gets_a_chance_of_its_own():
+    world = World(attempts=1)
+    world.submit("poison", idempotent=False)
+    world.die()
+    world.dispatcher.programs_changed()
+    world.end(world.submit("poison"))
+
+
 def test_with_nothing_to_refuse_for_none_is_refused():
     world = World(attempts=1, refuse_poison_s=0.0)
     for _ in range(5):

@@ -35,7 +35,10 @@ from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
 
 # Python only tells of what a `__del__` raises; so does pytest.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 WAIT_S = 60.0
 QUESTION = {"context": "Paris is the capital of France.", "question": "What is the capital of France?"}
@@ -192,6 +195,9 @@ NOBODY_WAITS = (
     "InTimer",
     "InFinalizer",
     "InExceptionHandler",
+    "InGenerator",
+    "InAsyncGenerator",
+    "InForgottenThread",
 )
 
 
@@ -290,8 +296,9 @@ def test_a_program_that_cancels_itself_ends_with_a_program_error(world, neighbou
         world.do(world.run("CancelsItself"))
 
 
-def test_a_program_cannot_stop_the_loop(world, neighbour):
-    assert world.do(world.run("StopsTheLoop")).answer == "survived"
+@pytest.mark.parametrize("program", ["StopsTheLoop", "ClosesTheLoop"])
+def test_a_program_cannot_stop_the_loop(world, neighbour, program):
+    assert world.do(world.run(program)).answer == "survived"
 
 
 def test_a_program_that_is_cancelled_by_its_caller_is_still_cancelled(world, neighbour):

@@ -365,6 +365,8 @@ class Client:
     def _apply(self, membership: Membership) -> None:
         if membership.version <= self._membership.version:
             return
+        if membership.programs != self._membership.programs:
+            self._dispatcher.programs_changed()
         self._membership = membership
         self._programs.update(membership.programs)
         self._by_id = {member.worker_id: member for member in membership.workers}

@@ -315,6 +315,10 @@ class Dispatcher:
             self._matcher.feed(worker, now)
         self._matcher.recheck_handovers(now)
 
+    def programs_changed(self) -> None:
+        """Other code may run the same requests now: none is refused for what it did before."""
+        self._suspects.clear()
+
     def close(self, *, now: float) -> None:
         """End everything and accept nothing more."""
         self._closed = True

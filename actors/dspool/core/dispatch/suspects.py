@@ -54,6 +54,9 @@ class Suspects:
         """A worker told its end: it is none of those that kill."""
         self._known.pop(key, None)
 
+    def clear(self) -> None:
+        self._known.clear()
+
     def refused_until(self, key: bytes, now: float) -> float | None:
         """Until when it is refused; None: it is not."""
         count = self._count(key, now)

@@ -10,20 +10,27 @@ from dspy.utils import exceptions as lm_errors
 
 from dspool.errors import (
     ConfigError,
+    DeadlineExceeded,
     InvalidRequest,
     ModelAuthFailed,
     ModelError,
     ModelRateLimited,
     ModelRefused,
     ModelUnreachable,
+    PoisonRequest,
     PoolError,
     ProgramError,
+    QueueFull,
+    Rejected,
+    Unreachable,
+    WorkerLost,
     is_own,
     place_of,
 )
 from dspool.programs.models.endings import NoAnswer
 from dspool.programs.models.profile_lm import timed_out
 
+_OF_CALLERS = (Rejected, DeadlineExceeded, WorkerLost, Unreachable, PoisonRequest)
 _FILTERED = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
 """What providers call a prompt that their filter stops."""
 _NO_ANSWER = {
@@ -69,7 +76,7 @@ def _pool_error(error: BaseException) -> PoolError | None:
         # Raised by us below DSPy's engine boundary, such as by a listener that went away.
         error = error.__cause__
     if isinstance(error, PoolError) and is_own(error):
-        return error
+        return _of_call(error) if _is_of_call(error) else error
     if isinstance(error, lm_errors.AdapterParseError):
         return _unparsable(error)
     if isinstance(error, lm_errors.LMError):
@@ -95,6 +102,28 @@ def _with_way(error: PoolError, failed: lm_errors.LMError) -> PoolError:
         message += f"; it was tried {attempts} times"
         more["attempts"] = attempts
     return type(error)(message, **error.details, **more) if more else error
+
+
+def _is_of_call(error: PoolError) -> bool:
+    """Whether a pool that the program itself called answered so: only callers see such errors."""
+    return "operation_id" in error.details or isinstance(error, _OF_CALLERS)
+
+
+def _of_call(error: PoolError) -> ProgramError:
+    """The caller's operation is another one than that which the program began: it needs an error of its own."""
+    details = dict(ProgramError.of(error).details)
+    full = isinstance(error, QueueFull) or error.details.get("phase") == "queue"
+    hint = (
+        "; if it is the program's own pool, operations that wait for others may fill all its slots"
+        if full
+        else ""
+    )
+    if "operation_id" in error.details:
+        details["cause_operation_id"] = error.details["operation_id"]
+    return ProgramError(
+        f"a pool that the program called at {details['at']} answered {error.code}{hint}",
+        **{**details, "reason": "nested_call", "cause": error.code},
+    )
 
 
 def _model_error(error: lm_errors.LMError) -> PoolError:
