@@ -15,6 +15,7 @@ import typer
 from dspool.cli import (
     actions,
     deploy,
+    dev,
     doctor,
     evaluation,
     logs,
@@ -176,7 +177,7 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (new, views, logs, actions, warm, deploy, evaluation, doctor):
+for commands in (new, dev, views, logs, actions, warm, deploy, evaluation, doctor):
     commands.add_to(app)
 
 

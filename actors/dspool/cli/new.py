@@ -115,7 +115,9 @@ def _is_installed(package: str) -> bool:
     kept = list(sys.path)
     try:
         sys.path[:] = [entry for entry in kept if entry not in here]
-        return find_spec(package) is not None
+        spec = find_spec(package)
+        # A mere folder that has this name stands behind the project's own package.
+        return spec is not None and spec.origin is not None
     except (ImportError, ValueError):
         return False
     finally:

@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
+import msgspec
+
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
 from dspool.direct import DirectPool
 from dspool.errors import InternalError, NotAllowed, PoolError, UnknownWorker
+from dspool.messages import PoolStatus
 from dspool.runtime.administration import Administration
 from dspool.runtime.inspection import Inspection
 from dspool.runtime.storage import Storage
@@ -46,6 +49,8 @@ class LocalMetrics:
     def __init__(self, config: PoolConfig) -> None:
         self._config = config
         self._metrics = PoolMetrics(config)
+        self.note = ""
+        """What is wrong with a pool that serves all the same; its status says so."""
         # What is sent in this process would be logged twice: once here, once from the buffer below.
         self._metrics.observation.close()
         self._events = EventBuffer(config.name, "pool").attach()
@@ -59,7 +64,7 @@ class LocalMetrics:
     async def report(self, message: Any) -> None:
         # Clients and workers of this process have the same events as the buffer here.
         if not isinstance(message, EventBatch):
-            await self._metrics.report(message)
+            await self._metrics.report(noted(message, self.note))
 
     async def _tick(self) -> None:
         due_s = 0.0
@@ -91,7 +96,8 @@ class LocalPool(Administration, Inspection, Storage, DirectPool):
         DirectPool.__init__(self, client.config.name, client)
         Storage.__init__(self, store)
         Inspection.__init__(self, metrics or _NoMetrics())
-        self._supervisor, self._runtime = supervisor, runtime
+        self._supervisor, self._runtime, self._local_metrics = supervisor, runtime, metrics
+        self._note = ""
 
     @classmethod
     @asynccontextmanager
@@ -141,6 +147,16 @@ class LocalPool(Administration, Inspection, Storage, DirectPool):
             await pool.wait_ready()
             yield pool
 
+    def note(self, text: str) -> None:
+        """From here on the pool's status says that it is degraded, and why; `""` ends that."""
+        self._note = text
+        if self._local_metrics is not None:
+            self._local_metrics.note = text
+
+    async def status(self) -> PoolStatus:
+        status: PoolStatus = noted(await super().status(), self._note)
+        return status
+
     # --- what its service needs ---
 
     @property
@@ -173,6 +189,13 @@ class LocalPool(Administration, Inspection, Storage, DirectPool):
 class _NoMetrics:
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         raise NotAllowed("this pool keeps no metrics: enable_metrics is off")
+
+
+def noted(message: Any, note: str) -> Any:
+    """`message`, and if it is the status of a pool, with `note` in it."""
+    if note and isinstance(message, PoolStatus):
+        return msgspec.structs.replace(message, state="degraded", reason=note)
+    return message
 
 
 async def _shut_down(supervisor: Supervisor) -> None:

@@ -18,12 +18,11 @@ from dspool.errors import UnknownPool
 from dspool.pool import Pool
 from dspool.runtime.cluster import node_address
 from dspool.telemetry import logs
-from dspool.tokens import TokenSource, from_environment
-from dspool_serve.access.audit import NAME as AUDIT_NAME
-from dspool_serve.access.audit import Audit
+from dspool.tokens import from_environment
 from dspool_serve.access.cors import CrossOrigin
-from dspool_serve.access.security import LOOPBACK_NAMES, Security
+from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
+from dspool_serve.ingress.configured import security_of, settings_of
 from dspool_serve.pools import Pools, Settings
 
 DEPLOYMENT = "dspool-http"
@@ -102,20 +101,7 @@ def build_app(
     in front of the replicas puts the client's address into `client_header`, which nobody else can send; without one
     the client is whoever opened the connection.
     """
-    settings = {
-        "max_body_bytes": config.service.max_body_bytes,
-        "max_batch": config.service.max_batch,
-        "body_timeout_s": config.service.body_timeout_s,
-        "heartbeat_s": config.service.heartbeat_s,
-        "idempotency_ttl_s": config.service.idempotency_ttl_s,
-        "operation_timeout_s": config.operation_timeout_s,
-        "execute_code": config.service.execute_code,
-        "session_imports": config.service.session_imports,
-        "echo_request_id": False,
-        "tls": config.service.tls_cert is not None,
-        "client_header": client_header,
-        "cors_origins": config.service.cors_origins,
-    }
+    settings = settings_of(config, client_header=client_header, echo_request_id=False)
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,
         name=DEPLOYMENT,
@@ -132,27 +118,6 @@ def build_app(
     )
     security = partial(security_of, config, from_environment(os.environ))
     return deployment.bind(pools or partial(RayPools, [config.name]), settings, security)
-
-
-def security_of(config: PoolConfig, tokens: str | None) -> Security:
-    """What one ingress process lets in. `tokens` is the variable with tokens as the service was started with it.
-
-    Raises:
-        ConfigError: the tokens cannot be read, or the audit log cannot be written.
-    """
-    service = config.service
-    source = TokenSource(service.tokens_file, tokens) if service.tokens_file or tokens else None
-    return Security(
-        source,
-        hosts=None if source is not None else (*LOOPBACK_NAMES, service.host),
-        origins=service.cors_origins,
-        audit=Audit(
-            config.state_dir / AUDIT_NAME, max_bytes=service.audit_max_bytes, files=service.audit_files
-        ),
-        max_waiting=service.fair_waiting,
-        max_streams=service.max_streams,
-        max_streams_each=service.max_streams_per_principal,
-    )
 
 
 __all__ = ["DEPLOYMENT", "HttpIngress", "RayPools", "build_app"]
