@@ -32,8 +32,8 @@ ADVICE: Final = {
     "rejected": f"{_LATER}, after `retry_after_s`.",
     "queue_full": f"{_LATER}, after `retry_after_s`; if it stays, add workers or slots.",
     "rate_limited": f"{_LATER}, after `retry_after_s`, or ask for a higher rate or quota.",
-    "poison_request": "Find out in the workers' log why they die of it. It is taken again after `retry_after_s`, or when "
-    "another version of the program is current; `retry.refuse_poison_s` sets the time.",
+    "poison_request": "Find out in the workers' log why they die of it. It is taken again after `retry_after_s`, or "
+    "when another version of the program is current; `retry.refuse_poison_s` sets the time.",
     "quota_exceeded": "`details.limit` names the limit: end sessions, delete variables or programs, or ask for more. "
     "Room is there at once.",
     "pool_paused": f"{_LATER}, or `dspool resume`.",

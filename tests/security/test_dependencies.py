@@ -57,6 +57,7 @@ BROUGHT_ALONG = {
     "annotated-types": "pydantic is told its bounds in them",
     "dspy": "dspy-ai is this package under another name",
     "pydantic-core": "part of pydantic",
+    "pytest": "only pytest loads the plugin that imports it",
     "starlette": "ray[serve] answers with it; corrected where Serve itself does",
     "uvicorn": "ray[serve] serves with it; corrected for the versions that Ray brings",
 }
