@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
+import ray
 from harness import QUESTION, full
 
 from dspool.errors import ModelAuthFailed, ModelError, ModelRateLimited, ModelUnreachable
+from dspool.runtime.cluster import NAMESPACE, actor_name
 from dspool.testing.lm_server import LMServer, Reply
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
+
+
+KINDS = ("prompt_tokens", "completion_tokens")
 
 
 def unused_port() -> int:
@@ -60,3 +66,36 @@ async def test_faults_of_a_model_are_typed_and_the_pool_goes_on(start_pool):
             await pool.execute("good", **QUESTION)
         assert limited.value.retry_after_s == 7
         assert (await pool.status()).state == "ready"
+
+
+async def test_workers_share_answers_and_go_on_without_them(start_pool):
+    with LMServer(latency_s=0.5) as server:
+        pool = await start_pool(
+            pool_size=2,
+            slots_per_worker=4,
+            lm_profiles={"test": {"model": "openai/gpt-4o-mini", "endpoint": server.url}},
+            prices={"test": {"input_usd_per_mtok": 1e6, "output_usd_per_mtok": 1e6}},
+            programs={"good": {"spec": {"signature": "context, question -> answer"}}},
+            cache={"scope": "pool"},
+            metrics_flush_interval_s=0.1,
+            metrics_interval_s=0.2,
+            history={"fine_interval_s": 0.2, "coarse_interval_s": 2.0},
+        )
+        await full(pool, 2)
+        done = await asyncio.gather(*(pool.execute("good", **QUESTION) for _ in range(8)))
+        assert {one.answer for one in done} == {"Paris"}
+        assert len({one.worker for one in done}) == 2
+        assert server.requests == 1
+        assert sorted(one.cached for one in done) == [False] + [True] * 7
+        (paid,) = (one for one in done if not one.cached)
+        assert paid.cost_usd == sum(paid.usage["openai/gpt-4o-mini"][kind] for kind in KINDS)
+        assert all(one.cost_usd is None and one.usage == {} for one in done if one.cached)
+        async with asyncio.timeout(60):
+            while (seen := (await pool.metrics_snapshot()).model_calls).get("hits") != 7:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert seen["misses"] == 1
+        assert (await pool.metrics_snapshot()).counters.cost_usd == paid.cost_usd
+        ray.kill(ray.get_actor(actor_name(pool.name, "answers"), namespace=NAMESPACE), no_restart=True)
+        for _ in range(3):
+            assert (await pool.execute("good", **QUESTION)).answer == "Paris"
+        assert server.requests == 4

@@ -234,7 +234,8 @@ RELIANCES: Final = (
     Reliance(
         "answer cache",
         {"dspy": "==3.4.*"},
-        "It takes the place of `dspy.clients.Cache`, so that no caller gets an answer that another asked for.",
+        "It stands before the functions with which DSPy makes a call, and takes the place of `dspy.clients.Cache`, so "
+        "that no caller gets an answer that another asked for.",
         "`cache: true` is refused where DSPy does not take it",
     ),
     Reliance(

@@ -37,6 +37,8 @@ def configure_dspy(*, cache: bool, show_content: bool = False) -> None:
         dspy.clients.Cache = AnswerCache
         # Nothing on disk: a file would outlive the process, and DSPy reads it with pickle.
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=cache, memory_max_entries=10_000)
+        if isinstance(dspy.cache, AnswerCache):
+            dspy.cache.keeps_lms = False
         if cache and not isinstance(dspy.cache, AnswerCache):
             raise ConfigError("cache: true needs DSPy 3.4: with this one, callers would share their answers")
         if not show_content:

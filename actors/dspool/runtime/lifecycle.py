@@ -18,6 +18,8 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
 from dspool.errors import PoolError
 from dspool.messages import WorkerId
+from dspool.runtime.answers import ROLE as ANSWERS
+from dspool.runtime.answers import AnswersActor
 from dspool.runtime.cluster import (
     MAX_CONCURRENCY,
     NAMESPACE,
@@ -164,6 +166,9 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
         metrics.options(name=actor_name(name, "metrics"), **common).remote(config)
+    if config.cache:
+        answers: Any = ray.remote(AnswersActor)
+        answers.options(name=actor_name(name, ANSWERS), **common).remote(config)
     supervisor: Any = ray.remote(SupervisorActor)
     handle: ActorHandle[Any] = supervisor.options(name=actor_name(name, "supervisor"), **common).remote(
         config, secret, host
@@ -183,7 +188,7 @@ async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:
     with contextlib.suppress(ValueError, PoolError, TimeoutError):
         store = ray.get_actor(actor_name(config.name, "store"), namespace=NAMESPACE)
         await asyncio.wait_for(ask(store, "close"), _CLOSE_STORE_S)
-    for role in ("store", "metrics"):
+    for role in ("store", "metrics", ANSWERS):
         _remove(config.name, role)
     deadline = time.monotonic() + _NAMES_FREE_S
     # Ray does not notify anybody of a free name.

@@ -18,6 +18,7 @@ from dspool.config import PoolConfig, WorkerStep
 from dspool.errors import WorkerStartFailed
 from dspool.messages import Deployment, Member, WorkerId
 from dspool.runtime import forkserver
+from dspool.runtime.answers import RemoteAnswers
 from dspool.runtime.cluster import (
     MAX_CONCURRENCY,
     NAMESPACE,
@@ -56,6 +57,7 @@ class WorkerActor(Worker):
             node=ray.get_runtime_context().get_node_id(),
             report=metrics,
             start=forkserver.how_started(),
+            answers=RemoteAnswers(config.name) if config.cache else None,
         )
         self._loop_is_ours = False
 

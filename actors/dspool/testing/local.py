@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dspool.answers import LocalAnswers, SharedAnswers
 from dspool.blocking import BlockingClient
 from dspool.config import LMProfile, PoolConfig, ProgramConfig, load_config
 from dspool.config.pool import DEFAULT_PROGRAMS, environment
@@ -63,10 +64,12 @@ async def local_pool(
         scripts = _scripts(lm, wanted)
         stack.enter_context(borrowed_settings(cache=bool(wanted.cache)))
 
+        answers = LocalAnswers(SharedAnswers(wanted.cache))
+
         def make_runtime(
             config: PoolConfig, secret: bytes, store: SessionStore, report: Report | None
         ) -> ThreadRuntime:
-            host = partial(SessionHost, config, scripts=scripts)
+            host = partial(SessionHost, config, scripts=scripts, answers=answers)
             return ThreadRuntime(config, secret, store, host=host, report=report)
 
         async with LocalPool.start(wanted, make_runtime) as pool:

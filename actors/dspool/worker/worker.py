@@ -55,6 +55,7 @@ from dspool.worker.ownership import Ownership
 from dspool.worker.session_store import Store
 
 if TYPE_CHECKING:
+    from dspool.answers import AnswersLink
     from dspool.programs.sessions.host import SessionHost
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Worker:
         overflow: bool = False,
         start: str = "exec",
         session_host: SessionHost | None = None,
+        answers: AnswersLink | None = None,
     ) -> None:
         self._id, self._ordinal, self._config = worker_id, ordinal, config
         self._address, self._node, self._report = host, node, report
@@ -94,7 +96,7 @@ class Worker:
         if session_host is None:
             from dspool.programs.sessions.host import SessionHost
 
-            session_host = SessionHost(config)
+            session_host = SessionHost(config, answers=answers)
         self._host: SessionHost = session_host
         self._recorder = WorkerRecorder(
             config.name, worker_id, ordinal, config.slots_per_worker, now=time.monotonic(), overflow=overflow

@@ -78,7 +78,10 @@ _PORTS: Final = (
     (r"ray::RuntimeEnvAgent", (("Ray's environments", RAY_TOKEN),)),
     (r"monitor\.py", (("metrics of Ray's autoscaler", NOTHING),)),
     (r"dashboard\.py", (_DASHBOARD, _DASHBOARD)),
-    (r"ray::(ServeController|HAProxyManager|StoreActor|MetricsActor|SupervisorActor)", (_CALLS,)),
+    (
+        r"ray::(ServeController|HAProxyManager|StoreActor|MetricsActor|AnswersActor|SupervisorActor)",
+        (_CALLS,),
+    ),
     (r"ray::ProxyActor", (_CALLS, ("Serve's own proxy", SERVICE_TOKENS))),
     (
         r"ray::ServeReplica:dspool-.*",

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dspy
 from dspy.clients.cache import Cache
@@ -22,6 +22,9 @@ from dspy.utils.usage_tracker import UsageTracker
 from dspool.config import ModelPrice
 from dspool.programs.models.prices import cost_usd, price_of
 from dspool.programs.spans import count_tokens
+
+if TYPE_CHECKING:
+    from dspool.programs.models.shared_answers import PoolAnswers
 
 SETTING: Final = "dspool_operation"
 """Where DSPy's settings hold the operation."""
@@ -50,6 +53,8 @@ class OperationScope(UsageTracker):
         self.cache_owner = cache_owner
         self.stop = stop
         self._prices = prices
+        self.answers: PoolAnswers | None = None
+        """The pool's answers, where there is a cache."""
         self.deadline = math.inf
         """On the monotonic clock: no model call waits beyond it for another try."""
         self.offline = False
@@ -186,12 +191,20 @@ class AnswerCache(Cache):
     for.
     """
 
+    keeps_lms = True
+    """Whether it has answers of language models, too: those of a pool with a cache are in `shared_answers`."""
+
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
-        return None if current() is None else super().get(request, ignored_args_for_cache_key)
+        if current() is None or not self._is_for(request):
+            return None
+        return super().get(request, ignored_args_for_cache_key)
 
     def put(self, request: dict[str, Any], value: Any, *args: Any, **kwargs: Any) -> None:
-        if current() is not None and is_answer(value):
+        if current() is not None and is_answer(value) and self._is_for(request):
             super().put(request, value, *args, **kwargs)
+
+    def _is_for(self, request: dict[str, Any]) -> bool:
+        return self.keeps_lms or not str(request.get("_fn_identifier", "")).startswith("dspy.clients.lm")
 
     def cache_key(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> str:
         scope = current()

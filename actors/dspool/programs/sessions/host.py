@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from dspool import raised as told
+from dspool.answers import AnswersLink
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.errors import Cancelled, InternalError, PoolError, is_cancellation
@@ -32,6 +33,7 @@ from dspool.messages.operations import total_cost
 from dspool.programs.models.errors import translate
 from dspool.programs.models.lm import LMs
 from dspool.programs.models.operation import OperationScope
+from dspool.programs.models.shared_answers import answers_of
 from dspool.programs.outputs import outputs_of
 from dspool.programs.program import Definition, Program, load_program
 from dspool.programs.scripted import ScriptedLM
@@ -71,15 +73,18 @@ class SessionHost:
         *,
         clock: Callable[[], float] = time.time,
         scripts: Mapping[str, ScriptedLM] | None = None,
+        answers: AnswersLink | None = None,
     ) -> None:
         """`scripts` answer in place of the models of the LM profiles that they are given for. With them, even if there
-        are none, no model is called out of this process."""
+        are none, no model is called out of this process. `answers` is the pool's cache, if it has one; None: one of
+        this host's own.
+        """
         self.config = config
         self.clock = clock
         # Before anything makes a connection.
         keep_loopback_direct(profile.endpoint for profile in config.lm_profiles.values())
-        self._scopes = Scopes(config)
         self.lms = LMs.of(config, scripts)
+        self._scopes = Scopes(config, answers_of(config, answers, self.lms.counts))
         self.pool_programs = PoolPrograms(self.load, self.source)
         self._runs = Runs(self.pool_programs, self.lms, config.request_lm)
         self._commands = SessionCommands(

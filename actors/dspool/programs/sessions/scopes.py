@@ -15,6 +15,7 @@ from dspool.config import PoolConfig
 from dspool.messages import JSON
 from dspool.programs import spans
 from dspool.programs.models.operation import OperationScope
+from dspool.programs.models.shared_answers import PoolAnswers
 from dspool.programs.outputs import outputs_of
 from dspool.programs.program import Program
 from dspool.programs.sessions.commands import CommandResult
@@ -25,8 +26,9 @@ from dspool.telemetry.logs import current_operation
 class Scopes:
     """Makes the scope of each operation."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, answers: PoolAnswers | None = None) -> None:
         self._prices = config.prices or None
+        self._answers = answers
 
     def of(
         self, session: Session | None, principal: str | None, stop: threading.Event | None = None
@@ -34,9 +36,13 @@ class Scopes:
         """For an operation in `session` on behalf of `principal`, in the calling task or thread."""
         owner = principal or (session.principal if session is not None else None)
         if owner is not None:
-            return OperationScope(f"principal {owner}", stop, self._prices)
-        # Without principals, sessions are what keeps users apart.
-        return OperationScope("" if session is None else f"session {session.id}", stop, self._prices)
+            scope = OperationScope(f"principal {owner}", stop, self._prices)
+        else:
+            # Without principals, sessions are what keeps users apart.
+            name = "" if session is None else f"session {session.id}"
+            scope = OperationScope(name, stop, self._prices)
+        scope.answers = self._answers
+        return scope
 
 
 def context_of(program: Program, lm: Any, scope: OperationScope, **more: Any) -> AbstractContextManager[None]:

@@ -1,0 +1,95 @@
+"""The answers that a pool's workers share, and the questions that one of them asks a model right now.
+
+Bounded by bytes and age; the answers that were used longest ago go first. Keys and values are opaque bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, Literal, NamedTuple
+
+ENTRY_BYTES: Final = 200
+"""What an entry takes besides its answer."""
+SILENT_S: Final = 3.0
+"""An asker that was not heard of for so long is gone: the next one asks."""
+
+
+class Reply(NamedTuple):
+    """`found`: here is the answer. `ask`: ask the model, and say how it ended. `wait`: somebody asks already."""
+
+    kind: Literal["found", "ask", "wait"]
+    answer: bytes = b""
+
+
+class _Entry(NamedTuple):
+    answer: bytes
+    until: float
+
+
+class _Asked(NamedTuple):
+    asker: str
+    heard_at: float
+
+
+class Answers:
+    """Decides; whoever uses it wakes those that wait."""
+
+    def __init__(self, *, max_bytes: int, ttl_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._ttl_s = ttl_s
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._asked: dict[bytes, _Asked] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def look_up(self, key: bytes, asker: str, now: float) -> Reply:
+        """What `asker` is to do about the question `key`."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            if now < entry.until:
+                self._entries.move_to_end(key)
+                return Reply("found", entry.answer)
+            self._drop(key)
+        asked = self._asked.get(key)
+        if asked is not None and asked.asker != asker and now - asked.heard_at < SILENT_S:
+            return Reply("wait")
+        self._asked[key] = _Asked(asker, now)
+        return Reply("ask")
+
+    def keep(self, key: bytes, asker: str, answer: bytes, now: float) -> None:
+        """The model has answered. An answer that is too large for all of the room is not kept."""
+        self.give_up(key, asker)
+        if key in self._entries:
+            self._drop(key)
+        if len(answer) + ENTRY_BYTES > self._max_bytes:
+            return
+        self._entries[key] = _Entry(answer, now + self._ttl_s)
+        self.bytes += len(answer) + ENTRY_BYTES
+        while self.bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def give_up(self, key: bytes, asker: str) -> bool:
+        """`asker` has no answer: the next one may ask. False if it was not the asker any more."""
+        asked = self._asked.get(key)
+        if asked is None or asked.asker != asker:
+            return False
+        del self._asked[key]
+        return True
+
+    def heard(self, askers: frozenset[str], now: float) -> None:
+        """These still ask."""
+        for key, asked in self._asked.items():
+            if asked.asker in askers:
+                self._asked[key] = _Asked(asked.asker, now)
+
+    def tidy(self, now: float) -> None:
+        """Forget what is too old, and askers that fell silent."""
+        for key in [key for key, entry in self._entries.items() if entry.until <= now]:
+            self._drop(key)
+        for key in [key for key, asked in self._asked.items() if now - asked.heard_at >= SILENT_S]:
+            del self._asked[key]
+
+    def _drop(self, key: bytes) -> None:
+        self.bytes -= len(self._entries.pop(key).answer) + ENTRY_BYTES
