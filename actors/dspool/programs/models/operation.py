@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import dspy
 from dspy.clients.cache import Cache
@@ -22,9 +22,6 @@ from dspy.utils.usage_tracker import UsageTracker
 from dspool.config import ModelPrice
 from dspool.programs.models.prices import cost_usd, price_of
 from dspool.programs.spans import count_tokens
-
-if TYPE_CHECKING:
-    from dspool.programs.models.shared_answers import PoolAnswers
 
 SETTING: Final = "dspool_operation"
 """Where DSPy's settings hold the operation."""
@@ -53,8 +50,8 @@ class OperationScope(UsageTracker):
         self.cache_owner = cache_owner
         self.stop = stop
         self._prices = prices
-        self.answers: PoolAnswers | None = None
-        """The pool's answers, where there is a cache."""
+        self.answers: Any = None
+        """The pool's `PoolAnswers`, where there is a cache."""
         self.deadline = math.inf
         """On the monotonic clock: no model call waits beyond it for another try."""
         self.offline = False
