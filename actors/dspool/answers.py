@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from dspool.config import CacheConfig
-from dspool.core.answers import SILENT_S, Answers, Reply
+from dspool.core.answers import SILENT_S, Answers, CacheReply
 
 
 class SharedAnswers:
@@ -23,7 +23,7 @@ class SharedAnswers:
         self._waiting: dict[bytes, Future[None]] = {}
         self._tidy_at = 0.0
 
-    def look_up(self, key: bytes, asker: str) -> Reply:
+    def look_up(self, key: bytes, asker: str) -> CacheReply:
         with self._lock:
             return self._answers.look_up(key, asker, self._clock())
 
@@ -61,9 +61,9 @@ class SharedAnswers:
 class AnswersLink(Protocol):
     """How a worker reaches the pool's answers. All may fail in any way; then there is no cache."""
 
-    async def look_up(self, key: bytes, asker: str) -> Reply: ...
+    async def look_up(self, key: bytes, asker: str) -> CacheReply: ...
 
-    def look_up_blocking(self, key: bytes, asker: str) -> Reply: ...
+    def look_up_blocking(self, key: bytes, asker: str) -> CacheReply: ...
 
     async def wait(self, key: bytes, wait_s: float) -> None: ...
 
@@ -87,7 +87,7 @@ class LocalAnswers:
         self.give_up = answers.give_up
         self.look_up_blocking = answers.look_up
 
-    async def look_up(self, key: bytes, asker: str) -> Reply:
+    async def look_up(self, key: bytes, asker: str) -> CacheReply:
         return self._answers.look_up(key, asker)
 
     async def wait(self, key: bytes, wait_s: float) -> None:

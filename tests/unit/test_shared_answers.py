@@ -13,7 +13,7 @@ import pytest
 
 from dspool.answers import LocalAnswers, SharedAnswers
 from dspool.config import CacheConfig, PoolConfig
-from dspool.core.answers import Reply as LookedUp
+from dspool.core.answers import CacheReply
 from dspool.errors import ModelError
 from dspool.messages import Deployment, ExecuteProgram, StreamEvent, StreamProgram
 from dspool.programs.models import shared_answers
@@ -148,7 +148,7 @@ async def test_who_waits_for_a_worker_that_died_asks_after_seconds(server: LMSer
     host = workers.hosts[0]
     real = shared.look_up
 
-    def first_by_a_dead_one(key: bytes, asker: str) -> LookedUp:
+    def first_by_a_dead_one(key: bytes, asker: str) -> CacheReply:
         shared.look_up = real  # type: ignore[method-assign]
         assert real(key, "dead").kind == "ask"
         return real(key, asker)
@@ -209,13 +209,13 @@ class Away:
     def __init__(self, hangs: bool) -> None:
         self.hangs, self.asked = hangs, 0
 
-    async def look_up(self, key: bytes, asker: str) -> LookedUp:
+    async def look_up(self, key: bytes, asker: str) -> CacheReply:
         self.asked += 1
         if self.hangs:
             await asyncio.Event().wait()
         raise ConnectionError("gone")
 
-    def look_up_blocking(self, key: bytes, asker: str) -> LookedUp:
+    def look_up_blocking(self, key: bytes, asker: str) -> CacheReply:
         self.asked += 1
         if self.hangs:
             threading.Event().wait(0.5)

@@ -14,14 +14,14 @@ SILENT_S: Final = 3.0
 """An asker that was not heard of for so long is gone: the next one asks."""
 
 
-class Reply(NamedTuple):
+class CacheReply(NamedTuple):
     """`found`: here is the answer. `ask`: ask the model, and say how it ended. `wait`: somebody asks already."""
 
     kind: Literal["found", "ask", "wait"]
     answer: bytes = b""
 
 
-class _Entry(NamedTuple):
+class _StoredAnswer(NamedTuple):
     answer: bytes
     until: float
 
@@ -37,26 +37,26 @@ class Answers:
     def __init__(self, *, max_bytes: int, ttl_s: float) -> None:
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._entries: OrderedDict[bytes, _StoredAnswer] = OrderedDict()
         self._asked: dict[bytes, _Asked] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def look_up(self, key: bytes, asker: str, now: float) -> Reply:
+    def look_up(self, key: bytes, asker: str, now: float) -> CacheReply:
         """What `asker` is to do about the question `key`."""
         entry = self._entries.get(key)
         if entry is not None:
             if now < entry.until:
                 self._entries.move_to_end(key)
-                return Reply("found", entry.answer)
+                return CacheReply("found", entry.answer)
             self._drop(key)
         asked = self._asked.get(key)
         if asked is not None and asked.asker != asker and now - asked.heard_at < SILENT_S:
-            return Reply("wait")
+            return CacheReply("wait")
         self._asked[key] = _Asked(asker, now)
-        return Reply("ask")
+        return CacheReply("ask")
 
     def keep(self, key: bytes, asker: str, answer: bytes, now: float) -> None:
         """The model has answered. An answer that is too large for all of the room is not kept."""
@@ -65,7 +65,7 @@ class Answers:
             self._drop(key)
         if len(answer) + ENTRY_BYTES > self._max_bytes:
             return
-        self._entries[key] = _Entry(answer, now + self._ttl_s)
+        self._entries[key] = _StoredAnswer(answer, now + self._ttl_s)
         self.bytes += len(answer) + ENTRY_BYTES
         while self.bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))

@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 
 from dspool.answers import LocalAnswers, SharedAnswers
 from dspool.config import PoolConfig
-from dspool.core.answers import Reply
+from dspool.core.answers import CacheReply
 from dspool.runtime.cluster import NAMESPACE, actor_name, find_actor
 from dspool.telemetry import logs
 
@@ -53,16 +53,16 @@ class RemoteAnswers:
         self._pool = pool
         self._handle: ActorHandle[Any] | None = None
 
-    async def look_up(self, key: bytes, asker: str) -> Reply:
+    async def look_up(self, key: bytes, asker: str) -> CacheReply:
         if self._handle is None:
             self._handle = await find_actor(self._pool, ROLE)
         kind, answer = await self._handle.look_up.remote(key, asker)
-        return Reply(kind, answer)
+        return CacheReply(kind, answer)
 
-    def look_up_blocking(self, key: bytes, asker: str) -> Reply:
+    def look_up_blocking(self, key: bytes, asker: str) -> CacheReply:
         if self._handle is None:
             self._handle = ray.get_actor(actor_name(self._pool, ROLE), namespace=NAMESPACE)
-        return Reply(*ray.get(self._handle.look_up.remote(key, asker), timeout=_ANSWER_S))
+        return CacheReply(*ray.get(self._handle.look_up.remote(key, asker), timeout=_ANSWER_S))
 
     async def wait(self, key: bytes, wait_s: float) -> None:
         await self._there().wait.remote(key, wait_s)

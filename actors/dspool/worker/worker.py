@@ -7,6 +7,7 @@ calls from the supervisor; operations come over connections, see `wire`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -372,11 +373,8 @@ class Worker:
             await asyncio.sleep(min(_KEEP_INTERVAL_S, self._config.session_ttl_s / 4))
             if not self._named:
                 self._named = await try_read_key(self._config.name, self._store.get_record)
-            try:
+            with contextlib.suppress(PoolError):  # the store is away: the next round tries again
                 await self._ownership.tidy()
-            except PoolError:
-                # The store is away: sessions stay, the next round tries again.
-                continue
 
     def _report_fallback(self) -> None:
         method, _, why = self._start.partition(": ")

@@ -21,7 +21,7 @@ from dspy.clients.call_result import CallResult
 
 from dspool.answers import AnswersLink, LocalAnswers, SharedAnswers
 from dspool.config import PoolConfig
-from dspool.core.answers import Reply
+from dspool.core.answers import CacheReply
 from dspool.programs.models.operation import OperationScope, current, current_profile, is_answer
 from dspool.programs.models.profile_lm import ModelCounts
 
@@ -103,7 +103,7 @@ class PoolAnswers:
                 self._failed()
         return question
 
-    def _decided(self, reply: Reply, question: Question, waited: bool) -> CallResult | Question:
+    def _decided(self, reply: CacheReply, question: Question, waited: bool) -> CallResult | Question:
         if waited:
             self._counts.add("waits")
         if reply.kind == "found":
@@ -194,7 +194,7 @@ class Question:
         if self.is_ours:
             self._answers.ended(self, None)
 
-    def drop_late(self, done: asyncio.Future[Reply]) -> None:
+    def drop_late(self, done: asyncio.Future[CacheReply]) -> None:
         """A reply that came when nobody waited for it."""
         if not done.cancelled() and done.exception() is None and done.result().kind == "ask":
             self._answers.ended(self, None)
