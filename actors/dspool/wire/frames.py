@@ -7,8 +7,9 @@ size without encoding anything twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -97,6 +98,9 @@ decode_from_worker = msgspec.msgpack.Decoder(FromWorker, ext_hook=_extended).dec
 
 
 # --- payloads ---
+
+_NOT_FINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
+"""How msgpack begins a number that is not finite; no text holds these bytes."""
 
 
 class Unsendable(Exception):
@@ -201,7 +205,7 @@ def encode_command(command: AnyCommand) -> Raw:
         if "bytes, more than" in why:
             raise PayloadTooLarge(f"{field}: {why}", field=field) from None
         raise InvalidRequest(f"{field}: {why}; only plain JSON values can be sent", field=field) from None
-    if b"\xcb\x7f" in encoded or b"\xcb\xff" in encoded:  # no text has these, and hardly a number
+    if b"\xcb" in encoded and _NOT_FINITE.search(encoded) is not None:
         _refuse_not_finite(command)
     try:
         _decode_command(encoded)
