@@ -218,6 +218,11 @@ class FromSignature(dspy.Module):
         return {name: repr(value) for name, value in locals().items() if name not in ("self", "__class__")}
 
 
+class Asks(FromSignature):
+    async def aforward(self, **inputs):
+        return await self.ask.acall(**inputs)
+
+
 class OpenFromSignature(FromSignature):
     async def aforward(self, **inputs):
         return {name: repr(value) for name, value in inputs.items()}
