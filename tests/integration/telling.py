@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
+import math
 import os
 from typing import Any
 
 import dspy
+import pydantic
 
 
 class Logging(dspy.Module):
@@ -32,6 +35,22 @@ class FailingLater(dspy.Module):
             raise KeyError(text)
         except KeyError as missing:
             raise RuntimeError(f"no {text}") from missing
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    born: datetime.date
+
+
+class Typed(dspy.Module):
+    """Says what it was given, and returns what is no JSON by itself."""
+
+    async def aforward(
+        self, person: Person, picture: dspy.Image | None = None, score: float = 0.5, odd: bool = False
+    ) -> dict[str, Any]:
+        score = math.nan if odd else score
+        given = [type(person.born).__name__, "" if picture is None else picture.url]
+        return {"given": given, "person": person, "score": score, "long": 3**100, "half": "\ud83d"}
 
 
 def with_key() -> None:

@@ -58,6 +58,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, guarded_lm: LMServer) -> I
             "generated": {"spec": asking},
             "failing": {"import_path": "telling:Failing"},
             "failing_later": {"import_path": "telling:FailingLater"},
+            "typed": {"import_path": "telling:Typed"},
         },
         "service": {
             "tokens_file": str(tokens),

@@ -8,6 +8,7 @@ The short form runs with the tests. `SCHEMATHESIS_FORM=long` sends at least 5,00
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections import Counter
 from typing import NamedTuple
@@ -53,6 +54,8 @@ class Target(NamedTuple):
     headers: dict[str, str] | None = None
     trust: str | bool = True
     names: dict[str, str] = NAMES
+    context: ssl.SSLContext | bool = True
+    """`trust` for httpx."""
 
 
 DIRECT = "direct"
@@ -71,7 +74,7 @@ def target(request, tmp_path_factory):
         # Short deadlines: some requests wait for what never comes.
         headers = {"authorization": f"Bearer {up.tokens['root']}", "x-request-timeout-seconds": "5"}
         # Versions of a program that other tests do not ask.
-        found = Target(up.url, headers, str(up.cert), NAMES | {"program": "generated"})
+        found = Target(up.url, headers, str(up.cert), NAMES | {"program": "generated"}, up.trust)
         yield found
         _as_it_was(found)
 
@@ -81,7 +84,7 @@ def _as_it_was(target: Target) -> None:
     with httpx.Client(
         base_url=f"{target.url}/v1/pools/default",
         headers=target.headers,
-        verify=target.trust,
+        verify=target.context,
         trust_env=False,
     ) as http:
         http.post("/resume").raise_for_status()
@@ -108,7 +111,7 @@ def test_no_request_finds_a_defect_or_an_answer_that_is_not_documented(label, ta
     if not direct:
         # An earlier request may have paused it.
         resume = f"{target.url}/v1/pools/default/resume"
-        httpx.post(resume, headers=target.headers, verify=target.trust, timeout=30, trust_env=False)
+        httpx.post(resume, headers=target.headers, verify=target.context, timeout=30, trust_env=False)
     operation = OPERATIONS[label]
     # It takes the schema of a stream for that of each event; see test_http_streams for those.
     stream = label.endswith(("/stream", "/warm"))

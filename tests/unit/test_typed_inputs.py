@@ -117,6 +117,7 @@ REFUSED = [
     ("number", "abc", "value", "expected a valid number"),
     ("number", None, "value", "expected a valid number"),
     ("number", float("nan"), "value", "not finite"),
+    ("number", "nan", "value", "finite number"),
     ("count", 1.5, "value", "expected a valid integer"),
     ("text", 3, "value", "expected a valid string"),
     ("text", {"file_data": PNG_URL}, "value", "expected a valid string"),

@@ -67,6 +67,8 @@ class Content(typing.NamedTuple):
 
 def readable(annotation: Any) -> Any:
     """`annotation` with all types of `_READERS` in it read as this module says; those inside of models stay."""
+    if annotation is float:
+        return Annotated[float, pydantic.AllowInfNan(False)]  # as a text, "nan" is one
     if typing.is_typeddict(annotation):
         return _typed_dict(annotation)
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
