@@ -104,6 +104,22 @@ async def test_a_form_that_cannot_be_read_in_one_way_is_refused(kind, body):
         assert_problem(answer, 400, "malformed_request")
 
 
+async def test_a_form_that_is_sent_again_with_its_key_is_the_same_whatever_its_boundary():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        del http.headers["content-type"]
+
+        async def send(name):
+            files = {"picture": (name, PNG, "image/png")}
+            return await http.post(RUN, files=files, headers={"idempotency-key": "k"})
+
+        first, again = await send("a.png"), await send("a.png")
+        assert first.json() == again.json()
+        assert again.headers["idempotency-replayed"] == "true"
+        assert pool.runs == 1
+        assert_problem(await send("b.png"), 422, "idempotency_key_reused")
+
+
 async def test_a_form_is_bounded_as_every_body_is():
     async with client_of(FakePool(), max_body_bytes=1000) as http:
         del http.headers["content-type"]

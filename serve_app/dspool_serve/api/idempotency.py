@@ -17,10 +17,11 @@ from typing import Any
 
 import msgspec
 
-from dspool.errors import Cancelled, InvalidRequest, PoolError
+from dspool.errors import CallerError, Cancelled, InvalidRequest, PoolError
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, go_on
+from dspool_serve.http.forms import form_inputs, is_form
 from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, pool_error_of, problem
 from dspool_serve.http.requests import Request, holds_too_much
 from dspool_serve.http.responses import Response
@@ -176,13 +177,16 @@ class _Recording:
 
 
 def fingerprint(request: Request, body: bytes) -> str:
-    """The same for the same method, path, query and JSON value, however it was written."""
+    """The same for the same method, path, query and JSON value, however it was written; of a form the inputs count,
+    since clients make a boundary up."""
     try:
+        if is_form(request):
+            body = msgspec.json.encode(form_inputs(request, body))
         # What is too much for the route, which says so itself, is too much here.
         if holds_too_much(body):
             raise msgspec.DecodeError
         canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted") if body else b""
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, CallerError):
         canonical = body
     scope = request.scope
     parts = (
