@@ -15,7 +15,9 @@ from dspool.messages import ExecuteProgram
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def test_a_failure_is_told_with_its_words_and_its_log_is_found_also_when_its_worker_died(tmp_path):
+async def test_a_failure_is_told_with_its_words_and_its_log_is_found_also_when_its_worker_died(
+    cluster, tmp_path
+):
     made = settings(
         tmp_path,
         pool_size=1,
@@ -51,7 +53,7 @@ async def test_a_failure_is_told_with_its_words_and_its_log_is_found_also_when_i
         assert any(line.operation_id == error.operation_id for line in found)
 
 
-async def test_a_pool_whose_program_cannot_be_loaded_ends_at_once(tmp_path):
+async def test_a_pool_whose_program_cannot_be_loaded_ends_at_once(cluster, tmp_path):
     made = settings(
         tmp_path,
         pool_size=1,

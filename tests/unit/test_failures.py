@@ -15,8 +15,8 @@ from test_http_security import World
 from dspool.client.client import Client
 from dspool.config import PoolConfig
 from dspool.errors import DeadlineExceeded, ProgramError, QueueFull, UnknownProgram
-from dspool.messages import Deployment, ExecuteProgram, StreamProgram
-from dspool.programs.sessions.host import SessionHost
+from dspool.messages import Deployment, ExecuteCode, ExecuteProgram, StreamProgram
+from dspool.programs.sessions.host import Session, SessionHost
 from dspool.telemetry import logs
 from dspool.testing.host import LoopbackPool, failing
 from dspool.worker.worker import Worker
@@ -176,3 +176,11 @@ async def test_logs_are_asked_over_http_by_operation_worker_and_time():
             assert_problem(await http.get("/v1/pools/default/logs", params=wrong), 422, "invalid_request")
     assert pool.asked == [query]
     assert (page["next"], page["lines"][0]["operation_id"], page["lines"][0]["worker"]) == (6.5, "op-1", "w7")
+
+
+def test_code_that_a_caller_sends_says_what_it_raised_to_that_caller():
+    host = SessionHost(PoolConfig(name="t", allow_execute_code=True))
+    with pytest.raises(ProgramError) as failed:
+        host.run_inline(ExecuteCode("x = 'abc'\nint(x)"), Session(host, "s"))
+    assert (failed.value.line, failed.value.text) == (2, "invalid literal for int() with base 10: 'abc'")
+    assert failed.value.message == "the code raised ValueError in line 2"

@@ -14,6 +14,8 @@ from dspool.messages import JSON, Change, ExecuteCode
 from dspool.messages.plain import NotPlain, plain, plain_text
 from dspool.programs.sessions.commands import CommandResult, require_session
 from dspool.programs.sessions.session import Session
+from dspool.quotations import without_secrets
+from dspool.raised import text_of
 
 MAX_OUTPUT = 100_000
 """Characters of what the code prints; the rest is cut."""
@@ -70,7 +72,12 @@ def run_code(command: ExecuteCode, session: Session | None, config: PoolConfig) 
                 field=raised.name,
             ) from None
         kind, line = type_of(raised), _line(raised)
-        raise ProgramError(f"the code raised {kind} in line {line}", exception=kind, line=line) from raised
+        # To whoever sent the code; the worker's log has what `dspool.raised` tells.
+        text = text_of(raised, whole=True, hide=without_secrets)
+        told = {"text": text} if text else {}
+        raise ProgramError(
+            f"the code raised {kind} in line {line}", exception=kind, line=line, **told
+        ) from raised
 
 
 class _NotJSON(Exception):
