@@ -288,3 +288,37 @@ def test_setup_outside_of_the_allowed_imports_is_refused():
     with pytest.raises(ConfigError) as refused:
         PoolConfig(allowed_imports=("shop",), setup="os:abort")
     assert refused.value.details["key"] == "setup"
+
+
+async def test_what_a_session_chose_beats_what_code_configured(host: SessionHost):
+    from dspool.messages import ConfigureLM
+    from dspool.programs.sessions.session import Session
+
+    deploy(host, "first:Reports")
+    deploy(host, "plain:OwnModel")
+    session = Session(host, "s")
+    asked = ExecuteProgram("first:Reports", ASKED)
+    assert host.run_thread(asked, session).value["outputs"]["lm"] == "first"
+    host.run_inline(ConfigureLM("offline"), session)
+    assert host.run_thread(asked, session).value["outputs"]["lm"] == "offline/extractive"
+
+
+async def test_modules_are_told_apart_when_they_are_loaded_again(host: SessionHost, tmp_path, monkeypatch):
+    """A module that is loaded anew configures anew; what its earlier run configured is gone."""
+    import importlib
+
+    module = tmp_path / "edited_settings.py"
+    text = (
+        "import dspy\nfrom script_like import programs\nfrom script_like.models import SaysItsName\n"
+        "dspy.configure(lm=SaysItsName({name!r}))\nclass Answers(programs.Answers):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    host = SessionHost(PoolConfig(allowed_imports=("edited_settings",)))
+    for version, (name, line) in enumerate([("old", "\ndspy.configure(num_threads=9)\n"), ("newer", "")], 1):
+        module.write_text(text.format(name=name) + line)
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_settings", None)
+        host.deploy(Deployment("edited", version, import_path="edited_settings:Answers"))
+        assert await answer(host, "edited") == name
+    assert host.pool_programs.get("edited")[0].describe()["configured"] == ["lm"]
+    sys.modules.pop("edited_settings", None)
