@@ -126,9 +126,10 @@ class Terminal:
 
     def kill_owner(self) -> None:
         """What `kill -9` of the process that holds the session does."""
-        status = json.loads(self.run("dspool status --json"))
-        (owner,) = (worker for worker in status["workers"] if worker["sessions"])
-        os.kill(owner["pid"], signal.SIGKILL)
+        pool = f"http://127.0.0.1:{self.port}/v1/pools/default"
+        owner = httpx.get(f"{pool}/sessions/alice").json()["owner"]
+        pids = {worker["id"]: worker["pid"] for worker in httpx.get(pool).json()["workers"]}
+        os.kill(pids[owner], signal.SIGKILL)
 
 
 def _has_plugin() -> bool:
