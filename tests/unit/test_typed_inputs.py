@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import datetime
 from typing import Any
 
 import dspy
 import jsonschema
+import numpy
 import pytest
 import typed_programs
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest, PoolError
 from dspool.messages import Deployment, ExecuteProgram, StreamProgram
+from dspool.programs.outputs import to_json
 from dspool.programs.program import Definition, load_program
+from dspool.programs.schemas import SchemaField, object_schema
 from dspool.programs.sessions.host import SessionHost
 
 CONFIG = PoolConfig(allowed_imports=("typed_programs",))
@@ -278,6 +282,35 @@ def test_the_schemas_of_a_program_are_complete_in_themselves():
 )
 def test_outputs_are_described_by_what_forward_returns_or_its_predictors_give(name, outputs):
     assert program(name).describe()["outputs"]["properties"] == outputs
+
+
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+@pytest.mark.parametrize("kind", [*typed_programs.TYPES, "ndarray"])
+def test_every_type_has_a_schema_both_ways(kind, mode):
+    annotation = typed_programs.TYPES.get(kind, numpy.ndarray)
+    schema = object_schema([SchemaField("x", annotation)], mode, open=False)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    if mode == "serialization":
+        assert schema["properties"]["x"].get("not") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("code", dspy.Code(code="x")),
+        ("image", dspy.Image(PNG_URL)),
+        ("raw", b"\xff"),
+        ("calls", dspy.ToolCalls.from_dict_list([{"name": "s", "args": {}}])),
+        ("point", typed_programs.Point(1.0)),
+        ("person", typed_programs.Person(name="A", age=1)),
+        ("pair", typed_programs.Pair(1, "a")),
+        ("length", datetime.timedelta(seconds=3)),
+        ("album", typed_programs.Album(title="t", cover=dspy.Image(PNG_URL))),
+    ],
+)
+def test_what_is_sent_is_what_the_schema_of_outputs_says(kind, value):
+    schema = object_schema([SchemaField("x", typed_programs.TYPES[kind])], "serialization", open=False)
+    jsonschema.Draft202012Validator(schema).validate({"x": to_json(value)})
 
 
 def test_a_spec_has_schemas_as_well():

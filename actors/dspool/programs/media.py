@@ -8,15 +8,10 @@ of the operator at a provider: no caller can give one.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import ipaddress
-import re
 import types
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Final, NotRequired, Required, get_args, get_origin
-from urllib.parse import unquote, urlsplit
 
 import dspy
 import pydantic
@@ -25,44 +20,7 @@ from dspy.adapters.types.document import Document
 from pydantic import BeforeValidator, WithJsonSchema
 
 from dspool.messages import JSON
-
-_DATA: Final = re.compile(
-    r"data:([a-zA-Z0-9.+-]+/[a-zA-Z0-9.+-]+)?((?:;[a-zA-Z0-9.+_-]+=[^;,]*)*);base64,", re.A
-)
-_NAME: Final = re.compile(r";(?:file)?name=([^;,]*)")
-_OCTETS: Final = "application/octet-stream"
-_SIGNS: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\0", "image/tiff"),
-    (b"MM\0*", "image/tiff"),
-    (b"%PDF-", "application/pdf"),
-    (b"ID3", "audio/mp3"),
-    (b"\xff\xfb", "audio/mp3"),
-    (b"OggS", "audio/ogg"),
-    (b"fLaC", "audio/flac"),
-)
-"""How files of these kinds begin."""
-_CONTAINERS: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
-
-
-class NotAMedium(ValueError):
-    """`str()` says what is wanted, and nothing of what came."""
-
-
-class Content(typing.NamedTuple):
-    """What a data URL, base64 or a file of a form holds."""
-
-    mime: str
-    text: str
-    """Base64."""
-    filename: str | None = None
-
-    @property
-    def url(self) -> str:
-        return f"data:{self.mime};base64,{self.text}"
+from dspool.programs.contents import OCTETS, NotAMedium, content_of, decoded, refuse_own_network
 
 
 def readable(annotation: Any) -> Any:
@@ -74,7 +32,11 @@ def readable(annotation: Any) -> Any:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         for kind, (read, schema) in _READERS.items():
             if annotation is kind or (kind is not bytes and issubclass(annotation, kind)):
-                return Annotated[annotation, BeforeValidator(read), WithJsonSchema(schema, mode="validation")]
+                taken = WithJsonSchema(schema, mode="validation")
+                if kind in _WRITTEN:
+                    given = WithJsonSchema(_WRITTEN[kind], mode="serialization")
+                    return Annotated[annotation, BeforeValidator(read), taken, given]
+                return Annotated[annotation, BeforeValidator(read), taken]
         return annotation
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -101,46 +63,6 @@ def _typed_dict(keys: Any) -> Any:
 # --- from what is sent ------------------------------------------------------------------------------
 
 
-def content_of(value: Any, wanted: str = "") -> Content | None:
-    """What a data URL, base64 or a file of a form holds, if `value` is one; `wanted` is how its kind must begin.
-
-    Raises:
-        NotAMedium: it is one, but broken, or of another kind.
-    """
-    name = None
-    if isinstance(value, dict) and value.keys() <= {"file_data", "filename"} and "file_data" in value:
-        name, value = value.get("filename"), value["file_data"]
-    if not isinstance(value, str):
-        return None
-    if (head := _DATA.match(value)) is not None:
-        mime, text = (head[1] or _OCTETS).lower(), value[head.end() :]
-        named = _NAME.search(head[2] or "")
-        name = name or (unquote(named[1]) if named is not None else None)
-    elif value.startswith("data:"):
-        raise NotAMedium("expected a data URL with base64: data:<type>;base64,<content>")
-    else:
-        mime, text = _OCTETS, value
-    start = _decoded(text)
-    if mime in (_OCTETS, "text/plain") or (wanted and not mime.startswith(wanted)):
-        mime = _kind(start) or mime
-    if wanted and not mime.startswith(wanted):
-        raise NotAMedium(f"expected content of a type that begins with {wanted}")
-    return Content(mime, text, name if isinstance(name, str) else None)
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise NotAMedium("expected a data URL, or content in base64") from None
-
-
-def _kind(content: bytes) -> str | None:
-    if content[:4] == b"RIFF":
-        return _CONTAINERS.get(content[8:12])
-    return next((mime for sign, mime in _SIGNS if content.startswith(sign)), None)
-
-
 def _image(value: Any) -> Any:
     if isinstance(value, dict) and value.keys() == {"url"}:
         value = value["url"]
@@ -156,7 +78,7 @@ def _image(value: Any) -> Any:
 def _audio(value: Any) -> Any:
     if isinstance(value, dict) and value.keys() == {"data", "audio_format"}:
         if isinstance(value["data"], str):
-            _decoded(value["data"])
+            decoded(value["data"])
         return value
     content = content_of(value, "audio/")
     if content is None:
@@ -183,7 +105,7 @@ def _document(value: Any) -> Any:
     if content.mime == "application/pdf":
         return {"data": content.text, "media_type": content.mime, "title": content.filename}
     try:
-        return {"data": _decoded(content.text).decode(), "title": content.filename}
+        return {"data": decoded(content.text).decode(), "title": content.filename}
     except UnicodeDecodeError:
         raise NotAMedium("expected a document: a text in UTF-8, or PDF") from None
 
@@ -202,25 +124,7 @@ def _history(value: Any) -> Any:
 
 def _bytes(value: Any) -> Any:
     content = content_of(value)
-    return value if content is None else _decoded(content.text)
-
-
-def refuse_own_network(url: str) -> None:
-    """Refuse a URL by which whoever fetches it would reach a machine of its own network.
-
-    Raises:
-        NotAMedium: it names this machine, or an address that is not of the internet.
-    """
-    try:
-        host = (urlsplit(url).hostname or "").rstrip(".").lower()
-        own = not host or host == "localhost" or host.endswith(".localhost")
-        if not own and (":" in host or (host.replace(".", "").isalnum() and host[-1].isdigit())):
-            own = not ipaddress.ip_address(host).is_global
-    except ValueError:
-        # Such as an address in hexadecimal or with fewer than four parts, which some take for one.
-        own = True
-    if own:
-        raise NotAMedium("expected a URL of a host on the internet")
+    return value if content is None else decoded(content.text)
 
 
 # --- what was made ----------------------------------------------------------------------------------
@@ -306,7 +210,7 @@ _READERS: Final[dict[Any, tuple[Callable[[Any], Any], dict[str, JSON]]]] = {
             "audio", "audio/*", "a sound: a data URL or base64", _fields("data", "audio_format"), _UPLOAD
         ),
     ),
-    dspy.File: (_file, _content("file", _OCTETS, "a file: a data URL or base64", _UPLOAD)),
+    dspy.File: (_file, _content("file", OCTETS, "a file: a data URL or base64", _UPLOAD)),
     Document: (
         _document,
         _content(
@@ -333,6 +237,10 @@ _READERS: Final[dict[Any, tuple[Callable[[Any], Any], dict[str, JSON]]]] = {
             "x-dspool-type": "history",
         },
     ),
+    dspy.Reasoning: (
+        _as_it_is,
+        {"anyOf": [_TEXT, _fields("content")], "description": "reasoning", "x-dspool-type": "reasoning"},
+    ),
     dspy.Code: (
         _as_it_is,
         {"anyOf": [_TEXT, _fields("code")], "description": "code", "x-dspool-type": "code"},
@@ -344,7 +252,14 @@ _READERS: Final[dict[Any, tuple[Callable[[Any], Any], dict[str, JSON]]]] = {
             "description": "calls of tools, each with a name and arguments",
         },
     ),
-    bytes: (_bytes, _content("bytes", _OCTETS, "content in base64 or a data URL", _UPLOAD)),
+    bytes: (_bytes, _content("bytes", OCTETS, "content in base64 or a data URL", _UPLOAD)),
 }
 
-__all__ = ["Content", "NotAMedium", "check_references", "content_of", "holds_media", "readable"]
+_WRITTEN: Final[dict[Any, dict[str, JSON]]] = {
+    dspy.Code: _TEXT,
+    dspy.Reasoning: _TEXT,
+    bytes: {**_TEXT, "contentEncoding": "base64"},
+}
+"""What is sent of those that are sent otherwise than as an object of their fields."""
+
+__all__ = ["NotAMedium", "check_references", "holds_media", "readable"]

@@ -65,7 +65,7 @@ def returned_schema(module: Any, annotation: Any) -> dict[str, JSON]:
     ):
         return _predicted(module)
     if is_typeddict(annotation) or _is_mapping(annotation):
-        adapter = adapter_for(annotation)
+        adapter = adapter_for(annotation, "serialization")
         if adapter is None:
             return _predicted(module)
         return {"$schema": DIALECT, **adapter.json_schema(mode="serialization")}

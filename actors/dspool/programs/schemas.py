@@ -32,11 +32,11 @@ class SchemaField(NamedTuple):
     default: Any = inspect.Parameter.empty
 
 
-def adapter_for(annotation: Any) -> pydantic.TypeAdapter[Any] | None:
-    """What makes values of a type; None if nothing can make them of JSON."""
+def adapter_for(annotation: Any, mode: Mode = "validation") -> pydantic.TypeAdapter[Any] | None:
+    """What makes values of a type; None if nothing can make them of JSON, or no JSON of them."""
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(readable(annotation))
-        adapter.json_schema()
+        adapter.json_schema(mode=mode)
     except Exception:  # of pydantic, or of a class that makes its own schema
         return None
     return adapter
@@ -46,7 +46,7 @@ def object_schema(fields: Iterable[SchemaField], mode: Mode, *, open: bool) -> d
     """The schema of an object with these fields; `open`: and any others."""
     fields = tuple(fields)
     adapters = {
-        field.name: adapter_for(field.annotation) for field in fields if field.annotation is not UNTYPED
+        field.name: adapter_for(field.annotation, mode) for field in fields if field.annotation is not UNTYPED
     }
     possible: list[Any] = [(name, mode, adapter) for name, adapter in adapters.items() if adapter is not None]
     described, rest = pydantic.TypeAdapter.json_schemas(
@@ -55,7 +55,7 @@ def object_schema(fields: Iterable[SchemaField], mode: Mode, *, open: bool) -> d
     properties: dict[str, JSON] = {}
     for field in fields:
         schema: dict[str, JSON] = dict(described.get((field.name, mode), {}))
-        if field.name in adapters and adapters[field.name] is None:
+        if field.name in adapters and adapters[field.name] is None and mode == "validation":
             schema = {"not": {}, "description": IMPOSSIBLE}
         if field.description:
             schema = {**schema, "description": field.description}
