@@ -27,7 +27,7 @@ _BOUNDARY: Final = re.compile(
 )
 _DISPOSITION: Final = re.compile(r'form-data((?:; *[a-z*]+=(?:"[^"\r\n]*"|[^";\s]+))+)', re.I)
 _PARAMETER: Final = re.compile(r'; *([a-z*]+)=(?:"([^"\r\n]*)"|([^";\s]+))', re.I)
-_MEDIA: Final = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+", re.I)
+_MEDIA: Final = re.compile(r"[a-z0-9.+-]{1,80}/[a-z0-9.+-]{1,80}", re.I)
 _LONGEST_HEAD: Final = 4096
 _LONGEST_NAME: Final = 200
 _json = msgspec.json.Decoder(Any)
