@@ -443,7 +443,9 @@ RUNNERS = re.compile(
 )
 """What makes code or objects of text or bytes, wherever they come from."""
 TEXT_TO_CODE = {
-    "dspool/programs/imports.py": "import paths and steps of the warm-up: it decides which",
+    "dspool/programs/imports.py": "import paths: it decides which",
+    "dspool/programs/settings.py": "what `imports` decided on, steps of the warm-up and `setup`, for what they configure",
+    "dspool/programs/saved.py": "programs that DSPy saved with their code, in directories that the configuration names",
     "dspool/programs/sources.py": "looks for the files of allowed_imports, and imports nothing",
     "dspool/programs/program.py": "copies the default configuration through pickle, from a process to itself",
     "dspool/programs/sessions/code.py": "execute_code, for those who may run code in the cluster anyway",
@@ -451,11 +453,15 @@ TEXT_TO_CODE = {
     "dspool/runtime/forkserver/preload.py": "modules that the configuration names, before workers are forked",
     "dspool/runtime/forkserver/parent.py": "Ray's own worker program, compiled once for all",
     "dspool/runtime/forkserver/child.py": "Ray's own worker program, as Ray started it",
-    "dspool/cli/programs.py": "looks whether there is a module that the command line names",
+    "dspool/cli/named_source.py": "looks where the code is that the command line names",
+    "dspool/cli/new.py": "looks whether there is a package of the name that the command line has",
+    "dspool/cli/evaluation/examples.py": "the metric that the command line names, in the process of its user",
+    "dspool/local/channel.py": "messages between a process and the workers that it started, over a pipe",
     "dspool/config/load.py": "the configuration, with a loader that makes plain data only",
     "dspool/telemetry/trace_export.py": "one of two exporters",
     "dspool/corrections/dspy_calls.py": "modules of DSPy that it names itself",
     "dspool/__init__.py": "public names, from a table",
+    "dspool/testing/__init__.py": "public names, from a table",
     "dspool_serve/ingress/deployment.py": "the console, which it must not know",
     "dspool_console/dashboard/files.py": "the file of the chart library",
 }
