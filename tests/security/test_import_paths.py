@@ -444,7 +444,7 @@ RUNNERS = re.compile(
 """What makes code or objects of text or bytes, wherever they come from."""
 TEXT_TO_CODE = {
     "dspool/programs/imports.py": "import paths: it decides which",
-    "dspool/programs/settings.py": "what `imports` decided on, steps of the warm-up and `setup`, for what they configure",
+    "dspool/programs/settings.py": "what `imports` decided on, steps of the warm-up, `setup`: for what they configure",
     "dspool/programs/saved.py": "programs that DSPy saved with their code, in directories that the configuration names",
     "dspool/programs/sources.py": "looks for the files of allowed_imports, and imports nothing",
     "dspool/programs/program.py": "copies the default configuration through pickle, from a process to itself",
