@@ -40,6 +40,7 @@ _ONCE = frozenset(
         b"sec-fetch-site",
         b"traceparent",
         b"transfer-encoding",
+        b"user-agent",
         b"x-dspool-csrf",
         b"x-dspool-priority",
         b"x-dspool-timeout-seconds",
