@@ -28,6 +28,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 from benchmarks.common import arguments, attempt, finish, header, percentile, ray_cluster, spread
 from benchmarks.load import batch, closed_loop, open_loop
 from benchmarks.pools import INPUTS, PROGRAM, SPEC, ask, classes, grow, pool_of
+from benchmarks.reloading import reload
 
 PARTS = ("own", "typed", "shared", "blocked", "inprocess", "reload")
 GOALS = {
@@ -150,13 +151,13 @@ async def blocked(directory: Path, seconds: float) -> Figures:
 
 
 async def inprocess(starts: int) -> Figures:
-    import dspool.testing
+    from dspool.config import ProgramConfig
+    from dspool.testing import local_pool
 
-    local_pool: Any = vars(dspool.testing)["local_pool"]
     taken = []
     for _ in range(starts + 1):
         began = time.perf_counter()
-        async with local_pool({PROGRAM: SPEC}) as pool:
+        async with local_pool({PROGRAM: ProgramConfig(spec=SPEC)}) as pool:
             taken.append(time.perf_counter() - began)
             await pool.execute(PROGRAM, **INPUTS)
     print(
@@ -179,7 +180,7 @@ async def measure(part: str, directory: Path, *, quick: bool) -> Figures:
     if part == "inprocess":
         return await inprocess(3 if quick else 20)
     if part == "reload":
-        raise RuntimeError("there is no `dspool dev` yet")
+        return await asyncio.to_thread(reload, 2 if quick else 20)
     with_it = await shared(directory, 2 if quick else SHARING, preload=True)
     without = await shared(directory, 2, preload=False)
     return {

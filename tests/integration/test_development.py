@@ -202,7 +202,7 @@ def test_an_error_of_the_program_is_shown_whole_in_the_terminal(dev, source):
 
 
 def test_the_pages_to_look_at_it_are_there(dev):
-    assert "/dashboard#/try/default/answer" in dev.said()
+    assert "/dashboard#/default/try/answer" in dev.said()
     with urllib.request.urlopen(f"{dev.url}/dashboard") as page:
         assert page.status == 200
 

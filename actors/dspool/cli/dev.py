@@ -210,7 +210,7 @@ class Development:
         if self._out.as_json:
             return self._out.result({"event": "serving", "url": url, "pool": config.name}, "")
         for program in config.programs:
-            self._out.progress("", f"try it: {url}/dashboard#/try/{config.name}/{program}")
+            self._out.progress("", f"try it: {url}/dashboard#/{config.name}/try/{program}")
         self._out.progress("", "save a file, and the next request runs it; Ctrl-C stops")
         return None
 
