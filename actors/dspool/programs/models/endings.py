@@ -58,6 +58,8 @@ def checking(finalize: Any) -> Any:
             _cut.set(None)
         if result.cache_hit and (scope := current()) is not None:
             scope.hits += 1
+        if len(result.responses) == 1 and _is_plain(result.responses[0]):
+            return outputs
         for ending in _endings(result):
             if ending.reason == "truncated" and (scope := current()) is not None:
                 scope.truncated = True
@@ -110,6 +112,14 @@ def _keep_refusal(data: str) -> None:
             _streamed_refusal.set((_streamed_refusal.get() + text)[:_MAX_REFUSAL])
 
 
+def _is_plain(response: Any) -> bool:
+    """Whether it is one text that ended by itself, as nearly all are."""
+    if response.finish_reason != "stop":
+        return False
+    parts = response.message.parts
+    return len(parts) == 1 and type(parts[0]) is TextPart and bool(parts[0].text)
+
+
 def _endings(result: Any) -> Iterator[_Ending]:
     """What is odd about the ends of a call's answers."""
     if streamed := _streamed_refusal.get():
@@ -117,8 +127,6 @@ def _endings(result: Any) -> Iterator[_Ending]:
         yield _Ending("refused", streamed)
     for response in result.responses:
         parts = response.message.parts
-        if response.finish_reason == "stop" and len(parts) == 1 and type(parts[0]) is TextPart:
-            continue  # nearly all
         refusal = next((part.text for part in parts if isinstance(part, RefusalPart)), None)
         if refusal is not None:
             yield _Ending("refused", refusal)
