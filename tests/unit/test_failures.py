@@ -12,6 +12,7 @@ from http_doubles import FakePool, assert_problem, client_of
 from test_client import Hold, until
 from test_http_security import World
 
+from dspool.cli.output import Output
 from dspool.client.client import Client
 from dspool.config import PoolConfig
 from dspool.errors import DeadlineExceeded, ProgramError, QueueFull, UnknownProgram
@@ -184,3 +185,10 @@ def test_code_that_a_caller_sends_says_what_it_raised_to_that_caller():
         host.run_inline(ExecuteCode("x = 'abc'\nint(x)"), Session(host, "s"))
     assert (failed.value.line, failed.value.text) == (2, "invalid literal for int() with base 10: 'abc'")
     assert failed.value.message == "the code raised ValueError in line 2"
+
+
+def test_the_command_line_says_what_the_program_said_and_which_operation_it_was(capsys):
+    failed = ProgramError("the program raised ValueError at shop.basic:56", **FAILED)
+    Output().error(failed)
+    said = "error: the program raised ValueError at shop.basic:56: no line items (operation op-1)\n"
+    assert capsys.readouterr().err == said

@@ -321,11 +321,13 @@ def test_code_gives_what_it_prints_and_its_last_value_and_stores_variables(
     assert host.run_thread(ExecuteCode("y"), session).value["result"] == 5
 
 
-def test_failing_code_says_what_and_where_without_the_text(host: SessionHost, session: Session):
+def test_failing_code_says_what_and_where_and_its_text_beside_the_message(
+    host: SessionHost, session: Session
+):
     with pytest.raises(ProgramError) as error:
         host.run_thread(ExecuteCode("x = 1\nraise ValueError('secret')"), session)
-    assert error.value.details == {"exception": "ValueError", "line": 2}
-    assert "secret" not in str(error.value.to_wire())
+    assert error.value.details == {"exception": "ValueError", "line": 2, "text": "secret"}
+    assert "secret" not in error.value.message
     with pytest.raises(InvalidRequest, match="line 1"):
         host.run_thread(ExecuteCode("x ="), session)
 
