@@ -279,3 +279,12 @@ async def test_what_happened_and_what_was_counted_can_be_looked_at(pool):
     page = await pool.events()
     assert page.events
     assert not (await pool.events(page.next, timeout_s=0.01)).missed
+
+
+async def test_what_its_processes_logged_can_be_read(pool):
+    logged = await pool.logs(limit=1000)
+    assert any("warm-up step" in line.text and line.worker for line in logged.lines)
+    assert all(line.at >= logged.next for line in (await pool.logs(after=logged.next)).lines)
+    assert (await pool.logs(operation="nobody's")).lines == []
+    with pytest.raises(InvalidRequest):
+        await pool.logs(limit=0)
