@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "docs" / "tutorial"
 PATIENCE_S = 120.0
 _BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_SAVED = re.compile(r"Save (?:this|the new arguments) as `(?P<file>[\w./-]+)`")
+_SAVED = re.compile(r"(?:Save this|with this) as `(?P<file>[\w./-]+)`")
 _SERVICE = re.compile(r"^(?:make up|dspool (?:up|dev))\b")
 
 

@@ -349,3 +349,22 @@ async def test_a_configuration_as_an_object_is_taken_with_its_keys_changed():
     async with local_pool(config=config, lm=["x"], operation_timeout_s=5.0, checkout_timeout_s=1.0) as pool:
         assert (pool.config.slots_per_worker, pool.config.operation_timeout_s) == (3, 5.0)
         assert (await pool.execute("p", q="?")).x == "x"
+
+
+def stock(item: str) -> int:
+    """How many of an item are in stock."""
+    return 3
+
+
+async def test_an_agent_takes_its_steps_by_script():
+    steps = [
+        {"next_thought": "look", "next_tool_name": "stock", "next_tool_args": {"item": "kettle"}},
+        {"next_thought": "done", "next_tool_name": "finish", "next_tool_args": {}},
+        {"reasoning": "it says so", "answer": "3"},
+    ]
+    script = ScriptedLM(steps)
+    agent = dspy.ReAct("question -> answer", tools=[stock], max_iters=5)
+    async with local_pool({"clerk": agent}, lm=script) as pool:
+        assert (await pool.execute("clerk", question="How many kettles?")).answer == "3"
+    assert len(script.calls) == 3
+    assert "3" in script.calls[1].prompt
