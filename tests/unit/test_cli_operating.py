@@ -70,8 +70,8 @@ def status_of(desired: int = 2, actual: int = 2, reason: str = "") -> PoolStatus
     return PoolStatus("default", "ready", True, desired, actual, 0, 1, workers, {"qa": 1}, reason)
 
 
-def problem(status: int, code: str, detail: str) -> httpx.Response:
-    return httpx.Response(status, json={"code": code, "detail": detail, "status": status, "details": {}})
+def problem(status: int, code: str, detail: str, **details: Any) -> httpx.Response:
+    return httpx.Response(status, json={"code": code, "detail": detail, "status": status, "details": details})
 
 
 # --- size ----------------------------------------------------------------------------------------------
@@ -370,6 +370,50 @@ def test_deploy_that_was_refused_before_it_began_is_one_line(service, spec):
     service.answers = {f"POST {POOL}/programs/qa/versions": running}
     ended = service("deploy", "qa", spec)
     assert (ended.exit_code, ended.stderr) == (2, "error: a deployment is running; wait for its end\n")
+
+
+def test_deploy_of_what_runs_already_says_so_and_is_no_failure(service):
+    same = problem(409, "conflict", "version 2 of qa already runs exactly this", reason="nothing_changed", version=2)
+    service.answers = {f"POST {POOL}/programs/qa/versions": same}
+    ended = service("deploy", "qa")
+    assert (ended.exit_code, ended.stdout) == (0, "version 2 of qa already runs exactly this\n")
+    facts = json.loads(service("deploy", "qa", "--json").stdout)
+    assert (facts["phase"], facts["version"]) == ("unchanged", 2)
+
+
+def test_deploy_names_only_what_is_new(service, tmp_path):
+    state = tmp_path / "tuned.json"
+    state.write_text('{"p": {"demos": []}}')
+    for arguments, body in (
+        ((), None),
+        (("--state", str(state)), {"state": {"p": {"demos": []}}}),
+        (("--from", "shop:Answer", "--kwargs", '{"n": 1}'), {"import_path": "shop:Answer", "kwargs": {"n": 1}}),
+        (("--program-dir", str(tmp_path)), {"program_dir": str(tmp_path)}),
+    ):
+        deployment(service, rollout("done"))
+        service.asked.clear()
+        ended = service("deploy", "qa", *arguments)
+        assert ended.exit_code == 0, ended.output
+        assert [what for _, what in service.asked if what] == ([body] if body else [])
+
+
+def test_deploy_refuses_what_it_cannot_read_or_what_is_named_twice(service, spec, tmp_path):
+    pickle = tmp_path / "state.pkl"
+    pickle.write_bytes(b"\x80\x04N.")
+    for arguments, why in (
+        ((spec, "--from", "shop:Answer"), "give one of FILE.json, --from and --program-dir"),
+        (("--state", str(pickle)), "is a pickle, which runs code when it is read"),
+        (("--kwargs", "[1]"), "--kwargs must be a JSON object"),
+    ):
+        ended = service("deploy", "qa", *arguments)
+        assert ended.exit_code == 2
+        assert why in ended.stderr
+    assert service.asked == []
+
+
+def test_a_version_that_is_not_on_all_workers_says_on_how_many(service):
+    deployment(service, rollout("done", workers_done=1, workers_total=2, reason="1 of 2 workers still run v1"))
+    assert "qa v2 is on 1 of 2 workers after" in service("deploy", "qa").stdout
 
 
 def test_a_deployment_whose_connection_was_cut_is_followed_to_its_end(service, spec):

@@ -266,7 +266,10 @@ def outcome_text(rollout: Rollout) -> str:
         case "done":
             why = f" ({rollout.reason})" if rollout.reason else ""
             took_s = (rollout.ended_at or rollout.began_at) - rollout.began_at
-            return f"{compared}{what} is on all workers after {took_s:.1f} s{why}"
+            place = "all workers"
+            if rollout.workers_done < rollout.workers_total:
+                place = f"{rollout.workers_done} of {rollout.workers_total} workers"
+            return f"{compared}{what} is on {place} after {took_s:.1f} s{why}"
         case "rolled back":
             return f"{compared}{what} was rolled back: {rollout.reason}; v{rollout.previous} is current"
     kept = f"; v{rollout.previous} is current" if rollout.previous else ""
