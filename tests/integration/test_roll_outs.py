@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import dspy
 import pytest
 import pytest_asyncio
 from harness import Load, full, kill, pids, until
@@ -189,6 +190,44 @@ async def test_workers_that_are_forked_from_a_parent_with_edited_source_get_the_
     assert done.version == 2
     assert await answers(pool) == {"quite new"}
     assert {status.start for status in (await pool.status()).workers} == {"fork"}
+
+
+TUNABLE = """
+import dspy
+
+
+class Answer(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.p = dspy.Predict("question -> answer")
+
+    async def aforward(self, question):
+        return dspy.Prediction(answer={mark!r} + self.p.signature.instructions)
+"""
+
+
+async def test_tuned_state_goes_onto_code_of_ones_own_and_stays_through_an_edit(start_pool, shop, notes):
+    tuned = dspy.Predict(dspy.Signature("question -> answer", "tuned"))
+    (shop / "answers.py").write_text(TUNABLE.format(mark="old "))
+    pool = await start_pool(
+        programs={"shop": {"import_path": f"{shop.name}.answers:Answer"}},
+        allowed_imports=("noted", shop.name),
+        allowed_program_dirs=(notes,),
+    )
+    await full(pool)
+    await pool.deploy(Deployment("shop", 0, state={"p": tuned.dump_state()}), canary_s=0.0)
+    assert await answers(pool) == {"old tuned"}
+    (shop / "answers.py").write_text(TUNABLE.format(mark="new "))
+    await pool.deploy(Deployment("shop", 0), canary_s=0.0)
+    assert await answers(pool) == {"new tuned"}
+    versions = {one.version: one for one in await pool.deployments() if one.program == "shop"}
+    assert [versions[number].made_by for number in (1, 2, 3)] == ["config", "deploy", "reload"]
+    assert versions[1].source == versions[2].source != versions[3].source
+    saved = Path(notes) / "saved"
+    tuned.save(saved, save_program=True)
+    whole = await pool.deploy(Deployment("whole", 0, program_dir=str(saved)), canary_s=0.0)
+    assert (whole.version, len(whole.source)) == (1, 2)
+    assert (await pool.execute("whole", question="?")).answer
 
 
 async def answers(pool):

@@ -373,7 +373,9 @@ def test_deploy_that_was_refused_before_it_began_is_one_line(service, spec):
 
 
 def test_deploy_of_what_runs_already_says_so_and_is_no_failure(service):
-    same = problem(409, "conflict", "version 2 of qa already runs exactly this", reason="nothing_changed", version=2)
+    same = problem(
+        409, "conflict", "version 2 of qa already runs exactly this", reason="nothing_changed", version=2
+    )
     service.answers = {f"POST {POOL}/programs/qa/versions": same}
     ended = service("deploy", "qa")
     assert (ended.exit_code, ended.stdout) == (0, "version 2 of qa already runs exactly this\n")
@@ -387,7 +389,10 @@ def test_deploy_names_only_what_is_new(service, tmp_path):
     for arguments, body in (
         ((), None),
         (("--state", str(state)), {"state": {"p": {"demos": []}}}),
-        (("--from", "shop:Answer", "--kwargs", '{"n": 1}'), {"import_path": "shop:Answer", "kwargs": {"n": 1}}),
+        (
+            ("--from", "shop:Answer", "--kwargs", '{"n": 1}'),
+            {"import_path": "shop:Answer", "kwargs": {"n": 1}},
+        ),
         (("--program-dir", str(tmp_path)), {"program_dir": str(tmp_path)}),
     ):
         deployment(service, rollout("done"))
@@ -412,7 +417,9 @@ def test_deploy_refuses_what_it_cannot_read_or_what_is_named_twice(service, spec
 
 
 def test_a_version_that_is_not_on_all_workers_says_on_how_many(service):
-    deployment(service, rollout("done", workers_done=1, workers_total=2, reason="1 of 2 workers still run v1"))
+    deployment(
+        service, rollout("done", workers_done=1, workers_total=2, reason="1 of 2 workers still run v1")
+    )
     assert "qa v2 is on 1 of 2 workers after" in service("deploy", "qa").stdout
 
 
