@@ -105,7 +105,7 @@ def test_doctor_says_what_cannot_be_imported():
 def test_up_refuses_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setattr("dspool.cli.start.service_module", lambda: pytest.fail("it was started"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "brokenshop.py").write_text("import pinecone_of_nobody\n")
+    (tmp_path / "brokenshop.py").write_text("import pinecone_of_nobody\nclass Answer: ...\n")
     said = CliRunner().invoke(
         app, ["up", "brokenshop:Answer", "--port", "0", "--state-dir", str(tmp_path / "s")]
     )
