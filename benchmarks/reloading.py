@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -82,7 +81,7 @@ def _dev(directory: Path) -> Iterator[str]:
         cwd=directory,
         stdout=subprocess.PIPE,
         text=True,
-        env=dict(os.environ),
+        stderr=subprocess.DEVNULL,
     ) as running:
         late = threading.Timer(START_S, running.kill)
         late.start()
