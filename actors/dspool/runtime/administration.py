@@ -135,11 +135,12 @@ class Administration:
     async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
         """Put a new version of a pool program into service, a canary first; returns the deployment with its version.
 
-        `canary_s` is the longest time of the canary's trial.
+        `canary_s` is the longest time of the canary's trial. What names neither spec, import path nor directory is about the
+        current version: `Deployment("answers", 0)` brings its source as it is on disk now, with `state=` also that.
 
         Raises:
             ProgramError: it does not load, or its canary did worse; the version before runs on.
-            Conflict: exactly this runs already, or source that it names was edited since workers imported it.
+            Conflict: exactly this runs already, or nodes have different source.
         """
         options = {} if canary_s is None else {"canary_s": canary_s}
         current: Deployment = await self._ask("deploy", deployment, **options)
@@ -185,7 +186,7 @@ class Administration:
 
         Raises:
             UnknownProgram: there is no such program or version, or none before.
-            Conflict: a deployment is running, or workers have other source now than that version was made from.
+            Conflict: a deployment is running, or there is other source now than that version was made from.
         """
         return await self._ask("rollback", program, version)
 
