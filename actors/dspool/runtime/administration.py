@@ -135,8 +135,8 @@ class Administration:
     async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
         """Put a new version of a pool program into service, a canary first; returns the deployment with its version.
 
-        `canary_s` is the longest time of the canary's trial. What names neither spec, import path nor directory is about the
-        current version: `Deployment("answers", 0)` brings its source as it is on disk now, with `state=` also that.
+        `canary_s` is the longest time of the canary's trial. What names neither spec, import path nor directory is about
+        the current version: `Deployment("answers", 0)` brings its source as it is on disk now, with `state=` also that.
 
         Raises:
             ProgramError: it does not load, or its canary did worse; the version before runs on.
