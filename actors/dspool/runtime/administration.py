@@ -135,7 +135,7 @@ class Administration:
     async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
         """Put a new version of a pool program into service, a canary first; returns the deployment with its version.
 
-        `canary_s` is the longest time of the canary's trial. What names neither spec, import path nor directory is about
+        `canary_s` is the longest time of the canary's trial. A deployment that names no program is about
         the current version: `Deployment("answers", 0)` brings its source as it is on disk now, with `state=` also that.
 
         Raises:
