@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dspool.programs.adapters import MARKS
+from dspool.programs.marks import MARKS
 from tests.security.hostile_inputs import MEGABYTE, Entries, nested
 
 

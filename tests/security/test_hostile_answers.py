@@ -12,7 +12,7 @@ from dspy.utils.exceptions import AdapterParseError
 from dspool.config import PoolConfig
 from dspool.errors import CallerError
 from dspool.messages import command_from
-from dspool.programs.adapters import MARKS
+from dspool.programs.marks import MARKS
 from dspool.programs.program import Definition, load_program
 from dspool_serve.api.schema import ExecuteRequest
 from dspool_serve.http.requests import decode

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dspool.config import PoolConfig
 from dspool.errors import Cancelled, InvalidRequest, PoolError
 from dspool.messages import ConfigureLM, CreateProgram, ExecuteProgram, GetProgramInfo, limits
-from dspool.programs.adapters import MARKS
+from dspool.programs.marks import MARKS
 from dspool.programs.program import Definition, Program, load_program
 from dspool.programs.sessions.host import SessionHost
 from dspool.programs.sessions.session import Session

@@ -7,12 +7,15 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+import pydantic
 import pytest
 
 from dspool.config import PoolConfig
 from dspool.errors import CallerError, NotAllowed
 from dspool.messages import ConfigureLM, CreateProgram, Deployment, ExecuteProgram, SetVariable, limits
+from dspool.programs.input_types import InputTypes
 from dspool.programs.program import Definition, load_program
+from dspool.programs.schemas import SchemaField
 from dspool.programs.sessions.host import SessionHost
 from dspool.programs.sessions.session import Session
 from dspool_serve.api.schema import ExecuteRequest
@@ -74,6 +77,17 @@ def form() -> Request:
     return Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, None)  # type: ignore[arg-type]
 
 
+class Chain(pydantic.BaseModel):
+    inner: Chain | Link | None = None
+
+
+class Link(pydantic.BaseModel):
+    inner: Chain | Link | None = None
+
+
+Chain.model_rebuild()
+
+
 def named(length: int) -> None:
     Router([Route("GET", "/{name}", None, "")]).match(request("/" + "n" * length))  # type: ignore[arg-type]
 
@@ -101,6 +115,7 @@ CASES: dict[str, Callable[[int], Any]] = {
     ),
     "MAX_BODY_VALUES": lambda n: decode(BODY, b'{"inputs":{"q":[' + b",".join([b"1"] * (n - 2)) + b"]}}"),
     "MAX_FORM_PARTS": lambda n: form_inputs(form(), b"".join([PART] * n) + b"--x--"),
+    "MAX_TRIES": lambda n: InputTypes([SchemaField("q", list[Chain | Link])]).build({"q": [{}] * (n - 1)}),
     "MAX_PATH_NAME": named,
     "MAX_QUERY_FIELDS": lambda n: request(query="&".join(["a=1"] * n)).query(frozenset({"a"})),
     "MAX_SPEC_BYTES": lambda n: load_program(Definition(spec=spec_of(n)), CONFIG),

@@ -6,7 +6,7 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
-from dspool.programs.adapters import MARKS
+from dspool.programs.marks import MARKS
 from dspool.programs.program import Definition, load_program
 
 START, END = MARKS

@@ -24,6 +24,9 @@ takes a parser up to 0.04 ms, many times as long as others."""
 MAX_FORM_PARTS: Final = 256
 """Parts of a request that is a form."""
 
+MAX_TRIES: Final = 10_000
+"""Tries of reading one input whose type is a union that holds itself: a level deeper takes two or more for each."""
+
 MAX_PATH_NAME: Final = 200
 """Characters in one name of a path (pool, program, session)."""
 

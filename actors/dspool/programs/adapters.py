@@ -15,9 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import dspy
-import pydantic
 from dspy.adapters.chat_adapter import field_header_pattern
-from dspy.adapters.types import base_type
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
 from dspy.adapters.types.base_type import Type as CustomType
 from dspy.adapters.utils import format_field_value, parse_value
@@ -27,6 +25,7 @@ from dspool.corrections.dspy_answers import TooMuchToRepair, one_answer
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_BODY_DEPTH
+from dspool.programs.marks import is_marked
 
 Message = dict[str, Any]
 
@@ -213,7 +212,7 @@ def _read(
             answer = parse(signature, completion)
     except TooMuchToRepair as refused:
         raise _unreadable(adapter, signature, completion, str(refused)) from refused
-    if _is_marked(answer):
+    if is_marked(answer):
         raise _unreadable(adapter, signature, completion, "the answer holds a mark of DSPy")
     return answer
 
@@ -239,27 +238,12 @@ def refuse_deep_answer(adapter: Any, signature: Any, completion: str) -> None:
 
 _BRACKET: Final = re.compile(r"[\[\]{}()]")
 
-MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
-_START, _END = MARKS
-
 
 def refuse_message_parts(values: Mapping[str, JSON]) -> None:
     """Raises `InvalidRequest`, which names the value, if a text in `values` holds one of `MARKS`, however deep."""
     for name, value in values.items():
-        if _is_marked(name) or _is_marked(value):
+        if is_marked(name) or is_marked(value):
             raise InvalidRequest(
                 f"{name[:80]!r} holds a mark with which DSPy makes parts of a message that are no text",
                 field=name[:80],
             )
-
-
-def _is_marked(value: Any) -> bool:
-    # No generators: every input and output of every operation comes here.
-    kind = type(value)
-    if kind is str:
-        return _START in value or _END in value
-    if kind is dict:
-        return any(map(_is_marked, value)) or any(map(_is_marked, value.values()))
-    if kind is list or kind is tuple:
-        return any(map(_is_marked, value))
-    return isinstance(value, pydantic.BaseModel) and _is_marked(vars(value))

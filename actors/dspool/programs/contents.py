@@ -6,6 +6,7 @@ import base64
 import binascii
 import ipaddress
 import re
+import unicodedata
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,10 @@ _SIGNS: Final = (
 )
 """How files of these kinds begin."""
 _CONTAINERS: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
+
+
+_OWN_NAMES: Final = (".localhost", ".localdomain", ".local", ".internal", ".home.arpa", ".lan")
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class NotAMedium(ValueError):
@@ -95,15 +100,31 @@ def refuse_own_network(url: str) -> None:
         NotAMedium: it names this machine, or an address that is not of the internet.
     """
     try:
-        host = (urlsplit(url).hostname or "").rstrip(".").lower()
-        own = not host or host == "localhost" or host.endswith(".localhost")
+        # As whoever fetches it writes the name down: other digits, letters and dots become those of ASCII.
+        host = (
+            unicodedata.normalize("NFKC", urlsplit(url).hostname or "")
+            .replace("\u3002", ".")
+            .rstrip(".")
+            .lower()
+        )
+        # A name without a dot is of a network's own; some take a backslash for the end of the host.
+        own = ("." not in host and ":" not in host) or host.endswith(_OWN_NAMES) or "\\" in url
         if not own and (":" in host or (host.replace(".", "").isalnum() and host[-1].isdigit())):
-            own = not ipaddress.ip_address(host).is_global
+            own = not _is_global(ipaddress.ip_address(host))
     except ValueError:
         # Such as an address in hexadecimal or with fewer than four parts, which some take for one.
         own = True
     if own:
         raise NotAMedium("expected a URL of a host on the internet")
+
+
+def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        else:
+            address = address.ipv4_mapped or address.sixtofour or address
+    return address.is_global
 
 
 __all__ = ["OCTETS", "Content", "NotAMedium", "content_of", "decoded", "refuse_own_network"]

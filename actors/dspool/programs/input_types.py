@@ -16,13 +16,20 @@ import pydantic
 from dspool.errors import InvalidRequest, ProgramError, place_of, type_of
 from dspool.messages import JSON
 from dspool.messages.plain import NotPlain, plain
-from dspool.programs.media import NotAMedium, check_references, holds_media
+from dspool.programs.core_schemas import Branching, makes_texts
+from dspool.programs.marks import is_marked
+from dspool.programs.media import NotAMedium, check_references
 from dspool.programs.schemas import IMPOSSIBLE, UNTYPED, SchemaField, adapter_for
 from dspool.programs.value_types import type_name
 
 _FAST: Final = (str, int, bool, float)
 _LONGEST_TEXT: Final = 300
 _MOST_ERRORS: Final = 20
+_MOST_READ: Final = 1_000
+"""Of more errors nobody reads the first ones either; to list them takes longer than to find them."""
+_TOO_MANY_TRIES: Final = (
+    "it nests too deep for a union that holds itself: give the union a discriminator, or send less"
+)
 
 
 class InputTypes:
@@ -95,10 +102,14 @@ class _Made:
         self.name, self.annotation = name, annotation
         self._adapter = adapter_for(annotation)
         self.names = frozenset[str]()
-        self._media = False
+        self._makes_texts = False
+        self._branching: Branching | None = None
         if self._adapter is not None:
             self.names = _property_names(self._adapter.json_schema())
-            self._media = holds_media(self._adapter.core_schema)
+            # All types of DSPy are among them.
+            self._makes_texts = makes_texts(self._adapter.core_schema)
+            branching = Branching(self._adapter.core_schema)
+            self._branching = branching if branching.any else None
         self.takes_anything = self._adapter is not None and self._adapter.core_schema["type"] == "any"
 
     def of(self, value: JSON) -> Any:
@@ -107,11 +118,20 @@ class _Made:
             raise _Problems(_Problem(self.name, IMPOSSIBLE, type_name(value)))
         # Once more as JSON: what is read from it is not always what is read from Python's values.
         encoded = _encoded(self.name, value)
+        if self._branching is not None and self._branching.is_too_much(value):
+            raise _Problems(_Problem(self.name, _TOO_MANY_TRIES, type_name(value)))
         try:
             made = self._adapter.validator.validate_json(encoded)
-            if self._media:
+            if self._makes_texts:
                 check_references(made)
+                if is_marked(made):
+                    raise NotAMedium(
+                        "it holds a mark with which DSPy makes parts of a message that are no text"
+                    )
         except pydantic.ValidationError as refused:
+            if (count := refused.error_count()) > _MOST_READ:
+                text = f"it does not fit its type in {count} ways"
+                raise _Problems(_Problem(self.name, text, type_name(value))) from None
             errors = refused.errors(include_url=False, include_input=False)
             raise _Problems(*(self._problem(error, value) for error in errors)) from None
         except NotAMedium as refused:

@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from dspool.messages import JSON
 from dspool.programs.contents import OCTETS, NotAMedium, content_of, decoded, refuse_own_network
+from dspool.programs.marks import within
 
 
 def readable(annotation: Any) -> Any:
@@ -130,41 +131,14 @@ def _bytes(value: Any) -> Any:
 # --- what was made ----------------------------------------------------------------------------------
 
 
-def holds_media(schema: Any) -> bool:
-    """Whether values of this pydantic schema may hold images or files, however deep."""
-    pending, seen = [schema], set()
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            if id(part) in seen:
-                continue
-            seen.add(id(part))
-            kind = part.get("cls")
-            if isinstance(kind, type) and issubclass(kind, dspy.Image | dspy.File):
-                return True
-            pending.extend(part.values())
-        elif isinstance(part, list | tuple):
-            pending.extend(part)
-    return False
-
-
 def check_references(value: Any) -> None:
     """What images and files within `value` refer to, those inside of models too. Raises: NotAMedium."""
-    pending = [value]
-    while pending:
-        part = pending.pop()
+    for part in within(value):
         if isinstance(part, dspy.Image):
             if not part.url.startswith("data:"):
                 _image(part.url)
-        elif isinstance(part, dspy.File):
-            if part.file_id is not None:
-                _file({"file_id": part.file_id})
-        elif isinstance(part, dict):
-            pending.extend(part.values())
-        elif isinstance(part, list | tuple | set | frozenset):
-            pending.extend(part)
-        elif isinstance(part, pydantic.BaseModel) or hasattr(part, "__dataclass_fields__"):
-            pending.extend(vars(part).values())
+        elif isinstance(part, dspy.File) and part.file_id is not None:
+            _file({"file_id": part.file_id})
 
 
 # --- what is told of them ---------------------------------------------------------------------------
@@ -262,4 +236,4 @@ _WRITTEN: Final[dict[Any, dict[str, JSON]]] = {
 }
 """What is sent of those that are sent otherwise than as an object of their fields."""
 
-__all__ = ["NotAMedium", "check_references", "holds_media", "readable"]
+__all__ = ["NotAMedium", "check_references", "readable"]

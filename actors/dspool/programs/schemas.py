@@ -11,6 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from dspool.messages import JSON
 from dspool.messages.plain import NotPlain, plain
+from dspool.programs.core_schemas import imports
 from dspool.programs.media import readable
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -39,7 +40,8 @@ def adapter_for(annotation: Any, mode: Mode = "validation") -> pydantic.TypeAdap
         adapter.json_schema(mode=mode)
     except Exception:  # of pydantic, or of a class that makes its own schema
         return None
-    return adapter
+    # Importing runs code, and a caller would name it.
+    return None if imports(adapter.core_schema) else adapter
 
 
 def object_schema(fields: Iterable[SchemaField], mode: Mode, *, open: bool) -> dict[str, JSON]:

@@ -1,0 +1,66 @@
+"""The marks with which DSPy makes parts of a message that are no text: an image by URL, a file of the operator.
+
+Who could write one into a prompt would send such parts, so no value of a caller or of a model holds one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+
+import pydantic
+from dspy.adapters.types import base_type
+
+MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
+_START, _END = MARKS
+_AS_BYTES: Final = tuple(mark.encode() for mark in MARKS)
+
+
+def is_marked(value: Any) -> bool:
+    """Whether a text within `value`, or a key, holds one of `MARKS`."""
+    # No generators for JSON: every input and output of every operation comes here.
+    kind = type(value)
+    if kind is str:
+        return _START in value or _END in value
+    if kind is dict:
+        return any(map(is_marked, value)) or any(map(is_marked, value.values()))
+    if kind is list or kind is tuple:
+        return any(map(is_marked, value))
+    if value is None or kind in (int, float, bool):
+        return False
+    return any(map(_has_mark, within(value)))
+
+
+def within(value: Any) -> Iterator[Any]:
+    """`value` and all that it holds: keys, items, fields of models and dataclasses; each object once."""
+    pending, seen = [value], set()
+    while pending:
+        part = pending.pop()
+        yield part
+        inner = _held(part)
+        if inner is not None and id(part) not in seen:
+            seen.add(id(part))
+            pending.extend(inner)
+
+
+def _held(part: Any) -> Collection[Any] | None:
+    if isinstance(part, str | bytes | bytearray | int | float | None):
+        return None
+    if isinstance(part, Mapping):
+        return [*part.keys(), *part.values()]
+    if isinstance(part, pydantic.BaseModel):
+        return [*vars(part).values(), *(part.model_extra or {}).items()]
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        return [getattr(part, field.name, None) for field in dataclasses.fields(part)]
+    return part if isinstance(part, Collection) else None
+
+
+def _has_mark(part: Any) -> bool:
+    if isinstance(part, str):
+        return _START in part or _END in part
+    # Bytes stand in a prompt as the text that they are in UTF-8.
+    return isinstance(part, bytes | bytearray) and any(mark in part for mark in _AS_BYTES)
+
+
+__all__ = ["MARKS", "is_marked", "within"]
