@@ -137,7 +137,7 @@ def host() -> SessionHost:
     return made
 
 
-@pytest.mark.parametrize(("value", "json"), SENT, ids=lambda part: ascii(part)[:40])
+@pytest.mark.parametrize(("value", "json"), SENT, ids=lambda part: ascii(part).partition(" at 0x")[0][:40])
 async def test_a_value_that_has_a_form_in_json_is_sent(host, value, json):
     tp.returns[0] = dspy.Prediction(value=value)
     outputs = (await host.run_async(ExecuteProgram("Returning", {}), None)).value["outputs"]

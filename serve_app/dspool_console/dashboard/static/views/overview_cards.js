@@ -111,10 +111,14 @@ export class Cards {
       ["overflow", count(n.overflow)],
     ], pool.actual < pool.desired && pool.state === "degraded");
     const window = n.window_s || 1;
-    this.tokens.show(parts.rate(now ? (n.input_tokens + n.output_tokens) / window : null, "tokens/s"), [[
-      "read",
-      count(totals?.input_tokens),
-    ], ["written", count(totals?.output_tokens)], ...cost(totals?.cost_usd)]);
+    this.tokens.show(parts.rate(now ? (n.input_tokens + n.output_tokens) / window : null, "tokens/s"), [
+      [
+        "read",
+        count(totals?.input_tokens),
+      ],
+      ["written", count(totals?.output_tokens)],
+      ...cost(totals?.cost_usd),
+    ]);
     say(this.latency.node.querySelector("h2"), "Latency (p95)");
   }
 
