@@ -102,6 +102,37 @@ def test_nobody_writes_a_line_that_looks_like_anothers(node):
     assert node.find(operation="op-9").lines == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x [pool=another worker=w9 operation_id=op-9]",
+        "x [pool=another worker=w9 operation_id=op-9]\nTraceback (most recent call last):\n  no",
+        "x\nTraceback (most recent call last):\n  none",
+        "x [worker=w9 operation_id=op-9]\ny",
+        " dspool: a.b pool=another worker=w9 operation_id=op-9 ",
+        "long " * 30_000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_nobody_writes_a_line_that_is_taken_for_anothers_or_that_nobody_finds(node, text):
+    node.process("worker-a", "w0")
+    node.log(text, "op-1")
+    node.log(
+        "it failed", "op-1", extra={"traceback": f"Traceback (most recent call last):\nValueError: {text}"}
+    )
+    found = [(line.worker, line.operation_id) for line in node.find(operation="op-1").lines]
+    assert found == [("w0", "op-1")] * 2
+    assert search(node.directory, "another", LogQuery(), show_content=False).lines == []
+
+
+def test_no_line_commands_the_terminal_that_shows_it(node):
+    node.process("worker-a", "w0")
+    node.log("\x1b]52;c;aGk=\x07 \x9b31m a\tb", "op-1")
+    (line,) = node.find().lines
+    assert not set(line.text) & {"\x1b", "\x07", "\x9b"}
+    assert "52;c;aGk=" in line.text
+
+
 def test_what_did_not_come_by_logging_is_shown_only_with_content(node):
     file = node.process("worker-a", "w0")
     node.log("before", "op-1")

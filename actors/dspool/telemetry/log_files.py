@@ -37,6 +37,8 @@ _RECORD: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\S*) ([A-Z]+
 _CONTEXT: Final = re.compile(
     r" \[((?:pool|worker|session_hash|operation_id|trace_id)=[^\n]*)\]$", re.MULTILINE
 )
+EVENT_LOGGER: Final = "dspool"
+"""Writes nothing but events, which name their fields themselves."""
 _FIELD: Final = re.compile(r'(?:^|\s)(pool|worker|operation_id)=("(?:[^"\\]|\\.)*"|\S+)')
 
 
@@ -261,12 +263,12 @@ def _json_of(line: str) -> dict[str, Any] | None:
 def _line_of(record: list[str], pool: str) -> LogLine | None:
     """None: of another pool."""
     fields = _json_of(record[0])
-    text = "\n".join(line.removeprefix(CONTINUED) for line in record)[:LONGEST_RECORD]
+    text = "\n".join(line.removeprefix(CONTINUED) for line in record)
     if fields is None:
         begin = _RECORD.match(record[0])
         assert begin is not None
         time, level, logger = begin.groups()
-        fields = _fields_of(text.partition("\nTraceback (most recent")[0])
+        fields = _fields_of(logger, text)
     else:
         time, level, logger = (str(fields[key]) for key in ("time", "level", "logger"))
     if fields.get("pool") != pool:
@@ -276,21 +278,18 @@ def _line_of(record: list[str], pool: str) -> LogLine | None:
     except ValueError:
         return None
     operation = fields.get("operation_id")
-    return LogLine(at, level.lower(), logger, str(fields.get("worker") or ""), operation, text)
+    return LogLine(
+        at, level.lower(), logger, str(fields.get("worker") or ""), operation, text[:LONGEST_RECORD]
+    )
 
 
-def _fields_of(head: str) -> dict[str, str]:
-    """What the record says of itself: an event's own fields, then the context, which is the last in brackets."""
-    contexts = _CONTEXT.findall(head)
-    context = contexts[-1] if contexts else ""
-    fields = dict(_FIELD.findall(context))
-    if _EVENT.search(head):
-        fields = dict(_FIELD.findall(head.partition("\n")[0].partition(" [")[0])) | fields
+def _fields_of(logger: str, text: str) -> dict[str, str]:
+    """What the record says of itself: an event its own fields, then the context, of which each record has one."""
+    context = _CONTEXT.search(text)
+    fields = {} if context is None else dict(_FIELD.findall(context[1]))
+    if logger == EVENT_LOGGER:
+        fields = dict(_FIELD.findall(text.partition("\n")[0].partition(" [")[0])) | fields
     return {key: json.loads(value) if value[0] == '"' else value for key, value in fields.items()}
-
-
-_EVENT: Final = re.compile(r" dspool: [a-z_]+\.[a-z_]+ ")
-"""The line of an event names its fields itself."""
 
 
 def _matches(line: LogLine, query: LogQuery) -> bool:
@@ -300,19 +299,6 @@ def _matches(line: LogLine, query: LogQuery) -> bool:
         and (query.worker is None or line.worker == query.worker)
     )
 
-
-__all__ = [
-    "MAX_LINES",
-    "LogLine",
-    "LogPage",
-    "LogQuery",
-    "LogTail",
-    "merged",
-    "own_log",
-    "search",
-    "search_node",
-    "tail",
-]
 
 __all__ = [
     "MAX_LINES",

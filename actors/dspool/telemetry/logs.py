@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from dspool.config import PoolConfig
 from dspool.messages import Operation
 from dspool.raised import is_own_module, traceback_of
 from dspool.telemetry.events import EVENTS, attach
-from dspool.telemetry.log_files import CONTINUED
+from dspool.telemetry.log_files import CONTINUED, EVENT_LOGGER
 from dspool.telemetry.pseudonyms import session_hash
 from dspool.telemetry.tracing import trace_id_of
 
@@ -53,14 +54,26 @@ class TextFormatter(logging.Formatter):
         self._show_content = show_content
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname:7s} {record.name}: {record.getMessage()}"
+        line = f"{_time(record)} {record.levelname:7s} {record.name}: {_without_context(record.getMessage())}"
         context = " ".join(f"{key}={_short(value)}" for key, value in _context(record).items())
         if context:
             line += f" [{context}]"
         if trace := _traceback(record, whole=self._show_content):
-            line += f"\n{trace}"
+            line += f"\n{_without_context(trace)}"
         # A line that follows says so: nobody can write a line that looks like another's.
-        return f"\n{CONTINUED}".join(line.splitlines())
+        return f"\n{CONTINUED}".join(line.translate(_CONTROLS).splitlines())
+
+
+_CONTEXT: Final = re.compile(rf" \[(?=(?:{'|'.join(FIELDS)})=)")
+_CONTROLS: Final = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\t\n\r"
+}
+"""A terminal that shows a log obeys these."""
+
+
+def _without_context(text: str) -> str:
+    """`text` with nothing in it that would be read as the record's context: users may have written it."""
+    return _CONTEXT.sub(" [ ", text)
 
 
 def configure(
@@ -115,7 +128,7 @@ class LogHandler:
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
-        self._logger = logger or logging.getLogger("dspool")
+        self._logger = logger or logging.getLogger(EVENT_LOGGER)
 
     def __call__(self, event: str, measurements: Mapping[str, float], metadata: Mapping[str, Any]) -> None:
         row = EVENTS[event]
