@@ -12,6 +12,7 @@ from http_doubles import FakePool, assert_problem, client_of
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
+from dspool.messages.limits import MAX_BODY_VALUES
 from dspool.programs.program import Definition, load_program
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) + b"\r\n--not-the-boundary\r\n"
@@ -125,6 +126,16 @@ async def test_a_form_is_bounded_as_every_body_is():
         del http.headers["content-type"]
         answer = await http.post(RUN, files={"picture": ("cat.png", bytes(2000), "image/png")})
         assert_problem(answer, 413, "payload_too_large")
+
+
+async def test_the_json_of_all_parts_together_is_bounded_as_that_of_a_body():
+    part = (None, json.dumps([1] * (2 * MAX_BODY_VALUES // 3)), "application/json")
+    async with client_of(FakePool()) as http:
+        del http.headers["content-type"]
+        assert (await http.post(RUN, files=[("a", part)])).status_code == 200
+        for names in ("ab", "aa", "abc"):
+            answer = await http.post(RUN, files=[(name, part) for name in names])
+            assert_problem(answer, 413, "payload_too_large")
 
 
 @pytest.mark.parametrize(

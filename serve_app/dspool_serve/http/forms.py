@@ -19,7 +19,7 @@ from dspool.errors import PayloadTooLarge
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_FORM_PARTS
 from dspool_serve.http.problems import MalformedRequest
-from dspool_serve.http.requests import Request, decode
+from dspool_serve.http.requests import Request, decode, refuse_too_much
 
 FORM: Final = b"multipart/form-data"
 _BOUNDARY: Final = re.compile(
@@ -53,14 +53,20 @@ def form_inputs(request: Request, body: bytes) -> dict[str, JSON]:
         raise PayloadTooLarge(f"a form has at most {MAX_FORM_PARTS} parts", limit=MAX_FORM_PARTS)
     if len(parts) < 2 or parts[0] or parts[-1] not in (b"--", b"--\r\n"):
         raise MalformedRequest("the form does not begin or does not end with its boundary")
+    read = [_input(part) for part in parts[1:-1]]
+    # The bounds of what is JSON are those of the whole request.
+    refuse_too_much(b",".join(value for _, value in read if type(value) is _Encoded))
     inputs: dict[str, list[JSON]] = {}
-    for part in parts[1:-1]:
-        name, value = _input(part)
-        inputs.setdefault(name, []).append(value)
+    for name, value in read:
+        inputs.setdefault(name, []).append(decode(_json, value) if type(value) is _Encoded else value)
     return {name: values[0] if len(values) == 1 else values for name, values in inputs.items()}
 
 
-def _input(part: bytes) -> tuple[str, JSON]:
+class _Encoded(bytes):
+    """A value that is JSON still."""
+
+
+def _input(part: bytes) -> tuple[str, JSON | _Encoded]:
     head, end, content = part.partition(b"\r\n\r\n")
     if not end or not head.startswith(b"\r\n") or len(head) > _LONGEST_HEAD:
         raise MalformedRequest("a part of the form has no head, or one that is too long")
@@ -78,7 +84,7 @@ def _input(part: bytes) -> tuple[str, JSON]:
     if filename is None and media == "text/plain":
         return name, _text(content, f"part {name!r}")
     if filename is None and media == "application/json":
-        return name, decode(_json, content)
+        return name, _Encoded(content)
     if _MEDIA.fullmatch(media) is None:
         raise MalformedRequest(f"part {name!r} has a Content-Type that cannot be read")
     return name, {

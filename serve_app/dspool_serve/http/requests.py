@@ -238,12 +238,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """
     if not body:
         raise MalformedRequest("the body is empty; send a JSON object")
-    if holds_too_much(body):
-        raise PayloadTooLarge(
-            f"the body holds more than {MAX_BODY_VALUES} values, or {MAX_LONG_NUMBERS} numbers of a hundred digits or "
-            "with an exponent of three",
-            limit=MAX_BODY_VALUES,
-        )
+    refuse_too_much(body)
     try:
         # Brackets are counted first, at memchr speed: only suspicious bodies pay for the exact check.
         if body.count(b"[") + body.count(b"{") > MAX_BODY_DEPTH or _LONG_NUMBER.search(body) is not None:
@@ -261,6 +256,16 @@ def _cut(failed: Exception) -> str:
     """What it says: it may repeat a name that is as long as a body."""
     text = str(failed)
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def refuse_too_much(body: bytes) -> None:
+    """Raises: PayloadTooLarge: `holds_too_much`."""
+    if holds_too_much(body):
+        raise PayloadTooLarge(
+            f"the body holds more than {MAX_BODY_VALUES} values, or {MAX_LONG_NUMBERS} numbers of a hundred digits or "
+            "with an exponent of three",
+            limit=MAX_BODY_VALUES,
+        )
 
 
 def holds_too_much(body: bytes) -> bool:
