@@ -43,9 +43,10 @@ class World:
             self.held |= {ticket.operation.id: worker_id for ticket in tickets}
         self.errors |= {end.ticket.operation.id: end.error for end in actions.ends if end.error is not None}
 
-    def submit(self, text: str, *, idempotent: bool = True) -> str:
+    def submit(self, text: str, *, idempotent: bool = True, principal: str | None = None) -> str:
         self.count += 1
-        operation = Operation(f"o{self.count}", ExecuteProgram("p", {"text": text}), 1000.0)
+        command = ExecuteProgram("p", {"text": text})
+        operation = Operation(f"o{self.count}", command, 1000.0, principal=principal)
         self.dispatcher.submit(operation, idempotent=idempotent, sink=None, now=self.now)
         self.settle()
         return operation.id
@@ -158,6 +159,17 @@ def test_memory_is_bounded_and_sessions_are_apart():
     keys = {key_of(Operation("a", command, 1.0, session)) for session in (None, "s", "t")}
     assert len(keys) == 3
     assert key_of(Operation("a", command, 1.0)) == key_of(Operation("b", command, 9.0))
+
+
+def test_nobody_has_the_request_of_another_refused():
+    world = World(attempts=2)
+    for number in range(2):
+        world.submit("popular", idempotent=False, principal="eve")
+        world.submit(f"poison {number}", idempotent=False, principal="eve")
+        world.die()
+    with pytest.raises(PoisonRequest):
+        world.submit("popular", principal="eve")
+    world.end(world.submit("popular", principal="ada"))
 
 
 def test_the_refusal_crosses_processes():

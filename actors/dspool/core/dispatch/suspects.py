@@ -19,10 +19,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def key_of(operation: Operation) -> bytes:
-    """The same for the same request: program, version and inputs, and the session that it is for."""
-    digest = hashlib.blake2b(_encode(operation.command), digest_size=16)
-    digest.update((operation.session or "").encode())
-    return digest.digest()
+    """The same for the same request: program, version and inputs, the session that it is for, and who asks: nobody has
+    another's request refused by sending it beside one that kills."""
+    request = (operation.command, operation.session, operation.principal)
+    return hashlib.blake2b(_encode(request), digest_size=16).digest()
 
 
 class Suspects:
