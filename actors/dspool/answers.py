@@ -30,16 +30,23 @@ class SharedAnswers:
     def waiter(self, key: bytes) -> Future[None]:
         """Done when the question under way has ended, one way or the other. Look it up again then."""
         with self._lock:
-            return self._waiting.setdefault(key, Future())
+            if self._answers.is_asked(key):
+                return self._waiting.setdefault(key, Future())
+        # It ended meanwhile: nobody would wake who waits, nor forget that they do.
+        ended: Future[None] = Future()
+        ended.set_result(None)
+        return ended
 
     def keep(self, key: bytes, asker: str, answer: bytes) -> None:
+        silent: list[bytes] = []
         with self._lock:
             now = self._clock()
             self._answers.keep(key, asker, answer, now)
             if now >= self._tidy_at:
                 self._tidy_at = now + SILENT_S
-                self._answers.tidy(now)
-        self._wake(key)
+                silent = self._answers.tidy(now)
+        for one in (key, *silent):
+            self._wake(one)
 
     def give_up(self, key: bytes, asker: str) -> None:
         with self._lock:

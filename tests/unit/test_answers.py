@@ -5,6 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspool.answers import SharedAnswers
+from dspool.config import CacheConfig
 from dspool.core.answers import ENTRY_BYTES, SILENT_S, Answers
 
 K, L = b"k" * 32, b"l" * 32
@@ -41,6 +43,19 @@ def test_an_asker_that_is_not_heard_of_any_more_is_replaced():
     assert shared.look_up(K, "b", SILENT_S + 2).kind == "ask"
     shared.keep(K, "a", b"late", SILENT_S + 3)
     assert shared.look_up(K, "c", SILENT_S + 4) == ("found", b"late")
+
+
+def test_who_waits_too_late_or_for_who_is_gone_is_woken_and_leaves_nothing_behind():
+    now = [0.0]
+    shared = SharedAnswers(CacheConfig(), clock=lambda: now[0])
+    assert shared.waiter(K).done()
+    shared.look_up(K, "a")
+    waiter = shared.waiter(K)
+    assert not waiter.done()
+    now[0] = 2 * SILENT_S
+    shared.keep(L, "b", b"answer")
+    assert waiter.done()
+    assert not shared._waiting
 
 
 def test_an_answer_is_forgotten_after_its_time():

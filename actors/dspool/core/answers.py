@@ -58,6 +58,10 @@ class Answers:
         self._asked[key] = _Asked(asker, now)
         return CacheReply("ask")
 
+    def is_asked(self, key: bytes) -> bool:
+        """Whether somebody asks the model this, as far as is known."""
+        return key in self._asked
+
     def keep(self, key: bytes, asker: str, answer: bytes, now: float) -> None:
         """The model has answered. An answer that is too large for all of the room is not kept."""
         self.give_up(key, asker)
@@ -84,12 +88,14 @@ class Answers:
             if asked.asker in askers:
                 self._asked[key] = _Asked(asked.asker, now)
 
-    def tidy(self, now: float) -> None:
-        """Forget what is too old, and askers that fell silent."""
+    def tidy(self, now: float) -> list[bytes]:
+        """Forget what is too old, and askers that fell silent, whose questions these are."""
         for key in [key for key, entry in self._entries.items() if entry.until <= now]:
             self._drop(key)
-        for key in [key for key, asked in self._asked.items() if now - asked.heard_at >= SILENT_S]:
+        silent = [key for key, asked in self._asked.items() if now - asked.heard_at >= SILENT_S]
+        for key in silent:
             del self._asked[key]
+        return silent
 
     def _drop(self, key: bytes) -> None:
         self.bytes -= len(self._entries.pop(key).answer) + ENTRY_BYTES
