@@ -15,7 +15,10 @@ _SHORTEST: Final = 4
 _PIECE: Final = 12
 """So many characters of a value are a quotation, also without the rest of it."""
 _SEARCH: Final = 20_000_000
-"""Characters to look through for quotations in one text."""
+"""Characters to look through for quotations in one text, or about 20 ms."""
+_REPLACE: Final = 2_000_000
+"""The same where each string is looked for by itself."""
+_TOO_LONG: Final = f"{HIDDEN} (not told: the inputs are too long to look for quotations)"
 _SHORTEST_SECRET: Final = 8
 _SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 
@@ -25,6 +28,8 @@ def without(values: Any) -> Callable[[str], str]:
 
     def hide(text: str) -> str:
         strings = {text for text in _strings(values) if len(text) >= _SHORTEST}
+        if len(text) * len(strings) > _REPLACE:
+            return _TOO_LONG
         return _without_pieces(_without(text, strings | _secrets()), strings)
 
     return hide
@@ -49,24 +54,20 @@ def _without(text: str, strings: Collection[str]) -> str:
 
 
 def _without_pieces(text: str, values: Collection[str]) -> str:
-    long = [value for value in values if len(value) > _PIECE]
-    if not long or len(text) < _PIECE:
+    everything = "\0".join(value for value in values if len(value) > _PIECE)
+    if not everything:
         return text
-    if len(text) * sum(map(len, long)) > _SEARCH:
-        return f"{HIDDEN} (not told: the inputs are too long to look for quotations)"
-    kept, at = [], 0
-    while at < len(text):
-        end = at + _PIECE
-        piece = text[at:end]
-        source = next((value for value in long if piece in value), None) if len(piece) == _PIECE else None
-        if source is None:
+    if len(text) * len(everything) > _SEARCH:
+        return _TOO_LONG
+    kept: list[str] = []
+    hidden = 0  # up to here
+    for at in range(len(text)):
+        if len(text) - at >= _PIECE and text[at : at + _PIECE] in everything:
+            if kept[-1:] != [HIDDEN] or at > hidden:
+                kept.append(HIDDEN)
+            hidden = at + _PIECE
+        if at >= hidden:
             kept.append(text[at])
-            at += 1
-            continue
-        while end < len(text) and text[at : end + 1] in source:
-            end += 1
-        kept.append(HIDDEN)
-        at = end
     return "".join(kept)
 
 

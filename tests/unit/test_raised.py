@@ -111,6 +111,16 @@ def test_a_secret_variable_is_in_no_text(monkeypatch):
     assert text_of(caught("quoting", "sk-123456789"), hide=without({})).endswith("again: ...")
 
 
+def test_quotations_are_taken_out_in_a_bounded_number_of_steps():
+    many = [f"{number:06d}" for number in range(20_000)]
+    assert "not told" in without({"rows": many})("x" * 8_000)
+    assert "not told" in without({"text": "ab" * 5_000})("x" * 8_000)
+    assert without({"rows": many})("row 000007 is odd") == "row ... is odd"
+    long = [f"the secret of number {number:06d}" for number in range(100)]
+    assert without(long)("a of number 000001 is told, 00") == "a... is told, 00"
+    assert without(["0123456789abcdef"])("<0123456789ab0123456789abcdefcdef>") == "<......cdef>"
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A package of the author's, installed as libraries are."""
