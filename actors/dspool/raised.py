@@ -37,6 +37,8 @@ MAX_TRACEBACK: Final = 32_000
 HIDDEN: Final = "..."
 _NAME_LIMIT: Final = 200
 _FRAMES: Final = 30
+_LISTED: Final = 200
+"""Of pydantic's complaints of one value: to write more takes long, and nobody reads it."""
 _EXCEPTIONS: Final = 12
 """Of one chain, groups included."""
 
@@ -215,6 +217,8 @@ def _invalid(raised: Any) -> str:
     """What pydantic refused: the model, and by field the rule that the value breaks."""
     from pydantic import BaseModel
 
+    if (count := raised.error_count()) > _LISTED:
+        return f"{count} validation errors for {raised.title}"
     fields: set[str] = set()
     kinds: list[type[BaseModel]] = [BaseModel]
     while kinds:

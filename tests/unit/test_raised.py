@@ -6,6 +6,7 @@ import importlib
 import sys
 
 import failing_programs
+import pydantic
 import pytest
 from failing_programs import SECRET
 
@@ -98,6 +99,12 @@ def test_a_traceback_has_frames_lines_causes_groups_and_notes():
 def test_with_content_all_is_told():
     assert SECRET in text_of(caught("missing_data_key"), whole=True)
     assert SECRET in traceback_of(caught("chained"), whole=True)
+
+
+def test_of_a_value_with_thousands_of_errors_their_number_is_told():
+    with pytest.raises(pydantic.ValidationError) as refused:
+        pydantic.TypeAdapter(list[int]).validate_python(["x"] * 5_000)
+    assert text_of(refused.value) == "5000 validation errors for list[int]"
 
 
 def test_inputs_are_taken_out_of_a_text_also_in_part():
