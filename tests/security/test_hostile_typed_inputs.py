@@ -16,7 +16,7 @@ from dspy.adapters.types.document import Document
 from dspy.utils.exceptions import AdapterParseError
 
 from dspool.errors import InvalidRequest
-from dspool.programs.adapters import ChatAdapter, refuse_message_parts
+from dspool.programs.adapters import ChatAdapter, JSONAdapter, XMLAdapter, refuse_message_parts
 from dspool.programs.input_types import InputTypes
 from dspool.programs.schemas import SchemaField
 
@@ -176,6 +176,9 @@ def nested(depth: int, *, field: str = "left", leaf: Any = None) -> dict[str, An
     return value
 
 
+DEPTH = 15
+
+
 @pytest.mark.parametrize("depth", [20, 60])
 @pytest.mark.parametrize("leaf", [{"kind": "number"}, {"kind": "odd"}], ids=["fits", "odd"])
 def test_a_union_that_holds_itself_is_read_no_deeper_than_is_quick(depth, leaf):
@@ -194,6 +197,25 @@ def test_unions_that_hold_themselves_are_read_as_deep_as_bodies_where_one_member
     assert taken(TaggedTerm, value).left
     assert taken(pydantic.JsonValue, nested(60))
     assert taken(Term, nested(6)).left
+
+
+@pytest.mark.parametrize(
+    "adapter", [ChatAdapter(), JSONAdapter(), XMLAdapter()], ids=lambda one: type(one).__name__
+)
+def test_no_answer_of_a_model_is_read_deeper_than_is_quick_either(adapter):
+    signature = dspy.Signature({"question": (str, dspy.InputField()), "answer": (Term, dspy.OutputField())})
+
+    def written(value: Any) -> str:
+        if type(adapter) is JSONAdapter:
+            return json.dumps({"answer": value})
+        if type(adapter) is XMLAdapter:
+            return f"<answer>{json.dumps(value)}</answer>"
+        return f"[[ ## answer ## ]]\n{json.dumps(value)}\n\n[[ ## completed ## ]]"
+
+    assert adapter.parse(signature, written(nested(6)))["answer"].left
+    for leaf in ({"kind": "number"}, {"kind": "odd"}):
+        with pytest.raises(AdapterParseError, match="union"):
+            adapter.parse(signature, written(nested(DEPTH, leaf=leaf)))
 
 
 def test_of_thousands_of_errors_their_number_is_told():

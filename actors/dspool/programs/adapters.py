@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import dspy
+import pydantic
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
 from dspy.adapters.types.base_type import Type as CustomType
@@ -25,6 +26,7 @@ from dspool.corrections.dspy_answers import TooMuchToRepair, one_answer
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_BODY_DEPTH
+from dspool.programs.core_schemas import Branching
 from dspool.programs.marks import is_marked
 
 Message = dict[str, Any]
@@ -207,6 +209,11 @@ def _read(
 
     Agents and comparisons put values into their next prompt, where a mark would be a part that is no text.
     """
+    branching = _branching_of(signature)
+    if branching.any and branching.is_too_much_text(completion):
+        raise _unreadable(
+            adapter, signature, completion, "the answer nests too deep for a union that holds itself"
+        )
     try:
         with one_answer():
             answer = parse(signature, completion)
@@ -215,6 +222,23 @@ def _read(
     if is_marked(answer):
         raise _unreadable(adapter, signature, completion, "the answer holds a mark of DSPy")
     return answer
+
+
+_branchings: weakref.WeakKeyDictionary[Any, Branching] = weakref.WeakKeyDictionary()
+
+
+def _branching_of(signature: Any) -> Branching:
+    """How reading the outputs of a signature branches."""
+    branching = _branchings.get(signature)
+    if branching is None:
+        annotations = [field.annotation for field in signature.output_fields.values()]
+        schemas: list[Any] = []
+        for annotation in annotations:
+            # A type that pydantic cannot make is none to read with it.
+            with suppress(Exception):
+                schemas += [] if annotation is str else [pydantic.TypeAdapter(annotation).core_schema]
+        branching = _branchings[signature] = Branching(*schemas)
+    return branching
 
 
 def refuse_deep_answer(adapter: Any, signature: Any, completion: str) -> None:

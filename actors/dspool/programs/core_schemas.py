@@ -6,6 +6,7 @@ of a value doubles the time or worse: 15 kB take seconds. `Branching` counts the
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
@@ -47,8 +48,10 @@ def imports(schema: Any) -> bool:
 class Branching:
     """How many tries reading a value takes. `any`: whether that may be more than its values."""
 
-    def __init__(self, schema: Any) -> None:
-        self._objects, self._arrays = _Schema(schema).branching()
+    def __init__(self, *schemas: Any) -> None:
+        found = [_Schema(schema).branching() for schema in schemas]
+        self._objects = max((objects for objects, _ in found), default=1)
+        self._arrays = max((arrays for _, arrays in found), default=1)
         self.any = self._objects > 1 or self._arrays > 1
 
     def is_too_much(self, value: JSON) -> bool:
@@ -63,6 +66,22 @@ class Branching:
             elif type(part) is list:
                 pending.extend((item, times * self._arrays) for item in part)
         return False
+
+    def is_too_much_text(self, text: str) -> bool:
+        """The same for a text with values in it, read as JSON or nearly so: more rather than less."""
+        tries, times = 1, [1]
+        for mark in _STRUCTURE.findall(text):
+            if mark in "{[":
+                times.append(times[-1] * (self._objects if mark == "{" else self._arrays))
+            elif mark != "," and len(times) > 1:
+                times.pop()
+            tries += times[-1]
+            if tries > MAX_TRIES:
+                return True
+        return False
+
+
+_STRUCTURE: Final = re.compile(r"[][{},]")
 
 
 class _Schema:
