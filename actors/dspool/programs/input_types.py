@@ -17,8 +17,7 @@ from dspool.errors import InvalidRequest, ProgramError, place_of, type_of
 from dspool.messages import JSON
 from dspool.messages.plain import NotPlain, plain
 from dspool.programs.core_schemas import Branching, makes_texts
-from dspool.programs.marks import is_marked
-from dspool.programs.media import NotAMedium, check_references
+from dspool.programs.media import NotAMedium, check_made
 from dspool.programs.schemas import IMPOSSIBLE, UNTYPED, SchemaField, adapter_for
 from dspool.programs.value_types import type_name
 
@@ -123,11 +122,7 @@ class _Made:
         try:
             made = self._adapter.validator.validate_json(encoded)
             if self._makes_texts:
-                check_references(made)
-                if is_marked(made):
-                    raise NotAMedium(
-                        "it holds a mark with which DSPy makes parts of a message that are no text"
-                    )
+                check_made(made)
         except pydantic.ValidationError as refused:
             if (count := refused.error_count()) > _MOST_READ:
                 text = f"it does not fit its type in {count} ways"

@@ -14,6 +14,8 @@ from dspy.adapters.types import base_type
 
 MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
 _START, _END = MARKS
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+_LEAVES: Final = _NUMBERS | {str, bytes}
 _AS_BYTES: Final = tuple(mark.encode() for mark in MARKS)
 
 
@@ -27,9 +29,7 @@ def is_marked(value: Any) -> bool:
         return any(map(is_marked, value)) or any(map(is_marked, value.values()))
     if kind is list or kind is tuple:
         return any(map(is_marked, value))
-    if value is None or kind in (int, float, bool):
-        return False
-    return any(map(_has_mark, within(value)))
+    return kind not in _NUMBERS and any(map(has_mark, within(value)))
 
 
 def within(value: Any) -> Iterator[Any]:
@@ -45,7 +45,15 @@ def within(value: Any) -> Iterator[Any]:
 
 
 def _held(part: Any) -> Collection[Any] | None:
-    if isinstance(part, str | bytes | bytearray | int | float | None):
+    # The abstract classes take long to ask.
+    kind = type(part)
+    if kind in _LEAVES:
+        return None
+    if kind is list or kind is tuple:
+        return part
+    if kind is dict:
+        return [*part, *part.values()]
+    if isinstance(part, str | bytes | bytearray):
         return None
     if isinstance(part, Mapping):
         return [*part.keys(), *part.values()]
@@ -56,11 +64,12 @@ def _held(part: Any) -> Collection[Any] | None:
     return part if isinstance(part, Collection) else None
 
 
-def _has_mark(part: Any) -> bool:
+def has_mark(part: Any) -> bool:
+    """The same of a text or of bytes alone."""
     if isinstance(part, str):
         return _START in part or _END in part
     # Bytes stand in a prompt as the text that they are in UTF-8.
     return isinstance(part, bytes | bytearray) and any(mark in part for mark in _AS_BYTES)
 
 
-__all__ = ["MARKS", "is_marked", "within"]
+__all__ = ["MARKS", "has_mark", "is_marked", "within"]

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from dspool.messages import JSON
 from dspool.programs.contents import OCTETS, NotAMedium, content_of, decoded, refuse_own_network
-from dspool.programs.marks import within
+from dspool.programs.marks import has_mark, within
 
 
 def readable(annotation: Any) -> Any:
@@ -131,9 +131,14 @@ def _bytes(value: Any) -> Any:
 # --- what was made ----------------------------------------------------------------------------------
 
 
-def check_references(value: Any) -> None:
-    """What images and files within `value` refer to, those inside of models too. Raises: NotAMedium."""
+def check_made(value: Any) -> None:
+    """What images and files within `value` refer to, those inside of models too, and that no text is marked.
+
+    Raises: NotAMedium.
+    """
     for part in within(value):
+        if has_mark(part):
+            raise NotAMedium("it holds a mark with which DSPy makes parts of a message that are no text")
         if isinstance(part, dspy.Image):
             if not part.url.startswith("data:"):
                 _image(part.url)
@@ -236,4 +241,4 @@ _WRITTEN: Final[dict[Any, dict[str, JSON]]] = {
 }
 """What is sent of those that are sent otherwise than as an object of their fields."""
 
-__all__ = ["NotAMedium", "check_references", "readable"]
+__all__ = ["NotAMedium", "check_made", "readable"]
