@@ -144,6 +144,28 @@ def test_no_image_leads_into_the_own_network_wherever_it_is_held(annotation, inn
         taken(annotation, inner)
 
 
+class Held(pydantic.BaseModel):
+    file: dspy.File | None = None
+    sound: dspy.Audio | None = None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"file": {"file_data": "http://127.0.0.1/a.pdf"}},
+        {"file": {"file_data": "/etc/passwd", "filename": "a"}},
+        {"file": {"file_data": IN_BASE64, "file_id": "f-1"}},
+        {"sound": {"data": "http://127.0.0.1/a.wav", "audio_format": "wav"}},
+    ],
+    ids=str,
+)
+def test_what_a_model_holds_is_content_and_no_reference(value):
+    with pytest.raises(InvalidRequest, match=r"base64|own account"):
+        taken(Held, value)
+    assert taken(Held, {"file": {"file_data": IN_BASE64}}).file
+    assert taken(Held, {"sound": {"data": IN_BASE64, "audio_format": "wav"}}).sound
+
+
 @pytest.mark.parametrize(
     "host",
     ["ⓛocalhost", "127。0。0。1", "127.0.0.1\\@example.com", "redis", "metadata.google.internal", "printer.local",

@@ -142,8 +142,11 @@ def check_made(value: Any) -> None:
         if isinstance(part, dspy.Image):
             if not part.url.startswith("data:"):
                 _image(part.url)
-        elif isinstance(part, dspy.File) and part.file_id is not None:
-            _file({"file_id": part.file_id})
+        elif isinstance(part, dspy.File):
+            if part.file_id is not None or not (part.file_data or "data:").startswith("data:"):
+                _file({"file_data": part.file_data, "file_id": part.file_id})
+        elif isinstance(part, dspy.Audio):
+            decoded(part.data)
 
 
 # --- what is told of them ---------------------------------------------------------------------------
