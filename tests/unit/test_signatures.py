@@ -6,13 +6,14 @@ import contextlib
 import sys
 from typing import Any
 
+import dspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspool.errors import InvalidRequest
 from dspool.programs.field_types import field_type
-from dspool.programs.signatures import build_signature
+from dspool.programs.signatures import build_signature, cache_fields
 
 PERSON = {
     "name": "person",
@@ -171,3 +172,21 @@ def test_a_type_reads_back_from_its_own_text(text: str):
 def test_any_text_is_a_type_or_is_refused(text: str):
     with contextlib.suppress(InvalidRequest):
         field_type(text, where="f")
+
+
+def test_a_signature_that_waits_for_a_type_has_the_fields_that_it_gets_with_that_type():
+    class Waiting(dspy.Signature):
+        question: str = dspy.InputField()
+        answer: Later = dspy.OutputField()  # type: ignore[name-defined]  # noqa: F821
+
+    cache_fields(Waiting)
+    Waiting.model_rebuild(_types_namespace={"Later": int})
+    assert Waiting.output_fields["answer"].annotation is int
+
+
+def test_what_is_derived_from_a_cached_signature_has_fields_of_its_own():
+    asking = dspy.Signature("question -> answer")
+    cache_fields(asking)
+    asking.output_fields.clear()
+    assert [*asking.output_fields] == ["answer"]
+    assert [*asking.append("reason", dspy.OutputField(), str).output_fields] == ["answer", "reason"]

@@ -247,9 +247,13 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
         module = build_module(spec.get("module", "Predict"), signature, spec.get("settings") or {}, imports)
     if definition.state is not None:
         load_state(module.dspy, definition.state, adapter_named(spec.get("adapter")))
-    for _, predictor in module.dspy.named_predictors():
-        cache_fields(predictor.signature)
+    _cache_fields(module.dspy)
     return Program(definition, module, signature, configured=recording.settings)
+
+
+def _cache_fields(module: Any) -> None:
+    for _, predictor in module.named_predictors():
+        cache_fields(predictor.signature)
 
 
 def _check_names(spec: dict[str, JSON]) -> None:
@@ -275,6 +279,7 @@ def _imported(definition: Definition, config: PoolConfig, recording: Recording) 
         module = imports.program(definition.import_path, definition.kwargs)
     if definition.state is not None:
         load_state(module, definition.state, adapter_named(spec.get("adapter")))
+    _cache_fields(module)
     entry = entry_of(module)
     loaded = BuiltModule(module, type(module).__name__, "async" if entry.is_async else "thread", None)
     return Program(definition, loaded, None, entry, recording.settings)

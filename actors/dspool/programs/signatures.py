@@ -121,9 +121,11 @@ class _CachedSignature(SignatureMeta):
 
 
 def cache_fields(signature: Any) -> None:
-    """Make a signature built here, and not yet in use, answer faster. What DSPy derives from it is a new class without
-    the cache."""
-    if type(signature) is SignatureMeta:
+    """Make the signature of a loaded program answer faster. What DSPy derives from it is a new class without the cache.
+
+    Not one that waits for a type: pydantic makes new fields once it knows that.
+    """
+    if type(signature) is SignatureMeta and signature.__pydantic_complete__:
         signature._field_cache = signature.input_fields, signature.output_fields
         signature.__class__ = _CachedSignature
 

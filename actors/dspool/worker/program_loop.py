@@ -11,8 +11,9 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dspool.errors import place_of, type_of
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 START_SHARE = 1 / 16
-"""Share of the waiting tasks that start in one turn of a loop, at least one.
+"""Share of the waiting tasks that start in one turn of a loop, at least one; what ends at once does not count.
 
 A loop gives its tasks turns: of a hundred started together none would reach its model before all were nearly as far,
 and the model would idle meanwhile. Started one after the other, they overlap with it.
 """
+
+TURN_S = 0.002
+"""How long short work goes on before its loop turns: results leave then, and new work arrives."""
 
 
 class ProgramLoop:
@@ -63,7 +67,6 @@ class ProgramLoop:
         self._outcomes: deque[tuple[Execution, CommandResult | BaseException]] = deque()
         self._start_due = self._report_due = False
         self._over = False
-        self._tasks: set[asyncio.Task[None]] = set()
         self.thread = threading.Thread(target=self._serve, name=f"program {program}", daemon=True)
         # Else it would take the context of whoever needed it first.
         contextvars.Context().run(self.thread.start)
@@ -102,25 +105,29 @@ class ProgramLoop:
     def _start_some(self) -> None:
         # First: what is given from now on wakes the loop again.
         self._start_due = False
-        for _ in range(math.ceil(len(self._waiting) * START_SHARE)):
+        until = self._clock() + TURN_S
+        most = math.ceil(len(self._waiting) * START_SHARE)
+        while most and self._clock() <= until:
             try:
                 execution = self._waiting.popleft()
             except IndexError:
                 return
-            self._begin(execution)
+            # Those that end at once take no turns from each other.
+            most -= self._begin(execution)
         if self._waiting and not self._start_due:
             self._start_due = True
             self.loop.call_soon(self._start_some)
 
-    def _begin(self, execution: Execution) -> None:
+    def _begin(self, execution: Execution) -> bool:
+        """Run its first step. Whether there are more."""
         if execution.unwanted:
             self._report(execution, asyncio.CancelledError())
-            return
+            return False
         execution.started_at = self._clock()
-        task = self.loop.create_task(self._work(execution))
-        self._tasks.add(task)
+        task, first_step = task_of(self.loop, self._work(execution))
         execution.task = RemoteTask(self.loop, task)
-        task.add_done_callback(lambda task: self._done(execution, task))
+        first_step()
+        return not task.done()
 
     async def _work(self, execution: Execution) -> None:
         try:
@@ -130,11 +137,6 @@ class ProgramLoop:
             self._report(execution, raised)
         else:
             self._report(execution, result)
-
-    def _done(self, execution: Execution, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():  # before its first step: it could not report that itself
-            self._report(execution, asyncio.CancelledError())
 
     def _report(self, execution: Execution, outcome: CommandResult | BaseException) -> None:
         self._outcomes.append((execution, outcome))
@@ -162,6 +164,27 @@ class RemoteTask:
 
     def cancel(self) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+def task_of(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
+) -> tuple[asyncio.Task[None], Callable[[], object]]:
+    """A task of `loop`, and its first step, which the caller calls at once: the loop would take a turn before it.
+
+    A program whose model is in this process often ends in that one. Not for code that runs in a task.
+    """
+    first: list[Callable[[], object]] = []
+
+    def keep(step: Callable[..., object], *args: Any, context: contextvars.Context | None = None) -> None:
+        first.append(partial(step, *args) if context is None else partial(context.run, step, *args))
+
+    loop.call_soon = keep  # type: ignore[method-assign, assignment]
+    try:
+        # No factory that the program set: it may run the step itself.
+        task = asyncio.Task(work, loop=loop)
+    finally:
+        del loop.call_soon
+    return task, first.pop()
 
 
 def run_through(loop: asyncio.AbstractEventLoop, over: Callable[[], bool]) -> None:

@@ -23,12 +23,11 @@ from dspool.telemetry.logs import current_operation
 from dspool.telemetry.tracing import inside
 from dspool.worker.execution import Execution
 from dspool.worker.loop_watch import LoopWatch, Watched
-from dspool.worker.program_loop import START_SHARE, ProgramLoop
+from dspool.worker.program_loop import START_SHARE, TURN_S, ProgramLoop
 
 if TYPE_CHECKING:
     from dspool.programs.sessions.host import CommandResult, Session, SessionHost
 
-_TURN_S = 0.002
 _SESSIONS = "(sessions)"
 """The loop of all programs that sessions brought themselves: nobody bounds how many there are."""
 
@@ -112,7 +111,7 @@ class Runner:
         self.turning = True
         clock, inline = self._clock, self._inline
         now = clock()
-        until = now + _TURN_S
+        until = now + TURN_S
         try:
             while inline and now <= until:
                 execution = inline.popleft()
