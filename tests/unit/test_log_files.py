@@ -232,6 +232,30 @@ def test_what_user_code_prints_is_a_line_with_its_operation(node):
     assert behind.getvalue() == ""
 
 
+def test_of_what_one_write_prints_a_bounded_number_of_lines_is_logged(node):
+    file = node.process("worker-a", "w0")
+    printed = PrintedLines("stdout", io.StringIO(), node.logger.handlers[0], logging.INFO)
+    print("a question\n" * 50_000, file=printed)
+    file.flush()
+    lines = node.find(limit=5).lines
+    assert "... 49000 more lines" in lines[-1].text
+    assert sum("a question" in line.text for line in node.find(limit=1000).lines) == 999
+
+
+def test_a_line_that_is_printed_word_by_word_is_one_line_of_bounded_length(node):
+    file = node.process("worker-a", "w0")
+    printed = PrintedLines("stdout", io.StringIO(), node.logger.handlers[0], logging.INFO)
+    for _ in range(3):
+        print("word ", end="", file=printed)
+    print("end", file=printed)
+    for _ in range(70):
+        print("x" * 1024, end="", file=printed)
+    file.flush()
+    first, second = node.find().lines
+    assert "word word word end" in first.text
+    assert second.text.count("x") == 64 * 1024 - second.text.index("x")
+
+
 def test_what_libraries_print_is_no_record_of_the_log():
     behind, log = io.StringIO(), io.StringIO()
     printed = PrintedLines("stdout", behind, logging.StreamHandler(log), logging.INFO)

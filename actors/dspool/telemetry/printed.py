@@ -24,7 +24,29 @@ _log = logging.getLogger(__name__)
 STREAMS: Final = ("stdout", "stderr")
 _UNENDED: Final = 256
 """Lines without an end, of so many operations and threads."""
+_MOST_LINES: Final = 1_000
+"""Of one write: users may have sent what is printed, and each line takes as long as a log record."""
 _END: Final = re.compile(r"\r\n|\r|\n")
+
+
+class _Unended:
+    """A line whose end was not written yet. Programs print answers word by word: what is there is not touched again."""
+
+    __slots__ = ("_parts", "size")
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self.size = 0
+
+    def add(self, text: str) -> int:
+        """Its length then."""
+        if text:
+            self._parts.append(text)
+            self.size += len(text)
+        return self.size
+
+    def text(self) -> str:
+        return "".join(self._parts)
 
 
 class PrintedLines(io.TextIOBase):
@@ -34,7 +56,7 @@ class PrintedLines(io.TextIOBase):
         self._behind = behind
         self._logger = logging.Logger(name, level)
         self._logger.addHandler(handler)
-        self._unended: dict[tuple[int, str], str] = {}
+        self._unended: dict[tuple[int, str], _Unended] = {}
         self._here = threading.local()
 
     def write(self, text: str) -> int:
@@ -43,11 +65,16 @@ class PrintedLines(io.TextIOBase):
             return self._behind.write(text)
         operation = current_operation.get()
         key = threading.get_ident(), "" if operation is None else operation.id
-        *lines, rest = _END.split(self._unended.pop(key, "") + text)
-        if len(rest) > LONGEST_RECORD or len(self._unended) >= _UNENDED:
-            lines.append(rest)
-        elif rest:
-            self._unended[key] = rest
+        *lines, rest = _END.split(text)
+        before = self._unended.pop(key, None) or _Unended()
+        if lines:
+            lines[0], before = before.text() + lines[0], _Unended()
+        if before.add(rest) > LONGEST_RECORD or len(self._unended) >= _UNENDED:
+            lines.append(before.text())
+        elif before.size:
+            self._unended[key] = before
+        if (more := len(lines) - _MOST_LINES) > 0:
+            lines[_MOST_LINES:] = [f"... {more} more lines"]
         self._here.writing = True
         try:
             for line in lines:
