@@ -33,7 +33,7 @@ def makes_texts(schema: Any) -> bool:
     """Whether what is made may hold a text that did not come so: decoded, or by a function."""
     return any(
         part["type"] not in _AS_THEY_CAME
-        or any(part.get(key) or part.get("config", {}).get(key) for key in _MAKES_TEXT)
+        or any(part.get(key) or (part.get("config") or {}).get(key) for key in _MAKES_TEXT)
         for part in _Schema(schema).parts()
     )
 
@@ -90,6 +90,9 @@ class _Schema:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._defined: dict[str, Any] = {}
+        self._known: dict[int, list[dict[str, Any]]] = {}
+        """What each schema holds, by its `id()`, once references are known."""
+        self._reaching = frozenset[int]()
         for part in self.parts():
             if "ref" in part and part["type"] != "definition-ref":
                 self._defined[part["ref"]] = part
@@ -104,23 +107,36 @@ class _Schema:
                 yield part
                 pending.extend(self._inner(part))
 
+    def _holders(self) -> dict[int, list[int]]:
+        """Of each schema those that hold it, by `id()`."""
+        holders: dict[int, list[int]] = {}
+        for part in self.parts():
+            inner = self._known[id(part)] = self._inner(part)
+            for one in inner:
+                holders.setdefault(id(one), []).append(id(part))
+        return holders
+
     def branching(self) -> tuple[int, int]:
         """Into how many tries an object, and an array, branches at most."""
         objects = arrays = 1
+        holders = self._holders()
         for union in self.parts():
             if union["type"] != "union":
                 continue
+            self._reaching = _all_from(id(union), holders)
             fields: Counter[str] = Counter()
             many = 0
             for choice in union["choices"]:
                 choice = choice[0] if isinstance(choice, tuple) else choice
-                fields.update(self._recursive_fields(choice, union))
-                many += self._is_recursive_array(choice, union)
+                fields.update(self._recursive_fields(choice))
+                many += self._is_recursive_array(choice)
             objects = max(objects, max(fields.values(), default=0) + fields.get("", 0) * (len(fields) > 1))
             arrays = max(arrays, many)
         return objects, arrays
 
     def _inner(self, part: dict[str, Any]) -> list[dict[str, Any]]:
+        if (known := self._known.get(id(part))) is not None:
+            return known
         if part["type"] == "definition-ref":
             target = self._defined.get(part["schema_ref"])
             return [] if target is None else [target]
@@ -137,8 +153,9 @@ class _Schema:
                 pending.extend(value)
         return found
 
-    def _reaches(self, part: Any, union: Any) -> bool:
-        return any(one is union for one in self.parts(part))
+    def _reaches(self, part: Any) -> bool:
+        """Whether it holds the union that is looked at, however deep."""
+        return id(part) in self._reaching
 
     def _containers(self, choice: Any) -> Iterator[dict[str, Any]]:
         """The objects and arrays that a choice is, through whatever is around them."""
@@ -153,24 +170,32 @@ class _Schema:
             else:
                 pending.extend(self._inner(part))
 
-    def _recursive_fields(self, choice: Any, union: Any) -> set[str]:
-        """Names of the fields in which it holds `union` again; empty for any name."""
+    def _recursive_fields(self, choice: Any) -> set[str]:
+        """Names of the fields in which it holds the union again; empty for any name."""
         names: set[str] = set()
         for part in self._containers(choice):
             if part["type"] == "dict":
-                names |= {""} if self._reaches(part, union) else set()
+                names |= {""} if self._reaches(part) else set()
             for name, field in part.get("fields", {}).items() if isinstance(part.get("fields"), dict) else ():
-                if self._reaches(field, union):
+                if self._reaches(field):
                     alias = field.get("validation_alias")
                     names.add(alias if isinstance(alias, str) else name)
             if isinstance(part.get("fields"), list):
-                names |= {field["name"] for field in part["fields"] if self._reaches(field, union)}
+                names |= {field["name"] for field in part["fields"] if self._reaches(field)}
         return names
 
-    def _is_recursive_array(self, choice: Any, union: Any) -> bool:
-        return any(
-            part["type"] in _ARRAYS and self._reaches(part, union) for part in self._containers(choice)
-        )
+    def _is_recursive_array(self, choice: Any) -> bool:
+        return any(part["type"] in _ARRAYS and self._reaches(part) for part in self._containers(choice))
+
+
+def _all_from(start: int, edges: dict[int, list[int]]) -> frozenset[int]:
+    pending, seen = [start], {start}
+    while pending:
+        for one in edges.get(pending.pop(), ()):
+            if one not in seen:
+                seen.add(one)
+                pending.append(one)
+    return frozenset(seen)
 
 
 __all__ = ["Branching", "imports", "makes_texts"]
