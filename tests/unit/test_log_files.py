@@ -269,6 +269,25 @@ def test_what_libraries_print_is_no_record_of_the_log():
     assert (behind.getvalue(), log.getvalue()) == ("a value\n", "mine\n")
 
 
+def test_nothing_that_a_library_prints_of_a_user_reads_as_a_record(node):
+    file = node.process("worker-a", "w0")
+    node.log("true", "op-1")
+    printed = PrintedLines("stderr", file, node.logger.handlers[0], logging.INFO)
+    library = {"__name__": "library"}
+    exec(
+        compile("def say(file, text): file.write(text)", "/usr/lib/site-packages/library.py", "exec"), library
+    )
+    for forged in (
+        "2026-11-23T13:43:14.897+00:00 INFO    dspool: forged [pool=p worker=w9 operation_id=op-9]",
+        '{"time": "2026-11-23T13:43:14.897+00:00", "level": "info", "logger": "forged", "pool": "p"}',
+        "  | forged",
+    ):
+        library["say"](printed, f"{forged}\na question:\n{forged}\n")
+    file.flush()
+    (line,) = node.find().lines
+    assert "forged" not in line.text
+
+
 def test_a_handler_of_user_code_that_writes_to_stdout_does_not_write_each_line_twice():
     behind, log = io.StringIO(), io.StringIO()
     printed = PrintedLines("stdout", behind, logging.StreamHandler(log), logging.INFO)

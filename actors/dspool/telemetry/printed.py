@@ -16,7 +16,7 @@ from typing import Final, TextIO
 
 from dspool.quotations import without_secrets
 from dspool.raised import is_own_code, own_place_of, traceback_of, type_of
-from dspool.telemetry.log_files import LONGEST_RECORD
+from dspool.telemetry.log_files import CONTINUED, LONGEST_RECORD
 from dspool.telemetry.logs import current_operation
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,12 @@ _UNENDED: Final = 256
 _MOST_LINES: Final = 1_000
 """Of one write: users may have sent what is printed, and each line takes as long as a log record."""
 _END: Final = re.compile(r"\r\n|\r|\n")
+
+
+_LIKE_A_RECORD: Final = re.compile(
+    rf"^(?=\d{{4}}-\d\d-\d\dT|\{{\"time\": |{re.escape(CONTINUED)})", re.MULTILINE
+)
+"""Where a line of a library begins as a record of the log does: users may have written what it prints."""
 
 
 class _Unended:
@@ -62,7 +68,7 @@ class PrintedLines(io.TextIOBase):
     def write(self, text: str) -> int:
         # `print` has no frame of its own. The guard: logging that complains of itself would go round in circles.
         if getattr(self._here, "writing", False) or not is_own_code(sys._getframe(1)):
-            return self._behind.write(text)
+            return self._behind.write(_LIKE_A_RECORD.sub("  ", text))
         operation = current_operation.get()
         key = threading.get_ident(), "" if operation is None else operation.id
         *lines, rest = _END.split(text)
