@@ -142,6 +142,12 @@ def test_a_rate_gate_stays_shut_for_the_longest_pause_asked_for():
     assert gate.pause_s() == 0.0
 
 
+def test_no_pause_that_a_back_end_asks_for_lasts_longer_than_an_hour():
+    gate = RateGate(5.0, clock=lambda: 100.0)
+    gate.pause_for(1e12)
+    assert gate.pause_s() == 3600.0
+
+
 def test_while_the_pause_is_too_long_no_call_is_sent():
     model = lms(
         fast={"model": "openai/gpt-4o-mini", "endpoint": "http://127.0.0.1:9/v1", "max_rate_limit_wait_s": 1}

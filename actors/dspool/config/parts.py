@@ -254,7 +254,8 @@ class ServiceConfig(Part):
     """Addresses and networks of reverse proxies in front. The service believes the last address in the
     `X-Forwarded-For` that they send, and nobody else's."""
     cors_origins: tuple[Origin, ...] = ()
-    """Web pages of these origins may call `/v1/` from a browser, with a token of their own and without a login."""
+    """Web pages of these origins may call `/v1/` from a browser, with a token of their own and without a login. Where
+    the service has no tokens, they may do there whatever you may."""
     execute_code: bool = False
     """Offer `execute_code` over HTTP, to admins: Python in a sandbox (Deno) without files, network and environment."""
     execute_code_memory_mb: Annotated[int, Field(ge=256)] = 1024

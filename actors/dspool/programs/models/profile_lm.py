@@ -23,6 +23,8 @@ _BACKOFF_S: Final = 0.25
 """Pause before the second try, about; doubles each time. A back end's own `Retry-After` counts more."""
 _RATE_LIMIT_TRIES: Final = 10
 """Tries after 429s that say how long to wait."""
+_LONGEST_PAUSE_S: Final = 3600.0
+"""Whatever a back end asks for: one wrong answer must not end a profile for as long as its worker lives."""
 _TRANSIENT_STATUS: Final = frozenset({408, 409, 425})
 """Besides 429 and all from 500: the back end was busy with something else, or waited for us."""
 
@@ -38,7 +40,8 @@ class RateGate:
     def pause_for(self, retry_after_s: float | None) -> None:
         """Record a 429 that asks for a pause of `retry_after_s` seconds."""
         if retry_after_s is not None and math.isfinite(retry_after_s):
-            self._silent_until = max(self._silent_until, self._clock() + retry_after_s)
+            pause_s = min(retry_after_s, _LONGEST_PAUSE_S)
+            self._silent_until = max(self._silent_until, self._clock() + pause_s)
 
     def pause_s(self) -> float:
         """Seconds until calls may go out; 0 when they may now."""
