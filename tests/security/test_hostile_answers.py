@@ -13,6 +13,8 @@ from dspool.config import PoolConfig
 from dspool.errors import CallerError
 from dspool.messages import command_from
 from dspool.programs.marks import MARKS
+from dspool.programs.models.endings import NoAnswer
+from dspool.programs.models.errors import translate
 from dspool.programs.program import Definition, load_program
 from dspool_serve.api.schema import ExecuteRequest
 from dspool_serve.http.requests import decode
@@ -104,3 +106,10 @@ def test_a_refusal_does_not_repeat_a_name_that_is_as_long_as_a_body():
     with pytest.raises(CallerError) as refused:
         command_from({"command": name})
     assert len(refused.value.message) < 1_000
+
+
+def test_a_refusal_that_is_no_unicode_is_told_as_the_refusal_that_it_is():
+    told = translate(NoAnswer("none", reason="refused", refusal="no \ud800!", model="m"))
+    assert told.code == "model_refused"
+    assert told.details["refusal"] == "no \ufffd!"
+    assert msgspec.json.encode(told.to_wire())

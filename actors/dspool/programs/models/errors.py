@@ -27,6 +27,7 @@ from dspool.errors import (
     is_own,
     place_of,
 )
+from dspool.messages.plain import plain_text
 from dspool.programs.models.endings import NoAnswer
 from dspool.programs.models.profile_lm import timed_out
 
@@ -159,7 +160,7 @@ def _model_error(error: lm_errors.LMError) -> PoolError:
         details["retry_after_s"] = error.retry_after
     if isinstance(error, NoAnswer):
         if error.refusal:
-            details["refusal"] = error.refusal
+            details["refusal"] = plain_text(error.refusal)
         return ModelRefused(_NO_ANSWER[error.reason].format(model=model), reason=error.reason, **details)
     if error.provider_code in _FILTERED:
         return ModelRefused(
