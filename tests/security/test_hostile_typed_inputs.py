@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any, Deque, Literal, Union  # noqa: UP035
 
 import dspy
@@ -134,6 +135,8 @@ def test_no_answer_of_a_model_holds_a_mark_whatever_its_type_is(annotation):
     [
         (Deque[dspy.Image], [INNER], [OUTER]),  # noqa: UP006
         (Open, {"picture": INNER}, {"picture": OUTER}),
+        (Iterable[dspy.Image], [INNER], [OUTER]),
+        (Iterable[Slots], [{"picture": INNER}], [{"picture": OUTER}]),
         (Slots, {"picture": INNER}, {"picture": OUTER}),
     ],
     ids=lambda part: str(part).partition(" at 0x")[0],

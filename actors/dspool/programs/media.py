@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, NotRequired, Required, get_args, get_origin
 
 import dspy
@@ -47,6 +47,9 @@ def readable(annotation: Any) -> Any:
     if origin is list and arguments and arguments[0] in _READERS:
         # A form with one file says nothing of a list.
         return Annotated[list[readable(arguments[0])], BeforeValidator(_several)]  # type: ignore[misc]
+    if origin is Iterable:
+        # Pydantic would read each item when the program asks for it: too late to refuse one.
+        return readable(list[arguments])  # type: ignore[valid-type]
     if origin in (list, set, frozenset, tuple, dict):
         return origin[tuple(readable(argument) for argument in arguments)]
     return annotation
