@@ -8,7 +8,9 @@ answered may stand in texts that others write. So `text_of` tells
    of its other complaints what is not in quotation marks, as that is data: `could not convert string to float: ...`;
 3. the key of a `KeyError` that stands literally in the author's function, such as that of a variable that is not set;
 4. errors of the system by number, of JSON by position, of pydantic by field and rule, without the value;
-5. nothing else: not what libraries say, and never what DSPy says, which quotes prompts and answers.
+5. of libraries, DSPy among them, a text that stands literally in the function that raises, such as `No RM is loaded.`:
+   no data is in it;
+6. nothing else: what libraries make of data may quote prompts and answers.
 
 Code is the author's if it lies in a package that the configuration allows or names, or outside the directories of the
 interpreter and of installed libraries. While code is loaded there is no user's content, and all texts are told.
@@ -167,6 +169,10 @@ def text_of(raised: BaseException, *, whole: bool = False, hide: Callable[[str],
 
 
 def _told(raised: BaseException) -> str:
+    return _by_kind(raised) or _literal(raised)
+
+
+def _by_kind(raised: BaseException) -> str:
     kind = type(raised)
     module: Any = type.__dict__["__module__"].__get__(kind)
     package = module.partition(".")[0] if type(module) is str else ""
@@ -197,6 +203,16 @@ def _told(raised: BaseException) -> str:
 def _is_raise(trace: TracebackType) -> bool:
     """Whether a `raise` or `assert` of this very frame raised it, not what the frame called."""
     return trace.tb_frame.f_code.co_code[trace.tb_lasti] == _RAISE
+
+
+def _literal(raised: BaseException) -> str:
+    """Its text, if that is a constant of the function that raised it. Code that was made of data has no file."""
+    *_, last = _frames(raised)
+    code = last.tb_frame.f_code
+    if not _is_raise(last) or code.co_filename.startswith("<"):
+        return ""
+    text = str(raised)
+    return text if text in _literals(code) else ""
 
 
 def _key(raised: BaseException) -> str:

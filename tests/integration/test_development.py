@@ -150,6 +150,14 @@ def test_a_data_file_beside_the_source_counts(dev, source):
     dev.until_answer("good day")
 
 
+def test_a_program_may_start_processes(dev, source):
+    dev.edit("import dspy\n", "import dspy\nimport multiprocessing\nimport os\n")
+    dev.edit(
+        SAYS, "answer=multiprocessing.get_context('spawn').Pool(1).apply(os.path.basename, ('a/child',))"
+    )
+    dev.until_answer("child")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

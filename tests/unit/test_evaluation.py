@@ -292,3 +292,26 @@ def test_the_table_says_mean_interval_errors_tokens_cost_times_and_the_verdict()
     assert "400" in new
     assert "v3 against current: +0.500" in verdict
     assert verdict.endswith(": better")
+
+
+def test_the_table_is_followed_by_why_examples_failed_the_commonest_first():
+    rows = [row("current", n, 1.0) for n in range(3)]
+    rows += [row("current", n, None)._replace(error="program_error: no order 4711") for n in range(3, 8)]
+    rows += [row("current", n, None)._replace(error=f"invalid_request: {n}") for n in range(8, 13)]
+    found = report("answers", [Candidate("current")], rows)
+    assert found["results"][0]["reasons"] == {
+        "program_error: no order 4711": 5,
+        "invalid_request: 8": 1,
+        "invalid_request: 9": 1,
+    }
+    assert report_text(found).splitlines()[2:] == [
+        "current: 5 failed: program_error: no order 4711",
+        "current: 1 failed: invalid_request: 8",
+        "current: 1 failed: invalid_request: 9",
+        "current: 3 failed otherwise: --out writes why for each",
+    ]
+
+
+def test_a_table_without_failures_has_no_more_to_say():
+    found = report("answers", [Candidate("current")], [row("current", 1, 1.0)])
+    assert len(report_text(found).splitlines()) == 2

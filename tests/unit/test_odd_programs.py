@@ -92,7 +92,7 @@ def test_a_program_that_cancels_every_task_takes_no_slot_of_one_that_runs_in_a_t
 @pytest.mark.parametrize("program", ["NamedByNumber", "NamedByPair", "NamedByNothing"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_output_whose_name_is_no_text_ends_its_operation_and_not_the_connection(client, program, streamed):
-    with pytest.raises(ProgramError, match="names, not a text"):
+    with pytest.raises(ProgramError, match="an output whose name is a"):
         client.do(stream(client, program) if streamed else run(client, program))
     assert client.pool.reported_dead == []
     assert client.do(run(client, "Echo", text="still there")).answer == "still there"

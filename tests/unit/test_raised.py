@@ -155,7 +155,55 @@ def test_a_library_is_not_told_but_a_package_that_the_configuration_names_is(ins
     assert (sold().text, sold().at) == ("no Moby Dick", "bookshop:2")
 
 
-def test_dspy_is_never_told(monkeypatch):
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A package that nobody named, installed as libraries are, whose functions fail."""
+    home = tmp_path / "site-packages"
+    home.mkdir()
+    (home / "retrieving.py").write_text(
+        "def literal(secret):\n    raise ValueError('no index is loaded')\n"
+        "def checked(secret):\n    assert secret is None, 'no index is loaded'\n"
+        "def quoting(secret):\n    raise ValueError(f'no {secret}')\n"
+        "def passed_on(secret):\n    raise ValueError(secret)\n"
+        "def generated(secret):\n    exec(f'raise ValueError({secret!r})')\n"
+    )
+    monkeypatch.syspath_prepend(str(home))
+    yield importlib.import_module("retrieving")
+    del sys.modules["retrieving"]
+    raised._is_own.cache_clear()
+
+
+def failure_of(call) -> BaseException:
+    with pytest.raises(Exception) as failed:  # noqa: PT011 - of any kind
+        call()
+    return failed.value
+
+
+def test_a_text_that_stands_literally_in_a_library_is_told(library):
+    assert text_of(failure_of(lambda: library.literal(SECRET))) == "no index is loaded"
+    assert text_of(failure_of(lambda: library.checked(SECRET))) == "no index is loaded"
+
+
+@pytest.mark.parametrize("name", ["quoting", "passed_on", "generated"])
+def test_a_text_that_a_library_makes_of_data_is_not_told(library, name):
+    failed = failure_of(lambda: getattr(library, name)(SECRET))
+    assert text_of(failed) == ""
+    assert SECRET not in traceback_of(failed)
+
+
+def test_a_literal_that_the_authors_data_happens_to_equal_is_told_of_the_library_alone(library):
+    # Not what is in quotation marks of another function: only the one that raises counts.
+    assert text_of(failure_of(lambda: library.passed_on("no index is loaded"))) == ""
+
+
+def test_what_dspy_says_literally_is_told():
+    import dspy
+
+    with dspy.context(rm=None):
+        assert text_of(failure_of(lambda: dspy.Retrieve()("x"))) == "No RM is loaded."
+
+
+def test_what_dspy_makes_of_data_is_not_told(monkeypatch):
     import dspy
 
     with pytest.raises(dspy.utils.exceptions.LMError) as failed:

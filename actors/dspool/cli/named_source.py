@@ -67,6 +67,11 @@ def _tree(module: str, path: str) -> ast.Module | None:
     if spec is None:
         while (parent := module.rpartition(".")[0]) and find_module(parent) is None:
             module = parent
+        top = module.partition(".")[0]
+        if (Path(top) / top / "__init__.py").is_file() and find_module(f"{top}.{top}") is not None:
+            raise _refusal(
+                path, f"there is no module {module!r} here; it is in the folder {top}: `cd {top}` first"
+            )
         where = f"in {parent}" if parent else f"neither in {os.getcwd()} nor among what is installed"
         raise _refusal(path, f"there is no module {module!r}, {where}{_meant(module, _siblings(module))}")
     if not spec.has_location or spec.origin is None or not spec.origin.endswith(".py"):

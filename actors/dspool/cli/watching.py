@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dspool.cli.named_source import find_module
 
+if TYPE_CHECKING:
+    from watchfiles import Change
+
 _SKIPPED = {"__pycache__", "node_modules", "site-packages", "dist-packages", "build", "dist"}
-_JUNK = (".pyc", ".pyo", ".swp", ".swx", ".tmp", "~")
+_JUNK = (".pyc", ".pyo", ".swp", ".swx", ".tmp", "~", ".log", "-journal", "-wal", "-shm")
+"""What editors, compilers and running programs write beside the files that they are about."""
 _DEBOUNCE_MS = 300
 _STEP_MS = 50
 """A burst of saves is one change: it ends when nothing more comes for a step, or after the first number."""
@@ -44,7 +50,8 @@ class Watch:
                     stop_event=stop,  # noqa: B023 - of this round
                     ignore_permission_denied=True,
                 ):
-                    await found.put({Path(path) for _, path in burst})  # noqa: B023
+                    if changed := self.changed(burst):
+                        await found.put(changed)  # noqa: B023
 
             tasks = [asyncio.create_task(follow([one for one in flat if one.is_dir()], False))]
             if folders:
@@ -84,7 +91,12 @@ class Watch:
             parts = path.relative_to(Path.cwd()).parts
         except ValueError:
             parts = path.parts[-4:]
-        return not any(_is_skipped(part) for part in parts)
+        return not any(_is_skipped(part) for part in parts) and not _is_output(path)
+
+    def changed(self, burst: Collection[tuple[Change, str]]) -> set[Path]:
+        """The paths of a burst, without files that came and went within it, as when an editor saves by renaming."""
+        came = {path for change, path in burst if change.name == "added"}
+        return {Path(path) for _, path in burst if path not in came or os.path.lexists(path)}
 
     def _homes(self) -> list[Path]:
         """Where modules lie that are single files."""
@@ -96,6 +108,15 @@ class Watch:
             and spec.origin is not None
             and os.path.isfile(spec.origin)
         ]
+
+
+def _is_output(path: Path) -> bool:
+    """Whether what this process prints goes there: else each line would load the programs anew, which prints a line."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return True
+    return False
 
 
 def _is_skipped(name: str) -> bool:

@@ -54,6 +54,8 @@ def run_worker(
     """The life of a worker process."""
     # Ctrl-C goes to the whole group; the pool tells its workers when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Its parent ends it as a daemon, but a program in it may start processes, as on Ray.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     os.environ.clear()
     os.environ.update(environ)
     sys.path[:] = path

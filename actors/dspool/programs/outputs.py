@@ -35,7 +35,8 @@ def outputs_of(returned: Any) -> dict[str, JSON]:
             continue
         if type(name) is not str:
             raise ProgramError(
-                f"the program returned an output that a {type(name).__name__} names, not a text"
+                f"the program returned an output whose name is a value of type {type(name).__name__}, not a text",
+                reason="not_json",
             )
         outputs[plain_text(name)] = to_json(value, name)
     return outputs

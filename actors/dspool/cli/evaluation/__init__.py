@@ -167,7 +167,7 @@ def report_text(found: dict[str, Any]) -> str:
         )
         for one in found["results"]
     ]
-    text = Output().table(titles, rows)
+    text = "\n".join([Output().table(titles, rows), *_failures(found)])
     if (compared := found.get("comparison")) is None:
         return text
     low, high = compared["interval"]
@@ -178,6 +178,14 @@ def report_text(found: dict[str, Any]) -> str:
         f"better on {compared['better']}, worse on {compared['worse']}, equal on {compared['equal']} of "
         f"{compared['pairs']} examples; p = {compared['p']:.3f}: {said}"
     )
+
+
+def _failures(found: dict[str, Any]) -> Iterator[str]:
+    for one in found["results"]:
+        for reason, examples in one["reasons"].items():
+            yield f"{one['candidate']}: {examples:,} failed: {reason}"
+        if more := one["errors"] - sum(one["reasons"].values()):
+            yield f"{one['candidate']}: {more:,} failed otherwise: --out writes why for each"
 
 
 class _Wanted:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from dspool.messages import JSON, Result
 from dspool.remote import RemotePool
 
 COPY = "candidate"
+_REASONS = 3
 """What a session calls the copy that it runs."""
 
 
@@ -56,6 +58,8 @@ class Summary(NamedTuple):
     """Of the scores; what failed counts as 0, as in `dspy.Evaluate`."""
     interval: MeanInterval
     errors: int
+    reasons: dict[str, int]
+    """How many examples failed for this reason, the commonest first; only the first few."""
     tokens: int
     cost_usd: float | None
     p50_s: float | None
@@ -104,12 +108,14 @@ def summary(candidate: str, rows: Sequence[ScoredRow]) -> Summary:
     times = [row.run_s for row in rows if row.run_s is not None]
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
     scores = [row.score or 0.0 for row in rows]
+    failures = Counter(row.error for row in rows if row.error is not None)
     return Summary(
         candidate,
         len(rows),
         math.fsum(scores) / len(rows),
         mean_interval(scores),
-        sum(row.error is not None for row in rows),
+        failures.total(),
+        dict(failures.most_common(_REASONS)),
         sum(row.tokens for row in rows),
         math.fsum(costs) if costs else None,
         quantile(times, 0.5) if times else None,
