@@ -13,6 +13,7 @@ from dspool.cli.watching import Watch
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "answers.py").write_text("")
     return tmp_path
@@ -24,7 +25,7 @@ def watch(here):
 
 
 @pytest.mark.parametrize(
-    "name", ["shop/answers.py", "shop/prompt.txt", "shop/index.npy", "helper.py", "pool.yaml", "words.json"]
+    "name", ["shop/answers.py", "shop/prompt.txt", "shop/index.npy", "helper.py", "pool.yaml"]
 )
 def test_source_data_and_configuration_count(watch, here, name):
     assert watch.counts(here / name)
@@ -34,6 +35,13 @@ def test_source_data_and_configuration_count(watch, here, name):
 def test_what_running_programs_write_does_not_count(watch, here, name):
     (here / name).write_text("")
     assert not watch.counts(here / name)
+
+
+def test_data_beside_the_package_does_not_count_but_beside_a_program_in_one_file_it_does(watch, here):
+    # Rows of an evaluation, what a shell wrote, notes.
+    assert not watch.counts(here / "rows.jsonl")
+    (here / "answers.py").write_text("")
+    assert Watch(["answers"], []).counts(here / "words.json")
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -87,8 +87,11 @@ class Watch:
             return True
         if path.name.endswith(_JUNK) or path.name.startswith((".", "#")) or path.name == "4913":
             return False
+        here = Path.cwd()
+        if path.parent == here and path.suffix != ".py" and here not in self._homes():
+            return False
         try:
-            parts = path.relative_to(Path.cwd()).parts
+            parts = path.relative_to(here).parts
         except ValueError:
             parts = path.parts[-4:]
         return not any(_is_skipped(part) for part in parts) and not _is_output(path)
