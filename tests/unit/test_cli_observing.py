@@ -170,3 +170,12 @@ def test_a_trace_is_printed_from_the_files_with_no_service_running(tmp_path):
 
 def test_an_event_of_an_error_says_so():
     assert " error " in event_text({**DIED, "level": "error"})
+
+
+@pytest.mark.parametrize("option", ["operation", "worker"])
+def test_logs_without_a_line_of_what_was_named_say_so(service, option):
+    answers, _, where = service
+    answers[POOL + "/logs"] = (200, {"lines": [], "next": 0.0, "truncated": False, "filtered": False})
+    shown = run(app, ["logs", f"--{option}", "nothing", *where])
+    assert shown.exit_code == 0, shown.output
+    assert f"no line of {option} nothing" in shown.stdout

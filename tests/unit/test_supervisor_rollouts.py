@@ -251,7 +251,7 @@ async def test_two_deployments_at_once_conflict_and_bad_ones_are_refused():
             await s.supervisor.deploy(NEW)
         await s.clock.advance(30.0)
         await task
-        with pytest.raises(InvalidRequest, match="no current version of new to deploy again"):
+        with pytest.raises(InvalidRequest, match="no program new to deploy again; there are: qa"):
             await s.supervisor.deploy(Deployment("new", 0))
 
 
@@ -306,7 +306,7 @@ async def test_saved_state_alone_is_loaded_into_the_current_version_whatever_it_
         await deploying(s, Deployment("qa", 0, import_path="a:B", kwargs={"n": 1}))
         done = await deploying(s, Deployment("qa", 0, state=state))
         assert (done.version, done.import_path, done.kwargs, done.state) == (4, "a:B", {"n": 1}, state)
-        with pytest.raises(InvalidRequest, match="no current version of nothing"):
+        with pytest.raises(InvalidRequest, match="no program nothing to deploy again; there are: qa"):
             await s.supervisor.deploy(Deployment("nothing", 0, state=state))
 
 

@@ -43,7 +43,10 @@ def logs(
     with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
         page = served.logs(operation=operation, worker=worker, limit=limit)
         if page.truncated and not follow:
-            out.progress("warning", "there are more lines: --limit, --operation and --worker choose")
+            out.progress("warning", "older lines are left out: see --limit, --operation and --worker")
+        named = [f"{kind} {name}" for kind, name in (("operation", operation), ("worker", worker)) if name]
+        if named and not page.lines and not follow:
+            out.progress("warning", f"there is no line of {' and '.join(named)}")
         try:
             for line in page.lines:
                 out.result(as_json(line), line.text)

@@ -161,8 +161,10 @@ class Deployments:
             return request
         current = self._history.current_of(request.program)
         if current is None:
+            programs = ", ".join(one.program for one in self._history.current()) or "none"
             raise InvalidRequest(
-                f"there is no current version of {request.program} to deploy again: send a spec or an import path",
+                f"there is no program {request.program} to deploy again; there are: {programs}. "
+                "A new one needs a spec or an import path",
                 program=request.program,
             )
         return msgspec.structs.replace(
