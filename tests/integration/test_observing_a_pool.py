@@ -43,7 +43,9 @@ def _was_not_forked(worker: Any) -> None:
 
 def _has_other_source(supervisor: Any) -> None:
     """As if `noted` had been edited since its version was first loaded."""
-    supervisor._deployments._source._originals["noted", 1] = {"noted": "as it was"}
+    handle, *_ = supervisor._handles("ready")
+    noted = supervisor._deployments._history.current_of("noted")
+    supervisor._deployments._source.report(handle, noted, ["noted"], "edited")
 
 
 async def arrived(pool: Any, *events: str) -> None:

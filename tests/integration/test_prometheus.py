@@ -26,6 +26,7 @@ from harness import PATIENCE_S, QUESTION, full, settings
 from dspool import Pool, PoolConfig
 from dspool.errors import PoolError
 from dspool.telemetry.exposition import REACHABLE
+from dspool.testing import LMServer
 from dspool_console.alerts import ALERTS, EXAMPLE, FILE, RECORDED
 from dspool_console.alerts.watch import AlertWatch
 from dspool_console.grafana import DASHBOARDS, POOL, WINDOW
@@ -136,6 +137,8 @@ async def keep_busy(pool: Pool, log: Path) -> None:
                 await pool.execute("noted", timeout_s=0.05, label="x", path=str(log), seconds=0.5)
             elif number % 10 == 1:
                 await pool.execute("no-such-program", question="?")
+            elif number % 10 == 2:
+                await pool.execute("priced", **QUESTION)
             else:
                 await pool.execute("qa", **QUESTION)
 
@@ -147,7 +150,22 @@ async def keep_busy(pool: Pool, log: Path) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     folder = tmp_path_factory.mktemp("prometheus")
-    config = PoolConfig(**settings(folder, spares=1, min_pool_size=1, max_pool_size=4))
+    usual = settings(folder, spares=1, min_pool_size=1, max_pool_size=4)
+    usual["programs"]["priced"] = {"spec": {"signature": "context, question -> answer"}, "lm": "priced"}
+    with LMServer() as model:
+        profile = {"model": "openai/gpt-4o-mini", "endpoint": model.url}
+        config = PoolConfig(
+            **usual,
+            lm_profiles={"priced": profile, "offline": {"model": "offline/extractive", "engine": "offline"}},
+            default_lm="offline",
+            prices={"priced": {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}},
+        )
+        async with run(config, folder) as scene:
+            yield scene
+
+
+@contextlib.asynccontextmanager
+async def run(config: PoolConfig, folder: Path) -> AsyncIterator[Scene]:
     async with Pool.start(config) as pool:
         await full(pool)
         port = free_port()

@@ -95,7 +95,7 @@ async def test_a_version_that_blocks_its_worker_is_rolled_back_and_the_worker_re
     await full(pool)
     async with Load(pool, log, "blocked") as load:
         await load.more(50)
-        with pytest.raises(ProgramError, match="does not answer any more"):
+        with pytest.raises(ProgramError, match=r"does not answer any more|left the pool"):
             await pool.deploy(Deployment("blocked", 0, import_path="noted:Blocked"))
         await full(pool)
     assert (await rollout_of(pool, "blocked")).phase == "rolled back"
@@ -185,9 +185,12 @@ async def test_workers_that_are_forked_from_a_parent_with_edited_source_get_the_
         programs={"shop": {"import_path": path}}, allowed_imports=(shop.name,), warmup={"steps": steps}
     )
     await full(pool)
+    old = set(pids(pool).values())
     (shop / "prompts.py").write_text(PROMPTS.format(text="quite new"))
     done = await pool.deploy(Deployment("shop", 0))
     assert done.version == 2
+    # On a machine that is busy the last of them goes after the deployment has returned.
+    await until(lambda: old.isdisjoint(pids(pool).values()))
     assert await answers(pool) == {"quite new"}
     assert {status.start for status in (await pool.status()).workers} == {"fork"}
 
