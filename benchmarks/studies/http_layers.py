@@ -34,6 +34,7 @@ from starlette.routing import Router as StarletteRouter
 
 from benchmarks.common import arguments, finish, header
 from dspool.errors import PayloadTooLarge, PoolError
+from dspool.messages import Result
 from dspool_serve.access.security import Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.application import Application
@@ -60,21 +61,15 @@ HEADERS = [
 ASGI = Callable[..., Awaitable[None]]
 
 
-class Result:
-    operation_id, worker, program_version = "op-1", "default-w0-abcdef", 3
-    wait_s, run_s, usage, offline = 0.25, 0.5, None, True
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
 class InstantPool:
     """Answers at once with what was asked."""
 
     tracing = None
 
     async def run(self, command: Any, **options: Any) -> Result:
-        return Result({"outputs": command.inputs})
+        return Result(
+            "op-1", "default-w0-abcdef", {"outputs": command.inputs}, 3, 0.25, 0.5, {}, offline=True
+        )
 
 
 class InstantPools:

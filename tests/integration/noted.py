@@ -45,6 +45,14 @@ class Blocking(dspy.Module):
         return dspy.Prediction(label=label)
 
 
+class Holding(dspy.Module):
+    """Blocks its event loop."""
+
+    async def aforward(self, label: str, path: str, seconds: float = 0.0) -> Any:
+        time.sleep(seconds)  # noqa: ASYNC251 - what it is for
+        return dspy.Prediction(label=label)
+
+
 def keep_interpreter(seconds: float) -> None:
     """What C code does that never lets the interpreter go: nothing else of the process runs meanwhile."""
     ctypes.PyDLL(None).sleep(int(seconds))

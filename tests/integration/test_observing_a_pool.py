@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 import pytest_asyncio
 import ray
@@ -37,8 +38,9 @@ def _heard(actor: Any) -> list[LoggedEvent]:
 
 
 def _was_not_forked(worker: Any) -> None:
-    worker._start = "exec: the preloaded process is gone"
-    worker._report_fallback()
+    for start in ("exec: the preloaded process is gone", "fork: a module starts a thread"):
+        worker._start = start
+        worker._report_fallback()
 
 
 def _has_other_source(supervisor: Any) -> None:
@@ -103,6 +105,14 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     # A worker that could not be forked.
     await next(iter(pool.workers().values())).__ray_call__.remote(_was_not_forked)
     await arrived(pool, "session.created", "session.lost", "worker.fallback")
+    # Code that blocks its loop, and state that another DSPy saved.
+    await pool.deploy(Deployment("holding", 0, import_path="noted:Holding"))
+    await pool.execute("holding", label="x", path=str(tmp_path / "log"), seconds=0.4)
+    saved = dspy.Predict("context, question -> answer").dump_state()
+    versions = {"dependency_versions": {"python": "3.11", "dspy": "2.0", "cloudpickle": "3.0"}}
+    spec = {"signature": "context, question -> answer"}
+    await pool.deploy(Deployment("saved", 0, spec, {**saved, "metadata": versions}))
+    await arrived(pool, "worker.loop_blocked", "program.saved_elsewhere")
     # A death, a move, a resize, a worker that runs other source than the one before.
     await pool.supervisor.__ray_call__.remote(_has_other_source)
     await pool.session("moved").set_variable("x", 1)

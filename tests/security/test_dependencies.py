@@ -59,7 +59,6 @@ BROUGHT_ALONG = {
     "pydantic-core": "part of pydantic",
     "pytest": "only pytest loads the plugin that imports it",
     "starlette": "ray[serve] answers with it; corrected where Serve itself does",
-    "typing-extensions": "pydantic brings it, and takes no TypedDict but its before Python 3.12",
     "uvicorn": "ray[serve] serves with it; corrected for the versions that Ray brings",
 }
 SHARED_TOOLS = {"jsonschema": "ray[default] needs it too"}

@@ -9,11 +9,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
-from dspool.corrections import RELIANCES, VARIABLE
+from dspool.corrections import RELIANCES, VARIABLE, installed_version
 from dspool.corrections import states as correction_states
 from dspool.errors import ConfigError
 

@@ -21,6 +21,7 @@ from dspool.cli.programs import find_here
 from dspool.cli.service import remote_pool, run_file, running
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON, GetProgramInfo
+from dspool.private_files import open_descriptor
 from dspool.remote import RemotePool
 
 SERVED = "current"
@@ -259,7 +260,8 @@ def _rows_to(file: Path | None) -> Iterator[Callable[[ScoredRow], None]]:
         yield lambda row: None
         return
     try:
-        lines = file.open("w", encoding="utf-8")
+        # Inputs and answers: for nobody else on this machine.
+        lines = open(file, "w", encoding="utf-8", opener=open_descriptor)  # noqa: SIM115
     except OSError as failed:
         raise InvalidRequest(f"cannot write {file}: {failed.strerror}") from None
     with lines:

@@ -27,8 +27,8 @@ export function python(origin, pool, program, inputs, needsToken) {
 
 const WORD = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const KEYWORDS = new Set(
-  ("False None True and as assert async await break class continue def del elif else except finally for from global if " +
-    "import in is lambda nonlocal not or pass raise return try while with yield timeout_s").split(" "),
+  ("False None True and as assert async await break class continue def del elif else except finally for from global " +
+    "if import in is lambda nonlocal not or pass raise return try while with yield timeout_s").split(" "),
 );
 
 const given = (inputs) =>
