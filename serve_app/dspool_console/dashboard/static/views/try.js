@@ -47,7 +47,7 @@ class Try {
       fill(this.node, title, h("section", { class: "panel" }, empty(what, why)));
       return;
     }
-    this.inputs = new InputFields(this.program.info.inputs ?? null);
+    this.inputs = new InputFields(this.program.inputs ?? null);
     this.answer = h("div", { class: "answer" }, h("p", { class: "muted" }, "Nothing asked yet."));
     this.doing = h("span", { class: "muted", role: "status" });
     this.run = h("button", { type: "submit", class: "primary" }, "Run");
