@@ -60,7 +60,11 @@ def test_all_are_on_with_the_versions_that_they_hold_for():
 @pytest.mark.parametrize(
     ("package", "version", "left"),
     [
-        ("dspy", "3.5.0", {"dspy-attempt-output", "dspy-answer-repair", "dspy-signature-text"}),
+        (
+            "dspy",
+            "3.5.0",
+            {"dspy-attempt-output", "dspy-answer-repair", "dspy-list-items", "dspy-signature-text"},
+        ),
         ("uvicorn", "0.55.0", set()),
         ("uvicorn", "0.33.0", set()),
         ("ray", "2.61.0", {"uvicorn-accept", "uvicorn-one-write"}),
@@ -167,6 +171,7 @@ changed = {
     "dspy-program-settings": hasattr(type(of("dspy", "settings")).configure, "__wrapped__"),
     "dspy-signature-text": hasattr(of("dspy.signatures.signature", "_parse_type_node"), "__wrapped__"),
     "dspy-answer-repair": hasattr(of("json_repair.json_repair", "JSONParser"), "__wrapped__"),
+    "dspy-list-items": hasattr(of("dspy.adapters.utils", "_format_blob"), "__wrapped__"),
     "dspy-short-hops": bool(InlineHops(1)._short),
     "dspy-stream-threads": hasattr(of("dspy.clients.execution", "_attempt"), "_dspool"),
     "dspy-plain-tools": hasattr(of("dspy", "Tool").acall, "_dspool"),

@@ -15,6 +15,7 @@ from dspy.clients import backend_selection, capabilities, costs, execution, mode
 
 from dspool.config import LMProfile
 from dspool.corrections.dspy_calls import choosing_once, remembering, routing_once, taking_free_slots
+from dspool.programs.adapters import adapter_named
 from dspool.programs.models.lm import LMs
 from dspool.testing.lm_server import LMServer
 
@@ -142,3 +143,20 @@ def test_as_many_calls_run_at_once_as_there_are_slots():
                 continue
     assert process.returncode == 0
     assert most == 130
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+@pytest.mark.parametrize(
+    ("numbers", "written"),
+    [
+        ([1, 2.5], "[2] «2.5»"),
+        ([None], "«null»"),
+        ([True, {"a": 1}, [3]], '[2] «{"a": 1}»'),
+        (["text", 4], "[1] «text»"),
+    ],
+)
+def test_a_list_that_is_not_all_text_is_written_into_a_prompt_where_its_field_says_no_type(
+    adapter, numbers, written
+):
+    messages = adapter_named(adapter).format(dspy.Signature("numbers -> total"), [], {"numbers": numbers})
+    assert written in str(messages[-1]["content"])

@@ -122,6 +122,13 @@ TABLE: Final = (
         "parts of answers may stand in the output of workers",
     ),
     Correction(
+        "dspy-list-items",
+        {"dspy": ">=3.4"},
+        "DSPy writes a list into a prompt, where a field says no type, only if all of it is text. Other items are "
+        "written as JSON.",
+        "a program asked with a list of numbers fails inside DSPy",
+    ),
+    Correction(
         "dspy-answer-repair",
         # As above: a parser of another name is left alone.
         {"dspy": ">=3.4"},

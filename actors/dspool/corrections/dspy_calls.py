@@ -10,6 +10,7 @@ import contextvars
 import dataclasses
 import functools
 import importlib
+import json
 import logging
 import sys
 import threading
@@ -60,6 +61,8 @@ def correct_dspy() -> None:
         for name in ("dspy.predict.best_of_n", "dspy.predict.refine"):
             if (module := _module(name)) is not None:
                 module.print = _log_attempt
+    if active("dspy-list-items"):
+        _replace(_module("dspy.adapters.utils"), "_format_blob", writing_any_item)
     if active("dspy-answer-repair"):
         _replace(_module("json_repair.json_repair"), "JSONParser", counting_steps)
     if active("dspy-signature-text"):
@@ -172,6 +175,18 @@ def taking_free_slots(acquire_slot: Any) -> Any:
             await self._slot.acquire()
 
     return acquire
+
+
+def writing_any_item(format_blob: Any) -> Any:
+    """`_format_blob`, which writes an item of a list into a prompt; one that is no text as JSON."""
+
+    @functools.wraps(format_blob)
+    def write(blob: Any) -> Any:
+        if not isinstance(blob, str):
+            blob = json.dumps(_module("dspy.adapters.utils").serialize_for_json(blob), ensure_ascii=False)
+        return format_blob(blob)
+
+    return write
 
 
 def _replace(owner: Any, name: str, wrap: Any) -> None:
