@@ -27,7 +27,7 @@ templates_path: list[str] = []
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
-OPENED = ("dspool.pool", "dspool.blocking")
+OPENED = ("dspool.pool", "dspool.blocking", "dspool.local.pool")
 
 html_theme = "furo"
 html_title = "dspool"
@@ -50,7 +50,7 @@ nitpicky = True
 # What another project documents (there is no network to look it up), type variables, inner parts of a pool or a double.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!dspool\b).*"),
-    (r"py:class", r"dspool\..*\.(T|P|PoolT|PoolOperations|Session|Client|Tracing)"),
+    (r"py:class", r"dspool\..*\.(T|P|PoolT|PoolOperations|DirectPool|Session|Client|Tracing)"),
 ]
 
 
