@@ -137,6 +137,8 @@ async def keep_busy(pool: Pool, log: Path) -> None:
                 await pool.execute("noted", timeout_s=0.05, label="x", path=str(log), seconds=0.5)
             elif number % 10 == 1:
                 await pool.execute("no-such-program", question="?")
+            elif number % 50 == 3:
+                await pool.execute("holding", label="x", path=str(log), seconds=0.3)
             elif number % 10 == 2:
                 await pool.execute("priced", **QUESTION)
             else:
@@ -151,6 +153,7 @@ async def keep_busy(pool: Pool, log: Path) -> None:
 async def scene(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     folder = tmp_path_factory.mktemp("prometheus")
     usual = settings(folder, spares=1, min_pool_size=1, max_pool_size=4)
+    usual["programs"]["holding"] = {"import_path": "noted:Holding"}
     usual["programs"]["priced"] = {"spec": {"signature": "context, question -> answer"}, "lm": "priced"}
     with LMServer() as model:
         profile = {"model": "openai/gpt-4o-mini", "endpoint": model.url}
