@@ -31,6 +31,13 @@ async def test_a_successor_adopts_every_worker_and_starts_no_duplicate():
         assert [d.target for d in await s.supervisor.decisions(1)] == [4]
 
 
+async def test_a_successor_leaves_the_current_versions_on_the_workers():
+    async with pool(pool_size=2) as s:
+        await s.successor()
+        await settle()
+        assert [worker.loaded["qa"] for worker in s.runtime.alive] == [{1}, {1}]
+
+
 async def test_at_a_new_start_the_configured_size_holds_and_no_pause():
     async with pool(pool_size=2) as s:
         await s.supervisor.resize(4)

@@ -132,5 +132,7 @@ class RunningWorkers:
         await self.bring_all_up()
         for handle in self.all():
             for d in self._history.current():
-                with contextlib.suppress(Exception):  # as a rule it is the current one, or not there
-                    await handle.retire(d.program, self._history.last_number(d.program))
+                tried = self._history.last_number(d.program)
+                if tried != d.version:
+                    with contextlib.suppress(Exception):  # as a rule it is not there
+                        await handle.retire(d.program, tried)
