@@ -103,6 +103,8 @@ class Terminal:
             time.sleep(0.1)
 
     def _is_ready(self) -> bool:
+        if "ready  serving" not in self.said():
+            return False
         try:
             pool = httpx.get(f"http://127.0.0.1:{self.port}/v1/pools/default").json()
         except (httpx.HTTPError, ValueError):
