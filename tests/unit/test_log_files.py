@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from ray.experimental import tqdm_ray
 
 from dspool.cli.logs import following
 from dspool.config import PoolConfig
@@ -267,6 +268,13 @@ def test_what_libraries_print_is_no_record_of_the_log():
     library["say"](printed)
     print("mine", file=printed)
     assert (behind.getvalue(), log.getvalue()) == ("a value\n", "mine\n")
+
+
+def test_user_code_is_known_as_such_where_ray_has_put_a_print_of_its_own_in_the_place_of_pythons():
+    behind, log = io.StringIO(), io.StringIO()
+    printed = PrintedLines("stdout", behind, logging.StreamHandler(log), logging.INFO)
+    tqdm_ray.safe_print("mine", file=printed)
+    assert (behind.getvalue(), log.getvalue()) == ("", "mine\n")
 
 
 def test_nothing_that_a_library_prints_of_a_user_reads_as_a_record(node):

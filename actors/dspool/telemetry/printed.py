@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 import threading
+from types import FrameType
 from typing import Final, TextIO
 
 from dspool.quotations import without_secrets
@@ -26,6 +27,7 @@ _UNENDED: Final = 256
 """Lines without an end, of so many operations and threads."""
 _MOST_LINES: Final = 1_000
 """Of one write: users may have sent what is printed, and each line takes as long as a log record."""
+_PRINT_OF_RAY: Final = "ray.experimental.tqdm_ray"
 _END: Final = re.compile(r"\r\n|\r|\n")
 
 
@@ -66,8 +68,8 @@ class PrintedLines(io.TextIOBase):
         self._here = threading.local()
 
     def write(self, text: str) -> int:
-        # `print` has no frame of its own. The guard: logging that complains of itself would go round in circles.
-        if getattr(self._here, "writing", False) or not is_own_code(sys._getframe(1)):
+        # The guard: logging that complains of itself would go round in circles.
+        if getattr(self._here, "writing", False) or not is_own_code(_printing()):
             return self._behind.write(_LIKE_A_RECORD.sub("  ", text))
         operation = current_operation.get()
         key = threading.get_ident(), "" if operation is None else operation.id
@@ -107,6 +109,14 @@ class PrintedLines(io.TextIOBase):
     @property
     def encoding(self) -> str:  # type: ignore[override]
         return self._behind.encoding
+
+
+def _printing() -> FrameType:
+    """What called `print`, which has no frame of its own unless Ray's progress bars put theirs in its place."""
+    frame = sys._getframe(2)
+    while frame.f_globals.get("__name__") == _PRINT_OF_RAY and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def log_prints(handler: logging.Handler, level: int) -> None:
