@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,8 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
-from dspool.errors import Conflict, DeadlineExceeded, PoolClosed, PoolPaused, QueueFull, WorkerLost
-from dspool.messages import Failure, Member, Operation, Ping, Result
+from dspool.errors import (
+    Conflict,
+    DeadlineExceeded,
+    PoisonRequest,
+    PoolClosed,
+    PoolPaused,
+    QueueFull,
+    WorkerLost,
+)
+from dspool.messages import ExecuteProgram, Failure, Member, Operation, Ping, Result
 
 SESSIONS = ("s1", "s2", "s3")
 LONGEST_REST_S = 1.0
@@ -44,6 +53,11 @@ class Op:
     rests_until: float = 0.0
     """The longest it may rest before its next attempt."""
     ends: list[TicketEnd] = field(default_factory=list)
+
+    @property
+    def request(self) -> tuple[str, str | None]:
+        """What is the same for two callers that ask for the same."""
+        return self.ticket.operation.command.program, self.session
 
     @property
     def alive(self) -> bool:
@@ -100,6 +114,7 @@ SUBMISSIONS = st.tuples(
     st.sampled_from([None, None, *SESSIONS]),
     st.sampled_from([True, True, False]),
     st.sampled_from([30.0, 30.0, 3.0, 1.0, 0.05, 0.0]),
+    st.sampled_from([None, None, "the same"]),
 )
 
 
@@ -132,6 +147,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.workers: dict[str, SimWorker] = {}
         self.dead: dict[str, list[str]] = {}
         """By worker that died or was declared dead: what it held then."""
+        self.deaths: Counter[tuple[str, str | None]] = Counter()
+        """By request: how many workers died with it since one survived it."""
         self.workers_made = 0
         for each in slots:
             self._new_worker(each)
@@ -246,8 +263,9 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @rule(wanted=st.lists(SUBMISSIONS, min_size=1, max_size=8))
     def submit(self, wanted):
-        for session, idempotent, timeout in wanted:
-            operation = Operation(f"o{len(self.ops) + 1}", Ping(), timeout, session)
+        for session, idempotent, timeout, program in wanted:
+            op_id = f"o{len(self.ops) + 1}"
+            operation = Operation(op_id, ExecuteProgram(program or op_id, {}), timeout, session)
             arguments = {"idempotent": idempotent, "sink": None, "now": self.now}
             if self.closed:
                 with pytest.raises(PoolClosed):
@@ -262,7 +280,12 @@ class DispatcherMachine(RuleBasedStateMachine):
                     self.d.submit(operation, **arguments)
                 assert 0.1 <= refused.value.retry_after_s <= 30.0
                 return
-            ticket = self.d.submit(operation, **arguments)
+            try:
+                ticket = self.d.submit(operation, **arguments)
+            except PoisonRequest:
+                assert program, "nobody has sent this before"
+                assert self.deaths[program, session] >= self.config.attempts
+                continue
             deadline = self.now + timeout
             checkout_by = min(deadline, self.now + self.config.checkout_timeout_s)
             self.ops[operation.id] = Op(ticket, session, idempotent, deadline, checkout_by)
@@ -430,6 +453,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         op_id = worker.running.pop(turn.pick % len(worker.running))
         op = self.ops[op_id]
         was_alive = op.alive
+        self.deaths[op.request] = 0
         self._comes_back(op_id, bounced=False)
         if op.session and not worker.member and self.leases.get(op.session) == worker_id:
             del self.leases[op.session]
@@ -489,6 +513,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         worker = self.workers.pop(worker_id)
         held = [*worker.running, *worker.inbox]
         alive_before = [op_id for op_id in held if self.ops[op_id].alive]
+        self.deaths.update({self.ops[op_id].request for op_id in held})
         for op_id in held:
             self._comes_back(op_id, bounced=False)
             self.ops[op_id].rests_until = self.now + LONGEST_REST_S
