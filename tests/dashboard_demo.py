@@ -422,6 +422,10 @@ class SimulatedPool:
         self._here()
         return self.metrics.table(duration_s, program=program, ordinal=ordinal)
 
+    async def errors(self) -> Any:
+        self._here()
+        return self.metrics.errors()
+
     async def snapshot(self) -> Snapshot:
         self._here()
         return Snapshot(

@@ -231,6 +231,7 @@ class BlockingClient(BlockingForm[PoolT]):
     stream_warm = iterating(PoolClient.stream_warm)
 
     metrics_snapshot = waiting(PoolClient.metrics_snapshot)
+    errors = waiting(PoolClient.errors)
     metrics_history = waiting(PoolClient.metrics_history)
     events = waiting(PoolClient.events)
     logs = waiting(PoolClient.logs)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dspool.batch import BatchMethods
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
-from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.messages import JSON, Deployment, PoolStatus, Result, SessionInfo
 from dspool.session import PoolOperations, SessionMethods
 from dspool.supervisor.canary import Rollout
@@ -47,6 +47,7 @@ class PoolObservation(Protocol):
     """What a program asks that looks at a pool."""
 
     async def metrics_snapshot(self) -> MetricsSnapshot: ...
+    async def errors(self) -> ErrorList: ...
     async def metrics_history(
         self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
     ) -> HistoryView: ...

@@ -230,6 +230,9 @@ class FakePool:
         line = LogLine(after + 1.0, "error", "shop", worker or "w0", operation, "it failed")
         return LogPage([line], after + 1.0, False, True)
 
+    async def errors(self) -> Any:
+        raise WorkerLost("the metrics actor is away")
+
     async def metrics_snapshot(self) -> Any:
         raise WorkerLost("the metrics actor is away")
 

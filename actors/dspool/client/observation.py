@@ -76,6 +76,7 @@ class ClientObserver:
     def refused(self, operation: Operation, call: CountedCall, error: PoolError) -> None:
         """It was refused before the queue: this is its end."""
         self._recorder.record(call.program, error.outcome, 0.0, code=error.code)
+        self._recorder.failed(call.program, error, version=0, worker=None, operation=operation.id)
         self._end_span(operation, error, None, None)
         if attached("operation.exception") or attached("operation.stop"):
             numbers = {"duration_s": 0.0, "wait_s": 0.0, "run_s": 0.0, "attempts": 0.0}
@@ -115,6 +116,9 @@ class ClientObserver:
             self._recorder.record(program, "ok", latency_s, wait_s, run_s, report.usage)
         else:
             self._recorder.record(program, error.outcome, latency_s, wait_s, run_s, code=error.code)
+            version = 0 if report is None else report.program_version
+            operation_id = ticket.operation.id
+            self._recorder.failed(program, error, version=version, worker=end.worker, operation=operation_id)
         for _ in range(ticket.attempts - 1):
             self._recorder.retried(program)
         operation = ticket.operation

@@ -115,3 +115,5 @@ class Failure(Struct, frozen=True, array_like=True, tag=1):
     """`PoolError.to_wire()` of the error that its caller gets."""
     wait_s: float = 0.0
     run_s: float = 0.0
+    program_version: int = 0
+    """As in `Result`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.remote.requests import with_query
 from dspool.remote.service import HttpService
 from dspool.telemetry.event_log import EventPage
@@ -17,6 +17,10 @@ class RemoteObservation:
     async def metrics_snapshot(self) -> MetricsSnapshot:
         """As `Pool.metrics_snapshot`."""
         return await self._service.get(self._path + "/metrics", MetricsSnapshot)
+
+    async def errors(self) -> ErrorList:
+        """As `Pool.errors`."""
+        return await self._service.get(self._path + "/errors", ErrorList)
 
     async def metrics_history(
         self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None

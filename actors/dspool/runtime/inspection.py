@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from dspool.client.client import Client
-from dspool.core.metrics.measures import HistoryView, LiveUpdate, MetricsSnapshot, Table
+from dspool.core.metrics.measures import ErrorList, HistoryView, LiveUpdate, MetricsSnapshot, Table
 from dspool.errors import InvalidRequest, NotAllowed, WorkerLost
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_files import MAX_LINES, LogPage, LogQuery, LogTail, merged
@@ -60,6 +60,14 @@ class Inspection:
         if not duration_s > 0:
             raise InvalidRequest(f"a history has a positive duration_s, got {duration_s}", field="duration_s")
         return await self._ask_metrics("history", duration_s, program=program, ordinal=ordinal)
+
+    async def errors(self) -> ErrorList:
+        """What operations ended with, by kind: by exception and line, or by what the model's back end answered.
+
+        Raises:
+            NotAllowed, WorkerLost: as `metrics_snapshot`.
+        """
+        return await self._ask_metrics("errors")
 
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
         """The events of the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.

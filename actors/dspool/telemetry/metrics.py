@@ -17,13 +17,12 @@ from dspool.core.metrics.health import HealthInput, HealthScore, health
 from dspool.core.metrics.histogram import Histogram
 from dspool.core.metrics.measures import (
     Counters,
+    ErrorList,
     HistoryView,
     Interval,
     LiveUpdate,
     MetricsSnapshot,
-    Point,
     ProgramSnapshot,
-    SlotSnapshot,
     Table,
     TelemetryLoss,
     point_of,
@@ -42,6 +41,8 @@ from dspool.messages import PoolStatus
 from dspool.telemetry.events import emit
 
 _SHIFT_S = 0.1
+WORST = 5
+"""Kinds of error in a snapshot."""
 
 _AS_IN_POINT = (
     "utilization", "throughput", "mean_s", "p50_s", "p95_s", "p99_s", "wait_mean_s", "wait_p95_s", "wait_p99_s",
@@ -98,6 +99,7 @@ class Metrics:
             return
         if isinstance(delta, ClientDelta):
             self._store.client(source, delta, now, new=new)
+            self._store.errors.take(delta.errors, self._wall())
         else:
             self._store.worker(delta)
         self._sources.update(source, delta, now)
@@ -174,10 +176,12 @@ class Metrics:
             health=self._health(levels, window),
             counters=self._totals(),
             programs={
-                name: ProgramSnapshot(recent=self._recent(series, at), counters=series.counters())
+                name: ProgramSnapshot(
+                    recent=self._store.recent(series, self._ticked_at, at), counters=series.counters()
+                )
                 for name, series in self._store.programs.items()
             },
-            workers=self._worker_snapshots(now, at) if workers else {},
+            workers=self._store.worker_snapshots(now, self._ticked_at, at) if workers else {},
             clients=len(clients),
             telemetry=TelemetryLoss(
                 dropped=self._store.dropped,
@@ -186,7 +190,12 @@ class Metrics:
                 foreign=self._store.foreign,
             ),
             model_calls=dict(self._store.model_calls),
+            errors=self._store.errors.worst(at, WORST),
         )
+
+    def errors(self) -> ErrorList:
+        """What operations ended with, by kind."""
+        return ErrorList(self._store.errors.all(self._wall()), self._store.errors.forgotten)
 
     def history(
         self,
@@ -367,27 +376,6 @@ class Metrics:
         for series in self._store.programs.values():
             total.add(series.total)
         return counters_of(total, self._store.outcomes)
-
-    def _recent(self, series: Series, at: float) -> Point:
-        return point_of(series.recent.over(self.options.window_s, now=self._ticked_at)[0], at)
-
-    def _worker_snapshots(self, now: float, at: float) -> dict[int, SlotSnapshot]:
-        by_ordinal = {worker.ordinal: worker for worker in self._sources.workers(now)}
-        snapshots = {}
-        for ordinal, series in sorted(self._store.workers.items()):
-            worker = by_ordinal.get(ordinal)
-            snapshots[ordinal] = SlotSnapshot(
-                worker=worker.reporter if worker else None,
-                running=worker.running if worker else 0,
-                sessions=worker.sessions if worker else 0,
-                slots=worker.slots if worker else 0,
-                rss_mb=worker.rss_mb if worker else 0.0,
-                overflow=worker.overflow if worker else False,
-                busy_s=series.busy_s,
-                recent=self._recent(series, at),
-                counters=series.counters(),
-            )
-        return snapshots
 
 
 _encoder = msgspec.msgpack.Encoder()

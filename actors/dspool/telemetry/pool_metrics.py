@@ -6,7 +6,7 @@ import msgspec
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingInputs
-from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.recorder import Delta
 from dspool.messages import PoolStatus
@@ -39,6 +39,9 @@ class PoolMetrics:
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
         return self.metrics.snapshot()
+
+    async def errors(self) -> ErrorList:
+        return self.metrics.errors()
 
     async def history(
         self, duration_s: float, *, program: str | None = None, ordinal: int | None = None

@@ -253,7 +253,7 @@ class Operations:
         self._recorder.finished(self._clock(), error.outcome, run_s, code=error.code)
         self._failures.write(execution.operation, error)
         execution.end_span(error.outcome, run_s, error)
-        failure = Failure(execution.operation.id, error.to_wire(), wait_s, run_s)
+        failure = Failure(execution.operation.id, error.to_wire(), wait_s, run_s, execution.version)
         self._report(execution, failure, error.outcome)
 
     def _succeed(self, execution: Execution, result: CommandResult) -> None:

@@ -116,4 +116,5 @@ def _encoded(end: Result | Failure) -> Raw:
     except (Unsendable, msgspec.ValidationError) as refused:
         why = str(refused) if isinstance(refused, Unsendable) else "its usage is malformed"
         error = InternalError(f"the result of operation {end.operation_id} cannot be sent: {why}")
-        return sendable(Failure(end.operation_id, error.to_wire(), end.wait_s, end.run_s))
+        version = end.program_version
+        return sendable(Failure(end.operation_id, error.to_wire(), end.wait_s, end.run_s, version))

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from dspool.core.metrics.measures import HistoryView, MetricsSnapshot
+from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.errors import PoolError
 from dspool.telemetry.exposition import CONTENT_TYPE, expose
 from dspool.telemetry.snapshot import Snapshot
-from dspool_serve.api.common import POOL, patiently, pool_of
+from dspool_serve.api.common import POOL, answer_packed, patiently, pool_of
 from dspool_serve.context import Context
 from dspool_serve.costly import in_thread
 from dspool_serve.fresh import Fresh
@@ -59,6 +59,11 @@ async def get_metrics(context: Context, request: Request) -> Response:
     return Response(200, _encode(await patiently(pool_of(context, request).metrics_snapshot())))
 
 
+async def list_errors(context: Context, request: Request) -> Response:
+    request.query(frozenset())
+    return answer_packed(request, await patiently(pool_of(context, request).errors()))
+
+
 async def get_history(context: Context, request: Request) -> Response:
     query = request.query(frozenset({"duration_s", "program", "slot"}))
     seconds = number(query, "duration_s", 300.0, least=1.0, most=MAX_HISTORY_S)
@@ -93,6 +98,15 @@ ROUTES: Final = (
         get_metrics,
         "The pool's figures now",
         MetricsSnapshot,
+        problems=_PROBLEMS,
+        role="reader",
+    ),
+    Route(
+        "GET",
+        f"{POOL}/errors",
+        list_errors,
+        "What operations ended with, by exception and line or by the model's error; with counts and examples",
+        ErrorList,
         problems=_PROBLEMS,
         role="reader",
     ),

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from dspool.core.metrics.error_groups import ErrorGroup
 from dspool.core.metrics.health import HealthScore
 from dspool.core.metrics.tally import ERROR, REJECTED, TIMEOUT, Tally
 from dspool.messages import PoolStatus
@@ -267,6 +268,17 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     model_calls: dict[str, int] = {}
     """What became of calls of models, besides answers, since the pool began: `retries`, and of the answer cache `hits`,
     `misses`, `waits` (for the same question under way) and `failures`."""
+    errors: tuple[ErrorGroup, ...] = ()
+    """What fails operations now: up to 5 kinds of the last 5 minutes, those that came most often in the last one first;
+    `GET /v1/pools/{pool}/errors` has all."""
+
+
+class ErrorList(Struct, frozen=True):
+    """What operations ended with, by kind: the one whose last error is the newest first."""
+
+    errors: tuple[ErrorGroup, ...]
+    forgotten: int
+    """Kinds that went for newer ones, since the pool began: it keeps 200."""
 
 
 class HistoryView(Struct, frozen=True, kw_only=True):

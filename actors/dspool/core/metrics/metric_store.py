@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from dspool.core.metrics.error_groups import ErrorGroups, SavedGroup
 from dspool.core.metrics.measures import (
     GAUGES,
     KEY_COLUMNS,
@@ -14,6 +15,7 @@ from dspool.core.metrics.measures import (
     Counters,
     Interval,
     Point,
+    SlotSnapshot,
     Table,
     point_of,
 )
@@ -44,6 +46,7 @@ class Checkpoint(Struct):
     programs: dict[str, SavedSeries]
     workers: dict[int, SavedSeries] = field(name="slots")
     model_calls: dict[str, int] = {}
+    errors: list[SavedGroup] = []
 
 
 class MetricStore:
@@ -61,6 +64,7 @@ class MetricStore:
         self.dropped = self.unattributed = self.duplicates = self.foreign = 0
         self.model_calls: dict[str, int] = {}
         """As `MetricsSnapshot.model_calls`."""
+        self.errors = ErrorGroups()
 
     def client(self, source: Source, delta: ClientDelta, now: float, *, new: bool) -> None:
         """Count a client's delta; `new` if the client was unknown before."""
@@ -153,6 +157,28 @@ class MetricStore:
         self.whole.now.levels = [levels[name] * (now - start) for name in GAUGES]
         return self.whole.close(start, now)
 
+    def recent(self, series: Series, ticked_at: float, at: float) -> Point:
+        """The figures of the window that ended at the last tick."""
+        return point_of(series.recent.over(self._options.window_s, now=ticked_at)[0], at)
+
+    def worker_snapshots(self, now: float, ticked_at: float, at: float) -> dict[int, SlotSnapshot]:
+        by_ordinal = {worker.ordinal: worker for worker in self.sources.workers(now)}
+        snapshots = {}
+        for ordinal, series in sorted(self.workers.items()):
+            worker = by_ordinal.get(ordinal)
+            snapshots[ordinal] = SlotSnapshot(
+                worker=worker.reporter if worker else None,
+                running=worker.running if worker else 0,
+                sessions=worker.sessions if worker else 0,
+                slots=worker.slots if worker else 0,
+                rss_mb=worker.rss_mb if worker else 0.0,
+                overflow=worker.overflow if worker else False,
+                busy_s=series.busy_s,
+                recent=self.recent(series, ticked_at, at),
+                counters=series.counters(),
+            )
+        return snapshots
+
     def save(self, pool: str, ticked_at: float, wall: float) -> Checkpoint:
         """Everything; `ticked_at` and `wall` are the last tick on both clocks."""
         return Checkpoint(
@@ -166,6 +192,7 @@ class MetricStore:
             programs={name: series.save(ticked_at) for name, series in self.programs.items()},
             workers={ordinal: series.save(ticked_at) for ordinal, series in self.workers.items()},
             model_calls=self.model_calls,
+            errors=self.errors.save(),
         )
 
     def restore(self, saved: Checkpoint, ticked_at: float, now: float) -> None:
@@ -177,6 +204,7 @@ class MetricStore:
             self.worker_series(ordinal).restore(series, ticked_at)
         self.outcomes = saved.outcomes
         self.model_calls = saved.model_calls
+        self.errors.restore(saved.errors)
         self.dropped, self.unattributed, self.duplicates, self.foreign = saved.losses
         self.sources.restore(saved.sources, now)
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from dspool.core.metrics.error_groups import ErrorCount, ErrorCounts
 from dspool.core.metrics.tally import (
     ERROR,
     INDEX_OF,
@@ -26,6 +27,7 @@ from dspool.core.metrics.tally import (
     no_outcomes,
 )
 from dspool.core.metrics.window import BusyIntegral
+from dspool.errors import PoolError
 
 HEARTBEAT_S: Final = 2.0
 """An idle client still reports this often, so that its gauges stay fresh."""
@@ -52,6 +54,8 @@ class ClientDelta(Struct, tag="client", array_like=True):
     """Most operations of this client waiting or running at one moment."""
     final: bool = False
     """The client closes: its gauges no longer count."""
+    errors: list[ErrorCount] = []
+    """What the operations that did not end well ended with."""
 
 
 class WorkerDelta(Struct, tag="worker", array_like=True):
@@ -98,6 +102,7 @@ class ClientRecorder:
         self._max_programs = max_programs
         self._programs: dict[str, Tally] = {}
         self._totals = no_outcomes()
+        self._errors = ErrorCounts()
         self._dropped = 0
         self._peak = 0
         self._seq = 0
@@ -144,6 +149,13 @@ class ClientRecorder:
             add_usage(tally, usage)
         if code is not None:
             count_code(tally.errors, code)
+
+    def failed(
+        self, program: str, error: PoolError, *, version: int, worker: str | None, operation: str
+    ) -> None:
+        """What `error` was that `record` counted by its code. `version` 0: none ran."""
+        if error.outcome != "cancelled":
+            self._errors.add(program, error, version=version, worker=worker, operation=operation)
 
     def retried(self, program: str) -> None:
         """The pool tries an operation again; it is still one operation."""
@@ -193,6 +205,7 @@ class ClientRecorder:
             oldest_wait_s,
             self._peak,
             final,
+            self._errors.take(),
         )
         self._programs = {}
         self._dropped = 0

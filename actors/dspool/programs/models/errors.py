@@ -94,8 +94,10 @@ def _pool_error(error: BaseException) -> PoolError | None:
 
 
 def _with_way(error: PoolError, failed: lm_errors.LMError) -> PoolError:
-    """`error`, which also says through which proxy and how often the model was asked, if either is unusual."""
+    """`error`, which also says by which profile, through which proxy and how often the model was asked."""
     message, more = error.message, {}
+    if profile := getattr(failed, "profile", None):
+        more["profile"] = profile
     if proxy := getattr(failed, "proxy", None):
         message += f"; it was asked through the proxy {proxy} (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY)"
         more["proxy"] = proxy

@@ -137,9 +137,13 @@ class _Tries:
         self._pause_s = 0.0
         too_long = self._pauses_s + pause_s > self._lm.gate.max_wait_s
         if too_long or time.monotonic() + pause_s >= self._deadline:
-            raise self._last or lm_errors.LMRateLimitError(
+            if self._last is not None:
+                raise self._last
+            limited = lm_errors.LMRateLimitError(
                 "rate limited", model=self._lm.model, status=429, retry_after=round(pause_s, 3)
             )
+            limited.profile = self._lm.profile
+            raise limited
         self._pauses_s += pause_s
         return pause_s
 
@@ -148,6 +152,7 @@ class _Tries:
         self._made += 1
         error.proxy = proxy_for(self._lm.kwargs.get("api_base"))
         error.attempts = self._made
+        error.profile = self._lm.profile
         self._last = error
         asked_s = error.retry_after
         if isinstance(error, lm_errors.LMRateLimitError):
