@@ -22,9 +22,10 @@ TOGETHER = {
     "test_dashboard_service": "guarded",
     "test_privacy_over_http": "guarded",
     "test_schemathesis": "guarded",
+    "test_typed_programs": "guarded",
     "test_access": "guarded",
 }
-"""Files that share a service go to one process, in this order: the last one ends it."""
+"""Files that share a service go to one process, in this order: the last one ends it. Whatever uses one stands here."""
 LONGEST = (
     *TOGETHER,
     "test_http_full",
@@ -56,6 +57,16 @@ class Order:
     """In each process that collects tests."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        elsewhere = {
+            f"{item.path.name} uses {service!r}"
+            for item in items
+            for service in set(TOGETHER.values()).intersection(getattr(item, "fixturenames", ()))
+            if TOGETHER.get(item.path.stem) != service
+        }
+        if elsewhere:
+            # It would find the service ended, or start a second one, as the files happen to be handed out.
+            raise pytest.UsageError(f"not in side_by_side.TOGETHER: {', '.join(sorted(elsewhere))}")
+
         def place(item: pytest.Item) -> int:
             name, folder = item.path.stem, item.path.parent.name
             if name in LONGEST:
