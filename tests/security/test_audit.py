@@ -27,7 +27,7 @@ POOL = "/v1/pools/default"
 class World:
     """A service with an admin and two readers whose audit log is looked at."""
 
-    def __init__(self, tmp_path, **options):
+    def __init__(self, tmp_path, *, pool=None, **options):
         self.file, self.now, self.clock = tmp_path / "audit.jsonl", time.time(), 0.0
         self.texts, kept = {}, []
         for number, (name, role) in enumerate({"root": "admin", "rea": "reader", "eve": "reader"}.items()):
@@ -35,9 +35,11 @@ class World:
             kept.append(token)
         write(tmp_path / "tokens.yaml", kept)
         self.audit = Audit(self.file, wall=lambda: self.now, clock=lambda: self.clock, **options)
-        self.pool = Lasting()
+        self.pool = pool or Lasting()
         security = Security(TokenSource(tmp_path / "tokens.yaml"), audit=self.audit)
-        self.app = served(self.pool, security=security, settings=Settings(heartbeat_s=0.01))
+        self.app = served(
+            self.pool, security=security, settings=Settings(heartbeat_s=0.01, execute_code=True)
+        )
 
     def http(self, who, address="192.0.2.1"):
         headers = {"authorization": f"Bearer {self.texts[who]}"}

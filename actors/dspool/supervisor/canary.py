@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from dspool.core.lifecycle.canary import MIN_OPERATIONS, Verdict, judge
+from dspool.core.lifecycle.canary import MIN_OPERATIONS, ROLLED_BACK, Verdict, judge
 from dspool.errors import PoolError, ProgramError
 from dspool.messages import VersionNumbers
 from dspool.supervisor.ports import Sleep, WorkerHandle, within
@@ -161,6 +161,7 @@ async def try_canary(
             program=rollout.program,
             version=rollout.version,
             reason=verdict.reason,
+            **{ROLLED_BACK: True},
         )
 
 

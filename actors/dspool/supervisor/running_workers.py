@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.canary import ROLLED_BACK
 from dspool.core.lifecycle.source import SOURCE_DIFFERS
 from dspool.errors import Conflict, PoolError, PoolNotReady, ProgramError, UnknownProgram, WorkerLost
 from dspool.messages import Deployment
@@ -65,11 +66,13 @@ class RunningWorkers:
             except WorkerLost as lost:
                 # The worker runs the new version before it answers: operations may have blocked or killed it.
                 rollout.phase = "rolled back"
+                reason = f"worker {handle.worker_id}, which took it, died or does not answer any more"
                 raise ProgramError(
-                    f"version {candidate.version} of {candidate.program} was rolled back: worker {handle.worker_id}, "
-                    "which took it, died or does not answer any more",
+                    f"version {candidate.version} of {candidate.program} was rolled back: {reason}",
                     program=candidate.program,
                     version=candidate.version,
+                    reason=reason,
+                    **{ROLLED_BACK: True},
                 ) from lost
             except BaseException:
                 await self.take_back(handle, candidate)

@@ -111,11 +111,13 @@ async def logout(context: ConsoleContext, request: Request) -> Response:
     _own_page(request)
     answer = Response(204, b"")
     if (login := await _current(context, request)) is not None:
+        request.principal = login.token.name
         try:
             await context.dashboard.logins.end(login)
         except PoolError as failed:
             # The browser forgets it in any case; that others may not have heard of it is said.
             answer = problem(failed)
+        await context.security.audit.login(request, login.token.role, answer.status)
     return answer._replace(headers=(*answer.headers, *no_cookies(secure=_secure(context, request))))
 
 

@@ -1,4 +1,5 @@
-"""The audit log: who did or tried what that needs an admin. One JSON object a line, in `audit.jsonl` and in the log.
+"""The audit log: who changed what, or tried to, with an admin's right. One JSON object a line, in `audit.jsonl` and in
+the log. Who only looks is not in it, but for an admin who looks into another's session.
 
 Bodies are never written: they may hold prompts, state or code. Whatever else somebody sends is cut short and written in
 ASCII, so that no reader of lines sees more of them than there are.
@@ -21,7 +22,8 @@ from typing import Any, Final, NamedTuple
 from dspool.core.admission.access import Role
 from dspool.core.admission.attempts import holder_of
 from dspool.core.admission.denials import OTHERS, Denials
-from dspool.errors import ConfigError
+from dspool.core.lifecycle.canary import ROLLED_BACK
+from dspool.errors import ConfigError, PoolError
 from dspool_serve.access.audit_file import AuditFile
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import kind_of
@@ -89,19 +91,21 @@ class Audit:
 
     # --- what is written down ---
 
-    async def done(self, request: Request, route: Route, status: int, problem: str) -> None:
-        """An admin's request ended so; returns when that is written."""
-        self._put(self._done(request, route, status, problem))
+    async def done(self, request: Request, route: Route, status: int) -> None:
+        """An admin's request was done; returns when that is written."""
+        self._put(self._ended(request, route, status, None))
+        await self.written()
+
+    async def failed(self, request: Request, route: Route, failure: PoolError) -> None:
+        """An admin's request failed; returns when that is written."""
+        self._put(self._ended(request, route, kind_of(failure.code).status, failure))
         await self.written()
 
     def ended(self, request: Request, route: Route, stream: EventStream) -> None:
         """A stream of an admin came to its end, whichever that is."""
-        status = kind_of(stream.problem).status if stream.problem else stream.status
-        self._put(self._done(request, route, status, stream.problem))
-
-    def cancelled(self, request: Request, route: Route, problem: str) -> None:
-        """An admin's request ended before its answer."""
-        self._put(self._done(request, route, kind_of(problem).status, problem))
+        failure = stream.failure
+        status = stream.status if failure is None else kind_of(failure.code).status
+        self._put(self._ended(request, route, status, failure))
 
     def denied(
         self, request: Request, route: Route, problem: str, *, role: Role | None = None, **facts: Any
@@ -112,10 +116,10 @@ class Audit:
         if self._is_first((route.method, problem), route.path, record):
             self._put(record)
 
-    async def login(self, request: Request, role: Role) -> None:
-        """Somebody logged in at the dashboard: summed as denials are, for any token may do that without end."""
-        record = self._record(request, "done", role, status=200)
-        if self._is_first(("login",), record["path"], record):
+    async def login(self, request: Request, role: Role, status: int = 200) -> None:
+        """Somebody logged in at the dashboard or out: summed as denials are, for any token may do that without end."""
+        record = self._record(request, "done" if status < 400 else "failed", role, status=status)
+        if self._is_first(("login", record["event"]), record["path"], record):
             self._put(record)
         await self.written()
 
@@ -164,9 +168,16 @@ class Audit:
 
     # --- records ---
 
-    def _done(self, request: Request, route: Route, status: int, problem: str) -> Record:
-        event = "done" if status < 400 else "failed"
-        return self._record(request, event, "admin", route=route.path, status=status, problem=problem)
+    def _ended(self, request: Request, route: Route, status: int, failure: PoolError | None) -> Record:
+        facts: dict[str, Any] = {"route": route.path, "status": status}
+        event = "done" if failure is None and status < 400 else "failed"
+        if failure is not None:
+            facts["problem"] = failure.code
+            if failure.details.get(ROLLED_BACK):
+                # The pool did what it is there for, and says why in figures of its own.
+                event = "rolled_back"
+                facts["reason"] = str(failure.details.get("reason", ""))[:_LONGEST]
+        return self._record(request, event, "admin", **facts)
 
     def _record(self, request: Request, event: str, role: Role | None, **facts: Any) -> Record:
         scope = request.scope

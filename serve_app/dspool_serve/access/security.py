@@ -19,12 +19,9 @@ import msgspec
 from dspool.core.admission.access import ROLES, Role, Token, allowed
 from dspool.core.admission.fair import Priority
 from dspool.errors import (
-    Cancelled,
     DeadlineExceeded,
-    InternalError,
     InvalidRequest,
     NotAllowed,
-    PoolError,
     Unauthenticated,
 )
 from dspool.tokens import TokenSource
@@ -32,11 +29,11 @@ from dspool_serve.access.audit import Audit
 from dspool_serve.access.callers import Admissions, Caller, CallerPool
 from dspool_serve.access.cors import API
 from dspool_serve.access.csrf import SAFE, check_word, has_bearer, refuse_other_pages, require_json
+from dspool_serve.access.deeds import recorded
 from dspool_serve.access.logins import Logins, cookie_of
 from dspool_serve.access.streams import MAX_EACH, MAX_OPEN, OpenStreams, Right
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream
-from dspool_serve.http.problems import kind_of
 from dspool_serve.http.requests import Request
 from dspool_serve.http.routing import Handler, Route
 
@@ -101,8 +98,8 @@ class Security:
             handler = self._guarded(handler, with_word=need is not None, form=route.takes_form)
         if route.stream or route.media == EVENT_STREAM.decode():
             handler = self._streaming(handler)
-        if need == "admin":
-            handler = self._audited(route, handler)
+        if need == "admin" and route.method not in SAFE:
+            handler = recorded(self.audit, route, handler)
         handler = _timely(handler)
         if self.tokens is not None and need is not None:
             handler = self._authorised(route, need, handler)
@@ -112,7 +109,9 @@ class Security:
 
     def _authorised(self, route: Route, need: Role, handler: Handler) -> Handler:
         # An admin may mean another's session, as `principal/id`: that is an admin's deed on a caller's route.
-        over_others = self._audited(route, handler) if "{session}" in route.path and need != "admin" else None
+        over_others = (
+            recorded(self.audit, route, handler) if "{session}" in route.path and need != "admin" else None
+        )
 
         async def authorised(context: Context, request: Request) -> Any:
             if self.logins is not None and b"authorization" not in request.headers:
@@ -241,27 +240,6 @@ class Security:
         view = replace(context, caller=caller.pool)
         self._views[token.id, priority] = (token, view)
         return view
-
-    def _audited(self, route: Route, handler: Handler) -> Handler:
-        async def audited(context: Context, request: Request) -> Any:
-            try:
-                response = await handler(context, request)
-            except PoolError as failed:
-                await self.audit.done(request, route, kind_of(failed.code).status, failed.code)
-                raise
-            except asyncio.CancelledError:
-                self.audit.cancelled(request, route, Cancelled.code)
-                raise
-            except BaseException:
-                self.audit.cancelled(request, route, InternalError.code)
-                raise
-            if isinstance(response, EventStream):
-                response.on_end.append(lambda: self.audit.ended(request, route, response))
-            else:
-                await self.audit.done(request, route, response.status, "")
-            return response
-
-        return audited
 
     def _check_host(self, host: bytes) -> None:
         name = host.lower()

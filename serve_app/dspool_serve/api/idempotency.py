@@ -19,6 +19,7 @@ import msgspec
 
 from dspool.errors import CallerError, Cancelled, InvalidRequest, PoolError
 from dspool.store.idempotency import Claim, KeptAnswer
+from dspool_serve.access.deeds import REPLAYED
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, go_on
 from dspool_serve.http.forms import form_inputs, is_form
@@ -38,7 +39,6 @@ GRACE_S = 120.0
 MAX_KEPT_STREAM = 1_048_576
 """Of a longer stream only its end is kept."""
 
-_REPLAYED = (("idempotency-replayed", "true"),)
 _NOT_BEGUN = frozenset({429, 503})
 """Nothing was done: the same key may be tried again."""
 
@@ -204,8 +204,8 @@ def fingerprint(request: Request, body: bytes) -> str:
 def _replayed(claim: Claim) -> Response:
     if claim.outcome == "done" and claim.answer is not None:
         kept = claim.answer
-        headers = [(name.encode(), value.encode()) for name, value in (*kept.headers, *_REPLAYED)]
-        return Response(kept.status, kept.body, kept.content_type.encode(), tuple(headers))
+        headers = [(name.encode(), value.encode()) for name, value in kept.headers]
+        return Response(kept.status, kept.body, kept.content_type.encode(), (*headers, REPLAYED))
     if claim.outcome == "other":
         raise KeyReused("this Idempotency-Key was used for another request; use a new one")
     if claim.outcome == "running":

@@ -63,8 +63,8 @@ class EventStream:
         """Further headers of the answer."""
         self.status = 200
         """Of the answer; another one if it was refused in place of the stream."""
-        self.problem = Cancelled.code
-        """How it ended: empty if it is complete, else a code. As long as it is not, its client may go away."""
+        self.failure: PoolError | None = Cancelled("the client went away before the stream ended")
+        """Why it is not complete; None if it is. As long as it is not, its client may go away."""
         self.on_end: list[Callable[[], None]] = []
         """Called when the stream ended, however it did."""
         self.on_sent: Callable[[bytes], None] | None = None
@@ -112,7 +112,7 @@ class EventStream:
             async with asyncio.timeout(CLOSE_S if self._ended else None):
                 if failed is not None:
                     answer = problem(failed)
-                    self.problem = failed.code
+                    self.failure = failed
                     if await self._refuse(send, answer, request_id):
                         return
                     await self._write(send, b"event: error\ndata: %b\n\n" % answer.body, request_id)
@@ -125,6 +125,11 @@ class EventStream:
         async with asyncio.timeout(CLOSE_S if self._ended else None), self._write_lock:
             await self._start(send, request_id)
             await send({"type": "http.response.body", "body": b""})
+
+    def abandon(self) -> None:
+        """End it before it began: nobody is there to send it to."""
+        for callback in self.on_end:
+            callback()
 
     async def _send_events(self, send: Send, request_id: bytes | None) -> PoolError | None:
         """Send all events; the error that ended them before their end, if one did."""
@@ -141,7 +146,7 @@ class EventStream:
                 return failure
         finally:
             self._limit = None
-        self.problem = ""
+        self.failure = None
         return None
 
     async def _refuse(self, send: Send, answer: Response, request_id: bytes | None) -> bool:

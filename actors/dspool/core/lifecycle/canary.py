@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from dspool.messages import VersionNumbers
 
+ROLLED_BACK: Final = "rolled_back"
+"""The detail of an error that says: the pool went back to the version before by itself."""
 MIN_OPERATIONS = 20
 """Operations of the new version before it may count as worse; fewer prove little."""
 ENOUGH_OPERATIONS = 200

@@ -68,6 +68,7 @@ const TONES = {
   unknown: "warn",
   rejected: "warn",
   client_error: "warn",
+  rolled_back: "warn",
   cancelled: "",
   "rolled back": "warn",
   unhealthy: "bad",

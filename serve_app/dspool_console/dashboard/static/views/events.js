@@ -211,7 +211,12 @@ const ALERTS = [
 
 const AUDIT = [
   { key: "at", label: "When", sign: (row) => row.at, cell: (row) => time(Date.parse(row.at) / 1000) },
-  { key: "event", label: "What", sign: (row) => row.event, cell: (row) => badge(row.event) },
+  {
+    key: "event",
+    label: "What",
+    sign: (row) => row.event,
+    cell: (row) => badge(row.event, row.event.replace("_", " ")),
+  },
   { key: "principal", label: "Who", cell: (row) => `${row.principal ?? "–"}${row.role ? ` (${row.role})` : ""}` },
   {
     key: "path",
@@ -221,5 +226,5 @@ const AUDIT = [
     cell: (row) => h("span", { class: "id" }, `${row.method ?? ""} ${row.path ?? ""}`),
   },
   { key: "status", label: "Answer", num: true, cell: (row) => (row.status ? String(row.status) : "–") },
-  { key: "problem", label: "Problem", full: true, cell: (row) => row.problem ?? "" },
+  { key: "problem", label: "Problem", full: true, cell: (row) => row.reason ?? row.problem ?? "" },
 ];
