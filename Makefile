@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up serving install test test-unit check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
+.PHONY: help up serving install wheel test test-unit check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -53,6 +53,13 @@ $(TESTING): $(SERVING) requirements/test.txt
 	@$(LOCKED) -r requirements/test.txt
 	@$(BIN)/python -m pip check
 	@touch $@
+
+# Times in it are the commit's, or fixed where there is none: the same files give the same bytes.
+wheel: install ## build/wheel/dspool-*.whl, the same bytes each time
+	@rm -rf build/wheel
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1600000000)} \
+	  $(BIN)/python -m hatchling build --target wheel --directory build/wheel
+	@cd build/wheel && sha256sum dspool-*.whl
 
 # Whole files side by side, each process with a cluster of its own; a test that measures time runs alone.
 PARALLEL := -n $(or $(PROCESSES),2) --dist loadfile --no-loadscope-reorder
