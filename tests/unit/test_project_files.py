@@ -28,7 +28,19 @@ def test_make_never_hands_on_the_switch_that_makes_workers_start_slowly(monkeypa
 
 @pytest.mark.parametrize(
     "target",
-    ["up", "serving", "install", "wheel", "test", "check", "bench", "bench-quick", "bench-smoke", "docs", "generated"],
+    [
+        "up",
+        "serving",
+        "install",
+        "wheel",
+        "test",
+        "check",
+        "bench",
+        "bench-quick",
+        "bench-smoke",
+        "docs",
+        "generated",
+    ],
 )
 def test_every_target_that_the_documents_name_can_be_made(target):
     shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
