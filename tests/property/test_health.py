@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dspool.core.metrics.health import HealthInput, health
+from dspool.core.metrics.health import ERROR_OBJECTIVE, HealthInput, health
 
 share = st.floats(0.0, 1.0)
 seconds = st.floats(0.0, 1000.0)
@@ -13,6 +13,8 @@ inputs = st.builds(
     HealthInput,
     desired=st.integers(0, 50),
     ready=st.integers(0, 50),
+    lost=st.integers(0, 50),
+    starting=st.booleans(),
     error_rate=share,
     latency_p99_s=seconds,
     latency_objective_s=st.none() | st.floats(0.001, 100.0),
@@ -41,6 +43,24 @@ def test_the_score_never_rises_when_one_input_gets_worse(seen, change):
 def test_the_score_never_rises_when_fewer_workers_are_warm(seen, ready):
     fewer, more = sorted((seen.ready, ready))
     assert health(replace(seen, ready=fewer)).score <= health(replace(seen, ready=more)).score
+
+
+@given(inputs, st.integers(0, 50))
+def test_the_score_never_rises_when_more_workers_are_lost(seen, lost):
+    fewer, more = sorted((seen.lost, lost))
+    assert health(replace(seen, lost=more)).score <= health(replace(seen, lost=fewer)).score
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.booleans())
+def test_workers_on_their_way_cost_nothing_whether_the_pool_starts_or_grows(desired, ready, starting):
+    found = health(HealthInput(desired=desired, ready=ready, starting=starting))
+    assert found.score == 100.0
+    assert found.state == ("starting" if starting else "healthy")
+
+
+@given(inputs, share.filter(lambda rate: rate > ERROR_OBJECTIVE))
+def test_a_pool_over_its_objective_for_errors_is_not_healthy(seen, rate):
+    assert health(replace(seen, error_rate=rate)).state in ("impaired", "unhealthy")
 
 
 @given(inputs)
@@ -73,7 +93,7 @@ def test_a_fifth_of_errors_is_below_60_whatever_else(seen, rate):
         {"error_rate": 0.01},
         {"latency_p99_s": 3.0, "latency_objective_s": 1.0},
         {"wait_p95_s": 0.2},
-        {"ready": 3},
+        {"ready": 3, "lost": 1},
         {"utilization": 0.99},
         {"queue_fill": 0.5},
         {"rejected_rate": 0.1},
@@ -84,10 +104,10 @@ def test_each_trouble_alone_lowers_the_score(change):
 
 
 def test_the_most_costly_part_comes_first():
-    found = health(replace(IDLE, ready=1, wait_p95_s=0.2))
+    found = health(replace(IDLE, ready=1, lost=3, wait_p95_s=0.2))
     assert found.parts[0].name == "workers"
-    assert found.parts[0].sentence == "3 of 4 workers are dead or not warm."
+    assert found.parts[0].sentence == "3 of 4 workers are missing: 3 failed."
 
 
-def test_no_warm_worker_is_no_health():
-    assert health(replace(IDLE, ready=0)).score == 0.0
+def test_no_worker_that_lives_is_no_health():
+    assert health(replace(IDLE, ready=0, lost=4)).score == 0.0

@@ -309,7 +309,23 @@ def test_an_idle_healthy_pool_scores_100_and_one_with_a_dead_worker_does_not():
     scene.metrics.report(status("ready", "warming"))
     seen = scene.snapshot()
     assert (seen.size, seen.starting, seen.desired) == (1, 1, 2)
-    assert seen.health.score == 50.0
+    assert seen.health.score == 100.0, "it grows"
+    scene.metrics.report(replace(status("ready", "warming"), lost=1))
+    assert scene.snapshot().health.score == 50.0
+
+
+def test_a_pool_that_starts_is_neither_healthy_nor_in_trouble_and_history_has_no_zero_of_it():
+    scene = Scene(workers=0, pool_size=3)
+    scene.pass_time(3)
+    assert scene.snapshot().health.state == "starting"
+    scene.metrics.report(replace(status("warming", "warming", desired=3), state="starting", ready=False))
+    scene.pass_time(3)
+    assert scene.snapshot().health.state == "starting"
+    assert min(point.health for point in scene.metrics.history(60).points) == 100.0
+    scene.metrics.report(status("ready", "ready", "ready", desired=3))
+    assert scene.snapshot().health.state == "healthy"
+    scene.now += 60
+    assert scene.snapshot().health.state == "unhealthy", "the supervisor is silent, and so are the workers"
 
 
 def test_levels_are_those_of_everybody_who_reported_lately():

@@ -242,3 +242,72 @@ def test_a_decision_of_sizing_never_leaves_the_bounds():
     assert (b.state.desired, b.state.overflow) == (4, 1)
     b.feed(ev.SizingDecided(-3, -3))
     assert (b.state.desired, b.state.overflow) == (1, 0)
+
+
+def test_a_worker_that_died_is_remembered_with_its_cause_and_the_spare_that_took_over():
+    b = Bench(pool_size=2, spares=1).boot().obey()
+    spare = next(w.id for w in b.state.roster.spares)
+    dead = b.members[0]
+    b.feed(ev.HealthOk(dead, WorkerStatus(dead, 0, "ready", operations=9, errors=2, rss_mb=300.0)))
+    b.tick(5)
+    b.feed(ev.WorkerDied(dead, "killed by SIGKILL"))
+    (ended,) = b.status().ended
+    assert (ended.id, ended.cause, ended.expected) == (dead, "killed by SIGKILL", False)
+    assert (ended.operations, ended.errors, ended.rss_mb) == (9, 2, 300.0)
+    assert (ended.replaced_by, ended.how, ended.took_s) == (spare, "spare", 0.0)
+    assert (b.status().lost, b.status().lost_since) == (0, None)
+
+
+def test_without_a_spare_the_place_is_empty_until_a_new_worker_is_warm_which_says_how_it_started():
+    b = Bench(pool_size=2).boot().obey()
+    dead = b.members[0]
+    b.feed(ev.WorkerDied(dead, "SIGKILL"))
+    assert (b.status().lost, b.status().lost_since) == (1, b.now)
+    assert b.status().ended[0].replaced_by is None
+    b.tick(3)
+    b.obey(ev.StartWorker, ev.WarmWorker)
+    new = next(id for id in b.members if id != dead and id != b.id(1))
+    b.feed(ev.HealthOk(new, WorkerStatus(new, 0, "ready", start="fork: what it does not share")))
+    (ended,) = b.status().ended
+    assert (ended.replaced_by, ended.how, ended.took_s) == (new, "fork", 3.0)
+    assert b.status().lost == 0
+
+
+def test_a_worker_that_is_killed_for_its_silence_says_so_and_not_how_its_process_ended():
+    b = Bench(pool_size=2).boot().obey()
+    dead = b.id(0)
+    for _ in range(b.config.max_health_failures):
+        b.feed(ev.HealthMissed(dead, "no answer"))
+    assert b.status().ended == ()
+    b.feed(ev.WorkerDied(dead, "SIGKILL"))
+    assert b.status().ended[0].cause == "missed 3 health checks in a row: no answer"
+    assert not b.status().ended[0].expected
+
+
+def test_a_worker_that_was_told_to_go_is_no_loss_and_nothing_takes_over():
+    b = Bench(pool_size=2).boot().obey()
+    b.feed(ev.DrainRequested(b.id(0)))
+    b.obey()
+    (ended,) = b.status().ended
+    assert (ended.cause, ended.expected, ended.replaced_by) == ("drained by hand", True, None)
+    assert b.status().lost == 0
+
+
+def test_a_pool_that_starts_or_grows_has_lost_nothing_until_a_worker_fails():
+    b = Bench(pool_size=2, max_pool_size=4).boot()
+    assert (b.status().state, b.status().lost) == ("starting", 0)
+    b.obey()
+    b.feed(ev.ResizeRequested(4))
+    assert (b.status().actual, b.status().lost) == (2, 0)
+    b.obey(ev.StartWorker)
+    b.feed(ev.WorkerFailed(b.id(3), "out of memory"))
+    assert b.status().lost == 1
+
+
+def test_of_workers_that_ended_the_last_32_are_remembered():
+    b = Bench(pool_size=1, restart={"intensity": 1000}).boot().obey()
+    for _ in range(40):
+        b.feed(ev.WorkerDied(b.members[0], "SIGKILL"))
+        b.obey()
+        b.tick(60)
+    assert len(b.status().ended) == 32

@@ -32,6 +32,7 @@ from dspool.messages.commands import (
     command_from,
 )
 from dspool.messages.members import (
+    EndedWorker,
     Member,
     Membership,
     PoolStatus,
@@ -70,6 +71,7 @@ __all__ = [
     "DeleteVariable",
     "Deployment",
     "EndSession",
+    "EndedWorker",
     "ExecuteCode",
     "ExecuteProgram",
     "ExecuteSandboxed",

@@ -102,11 +102,41 @@ class WorkerStatus(Struct, frozen=True):
     """Wall-clock seconds of the last health check that it answered."""
     own_mb: float = 0.0
     """Of `rss_mb` what it shares with no other process: what ending it would free."""
+    fresh_mb: float = 0.0
+    """`own_mb` when it became warm; 0: not known."""
+    misses: int = 0
+    """Health checks in a row that it did not answer."""
+
+
+class EndedWorker(Struct, frozen=True):
+    """A worker that is gone, and what took its place if the pool lost it."""
+
+    id: str
+    ordinal: int = field(name="slot")
+    started_at: float
+    """Wall-clock seconds since the epoch."""
+    ended_at: float
+    cause: str
+    expected: bool
+    """It was told to go: drained, restarted, recycled, no longer needed."""
+    operations: int = 0
+    """As of its last health check; so are the next two."""
+    errors: int = 0
+    rss_mb: float = 0.0
+    replaced_by: str | None = None
+    """The worker that took its place; None: none did yet, or none had to."""
+    how: str = ""
+    """`spare`: it stood by, warm. `fork`, `exec`: a new process that had to start first, as `WorkerStatus.start` says.
+    Empty until that is known."""
+    took_s: float | None = None
+    """How long its place was empty."""
 
 
 class PoolStatus(Struct, frozen=True):
     name: str
-    state: Literal["starting", "ready", "degraded", "paused", "closed"]
+    state: Literal["starting", "ready", "degraded", "paused", "closed", "unknown"]
+    """`degraded`: it serves with what is left, fewer workers or older code than it should; `reason` says why.
+    `unknown`: it does not answer."""
     ready: bool
     """At least `min_ready` workers are warm."""
     desired: int
@@ -118,3 +148,9 @@ class PoolStatus(Struct, frozen=True):
     reason: str = ""
     failures: int = 0
     """Workers that died, were given up or could not be started, since the supervisor began."""
+    lost: int = 0
+    """Of the workers that are missing, those that died or could not be started; others are on their way."""
+    lost_since: float | None = None
+    """Wall-clock seconds: since when `lost` is not 0."""
+    ended: tuple[EndedWorker, ...] = ()
+    """The last 32 workers that ended, the last one first, since the supervisor began."""

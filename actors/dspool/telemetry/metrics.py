@@ -125,7 +125,7 @@ class Metrics:
         self._ticked_at = now
         levels = self._sources.levels(now)
         window = self._store.gather(start, now)
-        levels["health"] = self._health(levels, window).score
+        levels["health"] = self._health(levels, window, now).score
         interval = self._store.close(start, now, levels)
         emit("queue.depth", {"queued": levels["queue_depth"]}, {"pool": self.pool})
         emit(
@@ -173,7 +173,7 @@ class Metrics:
             input_tokens=window.tally.input_tokens,
             output_tokens=window.tally.output_tokens,
             cost_usd=window.tally.cost_usd,
-            health=self._health(levels, window),
+            health=self._health(levels, window, now),
             counters=self._totals(),
             programs={
                 name: ProgramSnapshot(
@@ -340,11 +340,18 @@ class Metrics:
 
     # --- parts of the answers ---
 
-    def _health(self, levels: dict[str, float], window: Interval) -> HealthScore:
+    def _health(self, levels: dict[str, float], window: Interval, now: float) -> HealthScore:
+        desired, ready = int(levels["desired"]), int(levels["size"] - levels["overflow"])
+        status = self.status(now)
+        # A supervisor that fell silent cannot say what became of those that are missing.
+        is_new = status is None and not self._sources.has_status
+        lost = status.lost if status is not None else 0 if is_new else max(0, desired - ready)
         return health(
             HealthInput(
-                desired=int(levels["desired"]),
-                ready=int(levels["size"] - levels["overflow"]),
+                desired=desired,
+                ready=ready,
+                lost=lost,
+                starting=is_new or (status is not None and status.state == "starting"),
                 error_rate=window.tally.error_rate,
                 latency_p99_s=window.tally.latency.quantile(0.99),
                 latency_objective_s=self.options.latency_objective_s,

@@ -39,7 +39,7 @@ class AlertNow(Struct, frozen=True, kw_only=True):
 
     name: str
     state: AlertState
-    severity: str
+    severity: Literal["info", "warning", "critical"]
     value: float | None
     when: str
     lasting_s: float

@@ -29,7 +29,7 @@ DECISIONS_AT_ONCE: Final = 20
 
 Item = tuple[str, str, Any]
 """Topic, name of the event, data."""
-_WHOLE: Final = ("health", "alerts", "telemetry")
+_WHOLE: Final = ("diagnosis", "health", "alerts", "errors", "telemetry")
 _POOL_EVERY: Final = 5
 """So many beats pass until all of a pool's row is told: what a viewer has from an answer may be newer than what was
 told, and then no difference to the last beat would ever put it right."""
@@ -100,7 +100,8 @@ class Changes:
         return update
 
     def _tick(self, update: LiveUpdate | None, status: PoolStatus | None) -> list[Item]:
-        now = view.overview(update, status, self.pool.config, self.alerts.summary(), self._wall())
+        alerts = self.alerts
+        now = view.overview(update, status, self.pool.config, alerts.summary(), self._wall(), alerts.alerts)
         before, self._overview = self._overview, now
         tick: dict[str, Any] = {"at": now["at"]}
         self._beats += 1

@@ -56,7 +56,8 @@ async def get_overview(context: ConsoleContext, request: Request) -> Response:
 
     async def make() -> view.Row:
         update, status = await asyncio.gather(_update(watch), or_none(watch.pool.status()))
-        return view.overview(update, status, watch.pool.config, watch.alerts.summary(), time.time())
+        alerts = watch.alerts
+        return view.overview(update, status, watch.pool.config, alerts.summary(), time.time(), alerts.alerts)
 
     return answer_packed(request, await patiently(watch.answers.get("overview", make)))
 

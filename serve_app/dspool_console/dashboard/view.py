@@ -7,8 +7,11 @@ from typing import Any, Final
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.inputs import SizingConfig
+from dspool.core.metrics.diagnosis import Diagnosis, StandingAlert, diagnose
+from dspool.core.metrics.health import ERROR_OBJECTIVE
 from dspool.core.metrics.measures import LiveUpdate, MetricsSnapshot
 from dspool.messages import PoolStatus
+from dspool_console.alerts.watch import AlertNow
 
 Row = dict[str, Any]
 
@@ -25,21 +28,44 @@ _DIGITS: Final = 6
 
 
 def overview(
-    look: LiveUpdate | None, status: PoolStatus | None, config: PoolConfig, alerts: Row, at: float
+    look: LiveUpdate | None,
+    status: PoolStatus | None,
+    config: PoolConfig,
+    alerts: Row,
+    at: float,
+    standing: Iterable[AlertNow] = (),
 ) -> Row:
-    """All that the cards show. `look` is None while the metrics are away."""
+    """All that the cards show. `look` is None while the metrics are away; `alerts` sums `standing` up."""
     snapshot = look.snapshot if look is not None else None
     status = status or (look.status if look is not None else None)
+    found = diagnosis(snapshot, status, config, standing)
     return {
         "at": snapshot.at if snapshot is not None else at,
+        "diagnosis": found,
         "pool": pool_row(status, config),
         "now": None if snapshot is None else now_row(snapshot),
-        "health": None if snapshot is None else health_row(snapshot),
+        "health": None if snapshot is None else health_row(snapshot, found),
         "totals": None if snapshot is None else totals_row(snapshot),
         "programs": [] if snapshot is None else program_rows(snapshot, status),
+        "errors": () if snapshot is None else snapshot.errors,
         "telemetry": None if snapshot is None else snapshot.telemetry,
         "alerts": alerts,
     }
+
+
+def diagnosis(
+    snapshot: MetricsSnapshot | None,
+    status: PoolStatus | None,
+    config: PoolConfig,
+    standing: Iterable[AlertNow] = (),
+) -> Diagnosis:
+    """What is wrong, by all that is known: the one judgement that the page, its state and its alerts share."""
+    alerts = [
+        StandingAlert(one.name, one.state == "firing", one.severity, one.since, one.summary)
+        for one in standing
+        if one.state in ("pending", "firing")
+    ]
+    return diagnose(status, snapshot, alerts)
 
 
 def pool_row(status: PoolStatus | None, config: PoolConfig) -> Row:
@@ -59,6 +85,7 @@ def pool_row(status: PoolStatus | None, config: PoolConfig) -> Row:
         "slots_per_worker": config.slots_per_worker,
         "max_queue": config.max_queue,
         "metrics": config.enable_metrics,
+        "error_objective": ERROR_OBJECTIVE,
     }
 
 
@@ -66,12 +93,16 @@ def now_row(snapshot: MetricsSnapshot) -> Row:
     return {name: _short(getattr(snapshot, name)) for name in NOW}
 
 
-def health_row(snapshot: MetricsSnapshot) -> Row:
+def health_row(snapshot: MetricsSnapshot, found: Diagnosis) -> Row:
     health = snapshot.health
     parts = [
         {"name": part.name, "cost": round(part.cost, 2), "sentence": part.sentence} for part in health.parts
     ]
-    return {"score": health.score, "state": health.state, "parts": parts}
+    score = health.score if found.score is None else found.score
+    if (more := round(health.score - score, 2)) > 0:
+        # What the last seconds do not show: alerts remember minutes, the supervisor knows its workers.
+        parts.insert(0, {"name": "judged", "cost": more, "sentence": f"{found.sentence}."})
+    return {"score": score, "state": found.state, "parts": parts}
 
 
 def totals_row(snapshot: MetricsSnapshot) -> Row:

@@ -174,7 +174,7 @@ async def _look(name: str, pool: PoolAdministration) -> PoolStatus:
         why = failed.message
     except TimeoutError:
         pass
-    return PoolStatus(name, "degraded", False, 0, 0, 0, 0, reason=why)
+    return PoolStatus(name, "unknown", False, 0, 0, 0, 0, reason=why)
 
 
 def _summary(state: PoolStatus) -> PoolSummary:

@@ -25,6 +25,9 @@ class Condition:
         """Why no worker can be started; empty while that may go well, and once a worker was ready."""
         self.failures = 0
         """Workers that died, were given up or could not be started."""
+        self.lost = 0
+        """Workers that failed and are missing since."""
+        self.lost_since: float | None = None
         self.began = 0.0
         self._strategy = config.warmup.strategy
         self._roster, self._orders, self._breaker = roster, orders, breaker
@@ -41,12 +44,18 @@ class Condition:
         self.failures += 1
         self._failed_starts += at_start
         self.last_failure = why
+        self.lost += 1
+        if self.lost_since is None:
+            self.lost_since = now
         if served and self._short_since is None:
             self._short_since = now
 
     def judge(self, *, target: int, awake: bool, ready: bool, closed: bool, now: float) -> None:
         """Emit when the pool becomes ready, reaches full strength, becomes degraded, or recovers."""
         full = len(self._roster.ready) >= target
+        self.lost = min(self.lost, max(0, target - len(self._roster.ready)))
+        if not self.lost:
+            self.lost_since = None
         if self.was_ready or self._roster.ready:
             self.broken = ""
         if awake:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.ended import EndedWorkers
 from dspool.core.lifecycle.roster import Roster, WorkerRecord
 from dspool.messages import JSON, Member, Membership
 
@@ -31,6 +32,7 @@ class Orders:
         self.ceiling = 0
         """The highest membership version that is persisted as taken."""
         self.membership = Membership(version=0)
+        self.ended = EndedWorkers()
         self.now = 0.0
         self.out: list[ev.Action] = []
 
@@ -67,6 +69,8 @@ class Orders:
 
     def promote(self, w: WorkerRecord) -> None:
         w.phase, w.served = "ready", True
+        if not w.canary:
+            self.ended.promoted(w, self.now)
         self.out.append(ev.Promote(w.id, w.ordinal))
 
     def drain(self, w: WorkerRecord, why: str) -> None:
@@ -87,6 +91,7 @@ class Orders:
 
     def bury(self, w: WorkerRecord, cause: str) -> None:
         self._roster.remove(w.id)
+        self.ended.ended(w, cause, self.now)
         self.out.append(ev.FreeLeases(w.id))
         numbers = {
             "age_s": self.now - w.started_at,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.breaker import Breaker
 from dspool.core.lifecycle.condition import Condition
+from dspool.core.lifecycle.ended import EndedWorkers
 from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.reconciler import Reconciler
 from dspool.core.lifecycle.recycling import Recycling
@@ -67,6 +68,10 @@ class PoolState:
     @property
     def membership(self) -> Membership:
         return self._orders.membership
+
+    @property
+    def ended(self) -> EndedWorkers:
+        return self._orders.ended
 
     @property
     def target(self) -> int:
@@ -129,6 +134,8 @@ class PoolState:
             else:
                 self._recycling.mark_old(now)
                 self._reconciler.reconcile(self.target, self.config.spares if self.awake else 0, now)
+            if len(self.roster.ready) >= self.target:
+                self._orders.ended.full()
             self.condition.judge(
                 target=self.target, awake=self.awake, ready=self.is_ready, closed=self.closed, now=now
             )
@@ -272,6 +279,8 @@ class PoolState:
         if w is None:
             return
         phase = w.phase
+        if phase not in GOING:
+            self._orders.ended.lost(w, cause, now)
         self._orders.bury(w, cause)
         if phase not in GOING:
             self._failed(w, f"worker {w.id} died: {cause}", now, served=phase == "ready")
@@ -281,6 +290,7 @@ class PoolState:
         if w is None:
             return
         w.misses, w.status, w.checked_at = 0, status, now
+        self._orders.ended.checked(w)
         if not w.settled and w.warm_at is not None and now - w.warm_at >= self._breaker.settled_s:
             # Once for each worker: one that lives on beside a crash loop does not end it.
             w.settled = True
@@ -340,6 +350,7 @@ class PoolState:
         phase = w.phase
         self._orders.kill(w, why)
         if phase not in GOING:
+            self._orders.ended.lost(w, why, now)
             self._failed(w, f"worker {w.id}: {why}", now, served=phase == "ready")
 
     def _failed(self, w: WorkerRecord, why: str, now: float, *, served: bool) -> None:

@@ -52,6 +52,9 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
         programs=dict(state.programs),
         reason=_why(state),
         failures=state.condition.failures,
+        lost=state.condition.lost,
+        lost_since=since if (since := state.condition.lost_since) is None else since + wall_offset,
+        ended=state.ended.rows(wall_offset),
     )
 
 
@@ -94,6 +97,8 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
         busy_s=status.busy_s if status else 0.0,
         rss_mb=status.rss_mb if status else 0.0,
         own_mb=status.own_mb if status else 0.0,
+        fresh_mb=w.fresh_mb or 0.0,
+        misses=w.misses,
         overflow=overflow,
         reason=w.reason or w.leaving,
         start=status.start if status else "",

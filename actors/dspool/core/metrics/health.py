@@ -1,8 +1,9 @@
 """How well a pool does, as one number with its reasons.
 
 The score starts at 100 and each part takes points away. A part never takes fewer points when its input gets
-worse, so the score never rises then. An idle pool with all its workers loses nothing; at 20 %
-errors the score is below 60, whatever else.
+worse, so the score never rises then. An idle pool loses nothing, nor does one whose missing workers are on their way,
+to start or to grow; at 20 % errors the score is below 60, and with more errors than the objective it is not healthy,
+whatever else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-HealthState = Literal["healthy", "degraded", "unhealthy"]
+HealthState = Literal["healthy", "impaired", "unhealthy", "starting", "unknown"]
+"""`starting`: nothing is wrong, and the pool does not serve yet. `unknown`: nothing is measured."""
 
 
 class HealthInput(Struct, frozen=True, kw_only=True):
@@ -22,6 +24,10 @@ class HealthInput(Struct, frozen=True, kw_only=True):
     """Workers that should take traffic."""
     ready: int
     """Warm workers that do."""
+    lost: int = 0
+    """Of the workers that are missing, those that failed; the others are on their way."""
+    starting: bool = False
+    """The pool has not served yet."""
     error_rate: float = 0.0
     """Share of served operations that failed or timed out; client errors are not among them."""
     latency_p99_s: float = 0.0
@@ -53,6 +59,10 @@ class HealthScore(Struct, frozen=True):
     parts: tuple[HealthPart, ...]
 
 
+ERROR_OBJECTIVE = 0.001
+"""The share of operations that may fail in a healthy pool."""
+HEALTHY_FROM = 80.0
+IMPAIRED_FROM = 50.0
 ERROR_COST = 250.0
 """Points by error rate: 20 % errors take 50, 40 % take all."""
 LATENCY_COST = 30.0
@@ -71,17 +81,23 @@ def health(inputs: HealthInput) -> HealthScore:
         key=lambda part: -part.cost,
     )
     score = max(0.0, 100.0 - sum(part.cost for part in parts))
-    state: HealthState = "healthy" if score >= 80 else "degraded" if score >= 50 else "unhealthy"
-    return HealthScore(round(score, 2), state, tuple(parts))
+    score = round(score, 2)
+    return HealthScore(score, state_of(score, starting=inputs.starting), tuple(parts))
+
+
+def state_of(score: float, *, starting: bool = False) -> HealthState:
+    if score >= HEALTHY_FROM:
+        return "starting" if starting else "healthy"
+    return "impaired" if score >= IMPAIRED_FROM else "unhealthy"
 
 
 def _errors(inputs: HealthInput) -> HealthPart:
     rate = _share(inputs.error_rate)
     if not rate:
         return HealthPart("errors", 0.0, "No operation failed.")
-    return HealthPart(
-        "errors", min(100.0, ERROR_COST * rate), f"{rate:.2%} of operations failed or timed out."
-    )
+    least = 100.0 - HEALTHY_FROM + 0.01 if rate > ERROR_OBJECTIVE else 0.0
+    cost = max(least, min(100.0, ERROR_COST * rate))
+    return HealthPart("errors", cost, f"{rate:.2%} of operations failed or timed out.")
 
 
 def _latency(inputs: HealthInput) -> HealthPart:
@@ -114,14 +130,14 @@ def _wait(inputs: HealthInput) -> HealthPart:
 
 
 def _workers(inputs: HealthInput) -> HealthPart:
-    shortage = max(0, inputs.desired - max(0, inputs.ready))
+    desired = inputs.desired
+    shortage = max(0, desired - max(0, inputs.ready))
     if not shortage:
-        return HealthPart("workers", 0.0, f"All {inputs.desired} workers are warm.")
-    return HealthPart(
-        "workers",
-        100.0 * shortage / inputs.desired,
-        f"{shortage} of {inputs.desired} workers are dead or not warm.",
-    )
+        return HealthPart("workers", 0.0, f"All {desired} workers are warm.")
+    lost = min(shortage, max(0, inputs.lost))
+    sentence = f"{shortage} of {desired} workers {_are(shortage)} missing"
+    sentence += f": {lost} failed." if lost else f", and {_are(shortage)} on the way."
+    return HealthPart("workers", 100.0 * lost / desired, sentence)
 
 
 def _saturation(inputs: HealthInput) -> HealthPart:
@@ -144,6 +160,10 @@ def _over(value: float, goal: float) -> float:
     if value <= goal:
         return 0.0
     return 1.0 if goal <= 0 else min(1.0, log2(value / goal) / 4)
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _share(value: float) -> float:

@@ -62,6 +62,11 @@ class Sources:
     def set_status(self, status: PoolStatus, now: float) -> None:
         self._status, self._status_at = status, now
 
+    @property
+    def has_status(self) -> bool:
+        """Whether the supervisor ever reported."""
+        return self._status is not None
+
     def status(self, now: float) -> PoolStatus | None:
         """The supervisor's last report; None when it fell silent: then the workers' own reports must do."""
         return self._status if now - self._status_at < 3 * self._stale_after else None

@@ -61,6 +61,7 @@ const TONES = {
   spare: "busy",
   info: "",
   degraded: "warn",
+  impaired: "warn",
   draining: "warn",
   paused: "warn",
   pending: "warn",

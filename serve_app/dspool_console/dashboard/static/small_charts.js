@@ -101,7 +101,7 @@ export class Ring {
     this.value.style.strokeDashoffset = (this.length * (1 - (known ? score : 0) / 100)).toFixed(1);
     // Rounded down: 100 is said of a pool that nothing is wrong with.
     say(this.text, known ? String(Math.floor(score)) : "–");
-    set(this.node, "class", `ring ${{ degraded: "warn", unhealthy: "bad", healthy: "good" }[state] ?? "none"}`);
+    set(this.node, "class", `ring ${{ impaired: "warn", unhealthy: "bad", healthy: "good" }[state] ?? "none"}`);
     set(this.node, "aria-label", known ? `Health ${score.toFixed(1)} of 100, ${state}` : "Health is not known");
   }
 }

@@ -202,7 +202,7 @@ class Overview {
 
 const VERDICTS = {
   healthy: "The pool serves as it should.",
-  degraded: "The pool serves, but not as well as it should.",
+  impaired: "The pool serves, but not as well as it should.",
   unhealthy: "Callers feel this: see what takes points.",
 };
 
