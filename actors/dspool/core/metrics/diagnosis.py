@@ -243,7 +243,7 @@ def _named(programs: Sequence[str]) -> str:
 def _of_health(snapshot: MetricsSnapshot, so_far: Sequence[Fault]) -> list[Fault]:
     """What costs points and has not been said: the wait, the latency, the queue."""
     score = snapshot.health.score
-    faults = []
+    faults: list[Fault] = []
     for part in snapshot.health.parts:
         if part.name in ("errors", "workers"):
             continue
