@@ -49,7 +49,7 @@ from dspool.raised import place_of as place_of
 from dspool.raised import type_of as type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 Outcome = Literal["ok", "client_error", "error", "timeout", "rejected", "cancelled"]
 
@@ -87,6 +87,14 @@ class PoolError(Exception):
 
     def to_wire(self) -> dict[str, Any]:
         return {"code": self.code, "message": self.message, "details": self.details}
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`; did you mean answer?` if one of `known` is like `name`; else nothing. For the end of a message."""
+    from difflib import get_close_matches  # it is needed only when something is wrong
+
+    close = get_close_matches(name[:80], list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def from_wire(data: dict[str, Any]) -> PoolError:

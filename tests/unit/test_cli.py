@@ -134,7 +134,7 @@ def test_what_fails_while_starting_is_one_line_and_is_taken_down(service, tmp_pa
     service.fail = WorkerStartFailed("no worker became warm: out of memory")
     ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
     assert ended.exit_code == 1
-    assert ended.stderr == "error: no worker became warm: out of memory\n"
+    assert ended.stderr == "Error: no worker became warm: out of memory\n"
     assert service.log == ["stopped"]
     assert not (tmp_path / "run.json").exists()
 
@@ -145,7 +145,7 @@ def test_an_unexpected_error_is_one_line_unless_debug(service, tmp_path):
     ended = run(app, arguments)
     assert (ended.exit_code, ended.stderr) == (
         1,
-        "error: ZeroDivisionError: oops (--debug shows the traceback)\n",
+        "Error: ZeroDivisionError: oops (--debug shows the traceback)\n",
     )
     assert isinstance(run(app, [*arguments, "--debug"]).exception, ZeroDivisionError)
 
@@ -226,7 +226,7 @@ def test_config_prints_value_and_source_of_each_key(tmp_path, monkeypatch):
 def test_status_says_that_nothing_runs_with_exit_code_3(tmp_path):
     ended = run(app, ["status", "--state-dir", str(tmp_path)])
     assert ended.exit_code == 3
-    assert "dspool up" in ended.stdout
+    assert ended.stdout == f"no service runs from {tmp_path}; start one with `dspool up`\n"
     RunFile(tmp_path).claim(DEAD)
     stale = run(app, ["status", "--state-dir", str(tmp_path), "--json"])
     assert (stale.exit_code, json.loads(stale.stdout)["stale"]) == (3, True)
@@ -253,10 +253,13 @@ def test_status_shows_pool_and_workers(monkeypatch, tmp_path):
     pool = msgspec.to_builtins(PoolStatus("default", "ready", True, 1, 1, 0, 1, (worker,), {"qa": 1}))
     pool["workers"] = list(pool["workers"])
     off = (403, {"code": "not_allowed", "detail": "enable_metrics is off"})
-    served(monkeypatch, tmp_path, {"/v1/pools/default": (200, pool), "/v1/pools/default/metrics": off})
+    alerts = (200, {"alerts": []})
+    answers = {"": (200, pool), "/metrics": off, "/alerts": alerts}
+    served(monkeypatch, tmp_path, {f"/v1/pools/default{path}": answer for path, answer in answers.items()})
     ended = run(app, ["status", "--state-dir", str(tmp_path)])
     assert ended.exit_code == 0
-    assert "ready, 1 of 1 workers, programs: qa v1" in ended.stdout
+    assert ended.stdout.startswith("pool default: ready, 1 of 1 worker\n")
+    assert "programs: qa v1" in ended.stdout
     assert "w0" in ended.stdout
     seen = json.loads(run(app, ["status", "--state-dir", str(tmp_path), "--json"]).stdout)
     assert (seen["status"], seen["metrics"], seen["metrics_why"]) == (pool, None, "enable_metrics is off")
@@ -270,7 +273,7 @@ def test_sessions_lists_them_and_a_problem_is_one_line(monkeypatch, tmp_path):
     assert "a\\nb" in run(app, ["sessions", "--state-dir", str(tmp_path)]).stdout
     answers["/v1/pools/default/sessions"] = (503, {"code": "store_failed", "detail": "the store is away"})
     ended = run(app, ["sessions", "--state-dir", str(tmp_path)])
-    assert (ended.exit_code, ended.stderr) == (1, "error: the store is away\n")
+    assert (ended.exit_code, ended.stderr) == (1, "Error: the store is away\n")
     answers["/v1/pools/default/sessions"] = (200, {"sessions": [], "next_cursor": None})
     assert "no sessions" in run(app, ["sessions", "--state-dir", str(tmp_path)]).stdout
 

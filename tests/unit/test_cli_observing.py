@@ -15,8 +15,9 @@ from dspool.cli import service as service_module
 from dspool.cli.run_file import RunFile, this_process
 from dspool.cli.views import event_text
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
-from dspool.messages import PoolStatus, WorkerStatus
+from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
 from dspool.remote import BlockingRemotePool
+from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.trace_export import FileExporter
 
@@ -36,7 +37,7 @@ DIED = {
 @pytest.fixture
 def service(monkeypatch, tmp_path):
     """A running service: what it answers by path, and what it was asked."""
-    answers: dict[str, Any] = {}
+    answers: dict[str, Any] = {POOL + "/alerts": (200, {"alerts": []})}
     asked: list[httpx.URL] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -77,7 +78,7 @@ def test_top_shows_the_pool_its_workers_and_its_programs(service):
     answers[POOL], answers[POOL + "/metrics"] = [(200, each) for each in busy_pool()]
     shown = run(app, ["top", "--once", *where], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
-    assert "pool default ready  1 of 1 workers" in shown.stdout
+    assert "pool default: healthy (100 of 100), ready, 1 of 1 worker" in shown.stdout
     assert "30.0/s" in shown.stdout
     assert "default-w0-a" in shown.stdout
     assert "1,234" in shown.stdout
@@ -89,7 +90,7 @@ def test_top_without_metrics_shows_what_there_is(service):
     answers[POOL] = (200, busy_pool()[0])
     answers[POOL + "/metrics"] = (403, {"code": "not_allowed", "detail": "enable_metrics is off"})
     shown = run(app, ["top", "--once", *where], env={"COLUMNS": "200"})
-    assert "no metrics: enable_metrics is off" in shown.stdout
+    assert "no figures: enable_metrics is off" in shown.stdout
     assert "default-w0-a" in shown.stdout
 
 
@@ -101,21 +102,12 @@ def test_top_as_json_is_status_and_metrics(service):
     assert seen["metrics"]["counters"]["by_outcome"]["ok"] == 30
 
 
-@pytest.mark.parametrize("command", [["top", "--once"], ["events"]])
-def test_looking_at_nothing_is_one_line(command, tmp_path):
-    shown = run(app, [*command, "--state-dir", str(tmp_path)])
-    assert shown.exit_code != 0
-    assert "no service runs" in shown.stderr
-
-
-def test_events_are_lines_with_level_name_and_facts(service):
+def test_events_are_sentences_with_time_and_level(service):
     answers, asked, where = service
     answers[POOL + "/events"] = (200, {"events": [DIED], "next": 7, "missed": False, "dropped": 0})
     shown = run(app, ["events", "--limit", "5", *where])
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.split(maxsplit=3)[1:3] == ["info", "worker.terminate"]
-    assert "worker=default-w0-a reason=killed age_s=12.35" in shown.stdout
-    assert "code" not in shown.stdout
+    assert shown.stdout.endswith("  info     Worker default-w0-a ended after 12.3 s: killed\n")
     assert dict(asked[-1].params)["limit"] == "5"
     assert json.loads(run(app, ["events", "--json", *where]).stdout) == DIED
 
@@ -140,7 +132,7 @@ def test_following_asks_for_what_comes_next_and_waits(service, monkeypatch):
     monkeypatch.setattr(BlockingRemotePool, "events", events)
     shown = run(app, ["events", "--follow", *where])
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.count("worker.terminate") == 2
+    assert shown.stdout.count("default-w0-a ended") == 2
     assert "events were missed" in shown.stdout
     assert [dict(url.params)["since"] for url in asked] == ["0", "7"]
     assert float(dict(asked[1].params)["timeout_s"]) > 0
@@ -163,13 +155,15 @@ def test_a_trace_is_printed_from_the_files_with_no_service_running(tmp_path):
     assert "operation ping" in shown.stdout
     as_json = json.loads(run(app, ["trace", "op-7", "--json", "--state-dir", str(tmp_path)]).stdout)
     assert as_json["spans"][0]["name"] == "operation ping"
+    other = run(app, ["trace", "op-7", "--pool", "nope", "--state-dir", str(tmp_path)])
+    assert (other.exit_code, "pool nope has no trace of" in other.stderr) == (2, True)
     missing = run(app, ["trace", "op-8", "--state-dir", str(tmp_path)])
     assert missing.exit_code != 0
     assert "not sampled" in missing.stderr
 
 
 def test_an_event_of_an_error_says_so():
-    assert " error " in event_text({**DIED, "level": "error"})
+    assert " error " in event_text(msgspec.convert({**DIED, "level": "error"}, LoggedEvent))
 
 
 @pytest.mark.parametrize("option", ["operation", "worker"])
@@ -179,3 +173,92 @@ def test_logs_without_a_line_of_what_was_named_say_so(service, option):
     shown = run(app, ["logs", f"--{option}", "nothing", *where])
     assert shown.exit_code == 0, shown.output
     assert f"no line of {option} nothing" in shown.stdout
+
+
+# --- 80 columns, and what is wrong first ---------------------------------------------------------------
+
+
+def troubled_pool() -> tuple[PoolStatus, Any]:
+    """With names as long as people and Ray make them, numbers as large as they become, and an error in five."""
+    now = [0.0]
+    metrics = Metrics("default", clock=lambda: now[0])
+    workers = tuple(
+        WorkerStatus(f"default-w{n}-a1b2c3", n, "draining", 4_194_304, f"{n}" * 56, 1234, 16, 16,
+                     operations=1_234_567, rss_mb=12_345.0)
+        for n in range(12)
+    )  # fmt: skip
+    status = PoolStatus("default", "degraded", True, 12, 11, 1, 3, workers, {"triage_of_tickets": 12})
+    client = ClientRecorder("default", "c", now=0.0)
+    for n in range(50):
+        client.submitted("triage_of_tickets_in_every_language")
+        outcome = "ok" if n % 5 else "error"
+        client.record("triage_of_tickets_in_every_language", outcome, 123.456, 3.3, 120.1)
+    for recorder in (WorkerRecorder("default", w.id, w.ordinal, 16, now=0.0) for w in workers):
+        recorder.started(0.0)
+        recorder.finished(1.0, "ok", 123.4)
+        metrics.report(recorder.take_delta(1.0))
+    now[0] = 1.0
+    metrics.report(status)
+    metrics.report(client.take_delta(1.0))
+    metrics.tick()
+    return status, metrics.snapshot()
+
+
+FIRING = {
+    "name": "DspoolErrorRate", "state": "firing", "since": 1_795_000_000.0, "severity": "page",
+    "summary": "20 % of the operations of pool default fail, ten times what the objective allows for a month",
+}  # fmt: skip
+
+
+@pytest.fixture
+def troubled(service):
+    answers, _, where = service
+    answers[POOL], answers[POOL + "/metrics"] = [(200, each) for each in troubled_pool()]
+    answers[POOL + "/alerts"] = (200, {"alerts": [{**FIRING, "name": "Fine", "state": "ok"}, FIRING]})
+    long = {**DIED, "metadata": {"worker": "default-w0-a1b2c3", "reason": "no room for it, " * 20}}
+    answers[POOL + "/events"] = (200, {"events": [long], "next": 7, "missed": False, "dropped": 0})
+    names = ("triage_of_tickets_in_every_language",) * 3
+    one = SessionInfo("s" * 64, "default-w0-a1b2c3", 1, 1.0, 2.0, names)
+    answers[POOL + "/sessions"] = (200, {"sessions": [one], "next_cursor": None})
+    return where
+
+
+@pytest.mark.parametrize("verb", [["status"], ["top", "--once"], ["events"], ["sessions"], ["config"]])
+def test_what_is_long_and_large_fits_80_columns(verb, troubled):
+    shown = run(app, [*verb, *troubled], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "…" not in shown.stdout
+    assert "..." not in shown.stdout
+
+
+@pytest.mark.parametrize("verb", [["status"], ["top", "--once"]])
+def test_health_and_what_is_wrong_come_first(verb, troubled):
+    lines = run(app, [*verb, *troubled], env={"COLUMNS": "80"}).stdout.splitlines()
+    first = "pool default: unhealthy (0 of 100), degraded, 11 of 12 workers and 1 spare"
+    assert lines[0] == first
+    assert "  ! 20.00% of operations failed or timed out." in lines[1:6]
+    assert any("DspoolErrorRate fires since" in line for line in lines)
+    assert not any("Fine" in line for line in lines)
+    facts = json.loads(run(app, ["status", "--json", *troubled]).stdout)
+    assert "20.00% of operations failed or timed out." in facts["problems"]
+    assert [alert["name"] for alert in facts["alerts"]] == ["DspoolErrorRate"]
+
+
+def test_status_of_a_service_that_does_not_answer_says_so_and_fails(service):
+    answers, _, where = service
+    answers[POOL] = (502, {})
+    ended = run(app, ["status", *where])
+    assert (ended.exit_code, ended.stdout.splitlines()[0]) == (1, "pool default: no answer")
+    assert "The service does not answer: " in ended.stdout
+
+
+def test_a_running_dev_is_found_where_no_service_runs(service, tmp_path):
+    answers, _, where = service
+    answers[POOL], answers[POOL + "/metrics"] = [(200, each) for each in busy_pool()]
+    mine = RunFile(tmp_path).read()
+    RunFile(tmp_path).remove(mine.pid)
+    RunFile(tmp_path).of_development.write(msgspec.structs.replace(mine, development=True))
+    ended = run(app, ["status", *where])
+    assert ended.exit_code == 0, ended.output
+    assert f"at http://dspool of dspool dev (pid {mine.pid})" in ended.stdout

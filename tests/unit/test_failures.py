@@ -190,5 +190,5 @@ def test_code_that_a_caller_sends_says_what_it_raised_to_that_caller():
 def test_the_command_line_says_what_the_program_said_and_which_operation_it_was(capsys):
     failed = ProgramError("the program raised ValueError at shop.basic:56", **FAILED)
     Output().error(failed)
-    said = "error: the program raised ValueError at shop.basic:56: no line items (operation op-1)\n"
+    said = "Error: the program raised ValueError at shop.basic:56: no line items (operation op-1)\n"
     assert capsys.readouterr().err == said

@@ -26,22 +26,40 @@ from dspool.cli import (
     views,
     warm,
 )
+from dspool.cli.entry import Commands, piped
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
-from dspool.cli.output import EXIT_NOT_RUNNING, Output, guarded
+from dspool.cli.output import EXIT_FAILED, EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
 from dspool.cli.start import run_down, run_up
 from dspool.config import load_config
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dspool {version_of('dspool')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="dspool",
+    cls=Commands,
     help="Serve stateful DSPy programs from a pool of warm, supervised Ray actors.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(tokens.app, name="token")
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", is_eager=True, help="Print the version and end.", callback=_version),
+    ] = False,
+) -> None:
+    """Serve stateful DSPy programs from a pool of warm, supervised Ray actors."""
 
 
 @app.command()
@@ -63,7 +81,7 @@ def up(
         str | None, typer.Option(help='Join this Ray cluster ("auto" finds it) and do not start one.')
     ] = None,
     state_dir: StateDir = None,
-    name: Annotated[str | None, typer.Option(help="Name of the pool.")] = None,
+    name: Annotated[str | None, typer.Option("--name", "--pool", help="Name of the pool.")] = None,
     pool_size: Annotated[int | None, typer.Option(help="Workers to start with.")] = None,
     slots: Annotated[int | None, typer.Option(help="Operations a worker runs at once.")] = None,
     ray_dashboard: Annotated[
@@ -122,24 +140,30 @@ def status(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show the service, its pool and its workers. Exit code 3 when nothing runs."""
+    """Show the pool's health, what is wrong with it, where it runs, and its workers.
+
+    Exit code 3 when nothing runs.
+    """
     out = Output(json, debug)
     with guarded(out):
         file = run_file(config, state_dir)
         seen = overview.status(file, pool)
         text = overview.status_text(seen)
-        if decisions and seen["running"]:
+        if decisions and seen.get("status"):
             seen["decisions"] = overview.decisions(file, pool, limit)
             text += f"\n\n{overview.decisions_text(seen['decisions'])}"
         out.result(seen, text)
         if not seen["running"]:
             raise typer.Exit(EXIT_NOT_RUNNING)
+        if seen["status"] is None:
+            raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
 def sessions(
     config: ConfigFile = None,
     state_dir: StateDir = None,
+    pool: PoolName = None,
     limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 100,
     json: Json = False,
     debug: Debug = False,
@@ -147,7 +171,7 @@ def sessions(
     """List the sessions of the pool, with the worker that holds each."""
     out = Output(json, debug)
     with guarded(out):
-        found = overview.sessions(run_file(config, state_dir), limit)
+        found = overview.sessions(run_file(config, state_dir), pool, limit)
         out.result(found, overview.sessions_text(found))
 
 
@@ -191,7 +215,8 @@ def _shown(value: Any) -> str:
 
 def main() -> None:
     _in_utf8()
-    app()
+    sys.stdout, sys.stderr = piped(sys.stdout), piped(sys.stderr)
+    app(prog_name="dspool")
 
 
 def _in_utf8() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +14,21 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from dspool.cli import completion
+from dspool.cli.layout import table
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.service import as_json, run_file, running_pool
 from dspool.config.saved_state import read_state
-from dspool.errors import Conflict, InvalidRequest, PoolError, PoolNotReady, Unreachable
+from dspool.errors import (
+    Conflict,
+    InvalidRequest,
+    PoolError,
+    PoolNotReady,
+    UnknownProgram,
+    Unreachable,
+    suggestion,
+)
 from dspool.messages import JSON, Deployment
 from dspool.remote import BlockingRemotePool
 from dspool.supervisor.canary import Rollout
@@ -34,7 +44,10 @@ def add_to(app: typer.Typer) -> None:
 
 def deploy(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The pool program; a new name is a new program.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="The pool program; --new makes one.", autocompletion=completion.programs
+        ),
     ],
     file: Annotated[
         Path | None,
@@ -65,6 +78,9 @@ def deploy(
             help="A program that DSPy saved whole, within allowed_program_dirs of the pool. Loading it runs its code.",
         ),
     ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="NAME is a program that the pool does not have yet.")
+    ] = False,
     watch: Annotated[
         int | None,
         typer.Option(min=0, max=3600, help="Longest time to watch the canary, in seconds (else 10)."),
@@ -87,6 +103,7 @@ def deploy(
     with guarded(out):
         wanted = wanted_of(name, file, state, import_path, kwargs, program_dir)
         with running_pool(run_file(config, state_dir), pool) as served:
+            refuse_unless_meant(name, served.current_versions(), new=new)
             try:
                 rollout = _followed(served, wanted, watch, out)
             except Conflict as same:
@@ -98,6 +115,21 @@ def deploy(
             out.result({"pool": served.name, **as_json(rollout)}, outcome_text(rollout))
         if rollout.phase != "done":
             raise typer.Exit(EXIT_FAILED)
+
+
+def refuse_unless_meant(name: str, known: Iterable[str], *, new: bool) -> None:
+    """A mistyped name must not become a program.
+
+    Raises:
+        UnknownProgram: there is none of that name, and it was not to be `new`. Conflict: there is one, and it was.
+    """
+    there = name in known
+    if new and there:
+        raise Conflict(f"there is a program {name!r} already; leave --new out to deploy its next version")
+    if not new and not there:
+        raise UnknownProgram(
+            f"no program {name!r}{suggestion(name, known)}; --new makes a new program", program=name
+        )
 
 
 def _followed(pool: BlockingRemotePool, wanted: Deployment, watch: int | None, out: Output) -> Rollout:
@@ -238,6 +270,8 @@ def progress_text(rollout: Rollout) -> str:
             return f"{what}: a worker loads it"
         case "canary":
             return f"{what}: {rollout.canary} tries it\n{comparison_text(rollout)}"
+        case "rolling out" if not rollout.workers_total:
+            return f"{what}: the workers take it over"
         case "rolling out":
             return f"{what}: {rollout.workers_done} of {rollout.workers_total} workers have it"
     return f"{what}: {rollout.phase}"
@@ -256,7 +290,7 @@ def comparison_text(rollout: Rollout) -> str:
         for version, numbers in both
         if numbers is not None
     ]
-    return Output().table(("version", "operations", "failed", "mean run time", "running"), rows)
+    return table(("version", "operations", "failed", "mean run time", "running"), rows)
 
 
 def outcome_text(rollout: Rollout) -> str:

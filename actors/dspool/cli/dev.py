@@ -10,16 +10,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
+from dspool import private_files
 from dspool.cli import programs
 from dspool.cli.address import checked_port
 from dspool.cli.options import ConfigFile, Debug, Json
 from dspool.cli.output import Output, guarded
+from dspool.cli.run_file import RunFile, this_process
 from dspool.cli.watching import Watch
 from dspool.config import PoolConfig, load_config
 from dspool.errors import ConfigError, Conflict, NotAllowed, PoolError
@@ -45,6 +49,7 @@ def dev(
         typer.Option("--lm", help="LM profile of the configuration for all programs that name none."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    name: Annotated[str | None, typer.Option("--name", "--pool", help="Name of the pool.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -60,7 +65,7 @@ def dev(
 
         def load() -> PoolConfig:
             _read_env(before, out)
-            flags: dict[str, Any] = {"service.port": port, "default_lm": lm}
+            flags: dict[str, Any] = {"service.port": port, "default_lm": lm, "name": name}
             if served:
                 flags = programs.flags_for(served, config, flags)
             return load_config(cli=flags, file=config).config
@@ -89,19 +94,28 @@ class Development:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stopping.set)
         processes.prepare()
+        run_file = RunFile(config.state_dir).of_development
         try:
             with tempfile.TemporaryDirectory(prefix="dspool-dev-") as directory:
-                await self._serve(config, Path(directory), stopping)
+                await self._serve(config, Path(directory), run_file, stopping)
         finally:
+            run_file.remove(os.getpid())
             await asyncio.to_thread(processes.end_parent)
 
-    async def _serve(self, config: PoolConfig, directory: Path, stopping: asyncio.Event) -> None:
+    async def _serve(
+        self, config: PoolConfig, directory: Path, run_file: RunFile, stopping: asyncio.Event
+    ) -> None:
         service = import_module(SERVICE)
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((_HOST, checked_port(_HOST, config.service.port)))
             url = f"http://{_HOST}:{listener.getsockname()[1]}"
             self._pools = service.OnePool(config.name)
+            run = msgspec.structs.replace(this_process(config.name), url=url, development=True)
+            # `dspool status`, `logs` and the others find it there. Where nothing can be written, they do not.
+            with suppress(OSError):
+                private_files.make_directory(run_file.state_dir)
+                run_file.write(run)
             async with service.serving(self._pools, self._local(config, directory), listener):
                 stop = asyncio.create_task(stopping.wait())
                 work = asyncio.create_task(self._work(config, directory, url))

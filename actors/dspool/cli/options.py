@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dspool.cli import completion
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -20,7 +22,12 @@ StateDir = Annotated[
     ),
 ]
 PoolName = Annotated[
-    str | None, typer.Option("--pool", help="Which of the service's pools; by default the one it runs.")
+    str | None,
+    typer.Option(
+        "--pool",
+        help="Which of the service's pools; by default the one it runs.",
+        autocompletion=completion.pools,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console
 
+from dspool.cli.layout import folded, table
 from dspool.errors import CallerError, ConfigError, PoolError
 
 EXIT_FAILED = 1
@@ -18,7 +19,10 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 2
 """Refused before anything was done: bad flag or configuration, port in use, already running."""
 EXIT_NOT_RUNNING = 3
+"""No service runs from the state directory."""
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+"""Whoever read the output is gone, as in `dspool events | head -1`: what a shell says of SIGPIPE."""
 
 
 class Output:
@@ -55,11 +59,12 @@ class Output:
         self.progress("", f"try: curl {facts['url']}/v1/pools/{facts['pool']}")
         self.progress("", "Ctrl-C lets running operations finish and stops")
 
-    def result(self, facts: dict[str, Any], text: str) -> None:
+    def result(self, facts: dict[str, Any], text: str, *, whole_lines: bool = False) -> None:
+        """`whole_lines` are printed as they are, whatever the terminal's width."""
         if self.as_json:
             self._line(facts)
         else:
-            print(text, file=self._stdout, flush=True)
+            print(text if whole_lines else folded(text), file=self._stdout, flush=True)
 
     def error(self, failed: PoolError) -> None:
         if self.as_json:
@@ -67,15 +72,9 @@ class Output:
         else:
             operation_id = failed.details.get("operation_id")
             operation = f" (operation {operation_id})" if operation_id else ""
-            print(f"error: {failed}{operation}", file=sys.stderr, flush=True)
+            print(folded(f"Error: {failed}{operation}"), file=sys.stderr, flush=True)
 
-    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        """Columns wide enough for their content, one space of air more than needed."""
-        widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (titles, *rows)
-        )
+    table = staticmethod(table)
 
     def _line(self, facts: dict[str, Any], to: Any = None) -> None:
         print(json.dumps(facts), file=to or self._stdout, flush=True)
@@ -90,8 +89,7 @@ def guarded(out: Output) -> Iterator[None]:
         if out.debug:
             raise
         out.error(failed)
-        refused = isinstance(failed, (ConfigError, CallerError))
-        raise typer.Exit(EXIT_REFUSED if refused else EXIT_FAILED) from None
+        raise typer.Exit(exit_code(failed)) from None
     except (typer.Exit, typer.Abort):
         raise
     except Exception as unexpected:
@@ -101,3 +99,9 @@ def guarded(out: Output) -> Iterator[None]:
         first = str(unexpected).strip().partition("\n")[0][:300]
         out.error(PoolError(f"{kind}: {first} (--debug shows the traceback)"))
         raise typer.Exit(EXIT_FAILED) from None
+
+
+def exit_code(failed: PoolError) -> int:
+    if failed.details.get("running") is False:
+        return EXIT_NOT_RUNNING
+    return EXIT_REFUSED if isinstance(failed, (ConfigError, CallerError)) else EXIT_FAILED

@@ -28,6 +28,10 @@ class ServiceRun(Struct, frozen=True, kw_only=True):
     joined: bool = False
     owns_serve: bool = False
     """It started the Serve of the cluster that it joined."""
+    ray_dashboard: str | None = None
+    """The address of Ray's dashboard, where it runs."""
+    development: bool = False
+    """It is a `dspool dev`: one worker, no Ray."""
     tls_cert: str | None = None
     """The certificate that the service shows, when it speaks HTTPS."""
 
@@ -48,11 +52,23 @@ def this_process(pool: str) -> ServiceRun:
 
 
 class RunFile:
-    """`run.json` in a state directory. Readable by its owner only."""
+    """`run.json` in a state directory, or `dev.json` of a `dspool dev`. Readable by its owner only."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, name: str = "run.json") -> None:
         self.state_dir = state_dir
-        self.path = state_dir / "run.json"
+        self.path = state_dir / name
+
+    @property
+    def of_development(self) -> RunFile:
+        """Where a `dspool dev` with the same configuration is written down."""
+        return RunFile(self.state_dir, "dev.json")
+
+    def living(self) -> ServiceRun | None:
+        """The `dspool up` that runs, else the `dspool dev`."""
+        for run in (self.read(), self.of_development.read()):
+            if run is not None and run.alive():
+                return run
+        return None
 
     def read(self) -> ServiceRun | None:
         """What is written there, running or not; None when there is nothing of use."""

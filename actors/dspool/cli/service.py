@@ -36,10 +36,16 @@ def running_pool(file: RunFile, pool: str | None = None) -> BlockingRemotePool:
 
 def running(file: RunFile) -> ServiceRun:
     """The service of this run file. Raises: PoolNotReady: nothing runs."""
-    run = file.read()
-    if run is None or not run.alive():
-        raise PoolNotReady(f"no service runs from {file.state_dir}; start one with `dspool up`")
+    run = file.living()
+    if run is None:
+        raise PoolNotReady(nothing_runs(file), running=False)
     return run
+
+
+def nothing_runs(file: RunFile) -> str:
+    """What to say of it, and what to do."""
+    stale = "; the last one ended without cleaning up" if file.read() is not None else ""
+    return f"no service runs from {file.state_dir}{stale}; start one with `dspool up`"
 
 
 def pool_of(run: ServiceRun, pool: str | None = None) -> BlockingRemotePool:
@@ -98,6 +104,13 @@ def worker_id(pool: BlockingRemotePool, named: str) -> str:
             return worker.id
     known = ", ".join(f"{worker.id} (slot {worker.ordinal})" for worker in workers) or "none"
     raise InvalidRequest(f"pool {pool.name} has no worker {named!r}; it has {known}", worker=named)
+
+
+def standing_alerts(pool: BlockingRemotePool) -> list[dict[str, Any]]:
+    """The alerts that fire or are about to, as the service's dashboard has them; those that fire first."""
+    alerts = pool.look("alerts")["alerts"]
+    standing = [alert for alert in alerts if alert["state"] in ("firing", "pending")]
+    return sorted(standing, key=lambda alert: alert["state"])
 
 
 def as_json(answer: Any) -> Any:

@@ -15,10 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from dspool.cli import overview
-from dspool.cli.options import ConfigFile, Debug, Json, StateDir
+from dspool.cli.layout import many
+from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import RunFile
 from dspool.cli.service import as_json, run_file, running_pool
+from dspool.errors import UnknownName
+from dspool.telemetry.event_log import LoggedEvent
+from dspool.telemetry.event_text import sentence
 
 POLL_S = 5.0
 """How long one question for events waits at the service."""
@@ -34,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
 def top(
     config: ConfigFile = None,
     state_dir: StateDir = None,
+    pool: PoolName = None,
     interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
     json: Json = False,
@@ -44,17 +49,17 @@ def top(
     with guarded(out):
         file = run_file(config, state_dir)
         if json or once:
-            seen = look(file)
+            seen = look(file, pool)
             if json:
                 out.result(seen, "")
             else:
                 Console(highlight=False).print(picture(seen))
             return
         try:
-            with Live(picture(look(file)), auto_refresh=False, screen=True) as live:
+            with Live(picture(look(file, pool)), auto_refresh=False, screen=True) as live:
                 while True:
                     time.sleep(interval)
-                    live.update(picture(look(file)), refresh=True)
+                    live.update(picture(look(file, pool)), refresh=True)
         except KeyboardInterrupt:
             return
 
@@ -62,21 +67,22 @@ def top(
 def events(
     config: ConfigFile = None,
     state_dir: StateDir = None,
+    pool: PoolName = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Show at most so many of the newest.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens next.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what happened in the pool: sizes, deaths, moved sessions, deployments, ... (not each operation)."""
+    """Show what happened in the pool: sizes, deaths, deployments, moved sessions, but not each operation."""
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir)) as served:
+    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
         page = served.events(0, limit)
         try:
             while True:
                 if page.missed:
                     out.progress("warning", "events were missed: the pool keeps a limited number")
-                for event in map(as_json, page.events):
-                    out.result(event, event_text(event))
+                for event in page.events:
+                    out.result(as_json(event), event_text(event))
                 if not follow:
                     return
                 page = served.events(page.next, 1000, timeout_s=POLL_S)
@@ -88,6 +94,7 @@ def trace(
     id: Annotated[str, typer.Argument(help="An operation's id, or a trace's.")],
     config: ConfigFile = None,
     state_dir: StateDir = None,
+    pool: PoolName = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -96,41 +103,42 @@ def trace(
 
     out = Output(json, debug)
     with guarded(out):
-        spans = find_trace(run_file(config, state_dir).state_dir, id)
+        found = find_trace(run_file(config, state_dir).state_dir, id)
+        spans = [span for span in found if pool in (None, span.get("resource", {}).get("dspool.pool"))]
+        if not spans:
+            raise UnknownName(f"pool {pool} has no trace of {id[:80]!r}; without --pool there is one")
         out.result({"trace_id": spans[0]["trace_id"], "spans": spans}, render(spans))
 
 
 # --- what they show ---------------------------------------------------------------------------------
 
 
-def look(file: RunFile) -> dict[str, Any]:
-    """The pool's status and metrics, each None if it could not be had.
+def look(file: RunFile, pool: str | None = None) -> dict[str, Any]:
+    """What `overview.status` sees of the pool.
 
     Raises:
         PoolNotReady: nothing runs.
         Unreachable: it does not answer.
     """
-    seen = overview.status(file)
+    seen = overview.status(file, pool)
     if not seen["running"] or seen["status"] is None:
-        with running_pool(file) as served:
+        with running_pool(file, pool) as served:
             served.status()  # raises what is wrong with it
     return seen
 
 
 def picture(seen: dict[str, Any]) -> RenderableType:
-    """What `dspool top` shows for `look`."""
+    """What `dspool top` shows for `look`; legible in 80 columns."""
     status, metrics = seen["status"], seen["metrics"]
     if status is None:
-        return Text(f"pool {seen['pool']}: no answer")
-    head = Text.assemble(
-        (f"pool {status['name']} ", "bold"),
-        (status["state"], "green" if status["ready"] else "red"),
-        f"  {status['actual']} of {status['desired']} workers, {status['spares']} spare",
-        f"  {status['reason']}" if status["reason"] else "",
-    )
-    parts: list[RenderableType] = [head]
+        return Text(overview.headline(seen), style="bold red")
+    wrong = seen["problems"]
+    parts: list[RenderableType] = [
+        Text(overview.headline(seen), style="bold yellow" if wrong else "bold green")
+    ]
+    parts += [Text(f"  ! {problem}", style="yellow") for problem in wrong]
     if metrics is None:
-        parts.append(Text(f"no metrics: {seen.get('metrics_why', 'they are off')}", style="yellow"))
+        parts.append(Text(f"no figures: {seen.get('metrics_why', 'they are off')}", style="yellow"))
     else:
         parts.append(_cards(metrics))
     parts.append(_workers(status, metrics))
@@ -140,7 +148,6 @@ def picture(seen: dict[str, Any]) -> RenderableType:
 
 
 def _cards(metrics: dict[str, Any]) -> RenderableType:
-    health = metrics["health"]["score"]
     cards = {
         "throughput": f"{metrics['throughput']:,.1f}/s",
         "p50": _ms(metrics["p50_s"]),
@@ -153,7 +160,6 @@ def _cards(metrics: dict[str, Any]) -> RenderableType:
         "errors": f"{metrics['error_rate']:.2%}",
         "tokens in/out": f"{metrics['input_tokens']:,}/{metrics['output_tokens']:,}",
         **({"cost": f"${cost:,.2f}"} if (cost := metrics.get("cost_usd")) else {}),
-        "health": f"{health:.2f}",
     }
     row = Columns(
         [Text.assemble((f"{title}\n", "dim"), (value, "bold")) for title, value in cards.items()],
@@ -169,7 +175,7 @@ def _cards(metrics: dict[str, Any]) -> RenderableType:
 
 
 def _workers(status: dict[str, Any], metrics: dict[str, Any] | None) -> Table:
-    table = _table("worker", "state", "run", "sess", "util", "ops/s", "p95", "memory", "ended")
+    table = _table("worker", "state", "run", "sess", "used", "ops/s", "p95", "memory", "done")
     for worker in status["workers"]:
         series = (metrics or {}).get("slots", {}).get(str(worker["slot"]))
         mine = series if series is not None and series["worker"] == worker["id"] else None
@@ -183,13 +189,13 @@ def _workers(status: dict[str, Any], metrics: dict[str, Any] | None) -> Table:
             "-" if recent is None else f"{recent['throughput']:,.1f}",
             "-" if recent is None else _ms(recent["p95_s"]),
             f"{worker['rss_mb']:.0f}M",
-            f"{worker['operations']:,}",
+            many(worker["operations"]),
         )
     return table
 
 
 def _programs(programs: dict[str, Any]) -> Table:
-    table = _table("program or command", "ops/s", "p50", "p95", "p99", "wait p95", "errors", "ended")
+    table = _table("program or command", "ops/s", "p50", "p95", "p99", "wait", "errors", "done")
     busiest = sorted(programs.items(), key=lambda item: -item[1]["recent"]["throughput"])
     for name, program in busiest[:20]:
         recent, counters = program["recent"], program["counters"]
@@ -197,31 +203,28 @@ def _programs(programs: dict[str, Any]) -> Table:
             name,
             f"{recent['throughput']:,.1f}",
             *(_ms(recent[key]) for key in ("p50_s", "p95_s", "p99_s", "wait_p95_s")),
-            f"{recent['error_rate']:.2%}",
-            f"{sum(counters['by_outcome'].values()):,}",
+            f"{recent['error_rate']:.1%}",
+            many(sum(counters["by_outcome"].values())),
         )
     return table
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column(first, no_wrap=True)
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    # Where it is tight, names go on below; numbers are never cut.
+    table.add_column(first, overflow="fold", min_width=8)
     for title in others:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", no_wrap=True, min_width=len(title))
     return table
 
 
-def event_text(event: dict[str, Any]) -> str:
-    """One line for one event."""
-    when = datetime.fromtimestamp(event["at"]).strftime("%H:%M:%S.%f")[:-3]
-    facts = {**event["metadata"], **event["measurements"]}
-    known = " ".join(f"{key}={_short(value)}" for key, value in facts.items() if value not in (None, ""))
-    return f"{when} {event['level']:7s} {event['event']:22s} {known}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def event_text(event: LoggedEvent) -> str:
+    """When, how bad, and a sentence."""
+    at = datetime.fromtimestamp(event.at)
+    day = "" if at.date() == datetime.now().date() else f"{at:%Y-%m-%d} "
+    return f"{day}{at:%H:%M:%S}  {event.level:7}  {sentence(event)}"
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.1f} ms"
+    """At most seven characters."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"

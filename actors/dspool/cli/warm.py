@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from dspool.cli.layout import table
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.service import as_json, run_file, running_pool
@@ -118,7 +119,6 @@ def line_of(moment: WarmProgress) -> str:
 
 def report_text(report: WarmupReport) -> str:
     """The report for people."""
-    table = Output().table
     steps = [
         (
             f"{step.index} {step.step}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.remote.requests import with_query
 from dspool.remote.service import HttpService
@@ -13,6 +15,12 @@ class RemoteObservation:
     timeout_s: float
     _service: HttpService
     _path: str
+
+    async def look(self, what: str) -> Any:
+        """The JSON that the service has below the pool's address under `what`: `alerts`, `overview`, `operations`,
+        ... It knows more of its pools than these do of themselves.
+        """
+        return await self._service.get(f"{self._path}/{what}", object)
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
         """As `Pool.metrics_snapshot`."""

@@ -23,7 +23,7 @@ import httpx
 import msgspec
 
 from dspool.batch import BatchCall, BatchMethods, Outcome
-from dspool.blocking import BlockingClient
+from dspool.blocking import BlockingClient, waiting
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.errors import InvalidRequest, UnknownWorker, Unreachable
 from dspool.messages import (
@@ -352,6 +352,8 @@ class RemoteSession(SessionMethods):
 
 class BlockingRemotePool(BlockingClient[RemotePool]):
     """As `RemotePool`, without asyncio. Safe to use from several threads."""
+
+    look = waiting(RemotePool.look)
 
     def __init__(
         self,

@@ -14,11 +14,12 @@ from dspool.core.metrics.measures import Table
 from dspool.messages import PoolStatus
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import LoggedEvent
+from dspool.telemetry.event_text import sentence
 from dspool_console.alerts.watch import AlertNow
 from dspool_console.charts import Line, Unit, chart, shown
 from dspool_console.dashboard.service import ConsoleContext, PoolWatch
 from dspool_serve.api.common import POOL, or_none, patiently
-from dspool_serve.api.events import markers, text_of
+from dspool_serve.api.events import markers
 from dspool_serve.api.tables import RANGE, RANGE_QUERY, Range, range_of, rows_of
 from dspool_serve.costly import in_thread
 from dspool_serve.http.requests import Request
@@ -173,7 +174,7 @@ def report(facts: ReportFacts) -> str:
         _rows(
             ("time", "event", "source", "what"),
             (
-                (_when(seen.at), seen.event, seen.source, text_of(seen))
+                (_when(seen.at), seen.event, seen.source, sentence(seen))
                 for seen in sorted(within, key=lambda seen: seen.at)[-EVENTS_SHOWN:]
             ),
         ),

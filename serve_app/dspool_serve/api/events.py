@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from dspool.telemetry.event_log import EventPage, LoggedEvent
-from dspool.telemetry.events import EVENTS
+from dspool.telemetry.event_text import resize_text, sentence
 from dspool.telemetry.observation import MAX_PAGE, MAX_POLL_S
 from dspool_serve.api.common import ANSWER_S, POOL, patiently, pool_of, whole_number
 from dspool_serve.context import Context
@@ -63,7 +63,7 @@ class EventRows(Struct, frozen=True):
 
 
 def event_row(seen: LoggedEvent) -> EventRow:
-    return EventRow(**msgspec.structs.asdict(seen), text=text_of(seen), marker=marker_of(seen))
+    return EventRow(**msgspec.structs.asdict(seen), text=sentence(seen), marker=marker_of(seen))
 
 
 def event_rows(page: EventPage) -> EventRows:
@@ -74,7 +74,7 @@ def marker_of(seen: LoggedEvent) -> Marker | None:
     """What charts show of it; None for most events."""
     numbers, about = seen.measurements, seen.metadata
     if seen.event == "pool.resize":
-        return _marker(seen, "resize", _resize(numbers, about), "info")
+        return _marker(seen, "resize", resize_text(numbers, about), "info")
     if seen.event == "worker.terminate" and not _expected(about):
         return _marker(seen, "death", f"{_name(about)} ended: {about.get('reason') or 'unknown'}", "error")
     if seen.event == "pool.recovery":
@@ -101,45 +101,6 @@ def markers(
     return [marker for marker in found if marker is not None][-MARKERS_KEPT:]
 
 
-def text_of(seen: LoggedEvent) -> str:
-    """One sentence. Names in it come from users and are text, whatever they hold."""
-    numbers, about = seen.measurements, seen.metadata
-    if seen.event == "pool.resize":
-        return f"desired size {_resize(numbers, about)}"
-    if seen.event in ("alert.firing", "alert.resolved"):
-        return str(about.get("summary", "")) or f"{about.get('alert')}"
-    meaning = EVENTS[seen.event].meaning if seen.event in EVENTS else seen.event
-    units = EVENTS[seen.event].measurements if seen.event in EVENTS else {}
-    facts = [
-        f"{_words(key)} {value}"
-        for key in (
-            "worker",
-            "from_worker",
-            "replaced",
-            "program",
-            "version",
-            "session_hash",
-            "outcome",
-            "code",
-        )
-        if (value := about.get(key)) not in (None, "")
-    ]
-    facts += [
-        f"{_words(key)} {_amount(value, units.get(key, ''))}"
-        for key, value in numbers.items()
-        if key not in ("count",)
-    ]
-    reason = about.get("reason")
-    return meaning + (f" ({', '.join(facts)})" if facts else "") + (f": {reason}" if reason else "")
-
-
-def _resize(numbers: Mapping[str, float], about: Mapping[str, Any]) -> str:
-    overflow = numbers.get("overflow", 0)
-    more = f" and {overflow:g} overflow" if overflow else ""
-    reason = about.get("reason")
-    return f"{numbers.get('from', 0):g} -> {numbers.get('to', 0):g}{more}" + (f": {reason}" if reason else "")
-
-
 def _expected(about: Mapping[str, Any]) -> bool:
     reason = str(about.get("reason") or "")
     return reason.startswith(_EXPECTED)
@@ -151,15 +112,6 @@ def _name(about: Mapping[str, Any]) -> str:
 
 def _marker(seen: LoggedEvent, kind: str, label: str, level: str) -> Marker:
     return Marker(seen.at, kind, label[:300], level)
-
-
-def _words(key: str) -> str:
-    return key.removesuffix("_s").replace("_", " ")
-
-
-def _amount(value: float, unit: str) -> str:
-    number = f"{value:.3g}" if unit == "s" else f"{value:g}"
-    return f"{number} s" if unit == "s" else number
 
 
 async def _news(
@@ -264,5 +216,4 @@ __all__ = [
     "event_rows",
     "marker_of",
     "markers",
-    "text_of",
 ]

@@ -14,7 +14,7 @@ from dspool.cli import overview
 from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail
 from dspool.cli.doctor.listeners import ListeningSocket
-from dspool.cli.options import ConfigFile, Debug, Json, StateDir
+from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
 from dspool.config import PoolConfig, load_config
@@ -36,6 +36,7 @@ def doctor(
     address: Annotated[
         str | None, typer.Option(help="The Ray cluster that `dspool up --address` is to join, or `auto`.")
     ] = None,
+    pool: PoolName = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -45,7 +46,7 @@ def doctor(
     """
     out = Output(json, debug)
     with guarded(out):
-        findings, open_ports = examine(config, state_dir, address)
+        findings, open_ports = examine(config, state_dir, address, pool)
         worst = _worst(findings)
         table = f"\n\n{listeners.picture(open_ports)}" if open_ports else ""
         out.result(
@@ -66,7 +67,9 @@ class Examination(NamedTuple):
     """Of the running service."""
 
 
-def examine(file: Path | None, state_dir: Path | None, address: str | None = None) -> Examination:
+def examine(
+    file: Path | None, state_dir: Path | None, address: str | None = None, pool: str | None = None
+) -> Examination:
     """All checks. One that breaks is a finding itself: the others are still of use."""
     findings = [
         machine.python(),
@@ -85,18 +88,18 @@ def examine(file: Path | None, state_dir: Path | None, address: str | None = Non
         advice = "correct it; `dspool config` shows where each value comes from"
         findings.append(fail("configuration", refused.message, "nothing starts with it", advice))
         return Examination(findings, [])
-    of_service = _of(config, address)
+    of_service = _of(config, address, pool)
     return of_service._replace(findings=[*findings, *of_service.findings])
 
 
-def _of(config: PoolConfig, address: str | None) -> Examination:
+def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examination:
     run_file = RunFile(config.state_dir)
     run = run_file.read()
     run = run if run is not None and run.alive() else None
     session = service.session_directory(run)
     joined = run if run is not None and run.joined else None
     cluster, nodes = service.ray_cluster(joined.ray_address if joined else address)
-    status = overview.status(run_file)
+    status = overview.status(run_file, pool)
     workers = [worker["pid"] for worker in (status.get("status") or {}).get("workers", ())]
     open_ports: list[ListeningSocket] = []
 

@@ -20,7 +20,7 @@ import psutil
 from msgspec import Struct
 
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
-from dspool.cli.output import Output
+from dspool.cli.layout import table
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.service import asks_for_token
 
@@ -136,7 +136,7 @@ def picture(listeners: Sequence[ListeningSocket]) -> str:
     """As a table."""
     titles = ("listens on", "reached by", "asks for", "what", "process", "pid")
     rows = [(where(one), one.reach, one.protection, one.what, one.process, str(one.pid)) for one in listeners]
-    return Output().table(titles, rows)
+    return table(titles, rows)
 
 
 def where(listener: ListeningSocket) -> str:

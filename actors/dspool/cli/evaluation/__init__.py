@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from dspool.cli import completion
 from dspool.cli.deploy import program_of
 from dspool.cli.evaluation.examples import Example, Metric, input_names, metric_of, read_examples
 from dspool.cli.evaluation.running import Candidate, ScoredRow, Summary, evaluate, summary
 from dspool.cli.evaluation.statistics import Difference, difference
+from dspool.cli.layout import table
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, Output, guarded
 from dspool.cli.programs import find_here
@@ -33,7 +35,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate_program(
-    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="The pool program.")],
+    program: Annotated[
+        str, typer.Argument(metavar="PROGRAM", help="The pool program.", autocompletion=completion.programs)
+    ],
     data: Annotated[
         Path,
         typer.Argument(
@@ -95,10 +99,10 @@ def evaluate_program(
     """
     output = Output(json, debug)
     with guarded(output):
+        served = running(run_file(config, state_dir))
         find_here()
         candidates = candidates_of(version, state, against)
         judge = metric_of(metric)
-        served = running(run_file(config, state_dir))
         wanted = _Wanted(program, data, inputs, limit, candidates, judge, concurrency, timeout)
         rows, finished = _run(lambda: remote_pool(served, pool, priority="batch"), wanted, out, output)
         if not rows:
@@ -168,7 +172,7 @@ def report_text(found: dict[str, Any]) -> str:
         )
         for one in found["results"]
     ]
-    text = "\n".join([Output().table(titles, rows), *_failures(found)])
+    text = "\n".join([table(titles, rows), *_failures(found)])
     if (compared := found.get("comparison")) is None:
         return text
     low, high = compared["interval"]
