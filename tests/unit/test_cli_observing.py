@@ -235,7 +235,7 @@ def test_what_is_long_and_large_fits_80_columns(verb, troubled):
 @pytest.mark.parametrize("verb", [["status"], ["top", "--once"]])
 def test_health_and_what_is_wrong_come_first(verb, troubled):
     lines = run(app, [*verb, *troubled], env={"COLUMNS": "80"}).stdout.splitlines()
-    first = "pool default: unhealthy (0 of 100), degraded, 11 of 12 workers and 1 spare"
+    first = "pool default: unhealthy (20 of 100), degraded, 11 of 12 workers and 1 spare"
     assert lines[0] == first
     assert "  ! 20.00% of operations failed or timed out." in lines[1:6]
     assert any("DspoolErrorRate fires since" in line for line in lines)
