@@ -25,6 +25,7 @@ from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.core.metrics.metric_store import MetricsOptions
+from dspool.core.metrics.operation_records import EndedOperation, FoundOperations, OperationQuery
 from dspool.corrections import uvicorn_connections
 from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownSession, UnknownWorker
 from dspool.messages import (
@@ -43,6 +44,8 @@ from dspool.supervisor.warmup import WarmProgress
 from dspool.telemetry.event_log import EventBatch, EventLog, EventPage, OutgoingEvent
 from dspool.telemetry.log_files import LogLine, LogPage, LogTail
 from dspool.telemetry.metrics import Metrics
+from dspool.telemetry.operation_store import OperationStore
+from dspool.telemetry.pseudonyms import principal_hash, sealed, session_hash
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 from dspool.tokens import TokenSource
 from dspool_console import Console
@@ -132,6 +135,7 @@ class SimulatedPool:
             clock=lambda: time.monotonic() + self._shift,
             wall=lambda: time.time() + self._shift,
         )
+        self.operations = OperationStore(None, max_rows=100_000)
         self.log = EventLog(name, wall=lambda: time.time() + self._shift)
         self.rows: dict[str, WorkerStatus] = {}
         self._seq = 0
@@ -426,6 +430,11 @@ class SimulatedPool:
         self._here()
         return self.metrics.errors()
 
+    async def find_operations(self, query: OperationQuery) -> FoundOperations:
+        self._here()
+        found, cursor = self.operations.find(query.checked())
+        return FoundOperations(found, cursor, self.operations.kept, self.operations.oldest_at(), 0)
+
     async def snapshot(self) -> Snapshot:
         self._here()
         return Snapshot(
@@ -565,7 +574,8 @@ class SimulatedPool:
 
 
 def write_traces(pool: SimulatedPool, number: int = 300) -> None:
-    """Spans as traced operations leave them."""
+    """Spans as traced operations leave them, and the records of these operations."""
+    keep_operations(pool, number)
     directory = pool.config.state_dir / "traces"
     directory.mkdir(parents=True, exist_ok=True)
     dice = random.Random(7)
@@ -607,6 +617,38 @@ def write_traces(pool: SimulatedPool, number: int = 300) -> None:
                 file.write(json.dumps(span) + "\n")
                 if name != "queue":
                     parent = span["span_id"]
+
+
+def keep_operations(pool: SimulatedPool, number: int) -> None:
+    """Records of `number` operations, one a second until now: programs, failures, sessions, callers."""
+    dice = random.Random(7)
+    now = time.time()
+    workers = list(pool.rows)
+    records = []
+    for n in range(number):
+        start = now - (number - n)
+        took = int(2e8 * dice.lognormvariate(0, 0.6)) / 1e9
+        trace, failed = f"{dice.getrandbits(128):032x}", n % 23 == 0
+        session = f"user-{n % 5}" if n % 3 == 0 else None
+        principal = ("ada", "eve")[n % 2]
+        records.append(
+            EndedOperation(
+                f"op-{n}", start + took, took, 0.01, took - 0.01,
+                "execute_program",
+                None if session else pool.odd[:40] if failed else "qa",
+                0 if session else 3 - n % 2,
+                "error" if failed else "ok",
+                "program_error" if failed else None,
+                "KeyError" if failed else None,
+                "shop.answers:41" if failed else None,
+                workers[n % len(workers)], 1, trace if n % 4 == 0 else None,
+                session and session_hash(session, pool.name),
+                session and sealed(session, pool.name),
+                principal_hash(principal, pool.name),
+                sealed(principal, pool.name),
+            )
+        )  # fmt: skip
+    pool.operations.write(records, now)
 
 
 class SimulatedPools:

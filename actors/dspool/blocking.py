@@ -234,6 +234,7 @@ class BlockingClient(BlockingForm[PoolT]):
     errors = waiting(PoolClient.errors)
     metrics_history = waiting(PoolClient.metrics_history)
     events = waiting(PoolClient.events)
+    operations = waiting(PoolClient.operations)
     logs = waiting(PoolClient.logs)
 
 

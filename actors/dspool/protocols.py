@@ -6,11 +6,12 @@ An operation has one name in all of them; `Pool` says what it does and raises. M
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Protocol, Unpack
 
 from dspool.batch import BatchMethods
 from dspool.core.lifecycle.warmup import Strategy, WarmupReport
 from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
+from dspool.core.metrics.operation_records import OperationFilters, OperationPage
 from dspool.messages import JSON, Deployment, PoolStatus, Result, SessionInfo
 from dspool.session import PoolOperations, SessionMethods
 from dspool.supervisor.canary import Rollout
@@ -51,6 +52,7 @@ class PoolObservation(Protocol):
     async def metrics_history(
         self, duration_s: float = 60.0, *, program: str | None = None, ordinal: int | None = None
     ) -> HistoryView: ...
+    async def operations(self, **filters: Unpack[OperationFilters]) -> OperationPage: ...
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage: ...
     async def logs(
         self,

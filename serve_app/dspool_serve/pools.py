@@ -11,6 +11,7 @@ from dspool.config import PoolConfig
 from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport
 from dspool.core.metrics.measures import LiveUpdate, Table
+from dspool.core.metrics.operation_records import FoundOperations, OperationQuery
 from dspool.messages import (
     AnyCommand,
     Deployment,
@@ -87,6 +88,7 @@ class PoolInspection(Protocol):
     @property
     def ray_dashboard(self) -> str | None: ...
     async def snapshot(self) -> Snapshot: ...
+    async def find_operations(self, query: OperationQuery) -> FoundOperations: ...
     async def live_update(self, after: float | None = None, *, workers: bool = False) -> LiveUpdate: ...
     async def table(
         self, duration_s: float, *, program: str | None = None, ordinal: int | None = None

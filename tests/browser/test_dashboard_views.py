@@ -235,7 +235,63 @@ def test_an_operation_opens_as_a_waterfall(look):
     assert page.locator(".waterfall .about:visible").count() == 1
     assert "dspool.worker" in page.locator("section[aria-label=Log] pre.log").inner_text()
     page.get_by_role("link", name="All operations").click()
-    page.get_by_role("heading", name="Slowest").wait_for()
+    page.get_by_role("heading", name="Operations").wait_for()
+
+
+def test_operations_are_filtered_as_the_address_says_and_the_way_back_leads_to_what_was_before(look):
+    page = look.go("operations")
+    rows = page.get_by_role("region", name="Operations", exact=True).locator("tbody tr")
+    rows.first.wait_for()
+    page.get_by_label("Outcome").select_option("failed")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('tbody .badge')].every(one => one.textContent === 'KeyError')"
+    )
+    page.get_by_label("Part of an id").fill("op-2")
+    page.wait_for_function("() => location.hash.includes('text=op-2')")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('tbody a.id')].some(one => one.textContent === 'op-253')"
+        " && document.querySelectorAll('tbody tr').length < 10"
+    )
+    link = page.url
+    page.get_by_role("button", name="Total").click()
+    page.wait_for_function("() => location.hash.includes('sort=duration')")
+    page.go_back()
+    page.wait_for_function("() => !location.hash.includes('sort')")
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('[type=search]').value === ''")
+    assert "outcome=failed" in page.url
+    # Whoever gets the link sees the same.
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_function("() => document.querySelectorAll('tbody tr').length in {7: 1, 6: 1, 5: 1, 8: 1}")
+    assert page.get_by_label("Part of an id").input_value() == "op-2"
+    assert page.get_by_label("Outcome").input_value() == "failed"
+    assert serious(page) == []
+    page.get_by_role("link", name="Clear").click()
+    page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 50")
+    page.get_by_role("link", name="user-0").first.click()
+    page.wait_for_function("() => location.hash.includes('session=user-0')")
+    page.get_by_text("No operation fits").wait_for(state="detached")
+    page.get_by_label("Part of an id").fill("nothing has this")
+    page.get_by_role("heading", name="No operation fits").wait_for()
+    assert look.troubles == []
+
+
+def test_operations_on_a_phone_are_two_lines_each(browser, demo):
+    phone = Looking(browser, demo.url, viewport=PHONE)
+    page = phone.go("operations")
+    page.locator("tbody tr").nth(24).wait_for()
+    assert phone.widest() <= PHONE["width"]
+    assert page.evaluate("document.documentElement.scrollHeight") < 2500
+    assert serious(page) == []
+    phone.close()
+
+
+def test_a_page_that_there_is_none_of_says_so(look):
+    look.page.goto(f"{look.url}/dashboard#/default/nothing")
+    look.page.get_by_role("heading", name="There is no such page").wait_for()
+    look.page.get_by_role("link", name="Go to the overview").click()
+    look.page.locator('#main[data-shows="overview"]').wait_for()
 
 
 def test_other_bounds_are_replayed_when_a_slider_moves(look):

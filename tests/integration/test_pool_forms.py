@@ -28,6 +28,8 @@ from dspool.errors import (
 )
 from dspool.messages import Deployment, EndSession, Result, StreamProgram
 from dspool.supervisor.canary import Rollout
+from dspool_console import Console
+from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
 from dspool_serve.pools import Settings
 from tests.unit.http_doubles import FixedPools
@@ -77,7 +79,8 @@ async def served(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
 async def service(pool: Pool) -> AsyncIterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        app = Application(FixedPools(pool), Settings(operation_timeout_s=30.0))
+        pools, security = FixedPools(pool), Security()
+        app = Application(pools, Settings(operation_timeout_s=30.0), security, Console(pools, security))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         running = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
@@ -266,16 +269,25 @@ async def test_a_worker_is_replaced(pool):
 
 
 async def test_what_happened_and_what_was_counted_can_be_looked_at(pool):
-    await pool.execute("qa", **QUESTION)
+    answer = await pool.execute("qa", **QUESTION)
     for _ in range(100):
         snapshot = await pool.metrics_snapshot()
-        if "qa" in snapshot.programs and snapshot.size == 2:
+        history = await pool.metrics_history(60.0, program="qa")
+        if "qa" in snapshot.programs and snapshot.size == 2 and history.points:
             break
         await asyncio.sleep(0.1)
     assert snapshot.programs["qa"].counters.by_outcome["ok"] >= 1
     assert set(snapshot.workers) <= {0, 1, 2, 3, 4}
     assert (await pool.metrics_history(60.0)).points
-    assert (await pool.metrics_history(60.0, program="qa")).points
+    assert history.points
+    for _ in range(100):
+        found = (await pool.operations(program="qa", text=answer.operation_id)).operations
+        if found:
+            break
+        await asyncio.sleep(0.1)
+    assert [(one.id, one.worker, one.version, one.outcome) for one in found] == [
+        (answer.operation_id, answer.worker, answer.program_version, "ok")
+    ]
     page = await pool.events()
     assert page.events
     assert not (await pool.events(page.next, timeout_s=0.01)).missed

@@ -71,3 +71,15 @@ async def test_a_process_whose_store_is_away_starts_with_pseudonyms_that_nobody_
     here = session_hash(SESSION, "p")
     monkeypatch.setattr(pseudonyms, "_own_key", b"another process's")
     assert session_hash(SESSION, "p") != here
+
+
+def test_a_sealed_name_is_read_with_the_pools_key_and_with_no_other(monkeypatch):
+    monkeypatch.setitem(pseudonyms._keys, "p", b"k" * 32)
+    text = pseudonyms.sealed(SESSION, "p")
+    assert SESSION not in text
+    assert pseudonyms.sealed(SESSION, "p") == text
+    assert pseudonyms.unsealed(text, "p") == SESSION
+    assert pseudonyms.unsealed(text[:-1], "p") is None
+    assert pseudonyms.unsealed("no such text", "p") is None
+    monkeypatch.setitem(pseudonyms._keys, "p", b"o" * 32)
+    assert pseudonyms.unsealed(text, "p") is None

@@ -24,10 +24,11 @@ from dspool.errors import (
     ModelUnreachable,
     NotAllowed,
     ProgramError,
+    UnknownProgram,
     UnknownWorker,
     WorkerLost,
 )
-from dspool.messages import Result, StreamProgram
+from dspool.messages import ExecuteProgram, Result, StreamProgram
 from dspool.testing import BlockingLocalPool, ModelReply, ScriptedLM, local_pool
 from tests import pool_calls
 from tests.pool_calls import QUESTION
@@ -114,6 +115,36 @@ async def test_a_program_that_does_not_load_says_why():
             {"broken": "shop_programs:Broken"}, init_timeout_s=2.0, warmup={"worker_deadline_s": 1.0}
         ):
             pass
+
+
+async def test_each_operation_that_ended_can_be_searched_with_its_version_exception_session_and_caller():
+    async with local_pool(**pool_calls.CONFIG, metrics_flush_interval_s=0.05) as pool:
+        answer = await pool.execute("qa", context="c", question="q")
+        with pytest.raises(ProgramError):
+            await pool.run(ExecuteProgram("odd", {"how": "value error"}), operation_id="the-odd-one")
+        ada = pool.session("s", principal="ada")
+        await ada.set_variable("v", 1)
+        with pytest.raises(UnknownProgram):
+            await pool.execute("nobody", question="?")
+        for _ in range(1500):
+            if len((await pool.operations()).operations) == 4:
+                break
+            await asyncio.sleep(0.02)
+        (odd,) = (await pool.operations(error="ValueError")).operations
+        assert (odd.id, odd.program, odd.version, odd.code) == ("the-odd-one", "odd", 1, "program_error")
+        assert odd.at is not None
+        assert odd.at.startswith("shop_programs:")
+        (done,) = (await pool.operations(program="qa", outcome="ok", version=1)).operations
+        assert (done.id, done.worker, done.attempts) == (answer.operation_id, answer.worker, 1)
+        assert done.duration_s >= done.run_s > 0
+        (stored,) = (await pool.operations(session="s", principal="ada")).operations
+        assert (stored.command, stored.program, stored.session, stored.principal) == (
+            "set_variable",
+            None,
+            "s",
+            "ada",
+        )
+        assert len((await pool.operations(outcome="failed", worker=None)).operations) == 2
 
 
 # --- models ---

@@ -28,6 +28,7 @@ from dspool.client.links import Links
 from dspool.client.observation import ClientObserver
 from dspool.config import PoolConfig
 from dspool.core.dispatch.dispatcher import DispatchConfig, Dispatcher, Ticket, TicketEnd
+from dspool.core.metrics.operation_records import OperationBuffer
 from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import PoolClosed, PoolError
 from dspool.messages import AnyCommand, Failure, Member, Membership, OperationOptions, Result, StreamEvent
@@ -67,13 +68,10 @@ class Client:
         )
         self._recorder = ClientRecorder(config.name, self.id, now=time.monotonic())
         self.tracing = Tracing(config, self.id)
-        self._observer = ClientObserver(config.name, self._recorder, self.tracing)
+        ended = OperationBuffer(config.name, is_on=config.enable_metrics and config.operations.max_rows > 0)
+        self._observer = ClientObserver(config.name, self._recorder, self.tracing, ended)
         self._reporter = ClientReporter(
-            control,
-            self._dispatcher,
-            self._recorder,
-            self.tracing,
-            interval_s=config.metrics_flush_interval_s,
+            control, self._dispatcher, self._recorder, ended, self.tracing, config.metrics_flush_interval_s
         )
         self._secret = secret
         self._membership = Membership(-1)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from dspool.core.dispatch.dispatcher import Dispatcher
+from dspool.core.metrics.operation_records import OperationBatch, OperationBuffer
 from dspool.core.metrics.recorder import ClientDelta, ClientRecorder
 from dspool.messages import Membership
 from dspool.telemetry.event_log import EventBatch, EventBuffer
@@ -27,7 +28,7 @@ class ControlPlane(NamedTuple):
     report_dead: Callable[[str, str], Awaitable[None]]
     wake: Callable[[], Awaitable[None]] | None = None
     """Starts the workers of a lazy pool."""
-    report: Callable[[ClientDelta | EventBatch], Awaitable[None]] | None = None
+    report: Callable[[ClientDelta | EventBatch | OperationBatch], Awaitable[None]] | None = None
 
 
 async def follow(
@@ -62,12 +63,12 @@ class ClientReporter:
         control: ControlPlane,
         dispatcher: Dispatcher,
         recorder: ClientRecorder,
+        ended: OperationBuffer,
         tracing: Tracing,
-        *,
         interval_s: float,
     ) -> None:
         self._report, self._dispatcher, self._recorder = control.report, dispatcher, recorder
-        self._tracing, self._interval_s = tracing, interval_s
+        self._ended, self._tracing, self._interval_s = ended, tracing, interval_s
         self._events = EventBuffer(recorder.pool, recorder.reporter)
         self._spans_lost = 0
 
@@ -93,6 +94,7 @@ class ClientReporter:
         if self._report is None:
             return False
         await self._events.deliver(self._report)
+        await self._deliver_ended(self._report)
         now = time.monotonic()
         dropped, self._spans_lost = self._tracing.dropped - self._spans_lost, self._tracing.dropped
         if dropped:
@@ -114,3 +116,14 @@ class ClientReporter:
                 raise
             return False
         return not delta.final
+
+    async def _deliver_ended(self, report: Callable[[OperationBatch], Awaitable[None]]) -> None:
+        batch = self._ended.take()
+        if batch is None:
+            return
+        try:
+            await report(batch)
+        except BaseException as failed:
+            self._ended.give_back(batch)
+            if not isinstance(failed, Exception):
+                raise

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from dspool.core.dispatch.ticket import Ticket, TicketEnd
+from dspool.core.metrics.operation_records import MAX_TEXT, EndedOperation, OperationBuffer
 from dspool.core.metrics.recorder import ClientRecorder
 from dspool.errors import PoolError
 from dspool.messages import Member, Operation, Result
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.events import attached, emit
-from dspool.telemetry.pseudonyms import session_hash
+from dspool.telemetry.pseudonyms import principal_hash, sealed, session_hash
 from dspool.telemetry.tracing import Tracing, operation_attributes, trace_id_of, traceparent_of, unsampled
 from dspool.wire.frames import Report
 
@@ -42,10 +43,12 @@ class ClientObserver:
         pool: str,
         recorder: ClientRecorder,
         tracing: Tracing,
+        ended: OperationBuffer | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tracing = tracing
+        self._ended = ended
         self._recorder = recorder
         self.members: Mapping[str, Member] = {}
         self._pool, self._clock = pool, clock
@@ -78,6 +81,8 @@ class ClientObserver:
         self._recorder.record(call.program, error.outcome, 0.0, code=error.code)
         self._recorder.failed(call.program, error, version=0, worker=None, operation=operation.id)
         self._end_span(operation, error, None, None)
+        if self._ended is not None and self._ended.has_room(error.outcome):
+            self._ended.add(ended_operation(self._pool, operation, call, error, 0.0, 0.0, 0.0, time.time()))
         if attached("operation.exception") or attached("operation.stop"):
             numbers = {"duration_s": 0.0, "wait_s": 0.0, "run_s": 0.0, "attempts": 0.0}
             self._emit_end(operation, call, error, numbers, None)
@@ -124,6 +129,23 @@ class ClientObserver:
         operation = ticket.operation
         if self._spans:
             self._end_span(operation, error, end, wait_s)
+        if self._ended is not None and self._ended.has_room("ok" if error is None else error.outcome):
+            version = 0 if report is None else report.program_version
+            self._ended.add(
+                ended_operation(
+                    self._pool,
+                    operation,
+                    ticket.sink,
+                    error,
+                    latency_s,
+                    wait_s,
+                    run_s,
+                    time.time(),
+                    version,
+                    end.worker,
+                    ticket.attempts,
+                )
+            )
         if attached("operation.stop") or attached("operation.exception"):
             numbers = {
                 "duration_s": latency_s,
@@ -194,6 +216,49 @@ class ClientObserver:
             "slot": None if member is None else member.ordinal,
             "trace_id": trace_id_of(operation.traceparent),
         }
+
+
+def ended_operation(
+    pool: str,
+    operation: Operation,
+    call: CountedCall,
+    error: PoolError | None,
+    duration_s: float,
+    wait_s: float,
+    run_s: float,
+    ended_at: float,
+    version: int = 0,
+    worker: str | None = None,
+    attempts: int = 0,
+) -> EndedOperation:
+    """The record of an operation: names and numbers, nothing that anybody sent or got."""
+    session, principal, traceparent = operation.session, operation.principal, operation.traceparent
+    return EndedOperation(
+        operation.id,
+        ended_at,
+        duration_s,
+        wait_s,
+        run_s,
+        call.command,
+        _program(operation, call),
+        version,
+        "ok" if error is None else error.outcome,
+        None if error is None else error.code,
+        _named(error, "exception"),
+        _named(error, "at"),
+        worker,
+        attempts,
+        None if traceparent is None or traceparent[-2:] == "00" else trace_id_of(traceparent),
+        None if session is None else session_hash(session, pool),
+        None if session is None else sealed(session, pool),
+        None if principal is None else principal_hash(principal, pool),
+        None if principal is None else sealed(principal, pool),
+    )
+
+
+def _named(error: PoolError | None, detail: str) -> str | None:
+    name = None if error is None else error.details.get(detail)
+    return name[:MAX_TEXT] if isinstance(name, str) else None
 
 
 def _program(operation: Operation, call: CountedCall) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from dspool.config.base import (
     Count,
+    CountOrZero,
     FreeForm,
     HttpUrl,
     ImportPath,
@@ -54,6 +55,15 @@ class HistoryConfig(Part):
                     span, getattr(self, span), f"must not make more than 100000 points, it makes {points:.0f}"
                 )
         return self
+
+
+class OperationsConfig(Part):
+    max_rows: CountOrZero = 1_000_000
+    """Ended operations that the pool keeps on disk, to be searched; the oldest go first. 0 keeps none."""
+    max_bytes: Annotated[int, Field(ge=1_048_576)] = 536_870_912
+    """Size of their file. A million takes about 250 MB."""
+    max_age_s: Seconds = 604_800.0
+    """How long an operation is kept."""
 
 
 def is_multiple(value: float, of: float) -> bool:
@@ -283,6 +293,7 @@ __all__ = [
     "HistoryConfig",
     "LimitsConfig",
     "Name",
+    "OperationsConfig",
     "ProgramConfig",
     "RecycleConfig",
     "RestartConfig",

@@ -40,6 +40,7 @@ from dspool.config.parts import (
     AllowedCallables,
     HistoryConfig,
     LimitsConfig,
+    OperationsConfig,
     ProgramConfig,
     RecycleConfig,
     RestartConfig,
@@ -173,6 +174,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     metrics_flush_interval_s: Seconds = 0.5
     """How often clients and workers send their samples; within `metrics_interval_s`."""
     history: HistoryConfig = HistoryConfig()
+    operations: OperationsConfig = OperationsConfig()
 
     session_ttl_s: Seconds = 3600.0
     """Time without use after which the pool forgets a session."""

@@ -80,6 +80,7 @@ class LocalMetrics:
         self._events.detach()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        await self._metrics.operations.close()
 
 
 class LocalPool(Administration, Inspection, Storage, DirectPool):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
+from dspool.core.metrics.operation_records import OperationFilters, OperationPage
 from dspool.remote.requests import with_query
 from dspool.remote.service import HttpService
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_files import LogPage
+
+_IN_A_QUERY = {"since": "from", "until": "to"}
 
 
 class RemoteObservation:
@@ -46,6 +49,15 @@ class RemoteObservation:
         """As `Pool.events`."""
         path = with_query(self._path + "/events", since=since, limit=limit, timeout_s=timeout_s)
         return await self._service.get(path, EventPage, wait_s=self.timeout_s + timeout_s)
+
+    async def operations(self, **filters: Unpack[OperationFilters]) -> OperationPage:
+        """As `Pool.operations`. Names of sessions and principals need an admin's token, but for one's own."""
+        given: dict[str, Any] = {_IN_A_QUERY.get(name, name): value for name, value in filters.items()}
+        if "ascending" in given:
+            given["ascending"] = "true" if given["ascending"] else None
+        return await self._service.get(
+            with_query(self._path + "/operations", **({"limit": 100} | given)), OperationPage
+        )
 
     async def logs(
         self,

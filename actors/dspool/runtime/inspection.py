@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import msgspec
 
 from dspool.client.client import Client
 from dspool.core.metrics.measures import ErrorList, HistoryView, LiveUpdate, MetricsSnapshot, Table
+from dspool.core.metrics.operation_records import (
+    FoundOperations,
+    OperationFilters,
+    OperationPage,
+    OperationQuery,
+)
 from dspool.errors import InvalidRequest, NotAllowed, WorkerLost
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_files import MAX_LINES, LogPage, LogQuery, LogTail, merged
+from dspool.telemetry.operation_names import operation_page, query_of
 from dspool.telemetry.snapshot import Snapshot
 
 WORKER_S = 2.0
 """How long to wait for one worker: one that hangs must not keep a page from showing the others."""
 
 _live_update = msgspec.msgpack.Decoder(LiveUpdate).decode
+_found = msgspec.msgpack.Decoder(FoundOperations).decode
 _table = msgspec.msgpack.Decoder(Table).decode
 
 
@@ -68,6 +76,22 @@ class Inspection:
             NotAllowed, WorkerLost: as `metrics_snapshot`.
         """
         return await self._ask_metrics("errors")
+
+    async def operations(self, **filters: Unpack[OperationFilters]) -> OperationPage:
+        """Operations that ended, newest first: those that the pool keeps (`operations` of the configuration) and that
+        fit all `filters`. They are there a second after their end.
+
+        Raises:
+            NotAllowed, WorkerLost: as `metrics_snapshot`.
+            InvalidRequest: a filter is out of range.
+            QueueFull, PoolNotReady: too many search, or it took too long.
+        """
+        query = query_of(filters, self.name).checked()
+        return operation_page(await self.find_operations(query), self.name)
+
+    async def find_operations(self, query: OperationQuery) -> FoundOperations:
+        """As `operations`; names of sessions and principals are hashes in the question and sealed in the answer."""
+        return _found(await self._ask_metrics("find_operations", query))
 
     async def events(self, since: int = 0, limit: int = 100, *, timeout_s: float = 0.0) -> EventPage:
         """The events of the whole pool: resizes, deaths, moved sessions, ... (not each operation), oldest first.

@@ -18,6 +18,7 @@ from dspool.errors import PoolError, WorkerLost
 from dspool.runtime.cluster import ask, find_actor
 from dspool.runtime.exported import RayMetrics, export_interval_s
 from dspool.telemetry import logs
+from dspool.telemetry.operation_keeper import operations_file
 from dspool.telemetry.pool_metrics import PoolMetrics
 
 log = logging.getLogger("dspool.runtime")
@@ -57,7 +58,7 @@ class MetricsActor(PoolMetrics):
 
     # A coroutine, so that it runs on the actor's event loop and ticking begins with the actor.
     async def __init__(self, config: PoolConfig) -> None:  # type: ignore[misc]
-        super().__init__(config)
+        super().__init__(config, operations_file(config))
         self._config = config
         logs.configure(config)
         if ray.get_runtime_context().was_current_actor_reconstructed:

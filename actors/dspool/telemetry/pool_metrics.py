@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingInputs
 from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.core.metrics.metric_store import MetricsOptions
+from dspool.core.metrics.operation_records import OperationBatch, OperationQuery
 from dspool.core.metrics.recorder import Delta
 from dspool.messages import PoolStatus
 from dspool.telemetry.event_log import EventBatch, EventPage
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.observation import Observation
+from dspool.telemetry.operation_keeper import OperationKeeper
 from dspool.telemetry.snapshot import PoolLimits, Snapshot
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -21,13 +25,18 @@ _encode = msgspec.msgpack.Encoder().encode
 class PoolMetrics:
     """What a pool's clients, workers and supervisor report, and what can be asked of it. One event loop owns it."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, operations: Path | None = None) -> None:
+        """`operations` is the file of the kept operations; None: they die with this process."""
         self.metrics = Metrics(config.name, _options_of(config))
+        self.operations = OperationKeeper.of(config, operations)
         self.observation = Observation(config, self.metrics)
         self._limits = PoolLimits.of(config)
 
-    async def report(self, message: Delta | PoolStatus | EventBatch) -> None:
-        self.observation.report(message)
+    async def report(self, message: Delta | PoolStatus | EventBatch | OperationBatch) -> None:
+        if isinstance(message, OperationBatch):
+            self.operations.take(message)
+        else:
+            self.observation.report(message)
 
     async def checkpoint(self) -> None:
         """Write the checkpoint now, not only every 30 s."""
@@ -36,6 +45,10 @@ class PoolMetrics:
     async def events(self, since: int = 0, limit: int = 100, timeout_s: float = 0.0) -> EventPage:
         """Events of the whole pool; see `Observation.events`."""
         return await self.observation.events(since, limit, timeout_s)
+
+    async def find_operations(self, query: OperationQuery) -> bytes:
+        """Ended operations: `FoundOperations` in msgpack."""
+        return _encode(await self.operations.find(query))
 
     async def metrics_snapshot(self) -> MetricsSnapshot:
         return self.metrics.snapshot()

@@ -1,4 +1,4 @@
-"""What the page's views show beside the API's own answers: overview, live stream, alerts, markers, operations."""
+"""What the page's views show beside the API's own answers: overview, live stream, alerts, markers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from dspool.core.metrics.measures import LiveUpdate
-from dspool.errors import InvalidRequest, UnknownName
+from dspool.errors import InvalidRequest
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.observation import MAX_PAGE
-from dspool.telemetry.trace_tree import find_trace
 from dspool_console.alerts.watch import EVERY_S as ALERTS_EVERY_S
 from dspool_console.alerts.watch import AlertNow
 from dspool_console.dashboard import view
 from dspool_console.dashboard.hub import TOPICS
 from dspool_console.dashboard.service import ConsoleContext, PoolWatch
-from dspool_console.dashboard.traces import OperationList, Waterfall, is_of, listed, waterfall
-from dspool_serve.api.common import POOL, answer_packed, names_sessions, or_none, patiently
+from dspool_serve.api.common import POOL, answer_packed, or_none, patiently
 from dspool_serve.api.events import EventRow, Marker, event_row, markers
 from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of
-from dspool_serve.costly import in_thread
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
@@ -55,14 +52,14 @@ async def get_overview(context: ConsoleContext, request: Request) -> Response:
         watch.answers.drop("overview")
 
     async def make() -> view.Row:
-        update, status = await asyncio.gather(_update(watch), or_none(watch.pool.status()))
+        update, status = await asyncio.gather(live_update_of(watch), or_none(watch.pool.status()))
         alerts = watch.alerts
         return view.overview(update, status, watch.pool.config, alerts.summary(), time.time(), alerts.alerts)
 
     return answer_packed(request, await patiently(watch.answers.get("overview", make)))
 
 
-async def _update(watch: PoolWatch) -> LiveUpdate | None:
+async def live_update_of(watch: PoolWatch) -> LiveUpdate | None:
     if not watch.pool.config.enable_metrics:
         return None
     return await or_none(watch.pool.live_update())
@@ -100,39 +97,6 @@ async def list_alerts(context: ConsoleContext, request: Request) -> Response:
     changes = [event_row(change) for change in watch.alerts.changes]
     alerts = watch.alerts
     return answer_packed(request, AlertList(alerts.evaluated_at, ALERTS_EVERY_S, alerts.alerts, changes))
-
-
-async def list_operations(context: ConsoleContext, request: Request) -> Response:
-    request.query(frozenset())
-    watch = context.watch(request)
-    telemetry = watch.pool.config.telemetry
-
-    async def make() -> OperationList:
-        update = await _update(watch)
-        totals = {} if update is None else update.snapshot.counters.errors_by_code
-        return listed(await watch.operations.look(), totals, telemetry.sampling)
-
-    return answer_packed(request, await patiently(watch.answers.get("operations", make)))
-
-
-async def get_operation(context: ConsoleContext, request: Request) -> Response:
-    request.query(frozenset())
-    watch = context.watch(request)
-    id = request.params["operation"]
-    state_dir = watch.pool.config.state_dir
-    spans = await context.service.costly.run(
-        request.principal, lambda: in_thread(lambda: find_trace(state_dir, id))
-    )
-    own = [span for span in spans if span.get("resource", {}).get("dspool.pool") in (None, watch.pool.name)]
-    if not own:
-        raise UnknownName(f"there is no trace of {id[:80]!r} in this pool")
-    captured = watch.pool.config.telemetry.capture_content
-
-    def shows(attributes: view.Row) -> bool:
-        # Files may still have content from a time when it was captured.
-        return captured and (names_sessions(request) or is_of(attributes, request.principal, watch.pool.name))
-
-    return answer_packed(request, waterfall(own, shows=shows))
 
 
 _ASKED: Final = ("invalid_request", "pool_not_ready")
@@ -177,24 +141,6 @@ ROUTES: Final[tuple[Route, ...]] = (
         problems=_ASKED,
         role="reader",
     ),
-    Route(
-        "GET",
-        POOL + "/operations",
-        list_operations,
-        "The newest, the slowest and the failed of the operations that were traced",
-        OperationList,
-        problems=_ASKED,
-        role="reader",
-    ),
-    Route(
-        "GET",
-        POOL + "/operations/{operation}",
-        get_operation,
-        "The spans of one traced operation, by its id or its trace's; captured content for its principal and admins",
-        Waterfall,
-        problems=(*_ASKED, "unknown_name", "queue_full"),
-        role="reader",
-    ),
 )
 
-__all__ = ["ROUTES", "AlertList", "MarkerList"]
+__all__ = ["ROUTES", "AlertList", "MarkerList", "live_update_of"]

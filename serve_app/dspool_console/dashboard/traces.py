@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from dspool.core.metrics.operation_records import KeptOperation
 from dspool.errors import UnknownName
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.pseudonyms import principal_hash
@@ -64,13 +65,23 @@ class FailedOperations(Struct):
 
 
 class OperationList(Struct):
-    """Traced operations. `sampling` is the share that is traced."""
+    """Operations that ended: those of the traced that stand out (only without a query; `sampling` is the share that is
+    traced), and those of the kept that fit the query."""
 
     tracing: bool
     sampling: float
     recent: list[TracedOperation]
     slowest: list[TracedOperation]
     errors: list[FailedOperations]
+    operations: list[KeptOperation] = field(default_factory=list)
+    next_cursor: str | None = None
+    """For the page that follows; null: this is the last one."""
+    kept: int = 0
+    """Operations that the pool keeps now, found or not."""
+    oldest_at: float | None = None
+    """When the oldest that is kept ended, in wall-clock seconds."""
+    left_out: int = 0
+    """Operations without a record: too many came at once, or they could not be written."""
 
 
 class DrawnSpan(Struct):

@@ -97,7 +97,7 @@ class App {
     if (RANGES.some(([value]) => value === range)) this.range = Number(range);
     return {
       pool: pool || this.pools[0] || null,
-      view: VIEWS.some(([id]) => id === view) ? view : "overview",
+      view: view || "overview",
       arg: rest.join("/") || null,
     };
   }
@@ -108,7 +108,7 @@ class App {
     const same = ["pool", "view", "arg"].every((key) => place[key] === this.place[key]);
     this.shell.pools(this.pools, place.pool);
     this.shell.place(place.pool, place.view, this.range);
-    if (same) return;
+    if (same) return this.view?.moved?.();
     this.leave();
     this.place = place;
     if (!place.pool) {
@@ -133,6 +133,18 @@ class App {
       );
       return;
     }
+    if (!VIEWS.some(([id]) => id === place.view)) {
+      this.shell.state("connecting");
+      fill(
+        main,
+        empty(
+          "There is no such page",
+          `Nothing here is called ${place.view}.`,
+          h("a", { class: "button", href: address(place.pool, "overview") }, "Go to the overview"),
+        ),
+      );
+      return;
+    }
     if (this.data?.name !== place.pool) this.data = new PoolData(place.pool);
     this.show(place);
   }
@@ -149,7 +161,10 @@ class App {
       data: this.data,
       range: () => this.range,
       refresh: () => this.refresh(),
-      href: (view, arg = null) => address(place.pool, view, arg),
+      href: (view, arg = null, asked = null) => address(place.pool, view, arg, asked),
+      query: () => new URLSearchParams(location.hash.split("?")[1] ?? ""),
+      // An entry of its own in the history: the way back leads to what was shown before.
+      setQuery: (asked) => history.pushState(null, "", address(place.pool, place.view, place.arg, asked)),
     };
     this.view = module.create(ctx);
     fill(main, loading(this.view.what ?? place.view));

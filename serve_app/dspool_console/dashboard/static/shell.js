@@ -1,5 +1,6 @@
 // What stands around each view: pool picker, range, pause, connection, who is here, the list of views.
 
+import { query } from "./api.js";
 import { fill, h, say } from "./dom.js";
 import { segments } from "./parts.js";
 
@@ -21,8 +22,8 @@ export const RANGES = [
   ["3600", "1 h"],
 ];
 
-export const address = (pool, view, arg = null) =>
-  `#/${[pool, view, arg].filter((part) => part !== null).map(encodeURIComponent).join("/")}`;
+export const address = (pool, view, arg = null, asked = null) =>
+  `#/${[pool, view, arg].filter((part) => part !== null).map(encodeURIComponent).join("/")}${query(asked ?? {})}`;
 
 export class Shell {
   constructor(acts) {

@@ -4,14 +4,16 @@ import { fill, h, set } from "./dom.js";
 
 /**
  * `columns`: {key, label, cell(row) -> text | node, sign?(row) -> what a node depends on, sort?(row), num?, title?,
- * full?}.
+ * full?, rare?}. A `short` table has two lines a row on a phone, without the `rare` columns. With `onsort` rows come in
+ * order already, and it is called with the order that is wanted.
  */
 export class Table {
-  constructor({ label, columns, key, sort = null, page = 0, stacks = true }) {
+  constructor({ label, columns, key, sort = null, page = 0, stacks = true, short = false, onsort = null }) {
     this.columns = columns;
     this.key = key;
     this.order = sort;
     this.size = page;
+    this.onsort = onsort;
     this.first = 0;
     this.rows = [];
     this.lines = new Map();
@@ -20,7 +22,7 @@ export class Table {
     this.body = h("tbody", {});
     this.table = h(
       "table",
-      { class: stacks ? "stacks" : "" },
+      { class: [stacks && "stacks", short && "short"].filter(Boolean).join(" ") },
       h("caption", { class: "for-readers" }, label),
       h("thead", {}, headRow),
       this.body,
@@ -45,7 +47,8 @@ export class Table {
     this.order = { key, down };
     this.first = 0;
     this.showOrder();
-    this.show(this.rows);
+    if (this.onsort) this.onsort(this.order);
+    else this.show(this.rows);
   }
 
   showOrder() {
@@ -58,7 +61,7 @@ export class Table {
   /** The rows of the page that is shown, in order. */
   get seen() {
     let rows = this.rows;
-    const column = this.order && this.columns.find((one) => one.key === this.order.key);
+    const column = !this.onsort && this.order && this.columns.find((one) => one.key === this.order.key);
     if (column) {
       const sign = this.order.down ? -1 : 1;
       rows = rows.map((row) => [column.sort(row) ?? -Infinity, row]).sort((
@@ -90,7 +93,7 @@ export class Table {
           {},
           this.columns.map((column) =>
             h("td", {
-              class: [column.num && "num", column.full && "full"].filter(Boolean).join(" "),
+              class: [column.num && "num", column.full && "full", column.rare && "rare"].filter(Boolean).join(" "),
               "data-label": column.plain ? null : column.label,
             })
           ),

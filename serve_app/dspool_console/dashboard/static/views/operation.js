@@ -1,6 +1,6 @@
 // One operation as a waterfall: which part of it took how long, in which process.
 
-import { get, poolPath } from "../api.js";
+import { get, poolPath, query } from "../api.js";
 import { fill, h } from "../dom.js";
 import { duration, NONE, plural, time } from "../format.js";
 import { LogPanel } from "../log_panel.js";
@@ -18,16 +18,46 @@ class Operation {
   }
 
   async load() {
-    try {
-      this.found = await get(poolPath(this.ctx.pool, "operations", this.ctx.arg));
-    } catch (problem) {
-      if (problem.status !== 404) throw problem;
-      this.found = null;
-    }
+    const { pool, arg } = this.ctx;
+    this.found = await orNone(get(poolPath(pool, "operations", arg)), 404);
     // It may have been asked for by the id of its trace.
     const named = this.found?.spans.find((span) => span.attributes?.["dspool.operation.id"]);
-    if (named) this.log.choice = { operation: named.attributes["dspool.operation.id"] };
+    const id = named?.attributes["dspool.operation.id"] ?? arg;
+    this.log.choice = { operation: id };
     this.log.load();
+    const kept = await orNone(get(poolPath(pool, "operations") + query({ id: id.slice(0, 200), limit: 1 })), 403);
+    this.kept = kept?.operations[0] ?? null;
+  }
+
+  /** What the pool keeps of it, traced or not; each name leads to all that has it. */
+  about(more = []) {
+    const { ctx, kept } = this;
+    if (!kept) return more;
+    const all = (name, value, text = value) => h("a", { href: ctx.href("operations", null, { [name]: value }) }, text);
+    const session = kept.session
+      ? all("session", kept.session)
+      : kept.session_hash && all("session_hash", kept.session_hash, h("span", { class: "id" }, kept.session_hash));
+    return [
+      ["Ended", time(kept.ended_at)],
+      ["Took", duration(kept.duration_s)],
+      ["Waited", duration(kept.wait_s)],
+      ["Ran", duration(kept.run_s)],
+      ["Program", all("program", kept.program ?? kept.command)],
+      kept.version ? ["Version", all("version", String(kept.version), `v${kept.version}`)] : null,
+      kept.worker ? ["Worker", h("a", { class: "id", href: ctx.href("workers", kept.worker) }, kept.worker)] : null,
+      ["Tries", String(kept.attempts)],
+      kept.code ? ["Error", all("error", kept.code)] : null,
+      kept.exception ? ["Exception", all("error", kept.exception)] : null,
+      kept.at ? ["At", h("span", { class: "id" }, kept.at)] : null,
+      session ? ["Session", session] : null,
+      kept.principal ? ["Caller", all("principal", kept.principal)] : null,
+      ...more,
+    ];
+  }
+
+  badge() {
+    const { outcome, exception, code } = this.kept;
+    return badge(outcome, exception ?? code ?? outcome);
   }
 
   draw() {
@@ -36,6 +66,8 @@ class Operation {
       fill(
         this.node,
         back,
+        this.kept && h("div", { class: "head" }, h("h1", { class: "id" }, this.kept.id), this.badge()),
+        this.kept && panel("Operation", {}, facts(this.about())),
         h(
           "section",
           { class: "panel" },
@@ -51,6 +83,7 @@ class Operation {
     const said = (name, show = String) => (about[name] === undefined ? null : show(about[name]));
     const outcome = about["error.type"] ?? about["dspool.outcome"];
     const worker = said("dspool.worker");
+    const shown = plural(spans.length + leftOut, "span") + (leftOut ? `; the first ${spans.length} are below` : "");
     const rows = spans.map((span) => {
       const name = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, span.name);
       const more = h(
@@ -91,26 +124,38 @@ class Operation {
         "div",
         { class: "head" },
         h("h1", { class: "id" }, said("dspool.operation.id") ?? this.ctx.arg),
-        outcome ? badge(about["dspool.outcome"] ?? "error", outcome) : null,
+        this.kept ? this.badge() : outcome ? badge(about["dspool.outcome"] ?? "error", outcome) : null,
       ),
       panel(
         "Operation",
         {},
-        facts([
-          ["Began", time(start)],
-          ["Took", duration(whole)],
-          ["Waited", said("dspool.wait_s", duration) ?? NONE],
-          ["Ran", said("dspool.run_s", duration) ?? NONE],
-          ["Attempts", said("dspool.attempts") ?? NONE],
-          ["Program", said("dspool.program") ?? NONE],
-          ["Worker", worker ? h("a", { class: "id", href: this.ctx.href("workers", worker) }, worker) : NONE],
-          ["Spans", plural(spans.length + leftOut, "span") + (leftOut ? `; the first ${spans.length} are below` : "")],
-          ["Trace", h("span", { class: "id" }, trace)],
-        ]),
+        facts(
+          this.kept ? this.about([["Spans", shown], ["Trace", h("span", { class: "id" }, trace)]]) : [
+            ["Began", time(start)],
+            ["Took", duration(whole)],
+            ["Waited", said("dspool.wait_s", duration) ?? NONE],
+            ["Ran", said("dspool.run_s", duration) ?? NONE],
+            ["Attempts", said("dspool.attempts") ?? NONE],
+            ["Program", said("dspool.program") ?? NONE],
+            ["Worker", worker ? h("a", { class: "id", href: this.ctx.href("workers", worker) }, worker) : NONE],
+            ["Spans", shown],
+            ["Trace", h("span", { class: "id" }, trace)],
+          ],
+        ),
       ),
       panel("Where the time went", {}, h("ol", { class: "waterfall" }, rows)),
       this.log.node,
     );
     this.node.querySelector(".head").style.marginBottom = "0";
+  }
+}
+
+/** Null where the service answers with this status. */
+async function orNone(asked, status) {
+  try {
+    return await asked;
+  } catch (problem) {
+    if (problem.status !== status) throw problem;
+    return null;
   }
 }

@@ -55,7 +55,14 @@ class Sessions {
         plain: true,
         full: true,
         sign: (row) => row.id,
-        cell: (row) => h("span", { class: "id" }, row.id),
+        cell: (row) => {
+          const asked = ctx.admin ? { session: row.id } : { session_hash: row.id };
+          return h(
+            "a",
+            { class: "id", title: "Its operations", href: ctx.href("operations", null, asked) },
+            row.id,
+          );
+        },
       },
       {
         key: "owner",
