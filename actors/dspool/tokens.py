@@ -19,6 +19,7 @@ import msgspec
 import yaml
 
 from dspool import private_files
+from dspool.config.secret_values import is_mounted, text_of
 from dspool.core.admission.access import Role, Token, Tokens, new_token
 from dspool.errors import ConfigError
 
@@ -29,6 +30,7 @@ VARIABLE = "DSPOOL_TOKENS"
 RECHECK_S = 1.0
 """A changed file counts after this long at most."""
 _DAY_S = 86400.0
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,12 +88,14 @@ def read(file: Path) -> list[Token]:
     try:
         with file.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            if status.st_uid not in (os.geteuid(), 0):
+            # A secret that a container engine mounted has the owner and mode that it gave it.
+            mounted = is_mounted(file)
+            if status.st_uid not in (os.geteuid(), 0) and not mounted:
                 raise ConfigError(
                     f"{file} belongs to another user (id {status.st_uid}), who could write tokens into it",
                     key="service.tokens_file",
                 )
-            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            if status.st_mode & (_WRITABLE if mounted else stat.S_IRWXG | stat.S_IRWXO):
                 raise ConfigError(
                     f"{file} may be opened by others (mode {stat.S_IMODE(status.st_mode):o}); chmod 600 it",
                     key="service.tokens_file",
@@ -205,7 +209,8 @@ def write(file: Path, tokens: list[Token]) -> None:
 
 
 def from_environment(environ: Mapping[str, str]) -> str | None:
-    return environ.get(VARIABLE) or None
+    """The value of `DSPOOL_TOKENS`, or what the file holds that `DSPOOL_TOKENS_FILE` names. Raises: ConfigError."""
+    return text_of(environ, VARIABLE)
 
 
 def _stamp(file: Path | None) -> tuple[int, ...] | None:

@@ -27,6 +27,7 @@ from dspool.cli import (
     warm,
 )
 from dspool.cli.entry import Commands, piped
+from dspool.cli.env_file import take_variables
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
@@ -87,6 +88,10 @@ def up(
     ray_dashboard: Annotated[
         bool, typer.Option("--ray-dashboard", help="Start Ray's dashboard too.")
     ] = False,
+    env_file: Annotated[
+        Path | None,
+        typer.Option("--env-file", help="File with NAME=VALUE lines; what the environment sets counts more."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -104,6 +109,8 @@ def up(
         "slots_per_worker": slots,
     }
     with guarded(out):
+        if env_file is not None and (taken := take_variables(env_file, os.environ)):
+            out.progress("env", f"read {', '.join(taken)} from {env_file}")
         if served:
             programs.find_here()
             flags = programs.flags_for(served, config, flags)

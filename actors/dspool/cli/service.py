@@ -13,6 +13,7 @@ import msgspec
 
 from dspool.cli.run_file import RunFile, ServiceRun
 from dspool.config import load_config
+from dspool.config.secret_values import secret_of
 from dspool.errors import InvalidRequest, PoolNotReady
 from dspool.remote import BlockingRemotePool, RemotePool
 
@@ -65,7 +66,7 @@ def remote_pool(run: ServiceRun, pool: str | None = None, *, priority: str | Non
 def _reached(run: ServiceRun, pool: str | None) -> dict[str, Any]:
     if not run.url:
         raise PoolNotReady(f"pool {run.pool} (pid {run.pid}) is still starting")
-    token = os.environ.get("DSPOOL_TOKEN") or None
+    token = secret_of(os.environ, "DSPOOL_TOKEN")
     return {"url": run.url, "pool": pool or run.pool, "token": token, "transport": transport_of(run)}
 
 

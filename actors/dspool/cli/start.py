@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from dspool.cli.address import checked_host, checked_port
+from dspool.cli.first_process import become_child
 from dspool.cli.output import EXIT_INTERRUPTED, Output
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
@@ -61,6 +62,7 @@ def run_up(
     Raises:
         PoolError: it could not be started; nothing is left running.
     """
+    become_child()
     config = _checked(file, flags)
     run_file = RunFile(config.state_dir)
     run = this_process(config.name)

@@ -227,7 +227,7 @@ def refuse(key: str, value: Any, rule: str) -> NoReturn:
 STEP_NAMES = ("import_modules", "configure_lm", "load_programs", "probe", "custom_code")
 """The warm-up steps, as `step` names them."""
 
-_HIDDEN = ("api_key_env", "store_url", "extra", "kwargs")
+_HIDDEN = ("api_key_env", "api_key_file", "store_url", "extra", "kwargs")
 """Keys into which people paste the secret itself by mistake, or that may hold one."""
 
 

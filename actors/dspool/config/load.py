@@ -13,6 +13,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from dspool.config.base import config_error, unreadable_variable
 from dspool.config.pool import DEFAULT_PROGRAMS, PREFIX, Environment, PoolConfig, environment
+from dspool.config.secret_values import FILE_SUFFIX
 from dspool.errors import ConfigError
 
 
@@ -209,8 +210,9 @@ def _variable(key: str, environ: Mapping[str, str]) -> str:
     path = key.upper().split(".")
     for length in range(len(path), 0, -1):
         name = PREFIX + "__".join(path[:length])
-        if name in by_upper:
-            return by_upper[name]
+        for said in (name, name + FILE_SUFFIX):
+            if said in by_upper:
+                return by_upper[said]
     return PREFIX + path[0]
 
 

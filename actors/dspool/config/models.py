@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -18,6 +20,8 @@ from dspool.config.base import (
     SecondsOrZero,
     refuse,
 )
+from dspool.config.secret_values import checked_secret, read_secret, secret_of
+from dspool.errors import ConfigError
 
 
 def _no_secret(extra: Any) -> Any:
@@ -31,14 +35,17 @@ _SECRETS = frozenset({"api_key", "apikey", "key", "token", "password", "secret",
 
 
 class LMProfile(Part):
-    """A language model by name. Holds no key: `api_key_env` names the variable that does."""
+    """A language model by name. Holds no key: `api_key_env` names its variable, or `api_key_file` its file."""
 
     model: str = Field(min_length=1)
     """Provider and model, such as `openai/gpt-4o-mini`."""
     endpoint: HttpUrl | None = None
     """Base URL, when it is not the provider's own."""
     api_key_env: EnvironmentName | None = None
-    """Name of the environment variable that holds the key, on every node that runs workers."""
+    """Name of the environment variable that holds the key, on every node that runs workers. Where it is not set,
+    `NAME_FILE` may name a file that holds the key."""
+    api_key_file: Path | None = None
+    """File that holds the key, such as `/run/secrets/openai`, on every node that runs workers; by absolute path."""
     engine: Literal["auto", "lm15", "litellm", "offline"] = "auto"
     """`auto` is lm15 where it knows the provider. litellm costs 141 MB and seconds a worker."""
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -52,6 +59,32 @@ class LMProfile(Part):
     max_rate_limit_wait_s: SecondsOrZero = 10.0
     """Longest that one call waits in all before it is tried again, after a 429, a 5xx or a connection that broke off;
     beyond, or after `retry.attempts` tries, the caller gets the error. 0: no second try."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> LMProfile:
+        if self.api_key_file is not None:
+            if self.api_key_env is not None:
+                refuse(
+                    "api_key_file", str(self.api_key_file), "is given instead of api_key_env, not beside it"
+                )
+            if not self.api_key_file.is_absolute():
+                refuse("api_key_file", str(self.api_key_file), "must be an absolute path")
+        return self
+
+    def api_key(self, environ: Mapping[str, str]) -> str | None:
+        """The key, from where the profile says it is; None where it says nothing.
+
+        Raises:
+            ConfigError: it is not there, or no header takes it. `key` names the variable or file; no value is shown.
+        """
+        if self.api_key_file is not None:
+            path = str(self.api_key_file)
+            return checked_secret(read_secret(self.api_key_file, "api_key_file"), path)
+        if (name := self.api_key_env) is None:
+            return None
+        if (key := secret_of(environ, name)) is None:
+            raise ConfigError(f"the environment variable {name} is not set", key=name, rule="set")
+        return key
 
 
 class ModelPrice(Part):

@@ -49,6 +49,7 @@ from dspool.config.parts import (
     TelemetryConfig,
     is_multiple,
 )
+from dspool.config.secret_values import secret_of
 from dspool.config.warmup import (
     ConfigureLMStep,
     CustomCode,
@@ -57,13 +58,17 @@ from dspool.config.warmup import (
 )
 
 PREFIX = "DSPOOL_"
+STORE_URL = "DSPOOL_STORE_URL"
 
 OTHER_VARIABLES = {
     "DSPOOL_CONFIG": "path of the YAML file, read when no other is named",
     "DSPOOL_CORRECTIONS": "which corrections of other libraries are made: `all` (default), `none`, names with commas "
     "between, or each with a `-` before it to leave it out",
+    "DSPOOL_STORE_URL_FILE": "file that holds what `DSPOOL_STORE_URL` would",
     "DSPOOL_TOKEN": "the access token that clients and the commands present",
+    "DSPOOL_TOKEN_FILE": "file that holds what `DSPOOL_TOKEN` would",
     "DSPOOL_TOKENS": "access tokens of the service as JSON, beside or instead of `service.tokens_file`",
+    "DSPOOL_TOKENS_FILE": "file that holds what `DSPOOL_TOKENS` would, read at the start",
     "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",
 }
 """`DSPOOL_` variables that are not keys. `Environment` refuses any other unknown one: it is a misspelt key."""
@@ -375,7 +380,10 @@ class Environment(EnvSettingsSource):
             )
         if links:
             say_ignored(links)
-        return {name.lower(): value for name, value in variables.items() if name not in links}
+        taken = {name.lower(): value for name, value in variables.items() if name not in links}
+        if (url := secret_of(environ, STORE_URL)) is not None:
+            taken[STORE_URL.lower()] = url
+        return taken
 
 
 def _at_most(config: PoolConfig, key: str, limit: str) -> None:

@@ -19,7 +19,7 @@ from dspool.cli.address import checked_port
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import TRIAL_S, named_in, try_imports
-from dspool.config import PoolConfig
+from dspool.config import LMProfile, PoolConfig
 from dspool.config.base import without_secrets
 from dspool.errors import ConfigError, PoolError, WorkerStartFailed
 from dspool.runtime import forkserver
@@ -158,18 +158,25 @@ def language_models(config: PoolConfig, environ: Mapping[str, str] = os.environ)
     findings = []
     for name, profile in models.items():
         said = f"{name}: {profile.model}"
-        if profile.api_key_env is not None and not environ.get(profile.api_key_env):
-            found, meaning = (
-                f"{said}, but {profile.api_key_env} is not set here",
-                "its provider refuses each call",
-            )
-            findings.append(fail(check, found, meaning, f"export {profile.api_key_env}=... on every node"))
+        if (refused := _key_refused(profile, environ)) is not None:
+            set_it = f"export {profile.api_key_env}=... on every node"
+            fix = set_it if refused.details.get("rule") == "set" else "put the key there and nothing else"
+            found = f"{said}, but {refused.message.removeprefix('the environment variable ')} here"
+            findings.append(fail(check, found, "its provider refuses each call", fix))
         elif profile.engine == "litellm" and find_spec("litellm") is None:
             found = f"{said} needs litellm, which is not installed"
             findings.append(fail(check, found, "each call fails", 'pip install "dspool[litellm]"'))
         else:
             findings.append(ok(check, said))
     return findings
+
+
+def _key_refused(profile: LMProfile, environ: Mapping[str, str]) -> ConfigError | None:
+    try:
+        profile.api_key(environ)
+    except ConfigError as refused:
+        return refused
+    return None
 
 
 def fork_server(config: PoolConfig, how: StartMethod | None = None, why_not: str | None = None) -> Finding:

@@ -203,22 +203,15 @@ class LMs:
             settings["api_base"] = profile.endpoint
             # An endpoint without a key of its own must not get the key that some variable holds for the provider.
             settings["api_key"] = "none"
-        if profile.api_key_env is not None:
-            key = self._environ.get(profile.api_key_env)
-            if not key:
-                raise ModelAuthFailed(
-                    f"profile {name!r}: the environment variable {profile.api_key_env} is not set for this worker",
-                    profile=name,
-                    variable=profile.api_key_env,
-                )
-            if any(character.isspace() or not character.isprintable() for character in key):
-                # No header takes it, and the model would seem out of reach.
-                raise ModelAuthFailed(
-                    f"profile {name!r}: the environment variable {profile.api_key_env} holds white space or a control "
-                    "character, perhaps at its end; a key has none",
-                    profile=name,
-                    variable=profile.api_key_env,
-                )
+        try:
+            key = profile.api_key(self._environ)
+        except ConfigError as refused:
+            raise ModelAuthFailed(
+                f"profile {name!r}: {refused.message} (for this worker)",
+                profile=name,
+                variable=str(refused.details.get("key")),
+            ) from None
+        if key is not None:
             settings["api_key"] = key
         return settings
 
