@@ -48,7 +48,7 @@ def _look_after(child: int, handed_on: set[signal.Signals]) -> NoReturn:
 
 def _taken_away() -> dict[int, int]:
     """The statuses of all children that have ended; one signal may stand for many."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
