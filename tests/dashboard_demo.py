@@ -399,7 +399,7 @@ class SimulatedPool:
         usage = {"openai/gpt-4o-mini": {"prompt_tokens": 812, "completion_tokens": 64, "total_tokens": 876}}
         yield Result("9f3c52e81a77-12", "demo-w0-abcdef", {"outputs": outputs}, 3, 0.002, 1.31, usage)
 
-    async def rollback(self, program: str, version: int | None = None) -> Deployment:
+    async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
         version = version or max(1, self.versions[program] - 1)
         self.versions[program] = version
         self.happen("program.deployed", {"duration_s": 1.0, "workers": 4}, program=program, version=version)

@@ -49,7 +49,7 @@ class Lasting(FakePool):
             yield moment
         self.ended += 1
 
-    async def stream_deploy(self, deployment, *, canary_s=None):
+    async def stream_deploy(self, deployment, *, canary_s=None, new=None):
         yield Rollout(program="qa", version=3, previous=2, phase="canary", began_at=1.0)
         await self.go.wait()
         if self.fail_with is not None:

@@ -81,7 +81,7 @@ class LocalPool(FakePool):
     async def metrics_snapshot(self) -> Any:
         return self._metrics.snapshot()
 
-    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
+    async def deploy(self, deployment: Deployment, **options: Any) -> Deployment:
         self._version += 1
         return await self._take(msgspec.structs.replace(deployment, version=self._version))
 

@@ -12,6 +12,7 @@ import httpx
 
 from dspool.config import PoolConfig
 from dspool.core.admission.rates import Allowance, RateLimits
+from dspool.core.lifecycle.versions import check_known
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.errors import (
     Conflict,
@@ -155,19 +156,21 @@ class FakePool:
     async def current_versions(self) -> dict[str, int]:
         return {"qa": 2, "zz": 1}
 
-    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
+    async def deploy(self, deployment: Deployment, *, canary_s=None, new: bool | None = None) -> Deployment:
+        if new is False:
+            check_known(deployment.program, await self.current_versions())
         self.asked.append({"deploy": deployment, "canary_s": canary_s})
         return Deployment(deployment.program, 3, spec=deployment.spec)
 
-    async def stream_deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Any:
+    async def stream_deploy(self, deployment: Deployment, *, canary_s=None, new: bool | None = None) -> Any:
         if isinstance(self.fail_with, PoolError):
             raise self.fail_with
         for phase in ("canary", "done"):
             yield Rollout(program=deployment.program, version=3, previous=2, phase=phase, began_at=1.0)
-        yield await self.deploy(deployment, canary_s=canary_s)
+        yield await self.deploy(deployment, canary_s=canary_s, new=new)
 
-    async def rollback(self, program: str, version: int | None = None) -> Deployment:
-        self.asked.append({"rollback": program, "version": version})
+    async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
+        self.asked.append({"rollback": program, "version": version, "by": by})
         return Deployment(program, version or 1, spec={})
 
     async def rollouts(self) -> list[Rollout]:

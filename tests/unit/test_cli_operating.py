@@ -480,6 +480,52 @@ def test_the_progress_of_a_deployment_in_one_line():
         assert words in progress_text(rollout(state))
 
 
+VERSIONS = {
+    "program": "qa",
+    "version": 1,
+    "versions": [1, 2],
+    "deployments": [
+        {"version": 2, "kind": "spec", "summary": "question -> answer", "made_by": "deploy", "by": "ada"},
+        {"version": 1, "kind": "import_path", "summary": "shop:Answer", "source": "0123456789abcdef"},
+    ],
+}
+
+
+def test_versions_and_what_their_canaries_saw_fit_a_terminal(service):
+    numbers = {"old": VersionNumbers(4000, 40, 0.021), "new": VersionNumbers(20, 12, 0.03)}
+    why = "error rate 60.0%, before 1.0%"
+    ended = rollout("rolled back", by="ada", reason=why, **numbers)
+    back = msgspec.structs.replace(rollout("done", new=None), version=1, kind="rollback", by="somebody")
+    service.answers = {
+        f"GET {POOL}/programs": {"programs": [VERSIONS], "next_cursor": None},
+        f"GET {POOL}/rollouts": {"rollouts": [back, ended]},
+    }
+    shown = service("versions", "qa").stdout
+    lines = shown.splitlines()
+    assert lines[1].startswith("v2       question -> answer  -         deploy   ada")
+    assert lines[2].startswith("v1 *     shop:Answer         01234567")
+    assert "rollback, done" in shown
+    assert "  canary: 20, 60.0% failed, 30 ms; v1 meanwhile: 4,000, 1.0% failed, 21 ms\n" in shown
+    assert lines[-1].strip() == why
+    assert max(map(len, lines)) <= 80
+    facts = json.loads(service("versions", "qa", "--json").stdout)
+    assert (facts["version"], facts["rollouts"][1]["by"]) == (1, "ada")
+    mistyped = service("versions", "qaa")
+    assert mistyped.exit_code == 2
+    assert mistyped.stderr == "Error: there is no program 'qaa' to show; did you mean qa?\n"
+
+
+def test_rollback_says_what_is_current_again(service):
+    done = {"program": "qa", "version": 1}
+    service.answers = {f"POST {POOL}/programs/qa/rollback": done}
+    ended = service("rollback", "qa")
+    assert (ended.exit_code, ended.stdout) == (0, "qa v1 is current again on all workers\n")
+    assert json.loads(service("rollback", "qa", "1", "--json").stdout) == {"pool": "default", **done}
+    assert [body for _, body in service.asked] == [{}, {"version": 1}]
+    service.answers = {f"POST {POOL}/programs/qa/rollback": problem(404, "unknown_program", "no version 9")}
+    assert service("rollback", "qa", "9").exit_code == 2
+
+
 # --- decisions -----------------------------------------------------------------------------------------
 
 

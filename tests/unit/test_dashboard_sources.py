@@ -9,7 +9,7 @@ from dspool.core.lifecycle.status import _worker
 from dspool.errors import ProgramError
 from dspool.messages import WorkerStatus
 from dspool.store.store import SessionStore
-from dspool.supervisor.canary import Rollouts
+from dspool.supervisor.canary import MAX_ROLLOUTS, Rollouts
 
 
 class Wall:
@@ -31,6 +31,22 @@ def test_a_rollout_is_seen_while_it_runs_and_remembered_when_it_ended():
     assert (seen.phase, seen.ended_at) == ("canary", None)
     (last,) = rollouts.recent()
     assert (last.phase, last.began_at, last.ended_at) == ("done", 10.0, 15.0)
+
+
+def test_a_rollout_that_lost_its_supervisor_has_failed_and_the_oldest_are_forgotten():
+    kept = []
+    rollouts = Rollouts(Wall(), keep=kept.append)
+    for version in range(2, MAX_ROLLOUTS + 5):
+        with rollouts.of("qa", version, 1, "loading", by="ada"):
+            running = kept[-1]
+    successor = Rollouts(Wall())
+    successor.restore(running)
+    interrupted, before = successor.recent()[:2]
+    assert (interrupted.phase, interrupted.reason) == ("failed", "the supervisor ended meanwhile")
+    assert (before.phase, before.by, before.ended_at) == ("done", "ada", 10.0)
+    assert len(successor.recent()) == MAX_ROLLOUTS
+    successor.restore([{"odd": 1}])
+    assert len(successor.recent()) == MAX_ROLLOUTS
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,20 @@ async def test_saved_state_alone_is_a_version_of_a_pool_program_but_no_program_o
     assert pool.asked[0]["deploy"] == Deployment("qa", 0, state={"demos": []})
 
 
+async def test_only_a_program_that_there_is_gets_a_version_if_so_asked():
+    pool = FakePool()
+    async with client_of(pool) as http:
+        path = POOL + "/programs/qaa/versions"
+        spec = {"signature": "a -> b"}
+        for body in ({"new": False, **spec}, {"new": False, "spec": spec}, {"new": False}):
+            refused = assert_problem(await http.post(path, json=body), 404, "unknown_program")
+            assert "did you mean qa?" in refused["detail"]
+        assert pool.asked == []
+        for body in ({"new": True, **spec}, spec):
+            assert (await http.post(path, json=body)).status_code == 201
+        assert pool.asked[0]["deploy"] == Deployment("qaa", 0, spec=spec)
+
+
 async def test_decisions_about_the_size_are_shown_with_their_numbers():
     shown = (await get("/decisions?limit=2")).json()["decisions"]
     assert len(shown) == 2
@@ -146,7 +160,8 @@ async def test_decisions_about_the_size_are_shown_with_their_numbers():
 
 
 async def test_roll_outs_are_shown_with_what_their_canaries_did():
-    (shown,) = (await get("/rollouts")).json()["rollouts"]
+    (shown,) = (await get("/rollouts?program=qa")).json()["rollouts"]
+    assert (await get("/rollouts?program=other")).json()["rollouts"] == []
     assert (shown["phase"], shown["reason"], shown["previous"]) == ("rolled back", "slower", 2)
     assert shown["new"] == {"operations": 20, "errors": 1, "run_s": 0.5, "running": 0, "running_s": 0.0}
 

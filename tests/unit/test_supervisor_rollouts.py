@@ -54,6 +54,58 @@ async def test_a_version_that_does_worse_is_rolled_back_by_itself(traffic, why):
         assert len(s.store.versions) == 1, "a version that was never current is not kept"
 
 
+async def test_both_sides_are_measured_over_the_time_of_the_trial_whatever_was_before():
+    async with pool(traffic=Traffic(v2=(30, 0, 0.1)), pool_size=2) as s:
+        await s.clock.advance(100.0)
+        await deploying(s)
+        rollout = (await s.supervisor.recent_rollouts())[0]
+        ticks = rollout.new.operations // 30
+        assert rollout.old.operations == pytest.approx(50 * ticks, abs=50), "not those of 100 s before"
+        assert rollout.watched_s == pytest.approx(ticks * 0.25, abs=0.5)
+        assert rollout.base is None
+        assert (rollout.workers_done, rollout.workers_total) == (2, 2)
+
+
+async def test_a_canary_that_is_alone_is_compared_with_what_was_before_and_that_is_told_apart():
+    async with pool(traffic=Traffic(v2=(10, 5, 0.1)), pool_size=1) as s:
+        await s.clock.advance(10.0)
+        with pytest.raises(ProgramError, match="rolled back"):
+            await deploying(s)
+        rollout = (await s.supervisor.recent_rollouts())[0]
+        assert rollout.old.operations == 0, "the version before ran nowhere meanwhile"
+        assert rollout.base.operations > 1000
+        assert (rollout.workers_done, rollout.workers_total) == (0, 1)
+
+
+async def test_who_deployed_and_rolled_back_and_how_it_ended_outlives_the_supervisor():
+    async with pool(traffic=Traffic(v2=(10, 5, 0.1)), pool_size=2) as s:
+        with pytest.raises(ProgramError):
+            await deploying(s, msgspec.structs.replace(NEW, by="ada"))
+        await deploying(s, msgspec.structs.replace(another(2), by="bob"))
+        await s.supervisor.rollback("qa", 1, by="eve")
+        await s.clock.advance(1.0)
+        await s.successor()
+        ended = await s.supervisor.recent_rollouts()
+        assert [(one.kind, one.by, one.version, one.phase) for one in ended] == [
+            ("rollback", "eve", 1, "done"),
+            ("deploy", "bob", 3, "done"),
+            ("deploy", "ada", 2, "rolled back"),
+        ]
+        assert "error rate 50.0%" in ended[-1].reason
+        assert (await s.supervisor._deployments.versions("qa"))[-1].by == "bob"
+
+
+async def test_a_mistyped_name_makes_no_program_unless_it_may():
+    async with pool(pool_size=1) as s:
+        mistyped = msgspec.structs.replace(NEW, program="qaa")
+        with pytest.raises(UnknownProgram, match=r"no program 'qaa' to deploy; did you mean qa\?"):
+            await s.supervisor.deploy(mistyped, new=False)
+        assert await s.store.current_versions("default") == {"qa": 1}
+        assert await s.supervisor.recent_rollouts() == []
+        await deploying(s, mistyped)
+        assert await s.store.current_versions("default") == {"qa": 1, "qaa": 1}
+
+
 async def test_a_version_under_which_operations_hang_is_rolled_back_though_none_has_ended():
     async with pool(traffic=Traffic(v2=(0, 0, 0.0)), pool_size=2) as s:
         await s.clock.advance(5.0)

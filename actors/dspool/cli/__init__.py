@@ -23,6 +23,7 @@ from dspool.cli import (
     overview,
     programs,
     tokens,
+    versions,
     views,
     warm,
 )
@@ -208,7 +209,7 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (new, dev, views, logs, actions, warm, deploy, evaluation, doctor):
+for commands in (new, dev, views, logs, actions, warm, deploy, versions, evaluation, doctor):
     commands.add_to(app)
 
 

@@ -278,10 +278,14 @@ def progress_text(rollout: Rollout) -> str:
 
 
 def comparison_text(rollout: Rollout) -> str:
-    both = ((rollout.previous, rollout.old), (rollout.version, rollout.new))
+    both = (
+        (f"v{rollout.previous}", rollout.old),
+        (f"v{rollout.version}", rollout.new),
+        (f"v{rollout.previous}, in all", rollout.base),
+    )
     rows = [
         (
-            f"v{version}",
+            version,
             f"{numbers.operations:,}",
             f"{numbers.errors / numbers.operations:.1%}" if numbers.operations else "-",
             f"{numbers.run_s * 1e3:,.1f} ms" if numbers.operations else "-",

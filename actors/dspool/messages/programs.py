@@ -34,6 +34,8 @@ class Deployment(Struct, frozen=True):
     source: dict[str, str] | None = None
     """What it is made of: the digest of each module of its package. No process runs it from any other source. None:
     it imports nothing of its own, or no worker has loaded it yet."""
+    by: str = ""
+    """The principal who asked for it; empty: nobody who has a name."""
 
     @property
     def has_one_source(self) -> bool:

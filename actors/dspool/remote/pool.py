@@ -274,17 +274,19 @@ class RemotePool(BatchMethods, RemoteObservation):
                 return bool(answer["gone"])
             await asyncio.sleep(0)
 
-    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
+    async def deploy(
+        self, deployment: Deployment, *, canary_s: float | None = None, new: bool | None = None
+    ) -> Deployment:
         """As `Pool.deploy`."""
-        call = deploy_for(self.name, deployment, canary_s)
+        call = deploy_for(self.name, deployment, canary_s, new)
         done = self._service.decoded(await self._service.send(call, math.inf), dict[str, Any])
         return msgspec.structs.replace(deployment, version=done["version"])
 
     async def stream_deploy(
-        self, deployment: Deployment, *, canary_s: float | None = None
+        self, deployment: Deployment, *, canary_s: float | None = None, new: bool | None = None
     ) -> AsyncGenerator[Rollout | Deployment]:
         """As `Pool.stream_deploy`."""
-        call = deploy_for(self.name, deployment, canary_s)._replace(key=None, repeatable=False)
+        call = deploy_for(self.name, deployment, canary_s, new)._replace(key=None, repeatable=False)
         async with aclosing(self._service.events(call, math.inf)) as events:
             async for name, data in events:
                 if name == "final":
@@ -309,13 +311,17 @@ class RemotePool(BatchMethods, RemoteObservation):
 
     async def current_versions(self) -> dict[str, int]:
         """As `Pool.current_versions`."""
-        found: dict[str, int] = {}
+        return {one["program"]: one["version"] for one in await self.programs()}
+
+    async def programs(self) -> list[dict[str, Any]]:
+        """The pool programs with their versions, as `GET .../programs` shows them."""
+        found: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:
             page = await self._service.get(
                 self._path + "/programs", dict[str, Any], limit=PAGE, cursor=cursor
             )
-            found |= {one["program"]: one["version"] for one in page["programs"]}
+            found += page["programs"]
             cursor = page["next_cursor"]
             if cursor is None:
                 return found
@@ -379,6 +385,8 @@ class BlockingRemotePool(BlockingClient[RemotePool]):
                 transport=transport,
             )
         )
+
+    programs = waiting(RemotePool.programs)
 
 
 __all__ = ["BlockingRemotePool", "RemotePool", "RemoteSession"]

@@ -170,7 +170,7 @@ def batch_for(
     return HttpCall("POST", path, body, True, uuid.uuid4().hex)
 
 
-def deploy_for(pool: str, deployment: Deployment, canary_s: float | None) -> HttpCall:
+def deploy_for(pool: str, deployment: Deployment, canary_s: float | None, new: bool | None) -> HttpCall:
     """The request that makes the next version of a pool program."""
     sent: dict[str, JSON] = {
         "spec": deployment.spec,
@@ -178,6 +178,7 @@ def deploy_for(pool: str, deployment: Deployment, canary_s: float | None) -> Htt
         "import_path": deployment.import_path,
         "kwargs": deployment.kwargs or None,
         "program_dir": deployment.program_dir,
+        "new": new,
     }
     body = {name: value for name, value in sent.items() if value is not None}
     path = f"/v1/pools/{part(pool)}/programs/{part(deployment.program)}/versions"

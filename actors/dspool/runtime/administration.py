@@ -132,30 +132,36 @@ class Administration:
 
     # --- versions of pool programs ---
 
-    async def deploy(self, deployment: Deployment, *, canary_s: float | None = None) -> Deployment:
+    async def deploy(
+        self, deployment: Deployment, *, canary_s: float | None = None, new: bool | None = None
+    ) -> Deployment:
         """Put a new version of a pool program into service, a canary first; returns the deployment with its version.
 
         `canary_s` is the longest time of the canary's trial. A deployment that names no program is about
         the current version: `Deployment("answers", 0)` brings its source as it is on disk now, with `state=` also that.
+        With `new=False` only a program that there is gets a version, so that a mistyped name makes no program; True and
+        None let a new name be a new program.
 
         Raises:
             ProgramError: it does not load, or its canary did worse; the version before runs on.
             Conflict: exactly this runs already, or nodes have different source.
+            UnknownProgram: with `new=False`, there is no such program; says which name may be meant.
         """
-        options = {} if canary_s is None else {"canary_s": canary_s}
+        given = {"canary_s": canary_s, "new": new}
+        options = {name: value for name, value in given.items() if value is not None}
         current: Deployment = await self._ask("deploy", deployment, **options)
         self.client.add_program(current.program)
         return current
 
     async def stream_deploy(
-        self, deployment: Deployment, *, canary_s: float | None = None
+        self, deployment: Deployment, *, canary_s: float | None = None, new: bool | None = None
     ) -> AsyncGenerator[Rollout | Deployment]:
         """As `deploy`: yields the roll-out after each change, then the deployment. It goes on if nobody listens.
 
         Raises what `deploy` raises, after the roll-out's last state.
         """
         earlier = {_key(rollout) for rollout in await self.rollouts()}
-        task = asyncio.ensure_future(self.deploy(deployment, canary_s=canary_s))
+        task = asyncio.ensure_future(self.deploy(deployment, canary_s=canary_s, new=new))
         last: Rollout | None = None
         try:
             done = False
@@ -181,14 +187,14 @@ class Administration:
             None,
         )
 
-    async def rollback(self, program: str, version: int | None = None) -> Deployment:
-        """Make `version` (None: the one before) current again on every warm worker.
+    async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
+        """Make `version` (None: the one before) current again on every warm worker. `by` is who asked, for the history.
 
         Raises:
             UnknownProgram: there is no such program or version, or none before.
             Conflict: a deployment is running, or there is other source now than that version was made from.
         """
-        return await self._ask("rollback", program, version)
+        return await self._ask("rollback", program, version, **({"by": by} if by else {}))
 
     async def rollouts(self) -> list[Rollout]:
         """The last deployments with what their canaries did, newest first; a running one shows its progress."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from dspool.core.lifecycle.canary import MIN_OPERATIONS, ROLLED_BACK, Verdict, judge
 from dspool.errors import PoolError, ProgramError
-from dspool.messages import VersionNumbers
+from dspool.messages import JSON, VersionNumbers
 from dspool.supervisor.ports import Sleep, WorkerHandle, within
 from dspool.telemetry.events import emit
+
+log = logging.getLogger("dspool.supervisor")
 
 ANSWER_S = 1.0
 """How long a worker may take to report its numbers."""
@@ -27,10 +30,13 @@ MAX_SILENCES = 3
 
 
 class Comparison(NamedTuple):
+    """What both versions did since the trial began."""
+
     old: VersionNumbers
-    """What the version before did since the trial began; if that is too little (the canary may be the only worker),
-    what it did in all."""
     new: VersionNumbers
+    base: VersionNumbers
+    """What the verdict takes for the version before: `old`, or if that is too little (the canary may be the only
+    worker), all that it did since it was loaded."""
     idle: bool
     """No operation has used the program since the trial began."""
 
@@ -67,21 +73,22 @@ class Trial:
         self,
         canary: WorkerHandle,
         longest_s: float,
-        report: Callable[[VersionNumbers, VersionNumbers, str], None],
+        report: Callable[[Comparison, float, str], None],
     ) -> Verdict:
-        """Compare until there is a verdict, go on or back; `report(old, new, reason)` gets each comparison."""
+        """Compare until there is a verdict, go on or back; `report(comparison, watched_s, reason)` gets each."""
         began = self._clock()
         while True:
-            old, new, idle = await self.compare()
+            compared = await self.compare()
+            base, new, idle = compared.base, compared.new, compared.idle
             elapsed_s = self._clock() - began
-            verdict = judge(old, new, time_over=elapsed_s >= longest_s or (idle and elapsed_s >= QUIET_S))
+            verdict = judge(base, new, time_over=elapsed_s >= longest_s or (idle and elapsed_s >= QUIET_S))
             if silences := self._silences.get(canary.worker_id, 0):
                 verdict = Verdict("wait", "its canary has not answered")
             if silences >= MAX_SILENCES:
                 verdict = Verdict("back", f"its canary {canary.worker_id} does not answer any more")
             if canary not in self._workers():
                 verdict = Verdict("back", f"its canary {canary.worker_id} left the pool meanwhile")
-            report(old, new, verdict.reason)
+            report(compared, elapsed_s, verdict.reason)
             if verdict.decision != "wait":
                 return verdict
             await self._sleep(CHECK_EVERY_S)
@@ -91,10 +98,11 @@ class Trial:
         self._latest = {**self._latest, **await self._measure()}
         old, new = (self._since(version) for version in self._versions)
         idle = not (old.operations or old.running or new.operations or new.running)
+        base = old
         if old.operations < MIN_OPERATIONS:
             first = self._versions[0]
-            old = _sum(numbers[first] for numbers in self._latest.values() if first in numbers)
-        return Comparison(old, new, idle)
+            base = _sum(numbers[first] for numbers in self._latest.values() if first in numbers)
+        return Comparison(old, new, base, idle)
 
     def _since(self, version: int) -> VersionNumbers:
         zero = VersionNumbers()
@@ -130,11 +138,14 @@ async def try_canary(
     """
     began = clock()
 
-    def note(old: VersionNumbers, new: VersionNumbers, reason: str) -> None:
-        rollout.old, rollout.new, rollout.reason = old, new, reason
+    def note(compared: Comparison, watched_s: float, reason: str) -> None:
+        rollout.old, rollout.new, rollout.reason = compared.old, compared.new, reason
+        rollout.base = compared.base if compared.base != compared.old else None
+        rollout.watched_s = round(watched_s, 3)
 
     verdict = await trial.watch(canary, rollout.canary_s, note)
-    old, new = rollout.old or VersionNumbers(), rollout.new or VersionNumbers()
+    old = rollout.base or rollout.old or VersionNumbers()
+    new = rollout.new or VersionNumbers()
     emit(
         "program.canary",
         {
@@ -205,22 +216,33 @@ class Rollout(Struct, kw_only=True):
     """The worker that tries the new version."""
     canary_s: float = 0.0
     """Longest time of the trial."""
+    watched_s: float = 0.0
+    """How long the trial took: `old` and `new` are of this time."""
     old: VersionNumbers | None = None
     """What the version before did since the canary took the new one."""
     new: VersionNumbers | None = None
+    base: VersionNumbers | None = None
+    """What the verdict took for the version before, where `old` was too little: all that it did since it was loaded."""
     reason: str = ""
+    kind: Literal["deploy", "rollback"] = "deploy"
+    """`rollback`: an earlier version was asked for."""
+    by: str = ""
+    """The principal who asked; empty: nobody who has a name, or not for whoever reads it."""
     workers_done: int = 0
     workers_total: int = 0
 
 
 MAX_ROLLOUTS = 50
+LONGEST_REASON = 1000
+"""Characters."""
 
 
 class Rollouts:
-    """The running rollout and the last ones that ended."""
+    """The running rollout and the last ones that ended; `keep` gets them when one begins and when it ends."""
 
-    def __init__(self, wall: Callable[[], float]) -> None:
+    def __init__(self, wall: Callable[[], float], keep: Callable[[JSON], object] = lambda rows: None) -> None:
         self._wall = wall
+        self._keep = keep
         self._running: Rollout | None = None
         self._ended: deque[Rollout] = deque(maxlen=MAX_ROLLOUTS)
 
@@ -229,18 +251,35 @@ class Rollouts:
         running = [msgspec.structs.replace(self._running)] if self._running else []
         return [*running, *reversed(self._ended)]
 
+    def restore(self, rows: JSON) -> None:
+        """What was kept by the supervisor before; one that ran when that ended did not come to its end."""
+        try:
+            kept = msgspec.convert(rows or [], list[Rollout])
+        except msgspec.ValidationError as unreadable:
+            log.warning("recorded deployments of an earlier supervisor are not readable: %s", unreadable)
+            return
+        for rollout in reversed(kept):
+            if rollout.ended_at is None:
+                rollout.ended_at = self._wall()
+                rollout.phase, rollout.reason = "failed", "the supervisor ended meanwhile"
+            self._ended.append(rollout)
+
     @contextmanager
-    def of(self, program: str, version: int, previous: int | None, phase: Phase) -> Iterator[Rollout]:
+    def of(
+        self, program: str, version: int, previous: int | None, phase: Phase, **about: Any
+    ) -> Iterator[Rollout]:
         """Record a rollout until the block ends; it failed if the block raises."""
         rollout = self._running = Rollout(
-            program=program, version=version, previous=previous, phase=phase, began_at=self._wall()
+            program=program, version=version, previous=previous, phase=phase, began_at=self._wall(), **about
         )
+        self._keep(msgspec.to_builtins(self.recent()))
         try:
             yield rollout
         except BaseException as failed:
             if rollout.phase != "rolled back":
                 rollout.phase = "failed"
                 rollout.reason = failed.message if isinstance(failed, PoolError) else type(failed).__name__
+            rollout.reason = rollout.reason[:LONGEST_REASON]
             raise
         else:
             rollout.phase = "done"
@@ -248,3 +287,4 @@ class Rollouts:
             rollout.ended_at = self._wall()
             self._running = None
             self._ended.append(rollout)
+            self._keep(msgspec.to_builtins(self.recent()))

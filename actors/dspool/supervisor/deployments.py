@@ -22,8 +22,9 @@ from dspool.core.lifecycle.source import (
     import_paths,
     same_definition,
 )
+from dspool.core.lifecycle.versions import check_known
 from dspool.errors import Conflict, InvalidRequest, PoolNotReady, StoreFailed, UnknownProgram
-from dspool.messages import Deployment
+from dspool.messages import JSON, Deployment
 from dspool.messages.programs import MadeBy
 from dspool.supervisor.canary import Rollout, Rollouts, Trial, try_canary
 from dspool.supervisor.fresh_workers import FreshWorkers
@@ -36,6 +37,7 @@ from dspool.telemetry.events import emit
 
 log = logging.getLogger("dspool.supervisor")
 
+ROLLOUTS = "rollouts"
 CANARY_S = 10.0
 """Longest time of the canary's trial."""
 
@@ -54,15 +56,18 @@ class Deployments:
         clock: Callable[[], float],
         wall: Callable[[], float],
         sleep: Sleep,
+        keep: Callable[[JSON], object],
     ) -> None:
-        """`serving()` and `spares()` are the warm workers; `feed` takes what the pool must know."""
+        """`serving()` and `spares()` are the warm workers; `feed` takes what the pool must know; `keep` keeps the last
+        roll-outs on record, as `ROLLOUTS`."""
         self._config = config
         self._warmer = warmer
         self._fresh = fresh
         self._serving = serving
         self._clock = clock
         self._sleep = sleep
-        self.rollouts = Rollouts(wall)
+        self._store = store
+        self.rollouts = Rollouts(wall, keep)
         self._history = VersionHistory(
             config, store, on_change=lambda programs: feed(ev.ProgramsChanged(programs)), wall=wall
         )
@@ -85,6 +90,7 @@ class Deployments:
     async def load(self) -> None:
         """Load the versions from the store, see `VersionHistory.load`."""
         await self._history.load()
+        self.rollouts.restore(await self._store.get_record(self._config.name, ROLLOUTS))
 
     async def take_over(self) -> None:
         """Bring adopted workers to the current versions: the last supervisor may have died in a deployment."""
@@ -118,10 +124,13 @@ class Deployments:
                 self._source.report(handle, d, [], why)
         await self._warmer.catch_up(handle)
 
-    async def deploy(self, request: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
+    async def deploy(
+        self, request: Deployment, *, canary_s: float = CANARY_S, new: bool = True
+    ) -> Deployment:
         """Give `request` a version number, roll it out, and return it once every warm worker has it.
 
         Raises:
+            UnknownProgram: with `new=False`, there is no such program.
             InvalidRequest: neither or both of spec and import path. What names none of both is about the current
                 version: nothing else deploys that again, as its source is now; saved state is loaded into it.
             Conflict: another deployment is running; or exactly this runs already.
@@ -129,6 +138,8 @@ class Deployments:
             ProgramError: its canary did worse than the version before, which is current again on every worker.
             PoolError: whatever loading it raised; nothing changed.
         """
+        if not new:
+            check_known(request.program, (one.program for one in self._history.current()))
         request = self._completed(request)
         if not request.has_one_source:
             raise InvalidRequest("a deployment needs exactly one of spec and import_path")
@@ -143,7 +154,8 @@ class Deployments:
             number = await self._history.take_number(request.program)
             candidate = msgspec.structs.replace(request, version=number, source=None)
             previous = current.version if current is not None else None
-            with self.rollouts.of(candidate.program, number, previous, "loading") as rollout:
+            with self.rollouts.of(candidate.program, number, previous, "loading", by=request.by) as rollout:
+                rollout.workers_total = len(self._running.all())
                 began = self._clock()
                 if edited:
                     made_by: MadeBy = (
@@ -264,7 +276,7 @@ class Deployments:
         versions = rollout.previous, rollout.version
         return Trial(rollout.program, versions, self._serving, clock=self._clock, sleep=self._sleep)
 
-    async def rollback(self, program: str, version: int | None = None) -> Deployment:
+    async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
         """Make `version` (None: the one before) current again on every warm worker.
 
         Raises:
@@ -286,7 +298,8 @@ class Deployments:
             workers = await self._source.ask(d)
             current = self._history.current_of(program)
             previous = current.version if current is not None else None
-            with self.rollouts.of(program, version, previous, "rolling out") as rollout:
+            about = {"kind": "rollback", "by": by}
+            with self.rollouts.of(program, version, previous, "rolling out", **about) as rollout:
                 began = self._clock()
                 try:
                     check_rollback(d, workers)

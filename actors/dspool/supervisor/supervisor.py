@@ -24,7 +24,7 @@ from dspool.errors import PoolClosed, WorkerStartFailed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
 from dspool.supervisor.adoption import Records, adopt, read_records, survey
 from dspool.supervisor.canary import Rollout
-from dspool.supervisor.deployments import CANARY_S, Deployments
+from dspool.supervisor.deployments import CANARY_S, ROLLOUTS, Deployments
 from dspool.supervisor.fresh_workers import FreshWorkers
 from dspool.supervisor.housekeeping import Housekeeping, Report
 from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
@@ -100,6 +100,7 @@ class Supervisor:
             clock=clock,
             wall=wall,
             sleep=sleep,
+            keep=lambda rows: self._records.put(ROLLOUTS, rows),
         )
         self._sizing = Sizing(
             config, observe, facts=lambda: facts_of(self._state), clock=clock, wall=wall, sleep=sleep
@@ -275,15 +276,17 @@ class Supervisor:
         self._feed(ev.RestartRequested(worker_id))
         await self._until(lambda: self._state.roster.get(worker_id) is None)
 
-    async def deploy(self, deployment: Deployment, *, canary_s: float = CANARY_S) -> Deployment:
+    async def deploy(
+        self, deployment: Deployment, *, canary_s: float = CANARY_S, new: bool = True
+    ) -> Deployment:
         """Roll out a new version of a pool program, canary first. `Deployments.deploy` says what it raises."""
         self._check_open()
-        return await self._deployments.deploy(deployment, canary_s=canary_s)
+        return await self._deployments.deploy(deployment, canary_s=canary_s, new=new)
 
-    async def rollback(self, program: str, version: int | None = None) -> Deployment:
+    async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
         """Make an earlier version current again. `Deployments.rollback` says what it raises."""
         self._check_open()
-        return await self._deployments.rollback(program, version)
+        return await self._deployments.rollback(program, version, by=by)
 
     async def recent_rollouts(self) -> list[Rollout]:
         """The last deployments with what their canaries did, newest first; a running one shows its progress."""

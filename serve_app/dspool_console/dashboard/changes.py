@@ -17,6 +17,7 @@ from dspool_console.alerts.watch import AlertWatch
 from dspool_console.dashboard import view
 from dspool_serve.api.common import or_none
 from dspool_serve.api.events import event_row
+from dspool_serve.api.pool import without_names
 from dspool_serve.api.tables import points
 from dspool_serve.api.workers import WorkerRow, worker_rows
 from dspool_serve.pools import ClusterPool
@@ -148,7 +149,8 @@ class Changes:
         rollouts = await or_none(self.pool.rollouts(), STATUS_S)
         if progress is None or rollouts is None:
             return []  # the supervisor is away: nobody else misses anything for that
-        rollout = next(iter(rollouts), None)
+        # Readers hear it too.
+        rollout = next(iter(without_names(rollouts[:1])), None)
         moments = [] if self._warm_since is None else progress
         same = rollout == self._rollout and self._warm_since is not None
         self._warm_since = progress[-1].sequence if progress else self._warm_since or 0

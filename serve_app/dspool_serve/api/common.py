@@ -256,7 +256,9 @@ async def deploy_body(context: Context, request: Request) -> DeployRequest:
     body = await optional_body(context, request, _object_body, _NOTHING)
     if body is _NOTHING:
         return DeployRequest()
-    asked = _program(body, DeployRequest)
+    asked = _program(body, DeployRequest, ("new",))
+    if body.keys() == {"new"}:
+        return asked
     named = (asked.spec, asked.import_path, asked.program_dir)
     alone = asked.state is not None or asked.kwargs
     version = Deployment("", 0, spec=asked.spec, import_path=asked.import_path, program_dir=asked.program_dir)
@@ -267,9 +269,13 @@ async def deploy_body(context: Context, request: Request) -> DeployRequest:
     return asked
 
 
-def _program(body: dict[str, Any], kind: type[T]) -> T:
+def _program(body: dict[str, Any], kind: type[T], beside: tuple[str, ...] = ()) -> T:
+    """A bare spec may have the members `beside` it."""
+    if "signature" in body:
+        more = {name: value for name, value in body.items() if name in beside}
+        body = {"spec": {name: value for name, value in body.items() if name not in beside}, **more}
     try:
-        return msgspec.convert({"spec": body} if "signature" in body else body, kind)
+        return msgspec.convert(body, kind)
     except msgspec.ValidationError as refused:
         raise InvalidRequest(f"not a program: {str(refused)[:300]}") from refused
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from dspool.core.metrics.measures import MetricsSnapshot
 from dspool.errors import PoolError
 from dspool.messages import PoolStatus
 from dspool.protocols import PoolAdministration, PoolObservation
+from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import MAX_DECISIONS
 from dspool.supervisor.warmup import WarmProgress, steps_of
 from dspool_serve.api.common import (
@@ -23,6 +25,7 @@ from dspool_serve.api.common import (
     answer_packed,
     body_of,
     in_time,
+    names_sessions,
     optional_body,
     patiently,
     pool_of,
@@ -123,7 +126,18 @@ async def list_decisions(context: Context, request: Request) -> Response:
 
 
 async def list_rollouts(context: Context, request: Request) -> Response:
-    return answer_json(RolloutList(await in_time(context, pool_of(context, request).rollouts())))
+    query = request.query(frozenset({"program"}))
+    rollouts = await in_time(context, pool_of(context, request).rollouts())
+    if (program := query.get("program")) is not None:
+        rollouts = [one for one in rollouts if one.program == program]
+    if not names_sessions(request):
+        rollouts = without_names(rollouts)
+    return answer_json(RolloutList(rollouts))
+
+
+def without_names(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    """For those who may not know who did what."""
+    return [msgspec.structs.replace(one, by="") for one in rollouts]
 
 
 async def resize_pool(context: Context, request: Request) -> Response:
@@ -212,9 +226,10 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         POOL + "/rollouts",
         list_rollouts,
-        "The last deployments of pool programs, and what their canaries did",
+        "The last deployments and roll-backs of pool programs, newest first: who, when, what the canary did, the end",
         RolloutList,
-        problems=_ASKED,
+        problems=("invalid_request", *_ASKED),
+        query=(("program", {"type": "string", "description": "only those of this program"}),),
         role="reader",
     ),
     Route(

@@ -25,6 +25,7 @@ from dspool_serve.api.common import (
     deploy_body,
     execution_of,
     gather,
+    names_sessions,
     optional_body,
     page_of,
     parted,
@@ -141,13 +142,13 @@ async def _programs(context: Context, request: Request) -> dict[str, PoolProgram
             program,
             version,
             sorted({*(one.version for one in kept[program]), version}),
-            [program_version(one) for one in kept[program]],
+            [program_version(one, with_who=names_sessions(request)) for one in kept[program]],
         )
         for program, version in current.items()
     }
 
 
-def program_version(deployment: Deployment) -> ProgramVersion:
+def program_version(deployment: Deployment, *, with_who: bool = False) -> ProgramVersion:
     """What may be shown of a version: descriptions, demonstrations and states may hold anything."""
     kind, summary = _made_from(deployment)
     return ProgramVersion(
@@ -158,6 +159,7 @@ def program_version(deployment: Deployment) -> ProgramVersion:
         digest_of(deployment.state),
         deployment.made_by,
         deployment.made_at or None,
+        deployment.by if with_who else "",
     )
 
 
@@ -181,12 +183,20 @@ async def deploy_pool_program(context: Context, request: Request) -> Response | 
     watch_s = number(query, "canary_s", 0.0, least=0.0, most=MAX_CANARY_S) if query else None
     asked = await deploy_body(context, request)
     wanted = Deployment(
-        name, 0, asked.spec, asked.state, asked.import_path, asked.kwargs, program_dir=asked.program_dir
+        name,
+        0,
+        asked.spec,
+        asked.state,
+        asked.import_path,
+        asked.kwargs,
+        program_dir=asked.program_dir,
+        by=request.principal or "",
     )
     pool = pool_of(context, request)
     if wants_events(request):
-        return stream_progress(context, _deployed(pool.stream_deploy(wanted, canary_s=watch_s)), Deployed)
-    done = await pool.deploy(wanted, canary_s=watch_s)
+        moments = pool.stream_deploy(wanted, canary_s=watch_s, new=asked.new)
+        return stream_progress(context, _deployed(moments), Deployed)
+    done = await pool.deploy(wanted, canary_s=watch_s, new=asked.new)
     return answer_json(Deployed(done.program, done.version), 201)
 
 
@@ -198,7 +208,8 @@ async def _deployed(source: AsyncGenerator[Rollout | Deployment]) -> AsyncGenera
 
 async def roll_back_pool_program(context: Context, request: Request) -> Response:
     asked = await optional_body(context, request, _rollback_body, RollbackRequest())
-    done = await pool_of(context, request).rollback(request.params["program"], asked.version)
+    pool, who = pool_of(context, request), request.principal or ""
+    done = await pool.rollback(request.params["program"], asked.version, by=who)
     return answer_json(Deployed(done.program, done.version))
 
 
@@ -266,7 +277,7 @@ ROUTES: tuple[Route, ...] = (
         DeployRequest | ProgramSpec,
         body_optional=True,
         status=201,
-        problems=(*CHANGE, "not_allowed", "conflict", "program_error", "pool_not_ready"),
+        problems=(*CHANGE, "not_allowed", "unknown_program", "conflict", "program_error", "pool_not_ready"),
         query=(("canary_s", {"type": "number", "minimum": 0, "maximum": MAX_CANARY_S}),),
         stream="deploy",
     ),

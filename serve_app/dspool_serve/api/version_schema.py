@@ -18,6 +18,13 @@ class DeployRequest(ProgramRequest, forbid_unknown_fields=True):
         str | None,
         Meta(description="a program that DSPy saved whole, within allowed_program_dirs; it runs code"),
     ] = None
+    new: Annotated[
+        bool | None,
+        Meta(
+            description="false: only a program that there is gets a version, so that a mistyped name makes none; "
+            "true: a new name is a new program; null is so too, for clients that do not send it"
+        ),
+    ] = None
 
 
 class ProgramVersion(Struct, omit_defaults=True):
@@ -30,6 +37,7 @@ class ProgramVersion(Struct, omit_defaults=True):
     state: Annotated[str, Meta(description="digest of its saved state")] = ""
     made_by: MadeBy | None = None
     made_at: Annotated[float | None, Meta(description="wall-clock seconds; null: not known")] = None
+    by: Annotated[str, Meta(description="who asked for it; for admins")] = ""
 
 
 class PoolProgram(Struct):
