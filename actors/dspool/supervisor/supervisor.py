@@ -24,7 +24,7 @@ from dspool.errors import PoolClosed, WorkerStartFailed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
 from dspool.supervisor.adoption import Records, adopt, read_records, survey
 from dspool.supervisor.canary import Rollout
-from dspool.supervisor.deployments import CANARY_S, ROLLOUTS, Deployments
+from dspool.supervisor.deployments import ROLLOUTS, Deployments
 from dspool.supervisor.fresh_workers import FreshWorkers
 from dspool.supervisor.housekeeping import Housekeeping, Report
 from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
@@ -276,12 +276,10 @@ class Supervisor:
         self._feed(ev.RestartRequested(worker_id))
         await self._until(lambda: self._state.roster.get(worker_id) is None)
 
-    async def deploy(
-        self, deployment: Deployment, *, canary_s: float = CANARY_S, new: bool = True
-    ) -> Deployment:
-        """Roll out a new version of a pool program, canary first. `Deployments.deploy` says what it raises."""
+    async def deploy(self, /, deployment: Deployment, **options: Any) -> Deployment:
+        """Roll out a new version of a pool program, canary first, as `Deployments.deploy` takes it; raises the same."""
         self._check_open()
-        return await self._deployments.deploy(deployment, canary_s=canary_s, new=new)
+        return await self._deployments.deploy(deployment, **options)
 
     async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
         """Make an earlier version current again. `Deployments.rollback` says what it raises."""
