@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dspool.config import PoolConfig
-from dspool.corrections.dspy_calls import InlineHops
+from dspool.corrections.dspy_calls import Threads
 from dspool.errors import (
     Cancelled,
     ModelAuthFailed,
@@ -58,7 +58,7 @@ def host(server: LMServer) -> SessionHost:
 
 
 async def run(host: SessionHost, command: Any = COMMAND, session: Any = None, emit: Any = None) -> Any:
-    asyncio.get_running_loop().set_default_executor(InlineHops(4))
+    asyncio.get_running_loop().set_default_executor(Threads(4))
     try:
         return await host.run_async(command, session, emit)
     finally:
@@ -274,7 +274,7 @@ def test_a_stopped_thread_makes_no_further_call(server: LMServer):
 
 async def test_many_calls_at_once_share_the_process(host: SessionHost, server: LMServer):
     server.latency_s = 2.0
-    asyncio.get_running_loop().set_default_executor(InlineHops(4))
+    asyncio.get_running_loop().set_default_executor(Threads(4))
     running = [asyncio.create_task(host.run_async(COMMAND, None)) for _ in range(30)]
     most = 0
     while not all(task.done() for task in running):

@@ -149,12 +149,11 @@ def test_workers_are_not_forked_with_a_ray_that_the_fork_server_does_not_know(mo
 # --- each piece heeds its switch --------------------------------------------------------------------
 
 UNTOUCHED = """
-import importlib, sys, threading
+import asyncio, importlib, sys, threading
 from multiprocessing.pool import ThreadPool
 from concurrent.futures import ThreadPoolExecutor
 import dspool.programs.modules, dspool.programs.models.lm as lm
 from dspool.corrections import dspy_calls, dspy_threads
-from dspool.corrections.dspy_calls import InlineHops
 
 def of(module, name):
     return getattr(importlib.import_module(module), name)
@@ -169,10 +168,11 @@ changed = {
     "dspy-connection-limit": hasattr(of("dspy.clients.execution", "RouterConfig"), "func"),
     "dspy-attempt-output": hasattr(importlib.import_module("dspy.predict.refine"), "print"),
     "dspy-program-settings": hasattr(type(of("dspy", "settings")).configure, "__wrapped__"),
+    "dspy-settings-context": not hasattr(of("dspy", "context"), "__wrapped__"),
     "dspy-signature-text": hasattr(of("dspy.signatures.signature", "_parse_type_node"), "__wrapped__"),
     "dspy-answer-repair": hasattr(of("json_repair.json_repair", "JSONParser"), "__wrapped__"),
     "dspy-list-items": hasattr(of("dspy.adapters.utils", "_format_blob"), "__wrapped__"),
-    "dspy-short-hops": bool(InlineHops(1)._short),
+    "dspy-short-hops": hasattr(asyncio.to_thread, "__wrapped__"),
     "dspy-stream-threads": hasattr(of("dspy.clients.execution", "_attempt"), "_dspool"),
     "dspy-plain-tools": hasattr(of("dspy", "Tool").acall, "_dspool"),
     "thread-context": all(hasattr(one, "_dspool") for one in (

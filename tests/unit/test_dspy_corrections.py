@@ -12,7 +12,9 @@ import pytest
 from dspy._vendor.lm15.transports import _async, _sync
 from dspy._vendor.lm15.transports._url import parse_url
 from dspy.clients import backend_selection, capabilities, costs, execution, model_metadata
+from dspy.dsp.utils.settings import thread_local_overrides
 
+import dspool.programs.settings  # noqa: F401 - corrects contexts when imported
 from dspool.config import LMProfile
 from dspool.corrections.dspy_calls import choosing_once, remembering, routing_once, taking_free_slots
 from dspool.programs.adapters import adapter_named
@@ -160,3 +162,48 @@ def test_a_list_that_is_not_all_text_is_written_into_a_prompt_where_its_field_sa
 ):
     messages = adapter_named(adapter).format(dspy.Signature("numbers -> total"), [], {"numbers": numbers})
     assert written in str(messages[-1]["content"])
+
+
+# --- settings ---
+
+
+def test_in_a_context_the_settings_around_it_hold_with_its_changes_and_after_it_as_before():
+    assert not hasattr(dspy.context, "__wrapped__"), "the correction is not on"
+    before = dspy.settings.get("max_errors")
+    with dspy.context(max_errors=1, of_outer=1):
+        with dspy.context(max_errors=2):
+            assert (dspy.settings.max_errors, dspy.settings.of_outer) == (2, 1)
+        with pytest.raises(KeyError), dspy.context(max_errors=3):
+            raise KeyError("out of it")
+        assert dspy.settings.max_errors == 1
+    assert dspy.settings.get("max_errors") == before
+    assert "of_outer" not in dspy.settings
+
+
+def test_a_context_takes_what_is_set_when_its_block_begins_and_changes_nothing_around_it():
+    with dspy.context(of_outer=1):
+        later = dspy.context(of_inner=2)
+        with dspy.context(of_outer=3), later:
+            thread_local_overrides.get()["of_inner"] = 4
+            assert (dspy.settings.of_outer, dspy.settings.of_inner) == (3, 4)
+        assert dspy.settings.of_outer == 1
+        assert "of_inner" not in dspy.settings
+
+
+def test_a_context_decorates_a_function_which_may_call_itself():
+    @dspy.context(depth=1)
+    def count(left: int) -> int:
+        assert dspy.settings.depth == 1
+        return 1 + count(left - 1) if left else 0
+
+    assert count(3) == 3
+    assert "depth" not in dspy.settings
+
+
+async def test_tasks_that_run_side_by_side_each_have_the_context_that_they_entered():
+    async def seen(number: int) -> int:
+        with dspy.context(number=number):
+            await asyncio.sleep(0)
+            return dspy.settings.number
+
+    assert await asyncio.gather(*map(seen, range(8))) == list(range(8))

@@ -44,10 +44,12 @@ async def outcomes_of(
     loop = ProgramLoop("own", held_or_run, lambda one, outcome: ended.put_nowait(outcome), clock=lambda: 0.0)
     try:
         loop.start(an_execution(HELD))
+        loop.wake()
         await began.wait()
         executions = [an_execution(str(number)) for number in range(count)]
         for execution in executions:
             loop.start(execution)
+        loop.wake()
         given.set()
         await ended.get()
         for execution in executions:
@@ -121,3 +123,44 @@ async def test_what_a_first_step_raises_ends_its_execution_and_no_other(raised: 
     first, second = await outcomes_of(run, 2)
     assert first is raised
     assert second.value == "well"
+
+
+async def test_what_ended_before_a_step_that_blocks_is_reported_while_that_step_goes_on():
+    ended: list[str] = []
+    here, blocks, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    async def run(execution: Execution) -> CommandResult:
+        if execution.operation.id == HELD:
+            here.call_soon_threadsafe(blocks.set)
+            go_on.wait()
+        return CommandResult(None)
+
+    loop = ProgramLoop("own", run, lambda one, outcome: ended.append(one.operation.id), clock=lambda: 0.0)
+    try:
+        for name in ("quick", HELD):
+            loop.start(an_execution(name))
+        loop.wake()
+        await blocks.wait()
+        loop.take_outcomes()
+        assert ended == ["quick"]
+        assert {one.operation.id for one in loop.under_way} == {HELD}
+    finally:
+        go_on.set()
+        loop.close()
+
+
+async def test_what_ends_in_one_turn_wakes_the_loop_of_its_worker_once(monkeypatch: pytest.MonkeyPatch):
+    taken = 0
+    take = ProgramLoop.take_outcomes
+
+    def counted(self: ProgramLoop) -> None:
+        nonlocal taken
+        taken += 1
+        take(self)
+
+    async def run(execution: Execution) -> CommandResult:
+        return CommandResult(None)
+
+    monkeypatch.setattr(ProgramLoop, "take_outcomes", counted)
+    await outcomes_of(run, 64)
+    assert taken <= 2  # that of the first one, which was held, may have come alone

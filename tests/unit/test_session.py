@@ -11,7 +11,7 @@ import dspy
 import pytest
 
 from dspool.config import PoolConfig
-from dspool.corrections.dspy_calls import InlineHops
+from dspool.corrections.dspy_calls import Threads
 from dspool.errors import (
     Cancelled,
     Conflict,
@@ -347,7 +347,7 @@ async def test_many_tasks_and_threads_never_mix_their_answers_or_usage(host: Ses
             "qa", {"context": f"Town{number} is the capital.", "question": "What is the capital?"}
         )
 
-    asyncio.get_running_loop().set_default_executor(InlineHops(4))
+    asyncio.get_running_loop().set_default_executor(Threads(4))
     tasks = [asyncio.create_task(host.run_async(command(n), Session(host, str(n)))) for n in range(40)]
     with ThreadPoolExecutor(4) as threads:
         blocking = list(threads.map(lambda n: host.run_thread(command(n), None), range(40)))
@@ -451,7 +451,7 @@ def test_a_stopped_thread_ends_as_cancelled(host: SessionHost):
 
 
 async def test_short_hops_of_dspy_run_in_the_calling_thread_and_others_do_not():
-    asyncio.get_running_loop().set_default_executor(InlineHops(2))
+    asyncio.get_running_loop().set_default_executor(Threads(2))
     seen: list[int] = []
 
     def prepare(value: int) -> int:
@@ -466,7 +466,7 @@ async def test_short_hops_of_dspy_run_in_the_calling_thread_and_others_do_not():
 
 
 async def test_an_exception_in_a_short_hop_reaches_the_caller():
-    asyncio.get_running_loop().set_default_executor(InlineHops(2))
+    asyncio.get_running_loop().set_default_executor(Threads(2))
 
     def prepare() -> None:
         raise KeyError("x")

@@ -115,6 +115,13 @@ TABLE: Final = (
         "https://github.com/python/cpython/issues/136084",
     ),
     Correction(
+        "dspy-settings-context",
+        _DSPY,
+        "DSPy copies all of its settings three times for each `dspy.context`, of which a call has five to eight. They "
+        "are copied once.",
+        "more processor time a call",
+    ),
+    Correction(
         "dspy-attempt-output",
         # A name beside theirs: a module that no longer prints does not see it.
         {"dspy": ">=3.4"},

@@ -6,7 +6,6 @@ Each correction looks for what it changes by name and leaves it alone where it i
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import dataclasses
 import functools
 import importlib
@@ -17,7 +16,7 @@ import threading
 import types
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, Final
 
 from dspool.corrections import active
 from dspool.corrections.dspy_answers import counting_steps
@@ -28,15 +27,13 @@ log = logging.getLogger(__name__)
 
 _MODEL_TABLE_USERS = ("dspy.clients.costs", "dspy.clients.capabilities")
 _REMEMBERED = 512
-_SHORT_HOPS = frozenset(
-    {
-        ("dspy.clients.execution", "prepare"),
-        ("dspy.clients.execution", "_price_result"),
-        ("dspy.clients.capabilities", "capabilities"),
-        ("dspy.clients.engines.lm15_engine", "_target"),
-    }
-)
-"""By module and name. The cache's functions are not among them: they may read and write files."""
+_SHORT_HOPS: Final[dict[str | None, str]] = {
+    "prepare": "dspy.clients.execution",
+    "_price_result": "dspy.clients.execution",
+    "capabilities": "dspy.clients.capabilities",
+    "_target": "dspy.clients.engines.lm15_engine",
+}
+"""Names, and the modules that have them. The cache's functions are not among them: they may read and write files."""
 
 _lock = threading.Lock()
 _connections = 100
@@ -57,6 +54,8 @@ def correct_dspy() -> None:
     if active("dspy-free-connection"):
         pool = getattr(_module("dspy._vendor.lm15.transports._async"), "_AsyncConnectionPool", None)
         _replace(pool, "acquire_slot", taking_free_slots)
+    if active("dspy-short-hops"):
+        _replace(asyncio, "to_thread", hopping)
     if active("dspy-attempt-output"):
         for name in ("dspy.predict.best_of_n", "dspy.predict.refine"):
             if (module := _module(name)) is not None:
@@ -209,37 +208,35 @@ def _log_attempt(*_: object) -> None:
 # --- short hops -------------------------------------------------------------------------------------
 
 
-class InlineHops(ThreadPoolExecutor):
-    """For `loop.set_default_executor(...)`: runs DSPy's own short hops where they are, and everything else in threads.
+def hopping(to_thread: Any) -> Any:
+    """`asyncio.to_thread`, which runs DSPy's own short functions where they are, and everything else in a thread."""
 
-    What is returned for a short one is a finished asyncio future: awaiting that does not even leave the current step of
-    the loop.
-    """
+    @functools.wraps(to_thread)
+    async def to_thread_or_here(func: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if _is_short(func, args):
+            return func(*args, **kwargs)
+        return await to_thread(func, *args, **kwargs)
 
-    def __init__(self, max_workers: int) -> None:
-        super().__init__(max_workers)
-        self._short = _SHORT_HOPS if active("dspy-short-hops") else frozenset()
+    return to_thread_or_here
+
+
+def _is_short(func: Any, args: tuple[Any, ...]) -> bool:
+    name = getattr(func, "__name__", None)
+    module = _SHORT_HOPS.get(name)
+    if module is None or module != getattr(func, "__module__", None):
+        return False
+    if name == "capabilities":
+        # Asked about a model of litellm it imports litellm first, which takes seconds.
+        engine = getattr(args[0], "engine", None) if args else None
+        return engine != "litellm" or "litellm" in sys.modules
+    return True
+
+
+class Threads(ThreadPoolExecutor):
+    """For `loop.set_default_executor(...)`: whatever a function raises reaches who waits for it."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if not kwargs and self._is_short(fn, args):
-            return cast("Future[Any]", _run_here(fn, args))
         return super().submit(_arriving, fn, args, kwargs)
-
-    def _is_short(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        # asyncio.to_thread(f, ...) submits partial(context.run, f, ...).
-        if not isinstance(fn, functools.partial) or args or not fn.args:
-            return False
-        target = fn.args[0]
-        if type(getattr(fn.func, "__self__", None)) is not contextvars.Context:
-            return False
-        key = (getattr(target, "__module__", ""), getattr(target, "__name__", ""))
-        if key not in self._short:
-            return False
-        if key[1] == "capabilities":
-            # Asked about a model of litellm it imports litellm first, which takes seconds.
-            engine = getattr(fn.args[1], "engine", None) if len(fn.args) > 1 else None
-            return engine != "litellm" or "litellm" in sys.modules
-        return True
 
 
 def _arriving(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -250,16 +247,4 @@ def _arriving(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         raise RuntimeError(f"{type_of(stop)} was raised in a thread") from stop
 
 
-def _run_here(fn: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
-    done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    try:
-        done.set_result(fn(*args))
-    except StopIteration as stop:
-        # A future refuses StopIteration, as it would end the coroutine that awaits it.
-        done.set_exception(RuntimeError(f"{fn!r} raised {type_of(stop)}"))
-    except Exception as raised:
-        done.set_exception(raised)
-    return done
-
-
-__all__ = ["InlineHops", "allow_connections", "correct_dspy"]
+__all__ = ["Threads", "allow_connections", "correct_dspy"]

@@ -1,10 +1,12 @@
-"""Whose settings a call of `dspy.configure` changes."""
+"""Whose settings a call of `dspy.configure` changes, and what a `dspy.context` costs."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 from collections.abc import Callable
+from contextlib import ContextDecorator
+from contextvars import Token
 from typing import Any
 
 from dspool.corrections import active
@@ -47,4 +49,43 @@ def _unless(off: Callable[[], bool], function: Any) -> Any:
     return called
 
 
-__all__ = ["divert_settings"]
+def shorten_contexts() -> None:
+    """Have each `dspy.context` copy all settings once; a second time changes nothing."""
+    dspy: Any = importlib.import_module("dspy")
+    kind = type(dspy.settings)
+    if not active("dspy-settings-context") or not hasattr(getattr(kind, "context", None), "__wrapped__"):
+        return
+    # A generator's context manager is a wrapper, ours is not.
+    module = importlib.import_module("dspy.dsp.utils.settings")
+    layers, new_layer = module.thread_local_overrides, module.dotdict
+
+    class Context(ContextDecorator):
+        """What `dspy.context` gives: in its block the settings are those around it with `changes`."""
+
+        __slots__ = ("_changes", "_token")
+        _token: Token[Any]
+
+        def __init__(self, changes: dict[str, Any]) -> None:
+            self._changes = changes
+
+        def __enter__(self) -> None:
+            layer = new_layer(module.main_thread_config)
+            layer.update(layers.get())
+            layer.update(self._changes)
+            self._token = layers.set(layer)
+
+        def __exit__(self, *raised: object) -> None:
+            layers.reset(self._token)
+
+        def _recreate_cm(self) -> Context:
+            return Context(self._changes)
+
+    def context(self: Any, **changes: Any) -> Context:
+        return Context(changes)
+
+    context.__doc__ = kind.context.__doc__
+    kind.context = context
+    dspy.context = dspy.settings.context
+
+
+__all__ = ["divert_settings", "shorten_contexts"]

@@ -30,7 +30,7 @@ from typing import Any, Final, NamedTuple
 import dspy
 from dspy.dsp.utils.settings import thread_local_overrides
 
-from dspool.corrections.dspy_settings import divert_settings
+from dspool.corrections.dspy_settings import divert_settings, shorten_contexts
 from dspool.programs.models.operation import SETTING
 
 log = logging.getLogger(__name__)
@@ -281,3 +281,4 @@ class _Arrivals(MetaPathFinder):
 
 sys.meta_path.insert(0, _Arrivals())
 divert_settings(_take, _keeps_cache)
+shorten_contexts()

@@ -132,8 +132,7 @@ class Operations:
 
     def on_batch(self) -> None:
         # Not through the loop: an idle worker answers in the turn in which the operation arrived.
-        self.runner.gathering = False
-        if not self.runner.turn() and self._out:
+        if not self.runner.gathered() and self._out:
             self._out.flush_soon()
 
     def on_room(self, end: WorkerEnd) -> None:

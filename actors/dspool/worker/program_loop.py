@@ -65,7 +65,7 @@ class ProgramLoop:
         self.under_way: set[Execution] = set()
         """What it was given and has not ended."""
         self._outcomes: deque[tuple[Execution, CommandResult | BaseException]] = deque()
-        self._start_due = self._report_due = False
+        self._start_due = self._report_due = self._starts = False
         self._over = False
         self.thread = threading.Thread(target=self._serve, name=f"program {program}", daemon=True)
         # Else it would take the context of whoever needed it first.
@@ -82,10 +82,14 @@ class ProgramLoop:
             self.loop.call_soon_threadsafe(self.loop.stop)
 
     def start(self, execution: Execution) -> None:
-        """Run it soon."""
+        """Run it soon after the next `wake`."""
         self.under_way.add(execution)
         self._waiting.append(execution)
-        if not self._start_due:
+
+    def wake(self) -> None:
+        """Let it know of what there is to start: once for all that has arrived, its thread would only wait for this
+        one to let the interpreter go."""
+        if self._waiting and not self._start_due:
             self._start_due = True
             self.loop.call_soon_threadsafe(self._start_some)
 
@@ -105,7 +109,19 @@ class ProgramLoop:
     def _start_some(self) -> None:
         # First: what is given from now on wakes the loop again.
         self._start_due = False
-        until = self._clock() + TURN_S
+        self._starts = True
+        try:
+            self._start_for(TURN_S)
+        finally:
+            self._starts = False
+            if self._outcomes:
+                self._report_soon()
+        if self._waiting and not self._start_due:
+            self._start_due = True
+            self.loop.call_soon(self._start_some)
+
+    def _start_for(self, seconds: float) -> None:
+        until = self._clock() + seconds
         most = math.ceil(len(self._waiting) * START_SHARE)
         while most and self._clock() <= until:
             try:
@@ -114,9 +130,6 @@ class ProgramLoop:
                 return
             # Those that end at once take no turns from each other.
             most -= self._begin(execution)
-        if self._waiting and not self._start_due:
-            self._start_due = True
-            self.loop.call_soon(self._start_some)
 
     def _begin(self, execution: Execution) -> bool:
         """Run its first step. Whether there are more."""
@@ -140,13 +153,19 @@ class ProgramLoop:
 
     def _report(self, execution: Execution, outcome: CommandResult | BaseException) -> None:
         self._outcomes.append((execution, outcome))
+        # The worker's thread would wait for this one to let the interpreter go, which it does after the turn.
+        if not self._starts:
+            self._report_soon()
+
+    def _report_soon(self) -> None:
         if not self._report_due:
             self._report_due = True
-            self._owner.call_soon_threadsafe(self._take_outcomes)
+            self._owner.call_soon_threadsafe(self.take_outcomes)
 
     # --- on the worker's loop again ---
 
-    def _take_outcomes(self) -> None:
+    def take_outcomes(self) -> None:
+        """Report what has ended; also while a step of its blocks, behind which others have ended."""
         self._report_due = False
         while self._outcomes:
             execution, outcome = self._outcomes.popleft()

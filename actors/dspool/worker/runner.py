@@ -88,7 +88,9 @@ class Runner:
         self.turning = False
         """A turn runs; results leave at its end."""
         self.gathering = False
-        """More may arrive in this step; whoever sets this calls `turn`."""
+        """More may arrive in this step; whoever sets this calls `gathered`."""
+        self._woken: dict[ProgramLoop, None] = {}
+        """Loops that have something to start once all of this step has arrived."""
 
     # --- short work, in turns ---
 
@@ -102,6 +104,13 @@ class Runner:
         if not self._turn_due:
             self._turn_due = True
             asyncio.get_running_loop().call_soon(self.turn)
+
+    def gathered(self) -> bool:
+        """All of this step has arrived: run what is short, as `turn` does."""
+        self.gathering = False
+        while self._woken:
+            self._woken.popitem()[0].wake()
+        return self.turn()
 
     def turn(self) -> bool:
         """Run queued short operations for a while, then let results out and new work in; False if none is queued."""
@@ -201,8 +210,13 @@ class Runner:
         """Run it on the event loop of its program's version, which its code may block."""
         name = f"{program} {execution.version}" if execution.version else _SESSIONS
         loop = self._loop_of(name)
-        if name not in self._blocked or not self._endings.give_back(execution):
-            loop.start(execution)
+        if name in self._blocked and self._endings.give_back(execution):
+            return
+        loop.start(execution)
+        if self.gathering:
+            self._woken[loop] = None
+        else:
+            loop.wake()
 
     def _loop_of(self, name: str) -> ProgramLoop:
         loop = self._loops.get(name)
@@ -249,9 +263,11 @@ class Runner:
             self._blocked.discard(name)
             return
         self._blocked.add(name)
+        loop.take_outcomes()
         for execution in loop.take_back():
             if not self._endings.give_back(execution):
                 loop.start(execution)
+        loop.wake()
 
     def retire(self, program: str, version: int) -> None:
         """Nothing runs this version any more."""

@@ -162,11 +162,11 @@ class Worker:
         )
 
     async def _listen(self) -> int:
-        from dspool.corrections.dspy_calls import InlineHops
+        from dspool.corrections.dspy_calls import Threads
 
         loop = asyncio.get_running_loop()
         # DSPy's async path and threaded programs share it; the loop's own default has six threads.
-        new_executor = partial(InlineHops, max(8, min(256, self._config.slots_per_worker * 2)))
+        new_executor = partial(Threads, max(8, min(256, self._config.slots_per_worker * 2)))
         loop.set_default_executor(new_executor())
         self._operations.runner.new_executor = new_executor
         self._watch.add(Watched(loop, None, "", lambda: self._operations.executions))
