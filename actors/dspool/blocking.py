@@ -96,6 +96,9 @@ class BlockingForm(Generic[T]):
     def __init__(self, portal: Portal, inner: T) -> None:
         self._portal, self._inner = portal, inner
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._inner!r})"
+
 
 def waiting(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],

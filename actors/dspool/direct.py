@@ -36,6 +36,10 @@ class DirectPool(BatchMethods):
         self.name = name
         self.client = client
 
+    def __repr__(self) -> str:
+        members = self.client.membership.workers
+        return f"{type(self).__name__}({self.name!r}, workers={len(members)})"
+
     async def close(self) -> None:
         """Leave the pool: operations of this client end with `PoolClosed`."""
         await self.client.close()

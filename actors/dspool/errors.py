@@ -80,7 +80,8 @@ class PoolError(Exception):
         details = self.__dict__.get("details", {})
         if name in details:
             return details[name]
-        raise AttributeError(name)
+        like = "" if name.startswith("_") else suggestion(name, details)
+        raise AttributeError(f"{type(self).__name__} has no detail {name}{like}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.details))

@@ -69,6 +69,9 @@ class SessionMethods:
         self.id = checked_id(session_id)
         self._pool = pool
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, pool={self._pool.name!r})"
+
     async def run(
         self, command: AnyCommand, *, timeout_s: float | None = None, idempotent: bool | None = None
     ) -> Result:

@@ -262,10 +262,11 @@ async def test_the_size_follows_what_is_asked_for(pool):
 async def test_a_worker_is_replaced(pool):
     with pytest.raises(UnknownWorker):
         await pool.drain("nobody")
-    old = next(worker.id for worker in (await pool.status()).workers if worker.state == "ready")
-    assert await pool.restart(old, wait_s=60) is True
-    status = await until_status(pool, lambda status: status.actual == 2)
-    assert old not in [worker.id for worker in status.workers]
+    for name in ("id", "ordinal"):
+        old = next(worker for worker in (await pool.status()).workers if worker.state == "ready")
+        assert await pool.restart(getattr(old, name), wait_s=60) is True
+        status = await until_status(pool, lambda status: status.actual == 2)
+        assert old.id not in [worker.id for worker in status.workers]
 
 
 async def test_what_happened_and_what_was_counted_can_be_looked_at(pool):

@@ -36,6 +36,7 @@ class FakeService:
 
     fail: Exception | None = None
     hang = False
+    dashboard: str | None = None
     first: tuple[int, ...] = ()
     """Signals that it sends before."""
     log: list[str] = []  # noqa: RUF012
@@ -43,7 +44,7 @@ class FakeService:
     def __init__(self, config, *, address=None, ray_dashboard=False):
         self.config = config
         self.url = self.ray_address = ""
-        self.ray_dashboard_url = None
+        self.ray_dashboard_url = self.dashboard
         self.temp_dir = Path("/tmp/dspool-fake")
         self.ray_token_path = self.temp_dir / "ray_token"
         self.tls_cert = None
@@ -95,6 +96,8 @@ def test_up_serves_until_it_is_told_to_stop_and_leaves_no_run_file(service, tmp_
     ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path), "--pool-size", "3"])
     assert ended.exit_code == 0, ended.output
     assert "starting a local Ray" in ended.output
+    assert "/dashboard\n" in ended.output
+    assert "Ray's dashboard" not in ended.output
     assert service.log == ["stopped"]
     assert not (tmp_path / "run.json").exists()
 
@@ -109,6 +112,16 @@ def test_up_with_json_ends_its_output_with_one_line_of_facts(service, tmp_path):
     assert (last["pool"], last["pid"], last["state_dir"]) == ("first", os.getpid(), str(tmp_path))
     assert last["ray_address"] == "127.0.0.1:6379"
     assert last["ray_token_path"] == "/tmp/dspool-fake/ray_token"
+
+
+def test_up_with_rays_dashboard_says_where_it_is_and_how_to_log_in(service, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(RunFile, "write", lambda self, run: written.append(run))
+    service.dashboard = "127.0.0.1:8265"
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path), "--ray-dashboard"])
+    said = "Ray's dashboard: http://127.0.0.1:8265 (it asks for a token, which `dspool open --ray` prints)"
+    assert said in ended.output
+    assert [run.ray_dashboard for run in written] == ["http://127.0.0.1:8265"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
@@ -251,7 +264,7 @@ def served(monkeypatch, tmp_path, answers):
 def test_status_shows_pool_and_workers(monkeypatch, tmp_path):
     worker = WorkerStatus("w0", 0, "ready", 7, "n", sessions=1, running=2)
     pool = msgspec.to_builtins(PoolStatus("default", "ready", True, 1, 1, 0, 1, (worker,), {"qa": 1}))
-    pool["workers"] = list(pool["workers"])
+    pool = json.loads(json.dumps(pool))
     off = (403, {"code": "not_allowed", "detail": "enable_metrics is off"})
     alerts = (200, {"alerts": []})
     answers = {"": (200, pool), "/metrics": off, "/alerts": alerts}

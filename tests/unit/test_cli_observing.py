@@ -237,11 +237,11 @@ def test_health_and_what_is_wrong_come_first(verb, troubled):
     lines = run(app, [*verb, *troubled], env={"COLUMNS": "80"}).stdout.splitlines()
     first = "pool default: unhealthy (20 of 100), degraded, 11 of 12 workers and 1 spare"
     assert lines[0] == first
-    assert "  ! 20.00% of operations failed or timed out." in lines[1:6]
-    assert any("DspoolErrorRate fires since" in line for line in lines)
-    assert not any("Fine" in line for line in lines)
+    assert lines[1].startswith("  ! The pool is degraded: 11 of 12 workers are left")
+    assert any(line.startswith("  ! 20.00% of the operations fail or time out, since ") for line in lines)
     facts = json.loads(run(app, ["status", "--json", *troubled]).stdout)
-    assert "20.00% of operations failed or timed out." in facts["problems"]
+    assert any("20.00% of the operations fail" in problem for problem in facts["problems"])
+    assert (facts["diagnosis"]["state"], facts["diagnosis"]["faults"][0]["place"]) == ("unhealthy", "workers")
     assert [alert["name"] for alert in facts["alerts"]] == ["DspoolErrorRate"]
 
 
@@ -262,3 +262,39 @@ def test_a_running_dev_is_found_where_no_service_runs(service, tmp_path):
     ended = run(app, ["status", *where])
     assert ended.exit_code == 0, ended.output
     assert f"at http://dspool of dspool dev (pid {mine.pid})" in ended.stdout
+
+
+# --- dashboards ----------------------------------------------------------------------------------------
+
+
+def test_open_prints_where_the_dashboard_is_and_whether_it_asks_for_a_token(service, monkeypatch):
+    answers, _, where = service
+    taken: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: not taken.append(url))
+    answers["/v1/pools"] = (200, {"pools": []})
+    with monkeypatch.context() as headless:
+        headless.setattr("sys.platform", "linux")
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            headless.delenv(name, raising=False)
+        shown = run(app, ["open", *where])
+    assert shown.stdout == "http://dspool/dashboard#/default\nit asks for no token\n"
+    monkeypatch.setenv("DISPLAY", ":0")
+    answers["/v1/pools"] = (401, {"code": "unauthenticated", "detail": "who?"})
+    assert run(app, ["open", *where]).stdout.endswith("it asks for an access token\n")
+    run(app, ["open", "--print", *where])
+    facts = json.loads(run(app, ["open", "--json", *where]).stdout)
+    assert (facts["url"], facts["opened"]) == ("http://dspool/dashboard#/default", False)
+    assert taken == ["http://dspool/dashboard#/default"]
+
+
+def test_open_ray_prints_the_address_and_the_token_that_rays_page_asks_for(service, tmp_path):
+    _, _, where = service
+    without = run(app, ["open", "--ray", *where])
+    assert (without.exit_code, "`dspool up --ray-dashboard`" in without.stderr) == (2, True)
+    token = tmp_path / "ray_token"
+    token.write_text("abc123\n")
+    mine = RunFile(tmp_path).read()
+    its = {"ray_dashboard": "http://127.0.0.1:8265", "ray_token_path": str(token)}
+    RunFile(tmp_path).write(msgspec.structs.replace(mine, **its))
+    said = run(app, ["open", "--ray", "--print", *where]).stdout
+    assert said == "http://127.0.0.1:8265\npaste this token where the page asks for one: abc123\n"

@@ -148,7 +148,8 @@ def test_an_unknown_worker_is_refused_with_the_names_of_those_there_are(service)
     service.answers = {f"GET {POOL}": status_of()}
     ended = service("drain", "7")
     assert ended.exit_code == 2
-    assert "no worker '7'; it has default-w0-a (slot 0), default-w1-a (slot 1)" in ended.stderr
+    assert "no worker '7'; it has default-w0-a, default-w1-a" in ended.stderr
+    assert "did you mean default-w0-a?" in service("drain", "default-w0-b").stderr
 
 
 def test_drain_asks_again_until_the_worker_is_gone(service):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -277,7 +278,14 @@ async def test_a_pool_grows_replaces_workers_and_shows_its_events():
         assert await pool.client.wait_ready(2, 60)
         (first, _) = (worker.id for worker in (await pool.status()).workers)
         assert (await pool.worker_operations(first)) == []
-        await pool.restart(first)
+        assert repr(pool) == f"LocalPool({pool.name!r}, workers={len((await pool.status()).workers)})"
+        assert repr(pool.session("s")) == f"SessionHandle('s', pool={pool.name!r})"
+        with pytest.raises(UnknownWorker, match=re.escape(f"did you mean {first}?")):
+            await pool.restart(first[:-1])
+        for wrong in ("7", 7):
+            with pytest.raises(UnknownWorker, match=f"has no worker '7'; it has {first}"):
+                await pool.drain(wrong)
+        await pool.restart(0)
         assert first not in [worker.id for worker in (await pool.status()).workers]
         assert (await pool.execute("own", question="?")).answer == "x"
         named = {event.event for event in (await pool.events(limit=1000)).events}

@@ -19,8 +19,10 @@ from dspool.messages import (
     ExecuteProgram,
     GetVariable,
     Ping,
+    PoolStatus,
     SetVariable,
     StreamEvent,
+    WorkerStatus,
 )
 from dspool.pool import BlockingPool, Pool, SessionHandle
 from dspool.protocols import PoolClient
@@ -362,6 +364,24 @@ async def test_a_worker_is_asked_for_again_until_it_is_gone():
             await pool.restart("w")
     async with Service(gone[0]).pool() as pool:
         assert await pool.restart("w", wait_s=0) is False
+
+
+async def test_a_worker_named_by_its_ordinal_is_the_one_that_has_it_when_the_drain_begins():
+    status = PoolStatus("default", "ready", True, 1, 1, 0, 1, (WorkerStatus("default-w0-a", 0, "ready"),))
+    known = httpx.Response(200, json=msgspec.to_builtins(status))
+    waiting = httpx.Response(200, json={"worker": "default-w0-a", "gone": False})
+    for named in (0, "0"):
+        service = Service(known, waiting, problem(404, "unknown_worker"))
+        async with service.pool() as pool:
+            assert await pool.drain(named)
+        # Its successor has the number by then, and is none of ours to drain.
+        paths = [request.url.path for request in service.asked]
+        assert paths[1:] == ["/v1/pools/default/workers/default-w0-a/drain"] * 2
+
+
+def test_a_remote_pool_shows_its_address_and_no_token():
+    with BlockingRemotePool("http://host:8000", token="secret") as pool:
+        assert repr(pool) == "BlockingRemotePool(RemotePool('http://host:8000', pool='default'))"
 
 
 def test_an_address_is_named_in_errors_without_what_may_be_secret_in_it():

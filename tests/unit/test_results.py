@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 
@@ -40,3 +41,20 @@ def test_it_crosses_processes(value):
     original = result(value)
     for other in (pickle.loads(pickle.dumps(original)), copy.copy(original), copy.deepcopy(original)):
         assert other == original
+
+
+def test_a_mistyped_output_says_what_may_be_meant():
+    with pytest.raises(AttributeError, match=re.escape("no output anser; did you mean answer?")):
+        _ = result({"outputs": {"answer": "Paris"}}).anser
+    with pytest.raises(AttributeError, match="no output nope; it has answer, score"):
+        _ = result({"outputs": {"answer": "Paris", "score": 1}}).nope
+    with pytest.raises(AttributeError, match=re.escape("did you mean cost_usd?")):
+        _ = result({"outputs": {}}).cost_us
+
+
+def test_its_repr_shows_the_outputs_and_who_ran_it_and_no_more_of_a_long_answer_than_fits():
+    shown = repr(result({"outputs": {"answer": "Paris", "text": "x" * 5000}}))
+    assert shown.startswith("Result(answer='Paris', text='xxx")
+    assert shown.endswith("worker='w0', operation_id='op', run_s=0.2)")
+    assert len(shown) < 250
+    assert repr(result("pong")) == "Result(value='pong', worker='w0', operation_id='op', run_s=0.2)"

@@ -20,6 +20,7 @@ from dspool.cli import (
     evaluation,
     logs,
     new,
+    open,
     overview,
     programs,
     tokens,
@@ -209,7 +210,7 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (new, dev, views, logs, actions, warm, deploy, versions, evaluation, doctor):
+for commands in (new, dev, open, views, logs, actions, warm, deploy, versions, evaluation, doctor):
     commands.add_to(app)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import run_file, running_pool, worker_id
+from dspool.cli.service import run_file, running_pool
 from dspool.messages import PoolStatus
 from dspool.remote import BlockingRemotePool
 
@@ -18,7 +18,7 @@ LOOK_EVERY_S = 0.25
 
 WorkerName = Annotated[
     str,
-    typer.Argument(metavar="WORKER", help="The worker's id or its slot number, as `dspool status` shows."),
+    typer.Argument(metavar="WORKER", help="The worker's id, or its number: 0 for default-w0-a1b2c3."),
 ]
 
 
@@ -129,7 +129,7 @@ def _remove(
     out: Output,
 ) -> None:
     with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
-        worker = worker_id(served, named)
+        worker = served.status().worker_id(named)
         remove = served.drain if verb == "drain" else served.restart
         gone = remove(worker, wait_s=wait_s)
         text = (

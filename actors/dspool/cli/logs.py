@@ -29,7 +29,8 @@ def logs(
         str | None, typer.Option(help="Only lines of this operation; its id is in every answer and error.")
     ] = None,
     worker: Annotated[
-        str | None, typer.Option(help="Only lines of this worker, by its id; it may be dead.")
+        str | None,
+        typer.Option(help="Only lines of this worker: its number, or its id; by its id it may be dead."),
     ] = None,
     limit: Annotated[
         int, typer.Option(min=1, max=MAX_LINES, help="Show at most so many of the newest.")

@@ -56,6 +56,10 @@ class Output:
             self._line({"event": "ready", **facts})
             self._silent = True
             return
+        self.progress("", f"dashboard: {facts['url']}/dashboard")
+        if "ray_dashboard" in facts:
+            asks = "it asks for a token, which `dspool open --ray` prints"
+            self.progress("", f"Ray's dashboard: {facts['ray_dashboard']} ({asks})")
         self.progress("", f"try: curl {facts['url']}/v1/pools/{facts['pool']}")
         self.progress("", "Ctrl-C lets running operations finish and stops")
 

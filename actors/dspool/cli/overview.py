@@ -8,12 +8,13 @@ from typing import Any
 from dspool.cli.layout import many, table
 from dspool.cli.run_file import RunFile
 from dspool.cli.service import as_json, nothing_runs, pool_of, running_pool, standing_alerts
+from dspool.core.metrics.diagnosis import Fault, StandingAlert, diagnose
 from dspool.errors import PoolError, UnknownPool
 
 
 def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
-    """`running`, and if so where, the pool's `status` and its `metrics`, the `alerts` that fire or are about to, and
-    `problems`: a sentence for each thing that is wrong.
+    """`running`, and if so where, the pool's `status` and its `metrics`, the `alerts` that fire or are about to, the
+    `diagnosis` that follows, and `problems`: a sentence for each thing that is wrong.
 
     What cannot be had is None; `why`, `metrics_why` and `alerts_why` then say why.
 
@@ -41,39 +42,42 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
         "status": None,
         "metrics": None,
         "alerts": None,
+        "diagnosis": None,
     }
     try:
         with pool_of(run, pool) as served:
-            facts["status"] = as_json(served.status())
-            for name, ask in (
-                ("metrics", served.metrics_snapshot),
-                ("alerts", lambda: standing_alerts(served)),
-            ):
-                try:
-                    facts[name] = as_json(ask())
-                except PoolError as failed:
-                    facts[f"{name}_why"] = failed.message
+            status, snapshot, alerts = served.status(), None, []
+            facts["status"] = as_json(status)
+            try:
+                facts["metrics"] = as_json(snapshot := served.metrics_snapshot())
+            except PoolError as failed:
+                facts["metrics_why"] = failed.message
+            try:
+                facts["alerts"] = alerts = standing_alerts(served)
+            except PoolError as failed:
+                facts["alerts_why"] = failed.message
     except UnknownPool:
         raise
     except PoolError as failed:
-        facts["why"] = failed.message
-    facts["problems"] = problems(facts)
-    return facts
+        return {
+            **facts,
+            "why": failed.message,
+            "problems": [f"The service does not answer: {failed.message}"],
+        }
+    found = diagnose(status, snapshot, map(_standing, alerts))
+    return {**facts, "diagnosis": as_json(found), "problems": [fault_text(fault) for fault in found.faults]}
 
 
-def problems(seen: dict[str, Any]) -> list[str]:
-    """What is wrong, the worst first: a sentence each."""
-    status, metrics = seen["status"], seen["metrics"]
-    if status is None:
-        return [f"The service does not answer: {seen['why']}"]
-    found = [status["reason"]] if status["reason"] else []
-    if metrics is not None:
-        found += [part["sentence"] for part in metrics["health"]["parts"] if part["cost"] > 0]
-    for alert in seen["alerts"] or ():
-        since = f" since {datetime.fromtimestamp(alert['since']):%H:%M:%S}" if alert["since"] else ""
-        verb = "fires" if alert["state"] == "firing" else "is about to fire"
-        found.append(f"{alert['name']} {verb}{since}: {alert['summary']}")
-    return found
+def _standing(alert: dict[str, Any]) -> StandingAlert:
+    firing = alert["state"] == "firing"
+    return StandingAlert(alert["name"], firing, alert["severity"], alert["since"], alert["summary"])
+
+
+def fault_text(fault: Fault) -> str:
+    """What is wrong, since when, and for whom."""
+    since = f", since {datetime.fromtimestamp(fault.since):%H:%M:%S}" if fault.since else ""
+    whom = f" (for {fault.whom})" if fault.whom else ""
+    return f"{fault.sentence}{since}{whom}"
 
 
 def status_text(seen: dict[str, Any]) -> str:
@@ -97,14 +101,15 @@ def status_text(seen: dict[str, Any]) -> str:
 
 def headline(seen: dict[str, Any]) -> str:
     """The pool's state and its health, in one line."""
-    status, metrics = seen["status"], seen["metrics"]
+    status = seen["status"]
     if status is None:
         return f"pool {seen['pool']}: no answer"
     spares = f" and {_count(status['spares'], 'spare')}" if status["spares"] else ""
     size = f"{status['actual']} of {_count(status['desired'], 'worker')}{spares}"
-    health = metrics["health"] if metrics is not None else None
-    score = "" if health is None else f"{health['state']} ({health['score']:.0f} of 100), "
-    return f"pool {seen['pool']}: {score}{status['state']}, {size}"
+    found = seen["diagnosis"]
+    # Without figures nobody can say more than the pool's own state does.
+    health = "" if found["score"] is None else f"{found['state']} ({found['score']:.0f} of 100), "
+    return f"pool {seen['pool']}: {health}{status['state']}, {size}"
 
 
 def _workers(workers: list[dict[str, Any]]) -> str:

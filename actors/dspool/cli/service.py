@@ -14,7 +14,7 @@ import msgspec
 from dspool.cli.run_file import RunFile, ServiceRun
 from dspool.config import load_config
 from dspool.config.secret_values import secret_of
-from dspool.errors import InvalidRequest, PoolNotReady
+from dspool.errors import PoolNotReady
 from dspool.remote import BlockingRemotePool, RemotePool
 
 HTTP_TIMEOUT_S = 10.0
@@ -91,20 +91,6 @@ def asks_for_token(run: ServiceRun) -> bool:
         return asyncio.run(ask())
     except httpx.TransportError:
         return True
-
-
-def worker_id(pool: BlockingRemotePool, named: str) -> str:
-    """The worker that `named` means: its id, or its number, as `dspool status` shows.
-
-    Raises:
-        InvalidRequest: there is none; the message names those there are.
-    """
-    workers = pool.status().workers
-    for worker in workers:
-        if named in (worker.id, str(worker.ordinal)):
-            return worker.id
-    known = ", ".join(f"{worker.id} (slot {worker.ordinal})" for worker in workers) or "none"
-    raise InvalidRequest(f"pool {pool.name} has no worker {named!r}; it has {known}", worker=named)
 
 
 def standing_alerts(pool: BlockingRemotePool) -> list[dict[str, Any]]:

@@ -157,9 +157,10 @@ async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, ou
                 ray_token_path=None if service.ray_token_path is None else str(service.ray_token_path),
                 tls_cert=service.tls_cert,
                 owns_serve=service.owns_serve,
+                ray_dashboard=_ray_dashboard(service),
             )
             run_file.write(run)
-            out.ready(_facts(service, run, run_file))
+            out.ready(_facts(run, run_file))
             await waiting
     finally:
         stopping.set()
@@ -170,7 +171,11 @@ async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, ou
         waiting.cancel()
 
 
-def _facts(service: RunningService, run: ServiceRun, run_file: RunFile) -> dict[str, Any]:
+def _ray_dashboard(service: RunningService) -> str | None:
+    return f"http://{service.ray_dashboard_url}" if service.ray_dashboard_url else None
+
+
+def _facts(run: ServiceRun, run_file: RunFile) -> dict[str, Any]:
     facts = {
         "url": run.url,
         "pool": run.pool,
@@ -179,9 +184,7 @@ def _facts(service: RunningService, run: ServiceRun, run_file: RunFile) -> dict[
         "ray_token_path": run.ray_token_path,
         "state_dir": str(run_file.state_dir),
     }
-    if service.ray_dashboard_url:
-        facts["ray_dashboard"] = f"http://{service.ray_dashboard_url}"
-    return facts
+    return {**facts, "ray_dashboard": run.ray_dashboard} if run.ray_dashboard else facts
 
 
 def run_down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:

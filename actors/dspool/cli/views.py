@@ -10,6 +10,7 @@ import typer
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -136,7 +137,7 @@ def picture(seen: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [
         Text(overview.headline(seen), style="bold yellow" if wrong else "bold green")
     ]
-    parts += [Text(f"  ! {problem}", style="yellow") for problem in wrong]
+    parts += [Padding(Text(f"! {problem}", style="yellow"), (0, 0, 0, 2)) for problem in wrong]
     if metrics is None:
         parts.append(Text(f"no figures: {seen.get('metrics_why', 'they are off')}", style="yellow"))
     else:

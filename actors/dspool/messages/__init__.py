@@ -39,6 +39,7 @@ from dspool.messages.members import (
     WorkerId,
     WorkerState,
     WorkerStatus,
+    is_ordinal,
 )
 from dspool.messages.operations import (
     Failure,
@@ -102,4 +103,5 @@ __all__ = [
     "WorkerState",
     "WorkerStatus",
     "command_from",
+    "is_ordinal",
 ]

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct, field
 
-from dspool.errors import UnknownWorker
+from dspool.errors import UnknownWorker, suggestion
 
 # A pool may be called `a-w1`: the last ordinal counts. Nine digits, because Python refuses very long numbers.
 _WORKER_ID: Final = re.compile(r"(.+)-w(0|[1-9][0-9]{0,8})-([0-9a-f]+)")
@@ -154,3 +154,25 @@ class PoolStatus(Struct, frozen=True):
     """Wall-clock seconds: since when `lost` is not 0."""
     ended: tuple[EndedWorker, ...] = ()
     """The last 32 workers that ended, the last one first, since the supervisor began."""
+
+    def worker_id(self, named: str | int) -> str:
+        """The id of the worker that `named` means: its id, or its ordinal.
+
+        Raises:
+            UnknownWorker: there is none; names those there are.
+        """
+        named = str(named)
+        for worker in self.workers:
+            if named in (worker.id, str(worker.ordinal)):
+                return worker.id
+        known = [worker.id for worker in self.workers]
+        raise UnknownWorker(
+            f"pool {self.name} has no worker {named[:100]!r}{suggestion(named, known)}"
+            f"; it has {', '.join(known) or 'none'}",
+            worker=named[:100],
+        )
+
+
+def is_ordinal(named: str | int) -> bool:
+    """Whether it names a worker by its number in the pool, and not by its id."""
+    return isinstance(named, int) or (named.isascii() and named.isdigit())

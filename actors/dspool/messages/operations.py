@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from msgspec import Struct
 
+from dspool.errors import suggestion
 from dspool.messages.commands import JSON, AnyCommand
 from dspool.messages.programs import StorageLimits
 
@@ -98,7 +100,31 @@ class Result(Struct, frozen=True, array_like=True, tag=0):
             outputs = self.value.get("outputs")
             if isinstance(outputs, dict) and name in outputs:
                 return outputs[name]
-        raise AttributeError(name)
+        raise AttributeError(self._missing(name))
+
+    def _missing(self, name: str) -> str:
+        outputs = self.value.get("outputs") if isinstance(self.value, dict) else None
+        if name.startswith("_") or not isinstance(outputs, dict):
+            return f"this result has no {name}: it is not of a program; see `value`"
+        like = suggestion(name, [*outputs, *self.__struct_fields__, "outputs", "cost_usd"])
+        return f"no output {name}{like or '; it has ' + (', '.join(outputs) or 'none')}"
+
+    def __repr__(self) -> str:
+        """What a person looks for: the outputs, shortened, and who ran it for how long."""
+        outputs = self.value.get("outputs") if isinstance(self.value, dict) else None
+        fields = outputs if isinstance(outputs, dict) else {"value": self.value}
+        shown = {
+            **fields,
+            "worker": self.worker,
+            "operation_id": self.operation_id,
+            "run_s": round(self.run_s, 6),
+        }
+        return f"Result({', '.join(f'{name}={_short.repr(value)}' for name, value in shown.items())})"
+
+
+_short: Final = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+"""Of a long answer the beginning and the end."""
 
 
 def total_cost(usage: Mapping[str, Mapping[str, int | float]]) -> float | None:

@@ -63,7 +63,7 @@ class RemoteObservation:
         self,
         *,
         operation: str | None = None,
-        worker: str | None = None,
+        worker: str | int | None = None,
         after: float = 0.0,
         limit: int = 200,
     ) -> LogPage:

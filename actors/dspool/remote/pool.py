@@ -37,6 +37,7 @@ from dspool.messages import (
     Result,
     SessionInfo,
     StreamEvent,
+    is_ordinal,
 )
 from dspool.remote.observation import RemoteObservation
 from dspool.remote.requests import (
@@ -111,6 +112,9 @@ class RemotePool(BatchMethods, RemoteObservation):
             ca_file=ca_file,
             transport=transport,
         )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._service.place!r}, pool={self.name!r})"
 
     async def close(self) -> None:
         """Close the connections; the pool goes on."""
@@ -248,17 +252,20 @@ class RemotePool(BatchMethods, RemoteObservation):
         """As `Pool.resume`."""
         await self._service.post(self._path + "/resume", None, dict)
 
-    async def drain(self, worker_id: str, *, wait_s: float | None = None) -> bool:
+    async def drain(self, worker_id: str | int, *, wait_s: float | None = None) -> bool:
         """As `Pool.drain`."""
         return await self._until_gone("drain", worker_id, wait_s)
 
-    async def restart(self, worker_id: str, *, wait_s: float | None = None) -> bool:
+    async def restart(self, worker_id: str | int, *, wait_s: float | None = None) -> bool:
         """As `Pool.restart`."""
         return await self._until_gone("restart", worker_id, wait_s)
 
-    async def _until_gone(self, verb: str, worker_id: str, wait_s: float | None) -> bool:
+    async def _until_gone(self, verb: str, worker_id: str | int, wait_s: float | None) -> bool:
+        if is_ordinal(worker_id):
+            # Once: the one that has it then may be the one that took its place.
+            worker_id = (await self.status()).worker_id(worker_id)
         until = math.inf if wait_s is None else time.monotonic() + wait_s
-        path = f"{self._path}/workers/{part(worker_id)}/{verb}"
+        path = f"{self._path}/workers/{part(str(worker_id))}/{verb}"
         asked = False
         while True:
             each = max(0.0, min(WAIT_EACH_S, until - time.monotonic()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -27,6 +27,12 @@ from dspool.runtime.store import RemoteStore
 from dspool.store.store import SessionStore
 from dspool.telemetry.log_files import LogPage, LogQuery
 
+if TYPE_CHECKING:
+    from dspool.runtime.lifecycle import SupervisorActor
+    from dspool.runtime.metrics import MetricsActor
+    from dspool.runtime.store import StoreActor
+    from dspool.runtime.workers import WorkerActor
+
 _HANDLES = 1024
 
 
@@ -36,26 +42,29 @@ class PoolActors(Administration, Inspection, Storage):
     name: str
     client: Client
 
-    def __init__(self, pool: str, supervisor: ActorHandle[Any]) -> None:
+    def __init__(self, pool: str, supervisor: ActorHandle[SupervisorActor]) -> None:
         Inspection.__init__(self, RemoteMetrics(pool))
         Storage.__init__(self, cast(SessionStore, RemoteStore(pool)))
         self.supervisor = supervisor
-        """The raw supervisor actor."""
-        self._handles: dict[str, ActorHandle[Any]] = {}
+        """The raw supervisor actor: `await pool.supervisor.status.remote()`. What its methods are may change."""
+        self._handles: dict[str, ActorHandle[WorkerActor]] = {}
         """Of the workers that callers asked about; bounded."""
 
     @property
-    def metrics(self) -> ActorHandle[Any]:
-        """The raw metrics actor."""
+    def metrics(self) -> ActorHandle[MetricsActor]:
+        """The raw metrics actor. Raises: ValueError: there is none now."""
         return ray.get_actor(actor_name(self.name, "metrics"), namespace=NAMESPACE)
 
     @property
-    def store(self) -> ActorHandle[Any]:
-        """The raw store actor."""
+    def store(self) -> ActorHandle[StoreActor]:
+        """The raw store actor. Raises: ValueError: there is none now."""
         return ray.get_actor(actor_name(self.name, "store"), namespace=NAMESPACE)
 
-    def workers(self) -> dict[str, ActorHandle[Any]]:
-        """Raw handles of the workers that take traffic, by worker id."""
+    def workers(self) -> dict[str, ActorHandle[WorkerActor]]:
+        """Raw handles of the workers that take traffic, by worker id: `await handle.health.remote()`.
+
+        For looking and for experiments: what is called there goes past the queue, and what its methods are may change.
+        """
         handles = {}
         for member in self.client.membership.workers:
             name = actor_name(self.name, WorkerId.parse(member.worker_id).role)

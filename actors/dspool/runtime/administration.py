@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from dspool.client.client import Client
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolError, WorkerStartFailed
-from dspool.messages import Deployment, PoolStatus
+from dspool.messages import Deployment, PoolStatus, is_ordinal
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
 from dspool.supervisor.warmup import WarmProgress
@@ -116,19 +116,25 @@ class Administration:
         """Take operations again."""
         await self._query("resume")
 
-    async def drain(self, worker_id: str, *, wait_s: float | None = None) -> bool:
-        """Let the worker finish its operations, give up its sessions, and go; a replacement starts at once.
+    async def _worker_id(self, named: str | int) -> str:
+        """The id of the worker that has this ordinal now; an id is one already. Raises: UnknownWorker."""
+        return (await self.status()).worker_id(named) if is_ordinal(named) else str(named)
+
+    async def drain(self, worker_id: str | int, *, wait_s: float | None = None) -> bool:
+        """Let the worker, named by id or ordinal, finish its operations, give up its sessions, and go.
+
+        A replacement starts at once.
 
         Returns whether it is gone, after at most `wait_s` seconds; None waits until it is.
 
         Raises:
             UnknownWorker: there is no such worker.
         """
-        return await _within(wait_s, self._ask("drain", worker_id))
+        return await _within(wait_s, self._ask("drain", await self._worker_id(worker_id)))
 
-    async def restart(self, worker_id: str, *, wait_s: float | None = None) -> bool:
+    async def restart(self, worker_id: str | int, *, wait_s: float | None = None) -> bool:
         """Replace the worker, its replacement warm first. Returns and raises as `drain` does."""
-        return await _within(wait_s, self._ask("restart", worker_id))
+        return await _within(wait_s, self._ask("restart", await self._worker_id(worker_id)))
 
     # --- versions of pool programs ---
 
@@ -245,9 +251,9 @@ class Administration:
         """The warm-ups of new workers: at boot, in growth, as replacements."""
         return await self._query("warmup_report")
 
-    async def worker_warm_runs(self, worker_id: str) -> list[StepRun]:
+    async def worker_warm_runs(self, worker_id: str | int) -> list[StepRun]:
         """The warm-up steps that ran on one worker, of the last thousand in the pool."""
-        return await self._query("warm_runs", worker_id)
+        return await self._query("warm_runs", await self._worker_id(worker_id))
 
 
 async def _within(wait_s: float | None, call: Awaitable[None]) -> bool:

@@ -27,6 +27,7 @@ from dspool.errors import (
     UnknownPool,
     WorkerLost,
     WorkerStartFailed,
+    suggestion,
 )
 from dspool.runtime.session_logs import kept_short
 
@@ -168,9 +169,11 @@ def find_supervisor(pool: str) -> ActorHandle[Any]:
     try:
         return ray.get_actor(actor_name(pool, "supervisor"), namespace=NAMESPACE)
     except ValueError:
-        names = ", ".join(list_pools()) or "none"
+        known = list_pools()
         raise UnknownPool(
-            f"there is no pool {pool!r} on this cluster (pools here: {names})", pool=pool
+            f"there is no pool {pool!r} on this cluster{suggestion(pool, known)} (pools here: "
+            f"{', '.join(known) or 'none'})",
+            pool=pool,
         ) from None
 
 

@@ -125,8 +125,11 @@ class Inspection:
 
     # --- single workers ---
 
-    async def worker_operations(self, worker_id: str) -> list[dict[str, Any]]:
-        """The operations in its slots.
+    async def _worker_id(self, named: str | int) -> str:
+        raise NotImplementedError
+
+    async def worker_operations(self, worker_id: str | int) -> list[dict[str, Any]]:
+        """The operations in the slots of a worker, by its id or its ordinal.
 
         Raises:
             UnknownWorker: there is no such worker.
@@ -134,7 +137,7 @@ class Inspection:
         """
         return await self._ask_worker(worker_id, "running")
 
-    async def worker_memory(self, worker_id: str) -> dict[str, float]:
+    async def worker_memory(self, worker_id: str | int) -> dict[str, float]:
         """Its resident, proportional and private memory in MB. Raises: as `worker_operations`."""
         return await self._ask_worker(worker_id, "memory")
 
@@ -142,15 +145,15 @@ class Inspection:
         self,
         *,
         operation: str | None = None,
-        worker: str | None = None,
+        worker: str | int | None = None,
         after: float = 0.0,
         limit: int = 200,
     ) -> LogPage:
         """Lines that the pool's processes logged, with tracebacks; what user code logs and prints is among them.
 
-        Of one operation, of one worker (also a dead one, as long as Ray keeps its files), of all. `after` is the
-        `next` of the page before: the oldest lines since then; 0 gives the newest. On nodes without a living worker or
-        the supervisor nobody looks.
+        Of one operation, of one worker (by its id also a dead one, as long as Ray keeps its files), of all. `after` is
+        the `next` of the page before: the oldest lines since then; 0 gives the newest. On nodes without a living worker
+        or the supervisor nobody looks.
 
         Raises:
             InvalidRequest: `limit` is outside 1..1000, or `after` is no time.
@@ -160,6 +163,7 @@ class Inspection:
             raise InvalidRequest(f"limit must be between 1 and {MAX_LINES}, got {limit}", field="limit")
         if not 0 <= after < math.inf:
             raise InvalidRequest(f"after is a time in seconds, got {after}", field="after")
+        worker = None if worker is None else await self._worker_id(worker)
         query = LogQuery(operation, worker, after, limit)
         return merged(await self._log_pages(query), query)
 
@@ -167,11 +171,12 @@ class Inspection:
         """What each node has. None, where the pool has no processes of its own."""
         return []
 
-    async def worker_log(self, worker_id: str, lines: int = 200) -> LogTail:
-        """The last lines of its log. Raises: as `worker_operations`."""
+    async def worker_log(self, worker_id: str | int, lines: int = 200) -> LogTail:
+        """The last lines of a worker's log. Raises: as `worker_operations`."""
         return await self._ask_worker(worker_id, "log_tail", lines)
 
-    async def _ask_worker(self, worker_id: str, method: str, *args: Any) -> Any:
+    async def _ask_worker(self, named: str | int, method: str, *args: Any) -> Any:
+        worker_id = await self._worker_id(named)
         try:
             async with asyncio.timeout(WORKER_S):
                 return await self._call_worker(worker_id, method, *args)

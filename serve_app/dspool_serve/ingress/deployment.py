@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from dspool.config import PoolConfig
 from dspool.corrections import serve_replica, uvicorn_connections
-from dspool.errors import UnknownPool
+from dspool.errors import UnknownPool, suggestion
 from dspool.pool import Pool
 from dspool.runtime.cluster import node_address
 from dspool.telemetry import logs
@@ -57,7 +57,9 @@ class RayPools:
         pool = self._pools.get(name)
         if pool is None:
             known = ", ".join(self._pools) or "none yet"
-            raise UnknownPool(f"there is no pool {name!r} here; there is: {known}", pool=name)
+            raise UnknownPool(
+                f"there is no pool {name!r} here{suggestion(name, self._pools)}; there is: {known}", pool=name
+            )
         return pool
 
 

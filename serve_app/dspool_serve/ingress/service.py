@@ -171,7 +171,8 @@ class Service:
         else:
             try:
                 with reaching(self._address or "auto"):
-                    ray.init(address=self._address, runtime_env={"env_vars": variables}, **options)
+                    joined = ray.init(address=self._address, runtime_env={"env_vars": variables}, **options)
+                    self.ray_dashboard_url = joined.dashboard_url or None
             except (ConnectionError, ValueError, RuntimeError) as failed:
                 raise WorkerStartFailed(
                     f"cannot join Ray at {self._address}: {failed}; is it running, and is its token at hand?"

@@ -23,7 +23,7 @@ from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.reconciler import Reconciler
 from dspool.core.lifecycle.recycling import Recycling
 from dspool.core.lifecycle.roster import GOING, PENDING, Roster, WorkerRecord
-from dspool.errors import InvalidRequest, UnknownWorker
+from dspool.errors import InvalidRequest, UnknownWorker, suggestion
 from dspool.messages import Membership, WorkerStatus
 
 if TYPE_CHECKING:
@@ -98,7 +98,11 @@ class PoolState:
         """Raises `UnknownWorker` if there is none of that id."""
         w = self.roster.get(worker_id)
         if w is None:
-            raise UnknownWorker(f"pool {self.config.name} has no worker {worker_id}", worker=worker_id)
+            known = [worker.id for worker in self.roster]
+            raise UnknownWorker(
+                f"pool {self.config.name} has no worker {worker_id[:100]!r}{suggestion(worker_id, known)}",
+                worker=worker_id[:100],
+            )
         return w
 
     def next_due(self, now: float) -> float | None:

@@ -18,7 +18,7 @@ from dspy.lm15 import LM15Error
 from dspool.config import LMProfile, PoolConfig
 from dspool.corrections.dspy_calls import allow_connections, correct_dspy
 from dspool.corrections.dspy_threads import correct_threads
-from dspool.errors import ConfigError, InvalidRequest, ModelAuthFailed, UnknownName
+from dspool.errors import ConfigError, InvalidRequest, ModelAuthFailed, UnknownName, suggestion
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_STOP_CHARACTERS
 from dspool.programs.field_types import is_unicode
@@ -95,7 +95,9 @@ class LMs:
         """Raises `UnknownName` if there is no profile `name`."""
         if name not in self._profiles and name != OFFLINE:
             raise UnknownName(
-                f"no LM profile {name[:80]!r}; known are {', '.join(self.names())}", profile=name[:80]
+                f"no LM profile {name[:80]!r}{suggestion(name, self.names())}"
+                f"; known are {', '.join(self.names())}",
+                profile=name[:80],
             )
 
     def get(self, name: str | None = None, overrides: Mapping[str, JSON] | None = None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from dspool.core.lifecycle.source import ImportedSource, check_source, import_paths
-from dspool.errors import Conflict, UnknownProgram
+from dspool.errors import Conflict, UnknownProgram, suggestion
 from dspool.messages import Deployment
 from dspool.programs.program import Definition, Program
 
@@ -81,7 +81,10 @@ class PoolPrograms:
         versions = self._versions.get(name)
         if versions is None:
             names = ", ".join(sorted(self._versions)) or "none"
-            raise UnknownProgram(f"no pool program {name[:80]!r}; there are: {names}", program=name[:80])
+            raise UnknownProgram(
+                f"no pool program {name[:80]!r}{suggestion(name, self._versions)}; there are: {names}",
+                program=name[:80],
+            )
         return versions
 
     def _version(self, name: str, version: int) -> Program:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from dspool.errors import InternalError, UnknownName, UnknownProgram
+from dspool.errors import InternalError, UnknownName, UnknownProgram, suggestion
 from dspool.messages import JSON, Change
 from dspool.programs.program import Definition, Program
 
@@ -106,7 +106,7 @@ class Session:
         if program is None:
             definition = self.definitions.get(name)
             if definition is None:
-                raise UnknownProgram(f"session {self.id!r} has no program {name[:80]!r}", program=name[:80])
+                raise self._no_program(name)
             program = self._programs[name] = self._host.load(definition)
         return program
 
@@ -121,13 +121,18 @@ class Session:
 
     def drop_program(self, name: str) -> Change:
         if self.definitions.pop(name, None) is None:
-            raise UnknownProgram(f"session {self.id!r} has no program {name[:80]!r}", program=name[:80])
+            raise self._no_program(name)
         self._programs.pop(name, None)
         return Change("program", name)
 
+    def _no_program(self, name: str) -> UnknownProgram:
+        like = suggestion(name, self.definitions)
+        return UnknownProgram(f"session {self.id!r} has no program {name[:80]!r}{like}", program=name[:80])
+
     def variable(self, name: str) -> JSON:
         if name not in self.variables:
-            raise UnknownName(f"session {self.id!r} has no variable {name[:80]!r}", variable=name[:80])
+            like = suggestion(name, self.variables)
+            raise UnknownName(f"session {self.id!r} has no variable {name[:80]!r}{like}", variable=name[:80])
         return self.variables[name]
 
     @property
