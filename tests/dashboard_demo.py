@@ -27,9 +27,18 @@ from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.operation_records import EndedOperation, FoundOperations, OperationQuery
 from dspool.corrections import uvicorn_connections
-from dspool.errors import Conflict, InvalidRequest, StoreFailed, UnknownSession, UnknownWorker
+from dspool.errors import (
+    Conflict,
+    InvalidRequest,
+    ModelUnreachable,
+    ProgramError,
+    StoreFailed,
+    UnknownSession,
+    UnknownWorker,
+)
 from dspool.messages import (
     Deployment,
+    EndedWorker,
     GetProgramInfo,
     PoolStatus,
     Result,
@@ -87,6 +96,12 @@ TRIED = {
 }
 """What workers say of each program."""
 STEPS = ("import_modules", "load_programs", "probe")
+MODEL_AWAY = ModelUnreachable(
+    "away", model="openai/gpt-4o-mini", provider="openai", profile="fast", reason="timeout"
+)
+LEAKING = 2
+"""The number of the worker whose memory has grown."""
+RAISED = ProgramError("raised", exception="KeyError", at="shop.answers:42")
 
 
 class SimulatedPool:
@@ -127,6 +142,7 @@ class SimulatedPool:
         self.paused = False
         self.desired = workers
         self.ended: list[str] = []
+        self.gone: tuple[EndedWorker, ...] = ()
         self._shift = -float(history_s)
         """History is made up in the past."""
         self.metrics = Metrics(
@@ -174,6 +190,12 @@ class SimulatedPool:
             ordinal=2,
             reason="ActorDiedError: killed by SIGKILL",
         )
+        at, successor = time.time(), next(iter(self.rows))
+        killed, drained = f"{name}-w2-0c41d7", f"{name}-w3-5be0aa"
+        self.gone = (
+            EndedWorker(killed, 2, at - 3700, at - 60, "killed by SIGKILL", False, 812, 3, 190.0, successor, "spare", 0.077),
+            EndedWorker(drained, 3, at - 3700, at - 900, "drained by hand", True, 4021, 0, 188.0),
+        )  # fmt: skip
         self._made_at = time.time()
         self._running: asyncio.Task[None] | None = None
 
@@ -202,6 +224,7 @@ class SimulatedPool:
         return 0.5 + 0.3 * math.sin(now / 240) + 0.1 * math.sin(now / 17) + 0.05 * self.dice.random()
 
     def _second(self, *, whole: bool) -> None:
+        from dspool.core.metrics.error_groups import ErrorCounts
         from dspool.core.metrics.recorder import ClientDelta, WorkerDelta
         from dspool.core.metrics.tally import Tally
 
@@ -209,7 +232,7 @@ class SimulatedPool:
         load, slots = self.load(), self.config.slots_per_worker
         serving = [row for row in self.rows.values() if row.state == "ready"]
         each = len(serving) * slots * load * 4
-        programs = {}
+        programs, errors = {}, ErrorCounts()
         for program, share in (("qa", 0.7), ("summarize", 0.29), (self.odd[:40], 0.01)):
             tally = Tally()
             number = 0 if self.paused else int(each * share)
@@ -217,7 +240,11 @@ class SimulatedPool:
             tally.arrivals = number
             tally.outcomes[0], tally.outcomes[1] = max(0, number - failed), failed
             if failed:
-                tally.errors["model_error" if self.dice.random() < 0.7 else "worker_lost"] = failed
+                error = MODEL_AWAY if self.dice.random() < 0.7 else RAISED
+                tally.errors[error.code] = failed
+                version, worker = self.versions.get(program, 1), serving[0].id if serving else None
+                for _ in range(failed):
+                    errors.add(program, error, version=version, worker=worker, operation="op-demo")
             for _ in range(min(number, 12)):
                 tally.latency.record(0.2 * self.dice.lognormvariate(0, 0.5))
                 tally.wait.record(0.01 * load * self.dice.random())
@@ -239,6 +266,7 @@ class SimulatedPool:
             running,
             0.01,
             running,
+            errors=errors.take(),
         )
         self.metrics.report(delta)
         shown = serving if whole else serving[:4]
@@ -294,12 +322,13 @@ class SimulatedPool:
         id = f"{self.name}-w{ordinal}-{self.dice.getrandbits(24):06x}"
         ready = sum(row.state == "ready" for row in self.rows.values())
         strange = ordinal == 1 and not self.pretty
+        leaks = ordinal == LEAKING
         node = HOSTILE if strange else "node-1"
         self.rows[id] = WorkerStatus(
             id, ordinal, "ready" if ready < self.desired else "spare", 1000 + ordinal, node, sessions=ordinal % 9,
             slots=self.config.slots_per_worker, started_at=time.time() - 4000 + ordinal, operations=ordinal * 10,
-            rss_mb=180.0 + ordinal % 30, reason=HOSTILE if strange else "", start="fork",
-            checked_at=time.time(),
+            rss_mb=1600.0 if leaks else 180.0 + ordinal % 30, own_mb=1450.0 if leaks else 60.0, fresh_mb=55.0,
+            reason=HOSTILE if strange else "", start="fork", checked_at=time.time(),
         )  # fmt: skip
         self._runs[id] = [
             StepRun(id, index, step, 0.1 + 0.2 * self.dice.random()) for index, step in enumerate(STEPS)
@@ -310,7 +339,7 @@ class SimulatedPool:
         state = "paused" if self.paused else "ready"
         return PoolStatus(
             self.name, state, True, self.desired, ready, len(self.rows) - ready, 1, tuple(self.rows.values()),
-            dict(self.versions), "", 1,
+            dict(self.versions), "", 1, ended=self.gone,
         )  # fmt: skip
 
     def _here(self) -> None:
@@ -421,10 +450,15 @@ class SimulatedPool:
         return self.metrics.live_update(after, workers=workers)
 
     async def table(
-        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
+        self,
+        duration_s: float,
+        *,
+        program: str | None = None,
+        ordinal: int | None = None,
+        worker: str | None = None,
     ) -> Any:
         self._here()
-        return self.metrics.table(duration_s, program=program, ordinal=ordinal)
+        return self.metrics.table(duration_s, program=program, ordinal=ordinal, worker=worker)
 
     async def errors(self) -> Any:
         self._here()

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from dspool.core.autoscale.sizing import SizingInputs
-from dspool.core.metrics.metric_store import MAX_WORKERS, MetricsOptions
+from dspool.core.metrics.metric_store import ENDED_LIVES, MAX_WORKERS, MetricsOptions
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
 from dspool.core.metrics.sources import MAX_REPORTERS
 from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER
@@ -597,3 +597,40 @@ def test_a_delta_from_a_defective_sender_is_ignored_and_counted():
     scene.metrics.report_encoded([b"nonsense", encode(delta)])
     assert counts(scene)["ok"] == 1
     assert scene.snapshot().telemetry.foreign == 2
+
+
+def test_figures_belong_to_a_workers_life_and_counters_to_its_ordinal():
+    scene = Scene(workers=1)
+    scene.pass_time(
+        10, each_half_second=lambda: (scene.workers[0].started(scene.now), scene.run(worker=0, run_s=2.16))
+    )
+    assert scene.snapshot().workers[0].recent.p99_s > 2
+    dead, scene.workers[0] = scene.workers[0], WorkerRecorder("default", "w-new", 0, 4, now=scene.now)
+    scene.pass_time(2)
+    seen = scene.snapshot().workers[0]
+    assert (seen.worker, seen.recent.operations, seen.recent.p99_s, seen.recent.utilization) == (
+        "w-new", 0, 0.0, 0.0
+    )  # fmt: skip
+    assert seen.counters.by_outcome["ok"] == 20, "what exporters count goes on"
+    first = scene.metrics.table(60, worker=dead.reporter).column("operations")
+    assert sum(first) == 20
+    assert sum(scene.metrics.table(60, worker="w-new").column("operations")) == 0
+    assert sum(scene.metrics.table(60, ordinal=0).column("operations")) == 0, "the one that has it now"
+    scene.pass_time(10)
+    assert scene.metrics.table(60, worker=dead.reporter).column("operations") == first, (
+        "its history has ended"
+    )
+
+
+def test_of_workers_that_report_no_more_a_bounded_number_of_histories_stays():
+    scene = Scene(workers=0)
+    for number in range(ENDED_LIVES + 20):
+        worker = WorkerRecorder("default", f"life-{number}", 0, 4, now=scene.now)
+        scene.now += 1
+        scene.metrics.report(worker.take_delta(scene.now, final=True))
+        scene.metrics.tick()
+    assert len(scene.metrics.table(60, worker="life-0").times()) == 0
+    assert len(scene.metrics.table(60, worker=f"life-{ENDED_LIVES + 19}").times()) == 1
+    again = scene.new_metrics()
+    again.restore(scene.metrics.checkpoint())
+    assert len(again.table(60, worker=f"life-{ENDED_LIVES + 19}").times()) == 1

@@ -113,10 +113,16 @@ class Inspection:
         return _live_update(await self._ask_metrics("live_update", after, workers=workers))
 
     async def table(
-        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
+        self,
+        duration_s: float,
+        *,
+        program: str | None = None,
+        ordinal: int | None = None,
+        worker: str | None = None,
     ) -> Table:
-        """As `metrics_history`, by column: for charts."""
-        return _table(await self._ask_metrics("table", duration_s, program=program, ordinal=ordinal))
+        """As `metrics_history`, by column: for charts. `worker` is an id, also of one that ended lately."""
+        asked = {"program": program, "ordinal": ordinal, "worker": worker}
+        return _table(await self._ask_metrics("table", duration_s, **asked))
 
     async def _ask_metrics(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if not self.client.config.enable_metrics:

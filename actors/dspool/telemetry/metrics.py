@@ -205,7 +205,7 @@ class Metrics:
         ordinal: int | None = None,
         now: float | None = None,
     ) -> HistoryView:
-        """Points of the last `duration_s` seconds of the pool, of one program, or of one worker.
+        """Points of the last `duration_s` seconds of the pool, of one program, or of the worker with an ordinal.
 
         One point a second up to an hour, one in ten seconds up to a day (as configured); a longer duration gives what
         there is. An unknown program or worker has no points.
@@ -224,10 +224,12 @@ class Metrics:
         *,
         program: str | None = None,
         ordinal: int | None = None,
+        worker: str | None = None,
         after: float | None = None,
         now: float | None = None,
     ) -> Table:
-        """As `history`, by column and without the open point. `after` is the `last` of an earlier table.
+        """As `history`, by column and without the open point. `after` is the `last` of an earlier table. `worker` is an
+        id: the figures of one life, also of one that ended lately.
 
         Raises:
             ValueError: `duration_s` is not a positive number.
@@ -235,17 +237,19 @@ class Metrics:
         if not duration_s > 0:
             raise ValueError(f"a history has a positive duration, got {duration_s}")
         now = self._clock() if now is None else now
-        series = self._series(program, ordinal)
+        series = self._series(program, ordinal, worker)
         oldest = now - duration_s if after is None else max(after, now - duration_s)
         return series.table(duration_s, after=oldest, shift=self._shift_at(now))
 
-    def _series(self, program: str | None, ordinal: int | None) -> Series:
+    def _series(self, program: str | None, ordinal: int | None, worker: str | None = None) -> Series:
         """The series of the program, of the worker, or of the whole pool; an empty one if it is unknown."""
         series: Series | None = self._store.whole
         if program is not None:
             series = self._store.programs.get(program)
+        elif worker is not None:
+            series = self._store.workers.get(worker)
         elif ordinal is not None:
-            series = self._store.workers.get(ordinal)
+            series = self._store.worker_at(ordinal)
         return series or Series(self.options)
 
     def _shift_at(self, now: float) -> float:

@@ -62,10 +62,15 @@ class PoolMetrics:
         return self.metrics.history(duration_s, program=program, ordinal=ordinal)
 
     async def table(
-        self, duration_s: float, *, program: str | None = None, ordinal: int | None = None
+        self,
+        duration_s: float,
+        *,
+        program: str | None = None,
+        ordinal: int | None = None,
+        worker: str | None = None,
     ) -> bytes:
         """History by column, for dashboards: a `Table` in msgpack."""
-        return _encode(self.metrics.table(duration_s, program=program, ordinal=ordinal))
+        return _encode(self.metrics.table(duration_s, program=program, ordinal=ordinal, worker=worker))
 
     async def live_update(self, after: float | None, *, workers: bool = False) -> bytes:
         """The pool now, and the rows since `after`: a `LiveUpdate` in msgpack."""

@@ -51,10 +51,10 @@ class Range(NamedTuple):
 
 
 async def get_table(context: Context, request: Request) -> Response:
-    query = request.query(frozenset({*RANGE, "program", "slot", "columns", "format"}))
+    query = request.query(frozenset({*RANGE, "program", "slot", "worker", "columns", "format"}))
     pool = measured_pool(context, request)
     asked = range_of(query)
-    program = query.get("program")
+    program, worker = query.get("program"), query.get("worker")
     ordinal = int(number(query, "slot", 0, least=0, most=1e6)) if "slot" in query else None
     # Each once: a column that is named a thousand times would be written a thousand times.
     names = tuple(dict.fromkeys(query["columns"].split(","))) if "columns" in query else None
@@ -63,14 +63,23 @@ async def get_table(context: Context, request: Request) -> Response:
         raise InvalidRequest("format is json or csv", field="format")
 
     async def make() -> bytes:
-        table = await pool.table(asked.seconds, program=program, ordinal=ordinal)
+        table = await pool.table(asked.seconds, program=program, ordinal=ordinal, worker=worker)
         if names is not None and (unknown := [name for name in names if name not in table.columns]):
             known = ", ".join(sorted(table.columns))
             raise InvalidRequest(f"there is no column {unknown[0][:50]!r}; known: {known}", field="columns")
         encoded = encode_csv if form == "csv" else encode_table
         return await in_thread(lambda: encoded(pool.name, table, names, start=asked.start, end=asked.end))
 
-    key = ("table", pool.name, asked if asked.start is None else asked[1:], program, ordinal, names, form)
+    key = (
+        "table",
+        pool.name,
+        asked if asked.start is None else asked[1:],
+        program,
+        ordinal,
+        worker,
+        names,
+        form,
+    )
 
     async def once() -> bytes:
         made: bytes = await context.service.answers.get(key, lambda: patiently(make()))
@@ -200,13 +209,14 @@ ROUTES: Final = (
         "GET",
         POOL + "/metrics/table",
         get_table,
-        "Figures over time by column, of the pool, a program or the worker with a number; as JSON or CSV",
+        "Figures over time by column, of the pool, a program or a worker; as JSON or CSV",
         HistoryTable,
         problems=("invalid_request", "not_allowed", "queue_full", "pool_not_ready", "worker_lost"),
         query=(
             *RANGE_QUERY,
             ("program", {"type": "string"}),
             ("slot", {"type": "integer", "minimum": 0}),
+            ("worker", {"type": "string", "description": "a worker's id, also of one that ended lately"}),
             ("columns", {"type": "string", "description": "names with commas between; all by default"}),
             ("format", {"type": "string", "enum": ["json", "csv"], "default": "json"}),
         ),

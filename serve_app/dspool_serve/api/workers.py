@@ -11,9 +11,10 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from dspool.core.lifecycle.warmup import StepRun
+from dspool.core.metrics.diagnosis import trouble_of
 from dspool.core.metrics.measures import LiveUpdate, SlotSnapshot
 from dspool.errors import InvalidRequest, PoolError, UnknownWorker
-from dspool.messages import PoolStatus, WorkerStatus
+from dspool.messages import EndedWorker, PoolStatus, WorkerStatus
 from dspool.telemetry.log_files import LogTail
 from dspool.telemetry.pseudonyms import session_hash
 from dspool_serve.api.common import (
@@ -60,11 +61,13 @@ class WorkerRow(WorkerStatus, frozen=True):
     utilization: float | None = None
     throughput: Annotated[float | None, Meta(description="operations a second")] = None
     p99_s: Annotated[float | None, Meta(description="seconds; null if none ended lately")] = None
+    trouble: Annotated[str, Meta(description="what is wrong with it now; empty: nothing")] = ""
 
 
 class WorkerList(Struct):
     workers: list[WorkerRow]
     next_cursor: Cursor = None
+    ended: Annotated[list[EndedWorker], Meta(description="those that ended lately, the last one first")] = []
 
 
 class RunningOperation(Struct):
@@ -111,7 +114,8 @@ async def list_workers(context: Context, request: Request) -> Response:
     limit, cursor, _ = page_of(request)
     status, figures = await _known(context, pool_of(context, request))
     rows = worker_rows(status, figures)
-    return answer_packed(request, WorkerList(*cut(rows, lambda worker: worker.id, limit, cursor)))
+    page = cut(rows, lambda worker: worker.id, limit, cursor)
+    return answer_packed(request, WorkerList(*page, ended=list(status.ended)))
 
 
 async def get_worker(context: Context, request: Request) -> Response:
@@ -217,7 +221,7 @@ def _row(worker: WorkerStatus, figures: SlotSnapshot | None) -> WorkerRow:
         "checked_at": None if worker.checked_at is None else round(worker.checked_at, 1),
     }
     if figures is None:
-        return WorkerRow(**facts)
+        return WorkerRow(**facts, trouble=trouble_of(worker))
     # Its own reports come every second, the supervisor's look at it only with each health check.
     facts |= {"running": figures.running, "sessions": figures.sessions}
     facts |= {"slots": worker.slots or figures.slots, "rss_mb": figures.rss_mb or worker.rss_mb}
@@ -227,6 +231,7 @@ def _row(worker: WorkerStatus, figures: SlotSnapshot | None) -> WorkerRow:
         utilization=round(recent.utilization, _DIGITS),
         throughput=round(recent.throughput, _DIGITS),
         p99_s=round(recent.p99_s, _DIGITS) if recent.operations else None,
+        trouble=trouble_of(worker, failed=recent.errors + recent.timeouts, served=recent.operations),
     )
 
 

@@ -193,7 +193,7 @@ class ProgramSnapshot(Struct, frozen=True, kw_only=True):
 
 # Name and text are part of the OpenAPI document.
 class SlotSnapshot(Struct, frozen=True, kw_only=True):
-    """One worker slot. Counters go on when another worker takes the slot over."""
+    """One worker slot. Counters go on when another worker takes the slot over; all else is of the worker's own life."""
 
     worker: str | None
     """The worker that reports under this ordinal now; None when it fell silent."""

@@ -25,7 +25,9 @@ from dspool.core.metrics.tally import MAX_PROGRAMS, OTHER, OUTCOMES, REJECTED, T
 from dspool.core.metrics.window import HistoryWindow, RecentCells
 
 MAX_WORKERS: Final = 256
-"""Workers with a series of their own; those beyond share ordinal -1."""
+"""Workers with a series of their own, and ordinals with totals; those beyond share one."""
+ENDED_LIVES: Final = 32
+"""Workers that report no more, whose series stay for a while."""
 COLUMNS: Final = [*POOL_COLUMNS, *KEY_COLUMNS]
 """What histories hold; a checkpoint with different columns comes from another version."""
 
@@ -44,7 +46,8 @@ class Checkpoint(Struct):
     sources: dict[str, tuple[int, list[int]]] = field(name="reporters")
     whole: SavedSeries
     programs: dict[str, SavedSeries]
-    workers: dict[int, SavedSeries] = field(name="slots")
+    workers: dict[str, SavedSeries] = field(name="lives", default_factory=dict)
+    ordinals: dict[int, OrdinalTotals] = field(default_factory=dict)
     model_calls: dict[str, int] = {}
     errors: list[SavedGroup] = []
 
@@ -57,8 +60,10 @@ class MetricStore:
         self.sources = Sources(stale_after_s=options.stale_after_s, pool_size=options.pool_size)
         self.whole = Series(options, POOL_COLUMNS, options.recent_s)
         self.programs: dict[str, Series] = {}
-        self.workers: dict[int, Series] = {}
-        """By ordinal: a worker that takes over the ordinal of a dead one goes on counting."""
+        self.workers: dict[str, Series] = {}
+        """By worker id: its figures are those of one life. The one that reported longest ago comes first."""
+        self.ordinals: dict[int, OrdinalTotals] = {}
+        """What exporters count by: a worker that takes over the ordinal of a dead one goes on counting."""
         self.outcomes = [0] * len(OUTCOMES)
         """Ended operations of the pool, from the clients' running totals."""
         self.dropped = self.unattributed = self.duplicates = self.foreign = 0
@@ -97,9 +102,13 @@ class MetricStore:
 
     def worker(self, delta: WorkerDelta) -> None:
         """Count a worker's delta: busy time and runs. Clients count operations."""
-        series = self.worker_series(delta.ordinal)
+        series = self.worker_series(delta.reporter)
         series.total.add(delta.tally)
         series.busy_s += delta.busy_s
+        totals = self._totals_of(delta.ordinal)
+        totals.worker = delta.reporter
+        totals.total.add(delta.tally)
+        totals.busy_s += delta.busy_s
         for what, number in delta.model_calls.items():
             self.model_calls[what] = self.model_calls.get(what, 0) + number
         self.dropped += delta.dropped
@@ -119,12 +128,24 @@ class MetricStore:
         series = self.programs.get(name)
         return series or self.programs.setdefault(name, Series(self._options))
 
-    def worker_series(self, ordinal: int) -> Series:
+    def worker_series(self, worker_id: str) -> Series:
         """The series of a worker, or of all beyond the bound."""
-        if ordinal not in self.workers and len(self.workers) >= MAX_WORKERS:
+        if worker_id not in self.workers and len(self.workers) >= MAX_WORKERS + ENDED_LIVES:
+            worker_id = OTHER
+        series = self.workers.pop(worker_id, None) or Series(self._options)
+        self.workers[worker_id] = series
+        return series
+
+    def worker_at(self, ordinal: int) -> Series | None:
+        """The series of the worker that has this ordinal, or had it last."""
+        totals = self.ordinals.get(ordinal)
+        return None if totals is None else self.workers.get(totals.worker)
+
+    def _totals_of(self, ordinal: int) -> OrdinalTotals:
+        if ordinal not in self.ordinals and len(self.ordinals) >= MAX_WORKERS:
             ordinal = -1
-        series = self.workers.get(ordinal)
-        return series or self.workers.setdefault(ordinal, Series(self._options))
+        totals = self.ordinals.get(ordinal)
+        return totals or self.ordinals.setdefault(ordinal, OrdinalTotals())
 
     def gather(self, start: float, now: float) -> Interval:
         """At a tick: add up what the pool did since `start`. Returns the recent window that ends with it."""
@@ -137,16 +158,22 @@ class MetricStore:
             whole.tally.add(series.now.tally)
             whole.throughput += series.now.throughput
             series.close(start, now)
-        by_ordinal = {worker.ordinal: worker for worker in self.sources.workers(now)}
-        for ordinal, series in self.workers.items():
+        living = {worker.reporter: worker for worker in self.sources.workers(now)}
+        ended = [id for id in self.workers if id not in living and id != OTHER]
+        for id in ended[: max(0, len(ended) - ENDED_LIVES)]:
+            del self.workers[id]
+        for id, series in self.workers.items():
             open_ = series.now
+            if id not in living and id != OTHER and not open_.capacity_s:
+                # Its history ends where it ended.
+                continue
             whole.busy_s += open_.busy_s
             whole.capacity_s += open_.capacity_s
             whole.runs += open_.runs
             whole.run_s += open_.run_s
-            if ordinal in by_ordinal:
-                open_.levels[_RUNNING] = by_ordinal[ordinal].running * seconds
-                open_.levels[_SESSIONS] = by_ordinal[ordinal].sessions * seconds
+            if id in living:
+                open_.levels[_RUNNING] = living[id].running * seconds
+                open_.levels[_SESSIONS] = living[id].sessions * seconds
             series.close(start, now)
         window, _ = self.whole.recent.over(self._options.window_s - seconds, now=start)
         window.add(whole)
@@ -162,10 +189,11 @@ class MetricStore:
         return point_of(series.recent.over(self._options.window_s, now=ticked_at)[0], at)
 
     def worker_snapshots(self, now: float, ticked_at: float, at: float) -> dict[int, SlotSnapshot]:
-        by_ordinal = {worker.ordinal: worker for worker in self.sources.workers(now)}
+        living = {worker.reporter: worker for worker in self.sources.workers(now)}
         snapshots = {}
-        for ordinal, series in sorted(self.workers.items()):
-            worker = by_ordinal.get(ordinal)
+        for ordinal, totals in sorted(self.ordinals.items()):
+            worker = living.get(totals.worker)
+            series = self.workers.get(totals.worker)
             snapshots[ordinal] = SlotSnapshot(
                 worker=worker.reporter if worker else None,
                 running=worker.running if worker else 0,
@@ -173,9 +201,9 @@ class MetricStore:
                 slots=worker.slots if worker else 0,
                 rss_mb=worker.rss_mb if worker else 0.0,
                 overflow=worker.overflow if worker else False,
-                busy_s=series.busy_s,
-                recent=self.recent(series, ticked_at, at),
-                counters=series.counters(),
+                busy_s=totals.busy_s,
+                recent=Point(at=at) if series is None else self.recent(series, ticked_at, at),
+                counters=counters_of(totals.total, totals.total.outcomes),
             )
         return snapshots
 
@@ -190,7 +218,8 @@ class MetricStore:
             sources=self.sources.save(),
             whole=self.whole.save(ticked_at),
             programs={name: series.save(ticked_at) for name, series in self.programs.items()},
-            workers={ordinal: series.save(ticked_at) for ordinal, series in self.workers.items()},
+            workers={id: series.save(ticked_at) for id, series in self.workers.items()},
+            ordinals=self.ordinals,
             model_calls=self.model_calls,
             errors=self.errors.save(),
         )
@@ -200,8 +229,9 @@ class MetricStore:
         self.whole.restore(saved.whole, ticked_at)
         for name, series in saved.programs.items():
             self.program(name).restore(series, ticked_at)
-        for ordinal, series in saved.workers.items():
-            self.worker_series(ordinal).restore(series, ticked_at)
+        for id, series in saved.workers.items():
+            self.worker_series(id).restore(series, ticked_at)
+        self.ordinals = saved.ordinals
         self.outcomes = saved.outcomes
         self.model_calls = saved.model_calls
         self.errors.restore(saved.errors)
@@ -228,6 +258,15 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
     slots_per_worker: int = 8
     pool_size: int | None = None
     """Workers that should be there until the supervisor reports; None: as many as report."""
+
+
+class OrdinalTotals(Struct, array_like=True):
+    """What the workers that ever had an ordinal have done together."""
+
+    worker: str = ""
+    """The one that reported last."""
+    total: Tally = field(default_factory=Tally)
+    busy_s: float = 0.0
 
 
 class SavedSeries(Struct, array_like=True):

@@ -222,7 +222,7 @@ class App {
         } else if (kind === "reset") this.refresh();
         else if (kind === "error") {
           this.reason = frame.detail ?? frame.title ?? "";
-          this.shell.state("live", "", this.reason);
+          this.shell.state("silent", "", this.reason || "It is asked again every second.");
         } else this.take(kind, frame);
       },
       (state) => this.connection(state),
@@ -238,19 +238,19 @@ class App {
       // A refused stream does not say why; asking says it, and leads to the login when that is the reason.
       askMe().then((me) => me.login_needed && this.signIn("You were signed out; sign in again to go on."), () => {});
     } else {
+      // A stream that opens has told nothing yet: the first figures make it live.
       this.lostAt = null;
-      this.shell.state("live");
+      if (this.shell.kind === "lost") this.shell.state("connecting");
     }
   }
 
   take(kind, frame) {
     if (this.early) return this.early.push([kind, frame]);
     if (!this.standing) return undefined;
-    if (this.reason && kind === "tick") {
-      this.reason = "";
-      this.shell.state("live");
+    if (kind === "tick") {
+      if (!this.paused) this.shell.state("live");
+      this.data.tick(frame);
     }
-    if (kind === "tick") this.data.tick(frame);
     if (kind === "event") this.data.event(frame);
     if (frame.alerts && kind === "tick") this.shell.firing(frame.alerts);
     this.view.live?.(kind, frame);

@@ -63,7 +63,9 @@ export class PoolData {
       if (frame[name] === null) overview[name] = null;
       else if (frame[name]) overview[name] = { ...overview[name], ...frame[name] };
     }
-    for (const name of ["health", "alerts", "telemetry"]) if (name in frame) overview[name] = frame[name];
+    for (const name of ["diagnosis", "health", "alerts", "errors", "telemetry"]) {
+      if (name in frame) overview[name] = frame[name];
+    }
     if (frame.programs) {
       const rows = new Map(overview.programs.map((row) => [row.name, row]));
       for (const row of frame.programs) rows.set(row.name, { ...rows.get(row.name), ...row });

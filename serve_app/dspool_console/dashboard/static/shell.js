@@ -9,6 +9,7 @@ export const VIEWS = [
   ["workers", "Workers"],
   ["sessions", "Sessions"],
   ["operations", "Operations"],
+  ["errors", "Errors"],
   ["sizing", "Sizing"],
   ["deployments", "Deployments"],
   ["try", "Try it"],
@@ -98,10 +99,13 @@ export class Shell {
   }
 
   state(kind, since, reason) {
-    const texts = { live: "live", paused: "paused", lost: "disconnected", connecting: "connecting" };
-    const tone = { live: "good", paused: "warn", lost: "bad", connecting: "busy" }[kind];
+    const texts = { lost: "disconnected", silent: "no answer" };
+    // Green only once figures come: nothing on the page is known to be well before that, or after.
+    const tone = { live: "good", paused: "warn", silent: "bad", lost: "bad" }[kind] ?? "busy";
+    this.kind = kind;
     this.connection.className = `badge ${tone}`;
-    say(this.connection, texts[kind]);
+    say(this.connection, texts[kind] ?? kind);
+    document.body.classList.toggle("stale", kind !== "live");
     this.pause.setAttribute("aria-pressed", String(kind === "paused"));
     say(this.pause, kind === "paused" ? "Resume" : "Pause");
     if (kind === "lost") {
@@ -111,7 +115,7 @@ export class Shell {
         "What you see is from then; trying again by itself.",
       );
     } else if (kind === "paused") this.say("", `Paused at ${since}.`, "The figures stand still until you resume.");
-    else if (reason) this.say("", "No answer from the pool.", reason);
+    else if (kind === "silent") this.say("trouble", "No answer from the pool.", reason);
     else fill(this.banner);
   }
 

@@ -8,6 +8,7 @@ import { Plot } from "../plot.js";
 import { PlotGroup } from "../plot_group.js";
 import { Ring } from "../small_charts.js";
 import { Table } from "../table.js";
+import { Truth } from "../truth.js";
 import { ERROR_RATE, LATENCY, THROUGHPUT, UTILIZATION } from "./charts.js";
 import { Cards } from "./overview_cards.js";
 
@@ -25,6 +26,7 @@ class Overview {
     this.status = h("div", {});
     this.partsList = h("ul", { class: "parts" });
     this.notice = h("div", {});
+    this.truth = new Truth(ctx);
     this.group = new PlotGroup();
     this.group.onzoom = () => this.zoomed();
     this.unzoom = h("span", { class: "zoomed", hidden: true });
@@ -48,6 +50,7 @@ class Overview {
       "div",
       { class: "stack" },
       h("div", { class: "head" }, this.title, this.status, h("div", { class: "push" }, this.unzoom)),
+      this.truth.node,
       this.notice,
       h(
         "div",
@@ -92,8 +95,9 @@ class Overview {
       pool.reason ? h("span", { class: "muted" }, ` ${pool.reason}`) : null,
     );
     this.cards.show(overview);
-    this.drawHealth(health);
-    this.drawNotice(pool, now, overview.alerts);
+    this.truth.show(overview.diagnosis);
+    this.drawHealth(health, overview.diagnosis);
+    this.drawNotice(pool, now);
     this.programs.show(overview.programs);
     this.drawDetails(overview);
     this.drawCharts();
@@ -107,15 +111,16 @@ class Overview {
     this.group.draw(data.series, data.markers);
   }
 
-  drawHealth(health) {
-    const sign = JSON.stringify(health);
+  drawHealth(health, diagnosis) {
+    const sign = JSON.stringify([health, diagnosis?.sentence]);
     if (sign === this.healthSign) return;
     this.healthSign = sign;
-    this.ring.draw(health?.score ?? null, health?.state);
+    const starts = health?.state === "starting";
+    this.ring.draw(starts ? null : health?.score ?? null, health?.state);
     fill(
       this.verdict,
       health ? badge(health.state) : badge("unknown"),
-      h("p", { class: "muted small" }, health ? VERDICTS[health.state] : "Nothing is measured at the moment."),
+      h("p", { class: "muted small" }, `${diagnosis?.sentence ?? "Nothing is measured at the moment"}.`),
     );
     fill(
       this.partsList,
@@ -130,27 +135,15 @@ class Overview {
     );
   }
 
-  drawNotice(pool, now, alerts) {
+  drawNotice(pool, now) {
     const text = !pool.metrics
       ? "Metrics are switched off for this pool (enable_metrics): there are no figures, only workers and sessions."
       : !now
       ? "The metrics actor does not answer; figures come back by themselves when it does. Operations are not affected."
       : "";
-    const firing = alerts?.firing ? `${alerts.firing} ${alerts.firing === 1 ? "alert fires" : "alerts fire"}.` : "";
-    if (this.noticeSign === text + firing) return;
-    this.noticeSign = text + firing;
-    fill(
-      this.notice,
-      text ? h("div", { class: "bannered", role: "status" }, text) : null,
-      firing
-        ? h(
-          "div",
-          { class: "bannered trouble", role: "status" },
-          firing,
-          h("a", { href: this.ctx.href("events"), class: "bad" }, "See which"),
-        )
-        : null,
-    );
+    if (this.noticeSign === text) return;
+    this.noticeSign = text;
+    fill(this.notice, text ? h("div", { class: "bannered", role: "status" }, text) : null);
     for (const note of this.notice.children) note.style.marginTop = "0";
     this.notice.hidden = !this.notice.children.length;
   }
@@ -199,12 +192,6 @@ class Overview {
     this.group.close();
   }
 }
-
-const VERDICTS = {
-  healthy: "The pool serves as it should.",
-  impaired: "The pool serves, but not as well as it should.",
-  unhealthy: "Callers feel this: see what takes points.",
-};
 
 const PROGRAM_COLUMNS = [
   {

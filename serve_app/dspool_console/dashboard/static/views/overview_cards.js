@@ -1,11 +1,9 @@
 // The cards of the overview: the value now, what belongs to it, and a sparkline of the range.
 
 import { fill, h, say } from "../dom.js";
-import { count, duration, parts } from "../format.js";
+import { count, duration, parts, percent } from "../format.js";
 import { inTurn } from "../plot_group.js";
 import { Gauge, Sparkline } from "../small_charts.js";
-
-const OBJECTIVE = 0.001;
 
 const figure = ([number, unit]) => [number, unit ? h("small", {}, unit) : null];
 
@@ -52,7 +50,7 @@ export class Cards {
     this.utilization = new Card("Utilization", {
       column: "utilization",
       top: 1,
-      help: "Slot-seconds in use of those there are, over the last seconds",
+      help: "Slot-seconds in use of those available, over the last seconds",
     });
     this.gaugeFacts = h("div", { class: "more" });
     fill(this.utilization.body, h("div", { class: "gauged" }, this.gauge.node, this.gaugeFacts));
@@ -64,8 +62,8 @@ export class Cards {
     });
     this.errors = new Card("Error rate", {
       column: "error_rate",
-      top: OBJECTIVE * 2,
-      help: "Errors and timeouts among served operations; the objective is 0.10 %",
+      top: 0.002,
+      help: "Errors and timeouts among served operations, and the share that may fail",
     });
     this.queue = new Card("Queue", { column: "queue_depth", top: 5, help: "Operations that wait for a slot" });
     this.size = new Card("Size", { column: "size", help: "Workers" });
@@ -96,10 +94,10 @@ export class Cards {
       "p99",
       duration(n.p99_s),
     ], ["mean", duration(n.mean_s)]]);
-    this.errors.show(parts.percent(n.error_rate, 2), [["objective", "0.10 %"], [
+    this.errors.show(parts.percent(n.error_rate, 2), [["objective", percent(pool.error_objective, 2)], [
       "failed",
       count((totals?.by_outcome.error ?? 0) + (totals?.by_outcome.timeout ?? 0)),
-    ]], n.error_rate > OBJECTIVE);
+    ]], n.error_rate > pool.error_objective);
     this.queue.show(parts.count(n.queue_depth), [["wait p95", duration(n.wait_p95_s)], [
       "oldest",
       duration(n.oldest_wait_s),

@@ -11,6 +11,7 @@ import { PlotGroup } from "../plot_group.js";
 import { Series } from "../series.js";
 import { cellText, slotCells } from "../small_charts.js";
 import { ERROR_RATE, LATENCY, THROUGHPUT, UTILIZATION } from "./charts.js";
+import { endedFacts } from "./ended_workers.js";
 import { workerActions } from "./worker_actions.js";
 
 const AGAIN_MS = 2000;
@@ -26,11 +27,11 @@ class WorkerView {
     this.series = new Series();
     this.group = new PlotGroup();
     this.group.onzoom = () => this.drawCharts();
-    const slot = () => ({ slot: this.worker.slot });
+    const own = () => ({ worker: ctx.arg });
     this.plots = PLOTS.map(({ chart, ...about }) =>
       new Plot(this.group, {
         ...about,
-        links: servedLinks(ctx, about.title, chart, () => intervalOf(this.group, ctx.range()), slot),
+        links: servedLinks(ctx, about.title, chart, () => intervalOf(this.group, ctx.range()), own),
       })
     );
     this.status = h("span", {});
@@ -64,15 +65,27 @@ class WorkerView {
   }
 
   async load() {
-    this.worker = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
-    const { slot } = this.worker;
+    const path = poolPath(this.ctx.pool, "workers", this.ctx.arg);
+    try {
+      this.worker = await get(path);
+    } catch (problem) {
+      if (problem.status !== 404) throw problem;
+      // Dead ones are remembered for a while.
+      await this.findEnded();
+      if (!this.ended) throw problem;
+    }
     const [history] = await Promise.all([
-      get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: this.ctx.range(), slot })),
+      get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: this.ctx.range(), worker: this.ctx.arg })),
       this.ctx.data.loadMarkers(),
     ]);
     this.series.load(history);
-    this.poll ??= setInterval(() => this.again(), AGAIN_MS);
+    if (!this.ended) this.poll ??= setInterval(() => this.again(), AGAIN_MS);
     this.log.load();
+  }
+
+  async findEnded() {
+    const { ended } = await get(poolPath(this.ctx.pool, "workers") + query({ limit: 1 }));
+    this.ended = ended.find((one) => one.id === this.ctx.arg);
   }
 
   async again() {
@@ -80,7 +93,7 @@ class WorkerView {
     try {
       this.worker = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
       this.series.append(
-        await get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: 60, slot: this.worker.slot })),
+        await get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: 60, worker: this.ctx.arg })),
       );
     } catch (problem) {
       if (problem.status === 404) this.gone();
@@ -89,20 +102,37 @@ class WorkerView {
     if (!this.closed) this.draw();
   }
 
-  gone() {
+  async gone() {
     clearInterval(this.poll);
+    try {
+      await this.findEnded();
+    } catch {
+      // The service is away too; what is shown stays.
+    }
+    if (!this.closed) this.drawEnded();
+  }
+
+  drawEnded() {
+    const { ended } = this;
     fill(
       this.status,
-      badge("stopped"),
-      h("span", { class: "muted" }, " this worker has ended; what you see is the last that was known"),
+      ended && !ended.expected ? badge("failed", "lost") : badge("stopped"),
+      h("span", { class: "muted" }, ended ? ` ${ended.cause}` : " this worker has ended; why is no longer known"),
     );
     fill(this.links);
+    if (ended) fill(this.facts, endedFacts(this.ctx, ended));
+    fill(this.cells, h("p", { class: "muted" }, "It has ended: nothing runs here."));
+    fill(this.sessions, h("p", { class: "muted" }, "Its sessions are elsewhere, each from its next operation on."));
+    this.drawCharts();
   }
 
   draw() {
+    if (this.ended) return this.drawEnded();
     const { worker } = this;
     const { running_operations: running, memory, warmup, session_ids: sessions } = worker;
-    fill(this.status, badge(worker.state), worker.reason ? h("span", { class: "muted" }, ` ${worker.reason}`) : null);
+    const trouble = worker.trouble ? h("span", { class: "bad" }, ` ${worker.trouble}`) : null;
+    const reason = worker.reason ? h("span", { class: "muted" }, ` ${worker.reason}`) : null;
+    fill(this.status, badge(worker.state), trouble, reason);
     const ray = webAddress(worker.ray_url);
     if (!this.links.children.length) {
       fill(
@@ -111,11 +141,13 @@ class WorkerView {
         ray ? h("a", { class: "button", href: ray, target: "_blank", rel: "noreferrer" }, "Ray dashboard") : null,
       );
     }
+    // One number for squares and words: what it reports and what it answers are of two moments.
+    const busy = running ? running.length : worker.running;
     const loaded = Object.entries(worker.programs ?? {}).map(([name, version]) => `${name} v${version}`);
     fill(
       this.facts,
       facts([
-        ["Slot", `${worker.slot}${worker.overflow ? " (overflow)" : ""}`],
+        ["Number", `${worker.slot}${worker.overflow ? " (overflow)" : ""}`],
         ["Process", `${worker.pid || "–"} (${worker.start || "not said"})`],
         ["Node", worker.node || "–"],
         ["Started", time(worker.started_at)],
@@ -135,8 +167,8 @@ class WorkerView {
       h(
         "p",
         { class: "above-list" },
-        slotCells(worker.slots, worker.running, running),
-        h("span", { class: "muted" }, ` ${(running ?? []).length} of ${worker.slots} slots busy`),
+        slotCells(worker.slots, busy, running),
+        h("span", { class: "muted" }, ` ${busy} of ${worker.slots} slots busy`),
       ),
       (running ?? []).length
         ? h(
@@ -162,6 +194,7 @@ class WorkerView {
         : h("p", { class: "muted" }, "No session is active here."),
     );
     this.drawCharts();
+    return undefined;
   }
 
   drawWarmup(steps) {

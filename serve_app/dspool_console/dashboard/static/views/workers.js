@@ -6,6 +6,7 @@ import { age, ago, count, duration, megabytes, percent, plural, rate } from "../
 import { badge, empty, segments } from "../parts.js";
 import { slotCells } from "../small_charts.js";
 import { Table } from "../table.js";
+import { EndedTable } from "./ended_workers.js";
 import { workerActions } from "./worker_actions.js";
 import { create as createWorker } from "./worker.js";
 
@@ -33,6 +34,7 @@ class Workers {
     this.table.node.classList.add("dense");
     this.table.onpage = () => this.ask();
     this.nothing = h("div", { hidden: true });
+    this.ended = new EndedTable(ctx);
     this.count = h("span", { class: "muted", role: "status" });
     const find = h("input", {
       type: "search",
@@ -62,6 +64,7 @@ class Workers {
         ),
       ),
       h("section", { class: "panel", "aria-label": "Workers" }, this.table.node, this.nothing),
+      this.ended.node,
     );
     this.node.querySelector(".head").style.marginBottom = "0";
     this.table.node.style.marginTop = "-14px";
@@ -89,8 +92,14 @@ class Workers {
         key: "state",
         label: "State",
         sort: (row) => row.state,
-        sign: (row) => [row.state, row.reason],
-        cell: (row) => h("span", { title: row.reason || null }, badge(row.state)),
+        sign: (row) => [row.state, row.reason, row.trouble],
+        cell: (row) =>
+          h(
+            "span",
+            { title: row.trouble || row.reason || null },
+            badge(row.state),
+            row.trouble ? h("span", { class: "bad small" }, ` ${row.trouble}`) : null,
+          ),
       },
       {
         key: "running",
@@ -167,6 +176,7 @@ class Workers {
     do {
       const page = await get(poolPath(this.ctx.pool, "workers") + query({ limit: 1000, cursor }));
       rows.push(...page.workers);
+      this.endedRows = page.ended;
       cursor = page.next_cursor;
     } while (cursor);
     return rows;
@@ -193,13 +203,14 @@ class Workers {
 
   wanted(row) {
     if (this.filter === "busy" && !row.running) return false;
-    if (this.filter === "trouble" && !row.errors && ["ready", "spare"].includes(row.state)) return false;
+    if (this.filter === "trouble" && !row.trouble) return false;
     return !this.search || [row.id, row.node, row.reason].some((text) => text?.toLowerCase().includes(this.search));
   }
 
   draw() {
     const all = [...this.rows.values()];
     const rows = all.filter((row) => this.wanted(row));
+    this.ended.show(this.endedRows ?? []);
     this.table.show(rows);
     this.table.node.hidden = !rows.length;
     this.nothing.hidden = rows.length > 0;
@@ -242,6 +253,7 @@ class Workers {
     if (kind !== "workers") return;
     for (const row of frame.changed ?? []) this.rows.set(row.id, row);
     for (const id of frame.gone ?? []) this.rows.delete(id);
+    if (frame.gone?.length) this.load().then(() => this.closed || this.draw(), () => {});
     this.draw();
   }
 
