@@ -192,8 +192,9 @@ class SimulatedPool:
         )
         at, successor = time.time(), next(iter(self.rows))
         killed, drained = f"{name}-w2-0c41d7", f"{name}-w3-5be0aa"
+        over = (successor, "spare", 0.077)
         self.gone = (
-            EndedWorker(killed, 2, at - 3700, at - 60, "killed by SIGKILL", False, 812, 3, 190.0, successor, "spare", 0.077),
+            EndedWorker(killed, 2, at - 3700, at - 60, "killed by SIGKILL", False, 812, 3, 190.0, *over),
             EndedWorker(drained, 3, at - 3700, at - 900, "drained by hand", True, 4021, 0, 188.0),
         )  # fmt: skip
         self._made_at = time.time()

@@ -36,6 +36,7 @@ VIEWS = {
     "workers": "Workers",
     "sessions": "Sessions",
     "operations": "Operations",
+    "errors": "Errors",
     "sizing": "Sizing",
     "deployments": "Warm-up and deployments",
     "try": "Try it",

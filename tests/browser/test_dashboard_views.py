@@ -69,14 +69,14 @@ def test_a_phone_never_scrolls_sideways(browser, demo):
 def test_five_hundred_workers_are_paged_found_and_sorted(look):
     page = look.go("workers")
     page.get_by_text(re.compile(r"50[01]\sworkers")).wait_for()
-    rows = page.locator("table.stacks tbody tr")
+    rows = page.locator('section[aria-label="Workers"] tbody tr')
     assert rows.count() == 50
     page.get_by_text(re.compile("1 to 50 of 50[01]")).wait_for()
     page.get_by_role("button", name="Next").click()
     page.get_by_text(re.compile("51 to 100 of 50[01]")).wait_for()
     page.get_by_role("button", name="Throughput").click()
     page.get_by_text(re.compile("1 to 50 of 50[01]")).wait_for()
-    assert page.locator('th[aria-sort="descending"]').inner_text().startswith("Throughput")
+    assert page.locator('th[aria-sort="descending"]').first.inner_text().startswith("Throughput")
     some = rows.nth(7).locator("a.id").inner_text()
     page.get_by_label("Find workers").fill(some)
     page.wait_for_function("() => document.querySelectorAll('table.stacks tbody tr').length < 50")
@@ -462,3 +462,96 @@ def test_an_answer_older_than_what_the_stream_said_does_not_undo_it(look):
         module,
     )
     assert seen == [False, False, "since"]
+
+
+class Clicks:
+    """Counts what a person has to click from the first look at the overview on."""
+
+    def __init__(self, page):
+        self.page, self.number = page, 0
+
+    def on(self, what):
+        what.first.click()
+        self.number += 1
+
+
+def test_a_failing_model_endpoint_is_four_clicks_from_its_remedy(look):
+    page = look.go("overview")
+    truth = page.get_by_role("status", name="What is wrong")
+    fault = truth.locator("p", has_text="openai/gpt-4o-mini does not answer (timeout)")
+    fault.wait_for()
+    assert re.search(r"since \d\d:\d\d:\d\d", fault.inner_text())
+    assert "noticed by callers of qa" in fault.inner_text()
+    assert page.locator(".badge.good", has_text="healthy").count() == 0
+    clicks = Clicks(page)
+    clicks.on(fault.get_by_role("link", name="See the error"))
+    for fact in ("openai/gpt-4o-mini", "fast", "openai"):
+        page.locator("dd", has_text=fact).first.wait_for()
+    page.get_by_role("link", name="op-demo").first.wait_for()
+    clicks.on(page.get_by_role("link", name="Versions and roll-back"))
+    clicks.on(page.get_by_role("button", name=re.compile("Roll back")))
+    page.locator("dialog[open]").wait_for()
+    clicks.on(page.locator("dialog[open]").get_by_role("button", name=re.compile("Roll back")))
+    page.locator(".toast").first.wait_for()
+    assert clicks.number <= 4
+    assert look.troubles == []
+
+
+def test_a_leaking_worker_is_three_clicks_from_its_restart(look):
+    page = look.go("overview")
+    truth = page.get_by_role("status", name="What is wrong")
+    fault = truth.locator("p", has_text="1,450 MB, 1,395 MB more than when it was warm")
+    fault.wait_for()
+    clicks = Clicks(page)
+    clicks.on(fault.get_by_role("link", name="See the worker"))
+    page.get_by_text("1,395 MB more than when it was warm").wait_for()
+    clicks.on(page.get_by_role("button", name="Restart"))
+    clicks.on(page.locator("dialog[open]").get_by_role("button", name="Restart"))
+    page.locator(".toast").first.wait_for()
+    assert clicks.number <= 4
+    look.go("overview")
+    page.locator("#connection", has_text="live").wait_for()
+    fault.wait_for(state="detached")
+
+
+def test_errors_are_listed_by_what_they_are_with_their_line_or_model(look):
+    page = look.go("errors")
+    row = page.locator("tbody tr", has_text="KeyError at shop.answers:42").first
+    row.wait_for()
+    assert "program_error" in row.inner_text()
+    row.locator("a.id").click()
+    page.locator("dd", has_text="shop.answers:42").wait_for()
+    page.get_by_role("link", name=re.compile(r"default-w\d+-")).first.click()
+    page.get_by_role("heading", name="Warm-up by step").wait_for()
+    assert look.troubles == []
+
+
+def test_workers_in_trouble_are_those_in_trouble_now_and_dead_ones_say_why(look):
+    page = look.go("workers")
+    ended = page.locator("section", has=page.get_by_role("heading", name="Ended lately"))
+    ended.get_by_text("killed by SIGKILL").wait_for()
+    assert "the spare" in ended.inner_text()
+    assert "after 77" in ended.inner_text()
+    page.get_by_label("In trouble").check()
+    page.get_by_role("heading", name="No worker fits").or_(
+        page.get_by_text("more than when it was warm")
+    ).wait_for()
+    ended.get_by_role("link", name="default-w2-0c41d7").click()
+    page.get_by_text("killed by SIGKILL").first.wait_for()
+    page.locator("dd", has_text="the spare").wait_for()
+    assert look.troubles == []
+
+
+def test_nothing_on_the_page_is_green_before_the_first_figures_come(look):
+    page = look.page
+    page.route("**/live?*", lambda route: None)
+    look.page.goto(look.url + "/dashboard#/default/overview")
+    page.get_by_role("heading", name="Utilization").first.wait_for()
+    assert page.locator("#connection").inner_text() == "connecting"
+    shade = "getComputedStyle(document.querySelector('#main .head .badge')).backgroundColor"
+    waiting = page.evaluate(shade)
+    page.unroute("**/live?*")
+    page.reload()
+    page.locator("#connection", has_text="live").wait_for()
+    page.locator("#main .head .badge").first.wait_for()
+    assert page.evaluate(shade) != waiting

@@ -18,7 +18,7 @@ from dspool.telemetry.log_files import tail
 from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
 from dspool_console.dashboard.traces import OperationLog, listed, operation_of, waterfall
-from dspool_console.dashboard.whatif import Replay, bounds_of, load_of, summary
+from dspool_console.dashboard.whatif import Replay, bounds_of, late_share, load_of, summary
 from dspool_serve.api.events import event_row, marker_of, markers
 from dspool_serve.api.pool_sessions import without_names
 from dspool_serve.api.programs import program_version
@@ -406,6 +406,95 @@ def test_a_pool_that_did_nothing_is_replayed_at_its_least_size():
     run = replayed(load_of(at, nothing, 1.0), shrink_cooldown_s=5)
     assert run.size[-1] == 1
     assert summary(run, 1.0)["late_share"] == 0
+
+
+def bursts(wait_s=0.361):
+    """300 operations in single moments: the slots are hardly used, and a tenth of the operations wait."""
+    columns = {
+        "operations": [20.0] * 300,
+        "utilization": [0.1] * 300,
+        "slots": [16.0] * 300,
+        "size": [2.0] * 300,
+        "wait_mean_s": [0.05] * 300,
+        "wait_p95_s": [wait_s] * 300,
+        "wait_p99_s": [wait_s] * 300,
+    }
+    return load_of([float(second) for second in range(300)], columns, 1.0)
+
+
+def test_a_replay_does_not_say_that_nobody_waited_where_operations_did():
+    load = bursts()
+    assert late_share(load, 0.1) == 0.05
+    run = replayed(load, min_size=2, max_size=2)
+    assert summary(run, 1.0)["late_share"] == 0.05
+    assert min(run.wait_s) >= 0.05
+    wider = replayed(load, min_size=8, max_size=8)
+    assert 0 < summary(wider, 1.0)["late_share"] < 0.05
+    assert summary(replayed(load, min_size=2, max_size=2, max_wait_s=0.5), 1.0)["late_share"] == 0
+
+
+def test_without_waits_nothing_is_said_about_them():
+    assert late_share(bursts(wait_s=0.02), 0.1) == 0
+    assert late_share(waves(), 0.1) is None
+
+
+# --- what is known, and what is not --------------------------------------------------------------------
+
+
+def test_nothing_is_zero_that_nobody_has_measured():
+    clock = Clock()
+    idle = view.now_row(Metrics("p", clock=clock, wall=lambda: 5000.0).snapshot())
+    assert [idle[name] for name in ("p50_s", "p99_s", "error_rate", "wait_p95_s")] == [None] * 4
+    assert (idle["throughput"], idle["queue_depth"], idle["utilization"]) == (0, 0, 0)
+    busy = view.now_row(measured(clock, 5).snapshot())
+    assert busy["error_rate"] == 0
+    assert busy["p99_s"] > 0
+
+
+def test_operations_of_sessions_are_a_kind_of_their_own():
+    from dspool.core.metrics.recorder import ClientRecorder
+
+    clock = Clock()
+    metrics, client = measured(clock, 1), ClientRecorder("p", "d", now=clock.now)
+    client.submitted("execute_program")
+    client.record("execute_program", "ok", 0.1)
+    metrics.report(client.take_delta(clock.now + 1))
+    rows = {row["name"]: row for row in view.program_rows(metrics.snapshot(), status_of(programs={"qa": 2}))}
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "qa": "program",
+        "execute_program": "session",
+    }
+    assert rows["execute_program"]["version"] is None
+    assert rows["execute_program"]["p99_s"] is None, "the tick has not come yet"
+
+
+def test_a_worker_is_in_trouble_now_or_not_at_all():
+    calm = WorkerStatus("w0", 0, "ready", errors=9)
+    grown = WorkerStatus("w1", 1, "ready", fresh_mb=100.0, own_mb=900.0)
+    rows = worker_rows(status_of(calm, grown), {})
+    assert [row.trouble for row in rows] == ["", "takes 900 MB, 800 MB more than when it was warm"]
+
+
+def test_the_page_has_one_judgement_for_health_state_and_alerts():
+    from dspool_console.alerts.watch import AlertNow
+
+    clock = Clock()
+    update = measured(clock, 3).live_update(None)
+    alert = AlertNow(
+        name="DspoolQueueWait", state="pending", severity="warning", value=0.361, when="> 0.1", lasting_s=300,
+        since=5000.0, summary="Operations of pool p wait 361 ms for a slot (p95)", description="",
+    )  # fmt: skip
+    calm = view.overview(update, status_of(), PoolConfig(), {}, 7.0)
+    shown = view.overview(update, status_of(), PoolConfig(), {}, 7.0, [alert])
+    assert (calm["health"]["state"], calm["diagnosis"].faults) == ("healthy", ())
+    assert shown["health"]["state"] == shown["diagnosis"].state == "impaired"
+    assert shown["health"]["score"] == shown["diagnosis"].score < 80
+    assert sum(part["cost"] for part in shown["health"]["parts"]) == pytest.approx(
+        100 - shown["health"]["score"]
+    )
+    (fault,) = shown["diagnosis"].faults
+    assert (fault.place, fault.id, fault.since) == ("alerts", "DspoolQueueWait", 5000.0)
+    assert fault.sentence.startswith("Operations of pool p wait 361 ms")
 
 
 def test_what_was_not_asked_stays_as_the_pool_has_it():

@@ -5,6 +5,7 @@ a Ray actor call, or into a test, with the same meaning.
 """
 
 from dspool.messages.commands import (
+    COMMAND_NAMES,
     CREATES_SESSION,
     JSON,
     NEEDS_SESSION,
@@ -59,6 +60,7 @@ from dspool.messages.programs import (
 )
 
 __all__ = [
+    "COMMAND_NAMES",
     "CREATES_SESSION",
     "JSON",
     "NEEDS_SESSION",

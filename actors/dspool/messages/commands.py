@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, get_args
 
 import msgspec
 from msgspec import Struct
@@ -181,6 +181,10 @@ NEEDS_SESSION: frozenset[type[Command]] = frozenset(
         ExecuteSandboxed,
     }
 )
+
+
+COMMAND_NAMES: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyCommand))
+"""By these names metrics count the operations of sessions, whose programs belong to users."""
 
 
 def command_from(data: dict[str, JSON]) -> AnyCommand:

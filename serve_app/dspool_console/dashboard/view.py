@@ -10,8 +10,9 @@ from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.metrics.diagnosis import Diagnosis, StandingAlert, diagnose
 from dspool.core.metrics.health import ERROR_OBJECTIVE
 from dspool.core.metrics.measures import LiveUpdate, MetricsSnapshot
-from dspool.messages import PoolStatus
+from dspool.messages import COMMAND_NAMES, PoolStatus
 from dspool_console.alerts.watch import AlertNow
+from dspool_serve.api.tables import ONLY_WITH_OPERATIONS
 
 Row = dict[str, Any]
 
@@ -90,7 +91,9 @@ def pool_row(status: PoolStatus | None, config: PoolConfig) -> Row:
 
 
 def now_row(snapshot: MetricsSnapshot) -> Row:
-    return {name: _short(getattr(snapshot, name)) for name in NOW}
+    row = {name: _short(getattr(snapshot, name)) for name in NOW}
+    # Of operations that did not come nothing is known: no latency of 0, and no error rate of 0.
+    return row | (dict.fromkeys(ONLY_WITH_OPERATIONS & row.keys()) if not snapshot.throughput else {})
 
 
 def health_row(snapshot: MetricsSnapshot, found: Diagnosis) -> Row:
@@ -122,16 +125,25 @@ def program_rows(snapshot: MetricsSnapshot, status: PoolStatus | None) -> list[R
     return [
         {
             "name": name,
+            "kind": kind_of_row(name, versions),
             "version": versions.get(name),
             "throughput": _short(seen.recent.throughput),
-            "p50_s": _short(seen.recent.p50_s),
-            "p99_s": _short(seen.recent.p99_s),
-            "error_rate": _short(seen.recent.error_rate),
+            **{
+                figure: _short(getattr(seen.recent, figure)) if seen.recent.operations else None
+                for figure in ("p50_s", "p99_s", "error_rate")
+            },
             "operations": sum(seen.counters.by_outcome.values()),
             "errors": seen.counters.by_outcome.get("error", 0) + seen.counters.by_outcome.get("timeout", 0),
         }
         for name, seen in snapshot.programs.items()
     ]
+
+
+def kind_of_row(name: str, versions: Mapping[str, int]) -> str:
+    """`program`: a pool program; `session`: a command of sessions, whose programs belong to users; `rest`."""
+    if name in versions or name not in COMMAND_NAMES:
+        return "rest" if name.startswith("(") else "program"
+    return "session"
 
 
 # --- what changed ---

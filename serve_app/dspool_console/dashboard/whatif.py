@@ -3,7 +3,9 @@
 History has seconds, not operations, so the load is replayed as a flow: so many operations a second come in, each takes
 as long as it took then, and what finds no slot waits. That shows how the policy follows the load and what waiting the
 size would have caused; bursts within a second, sessions and the speed of a larger pool it cannot show. Both the pool's
-own bounds and the others go through the same flow, so that they can be compared.
+own bounds and the others go through the same flow, so that they can be compared. What waited although the flow says
+that slots were free (a burst within a second, a session whose operations come one by one) is measured and added: no
+bounds are shown to have less of it than there was, but for slots that are added.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 MODEL: Final = (
-    "The measured load as a flow, second by second, through the sizing policy: it shows how size follows load and how "
-    "long operations would wait, not bursts within a second."
+    "The measured load as a flow, second by second, through the sizing policy. What waited longer than a flow "
+    "explains, by bursts within a second or in sessions, is as it was measured, and less where slots are added."
 )
 STEPS: Final = 900
 """As many as an hour has at 4 s; shorter ranges are replayed in finer steps."""
@@ -44,6 +46,7 @@ _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "target_utilization": (0.05, 0.95), "max_wait_s": (0.001, 600), "grow_cooldown_s": (0, 3600),
     "shrink_cooldown_s": (0, 86_400),
 }  # fmt: skip
+_WAITS: Final = ("wait_mean_s", "wait_p95_s", "wait_p99_s")
 _WHOLE: Final = frozenset({"min_size", "max_size", "max_overflow"})
 
 
@@ -111,6 +114,7 @@ async def _replayed(
                 "mean_size": round(sum(actual) / len(actual), 2),
                 "max_size": max(actual),
                 "resizes": sum(a != b for a, b in itertools.pairwise(actual)),
+                "late_share": late_share(load, own.max_wait_s),
             },
             **{name: summary(run, load.step_s) for name, run in _named(before, after)},
         },
@@ -124,7 +128,7 @@ def _named(before: ReplayRun, after: ReplayRun) -> tuple[tuple[str, ReplayRun], 
 
 async def _load(watch: PoolWatch, seconds: float) -> ReplayLoad:
     table = await watch.pool.table(seconds)
-    at, columns = rows_of(table, ("operations", "utilization", "size", "overflow"))
+    at, columns = rows_of(table, ("operations", "utilization", "size", "overflow", *_WAITS))
     if len(at) < LEAST_POINTS:
         raise InvalidRequest(
             "too little was measured yet to replay it; look again in a minute", field="range"
@@ -144,6 +148,20 @@ async def _start_delay(watch: PoolWatch) -> float:
 # --- the replay itself ---
 
 
+class MeasuredWait(NamedTuple):
+    mean_s: float
+    p95_s: float
+    p99_s: float
+
+    def late(self, goal_s: float) -> float:
+        """The least share of operations that must have waited longer than `goal_s`."""
+        if self.p99_s <= goal_s:
+            return 0.0
+        if self.p95_s <= goal_s:
+            return 0.01
+        return 0.5 if self.mean_s > goal_s else 0.05
+
+
 class ReplayLoad(NamedTuple):
     """What happened in each step."""
 
@@ -153,6 +171,8 @@ class ReplayLoad(NamedTuple):
     size: Sequence[float]
     """The size that the pool really had."""
     step_s: float
+    waits: Sequence[MeasuredWait] = ()
+    """What operations really waited; empty: nobody measured it."""
 
 
 class ReplayRun(Struct):
@@ -177,6 +197,7 @@ def load_of(
     each = max(1, math.ceil(len(at) / STEPS))
     count = len(at) // each
     times, arrivals, services, sizes = [], [], [], []
+    waits: list[MeasuredWait] = []
     service = 0.0
     for step in range(count):
         rows = range(step * each, (step + 1) * each)
@@ -192,7 +213,26 @@ def load_of(
         arrivals.append(rate)
         services.append(service)
         sizes.append(max(columns["size"][row] or 0.0 for row in rows))
-    return ReplayLoad(times, arrivals, services, sizes, each * resolution_s)
+        if all(name in columns for name in _WAITS):
+            waits.append(
+                MeasuredWait(
+                    *(
+                        sum((columns["operations"][row] or 0.0) * (columns[name][row] or 0.0) for row in rows)
+                        / (ended or 1.0)
+                        for name in _WAITS
+                    )
+                )
+            )
+    return ReplayLoad(times, arrivals, services, sizes, each * resolution_s, waits)
+
+
+def late_share(load: ReplayLoad, goal_s: float) -> float | None:
+    """The share of operations that waited longer than the goal, as it was measured."""
+    came = sum(load.arrivals_per_s)
+    if not load.waits or not came:
+        return None
+    late = sum(rate * wait.late(goal_s) for rate, wait in zip(load.arrivals_per_s, load.waits, strict=True))
+    return round(late / came, 5)
 
 
 class _ReplayWorkers:
@@ -252,9 +292,12 @@ class Replay:
         wait = (self._queue + queued) / 2 / (capacity / step_s) if capacity and queued else 0.0
         if service > 0 and have and not queued:
             wait = _erlang_wait(rate * service, have, service)
+        flow_late = came if wait > self.config.max_wait_s else 0.0
+        extra_s, extra_late = self._beyond_the_flow(step, have)
+        wait += extra_s
         self._queue = queued
         busy = min(float(have), done * service / step_s)
-        late = came if wait > self.config.max_wait_s else 0.0
+        late = max(flow_late, came * extra_late)
         run = self.run
         run.size.append(size)
         run.wait_s.append(wait)
@@ -262,6 +305,20 @@ class Replay:
         run.late += late
         run.operations += came
         self._decide(now, came, done, busy, service, wait, late)
+
+    def _beyond_the_flow(self, step: int, have: int) -> tuple[float, float]:
+        """(seconds, share that was late) that operations waited longer than a flow through the real size explains."""
+        load = self._load
+        if not load.waits:
+            return 0.0, 0.0
+        measured = load.waits[step]
+        real, service = round(load.size[step]) * self._slots, load.service_s[step]
+        rate = load.arrivals_per_s[step]
+        explained = (
+            _erlang_wait(rate * service, real, service) if real and rate * service < real else math.inf
+        )
+        share = min(1.0, real / have) if have else 1.0
+        return max(0.0, measured.mean_s - explained) * share, measured.late(self.config.max_wait_s) * share
 
     def _decide(
         self, now: float, came: float, done: float, busy: float, service: float, wait: float, late: float

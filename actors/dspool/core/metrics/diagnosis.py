@@ -14,7 +14,7 @@ from msgspec import Struct
 from dspool.core.metrics.error_groups import ErrorGroup
 from dspool.core.metrics.health import ERROR_OBJECTIVE, HEALTHY_FROM, IMPAIRED_FROM, HealthState
 from dspool.core.metrics.measures import MetricsSnapshot, ProgramSnapshot
-from dspool.messages import PoolStatus, WorkerStatus
+from dspool.messages import COMMAND_NAMES, PoolStatus, WorkerStatus
 
 Severity = Literal["critical", "warning", "info"]
 Place = Literal["errors", "workers", "alerts", "operations", "sizing", "overview"]
@@ -236,7 +236,7 @@ def _whom(programs: Sequence[str], figures: Mapping[str, ProgramSnapshot]) -> st
 
 
 def _named(programs: Sequence[str]) -> str:
-    first = ", ".join(programs[:3])
+    first = ", ".join(f"{name} of sessions" if name in COMMAND_NAMES else name for name in programs[:3])
     return f"{first} and {len(programs) - 3} more" if len(programs) > 3 else first
 
 

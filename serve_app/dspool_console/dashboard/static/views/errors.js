@@ -120,6 +120,11 @@ class Errors {
       fill(this.body, back, h("section", { class: "panel" }, empty("No such error", "It is no longer kept.")));
       return;
     }
+    const all = h(
+      "a",
+      { class: "button", href: this.ctx.href("operations", null, { error: group.exception || group.code }) },
+      "All operations that ended so",
+    );
     const by = (name, ids, view) =>
       panel(
         name,
@@ -154,7 +159,7 @@ class Errors {
           ["Last", agoTime(group.last)],
         ]),
       ),
-      h("p", {}, h("a", { class: "button", href: this.ctx.href("deployments") }, "Versions and roll-back")),
+      h("p", {}, h("a", { class: "button", href: this.ctx.href("deployments") }, "Versions and roll-back"), " ", all),
       h(
         "div",
         { class: "columns" },

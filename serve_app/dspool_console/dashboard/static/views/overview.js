@@ -199,8 +199,14 @@ const PROGRAM_COLUMNS = [
     label: "Program",
     plain: true,
     full: true,
-    cell: (row) => h("span", { class: "id program" }, row.name),
-    sign: (row) => row.name,
+    cell: (row) =>
+      h(
+        "span",
+        {},
+        h("span", { class: "id program" }, row.name),
+        row.kind === "session" ? h("span", { class: "muted small" }, " of sessions") : null,
+      ),
+    sign: (row) => [row.name, row.kind],
     sort: (row) => row.name,
   },
   { key: "version", label: "Version", num: true, cell: (row) => (row.version ? `v${row.version}` : NONE) },

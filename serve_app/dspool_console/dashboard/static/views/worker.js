@@ -65,15 +65,9 @@ class WorkerView {
   }
 
   async load() {
-    const path = poolPath(this.ctx.pool, "workers", this.ctx.arg);
-    try {
-      this.worker = await get(path);
-    } catch (problem) {
-      if (problem.status !== 404) throw problem;
-      // Dead ones are remembered for a while.
-      await this.findEnded();
-      if (!this.ended) throw problem;
-    }
+    // One that ended is remembered for a while, and no worker to ask.
+    await this.findEnded();
+    if (!this.ended) this.worker = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
     const [history] = await Promise.all([
       get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: this.ctx.range(), worker: this.ctx.arg })),
       this.ctx.data.loadMarkers(),
