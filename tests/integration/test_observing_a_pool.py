@@ -245,6 +245,7 @@ async def test_a_retried_operation_shows_each_attempt(observed, log):
     spans = await trace_of(pool.client.config.state_dir, result.operation_id, 3)
     root = next(span for span in spans if span["name"] == "operation execute_program")
     assert root["attributes"]["dspool.attempts"] == 2
+    assert root["attributes"]["dspool.workers"].split(",")[1] == result.worker
     assert root["attributes"]["dspool.worker"] == result.worker
 
 

@@ -415,6 +415,22 @@ def test_an_operation_that_was_busy_has_used_up_no_attempt():
     assert "o1" not in world.ends
 
 
+def test_the_worker_of_each_attempt_is_known_and_one_that_did_not_take_it_is_none_of_them():
+    world = World(DispatchConfig(attempts=3), a=1)
+    world.d.submit(Operation("x", Ping(), 30.0), idempotent=True, sink=None, now=0.0)
+    assert world.act() == [("a", "x")]
+    (ticket,) = world.d._matcher.worker("a").tickets.values()
+    assert ticket.tried == ("a",)
+    world.d.members(members(a=1, b=1), now=0.0)
+    world.d.lost("a", "killed", now=0.0)
+    assert world.act() == [("b", "x")]
+    assert ticket.tried == ("a", "b")
+    world.d.members(members(b=1, c=1), now=0.0)
+    world.d.busy("b", "x", now=0.0)
+    assert world.act() == [("c", "x")]
+    assert ticket.tried[: ticket.attempts] == ("a", "c")
+
+
 def test_an_operation_that_was_not_sent_when_its_worker_died_is_sent_elsewhere():
     world = World(a=1)
     world.d.submit(Operation("x", Ping(), 30.0), idempotent=False, sink=None, now=0.0)

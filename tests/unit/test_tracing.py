@@ -63,7 +63,8 @@ def operation(session: str | None = None, traceparent: str | None = None) -> Ope
 
 
 def ticket_of(operation: Operation) -> Ticket:
-    return Ticket(1, operation, 100.0, 130.0, 110.0, True, Call(), sent_at=100.5, attempts=2)
+    tried = ("p-w3-b", "p-w0-a")
+    return Ticket(1, operation, 100.0, 130.0, 110.0, True, Call(), sent_at=100.5, attempts=2, tried=tried)
 
 
 # --- the decision ---
@@ -153,6 +154,7 @@ def test_one_trace_leads_from_the_caller_through_the_queue_to_the_worker():
     assert queue.parent.span_id == work.parent.span_id == root.context.span_id
     assert queue.end_time - queue.start_time == pytest.approx(0.5e9)
     assert root.attributes[names.ATTEMPTS] == 2
+    assert root.attributes[names.TRIED] == "p-w3-b,p-w0-a"
     assert root.attributes[names.WORKER] == work.attributes[names.WORKER] == "p-w0-a"
     assert root.attributes[names.SESSION] == work.attributes[names.SESSION] != "ada"
 

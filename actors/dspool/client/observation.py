@@ -195,6 +195,8 @@ class ClientObserver:
             facts: dict[str, Any] = {names.ATTEMPTS: ticket.attempts, names.WAIT_S: round(wait_s or 0.0, 6)}
             if end.worker is not None:
                 facts[names.WORKER] = end.worker
+            if ticket.attempts > 1:
+                facts[names.TRIED] = ",".join(ticket.tried[: ticket.attempts])
             if end.report is not None:
                 facts[names.RUN_S] = round(end.report.run_s, 6)
                 facts[names.OFFLINE] = type(end.report) is Result and end.report.offline

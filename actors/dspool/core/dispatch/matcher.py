@@ -264,6 +264,8 @@ class Matcher:
         ticket.queued = False
         self.queued -= 1
         ticket.worker = worker.id
+        # What a worker did not take after all is no attempt, and makes room here.
+        ticket.tried = (*ticket.tried[: ticket.attempts], worker.id)
         ticket.attempts += 1
         ticket.sent_at = now
         worker.tickets[operation.id] = ticket

@@ -48,6 +48,8 @@ class Ticket(Struct, eq=False):
     sent_at: float = 0.0
     attempts: int = 0
     """How often a worker took it (or has not yet said that it did not)."""
+    tried: tuple[str, ...] = ()
+    """The workers that took it, one for each of `attempts`."""
     bounces: int = 0
     """How often a worker did not take it, for whatever reason."""
     worker: str | None = None

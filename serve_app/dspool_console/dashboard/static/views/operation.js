@@ -45,13 +45,23 @@ class Operation {
       ["Program", all("program", kept.program ?? kept.command)],
       kept.version ? ["Version", all("version", String(kept.version), `v${kept.version}`)] : null,
       kept.worker ? ["Worker", h("a", { class: "id", href: ctx.href("workers", kept.worker) }, kept.worker)] : null,
-      ["Tries", String(kept.attempts)],
+      this.tries() ? null : ["Tries", String(kept.attempts)],
       kept.code ? ["Error", all("error", kept.code)] : null,
       kept.exception ? ["Exception", all("error", kept.exception)] : null,
       kept.at ? ["At", h("span", { class: "id" }, kept.at)] : null,
       session ? ["Session", session] : null,
       kept.principal ? ["Caller", all("principal", kept.principal)] : null,
       ...more,
+    ];
+  }
+
+  /** The worker of each try, of an operation that had several and was traced. */
+  tries() {
+    const span = this.found?.spans.find((one) => one.attributes?.["dspool.workers"]);
+    const ids = span?.attributes["dspool.workers"].split(",");
+    return ids && [
+      `Tries (${ids.length})`,
+      ids.map((id) => h("div", {}, h("a", { class: "id", href: this.ctx.href("workers", id) }, id))),
     ];
   }
 
@@ -130,12 +140,12 @@ class Operation {
         "Operation",
         {},
         facts(
-          this.kept ? this.about([["Spans", shown], ["Trace", h("span", { class: "id" }, trace)]]) : [
+          this.kept ? this.about([this.tries(), ["Spans", shown], ["Trace", h("span", { class: "id" }, trace)]]) : [
             ["Began", time(start)],
             ["Took", duration(whole)],
             ["Waited", said("dspool.wait_s", duration) ?? NONE],
             ["Ran", said("dspool.run_s", duration) ?? NONE],
-            ["Attempts", said("dspool.attempts") ?? NONE],
+            this.tries() ?? ["Tries", said("dspool.attempts") ?? NONE],
             ["Program", said("dspool.program") ?? NONE],
             ["Worker", worker ? h("a", { class: "id", href: this.ctx.href("workers", worker) }, worker) : NONE],
             ["Spans", shown],
