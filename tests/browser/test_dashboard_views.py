@@ -326,7 +326,7 @@ def test_the_charts_of_a_worker_are_exported_as_its_own(look):
     look.go("workers").locator("tbody a.id").first.click()
     with look.page.expect_download() as download:
         look.page.get_by_role("link", name="Utilization as JSON").click()
-    assert "slot=0" in download.value.url
+    assert re.search(r"worker=default-w0-\w+", download.value.url)
     assert json.loads(download.value.path().read_text())["columns"].keys() == {"utilization"}
 
 

@@ -17,8 +17,9 @@ from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.log_files import tail
 from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
+from dspool_console.dashboard.replay import Replay, late_share, load_of, summary
 from dspool_console.dashboard.traces import OperationLog, listed, operation_of, waterfall
-from dspool_console.dashboard.whatif import Replay, bounds_of, late_share, load_of, summary
+from dspool_console.dashboard.whatif import bounds_of
 from dspool_serve.api.events import event_row, marker_of, markers
 from dspool_serve.api.pool_sessions import without_names
 from dspool_serve.api.programs import program_version
@@ -479,7 +480,9 @@ def test_the_page_has_one_judgement_for_health_state_and_alerts():
     from dspool_console.alerts.watch import AlertNow
 
     clock = Clock()
-    update = measured(clock, 3).live_update(None)
+    metrics = measured(clock, 3)
+    metrics.report(status_of())
+    update = metrics.live_update(None)
     alert = AlertNow(
         name="DspoolQueueWait", state="pending", severity="warning", value=0.361, when="> 0.1", lasting_s=300,
         since=5000.0, summary="Operations of pool p wait 361 ms for a slot (p95)", description="",
