@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -45,6 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     side_by_side.register(config)
     left_behind.register(config)
+
+
+def pytest_collection_finish() -> None:
+    # All that is loaded now stays: no collection of what a test leaves has to look through it again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

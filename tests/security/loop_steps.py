@@ -201,9 +201,13 @@ def measure(
 ) -> list[Step]:
     """The longest step for each entry, the best of three where it is long."""
     loop = asyncio.new_event_loop()  # not uvloop, whose steps nobody can measure
+    gc.collect()
+    # What is loaded stays: looking through it before each entry would be most of the work.
+    gc.freeze()
     try:
         return loop.run_until_complete(_measure(entries, report))
     finally:
+        gc.unfreeze()
         loop.close()
 
 

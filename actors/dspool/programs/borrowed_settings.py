@@ -47,7 +47,8 @@ def _keep() -> None:
         config=dict(settings.main_thread_config),
         thread=settings.config_owner_thread_id,
         task=settings.config_owner_async_task,
-        cache=dspy.cache,
+        # Not asked for, if nobody has yet: DSPy would make it, with a directory in the user's home.
+        cache=vars(dspy).get("cache"),
         cache_class=dspy.clients.Cache,
         level=logging.getLogger("dspy").level,
         configured=setup._configured,
@@ -66,7 +67,11 @@ def _give_back() -> None:
     settings = _settings()
     settings.main_thread_config.clear()
     settings.main_thread_config.update(_kept["config"])
-    dspy.cache, dspy.clients.Cache = _kept["cache"], _kept["cache_class"]
+    dspy.clients.Cache = _kept["cache_class"]
+    if _kept["cache"] is None:
+        del dspy.cache
+    else:
+        dspy.cache = _kept["cache"]
     logging.getLogger("dspy").setLevel(_kept["level"])
     setup._configured = _kept["configured"]
     _kept.clear()
