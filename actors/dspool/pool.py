@@ -18,6 +18,7 @@ from dspool.errors import Conflict
 from dspool.runtime import cluster, lifecycle
 from dspool.runtime.actors import PoolActors
 from dspool.runtime.cluster import ask, ask_supervisor
+from dspool.runtime.forkserver import to_load
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
 from dspool.telemetry.pseudonyms import try_read_key
@@ -65,7 +66,11 @@ class Pool(PoolActors, DirectPool):
         if overrides:
             config = config.override(**overrides)
         own = not ray.is_initialized()
-        with cluster.own_cluster() if own else nullcontext():
+        with (
+            cluster.own_cluster(load=to_load(config), patience_s=config.init_timeout_s)
+            if own
+            else nullcontext()
+        ):
             if config.name in cluster.list_pools():
                 raise Conflict(
                     f"pool {config.name!r} runs on this cluster already; "

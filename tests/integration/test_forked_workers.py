@@ -69,6 +69,18 @@ async def test_two_pools_fork_their_workers_from_one_parent_and_answer(pool, sta
         assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
 
+async def test_all_actors_are_forked_from_the_node_s_parent_and_ray_starts_no_more_than_they_need(
+    pool, session_dir
+):
+    (parent,) = parents(session_dir, pids(pool).values())
+    forked = {psutil.Process(pid).name() for pid in parent.workers}
+    assert {"ray::SupervisorActor", "ray::StoreActor", "ray::MetricsActor"} <= {
+        name.partition(".")[0] for name in forked
+    }
+    others = " ".join(" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True))
+    assert not [name for name in ("monitor.py", "log_monitor.py", "dashboard.py") if name in others]
+
+
 async def test_two_jobs_on_one_cluster_have_a_parent_each(pool, cluster, session_dir):
     program = Path(__file__).with_name("other_job.py")
     process = await asyncio.create_subprocess_exec(

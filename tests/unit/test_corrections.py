@@ -29,7 +29,7 @@ from dspool.corrections import (
 )
 from dspool.errors import ConfigError
 from dspool.runtime import forkserver
-from dspool.runtime.forkserver import start_method
+from dspool.runtime.forkserver import node_parent, start_method
 from dspool_serve.ingress import haproxy
 
 NAMES = {correction.name for correction in TABLE}
@@ -128,7 +128,15 @@ def test_a_value_that_cannot_be_read_is_refused_with_the_names_that_there_are(va
 
 
 def test_each_name_is_asked_for_somewhere():
-    modules = (dspy_calls, dspy_settings, dspy_threads, uvicorn_connections, serve_replica, haproxy_script)
+    modules = (
+        dspy_calls,
+        dspy_settings,
+        dspy_threads,
+        uvicorn_connections,
+        serve_replica,
+        haproxy_script,
+        node_parent,
+    )
     code = "".join(map(inspect.getsource, modules))
     assert all(f'"{name}"' in code for name in NAMES)
 

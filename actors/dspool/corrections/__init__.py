@@ -75,6 +75,14 @@ class CorrectionState(NamedTuple):
 
 TABLE: Final = (
     Correction(
+        "ray-lean-node",
+        {"ray": "==2.60.*"},
+        "A Ray of our own starts neither its autoscaler nor its log monitor, nor, without a dashboard, the dashboard's "
+        "server; its workers, also Serve's, are forked from a process that loads while Ray starts; and it may take "
+        "longer than 30 s to start.",
+        "a start takes twice the processor time, and fails on a machine that is very busy",
+    ),
+    Correction(
         "dspy-model-table",
         _DSPY,
         "DSPy looks a model up in its table three times a call; a name that is not there is compared with all entries. "

@@ -29,6 +29,8 @@ from dspool.errors import (
     WorkerStartFailed,
     suggestion,
 )
+from dspool.runtime.forkserver.node_parent import ON_LOOPBACK, TOKEN_FILE, running_parent, token_variables
+from dspool.runtime.node import START_S, own_node
 from dspool.runtime.session_logs import kept_short
 
 NAMESPACE = "dspool"
@@ -40,11 +42,14 @@ _RETRY_S = 0.1
 
 
 @contextmanager
-def own_cluster(prefix: str = "dsp-") -> Iterator[Path]:
+def own_cluster(
+    prefix: str = "dsp-", load: Mapping[str, Any] | None = None, *, patience_s: float = START_S
+) -> Iterator[Path]:
     """Run a Ray cluster of our own on this machine during the block; yields its directory, which only we can enter.
 
-    Joining it needs its token, see `own_token`; children of this process have it. Socket paths have at most 107 bytes,
-    hence a short directory with a short `prefix`.
+    Its workers are forked from a parent that has loaded `load` (`forkserver.to_load`). Joining it needs its token, see
+    `own_token`; children of this process have it. Socket paths have at most 107 bytes, hence a short directory with a
+    short `prefix`.
     """
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     # Workers start fast by compiled modules.
@@ -53,17 +58,23 @@ def own_cluster(prefix: str = "dsp-") -> Iterator[Path]:
     # was whole again 162 ms (p50) and 342 ms (max) after a SIGKILL with it, 67 and 95 ms without.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
-        with own_token(directory), on_loopback(), kept_short(directory):
+        with (
+            own_token(directory),
+            on_loopback(),
+            kept_short(directory),
+            running_parent(directory, load) as parent,
+        ):
             try:
-                ray.init(
-                    address="local",
-                    namespace=NAMESPACE,
-                    # Ray opens its own directory, and the sockets in it, to all users of the machine.
-                    _temp_dir=str(directory / "ray"),
-                    include_dashboard=False,
-                    logging_level=logging.WARNING,
-                    log_to_driver=False,
-                )
+                with own_node(parent, patience_s=patience_s):
+                    ray.init(
+                        address="local",
+                        namespace=NAMESPACE,
+                        # Ray opens its own directory, and the sockets in it, to all users of the machine.
+                        _temp_dir=str(directory / "ray"),
+                        include_dashboard=False,
+                        logging_level=logging.WARNING,
+                        log_to_driver=False,
+                    )
                 yield directory
             finally:
                 ray.shutdown()
@@ -209,23 +220,17 @@ def cause(died: RayActorError) -> str:
     return f"{type(died).__name__}: {(reasons or lines)[0]}"[:300]
 
 
-_TOKEN_FILE = "ray_token"
-_BEYOND_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's switch for clusters of several nodes, whatever the system: 0 means that a node's address is 127.0.0.1."""
-
-
 @contextmanager
 def own_token(directory: Path) -> Iterator[Path]:
     """Clusters that this process and its children start or join in the block need a new token; yields its file.
 
     Only we may be able to enter `directory`. Afterwards the file is gone, and the operator's own variables hold again.
     """
-    path = directory / _TOKEN_FILE
+    path = directory / TOKEN_FILE
     descriptor = private_files.open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
-    # The path, not the token: whatever a worker starts inherits its variables.
-    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(path)}
+    variables = {"RAY_AUTH_TOKEN": None, **token_variables(directory)}
     try:
         with _environment(variables, _read_token):
             yield path
@@ -239,7 +244,7 @@ def on_loopback() -> Iterator[None]:
 
     Else Ray takes the host's address in place of 127.0.0.1, and a node with such an address listens on all interfaces.
     """
-    with _environment({_BEYOND_LOOPBACK: "0"}, _read_switch):
+    with _environment(ON_LOOPBACK, _read_switch):
         yield
 
 
@@ -282,4 +287,4 @@ def _read_token() -> None:
 
 def _read_switch() -> None:
     constants: Any = ray._private.ray_constants
-    constants.ENABLE_RAY_CLUSTER = constants.env_bool(_BEYOND_LOOPBACK, not constants.IS_WINDOWS_OR_OSX)
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(*ON_LOOPBACK, not constants.IS_WINDOWS_OR_OSX)

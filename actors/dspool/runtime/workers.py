@@ -130,12 +130,15 @@ class RayRuntime:
         self._forks = ForkStarts(config.init_timeout_s)
 
     async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle:
-        command, why = self._how_to_start()
-        options: dict[str, Any] = {}
-        if command is not None:
-            options = {"runtime_env": {"py_executable": command}}
-        elif why is not None:
-            options = {"runtime_env": {"env_vars": {forkserver.HOW_VARIABLE: f"exec: {why}"}}}
+        how = self._how_to_start()
+        forked = how.py_executable is not None
+        environment: dict[str, Any] = {}
+        if not forked:
+            # Also without a reason: with an environment of its own it is not forked by the node either.
+            said = f"exec: {how.why_not}" if how.why_not else "exec"
+            environment = {"env_vars": {forkserver.HOW_VARIABLE: said}}
+        elif not how.by_node:
+            environment = {"py_executable": how.py_executable}
         handle = self._actor.options(
             name=actor_name(self._config.name, WorkerId.parse(worker_id).role),
             namespace=NAMESPACE,
@@ -143,21 +146,18 @@ class RayRuntime:
             num_cpus=0,
             max_restarts=0,
             max_concurrency=MAX_CONCURRENCY,
-            **options,
+            **({"runtime_env": environment} if environment else {}),
         ).remote(worker_id, ordinal, self._config, self._secret, self._host)
-        return RayWorker(worker_id, ordinal, handle, None if command is None else self._forks)
+        return RayWorker(worker_id, ordinal, handle, self._forks if forked else None)
 
-    def _how_to_start(self) -> tuple[str | None, str | None]:
-        """The command that Ray runs in place of Python, if any; why a worker that could be forked is not."""
+    def _how_to_start(self) -> forkserver.StartMethod:
         if self._start_method is None:
             self._start_method = forkserver.start_method(self._config, ray.get_runtime_context().runtime_env)
             if self._start_method.why_not:
                 log.warning("workers are started by exec: %s", self._start_method.why_not)
-        if self._start_method.py_executable is None:
-            return None, self._start_method.why_not or None
-        if why := self._forks.why_not():
-            return None, why
-        return self._start_method.py_executable, None
+        if self._start_method.py_executable is not None and (why := self._forks.why_not()):
+            return forkserver.StartMethod(None, why)
+        return self._start_method
 
     async def running_workers(self) -> list[WorkerHandle]:
         """The living workers of this pool, found by their actors' names."""

@@ -26,6 +26,8 @@ import psutil
 
 from dspool.config import PoolConfig
 from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerStartFailed
+from dspool.runtime.forkserver import to_load
+from dspool.runtime.forkserver.node_parent import own_variables, running_parent
 from dspool_serve.ingress import haproxy, ray_dashboard
 from dspool_serve.ingress.processes import STOP_GRACE_S, descendants, end_processes, haproxy_processes
 
@@ -33,6 +35,15 @@ Report = Callable[[str, str], None]
 """Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
 
 NAMESPACE = "dspool"
+SERVING = (
+    "ray.serve._private.controller",
+    "ray.serve._private.proxy",
+    "ray.serve._private.haproxy",
+    "ray.serve._private.replica",
+    "dspool_serve.ingress.deployment",
+    "dspool_console",
+)
+"""What Serve's actors and the ingress load: they are forked as well."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Operations do not travel through Ray's object store; Ray's default would reserve 30 % of the memory."""
 
@@ -145,9 +156,18 @@ class Service:
         os.environ.update(variables)
         # Compiled modules are what makes the next worker start fast.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        parent = None
+        if self.temp_dir is not None:
+            # First of all: it loads while Ray starts.
+            parent = self._surroundings.enter_context(
+                running_parent(
+                    self.temp_dir, to_load(self.config), SERVING, variables=own_variables(self.temp_dir)
+                )
+            )
         import ray
 
         from dspool.runtime.cluster import on_loopback, own_token, reaching
+        from dspool.runtime.node import own_node
         from dspool.runtime.session_logs import kept_short
 
         options: dict[str, Any] = {
@@ -160,13 +180,14 @@ class Service:
             self.ray_token_path = self._surroundings.enter_context(own_token(self.temp_dir))
             self._surroundings.enter_context(on_loopback())
             self._surroundings.enter_context(kept_short(self.temp_dir))
-            started = ray.init(
-                address="local",
-                _temp_dir=str(self.temp_dir) + "/ray",
-                include_dashboard=self._ray_dashboard,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **options,
-            )
+            with own_node(parent, patience_s=self.config.init_timeout_s):
+                started = ray.init(
+                    address="local",
+                    _temp_dir=str(self.temp_dir) + "/ray",
+                    include_dashboard=self._ray_dashboard,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    **options,
+                )
             self.ray_dashboard_url = started.dashboard_url or None
         else:
             try:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dspool.config import ImportModules, PoolConfig
-from dspool.corrections import FORK_SERVER, unknown_version
 from dspool.runtime.forkserver import handover
+from dspool.runtime.forkserver.node_parent import node_load, why_not_forked
 from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, Place, is_library
 
 __all__ = [
@@ -38,25 +38,30 @@ _ANSWER_S = 1.0
 
 
 class StartMethod(NamedTuple):
-    """How workers start: by this command in place of Python, or by `exec` and why."""
+    """How workers start: by this command in place of Python, as all of their node do, or by `exec` and why."""
 
     py_executable: str | None
     why_not: str = ""
+    by_node: bool = False
+    """Their node forks all workers from a parent that has loaded what these need."""
 
 
 def start_method(
-    config: PoolConfig, runtime_env: Mapping[str, Any], *, platform: str = sys.platform
+    config: PoolConfig,
+    runtime_env: Mapping[str, Any],
+    *,
+    platform: str = sys.platform,
+    environ: Mapping[str, str] = os.environ,
 ) -> StartMethod:
     """How workers of this pool start in a job with this runtime environment."""
     if config.worker_start == "exec":
         return StartMethod(None)
-    if platform != "linux" or not hasattr(os, "pidfd_open"):
-        return StartMethod(None, f"worker_start: fork needs Linux, this is {platform}")
-    if why := unknown_version(FORK_SERVER.versions):
-        return StartMethod(None, f"the fork server rests on details of Ray: {why}")
+    if why := why_not_forked(platform):
+        return StartMethod(None, why)
     if conflicts := sorted(key for key in _OTHER_PYTHONS if runtime_env.get(key)):
         return StartMethod(None, f"the job's runtime_env has its own Python: {', '.join(conflicts)}")
-    return StartMethod(command(to_load(config)))
+    load = to_load(config)
+    return StartMethod(command(load), by_node=not runtime_env and node_load(environ) == load)
 
 
 def command(load: Mapping[str, Any] | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import socket
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dspool.runtime.forkserver import child, handover
-from dspool.runtime.forkserver.places import Place, Unavailable
+from dspool.runtime.forkserver.places import Place, Unavailable, listen
 from dspool.runtime.forkserver.preload import Preloaded, Unshareable, changed, preload, running
 
 IDLE_S = 30.0
@@ -36,10 +37,14 @@ class Parent:
         *,
         raylet: int | None,
         idle_s: float = IDLE_S,
+        listener: socket.socket | None = None,
         loaded: Preloaded | None = None,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """`raylet` is the process to end with; `left_out` are modules that workers load by themselves, and why."""
+        """`raylet` is the process to end with; `left_out` are modules that workers load by themselves, and why.
+
+        `listener` is the place's socket, if somebody has opened it already.
+        """
         self._loaded = loaded or Preloaded({}, {}, {})
         self._left_out = {**(left_out or {}), **self._loaded.failed}
         self._place = place
@@ -49,13 +54,7 @@ class Parent:
         """Process ids of living children, by the descriptor that reports their end."""
         self._forked = 0
         self._used_at = time.monotonic()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            self._listener.bind(str(place.socket))
-        finally:
-            os.umask(before)
-        self._listener.listen(128)
+        self._listener = listener or listen(place)
         self._inode = place.socket.stat().st_ino
         self._selector.register(self._listener, selectors.EVENT_READ, "asked")
         self._raylet = None if raylet is None else os.pidfd_open(raylet)
@@ -184,6 +183,8 @@ def main() -> None:
     """`python -c ... PATH DIRECTORY LOAD`; writes `ready` to descriptor 3, or why it is not.
 
     LOAD is `forkserver.to_load` as JSON; with `left_out` it comes from a process before that could not be forked.
+    With a `listener` it is the parent of a node: that descriptor is its socket, and nobody waits to hear that it is
+    ready.
     """
     path, directory, load = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     place = Place(Path(directory))
@@ -191,22 +192,39 @@ def main() -> None:
     # Both as Ray does in a worker, but only once that runs. With more, importing numpy would start threads.
     sys.path[1:1] = [entry for entry in load.get("path", ()) if entry not in sys.path]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    listener = socket.socket(fileno=load["listener"]) if "listener" in load else None
     try:
         raylet = int(os.environ["RAY_RAYLET_PID"])
         code = compile(
             Path(path, "default_worker.py").read_bytes(), str(Path(path, "default_worker.py")), "exec"
         )
-        loaded = preload(module for module in load.get("modules", ()) if module not in left_out)
-        parent = Parent(place, raylet=raylet, loaded=loaded, left_out=left_out)
+        also, modules = (
+            [module for module in load.get(kind, ()) if module not in left_out]
+            for kind in ("also", "modules")
+        )
+        loaded = preload(modules, also)
+        parent = Parent(
+            place,
+            raylet=raylet,
+            idle_s=IDLE_S if listener is None else math.inf,
+            listener=listener,
+            loaded=loaded,
+            left_out=left_out,
+        )
     except Unshareable as refused:
         print(f"{refused.module} is left to each worker: {refused}", flush=True)
-        _again({**load, "left_out": {**left_out, refused.module: str(refused)}})
+        keep = -1 if listener is None else listener.fileno()
+        _again(keep, {**load, "left_out": {**left_out, refused.module: str(refused)}})
     except Exception as failed:
         why = str(failed) if isinstance(failed, Unavailable) else f"{type(failed).__name__}: {failed}"
-        os.write(_READY, f"the parent cannot fork: {why}".encode())
+        if listener is None:
+            os.write(_READY, f"the parent cannot fork: {why}".encode())
+        else:
+            place.give_up(f"the parent cannot fork: {why}")
         raise
-    os.write(_READY, b"ready")
-    os.close(_READY)
+    if listener is None:
+        os.write(_READY, b"ready")
+        os.close(_READY)
     request = parent.serve()
     if request is None:
         parent.close()
@@ -215,8 +233,9 @@ def main() -> None:
     child.run(request.argv, code if request.argv[0] == code.co_filename else None)
 
 
-def _again(load: Mapping[str, Any]) -> NoReturn:
-    """Begin anew in this process, which then has neither threads nor anything open."""
-    os.closerange(_READY + 1, 65536)
+def _again(keep: int, load: Mapping[str, Any]) -> NoReturn:
+    """Begin anew in this process, which then has neither threads nor anything open but the descriptor `keep`."""
+    os.closerange(_READY + 1, max(keep, _READY + 1))
+    os.closerange(max(keep, _READY) + 1, 65536)
     own = sys.orig_argv
     os.execv(sys.executable, [*own[:-1], json.dumps(load)])

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,6 +146,18 @@ class Place:
             return self.socket.stat().st_ino == inode
         except OSError:
             return False
+
+
+def listen(place: Place) -> socket.socket:
+    """The socket of a parent at `place`, for this user alone."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(place.socket))
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    return listener
 
 
 def _make_private(directory: Path) -> None:

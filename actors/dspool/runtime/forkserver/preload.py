@@ -71,12 +71,13 @@ class Preloaded(NamedTuple):
     """Source files of the user's modules, and when each was last modified (ns); 0: it changed while it was loaded."""
 
 
-def preload(modules: Iterable[str]) -> Preloaded:
-    """Load the base and `modules`, then put it all out of the garbage collector's reach.
+def preload(modules: Iterable[str], also: Iterable[str] = ()) -> Preloaded:
+    """Load the base, `also` what is to run beside the pool, and `modules`; then put it all out of the garbage
+    collector's reach.
 
     Raises:
         Unavailable: a part of the base cannot be loaded, or something runs or keeps a connection open after loading.
-        Unshareable: one of `modules` leaves a thread, an open file or connection, or a GPU in use.
+        Unshareable: one of these modules leaves a thread, an open file or connection, or a GPU in use.
     """
     before, environ = _descriptors(), dict(os.environ)
     # No collection meanwhile: it would find nothing, and leave holes in the memory that workers share.
@@ -90,12 +91,18 @@ def preload(modules: Iterable[str]) -> Preloaded:
         _import(module)
     if why := _unshareable(before):
         raise Unavailable(why)
-    known, failures = set(sys.modules), {}
-    for module in modules:
-        if why := _import(module):
-            failures[module] = why
-        if why := _unshareable(before):
-            raise Unshareable(module, why)
+    failures: dict[str, str] = {}
+
+    def load(names: Iterable[str]) -> None:
+        for module in names:
+            if why := _import(module):
+                failures[module] = why
+            if why := _unshareable(before):
+                raise Unshareable(module, why)
+
+    load(also)
+    known = set(sys.modules)
+    load(modules)
     # By name: this package is below what it loads.
     importlib.import_module("dspool.programs.program").rehearse()
     if why := _unshareable(before):

@@ -1,7 +1,9 @@
 """What Ray runs in place of Python: has the worker forked from the parent, or becomes the worker itself.
 
     python -S -E shim.py LOAD default_worker.py --node-ip-address=...
+    python -S -E shim.py DIRECTORY setup_worker.py default_worker.py --node-ip-address=...
 
+The second form is for all workers of a node that has a parent of its own, in DIRECTORY (`node_parent`).
 Runs without site-packages and imports nothing heavy: the worker's start waits for it.
 """
 
@@ -16,6 +18,7 @@ import socket
 import sys
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -38,8 +41,11 @@ START_S = 25.0
 """Loading takes 2 s, with litellm 6 s, on an idle machine. There must be time left for a start by `exec`."""
 PATIENT_S = 40.0
 """With packages of the user's own. Ray waits a minute for a worker."""
+NODE_JOB = "01000000"
+"""The job whose workers a node's parent forks: the first, of the process that started the node."""
 _TRIES = 3
-_PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from dspool.runtime.forkserver.parent import main; main()"
+_FOR_SETUP = ("--serialized-runtime-env-context=", "--language=")
+PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from dspool.runtime.forkserver.parent import main; main()"
 
 
 class Gone(Exception):
@@ -48,8 +54,15 @@ class Gone(Exception):
 
 def main() -> None:
     load, worker = sys.argv[1], sys.argv[2:]
+    directory = Path(load) if os.path.isabs(load) else None
+    if directory is not None:
+        if _has_environment(worker):
+            # Ray's own way: its program sets the environment up, and then starts the worker.
+            os.execv(sys.executable, [sys.executable, *worker])
+        # What that program would take for itself, and it.
+        worker = [part for part in worker[1:] if not part.startswith(_FOR_SETUP)]
     try:
-        fork_worker(load, worker)
+        fork_worker(load, worker, directory)
     except Unavailable as why:
         os.environ[HOW_VARIABLE] = f"exec: {why}"
     except Exception as failed:
@@ -60,27 +73,57 @@ def main() -> None:
     os.execv(sys.executable, [sys.executable, *worker])
 
 
-def fork_worker(load: str, worker: list[str]) -> int:
+def _has_environment(worker: Sequence[str]) -> bool:
+    """Whether Ray is to start this worker in an environment of its own (`runtime_env`)."""
+    option = _FOR_SETUP[0]
+    return any(part.startswith(option) and part not in (option, option + "{}") for part in worker)
+
+
+def fork_worker(load: str, worker: list[str], directory: Path | None = None) -> int:
     """Have the worker forked; its process id. Starts the parent if there is none.
+
+    The node's parent in `directory`, or else the one of the job that has loaded `load`.
 
     Raises:
         Unavailable: it was not forked; nothing of it is left, and the caller may start it.
     """
     if any(argument.startswith("--enable-resource-isolation") for argument in worker):
         raise Unavailable("Ray's resource isolation accounts for each worker's memory by itself")
-    place = Place.of(worker, os.environ, load, sys.executable)
+    program = next(number for number, part in enumerate(worker) if not part.startswith("-"))
+    if directory is not None:
+        load = _load_of(directory)
+    if directory is not None and os.environ.get("RAY_JOB_ID") == NODE_JOB:
+        place = Place(directory)
+    else:
+        place = Place.of(worker, os.environ, load, sys.executable)
     place.make()
-    request = handover.here(worker)
+    request = handover.here(worker[program:])
     # The directory of Ray's own worker program, as Python would have it in `sys.path`.
-    path = os.path.dirname(worker[0])
+    path = os.path.dirname(worker[program])
+    limit_s = _limit_s(load)
     for _ in range(_TRIES):
         if why := place.exec_only():
             raise Unavailable(why)
         try:
-            return ask(place, request, registered_s=REGISTERED_S)
+            # The node's parent is asked before it has loaded.
+            patience_s = ANSWER_S if directory is None else limit_s
+            return ask(place, request, patience_s, registered_s=REGISTERED_S)
         except Gone:
             _ensure(place, load, path)
     raise Unavailable("the parent ended again and again")
+
+
+def _load_of(directory: Path) -> str:
+    try:
+        return (directory / "load").read_text()
+    except OSError as failed:
+        raise Unavailable(f"the node has no parent: {failed}") from failed
+
+
+def _limit_s(load: str) -> float:
+    """How long a parent may take to load."""
+    facts = json.loads(load)
+    return float(facts.get("limit_s") or (PATIENT_S if facts.get("patient") else START_S))
 
 
 def ask(
@@ -164,7 +207,7 @@ def _ensure(place: Place, load: str, path: str) -> None:
 
     Raises: Unavailable: it did not come up; then no other worker tries for a while.
     """
-    limit_s = PATIENT_S if json.loads(load).get("patient") else START_S
+    limit_s = _limit_s(load)
     with place.locked(limit_s) as mine:
         if not mine:
             raise Unavailable(f"the parent was not ready in {limit_s:g} s")
@@ -214,7 +257,7 @@ def _become_parent(place: Place, load: str, path: str, ready: int) -> None:
     os.set_inheritable(3, True)
     # Ray's own descriptors: its workers inherit them by accident.
     os.closerange(4, 65536)
-    arguments = ["-c", _PROGRAM, path, str(place.directory), load]
+    arguments = ["-c", PROGRAM, path, str(place.directory), load]
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
