@@ -154,7 +154,10 @@ def running_parent(
         return
     parent = NodeParent(directory, load or {}, also)
     try:
-        parent.start({**os.environ, **(variables or {})})
+        environ = {**os.environ, **(variables or {})}
+        # The operator's, for another cluster; Ray would keep it.
+        environ.pop("RAY_AUTH_TOKEN", None)
+        parent.start(environ)
         yield parent
     finally:
         parent.stop()
