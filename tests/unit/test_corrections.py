@@ -28,7 +28,6 @@ from dspool.corrections import (
     uvicorn_connections,
 )
 from dspool.errors import ConfigError
-from dspool.runtime import forkserver
 from dspool.runtime.forkserver import node_parent, start_method
 from dspool_serve.ingress import haproxy
 
@@ -148,7 +147,7 @@ def test_the_other_list_names_versions_and_what_follows():
 def test_workers_are_not_forked_with_a_ray_that_the_fork_server_does_not_know(monkeypatch, tmp_path):
     from dspool.config import PoolConfig
 
-    monkeypatch.setattr(forkserver, "unknown_version", lambda versions: "ray 9 is installed")
+    monkeypatch.setattr(node_parent, "unknown_version", lambda versions: "ray 9 is installed")
     how = start_method(PoolConfig(state_dir=tmp_path), {}, platform="linux")
     assert how.py_executable is None
     assert "ray 9 is installed" in how.why_not
