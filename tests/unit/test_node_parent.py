@@ -71,13 +71,16 @@ def test_workers_of_another_job_get_a_parent_of_their_own(parent, short_path):
 def test_the_parent_ends_with_the_raylet_that_it_was_started_for(short_path):
     parent = NodeParent(short_path, {})
     parent.start(os.environ)
-    raylet = parent.become_raylet([sys.executable, "-S", "-c", "print(__import__('sys').argv)"], os.environ)
+    forks = parent._processes[1]
+    raylet = parent.become_raylet(["/bin/sleep", "300"], os.environ)
     try:
-        # It is the process whose id the parent has known from the start.
-        assert raylet.wait(60) == 0
-        (forks,) = parent._processes
+        # It is the process whose id the parent has known from the start, and it has loaded meanwhile.
+        assert said_by(parent, short_path).startswith("fork")
+        raylet.kill()
         assert forks.wait(60) == 0
     finally:
+        raylet.kill()
+        raylet.wait()
         parent.stop()
     assert not Place(short_path / "forkserver" / "node").socket.exists()
 
