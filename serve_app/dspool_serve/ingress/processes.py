@@ -11,6 +11,15 @@ import psutil
 from dspool.corrections import haproxy_script
 
 STOP_GRACE_S = 5.0
+SERVING = (
+    "ray.serve._private.controller",
+    "ray.serve._private.proxy",
+    "ray.serve._private.haproxy",
+    "ray.serve._private.replica",
+    "dspool_serve.ingress.deployment",
+    "dspool_console",
+)
+"""What Serve's actors and the ingress load: they are forked as well."""
 
 
 def descendants() -> list[psutil.Process]:

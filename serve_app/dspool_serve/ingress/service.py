@@ -29,21 +29,18 @@ from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerS
 from dspool.runtime.forkserver import to_load
 from dspool.runtime.forkserver.node_parent import own_variables, running_parent
 from dspool_serve.ingress import haproxy, ray_dashboard
-from dspool_serve.ingress.processes import STOP_GRACE_S, descendants, end_processes, haproxy_processes
+from dspool_serve.ingress.processes import (
+    SERVING,
+    STOP_GRACE_S,
+    descendants,
+    end_processes,
+    haproxy_processes,
+)
 
 Report = Callable[[str, str], None]
 """Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
 
 NAMESPACE = "dspool"
-SERVING = (
-    "ray.serve._private.controller",
-    "ray.serve._private.proxy",
-    "ray.serve._private.haproxy",
-    "ray.serve._private.replica",
-    "dspool_serve.ingress.deployment",
-    "dspool_console",
-)
-"""What Serve's actors and the ingress load: they are forked as well."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Operations do not travel through Ray's object store; Ray's default would reserve 30 % of the memory."""
 
