@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -46,3 +48,8 @@ def end_processes(processes: list[psutil.Process], grace_s: float = STOP_GRACE_S
             with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
         _, alive = psutil.wait_procs(alive, timeout=grace_s)
+
+
+def short_directory() -> str:
+    """Where temporary directories have short names: a Unix socket's path ends at 107 characters."""
+    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()

@@ -35,6 +35,7 @@ from dspool_serve.ingress.processes import (
     descendants,
     end_processes,
     haproxy_processes,
+    short_directory,
 )
 
 Report = Callable[[str, str], None]
@@ -117,7 +118,7 @@ class Service:
     def _start_ray(self) -> None:
         # Serve reads its switches when it is imported: variables first.
         if self._address is None:
-            self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=_short_directory()))
+            self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=short_directory()))
             service = self.config.service
             self._client_header = haproxy.new_client_header()
             if haproxy.moves_address():
@@ -370,11 +371,6 @@ async def _clear_cluster(pool: str, address: str, owns_serve: bool) -> None:
 
 def application_name(pool: str) -> str:
     return f"dspool-{pool}"
-
-
-def _short_directory() -> str:
-    """Where temporary directories have short names: a Unix socket's path ends at 107 characters."""
-    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
 
 
 def _shutdown_serve(joined: bool) -> None:
