@@ -129,10 +129,15 @@ debian: ## Debian packages that some tests use (needs root; nothing breaks witho
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate \
   --custom-compile-command "make lock" $(LOCK_ARGS) pyproject.toml -
 
+# A container has no litellm, which DSPy loads only for engine: litellm, nor what only that needs.
 lock: install ## pin what pyproject.toml asks for; LOCK_ARGS=--upgrade takes newer versions
+	@mkdir -p build
 	@echo hatchling | $(LOCK) --extra postgres --extra otlp --output-file requirements/serve.txt
 	@echo hatchling | $(LOCK) --all-extras --constraints requirements/serve.txt --output-file requirements/test.txt \
 	  $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements/serve.txt)
+	@echo 'litellm; python_version < "3"' > build/overrides.txt
+	@echo hatchling | $(LOCK) --extra postgres --extra otlp --constraints requirements/serve.txt \
+	  --overrides build/overrides.txt --output-file requirements/container.txt
 	@touch $(SERVING) $(TESTING)
 
 clean: ## remove caches, the built site and the environment

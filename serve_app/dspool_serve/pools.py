@@ -184,6 +184,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Cookies are marked to travel over TLS only."""
     client_header: str | None = None
     """The header that holds the client's address; None: its address is that of the connection."""
+    root_path: str = ""
+    """What stands before all paths where the client is."""
     cors_origins: tuple[str, ...] = ()
     """Pages of other origins that may use the API."""
 

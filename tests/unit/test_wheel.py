@@ -48,7 +48,11 @@ def test_the_same_files_give_the_same_bytes_whoever_checked_them_out_and_when(tm
 
 def test_every_file_of_ours_is_in_it_and_no_other(wheel):
     listed = subprocess.run(
-        ["git", "ls-files", *SOURCES], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *SOURCES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     expected = {file.partition("/")[2] for file in listed if (ROOT / file).exists()}
     with zipfile.ZipFile(wheel) as content:

@@ -27,14 +27,17 @@ from dspool.cli import (
     versions,
     views,
     warm,
+    where,
 )
 from dspool.cli.entry import Commands, piped
 from dspool.cli.env_file import take_variables
+from dspool.cli.json_log import JsonLog
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
 from dspool.cli.start import run_down, run_up
 from dspool.config import load_config
+from dspool.errors import ConfigError
 
 
 def _version(asked: bool) -> None:
@@ -90,6 +93,16 @@ def up(
     ray_dashboard: Annotated[
         bool, typer.Option("--ray-dashboard", help="Start Ray's dashboard too.")
     ] = False,
+    root_path: Annotated[
+        str | None, typer.Option("--root-path", help="Path below which a proxy offers the service, as /dsp.")
+    ] = None,
+    log_format: Annotated[
+        str,
+        typer.Option(
+            "--log-format",
+            help="text; or json: all that the pool logs too, a JSON line each, for containers.",
+        ),
+    ] = "text",
     env_file: Annotated[
         Path | None,
         typer.Option("--env-file", help="File with NAME=VALUE lines; what the environment sets counts more."),
@@ -101,16 +114,19 @@ def up(
 
     Ctrl-C (or SIGTERM) lets running operations finish, then stops what was started; a second one ends at once.
     """
-    out = Output(json, debug)
+    out = JsonLog(True, debug) if log_format == "json" else Output(json, debug)
     flags = {
         "service.host": host,
         "service.port": port,
+        "service.root_path": root_path,
         "state_dir": None if state_dir is None else str(state_dir),
         "name": name,
         "pool_size": pool_size,
         "slots_per_worker": slots,
     }
     with guarded(out):
+        if log_format not in ("text", "json"):
+            raise ConfigError(f"--log-format is text or json, not {log_format!r}", key="log_format")
         if env_file is not None and (taken := take_variables(env_file, os.environ)):
             out.progress("env", f"read {', '.join(taken)} from {env_file}")
         if served:
@@ -210,7 +226,7 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (new, dev, open, views, logs, actions, warm, deploy, versions, evaluation, doctor):
+for commands in (new, dev, open, where, views, logs, actions, warm, deploy, versions, evaluation, doctor):
     commands.add_to(app)
 
 

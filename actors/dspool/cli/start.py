@@ -17,6 +17,7 @@ import msgspec
 
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.first_process import become_child
+from dspool.cli.json_log import JsonLog, follow
 from dspool.cli.output import EXIT_INTERRUPTED, Output
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
@@ -39,6 +40,7 @@ class RunningService(Protocol):
     ray_token_path: Path | None
     tls_cert: str | None
     owns_serve: bool
+    pool: Any
 
     async def start(self, report: Callable[[str, str], None]) -> None: ...
     async def stop(self, report: Callable[[str, str], None]) -> None: ...
@@ -143,6 +145,7 @@ async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, ou
         out.progress(step, text)
 
     listen()
+    began, following = time.time(), None
     starting = asyncio.ensure_future(service.start(report))
     waiting = asyncio.ensure_future(stopping.wait())
     try:
@@ -161,9 +164,13 @@ async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, ou
             )
             run_file.write(run)
             out.ready(_facts(run, run_file))
+            if isinstance(out, JsonLog):
+                following = asyncio.ensure_future(follow(service.pool, out.take, since=began))
             await waiting
     finally:
         stopping.set()
+        if following is not None:
+            following.cancel()
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})

@@ -161,6 +161,23 @@ def _origin(value: str) -> str:
 Origin = Annotated[str, AfterValidator(_origin)]
 """Scheme, host and port of a web page, as browsers send it."""
 
+_OWN_PATHS = ("v1", "dashboard", "docs", "grafana", "healthz", "readyz", "metrics", "openapi.json", "-")
+"""The first parts of the service's own paths."""
+
+
+def _root_path(value: str) -> str:
+    if value and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", value):
+        raise PydanticCustomError(
+            "rule", "must be a path such as /dsp, which begins with a slash and does not end with one"
+        )
+    if value.split("/")[1:2] and value.split("/")[1] in _OWN_PATHS:
+        raise PydanticCustomError("rule", "must not begin as the service's own paths do")
+    return value
+
+
+RootPath = Annotated[str, AfterValidator(_root_path)]
+"""Empty, or a path without an end slash."""
+
 _STORES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
 
 

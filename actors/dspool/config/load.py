@@ -58,7 +58,7 @@ def load_config(
             ("cli", _nested({key: value for key, value in (cli or {}).items() if value is not None})),
             ("env", _environment_layer()),
         ]
-        path = file if file is not None else _file_of(environ)
+        path = file if file is not None else file_named_by(environ)
         if path is not None:
             layers.append((f"file:{path}", _read(path)))
         merged: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def _environment_layer() -> dict[str, Any]:
         raise unreadable_variable(unreadable) from None
 
 
-def _file_of(environ: Mapping[str, str]) -> Path | None:
+def file_named_by(environ: Mapping[str, str]) -> Path | None:
     if not (name := environ.get("DSPOOL_CONFIG")):
         return None
     try:

@@ -19,6 +19,7 @@ from dspool.config.base import (
     Origin,
     Part,
     Port,
+    RootPath,
     Seconds,
     SecondsOrZero,
     Share,
@@ -263,6 +264,8 @@ class ServiceConfig(Part):
     trusted_proxies: tuple[Network, ...] = ()
     """Addresses and networks of reverse proxies in front. The service believes the last address in the
     `X-Forwarded-For` that they send, and nobody else's."""
+    root_path: RootPath = ""
+    """Path below which a reverse proxy offers the service, such as `/dsp`, whether the proxy takes it off or not."""
     cors_origins: tuple[Origin, ...] = ()
     """Web pages of these origins may call `/v1/` from a browser, with a token of their own and without a login. Where
     the service has no tokens, they may do there whatever you may."""

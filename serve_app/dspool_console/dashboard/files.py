@@ -73,15 +73,18 @@ def version() -> str:
 
 
 @cache
-def shell() -> Packed:
-    """The one HTML page."""
+def shell(*, below: bool = False) -> Packed:
+    """The one HTML page, at `/dashboard` or `below` it at `/dashboard/`. It names its files from there: only a proxy
+    knows what stands before."""
     path = STATIC / "index.html"
+    folder = PREFIX.removeprefix("/dashboard/" if below else "/")
     text = path.read_bytes() if path.is_file() else b"<!doctype html><title>dspool</title>"
-    return _pack(text.replace(PLACEHOLDER, f"{PREFIX}/{version()}".encode()), TYPES[".html"])
+    return _pack(text.replace(PLACEHOLDER, f"{folder}/{version()}".encode()), TYPES[".html"])
 
 
 def serve_shell(request: Request) -> Response:
-    return _answer(request, shell(), _ASK_AGAIN, POLICY, _REFERRER)
+    below = str(request.scope["path"]).endswith("/")
+    return _answer(request, shell(below=below), _ASK_AGAIN, POLICY, _REFERRER)
 
 
 def serve(request: Request, asked: str, name: str) -> Response:

@@ -77,7 +77,7 @@ async def me(context: ConsoleContext, request: Request) -> Response:
     longer = logins.renewed(login)
     if longer is None:
         return _who(context, login)
-    return _who(context, longer, *logins.cookies(longer, secure=_secure(context, request)))
+    return _who(context, longer, *logins.cookies(longer, **_cookie_form(context, request)))
 
 
 async def login(context: ConsoleContext, request: Request) -> Response:
@@ -103,7 +103,7 @@ async def login(context: ConsoleContext, request: Request) -> Response:
         with contextlib.suppress(PoolError):
             await logins.end(before)
     login = logins.begin(token)
-    return _who(context, login, *logins.cookies(login, secure=_secure(context, request)))
+    return _who(context, login, *logins.cookies(login, **_cookie_form(context, request)))
 
 
 async def logout(context: ConsoleContext, request: Request) -> Response:
@@ -118,7 +118,7 @@ async def logout(context: ConsoleContext, request: Request) -> Response:
             # The browser forgets it in any case; that others may not have heard of it is said.
             answer = problem(failed)
         await context.security.audit.login(request, login.token.role, answer.status)
-    return answer._replace(headers=(*answer.headers, *no_cookies(secure=_secure(context, request))))
+    return answer._replace(headers=(*answer.headers, *no_cookies(**_cookie_form(context, request))))
 
 
 async def _current(context: ConsoleContext, request: Request) -> Login | None:
@@ -159,8 +159,9 @@ def _who(context: ConsoleContext, login: Login | None, *headers: tuple[bytes, by
     return Response(200, _encode(about), headers=headers)
 
 
-def _secure(context: ConsoleContext, request: Request) -> bool:
-    return context.settings.tls or request.headers.get(b"x-forwarded-proto") == b"https"
+def _cookie_form(context: ConsoleContext, request: Request) -> dict[str, Any]:
+    secure = context.settings.tls or request.headers.get(b"x-forwarded-proto") == b"https"
+    return {"secure": secure, "root_path": context.settings.root_path}
 
 
 LOGIN: Final = Route("POST", "/dashboard/login", login, "Log in with a token", role=None)

@@ -136,11 +136,11 @@ class Logins:
         # Nothing is taken back: the store may have lost what this process still knows.
         self._ended = together(self._ended, ended, now=self._wall())
 
-    def cookies(self, login: Login, *, secure: bool) -> tuple[Header, ...]:
-        """The headers that begin or prolong a login."""
+    def cookies(self, login: Login, *, secure: bool, root_path: str = "") -> tuple[Header, ...]:
+        """The headers that begin or prolong a login. `root_path` stands before the service's paths in the browser."""
         body = f"{login.token.id}.{login.began}.{login.ends}.{login.nonce}"
         value = f"{body}.{self._seal(body, login.token)}"
-        return _set_cookies(value, max(0, login.ends - int(self._wall())), secure=secure)
+        return _set_cookies(value, max(0, login.ends - int(self._wall())), secure=secure, root_path=root_path)
 
     def csrf(self, login: Login | None) -> str:
         """What a request that changes something must repeat in a header, which no form and no other site can send.
@@ -155,9 +155,9 @@ class Logins:
         return _text(hmac.digest(self._key(), f"login:{about}:{body}".encode(), "sha256"))
 
 
-def no_cookies(*, secure: bool) -> tuple[Header, ...]:
+def no_cookies(*, secure: bool, root_path: str = "") -> tuple[Header, ...]:
     """The headers that end a login in the browser."""
-    return _set_cookies("", 0, secure=secure)
+    return _set_cookies("", 0, secure=secure, root_path=root_path)
 
 
 def cookie_of(header: bytes | None) -> str | None:
@@ -169,10 +169,10 @@ def cookie_of(header: bytes | None) -> str | None:
     return None
 
 
-def _set_cookies(value: str, seconds: int, *, secure: bool) -> tuple[Header, ...]:
+def _set_cookies(value: str, seconds: int, *, secure: bool, root_path: str) -> tuple[Header, ...]:
     flags = "HttpOnly; SameSite=Strict" + ("; Secure" if secure else "")
     return tuple(
-        (b"set-cookie", f"{COOKIE}={value}; Path={path}; Max-Age={seconds}; {flags}".encode())
+        (b"set-cookie", f"{COOKIE}={value}; Path={root_path}{path}; Max-Age={seconds}; {flags}".encode())
         for path in PATHS
     )
 

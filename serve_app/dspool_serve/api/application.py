@@ -75,7 +75,9 @@ class Application:
         self._security = security or Security()
         version = str(getattr(dspool, "__version__", "0"))
         routes = ROUTES if console is None else (*ROUTES, *console.routes)
-        generic = msgspec.json.encode(document(described(routes), version=version))
+        generic = msgspec.json.encode(
+            document(described(routes), version=version, root_path=self._settings.root_path)
+        )
         facts = ServiceFacts(
             health=msgspec.json.encode(Health("ok", version)),
             document=generic,

@@ -56,7 +56,7 @@ def described(routes: Iterable[Route]) -> tuple[Route, ...]:
     return tuple(route for route in routes if not route.path.startswith(("/dashboard", "/grafana")))
 
 
-def document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
+def document(routes: Iterable[Route], *, version: str, root_path: str = "") -> dict[str, Any]:
     """The OpenAPI 3.1 document of `routes`, as plain JSON values."""
     routes = tuple(routes)
     types: list[Any] = [Problem]
@@ -77,6 +77,8 @@ def document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
             "summary": "Stateful DSPy programs served from pools of warm, supervised Ray actors",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        # Relative to where this document is, which is right below any prefix.
+        "servers": [{"url": root_path or "."}],
         "paths": paths,
         "components": {
             "schemas": components,

@@ -82,7 +82,7 @@ async def create_session(context: Context, request: Request) -> Response:
     if not id.isprintable():
         raise InvalidRequest("a session id has printable characters only")
     info = await pool.create_session(id)
-    path = f"/v1/pools/{quote(pool.name, safe='')}/sessions/{quote(id, safe='')}"
+    path = f"{context.settings.root_path}/v1/pools/{quote(pool.name, safe='')}/sessions/{quote(id, safe='')}"
     return answer_json(info, 201, ((b"location", path.encode()),))
 
 

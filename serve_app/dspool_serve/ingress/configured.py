@@ -27,6 +27,7 @@ def settings_of(
         "echo_request_id": echo_request_id,
         "tls": config.service.tls_cert is not None,
         "client_header": client_header,
+        "root_path": config.service.root_path,
         "cors_origins": config.service.cors_origins,
     }
 

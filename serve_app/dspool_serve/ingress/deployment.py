@@ -22,6 +22,7 @@ from dspool.tokens import from_environment
 from dspool_serve.access.cors import CrossOrigin
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
+from dspool_serve.http.root_path import UnderRoot
 from dspool_serve.ingress.configured import security_of, settings_of
 from dspool_serve.pools import Pools, Settings
 
@@ -87,8 +88,10 @@ class HttpIngress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         pools, security = self._pools(), self._security()
         console = None if self._console is None else import_module(self._console).Console(pools, security)
-        app = Application(pools, self._settings, security, console)
-        return CrossOrigin(app, origins) if (origins := self._settings.cors_origins) else app
+        app: ASGIApp = Application(pools, self._settings, security, console)
+        if origins := self._settings.cors_origins:
+            app = CrossOrigin(app, origins)
+        return UnderRoot(app, root) if (root := self._settings.root_path) else app
 
     def check_health(self) -> None:
         """Being able to run this is the health that Serve has to know; workers are the supervisor's business."""

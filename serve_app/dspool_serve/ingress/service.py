@@ -17,7 +17,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ class Service:
         """The file with our Ray's token; None on a joined cluster."""
         self._address = address
         self._ray_dashboard = ray_dashboard
-        self._pool: AbstractAsyncContextManager[Any] | None = None
+        self.pool: Any = None
         self._serve_host = config.service.host
         """Where Serve listens, its replicas and its fallback proxy included: behind our HAProxy on loopback."""
         self.owns_serve = False
@@ -105,7 +104,7 @@ class Service:
         opening = asyncio.ensure_future(asyncio.to_thread(self._start_serve))
         outcomes = await asyncio.gather(warming, opening, return_exceptions=True)
         if not isinstance(outcomes[0], BaseException):
-            self._pool = pool
+            self.pool = pool
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -286,9 +285,9 @@ class Service:
             if self._serving:
                 report("drain", "taking no more requests; running operations finish")
                 await self._quietly(asyncio.to_thread(self._undeploy), report)
-            if self._pool is not None:
+            if self.pool is not None:
                 report("pool", "stopping the workers")
-                await self._quietly(self._pool.__aexit__(None, None, None), report)
+                await self._quietly(self.pool.__aexit__(None, None, None), report)
             # Ray prints that the controller it was told to kill was killed; nobody needs to read that.
             nowhere = io.StringIO()
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):

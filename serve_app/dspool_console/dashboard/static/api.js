@@ -15,8 +15,10 @@ export class Problem extends Error {
   }
 }
 
-const API = "/v1";
-const LOGIN = "/dashboard/login";
+// From this file's own address: a proxy may offer the service below any path.
+const ROOT = new URL("../../../", import.meta.url).pathname;
+const API = `${ROOT}v1`;
+const LOGIN = `${ROOT}dashboard/login`;
 let csrf = "login";
 const listeners = new Set();
 
@@ -111,16 +113,21 @@ export async function follow(path, body, signal, take) {
 }
 
 export async function me() {
-  return remember(await get("/dashboard/me"));
+  return remember(await get(`${ROOT}dashboard/me`));
 }
 
 export async function login(token) {
   csrf = "login";
-  return remember(await send("POST", LOGIN, { token }));
+  const answer = remember(await send("POST", LOGIN, { token }));
+  // The service has to know the path for the browser to send it the login.
+  if (ROOT !== "/" && (await me()).login_needed) {
+    throw new Problem(0, "login_not_kept", `Behind ${ROOT} the service needs service.root_path: ${ROOT.slice(0, -1)}`);
+  }
+  return answer;
 }
 
 export async function logout() {
-  await send("POST", "/dashboard/logout");
+  await send("POST", `${ROOT}dashboard/logout`);
   csrf = "login";
 }
 

@@ -1,5 +1,8 @@
 "use strict";
 
+// From this file's own address: a proxy may offer the service below any path.
+const ROOT = new URL("..", document.currentScript.src).pathname.slice(0, -1);
+
 // Text goes in as text only: nothing of the document can become markup.
 function element(name, about, ...children) {
   const made = document.createElement(name);
@@ -60,7 +63,7 @@ function tryIt(path, method, operation) {
   const answer = element("pre", { textContent: "" });
   const send = element("button", { type: "button", textContent: "Send" });
   send.addEventListener("click", async () => {
-    let url = path;
+    let url = ROOT + path;
     const query = new URLSearchParams();
     const headers = {};
     for (const [parameter, input] of fields) {
@@ -126,7 +129,7 @@ function shownOperation(path, method, operation, spec) {
 }
 
 async function main() {
-  const spec = await (await fetch("/openapi.json")).json();
+  const spec = await (await fetch(ROOT + "/openapi.json")).json();
   document.getElementById("about").textContent = spec.info.summary + " · " + spec.info.version + " · OpenAPI " +
     spec.openapi;
   const shown = [];
