@@ -39,14 +39,14 @@ class JsonLog(Output):
         print(json.dumps(line), file=self._stdout, flush=True)
 
 
-class LoggingPool(Protocol):
+class PoolWithLogs(Protocol):
     """A pool, as far as it is asked here."""
 
     async def logs(self, *, after: float, limit: int) -> LogPage: ...
 
 
 async def follow(
-    pool: LoggingPool,
+    pool: PoolWithLogs,
     take: Callable[[LogLine], None],
     *,
     since: float,
