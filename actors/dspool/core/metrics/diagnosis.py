@@ -86,7 +86,8 @@ def diagnose(
         faults += _of_health(snapshot, faults)
     places = {fault.place for fault in faults}
     faults += [_of_alert(alert) for alert in standing if not _SAYS_NO_MORE.get(alert.name, _NONE) & places]
-    faults.sort(key=lambda fault: _ORDER.index(fault.severity))
+    # Of two that are as bad, the one that somebody notices comes first.
+    faults.sort(key=lambda fault: (_ORDER.index(fault.severity), not fault.whom))
     state = _state(status, snapshot, standing, faults)
     return Diagnosis(
         state=state,
@@ -215,14 +216,15 @@ def _together(groups: Iterable[ErrorGroup]) -> list[list[ErrorGroup]]:
 def _error_sentence(
     group: ErrorGroup, programs: Sequence[str], figures: Mapping[str, ProgramSnapshot]
 ) -> str:
-    where = f" (version {next(iter(group.versions))})" if len(group.versions) == 1 and not group.model else ""
-    if group.model and group.profile:
-        where = f" (profile {group.profile})"
     rates = [figures[name].recent.error_rate for name in programs if name in figures]
-    rate = f"{max(rates):.1%} of its operations fail" if rates and max(rates) > 0 else "operations failed"
-    if len(programs) > 1:
-        rate = rate.replace("its", "their")
-    return f"{_named(programs)}: {rate} with {group.text}{where}"
+    worst = max(rates, default=0.0)
+    up_to = "up to " if len(programs) > 1 else ""
+    share = f"{up_to}{worst:.1%} of the operations" if worst > 0 else "operations"
+    if group.model:
+        profile = f" (profile {group.profile})" if group.profile else ""
+        return f"{group.text}{profile}: {share} of {_named(programs)} fail"
+    version = f" (version {next(iter(group.versions))})" if len(group.versions) == 1 else ""
+    return f"{group.text}{version}: {share} of {_named(programs)} fail"
 
 
 def _whom(programs: Sequence[str], figures: Mapping[str, ProgramSnapshot]) -> str:

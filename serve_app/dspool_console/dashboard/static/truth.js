@@ -25,10 +25,15 @@ export class Truth {
     this.sign = sign;
     const faults = diagnosis?.faults ?? [];
     this.node.hidden = !faults.length;
-    fill(this.node, faults.map((fault) => this.line(fault)));
+    const [worst, ...others] = faults;
+    fill(
+      this.node,
+      worst && this.line(worst, `bannered ${TONE[worst.severity]}`),
+      others.length ? h("ul", {}, others.map((fault) => h("li", {}, this.line(fault, "small")))) : null,
+    );
   }
 
-  line(fault) {
+  line(fault, look) {
     const view = VIEW[fault.place];
     const link = view && h(
       "a",
@@ -43,7 +48,7 @@ export class Truth {
     ].filter(Boolean).join(", ");
     return h(
       "p",
-      { class: `bannered ${TONE[fault.severity]}` },
+      { class: look },
       h("span", {}, `${fault.sentence}.`),
       more ? h("span", { class: "small" }, more) : null,
       link,

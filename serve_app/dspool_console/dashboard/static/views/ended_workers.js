@@ -74,8 +74,8 @@ export function endedFacts(ctx, ended) {
   return h(
     "div",
     {},
-    h("p", { class: "above-list" }, verdict(ended), ` ${ended.cause || "The cause is not known."}`),
     facts([
+      ["Cause", ended.cause || "not known"],
       ["Ended", time(ended.ended_at)],
       ["Started", time(ended.started_at)],
       ["Took over", successor(ctx, ended)],

@@ -91,7 +91,9 @@ class Overview {
     const { pool, health, now } = overview;
     fill(
       this.status,
-      badge(pool.paused ? "paused" : pool.state),
+      // The state of a pool in trouble may be "ready": green beside it would say that all is well.
+      pool.state === "ready" ? null : badge(pool.paused ? "paused" : pool.state ?? "unknown"),
+      badge(overview.diagnosis?.state ?? "unknown"),
       pool.reason ? h("span", { class: "muted" }, ` ${pool.reason}`) : null,
     );
     this.cards.show(overview);

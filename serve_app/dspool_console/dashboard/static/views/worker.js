@@ -116,6 +116,7 @@ class WorkerView {
     fill(this.links);
     if (ended) fill(this.facts, endedFacts(this.ctx, ended));
     fill(this.cells, h("p", { class: "muted" }, "It has ended: nothing runs here."));
+    fill(this.warmup, h("p", { class: "muted" }, "Not kept beyond a worker's end."));
     fill(this.sessions, h("p", { class: "muted" }, "Its sessions are elsewhere, each from its next operation on."));
     this.drawCharts();
   }
