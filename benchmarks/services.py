@@ -47,7 +47,7 @@ def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str
 @contextlib.contextmanager
 def dspool_up(directory: Path, settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """`dspool up` with these settings: its address and its process."""
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     file = directory / "pool.yaml"  # JSON is YAML
     file.write_text(json.dumps({"init_timeout_s": START_S, **settings}))
     command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]

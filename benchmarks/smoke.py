@@ -37,7 +37,7 @@ CHECKS = {
     ),
     "dashboard": Check(
         "first_paint_s viewers_100_core_pct viewers_100_error_pct viewers_100_within_noise viewers_100_all_pct "
-        "longest_frame_ms page_kb history_points",
+        "longest_frame_ms page_kb history_points history_days filter_ms filter_operations filter_each_ms",
         "viewers",
     ),
     "soak": Check(

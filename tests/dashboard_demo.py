@@ -33,6 +33,7 @@ from dspool.errors import (
     ModelUnreachable,
     ProgramError,
     StoreFailed,
+    UnknownName,
     UnknownSession,
     UnknownWorker,
 )
@@ -143,6 +144,7 @@ class SimulatedPool:
         self.desired = workers
         self.ended: list[str] = []
         self.gone: tuple[EndedWorker, ...] = ()
+        self.cancelled: set[str] = set()
         self._shift = -float(history_s)
         """History is made up in the past."""
         self.metrics = Metrics(
@@ -389,6 +391,12 @@ class SimulatedPool:
 
     restart = drain
 
+    async def cancel(self, operation_id: str) -> str:
+        if operation_id in self.cancelled:
+            raise UnknownName("it has ended")
+        self.cancelled.add(operation_id)
+        return next(iter(self.rows))
+
     def room(self) -> int:
         return sys.maxsize
 
@@ -457,9 +465,11 @@ class SimulatedPool:
         program: str | None = None,
         ordinal: int | None = None,
         worker: str | None = None,
+        resolution_s: float = 0.0,
     ) -> Any:
         self._here()
-        return self.metrics.table(duration_s, program=program, ordinal=ordinal, worker=worker)
+        asked = {"program": program, "ordinal": ordinal, "worker": worker}
+        return self.metrics.table(duration_s, **asked, resolution_s=resolution_s)
 
     async def errors(self) -> Any:
         self._here()

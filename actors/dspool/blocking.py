@@ -223,6 +223,7 @@ class BlockingClient(BlockingForm[PoolT]):
     decisions = waiting(PoolClient.decisions)
     pause = waiting(PoolClient.pause)
     resume = waiting(PoolClient.resume)
+    cancel = waiting(PoolClient.cancel)
     drain = waiting(PoolClient.drain)
     restart = waiting(PoolClient.restart)
     deploy = waiting(PoolClient.deploy)

@@ -28,7 +28,7 @@ def first_worker(page: Any) -> None:
 
 
 def first_operation(page: Any) -> None:
-    page.locator("tbody a.id").first.click()
+    page.locator(".list tbody a.id").first.click()
     page.get_by_role("heading", name="Where the time went").wait_for()
     page.locator(".waterfall button").nth(4).click()
 

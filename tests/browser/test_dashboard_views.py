@@ -128,7 +128,26 @@ def test_a_range_is_asked_for_and_stands_in_the_address(look):
     page.locator("#main h1").wait_for()
     assert page.get_by_role("radio", name="1 h").is_checked()
     page.get_by_role("radio", name="1 min").check()
-    assert "range=60" in page.url
+    page.wait_for_function("() => location.hash.includes('range=60')")
+    with page.expect_request(lambda request: "/metrics/table?range=604800&resolution=60" in request.url):
+        page.get_by_role("radio", name="7 days").check()
+    page.wait_for_function("() => location.hash.includes('range=604800')")
+    page.go_back()
+    page.wait_for_function("() => location.hash.endsWith('range=60')")
+    assert page.get_by_role("radio", name="1 min").is_checked()
+
+
+def test_a_stretch_of_time_that_was_chosen_is_in_the_address_too(look):
+    page = look.go("overview")
+    page.get_by_text("Reset zoom").wait_for(state="detached")
+    now = page.evaluate("Date.now() / 1000")
+    page.goto(f"{look.url}/dashboard#/default/overview?from={now - 200:.1f}&to={now - 100:.1f}")
+    page.get_by_role("button", name="Reset zoom").wait_for()
+    page.get_by_role("button", name="Reset zoom").click()
+    page.wait_for_function("() => !location.hash.includes('from')")
+    page.go_back()
+    page.get_by_role("button", name="Reset zoom").wait_for()
+    assert look.troubles == []
 
 
 def shown(page):
@@ -227,7 +246,7 @@ def test_events_are_filtered_by_level_and_text(look):
 
 def test_an_operation_opens_as_a_waterfall(look):
     page = look.go("operations")
-    page.locator("tbody a.id").first.click()
+    page.locator(".list tbody a.id").first.click()
     page.get_by_role("heading", name="Where the time went").wait_for()
     lanes = page.locator(".waterfall .lane i")
     assert lanes.count() >= 2
@@ -244,13 +263,13 @@ def test_operations_are_filtered_as_the_address_says_and_the_way_back_leads_to_w
     rows.first.wait_for()
     page.get_by_label("Outcome").select_option("failed")
     page.wait_for_function(
-        "() => [...document.querySelectorAll('tbody .badge')].every(one => one.textContent === 'KeyError')"
+        "() => [...document.querySelectorAll('.list tbody .badge')].every(one => one.textContent === 'KeyError')"
     )
     page.get_by_label("Part of an id").fill("op-2")
     page.wait_for_function("() => location.hash.includes('text=op-2')")
     page.wait_for_function(
-        "() => [...document.querySelectorAll('tbody a.id')].some(one => one.textContent === 'op-253')"
-        " && document.querySelectorAll('tbody tr').length < 10"
+        "() => [...document.querySelectorAll('.list tbody a.id')].some(one => one.textContent === 'op-253')"
+        " && document.querySelectorAll('.list tbody tr').length < 10"
     )
     link = page.url
     page.get_by_role("button", name="Total").click()
@@ -263,15 +282,22 @@ def test_operations_are_filtered_as_the_address_says_and_the_way_back_leads_to_w
     # Whoever gets the link sees the same.
     page.goto("about:blank")
     page.goto(link)
-    page.wait_for_function("() => document.querySelectorAll('tbody tr').length in {7: 1, 6: 1, 5: 1, 8: 1}")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.list tbody tr').length in {7: 1, 6: 1, 5: 1, 8: 1}"
+    )
     assert page.get_by_label("Part of an id").input_value() == "op-2"
     assert page.get_by_label("Outcome").input_value() == "failed"
     assert serious(page) == []
     page.get_by_role("link", name="Clear").click()
-    page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 50")
+    page.wait_for_function("() => document.querySelectorAll('.list tbody tr').length === 50")
     page.get_by_role("link", name="user-0").first.click()
     page.wait_for_function("() => location.hash.includes('session=user-0')")
     page.get_by_text("No operation fits").wait_for(state="detached")
+    running = page.get_by_role("region", name="Running now")
+    running.get_by_role("button", name="Cancel").first.click()
+    with page.expect_response(lambda answer: answer.url.endswith("/cancel")) as cancelled:
+        page.get_by_role("dialog").get_by_role("button", name="Cancel operation", exact=True).click()
+    assert cancelled.value.ok
     page.get_by_label("Part of an id").fill("nothing has this")
     page.get_by_role("heading", name="No operation fits").wait_for()
     assert look.troubles == []
@@ -280,7 +306,7 @@ def test_operations_are_filtered_as_the_address_says_and_the_way_back_leads_to_w
 def test_operations_on_a_phone_are_two_lines_each(browser, demo):
     phone = Looking(browser, demo.url, viewport=PHONE)
     page = phone.go("operations")
-    page.locator("tbody tr").nth(24).wait_for()
+    page.locator(".list tbody tr").nth(24).wait_for()
     assert phone.widest() <= PHONE["width"]
     assert page.evaluate("document.documentElement.scrollHeight") < 2500
     assert serious(page) == []

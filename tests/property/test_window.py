@@ -144,12 +144,33 @@ def test_an_hour_is_fine_a_day_is_coarse_and_coarse_rows_come_from_merged_cells(
     assert coarse[0] == (10.0, 10.0, (45.0, 9.0))
 
 
+def test_a_week_is_in_rows_of_minutes_and_a_day_is_where_that_is_enough():
+    kept = history()
+    for second in range(7200):
+        kept.add(second, second + 1, Sum(1))
+    interval, (ends, _, sums, _) = kept.table(604_800, after=0)
+    assert (interval, len(ends), set(sums)) == (300.0, 24, {300.0})
+    assert kept.table(86_400, after=0)[0] == 10.0
+    assert kept.table(86_400, after=0, resolution_s=60.0)[0] == 300.0
+    assert kept.table(86_400, after=0, resolution_s=9999.0)[0] == 300.0
+
+
+def test_what_an_earlier_version_dumped_is_taken_over():
+    before, after = history(), history()
+    for second in range(600):
+        before.add(second, second + 1, Sum(1))
+    after.load(before.dump(0.0)[:2], 0.0)
+    assert len(after.points(3600, now=600)[1]) == 600
+    assert after.points(604_800, now=600)[1] == []
+
+
 def test_memory_is_bounded_over_many_days():
-    kept = history(fine_span_s=60.0, coarse_span_s=600.0)
+    kept = history(fine_span_s=60.0, coarse_span_s=600.0, long_interval_s=100.0, long_span_s=1000.0)
     for second in range(5000):
         kept.add(second, second + 1, Sum(1))
     assert len(kept.points(60, now=5000)[1]) == 60
-    assert len(kept.points(10**9, now=5000)[1]) == 60
+    assert len(kept.points(600, now=5000)[1]) == 60
+    assert len(kept.points(10**9, now=5000)[1]) == 10
 
 
 def test_a_time_without_measurements_is_a_gap():

@@ -217,7 +217,7 @@ def costly(house, monkeypatch) -> list[str]:
     """Paths that cost much, no two of them equal, made slow."""
     monkeypatch.setattr(report_module, "report", house.slowly("<html>"))
     monkeypatch.setattr(tables, "encode_table", house.slowly(b"{}"))
-    monkeypatch.setattr("dspool_console.dashboard.pages.find_trace", house.slowly([]))
+    monkeypatch.setattr("dspool_console.dashboard.operations.find_trace", house.slowly([]))
     monkeypatch.setattr(whatif.Replay, "whole", house.slowly(whatif.ReplayRun([1], [0.0], [0.0])))
     paths = ["/report?range={}", "/metrics/table?range={}", "/operations/op-{}", "/whatif?range={}"]
     return [path.format(60 + number) for number in range(6) for path in paths]

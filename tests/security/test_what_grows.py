@@ -17,6 +17,7 @@ import pytest
 from dspool.cli.run_file import RunFile, this_process
 from dspool.config import PoolConfig
 from dspool.core.dispatch.session_queues import SessionQueues
+from dspool.core.metrics.operation_records import OperationQuery
 from dspool.messages import Deployment
 from dspool.messages.programs import VERSIONS_KEPT
 from dspool.runtime.session_logs import shorten
@@ -29,6 +30,7 @@ from dspool.supervisor.warmup import MAX_MOMENTS, MAX_RUNS, Warmer
 from dspool.telemetry.event_log import MAX_BUFFERED, MAX_SENDERS, EventBatch, EventBuffer, EventLog
 from dspool.telemetry.metrics import Metrics
 from dspool.telemetry.observation import Observation
+from dspool.telemetry.operation_keeper import OperationKeeper, operations_file
 from dspool.telemetry.trace_export import FileExporter
 from dspool.telemetry.tracing import LONGEST_ATTRIBUTE, Tracing
 from dspool.testing.doubles import FakeStore
@@ -77,6 +79,8 @@ async def test_every_file_below_the_state_directory_is_in_the_table(tmp_path):
     observation = Observation(config, Metrics("default"))
     await observation.save()
     observation.close()
+    kept = OperationKeeper.of(config, operations_file(config))
+    await kept.find(OperationQuery())
     tracing = Tracing(config, "client")
     tracing.end(tracing.start("x", {}))
     tracing.close()
@@ -84,7 +88,8 @@ async def test_every_file_below_the_state_directory_is_in_the_table(tmp_path):
     named = re.findall(r"`([^`]+)`", "\n".join(row[0] for row in rows() if "state_dir" in row[0]))
     files = [path.relative_to(config.state_dir) for path in config.state_dir.rglob("*") if path.is_file()]
     await store.close()
-    assert len(files) >= 7
+    await kept.close()
+    assert len(files) >= 8
     assert [str(file) for file in files if not any(fnmatch.fnmatch(file, name) for name in named)] == []
 
 

@@ -18,6 +18,7 @@ from dspool.errors import (
     Conflict,
     PoolError,
     StoreFailed,
+    UnknownName,
     UnknownPool,
     UnknownProgram,
     UnknownSession,
@@ -200,6 +201,11 @@ class FakePool:
         return self.gone.is_set()
 
     restart = drain
+
+    async def cancel(self, operation_id: str) -> str:
+        if operation_id != "runs":
+            raise UnknownName(f"no worker runs {operation_id}")
+        return "default-w0-a"
 
     async def stream_warm(self, strategy: str | None = None) -> Any:
         yield WarmProgress(1, "begin", total=1)

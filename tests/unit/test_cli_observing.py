@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from dspool.cli import app
 from dspool.cli import service as service_module
 from dspool.cli.run_file import RunFile, this_process
 from dspool.cli.views import event_text
+from dspool.core.metrics.operation_records import KeptOperation, OperationPage
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
 from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
 from dspool.remote import BlockingRemotePool
@@ -71,6 +73,47 @@ def busy_pool() -> tuple[PoolStatus, Any]:
     metrics.report(recorder.take_delta(1.0))
     metrics.tick()
     return status, metrics.snapshot()
+
+
+KEPT = KeptOperation(
+    id="0c9638444e8b-2", ended_at=1_795_000_000.25, duration_s=1.25, wait_s=0.25, run_s=1.0, command="execute_program",
+    program="qa", version=3, outcome="error", code="program_error", exception="KeyError", at="shop.answers:41",
+    worker="default-w0-a", attempts=1, trace_id=None, session=None, session_hash=None, principal="ada",
+)  # fmt: skip
+
+
+def test_operations_are_listed_in_80_columns_and_asked_for_as_the_options_say(service):
+    answers, asked, where = service
+    answers[POOL + "/operations"] = (200, OperationPage([KEPT], "1.2", 5000, 1.0, 0))
+    options = ["--program", "qa", "--outcome", "failed", "--at-least", "0.5", "--since", "24h", "--slowest"]
+    shown = run(app, ["operations", *options, "--limit", "1", *where], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert "0c9638444e8b-2  qa v3" in shown.stdout
+    assert "KeyError" in shown.stdout
+    assert "5,000 are kept" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    query = dict(asked[-1].params)
+    assert abs(float(query.pop("from")) - time.time() + 86_400) < 60
+    assert query == {
+        "program": "qa",
+        "outcome": "failed",
+        "at_least_s": "0.5",
+        "sort": "duration",
+        "limit": "1",
+    }
+    shown = run(app, ["operations", "--json", *where])
+    assert json.loads(shown.stdout)["exception"] == "KeyError"
+    answers[POOL + "/operations"] = (200, OperationPage([], None, 5000, 1.0, 0))
+    assert "none of the 5,000" in run(app, ["operations", "--session", "s", *where]).output
+
+
+@pytest.mark.parametrize("since", ["yesterday", "5", "-3h", "9" * 30 + "d", ""])
+def test_a_time_that_is_none_is_refused_with_the_forms_there_are(service, since):
+    _, asked, where = service
+    refused = run(app, ["operations", f"--since={since}", *where])
+    assert refused.exit_code == 2
+    assert "15m" in refused.output
+    assert asked == []
 
 
 def test_top_shows_the_pool_its_workers_and_its_programs(service):

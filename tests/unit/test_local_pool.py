@@ -17,6 +17,7 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.errors import (
+    Cancelled,
     ConfigError,
     DeadlineExceeded,
     InvalidRequest,
@@ -25,6 +26,7 @@ from dspool.errors import (
     ModelUnreachable,
     NotAllowed,
     ProgramError,
+    UnknownName,
     UnknownProgram,
     UnknownWorker,
     WorkerLost,
@@ -146,6 +148,23 @@ async def test_each_operation_that_ended_can_be_searched_with_its_version_except
             "ada",
         )
         assert len((await pool.operations(outcome="failed", worker=None)).operations) == 2
+
+
+async def test_an_operation_that_runs_is_cancelled_by_whoever_operates_the_pool():
+    async with local_pool(**pool_calls.CONFIG, metrics_flush_interval_s=0.05) as pool:
+        waiting = asyncio.ensure_future(
+            pool.run(ExecuteProgram("odd", {"how": "wait"}), operation_id="the-long-one")
+        )
+        (worker,) = (await pool.status()).workers
+        for _ in range(1500):
+            if await pool.worker_operations(worker.id):
+                break
+            await asyncio.sleep(0.02)
+        assert await pool.cancel("the-long-one") == worker.id
+        with pytest.raises(Cancelled):
+            await waiting
+        with pytest.raises(UnknownName, match="the-long-one"):
+            await pool.cancel("the-long-one")
 
 
 # --- models ---

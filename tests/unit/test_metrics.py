@@ -547,6 +547,22 @@ def test_history_and_counters_come_back_from_a_checkpoint_and_nothing_counts_twi
     assert len(scene.metrics.history(3600, now=scene.now + 1).points) == 21
 
 
+def test_a_new_pool_of_an_old_name_shows_the_charts_of_the_one_before_and_counts_from_zero():
+    scene = Scene()
+    scene.pass_time(20, each_half_second=lambda: scene.run(worker=0))
+    before = scene.metrics.history(3600).points
+    saved = scene.metrics.checkpoint()
+    scene.now += 100.0
+    scene.metrics = scene.new_metrics()
+    scene.metrics.restore(saved, history_only=True)
+    again = scene.metrics.history(3600).points
+    assert [point.throughput for point in again] == [point.throughput for point in before]
+    assert scene.metrics.history(3600, program="qa").points
+    assert scene.metrics.history(3600, ordinal=0).points == ()
+    seen = scene.snapshot()
+    assert (seen.counters.by_outcome["ok"], seen.workers, seen.throughput) == (0, {}, 0.0)
+
+
 def test_a_checkpoint_on_another_monotonic_clock_keeps_its_wall_times():
     scene = Scene()
     scene.pass_time(5, each_half_second=scene.run)

@@ -21,6 +21,7 @@ from dspool.cli import (
     logs,
     new,
     open,
+    operations,
     overview,
     programs,
     tokens,
@@ -226,7 +227,21 @@ def version(json: Json = False) -> None:
     )
 
 
-for commands in (new, dev, open, where, views, logs, actions, warm, deploy, versions, evaluation, doctor):
+for commands in (
+    new,
+    dev,
+    open,
+    where,
+    views,
+    logs,
+    operations,
+    actions,
+    warm,
+    deploy,
+    versions,
+    evaluation,
+    doctor,
+):
     commands.add_to(app)
 
 

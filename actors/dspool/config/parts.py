@@ -36,6 +36,10 @@ class HistoryConfig(Part):
     """Spacing of the points of the coarse history."""
     coarse_span_s: Seconds = 86400.0
     """How far back the coarse history goes."""
+    long_interval_s: Seconds = 300.0
+    """Spacing of the points of the long history."""
+    long_span_s: Seconds = 604800.0
+    """How far back the long history goes."""
 
     @model_validator(mode="after")
     def _whole_points(self) -> HistoryConfig:
@@ -43,13 +47,18 @@ class HistoryConfig(Part):
             ("fine_span_s", "fine_interval_s"),
             ("coarse_span_s", "coarse_interval_s"),
             ("coarse_interval_s", "fine_interval_s"),
+            ("long_span_s", "long_interval_s"),
         ):
             _multiple(self, span, interval)
         if self.fine_span_s > self.coarse_span_s:
             refuse(
                 "fine_span_s", self.fine_span_s, f"must not be longer than coarse_span_s={self.coarse_span_s}"
             )
-        for span, interval in (("fine_span_s", "fine_interval_s"), ("coarse_span_s", "coarse_interval_s")):
+        for span, interval in (
+            ("fine_span_s", "fine_interval_s"),
+            ("coarse_span_s", "coarse_interval_s"),
+            ("long_span_s", "long_interval_s"),
+        ):
             points = getattr(self, span) / getattr(self, interval)
             if points > 100_000:
                 refuse(

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.core.metrics.operation_records import OperationFilters, OperationPage
-from dspool.remote.requests import with_query
+from dspool.remote.requests import part, with_query
 from dspool.remote.service import HttpService
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_files import LogPage
@@ -58,6 +58,11 @@ class RemoteObservation:
         return await self._service.get(
             with_query(self._path + "/operations", **({"limit": 100} | given)), OperationPage
         )
+
+    async def cancel(self, operation_id: str) -> str:
+        """As `Pool.cancel`; needs an admin's token."""
+        path = f"{self._path}/operations/{part(operation_id)}/cancel"
+        return (await self._service.post(path, {}, dict[str, str], repeatable=False))["worker"]
 
     async def logs(
         self,

@@ -16,7 +16,7 @@ from dspool.core.metrics.operation_records import (
     OperationPage,
     OperationQuery,
 )
-from dspool.errors import InvalidRequest, NotAllowed, WorkerLost
+from dspool.errors import InvalidRequest, NotAllowed, UnknownName, WorkerLost
 from dspool.telemetry.event_log import EventPage
 from dspool.telemetry.log_files import MAX_LINES, LogPage, LogQuery, LogTail, merged
 from dspool.telemetry.operation_names import operation_page, query_of
@@ -119,9 +119,10 @@ class Inspection:
         program: str | None = None,
         ordinal: int | None = None,
         worker: str | None = None,
+        resolution_s: float = 0.0,
     ) -> Table:
         """As `metrics_history`, by column: for charts. `worker` is an id, also of one that ended lately."""
-        asked = {"program": program, "ordinal": ordinal, "worker": worker}
+        asked = {"program": program, "ordinal": ordinal, "worker": worker, "resolution_s": resolution_s}
         return _table(await self._ask_metrics("table", duration_s, **asked))
 
     async def _ask_metrics(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -142,6 +143,25 @@ class Inspection:
             WorkerLost: it does not answer within two seconds.
         """
         return await self._ask_worker(worker_id, "running")
+
+    async def cancel(self, operation_id: str) -> str:
+        """End an operation that a worker runs, or has taken: its caller gets `Cancelled`. Returns that worker's id.
+
+        Raises:
+            UnknownName: no worker has it: it has ended, waits at its client, or never was.
+        """
+        membership = self.client.membership
+        ids = [member.worker_id for member in membership.workers] + list(membership.finishing)
+        answers = await asyncio.gather(
+            *(self._ask_worker(worker_id, "cancel", operation_id) for worker_id in ids),
+            return_exceptions=True,
+        )
+        for worker_id, was_here in zip(ids, answers, strict=True):
+            if was_here is True:
+                return worker_id
+        raise UnknownName(
+            f"no worker of pool {self.name} runs operation {operation_id[:100]!r}: it has ended, or still waits"
+        )
 
     async def worker_memory(self, worker_id: str | int) -> dict[str, float]:
         """Its resident, proportional and private memory in MB. Raises: as `worker_operations`."""

@@ -61,9 +61,9 @@ class MetricsActor(PoolMetrics):
         super().__init__(config, operations_file(config))
         self._config = config
         logs.configure(config)
-        if ray.get_runtime_context().was_current_actor_reconstructed:
-            # Only then: a new pool counts from zero, whatever ran here before under its name.
-            self.observation.restore()
+        # A new pool counts from zero, whatever ran here before under its name; its charts go on from there.
+        is_new = not ray.get_runtime_context().was_current_actor_reconstructed
+        self.observation.restore(history_only=is_new)
         self._checkpoint_task = asyncio.get_running_loop().create_task(self.observation.keep())
         self._ray_metrics = RayMetrics(config.name)
         self._tick_task = asyncio.get_running_loop().create_task(self._tick())

@@ -207,8 +207,8 @@ class Metrics:
     ) -> HistoryView:
         """Points of the last `duration_s` seconds of the pool, of one program, or of the worker with an ordinal.
 
-        One point a second up to an hour, one in ten seconds up to a day (as configured); a longer duration gives what
-        there is. An unknown program or worker has no points.
+        One point a second up to an hour, one in ten seconds up to a day, one in five minutes up to a week (as
+        configured); a longer duration gives what there is. An unknown program or worker has no points.
 
         Raises:
             ValueError: `duration_s` is not a positive number.
@@ -226,10 +226,11 @@ class Metrics:
         ordinal: int | None = None,
         worker: str | None = None,
         after: float | None = None,
+        resolution_s: float = 0.0,
         now: float | None = None,
     ) -> Table:
         """As `history`, by column and without the open point. `after` is the `last` of an earlier table. `worker` is an
-        id: the figures of one life, also of one that ended lately.
+        id: the figures of one life, also of one that ended lately. Points are `resolution_s` apart or more.
 
         Raises:
             ValueError: `duration_s` is not a positive number.
@@ -239,7 +240,7 @@ class Metrics:
         now = self._clock() if now is None else now
         series = self._series(program, ordinal, worker)
         oldest = now - duration_s if after is None else max(after, now - duration_s)
-        return series.table(duration_s, after=oldest, shift=self._shift_at(now))
+        return series.table(duration_s, after=oldest, shift=self._shift_at(now), resolution_s=resolution_s)
 
     def _series(self, program: str | None, ordinal: int | None, worker: str | None = None) -> Series:
         """The series of the program, of the worker, or of the whole pool; an empty one if it is unknown."""
@@ -321,10 +322,11 @@ class Metrics:
         wall = self._wall() - (self._clock() - self._ticked_at)
         return _encoder.encode(self._store.save(self.pool, self._ticked_at, wall))
 
-    def restore(self, checkpoint: bytes) -> None:
+    def restore(self, checkpoint: bytes, *, history_only: bool = False) -> None:
         """Go on from a checkpoint; call it before the first report. Deltas that it contains do not count again.
 
-        What clients counted since the checkpoint comes with their next deltas: counters stay exact.
+        What clients counted since the checkpoint comes with their next deltas: counters stay exact. With `history_only`
+        it is that of an earlier pool of this name: charts go on, counters begin at zero.
 
         Raises:
             ValueError: it is damaged, or of another pool or version of dspool.
@@ -340,7 +342,7 @@ class Metrics:
         now = self._clock()
         # A checkpoint's rows are relative to its end, whose age only the wall clocks of both lives can tell.
         end = now - max(0.0, self._wall() - state.wall)
-        self._store.restore(state, end, now)
+        self._store.restore(state, end, now, history_only=history_only)
 
     # --- parts of the answers ---
 

@@ -79,10 +79,10 @@ class Observation:
         except OSError as failed:
             log.warning("the metrics checkpoint was not written: %s", failed.strerror)
 
-    def restore(self) -> bool:
-        """Go on from the checkpoint of an earlier life; false if there is no usable one."""
+    def restore(self, *, history_only: bool = False) -> bool:
+        """Go on from the checkpoint of an earlier life, as `Metrics.restore`; false if there is no usable one."""
         try:
-            self.metrics.restore(self._file.read_bytes())
+            self.metrics.restore(self._file.read_bytes(), history_only=history_only)
         except FileNotFoundError:
             return False
         except (OSError, ValueError) as unusable:

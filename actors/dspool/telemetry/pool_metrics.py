@@ -68,9 +68,14 @@ class PoolMetrics:
         program: str | None = None,
         ordinal: int | None = None,
         worker: str | None = None,
+        resolution_s: float = 0.0,
     ) -> bytes:
         """History by column, for dashboards: a `Table` in msgpack."""
-        return _encode(self.metrics.table(duration_s, program=program, ordinal=ordinal, worker=worker))
+        return _encode(
+            self.metrics.table(
+                duration_s, program=program, ordinal=ordinal, worker=worker, resolution_s=resolution_s
+            )
+        )
 
     async def live_update(self, after: float | None, *, workers: bool = False) -> bytes:
         """The pool now, and the rows since `after`: a `LiveUpdate` in msgpack."""
@@ -103,6 +108,8 @@ def _options_of(config: PoolConfig) -> MetricsOptions:
         fine_span_s=history.fine_span_s,
         coarse_interval_s=history.coarse_interval_s,
         coarse_span_s=history.coarse_span_s,
+        long_interval_s=history.long_interval_s,
+        long_span_s=history.long_span_s,
         max_wait_s=config.max_wait_s,
         max_queue=config.max_queue,
         slots_per_worker=config.slots_per_worker,

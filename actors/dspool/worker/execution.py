@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
@@ -169,6 +169,17 @@ def _of_program(raised: BaseException) -> ProgramError:
     error = ProgramError.of(raised)
     error.__cause__ = raised
     return error
+
+
+def held(operation: Operation, held_s: float) -> dict[str, Any]:
+    """What an operation in a slot is, and for how long it has been there."""
+    return {
+        "operation_id": operation.id,
+        "command": type(operation.command).__struct_config__.tag,
+        "program": getattr(operation.command, "program", None),
+        "session": operation.session,
+        "held_s": round(held_s, 6),
+    }
 
 
 def running_versions(

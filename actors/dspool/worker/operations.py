@@ -108,6 +108,11 @@ class Operations:
         now = self._clock()
         return self._versions.numbers(program, [*running_versions(self._executions, program, now)])
 
+    def cancel(self, operation_id: str) -> bool:
+        found = next((one for one in self._executions if one.operation.id == operation_id), None)
+        self._cancel(found)
+        return found is not None
+
     # --- messages from clients ---
 
     def on_message(self, end: WorkerEnd, message: Submit | Cancel | Credit | HandOver) -> None:

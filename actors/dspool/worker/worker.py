@@ -47,7 +47,7 @@ from dspool.telemetry.events import emit
 from dspool.telemetry.log_files import LogPage, LogQuery, LogTail
 from dspool.telemetry.pseudonyms import try_read_key
 from dspool.telemetry.tracing import Tracing
-from dspool.worker.execution import stuck
+from dspool.worker.execution import held, stuck
 from dspool.worker.failures import FailureLog
 from dspool.worker.listener import Listener
 from dspool.worker.loop_watch import LoopWatch, Watched
@@ -278,16 +278,11 @@ class Worker:
 
     async def running(self) -> list[dict[str, Any]]:
         """What each slot in use does: operation id, command, program, session, seconds."""
-        return [
-            {
-                "operation_id": operation.id,
-                "command": type(operation.command).__struct_config__.tag,
-                "program": getattr(operation.command, "program", None),
-                "session": operation.session,
-                "held_s": round(held_s, 6),
-            }
-            for operation, held_s in self._operations.details()
-        ]
+        return [held(operation, held_s) for operation, held_s in self._operations.details()]
+
+    async def cancel(self, operation_id: str) -> bool:
+        """End an operation as if its caller had asked for it; False: it is not here."""
+        return self._operations.cancel(operation_id)
 
     async def memory(self) -> dict[str, float]:
         """RSS, PSS and USS in MB. Reading them walks the whole memory map of the process: call it seldom."""

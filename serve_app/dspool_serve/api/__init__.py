@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dspool_serve.api import (
+    cancelling,
     code,
     events,
     logs,
@@ -27,6 +28,7 @@ ROUTES: tuple[Route, ...] = (
     *variables.ROUTES,
     *code.ROUTES,
     *workers.ROUTES,
+    *cancelling.ROUTES,
     *pool.ROUTES,
     *pool_sessions.ROUTES,
     *metrics.ROUTES,

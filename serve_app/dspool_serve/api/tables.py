@@ -25,7 +25,7 @@ ONLY_WITH_OPERATIONS: Final = frozenset(
     {"mean_s", "p50_s", "p95_s", "p99_s", "wait_mean_s", "wait_p95_s", "wait_p99_s", "error_rate"}
 )
 """Figures that a time without operations does not have: null, and not an excellent 0."""
-LONGEST_S: Final = 86_400.0
+LONGEST_S: Final = 604_800.0
 LATEST_S: Final = 1e11
 RANGE: Final = ("range", "from", "to")
 _number = "%.6g".__mod__
@@ -51,11 +51,13 @@ class Range(NamedTuple):
 
 
 async def get_table(context: Context, request: Request) -> Response:
-    query = request.query(frozenset({*RANGE, "program", "slot", "worker", "columns", "format"}))
+    parameters = frozenset({*RANGE, "program", "slot", "worker", "columns", "format", "resolution"})
+    query = request.query(parameters)
     pool = measured_pool(context, request)
     asked = range_of(query)
     program, worker = query.get("program"), query.get("worker")
     ordinal = int(number(query, "slot", 0, least=0, most=1e6)) if "slot" in query else None
+    resolution_s = number(query, "resolution", 0.0, least=0.0, most=LONGEST_S)
     # Each once: a column that is named a thousand times would be written a thousand times.
     names = tuple(dict.fromkeys(query["columns"].split(","))) if "columns" in query else None
     form = query.get("format", "json")
@@ -63,7 +65,9 @@ async def get_table(context: Context, request: Request) -> Response:
         raise InvalidRequest("format is json or csv", field="format")
 
     async def make() -> bytes:
-        table = await pool.table(asked.seconds, program=program, ordinal=ordinal, worker=worker)
+        table = await pool.table(
+            asked.seconds, program=program, ordinal=ordinal, worker=worker, resolution_s=resolution_s
+        )
         if names is not None and (unknown := [name for name in names if name not in table.columns]):
             known = ", ".join(sorted(table.columns))
             raise InvalidRequest(f"there is no column {unknown[0][:50]!r}; known: {known}", field="columns")
@@ -79,6 +83,7 @@ async def get_table(context: Context, request: Request) -> Response:
         worker,
         names,
         form,
+        resolution_s,
     )
 
     async def once() -> bytes:
@@ -219,6 +224,10 @@ ROUTES: Final = (
             ("worker", {"type": "string", "description": "a worker's id, also of one that ended lately"}),
             ("columns", {"type": "string", "description": "names with commas between; all by default"}),
             ("format", {"type": "string", "enum": ["json", "csv"], "default": "json"}),
+            (
+                "resolution",
+                {"type": "number", "minimum": 0, "description": "least seconds between two points"},
+            ),
         ),
         role="reader",
     ),

@@ -224,8 +224,16 @@ class MetricStore:
             errors=self.errors.save(),
         )
 
-    def restore(self, saved: Checkpoint, ticked_at: float, now: float) -> None:
-        """Go on from a checkpoint; its last tick was at `ticked_at` on this process's clock."""
+    def restore(self, saved: Checkpoint, ticked_at: float, now: float, *, history_only: bool = False) -> None:
+        """Go on from a checkpoint; its last tick was at `ticked_at` on this process's clock.
+
+        With `history_only` take over what charts of the pool and its programs show, and count from zero.
+        """
+        if history_only:
+            self.whole.history.load(saved.whole.rows, ticked_at)
+            for name, series in saved.programs.items():
+                self.program(name).history.load(series.rows, ticked_at)
+            return
         self.whole.restore(saved.whole, ticked_at)
         for name, series in saved.programs.items():
             self.program(name).restore(series, ticked_at)
@@ -252,6 +260,8 @@ class MetricsOptions(Struct, frozen=True, kw_only=True):
     fine_span_s: float = 3600.0
     coarse_interval_s: float = 10.0
     coarse_span_s: float = 86400.0
+    long_interval_s: float = 300.0
+    long_span_s: float = 604800.0
     latency_objective_s: float | None = None
     max_wait_s: float = 0.1
     max_queue: int = 1000
@@ -274,7 +284,7 @@ class SavedSeries(Struct, array_like=True):
 
     total: Tally
     busy_s: float
-    rows: tuple[list[bytes], list[bytes]]
+    rows: list[list[bytes]]
 
 
 class Series:
@@ -302,6 +312,8 @@ class Series:
             fine_span_s=options.fine_span_s,
             coarse_interval_s=options.coarse_interval_s,
             coarse_span_s=options.coarse_span_s,
+            long_interval_s=options.long_interval_s,
+            long_span_s=options.long_span_s,
         )
 
     def _row(self, interval: Interval) -> list[float]:
@@ -328,9 +340,11 @@ class Series:
             for end, length, values in rows
         )
 
-    def table(self, duration_s: float, *, after: float, shift: float) -> Table:
+    def table(self, duration_s: float, *, after: float, shift: float, resolution_s: float = 0.0) -> Table:
         """The closed rows that ended after `after`, by column; `shift` turns this clock's times into wall time."""
-        resolution, (ends, _, *values) = self.history.table(duration_s, after=after)
+        resolution, (ends, _, *values) = self.history.table(
+            duration_s, after=after, resolution_s=resolution_s
+        )
         return Table(
             resolution_s=resolution,
             last=ends[-1] if ends else after,

@@ -181,7 +181,7 @@ class Columns:
 
 
 class HistoryWindow(Generic[C]):
-    """Rows of numbers for charts: fine for a short span, coarse for a long one, bounded memory for both.
+    """Rows of numbers for charts: fine for a short span, coarse for longer ones, bounded memory for each.
 
     `view(cell)` makes the row. Coarse rows come from merged cells, never from averages of fine rows.
     """
@@ -196,22 +196,25 @@ class HistoryWindow(Generic[C]):
         fine_span_s: float = 3600.0,
         coarse_interval_s: float = 10.0,
         coarse_span_s: float = 86400.0,
+        long_interval_s: float = 300.0,
+        long_span_s: float = 604800.0,
     ) -> None:
-        self.fine_span_s = fine_span_s
-        self.coarse_span_s = coarse_span_s
-        self._fine = _Level(empty, view, width, fine_interval_s, fine_span_s)
-        self._coarse = _Level(empty, view, width, coarse_interval_s, coarse_span_s)
+        self._levels = [
+            _Level(empty, view, width, fine_interval_s, fine_span_s),
+            _Level(empty, view, width, coarse_interval_s, coarse_span_s),
+            _Level(empty, view, width, long_interval_s, long_span_s),
+        ]
 
     def add(self, start: float, end: float, cell: C) -> None:
-        self._fine.add(start, end, cell)
-        self._coarse.add(start, end, cell)
+        for level in self._levels:
+            level.add(start, end, cell)
 
     def points(
         self, duration_s: float, *, now: float
     ) -> tuple[float, list[tuple[float, float, tuple[float, ...]]]]:
         """(interval, rows) of the last `duration_s`: (end, length, values) each, oldest first.
 
-        Fine rows if the fine span reaches back that far, else coarse ones; more than the coarse span gives all
+        The finest rows whose span reaches back that far; more than the longest span gives all
         there is. A time without measurements is a gap: `end - length` is after the row before.
 
         Raises:
@@ -222,25 +225,31 @@ class HistoryWindow(Generic[C]):
         level = self._level(duration_s)
         return level.interval, level.since(now - duration_s)
 
-    def table(self, duration_s: float, *, after: float) -> tuple[float, list[array[float]]]:
+    def table(
+        self, duration_s: float, *, after: float, resolution_s: float = 0.0
+    ) -> tuple[float, list[array[float]]]:
         """(interval, ends, lengths and values by column) of the closed rows that ended after `after`.
 
-        `duration_s` chooses between fine and coarse rows, as in `points`.
+        `duration_s` chooses the rows, as in `points`; they are at least `resolution_s` apart, as far as there are such.
         """
-        level = self._level(duration_s)
+        level = self._level(duration_s, resolution_s)
         return level.interval, level.rows.table(after)
 
-    def _level(self, duration_s: float) -> _Level[C]:
-        return self._fine if duration_s <= self.fine_span_s else self._coarse
+    def _level(self, duration_s: float, resolution_s: float = 0.0) -> _Level[C]:
+        fit = (one for one in self._levels if one.span >= duration_s and one.interval >= resolution_s)
+        return next(fit, self._levels[-1])
 
-    def dump(self, origin: float) -> tuple[list[bytes], list[bytes]]:
-        """All closed rows as plain bytes, fine and coarse, times since `origin`; for a checkpoint."""
-        return self._fine.rows.dump(origin), self._coarse.rows.dump(origin)
+    def dump(self, origin: float) -> list[list[bytes]]:
+        """All closed rows as plain bytes, the finest first, times since `origin`; for a checkpoint."""
+        return [level.rows.dump(origin) for level in self._levels]
 
-    def load(self, levels: tuple[list[bytes], list[bytes]], origin: float) -> None:
-        """Put back what `dump` returned, before any `add`; `origin` is the same moment on this process's clock."""
-        self._fine.rows.load(levels[0], origin)
-        self._coarse.rows.load(levels[1], origin)
+    def load(self, levels: list[list[bytes]], origin: float) -> None:
+        """Put back what `dump` returned, before any `add`; `origin` is the same moment on this process's clock.
+
+        What an earlier version dumped has fewer levels.
+        """
+        for level, rows in zip(self._levels, levels, strict=False):
+            level.rows.load(rows, origin)
 
 
 class _Level(Generic[C]):
@@ -256,7 +265,7 @@ class _Level(Generic[C]):
     ) -> None:
         self._empty = empty
         self._view = view
-        self.interval = interval
+        self.interval, self.span = interval, span
         self.rows = Columns(width, max(1, round(span / interval)))
         self._open: tuple[float, float, C] | None = None
         """(end, measured seconds, cell)"""

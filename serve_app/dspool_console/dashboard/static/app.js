@@ -6,7 +6,7 @@ import { clock } from "./format.js";
 import { Live } from "./live.js";
 import { empty, failed, loading } from "./parts.js";
 import { PoolData } from "./pool.js";
-import { address, RANGES, Shell, VIEWS } from "./shell.js";
+import { address, RANGE, RANGES, Shell, VIEWS } from "./shell.js";
 
 const RENEW_MS = 240_000;
 const POOLS_MS = 10_000;
@@ -25,7 +25,7 @@ class App {
         location.reload();
       },
     });
-    this.range = 300;
+    this.range = RANGE;
     this.paused = false;
     this.place = {};
     addEventListener("hashchange", () => this.route());
@@ -86,19 +86,19 @@ class App {
     });
   }
 
-  go(pool, view, arg = null) {
-    location.hash = address(pool, view, arg) + (this.range === 300 ? "" : `?range=${this.range}`);
+  go(pool, view, arg = null, range = this.range) {
+    location.hash = address(pool, view, arg, range === RANGE ? null : { range });
   }
 
   read() {
     const [path, search] = location.hash.replace(/^#\/?/, "").split("?");
     const [pool, view, ...rest] = path.split("/").map(unescaped);
-    const range = new URLSearchParams(search).get("range");
-    if (RANGES.some(([value]) => value === range)) this.range = Number(range);
+    const asked = new URLSearchParams(search);
     return {
       pool: pool || this.pools[0] || null,
       view: view || "overview",
       arg: rest.join("/") || null,
+      range: RANGES.some(([value]) => value === asked.get("range")) ? Number(asked.get("range")) : RANGE,
     };
   }
 
@@ -107,8 +107,13 @@ class App {
     const place = this.read();
     const same = ["pool", "view", "arg"].every((key) => place[key] === this.place[key]);
     this.shell.pools(this.pools, place.pool);
+    const ranged = same && place.range !== this.range;
+    this.range = place.range;
     this.shell.place(place.pool, place.view, this.range);
-    if (same) return this.view?.moved?.();
+    if (same) {
+      this.view?.moved?.();
+      return ranged && this.view?.rerange ? this.load(this.turn) : undefined;
+    }
     this.leave();
     this.place = place;
     if (!place.pool) {
@@ -160,6 +165,16 @@ class App {
       admin: this.me.role === "admin",
       data: this.data,
       range: () => this.range,
+      // How far back the charts reach: their range, and what they are zoomed to.
+      span: () => spanOf(this.range, zoomOf(new URLSearchParams(location.hash.split("?")[1] ?? ""))),
+      // A stretch of time that charts are zoomed to, as the address has it.
+      zoom: () => zoomOf(new URLSearchParams(location.hash.split("?")[1] ?? "")),
+      setZoom: (zoom) => {
+        const [from, to] = zoom ?? [];
+        const range = this.range === RANGE ? null : this.range;
+        const asked = zoom ? { range, from: from.toFixed(1), to: to.toFixed(1) } : { range };
+        history.pushState(null, "", address(place.pool, place.view, place.arg, asked));
+      },
       refresh: () => this.refresh(),
       href: (view, arg = null, asked = null) => address(place.pool, view, arg, asked),
       query: () => new URLSearchParams(location.hash.split("?")[1] ?? ""),
@@ -285,14 +300,8 @@ class App {
     this.shell.state("paused", clock(Date.now() / 1000));
   }
 
-  async setRange(seconds) {
-    this.range = seconds;
-    history.replaceState(
-      null,
-      "",
-      address(this.place.pool, this.place.view, this.place.arg) + (seconds === 300 ? "" : `?range=${seconds}`),
-    );
-    if (this.view?.rerange) await this.load(this.turn);
+  setRange(seconds) {
+    this.go(this.place.pool, this.place.view, this.place.arg, seconds);
   }
 
   leave() {
@@ -305,6 +314,16 @@ class App {
     this.early = null;
     this.lostAt = null;
   }
+}
+
+function spanOf(range, zoom) {
+  const ago = zoom ? Date.now() / 1000 - zoom[0] : 0;
+  return Math.max(range, Number(RANGES.find(([value]) => value >= ago)?.[0] ?? RANGES.at(-1)[0]));
+}
+
+function zoomOf(asked) {
+  const [from, to] = ["from", "to"].map((name) => Number(asked.get(name) ?? Number.NaN));
+  return from < to ? [from, to] : null;
 }
 
 function unescaped(part) {

@@ -36,13 +36,15 @@ export function inTurn(job) {
 }
 
 export class PlotGroup {
-  constructor() {
+  /** `ctx` keeps the zoom in the address; `onzoom` is called when it changes. */
+  constructor(ctx = null, onzoom = null) {
+    this.ctx = ctx;
     this.plots = new Set();
     this.cursor = null;
-    this.zoom = null;
+    this.zoom = ctx?.zoom() ?? null;
     this.from = 0;
     this.to = 1;
-    this.onzoom = null;
+    this.onzoom = onzoom;
     this.scheme = matchMedia("(prefers-color-scheme: dark)");
     this.recolour = () => this.plots.forEach((plot) => plot.recolour());
     this.scheme.addEventListener("change", this.recolour);
@@ -66,7 +68,16 @@ export class PlotGroup {
 
   zoomTo(from, to) {
     this.zoom = from === null ? null : [from, to];
+    this.ctx?.setZoom(this.zoom);
     this.onzoom?.(this.zoom);
+  }
+
+  /** The address changed: back, forward, or a link. */
+  moved() {
+    const zoom = this.ctx.zoom();
+    if (String(zoom) === String(this.zoom)) return;
+    this.zoom = zoom;
+    this.onzoom?.(zoom);
   }
 
   close() {

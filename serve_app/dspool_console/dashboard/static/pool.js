@@ -6,6 +6,10 @@ import { Series } from "./series.js";
 const HOUR = 3600;
 const MAX_MARKERS = 500;
 const TICKS_KEPT_S = 10;
+const LONG_KEPT_S = 60;
+
+/** What to ask of the history for a chart of the last `range` seconds. */
+export const askedOf = (range) => ({ range, resolution: range > HOUR ? LONG_KEPT_S : null });
 
 export class PoolData {
   constructor(name) {
@@ -14,6 +18,7 @@ export class PoolData {
     this.series = new Series(HOUR);
     this.markers = [];
     this.loaded = 0;
+    this.isLong = false;
     this.ticks = [];
     this.stale = false;
   }
@@ -33,23 +38,30 @@ export class PoolData {
     return this.overview;
   }
 
-  /** The history of the last `range` seconds; an hour is kept once it was loaded, so a shorter range asks nothing. */
-  async loadHistory(range, again = false) {
-    if (!again && this.loaded >= range) return;
+  /**
+   * The history of the last `range` seconds; an hour is kept once it was loaded, so a shorter range asks nothing. More
+   * than an hour comes in points of minutes, and anew every minute.
+   */
+  async loadHistory(range) {
+    const isLong = range > HOUR;
+    const isHere = isLong ? this.loaded === range && this.now - this.loadedAt < LONG_KEPT_S : this.loaded >= range;
+    if (this.isLong === isLong && isHere) return;
     const [history] = await Promise.all([
-      get(poolPath(this.name, "metrics", "table") + query({ range })),
-      this.loadMarkers(),
+      get(poolPath(this.name, "metrics", "table") + query(askedOf(range))),
+      this.loadMarkers(range),
     ]);
     this.series.load(history);
     this.loaded = range;
+    this.isLong = isLong;
+    this.loadedAt = this.now;
   }
 
-  async loadMarkers() {
-    this.markers = (await get(poolPath(this.name, "markers") + query({ range: HOUR }))).markers;
+  async loadMarkers(range = HOUR) {
+    this.markers = (await get(poolPath(this.name, "markers") + query({ range: Math.max(range, HOUR) }))).markers;
   }
 
   tick(frame) {
-    if (frame.points) this.series.append(frame.points);
+    if (frame.points && !this.isLong) this.series.append(frame.points);
     this.ticks.push(frame);
     while (this.ticks[0].at < frame.at - TICKS_KEPT_S) this.ticks.shift();
     this.merge(frame);

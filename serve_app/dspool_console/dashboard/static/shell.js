@@ -21,7 +21,13 @@ export const RANGES = [
   ["300", "5 min"],
   ["900", "15 min"],
   ["3600", "1 h"],
+  ["86400", "24 h"],
+  ["604800", "7 days"],
 ];
+
+export const RANGE = 300;
+/** Views whose charts show a range of time. */
+const RANGED = ["overview", "workers"];
 
 export const address = (pool, view, arg = null, asked = null) =>
   `#/${[pool, view, arg].filter((part) => part !== null).map(encodeURIComponent).join("/")}${query(asked ?? {})}`;
@@ -77,11 +83,12 @@ export class Shell {
       );
     }
     for (const link of this.nav.children) {
-      link.setAttribute("href", address(pool ?? "", link.dataset.view));
+      const asked = RANGED.includes(link.dataset.view) && range !== RANGE ? { range } : null;
+      link.setAttribute("href", address(pool ?? "", link.dataset.view, null, asked));
       if (link.dataset.view === view) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    const ranged = view === "overview" || view === "workers";
+    const ranged = RANGED.includes(view);
     this.ranges.hidden = !ranged;
     fill(
       this.ranges,

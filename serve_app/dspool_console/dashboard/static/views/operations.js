@@ -5,6 +5,7 @@ import { fill, h } from "../dom.js";
 import { count, duration, NONE, percent, plural, time } from "../format.js";
 import { OperationFilter } from "../operation_filter.js";
 import { badge, empty, failed } from "../parts.js";
+import { RunningPanel } from "../running_panel.js";
 import { Table } from "../table.js";
 import { create as createOperation } from "./operation.js";
 
@@ -29,6 +30,7 @@ class Operations {
       onsort: ({ key, down }) =>
         this.filter.set({ sort: key === "time" ? null : key, ascending: down ? null : "true" }),
     });
+    this.running = new RunningPanel(ctx);
     this.told = h("span", { class: "muted", role: "status" });
     this.more = h("button", { type: "button", on: { click: () => this.next() } }, "Show more");
     this.nothing = h("div", {});
@@ -37,6 +39,7 @@ class Operations {
       "div",
       { class: "stack" },
       h("div", { class: "head" }, h("h1", {}, "Operations"), this.told),
+      this.running.node,
       this.filter.node,
       h("section", { class: "panel list", "aria-label": "Operations" }, this.table.node, this.nothing, this.below),
     );
@@ -132,6 +135,7 @@ class Operations {
     const found = await get(this.path());
     if (this.turn !== turn) return;
     this.take(found, found.operations);
+    if (!this.poll) this.running.load().catch(() => {});
     this.poll ??= setInterval(() => this.again(), AGAIN_MS);
   }
 
@@ -161,6 +165,9 @@ class Operations {
   /** What is new: from the newest that is shown on, so that looking costs little however much is kept. */
   async again() {
     const { asked } = this.filter;
+    this.times = (this.times ?? 0) + 1;
+    // It asks every worker: not as often as the list, which is one short question.
+    if (!document.hidden && this.times % 3 === 0) this.running.load().catch(() => {});
     if (document.hidden || asked.sort || asked.ascending || asked.to || !this.found) return;
     const turn = this.turn;
     const newest = this.rows[0]?.ended_at ?? 0;

@@ -2,7 +2,7 @@
 
 import { fill, h, say } from "../dom.js";
 import { intervalOf, servedLinks } from "../export_links.js";
-import { clock, count, duration, NONE, percent, rate } from "../format.js";
+import { count, duration, NONE, percent, rate, time } from "../format.js";
 import { badge, panel } from "../parts.js";
 import { Plot } from "../plot.js";
 import { PlotGroup } from "../plot_group.js";
@@ -27,9 +27,9 @@ class Overview {
     this.partsList = h("ul", { class: "parts" });
     this.notice = h("div", {});
     this.truth = new Truth(ctx);
-    this.group = new PlotGroup();
-    this.group.onzoom = () => this.zoomed();
+    this.group = new PlotGroup(ctx, () => this.zoomed());
     this.unzoom = h("span", { class: "zoomed", hidden: true });
+    this.showZoom();
     const target = ctx.data.overview?.pool.target_utilization ?? 0.7;
     this.plots = PLOTS(target).map(({ chart, ...about }) =>
       new Plot(this.group, {
@@ -70,20 +70,29 @@ class Overview {
   }
 
   async load() {
-    await this.ctx.data.loadHistory(this.ctx.range());
+    await this.ctx.data.loadHistory(this.ctx.span());
   }
 
-  zoomed() {
+  async zoomed() {
+    this.showZoom();
+    await this.load();
+    this.drawCharts();
+  }
+
+  showZoom() {
     const { zoom } = this.group;
     this.unzoom.hidden = !zoom;
     if (zoom) {
       fill(
         this.unzoom,
-        h("span", { class: "muted" }, `${clock(zoom[0])} to ${clock(zoom[1])}`),
+        h("span", { class: "muted" }, time(zoom[0]), " to ", time(zoom[1])),
         h("button", { type: "button", on: { click: () => this.group.zoomTo(null) } }, "Reset zoom"),
       );
     }
-    this.drawCharts();
+  }
+
+  moved() {
+    this.group.moved();
   }
 
   draw() {

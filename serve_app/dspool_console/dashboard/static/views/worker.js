@@ -8,6 +8,7 @@ import { LogPanel } from "../log_panel.js";
 import { badge, bar, facts, panel } from "../parts.js";
 import { Plot } from "../plot.js";
 import { PlotGroup } from "../plot_group.js";
+import { askedOf } from "../pool.js";
 import { Series } from "../series.js";
 import { cellText, slotCells } from "../small_charts.js";
 import { ERROR_RATE, LATENCY, THROUGHPUT, UTILIZATION } from "./charts.js";
@@ -25,8 +26,10 @@ class WorkerView {
     this.topics = ["workers", "events"];
     this.rerange = true;
     this.series = new Series();
-    this.group = new PlotGroup();
-    this.group.onzoom = () => this.drawCharts();
+    this.group = new PlotGroup(ctx, async () => {
+      await this.loadHistory();
+      this.drawCharts();
+    });
     const own = () => ({ worker: ctx.arg });
     this.plots = PLOTS.map(({ chart, ...about }) =>
       new Plot(this.group, {
@@ -68,13 +71,18 @@ class WorkerView {
     // One that ended is remembered for a while, and no worker to ask.
     await this.findEnded();
     if (!this.ended) this.worker = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
-    const [history] = await Promise.all([
-      get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: this.ctx.range(), worker: this.ctx.arg })),
-      this.ctx.data.loadMarkers(),
-    ]);
-    this.series.load(history);
+    await this.loadHistory();
     if (!this.ended) this.poll ??= setInterval(() => this.again(), AGAIN_MS);
     this.log.load();
+  }
+
+  async loadHistory() {
+    const asked = { ...askedOf(this.ctx.span()), worker: this.ctx.arg };
+    const [history] = await Promise.all([
+      get(poolPath(this.ctx.pool, "metrics", "table") + query(asked)),
+      this.ctx.data.loadMarkers(this.ctx.span()),
+    ]);
+    this.series.load(history);
   }
 
   async findEnded() {
@@ -86,9 +94,9 @@ class WorkerView {
     if (document.hidden || this.closed) return;
     try {
       this.worker = await get(poolPath(this.ctx.pool, "workers", this.ctx.arg));
-      this.series.append(
-        await get(poolPath(this.ctx.pool, "metrics", "table") + query({ range: 60, worker: this.ctx.arg })),
-      );
+      const recent = { ...askedOf(this.ctx.span()), worker: this.ctx.arg };
+      if (!recent.resolution) recent.range = 60;
+      this.series.append(await get(poolPath(this.ctx.pool, "metrics", "table") + query(recent)));
     } catch (problem) {
       if (problem.status === 404) this.gone();
       return;
@@ -218,6 +226,10 @@ class WorkerView {
         )
         : h("p", { class: "muted" }, "The warm-up has no steps, or its timing is no longer kept."),
     );
+  }
+
+  moved() {
+    this.group.moved();
   }
 
   drawCharts() {
