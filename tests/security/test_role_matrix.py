@@ -27,6 +27,7 @@ OPEN = {
     ("GET", "/docs"),
     ("GET", "/docs/docs.js"),
     ("GET", "/docs/docs.css"),
+    ("GET", "/"),
     ("GET", "/dashboard"),
     ("GET", "/dashboard/"),
     ("GET", "/dashboard/static/{version}/{file}"),

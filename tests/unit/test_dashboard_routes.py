@@ -57,6 +57,14 @@ async def test_the_page_may_run_only_what_the_service_itself_serves(demo):
     assert not re.search(r"\son\w+=|style=", answer.text)
 
 
+async def test_the_address_of_the_service_leads_to_the_dashboard_also_below_a_path(demo):
+    async with client(demo) as http:
+        answer = await http.get("/", headers={"accept": "text/html"})
+    assert (answer.status_code, answer.content) == (307, b"")
+    # Relative: below a proxy's path it stays there.
+    assert answer.headers["location"] == "dashboard"
+
+
 async def test_a_file_is_kept_for_ever_under_its_version_and_not_under_another():
     name = next(iter(files.files()))
     async with client() as http:
@@ -100,7 +108,7 @@ def test_the_dashboard_itself_changes_nothing_but_a_login():
 def test_below_the_page_there_is_nothing_but_its_files_and_the_login():
     own = {route.path for route in DASHBOARD if not route.path.startswith("/v1/")}
     assert {path for path in own if "/static/" not in path} == {
-        PAGE, f"{PAGE}/", f"{PAGE}/me", f"{PAGE}/login", f"{PAGE}/logout",
+        "/", PAGE, f"{PAGE}/", f"{PAGE}/me", f"{PAGE}/login", f"{PAGE}/logout",
     }  # fmt: skip
 
 

@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dspool.cli import app, doctor
-from dspool.cli.doctor import machine, service
+from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
+from dspool.cli.doctor.listeners import OpenSocket
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig
 from dspool.errors import WorkerStartFailed
@@ -335,3 +336,18 @@ def test_a_living_service_that_does_not_answer_yet_fails(tmp_path):
     (found,) = [one for one in doctor.examine(None, tmp_path).findings if one.check == "service"]
     assert complete(found) == "fail"
     assert "still starting" in found.found
+
+
+def test_the_table_of_listeners_fits_80_columns_and_loses_nothing(monkeypatch):
+    path = "/tmp/dspool-12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+    sockets = [
+        OpenSocket("unix", path, None, 4_194_304, "ray::ServeReplica:dspool-default:dspool-http"),
+        OpenSocket("tcp", "127.0.0.1", 65535, 4_194_304, "ray::ServeReplica:dspool-default:dspool-http"),
+    ]
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = listeners.picture(listeners.recognised(sockets, 8000)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert path in "".join(lines)
+    assert "127.0.0.1:65535  machine, ray::ServeReplica:dspool-default:dspool-http (4194304)" in lines
+    monkeypatch.setenv("COLUMNS", "240")
+    assert listeners.picture(listeners.recognised(sockets, 8000)).startswith("listens on")

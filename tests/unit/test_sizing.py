@@ -392,3 +392,7 @@ def test_a_decision_says_why_and_with_which_numbers():
 def test_the_state_survives_as_plain_data():
     _, state = decide(CONFIG, observed(12, size=4), SETTLED, now=NOW)
     assert msgspec.convert(msgspec.to_builtins(state), SizingState) == state
+
+
+def test_a_reason_counts_one_worker_as_one():
+    assert answer(observed(0, size=1)).reason.endswith("needs 1 worker")

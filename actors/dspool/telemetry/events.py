@@ -58,7 +58,7 @@ _ROWS = (
     ),
     Event(
         "pool.decision",
-        "the size was decided on; a decision that repeats the one before is told once",
+        "the pool decided on its size; a decision that repeats the one before is reported once",
         {"target": "workers", "overflow": "workers", "previous": "workers"},
         ("pool", "action", "reason", "source", "numbers"),
         logging.INFO,
@@ -71,7 +71,7 @@ _ROWS = (
     ),
     Event(
         "pool.error",
-        "the pool itself failed at something",
+        "a worker died or could not be started, or the pool met another error of its own",
         {"count": "errors"},
         ("pool", "worker", "slot", "code", "reason"),
         logging.ERROR,
@@ -100,7 +100,7 @@ _ROWS = (
     ),
     Event(
         "worker.loop_blocked",
-        "code of a program held an event loop, which could do nothing else meanwhile; told when it is over",
+        "code of a program held an event loop, which could do nothing else meanwhile; reported at its end",
         {"duration_s": "s"},
         (*_WORKER, "program", "operation_id", "file", "line", "function"),
         logging.WARNING,
@@ -137,7 +137,7 @@ _ROWS = (
     Event("queue.depth", "operations that wait for a slot", {"queued": "operations"}, ("pool",)),
     Event(
         "limit.refused",
-        "a limit on what somebody may keep or ask for refused requests; told at most once a second",
+        "a limit on what somebody may keep or ask for refused requests; reported at most once a second",
         {"count": "requests"},
         ("pool", "limit"),
         logging.INFO,

@@ -56,6 +56,11 @@ class LoginRequest(msgspec.Struct, forbid_unknown_fields=True):
 _login_body = msgspec.json.Decoder(LoginRequest)
 
 
+async def home(context: ConsoleContext, request: Request) -> Response:
+    """Whoever types the service's address means its dashboard. Relative, as a proxy may serve it below a path."""
+    return Response(307, b"", headers=((b"location", b"dashboard"),))
+
+
 async def shell(context: ConsoleContext, request: Request) -> Response:
     return files.serve_shell(request)
 
@@ -167,6 +172,7 @@ def _cookie_form(context: ConsoleContext, request: Request) -> dict[str, Any]:
 LOGIN: Final = Route("POST", "/dashboard/login", login, "Log in with a token", role=None)
 ROUTES: Final[tuple[Route, ...]] = (
     LOGIN,
+    Route("GET", "/", home, "To the dashboard", role=None),
     Route("GET", "/dashboard", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/", shell, "The dashboard", media="text/html", role=None),
     Route("GET", "/dashboard/static/{version}/{file}", static, "A file of the dashboard", role=None),

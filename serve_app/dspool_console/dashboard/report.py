@@ -149,7 +149,7 @@ def report(facts: ReportFacts) -> str:
         f'<p class="soft">{_when(facts.start)} to {_when(facts.end)} ({_long(facts.end - facts.start)}); '
         f"made {_when(facts.made_at)}. All times are UTC.</p>",
         _state(facts),
-        "<h2>In short</h2>",
+        "<h2>Summary</h2>",
         _summary(facts),
         "<h2>Charts</h2>",
         _charts(facts),

@@ -53,7 +53,11 @@ _ALWAYS = ("not_found", "method_not_allowed", "internal_error")
 
 def described(routes: Iterable[Route]) -> tuple[Route, ...]:
     """Those of `routes` that are the API: what the dashboard's page and Ray's panels are made of is not."""
-    return tuple(route for route in routes if not route.path.startswith(("/dashboard", "/grafana")))
+    return tuple(
+        route
+        for route in routes
+        if not (route.path == "/" or route.path.startswith(("/dashboard", "/grafana")))
+    )
 
 
 def document(routes: Iterable[Route], *, version: str, root_path: str = "") -> dict[str, Any]:
@@ -135,8 +139,8 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
             {
                 "name": "x-dspool-priority",
                 "in": "header",
-                "description": "`interactive` or `batch`, which lets interactive work go first. Without tokens "
-                "nothing is made of it.",
+                "description": "`interactive` or `batch`, which lets interactive work go first. It has no "
+                "effect while the service has no tokens.",
                 "schema": {"type": "string"},
             }
         )

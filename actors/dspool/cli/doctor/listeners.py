@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 import stat
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ import psutil
 from msgspec import Struct
 
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
-from dspool.cli.layout import table
+from dspool.cli.layout import table, terminal_width
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.service import asks_for_token
 
@@ -136,7 +137,18 @@ def picture(listeners: Sequence[ListeningSocket]) -> str:
     """As a table."""
     titles = ("listens on", "reached by", "asks for", "what", "process", "pid")
     rows = [(where(one), one.reach, one.protection, one.what, one.process, str(one.pid)) for one in listeners]
-    return table(titles, rows)
+    wide = table(titles, rows)
+    limit = terminal_width()
+    if limit is None or wide.count("\n") == len(rows):
+        return wide
+    # A cell that goes on below is hard to read, and an address cannot be copied: two lines for each.
+    lines = []
+    for one in listeners:
+        lines += textwrap.wrap(
+            f"{where(one)}  {one.reach}, {one.process} ({one.pid})", limit, break_on_hyphens=False
+        )
+        lines.append(f"    {one.what}; asks for {one.protection}")
+    return "\n".join(lines)
 
 
 def where(listener: ListeningSocket) -> str:

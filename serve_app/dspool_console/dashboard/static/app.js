@@ -133,7 +133,9 @@ class App {
         empty(
           "There is no such pool",
           `This service has no pool called ${place.pool}.`,
-          h("a", { class: "button", href: address(this.pools[0] ?? "", "overview") }, "Go to a pool that there is"),
+          this.pools.length
+            ? h("a", { class: "button", href: address(this.pools[0], "overview") }, `Go to pool ${this.pools[0]}`)
+            : null,
         ),
       );
       return;

@@ -6,7 +6,7 @@ import { CHARTS, tableLink } from "../export_links.js";
 import { panel, segments } from "../parts.js";
 import { RANGES } from "../shell.js";
 
-const CHOICES = [...RANGES, ["86400", "24 h"], ["own", "from, to"]];
+const CHOICES = [...RANGES, ["86400", "24 h"], ["own", "Choose…"]];
 
 export const create = (ctx) => new Report(ctx);
 

@@ -30,7 +30,7 @@ class Sizing {
       top: 2,
       format: (value) => (value % 1 ? value.toFixed(1) : count(value)),
       links: ownLinks("Load against size", "load", () => this.load_, () => [this.group.from, this.group.to]),
-      lines: [{ column: "slots", label: "slots there are", colour: "--s4", stepped: true }, {
+      lines: [{ column: "slots", label: "slots available", colour: "--s4", stepped: true }, {
         column: "demand",
         label: "running and waiting",
         colour: "--s2",
