@@ -1,0 +1,223 @@
+"""Holds a history against the promises. Knows nothing of the engine but what docs/promises.md says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from tests.simulation.history import Call, History, Run
+from tests.simulation.linearizability import linearizable
+
+LATE_S = 1.0
+"""How much later than its deadline an operation may end: timers of a process that is busy come late."""
+ATTEMPTS = 3
+DECLARED = frozenset(
+    {
+        "ok",
+        "left",
+        "worker_lost",
+        "deadline_exceeded",
+        "queue_full",
+        "pool_paused",
+        "program_error",
+        "unknown_session",
+        "unknown_program",
+        "store_failed",
+        "poison_request",
+    }
+)
+NEVER_SENT = frozenset({"queue_full", "pool_paused", "poison_request"})
+
+
+def violations(history: History, *, slots: int) -> list[str]:
+    """A sentence for each promise that the history breaks, and where; empty if it keeps them all."""
+    return [
+        f"{name}: {found}"
+        for name, check in (
+            ("ends exactly once", _ends(history)),
+            ("nothing hangs", _hangs(history)),
+            ("deadline", _deadlines(history)),
+            ("declared errors", _errors(history)),
+            ("answers are one's own", _answers(history)),
+            ("slots", _slots(history, slots)),
+            ("runs", _attempts(history)),
+            ("one operation of a session at a time", _overlaps(history)),
+            ("one version, one code", _versions(history)),
+            ("sessions are linearizable", _sessions(history)),
+            ("whole again", _whole(history)),
+            ("no defects", iter(history.errors)),
+        )
+        for found in check
+    ]
+
+
+def _ends(history: History) -> Iterator[str]:
+    for call in history.calls.values():
+        if call.ends > 1:
+            yield f"{call.id} ended {call.ends} times"
+
+
+def _hangs(history: History) -> Iterator[str]:
+    dead = {fault["process"] for fault in history.faults if fault["kind"] == "kill"} | history.lost_clients
+    for call in history.calls.values():
+        if call.ended_at is None and call.client not in dead:
+            yield f"{call.id} ({call.what}) never ended"
+
+
+def _deadlines(history: History) -> Iterator[str]:
+    for call in history.calls.values():
+        if call.ended_at is None:
+            continue
+        frozen_s = sum(
+            max(0.0, min(until, call.ended_at) - max(since, call.sent_at))
+            for name, since, until in history.frozen
+            if name == call.client
+        )
+        late_s = call.ended_at - call.sent_at - call.timeout_s - frozen_s
+        if late_s > LATE_S:
+            yield f"{call.id} ({call.what}) ended {late_s:.2f} s after its deadline: {call.outcome}"
+
+
+def _errors(history: History) -> Iterator[str]:
+    for call in history.calls.values():
+        if call.outcome is not None and call.outcome not in DECLARED:
+            yield f"{call.id} ({call.what}) ended with {call.outcome}"
+
+
+def _answers(history: History) -> Iterator[str]:
+    for call in history.calls.values():
+        if call.outcome == "ok" and call.what in ("execute", "stream", "session execute"):
+            outputs = call.answer["outputs"]
+            if outputs["call"] != call.id or outputs.get("session") != call.session:
+                yield f"{call.id} got the answer of {outputs['call']}"
+
+
+def _until(run: Run, history: History) -> float:
+    if run.ended_at is not None:
+        return run.ended_at
+    return history.deaths.get(run.worker, float("inf"))
+
+
+def _slots(history: History, slots: int) -> Iterator[str]:
+    changes: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for run in history.runs:
+        changes[run.worker] += [(run.began_at, 1), (_until(run, history), -1)]
+    for worker, steps in changes.items():
+        running = 0
+        for at, step in sorted(steps):
+            running += step
+            if running > slots:
+                yield f"{worker} ran {running} at {at:.3f}, with {slots} slots"
+                break
+
+
+def _attempts(history: History) -> Iterator[str]:
+    counts: dict[str, int] = defaultdict(int)
+    for run in history.runs:
+        counts[run.call] += 1
+    for name, count in counts.items():
+        call = history.calls.get(name)
+        if call is None or call.what == "set":
+            continue  # a change that found its lease gone took no effect, and may run again
+        most = ATTEMPTS if call.idempotent and call.what != "stream" else 1
+        if count > most:
+            yield f"{name} ({call.what}) ran {count} times, of {most}"
+
+
+def _overlaps(history: History) -> Iterator[str]:
+    frozen = {name for name, _, _ in history.frozen}
+    cut_off = any(fault["kind"] in ("partition", "power off") for fault in history.faults)
+    by_session: dict[str, list[Run]] = defaultdict(list)
+    for run in history.runs:
+        if run.session is not None:
+            by_session[run.session].append(run)
+    for session, runs in by_session.items():
+        runs.sort(key=lambda run: run.began_at)
+        for one, other in zip(runs, runs[1:], strict=False):
+            if _until(one, history) <= other.began_at:
+                continue
+            # What a worker had begun that was declared dead may go on until it is killed.
+            given_up = one.worker != other.worker and (
+                one.worker in frozen or one.worker in history.deaths or cut_off
+            )
+            if not given_up:
+                yield f"{session} ran {one.call} on {one.worker} and {other.call} on {other.worker} at once"
+
+
+def _versions(history: History) -> Iterator[str]:
+    codes: dict[int, str] = {}
+    for run in history.runs:
+        if run.version and codes.setdefault(run.version, run.code) != run.code:
+            yield f"version {run.version} was {codes[run.version]} and {run.code}"
+
+
+def _whole(history: History) -> Iterator[str]:
+    if history.ready_again_at is None:
+        yield f"the pool did not become whole after the faults: {history.last_status}"
+    for call in history.calls.values():
+        if call.client == "last" and call.outcome not in ("ok", "unknown_session"):
+            yield f"{call.id} ({call.what}) ended with {call.outcome} in peace"
+
+
+# --- sessions ---
+
+State = tuple[bool, tuple[tuple[str, Any], ...]]
+"""Whether the session exists, and its variables."""
+
+
+def _sessions(history: History) -> Iterator[str]:
+    by_session: dict[str, list[Call]] = defaultdict(list)
+    for call in history.calls.values():
+        if call.session is not None:
+            by_session[call.session].append(call)
+    for session, calls in by_session.items():
+        read = {call.answer for call in calls if call.what == "get" and call.outcome == "ok"}
+        operations = [
+            (call.sent_at, call.ended_at if _certain(call) else None, (call, call.value in read))
+            for call in calls
+            if _matters(call)
+        ]
+        verdict = linearizable(operations, (False, ()), _apply)
+        if verdict is not None:
+            call, _ = verdict
+            yield (
+                f"{session}: no order of its operations explains "
+                f"{call.id} ({call.what} {call.key}: {call.outcome} {call.answer})"
+            )
+
+
+def _certain(call: Call) -> bool:
+    """Whether it took effect before it ended, for sure."""
+    return call.outcome in ("ok", "unknown_session")
+
+
+def _matters(call: Call) -> bool:
+    if _certain(call):
+        return True
+    # What may have happened all the same.
+    return call.outcome not in NEVER_SENT and call.what in ("set", "end")
+
+
+def _apply(state: State, operation: tuple[Call, bool]) -> State | None:
+    """The state after the call, or None if it cannot have had its outcome in this state, or explains nothing there."""
+    call, is_read = operation
+    exists, variables = state
+    if call.what == "set" and not _certain(call) and not is_read:
+        # Its session may have come into being before its change failed.
+        return None if exists else (True, ())
+    if call.what == "end" and not _certain(call) and not exists:
+        return None
+    if call.outcome == "unknown_session":
+        return state if not exists else None
+    if call.what == "set":
+        return True, tuple(sorted({**dict(variables), call.key: call.value}.items()))
+    if call.what == "end":
+        if call.outcome == "ok" and bool(call.answer["ended"]) != exists:
+            return None
+        return False, ()
+    if not exists:
+        return None
+    if call.what == "get" and dict(variables).get(call.key) != call.answer:
+        return None
+    return state

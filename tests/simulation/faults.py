@@ -1,0 +1,218 @@
+"""The faults of a simulation. Each seed turns a random subset of kinds on (a swarm), and so meets what all at once hide."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+
+from dspool.errors import PoolError
+from dspool.messages import Deployment
+from tests.simulation.actors import NOTICE_S
+from tests.simulation.history import History
+from tests.simulation.loop import Process
+from tests.simulation.program import PROGRAM
+from tests.simulation.system import HEAD, System
+
+NODE_DEATH_S = (8.0, 14.0)
+"""How long Ray needs to notice that a node is gone."""
+
+
+class Faults:
+    """Injects faults until `stop_at`, then undoes what can be undone."""
+
+    def __init__(self, system: System, history: History, dice: random.Random) -> None:
+        self._system, self._history, self._dice = system, history, dice
+        self._frozen: dict[Process, float] = {}
+        kinds: dict[str, Callable[[], Awaitable[None]]] = {
+            name.removeprefix("_fault_"): getattr(self, name)
+            for name in dir(self)
+            if name.startswith("_fault_")
+        }
+        chosen = dice.sample(sorted(kinds), dice.randint(1, min(8, len(kinds))))
+        self.kinds = {name: kinds[name] for name in chosen}
+        self.every_s = dice.choice((0.5, 2.0, 8.0, 20.0))
+
+    async def run(self, until: float) -> None:
+        clock = self._history.clock
+        while True:
+            await asyncio.sleep(self._dice.expovariate(1.0 / self.every_s))
+            if clock() >= until:
+                break
+            name = self._dice.choice(sorted(self.kinds))
+            await self.kinds[name]()
+        self.undo()
+
+    def undo(self) -> None:
+        system = self._system
+        for process in list(self._frozen):
+            self._thaw(process)
+        system.network.heal()
+        system.network.slow_s = 0.0
+        for node in list(system.network.off):
+            system.network.power(node, on=True)
+        system.disk.full = system.disk.broken = False
+        system.disk.slow_s = 0.0
+        system.cluster.notice_s = NOTICE_S
+        system.start_s = (0.2, 1.0)
+
+    # --- kills ---
+
+    def _kill(self, process: Process | None) -> None:
+        if process is not None and process.alive:
+            self._history.fault("kill", process=process.name)
+            self._frozen.pop(process, None)
+            process.kill()
+
+    def _worker(self) -> Process | None:
+        living = self._system.living_workers()
+        return self._system.worker_actors[self._dice.choice(living)].process if living else None
+
+    async def _fault_kill_worker(self) -> None:
+        self._kill(self._worker())
+
+    async def _fault_kill_all_workers(self) -> None:
+        if self._dice.random() < 0.2:
+            for worker_id in self._system.living_workers():
+                self._kill(self._system.worker_actors[worker_id].process)
+
+    async def _fault_kill_supervisor(self) -> None:
+        self._kill(self._system.supervisor.process)
+
+    async def _fault_kill_store(self) -> None:
+        self._kill(self._system.store.process)
+
+    async def _fault_kill_client(self) -> None:
+        living = [name for name, process in self._system.client_processes.items() if process.alive]
+        if len(living) > 1:
+            self._kill(self._system.client_processes[self._dice.choice(living)])
+
+    # --- pauses ---
+
+    async def _freeze(self, process: Process | None) -> None:
+        if process is None or not process.alive or process.paused:
+            return
+        seconds = self._dice.choice((0.05, 0.5, 2.0, 10.0, 40.0))
+        self._history.fault("freeze", process=process.name, seconds=seconds)
+        self._frozen[process] = self._history.clock()
+        process.pause()
+        process.loop.outside.soon(self._thaw, process, after_s=seconds)
+
+    def _thaw(self, process: Process) -> None:
+        since = self._frozen.pop(process, None)
+        if since is not None:
+            self._history.frozen.append((process.name, since, self._history.clock()))
+            process.resume()
+
+    async def _fault_freeze_worker(self) -> None:
+        await self._freeze(self._worker())
+
+    async def _fault_freeze_supervisor(self) -> None:
+        await self._freeze(self._system.supervisor.process)
+
+    async def _fault_freeze_store(self) -> None:
+        await self._freeze(self._system.store.process)
+
+    async def _fault_freeze_client(self) -> None:
+        name = self._dice.choice(sorted(self._system.client_processes))
+        await self._freeze(self._system.client_processes[name])
+
+    # --- nodes and network ---
+
+    async def _fault_partition(self) -> None:
+        network, nodes = self._system.network, self._system.nodes
+        if len(nodes) == 1 or network.cut:
+            return
+        one = set(self._dice.sample(nodes, self._dice.randint(1, len(nodes) - 1)))
+        seconds = self._dice.choice((0.2, 3.0, 8.0))
+        one_way = self._dice.random() < 0.3
+        self._history.fault("partition", nodes=sorted(one), seconds=seconds, one_way=one_way)
+        network.partition(one, set(nodes) - one, one_way=one_way)
+        self._system.loop.outside.soon(network.heal, after_s=seconds)
+
+    async def _fault_slow_network(self) -> None:
+        network = self._system.network
+        network.slow_s = self._dice.choice((0.0, 0.02, 0.3))
+        self._history.fault("slow network", seconds=network.slow_s)
+
+    async def _fault_power_off(self) -> None:
+        system = self._system
+        others = [node for node in system.nodes if node != HEAD and node not in system.network.off]
+        if not others:
+            return
+        node = self._dice.choice(others)
+        self._history.fault("power off", node=node)
+        before, system.cluster.notice_s = system.cluster.notice_s, NODE_DEATH_S
+        system.network.power(node, on=False)
+        for process in system.cluster.processes:
+            if process.node == node and process.alive:
+                self._frozen.pop(process, None)
+                self._history.lost_clients.add(process.name)
+                process.kill()
+        system.cluster.notice_s = before
+        system.loop.outside.soon(
+            lambda: system.network.power(node, on=True), after_s=self._dice.uniform(15.0, 60.0)
+        )
+
+    # --- Ray ---
+
+    async def _fault_late_notices(self) -> None:
+        self._system.cluster.notice_s = self._dice.choice((NOTICE_S, (0.5, 3.0), (5.0, 30.0)))
+        self._history.fault("late notices", seconds=self._system.cluster.notice_s)
+
+    async def _fault_slow_starts(self) -> None:
+        self._system.start_s = self._dice.choice(((0.2, 1.0), (5.0, 20.0)))
+        self._history.fault("slow starts", seconds=self._system.start_s)
+
+    # --- the store's disk ---
+
+    async def _fault_disk(self) -> None:
+        disk = self._system.disk
+        what = self._dice.choice(("full", "broken", "slow"))
+        seconds = self._dice.choice((0.5, 5.0, 15.0))
+        self._history.fault("disk", what=what, seconds=seconds)
+        disk.full, disk.broken = what == "full", what == "broken"
+        disk.slow_s = 0.2 if what == "slow" else 0.0
+
+        def repair() -> None:
+            disk.full = disk.broken = False
+            disk.slow_s = 0.0
+
+        self._system.loop.outside.soon(repair, after_s=seconds)
+
+    async def _fault_clock_jump(self) -> None:
+        jump_s = self._dice.choice((-3600.0, -5.0, 5.0, 1800.0))
+        self._history.fault("clock jump", seconds=jump_s)
+        self._system.loop.world.wall_offset += jump_s
+
+    # --- operators ---
+
+    def _operate(self, method: str, *args: object, **kwargs: object) -> None:
+        self._history.fault(method, args=[str(arg) for arg in args])
+        living = [process for process in self._system.client_processes.values() if process.alive]
+        if living:
+            self._dice.choice(living).spawn(self._quietly(method, *args, **kwargs))
+
+    async def _quietly(self, method: str, *args: object, **kwargs: object) -> None:
+        with contextlib.suppress(PoolError):
+            await self._system.ask_supervisor(method, *args, **kwargs)
+
+    async def _fault_resize(self) -> None:
+        config = self._system.config
+        self._operate("resize", self._dice.randint(config.min_pool_size, config.max_pool_size))
+
+    async def _fault_drain(self) -> None:
+        if living := self._system.living_workers():
+            self._operate(self._dice.choice(("drain", "restart")), self._dice.choice(living))
+
+    async def _fault_pause(self) -> None:
+        self._operate("pause")
+        self._system.loop.outside.soon(lambda: self._operate("resume"), after_s=self._dice.uniform(0.1, 3.0))
+
+    async def _fault_deploy(self) -> None:
+        code = self._dice.choice(("broken", f"code{self._dice.randrange(1000)}"))
+        self._operate("deploy", Deployment(PROGRAM, 0, spec={"code": code}), canary_s=2.0)
+
+    async def _fault_rollback(self) -> None:
+        self._operate("rollback", PROGRAM)

@@ -1,0 +1,132 @@
+"""One seed: a pool, callers, faults for a while, then peace, and the history of it all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+from typing import Any
+
+from dspool.config import PoolConfig
+from dspool.errors import PoolError
+from tests.simulation import world as worlds
+from tests.simulation.faults import Faults
+from tests.simulation.history import History
+from tests.simulation.program import FIRST_CODE, PROGRAM
+from tests.simulation.loop import SimulatedLoop
+from tests.simulation.system import HEAD, POOL, System
+from tests.simulation.workload import Callers
+
+START_LIMIT_S = 60.0
+PEACE_S = 90.0
+"""After the faults stop: the longest deadline, and what a pool may need to be whole again."""
+
+
+class ErrorLog(logging.Handler):
+    """What the engine logs as an error is one: it says so of its own defects."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(logging.ERROR)
+        self._history = history
+
+    def emit(self, record: logging.LogRecord) -> None:
+        expected = record.name == "dspool.worker.failures" or "is degraded" in record.msg
+        if not expected and not self._history.over:
+            self._history.errors.append(f"{record.name}: {record.getMessage()[:500]}")
+
+
+def simulate(seed: int, *, busy_s: float = 60.0) -> History:
+    """The history of one seed, which decides everything."""
+    world = worlds.enter(seed)
+    loop = SimulatedLoop(world)
+    history = History(loop.time)
+    handler = ErrorLog(history)
+    logger = logging.getLogger("dspool")
+    logger.addHandler(handler)
+    gc.disable()
+    try:
+        loop.run_until(_run(seed, loop, history, busy_s))
+    finally:
+        history.over = True
+        logger.removeHandler(handler)
+        gc.enable()
+    history.simulated_s = world.simulated_s
+    history.callbacks = loop.callbacks
+    return history
+
+
+async def _run(seed: int, loop: SimulatedLoop, history: History, busy_s: float) -> None:
+    dice = random.Random(seed)
+    slots = dice.choice((1, 2, 4))
+    size = dice.randint(1, 3)
+    config = PoolConfig(
+        name=POOL,
+        pool_size=size,
+        min_pool_size=1,
+        max_pool_size=4,
+        slots_per_worker=slots,
+        spares=dice.choice((0, 0, 1)),
+        strategy=dice.choice(("lifo", "fifo", "least_loaded")),
+        affinity=dice.choice(("strict", "prefer")),
+        max_queue=dice.choice((4, 50)),
+        checkout_timeout_s=dice.choice((1.0, 10.0)),
+        enable_metrics=False,
+        session_ttl_s=86_400.0,
+        health_check_interval_s=dice.choice((0.5, 2.0, 5.0)),
+        health_check_timeout_s=0.5,
+        max_health_failures=dice.choice((2, 3)),
+        programs={PROGRAM: {"spec": {"code": FIRST_CODE}}},
+        telemetry={"sampling": 0.0},
+        store_url="sqlite:////dev/null/never",
+    )
+    history.slots = slots
+    system = System(loop, config, history, nodes=dice.choice((1, 2, 3)))
+    try:
+        with contextlib.suppress(PoolError):
+            await system.ask_supervisor("wait_ready", START_LIMIT_S)
+        callers = Callers(system, history, random.Random(dice.getrandbits(64)), pause_s=dice.choice((0.05, 0.5, 3.0)))
+        for number in range(dice.randint(1, 3)):
+            name = f"client{number}"
+            system.start_client(name, dice.choice(system.nodes))
+            callers.start(name, dice.randint(1, 4))
+        faults = Faults(system, history, random.Random(dice.getrandbits(64)))
+        await faults.run(loop.time() + busy_s)
+        history.quiet_from = loop.time()
+        callers.stopped = True
+        await _peace(system, history, callers, dice)
+    finally:
+        for context in loop.unhandled:
+            history.errors.append(f"unhandled: {context.get('message')}: {context.get('exception')!r}"[:500])
+        history.over = True
+        system.close()
+
+
+async def _peace(system: System, history: History, callers: Callers, dice: random.Random) -> None:
+    """Everything ends, the pool becomes whole, and a last look at every session."""
+    loop = system.loop
+    until = loop.time() + PEACE_S
+    await asyncio.sleep(35.0)
+    while loop.time() < until:
+        try:
+            await system.ask_supervisor("resume")
+            status = await system.ask_supervisor("status")
+        except PoolError:
+            await asyncio.sleep(1.0)
+            continue
+        history.last_status = f"{status.state} {status.actual} of {status.desired}: {status.reason}"
+        if status.state == "ready" and status.actual >= status.desired:
+            history.ready_again_at = loop.time()
+            break
+        await asyncio.sleep(1.0)
+    name = "last"
+    system.start_client(name, HEAD)
+    while name not in system.clients and loop.time() < until + 30.0:
+        await asyncio.sleep(0.1)
+    if name in system.clients:
+        for call in callers.last_calls(name):
+            await system.client_processes[name].spawn(call)
+
+
+__all__ = ["HEAD", "simulate"]

@@ -1,0 +1,272 @@
+"""A whole pool in one process: the engine's own client, workers, supervisor and store on simulated actors.
+
+What stands here in the place of `dspool.runtime` does what that does on Ray, and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from dspool.client.client import Client, ControlPlane
+from dspool.config import PoolConfig
+from dspool.errors import PoolError, StoreFailed, WorkerLost
+from dspool.messages import WorkerId
+from dspool.programs.sessions.host import SessionHost
+from dspool.store.store import SessionStore
+from dspool.supervisor import Supervisor
+from dspool.supervisor.ports import AskedWorker
+from dspool.worker.loop_watch import LoopWatch
+from dspool.worker.worker import Worker
+from tests.simulation.actors import Actor, Cluster, Gone
+from tests.simulation.disk import Disk, mount
+from tests.simulation.history import History
+from tests.simulation.loop import Process, SimulatedLoop, current
+from tests.simulation.network import Network
+from tests.simulation.program import SimulatedHost
+
+POOL = "sim"
+SECRET = b"of the simulation"
+HEAD = "head"
+
+LoopWatch.start = lambda self: None  # type: ignore[method-assign]
+
+
+class StoreActor:
+    """As `runtime.store.StoreActor`."""
+
+    def __init__(self, url: str, wall: Any) -> None:
+        self._store = SessionStore(url, clock=wall)
+        self._open: asyncio.Task[None] | None = None
+
+    async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self._open is None:
+            self._open = asyncio.get_running_loop().create_task(self._store.open())
+        try:
+            await asyncio.shield(self._open)
+        except PoolError:
+            self._open = None
+            raise
+        return await getattr(self._store, method)(*args, **kwargs)
+
+
+class RemoteStore:
+    """As `runtime.store.RemoteStore`: Ray repeats what the store's death cut off, as often as it takes."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    def __getattr__(self, method: str) -> Any:
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            cluster = self._system.cluster
+            while True:
+                try:
+                    return await cluster.ask(self._system.store, "ask", method, *args, **kwargs)
+                except Gone as gone:
+                    if self._system.store.ended:
+                        raise StoreFailed(f"the session store is not reachable ({gone})") from gone
+                    await asyncio.sleep(0.1)
+
+        return ask
+
+
+class SupervisorActor(Supervisor):
+    """As `runtime.lifecycle.SupervisorActor`: it starts with its actor, and every call waits for that."""
+
+    def begin(self, system: System) -> None:
+        self._system = system
+        self._start_task = asyncio.get_running_loop().create_task(self.start())
+
+    async def after_start(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self._start_task.done() and self._start_task.exception() is not None:
+            self._start_task = asyncio.get_running_loop().create_task(self._start_again())
+        await asyncio.shield(self._start_task)
+        return await getattr(self, method)(*args, **kwargs)
+
+    async def _start_again(self) -> None:
+        await self._workers.close()
+        self.__init__(self.config, self._runtime, self._store, life="life")  # type: ignore[misc]
+        await self.start()
+
+
+class WorkerProxy(AskedWorker):
+    """As `runtime.workers.RayWorker`."""
+
+    def __init__(self, cluster: Cluster, actor: Actor, worker_id: str) -> None:
+        super().__init__(worker_id, WorkerId.parse(worker_id).ordinal)
+        self.cluster, self.actor = cluster, actor
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        try:
+            return await self.cluster.ask(self.actor, method, *args)
+        except Gone as gone:
+            raise WorkerLost(f"the actor that was asked for {method} is gone: {gone}") from gone
+
+    async def stop(self) -> None:
+        try:
+            await self._ask("stop")
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Ray's order to end it arrives when the network lets it."""
+        process, cluster = self.actor.process, self.cluster
+        assert process is not None
+        sender = current()
+
+        def arrive() -> None:
+            if cluster.network.reaches(sender.node, process.node):
+                process.kill()
+            elif process.alive:
+                cluster.loop.outside.soon(arrive, after_s=0.5)
+
+        cluster.loop.outside.soon(arrive, after_s=cluster.loop.world.dice.uniform(0.001, 0.01))
+
+    async def until_dead(self) -> str:
+        try:
+            await self.cluster.ask(self.actor, "until_dead")
+        except Gone as gone:
+            return str(gone)
+        return "ended"
+
+
+class Runtime:
+    """As `runtime.workers.RayRuntime`."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerProxy:
+        return WorkerProxy(self._system.cluster, self._system.start_worker(worker_id, ordinal), worker_id)
+
+    async def running_workers(self) -> list[WorkerProxy]:
+        await asyncio.sleep(0.005)
+        cluster = self._system.cluster
+        return [
+            WorkerProxy(cluster, actor, worker_id)
+            for worker_id, actor in self._system.worker_actors.items()
+            if not actor.ended or worker_id in self._system.unnoticed
+        ]
+
+    def kill(self, handle: WorkerProxy) -> None:
+        handle.kill()
+
+
+class System:
+    """One pool on `nodes` nodes. Everything that faults act on is an attribute."""
+
+    def __init__(self, loop: SimulatedLoop, config: PoolConfig, history: History, *, nodes: int) -> None:
+        self.loop, self.config, self.history = loop, config, history
+        self.network = Network(loop)
+        loop.network = self.network
+        self.cluster = Cluster(loop, self.network)
+        self.nodes = [HEAD, *(f"node{number}" for number in range(1, nodes))]
+        self.disk = Disk()
+        mount(self.disk)
+        self.directory = tempfile.TemporaryDirectory(prefix="dsim-", dir="/dev/shm")
+        self.worker_actors: dict[str, Actor] = {}
+        self.unnoticed: set[str] = set()
+        """Dead workers that Ray still lists."""
+        self.clients: dict[str, Client] = {}
+        self.client_processes: dict[str, Process] = {}
+        self.start_s = (0.2, 1.0)
+        """How long a new worker's process takes to come up."""
+        url = f"sqlite:///{Path(self.directory.name) / 'store.db'}"
+        wall = lambda: loop.world.now + loop.world.wall_offset  # noqa: E731
+
+        async def store() -> StoreActor:
+            return StoreActor(url, wall)
+
+        async def supervisor() -> SupervisorActor:
+            one = SupervisorActor(
+                config,
+                cast(Any, Runtime(self)),
+                cast(Any, RemoteStore(self)),
+                life="life",
+                random=loop.world.dice.random,
+            )
+            one.begin(self)
+            return one
+
+        self.store = self.cluster.start("store", HEAD, store, after_s=0.0, restarts=True)
+        self.supervisor = self.cluster.start("supervisor", HEAD, supervisor, after_s=0.0, restarts=True)
+
+    # --- workers ---
+
+    def start_worker(self, worker_id: str, ordinal: int) -> Actor:
+        dice = self.loop.world.dice
+        up = [node for node in self.nodes if node not in self.network.off]
+        node = dice.choice(up)
+
+        async def build() -> Worker:
+            host = SimulatedHost(worker_id, self.history, dice)
+            return Worker(
+                worker_id,
+                ordinal,
+                self.config,
+                SECRET,
+                cast(Any, RemoteStore(self)),
+                host=node,
+                node=node,
+                session_host=cast(SessionHost, host),
+            )
+
+        def died(actor: Actor) -> None:
+            self.unnoticed.discard(worker_id)
+
+        actor = self.cluster.start(worker_id, node, build, after_s=dice.uniform(*self.start_s), died=died)
+        self.worker_actors[worker_id] = actor
+        assert actor.process is not None
+
+        def killed() -> None:
+            self.unnoticed.add(worker_id)
+            self.history.deaths[worker_id] = self.loop.time()
+
+        actor.process.on_kill.append(killed)
+        return actor
+
+    def living_workers(self) -> list[str]:
+        return [
+            worker_id
+            for worker_id, actor in self.worker_actors.items()
+            if actor.process is not None and actor.process.alive
+        ]
+
+    # --- clients ---
+
+    async def ask_supervisor(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """As a pool's administration does it."""
+        try:
+            return await self.cluster.ask(self.supervisor, "after_start", method, *args, **kwargs)
+        except Gone as gone:
+            raise WorkerLost(f"the supervisor is gone: {gone}") from gone
+
+    def start_client(self, name: str, node: str) -> Process:
+        process = self.client_processes[name] = self.cluster.process(name, node)
+
+        async def begin() -> None:
+            client = Client(
+                self.config,
+                SECRET,
+                ControlPlane(
+                    watch=lambda version: self.ask_supervisor("watch", version),
+                    report_dead=lambda worker_id, why: self.ask_supervisor("report_dead", worker_id, why),
+                ),
+            )
+            while True:
+                with contextlib.suppress(PoolError):
+                    await client.start()
+                    break
+                await asyncio.sleep(0.2)
+            self.clients[name] = client
+
+        process.spawn(begin())
+        return process
+
+    def close(self) -> None:
+        for process in self.cluster.processes:
+            process.kill()
+        self.directory.cleanup()

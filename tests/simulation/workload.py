@@ -1,0 +1,122 @@
+"""What callers do in a simulation: each waits for one answer before the next call, or leaves early."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from dspool.errors import PoolError
+from dspool.messages import EndSession, ExecuteProgram, GetVariable, Result, SetVariable, StreamProgram
+from tests.simulation.history import Call, History
+from tests.simulation.program import PROGRAM
+from tests.simulation.system import System
+
+KEYS = ("a", "b")
+
+
+class Callers:
+    """`count` callers a client; each has its own dice, so that one more fault does not change what others ask."""
+
+    def __init__(self, system: System, history: History, dice: random.Random, *, pause_s: float) -> None:
+        self._system, self._history, self._dice, self._pause_s = system, history, dice, pause_s
+        self._count = 0
+        self.stopped = False
+        self._sessions = [(f"s{number}", f"p{number % 2}") for number in range(4)]
+
+    def start(self, client: str, count: int) -> None:
+        for _ in range(count):
+            self._system.client_processes[client].spawn(
+                self._caller(client, random.Random(self._dice.getrandbits(64)))
+            )
+
+    async def _caller(self, client: str, dice: random.Random) -> None:
+        while client not in self._system.clients:
+            await asyncio.sleep(0.05)
+        while not self.stopped:
+            await asyncio.sleep(dice.expovariate(1.0 / self._pause_s))
+            if not self.stopped:
+                await self.one_call(client, dice)
+
+    async def one_call(self, client: str, dice: random.Random) -> Call:
+        what = dice.choices(("execute", "stream", "set", "get", "session execute", "end"), (6, 2, 5, 4, 2, 0.3))[0]
+        call = self._new(client, what, dice.choice((30.0, 10.0, 3.0, 1.0)))
+        call.idempotent = dice.random() < 0.5
+        command: Any
+        if what in ("execute", "stream"):
+            kind = ExecuteProgram if what == "execute" else StreamProgram
+            command = kind(PROGRAM, self._inputs(call, dice))
+        else:
+            call.session, call.principal = dice.choice(self._sessions)
+            call.key = dice.choice(KEYS)
+            if what == "set":
+                call.value = call.id
+                command = SetVariable(call.key, call.id)
+            elif what == "get":
+                command = GetVariable(call.key)
+            elif what == "end":
+                command = EndSession()
+            else:
+                command = ExecuteProgram(PROGRAM, self._inputs(call, dice))
+        return await self._wait(call, command, dice)
+
+    def last_calls(self, client: str) -> Iterator[Coroutine[Any, Any, Call]]:
+        """A look at every key of every session, and an operation that anybody can do: all must succeed."""
+        for session, principal in self._sessions:
+            for key in KEYS:
+                call = self._new(client, "get", 30.0)
+                call.session, call.principal, call.key = session, principal, key
+                yield self._wait(call, GetVariable(key), None)
+        call = self._new(client, "execute", 30.0)
+        inputs = {"call": call.id, "how": "inline", "seconds": 0.0}
+        yield self._wait(call, ExecuteProgram(PROGRAM, inputs), None)
+
+    def _new(self, client: str, what: str, timeout_s: float) -> Call:
+        self._count += 1
+        return self._history.call(Call(f"k{self._count}", client, what, self._history.clock(), timeout_s))
+
+    def _inputs(self, call: Call, dice: random.Random) -> dict[str, Any]:
+        how = dice.choices(
+            ("sleeps", "inline", "fails", "blocks", "ignores cancellation"), (10, 8, 1, 0.3, 0.5)
+        )[0]
+        seconds = dice.choice((0.001, 0.05, 0.2, 1.0, 5.0)) if how != "blocks" else dice.choice((0.3, 3.0))
+        return {"call": call.id, "how": how, "seconds": seconds, "events": 5 if call.what == "stream" else 0}
+
+    async def _wait(self, call: Call, command: Any, dice: random.Random | None) -> Call:
+        """Wait for its end; now and then with dice, leave before."""
+        client = self._system.clients[call.client]
+        options: dict[str, Any] = {
+            "timeout_s": call.timeout_s,
+            "session": call.session,
+            "principal": call.principal,
+        }
+        leaves_after_s = dice.uniform(0.0, 1.0) if dice is not None and dice.random() < 0.05 else None
+        try:
+            async with asyncio.timeout(leaves_after_s):
+                if call.what == "stream":
+                    result = await self._read(call, client.stream(command, **options))
+                else:
+                    if call.what in ("execute", "session execute"):
+                        options["idempotent"] = call.idempotent
+                    result = await client.run(command, **options)
+        except PoolError as failed:
+            self._history.ended(call, failed.code)
+        except TimeoutError:
+            self._history.ended(call, "left")
+        else:
+            self._history.ended(call, "ok", result.value, result.worker)
+        return call
+
+    async def _read(self, call: Call, stream: Any) -> Result:
+        number = 0
+        try:
+            async for event in stream:
+                if isinstance(event, Result):
+                    return event
+                if event.value != f"{call.id}:{number}":
+                    self._history.errors.append(f"{call.id} got the event {event.value}")
+                number += 1
+        finally:
+            await stream.aclose()
+        raise AssertionError("the stream ended without a result")
