@@ -1,6 +1,13 @@
+"""`python -m tests.simulation --seeds 100 --json`; see `cli`."""
+
 import os
 import sys
 import traceback
+
+from tests.simulation import cli
+
+if cli.INSIDE not in sys.argv:
+    sys.exit(cli.main())
 
 from tests.simulation import world
 
@@ -9,11 +16,8 @@ world.install()
 from tests.simulation import disk  # noqa: E402
 
 disk.install()
-
-from tests.simulation.cli import main  # noqa: E402
-
 try:
-    status = main()
+    status = cli.inside(sys.argv[sys.argv.index(cli.INSIDE) + 1 :])
 except BaseException:
     traceback.print_exc()
     status = 1

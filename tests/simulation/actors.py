@@ -109,7 +109,9 @@ class Cluster:
         future: asyncio.Future[Any] = self.loop.create_future()
         actor.calls[future] = caller
         request = pickle.dumps((args, kwargs))
-        self._deliver(caller, target, lambda: target.spawn(self._serve(actor, target, future, method, request)))
+        self._deliver(
+            caller, target, lambda: target.spawn(self._serve(actor, target, future, method, request))
+        )
         return await future
 
     async def _serve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from tests.simulation.history import Call, History, Run
@@ -46,6 +47,7 @@ def violations(history: History, *, slots: int) -> list[str]:
             ("one version, one code", _versions(history)),
             ("sessions are linearizable", _sessions(history)),
             ("whole again", _whole(history)),
+            ("nothing is kept", iter(history.leftovers)),
             ("no defects", iter(history.errors)),
         )
         for found in check
@@ -134,7 +136,7 @@ def _overlaps(history: History) -> Iterator[str]:
             by_session[run.session].append(run)
     for session, runs in by_session.items():
         runs.sort(key=lambda run: run.began_at)
-        for one, other in zip(runs, runs[1:], strict=False):
+        for one, other in pairwise(runs):
             if _until(one, history) <= other.began_at:
                 continue
             # What a worker had begun that was declared dead may go on until it is killed.

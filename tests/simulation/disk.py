@@ -48,7 +48,9 @@ class _Requests:
     def put_nowait(self, request: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
         self._run(*request, waited_s=0.0)
 
-    def _run(self, future: asyncio.Future[Any] | None, function: Callable[[], Any], *, waited_s: float) -> None:
+    def _run(
+        self, future: asyncio.Future[Any] | None, function: Callable[[], Any], *, waited_s: float
+    ) -> None:
         process, disk = self._process, _Disks.current
         loop: SimulatedLoop = process.loop
         commits = getattr(getattr(function, "func", None), "__name__", "") == "commit"

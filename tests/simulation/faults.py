@@ -1,11 +1,12 @@
-"""The faults of a simulation. Each seed turns a random subset of kinds on (a swarm), and so meets what all at once hide."""
+"""The faults of a simulation. Each seed has a random subset of kinds (a swarm): together they hide what few show."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from dspool.errors import PoolError
 from dspool.messages import Deployment
@@ -19,29 +20,40 @@ NODE_DEATH_S = (8.0, 14.0)
 """How long Ray needs to notice that a node is gone."""
 
 
+class PlannedFault(NamedTuple):
+    """One fault: when, what, and the dice that decide the rest, so that it is the same without those before it."""
+
+    after_s: float
+    kind: str
+    seed: int
+
+
+def plan(dice: random.Random, busy_s: float, every_s: float) -> list[PlannedFault]:
+    """Faults for `busy_s` seconds, one in `every_s` on average, of a random subset of kinds."""
+    chosen = dice.sample(KINDS, dice.randint(1, min(8, len(KINDS))))
+    faults = []
+    after_s = dice.expovariate(1.0 / every_s)
+    while after_s < busy_s:
+        faults.append(PlannedFault(after_s, dice.choice(chosen), dice.getrandbits(32)))
+        after_s += dice.expovariate(1.0 / every_s)
+    return faults
+
+
 class Faults:
-    """Injects faults until `stop_at`, then undoes what can be undone."""
+    """Injects what is planned, then undoes what can be undone."""
 
-    def __init__(self, system: System, history: History, dice: random.Random) -> None:
-        self._system, self._history, self._dice = system, history, dice
+    def __init__(self, system: System, history: History) -> None:
+        self._system, self._history = system, history
+        self._dice = random.Random(0)
         self._frozen: dict[Process, float] = {}
-        kinds: dict[str, Callable[[], Awaitable[None]]] = {
-            name.removeprefix("_fault_"): getattr(self, name)
-            for name in dir(self)
-            if name.startswith("_fault_")
-        }
-        chosen = dice.sample(sorted(kinds), dice.randint(1, min(8, len(kinds))))
-        self.kinds = {name: kinds[name] for name in chosen}
-        self.every_s = dice.choice((0.5, 2.0, 8.0, 20.0))
 
-    async def run(self, until: float) -> None:
-        clock = self._history.clock
-        while True:
-            await asyncio.sleep(self._dice.expovariate(1.0 / self.every_s))
-            if clock() >= until:
-                break
-            name = self._dice.choice(sorted(self.kinds))
-            await self.kinds[name]()
+    async def run(self, faults: Sequence[PlannedFault], busy_s: float) -> None:
+        began = self._history.clock()
+        for fault in faults:
+            await asyncio.sleep(max(0.0, began + fault.after_s - self._history.clock()))
+            self._dice = random.Random(fault.seed)
+            await getattr(self, f"_fault_{fault.kind}")()
+        await asyncio.sleep(max(0.0, began + busy_s - self._history.clock()))
         self.undo()
 
     def undo(self) -> None:
@@ -216,3 +228,6 @@ class Faults:
 
     async def _fault_rollback(self) -> None:
         self._operate("rollback", PROGRAM)
+
+
+KINDS = sorted(name.removeprefix("_fault_") for name in vars(Faults) if name.startswith("_fault_"))

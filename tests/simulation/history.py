@@ -68,6 +68,10 @@ class History:
     lost_clients: set[str] = field(default_factory=set)
     """Those that died with their node."""
     last_status: str = ""
+    plan: list[Any] = field(default_factory=list)
+    """The faults that were planned."""
+    leftovers: list[str] = field(default_factory=list)
+    """What was still held at the end."""
     slots: int = 0
     over: bool = False
     simulated_s: float = 0.0

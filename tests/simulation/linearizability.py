@@ -1,7 +1,7 @@
-"""Whether an order exists in which operations on one object, each at some moment between call and return, explain all answers.
+"""Whether operations on one object, each at some moment between its call and its return, explain all answers.
 
-Just-in-time linearization: Gavin Lowe, "Testing for linearizability" (2017). All ways in which the operations so far can
-have taken effect are kept; an operation must have taken effect when it returns.
+Just-in-time linearization: Gavin Lowe, "Testing for linearizability" (2017). All ways in which the operations so far
+can have taken effect are kept; an operation must have taken effect when it returns.
 """
 
 from __future__ import annotations

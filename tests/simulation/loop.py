@@ -18,8 +18,13 @@ from tests.simulation.world import World
 
 STEP_S = 20e-6
 """What one callback takes: time goes on even while nobody sleeps."""
+MOST_CALLBACKS = 1_500_000
 _CALL_S = (50e-6, 400e-6)
 """What a call in another thread takes."""
+
+
+class Stuck(Exception):
+    """The simulation cannot go on."""
 
 
 class Process:
@@ -153,10 +158,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                     _FORGOTTEN.append(kept)
 
     def _step(self) -> None:
+        if self.callbacks > MOST_CALLBACKS:
+            raise Stuck(f"it does not come to rest: {self.callbacks} callbacks")
         world, timers = self.world, self._timers
         if not self._runnable:
             if not timers:
-                raise RuntimeError("nothing will ever happen again")
+                raise Stuck("nothing will ever happen again")
             world.now = max(world.now, timers[0][0])
         while timers and timers[0][0] <= world.now:
             _, _, handle, process = heapq.heappop(timers)
@@ -165,10 +172,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if not self._runnable:
             return
         runnable = self._runnable
-        if len(runnable) == 1:
-            process = next(iter(runnable))
-        else:
-            process = list(runnable)[world.dice.randrange(len(runnable))]
+        ready = list(runnable)
+        process = ready[0] if len(ready) == 1 else ready[world.dice.randrange(len(ready))]
         # A turn as a real loop has it: what is ready now, and nothing that it makes ready.
         for _ in range(len(process.ready)):
             if process.paused or not process.ready:

@@ -167,7 +167,7 @@ class _Pipe:
         """Send what can be sent."""
         if self.over:
             return
-        network, loop = self.network, self.network.loop
+        loop = self.network.loop
         if self.blocked:
             if self.stalled_at is None:
                 self.stalled_at = loop.time()

@@ -7,19 +7,20 @@ import contextlib
 import gc
 import logging
 import random
-from typing import Any
+from collections.abc import Sequence
 
 from dspool.config import PoolConfig
 from dspool.errors import PoolError
 from tests.simulation import world as worlds
-from tests.simulation.faults import Faults
+from tests.simulation.faults import Faults, PlannedFault, plan
 from tests.simulation.history import History
+from tests.simulation.loop import SimulatedLoop, Stuck
 from tests.simulation.program import FIRST_CODE, PROGRAM
-from tests.simulation.loop import SimulatedLoop
 from tests.simulation.system import HEAD, POOL, System
 from tests.simulation.workload import Callers
 
 START_LIMIT_S = 60.0
+LONG_SHARE, LONG_S, SHORT_S = 0.12, 14_400.0, 60.0
 PEACE_S = 90.0
 """After the faults stop: the longest deadline, and what a pool may need to be whole again."""
 
@@ -37,8 +38,8 @@ class ErrorLog(logging.Handler):
             self._history.errors.append(f"{record.name}: {record.getMessage()[:500]}")
 
 
-def simulate(seed: int, *, busy_s: float = 60.0) -> History:
-    """The history of one seed, which decides everything."""
+def simulate(seed: int, faults: Sequence[PlannedFault] | None = None) -> History:
+    """The history of one seed, which decides everything; with `faults`, these in the place of its own."""
     world = worlds.enter(seed)
     loop = SimulatedLoop(world)
     history = History(loop.time)
@@ -47,7 +48,9 @@ def simulate(seed: int, *, busy_s: float = 60.0) -> History:
     logger.addHandler(handler)
     gc.disable()
     try:
-        loop.run_until(_run(seed, loop, history, busy_s))
+        loop.run_until(_run(seed, loop, history, faults))
+    except Stuck as stuck:
+        history.errors.append(str(stuck))
     finally:
         history.over = True
         logger.removeHandler(handler)
@@ -57,8 +60,13 @@ def simulate(seed: int, *, busy_s: float = 60.0) -> History:
     return history
 
 
-async def _run(seed: int, loop: SimulatedLoop, history: History, busy_s: float) -> None:
+async def _run(
+    seed: int, loop: SimulatedLoop, history: History, planned: Sequence[PlannedFault] | None
+) -> None:
     dice = random.Random(seed)
+    # Most seeds are a minute of much; some are a long day, for what only time shows.
+    is_long = dice.random() < LONG_SHARE
+    busy_s = LONG_S if is_long else SHORT_S
     slots = dice.choice((1, 2, 4))
     size = dice.randint(1, 3)
     config = PoolConfig(
@@ -74,7 +82,7 @@ async def _run(seed: int, loop: SimulatedLoop, history: History, busy_s: float) 
         checkout_timeout_s=dice.choice((1.0, 10.0)),
         enable_metrics=False,
         session_ttl_s=86_400.0,
-        health_check_interval_s=dice.choice((0.5, 2.0, 5.0)),
+        health_check_interval_s=5.0 if is_long else dice.choice((0.5, 2.0, 5.0)),
         health_check_timeout_s=0.5,
         max_health_failures=dice.choice((2, 3)),
         programs={PROGRAM: {"spec": {"code": FIRST_CODE}}},
@@ -86,13 +94,19 @@ async def _run(seed: int, loop: SimulatedLoop, history: History, busy_s: float) 
     try:
         with contextlib.suppress(PoolError):
             await system.ask_supervisor("wait_ready", START_LIMIT_S)
-        callers = Callers(system, history, random.Random(dice.getrandbits(64)), pause_s=dice.choice((0.05, 0.5, 3.0)))
+        callers = Callers(
+            system,
+            history,
+            random.Random(dice.getrandbits(64)),
+            pause_s=60.0 if is_long else dice.choice((0.05, 0.5, 3.0)),
+        )
         for number in range(dice.randint(1, 3)):
             name = f"client{number}"
             system.start_client(name, dice.choice(system.nodes))
             callers.start(name, dice.randint(1, 4))
-        faults = Faults(system, history, random.Random(dice.getrandbits(64)))
-        await faults.run(loop.time() + busy_s)
+        every_s = 120.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
+        history.plan = list(plan(dice, busy_s, every_s) if planned is None else planned)
+        await Faults(system, history).run(history.plan, busy_s)
         history.quiet_from = loop.time()
         callers.stopped = True
         await _peace(system, history, callers, dice)
@@ -122,11 +136,25 @@ async def _peace(system: System, history: History, callers: Callers, dice: rando
         await asyncio.sleep(1.0)
     name = "last"
     system.start_client(name, HEAD)
-    while name not in system.clients and loop.time() < until + 30.0:
-        await asyncio.sleep(0.1)
-    if name in system.clients:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(30.0):
+            await system.client_ready[name].wait()
         for call in callers.last_calls(name):
             await system.client_processes[name].spawn(call)
+    history.leftovers = await _leftovers(system)
+
+
+async def _leftovers(system: System) -> list[str]:
+    """What clients and workers still hold when every operation has ended."""
+    found = []
+    for name, client in system.clients.items():
+        if system.client_processes[name].alive and (client.queued or client.running):
+            found.append(f"{name} has {client.queued} queued and {client.running} running")
+    for worker_id in system.living_workers():
+        worker = system.worker_actors[worker_id].instance
+        if worker is not None and (running := await worker.running()):
+            found.append(f"{worker_id} has {len(running)} slots in use")
+    return found
 
 
 __all__ = ["HEAD", "simulate"]

@@ -171,6 +171,7 @@ class System:
         self.unnoticed: set[str] = set()
         """Dead workers that Ray still lists."""
         self.clients: dict[str, Client] = {}
+        self.client_ready: dict[str, asyncio.Event] = {}
         self.client_processes: dict[str, Process] = {}
         self.start_s = (0.2, 1.0)
         """How long a new worker's process takes to come up."""
@@ -245,6 +246,7 @@ class System:
             raise WorkerLost(f"the supervisor is gone: {gone}") from gone
 
     def start_client(self, name: str, node: str) -> Process:
+        self.client_ready[name] = asyncio.Event()
         process = self.client_processes[name] = self.cluster.process(name, node)
 
         async def begin() -> None:
@@ -262,6 +264,7 @@ class System:
                     break
                 await asyncio.sleep(0.2)
             self.clients[name] = client
+            self.client_ready[name].set()
 
         process.spawn(begin())
         return process

@@ -32,15 +32,16 @@ class Callers:
             )
 
     async def _caller(self, client: str, dice: random.Random) -> None:
-        while client not in self._system.clients:
-            await asyncio.sleep(0.05)
+        await self._system.client_ready[client].wait()
         while not self.stopped:
             await asyncio.sleep(dice.expovariate(1.0 / self._pause_s))
             if not self.stopped:
                 await self.one_call(client, dice)
 
     async def one_call(self, client: str, dice: random.Random) -> Call:
-        what = dice.choices(("execute", "stream", "set", "get", "session execute", "end"), (6, 2, 5, 4, 2, 0.3))[0]
+        what = dice.choices(
+            ("execute", "stream", "set", "get", "session execute", "end"), (6, 2, 5, 4, 2, 0.3)
+        )[0]
         call = self._new(client, what, dice.choice((30.0, 10.0, 3.0, 1.0)))
         call.idempotent = dice.random() < 0.5
         command: Any

@@ -1,7 +1,7 @@
 """Clocks and chance of a simulation, put in the place of Python's own before anything of the engine is imported.
 
-The engine reads clocks as `time.monotonic` and `time.time`, and some of its defaults bind them when a module is imported:
-hence the replacement is a function that asks which world is current.
+The engine reads clocks as `time.monotonic` and `time.time`, and some of its defaults bind them when a module is
+imported: hence the replacement is a function that asks which world is current.
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""The checker finds what is wrong in histories made by hand, and nothing in right ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.checker import violations
+from tests.simulation.history import Call, History, Run
+from tests.simulation.linearizability import linearizable
+
+
+def of(*calls: Call, runs: tuple[Run, ...] = (), **facts) -> History:
+    history = History(lambda: 0.0, ready_again_at=100.0)
+    for call in calls:
+        call.ends = 0 if call.ended_at is None else call.ends or 1
+        history.call(call)
+    history.runs += runs
+    for name, value in facts.items():
+        setattr(history, name, value)
+    return history
+
+
+def call(name: str, what: str, at: float, until: float | None, outcome: str | None = "ok", **facts) -> Call:
+    session = facts.pop("session", "s" if what in ("set", "get", "end", "session execute") else None)
+    facts.setdefault("key", "a" if what in ("set", "get") else None)
+    return Call(
+        name,
+        "c",
+        what,
+        at,
+        facts.pop("timeout_s", 10.0),
+        session=session,
+        ended_at=until,
+        outcome=outcome,
+        **facts,
+    )
+
+
+def executed(name: str, at: float, until: float, **outputs) -> Call:
+    return call(name, "execute", at, until, answer={"outputs": {"call": name, **outputs}})
+
+
+def test_a_history_in_which_all_is_well_breaks_nothing():
+    history = of(
+        executed("k1", 1, 2),
+        call("k2", "set", 1, 2, value="k2"),
+        call("k3", "get", 3, 4, answer="k2"),
+        call("k4", "set", 4, 5, "worker_lost", value="k4"),
+        call("k5", "get", 6, 7, answer="k4"),
+        call("k6", "end", 8, 9, answer={"ended": True}),
+        call("k7", "get", 9, 10, "unknown_session"),
+        runs=(Run("k1", "w", None, 1.1, ended_at=1.9),),
+    )
+    assert violations(history, slots=1) == []
+
+
+@pytest.mark.parametrize(
+    ("promise", "history"),
+    [
+        ("ends exactly once", lambda: of(executed("k1", 1, 2), **{"calls": {"k1": _twice()}})),
+        ("nothing hangs", lambda: of(call("k1", "execute", 1, None, None))),
+        ("deadline", lambda: of(call("k1", "execute", 1, 13, "deadline_exceeded"))),
+        ("declared errors", lambda: of(call("k1", "execute", 1, 2, "internal_error"))),
+        (
+            "answers are one's own",
+            lambda: of(call("k1", "execute", 1, 2, answer={"outputs": {"call": "k2"}})),
+        ),
+        (
+            "slots",
+            lambda: of(runs=(Run("k1", "w", None, 1, ended_at=3), Run("k2", "w", None, 2, ended_at=4))),
+        ),
+        (
+            "runs",
+            lambda: of(
+                executed("k1", 1, 9),
+                runs=(Run("k1", "w", None, 1, ended_at=2), Run("k1", "v", None, 3, ended_at=4)),
+            ),
+        ),
+        (
+            "one operation of a session at a time",
+            lambda: of(runs=(Run("k1", "w", "s", 1, ended_at=3), Run("k2", "v", "s", 2, ended_at=4))),
+        ),
+        (
+            "one version, one code",
+            lambda: of(
+                runs=(
+                    Run("k1", "w", None, 1, 1, "x", ended_at=2),
+                    Run("k2", "w", None, 3, 1, "y", ended_at=4),
+                )
+            ),
+        ),
+        (
+            "sessions are linearizable",
+            lambda: of(call("k1", "set", 1, 2, value="k1"), call("k2", "get", 3, 4, answer=None)),
+        ),
+        (
+            "sessions are linearizable",
+            lambda: of(
+                call("k1", "set", 1, 2, value="k1"),
+                call("k2", "set", 3, 4, value="k2"),
+                call("k3", "get", 5, 6, answer="k1"),
+            ),
+        ),
+        (
+            "sessions are linearizable",
+            lambda: of(call("k1", "set", 1, 2, value="k1"), call("k2", "get", 3, 4, "unknown_session")),
+        ),
+        ("whole again", lambda: of(ready_again_at=None)),
+        ("nothing is kept", lambda: of(leftovers=["c has 1 queued"])),
+        ("no defects", lambda: of(errors=["a connection was dropped"])),
+    ],
+)
+def test_a_history_that_breaks_a_promise_breaks_that_one_alone(promise, history):
+    found = violations(history(), slots=1)
+    assert [one.partition(":")[0] for one in found] == [promise]
+
+
+def _twice() -> Call:
+    twice = executed("k1", 1, 2)
+    twice.ends = 2
+    return twice
+
+
+def test_what_never_returned_may_have_happened_at_any_later_time_or_never():
+    def register(state, operation):
+        kind, value = operation
+        if kind == "write":
+            return value
+        return state if state == value else None
+
+    lost_write = (1.0, None, ("write", "x"))
+    assert linearizable([lost_write, (2.0, 3.0, ("read", ""))], "", register) is None
+    assert linearizable([lost_write, (2.0, 3.0, ("read", "x"))], "", register) is None
+    back_and_forth = [lost_write, (2.0, 3.0, ("read", "x")), (4.0, 5.0, ("read", ""))]
+    assert linearizable(back_and_forth, "", register) == ("read", "")
