@@ -158,7 +158,7 @@ def _whole(history: History) -> Iterator[str]:
     if history.ready_again_at is None:
         yield f"the pool did not become whole after the faults: {history.last_status}"
     for call in history.calls.values():
-        if call.client == "last" and call.outcome not in ("ok", "unknown_session"):
+        if call.calm and call.outcome not in ("ok", "unknown_session"):
             yield f"{call.id} ({call.what}) ended with {call.outcome} in peace"
 
 

@@ -35,6 +35,8 @@ class Call:
     answer: Any = None
     worker: str | None = None
     ends: int = 0
+    calm: bool = False
+    """Sent when the faults had stopped and the pool was whole again: it must succeed."""
 
 
 @dataclass

@@ -86,6 +86,8 @@ async def _run(
         health_check_timeout_s=0.5,
         max_health_failures=dice.choice((2, 3)),
         programs={PROGRAM: {"spec": {"code": FIRST_CODE}}},
+        # A question that many workers died of is not asked again for five minutes: that has tests of its own.
+        retry={"refuse_poison_s": 0.0},
         telemetry={"sampling": 0.0},
         store_url="sqlite:////dev/null/never",
     )
@@ -134,6 +136,10 @@ async def _peace(system: System, history: History, callers: Callers, dice: rando
             history.ready_again_at = loop.time()
             break
         await asyncio.sleep(1.0)
+    for name, process in system.client_processes.items():
+        if process.alive and name in system.clients:
+            callers.start_calm(name)
+    await callers.calm()
     name = "last"
     system.start_client(name, HEAD)
     with contextlib.suppress(TimeoutError):

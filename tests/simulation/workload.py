@@ -14,6 +14,7 @@ from tests.simulation.program import PROGRAM
 from tests.simulation.system import System
 
 KEYS = ("a", "b")
+_CALM_CALLERS, _CALM_CALLS = 3, 10
 
 
 class Callers:
@@ -23,6 +24,7 @@ class Callers:
         self._system, self._history, self._dice, self._pause_s = system, history, dice, pause_s
         self._count = 0
         self.stopped = False
+        self._calm: list[asyncio.Task[None]] = []
         self._sessions = [(f"s{number}", f"p{number % 2}") for number in range(4)]
 
     def start(self, client: str, count: int) -> None:
@@ -44,32 +46,51 @@ class Callers:
         )[0]
         call = self._new(client, what, dice.choice((30.0, 10.0, 3.0, 1.0)))
         call.idempotent = dice.random() < 0.5
-        command: Any
-        if what in ("execute", "stream"):
-            kind = ExecuteProgram if what == "execute" else StreamProgram
-            command = kind(PROGRAM, self._inputs(call, dice))
-        else:
-            call.session, call.principal = dice.choice(self._sessions)
-            call.key = dice.choice(KEYS)
-            if what == "set":
-                call.value = call.id
-                command = SetVariable(call.key, call.id)
-            elif what == "get":
-                command = GetVariable(call.key)
-            elif what == "end":
-                command = EndSession()
-            else:
-                command = ExecuteProgram(PROGRAM, self._inputs(call, dice))
+        command = self._command(call, dice, self._inputs(call, dice))
         return await self._wait(call, command, dice)
+
+    def _command(self, call: Call, dice: random.Random, inputs: dict[str, Any]) -> Any:
+        if call.what == "execute":
+            return ExecuteProgram(PROGRAM, inputs)
+        if call.what == "stream":
+            return StreamProgram(PROGRAM, inputs)
+        call.session, call.principal = dice.choice(self._sessions)
+        if call.what == "session execute":
+            return ExecuteProgram(PROGRAM, inputs)
+        if call.what == "end":
+            return EndSession()
+        call.key = dice.choice(KEYS)
+        if call.what == "get":
+            return GetVariable(call.key)
+        call.value = call.id
+        return SetVariable(call.key, call.id)
+
+    def start_calm(self, client: str) -> None:
+        """A few callers with short calls, one after the other: nothing but a fault of the pool delays them."""
+        for _ in range(_CALM_CALLERS):
+            dice = random.Random(self._dice.getrandbits(64))
+            self._calm.append(self._system.client_processes[client].spawn(self._calm_caller(client, dice)))
+
+    async def calm(self) -> None:
+        """Returns when they have all their answers."""
+        await asyncio.gather(*self._calm)
+
+    async def _calm_caller(self, client: str, dice: random.Random) -> None:
+        for _ in range(_CALM_CALLS):
+            call = self._new(client, dice.choice(("execute", "set", "get", "session execute")), 30.0)
+            call.calm = True
+            inputs = {"call": call.id, "how": dice.choice(("sleeps", "inline")), "seconds": 0.05, "events": 0}
+            await self._wait(call, self._command(call, dice, inputs), None)
 
     def last_calls(self, client: str) -> Iterator[Coroutine[Any, Any, Call]]:
         """A look at every key of every session, and an operation that anybody can do: all must succeed."""
         for session, principal in self._sessions:
             for key in KEYS:
                 call = self._new(client, "get", 30.0)
-                call.session, call.principal, call.key = session, principal, key
+                call.session, call.principal, call.key, call.calm = session, principal, key, True
                 yield self._wait(call, GetVariable(key), None)
         call = self._new(client, "execute", 30.0)
+        call.calm = True
         inputs = {"call": call.id, "how": "inline", "seconds": 0.0}
         yield self._wait(call, ExecuteProgram(PROGRAM, inputs), None)
 
