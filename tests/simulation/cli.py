@@ -18,12 +18,14 @@ from tests.simulation.mutants import install as plant
 INSIDE = "--inside"
 MUTANT_SEEDS = 40
 """The budget of each mutant."""
+_COMMAND = [sys.executable, "-m", "tests.simulation", INSIDE]
 _MUTANT_S = 500.0
 _CHUNK = 25
 _REPLAYED = 3
 _SHRUNK = 3
 """Of the seeds that fail: each takes many runs."""
-NONE, SHRINK = "-", "shrink"
+RUN, SHRINK, PLAN = "run", "shrink", "plan"
+NONE = "-"
 
 
 def main() -> int:
@@ -49,8 +51,7 @@ def main() -> int:
     cpu_hours = sum(result["cpu_s"] for result in results) / 3600.0
     failing = {result["seed"] for result in results if result["violations"]}
     for seed in sorted(failing)[:_SHRUNK]:
-        command = [sys.executable, "-m", "tests.simulation", INSIDE, SHRINK, str(seed)]
-        print(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout)
+        print(shrink(seed))
     summary = {
         "seeds": len(results),
         "simulated_hours": round(hours, 2),
@@ -85,8 +86,7 @@ def _options() -> argparse.Namespace:
 
 def run(seeds: range, mutant: int | None = None, **environ: str) -> Iterator[dict[str, Any]]:
     """What each seed found, as it is found; a seed that ends its process is a violation."""
-    command = [sys.executable, "-m", "tests.simulation", INSIDE, str(mutant if mutant is not None else NONE)]
-    command += map(str, seeds)
+    command = [*_COMMAND, RUN, NONE if mutant is None else str(mutant), *map(str, seeds)]
     left = list(seeds)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
@@ -103,6 +103,20 @@ def run(seeds: range, mutant: int | None = None, **environ: str) -> Iterator[dic
         if left:
             why = process.stderr.read()[-2000:]
             yield _nothing(left[0]) | {"violations": [f"its process ended: {why}"]}
+
+
+def violations_with(seed: int, faults: list[tuple[float, str, int]]) -> list[str]:
+    """What the seed breaks with these faults (seconds after the start, kind, seed of its dice) and no others."""
+    command = [*_COMMAND, PLAN, NONE, str(seed), json.dumps(faults)]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    violations: list[str] = json.loads(found.splitlines()[-1])
+    return violations
+
+
+def shrink(seed: int, mutant: int | None = None) -> str:
+    """The test that `shrunk` makes, from a process of its own."""
+    command = [*_COMMAND, SHRINK, NONE if mutant is None else str(mutant), str(seed)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
 
 
 def _nothing(seed: int) -> dict[str, Any]:
@@ -135,15 +149,22 @@ def replays_identical(seeds: range) -> bool:
 
 def inside(arguments: list[str]) -> int:
     """Simulate these seeds in this process, whose clocks are replaced; one line of JSON for each."""
-    mutant, *seeds = arguments
-    if mutant not in (NONE, SHRINK):
+    what, mutant, *seeds = arguments
+    if mutant != NONE:
         plant(int(mutant))
     # Not before: the engine must not be imported without the bug.
     from tests.simulation.checker import violations
     from tests.simulation.simulation import simulate
 
+    if what == PLAN:
+        from tests.simulation.faults import PlannedFault
+
+        planned = [PlannedFault(*fault) for fault in json.loads(seeds[1])]
+        history = simulate(int(seeds[0]), planned)
+        print(json.dumps(violations(history, slots=history.slots)))
+        return 0
     for seed in map(int, seeds):
-        if mutant == SHRINK:
+        if what == SHRINK:
             print(shrunk(seed), flush=True)
             continue
         before = time.process_time()
@@ -188,10 +209,10 @@ def shrunk(seed: int) -> str:
             else:
                 start += size
         size //= 2
-    listed = "".join(f"\n        {fault!r}," for fault in faults)
+    listed = "".join(f"\n        {tuple(fault)!r}," for fault in faults)
     return (
         f"def test_{promise.replace(' ', '_').replace(chr(39), '')}_in_seed_{seed}():\n"
         f"    # {found[0]}\n"
-        f"    history = simulate({seed}, [{listed}\n    ])\n"
-        "    assert not violations(history, slots=history.slots)"
+        f"    faults = [{listed}\n    ]\n"
+        f"    assert cli.violations_with({seed}, faults) == []"
     )

@@ -31,3 +31,14 @@ def test_a_mutant_changes_one_place_and_is_still_python(mutant):
     source = (ENGINE / mutant.file).read_text()
     assert source.count(mutant.old) == 1
     compile(source.replace(mutant.old, mutant.new), mutant.file, "exec")
+
+
+def test_a_seed_that_fails_is_shrunk_to_a_test_with_few_faults():
+    number = next(
+        number for number, mutant in enumerate(MUTANTS) if mutant.bug == "a dead worker stays a member"
+    )
+    failing = next(result for result in cli.run(range(1, cli.MUTANT_SEEDS), number) if result["violations"])
+    test = cli.shrink(failing["seed"], number)
+    assert test.startswith("def test_")
+    compile(test, "found", "exec")
+    assert 0 < test.count("'kill") + test.count("'power_off") <= 2

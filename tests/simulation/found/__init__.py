@@ -1,0 +1,1 @@
+"""Seeds that broke a promise once, with their faults shrunk; each says what was wrong. None has been found yet."""
