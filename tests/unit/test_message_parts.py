@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
-from dspool.programs.marks import MARKS
+from dspool.programs.marks import MARKS, is_marked, is_marked_json
 from dspool.programs.program import Definition, load_program
 
 START, END = MARKS
@@ -51,3 +53,21 @@ def test_a_program_with_one_is_refused_before_it_is_built(definition):
 def test_texts_that_merely_look_like_one_pass(program):
     text = "<<CUSTOM>> << START-IDENTIFIER >> [image_url]"
     program.check_inputs({"text": text} if program.signature is None else {"question": text, "notes": []})
+
+
+TEXTS = st.one_of(st.text(), st.sampled_from([*MARKS, PART, START[:-1], "\ud800", f"\ud800{END}"]))
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    TEXTS,
+    st.just(START.encode()),
+    st.just(list(START.encode())),  # numbers that msgpack writes as it writes the mark
+)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=12)
+
+
+@given(VALUES)
+def test_a_mark_is_found_in_json_wherever_looking_at_each_part_finds_it(value):
+    assert is_marked_json(value) == is_marked(value)

@@ -27,7 +27,7 @@ from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_BODY_DEPTH
 from dspool.programs.core_schemas import Branching
-from dspool.programs.marks import is_marked
+from dspool.programs.marks import is_marked, is_marked_json
 
 Message = dict[str, Any]
 
@@ -266,7 +266,7 @@ _BRACKET: Final = re.compile(r"[\[\]{}()]")
 def refuse_message_parts(values: Mapping[str, JSON]) -> None:
     """Raises `InvalidRequest`, which names the value, if a text in `values` holds one of `MARKS`, however deep."""
     for name, value in values.items():
-        if is_marked(name) or is_marked(value):
+        if is_marked(name) or is_marked_json(value):
             raise InvalidRequest(
                 f"{name[:80]!r} holds a mark with which DSPy makes parts of a message that are no text",
                 field=name[:80],

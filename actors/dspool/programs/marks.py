@@ -9,14 +9,18 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
 import pydantic
 from dspy.adapters.types import base_type
+
+from dspool.messages import JSON
 
 MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
 _START, _END = MARKS
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _LEAVES: Final = _NUMBERS | {str, bytes}
 _AS_BYTES: Final = tuple(mark.encode() for mark in MARKS)
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 
 def is_marked(value: Any) -> bool:
@@ -30,6 +34,19 @@ def is_marked(value: Any) -> bool:
     if kind is list or kind is tuple:
         return any(map(is_marked, value))
     return kind not in _NUMBERS and any(map(has_mark, within(value)))
+
+
+def is_marked_json(value: JSON) -> bool:
+    """The same of what came over a wire, in a fraction of the time where it is large and has no mark."""
+    if type(value) is dict or type(value) is list:
+        try:
+            # msgpack has each text as it is, in one piece. Numbers may look like a mark; a mark never looks else.
+            packed = _pack(value)
+        except Exception:  # a large integer, half of a surrogate pair, what is no JSON
+            return is_marked(value)
+        if _AS_BYTES[0] not in packed and _AS_BYTES[1] not in packed:
+            return False
+    return is_marked(value)
 
 
 def within(value: Any) -> Iterator[Any]:
@@ -72,4 +89,4 @@ def has_mark(part: Any) -> bool:
     return isinstance(part, bytes | bytearray) and any(mark in part for mark in _AS_BYTES)
 
 
-__all__ = ["MARKS", "has_mark", "is_marked", "within"]
+__all__ = ["MARKS", "has_mark", "is_marked", "is_marked_json", "within"]

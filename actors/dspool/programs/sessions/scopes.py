@@ -47,10 +47,9 @@ class Scopes:
 
 def context_of(program: Program, lm: Any, scope: OperationScope, **more: Any) -> AbstractContextManager[None]:
     """DSPy's settings for one operation: those of the program, then `more` of the operation's own."""
-    settings = {**program.settings, **scope.settings(), **more}
-    context: AbstractContextManager[None] = dspy.context(
-        **{**settings, "lm": lm, "adapter": program.adapter, **spans.settings(settings.get("callbacks"))}
-    )
+    settings = {**program.settings, **scope.settings(), **more, "lm": lm, "adapter": program.adapter}
+    settings.update(spans.settings(settings.get("callbacks")))
+    context: AbstractContextManager[None] = dspy.context(**settings)
     return context
 
 
