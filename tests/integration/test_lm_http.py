@@ -267,7 +267,7 @@ def test_a_stopped_thread_makes_no_further_call(server: LMServer):
     while server.requests < 2:
         time.sleep(0.01)
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert type(ended[0]) is Cancelled
     assert server.requests <= 3
 
@@ -300,4 +300,4 @@ def test_the_server_runs_as_a_process_of_its_own():
             assert b'"requests": 1' in stats.read()
     finally:
         process.terminate()
-        process.wait(5)
+        process.wait(60)

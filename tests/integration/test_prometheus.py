@@ -112,7 +112,7 @@ class Prometheus:
     async def close(self) -> None:
         await self.http.aclose()
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         self.log.close()
 
 

@@ -179,5 +179,5 @@ def test_an_iteration_that_is_left_early_closes_what_it_came_from(pool, answers)
     for number in pool.stream("anything"):
         if number == 2:
             break
-    assert closed.wait(10)
+    assert closed.wait(60)
     assert list(pool.stream("anything")) == list(range(9))

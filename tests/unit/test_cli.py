@@ -301,7 +301,7 @@ def test_down_stops_the_process_of_the_run_file_and_only_that(tmp_path):
         assert json.loads(ended.stdout)["stopped"] is True
         # We have not looked after it: to `down` it has ended all the same, and is not waited for.
         assert psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE
-        assert sleeper.wait(1) == -signal.SIGTERM
+        assert sleeper.wait(60) == -signal.SIGTERM
         assert not (tmp_path / "run.json").exists()
     finally:
         with suppress(ProcessLookupError):

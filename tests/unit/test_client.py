@@ -296,7 +296,7 @@ async def test_a_lost_connection_is_made_again_and_the_supervisor_is_told():
         await pool.start_worker()
         client = await pool.start_client()
         client._links.get("w0").abort()
-        assert (await client.run(Ping(), timeout_s=5.0)).value == "pong"
+        assert (await client.run(Ping(), timeout_s=60.0)).value == "pong"
         await until(lambda: pool.reported_dead == ["w0"])
 
 
@@ -339,7 +339,7 @@ async def test_a_worker_that_leaves_and_comes_back_is_connected_once():
             pool._members["w0"] = member
             pool.publish()
             await until(lambda: client.membership.workers)
-        assert (await client.run(Ping(), timeout_s=5.0)).value == "pong"
+        assert (await client.run(Ping(), timeout_s=60.0)).value == "pong"
         await until(lambda: len(worker._listener.ends) == 1)
         assert pool.reported_dead == []
 
@@ -442,7 +442,7 @@ async def test_a_connection_that_ends_in_the_turn_it_was_opened_is_not_kept():
             return link
 
         client._links._dial = dies_at_once  # type: ignore[method-assign]
-        assert (await client.run(Ping(), timeout_s=5.0)).value == "pong"
+        assert (await client.run(Ping(), timeout_s=60.0)).value == "pong"
 
 
 async def test_a_supervisor_that_is_away_or_answers_nonsense_does_not_stop_traffic():

