@@ -207,7 +207,8 @@ def test_a_worker_is_drained_another_restarted_and_the_table_follows(look):
         first = page.locator("tbody tr", has_text="ready").locator("a.id").first.inner_text()
         confirm(page, button, button)
         page.wait_for_function(
-            "id => ![...document.querySelectorAll('tbody a.id')].some(a => a.textContent === id)",
+            """id => ![...document.querySelectorAll('section[aria-label="Workers"] tbody a.id')]
+                .some(a => a.textContent === id)""",
             arg=first,
             timeout=SLOW_MS,
         )
