@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dspool_serve.ingress.service import start_limits
+from dspool_serve.ingress.starting import start_limits
 
 
 def test_serve_waits_for_its_proxy_as_long_as_the_pool_waits_for_workers():
@@ -12,6 +12,8 @@ def test_serve_waits_for_its_proxy_as_long_as_the_pool_waits_for_workers():
     assert limits == {
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "91",
         "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "91",
+        "RAY_worker_register_timeout_seconds": "91",
+        "RAY_gcs_server_port_wait_time_s": "91",
     }
 
 

@@ -104,6 +104,9 @@ def up(
             help="text; or json: all that the pool logs too, a JSON line each, for containers.",
         ),
     ] = "text",
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Show where the time of the start went.")
+    ] = False,
     env_file: Annotated[
         Path | None,
         typer.Option("--env-file", help="File with NAME=VALUE lines; what the environment sets counts more."),
@@ -135,7 +138,7 @@ def up(
             flags = programs.flags_for(served, config, flags)
         else:
             programs.find_configured(load_config(cli=flags, file=config).config)
-        run_up(config, flags, out, address=address, ray_dashboard=ray_dashboard)
+        run_up(config, flags, out, address=address, ray_dashboard=ray_dashboard, timings=timings)
 
 
 @app.command()

@@ -37,13 +37,23 @@ class Output:
         self._stdout = sys.stdout
         self._console = Console(file=self._stdout, highlight=False, soft_wrap=True)
         self._silent = False
+        self._waiting = False
 
     def progress(self, step: str, text: str) -> None:
         if self._silent:
             return
+        if self._waiting:
+            # The line that said what is waited for.
+            self._waiting = False
+            self._console.file.write("\r\x1b[2K")
         if self.as_json:
             self._line({"event": "progress", "step": step, "text": text})
         elif self._console.is_terminal:
+            if step == "wait":
+                self._waiting = True
+                self._console.print(f"    [dim]{text[: self._console.width - 6]}[/]", end="")
+                self._console.file.flush()
+                return
             colour = "yellow" if step == "warning" else "green" if step == "ready" else "cyan"
             self._console.print(f"[{colour}]{step:>8}[/]  ", end="")
             self._console.print(text, markup=False)

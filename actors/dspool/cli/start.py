@@ -22,6 +22,7 @@ from dspool.cli.output import EXIT_INTERRUPTED, Output
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
 from dspool.config import PoolConfig, load_config
+from dspool.core.lifecycle.start_steps import StepTiming, timings_text
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, from_environment
 
@@ -42,6 +43,7 @@ class RunningService(Protocol):
     owns_serve: bool
     pool: Any
 
+    def timings(self) -> list[StepTiming]: ...
     async def start(self, report: Callable[[str, str], None]) -> None: ...
     async def stop(self, report: Callable[[str, str], None]) -> None: ...
     def kill(self) -> None: ...
@@ -58,6 +60,7 @@ def run_up(
     *,
     address: str | None = None,
     ray_dashboard: bool = False,
+    timings: bool = False,
 ) -> None:
     """Start the service, serve until SIGINT or SIGTERM, take it down.
 
@@ -81,7 +84,7 @@ def run_up(
         run = msgspec.structs.replace(run, joined=address is not None)
         # Ray prints to stdout now and then; there, programs read our JSON.
         with redirect_stdout(sys.stderr):
-            asyncio.run(_serve(service, run, run_file, out))
+            asyncio.run(_serve(service, run, run_file, out, timings))
     finally:
         run_file.remove(run.pid)
 
@@ -117,7 +120,9 @@ def _checked(file: Path | None, flags: dict[str, Any]) -> PoolConfig:
     return load_config(cli=flags, file=file, code={"service.host": host, "service.port": port}).config
 
 
-async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, out: Output) -> None:
+async def _serve(
+    service: RunningService, run: ServiceRun, run_file: RunFile, out: Output, timings: bool
+) -> None:
     stopping = asyncio.Event()
 
     def asked_to_stop() -> None:
@@ -163,7 +168,11 @@ async def _serve(service: RunningService, run: ServiceRun, run_file: RunFile, ou
                 ray_dashboard=_ray_dashboard(service),
             )
             run_file.write(run)
-            out.ready(_facts(run, run_file))
+            found = service.timings()
+            if timings:
+                for line in timings_text(found).splitlines():
+                    out.progress("", line)
+            out.ready({**_facts(run, run_file), "timings": msgspec.to_builtins(found)})
             if isinstance(out, JsonLog):
                 following = asyncio.ensure_future(follow(service.pool, out.take, since=began))
             await waiting

@@ -10,13 +10,11 @@ import asyncio
 import contextlib
 import io
 import logging
-import math
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,13 @@ import httpx
 import psutil
 
 from dspool.config import PoolConfig
-from dspool.errors import ConfigError, Conflict, PoolError, UnknownPool, WorkerStartFailed
+from dspool.core.lifecycle.start_steps import StepTiming
+from dspool.errors import ConfigError, Conflict, PoolError, WorkerStartFailed
 from dspool.runtime.forkserver import to_load
 from dspool.runtime.forkserver.node_parent import own_variables, running_parent
 from dspool_serve.ingress import haproxy, ray_dashboard
+from dspool_serve.ingress import starting as steps
+from dspool_serve.ingress.clearing import application_name, clear, shutdown_serve
 from dspool_serve.ingress.processes import (
     SERVING,
     STOP_GRACE_S,
@@ -36,9 +37,7 @@ from dspool_serve.ingress.processes import (
     haproxy_processes,
     short_directory,
 )
-
-Report = Callable[[str, str], None]
-"""Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
+from dspool_serve.ingress.starting import Report, Starting
 
 NAMESPACE = "dspool"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -54,6 +53,8 @@ class Service:
         self.config = config
         self.pool_name = config.name
         self.url = ""
+        self.starting: Starting
+        """The steps of the start, once it has begun."""
         self.ray_address = ""
         self.ray_dashboard_url: str | None = None
         self.temp_dir: Path | None = None
@@ -71,6 +72,12 @@ class Service:
         self._held = haproxy.HeldPorts()
         self._client_header: str | None = None
         self._surroundings = contextlib.ExitStack()
+
+    def timings(self) -> list[StepTiming]:
+        """The steps of the start, in the order in which they began; the first is what was before it."""
+        before_s = max(0.0, self._began_at - psutil.Process().create_time())
+        later = [StepTiming(one.step, before_s + one.began_s, one.took_s) for one in self.starting.timings()]
+        return [StepTiming("imports", 0.0, before_s), *later]
 
     @property
     def joined(self) -> bool:
@@ -92,16 +99,40 @@ class Service:
             PoolError: what could not be started. `stop` takes down what was.
         """
         began = time.monotonic()
+        self._began_at = time.time()
+        self.starting = starting = Starting(self.config.init_timeout_s, report)
+        try:
+            async with starting.telling():
+                await self._start(starting, report)
+        except WorkerStartFailed as failed:
+            raise self._with_log(failed) from failed.__cause__
+        self._started = descendants()
+        report("ready", f"serving pool {self.pool_name} at {self.url} after {time.monotonic() - began:.1f} s")
+
+    def _with_log(self, failed: WorkerStartFailed) -> WorkerStartFailed:
+        """The error, which also says where the logs of the processes are that take part in the start."""
+        step, path = self.starting.failed, self.config.state_dir / steps.LOG_NAME
+        if step is None or self.temp_dir is None:
+            return failed
+        with contextlib.suppress(OSError):
+            if steps.keep_logs(self.temp_dir / "ray" / "session_latest", path, step):
+                details = {**failed.details, "step": step.name, "log": str(path)}
+                return type(failed)(f"{failed.message}; the ends of Ray's logs are in {path}", **details)
+        return failed
+
+    async def _start(self, starting: Starting, report: Report) -> None:
         report("ray", f"joining Ray at {self._address}" if self.joined else "starting a local Ray")
-        await asyncio.to_thread(self._start_ray)
+        await starting.run(steps.RAY, lambda: asyncio.to_thread(self._start_ray), self._end_ray)
         report("pool", f"warming {self.config.pool_size} workers of pool {self.pool_name}")
         from dspool.pool import Pool
 
         # The pool joins the Ray of this process.
         pool = Pool.start(self.config, on_delay=lambda why: report("warning", why))
         # Both take seconds and neither needs the other.
-        warming = asyncio.ensure_future(pool.__aenter__())
-        opening = asyncio.ensure_future(asyncio.to_thread(self._start_serve))
+        warming = asyncio.ensure_future(starting.run(steps.POOL, pool.__aenter__))
+        opening = asyncio.ensure_future(
+            starting.run(steps.SERVE, lambda: asyncio.to_thread(self._start_serve), self._end_serve)
+        )
         outcomes = await asyncio.gather(warming, opening, return_exceptions=True)
         if not isinstance(outcomes[0], BaseException):
             self.pool = pool
@@ -109,10 +140,27 @@ class Service:
             if isinstance(outcome, BaseException):
                 raise outcome
         report("http", "opening the HTTP service")
-        await asyncio.to_thread(self._deploy)
-        await self._wait_until_it_answers()
-        self._started = descendants()
-        report("ready", f"serving pool {self.pool_name} at {self.url} after {time.monotonic() - began:.1f} s")
+        await starting.run(steps.HTTP, lambda: asyncio.to_thread(self._deploy), self._end_application)
+        await starting.run(steps.ANSWER, self._wait_until_it_answers)
+
+    async def _end_ray(self) -> None:
+        """Everything of Ray, and what was prepared for it; also what a start that failed half-way left."""
+        import ray
+
+        # Ray would write into our directory when this process ends.
+        await asyncio.to_thread(ray.shutdown)
+        self._surroundings.close()
+        await asyncio.to_thread(self._sweep)
+        self._held.release()
+
+    async def _end_serve(self) -> None:
+        # Ray prints that the controller it was told to kill was killed; nobody needs to read that.
+        nowhere = io.StringIO()
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            await asyncio.to_thread(shutdown_serve, self.joined)
+
+    async def _end_application(self) -> None:
+        await asyncio.to_thread(self._undeploy)
 
     def _start_ray(self) -> None:
         # Serve reads its switches when it is imported: variables first.
@@ -137,7 +185,7 @@ class Service:
             variables |= {"RAY_USAGE_STATS_ENABLED": "0"}
             # Not at nice 15, as Ray has it: see `runtime.cluster.own_cluster`.
             variables |= {"RAY_worker_niceness": "0"}
-            variables |= start_limits(self.config.init_timeout_s, os.environ)
+            variables |= steps.start_limits(self.config.init_timeout_s, os.environ)
             if self._ray_dashboard and self._tls() is None:
                 variables |= ray_dashboard.environment(service.host, service.port)
         else:
@@ -284,20 +332,13 @@ class Service:
         if ray.is_initialized():
             if self._serving:
                 report("drain", "taking no more requests; running operations finish")
-                await self._quietly(asyncio.to_thread(self._undeploy), report)
+                await self._quietly(self._end_application(), report)
             if self.pool is not None:
                 report("pool", "stopping the workers")
                 await self._quietly(self.pool.__aexit__(None, None, None), report)
-            # Ray prints that the controller it was told to kill was killed; nobody needs to read that.
-            nowhere = io.StringIO()
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                if self.owns_serve:
-                    await self._quietly(asyncio.to_thread(_shutdown_serve, self.joined), report)
-        # Also what a start that failed half-way left: Ray would write into our directory when this process ends.
-        await asyncio.to_thread(ray.shutdown)
-        self._surroundings.close()
-        await asyncio.to_thread(self._sweep)
-        self._held.release()
+            if self.owns_serve:
+                await self._quietly(self._end_serve(), report)
+        await self._end_ray()
         report("stopped", "stopped")
 
     async def _quietly(self, step: Any, report: Report) -> None:
@@ -339,47 +380,6 @@ class Service:
             shutil.rmtree(self.temp_dir, ignore_errors=True)
 
 
-def start_limits(init_timeout_s: float, given: Mapping[str, str]) -> dict[str, str]:
-    """Serve gives up on a proxy after 5 s, with a bare `ActorDiedError`: too soon on a busy machine.
-
-    It waits as long as the pool does, unless `given`, the environment, says how long.
-    """
-    names = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S")
-    return {name: str(math.ceil(init_timeout_s)) for name in names if name not in given}
-
-
-async def _clear_cluster(pool: str, address: str, owns_serve: bool) -> None:
-    import ray
-    from ray import serve
-
-    from dspool.runtime import cluster, lifecycle
-
-    cluster.join_cluster(address)
-    try:
-        with contextlib.suppress(ValueError):
-            ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-            await asyncio.to_thread(serve.delete, application_name(pool))
-            if owns_serve:
-                await asyncio.to_thread(_shutdown_serve, True)
-        with contextlib.suppress(UnknownPool):
-            config, _ = await cluster.ask(cluster.find_supervisor(pool), "connect_info")
-            await lifecycle.dismantle(config, timeout_s=config.operation_timeout_s)
-    finally:
-        ray.shutdown()
-
-
-def application_name(pool: str) -> str:
-    return f"dspool-{pool}"
-
-
-def _shutdown_serve(joined: bool) -> None:
-    from ray import serve
-
-    # On another's cluster somebody may have put applications on the Serve that we started.
-    if not (joined and serve.status().applications):
-        serve.shutdown()  # type: ignore[no-untyped-call]
-
-
 def _http_options() -> Any:
     from ray.serve.context import _get_global_client
 
@@ -387,12 +387,4 @@ def _http_options() -> Any:
     return client.http_config
 
 
-def clear(*, pool: str, address: str | None, temp_dir: Path | None, owns_serve: bool = False) -> None:
-    """Remove what a service left whose process died: on a joined cluster (`address`) its actors, its application and,
-    if it started that, Serve; on its own one HAProxy (Ray's processes follow their parent) and its directory.
-    """
-    if address is not None:
-        asyncio.run(_clear_cluster(pool, address, owns_serve))
-    if temp_dir is not None and temp_dir.name.startswith("dspool-"):
-        end_processes(haproxy_processes(temp_dir))
-        shutil.rmtree(temp_dir, ignore_errors=True)
+__all__ = ["Service", "clear"]
