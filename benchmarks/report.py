@@ -33,6 +33,7 @@ NAMES = (
     "scaling",
     "http",
     "recovery",
+    "start",
     "startup",
     "telemetry",
     "sizing",

@@ -50,6 +50,7 @@ CHECKS = {
         "supervisor_kills supervisor_kill_failed no_spare_kills no_spare_p50_ms no_spare_p99_ms operations"
     ),
     "startup": Check("soak", "soak"),
+    "start": Check("pool_start_s pool_steps failed_parts", "pool"),
     "programs": Check(
         "reload_s typed_vs_plain shared_uss_mb own_vs_spec inprocess_start_s blocked_neighbour_p99_ms failed_parts",
         "own",

@@ -1,12 +1,13 @@
 """The steps of a start: bounded by `init_timeout_s`, told, tried once more, and named where they fail."""
 
 import asyncio
+import threading
 
 import pytest
 
 from dspool.core.lifecycle.start_steps import StartStep, StartSteps, StepTiming, timings_text
 from dspool.errors import ConfigError, WorkerStartFailed
-from dspool_serve.ingress.starting import Starting, keep_logs, said_by
+from dspool_serve.ingress.starting import Starting, in_thread, keep_logs, said_by
 
 ONCE = StartStep("pool", "warm workers")
 TWICE = StartStep("serve", "Ray Serve and its proxy", log="serve/", repeatable=True)
@@ -122,6 +123,24 @@ async def test_a_step_ends_when_its_time_is_up_and_says_which_time(told):
         WorkerStartFailed, match=r"step pool: warm workers .* within 0.01 s \(init_timeout_s\)"
     ):
         await starting.run(ONCE, asyncio.Event().wait)
+
+
+async def test_a_start_that_is_told_to_end_waits_for_what_it_is_about_to_start():
+    """Else a Ray that comes up a moment later would be nobody's."""
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def start_ray():
+        begun.set()
+        assert go.wait(60)
+        ended.set()
+
+    starting = asyncio.ensure_future(in_thread(start_ray))
+    await asyncio.to_thread(begun.wait, 60)
+    starting.cancel()
+    asyncio.get_running_loop().call_soon(go.set)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert ended.is_set()
 
 
 def test_what_failed_is_said_in_one_line():

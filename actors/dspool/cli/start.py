@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -74,6 +74,10 @@ def run_up(
     if address is None:
         # On another's cluster, what is installed where the workers are counts.
         refuse_what_cannot_be_imported(config)
+    # Until the event loop hears them; what is claimed is given back. What was ignored at the start stays so.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end_early)
     before = run_file.claim(run)
     try:
         if before is not None:
@@ -87,6 +91,10 @@ def run_up(
             asyncio.run(_serve(service, run, run_file, out, timings))
     finally:
         run_file.remove(run.pid)
+
+
+def _end_early(number: int, frame: object) -> NoReturn:
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def clear(run: ServiceRun, out: Output) -> None:

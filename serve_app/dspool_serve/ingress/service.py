@@ -122,7 +122,7 @@ class Service:
 
     async def _start(self, starting: Starting, report: Report) -> None:
         report("ray", f"joining Ray at {self._address}" if self.joined else "starting a local Ray")
-        await starting.run(steps.RAY, lambda: asyncio.to_thread(self._start_ray), self._end_ray)
+        await starting.run(steps.RAY, lambda: steps.in_thread(self._start_ray), self._end_ray)
         report("pool", f"warming {self.config.pool_size} workers of pool {self.pool_name}")
         from dspool.pool import Pool
 
@@ -131,7 +131,7 @@ class Service:
         # Both take seconds and neither needs the other.
         warming = asyncio.ensure_future(starting.run(steps.POOL, pool.__aenter__))
         opening = asyncio.ensure_future(
-            starting.run(steps.SERVE, lambda: asyncio.to_thread(self._start_serve), self._end_serve)
+            starting.run(steps.SERVE, lambda: steps.in_thread(self._start_serve), self._end_serve)
         )
         outcomes = await asyncio.gather(warming, opening, return_exceptions=True)
         if not isinstance(outcomes[0], BaseException):
@@ -140,7 +140,7 @@ class Service:
             if isinstance(outcome, BaseException):
                 raise outcome
         report("http", "opening the HTTP service")
-        await starting.run(steps.HTTP, lambda: asyncio.to_thread(self._deploy), self._end_application)
+        await starting.run(steps.HTTP, lambda: steps.in_thread(self._deploy), self._end_application)
         await starting.run(steps.ANSWER, self._wait_until_it_answers)
 
     async def _end_ray(self) -> None:

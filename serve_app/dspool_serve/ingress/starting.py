@@ -18,10 +18,10 @@ Report = Callable[[str, str], None]
 """Called with a step ("ray", "pool", "http", ...) and what happened, for people."""
 
 RAY: Final = StartStep("ray", "Ray", log="raylet", repeatable=True)
-POOL: Final = StartStep("pool", "warm workers", log="core-worker")
+POOL: Final = StartStep("pool", "warm workers", log="core-worker", keeps_time=True)
 SERVE: Final = StartStep("serve", "Ray Serve and its proxy", log="serve/", repeatable=True)
 HTTP: Final = StartStep("http", "the HTTP service's replicas", log="serve/", repeatable=True)
-ANSWER: Final = StartStep("answer", "the first answer", log="serve/")
+ANSWER: Final = StartStep("answer", "the first answer", log="serve/", keeps_time=True)
 
 SAY_AFTER_S: Final = 5.0
 """Then, and as often, it is said what is waited for."""
@@ -62,7 +62,8 @@ class Starting:
         try:
             for attempt in (1, 2):
                 try:
-                    async with asyncio.timeout(self._steps.left_s(step, now=self._clock())):
+                    left_s = None if step.keeps_time else self._steps.left_s(step, now=self._clock())
+                    async with asyncio.timeout(left_s):
                         return await work()
                 except PoolError:
                     raise
@@ -97,6 +98,16 @@ class Starting:
             await asyncio.sleep(SAY_AFTER_S)
             for line in self._steps.waiting(now=self._clock()):
                 self._report("wait", line)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """As `asyncio.to_thread`, but cancelled it ends with the thread: what that has started can be taken down then."""
+    work = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 def said_by(failed: BaseException) -> str:
@@ -151,6 +162,7 @@ __all__ = [
     "SERVE",
     "Report",
     "Starting",
+    "in_thread",
     "keep_logs",
     "said_by",
     "start_limits",

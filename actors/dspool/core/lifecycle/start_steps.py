@@ -19,6 +19,8 @@ class StartStep(Struct, frozen=True):
     """Where to look when it fails: a name, or a part of one, among the logs of Ray."""
     repeatable: bool = False
     """Whether it may be begun again after it failed."""
+    keeps_time: bool = False
+    """It ends by itself when its time is up, and says more of why than could be said here."""
 
 
 class StepTiming(Struct, frozen=True):
