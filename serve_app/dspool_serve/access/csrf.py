@@ -18,6 +18,7 @@ from dspool_serve.http.responses import JSON_TYPE
 HEADER: Final = b"x-dspool-csrf"
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
+_PLAIN: Final = b"identity"
 _OWN: Final = (b"same-origin", b"none")
 
 
@@ -68,11 +69,17 @@ def require_json(request: Request, *, or_form: bool = False) -> None:
     """With `or_form` a form will do, for what is no browser, or one that says that its own page sends it: an old one
     sends forms anywhere and says nothing.
 
-    Raises: NotJson: there is a body, and it is not said to be JSON.
+    Raises: NotJson: there is a body, and it is not said to be JSON, or said to be compressed.
     """
     headers = request.headers
     if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
         return
+    coding = headers.get(b"content-encoding", _PLAIN).strip().lower()
+    if coding not in (b"", _PLAIN):
+        # Its bytes would read as broken JSON; unpacked, a small body could be of any size.
+        raise NotJson(
+            "compressed bodies are not accepted: send the JSON as it is, without `Content-Encoding`"
+        )
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind == JSON_TYPE:
         return

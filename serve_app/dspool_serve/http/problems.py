@@ -81,7 +81,7 @@ TABLE: dict[str, Kind] = {
     "request_too_slow": Kind(408, "The request took too long to arrive"),
     "poison_request": Kind(422, "The request ends workers"),
     "payload_too_large": Kind(413, "The request is too large"),
-    "unsupported_media_type": Kind(415, "The body is not said to be JSON"),
+    "unsupported_media_type": Kind(415, "The body is not said to be JSON, or is compressed"),
     "quota_exceeded": Kind(429, "No more may be kept"),
     # Refused before any work was done: safe to repeat.
     "queue_full": Kind(429, "The queue is full"),
