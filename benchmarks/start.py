@@ -171,8 +171,15 @@ def killed(count: int, longest_s: float) -> dict[str, Any]:
 
 
 def leftovers() -> set[str]:
-    """Directories of services and their clusters."""
-    return {str(path) for path in Path("/tmp").glob("dspool-*")}
+    """Directories of services that nobody uses: others may run on this machine."""
+    used = []
+    for process in psutil.process_iter():
+        try:
+            used += process.cmdline()
+        except psutil.Error:
+            continue
+    found = {str(path) for path in Path("/tmp").glob("dspool-????????")}
+    return {path for path in found if not any(path in part for part in used)}
 
 
 def processes_of(mark: str) -> list[str]:
