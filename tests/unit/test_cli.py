@@ -24,6 +24,7 @@ from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.programs import flags_for
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
+from dspool.core.lifecycle.start_steps import StepTiming
 from dspool.errors import ConfigError, Conflict, NotAllowed, WorkerStartFailed
 from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
 
@@ -68,6 +69,9 @@ class FakeService:
     async def stop(self, report):
         self.log.append("stopped")
         report("stopped", "stopped")
+
+    def timings(self):
+        return [StepTiming("ray", 0.0, 1.5), StepTiming("pool", 1.5, 0.5)]
 
     def kill(self):
         self.log.append("killed")
@@ -179,6 +183,14 @@ def test_the_network_is_kept_out_while_there_are_no_tokens(service, tmp_path, ho
     assert ended.exit_code == 2
     assert "no access tokens" in ended.stderr
     assert "127.0.0.1" in ended.stderr
+
+
+def test_up_shows_where_the_time_of_its_start_went(service, tmp_path):
+    arguments = ["up", "--port", "0", "--state-dir", str(tmp_path)]
+    assert "ray     1.50 s" in run(app, [*arguments, "--timings"]).stdout
+    assert "1.50 s" not in run(app, arguments).stdout
+    ready = json.loads(run(app, [*arguments, "--json"]).stdout.splitlines()[-1])
+    assert ready["timings"][0] == {"step": "ray", "began_s": 0.0, "took_s": 1.5}
 
 
 def test_a_second_up_in_the_same_state_directory_is_refused(service, tmp_path):
