@@ -40,7 +40,7 @@ LONGEST = (
     "test_ray_token_of_a_pool",
 )
 """Files that take longest begin first, so that no process is left with one in the end; folders then as in ORDER."""
-ORDER = ("serve", "browser", "integration", "programs", "chaos", "property", "security", "unit")
+ORDER = ("serve", "browser", "integration", "programs", "chaos", "simulation", "property", "security", "unit")
 FILES = ("gate", "turn")
 _TURNS = "dspool_turns"
 
