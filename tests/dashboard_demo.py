@@ -23,6 +23,8 @@ import msgspec
 
 from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
+from dspool.core.admission.silences import Silence, Silences, changed
+from dspool.core.lifecycle.versions import check_known
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.operation_records import EndedOperation, FoundOperations, OperationQuery
@@ -31,6 +33,7 @@ from dspool.errors import (
     Conflict,
     InvalidRequest,
     ModelUnreachable,
+    NotAllowed,
     ProgramError,
     StoreFailed,
     UnknownName,
@@ -140,6 +143,7 @@ class SimulatedPool:
         self.away = False
         self.tracing = None
         self.ended_by_token: dict[str, dict[str, float]] = {}
+        self.silenced: Silences = {}
         self.paused = False
         self.desired = workers
         self.ended: list[str] = []
@@ -163,6 +167,9 @@ class SimulatedPool:
         self._progress: list[WarmProgress] = []
         self._runs: dict[str, list[StepRun]] = {}
         self._decisions: list[DecisionRecord] = []
+        self.made: list[Deployment] = []
+        self.deployed: list[Rollout] = []
+        """What somebody asked for since the demo began; until then there are roll-outs that go on for ever."""
         self.versions = {"qa": 3, "summarize": 1, self.odd[:40]: 1}
         began = time.time()
         self.known = {
@@ -221,6 +228,14 @@ class SimulatedPool:
             self._second(whole=True)
             await asyncio.sleep(1.0)
 
+    def runs_badly(self, program: str) -> bool:
+        """Whether its current version came from a module called `broken`."""
+        current = self.versions.get(program)
+        return any(
+            one.program == program and one.version == current and (one.import_path or "").startswith("broken")
+            for one in self.made
+        )
+
     def load(self) -> float:
         """Share of the slots in use."""
         now = time.time() + self._shift
@@ -240,6 +255,8 @@ class SimulatedPool:
             tally = Tally()
             number = 0 if self.paused else int(each * share)
             failed = int(number * 0.002 + (self.dice.random() < 0.05))
+            if self.runs_badly(program):
+                failed = number // 2
             tally.arrivals = number
             tally.outcomes[0], tally.outcomes[1] = max(0, number - failed), failed
             if failed:
@@ -407,14 +424,21 @@ class SimulatedPool:
     async def ended_logins(self) -> dict[str, dict[str, float]]:
         return {token: dict(logins) for token, logins in self.ended_by_token.items()}
 
+    async def silence_alert(self, alert: str, silence: Silence | None) -> Silences:
+        self.silenced = changed(self.silenced, alert, silence, now=time.time())
+        return self.silenced
+
+    async def silences(self) -> Silences:
+        return self.silenced
+
     async def take_allowance(self, token: str, limits: Any, wanted: int) -> Any:
         raise StoreFailed("nobody counts for all here")
 
     async def deployments(self) -> list[Deployment]:
-        return [
+        return self.made + [
             Deployment(program, version, spec={"signature": "question -> answer"})
-            for program, current in self.versions.items()
-            for version in range(1, max(current, 3) + 1)
+            for program in ("qa", "summarize", self.odd[:40])
+            for version in range(1, 4)
         ]
 
     async def current_versions(self) -> dict[str, int]:
@@ -439,6 +463,11 @@ class SimulatedPool:
 
     async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
         version = version or max(1, self.versions[program] - 1)
+        back = Rollout(
+            program=program, version=version, previous=self.versions[program], phase="done", kind="rollback", by=by,
+            began_at=time.time(), ended_at=time.time(), workers_done=4, workers_total=4,
+        )  # fmt: skip
+        self.deployed.append(back)
         self.versions[program] = version
         self.happen("program.deployed", {"duration_s": 1.0, "workers": 4}, program=program, version=version)
         return Deployment(program, version, spec={})
@@ -577,7 +606,44 @@ class SimulatedPool:
     def _tell(self, kind: Any, **about: Any) -> None:
         self._progress.append(WarmProgress(len(self._progress) + 1, kind, **about))
 
+    async def deploy(self, deployment: Deployment, **options: Any) -> Deployment:
+        *_, done = [moment async for moment in self.stream_deploy(deployment, **options)]
+        return done
+
+    async def stream_deploy(
+        self, wanted: Deployment, *, canary_s: float | None = None, new: bool | None = None
+    ) -> AsyncGenerator[Rollout | Deployment]:
+        if new is False:
+            check_known(wanted.program, self.versions)
+        if wanted.import_path == "forbidden:Program":
+            raise NotAllowed("import_path 'forbidden:Program' is not within allowed_imports")
+        previous = self.versions.get(wanted.program)
+        rollout = Rollout(
+            program=wanted.program, version=max((one.version for one in self.made), default=3) + 1,
+            previous=previous, phase="loading", began_at=time.time(), by=wanted.by, workers_total=4,
+        )  # fmt: skip
+        self.deployed.append(rollout)
+        yield msgspec.structs.replace(rollout)
+        # Under the canary it does well enough.
+        rollout.phase, rollout.canary, rollout.watched_s = "canary", next(iter(self.rows)), 2.0
+        rollout.old, rollout.new = VersionNumbers(600, 2, 0.021), VersionNumbers(200, 1, 0.019)
+        yield msgspec.structs.replace(rollout)
+        made = msgspec.structs.replace(wanted, version=rollout.version)
+        self.made.append(made)
+        self.versions[wanted.program] = rollout.version
+        rollout.phase, rollout.workers_done, rollout.ended_at = "done", 4, time.time()
+        self.happen(
+            "program.deployed",
+            {"duration_s": 1.0, "workers": 4},
+            program=wanted.program,
+            version=rollout.version,
+        )
+        yield msgspec.structs.replace(rollout)
+        yield made
+
     async def rollouts(self) -> list[Rollout]:
+        if self.deployed:
+            return [msgspec.structs.replace(one) for one in reversed(self.deployed)]
         began = time.time() - time.time() % 60
         share = (time.time() - began) / 60
         number = int(share * 200)

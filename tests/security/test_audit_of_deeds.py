@@ -26,6 +26,7 @@ BODIES = {
     "/stream": {"inputs": {}},
     "/variables/{variable}": {"value": 1},
     "/execute_code": {"code": "1"},
+    "/silence": {"reason": "moving", "duration_s": 600},
 }
 """What a route needs, by the end of its path; the others take nothing."""
 DOORS = {"/dashboard/login", "/dashboard/logout"}
@@ -49,6 +50,7 @@ def named(route: Route) -> str:
 
 def asked(route: Route) -> tuple[str, str, bytes]:
     names = {"{pool}": "default", "{program}": "qa", "{session}": "ada%2Fs", "{worker}": "default-w0-abcdef"}
+    names["{alert}"] = "DspoolErrorRate"
     path = route.path
     for name, value in names.items():
         path = path.replace(name, value)
@@ -92,7 +94,7 @@ def _waiting(name: str) -> None:
 
 for _name in (
     "run", "stream", "deploy", "stream_deploy", "rollback", "resize", "pause", "resume", "drain", "restart",
-    "stream_warm", "end_session", "create_session",
+    "stream_warm", "end_session", "create_session", "silence_alert",
 ):  # fmt: skip
     _waiting(_name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 
 from dspool.config import PoolConfig
 from dspool.core.admission.rates import Allowance, RateLimits
+from dspool.core.admission.silences import Silence, Silences, changed
 from dspool.core.lifecycle.versions import check_known
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.errors import (
@@ -82,6 +84,7 @@ class FakePool:
         self.keys: dict[tuple[str | None, str], tuple[str, str, KeptAnswer | None]] = {}
         self.size = 1
         self.ended_by_token: dict[str, dict[str, float]] = {}
+        self.silenced: Silences = {}
         self.gone = asyncio.Event()
         self.gone.set()
         self.known_sessions = {"ada": SessionInfo("ada", "default-w0-abcdef", 1, 1.0, 2.0, ("answerer",))}
@@ -147,6 +150,13 @@ class FakePool:
 
     async def ended_logins(self) -> dict[str, dict[str, float]]:
         return {token: dict(logins) for token, logins in self.ended_by_token.items()}
+
+    async def silence_alert(self, alert: str, silence: Silence | None) -> Silences:
+        self.silenced = changed(self.silenced, alert, silence, now=time.time())
+        return self.silenced
+
+    async def silences(self) -> Silences:
+        return self.silenced
 
     async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance:
         raise StoreFailed("nobody counts for all here")

@@ -13,11 +13,14 @@ import msgspec
 import pytest
 import yaml
 
+from dspool.core.admission.silences import KEPT, Silence
+from dspool.store.store import SessionStore
 from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.metric_table import BY_NAME
 from dspool_console.alerts import ALERTS, METRICS_READ
 from dspool_console.alerts.watch import SPAN_S, AlertWatch
 from dspool_console.alerts.window import SampleWindow, sample_of
+from dspool_console.dashboard import view
 from tests.dashboard_demo import SimulatedPool
 
 RULE_TESTS = Path(__file__).parents[1] / "alerts" / "rules_test.yaml"
@@ -207,6 +210,43 @@ async def test_an_alert_is_pending_before_it_fires_and_tells_when_it_is_over():
     assert watch.state("DspoolPoolNotReady").state == "ok"
     assert [change.number for change in watch.watch.changes] == [-1 - n for n in range(watch.watch.told)]
     assert watch.events("DspoolPoolNotReady") == ["alert.firing", "alert.resolved"]
+
+
+async def test_a_silenced_alert_fires_and_is_shown_but_counts_for_nobody_until_its_end():
+    watch = Watch()
+    await watch.pass_s(90, ready=False)
+    until = 1e9 + watch.now + 60.0
+    silence = Silence("the database is being moved", 1e9, until, "ada")
+    version = watch.watch.version
+    watch.watch.hear({"DspoolPoolNotReady": silence})
+    fires = watch.state("DspoolPoolNotReady")
+    assert (fires.state, fires.silence) == ("firing", silence)
+    assert watch.watch.version == version + 1, "viewers are told"
+    summary = watch.watch.summary()
+    assert (summary["firing"], summary["worst"], summary["silenced"]) == (0, None, 1)
+    quiet = view.diagnosis(None, None, watch.pool.config, watch.watch.alerts)
+    await watch.pass_s(45, ready=False)
+    assert watch.state("DspoolPoolNotReady").silence == silence
+    await watch.pass_s(15, ready=False)
+    assert watch.state("DspoolPoolNotReady").silence is None
+    assert watch.watch.summary()["worst"] == "critical"
+    loud = view.diagnosis(None, None, watch.pool.config, watch.watch.alerts)
+    assert quiet.sentence != loud.sentence, "health hears of it again"
+    assert watch.events("DspoolPoolNotReady") == ["alert.firing"], "a silence is no end of an alert"
+
+
+async def test_silences_outlive_the_store_and_those_that_are_over_are_forgotten(tmp_path):
+    for now in (100.0, 140.0):
+        store = SessionStore(f"sqlite:///{tmp_path}/dspool.db", clock=lambda now=now: now)
+        await store.open()
+        for number in range(KEPT + 3):
+            kept = await store.silence_alert("p", f"a{number}", Silence("why", now, now + 50.0, "ada"))
+        assert len(kept) == KEPT
+        await store.close()
+    store = SessionStore(f"sqlite:///{tmp_path}/dspool.db", clock=lambda: 200.0)
+    await store.open()
+    assert await store.silence_alert("p", "a9", None) == {}
+    await store.close()
 
 
 async def test_what_the_metrics_cannot_tell_is_unknown_and_their_absence_is_an_alert():

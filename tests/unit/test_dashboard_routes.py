@@ -101,8 +101,46 @@ async def test_a_table_is_packed_for_who_takes_that(demo):
 
 
 def test_the_dashboard_itself_changes_nothing_but_a_login():
-    changing = {route.path for route in DASHBOARD if route.method != "GET"}
+    changing = {route.path for route in DASHBOARD if route.method != "GET" and route.role != "admin"}
     assert changing == {f"{PAGE}/login", f"{PAGE}/logout"}
+
+
+async def test_an_admin_silences_an_alert_with_a_reason_and_an_end_and_readers_see_that_but_not_who():
+    pool = SimulatedPool(workers=1, history_s=2)
+    texts, source = tokens_for(root="admin", eve="reader")
+    silence, why = f"{POOL}/alerts/DspoolQueueWait/silence", {"reason": "moving", "duration_s": 3600}
+    async with client(pool, tokens=source) as http:
+        who = {name: {"authorization": f"Bearer {text}"} for name, text in texts.items()}
+
+        async def shown(name):
+            answer = (await http.get(f"{POOL}/alerts", headers=who[name])).json()
+            return {one["name"]: one["silence"] for one in answer["alerts"]}.get("DspoolQueueWait")
+
+        assert (await http.post(silence, json=why, headers=who["eve"])).status_code == 403
+        for wrong in (
+            {**why, "reason": ""},
+            {**why, "duration_s": 1},
+            {**why, "reason": "x" * 301},
+            {"reason": "x"},
+        ):
+            assert (await http.post(silence, json=wrong, headers=who["root"])).status_code == 422
+        mistyped = await http.post(silence.replace("Wait", "Wayt"), json=why, headers=who["root"])
+        assert (mistyped.status_code, "did you mean DspoolQueueWait?" in mistyped.text) == (404, True)
+        made = await http.post(silence, json=why, headers=who["root"])
+        assert made.status_code == 201
+        kept = made.json()["silence"]
+        assert (kept["by"], kept["until"] - kept["since"]) == ("root", 3600.0)
+        watch = http._transport.app._console.dashboard.of("default")
+        watch.alerts.take(await pool.snapshot())
+        assert (await shown("root"))["by"] == "root"
+        assert {**(await shown("root")), "by": ""} == await shown("eve")
+        overview = (await http.get(f"{POOL}/overview?fresh=1", headers=who["eve"])).json()
+        assert overview["alerts"]["silenced"] == 1
+        assert (await http.delete(silence, headers=who["root"])).json() == {
+            "alert": "DspoolQueueWait",
+            "silence": None,
+        }
+        assert await shown("root") is None
 
 
 def test_below_the_page_there_is_nothing_but_its_files_and_the_login():

@@ -151,6 +151,26 @@ async def test_only_a_program_that_there_is_gets_a_version_if_so_asked():
         assert pool.asked[0]["deploy"] == Deployment("qaa", 0, spec=spec)
 
 
+async def test_two_versions_are_compared_with_what_they_did_at_the_same_time():
+    pool = FakePool()
+    made = [Deployment("qa", number, spec={"signature": f"q -> a{number}"}) for number in (2, 3)]
+
+    async def deployments():
+        return made
+
+    pool.deployments = deployments
+    async with client_of(pool) as http:
+        path = POOL + "/programs/qa/compare"
+        found = (await http.get(path + "?old=2&new=3")).json()
+        assert found["differences"] == [
+            {"part": "fields", "where": "signature", "before": "q -> a2", "after": "q -> a3"}
+        ]
+        assert (found["rollout"]["previous"], found["rollout"]["version"]) == (2, 3)
+        assert_problem(await http.get(path + "?old=2"), 422, "invalid_request")
+        assert_problem(await http.get(path + "?old=2&new=9"), 404, "unknown_program")
+        assert_problem(await http.get(POOL + "/programs/qaa/compare?old=1&new=2"), 404, "unknown_program")
+
+
 async def test_decisions_about_the_size_are_shown_with_their_numbers():
     shown = (await get("/decisions?limit=2")).json()["decisions"]
     assert len(shown) == 2

@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 
 from dspool.core.admission.rates import Allowance, RateLimits
+from dspool.core.admission.silences import Silence, Silences
 from dspool.core.lifecycle.source import import_paths, source_record
 from dspool.messages import JSON, Deployment, SessionInfo, StorageLimits, StoredUsage
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.store.logins import RECORD as ENDED_LOGINS
 from dspool.store.logins import Ended
+from dspool.store.silences import RECORD as SILENCES
 from dspool.store.store import SessionStore
 
 
@@ -109,6 +111,14 @@ class Storage:
     async def ended_logins(self) -> Ended:
         """Logins to the dashboard that were ended before their time."""
         return msgspec.convert(await self._store.get_record(self.name, ENDED_LOGINS) or {}, Ended)
+
+    async def silence_alert(self, alert: str, silence: Silence | None) -> Silences:
+        """Keep that an alert is silenced so, or not any more; returns all that are."""
+        return await self._store.silence_alert(self.name, alert, silence)
+
+    async def silences(self) -> Silences:
+        """The alerts that somebody has silenced, some of which may be over."""
+        return msgspec.convert(await self._store.get_record(self.name, SILENCES) or {}, Silences)
 
     async def take_allowance(self, token: str, limits: RateLimits, wanted: int) -> Allowance:
         """Up to `wanted` operations of a token, counted over all ingress processes."""

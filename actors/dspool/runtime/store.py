@@ -121,4 +121,5 @@ class RemoteStore:
     settle_key = _asked(SessionStore.settle_key)
     drop_key = _asked(SessionStore.drop_key)
     end_login = _asked(SessionStore.end_login)
+    silence_alert = _asked(SessionStore.silence_alert)
     take_allowance = _asked(SessionStore.take_allowance)

@@ -34,6 +34,7 @@ from dspool.store.requests import (
     check_names,
 )
 from dspool.store.schema import create_engine, dead_workers, parse_url, upsert
+from dspool.store.silences import SilencedAlerts
 from dspool.store.usage import ALL, Usage, count_anew
 from dspool.store.writer import FAILURES, Transaction, Writer, store_failed
 
@@ -49,7 +50,7 @@ _UsageByPrincipal = tuple[StoredUsage, list[StoredUsage]]
 _Expired = list[tuple[str, str | None]]
 
 
-class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins):
+class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
     """Ownership and durable state of the sessions of one or more pools, and the pools' own records.
 
     All methods raise `StoreFailed` when the database refuses or cannot be reached; then a write may or may not have

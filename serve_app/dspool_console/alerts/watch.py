@@ -9,11 +9,13 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import Struct
 
+from dspool.core.admission.silences import Silence, Silences, silence_of
 from dspool.errors import PoolError
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.exposition import REACHABLE
@@ -48,6 +50,8 @@ class AlertNow(Struct, frozen=True, kw_only=True):
     summary: str
     description: str
     runbook: str = RUNBOOK
+    silence: Silence | None = None
+    """It fires all the same, but alarms nobody meanwhile."""
 
 
 class AlertWatch:
@@ -58,11 +62,14 @@ class AlertWatch:
         pool: str,
         read: Callable[[], Awaitable[Snapshot]],
         *,
+        read_silences: Callable[[], Awaitable[Silences]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self._read, self._clock, self._wall = read, clock, wall
+        self._read_silences = read_silences
+        self._silences: Silences = {}
         self._samples: deque[tuple[float, Sample]] = deque()
         self._since: dict[str, tuple[float, float]] = {}
         """Since when an alert's condition holds: monotonic, wall."""
@@ -81,12 +88,31 @@ class AlertWatch:
             snapshot = None
             with contextlib.suppress(PoolError, TimeoutError):
                 snapshot = await asyncio.wait_for(self._read(), ANSWER_S)
+            await self.read_silences()
             try:
                 self.take(snapshot)
             except Exception:
                 # One snapshot that cannot be judged must not end the watch.
                 log.exception("the alerts of pool %s could not be evaluated", self.pool)
             await asyncio.sleep(every_s)
+
+    async def read_silences(self) -> None:
+        """Hear what others silenced, also through other processes; if the store is away, what is known stays."""
+        if self._read_silences is not None:
+            with contextlib.suppress(PoolError, TimeoutError):
+                self.hear(await asyncio.wait_for(self._read_silences(), ANSWER_S))
+
+    def hear(self, silences: Silences) -> None:
+        """These are silenced from now on."""
+        self._silences = silences
+        alerts = tuple(self._silenced(alert, self._wall()) for alert in self.alerts)
+        if alerts != self.alerts:
+            self.alerts = alerts
+            self.version += 1
+
+    def _silenced(self, alert: AlertNow, at: float) -> AlertNow:
+        silence = silence_of(self._silences, alert.name, now=at)
+        return alert if silence == alert.silence else msgspec.structs.replace(alert, silence=silence)
 
     def take(self, snapshot: Snapshot | None) -> None:
         """Judge all alerts with one more snapshot; None: the metrics do not answer."""
@@ -100,9 +126,12 @@ class AlertWatch:
             self._samples.popleft()
         window = SampleWindow(self._samples, now)
         before = {alert.name: alert.state for alert in self.alerts}
-        self.alerts = tuple(self._state(alert, window, now, at) for alert in ALERTS)
+        silenced = {alert.name: alert.silence for alert in self.alerts}
+        self.alerts = tuple(self._silenced(self._state(alert, window, now, at), at) for alert in ALERTS)
         self.evaluated_at = at
         for alert in self.alerts:
+            if alert.silence != silenced.get(alert.name):
+                self.version += 1
             if alert.state == before.get(alert.name, "ok"):
                 continue
             self.version += 1
@@ -139,12 +168,14 @@ class AlertWatch:
         )
 
     def summary(self) -> dict[str, Any]:
-        """How many there are, and how bad the worst is."""
-        firing = [alert for alert in self.alerts if alert.state == "firing"]
+        """How many fire and are not silenced, and how bad the worst of those is."""
+        loud = [alert for alert in self.alerts if alert.silence is None]
+        firing = [alert for alert in loud if alert.state == "firing"]
         order = ("critical", "warning", "info")
         worst = min((alert.severity for alert in firing), key=order.index, default=None)
-        pending = sum(alert.state == "pending" for alert in self.alerts)
-        return {"firing": len(firing), "pending": pending, "worst": worst}
+        pending = sum(alert.state == "pending" for alert in loud)
+        silenced = len(self.alerts) - len(loud)
+        return {"firing": len(firing), "pending": pending, "worst": worst, "silenced": silenced}
 
     def _add_event(self, event: str, alert: AlertNow, at: float) -> None:
         about = {"alert": alert.name, "severity": alert.severity, "summary": alert.summary, "pool": self.pool}
@@ -153,6 +184,16 @@ class AlertWatch:
         self.told += 1
         # Below all numbers of the event log: these are this process's own.
         self.changes.append(LoggedEvent(-self.told, at, event, level, "alerts", numbers, about))
+
+
+def without_names(alerts: Iterable[AlertNow]) -> list[AlertNow]:
+    """For those who may not know who did what."""
+    return [
+        alert
+        if alert.silence is None
+        else msgspec.structs.replace(alert, silence=msgspec.structs.replace(alert.silence, by=""))
+        for alert in alerts
+    ]
 
 
 def _filled(text: str, pool: str, value: float) -> str:
@@ -177,4 +218,4 @@ _HUMAN: Final[dict[str, Callable[[float], str]]] = {
     "humanizeDuration": _duration,
 }
 
-__all__ = ["EVERY_S", "AlertNow", "AlertWatch"]
+__all__ = ["EVERY_S", "AlertNow", "AlertWatch", "without_names"]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from dspool_console.dashboard import login, operations, pages, report, whatif
+from dspool_console.dashboard import alerts, login, operations, pages, report, whatif
 from dspool_serve.http.routing import Route
 
 DASHBOARD: Final[tuple[Route, ...]] = (
     *login.ROUTES,
     *pages.ROUTES,
+    *alerts.ROUTES,
     *operations.ROUTES,
     *whatif.ROUTES,
     *report.ROUTES,

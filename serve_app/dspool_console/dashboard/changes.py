@@ -13,11 +13,11 @@ from dspool.errors import PoolError
 from dspool.messages import PoolStatus
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import DecisionRecord
-from dspool_console.alerts.watch import AlertWatch
+from dspool_console.alerts.watch import AlertWatch, without_names
 from dspool_console.dashboard import view
 from dspool_serve.api.common import or_none
 from dspool_serve.api.events import event_row
-from dspool_serve.api.pool import without_names
+from dspool_serve.api.pool import without_names as without_principals
 from dspool_serve.api.tables import points
 from dspool_serve.api.workers import WorkerRow, worker_rows
 from dspool_serve.pools import ClusterPool
@@ -150,7 +150,7 @@ class Changes:
         if progress is None or rollouts is None:
             return []  # the supervisor is away: nobody else misses anything for that
         # Readers hear it too.
-        rollout = next(iter(without_names(rollouts[:1])), None)
+        rollout = next(iter(without_principals(rollouts[:1])), None)
         moments = [] if self._warm_since is None else progress
         same = rollout == self._rollout and self._warm_since is not None
         self._warm_since = progress[-1].sequence if progress else self._warm_since or 0
@@ -174,7 +174,7 @@ class Changes:
         if self.alerts.version == self._alerts_version:
             return []
         self._alerts_version = self.alerts.version
-        return [("alerts", "alerts", {"alerts": self.alerts.alerts})]
+        return [("alerts", "alerts", {"alerts": without_names(self.alerts.alerts)})]
 
 
 def _part(name: str, before: view.Row | None, now: view.Row) -> view.Row:

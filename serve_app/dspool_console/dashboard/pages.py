@@ -1,10 +1,9 @@
-"""What the page's views show beside the API's own answers: overview, live stream, alerts, markers."""
+"""What the page's views show beside the API's own answers: overview, live stream, markers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
@@ -13,13 +12,11 @@ from dspool.core.metrics.measures import LiveUpdate
 from dspool.errors import InvalidRequest
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.observation import MAX_PAGE
-from dspool_console.alerts.watch import EVERY_S as ALERTS_EVERY_S
-from dspool_console.alerts.watch import AlertNow
 from dspool_console.dashboard import view
 from dspool_console.dashboard.hub import TOPICS
 from dspool_console.dashboard.service import ConsoleContext, PoolWatch
 from dspool_serve.api.common import POOL, answer_packed, or_none, patiently
-from dspool_serve.api.events import EventRow, Marker, event_row, markers
+from dspool_serve.api.events import Marker, markers
 from dspool_serve.api.tables import RANGE, RANGE_QUERY, range_of
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request
@@ -27,17 +24,6 @@ from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
 
 HEARTBEAT_S: Final = 10.0
-
-
-class AlertList(Struct):
-    """The alerts as they stand."""
-
-    evaluated_at: Annotated[float | None, Meta(description="wall-clock seconds")]
-    every_s: float
-    alerts: Sequence[AlertNow]
-    changes: Annotated[
-        list[EventRow], Meta(description="the last that fired or ended, oldest first; numbered -1, -2, ...")
-    ]
 
 
 class MarkerList(Struct):
@@ -89,16 +75,6 @@ async def list_markers(context: ConsoleContext, request: Request) -> Response:
     return answer_packed(request, MarkerList(markers(events, start=start, end=end)))
 
 
-async def list_alerts(context: ConsoleContext, request: Request) -> Response:
-    request.query(frozenset())
-    watch = context.watch(request)
-    if watch.alerts.evaluated_at is None:
-        watch.start()
-    changes = [event_row(change) for change in watch.alerts.changes]
-    alerts = watch.alerts
-    return answer_packed(request, AlertList(alerts.evaluated_at, ALERTS_EVERY_S, alerts.alerts, changes))
-
-
 _ASKED: Final = ("invalid_request", "pool_not_ready")
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -132,15 +108,6 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=RANGE_QUERY,
         role="reader",
     ),
-    Route(
-        "GET",
-        POOL + "/alerts",
-        list_alerts,
-        "The alerts as they stand in this ingress process, and those that fired or ended lately",
-        AlertList,
-        problems=_ASKED,
-        role="reader",
-    ),
 )
 
-__all__ = ["ROUTES", "AlertList", "MarkerList", "live_update_of"]
+__all__ = ["ROUTES", "MarkerList", "live_update_of"]

@@ -36,7 +36,7 @@ class PoolWatch:
 
     def __init__(self, pool: ClusterPool, wall: Callable[[], float]) -> None:
         self.pool = pool
-        self.alerts = AlertWatch(pool.name, pool.snapshot, wall=wall)
+        self.alerts = AlertWatch(pool.name, pool.snapshot, read_silences=pool.silences, wall=wall)
         self.hub = Hub(Changes(pool, self.alerts, wall=wall), wall=wall)
         self.operations = OperationLog(pool.name, pool.config.state_dir)
         self.answers: Fresh[Any] = Fresh(KEEP_S)

@@ -64,7 +64,7 @@ def diagnosis(
     alerts = [
         StandingAlert(one.name, one.state == "firing", one.severity, one.since, one.summary)
         for one in standing
-        if one.state in ("pending", "firing")
+        if one.state in ("pending", "firing") and one.silence is None
     ]
     return diagnose(status, snapshot, alerts)
 

@@ -9,6 +9,8 @@ from typing import Final, Literal
 import msgspec
 
 from dspool.core.lifecycle.source import digest_of
+from dspool.core.lifecycle.version_diff import differences
+from dspool.core.lifecycle.versions import check_known
 from dspool.errors import InvalidRequest, PoolError, UnknownProgram
 from dspool.messages import Deployment, ExecuteProgram, GetProgramInfo, StreamProgram
 from dspool.supervisor.canary import Rollout
@@ -19,6 +21,7 @@ from dspool_serve.api.common import (
     POOL,
     RUN,
     answer_json,
+    answer_packed,
     body_of,
     cut,
     deadline,
@@ -35,6 +38,7 @@ from dspool_serve.api.common import (
     stream_program,
     stream_progress,
     wants_events,
+    whole_number,
 )
 from dspool_serve.api.schema import (
     BatchItem,
@@ -53,8 +57,10 @@ from dspool_serve.api.version_schema import (
     PoolProgramList,
     ProgramVersion,
     RollbackRequest,
+    VersionComparison,
 )
 from dspool_serve.context import Context
+from dspool_serve.costly import in_thread
 from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.problems import problem_body
 from dspool_serve.http.requests import Request, number
@@ -177,6 +183,38 @@ def _made_from(deployment: Deployment) -> tuple[Literal["spec", "state", "import
     return "state" if deployment.state is not None else "spec", summary
 
 
+async def compare_versions(context: Context, request: Request) -> Response:
+    """Instructions and demonstrations may hold anything: for admins."""
+    name = request.params["program"]
+    query = request.query(frozenset({"old", "new"}))
+    pool = pool_of(context, request)
+    made = {one.version: one for one in await pool.deployments() if one.program == name}
+    if not made:
+        check_known(name, await pool.current_versions(), "to compare")
+    old, new = (_version_named(query, side, name, made) for side in ("old", "new"))
+    found = await context.service.costly.run(
+        request.principal, lambda: in_thread(lambda: differences(old, new))
+    )
+    both, of_program = (
+        {old.version, new.version},
+        [one for one in await pool.rollouts() if one.program == name],
+    )
+    tried = next((one for one in of_program if one.new and {one.version, one.previous} == both), None)
+    before, after = (program_version(one, with_who=names_sessions(request)) for one in (old, new))
+    return answer_packed(request, VersionComparison(name, before, after, found, tried))
+
+
+def _version_named(query: dict[str, str], side: str, program: str, made: dict[int, Deployment]) -> Deployment:
+    number = whole_number(query, side, 1, 2**31)
+    if number is None:
+        raise InvalidRequest(f"{side} is missing: the version to compare", field=side)
+    if number not in made:
+        raise UnknownProgram(
+            f"there is no version {number} of {program}; known: {sorted(made)}", program=program
+        )
+    return made[number]
+
+
 async def deploy_pool_program(context: Context, request: Request) -> Response | EventStream:
     name = request.params["program"]
     query = request.query(frozenset({"canary_s"}))
@@ -267,6 +305,15 @@ ROUTES: tuple[Route, ...] = (
         PoolProgramInfo,
         problems=("unknown_program", *LOOK),
         role="reader",
+    ),
+    Route(
+        "GET",
+        _PROGRAM + "/compare",
+        compare_versions,
+        "In what two versions differ, and what both did while the later one was tried",
+        VersionComparison,
+        problems=("invalid_request", "unknown_program", "queue_full", *LOOK),
+        query=tuple((side, {"type": "integer", "minimum": 1}) for side in ("old", "new")),
     ),
     Route(
         "POST",

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from dspool.core.lifecycle.version_diff import Difference
 from dspool.messages.programs import MadeBy
+from dspool.supervisor.canary import Rollout
 from dspool_serve.api.schema import Cursor, JSONObject, ProgramRequest, Schema
 
 
@@ -70,6 +72,19 @@ class Deployed(Struct):
 
     program: str
     version: int
+
+
+class VersionComparison(Struct):
+    """In what two versions of a pool program differ, and what both did while the later one was tried."""
+
+    program: str
+    old: ProgramVersion
+    new: ProgramVersion
+    differences: Annotated[list[Difference], Meta(description="values are cut, and secrets not shown")]
+    rollout: Annotated[
+        Rollout | None,
+        Meta(description="the last in which both ran at the same time; null: none is remembered"),
+    ] = None
 
 
 class RollbackRequest(Struct, forbid_unknown_fields=True):

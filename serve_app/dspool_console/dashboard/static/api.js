@@ -69,10 +69,10 @@ export const pools = async () => (await get(`${API}/pools`)).pools.map((pool) =>
 
 export const auditRecords = async (limit) => (await get(`${API}/audit${query({ limit })}`)).records;
 
-const change = (method, path, body, signal) =>
+const change = (method, path, body, signal, accept = "application/json") =>
   answer(path, {
     method,
-    headers: { "content-type": "application/json", "x-dspool-csrf": csrf },
+    headers: { "content-type": "application/json", "x-dspool-csrf": csrf, accept },
     body: method === "DELETE" ? undefined : JSON.stringify(body),
     signal,
   });
@@ -87,7 +87,7 @@ export async function begin(path, body) {
 
 /** Sends `body` and gives each event of the answer to `take(name, data)`; an `error` event is thrown. */
 export async function follow(path, body, signal, take) {
-  const response = await change("POST", path, body, signal);
+  const response = await change("POST", path, body, signal, "text/event-stream");
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

@@ -6,9 +6,9 @@ import { toast } from "./parts.js";
 
 /**
  * A button that acts. `ask(): {title, text, verb, danger?, fields?}` fills the confirmation; `run(values)` acts and
- * returns what to tell when it worked.
+ * returns what to tell when it worked. `open()` instead shows something of its own.
  */
-export function actionButton(ctx, { label, ask, run, done, title = "", quiet = true }) {
+export function actionButton(ctx, { label, ask, run, done, open, title = "", quiet = true }) {
   const allowed = ctx.admin;
   const why = `Needs the role admin; you are ${ctx.me.role}.`;
   return h(
@@ -21,7 +21,7 @@ export function actionButton(ctx, { label, ask, run, done, title = "", quiet = t
       on: {
         click: () => {
           if (!allowed) return toast(why, true);
-          return confirm(ask(), run, done);
+          return open ? open() : confirm(ask(), run, done);
         },
       },
     },
@@ -50,7 +50,9 @@ export function confirm({ title, text, verb, danger = false, fields = [] }, run,
     act.disabled = true;
     problem.hidden = true;
     try {
-      const told = await run(Object.fromEntries(fields.map((field) => [field.name, field.input.value])));
+      const inputs = Object.fromEntries(fields.map((field) => [field.name, field.input]));
+      const values = Object.fromEntries(fields.map((field) => [field.name, field.input.value]));
+      const told = await run(values, inputs);
       dialog.close();
       if (told) toast(told);
       done?.();

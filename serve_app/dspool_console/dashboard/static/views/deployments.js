@@ -3,8 +3,11 @@
 import { get, poolPath, query, send } from "../api.js";
 import { actionButton } from "../dialog.js";
 import { fill, h } from "../dom.js";
-import { count, duration, percent, time } from "../format.js";
-import { badge, bar, empty, facts, panel } from "../parts.js";
+import { badge, empty, panel } from "../parts.js";
+import { Table } from "../table.js";
+import { compareButton } from "./compare_versions.js";
+import { deployButton } from "./deploy_form.js";
+import { HISTORY, rolloutParts } from "./rollouts.js";
 import { Warmup } from "./warmup.js";
 
 export const create = (ctx) => new Deployments(ctx);
@@ -16,13 +19,25 @@ class Deployments {
     this.topics = ["warmup"];
     this.deployment = h("div", {});
     this.programs = h("div", { class: "scroll" });
+    this.history = new Table({
+      label: "Last deployments",
+      key: (row) => `${row.program} ${row.began_at}`,
+      columns: HISTORY,
+      page: 10,
+    });
+    this.noHistory = h("div", {});
     this.warmup = new Warmup(ctx);
+    const deploy = deployButton(ctx, {
+      programs: () => this.versions.map((one) => one.program),
+      moment: (rollout) => this.moment(rollout),
+    });
     this.node = h(
       "div",
       { class: "stack" },
-      h("div", { class: "head" }, h("h1", {}, "Warm-up and deployments")),
+      h("div", { class: "head" }, h("h1", {}, "Warm-up and deployments"), h("div", { class: "push" }, deploy)),
       panel("Deployment", {}, this.deployment),
       panel("Programs and their versions", {}, this.programs),
+      panel("Last deployments", {}, this.history.node, this.noHistory),
       this.warmup.node,
     );
     this.node.querySelector(".head").style.marginBottom = "0";
@@ -35,94 +50,41 @@ class Deployments {
       this.warmup.load(),
     ]);
     this.versions = programs;
+    this.rollouts = rollouts;
     this.rollout = rollouts[0] ?? null;
   }
 
   draw() {
-    fill(
-      this.deployment,
-      this.rollout ? this.deploymentOf(this.rollout) : empty(
-        "No deployment yet",
-        "Put a new version of a program in place with `dspool deploy`, and follow it here.",
-      ),
-    );
+    const sign = JSON.stringify([this.rollout, this.versions.map((one) => [one.program, one.version])]);
+    if (sign !== this.rolloutSign) {
+      this.rolloutSign = sign;
+      fill(
+        this.deployment,
+        this.rollout ? rolloutParts(this.ctx, this.rollout, this.wayBack(this.rollout)) : empty(
+          "No deployment yet",
+          "Put a new version of a program in place with “Deploy”, or with `dspool deploy`, and follow it here.",
+        ),
+      );
+    }
+    this.history.show(this.rollouts);
+    this.history.node.hidden = !this.rollouts.length;
+    fill(this.noHistory, this.rollouts.length ? null : empty("Nothing deployed yet", ""));
     this.drawPrograms();
     this.warmup.draw();
   }
 
-  deploymentOf(one) {
-    const done = one.workers_total ? one.workers_done / one.workers_total : 0;
-    const progress = bar(
-      done,
-      `${one.workers_done} of ${one.workers_total} workers`,
-      ["failed", "rolled back"].includes(one.phase),
-    );
-    progress.classList.add("wide");
-    const compared = one.old || one.new;
-    return [
-      facts([
-        ["Program", h("span", { class: "id" }, one.program)],
-        ["Version", one.previous ? `v${one.previous} → v${one.version}` : `v${one.version}`],
-        ["Phase", badge(one.phase)],
-        ["Began", time(one.began_at)],
-        ["Ended", one.ended_at ? time(one.ended_at) : "still going on"],
-        ["Canary", one.canary ? h("a", { class: "id", href: this.ctx.href("workers", one.canary) }, one.canary) : "–"],
-      ]),
-      one.reason
-        ? h("p", { class: ["failed", "rolled back"].includes(one.phase) ? "bad" : "muted" }, one.reason)
-        : null,
-      h(
-        "div",
-        { class: "progress" },
-        h("span", { class: "muted small" }, `${one.workers_done} of ${one.workers_total} workers have it`),
-        progress,
-      ),
-      compared ? this.comparison(one) : null,
-    ].map((part) => {
-      if (part instanceof HTMLElement) part.style.marginBottom = "10px";
-      return part;
-    });
+  /** From the version that was deployed last to the one before, as long as it is the current one. */
+  wayBack({ program, version, previous, phase }) {
+    const known = this.versions.find((one) => one.program === program);
+    if (phase !== "done" || known?.version !== version || !known.versions.includes(previous)) return null;
+    return h("p", {}, this.rollBack(known, previous, `Roll back to v${previous}`, false));
   }
 
-  comparison({ old, new: fresh, version, previous, canary_s: watched }) {
-    const rate = (side) => (side?.operations ? percent(side.errors / side.operations, 2) : "–");
-    const rows = [["Operations", (side) => count(side?.operations)], ["Errors", (side) => count(side?.errors)], [
-      "Error rate",
-      rate,
-    ], ["Mean run time", (side) => duration(side?.run_s)]];
-    return h(
-      "div",
-      { class: "scroll" },
-      h(
-        "table",
-        {},
-        h("caption", { class: "for-readers" }, "The canary against the version before"),
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            h("th", { scope: "col" }, `Canary, watched for ${duration(watched)}`),
-            h("th", { scope: "col", class: "num" }, previous ? `v${previous}, before` : "Before"),
-            h("th", { scope: "col", class: "num" }, `v${version}, canary`),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          rows.map(([name, of]) =>
-            h(
-              "tr",
-              {},
-              h("th", { scope: "row" }, name),
-              h("td", { class: "num" }, of(old)),
-              h("td", { class: "num" }, of(fresh)),
-            )
-          ),
-        ),
-      ),
-    );
+  /** A moment of the deployment that this page began. */
+  moment(rollout) {
+    this.rollout = rollout;
+    if (rollout.ended_at) this.ctx.refresh();
+    else this.draw();
   }
 
   drawPrograms() {
@@ -153,7 +115,10 @@ class Deployments {
           h(
             "td",
             { class: "full num" },
-            deployment.version === program.version ? null : this.rollBack(program, deployment.version),
+            deployment.version === program.version ? null : [
+              compareButton(this.ctx, program, deployment.version),
+              this.rollBack(program, deployment.version),
+            ],
           ),
         )
       )
@@ -175,14 +140,22 @@ class Deployments {
     );
   }
 
-  rollBack({ program, version: current }, version) {
+  rollBack(
+    { program, version: current },
+    version,
+    label = version < current ? "Roll back to this" : "Go to this",
+    quiet = true,
+  ) {
     const { ctx } = this;
     return actionButton(ctx, {
-      label: version < current ? "Roll back to this" : "Go to this",
+      label,
+      quiet,
       ask: () => ({
         title: `Go to version ${version} of ${program}?`,
-        text: `All workers load version ${version} in place of version ${current}. ` +
-          "Operations that run finish with the version they began with.",
+        text:
+          `All workers answer with version ${version} in place of version ${current}, at once and without a trial. ` +
+          "Operations that run finish with the version they began with; nothing is lost, and version " +
+          `${current} stays to go back to.`,
         verb: version < current ? "Roll back" : "Go",
         danger: version < current,
       }),

@@ -1,6 +1,7 @@
 // What happened: alerts as they stand, the pool's events as they come, and who changed what.
 
-import { auditRecords, get, poolPath, query } from "../api.js";
+import { auditRecords, get, poolPath, query, send } from "../api.js";
+import { actionButton } from "../dialog.js";
 import { fill, h } from "../dom.js";
 import { clock, count, time } from "../format.js";
 import { badge, empty, failed, panel, segments } from "../parts.js";
@@ -9,6 +10,7 @@ import { Table } from "../table.js";
 const KEPT = 500;
 const SHOWN = 30;
 const AUDIT_MS = 10_000;
+const SILENCES = [["3600", "1 hour"], ["14400", "4 hours"], ["86400", "1 day"], ["604800", "7 days"]];
 const ORDER = { firing: 0, pending: 1, unknown: 2, ok: 3 };
 
 export const create = (ctx) => new Events(ctx);
@@ -22,7 +24,7 @@ class Events {
     this.search = "";
     this.shown = SHOWN;
     this.rows = [];
-    this.alertTable = new Table({ label: "Alerts", key: (row) => row.name, columns: ALERTS });
+    this.alertTable = new Table({ label: "Alerts", key: (row) => row.name, columns: [...ALERTS, this.silences()] });
     this.alertNote = h("p", { class: "muted small" });
     this.feed = h("ol", { class: "feed" });
     this.feedNote = h("div", {});
@@ -94,6 +96,68 @@ class Events {
     return undefined;
   }
 
+  /** Who silenced an alert, why and until when; or the way to do so. */
+  silences() {
+    const { ctx } = this;
+    const path = (row) => poolPath(ctx.pool, "alerts", row.name, "silence");
+    const done = () => ctx.refresh();
+    const end = (row) =>
+      actionButton(ctx, {
+        label: "End silence",
+        title: `Let ${row.name} alarm again`,
+        ask: () => ({ title: "End this silence?", text: `${row.name} counts again at once.`, verb: "End it" }),
+        run: async () => {
+          await send("DELETE", path(row));
+          return `${row.name} counts again.`;
+        },
+        done,
+      });
+    const begin = (row) =>
+      actionButton(ctx, {
+        label: "Silence",
+        title: `Silence ${row.name} for a time`,
+        ask: () => ({
+          title: "Silence this alert?",
+          text:
+            `${row.name} still fires and stays in this table, but it takes nothing from the pool's health and is not ` +
+            "counted until the end of the silence. Everybody sees the reason.",
+          verb: "Silence",
+          fields: [
+            { name: "reason", label: "Reason", input: h("input", { type: "text", required: true, maxlength: 300 }) },
+            {
+              name: "duration_s",
+              label: "For",
+              input: h("select", {}, SILENCES.map(([value, text]) => h("option", { value }, text))),
+            },
+          ],
+        }),
+        run: async ({ reason, duration_s: seconds }) => {
+          await send("POST", path(row), { reason, duration_s: Number(seconds) });
+          return `${row.name} is silenced.`;
+        },
+        done,
+      });
+    return {
+      key: "silence",
+      label: "Silence",
+      full: true,
+      sign: (row) => [row.silence, row.state],
+      cell: (row) =>
+        row.silence
+          ? h(
+            "span",
+            {},
+            badge("paused", "silenced"),
+            " until ",
+            time(row.silence.until),
+            row.silence.by ? ` by ${row.silence.by}` : "",
+            h("span", { class: "muted small" }, `: ${row.silence.reason} `),
+            end(row),
+          )
+          : begin(row),
+    };
+  }
+
   look(text) {
     this.search = text.trim().toLowerCase();
     this.draw();
@@ -149,7 +213,13 @@ class Events {
       this.rows.push(frame);
       if (this.rows.length > KEPT) this.rows.shift();
     } else if (kind === "alerts") {
-      this.alerts = { ...this.alerts, alerts: frame.alerts, evaluated_at: frame.evaluated_at ?? Date.now() / 1000 };
+      // What all viewers hear does not say who silenced an alert.
+      const who = new Map(this.alerts.alerts.map((one) => [one.name, one.silence]));
+      const alerts = frame.alerts.map((one) => {
+        const known = who.get(one.name);
+        return one.silence && known?.since === one.silence.since ? { ...one, silence: known } : one;
+      });
+      this.alerts = { ...this.alerts, alerts, evaluated_at: frame.evaluated_at ?? Date.now() / 1000 };
     } else return;
     this.draw();
   }

@@ -195,7 +195,7 @@ export class Warmup {
           { class: "muted" },
           ` ${report.workers_warm} warm, strategy ${report.strategy}${
             report.stages?.length ? ` in stages of ${report.stages.join(", ")}` : ""
-          }, ${duration(report.duration_s)}`,
+          }${report.duration_s ? `, ${duration(report.duration_s)}` : ""}`,
         ),
         report.stopped ? h("span", { class: "bad" }, ` ${report.stopped}`) : null,
       ),

@@ -140,7 +140,7 @@ class WorkerView {
     if (!this.links.children.length) {
       fill(
         this.links,
-        workerActions(this.ctx, worker.id, false),
+        workerActions(this.ctx, worker, false),
         ray ? h("a", { class: "button", href: ray, target: "_blank", rel: "noreferrer" }, "Ray dashboard") : null,
       );
     }

@@ -160,7 +160,7 @@ class Workers {
         label: "Actions",
         full: true,
         sign: (row) => row.state,
-        cell: (row) => h("span", { class: "nowrap" }, workerActions(ctx, row.id)),
+        cell: (row) => h("span", { class: "nowrap" }, workerActions(ctx, row)),
       },
     ];
   }
