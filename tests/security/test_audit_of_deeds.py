@@ -50,7 +50,7 @@ def named(route: Route) -> str:
 
 def asked(route: Route) -> tuple[str, str, bytes]:
     names = {"{pool}": "default", "{program}": "qa", "{session}": "ada%2Fs", "{worker}": "default-w0-abcdef"}
-    names["{alert}"] = "DspoolErrorRate"
+    names |= {"{alert}": "DspoolErrorRate", "{operation}": "runs"}
     path = route.path
     for name, value in names.items():
         path = path.replace(name, value)
@@ -94,7 +94,7 @@ def _waiting(name: str) -> None:
 
 for _name in (
     "run", "stream", "deploy", "stream_deploy", "rollback", "resize", "pause", "resume", "drain", "restart",
-    "stream_warm", "end_session", "create_session", "silence_alert",
+    "stream_warm", "end_session", "create_session", "silence_alert", "cancel",
 ):  # fmt: skip
     _waiting(_name)
 
