@@ -23,7 +23,7 @@ import msgspec
 
 from dspool.config import PoolConfig
 from dspool.core.admission.access import new_token
-from dspool.core.admission.silences import Silence, Silences, changed
+from dspool.core.admission.silences import AlertSilence, Silences, changed
 from dspool.core.lifecycle.versions import check_known
 from dspool.core.lifecycle.warmup import StepRun, WarmupReport, report
 from dspool.core.metrics.metric_store import MetricsOptions
@@ -424,7 +424,7 @@ class SimulatedPool:
     async def ended_logins(self) -> dict[str, dict[str, float]]:
         return {token: dict(logins) for token, logins in self.ended_by_token.items()}
 
-    async def silence_alert(self, alert: str, silence: Silence | None) -> Silences:
+    async def silence_alert(self, alert: str, silence: AlertSilence | None) -> Silences:
         self.silenced = changed(self.silenced, alert, silence, now=time.time())
         return self.silenced
 

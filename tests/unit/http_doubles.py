@@ -13,7 +13,7 @@ import httpx
 
 from dspool.config import PoolConfig
 from dspool.core.admission.rates import Allowance, RateLimits
-from dspool.core.admission.silences import Silence, Silences, changed
+from dspool.core.admission.silences import AlertSilence, Silences, changed
 from dspool.core.lifecycle.versions import check_known
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.errors import (
@@ -151,7 +151,7 @@ class FakePool:
     async def ended_logins(self) -> dict[str, dict[str, float]]:
         return {token: dict(logins) for token, logins in self.ended_by_token.items()}
 
-    async def silence_alert(self, alert: str, silence: Silence | None) -> Silences:
+    async def silence_alert(self, alert: str, silence: AlertSilence | None) -> Silences:
         self.silenced = changed(self.silenced, alert, silence, now=time.time())
         return self.silenced
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import yaml
 
-from dspool.core.admission.silences import KEPT, Silence
+from dspool.core.admission.silences import KEPT, AlertSilence
 from dspool.store.store import SessionStore
 from dspool.telemetry.exposition import REACHABLE
 from dspool.telemetry.metric_table import BY_NAME
@@ -216,7 +216,7 @@ async def test_a_silenced_alert_fires_and_is_shown_but_counts_for_nobody_until_i
     watch = Watch()
     await watch.pass_s(90, ready=False)
     until = 1e9 + watch.now + 60.0
-    silence = Silence("the database is being moved", 1e9, until, "ada")
+    silence = AlertSilence("the database is being moved", 1e9, until, "ada")
     version = watch.watch.version
     watch.watch.hear({"DspoolPoolNotReady": silence})
     fires = watch.state("DspoolPoolNotReady")
@@ -240,7 +240,7 @@ async def test_silences_outlive_the_store_and_those_that_are_over_are_forgotten(
         store = SessionStore(f"sqlite:///{tmp_path}/dspool.db", clock=lambda now=now: now)
         await store.open()
         for number in range(KEPT + 3):
-            kept = await store.silence_alert("p", f"a{number}", Silence("why", now, now + 50.0, "ada"))
+            kept = await store.silence_alert("p", f"a{number}", AlertSilence("why", now, now + 50.0, "ada"))
         assert len(kept) == KEPT
         await store.close()
     store = SessionStore(f"sqlite:///{tmp_path}/dspool.db", clock=lambda: 200.0)

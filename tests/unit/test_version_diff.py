@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dspool.core.lifecycle.version_diff import HIDDEN, LONGEST, MOST, Difference, differences
+from dspool.core.lifecycle.version_diff import HIDDEN, LONGEST, MOST, VersionDifference, differences
 from dspool.messages import Deployment
 
 SPEC = {"signature": {"inputs": ["q"], "outputs": ["a"], "instructions": "Answer."}, "module": "Predict"}
@@ -54,7 +54,7 @@ def version(number=1, **given):
     ],
 )  # fmt: skip
 def test_what_differs_is_named_by_its_kind_and_place(old, new, found):
-    assert differences(version(**old), version(2, **new)) == [Difference(*one) for one in found]
+    assert differences(version(**old), version(2, **new)) == [VersionDifference(*one) for one in found]
 
 
 def test_what_a_version_holds_is_shown_within_bounds():

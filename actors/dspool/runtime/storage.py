@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dspool.core.admission.rates import Allowance, RateLimits
-from dspool.core.admission.silences import Silence, Silences
+from dspool.core.admission.silences import AlertSilence, Silences
 from dspool.core.lifecycle.source import import_paths, source_record
 from dspool.messages import JSON, Deployment, SessionInfo, StorageLimits, StoredUsage
 from dspool.store.idempotency import Claim, KeptAnswer
@@ -112,7 +112,7 @@ class Storage:
         """Logins to the dashboard that were ended before their time."""
         return msgspec.convert(await self._store.get_record(self.name, ENDED_LOGINS) or {}, Ended)
 
-    async def silence_alert(self, alert: str, silence: Silence | None) -> Silences:
+    async def silence_alert(self, alert: str, silence: AlertSilence | None) -> Silences:
         """Keep that an alert is silenced so, or not any more; returns all that are."""
         return await self._store.silence_alert(self.name, alert, silence)
 

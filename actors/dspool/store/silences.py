@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dspool.core.admission.silences import Silence, Silences, changed
+from dspool.core.admission.silences import AlertSilence, Silences, changed
 from dspool.store.schema import records, upsert
 from dspool.store.writer import Transaction
 
@@ -22,7 +22,7 @@ class SilencedAlerts:
     _clock: Callable[[], float]
     _write: Callable[[Transaction], Awaitable[Any]]
 
-    async def silence_alert(self, pool: str, alert: str, silence: Silence | None) -> Silences:
+    async def silence_alert(self, pool: str, alert: str, silence: AlertSilence | None) -> Silences:
         """Keep that `alert` is silenced so, or not any more; returns all that are."""
 
         async def run(connection: AsyncConnection) -> Silences:

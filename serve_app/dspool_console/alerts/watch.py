@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from dspool.core.admission.silences import Silence, Silences, silence_of
+from dspool.core.admission.silences import AlertSilence, Silences, silence_of
 from dspool.errors import PoolError
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.exposition import REACHABLE
@@ -50,7 +50,7 @@ class AlertNow(Struct, frozen=True, kw_only=True):
     summary: str
     description: str
     runbook: str = RUNBOOK
-    silence: Silence | None = None
+    silence: AlertSilence | None = None
     """It fires all the same, but alarms nobody meanwhile."""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from dspool.core.admission.silences import Silence
+from dspool.core.admission.silences import AlertSilence
 from dspool.errors import UnknownName, suggestion
 from dspool_console.alerts import ALERTS
 from dspool_console.alerts.watch import EVERY_S, AlertNow, without_names
@@ -56,7 +56,7 @@ class SilencedAlert(Struct):
     """An alert with its silence; null: it has none."""
 
     alert: str
-    silence: Silence | None
+    silence: AlertSilence | None
 
 
 _silence_body: msgspec.json.Decoder[SilenceRequest] = msgspec.json.Decoder(SilenceRequest)
@@ -79,7 +79,7 @@ async def silence_alert(context: ConsoleContext, request: Request) -> Response:
     name = _known(request)
     asked = await body_of(context, request, _silence_body)
     now = time.time()
-    silence = Silence(asked.reason, now, now + asked.duration_s, request.principal or "")
+    silence = AlertSilence(asked.reason, now, now + asked.duration_s, request.principal or "")
     return answer_json(await _keep(context, request, name, silence), 201)
 
 
@@ -88,7 +88,7 @@ async def end_silence(context: ConsoleContext, request: Request) -> Response:
 
 
 async def _keep(
-    context: ConsoleContext, request: Request, name: str, silence: Silence | None
+    context: ConsoleContext, request: Request, name: str, silence: AlertSilence | None
 ) -> SilencedAlert:
     watch = context.watch(request)
     watch.alerts.hear(await patiently(watch.pool.silence_alert(name, silence)))

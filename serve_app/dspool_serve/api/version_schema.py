@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from dspool.core.lifecycle.version_diff import Difference
+from dspool.core.lifecycle.version_diff import VersionDifference
 from dspool.messages.programs import MadeBy
 from dspool.supervisor.canary import Rollout
 from dspool_serve.api.schema import Cursor, JSONObject, ProgramRequest, Schema
@@ -80,7 +80,7 @@ class VersionComparison(Struct):
     program: str
     old: ProgramVersion
     new: ProgramVersion
-    differences: Annotated[list[Difference], Meta(description="values are cut, and secrets not shown")]
+    differences: Annotated[list[VersionDifference], Meta(description="values are cut, and secrets not shown")]
     rollout: Annotated[
         Rollout | None,
         Meta(description="the last in which both ran at the same time; null: none is remembered"),

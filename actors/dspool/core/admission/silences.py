@@ -10,7 +10,7 @@ KEPT: Final = 64
 """Of one pool. There are fewer alerts; a name that no version knows any more must not stay for ever."""
 
 
-class Silence(Struct, frozen=True):
+class AlertSilence(Struct, frozen=True):
     """An alert still fires and is shown, but it alarms nobody until `until`. Times are wall-clock seconds."""
 
     reason: str
@@ -20,11 +20,11 @@ class Silence(Struct, frozen=True):
     """The principal who silenced it; empty: nobody who has a name, or not for whoever reads it."""
 
 
-Silences = dict[str, Silence]
+Silences = dict[str, AlertSilence]
 """By the alert's name."""
 
 
-def changed(before: Silences, alert: str, silence: Silence | None, *, now: float) -> Silences:
+def changed(before: Silences, alert: str, silence: AlertSilence | None, *, now: float) -> Silences:
     """With `silence` for `alert` (None: it has none any more), without those that are over."""
     kept = {name: one for name, one in before.items() if one.until > now and name != alert}
     if silence is not None:
@@ -32,10 +32,10 @@ def changed(before: Silences, alert: str, silence: Silence | None, *, now: float
     return dict(list(kept.items())[-KEPT:])
 
 
-def silence_of(silences: Silences, alert: str, *, now: float) -> Silence | None:
+def silence_of(silences: Silences, alert: str, *, now: float) -> AlertSilence | None:
     """The silence of `alert` that has not ended."""
     silence = silences.get(alert)
     return silence if silence is not None and silence.until > now else None
 
 
-__all__ = ["KEPT", "Silence", "Silences", "changed", "silence_of"]
+__all__ = ["KEPT", "AlertSilence", "Silences", "changed", "silence_of"]

@@ -21,7 +21,7 @@ _DEMOS: Final = ("demos", "traces", "train")
 Part = Literal["program", "instructions", "demos", "fields", "model", "arguments", "settings", "source"]
 
 
-class Difference(Struct, frozen=True):
+class VersionDifference(Struct, frozen=True):
     """One place where two versions are not the same; None: it is not there."""
 
     part: Part
@@ -31,12 +31,12 @@ class Difference(Struct, frozen=True):
     after: str | None
 
 
-def differences(old: Deployment, new: Deployment) -> list[Difference]:
+def differences(old: Deployment, new: Deployment) -> list[VersionDifference]:
     """The first `MOST` of them, by part; values cut at `LONGEST`, and none of what is named like a secret."""
     before, after = dict(_leaves_of(old)), dict(_leaves_of(new))
     names = [*before, *(name for name in after if name not in before)]
     found = [
-        Difference(
+        VersionDifference(
             part, where, _text(where, before.get((part, where))), _text(where, after.get((part, where)))
         )
         for part, where in names
