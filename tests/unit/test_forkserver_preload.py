@@ -53,6 +53,35 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
     assert "no_such_module" in done.stderr
 
 
+def test_children_draw_different_ids_of_ray_whatever_was_loaded(tmp_path):
+    (tmp_path / "acting.py").write_text("import ray\n\n@ray.remote\nclass Acting:\n    pass\n")
+    program = textwrap.dedent(
+        """
+        import os
+        from dspool.runtime.forkserver.preload import preload
+        assert not preload(["acting"], ["ray.serve._private.replica"]).failed
+        from ray import ObjectRef
+        for _ in range(2):
+            if not (child := os.fork()):
+                print(ObjectRef.from_random().hex(), flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+        """
+    )
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        # Else numpy starts threads.
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, env=environ
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split()
+    assert first != second
+
+
 def test_a_module_that_exits_is_left_to_the_worker_and_does_not_end_the_parent(tmp_path):
     (tmp_path / "exits.py").write_text("import sys\nsys.exit('no licence')")
     (tmp_path / "interrupts.py").write_text("raise KeyboardInterrupt")

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from dspool.runtime.forkserver.places import Unavailable, is_library
@@ -87,6 +88,8 @@ def preload(modules: Iterable[str], also: Iterable[str] = ()) -> Preloaded:
             importlib.import_module(module)
         except Exception as failed:
             raise Unavailable(f"{module} cannot be loaded: {type(failed).__name__}: {failed}") from failed
+        if module == "ray":
+            _leave_rays_dice_alone()
     for module in OFTEN:
         _import(module)
     if why := _unshareable(before):
@@ -132,6 +135,18 @@ def running() -> str | None:
     if len(threads) == 1:
         return None
     return f"threads run in the parent: {', '.join(threads)}"
+
+
+def _leave_rays_dice_alone() -> None:
+    """Make the ids of actor classes without Ray's own generator of random numbers.
+
+    Ray's library seeds that at its first use, and a module with a `@ray.remote` class uses it, as Ray Serve's do. The
+    children of this process would then draw the same numbers: two that start at once take the same id in the object
+    store, and one dies of it.
+    """
+    actor: Any = importlib.import_module("ray.actor")
+    ids = actor.ActorClassID
+    actor.ActorClassID = SimpleNamespace(from_random=lambda: ids(os.urandom(ids.size())))
 
 
 def _import(module: str) -> str:
