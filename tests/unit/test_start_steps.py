@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 
+from dspool.config import PoolConfig
 from dspool.core.lifecycle.start_steps import StartStep, StartSteps, StepTiming, timings_text
 from dspool.errors import ConfigError, WorkerStartFailed
-from dspool_serve.ingress.starting import Starting, in_thread, keep_logs, said_by
+from dspool_serve.ingress.starting import HTTP, Starting, in_thread, keep_logs, said_by
 
 ONCE = StartStep("pool", "warm workers")
 TWICE = StartStep("serve", "Ray Serve and its proxy", log="serve/", repeatable=True)
@@ -165,3 +168,24 @@ def test_the_ends_of_ray_s_logs_are_kept_those_of_the_step_first(tmp_path):
     assert kept.stat().st_mode & 0o777 == 0o600
     assert not keep_logs(tmp_path / "none", tmp_path / "other", ONCE)
     assert not (tmp_path / "other").exists()
+
+
+async def test_replicas_that_never_come_fail_the_start_when_its_time_is_up(monkeypatch):
+    from ray import serve
+
+    from dspool_serve.ingress.service import Service
+
+    application = SimpleNamespace(message="it broke")
+    monkeypatch.setattr(
+        serve, "status", lambda: SimpleNamespace(applications=defaultdict(lambda: application))
+    )
+    monkeypatch.setattr(Service, "_begin_application", lambda self: None)
+    service = Service(PoolConfig(state_dir="/nowhere"))
+    application.status = "DEPLOYING"
+    with pytest.raises(WorkerStartFailed, match=r"step http: .* did not come up within 0\.05 s"):
+        await Starting(0.05, lambda step, text: None).run(HTTP, service._deploy)
+    application.status = "DEPLOY_FAILED"
+    with pytest.raises(WorkerStartFailed, match="it broke"):
+        await Starting(60.0, lambda step, text: None).run(HTTP, service._deploy)
+    application.status = "RUNNING"
+    await Starting(60.0, lambda step, text: None).run(HTTP, service._deploy)

@@ -41,6 +41,7 @@ from dspool_serve.ingress.starting import Report, Starting
 
 NAMESPACE = "dspool"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
+_LOOK_S = 0.1
 """Operations do not travel through Ray's object store; Ray's default would reserve 30 % of the memory."""
 
 
@@ -140,7 +141,7 @@ class Service:
             if isinstance(outcome, BaseException):
                 raise outcome
         report("http", "opening the HTTP service")
-        await starting.run(steps.HTTP, lambda: steps.in_thread(self._deploy), self._end_application)
+        await starting.run(steps.HTTP, self._deploy, self._end_application)
         await starting.run(steps.ANSWER, self._wait_until_it_answers)
 
     async def _end_ray(self) -> None:
@@ -290,17 +291,26 @@ class Service:
         host = f"[{service.host}]" if ":" in service.host else service.host
         self.url = f"{'https' if self.tls_cert else 'http'}://{host}:{service.port}"
 
-    def _deploy(self) -> None:
+    async def _deploy(self) -> None:
+        """Returns when the application runs. Serve itself would wait for that without an end."""
+        from ray import serve
+
+        await steps.in_thread(self._begin_application)
+        name = application_name(self.pool_name)
+        while (application := (await asyncio.to_thread(serve.status)).applications[name]).status != "RUNNING":
+            if application.status == "DEPLOY_FAILED":
+                raise RuntimeError(application.message)
+            await asyncio.sleep(_LOOK_S)
+
+    def _begin_application(self) -> None:
         from ray import serve
 
         from dspool_serve.ingress.deployment import build_app
 
         self._serving = True
-        serve.run(
-            build_app(self.config, client_header=self._client_header),
-            name=application_name(self.pool_name),
-            route_prefix="/",
-        )
+        app = build_app(self.config, client_header=self._client_header)
+        target = serve.RunTarget(app, name=application_name(self.pool_name))
+        serve.run_many([target], wait_for_applications_running=False)
 
     async def _wait_until_it_answers(self) -> None:
         """Until the proxy knows the routes: at first it answers 404 or 503 for ones that exist."""
