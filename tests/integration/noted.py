@@ -186,7 +186,10 @@ def faulty() -> None:
 
 
 def one_of_three() -> None:
-    """The first worker is warm at once; until there is a file `go`, the second takes its time and others fail."""
+    """The first worker is warm at once; until there is a file `go`, the second takes its time and others fail.
+
+    They fail once there is a file `started`: before any worker is warm it would be the start that fails.
+    """
     mine = Path(os.environ["NOTED_DIR"])
     for place in ("first", "second"):
         try:
@@ -196,6 +199,8 @@ def one_of_three() -> None:
         while place == "second" and not (mine / "go").exists():
             time.sleep(0.05)
         return
+    while not (mine / "started").exists():
+        time.sleep(0.05)
     if not (mine / "go").exists():
         raise RuntimeError("there is room for two")
 

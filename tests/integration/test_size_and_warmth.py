@@ -191,7 +191,7 @@ async def test_a_fault_in_warm_up_keeps_the_new_worker_out_and_the_pool_whole_on
 
 
 async def test_a_pool_is_ready_with_min_ready_workers_while_others_are_slow_or_fail(start_pool, notes, log):
-    for place in ("first", "second", "go"):
+    for place in ("first", "second", "started", "go"):
         (notes / place).unlink(missing_ok=True)
     pool = await start_pool(
         pool_size=3,
@@ -199,6 +199,7 @@ async def test_a_pool_is_ready_with_min_ready_workers_while_others_are_slow_or_f
         restart={"intensity": 1000, "backoff_s": 0.5, "backoff_max_s": 0.5},
     )
     (first,) = pids(pool)
+    (notes / "started").touch()
     status = await until_status(pool, lambda now: "there is room for two" in now.reason)
     assert (status.ready, status.desired, status.actual) == (True, 3, 1)
     assert (await pool.execute("noted", **log.inputs("meanwhile"))).worker == first
