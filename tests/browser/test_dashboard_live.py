@@ -120,12 +120,12 @@ def test_the_workers_are_those_of_the_pool_and_open_in_full(look, demo):
     assert look.troubles == []
 
 
-def test_a_traced_operation_of_this_pool_is_a_waterfall(look):
-    page = look.go("operations")
-    # Others have used the service too, and not for programs only. Of the newest the trace may still be on its way.
-    page.locator(".list tbody tr", has=page.get_by_role("link", name="qa", exact=True)).last.locator(
-        "a.id"
-    ).first.click()
+def test_a_traced_operation_of_this_pool_is_a_waterfall(look, demo):
+    with demo.client() as http:
+        wish = {"traceparent": f"00-{'1f' * 16}-{'2e' * 8}-01"}
+        answer = http.post(QA, json={"inputs": QUESTION}, headers=wish).raise_for_status().json()
+    page = look.go(f"operations?text={answer['operation_id']}")
+    page.locator(".list tbody a.id").first.click()
     page.get_by_role("heading", name="Where the time went").wait_for()
     assert page.locator(".waterfall li").count() >= 4
     facts = page.locator('section[aria-label="Operation"] .facts div')
