@@ -144,7 +144,7 @@ def test_actions_of_the_page_do_what_they_say_and_are_written_down(up, page):
     until(lambda: page.get(f"{POOL}/warmup").json()["progress"][-1:] and True)
     worker = page.get(f"{POOL}/workers").json()["workers"][0]["id"]
     assert page.post(f"{POOL}/workers/{worker}/restart", json={"wait_s": 2}).json()["worker"] == worker
-    until(lambda: worker not in page.get(f"{POOL}/workers").text)
+    until(lambda: worker not in [one["id"] for one in page.get(f"{POOL}/workers").json()["workers"]])
     done = [one["path"].rpartition("/")[2] for one in page.get("/v1/audit").json()["records"]]
     assert {"pause", "resume", "warm", "restart"} <= set(done)
     refused = page.post(f"{POOL}/pause", headers={"x-dspool-csrf": "no"})

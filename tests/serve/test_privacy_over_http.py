@@ -108,13 +108,17 @@ def use(up: Up, lm: LMServer) -> list[int]:
 def look(http: httpx.Client, path: str) -> tuple[int, bytes]:
     """Status and body; of a stream what comes in its first second."""
     until, data = time.monotonic() + 1.0, b""
-    with http.stream("GET", path) as answer:
+    with http.stream("GET", path, follow_redirects=True) as answer:
         endless = answer.headers["content-type"].startswith("text/event-stream")
         for chunk in answer.iter_bytes():
             data += chunk
             if endless and time.monotonic() > until:
                 break
         return answer.status_code, data
+
+
+QUERIES = {"/v1/pools/{pool}/programs/{program}/compare": "?old=1&new=1"}
+"""What a route must be asked with."""
 
 
 def shown(up: Up, operation: str) -> dict[str, bytes]:
@@ -124,7 +128,7 @@ def shown(up: Up, operation: str) -> dict[str, bytes]:
         worker = http.get(f"{POOL}/workers").json()["workers"][0]["id"]
     known = {"{pool}": "default", "{program}": "ask", "{worker}": worker, "{operation}": operation}
     # Who administers a pool may see the names of sessions; they are hidden from all others.
-    named = (f"{{pool}}/{part}" for part in ("pool_sessions", "running", "workers/{worker}"))
+    named = (f"{{pool}}/{part}" for part in ("pool_sessions", "running", "operations", "workers/{worker}"))
     with_names = {f"/v1/pools/{one}" for one in named}
     for who in ("root", "eve"):
         with client(up, up.tokens[who]) as http:
@@ -137,6 +141,7 @@ def shown(up: Up, operation: str) -> dict[str, bytes]:
                 if "/static/" in path:
                     continue
                 assert "{" not in path, f"say above what {path} is to be asked with"
+                path += QUERIES.get(route.path, "")
                 status, found[f"{who} {path}"] = look(http, path)
                 admins = route.role == "admin" and who != "root"
                 # What too little was measured for yet is refused too.

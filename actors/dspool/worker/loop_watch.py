@@ -126,7 +126,8 @@ class LoopWatch:
         # Who wanted what a program's own task does cannot be seen, unless it can be only one.
         alone = watched.under_way() if watched.program else []
         execution = _execution_in(stack) or (alone[0] if len(alone) == 1 else None)
-        command = None if execution is None else execution.operation.command
+        # The name of a session's own program is its caller's.
+        command = execution.operation.command if execution is not None and execution.version else None
         block: dict[str, Any] = {
             **self._labels,
             "program": getattr(command, "program", None) or watched.program,
