@@ -13,10 +13,12 @@ from blocking_programs import Counted
 
 from dspool.config import PoolConfig, Probe
 from dspool.errors import Cancelled, DeadlineExceeded, ProgramError
-from dspool.messages import Deployment, ExecuteProgram, StreamProgram
+from dspool.messages import Deployment, ExecuteProgram, Operation, StreamProgram
 from dspool.programs.sessions.host import SessionHost
 from dspool.telemetry import events
 from dspool.testing.host import LoopbackPool
+from dspool.worker.execution import ClientPeer, Execution
+from dspool.worker.loop_watch import LoopWatch, Watched
 from dspool.worker.worker import Worker
 
 WAIT_S = 60.0
@@ -129,6 +131,17 @@ async def test_a_block_is_told_once_with_program_operation_and_place(
     assert f"{metadata['file']}:{metadata['line']} in hold" in text
     assert "may_end.wait(PATIENCE_S)" in text
     assert text.count("has blocked an event loop") == 1
+
+
+@pytest.mark.parametrize(("version", "name"), [(3, "answers"), (0, "")])
+async def test_the_name_of_a_session_s_own_program_is_not_told(version: int, name: str):
+    operation = Operation("o1", ExecuteProgram("answers", {}), 30.0)
+    execution = Execution(operation, ClientPeer(None), 0.0, 1)  # type: ignore[arg-type]
+    execution.version = version
+    watch = LoopWatch(0.1, {})
+    watched = Watched(asyncio.get_running_loop(), None, "", lambda: [])
+    block = watch._begin(watched, threading.get_ident(), 0.2)
+    assert (block["program"], block["operation_id"]) == (name, "o1")
 
 
 async def noticed(caplog: pytest.LogCaptureFixture) -> None:
