@@ -393,7 +393,7 @@ def test_a_confirmation_can_be_left_and_nothing_is_sent(look):
 
 def test_thinned_points_keep_each_peak_and_each_gap(look):
     page = look.go("report")
-    module = page.locator('script[type="module"]').get_attribute("src").replace("app.js", "series.js")
+    module = page.locator('script[type="module"]').evaluate("one => one.src").replace("app.js", "series.js")
     found = page.evaluate(
         """async (module) => {
             const { Series } = await import(module);
@@ -508,7 +508,7 @@ def test_all_of_a_workers_row_is_seen_on_a_common_screen_and_who_goes_is_not_sen
     assert box["x"] + box["width"] <= edge["x"] + edge["width"]
     module = (
         page.locator('script[type="module"]')
-        .get_attribute("src")
+        .evaluate("one => one.src")
         .replace("app.js", "views/worker_actions.js")
     )
     offered = page.evaluate(
@@ -584,7 +584,7 @@ def test_a_lost_service_is_told_and_found_again(browser, tmp_path):
 
 def test_an_answer_older_than_what_the_stream_said_does_not_undo_it(look):
     page = look.go("overview")
-    module = page.locator('script[type="module"]').get_attribute("src").replace("app.js", "pool.js")
+    module = page.locator('script[type="module"]').evaluate("one => one.src").replace("app.js", "pool.js")
     seen = page.evaluate(
         """async (module) => {
             const { PoolData } = await import(module);
