@@ -544,7 +544,7 @@ def test_without_a_pool_the_page_says_how_to_start_one(look, demo):
 def test_a_pool_that_is_not_there_leads_to_one_that_is(look, demo):
     look.page.goto(f"{demo.url}/dashboard#/nowhere/overview")
     look.page.get_by_role("heading", name="There is no such pool").wait_for()
-    look.page.get_by_role("link", name="Go to a pool that there is").click()
+    look.page.get_by_role("link", name="Go to pool default").click()
     look.page.get_by_role("heading", level=1, name="default").wait_for()
 
 

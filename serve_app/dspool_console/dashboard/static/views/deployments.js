@@ -77,7 +77,8 @@ class Deployments {
   wayBack({ program, version, previous, phase }) {
     const known = this.versions.find((one) => one.program === program);
     if (phase !== "done" || known?.version !== version || !known.versions.includes(previous)) return null;
-    return h("p", {}, this.rollBack(known, previous, `Roll back to v${previous}`, false));
+    const verb = previous < version ? "Roll back" : "Go";
+    return h("p", {}, this.rollBack(known, previous, `${verb} to v${previous}`, false));
   }
 
   /** A moment of the deployment that this page began. */
