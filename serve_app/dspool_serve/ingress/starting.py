@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
+from dspool import private_files
 from dspool.core.lifecycle.start_steps import StartStep, StartSteps, StepTiming
 from dspool.errors import PoolError, WorkerStartFailed
 
@@ -148,8 +149,7 @@ def keep_logs(session: Path, to: Path, step: StartStep) -> bool:
         text = path.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
         parts.append(f"==> {path.relative_to(session / 'logs')} <==\n{text}\n")
     if parts:
-        to.touch(mode=0o600)
-        to.write_text("\n".join(parts), encoding="utf-8", errors="replace")
+        private_files.replace(to, "\n".join(parts).encode(errors="replace"))
     return bool(parts)
 
 
