@@ -29,6 +29,7 @@ T = TypeVar("T")
 _ONCE = frozenset(
     {
         b"authorization",
+        b"content-encoding",
         b"content-length",
         b"content-type",
         b"cookie",
