@@ -64,8 +64,10 @@ wheel: install ## build/wheel/dspool-*.whl, the same bytes each time
 # Whole files side by side, each process with a cluster of its own; a test that measures time runs alone.
 PARALLEL := -n $(or $(PROCESSES),2) --dist loadfile --no-loadscope-reorder
 
+# What fails runs once more by itself, and both are printed. It stays until the suite was green three times in a row.
 test: install ## all tests; PROCESSES=1 to run one after the other
-	@$(BIN)/pytest $(PARALLEL)
+	@$(BIN)/pytest $(PARALLEL) || { test $$? = 1 && echo "== once more, only what failed" \
+	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-unit: install ## the tests that need no Ray
 	@$(BIN)/pytest $(PARALLEL) -m "not ray and not serve" tests/unit tests/property tests/security
