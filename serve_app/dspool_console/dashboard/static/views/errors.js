@@ -1,4 +1,4 @@
-// What operations fail with: by exception and line, or by the model's error. One of them in full: who, since when, examples.
+// What operations fail with: by exception and line, or by the model's error. One of them in full: who, since when.
 
 import { get, poolPath } from "../api.js";
 import { fill, h } from "../dom.js";
