@@ -42,6 +42,8 @@ StartPool = Callable[..., Awaitable[Any]]
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(PATIENCE)
+    # xdist sets it for its processes; for ours it would mean a terminal of so many columns.
+    os.environ.pop("COLUMNS", None)
     # A job in the background of a script ignores it, and with it all that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     side_by_side.register(config)
