@@ -50,7 +50,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(_M, "            if successor is not None:\n                self.offer(successor, now)\n", "            pass\n", "the next of a session is not offered"),
     Mutant(_M, "while (shared or bound) and worker.capacity > len(worker.tickets):", "while (shared or bound) and worker.capacity >= len(worker.tickets):", "one operation too many is sent"),
     Mutant(_M, "            self.sessions.disown(session, worker_id)\n            if worker", "            if worker", "a session that was handed over keeps its owner"),
-    Mutant(_M, "        ticket.worker = worker.id\n        ticket.attempts += 1", "        ticket.worker = worker.id", "attempts are not counted"),
+    Mutant(_M, "        ticket.attempts += 1\n        ticket.sent_at", "        ticket.sent_at", "attempts are not counted"),
     Mutant(_Q, "        queue.append(ticket)\n        return False", "        queue.append(ticket)\n        return True", "operations of a session do not wait for each other"),
     Mutant(_Q, "        queue.popleft()\n        if queue:\n            return queue[0]\n        del", "        queue.popleft()\n        if len(queue) > 1:\n            return queue[0]\n        if queue:\n            return None\n        del", "the last of a session waits for ever"),
     Mutant(_R, "            not ticket.idempotent\n            or ticket", "            ticket", "what is not idempotent runs again"),
