@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,9 +89,16 @@ def run(seeds: range, mutant: int | None = None, **environ: str) -> Iterator[dic
     """What each seed found, as it is found; a seed that ends its process is a violation."""
     command = [*_COMMAND, RUN, NONE if mutant is None else str(mutant), *map(str, seeds)]
     left = list(seeds)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
-    ) as process:
+    with (
+        _directory() as place,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environ, "TMPDIR": place},
+        ) as process,
+    ):
         assert process.stdout is not None
         assert process.stderr is not None
         try:
@@ -108,7 +116,7 @@ def run(seeds: range, mutant: int | None = None, **environ: str) -> Iterator[dic
 def violations_with(seed: int, faults: list[tuple[float, str, int]]) -> list[str]:
     """What the seed breaks with these faults (seconds after the start, kind, seed of its dice) and no others."""
     command = [*_COMMAND, PLAN, NONE, str(seed), json.dumps(faults)]
-    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = _printed(command)
     violations: list[str] = json.loads(found.splitlines()[-1])
     return violations
 
@@ -116,7 +124,19 @@ def violations_with(seed: int, faults: list[tuple[float, str, int]]) -> list[str
 def shrink(seed: int, mutant: int | None = None) -> str:
     """The test that `shrunk` makes, from a process of its own."""
     command = [*_COMMAND, SHRINK, NONE if mutant is None else str(mutant), str(seed)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+    return _printed(command)
+
+
+def _printed(command: list[str]) -> str:
+    with _directory() as place:
+        environ = {**os.environ, "TMPDIR": place}
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout
+
+
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    """For what a simulation writes, in memory where there is room: its process may be killed, and leaves it."""
+    shared = "/dev/shm"
+    return tempfile.TemporaryDirectory(prefix="dsim-", dir=shared if os.path.isdir(shared) else None)
 
 
 def _nothing(seed: int) -> dict[str, Any]:

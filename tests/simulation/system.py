@@ -166,7 +166,7 @@ class System:
         self.nodes = [HEAD, *(f"node{number}" for number in range(1, nodes))]
         self.disk = Disk()
         mount(self.disk)
-        self.directory = tempfile.TemporaryDirectory(prefix="dsim-", dir="/dev/shm")
+        self.directory = tempfile.TemporaryDirectory(prefix="dsim-")
         self.worker_actors: dict[str, Actor] = {}
         self.unnoticed: set[str] = set()
         """Dead workers that Ray still lists."""
