@@ -99,10 +99,18 @@ def a_week(pool: str) -> bytes:
     return metrics.checkpoint()
 
 
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty if it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def give_history(url: str, directory: Path, family: list[psutil.Process]) -> None:
     """Put a week before what the pool has measured: the metrics actor dies and goes on from our checkpoint."""
     week = a_week("default")
-    (actor,) = [one for one in family if "MetricsActor" in " ".join(one.cmdline())]
+    (actor,) = [one for one in family if "MetricsActor" in command_of(one)]
     (directory / "metrics-default.checkpoint").write_bytes(week)
     actor.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 60

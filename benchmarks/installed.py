@@ -87,7 +87,16 @@ def install(wheel: Path, directory: Path, *, without: Iterable[str] = ()) -> Pat
             if not link.is_symlink():
                 link.symlink_to(entry)
     python = directory / "bin" / "python"
-    flags = ["--quiet", "--no-deps", "--no-index", "--no-config", "--link-mode", "copy", "--compile-bytecode"]
+    flags = [
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-config",
+        "--no-cache",
+        "--link-mode",
+        "copy",
+        "--compile-bytecode",
+    ]
     subprocess.run([uv.find_uv_bin(), "pip", "install", "--python", python, *flags, wheel], check=True)
     return python
 

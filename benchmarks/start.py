@@ -34,15 +34,16 @@ LIMIT_S = 300.0
 BUSY_A_CORE = 25
 QUESTION = {"inputs": {"context": "Tea is made of leaves.", "question": "What is tea made of?"}}
 POOL = """
-import asyncio, json, time
+import asyncio, json, tempfile, time
 from dspool import Pool
-async def main():
+async def main(state_dir):
     began = time.monotonic()
-    async with Pool.start() as pool:
+    async with Pool.start(state_dir=state_dir) as pool:
         ready = time.monotonic()
         await pool.execute("qa", context="Tea is made of leaves.", question="What is tea made of?")
         print(json.dumps({"start_s": ready - began, "answer_s": time.monotonic() - ready}), flush=True)
-asyncio.run(main())
+with tempfile.TemporaryDirectory() as state_dir:
+    asyncio.run(main(state_dir))
 """
 
 
