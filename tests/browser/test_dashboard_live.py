@@ -122,9 +122,11 @@ def test_the_workers_are_those_of_the_pool_and_open_in_full(look, demo):
 
 def test_a_traced_operation_of_this_pool_is_a_waterfall(look, demo):
     with demo.client() as http:
-        wish = {"traceparent": f"00-{'1f' * 16}-{'2e' * 8}-01"}
-        answer = http.post(QA, json={"inputs": QUESTION}, headers=wish).raise_for_status().json()
-    page = look.go(f"operations?text={answer['operation_id']}")
+        # Under load only some are traced; the answer says whether this one was.
+        answer = http.post(QA, json={"inputs": QUESTION})
+        while not answer.headers.get("traceparent", "").endswith("-01"):
+            answer = http.post(QA, json={"inputs": QUESTION})
+    page = look.go(f"operations?text={answer.json()['operation_id']}")
     page.locator(".list tbody a.id").first.click()
     page.get_by_role("heading", name="Where the time went").wait_for()
     assert page.locator(".waterfall li").count() >= 4
