@@ -136,12 +136,12 @@ async def test_after_a_start_that_did_not_come_the_next_worker_is_told_to_say_wh
     assert how == "exec: the forked worker p-w0-a failed to start: it did not come in 20 s"
 
 
-async def test_without_forking_a_worker_is_started_as_ray_does_it(clock):
+async def test_without_forking_a_worker_has_an_environment_of_its_own_that_says_so_without_a_reason(clock):
     runtime = workers.RayRuntime(PoolConfig(worker_start="exec"), b"")
     actors = runtime._actor = Actors()
     runtime._start_method = forkserver.StartMethod(None)
     await runtime.start_worker("p-w0-a", 0)
-    assert "runtime_env" not in actors.started[0]
+    assert actors.started[0]["runtime_env"] == {"env_vars": {forkserver.HOW_VARIABLE: "exec"}}
 
 
 async def test_a_job_with_a_python_of_its_own_has_workers_that_say_why_they_were_not_forked(monkeypatch):
