@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up serving install wheel test test-unit check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
+.PHONY: help up serving install wheel test test-unit test-cluster check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -71,6 +71,10 @@ test: install ## all tests; PROCESSES=1 to run one after the other
 
 test-unit: install ## the tests that need no Ray
 	@$(BIN)/pytest $(PARALLEL) -m "not ray and not serve" tests/unit tests/property tests/security
+
+# With every scenario on three machines; the few that `make test` runs are among them.
+test-cluster: install ## tests on machines that are Linux namespaces, with all scenarios; needs root, takes many minutes
+	@DSPOOL_TEST_CLUSTER=1 $(BIN)/pytest tests/cluster
 
 check: install ## what CI runs: lint, format, types, import contracts, documentation, tests
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types imports docs-check

@@ -24,6 +24,8 @@ TOGETHER = {
     "test_schemathesis": "guarded",
     "test_typed_programs": "guarded",
     "test_access": "guarded",
+    "test_machines": "bench",
+    "test_services": "bench",
 }
 """Files that share a service go to one process, in this order: the last one ends it. Whatever uses one stands here."""
 LONGEST = (
@@ -40,7 +42,18 @@ LONGEST = (
     "test_ray_token_of_a_pool",
 )
 """Files that take longest begin first, so that no process is left with one in the end; folders then as in ORDER."""
-ORDER = ("serve", "browser", "integration", "programs", "chaos", "simulation", "property", "security", "unit")
+ORDER = (
+    "serve",
+    "cluster",
+    "browser",
+    "integration",
+    "programs",
+    "chaos",
+    "simulation",
+    "property",
+    "security",
+    "unit",
+)
 FILES = ("gate", "turn")
 _TURNS = "dspool_turns"
 

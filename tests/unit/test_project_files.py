@@ -34,6 +34,7 @@ def test_make_never_hands_on_the_switch_that_makes_workers_start_slowly(monkeypa
         "install",
         "wheel",
         "test",
+        "test-cluster",
         "check",
         "bench",
         "bench-quick",

@@ -1,0 +1,88 @@
+"""A Ray cluster on machines, started as `cluster.yaml` starts it: with a token, Serve behind HAProxy."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.cluster.machine import HOME, ROOT, Machine
+
+PORT: Final = 6379
+_SMALL: Final = ("--num-cpus=2", "--object-store-memory=100000000", "--include-log-monitor=false")
+"""Machines of the bench share the processors of one."""
+_VARIABLE: Final = re.compile(r"\b(RAY_\w+)=(\S+)")
+_ASK: Final = """
+import json, sys, ray
+ray.init(address=sys.argv[1], namespace="dspool", log_to_driver=False, logging_level="ERROR")
+nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+from ray.util.state import list_actors
+actors = [
+    {"name": actor.name, "address": nodes.get(actor.node_id, ""), "state": actor.state, "pid": actor.pid}
+    for actor in list_actors(detail=True, limit=1000)
+]
+print(json.dumps({"nodes": sorted(nodes.values()), "actors": actors}))
+"""
+
+
+def variables() -> dict[str, str]:
+    """What `cluster.yaml` sets for every node."""
+    [command] = [
+        command
+        for command in yaml.safe_load((ROOT / "cluster.yaml").read_text())["worker_start_ray_commands"]
+        if "ray start" in command
+    ]
+    return dict(_VARIABLE.findall(command.partition("ray start")[0]))
+
+
+class RayNodes:
+    """The first machine is the head."""
+
+    def __init__(self, machines: Sequence[Machine]) -> None:
+        self.machines = list(machines)
+        self.head = self.machines[0]
+        self.address = f"{self.head.address}:{PORT}"
+        self.variables = {**variables(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
+        self._token = secrets.token_hex(32)
+
+    def start(self) -> None:
+        self.start_on(self.head)
+        with ThreadPoolExecutor() as side_by_side:
+            list(side_by_side.map(self.start_on, self.machines[1:]))
+
+    def start_on(self, machine: Machine) -> None:
+        """Boot it if it is off, and start Ray there."""
+        if not machine.is_on:
+            machine.boot()
+        token = Path(HOME, ".ray", "auth_token")
+        write = f"umask 077; mkdir -p {token.parent}; printf %s {self._token} > {token}"
+        machine.run(["sh", "-c", write])
+        where = (
+            ("--head", f"--port={PORT}", "--dashboard-host=127.0.0.1")
+            if machine is self.head
+            else (f"--address={self.address}",)
+        )
+        machine.run(
+            [
+                "ray",
+                "start",
+                *where,
+                f"--node-ip-address={machine.address}",
+                "--disable-usage-stats",
+                *_SMALL,
+            ],
+            **self.variables,
+        )
+
+    def seen(self) -> dict[str, Any]:
+        """`nodes`, the addresses of the living ones, and `actors`, as the head sees them."""
+        asked = self.head.run([sys.executable, "-c", _ASK, self.address], **self.variables)
+        found: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])
+        return found
