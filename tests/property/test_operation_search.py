@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from dspool.core.metrics.operation_records import EndedOperation, OperationQuery
 from dspool.core.metrics.tally import OUTCOMES
+from dspool.telemetry import operation_store
 from dspool.telemetry.operation_store import OperationStore
 
 names = st.sampled_from(["qa", "sum", "straße"])
@@ -60,7 +62,14 @@ few = st.tuples(queries, st.sets(st.sampled_from(sorted(asdict(OperationQuery())
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture(params=[6, 20_000])
+def sample(request, monkeypatch):
+    """Operations that a search by duration looks at first: fewer than there are, or all."""
+    monkeypatch.setattr(operation_store, "_SAMPLE", request.param)
+
+
+@pytest.mark.usefixtures("sample")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(operations, max_size=40), st.lists(few, min_size=1, max_size=5))
 def test_a_search_finds_all_that_fits_and_nothing_else_page_by_page_in_order(recorded, asked):
     with tempfile.TemporaryDirectory() as directory:
