@@ -22,7 +22,8 @@ from dspool.testing.host import LoopbackPool
 from dspool.worker.worker import Worker
 from dspool_console.dashboard import DASHBOARD
 from dspool_serve.api import ROUTES
-from tests.dashboard_demo import SimulatedPool, application, tokens_for
+from tests.dashboard_demo import application, tokens_for
+from tests.simulated_pool import SimulatedPool
 
 API = "/v1/pools/default"
 SPEC = {"signature": "context, question -> answer"}

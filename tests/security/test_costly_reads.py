@@ -23,7 +23,8 @@ from dspool_serve.api import tables
 from dspool_serve.api.common import or_none
 from dspool_serve.costly import SWITCH_S, WAITING, CostlyReads, in_thread
 from dspool_serve.fresh import Fresh
-from tests.dashboard_demo import SimulatedPool, application, tokens_for
+from tests.dashboard_demo import application, tokens_for
+from tests.simulated_pool import SimulatedPool
 from tests.unit.http_doubles import until
 
 POOL = "/v1/pools/default"

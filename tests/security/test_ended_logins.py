@@ -6,7 +6,8 @@ import httpx
 
 from dspool.store.logins import KEPT_EACH
 from dspool.store.store import SessionStore
-from tests.dashboard_demo import SimulatedPool, application, tokens_for
+from tests.dashboard_demo import application, tokens_for
+from tests.simulated_pool import SimulatedPool
 
 OWN_PAGE = {"x-dspool-csrf": "login"}
 

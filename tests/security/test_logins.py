@@ -16,7 +16,8 @@ from dspool.store.store import SessionStore
 from dspool.tokens import TokenSource, write
 from dspool_console.dashboard.service import WRONG_AT_ONCE
 from dspool_serve.http.requests import Request
-from tests.dashboard_demo import SimulatedPool, application, tokens_for
+from tests.dashboard_demo import application, tokens_for
+from tests.simulated_pool import SimulatedPool
 
 LOGIN = "/dashboard/login"
 OWN_PAGE = {"x-dspool-csrf": "login"}

@@ -13,7 +13,8 @@ from dspool_serve.access.security import LOOPBACK_NAMES, Security
 from dspool_serve.api import ROUTES
 from dspool_serve.api.application import Application
 from dspool_serve.pools import Settings
-from tests.dashboard_demo import SimulatedPool, application, tokens_for
+from tests.dashboard_demo import application, tokens_for
+from tests.simulated_pool import SimulatedPool
 from tests.unit.http_doubles import FakePool, FixedPools, assert_problem
 
 POOL = "/v1/pools/default"

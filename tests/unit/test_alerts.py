@@ -21,7 +21,7 @@ from dspool_console.alerts import ALERTS, METRICS_READ
 from dspool_console.alerts.watch import SPAN_S, AlertWatch
 from dspool_console.alerts.window import SampleWindow, sample_of
 from dspool_console.dashboard import view
-from tests.dashboard_demo import SimulatedPool
+from tests.simulated_pool import SimulatedPool
 
 RULE_TESTS = Path(__file__).parents[1] / "alerts" / "rules_test.yaml"
 # All as text: to YAML `0x60` is a number.

@@ -12,7 +12,8 @@ from dspool.errors import PoolNotReady, WorkerLost
 from dspool_console.dashboard.hub import FRAMES_KEPT, Hub
 from dspool_console.dashboard.service import Dashboard
 from dspool_serve.fresh import Fresh
-from tests.dashboard_demo import SimulatedPool, SimulatedPools, application
+from tests.dashboard_demo import SimulatedPools, application
+from tests.simulated_pool import SimulatedPool
 from tests.unit.http_doubles import until
 
 

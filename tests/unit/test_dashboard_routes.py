@@ -13,7 +13,9 @@ import pytest
 from dspool.errors import WorkerLost
 from dspool_console.dashboard import DASHBOARD, files
 from dspool_serve.api import ROUTES
-from tests.dashboard_demo import HOSTILE, STEPS, SimulatedPool, application, tokens_for, write_traces
+from tests.dashboard_demo import application, tokens_for, write_traces
+from tests.simulated_load import HOSTILE, STEPS
+from tests.simulated_pool import SimulatedPool
 from tests.unit.http_doubles import JSON, until
 
 PAGE = "/dashboard"

@@ -9,7 +9,8 @@ import pytest
 
 from dspool.remote import RemotePool
 from dspool.telemetry.pseudonyms import session_hash
-from tests.dashboard_demo import SimulatedPool, application, tokens_for, write_traces
+from tests.dashboard_demo import application, tokens_for, write_traces
+from tests.simulated_pool import SimulatedPool
 from tests.unit.http_doubles import JSON
 
 OPERATIONS = "/v1/pools/default/operations"

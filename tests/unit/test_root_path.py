@@ -16,7 +16,8 @@ from dspool.errors import ConfigError
 from dspool.messages import SessionInfo
 from dspool_console.dashboard import files
 from dspool_serve.http.root_path import UnderRoot
-from tests.dashboard_demo import SimulatedPool, application, tokens_for
+from tests.dashboard_demo import application, tokens_for
+from tests.simulated_pool import SimulatedPool
 from tests.unit.http_doubles import JSON
 
 ROOT = "/behind/dsp"

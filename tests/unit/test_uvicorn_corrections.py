@@ -22,7 +22,8 @@ from dspool.corrections.uvicorn_connections import (
     install,
 )
 from dspool_serve.api.application import Application
-from tests.dashboard_demo import SimulatedPool, application
+from tests.dashboard_demo import application
+from tests.simulated_pool import SimulatedPool
 
 
 class Wire:
