@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import pairwise
 
 import msgspec
@@ -18,6 +19,7 @@ from dspool.telemetry.log_files import tail
 from dspool.telemetry.metrics import Metrics
 from dspool_console.dashboard import view
 from dspool_console.dashboard.replay import Replay, late_share, load_of, summary
+from dspool_console.dashboard.report import ReportFacts, report
 from dspool_console.dashboard.traces import OperationLog, listed, operation_of, waterfall
 from dspool_console.dashboard.whatif import bounds_of
 from dspool_serve.api.events import event_row, marker_of, markers
@@ -143,6 +145,27 @@ def test_a_look_and_a_table_travel_as_few_bytes():
 def status_of(*workers, **more):
     facts = {"state": "ready", "ready": True, "desired": 1, "actual": 1, "spares": 0, "membership_version": 1}
     return PoolStatus("p", workers=workers, **{**facts, **more})
+
+
+def test_a_start_and_a_growth_are_not_the_worst_health_of_a_report():
+    clock = Clock()
+    metrics = Metrics("p", clock=clock, wall=clock)
+    # Nobody has said anything yet; three begin; they serve; two more begin; one of five is lost.
+    lives = ((None, 0, 0), (0, 3, 0), (3, 3, 0), (3, 5, 0), (4, 5, 1))
+
+    def worst() -> str:
+        facts = ReportFacts(
+            "p", 100.0, clock.now, clock.now, metrics.table(60), (), (), None, PoolConfig(), ()
+        )
+        return re.search(r"(\d+) of 100 at worst", report(facts))[1]
+
+    for ready, desired, lost in lives:
+        if ready is not None:
+            state = "ready" if ready else "starting"
+            metrics.report(status_of(state=state, actual=ready, desired=desired, lost=lost, lost_since=1.0))
+        clock.now += 1
+        metrics.tick()
+        assert worst() == ("80" if lost else "100")
 
 
 def test_the_overview_shows_what_is_known_while_the_metrics_are_away():
