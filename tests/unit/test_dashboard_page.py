@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dspool.core.metrics.measures import POOL_COLUMNS
 from dspool_console.dashboard.files import STATIC
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,26 @@ def test_everything_that_the_shell_names_is_there():
     named = re.findall(r"\{\{static\}\}/([^\"]+)", SHELL)
     assert named
     assert [one for one in named if not (STATIC / one).is_file()] == []
+
+
+def test_the_shell_names_every_module_that_the_first_page_needs():
+    """Or the browser would learn of it only from another module, one way to the service and back later."""
+    needed, unread = set(), ["app.js", "views/overview.js"]
+    while unread:
+        needed.add(module := unread.pop())
+        path = STATIC / module
+        named = re.findall(r'^(?:import|export)[^;]*? from "(\.[^"]+)"', path.read_text(), flags=re.M)
+        unread += {name((path.parent / one).resolve()) for one in named} - needed
+    assert needed - set(re.findall(r'modulepreload" href="\{\{static\}\}/([^"]+)', SHELL)) == set()
+
+
+def test_every_column_that_a_chart_of_the_pool_draws_is_asked_for_of_a_week_too():
+    drawn = re.search(r"DRAWN = \[(.*?)^\];", (STATIC / "pool.js").read_text(), flags=re.M | re.S)[1]
+    views = "".join(
+        (STATIC / "views" / f"{view}.js").read_text() for view in ("overview", "overview_cards", "charts")
+    )
+    assert set(re.findall(r'column: "(\w+)"', views)) == set(re.findall(r'"(\w+)"', drawn))
+    assert set(re.findall(r'"(\w+)"', drawn)) <= set(POOL_COLUMNS)
 
 
 def test_each_view_of_the_navigation_has_its_module():

@@ -8,6 +8,12 @@ const MAX_MARKERS = 500;
 const TICKS_KEPT_S = 10;
 const LONG_KEPT_S = 60;
 
+/** Columns that charts of a pool draw: of a week all others would come for nothing. */
+export const DRAWN = [
+  ...["utilization", "throughput", "p50_s", "p95_s", "p99_s", "error_rate", "queue_depth", "running", "wait_mean_s"],
+  ...["wait_p95_s", "wait_p99_s", "desired", "size", "spare", "overflow", "input_tokens", "output_tokens"],
+];
+
 /** What to ask of the history for a chart of the last `range` seconds. */
 export const askedOf = (range) => ({ range, resolution: range > HOUR ? LONG_KEPT_S : null });
 
@@ -46,11 +52,16 @@ export class PoolData {
     const isLong = range > HOUR;
     const isHere = isLong ? this.loaded === range && this.now - this.loadedAt < LONG_KEPT_S : this.loaded >= range;
     if (this.isLong === isLong && isHere) return;
+    const turn = (this.turn = Symbol(range));
     const [history] = await Promise.all([
-      get(poolPath(this.name, "metrics", "table") + query(askedOf(range))),
+      get(poolPath(this.name, "metrics", "table") + query({ ...askedOf(range), columns: isLong ? DRAWN : null })),
       this.loadMarkers(range),
     ]);
+    // Another range was asked for meanwhile.
+    if (this.turn !== turn) return;
     this.series.load(history);
+    // The stream may have said more than the history, which is a second old.
+    if (!isLong) for (const frame of this.ticks) if (frame.points) this.series.append(frame.points);
     this.loaded = range;
     this.isLong = isLong;
     this.loadedAt = this.now;

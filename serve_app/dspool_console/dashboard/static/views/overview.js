@@ -1,5 +1,6 @@
 // The pool at a glance: health in words, cards, charts with one cursor, and the figures as a table.
 
+import { Problem } from "../api.js";
 import { fill, h, say } from "../dom.js";
 import { intervalOf, servedLinks } from "../export_links.js";
 import { count, duration, NONE, percent, rate, time } from "../format.js";
@@ -11,6 +12,8 @@ import { Table } from "../table.js";
 import { Truth } from "../truth.js";
 import { ERROR_RATE, LATENCY, THROUGHPUT, UTILIZATION } from "./charts.js";
 import { Cards } from "./overview_cards.js";
+
+const AGAIN_MS = 5000;
 
 export const create = (ctx) => new Overview(ctx);
 
@@ -69,8 +72,25 @@ class Overview {
     this.node.querySelector(".head").style.marginBottom = "0";
   }
 
+  /** The figures stand before the charts: seven days of points take longer than what is now. */
   async load() {
+    if (this.isAsked) return this.loadCharts();
+    this.isAsked = true;
+    this.loadCharts().then(() => this.drawCharts(), (problem) => this.without(problem));
+    return undefined;
+  }
+
+  async loadCharts() {
     await this.ctx.data.loadHistory(this.ctx.span());
+    this.missing = null;
+    this.node.dataset.charts = "drawn";
+  }
+
+  /** What is there of the charts stays, and they are asked for again. */
+  without(problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    this.missing = { problem, again: Date.now() + AGAIN_MS };
+    if (this.ctx.data.overview) this.draw();
   }
 
   async zoomed() {
@@ -151,6 +171,8 @@ class Overview {
       ? "Metrics are switched off for this pool (enable_metrics): there are no figures, only workers and sessions."
       : !now
       ? "The metrics actor does not answer; figures come back by themselves when it does. Operations are not affected."
+      : this.missing
+      ? `The charts are not complete: ${this.missing.problem.message}`
       : "";
     if (this.noticeSign === text) return;
     this.noticeSign = text;
@@ -196,6 +218,10 @@ class Overview {
   }
 
   live(kind) {
+    if (this.missing?.again < Date.now()) {
+      this.missing.again = Infinity;
+      this.loadCharts().catch((problem) => this.without(problem));
+    }
     if (kind === "tick" || kind === "event") this.draw();
   }
 
