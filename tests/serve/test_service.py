@@ -323,6 +323,8 @@ def test_ctrl_c_ends_the_service_without_waiting_for_its_viewers_and_leaves_noth
             # What a terminal's Ctrl-C sends, to the whole group.
             os.killpg(up.process.pid, signal.SIGINT)
             assert up.process.wait(ENDS_S) == 0
+    # Neither of the worker that a test above has killed nor of those that end now does Ray say what we say better.
+    assert "raylet" not in up.log.read_text()
     assert up.left() == []
     assert not (up.state_dir / "run.json").exists()
     assert not Path(shown["ray_token_path"]).parent.exists()

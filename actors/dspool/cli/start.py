@@ -19,6 +19,7 @@ from dspool.cli.address import checked_host, checked_port
 from dspool.cli.first_process import become_child
 from dspool.cli.json_log import JsonLog, follow
 from dspool.cli.output import EXIT_INTERRUPTED, Output
+from dspool.cli.ray_output import RayOutput
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
 from dspool.config import PoolConfig, load_config
@@ -87,7 +88,7 @@ def run_up(
         )
         run = msgspec.structs.replace(run, joined=address is not None)
         # Ray prints to stdout now and then; there, programs read our JSON.
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(RayOutput(sys.stderr)):
             asyncio.run(_serve(service, run, run_file, out, timings))
     finally:
         run_file.remove(run.pid)

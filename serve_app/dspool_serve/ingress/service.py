@@ -124,7 +124,9 @@ class Service:
     async def _start(self, starting: Starting, report: Report) -> None:
         report("ray", f"joining Ray at {self._address}" if self.joined else "starting a local Ray")
         await starting.run(steps.RAY, lambda: steps.in_thread(self._start_ray), self._end_ray)
-        report("pool", f"warming {self.config.pool_size} workers of pool {self.pool_name}")
+        size = self.config.pool_size
+        workers = f"{size} worker{'s' if size != 1 else ''}"
+        report("pool", f"warming {workers} of pool {self.pool_name}")
         from dspool.pool import Pool
 
         # The pool joins the Ray of this process.
