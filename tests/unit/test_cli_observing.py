@@ -15,6 +15,8 @@ from dspool.cli import app
 from dspool.cli import service as service_module
 from dspool.cli.run_file import RunFile, this_process
 from dspool.cli.views import event_text
+from dspool.core.metrics.error_groups import ErrorCount, ErrorGroups, ErrorKind
+from dspool.core.metrics.measures import ErrorList
 from dspool.core.metrics.operation_records import KeptOperation, OperationPage
 from dspool.core.metrics.recorder import ClientRecorder, WorkerRecorder
 from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
@@ -105,6 +107,67 @@ def test_operations_are_listed_in_80_columns_and_asked_for_as_the_options_say(se
     assert json.loads(shown.stdout)["exception"] == "KeyError"
     answers[POOL + "/operations"] = (200, OperationPage([], None, 5000, 1.0, 0))
     assert "none of the 5,000" in run(app, ["operations", "--session", "s", *where]).output
+
+
+def failed_pool() -> Any:
+    """The errors of a pool: an old one of a session, many of a line, and one of a model that comes now."""
+    groups = ErrorGroups()
+    for at, number, kind, worker in (
+        (1_795_000_000.0, 2, ErrorKind("create_program", "program_error", "error", "ValueError"), None),
+        (
+            1_795_000_900.0,
+            1200,
+            ErrorKind("triage_of_tickets", "program_error", "error", "KeyError", "a:41"),
+            "w0",
+        ),
+        (
+            1_795_000_990.0,
+            7,
+            ErrorKind("qa", "model_unreachable", "error", model="openai/m", status=503),
+            "w1",
+        ),
+    ):
+        workers = {f"default-{worker}-a1b2c3": number} if worker else {}
+        groups.take([ErrorCount(kind, number, {3: number}, workers, f"0c9638444e8b-{number}")], at)
+    return ErrorList(groups.all(1_795_001_000.0), 12)
+
+
+def test_errors_are_shown_by_what_they_are_those_that_come_now_first(service):
+    answers, _, where = service
+    answers[POOL + "/errors"] = (200, failed_pool())
+    shown = run(app, ["errors", *where], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    kinds = shown.stdout.strip().split("\n\n")
+    assert [kind.splitlines()[0] for kind in kinds[:3]] == [
+        "openai/m does not answer with status 503, in qa",
+        "KeyError at a:41, in triage_of_tickets",
+        "ValueError, in create_program",
+    ]
+    assert "  7 in the last minute, 7 in all; since " in kinds[0]
+    assert "none in the last minute, 1,200 in all" in kinds[1]
+    assert "v3 (1,200), default-w0-a1b2c3 (1,200)" in kinds[1]
+    assert kinds[1].endswith("  dspool logs --operation 0c9638444e8b-1200")
+    assert kinds[3] == "12 older kinds are no longer kept"
+
+
+def test_errors_are_of_one_program_so_many_and_as_json_if_that_is_asked_for(service):
+    answers, _, where = service
+    answers[POOL + "/errors"] = (200, failed_pool())
+    shown = run(app, ["errors", "--limit", "1", *where]).stdout
+    assert "KeyError" not in shown
+    assert "there are 2 more: see --limit" in shown
+    facts = json.loads(run(app, ["errors", "--program", "triage_of_tickets", "--json", *where]).stdout)
+    assert (facts["pool"], facts["forgotten"]) == ("default", 12)
+    [one] = facts["errors"]
+    assert (one["exception"], one["at"], one["count"], one["versions"]) == (
+        "KeyError",
+        "a:41",
+        1200,
+        {"3": 1200},
+    )
+    said = run(app, ["errors", "--program", "none", *where]).stdout
+    assert said == "no operation of none in pool default has failed since its metrics began\n"
 
 
 @pytest.mark.parametrize("since", ["yesterday", "5", "-3h", "9" * 30 + "d", ""])
@@ -320,7 +383,7 @@ def test_open_prints_where_the_dashboard_is_and_whether_it_asks_for_a_token(serv
         for name in ("DISPLAY", "WAYLAND_DISPLAY"):
             headless.delenv(name, raising=False)
         shown = run(app, ["open", *where])
-    assert shown.stdout == "http://dspool/dashboard#/default\nit asks for no token\n"
+    assert shown.stdout == "http://dspool/dashboard#/default\nit needs no token\n"
     monkeypatch.setenv("DISPLAY", ":0")
     answers["/v1/pools"] = (401, {"code": "unauthenticated", "detail": "who?"})
     assert run(app, ["open", *where]).stdout.endswith("it asks for an access token\n")

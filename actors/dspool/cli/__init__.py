@@ -18,6 +18,7 @@ from dspool.cli import (
     dev,
     doctor,
     evaluation,
+    failures,
     logs,
     new,
     open,
@@ -95,7 +96,8 @@ def up(
         bool, typer.Option("--ray-dashboard", help="Start Ray's dashboard too.")
     ] = False,
     root_path: Annotated[
-        str | None, typer.Option("--root-path", help="Path below which a proxy offers the service, as /dsp.")
+        str | None,
+        typer.Option("--root-path", help="Path below which a proxy offers the service, such as /dsp."),
     ] = None,
     log_format: Annotated[
         str,
@@ -165,7 +167,7 @@ def status(
         bool,
         typer.Option("--decisions", help="Also the last decisions about the size, with what led to them."),
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="Show at most so many decisions.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Show at most this many decisions.")] = 20,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -193,7 +195,7 @@ def sessions(
     config: ConfigFile = None,
     state_dir: StateDir = None,
     pool: PoolName = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 100,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -237,6 +239,7 @@ for commands in (
     where,
     views,
     logs,
+    failures,
     operations,
     actions,
     warm,

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
-from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import run_file, running_pool
+from dspool.cli.output import EXIT_FAILED, Output
+from dspool.cli.service import serving
 from dspool.messages import PoolStatus
 from dspool.remote import BlockingRemotePool
 
@@ -35,7 +35,7 @@ def scale(
     pool: PoolName = None,
     wait: Annotated[
         float,
-        typer.Option(min=0, help="Seconds to wait until so many workers take traffic; 0 returns at once."),
+        typer.Option(min=0, help="Seconds to wait until that many workers take traffic; 0 returns at once."),
     ] = 0.0,
     json: Json = False,
     debug: Debug = False,
@@ -43,10 +43,10 @@ def scale(
     """Set the number of workers.
 
     New workers take traffic once they are warm; those that go finish their operations and hand their sessions on
-    first. Of two at once, the later one holds. With the optimizer on, it goes on from there.
+    first. Of two commands at once, the later one holds. With the optimizer on, it goes on from there.
     """
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         before = served.status().desired
         desired = served.resize(size)
         status = _until_sized(served, desired, wait)
@@ -128,7 +128,7 @@ def _remove(
     wait_s: float,
     out: Output,
 ) -> None:
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         worker = served.status().worker_id(named)
         remove = served.drain if verb == "drain" else served.restart
         gone = remove(worker, wait_s=wait_s)
@@ -143,7 +143,7 @@ def _remove(
 
 
 def _pause(paused: bool, config: Path | None, state_dir: Path | None, pool: str | None, out: Output) -> None:
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         if paused:
             served.pause()
         else:

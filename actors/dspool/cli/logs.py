@@ -9,8 +9,8 @@ from typing import Annotated, Protocol
 import typer
 
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
-from dspool.cli.output import Output, guarded
-from dspool.cli.service import as_json, run_file, running_pool
+from dspool.cli.output import Output
+from dspool.cli.service import as_json, serving
 from dspool.telemetry.log_files import MAX_LINES, LogLine, LogPage
 
 POLL_S = 1.0
@@ -33,7 +33,7 @@ def logs(
         typer.Option(help="Only lines of this worker: its number, or its id; by its id it may be dead."),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=MAX_LINES, help="Show at most so many of the newest.")
+        int, typer.Option(min=1, max=MAX_LINES, help="Show at most this many, the newest.")
     ] = 200,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is logged next.")] = False,
     json: Json = False,
@@ -41,7 +41,7 @@ def logs(
 ) -> None:
     """Show what the pool's processes logged, with tracebacks: also what your programs log and print."""
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         page = served.logs(operation=operation, worker=worker, limit=limit)
         if page.truncated and not follow:
             out.progress("warning", "older lines are left out: see --limit, --operation and --worker")

@@ -35,11 +35,13 @@ FILES = {
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the project, or the path of its new directory.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the project, or the path of its new directory.")
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a project: a program, its tests, a configuration, a Containerfile. Nothing in it needs to be changed."""
+    """Write a project: a program, its tests, a configuration, a Containerfile. It runs as it is."""
     out = Output(json, debug)
     with guarded(out):
         directory = Path(name)

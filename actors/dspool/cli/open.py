@@ -29,7 +29,7 @@ def open_dashboard(
     ] = False,
     show: Annotated[
         bool,
-        typer.Option("--print", help="Print the address, and open nothing; so it is where no browser is."),
+        typer.Option("--print", help="Print the address and open nothing, as without a browser."),
     ] = False,
     config: ConfigFile = None,
     state_dir: StateDir = None,
@@ -56,7 +56,7 @@ def dashboard(run: ServiceRun, pool: str | None) -> dict[str, Any]:
         if pool is not None:
             served.status()
         url = f"{run.url}/dashboard#/{quote(served.name, safe='')}"
-    login = "it asks for an access token" if asks_for_token(run) else "it asks for no token"
+    login = "it asks for an access token" if asks_for_token(run) else "it needs no token"
     return {"url": url, "login": login}
 
 

@@ -9,10 +9,10 @@ from typing import Annotated, Final
 
 import typer
 
-from dspool.cli.layout import table
+from dspool.cli.layout import local_time, table
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
-from dspool.cli.output import Output, guarded
-from dspool.cli.service import as_json, run_file, running_pool
+from dspool.cli.output import Output
+from dspool.cli.service import as_json, serving
 from dspool.core.metrics.operation_records import MAX_PAGE, KeptOperation, OperationFilters
 from dspool.errors import InvalidRequest
 
@@ -46,17 +46,17 @@ def operations(
         str | None, typer.Option(help="Ended in this time (90s, 15m, 24h, 7d), or since this local time.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Ended before; as --since.")] = None,
-    at_least: Annotated[float | None, typer.Option(min=0, help="Took at least so many seconds.")] = None,
-    at_most: Annotated[float | None, typer.Option(min=0, help="Took at most so many seconds.")] = None,
-    text: Annotated[str | None, typer.Option(help="Only with this in their id.")] = None,
+    at_least: Annotated[float | None, typer.Option(min=0, help="Took at least this many seconds.")] = None,
+    at_most: Annotated[float | None, typer.Option(min=0, help="Took at most this many seconds.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only with this text in the id.")] = None,
     slowest: Annotated[bool, typer.Option("--slowest", help="The slowest first, not the newest.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE, help="Show at most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE, help="Show at most this many.")] = 50,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """List operations that ended, the newest first: those that the pool keeps."""
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         now = time.time()
         filters: OperationFilters = {
             "program": program,
@@ -102,7 +102,7 @@ def moment(text: str, now: float, option: str) -> float:
 
 
 def _row(one: KeptOperation) -> tuple[str, str, str, str, str]:
-    ended = datetime.fromtimestamp(one.ended_at).strftime("%m-%d %H:%M:%S")
+    ended = local_time(one.ended_at)
     program = one.program or one.command
     version = f" v{one.version}" if one.version else ""
     outcome = one.exception or one.code or one.outcome

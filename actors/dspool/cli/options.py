@@ -29,5 +29,8 @@ PoolName = Annotated[
         autocompletion=completion.pools,
     ),
 ]
+ProgramName = Annotated[
+    str, typer.Argument(metavar="PROGRAM", help="The pool program.", autocompletion=completion.programs)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from dspool.cli.layout import many, table
+from dspool.cli.layout import counted, many, table
 from dspool.cli.run_file import RunFile
 from dspool.cli.service import as_json, nothing_runs, pool_of, running_pool, standing_alerts
 from dspool.core.metrics.diagnosis import Fault, StandingAlert, diagnose
@@ -104,8 +104,8 @@ def headline(seen: dict[str, Any]) -> str:
     status = seen["status"]
     if status is None:
         return f"pool {seen['pool']}: no answer"
-    spares = f" and {_count(status['spares'], 'spare')}" if status["spares"] else ""
-    size = f"{status['actual']} of {_count(status['desired'], 'worker')}{spares}"
+    spares = f" and {counted(status['spares'], 'spare')}" if status["spares"] else ""
+    size = f"{status['actual']} of {counted(status['desired'], 'worker')}{spares}"
     found = seen["diagnosis"]
     # Without figures nobody can say more than the pool's own state does.
     health = "" if found["score"] is None else f"{found['state']} ({found['score']:.0f} of 100), "
@@ -132,10 +132,6 @@ def _workers(workers: list[dict[str, Any]]) -> str:
         for row, worker in zip(rows, workers, strict=True):
             row.append(worker["node"][:8])
     return table(titles, rows)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def decisions(run_file: RunFile, pool: str | None, limit: int) -> list[dict[str, Any]]:

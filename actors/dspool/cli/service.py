@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 
+from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import RunFile, ServiceRun
 from dspool.config import load_config
 from dspool.config.secret_values import secret_of
@@ -33,6 +36,15 @@ def running_pool(file: RunFile, pool: str | None = None) -> BlockingRemotePool:
         PoolNotReady: nothing runs, or it is still starting.
     """
     return pool_of(running(file), pool)
+
+
+@contextmanager
+def serving(
+    out: Output, config: Path | None, state_dir: Path | None, pool: str | None
+) -> Iterator[BlockingRemotePool]:
+    """The pool that a command's options mean, for as long as it asks; what fails is one line and an exit code."""
+    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+        yield served
 
 
 def running(file: RunFile) -> ServiceRun:

@@ -33,7 +33,9 @@ TokensFile = Annotated[
 def new(
     name: Annotated[str, typer.Option(help="Whose it is: the principal that owns its sessions.")],
     role: Annotated[str, typer.Option(help=f"One of {', '.join(ROLES)}.")] = "caller",
-    days: Annotated[float | None, typer.Option(min=0.001, help="Expires after so many days.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0.001, help="Days until it expires; by default it never does.")
+    ] = None,
     file: TokensFile = None,
     config: ConfigFile = None,
     json: Json = False,
@@ -49,7 +51,7 @@ def new(
 
 @app.command("list")
 def show(file: TokensFile = None, config: ConfigFile = None, json: Json = False) -> None:
-    """Show the tokens that there are; the tokens themselves are not kept anywhere."""
+    """List the tokens by id, name, role and expiry. Their texts are kept nowhere."""
     out = Output(json)
     with guarded(out):
         path = _file(file, config)
@@ -61,7 +63,9 @@ def show(file: TokensFile = None, config: ConfigFile = None, json: Json = False)
 
 @app.command()
 def revoke(
-    which: Annotated[str, typer.Argument(help="A token's id, or a name: all tokens of that name.")],
+    which: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="A token's id, or a name: all tokens of that name.")
+    ],
     file: TokensFile = None,
     config: ConfigFile = None,
     json: Json = False,
@@ -71,7 +75,10 @@ def revoke(
     with guarded(out):
         gone = tokens.revoke(_file(file, config), which)
         named = ", ".join(f"{one.id} ({one.name})" for one in gone)
-        out.result({"revoked": [_shown(one) for one in gone]}, f"revoked {named}")
+        out.result(
+            {"revoked": [_shown(one) for one in gone]},
+            f"revoked {named}; a running service follows within about a second",
+        )
 
 
 def _file(file: Path | None, config: Path | None) -> Path:
@@ -89,7 +96,7 @@ def _role(text: str) -> Role:
     for role in ROLES:
         if text == role:
             return role
-    raise ConfigError(f"there is no role {text!r}; there are {', '.join(ROLES)}", key="role")
+    raise ConfigError(f"no role {text!r}; a token has one of {', '.join(ROLES)}", key="role")
 
 
 def _shown(token: Token) -> dict[str, Any]:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import completion
-from dspool.cli.layout import table
-from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
-from dspool.cli.output import Output, guarded
-from dspool.cli.service import as_json, run_file, running_pool
+from dspool.cli.layout import local_time, table
+from dspool.cli.options import ConfigFile, Debug, Json, PoolName, ProgramName, StateDir
+from dspool.cli.output import Output
+from dspool.cli.service import as_json, serving
 from dspool.core.lifecycle.versions import check_known
 from dspool.messages import VersionNumbers
 from dspool.supervisor.canary import Rollout
 
-Program = Annotated[
-    str, typer.Argument(metavar="PROGRAM", help="The pool program.", autocompletion=completion.programs)
-]
 WIDTH = 80
 WIDEST = 24
 """Characters of a cell: the table is to fit a terminal."""
@@ -32,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def versions(
-    program: Program,
+    program: ProgramName,
     config: ConfigFile = None,
     state_dir: StateDir = None,
     pool: PoolName = None,
@@ -41,7 +36,7 @@ def versions(
 ) -> None:
     """Show the versions of a pool program, and its last deployments with what their canaries saw."""
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         programs = {one["program"]: one for one in served.programs()}
         check_known(program, programs, "to show")
         rollouts = [one for one in served.rollouts() if one.program == program]
@@ -52,7 +47,7 @@ def versions(
 
 
 def rollback(
-    program: Program,
+    program: ProgramName,
     version: Annotated[
         int | None, typer.Argument(metavar="[VERSION]", min=1, help="Else the one that was current before.")
     ] = None,
@@ -67,7 +62,7 @@ def rollback(
     Operations that run finish with the version they began with.
     """
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         done = served.rollback(program, version)
         facts = {"pool": served.name, "program": program, "version": done.version}
         out.result(facts, f"{program} v{done.version} is current again on all workers")
@@ -82,7 +77,7 @@ def version_table(known: dict[str, Any]) -> str:
             one.get("source", "")[:8] or "-",
             one.get("made_by") or "-",
             one.get("by") or "-",
-            when(one.get("made_at")),
+            local_time(one.get("made_at")),
         )
         for one in known["deployments"]
     ]
@@ -95,7 +90,7 @@ def rollout_table(rollouts: list[Rollout]) -> str:
         return "no deployment is remembered"
     rows = [
         (
-            when(one.began_at),
+            local_time(one.began_at),
             f"v{one.version}",
             f"{'rollback, ' if one.kind == 'rollback' else ''}{one.phase}",
             one.by or "-",
@@ -116,7 +111,3 @@ def figures(numbers: VersionNumbers | None) -> str:
     if numbers is None or not numbers.operations:
         return "none"
     return f"{numbers.operations:,}, {numbers.error_rate:.1%} failed, {numbers.run_s * 1e3:,.0f} ms"
-
-
-def when(at: float | None) -> str:
-    return "-" if not at else datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S")

@@ -20,7 +20,7 @@ from dspool.cli.layout import many
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import RunFile
-from dspool.cli.service import as_json, run_file, running_pool
+from dspool.cli.service import as_json, run_file, running_pool, serving
 from dspool.errors import UnknownName
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.event_text import sentence
@@ -69,14 +69,14 @@ def events(
     config: ConfigFile = None,
     state_dir: StateDir = None,
     pool: PoolName = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show at most so many of the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many, the newest.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens next.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what happened in the pool: sizes, deaths, deployments, moved sessions, but not each operation."""
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         page = served.events(0, limit)
         try:
             while True:
@@ -92,7 +92,7 @@ def events(
 
 
 def trace(
-    id: Annotated[str, typer.Argument(help="An operation's id, or a trace's.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="An operation's id, or a trace's.")],
     config: ConfigFile = None,
     state_dir: StateDir = None,
     pool: PoolName = None,

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from dspool.cli.layout import table
+from dspool.cli.layout import counted, table
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
-from dspool.cli.output import EXIT_FAILED, Output, guarded
-from dspool.cli.service import as_json, run_file, running_pool
+from dspool.cli.output import EXIT_FAILED, Output
+from dspool.cli.service import as_json, serving
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.supervisor.warmup import WarmProgress
 
@@ -41,7 +41,7 @@ def warm(
     A failed canary or stage stops the rest and says why; what was done is in the report. Exit code 1 if it stopped.
     """
     out = Output(json, debug)
-    with guarded(out), running_pool(run_file(config, state_dir), pool) as served:
+    with serving(out, config, state_dir, pool) as served:
         for moment in _shown(served.stream_warm(strategy), out):
             if isinstance(moment, WarmupReport):
                 report = moment
@@ -89,7 +89,7 @@ class Bars:
         if moment.kind == "begin":
             self._all = self._progress.add_task("all workers", total=moment.total, step="")
         elif moment.kind == "stage" and self._all is not None:
-            self._progress.update(self._all, step=f"stage {moment.index} of {moment.total} workers")
+            self._progress.update(self._all, step=f"stage {moment.index}, {counted(moment.total, 'worker')}")
         elif moment.kind == "step":
             task = self._tasks.get(moment.worker_id)
             if task is None:
@@ -108,9 +108,9 @@ def line_of(moment: WarmProgress) -> str:
     """The same for a log; empty for what is not worth a line."""
     match moment.kind:
         case "begin":
-            return f"{moment.total} workers"
+            return counted(moment.total, "worker")
         case "stage":
-            return f"stage {moment.index}: {moment.total} workers"
+            return f"stage {moment.index}: {counted(moment.total, 'worker')}"
         case "step":
             ended = f"failed: {moment.error}" if moment.error else "done"
             return f"{moment.worker_id}  {moment.step} ({moment.index + 1} of {moment.total}) {ended}"

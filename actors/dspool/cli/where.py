@@ -32,7 +32,7 @@ def where(
 ) -> None:
     """Show where everything of a service is: state, logs, store, sockets, Ray's session, the configuration's sources.
 
-    What belongs to a running service is there while it runs; its paths are gone with it.
+    Paths of a running service exist only while it runs.
     """
     out = Output(json, debug)
     with guarded(out):

@@ -11,13 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dspool.cli import completion
 from dspool.cli.deploy import program_of
 from dspool.cli.evaluation.examples import Example, Metric, input_names, metric_of, read_examples
 from dspool.cli.evaluation.running import Candidate, ScoredRow, Summary, evaluate, summary
 from dspool.cli.evaluation.statistics import Difference, difference
 from dspool.cli.layout import table
-from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
+from dspool.cli.options import ConfigFile, Debug, Json, PoolName, ProgramName, StateDir
 from dspool.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, Output, guarded
 from dspool.cli.programs import find_here
 from dspool.cli.service import remote_pool, run_file, running
@@ -35,9 +34,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate_program(
-    program: Annotated[
-        str, typer.Argument(metavar="PROGRAM", help="The pool program.", autocompletion=completion.programs)
-    ],
+    program: ProgramName,
     data: Annotated[
         Path,
         typer.Argument(
@@ -74,7 +71,7 @@ def evaluate_program(
             metavar="A,B", help="Which fields of an example are inputs; by default those of the program."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only so many examples.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N examples.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="ROWS.jsonl", help="Write a line for each example and version here."),
@@ -93,9 +90,9 @@ def evaluate_program(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a pool program on examples, on the running pool, behind the interactive work of others.
+    """Evaluate a pool program on examples. They run on the pool after all interactive work.
 
-    What fails counts as 0 and is told apart. Ctrl-C ends it and shows what there is (exit code 130).
+    An example that fails counts as 0 and is shown apart. Ctrl-C ends it and shows the results so far (exit code 130).
     """
     output = Output(json, debug)
     with guarded(output):
