@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from starlette.types import ASGIApp
 
 from dspool.core.admission.access import new_token
 from dspool.core.metrics.operation_records import EndedOperation
@@ -27,6 +28,7 @@ from dspool_console import Console
 from dspool_serve.access.audit import Audit
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
+from dspool_serve.http.root_path import UnderRoot
 from dspool_serve.pools import Settings
 from tests.simulated_pool import SimulatedPool
 
@@ -158,6 +160,7 @@ def main() -> None:
     )
     parser.add_argument("--pretty", action="store_true", help="no hostile names: for pictures")
     parser.add_argument("--tokens", action="store_true")
+    parser.add_argument("--root-path", default="", help="the path below which a proxy offers it")
     parser.add_argument("--no-pools", action="store_true")
     asked = parser.parse_args()
     # As Ctrl-C: what was made is removed.
@@ -191,7 +194,9 @@ def serve(asked: argparse.Namespace, directory: Path) -> None:
     audit = directory / "audit.jsonl"
     # As the service has it: a viewer that leaves ends its stream, and so does a service that stops.
     uvicorn_connections.install()
-    app = application(*pools, tokens=source, audit=audit)
+    app: ASGIApp = application(*pools, tokens=source, audit=audit, root_path=asked.root_path)
+    if asked.root_path:
+        app = UnderRoot(app, asked.root_path)
     print(f"http://127.0.0.1:{asked.port}/dashboard", flush=True)
     uvicorn.run(
         app,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -154,6 +155,14 @@ class Demo:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(30)
+
+
+class SignedDemo(Demo):
+    """One that asks for a token: `tokens` of `root`, an admin, and `eve`, a reader."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        super().__init__(directory, "--tokens", *arguments)
+        self.tokens: dict[str, str] = json.loads(self.log.read_text().splitlines()[0])
 
 
 def serious(page: Any) -> list[str]:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import time
 
 import httpx
 import pytest
 
-from tests.browser.chromium import Demo, needs_chromium, serious
+from tests.browser.chromium import SignedDemo, needs_chromium, serious
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    service = Demo(tmp_path_factory.mktemp("demo"), "--workers", "6", "--tokens")
-    deadline = time.monotonic() + 120
-    while not service.log.read_text().startswith("{") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    service.tokens = json.loads(service.log.read_text().splitlines()[0])
+    service = SignedDemo(tmp_path_factory.mktemp("demo"), "--workers", "6")
     yield service
     service.stop()
 

@@ -17,6 +17,8 @@ export class Problem extends Error {
 
 // From this file's own address: a proxy may offer the service below any path.
 const ROOT = new URL("../../../", import.meta.url).pathname;
+/** The service's whole address, as programs elsewhere name it. */
+export const SERVICE = location.origin + ROOT.slice(0, -1);
 const API = `${ROOT}v1`;
 const LOGIN = `${ROOT}dashboard/login`;
 let csrf = "login";

@@ -1,6 +1,6 @@
 // One program, tried: a form from its schema, its answer as it comes, and the lines that ask the same.
 
-import { follow, get, poolPath, Problem } from "../api.js";
+import { follow, get, poolPath, Problem, SERVICE } from "../api.js";
 import { fill, h, say } from "../dom.js";
 import { count, duration } from "../format.js";
 import { InputFields, NotAValue } from "../input_fields.js";
@@ -192,7 +192,7 @@ class Try {
     const url = location.origin + poolPath(pool, "programs", name, "execute");
     const forms = [
       ["Shell", (given) => curl(url, given, token)],
-      ["Python", (given) => python(location.origin, pool, name, given, token)],
+      ["Python", (given) => python(SERVICE, pool, name, given, token)],
     ];
     fill(
       this.code,
