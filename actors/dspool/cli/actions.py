@@ -11,6 +11,7 @@ import typer
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output
 from dspool.cli.service import serving
+from dspool.core.wording import counted
 from dspool.messages import PoolStatus
 from dspool.remote import BlockingRemotePool
 
@@ -51,8 +52,9 @@ def scale(
         desired = served.resize(size)
         status = _until_sized(served, desired, wait)
         reached = status.actual == desired
+        take = "takes" if status.actual == 1 else "take"
         facts = {"pool": served.name, "before": before, "desired": desired, "actual": status.actual}
-        text = f"pool {served.name}: {before} -> {desired} workers, {status.actual} take traffic now"
+        text = f"pool {served.name}: {before} -> {counted(desired, 'worker')}, {status.actual} {take} traffic now"
         why = f" ({status.reason})" if status.reason else ""
         out.result(facts, text if reached or not wait else f"{text} after {wait:g} s{why}")
         if wait and not reached:

@@ -44,11 +44,6 @@ def folded(text: str) -> str:
     return "\n".join(part for line in text.split("\n") for part in _folded(line, limit))
 
 
-def counted(number: int, word: str) -> str:
-    """`1 worker`, `2 workers`."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
 def local_time(at: float | None) -> str:
     """Day and time here, without the year; a dash where there is none."""
     return "-" if not at else datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S")
@@ -90,4 +85,4 @@ def _wrapped(cell: str, width: int) -> list[str]:
     return [cell] if len(cell) <= width else textwrap.wrap(cell, width, break_on_hyphens=False)
 
 
-__all__ = ["counted", "folded", "local_time", "many", "table", "terminal_width"]
+__all__ = ["folded", "local_time", "many", "table", "terminal_width"]

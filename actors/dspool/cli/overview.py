@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from dspool.cli.layout import counted, many, table
+from dspool.cli.layout import many, table
 from dspool.cli.run_file import RunFile
 from dspool.cli.service import as_json, nothing_runs, pool_of, running_pool, standing_alerts
 from dspool.core.metrics.diagnosis import Fault, StandingAlert, diagnose
+from dspool.core.wording import counted
 from dspool.errors import PoolError, UnknownPool
 
 

@@ -9,11 +9,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from dspool.cli.layout import counted, table
+from dspool.cli.layout import table
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output
 from dspool.cli.service import as_json, serving
 from dspool.core.lifecycle.warmup import WarmupReport
+from dspool.core.wording import counted
 from dspool.supervisor.warmup import WarmProgress
 
 

@@ -23,6 +23,7 @@ import psutil
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.start_steps import StepTiming
+from dspool.core.wording import counted
 from dspool.errors import ConfigError, Conflict, PoolError, WorkerStartFailed
 from dspool.runtime.forkserver import to_load
 from dspool.runtime.forkserver.node_parent import own_variables, running_parent
@@ -124,9 +125,7 @@ class Service:
     async def _start(self, starting: Starting, report: Report) -> None:
         report("ray", f"joining Ray at {self._address}" if self.joined else "starting a local Ray")
         await starting.run(steps.RAY, lambda: steps.in_thread(self._start_ray), self._end_ray)
-        size = self.config.pool_size
-        workers = f"{size} worker{'s' if size != 1 else ''}"
-        report("pool", f"warming {workers} of pool {self.pool_name}")
+        report("pool", f"warming {counted(self.config.pool_size, 'worker')} of pool {self.pool_name}")
         from dspool.pool import Pool
 
         # The pool joins the Ray of this process.

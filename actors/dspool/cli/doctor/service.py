@@ -21,6 +21,7 @@ from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import TRIAL_S, named_in, try_imports
 from dspool.config import LMProfile, PoolConfig
 from dspool.config.base import without_secrets
+from dspool.core.wording import counted
 from dspool.errors import ConfigError, PoolError, WorkerStartFailed
 from dspool.runtime import forkserver
 from dspool.runtime.forkserver import ParentReport, StartMethod
@@ -66,7 +67,7 @@ def ray_cluster(address: str | None) -> tuple[list[Finding], list[str]]:
     except WorkerStartFailed as failed:
         advice = "start it, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as it has them"
         return [fail(check, failed.message, "`dspool up --address` fails", advice)], []
-    return [ok(check, f"{len(nodes)} node{'s' if len(nodes) > 1 else ''} at {address}")], nodes
+    return [ok(check, f"{counted(len(nodes), 'node')} at {address}")], nodes
 
 
 def store(config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = False) -> Finding:
@@ -231,7 +232,7 @@ def parents(found: Sequence[ParentReport]) -> list[Finding]:
                 warn(check, f"{parent.directory.name} does not answer", meaning, "nothing, or see its log")
             )
         else:
-            said = f"process {parent.pid}: {len(parent.workers)} workers live, {parent.forked} were forked"
+            said = f"process {parent.pid}: {counted(len(parent.workers), 'worker')} of {parent.forked} forked live"
             findings.append(ok(check, said))
             for module, why in parent.left_out.items():
                 advice = "take that out of what is imported, or take the module out of preload"
@@ -262,14 +263,14 @@ def running(seen: dict[str, Any]) -> list[Finding]:
         said = f"{where} is {pool['state']}{': ' + pool['reason'] if pool['reason'] else ''}"
         findings.append(warn(check, said, "it serves, but not as it should", "dspool status; dspool events"))
     else:
-        findings.append(ok(check, f"{where} is ready with {pool['actual']} workers"))
+        findings.append(ok(check, f"{where} is ready with {counted(pool['actual'], 'worker')}"))
     starts = [worker.get("start", "") for worker in pool["workers"]]
     for why, number in Counter(start for start in starts if ": " in start).items():
         method, _, reason = why.partition(": ")
         said = (
-            f"{number} workers were not forked: {reason}"
+            f"{counted(number, 'worker')} {'was' if number == 1 else 'were'} not forked: {reason}"
             if method == "exec"
-            else f"{number} workers: {reason}"
+            else f"{counted(number, 'worker')}: {reason}"
         )
         findings.append(warn("worker start", said, _EXEC, "correct the reason, or set worker_start: exec"))
     if seen["metrics"] is None and seen.get("metrics_why"):

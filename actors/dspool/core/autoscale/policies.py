@@ -15,6 +15,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from dspool.core.autoscale.inputs import Peak, Score, SizingConfig, SizingInputs
+from dspool.core.wording import counted
 
 BUDGET = 0.01
 """Share of operations that may wait longer than `max_wait_s`."""
@@ -44,7 +45,7 @@ class Policy(Struct, frozen=True):
 
     def __str__(self) -> str:
         text = f"{self.factor:g} x peak of {self.hold_s:g} s"
-        text += f" + {self.spare:g} workers" if self.spare else ""
+        text += f" + {counted(self.spare, 'worker')}" if self.spare else ""
         return text + (f", at least {self.floor:g} x largest" if self.floor else "")
 
 

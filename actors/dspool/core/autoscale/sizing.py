@@ -36,6 +36,7 @@ from dspool.core.autoscale.inputs import (
     Window,
 )
 from dspool.core.autoscale.policies import Policy
+from dspool.core.wording import counted
 
 __all__ = [
     "Action",
@@ -115,7 +116,7 @@ def _base(
         name = "backlog"
     need = _workers(max(calm, demand.backlog), per_worker)
     if need > size:
-        cause = f"{name} needs {_number(need)}"
+        cause = f"{name} needs {counted(need, 'worker')}"
         if size >= config.max_size:
             return size, need - size, f"{cause}, {size} is the maximum"
         patient = name in ("utilization", "head-room") and demand.demand <= size * per_worker
@@ -125,9 +126,9 @@ def _base(
         target = _bounded(config, need)
         return target, need - target, cause
     if need >= size or size <= config.min_size:
-        return size, 0, f"{name} needs {_number(max(need, config.min_size))}"
+        return size, 0, f"{name} needs {counted(max(need, config.min_size), 'worker')}"
     lower = _bounded(config, need)
-    cause = f"{name} needs {_number(lower)}"
+    cause = f"{name} needs {counted(lower, 'worker')}"
     if inputs.queued or inputs.oldest_wait_s > config.max_wait_s:
         return size, 0, f"{cause}, operations wait {inputs.oldest_wait_s:.2f} s"
     if state.first_at is None or now - state.first_at < config.long_window_s / 2:
@@ -174,10 +175,6 @@ def _blind(config: SizingConfig, inputs: SizingInputs) -> str:
 
 def _workers(slots: float, slots_per_worker: int) -> int:
     return math.ceil(slots / slots_per_worker - 1e-9)
-
-
-def _number(workers: int) -> str:
-    return f"{workers} worker" if workers == 1 else f"{workers} workers"
 
 
 def _bounded(config: SizingConfig, size: int) -> int:

@@ -8,6 +8,7 @@ from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.breaker import Breaker
 from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.roster import Roster
+from dspool.core.wording import counted
 
 if TYPE_CHECKING:
     from dspool.config import PoolConfig
@@ -90,7 +91,7 @@ class Condition:
         breaker = self._breaker
         if breaker.is_open(now) and not closed:
             return (
-                f"{breaker.recent(now)} workers failed within {breaker.period_s:g} s "
+                f"{counted(breaker.recent(now), 'worker')} failed within {breaker.period_s:g} s "
                 f"(more than {breaker.intensity}); last: {self.last_failure}"
             )
         return self.last_failure if not full and breaker.not_before > now else ""

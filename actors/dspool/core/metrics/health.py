@@ -13,6 +13,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from dspool.core.wording import counted
+
 HealthState = Literal["healthy", "impaired", "unhealthy", "starting", "unknown"]
 """`starting`: nothing is wrong, and the pool does not serve yet. `unknown`: nothing is measured."""
 
@@ -133,9 +135,11 @@ def _workers(inputs: HealthInput) -> HealthPart:
     desired = inputs.desired
     shortage = max(0, desired - max(0, inputs.ready))
     if not shortage:
-        return HealthPart("workers", 0.0, f"All {desired} workers are warm.")
+        return HealthPart(
+            "workers", 0.0, f"All {desired} workers are warm." if desired != 1 else "The worker is warm."
+        )
     lost = min(shortage, max(0, inputs.lost))
-    sentence = f"{shortage} of {desired} workers {_are(shortage)} missing"
+    sentence = f"{shortage} of {counted(desired, 'worker')} {_are(shortage)} missing"
     sentence += f": {lost} failed." if lost else f", and {_are(shortage)} on the way."
     return HealthPart("workers", 100.0 * lost / desired, sentence)
 
