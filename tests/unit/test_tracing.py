@@ -17,11 +17,11 @@ from dspool.client.observation import ClientObserver
 from dspool.config import PoolConfig
 from dspool.core.dispatch.ticket import Ticket, TicketEnd
 from dspool.core.metrics.recorder import ClientRecorder
-from dspool.errors import QueueFull, UnknownName, WorkerLost
+from dspool.errors import ProgramError, QueueFull, UnknownName, WorkerLost
 from dspool.messages import Deployment, ExecuteProgram, Operation, Result, SetVariable
 from dspool.programs.sessions.host import Session, SessionHost
 from dspool.telemetry import trace_names as names
-from dspool.telemetry.trace_export import Batches, FileExporter, exporters, remove_oldest
+from dspool.telemetry.trace_export import Batches, FileExporter, as_row, exporters, remove_oldest
 from dspool.telemetry.trace_tree import find_trace, render, trees
 from dspool.telemetry.tracing import NOT_TRACED, Tracing, inside, trace_id_of, traceparent_of
 
@@ -287,6 +287,22 @@ def test_a_failing_module_fails_its_span_without_quoting(host):
     assert not span.status.is_ok
     assert span.attributes["error.type"] == "ValueError"
     assert CANARY not in span.to_json()
+
+
+def test_a_failed_operation_says_what_was_raised_and_at_which_line_but_not_the_words():
+    t = Traced()
+    raised = ProgramError(f"KeyError: {CANARY}", exception="KeyError", at="shop.answers:41", text=CANARY)
+    for name, error in (("raised", raised), ("wired", raised.to_wire()), ("late", QueueFull("full"))):
+        t.tracing.end(t.tracing.start(name, {}), error=error)
+    spans = t.spans()
+    for name in ("raised", "wired"):
+        about = dict(spans[name].attributes)
+        assert (about["error.type"], about["dspool.exception"]) == ("program_error", "KeyError")
+        assert about["dspool.at"] == "shop.answers:41"
+        assert CANARY not in spans[name].to_json()
+        told = render([as_row(spans[name])])
+        assert "exception=KeyError at=shop.answers:41" in told
+    assert "dspool.exception" not in spans["late"].attributes
 
 
 # --- export ---

@@ -22,6 +22,8 @@ _ATTRIBUTES = (
     names.ATTEMPTS,
     names.OUTCOME,
     names.ERROR_TYPE,
+    names.EXCEPTION,
+    names.AT,
 )
 
 

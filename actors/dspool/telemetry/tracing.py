@@ -19,6 +19,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from dspool.config import PoolConfig
+from dspool.core.metrics.error_groups import kind_of
+from dspool.errors import PoolError, from_wire
 from dspool.messages import Operation
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.events import outcome_of
@@ -158,13 +160,16 @@ class Tracing:
     def end(
         self, span: Span, *, error: BaseException | Mapping[str, Any] | None = None, at: float | None = None
     ) -> None:
-        """End a span; with `error` it failed. The span keeps only the error's code: its text may quote the user."""
+        """End a span; with `error` it failed. The span keeps the error's code, the type that a program raised and its
+        line: texts may quote the user."""
         if error is not None:
             from opentelemetry.trace import Status, StatusCode
 
             outcome, code = outcome_of(error)
             span.set_attribute(names.OUTCOME, outcome)
             span.set_attribute(names.ERROR_TYPE, code or outcome)
+            for name, text in _raised(error).items():
+                span.set_attribute(name, text)
             if outcome in _FAILED_OUTCOMES:
                 span.set_status(Status(StatusCode.ERROR))
         span.end(None if at is None else self._ns(at))
@@ -283,6 +288,19 @@ def operation_attributes(
         names.PROGRAM: program,
         names.SESSION: None if session is None else session_hash(session, pool),
     }
+
+
+def _raised(error: BaseException | Mapping[str, Any]) -> dict[str, str]:
+    """What a program raised and where, as far as it is known, as attributes: names, and nothing that may quote."""
+    if isinstance(error, Mapping):
+        error = from_wire(dict(error))
+    if not isinstance(error, PoolError):
+        return {}
+    try:
+        kind = kind_of("", error)
+    except BaseException:  # a program's own kind of PoolError runs code of its own
+        return {}
+    return {name: text for name, text in ((names.EXCEPTION, kind.exception), (names.AT, kind.at)) if text}
 
 
 def traceparent_of(span: Span) -> str:
