@@ -33,6 +33,11 @@ def first_operation(page: Any) -> None:
     page.locator(".waterfall button").nth(4).click()
 
 
+def first_error(page: Any) -> None:
+    page.locator("tbody a.id").first.click()
+    page.get_by_text("All operations that ended so").wait_for()
+
+
 def other_bounds(page: Any) -> None:
     page.get_by_role("slider", name="Target utilization").fill("0.5")
     page.wait_for_timeout(SETTLED_MS)
@@ -52,13 +57,25 @@ VIEWS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "sessions": ("sessions", stay),
     "operations": ("operations", stay),
     "waterfall": ("operations", first_operation),
+    "errors": ("errors", stay),
+    "error": ("errors", first_error),
     "sizing": ("sizing", other_bounds),
     "deployments": ("deployments", stay),
     "try": ("try", answered),
     "events": ("events", stay),
     "report": ("report", stay),
 }
-ON_A_PHONE = ("overview", "workers", "waterfall", "sizing", "try")
+ON_A_PHONE = (
+    "overview",
+    "workers",
+    "operations",
+    "waterfall",
+    "errors",
+    "error",
+    "sizing",
+    "deployments",
+    "try",
+)
 
 
 def take(looking: Looking, name: str, into: Path, manner: str) -> None:

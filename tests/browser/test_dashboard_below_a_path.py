@@ -49,7 +49,7 @@ def test_every_page_lives_below_the_path_and_names_nothing_beside_it(behind, pro
     page.get_by_role("heading", name="Warm-up by step").wait_for()
     page = behind.go("operations")
     page.locator(".list tbody a.id").first.click()
-    page.get_by_role("heading", name="Facts").wait_for()
+    page.get_by_role("heading", name="Operation", exact=True).wait_for()
     assert behind.troubles == []
 
 

@@ -258,6 +258,21 @@ def test_an_operation_opens_as_a_waterfall(look):
     page.get_by_role("heading", name="Operations").wait_for()
 
 
+def test_a_failed_operation_shows_what_was_raised_and_where(look):
+    page = look.go("operations?outcome=failed")
+    page.locator(".list tbody a.id").first.click()
+    facts = page.get_by_role("region", name="Operation", exact=True)
+    facts.get_by_text("KeyError").first.wait_for()
+    facts.get_by_text("shop.answers:41").wait_for()
+
+
+def test_a_version_that_was_rolled_back_is_said_to_have_been_on_its_canary_alone(look):
+    page = look.go("deployments")
+    page.get_by_text("Only the canary had it").first.wait_for()
+    shown = page.locator("main").inner_text()
+    assert re.findall(r"0 of 0 workers|\b0 ms\b", shown) == []
+
+
 def test_operations_are_filtered_as_the_address_says_and_the_way_back_leads_to_what_was_before(look):
     page = look.go("operations")
     rows = page.get_by_role("region", name="Operations", exact=True).locator("tbody tr")

@@ -59,9 +59,8 @@ def test_without_the_token_nothing_is_shown(browser, up):
 
 def test_the_actors_page_has_our_actors_by_name_and_says_what_they_are(page, up):
     page.goto(f"{up.facts['ray_dashboard']}/#/actors")
-    (worker,) = up.workers()
-    name = f"dspool:default:worker:{worker['ordinal']}"
-    page.get_by_text(re.compile(f"^{name}")).first.wait_for()
+    _, _, nonce = up.workers()[0]["id"].rpartition("-")
+    page.get_by_text(f"dspool:default:worker:0:{nonce}").first.wait_for()
     page.get_by_text("dspool worker default[0]").first.wait_for()
     for role in ("supervisor", "metrics", "store"):
         page.get_by_text(f"dspool:default:{role}").first.wait_for()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dspool.core.metrics.measures import POOL_COLUMNS
+from dspool_console.dashboard import files
 from dspool_console.dashboard.files import STATIC
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def test_the_shell_has_no_inline_script_and_no_inline_style():
 def test_everything_that_the_shell_names_is_there():
     named = re.findall(r"\{\{static\}\}/([^\"]+)", SHELL)
     assert named
-    assert [one for one in named if not (STATIC / one).is_file()] == []
+    assert [one for one in named if one not in files.files()] == []
 
 
 def test_the_shell_names_every_module_that_the_first_page_needs():
@@ -82,6 +83,12 @@ def test_every_column_that_a_chart_of_the_pool_draws_is_asked_for_of_a_week_too(
     )
     assert set(re.findall(r'column: "(\w+)"', views)) == set(re.findall(r'"(\w+)"', drawn))
     assert set(re.findall(r'"(\w+)"', drawn)) <= set(POOL_COLUMNS)
+
+
+def test_every_sheet_of_the_page_is_in_the_one_that_it_loads():
+    sheets = [name(path) for path in STATIC.rglob("*.css")]
+    assert sorted(files.SHEETS) == sorted(sheets)
+    assert files.files()["css/page.css"].body == b"".join((STATIC / one).read_bytes() for one in files.SHEETS)
 
 
 def test_each_view_of_the_navigation_has_its_module():

@@ -21,6 +21,9 @@ PLACEHOLDER: Final = b"{{static}}"
 VENDOR: Final = {"chart.js": ("chartkick", "django/static/chartkick/Chart.bundle.js")}
 """Name below `vendor/` -> the installed package that brings the file, and where in it."""
 
+SHEETS: Final = tuple(f"css/{name}.css" for name in ("theme", "layout", "parts", "charts", "views"))
+"""What `css/page.css` is put together from: one answer in place of five, before which nothing is drawn."""
+
 TYPES: Final = {
     ".html": b"text/html; charset=utf-8",
     ".js": b"text/javascript; charset=utf-8",
@@ -55,6 +58,8 @@ def files() -> dict[str, Packed]:
     for path in sorted(STATIC.rglob("*")):
         if path.is_file() and path.suffix in TYPES and path.name != "index.html":
             found[path.relative_to(STATIC).as_posix()] = _pack(path.read_bytes(), TYPES[path.suffix])
+    sheets = b"".join((STATIC / name).read_bytes() for name in SHEETS)
+    found["css/page.css"] = _pack(sheets, TYPES[".css"])
     for name, (package, inside) in VENDOR.items():
         spec = find_spec(package)
         brought = Path(spec.origin).parent / inside if spec is not None and spec.origin else None

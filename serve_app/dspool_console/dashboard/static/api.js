@@ -39,10 +39,9 @@ export const liveAddress = (pool, topics) => `${poolPath(pool, "live")}?topics=$
 
 /** What `early.js` has asked before this was here, once. */
 function early(path) {
-  const { asked } = globalThis;
-  if (asked?.path !== path) return null;
-  delete globalThis.asked;
-  return asked.answer;
+  const answer = globalThis.askedEarly?.get(path);
+  globalThis.askedEarly?.delete(path);
+  return answer;
 }
 
 async function answer(path, options = {}) {
