@@ -1,7 +1,6 @@
 """A whole running service: Ray, a pool and its HTTP ingress, started in order and taken down in order.
 
-`dspool up` is a thin shell around `Service`. Nothing here is found or ended by name patterns: what is stopped is
-what this object started.
+`dspool up` is a thin shell around `Service`. Nothing is found or ended by its name: it stops what it started.
 """
 
 from __future__ import annotations
