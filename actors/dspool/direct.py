@@ -169,8 +169,14 @@ class DirectPool(BatchMethods):
         """Operations that may be in the pool at once from one process of its service: twice what it runs, so that no
         worker ever waits for the next one; little enough that the rest waits where tokens take turns.
         """
-        slots = sum(member.slots for member in self.client.membership.workers)
-        return max(self.config.slots_per_worker, math.ceil(2 * slots / self.config.service.replicas))
+        workers = self.client.membership.workers
+        slots = sum(member.slots for member in workers)
+        processes = self.config.ingress_processes(max(1, len({member.node for member in workers})))
+        return max(self.config.slots_per_worker, math.ceil(2 * slots / processes))
+
+    def reached(self) -> int:
+        """Workers that this process is connected to."""
+        return self.client.connected
 
 
 class SessionHandle(SessionMethods):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from docs._generators.markdown import sentence
 from docs._generators.markdown import table as markdown_table
 from dspool.config import reference_table
-from dspool.config.pool import OTHER_VARIABLES
+from dspool.config.environment import OTHER_VARIABLES
 
 
 def table() -> str:

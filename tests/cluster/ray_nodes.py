@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 
@@ -28,28 +28,30 @@ actors = [
     {"name": actor.name, "address": nodes.get(actor.node_id, ""), "state": actor.state, "pid": actor.pid}
     for actor in list_actors(detail=True, limit=1000)
 ]
-print(json.dumps({"nodes": sorted(nodes.values()), "actors": actors}))
+print(json.dumps({"nodes": sorted(nodes.values()), "by_address": {nodes[id]: id for id in nodes}, "actors": actors}))
 """
 
 
-def variables() -> dict[str, str]:
-    """What `cluster.yaml` sets for every node."""
-    [command] = [
-        command
-        for command in yaml.safe_load((ROOT / "cluster.yaml").read_text())["worker_start_ray_commands"]
-        if "ray start" in command
-    ]
+def variables(role: Literal["head", "worker"]) -> dict[str, str]:
+    """What `cluster.yaml` sets for a node."""
+    commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())[f"{role}_start_ray_commands"]
+    [command] = [command for command in commands if "ray start" in command]
     return dict(_VARIABLE.findall(command.partition("ray start")[0]))
 
 
 class RayNodes:
-    """The first machine is the head."""
+    """The first machine is the head. With `redis` its control plane is kept there, and survives it."""
 
-    def __init__(self, machines: Sequence[Machine]) -> None:
+    def __init__(self, machines: Sequence[Machine], *, redis: str | None = None) -> None:
         self.machines = list(machines)
         self.head = self.machines[0]
         self.address = f"{self.head.address}:{PORT}"
-        self.variables = {**variables(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
+        common = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
+        self.variables = {**variables("worker"), **common}
+        """Of every node but the head, and of what joins the cluster."""
+        self._of_head = {**variables("head"), **common}
+        if redis is not None:
+            self._of_head["RAY_REDIS_ADDRESS"] = redis
         self._token = secrets.token_hex(32)
 
     def start(self) -> None:
@@ -78,11 +80,11 @@ class RayNodes:
                 "--disable-usage-stats",
                 *_SMALL,
             ],
-            **self.variables,
+            **(self._of_head if machine is self.head else self.variables),
         )
 
     def seen(self) -> dict[str, Any]:
-        """`nodes`, the addresses of the living ones, and `actors`, as the head sees them."""
+        """`nodes`, the addresses of the living ones, their ids `by_address`, and `actors`, as the head sees them."""
         asked = self.head.run([sys.executable, "-c", _ASK, self.address], **self.variables)
         found: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])
         return found

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
+from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.messages import WorkerId
 from dspool.programs.sessions.host import SessionHost
@@ -139,8 +140,14 @@ class Runtime:
     def __init__(self, system: System) -> None:
         self._system = system
 
-    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerProxy:
-        return WorkerProxy(self._system.cluster, self._system.start_worker(worker_id, ordinal), worker_id)
+    async def nodes(self) -> list[ClusterNode]:
+        # As Ray: a node that has lost its power is a living one for some time.
+        return [ClusterNode(node) for node in self._system.nodes]
+
+    async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> WorkerProxy:
+        return WorkerProxy(
+            self._system.cluster, self._system.start_worker(worker_id, ordinal, node), worker_id
+        )
 
     async def running_workers(self) -> list[WorkerProxy]:
         await asyncio.sleep(0.005)
@@ -197,10 +204,10 @@ class System:
 
     # --- workers ---
 
-    def start_worker(self, worker_id: str, ordinal: int) -> Actor:
+    def start_worker(self, worker_id: str, ordinal: int, wanted: str | None = None) -> Actor:
         dice = self.loop.world.dice
         up = [node for node in self.nodes if node not in self.network.off]
-        node = dice.choice(up)
+        node = wanted if wanted in up else dice.choice(up)
 
         async def build() -> Worker:
             host = SimulatedHost(worker_id, self.history, dice)

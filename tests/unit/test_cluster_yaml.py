@@ -1,6 +1,7 @@
 """The example for Ray's cluster launcher is one that the installed Ray takes, and starts a closed cluster."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -44,12 +45,22 @@ def test_ray_refuses_it_with_an_unknown_field(cluster):
         "RAY_AUTH_MODE=token",
         "RAY_SERVE_ENABLE_HA_PROXY=1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
+        "RAY_worker_niceness=0",
         "unset PYTHONDONTWRITEBYTECODE",
     ],
 )
 def test_every_node_starts_closed_and_with_the_fast_ingress(cluster, role, setting):
     (start,) = [command for command in cluster[role] if "ray start" in command]
     assert setting in start.partition("ray start")[0]
+
+
+def test_its_head_finds_a_lost_node_as_soon_as_the_promises_say(cluster):
+    """docs/promises.md: so long until Ray starts elsewhere what was on it."""
+    (start,) = [command for command in cluster["head_start_ray_commands"] if "ray start" in command]
+    said = dict(re.findall(r"RAY_health_check_(\w+)=(\d+)", start))
+    period_s, timeout_s = int(said["period_ms"]) / 1000, int(said["timeout_ms"]) / 1000
+    failures = int(said["failure_threshold"])
+    assert period_s * failures + timeout_s * failures <= 4.5
 
 
 def test_it_holds_no_secret_and_no_address_of_a_real_network(cluster):

@@ -23,7 +23,7 @@ from dspool.config import (
     load_config,
     reference_table,
 )
-from dspool.config.pool import OTHER_VARIABLES
+from dspool.config.environment import OTHER_VARIABLES
 from dspool.errors import ConfigError, from_wire
 
 FAST = {"fast": {"model": "openai/some-model"}}

@@ -65,10 +65,10 @@ async def test_a_start_that_comes_through_after_it_was_given_up_is_killed():
     scene = Scene(pool_size=1, init_timeout_s=10.0, warmup={"worker_deadline_s": 10.0})
     start = scene.runtime.start_worker
 
-    async def slow_start(worker_id, ordinal):
+    async def slow_start(worker_id, ordinal, node):
         if not gate.is_set():
             await gate.wait()
-        return await start(worker_id, ordinal)
+        return await start(worker_id, ordinal, node)
 
     scene.runtime.start_worker = slow_start
     await scene.supervisor.start()

@@ -85,19 +85,18 @@ class Client:
             on_chunk=self._on_chunk,
             on_lost=self._on_lost,
             on_change=self._update_members,
+            is_busy=lambda worker_id: self._dispatcher.running_on(worker_id) > 0,
         )
         self._streams: dict[str, OpenStream] = {}
         self._change = asyncio.Event()
         self._chores: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Future[Any]] = set()
-        self._flush_due = False
-        self._unsent = 0
+        self._flush_due, self._unsent = False, 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._ids = uuid.uuid4().hex[:12]
         self._count = 0
-        self._closed = False
-        self._waking = False
+        self._closed = self._waking = False
         self._loop = asyncio.get_running_loop()
 
     # --- life ---
@@ -152,6 +151,10 @@ class Client:
     @property
     def membership(self) -> Membership:
         return self._membership
+
+    @property
+    def connected(self) -> int:
+        return len(self._links)
 
     @property
     def queued(self) -> int:

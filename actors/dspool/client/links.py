@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
+from dspool.core.liveness import LOOK_S
 from dspool.messages import Member
 from dspool.wire.connection import ClientEnd
-from dspool.wire.frames import Chunk, Report
+from dspool.wire.frames import Cancel, Chunk, Report
 from dspool.wire.handshake import HandshakeFailed
 
 _CONNECT_TIMEOUT_S = 2.0
@@ -21,11 +22,16 @@ _STEADY_S = 5.0
 """After a connection that lasted so long, the next attempt follows at once."""
 _LINGER_S = 1.0
 
+_SIGN_OF_LIFE = Cancel([])
+
 _log = logging.getLogger(__name__)
 
 
 class Links:
-    """Calls `on_lost(worker_id, why)` after an open link is gone, and `on_change()` when one opens."""
+    """Calls `on_lost(worker_id, why)` after an open link is gone, and `on_change()` when one opens.
+
+    `is_busy(worker_id)`: something is wanted of it. A link at whose other end no machine is any more counts as gone.
+    """
 
     def __init__(
         self,
@@ -36,6 +42,7 @@ class Links:
         on_chunk: Callable[[str, Chunk], None],
         on_lost: Callable[[str, str], None],
         on_change: Callable[[], None],
+        is_busy: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._secret, self._client_id = secret, client_id
         self._report, self._chunk, self._lost, self._change = on_report, on_chunk, on_lost, on_change
@@ -46,8 +53,10 @@ class Links:
         self._refused: set[str] = set()
         """Workers whose handshake failed since they were last open: each is logged once."""
         self._connecting: dict[str, asyncio.Task[None]] = {}
+        self._is_busy = is_busy
         self._closed = False
         self._loop = asyncio.get_running_loop()
+        self._looks = self._loop.call_later(LOOK_S, self._look)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -86,6 +95,7 @@ class Links:
     async def close(self) -> None:
         """Close all when their output has left, but do not wait long for workers that do not read."""
         self._closed = True
+        self._looks.cancel()
         connecting, links = list(self._connecting.values()), list(self._open.values())
         for task in connecting:
             task.cancel()
@@ -96,6 +106,13 @@ class Links:
             await asyncio.wait([link.closed for link in links], timeout=_LINGER_S)
             for link in links:
                 link.abort()
+
+    def _look(self) -> None:
+        """All at once, twice a second: a link on which something arrived meanwhile costs a comparison."""
+        self._looks = self._loop.call_later(LOOK_S, self._look)
+        for worker_id, link in list(self._open.items()):
+            if link.look(is_busy=self._is_busy(worker_id)) == "ask":
+                link.send(_SIGN_OF_LIFE)
 
     def _connect(self, worker_id: str) -> None:
         if worker_id not in self._connecting and not self._closed:

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic_settings.exceptions import SettingsError
 
 from dspool.config.base import config_error, unreadable_variable
-from dspool.config.pool import DEFAULT_PROGRAMS, PREFIX, Environment, PoolConfig, environment
+from dspool.config.environment import PREFIX, Environment, environment
+from dspool.config.pool import DEFAULT_PROGRAMS, PoolConfig
 from dspool.config.secret_values import FILE_SUFFIX
 from dspool.errors import ConfigError
 

@@ -180,6 +180,46 @@ class RestartConfig(Part):
         return self
 
 
+class PlacementConfig(Part):
+    """On which nodes of a cluster the workers run."""
+
+    strategy: Literal["spread", "pack"] = "spread"
+    """`spread`: as many on each node, spares where the fewest workers are, so that a lost node costs least; `pack`: as
+    few nodes as have room."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Only nodes with these Ray labels (`ray start --labels=zone=a`)."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Ray resources of your own that each worker takes (`ray start --resources='{"index": 4}'`)."""
+    accelerator: str | None = Field(default=None, min_length=1)
+    """Only nodes with this accelerator, as Ray names it: `A100`."""
+
+    @model_validator(mode="after")
+    def _others_have_keys_of_their_own(self) -> PlacementConfig:
+        for name, key in (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory_mb")):
+            if name in self.resources:
+                refuse(f"resources.{name}", self.resources[name], f"is what {key} is for")
+        return self
+
+
+class IngressConfig(Part):
+    """HTTP on the nodes of a cluster."""
+
+    replicas: Count | None = None
+    """HTTP ingress processes in all; null is `service.replicas`."""
+    per_node: CountOrZero = 0
+    """So many on each node, with a proxy of its own there, so that each node serves; 0: one proxy, on the head node."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> IngressConfig:
+        if self.replicas is not None and self.per_node:
+            refuse(
+                "replicas",
+                self.replicas,
+                f"is not for per_node={self.per_node}, which says how many there are",
+            )
+        return self
+
+
 class LimitsConfig(Part):
     """How much a principal, and the pool in all, may keep; null is no limit. A token may say otherwise for its own."""
 
@@ -303,9 +343,11 @@ class ServiceConfig(Part):
 __all__ = [
     "AllowedCallables",
     "HistoryConfig",
+    "IngressConfig",
     "LimitsConfig",
     "Name",
     "OperationsConfig",
+    "PlacementConfig",
     "ProgramConfig",
     "RecycleConfig",
     "RestartConfig",

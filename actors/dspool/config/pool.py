@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dspool.config.base import (
     ConfigMeta,
@@ -24,23 +16,25 @@ from dspool.config.base import (
     CountOrZero,
     Directory,
     ImportPath,
+    Megabytes,
     ModuleName,
     Name,
     Part,
     Seconds,
     SecondsOrZero,
     StoreUrl,
-    config_error,
     default_state_dir,
     refuse,
 )
-from dspool.config.links import is_service_link, say_ignored
+from dspool.config.environment import PREFIX, Environment, environment
 from dspool.config.models import CacheConfig, LMProfile, ModelPrice, RequestLM
 from dspool.config.parts import (
     AllowedCallables,
     HistoryConfig,
+    IngressConfig,
     LimitsConfig,
     OperationsConfig,
+    PlacementConfig,
     ProgramConfig,
     RecycleConfig,
     RestartConfig,
@@ -49,41 +43,12 @@ from dspool.config.parts import (
     TelemetryConfig,
     is_multiple,
 )
-from dspool.config.secret_values import secret_of
 from dspool.config.warmup import (
     ConfigureLMStep,
     CustomCode,
     Probe,
     WarmupConfig,
 )
-
-PREFIX = "DSPOOL_"
-STORE_URL = "DSPOOL_STORE_URL"
-
-OTHER_VARIABLES = {
-    "DSPOOL_CONFIG": "path of the YAML file, read when no other is named",
-    "DSPOOL_CORRECTIONS": "which corrections of other libraries are made: `all` (default), `none`, names with commas "
-    "between, or each with a `-` before it to leave it out",
-    "DSPOOL_STORE_URL_FILE": "file that holds what `DSPOOL_STORE_URL` would",
-    "DSPOOL_TOKEN": "the access token that clients and the commands present",
-    "DSPOOL_TOKEN_FILE": "file that holds what `DSPOOL_TOKEN` would",
-    "DSPOOL_TOKENS": "access tokens of the service as JSON, beside or instead of `service.tokens_file`",
-    "DSPOOL_TOKENS_FILE": "file that holds what `DSPOOL_TOKENS` would, read at the start",
-    "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",
-}
-"""`DSPOOL_` variables that are not keys. `Environment` refuses any other unknown one: it is a misspelt key."""
-
-_environ: ContextVar[Mapping[str, str] | None] = ContextVar("dspool_environ", default=None)
-
-
-@contextmanager
-def environment(environ: Mapping[str, str]) -> Iterator[None]:
-    """Inside this block, read `DSPOOL_*` from `environ` and not from the process."""
-    token = _environ.set(environ)
-    try:
-        yield
-    finally:
-        _environ.reset(token)
 
 
 class PoolConfig(BaseSettings, metaclass=ConfigMeta):
@@ -124,6 +89,13 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     """Operations one worker runs at once."""
     spares: CountOrZero = 0
     """Warm workers without traffic, ready to replace a dead one; at most `max_pool_size`."""
+    placement: PlacementConfig = PlacementConfig()
+    num_cpus: Annotated[float, Field(ge=0)] = 0
+    """Processors that Ray sets aside for each worker; 0: it may run anywhere."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs that each worker has to itself, for models that it holds; a part of one is shared."""
+    memory_mb: Megabytes | None = None
+    """Memory that Ray sets aside for each worker; null: none."""
     strategy: Literal["lifo", "fifo", "least_loaded"] = "least_loaded"
     """Which worker an operation goes to: the one used last, the one used longest ago, or the freest."""
     lazy: bool = False
@@ -221,6 +193,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     """Directory of the pool's files; by default the user's state directory on this platform."""
     telemetry: TelemetryConfig = TelemetryConfig()
     service: ServiceConfig = ServiceConfig()
+    ingress: IngressConfig = IngressConfig()
     stream_window: Count = 64
     """Stream events on their way to a caller before the worker waits."""
 
@@ -247,6 +220,11 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     def min_ready(self) -> int:
         """Warm workers needed for readiness."""
         return self.min_pool_size if self.warmup.min_ready is None else self.warmup.min_ready
+
+    def ingress_processes(self, nodes: int) -> int:
+        """HTTP ingress processes in all, on so many nodes."""
+        ingress = self.ingress
+        return ingress.per_node * nodes if ingress.per_node else ingress.replicas or self.service.replicas
 
     def allows_import(self, import_path: str) -> bool:
         """Whether `package.module:Name` lies within `allowed_imports`."""
@@ -361,29 +339,6 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
 DEFAULT_PROGRAMS: Mapping[str, ProgramConfig] = {
     "qa": ProgramConfig(spec={"signature": "context, question -> answer", "module": "Predict"})
 }
-
-
-class Environment(EnvSettingsSource):
-    """`DSPOOL_*` variables as one layer. Refuses an unknown one, but for those that an orchestrator sets."""
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        environ = _environ.get()
-        if environ is None:
-            environ = os.environ
-        variables = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
-        keys = {f"{PREFIX}{key}".upper() for key in PoolConfig.model_fields} | set(OTHER_VARIABLES)
-        others = {name: value for name, value in variables.items() if name.upper().split("__")[0] not in keys}
-        links = frozenset(name for name, value in others.items() if is_service_link(name, value))
-        if unknown := sorted(others.keys() - links):
-            raise config_error(
-                {"key": name, "rule": "there is no such key for this variable"} for name in unknown
-            )
-        if links:
-            say_ignored(links)
-        taken = {name.lower(): value for name, value in variables.items() if name not in links}
-        if (url := secret_of(environ, STORE_URL)) is not None:
-            taken[STORE_URL.lower()] = url
-        return taken
 
 
 def _at_most(config: PoolConfig, key: str, limit: str) -> None:

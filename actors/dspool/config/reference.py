@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dspool.config.pool import PREFIX, PoolConfig
+from dspool.config.environment import PREFIX
+from dspool.config.pool import PoolConfig
 
 
 class Key(NamedTuple):

@@ -217,8 +217,11 @@ TABLE: Final = (
     Correction(
         "serve-replica-address",
         _SERVE,
-        "A replica listens for other replicas on all interfaces, whatever its node's address is. It listens there.",
-        "a port that runs what is sent with Ray's token is open to the network",
+        "A replica listens for other replicas on all interfaces, whatever its node's address is: it listens there. For "
+        "HTTP it listens at the service's address only: with several nodes it listens on loopback and at its node's "
+        "address, where proxies look for it.",
+        "a port that runs what is sent with Ray's token is open to the network; with several nodes and a service that "
+        "is not on 0.0.0.0, requests go through Serve's slow proxy",
     ),
     Correction(
         "haproxy-loopback",

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from dspool.config import PoolConfig
+from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import WorkerLost
 from dspool.local.channel import Channel
 from dspool.local.pool import Report
@@ -137,7 +138,10 @@ class ProcessRuntime:
         self._targets = {"store": store, "metrics": _Reported(report)}
         self._workers: list[ProcessWorker] = []
 
-    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle:
+    async def nodes(self) -> list[ClusterNode]:
+        return []
+
+    async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> WorkerHandle:
         context = _context()
         ours, theirs = context.Pipe()
         process = context.Process(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 from dspool.config import PoolConfig
+from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import WorkerLost
 from dspool.programs.sessions.host import SessionHost
 from dspool.supervisor import WorkerHandle
@@ -144,7 +145,10 @@ class ThreadRuntime:
         self._report = report
         self._workers: list[ThreadWorker] = []
 
-    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle:
+    async def nodes(self) -> list[ClusterNode]:
+        return []
+
+    async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> WorkerHandle:
         thread = LoopThread(f"dspool worker {ordinal}")
         try:
             worker = await run_on(thread.loop, self._build(worker_id, ordinal))

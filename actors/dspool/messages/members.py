@@ -12,6 +12,9 @@ from dspool.errors import UnknownWorker, suggestion
 # A pool may be called `a-w1`: the last ordinal counts. Nine digits, because Python refuses very long numbers.
 _WORKER_ID: Final = re.compile(r"(.+)-w(0|[1-9][0-9]{0,8})-([0-9a-f]+)")
 
+CUT_OFF: Final = "its machine does not acknowledge what is sent to it"
+"""Why a client could not talk to a worker, if not its process failed. Supervisors know the text."""
+
 WorkerState = Literal["starting", "warming", "ready", "spare", "draining", "stopped", "failed"]
 
 

@@ -16,7 +16,7 @@ import dspy
 import msgspec
 
 from dspool.config import PoolConfig
-from dspool.config.pool import environment
+from dspool.config.environment import environment
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_SPEC_BYTES, MAX_STATE_VALUES

@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from dspool import private_files
+from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import (
     InternalError,
     PoolClosed,
@@ -36,6 +37,8 @@ from dspool.runtime.session_logs import kept_short
 NAMESPACE = "dspool"
 MAX_CONCURRENCY = 10_000
 """Calls that an async actor takes at once: long polls wait there, and must not hold up others."""
+HEAD_RESOURCE = "node:__internal_head__"
+"""Ray's resource that the head node alone has."""
 _RESTART_S = 20.0
 """How long callers wait for a supervisor to come back."""
 _RETRY_S = 0.1
@@ -97,6 +100,24 @@ def living_nodes() -> list[str]:
     """Ids of the nodes of this process's cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["NodeID"] for node in nodes if node["Alive"]]
+
+
+def placeable_nodes(with_resources: bool) -> list[ClusterNode]:
+    """The living nodes of this process's cluster, with what is free on each only if it is asked for."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    state: Any = ray._private.state
+    free: Mapping[str, Any] = state.available_resources_per_node() if with_resources else {}
+    return [
+        ClusterNode(
+            node["NodeID"],
+            node.get("Labels", {}),
+            free.get(node["NodeID"], {}),
+            node["NodeManagerAddress"],
+            HEAD_RESOURCE in node["Resources"],
+        )
+        for node in nodes
+        if node["Alive"]
+    ]
 
 
 def nodes_at(address: str) -> list[str]:

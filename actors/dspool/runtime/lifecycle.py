@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
+from dspool.core.lifecycle.placement import apart
 from dspool.errors import PoolError
 from dspool.messages import WorkerId
 from dspool.runtime.answers import ROLE as ANSWERS
@@ -27,7 +28,7 @@ from dspool.runtime.cluster import (
     actor_names,
     ask,
     find_supervisor,
-    living_nodes,
+    placeable_nodes,
 )
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.store import RemoteStore, StoreActor
@@ -149,8 +150,16 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
     name, url = config.name, store_url(config)
     # The store stays on that node, even if Ray restarts it after other nodes joined. When the node is gone, so is the
     # store: without its file, an empty one in its place would be worse.
-    node = node_of_store(url, living_nodes())
-    place: Any = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
+    nodes = placeable_nodes(with_resources=False)
+    node = node_of_store(url, [one.id for one in nodes])
+    places = apart(nodes, ("supervisor", "store", "metrics", ANSWERS), name)
+
+    def place(role: str, pinned: str | None = None) -> Any:
+        if pinned is not None:
+            return NodeAffinitySchedulingStrategy(pinned, soft=False)
+        chosen = places[role]
+        return "DEFAULT" if chosen is None else NodeAffinitySchedulingStrategy(chosen, soft=True)
+
     common: dict[str, Any] = {
         "namespace": NAMESPACE,
         "lifetime": "detached",
@@ -161,18 +170,25 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
     }
     store: Any = ray.remote(StoreActor)
     store.options(
-        name=actor_name(name, "store"), max_task_retries=-1, scheduling_strategy=place, **common
+        name=actor_name(name, "store"),
+        max_task_retries=-1,
+        scheduling_strategy=place("store", node),
+        **common,
     ).remote(config)
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
-        metrics.options(name=actor_name(name, "metrics"), **common).remote(config)
+        metrics.options(
+            name=actor_name(name, "metrics"), scheduling_strategy=place("metrics"), **common
+        ).remote(config)
     if config.cache:
         answers: Any = ray.remote(AnswersActor)
-        answers.options(name=actor_name(name, ANSWERS), **common).remote(config)
+        answers.options(name=actor_name(name, ANSWERS), scheduling_strategy=place(ANSWERS), **common).remote(
+            config
+        )
     supervisor: Any = ray.remote(SupervisorActor)
-    handle: ActorHandle[Any] = supervisor.options(name=actor_name(name, "supervisor"), **common).remote(
-        config, secret, host
-    )
+    handle: ActorHandle[Any] = supervisor.options(
+        name=actor_name(name, "supervisor"), scheduling_strategy=place("supervisor"), **common
+    ).remote(config, secret, host)
     return handle
 
 

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig, WorkerStep
+from dspool.core.lifecycle.placement import ClusterNode, Wanted
 from dspool.errors import WorkerStartFailed
 from dspool.messages import Deployment, Member, WorkerId
 from dspool.runtime import forkserver
@@ -27,6 +29,7 @@ from dspool.runtime.cluster import (
     ask,
     cause,
     node_address,
+    placeable_nodes,
 )
 from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
@@ -126,10 +129,14 @@ class RayRuntime:
         """`host` is where workers listen; None: the address of their node."""
         self._config, self._secret, self._host = config, secret, host
         self._actor: Any = ray.remote(WorkerActor)
+        self._needs = Wanted.of(config).resources
         self._start_method: forkserver.StartMethod | None = None
         self._forks = ForkStarts(config.init_timeout_s)
 
-    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle:
+    async def nodes(self) -> list[ClusterNode]:
+        return await asyncio.to_thread(placeable_nodes, bool(self._needs))
+
+    async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> WorkerHandle:
         how = self._how_to_start()
         forked = how.py_executable is not None
         environment: dict[str, Any] = {}
@@ -143,12 +150,29 @@ class RayRuntime:
             name=actor_name(self._config.name, WorkerId.parse(worker_id).role),
             namespace=NAMESPACE,
             lifetime="detached",
-            num_cpus=0,
             max_restarts=0,
             max_concurrency=MAX_CONCURRENCY,
+            **self._needs_of(node),
             **({"runtime_env": environment} if environment else {}),
         ).remote(worker_id, ordinal, self._config, self._secret, self._host)
         return RayWorker(worker_id, ordinal, handle, self._forks if forked else None)
+
+    def _needs_of(self, node: str | None) -> dict[str, Any]:
+        """The options of an actor for what the configuration says that a worker needs."""
+        needs = dict(self._needs)
+        options: dict[str, Any] = {"num_cpus": needs.pop("CPU", 0)}
+        if gpus := needs.pop("GPU", 0):
+            options["num_gpus"] = gpus
+        if memory := needs.pop("memory", 0):
+            options["memory"] = memory
+        if needs:
+            options["resources"] = needs
+        if node is not None:
+            # Soft: the node may be gone by now.
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+        elif labels := self._config.placement.node_labels:
+            options["label_selector"] = labels
+        return options
 
     def _how_to_start(self) -> forkserver.StartMethod:
         if self._start_method is None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from dspool.config import WorkerStep
+from dspool.core.lifecycle.placement import ClusterNode
 from dspool.core.lifecycle.source import ImportedSource
 from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerStatus
 
@@ -102,7 +103,11 @@ class AskedWorker:
 
 
 class Runtime(Protocol):
-    async def start_worker(self, worker_id: str, ordinal: int) -> WorkerHandle: ...
+    async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> WorkerHandle:
+        """On this `node` if it has room; None: wherever there is some."""
+
+    async def nodes(self) -> list[ClusterNode]:
+        """The living nodes of the cluster; none where there is no cluster."""
 
     async def running_workers(self) -> list[WorkerHandle]:
         """The pool's running workers, whoever started them."""

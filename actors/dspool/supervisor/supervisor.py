@@ -27,6 +27,7 @@ from dspool.supervisor.canary import Rollout
 from dspool.supervisor.deployments import ROLLOUTS, Deployments
 from dspool.supervisor.fresh_workers import FreshWorkers
 from dspool.supervisor.housekeeping import Housekeeping, Report
+from dspool.supervisor.placement import Placement
 from dspool.supervisor.ports import PoolStore, Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.sizing import DecisionRecord, Observe, Sizing
 from dspool.supervisor.warmup import Warmer, WarmProgress
@@ -36,8 +37,6 @@ from dspool.telemetry.pseudonyms import make_key
 
 log = logging.getLogger("dspool.supervisor")
 
-SUSPECT_TIMEOUT_S = 0.25
-"""A worker that a client reported dead has so long to answer; then it counts as a missed check."""
 STATUS_TIMEOUT_S = 0.5
 
 
@@ -81,19 +80,15 @@ class Supervisor:
             clock=clock,
             sleep=sleep,
         )
-        self._workers = Workers(config, runtime, self._warmer, self._feed, clock=clock, sleep=sleep)
+        self._placement = Placement(config, runtime, self._state, self._feed, clock=clock, sleep=sleep)
+        self._workers = Workers(
+            config, runtime, self._warmer, self._placement, self._feed, clock=clock, sleep=sleep
+        )
         self._deployments = Deployments(
             config,
             store,
             self._warmer,
-            FreshWorkers(
-                self._state,
-                self._warmer,
-                self._feed,
-                self._workers.handle,
-                self._until,
-                sleep,
-            ),
+            FreshWorkers(self._state, self._warmer, self._feed, self._workers.handle, self._until, sleep),
             serving=lambda: self._handles("ready"),
             spares=lambda: self._handles("spare"),
             feed=self._feed,
@@ -154,6 +149,7 @@ class Supervisor:
         await self._records.flush()  # a version must be on record before clients see it
         loops = {
             **self._housekeeping.loops(),
+            "placement": self._placement.balance(),
             "sizing": self._sizing.run(self._apply_decision),
             "records": self._records.run(),
         }
@@ -224,7 +220,7 @@ class Supervisor:
 
     async def report_dead(self, worker_id: str, why: str) -> None:
         """A client could not talk to the worker: check its health now, and replace it unless it is well."""
-        self._workers.check(worker_id, SUSPECT_TIMEOUT_S, suspicion=why or "a client reported it")
+        self._workers.suspect(worker_id, why or "a client reported it")
 
     async def wake(self) -> None:
         """Start the workers of a lazy pool: a client has an operation for it."""

@@ -13,6 +13,8 @@ from typing import Any
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
+from dspool.messages.members import CUT_OFF
+from dspool.supervisor.placement import Placement
 from dspool.supervisor.ports import Runtime, Sleep, WorkerHandle, within
 from dspool.supervisor.warmup import Warmer
 from dspool.telemetry.events import emit
@@ -23,6 +25,10 @@ DRAIN_GRACE_S = 2.0
 """A worker may take so much longer than its own limit to report the drain's end."""
 WATCH_AGAIN_S = 0.5
 CHECK = "dspool health check"
+SUSPECT_TIMEOUT_S = 0.25
+"""A worker that a client reported dead has so long to answer; then it counts as a missed check."""
+CONFIRM_TIMEOUT_S = 0.5
+"""The same if the client says that its machine is gone: each check then follows the one before at once."""
 
 
 class Workers:
@@ -31,6 +37,7 @@ class Workers:
         config: PoolConfig,
         runtime: Runtime,
         warmer: Warmer,
+        placement: Placement,
         feed: Callable[[ev.Event], None],
         *,
         clock: Callable[[], float],
@@ -39,14 +46,16 @@ class Workers:
         self._config = config
         self._runtime = runtime
         self._warmer = warmer
+        self._placement = placement
         self._feed = feed
         self._clock = clock
         self._sleep = sleep
         self._handles: dict[str, WorkerHandle] = {}
         self._unwanted: dict[str, str] = {}
         """Why, for each worker that was given up before its process answered: it is killed as soon as it does."""
-        self._tasks: dict[str, set[asyncio.Task[None]]] = {}
+        self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
         self._checks: set[str] = set()
+        self._confirming: set[str] = set()
 
     def handle(self, worker_id: str) -> WorkerHandle | None:
         return self._handles.get(worker_id)
@@ -76,6 +85,8 @@ class Workers:
             self._unwanted[worker_id] = "stopped before it had started"
 
     def kill(self, worker_id: str, why: str) -> None:
+        for neighbour in self._placement.out_of_reach(worker_id):
+            self.suspect(neighbour, CUT_OFF)
         handle = self._handles.get(worker_id)
         if handle is None:
             self._unwanted[worker_id] = why
@@ -88,6 +99,14 @@ class Workers:
         if worker_id in self._handles and worker_id not in self._checks:
             self._checks.add(worker_id)
             self._spawn(worker_id, self._check(worker_id, timeout_s, suspicion, counts), name=CHECK)
+
+    def suspect(self, worker_id: str, why: str) -> None:
+        """A client could not talk to it, for this reason."""
+        if why != CUT_OFF:
+            self.check(worker_id, SUSPECT_TIMEOUT_S, suspicion=why)
+        elif worker_id in self._handles and worker_id not in self._confirming:
+            self._confirming.add(worker_id)
+            self._spawn(worker_id, self._confirm(worker_id))
 
     def forget(self, worker_id: str, sessions: list[str]) -> None:
         if worker_id in self._handles:
@@ -109,15 +128,15 @@ class Workers:
 
     # --- how each is carried out -----------------------------------------------------------------------
 
-    def _all_tasks(self) -> list[asyncio.Task[None]]:
+    def _all_tasks(self) -> list[asyncio.Task[Any]]:
         return [task for tasks in self._tasks.values() for task in tasks]
 
-    def _spawn(self, worker_id: str, work: Coroutine[Any, Any, None], *, name: str = "") -> None:
+    def _spawn(self, worker_id: str, work: Coroutine[Any, Any, Any], *, name: str = "") -> None:
         task = asyncio.create_task(work, name=name or worker_id)
         self._tasks.setdefault(worker_id, set()).add(task)
         task.add_done_callback(partial(self._finish, worker_id))
 
-    def _finish(self, worker_id: str, task: asyncio.Task[None]) -> None:
+    def _finish(self, worker_id: str, task: asyncio.Task[Any]) -> None:
         tasks = self._tasks.get(worker_id, set())
         tasks.discard(task)
         if not tasks:
@@ -149,7 +168,8 @@ class Workers:
     async def _start(self, worker_id: str, ordinal: int) -> None:
         # Never cancelled on a time-out: a start that succeeds late must be found and killed.
         try:
-            handle = await self._runtime.start_worker(worker_id, ordinal)
+            node = await self._placement.node_for(worker_id)
+            handle = await self._runtime.start_worker(worker_id, ordinal, node)
         except Exception as failed:
             self._unwanted.pop(worker_id, None)
             self._feed(ev.WorkerDied(worker_id, f"could not be started: {failed}"))
@@ -216,7 +236,21 @@ class Workers:
                 # They cannot come back: the store has dropped them, and the worker's leases are stale.
                 log.warning("worker %s keeps %d expired sessions: %s", worker_id, len(sessions), failed)
 
-    async def _check(self, worker_id: str, timeout_s: float, suspicion: str, counts: bool) -> None:
+    async def _confirm(self, worker_id: str) -> None:
+        """Check until it answers, or has missed as many checks as it may: then it is gone for its client and for us.
+
+        It may be the client that is cut off; and a worker that is only busy has a kernel that answers.
+        """
+        try:
+            for _ in range(self._config.max_health_failures):
+                self._checks.add(worker_id)
+                if not await self._check(worker_id, CONFIRM_TIMEOUT_S, "", True):
+                    return
+        finally:
+            self._confirming.discard(worker_id)
+
+    async def _check(self, worker_id: str, timeout_s: float, suspicion: str, counts: bool) -> bool:
+        """Whether it missed the check."""
         handle = self._handles[worker_id]
         began = self._clock()
         event: ev.Event
@@ -232,7 +266,7 @@ class Workers:
             self._checks.discard(worker_id)
         missed = isinstance(event, ev.HealthMissed)
         if missed and not counts:
-            return
+            return True
         emit(
             "worker.health_check",
             {"duration_s": self._clock() - began, "failures": float(missed)},
@@ -245,3 +279,4 @@ class Workers:
             },
         )
         self._feed(event)
+        return missed

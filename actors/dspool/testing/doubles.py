@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from dspool.config import LoadPrograms, WorkerStep
+from dspool.core.lifecycle.placement import ClusterNode
 from dspool.core.lifecycle.source import ImportedSource, check_source, import_paths
 from dspool.errors import PoolError, ProgramError, UnknownProgram, WorkerLost
 from dspool.messages import JSON, Deployment, Member, VersionNumbers, WorkerState, WorkerStatus
@@ -85,6 +86,8 @@ class FakeWorker:
     `unreachable` (True: they raise), `obedient` (False: it changes no version), `stubborn` (True: it ignores a request
     to stop), `immortal` (True: it survives a kill).
     """
+
+    node = ""
 
     def __init__(self, worker_id: str, ordinal: int, clock: FakeClock) -> None:
         self.worker_id = worker_id
@@ -158,7 +161,13 @@ class FakeWorker:
     async def describe(self) -> Member:
         await self._do(self.start_fault, "start listening", self.start_s)
         return Member(
-            self.worker_id, self.ordinal, "127.0.0.1", 10_000 + self.ordinal, 8, pid=4000 + self.ordinal
+            self.worker_id,
+            self.ordinal,
+            "127.0.0.1",
+            10_000 + self.ordinal,
+            8,
+            pid=4000 + self.ordinal,
+            node=self.node,
         )
 
     async def warm(self, step: WorkerStep, deployments: list[Deployment]) -> None:
@@ -231,6 +240,8 @@ class FakeRuntime:
         self.script = script
         self.workers: list[FakeWorker] = []
         """All it ever started, oldest first."""
+        self.cluster: list[ClusterNode] = []
+        """The living nodes."""
 
     @property
     def alive(self) -> list[FakeWorker]:
@@ -243,8 +254,12 @@ class FakeRuntime:
     def named(self, worker_id: str) -> FakeWorker:
         return next(worker for worker in self.workers if worker.worker_id == worker_id)
 
-    async def start_worker(self, worker_id: str, ordinal: int) -> FakeWorker:
+    async def nodes(self) -> list[ClusterNode]:
+        return self.cluster
+
+    async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> FakeWorker:
         worker = FakeWorker(worker_id, ordinal, self._clock)
+        worker.node = node or ""
         if self.script is not None:
             self.script(worker)
         twins = [twin for twin in self.alive if twin.ordinal == ordinal]

@@ -22,7 +22,8 @@ from typing import Any
 from dspool.answers import LocalAnswers, SharedAnswers
 from dspool.blocking import BlockingClient
 from dspool.config import LMProfile, PoolConfig, ProgramConfig, load_config
-from dspool.config.pool import DEFAULT_PROGRAMS, environment
+from dspool.config.environment import environment
+from dspool.config.pool import DEFAULT_PROGRAMS
 from dspool.errors import ConfigError
 from dspool.local.pool import LocalPool, Report
 from dspool.local.threads import ThreadRuntime

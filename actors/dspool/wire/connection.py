@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from dspool.core.liveness import ASK_AFTER_BUSY, Verdict, judge
+from dspool.messages.members import CUT_OFF
 from dspool.wire.frames import (
     MAX_FRAME_BYTES,
     Cancel,
@@ -51,6 +54,9 @@ TURN_BYTES = 64 * 1024
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
 """With these a lost host shows after about ten seconds (by default after hours)."""
 
+_TCP_INFO = struct.Struct("=8x16xI28xI")
+"""Of Linux' `struct tcp_info` the segments that are not acknowledged, and milliseconds since the last that was."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +77,9 @@ class FramedProtocol(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.full = False
         self.failure = ""
-        """Why this end ended the connection, if it did so for what the other one sent."""
+        """Why this end ended the connection, if it did so for what the other one sent, or no longer sends."""
+        self.silent_looks = 0
+        """How often the connection was looked at since something arrived; see `core.liveness`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
@@ -87,6 +95,7 @@ class FramedProtocol(asyncio.Protocol):
         self._limit = MAX_SEALED_BYTES
 
     def data_received(self, data: bytes) -> None:
+        self.silent_looks = 0
         if self._buffer:
             self._buffer += data
             self._take(self._buffer)
@@ -182,6 +191,17 @@ class FramedProtocol(asyncio.Protocol):
     def greet(self, message: Challenge | Hello | Welcome) -> None:
         if self.transport is not None:
             self.transport.write(greeting(message))
+
+    def look(self, *, is_busy: bool) -> Verdict:
+        """Called every `LOOK_S`. Ends the connection if it is "gone"; after "ask", send what has an answer."""
+        self.silent_looks += 1
+        if self.silent_looks <= ASK_AFTER_BUSY:
+            # Most connections that are used at all: nothing is asked of the kernel.
+            return judge(self.silent_looks, 0.0, is_busy=is_busy)
+        verdict = judge(self.silent_looks, unacknowledged_s(self.transport), is_busy=is_busy)
+        if verdict == "gone":
+            self.fail(CUT_OFF)
+        return verdict
 
     def fail(self, why: str) -> None:
         self.failure = self.failure or why
@@ -328,6 +348,19 @@ class WorkerEnd(FramedProtocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self._on_lost(self)
+
+
+def unacknowledged_s(transport: asyncio.Transport | None) -> float | None:
+    """For how long the other end's kernel has not acknowledged what was sent; 0: it has all. None: not known here."""
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        unacked, last_ack_ms = _TCP_INFO.unpack(info)
+    except (OSError, struct.error):
+        return None
+    return last_ack_ms / 1000 if unacked else 0.0
 
 
 def _keep_alive(sock: socket.socket | None) -> None:

@@ -35,7 +35,11 @@ class Submit(Struct, frozen=True, array_like=True, tag="submit"):
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
-    """Stop these operations. A report still follows for each, when its slot is really free."""
+    """Stop these operations. A report still follows for each, when its slot is really free.
+
+    One that names none asks for a sign of life: a report of the load comes at once, of workers of any version that
+    know it.
+    """
 
     ids: list[str]
 

@@ -9,12 +9,17 @@ import time
 from collections import Counter
 from typing import Any
 
+from dspool.core.liveness import LOOK_S
 from dspool.wire.connection import WorkerEnd
+from dspool.wire.frames import Chunk
 from dspool.worker.operations import Operations
 
 MAX_STRANGERS = 64
 """Connections at once that have not said a valid hello. An honest client needs a millisecond for it."""
 _REFUSALS_LOGGED_EVERY_S = 60.0
+
+_SIGN_OF_LIFE = Chunk("", [])
+"""Of a stream that nobody reads: clients of all versions answer with credit for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +30,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._ends: dict[WorkerEnd, None] = {}
         self._change = asyncio.Event()
+        self._looks: asyncio.TimerHandle | None = None
         self._refusals = 0
         self._logged_at = -_REFUSALS_LOGGED_EVERY_S
 
@@ -41,12 +47,15 @@ class Listener:
     async def open(self, address: str) -> int:
         """Returns the port."""
         self._server = await asyncio.get_running_loop().create_server(self._accept, address, 0)
+        self._look()
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        if self._looks is not None:
+            self._looks.cancel()
         for end in self.ends:
             end.abort()
 
@@ -56,6 +65,13 @@ class Listener:
                 while self.clients:
                     self._change.clear()
                     await self._change.wait()
+
+    def _look(self) -> None:
+        self._looks = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        for end in self.clients:
+            # A client that cannot be reached any more keeps no slot.
+            if self._operations.runs_for(end) and end.look(is_busy=False) == "ask":
+                end.send(_SIGN_OF_LIFE)
 
     def _accept(self) -> WorkerEnd:
         strangers = [end for end in self._ends if end.client is None]

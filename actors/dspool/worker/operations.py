@@ -126,6 +126,8 @@ class Operations:
         elif type(message) is Cancel:
             for operation_id in message.ids:
                 self._cancel(peer.executions.get(operation_id))
+            if not message.ids:
+                self._out.report_load(peer)
         elif type(message) is Credit:
             execution = peer.executions.get(message.id)
             if execution is not None:
@@ -139,6 +141,10 @@ class Operations:
         # Not through the loop: an idle worker answers in the turn in which the operation arrived.
         if not self.runner.gathered() and self._out:
             self._out.flush_soon()
+
+    def runs_for(self, end: WorkerEnd) -> bool:
+        """Whether its client fills a slot here."""
+        return (peer := self._peers.get(end)) is not None and bool(peer.executions)
 
     def on_room(self, end: WorkerEnd) -> None:
         """The client has caught up with reading."""
@@ -240,10 +246,8 @@ class Operations:
         except StaleLease:
             # Nothing changed: the session has another owner by now, who runs it again.
             self.moved(execution, "")
-        except PoolError as failed:
-            self.refuse(execution, failed)
-        except BaseException as raised:
-            self.refuse(execution, defect(raised))
+        except BaseException as failed:
+            self.refuse(execution, failed if isinstance(failed, PoolError) else defect(failed))
         else:
             self._succeed(execution, result)
 

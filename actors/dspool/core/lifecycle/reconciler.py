@@ -36,7 +36,8 @@ class Reconciler:
         for spare in self._roster.spares:
             if len(self._staying()) >= target:
                 break
-            self._orders.promote(spare)
+            if not spare.doubted:
+                self._orders.promote(spare)
         while len(self._roster.regular) > target and len(self._staying()) >= target:
             w = self._roster.first_to_drain()
             self._orders.drain(w, w.leaving or "the pool shrinks")

@@ -29,6 +29,8 @@ class WorkerRecord:
     """Why the pool replaces it; it serves until its replacement is warm."""
     reason: str = ""
     misses: int = 0
+    doubted: bool = False
+    """Another worker on its node was out of reach just now: it takes no traffic before it has answered."""
     suspicions: int = 0
     suspected_at: float = 0.0
     canary: bool = False
@@ -91,6 +93,14 @@ class Roster:
     def spares(self) -> list[WorkerRecord]:
         spares = [w for w in self.in_phase("spare") if not w.canary]
         return sorted(spares, key=lambda w: (bool(w.leaving), w.ordinal))
+
+    def doubt_neighbours(self, worker: WorkerRecord) -> None:
+        """Perhaps its node is lost, with all that is there."""
+        if worker.member is None or not worker.member.node:
+            return
+        for w in self._workers.values():
+            if w is not worker and w.member is not None and w.member.node == worker.member.node:
+                w.doubted = w.phase not in GOING
 
     @property
     def pending(self) -> list[WorkerRecord]:

@@ -293,7 +293,7 @@ class PoolState:
         w = self.roster.get(worker_id)
         if w is None:
             return
-        w.misses, w.status, w.checked_at = 0, status, now
+        w.misses, w.doubted, w.status, w.checked_at = 0, False, status, now
         self._orders.ended.checked(w)
         if not w.settled and w.warm_at is not None and now - w.warm_at >= self._breaker.settled_s:
             # Once for each worker: one that lives on beside a crash loop does not end it.
@@ -314,6 +314,7 @@ class PoolState:
         if certain:
             self._give_up(w, f"out of reach: {why}", now)
         elif w.misses >= self.config.max_health_failures:
+            self.roster.doubt_neighbours(w)
             self._give_up(w, f"missed {w.misses} health checks in a row: {why}", now)
 
     def _suspected(self, worker_id: str, why: str, now: float) -> None:

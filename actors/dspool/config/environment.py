@@ -1,0 +1,68 @@
+"""`DSPOOL_*` variables as a source of the configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from pydantic_settings import EnvSettingsSource
+
+from dspool.config.base import config_error
+from dspool.config.links import is_service_link, say_ignored
+from dspool.config.secret_values import secret_of
+
+PREFIX = "DSPOOL_"
+STORE_URL = "DSPOOL_STORE_URL"
+
+OTHER_VARIABLES = {
+    "DSPOOL_CONFIG": "path of the YAML file, read when no other is named",
+    "DSPOOL_CORRECTIONS": "which corrections of other libraries are made: `all` (default), `none`, names with commas "
+    "between, or each with a `-` before it to leave it out",
+    "DSPOOL_STORE_URL_FILE": "file that holds what `DSPOOL_STORE_URL` would",
+    "DSPOOL_TOKEN": "the access token that clients and the commands present",
+    "DSPOOL_TOKEN_FILE": "file that holds what `DSPOOL_TOKEN` would",
+    "DSPOOL_TOKENS": "access tokens of the service as JSON, beside or instead of `service.tokens_file`",
+    "DSPOOL_TOKENS_FILE": "file that holds what `DSPOOL_TOKENS` would, read at the start",
+    "DSPOOL_TEST_POSTGRES_URL": "PostgreSQL server that this project's own tests may use",
+}
+"""`DSPOOL_` variables that are not keys. `Environment` refuses any other unknown one: it is a misspelt key."""
+
+_environ: ContextVar[Mapping[str, str] | None] = ContextVar("dspool_environ", default=None)
+
+
+@contextmanager
+def environment(environ: Mapping[str, str]) -> Iterator[None]:
+    """Inside this block, read `DSPOOL_*` from `environ` and not from the process."""
+    token = _environ.set(environ)
+    try:
+        yield
+    finally:
+        _environ.reset(token)
+
+
+class Environment(EnvSettingsSource):
+    """`DSPOOL_*` variables as one layer. Refuses an unknown one, but for those that an orchestrator sets."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        environ = _environ.get()
+        if environ is None:
+            environ = os.environ
+        variables = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
+        keys = {f"{PREFIX}{key}".upper() for key in self.settings_cls.model_fields} | set(OTHER_VARIABLES)
+        others = {name: value for name, value in variables.items() if name.upper().split("__")[0] not in keys}
+        links = frozenset(name for name, value in others.items() if is_service_link(name, value))
+        if unknown := sorted(others.keys() - links):
+            raise config_error(
+                {"key": name, "rule": "there is no such key for this variable"} for name in unknown
+            )
+        if links:
+            say_ignored(links)
+        taken = {name.lower(): value for name, value in variables.items() if name not in links}
+        if (url := secret_of(environ, STORE_URL)) is not None:
+            taken[STORE_URL.lower()] = url
+        return taken
+
+
+__all__ = ["OTHER_VARIABLES", "PREFIX", "Environment", "environment"]
