@@ -125,6 +125,9 @@ class SimulatedPool(SimulatedLoad):
     def room(self) -> int:
         return sys.maxsize
 
+    def reached(self) -> int:
+        return 1
+
     async def end_login(self, token: str, login: str, until: float) -> dict[str, dict[str, float]]:
         self.ended_by_token.setdefault(token, {})[login] = until
         return await self.ended_logins()

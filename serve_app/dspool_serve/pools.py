@@ -133,6 +133,10 @@ class ClusterPool(PoolAdministration, PoolObservation, PoolStorage, PoolInspecti
         """Operations that may be in the pool at once from one process of the service."""
         ...
 
+    def reached(self) -> int:
+        """Workers that this process is connected to."""
+        ...
+
     async def run(
         self,
         command: AnyCommand,

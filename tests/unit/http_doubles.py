@@ -83,6 +83,7 @@ class FakePool:
         """`qa` waits for it."""
         self.keys: dict[tuple[str | None, str], tuple[str, str, KeptAnswer | None]] = {}
         self.size = 1
+        self.workers_reached = 1
         self.ended_by_token: dict[str, dict[str, float]] = {}
         self.silenced: Silences = {}
         self.gone = asyncio.Event()
@@ -143,6 +144,9 @@ class FakePool:
 
     def room(self) -> int:
         return sys.maxsize
+
+    def reached(self) -> int:
+        return self.workers_reached
 
     async def end_login(self, token: str, login: str, until: float) -> dict[str, dict[str, float]]:
         self.ended_by_token.setdefault(token, {})[login] = until

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from http_doubles import FakePool, FixedPools, assert_problem, client_of
 
-from dspool.errors import PoolNotReady
+from dspool.errors import PoolNotReady, StoreFailed
 from dspool.messages import CreateProgram, DeleteProgram, ExecuteProgram, GetProgramInfo
 from dspool_serve.api.application import Application
 
@@ -140,6 +140,7 @@ async def test_readyz_is_200_only_when_every_pool_is_ready():
         assert (await http.get("/readyz")).json() == {
             "ready": True,
             "pools": {"default": "ready", "second": "ready"},
+            "missing": [],
         }
         second.ready = False
         late = await http.get("/readyz")
@@ -148,8 +149,46 @@ async def test_readyz_is_200_only_when_every_pool_is_ready():
         assert (await http.get("/healthz")).json()["status"] == "ok"
 
 
+async def test_readyz_says_503_while_the_store_is_away_unless_a_balancer_does_without():
+    pool = FakePool()
+
+    async def away():
+        raise StoreFailed("the database does not answer")
+
+    pool.silences = away
+    async with client_of(pool) as http:
+        late = assert_problem(await http.get("/readyz"), 503, "pool_not_ready")
+        assert late["detail"] == "default: store: the database does not answer"
+        without = await http.get("/readyz?without=store")
+        assert without.json()["missing"] == ["default: store: the database does not answer"]
+        assert_problem(await http.get("/readyz?without=workers"), 422, "invalid_request")
+
+
+async def test_readyz_is_200_while_the_supervisor_is_away_and_its_workers_are_there():
+    pool = FakePool()
+    pool.workers_reached = 2
+
+    async def away():
+        raise PoolNotReady("it is being restarted")
+
+    pool.status = away
+    async with client_of(pool) as http:
+        seen = (await http.get("/readyz")).json()
+        assert (seen["ready"], seen["missing"]) == (True, ["default: supervisor: it is being restarted"])
+        pool.workers_reached = 0
+        assert "workers" in assert_problem(await http.get("/readyz"), 503, "pool_not_ready")["detail"]
+
+
+async def test_readyz_says_503_where_no_worker_can_be_reached_however_well_the_pool_is():
+    pool = FakePool()
+    pool.workers_reached = 0
+    async with client_of(pool) as http:
+        assert "reaches none" in assert_problem(await http.get("/readyz"), 503, "pool_not_ready")["detail"]
+
+
 async def test_readyz_says_503_when_a_pool_cannot_be_asked():
     pool = FakePool()
+    pool.workers_reached = 0
     pool.fail_with = PoolNotReady("the supervisor does not answer")
     async with client_of(pool) as http:
         assert "supervisor" in assert_problem(await http.get("/readyz"), 503, "pool_not_ready")["detail"]

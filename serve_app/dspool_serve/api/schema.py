@@ -133,6 +133,10 @@ class Health(Struct):
 class Readiness(Struct):
     ready: bool
     pools: Annotated[dict[str, str], Meta(description="state by pool")]
+    missing: Annotated[
+        list[str],
+        Meta(description="parts that are away, and without which this node serves what it was asked for"),
+    ] = []
 
 
 class Problem(Struct):

@@ -24,6 +24,7 @@ from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
 from dspool_serve.http.root_path import UnderRoot
 from dspool_serve.ingress.configured import security_of, settings_of
+from dspool_serve.ingress.spreading import Spread, spread_of
 from dspool_serve.pools import Pools, Settings
 
 DEPLOYMENT = "dspool-http"
@@ -74,6 +75,7 @@ class HttpIngress:
         settings: dict[str, Any],
         security: Callable[[], Security] = Security,
         console: str | None = CONSOLE,
+        is_reachable: bool = False,
     ) -> None:
         self._pools = pools
         self._console = console
@@ -83,7 +85,8 @@ class HttpIngress:
         uvicorn_connections.install()
         # uvicorn believes `X-Forwarded-For` from loopback, which HAProxy passes on as the client sent it.
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
-        serve_replica.install(import_module("ray.serve._private.replica"), node_address())
+        replica = import_module("ray.serve._private.replica")
+        serve_replica.install(replica, node_address(), is_reachable=is_reachable)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         pools, security = self._pools(), self._security()
@@ -98,22 +101,29 @@ class HttpIngress:
 
 
 def build_app(
-    config: PoolConfig, *, pools: Callable[[], Pools] | None = None, client_header: str | None = None
+    config: PoolConfig,
+    *,
+    pools: Callable[[], Pools] | None = None,
+    client_header: str | None = None,
+    spread: Spread | None = None,
 ) -> BoundApplication:
     """The Serve application for `serve.run`.
 
     `pools` makes, in each replica, the pools to serve; by default the configured one, which must be running. What is
     in front of the replicas puts the client's address into `client_header`, which nobody else can send; without one
-    the client is whoever opened the connection.
+    the client is whoever opened the connection. `spread` says on which nodes it runs; None: on the only one.
     """
+    spread = spread or spread_of(config, nodes=1, has_tokens=False)
     settings = settings_of(config, client_header=client_header, echo_request_id=False)
+    placed: dict[str, Any] = {} if spread.per_node is None else {"max_replicas_per_node": spread.per_node}
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,
         name=DEPLOYMENT,
-        num_replicas=config.service.replicas,
+        num_replicas=spread.replicas,
+        **placed,
         max_ongoing_requests=NO_LIMIT,
         # Placed wherever there is room: a full machine must not keep the door closed.
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **({"resources": spread.resources} if spread.resources else {})},
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.1,
         # A running operation may take its whole deadline before its replica is stopped.
@@ -122,7 +132,8 @@ def build_app(
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
     security = partial(security_of, config, from_environment(os.environ))
-    return deployment.bind(pools or partial(RayPools, [config.name]), settings, security)
+    connect = pools or partial(RayPools, [config.name])
+    return deployment.bind(connect, settings, security, is_reachable=spread.is_reachable)
 
 
 __all__ = ["DEPLOYMENT", "HttpIngress", "RayPools", "build_app"]

@@ -37,6 +37,7 @@ from dspool_serve.ingress.processes import (
     haproxy_processes,
     short_directory,
 )
+from dspool_serve.ingress.spreading import Spread, serve_options, spread_here
 from dspool_serve.ingress.starting import Report, Starting
 
 NAMESPACE = "dspool"
@@ -68,6 +69,7 @@ class Service:
         self._serve_host = config.service.host
         """Where Serve listens, its replicas and its fallback proxy included: behind our HAProxy on loopback."""
         self.owns_serve = False
+        self._spread: Spread
         self._serving = False
         self._started: list[psutil.Process] = []
         self._held = haproxy.HeldPorts()
@@ -272,9 +274,10 @@ class Service:
         except ValueError:
             self.owns_serve = True
         service = self.config.service
+        self._spread = spread_here(self.config)
         try:
             serve.start(
-                proxy_location=ProxyLocation.HeadOnly,
+                proxy_location=ProxyLocation(self._spread.location),
                 http_options=HTTPOptions(host=self._serve_host, port=service.port),
                 logging_config={"log_level": "WARNING", "enable_access_log": False},
             )
@@ -282,7 +285,7 @@ class Service:
             # Its text is a traceback; what HAProxy said is in the cause.
             why = str(failed.cause).strip()[-500:] or type(failed.cause).__name__
             raise WorkerStartFailed(f"Ray Serve could not open its HTTP door: {why}") from failed
-        options = _http_options()
+        options = serve_options()
         if not self.owns_serve and (options.host, options.port) != (service.host, service.port):
             raise Conflict(
                 f"Ray Serve already runs in this cluster, on {options.host}:{options.port}; "
@@ -308,7 +311,7 @@ class Service:
         from dspool_serve.ingress.deployment import build_app
 
         self._serving = True
-        app = build_app(self.config, client_header=self._client_header)
+        app = build_app(self.config, client_header=self._client_header, spread=self._spread)
         target = serve.RunTarget(app, name=application_name(self.pool_name))
         serve.run_many([target], wait_for_applications_running=False)
 
@@ -388,13 +391,6 @@ class Service:
         end_processes(left, grace_s)
         if self.temp_dir is not None:
             shutil.rmtree(self.temp_dir, ignore_errors=True)
-
-
-def _http_options() -> Any:
-    from ray.serve.context import _get_global_client
-
-    client: Any = _get_global_client()
-    return client.http_config
 
 
 __all__ = ["Service", "clear"]
