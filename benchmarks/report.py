@@ -33,6 +33,7 @@ NAMES = (
     "scaling",
     "http",
     "recovery",
+    "cluster",
     "start",
     "startup",
     "telemetry",

@@ -49,6 +49,9 @@ CHECKS = {
         "failed_started_not_idempotent failed_by_kind lost_without_trace hanging answered_twice sessions_lost "
         "supervisor_kills supervisor_kill_failed no_spare_kills no_spare_p50_ms no_spare_p99_ms operations"
     ),
+    "cluster": Check(
+        "spread apply_failed_of_100k rolling_failed_of_100k upgrade_failed_of_100k", "apply_failed_of_100k"
+    ),
     "startup": Check("soak", "soak"),
     "start": Check("pool_start_s pool_steps failed_parts", "pool"),
     "programs": Check(

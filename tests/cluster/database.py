@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -62,6 +63,12 @@ class Database:
                 continue
             break
         raise AssertionError(self.machine.logs.read_text()[-3000:])
+
+    def stop(self) -> None:
+        """Its machine goes on; whoever is connected hears of it."""
+        assert self._server is not None
+        self.machine.signal(self._server, signal.SIGINT)
+        self._server.wait()
 
     def _run(self, *command: str | Path) -> None:
         done = self.machine.start([str(part) for part in command], user=_USER).wait()
