@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import uvicorn
 from dspool.config import PoolConfig
 from dspool.corrections import serve_replica
 from dspool.errors import ConfigError
+from dspool_serve.ingress import haproxy
 from dspool_serve.ingress.spreading import HEAD, spread_of
 
 
@@ -105,3 +107,29 @@ def test_one_that_has_not_is_left_as_it_is():
     replica = SimpleNamespace(start_asgi_http_server=serve, add_port_to_grpc_server=None)
     serve_replica.install(replica, "127.0.0.2")
     assert replica.start_asgi_http_server is serve
+
+
+def test_what_is_under_way_to_a_node_that_is_gone_ends_and_does_not_wait():
+    variables = haproxy.joined_environment({})
+    assert variables["RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S"] == "1"
+    # Serve writes all of it into one line.
+    assert variables["RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER"].endswith(" on-marked-down shutdown-sessions")
+    given = {"RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "9"}
+    assert haproxy.joined_environment(given)["RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S"] == "9"
+
+
+@pytest.mark.skipif(haproxy.binary() is None, reason="there is no HAProxy for this system")
+def test_haproxy_takes_that_line(tmp_path):
+    variables = haproxy.joined_environment({})
+    inter, downinter = (
+        variables[f"RAY_SERVE_HAPROXY_HEALTH_CHECK_{name}"] for name in ("INTER", "DOWNINTER")
+    )
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(
+        "defaults\n  mode http\n  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\n"
+        "frontend f\n  bind 127.0.0.1:8799\n  default_backend b\n"
+        f"backend b\n  default-server downinter {downinter} fall 2 rise 2 inter {inter} check\n"
+        "  server s 127.0.0.1:9 check observe layer4 error-limit 3 on-error mark-down\n"
+    )
+    done = subprocess.run([haproxy.binary(), "-c", "-f", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -29,6 +29,15 @@ _PORTS = (
     "RAY_SERVE_HAPROXY_STATS_PORT",
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
 )
+_OF_SEVERAL_NODES = {
+    # A replica whose node is gone does not refuse: after so long another one gets the request.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+    # The second half goes into the same line of HAProxy's file. Without it what was under way to such a replica would
+    # wait for an answer for a quarter of an hour, until TCP gives up.
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER": "250ms on-marked-down shutdown-sessions",
+}
+"""A HAProxy on one node has replicas on others."""
 _RESERVED = range(20_000, 30_000)
 """Below what Linux gives away by itself (from 32768), and not what Ray (10002 to 19999) and Serve (from 30000) use."""
 DRAIN_S = 0.5
@@ -71,7 +80,7 @@ def joined_environment(given: Mapping[str, str]) -> dict[str, str]:
         ConfigError: `DSPOOL_CORRECTIONS` cannot be read.
     """
     chosen(given.get(VARIABLE, "all"))
-    variables = serve_variables() | {name: str(_reserved_port()) for name in _PORTS}
+    variables = serve_variables() | _OF_SEVERAL_NODES | {name: str(_reserved_port()) for name in _PORTS}
     passed_on = {
         name: value for name, value in given.items() if name.startswith("RAY_SERVE_") or name == VARIABLE
     }
