@@ -7,6 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 
+def within(value: float, lowest: float, highest: float) -> bool:
+    """Whether a figure and its range are of one statistic: sums of floats may differ in their last digits."""
+    slack = 1e-9 * max(1.0, abs(value))
+    return lowest - slack <= value <= highest + slack
+
+
 class Findings:
     def __init__(self) -> None:
         self.targets: list[dict[str, Any]] = []
@@ -26,7 +32,12 @@ class Findings:
         *,
         value: float | None = None,
     ) -> None:
-        """`values` are those of the repetitions; the value is their median unless another is given."""
+        """`values` are those of the repetitions; the value is their median unless another is given: that of all
+        repetitions together, of the same statistic, so that it lies among theirs.
+
+        Raises:
+            ValueError: it does not.
+        """
         self._add(self.targets, name, target, values, unit, met, work, samples, value)
 
     def beside(
@@ -54,6 +65,8 @@ class Findings:
         value: float | None,
     ) -> None:
         value = statistics.median(values) if value is None else value
+        if not within(value, min(values), max(values)):
+            raise ValueError(f"{name} is {value:g}, its repetitions {min(values):g} to {max(values):g}")
         rows.append(
             {
                 "name": name,

@@ -4,8 +4,12 @@ import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import quote
+from benchmarks.common import percentile
+from benchmarks.findings import Findings, within
 
 FACTS = {
     "command": "c",
@@ -32,6 +36,32 @@ def test_the_readme_quotes_no_speed_outside_of_what_is_written_from_the_report()
     before, rest = quote.README.read_text().split(quote.BEGIN)
     outside = before + rest.split(quote.END)[1]
     assert not re.findall(r"\d[\d.,]* (?:ms|microseconds|requests/s|operations/s|times)\b", outside)
+
+
+def test_each_quoted_figure_lies_within_the_range_that_is_quoted_beside_it():
+    """Read off the README, as its readers do: the third column and the two numbers of the fourth."""
+    section = quote.README.read_text().split(quote.BEGIN)[1].split(quote.END)[0]
+    rows = re.findall(
+        r"^\| `(\w+)` \| [^|]* \| ([\d.,]+)[^|]* \| ([\d.,]+) to ([\d.,]+), \d+ \|$", section, re.M
+    )
+    assert len(rows) + section.count("| not kept, ") == 8
+    for name, *numbers in rows:
+        value, lowest, highest = (float(number.replace(",", "")) for number in numbers)
+        assert lowest <= value <= highest, name
+
+
+def test_a_figure_outside_of_its_range_is_not_quoted_nor_found():
+    row = {"name": "recovery_time", "value": 50.6, "lowest": 32.2, "highest": 38.6}
+    with pytest.raises(quote.NotQuotable, match="recovery_time lies outside of its own range"):
+        quote.kept(report(targets={"figures": {"targets": [row]}}))
+    with pytest.raises(ValueError, match=r"recovery_time is 50.6, its repetitions 32.2 to 38.6"):
+        Findings().target("recovery_time", "< 500", [32.2, 38.6], "ms", bool, "kills", 20, value=50.6)
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=20, max_size=20))
+def test_the_p99_of_all_kills_lies_among_those_of_their_groups(times):
+    worst = [percentile(times[turn::5], 0.99) for turn in range(5)]
+    assert within(percentile(times, 0.99), min(worst), max(worst))
 
 
 def test_another_figure_is_another_text():
