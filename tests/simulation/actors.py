@@ -29,6 +29,8 @@ class Actor:
         self.instance: Any = None
         self.ended = False
         """It will not be restarted."""
+        self.unheard: Callable[[], None] | None = None
+        """Tells of its death, of which nobody has heard."""
         self.calls: dict[asyncio.Future[Any], Process] = {}
         self.started: asyncio.Event | None = None
 
@@ -39,6 +41,8 @@ class Cluster:
     def __init__(self, loop: SimulatedLoop, network: Network) -> None:
         self.loop, self.network = loop, network
         self.notice_s = NOTICE_S
+        self.lost_share = 0.0
+        """Of the notices of death: nobody hears of it, and whoever asks the dead waits."""
         self.actors: dict[str, Actor] = {}
         self.processes: list[Process] = []
 
@@ -82,17 +86,30 @@ class Cluster:
             assert actor.started is not None
             actor.started.set()
 
+        def again() -> None:
+            if node in self.network.off:
+                self.loop.outside.soon(again, after_s=_LOOK_S)
+            else:
+                self._launch(actor, node, build, 0.0, restarts, died)
+
         def gone() -> None:
+            if not restarts and self.lost_share and self.loop.world.dice.random() < self.lost_share:
+                actor.unheard = tell
+            else:
+                tell()
+
+        def tell() -> None:
+            actor.unheard = None
+            dice = self.loop.world.dice
             calls, actor.calls = actor.calls, {}
             actor.ended = not restarts
-            dice = self.loop.world.dice
             late_s = dice.uniform(*self.notice_s)
             for future, caller in calls.items():
                 caller.soon(_fail, future, f"{actor.name} died", after_s=late_s)
             if restarts:
                 again_s = late_s + dice.uniform(*RESTART_S)
                 actor.process = actor.instance = None
-                self.loop.outside.soon(self._launch, actor, node, build, 0.0, restarts, died, after_s=again_s)
+                self.loop.outside.soon(again, after_s=again_s)
             else:
                 self.loop.outside.soon(died, actor, after_s=late_s)
 

@@ -1,18 +1,22 @@
 """SQLite on a simulated disk: it runs for real and at once, and answers when the disk would have.
 
-The disk can be slow, full, or broken; a process that dies leaves its transactions uncommitted.
+The disk can be slow, full, or broken, fail a commit that it has made all the same, and lose power: then it has what
+was synced (`power`). A process that dies leaves its transactions uncommitted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiosqlite.core
 
 from tests.simulation.loop import Process, SimulatedLoop, current
+from tests.simulation.power import files
 
 _BUSY_S = 5.0
 _RETRY_S = 0.05
@@ -26,7 +30,23 @@ class Disk:
     def __init__(self) -> None:
         self.full = False
         self.broken = False
+        self.unclear = False
+        """A commit is made, and its answer is an error: the cable broke between the two."""
         self.slow_s = 0.0
+
+    def repair(self) -> None:
+        self.full = self.broken = self.unclear = False
+        self.slow_s = 0.0
+
+    def lose_power(self, kill: Callable[[], None], dice: random.Random) -> None:
+        """`kill` ends all that has files open; afterwards they hold what was synced, and parts of the rest."""
+        held = files.after_loss(dice)
+        kill()
+        assert files.watched is not None
+        for path in Path(files.watched).iterdir():
+            path.unlink()
+        for name, data in held.items():
+            Path(name).write_bytes(data)
 
 
 class _Disks:
@@ -61,6 +81,8 @@ class _Requests:
             if disk.full and commits:
                 raise sqlite3.OperationalError("database or disk is full")
             result = function()
+            if disk.unclear and commits:
+                raise sqlite3.OperationalError("disk I/O error")
             if isinstance(result, sqlite3.Connection):
                 self._connection = result
         except sqlite3.OperationalError as refused:
@@ -105,6 +127,7 @@ class _NoThread:
 
 def install() -> None:
     """Let every database that the engine opens be on the simulated disk."""
+    files.install()
     aiosqlite.core.SimpleQueue = _Requests  # type: ignore[misc, assignment]
     aiosqlite.core.Thread = _NoThread  # type: ignore[misc, assignment]
     aiosqlite.core.Connection.__del__ = lambda self: None  # type: ignore[method-assign]

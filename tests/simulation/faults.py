@@ -64,9 +64,8 @@ class Faults:
         system.network.slow_s = 0.0
         for node in list(system.network.off):
             system.network.power(node, on=True)
-        system.disk.full = system.disk.broken = False
-        system.disk.slow_s = 0.0
-        system.cluster.notice_s = NOTICE_S
+        system.disk.repair()
+        system.cluster.notice_s, system.cluster.lost_share = NOTICE_S, 0.0
         system.start_s = (0.2, 1.0)
 
     # --- kills ---
@@ -95,6 +94,10 @@ class Faults:
     async def _fault_kill_store(self) -> None:
         self._kill(self._system.store.process)
 
+    async def _fault_kill_metrics(self) -> None:
+        if self._system.metrics is not None:
+            self._kill(self._system.metrics.process)
+
     async def _fault_kill_client(self) -> None:
         living = [name for name, process in self._system.client_processes.items() if process.alive]
         if len(living) > 1:
@@ -102,10 +105,11 @@ class Faults:
 
     # --- pauses ---
 
-    async def _freeze(self, process: Process | None) -> None:
+    async def _freeze(self, process: Process | None, seconds: float | None = None) -> None:
         if process is None or not process.alive or process.paused:
             return
-        seconds = self._dice.choice((0.05, 0.5, 2.0, 10.0, 40.0))
+        if seconds is None:
+            seconds = self._dice.choice((0.05, 0.5, 2.0, 10.0, 40.0))
         self._history.fault("freeze", process=process.name, seconds=seconds)
         self._frozen[process] = self._history.clock()
         process.pause()
@@ -125,6 +129,18 @@ class Faults:
 
     async def _fault_freeze_store(self) -> None:
         await self._freeze(self._system.store.process)
+
+    async def _fault_freeze_metrics(self) -> None:
+        if self._system.metrics is not None:
+            await self._freeze(self._system.metrics.process)
+
+    async def _fault_freeze_node(self) -> None:
+        """A virtual machine that is moved."""
+        node = self._dice.choice(self._system.nodes)
+        seconds = self._dice.choice((0.5, 3.0, 15.0, 40.0))
+        for process in self._system.cluster.processes:
+            if process.node == node:
+                await self._freeze(process, seconds)
 
     async def _fault_freeze_client(self) -> None:
         name = self._dice.choice(sorted(self._system.client_processes))
@@ -155,6 +171,13 @@ class Faults:
             return
         node = self._dice.choice(others)
         self._history.fault("power off", node=node)
+        self._lose_power(node)
+        system.loop.outside.soon(
+            lambda: system.network.power(node, on=True), after_s=self._dice.uniform(15.0, 60.0)
+        )
+
+    def _lose_power(self, node: str) -> None:
+        system = self._system
         before, system.cluster.notice_s = system.cluster.notice_s, NODE_DEATH_S
         system.network.power(node, on=False)
         for process in system.cluster.processes:
@@ -163,8 +186,16 @@ class Faults:
                 self._history.lost_clients.add(process.name)
                 process.kill()
         system.cluster.notice_s = before
+
+    async def _fault_power_off_head(self) -> None:
+        """With the store's disk, which has what was synced when it comes back."""
+        system = self._system
+        if HEAD in system.network.off:
+            return
+        self._history.fault("power off", node=HEAD)
+        system.disk.lose_power(lambda: self._lose_power(HEAD), self._dice)
         system.loop.outside.soon(
-            lambda: system.network.power(node, on=True), after_s=self._dice.uniform(15.0, 60.0)
+            lambda: system.network.power(HEAD, on=True), after_s=self._dice.uniform(1.0, 20.0)
         )
 
     # --- Ray ---
@@ -172,6 +203,18 @@ class Faults:
     async def _fault_late_notices(self) -> None:
         self._system.cluster.notice_s = self._dice.choice((NOTICE_S, (0.5, 3.0), (5.0, 30.0)))
         self._history.fault("late notices", seconds=self._system.cluster.notice_s)
+
+    async def _fault_lost_notices(self) -> None:
+        self._system.cluster.lost_share = self._dice.choice((0.0, 0.5, 1.0))
+        self._history.fault("lost notices", share=self._system.cluster.lost_share)
+
+    async def _fault_false_notices(self) -> None:
+        """News of a death that is old, comes twice, or is not true."""
+        workers = sorted(self._system.worker_actors)
+        if workers:
+            worker_id = self._dice.choice(workers[-6:])
+            for _ in range(self._dice.randint(1, 3)):
+                self._operate("report_dead", worker_id, "a rumour")
 
     async def _fault_slow_starts(self) -> None:
         self._system.start_s = self._dice.choice(((0.2, 1.0), (5.0, 20.0)))
@@ -181,22 +224,21 @@ class Faults:
 
     async def _fault_disk(self) -> None:
         disk = self._system.disk
-        what = self._dice.choice(("full", "broken", "slow"))
+        what = self._dice.choice(("full", "broken", "slow", "unclear"))
         seconds = self._dice.choice((0.5, 5.0, 15.0))
         self._history.fault("disk", what=what, seconds=seconds)
-        disk.full, disk.broken = what == "full", what == "broken"
+        disk.repair()
+        disk.full, disk.broken, disk.unclear = what == "full", what == "broken", what == "unclear"
         disk.slow_s = 0.2 if what == "slow" else 0.0
-
-        def repair() -> None:
-            disk.full = disk.broken = False
-            disk.slow_s = 0.0
-
-        self._system.loop.outside.soon(repair, after_s=seconds)
+        self._system.loop.outside.soon(disk.repair, after_s=seconds)
 
     async def _fault_clock_jump(self) -> None:
         jump_s = self._dice.choice((-3600.0, -5.0, 5.0, 1800.0))
-        self._history.fault("clock jump", seconds=jump_s)
-        self._system.loop.world.wall_offset += jump_s
+        nodes = self._dice.choice((self._system.nodes, [self._dice.choice(self._system.nodes)]))
+        self._history.fault("clock jump", seconds=jump_s, nodes=nodes)
+        jumped_s = self._system.loop.world.jumped_s
+        for node in nodes:
+            jumped_s[node] = jumped_s.get(node, 0.0) + jump_s
 
     # --- operators ---
 

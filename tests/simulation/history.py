@@ -28,7 +28,8 @@ class Call:
     value: Any = None
     """What `set` writes."""
     idempotent: bool = False
-    retried: bool = True
+    attempts: int = 3
+    """How often it may run if it is idempotent."""
     ended_at: float | None = None
     outcome: str | None = None
     """ok, an error's code, or "cancelled by its caller"."""
@@ -74,6 +75,8 @@ class History:
     """The faults that were planned."""
     leftovers: list[str] = field(default_factory=list)
     """What was still held at the end."""
+    counted: int | None = None
+    """Ended operations, as the pool's own metrics have them at the end; None: it had none."""
     slots: int = 0
     over: bool = False
     simulated_s: float = 0.0

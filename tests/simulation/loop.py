@@ -82,6 +82,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.world = world
         self.callbacks = 0
+        world.node = lambda: _process.get(self.outside).node
         self.outside = Process(self, "simulation", "outside")
         """What belongs to no process of the system: the faults, the checks."""
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Process]] = []

@@ -7,10 +7,13 @@ import contextlib
 import gc
 import logging
 import random
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from dspool.config import PoolConfig
 from dspool.errors import PoolError
+from tests.simulation import metrics
 from tests.simulation import world as worlds
 from tests.simulation.faults import Faults, PlannedFault, plan
 from tests.simulation.history import History
@@ -20,7 +23,8 @@ from tests.simulation.system import HEAD, POOL, System
 from tests.simulation.workload import Callers
 
 START_LIMIT_S = 60.0
-LONG_SHARE, LONG_S, SHORT_S = 0.12, 14_400.0, 60.0
+LONG_S, SHORT_S = 14_400.0, 60.0
+METRICS_SHARE = 0.3
 PEACE_S = 90.0
 """After the faults stop: the longest deadline, and what a pool may need to be whole again."""
 
@@ -48,7 +52,8 @@ def simulate(seed: int, faults: Sequence[PlannedFault] | None = None) -> History
     logger.addHandler(handler)
     gc.disable()
     try:
-        loop.run_until(_run(seed, loop, history, faults))
+        with tempfile.TemporaryDirectory(prefix="dsim-") as directory:
+            loop.run_until(_run(seed, loop, history, Path(directory), faults))
     except Stuck as stuck:
         history.errors.append(str(stuck))
     finally:
@@ -61,11 +66,14 @@ def simulate(seed: int, faults: Sequence[PlannedFault] | None = None) -> History
 
 
 async def _run(
-    seed: int, loop: SimulatedLoop, history: History, planned: Sequence[PlannedFault] | None
+    seed: int,
+    loop: SimulatedLoop,
+    history: History,
+    directory: Path,
+    planned: Sequence[PlannedFault] | None,
 ) -> None:
     dice = random.Random(seed)
-    # Most seeds are a minute of much; some are a long day, for what only time shows.
-    is_long = dice.random() < LONG_SHARE
+    is_long = dice.random() < worlds.LONG_SHARE  # the first throw, as in `worlds.is_long`
     busy_s = LONG_S if is_long else SHORT_S
     slots = dice.choice((1, 2, 4))
     size = dice.randint(1, 3)
@@ -80,7 +88,12 @@ async def _run(
         affinity=dice.choice(("strict", "prefer")),
         max_queue=dice.choice((4, 50)),
         checkout_timeout_s=dice.choice((1.0, 10.0)),
-        enable_metrics=False,
+        state_dir=directory,
+        enable_metrics=dice.random() < METRICS_SHARE,
+        metrics_interval_s=60.0 if is_long else 1.0,
+        metrics_flush_interval_s=60.0 if is_long else 0.5,
+        history={"fine_interval_s": 60.0} if is_long else {},
+        operations={"max_rows": 0},
         session_ttl_s=86_400.0,
         health_check_interval_s=5.0 if is_long else dice.choice((0.5, 2.0, 5.0)),
         health_check_timeout_s=0.5,
@@ -92,7 +105,11 @@ async def _run(
         store_url="sqlite:////dev/null/never",
     )
     history.slots = slots
-    system = System(loop, config, history, nodes=dice.choice((1, 2, 3)))
+    every_s = 120.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
+    own = plan(dice, busy_s, every_s)
+    history.plan = list(own if planned is None else planned)
+    loses_power = any(fault[1] == "power_off_head" for fault in history.plan)
+    system = System(loop, config, history, directory, nodes=dice.choice((1, 2, 3)), loses_power=loses_power)
     try:
         with contextlib.suppress(PoolError):
             await system.ask_supervisor("wait_ready", START_LIMIT_S)
@@ -106,8 +123,6 @@ async def _run(
             name = f"client{number}"
             system.start_client(name, dice.choice(system.nodes))
             callers.start(name, dice.randint(1, 4))
-        every_s = 120.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
-        history.plan = list(plan(dice, busy_s, every_s) if planned is None else planned)
         await Faults(system, history).run(history.plan, busy_s)
         history.quiet_from = loop.time()
         callers.stopped = True
@@ -148,6 +163,18 @@ async def _peace(system: System, history: History, callers: Callers, dice: rando
         for call in callers.last_calls(name):
             await system.client_processes[name].spawn(call)
     history.leftovers = await _leftovers(system)
+    if system.metrics is not None:
+        await asyncio.sleep(2 * system.config.metrics_flush_interval_s)
+        history.counted = await _counted(system)
+
+
+async def _counted(system: System) -> int | None:
+    """Ended operations, as the pool's metrics have them."""
+    try:
+        snapshot = await metrics.RemoteMetrics(system).ask("metrics_snapshot")
+    except PoolError:
+        return None
+    return sum(snapshot.counters.by_outcome.values())
 
 
 async def _leftovers(system: System) -> list[str]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from pathlib import Path
 from typing import Any, cast
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
+from dspool.core.autoscale.sizing import SizingConfig
 from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.messages import WorkerId
@@ -22,11 +22,13 @@ from dspool.supervisor import Supervisor
 from dspool.supervisor.ports import AskedWorker
 from dspool.worker.loop_watch import LoopWatch
 from dspool.worker.worker import Worker
+from tests.simulation import metrics
 from tests.simulation.actors import Actor, Cluster, Gone
 from tests.simulation.disk import Disk, mount
 from tests.simulation.history import History
 from tests.simulation.loop import Process, SimulatedLoop, current
 from tests.simulation.network import Network
+from tests.simulation.power import files
 from tests.simulation.program import SimulatedHost
 
 POOL = "sim"
@@ -89,7 +91,8 @@ class SupervisorActor(Supervisor):
 
     async def _start_again(self) -> None:
         await self._workers.close()
-        self.__init__(self.config, self._runtime, self._store, life="life")  # type: ignore[misc]
+        observing = self._system._observing()
+        self.__init__(self.config, self._runtime, self._store, life="life", **observing)  # type: ignore[misc]
         await self.start()
 
 
@@ -119,7 +122,9 @@ class WorkerProxy(AskedWorker):
         sender = current()
 
         def arrive() -> None:
-            if cluster.network.reaches(sender.node, process.node):
+            if self.actor.unheard is not None:
+                self.actor.unheard()  # whom it is told to end, it looks at
+            elif cluster.network.reaches(sender.node, process.node):
                 process.kill()
             elif process.alive:
                 cluster.loop.outside.soon(arrive, after_s=0.5)
@@ -165,7 +170,17 @@ class Runtime:
 class System:
     """One pool on `nodes` nodes. Everything that faults act on is an attribute."""
 
-    def __init__(self, loop: SimulatedLoop, config: PoolConfig, history: History, *, nodes: int) -> None:
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        config: PoolConfig,
+        history: History,
+        directory: Path,
+        *,
+        nodes: int,
+        loses_power: bool,
+    ) -> None:
+        """`loses_power`: the head will; what is synced is noted, which costs time."""
         self.loop, self.config, self.history = loop, config, history
         self.network = Network(loop)
         loop.network = self.network
@@ -173,7 +188,8 @@ class System:
         self.nodes = [HEAD, *(f"node{number}" for number in range(1, nodes))]
         self.disk = Disk()
         mount(self.disk)
-        self.directory = tempfile.TemporaryDirectory(prefix="dsim-")
+        self.directory = directory
+        metrics.install()
         self.worker_actors: dict[str, Actor] = {}
         self.unnoticed: set[str] = set()
         """Dead workers that Ray still lists."""
@@ -182,11 +198,17 @@ class System:
         self.client_processes: dict[str, Process] = {}
         self.start_s = (0.2, 1.0)
         """How long a new worker's process takes to come up."""
-        url = f"sqlite:///{Path(self.directory.name) / 'store.db'}"
-        wall = lambda: loop.world.now + loop.world.wall_offset  # noqa: E731
+        url = f"sqlite:///{directory / 'db' / 'store.db'}"
+        (directory / "db").mkdir(mode=0o700)
+        files.watch(str(directory / "db") if loses_power else None)
+        self.is_new = True
 
         async def store() -> StoreActor:
-            return StoreActor(url, wall)
+            return StoreActor(url, loop.world.wall)
+
+        async def build_metrics() -> metrics.MetricsActor:
+            is_new, self.is_new = self.is_new, False
+            return metrics.MetricsActor(config, is_new=is_new)
 
         async def supervisor() -> SupervisorActor:
             one = SupervisorActor(
@@ -195,12 +217,26 @@ class System:
                 cast(Any, RemoteStore(self)),
                 life="life",
                 random=loop.world.dice.random,
+                **self._observing(),
             )
             one.begin(self)
             return one
 
         self.store = self.cluster.start("store", HEAD, store, after_s=0.0, restarts=True)
+        self.metrics: Actor | None = None
+        if config.enable_metrics:
+            self.metrics = self.cluster.start("metrics", HEAD, build_metrics, after_s=0.0, restarts=True)
         self.supervisor = self.cluster.start("supervisor", HEAD, supervisor, after_s=0.0, restarts=True)
+
+    def _observing(self) -> dict[str, Any]:
+        """What a supervisor with metrics gets besides."""
+        if not self.config.enable_metrics:
+            return {}
+        remote, sizing = metrics.RemoteMetrics(self), SizingConfig.of(self.config)
+        return {
+            "observe": lambda: remote.sizing_inputs(sizing.short_window_s, sizing.long_window_s),
+            "report": remote.report,
+        }
 
     # --- workers ---
 
@@ -220,6 +256,7 @@ class System:
                 host=node,
                 node=node,
                 session_host=cast(SessionHost, host),
+                report=metrics.RemoteMetrics(self).report if self.config.enable_metrics else None,
             )
 
         def died(actor: Actor) -> None:
@@ -263,6 +300,7 @@ class System:
                 ControlPlane(
                     watch=lambda version: self.ask_supervisor("watch", version),
                     report_dead=lambda worker_id, why: self.ask_supervisor("report_dead", worker_id, why),
+                    report=metrics.RemoteMetrics(self).report if self.config.enable_metrics else None,
                 ),
             )
             while True:
@@ -279,4 +317,3 @@ class System:
     def close(self) -> None:
         for process in self.cluster.processes:
             process.kill()
-        self.directory.cleanup()

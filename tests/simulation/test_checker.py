@@ -36,8 +36,8 @@ def call(name: str, what: str, at: float, until: float | None, outcome: str | No
     )
 
 
-def executed(name: str, at: float, until: float, **outputs) -> Call:
-    return call(name, "execute", at, until, answer={"outputs": {"call": name, **outputs}})
+def executed(name: str, at: float, until: float, **facts) -> Call:
+    return call(name, "execute", at, until, answer={"outputs": {"call": name}}, **facts)
 
 
 def test_a_history_in_which_all_is_well_breaks_nothing():
@@ -106,6 +106,9 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
             lambda: of(call("k1", "set", 1, 2, value="k1"), call("k2", "get", 3, 4, "unknown_session")),
         ),
         ("whole again", lambda: of(ready_again_at=None)),
+        ("whole again", lambda: of(executed("k1", 1, 9, calm=True))),
+        ("true books", lambda: of(executed("k1", 1, 2), counted=0)),
+        ("true books", lambda: of(executed("k1", 1, 2), counted=2)),
         ("nothing is kept", lambda: of(leftovers=["c has 1 queued"])),
         ("no defects", lambda: of(errors=["a connection was dropped"])),
     ],

@@ -12,10 +12,19 @@ import secrets
 import sys
 import time
 import uuid
+from collections.abc import Callable
 
 WALL_EPOCH = 1_700_000_000.0
 _BOOT = 1_000.0
 """Monotonic time at the start: a clock that begins at 0 would hide differences that are taken for times."""
+
+
+LONG_SHARE = 0.12
+
+
+def is_long(seed: int) -> bool:
+    """Most seeds are a minute of much; some are a long day, for what only time shows."""
+    return random.Random(seed).random() < LONG_SHARE
 
 
 class World:
@@ -24,9 +33,15 @@ class World:
     def __init__(self, seed: int) -> None:
         self.now = _BOOT
         """Seconds of the monotonic clock, the same for all processes."""
-        self.wall_offset = WALL_EPOCH - _BOOT
-        """What the wall clock is ahead of the monotonic one; faults make it jump."""
+        self.jumped_s: dict[str, float] = {}
+        """How far the wall clock of each node is off; faults make it jump."""
+        self.node: Callable[[], str] = lambda: ""
+        """The node whose process runs now."""
         self.dice = random.Random(seed)
+
+    def wall(self) -> float:
+        """The wall clock of the node that asks."""
+        return self.now + WALL_EPOCH - _BOOT + self.jumped_s.get(self.node(), 0.0)
 
     @property
     def simulated_s(self) -> float:
@@ -49,8 +64,7 @@ def _monotonic() -> float:
 
 
 def _wall() -> float:
-    world = _Current.world
-    return world.now + world.wall_offset
+    return _Current.world.wall()
 
 
 def _uuid4() -> uuid.UUID:
