@@ -10,6 +10,8 @@ from typing import Any
 import dspy
 import pydantic
 
+from benchmarks.appending import append_line
+
 CPU_S = 0.005
 SLOW_S = 0.5
 BLOCKED_S = 1.0
@@ -124,6 +126,18 @@ class Blocking(dspy.Module):
     async def aforward(self) -> Any:
         time.sleep(BLOCKED_S)  # noqa: ASYNC251
         return dspy.Prediction(answer="")
+
+
+class Chronicle(dspy.Module):
+    """Writes down when it began and ended, in which process, and takes `seconds`."""
+
+    async def aforward(self, call: str, path: str, seconds: float) -> Any:
+        append_line(path, {"began": call, "pid": os.getpid(), "at": time.monotonic()})
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            append_line(path, {"ended": call, "pid": os.getpid(), "at": time.monotonic()})
+        return dspy.Prediction(call=call)
 
 
 class Journal(dspy.Module):

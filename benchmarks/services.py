@@ -47,6 +47,13 @@ def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str
 @contextlib.contextmanager
 def dspool_up(directory: Path, settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """`dspool up` with these settings: its address and its process."""
+    with running_service(directory, settings) as said:
+        yield str(said["url"]), int(said["pid"])
+
+
+@contextlib.contextmanager
+def running_service(directory: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`dspool up` with these settings: what it says of itself when it is ready."""
     directory.mkdir(exist_ok=True)
     file = directory / "pool.yaml"  # JSON is YAML
     file.write_text(json.dumps({"init_timeout_s": START_S, **settings}))
@@ -62,7 +69,7 @@ def dspool_up(directory: Path, settings: dict[str, Any]) -> Iterator[tuple[str, 
                 raise RuntimeError(said["message"])
         else:
             raise RuntimeError("dspool up ended before it was ready")
-        yield str(said["url"]), service.pid
+        yield {**said, "pid": service.pid}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,384 @@
+"""Real faults, thousands of them, on real parts: is every promise kept, and how soon does everything work again?
+
+    python -m benchmarks.chaos [--faults N] [--json] [--quick]
+
+`dspool up` with a pool is asked by clients in processes of their own, half of them in its Ray cluster and half over
+HTTP. Meanwhile processes of every kind are killed (SIGKILL) and stopped (SIGSTOP, then SIGCONT), several at a time; the
+database is stopped and started, the disk is filled. Workers are forked or executed, sessions are in SQLite or in
+PostgreSQL: one service for each of the four.
+
+Callers and programs write down what they saw; the checker of the simulation (`tests/simulation/checker.py`), which
+knows nothing of dspool, holds it against the promises. After each few faults is measured how long it takes until
+operations by Python and HTTP, changes of a session and the pool's own size are again as they should be.
+
+- lost_changes: sessions in which no order of changes and reads explains the answers.
+- crossed: answers that belong to another operation.
+- ended_twice: operations that ended twice, or ran more often than they may.
+- hanging: operations that did not end by their deadline, with some tolerance.
+- undeclared_errors: operations that ended with anything but a result or a declared error.
+- other_violations: of the checker's other promises (slots; calm operations after the faults succeed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+from benchmarks.appending import lines_of
+from benchmarks.chaos_callers import AGAIN, HTTP, ONCE, PYTHON, SESSIONS, Callers, opened
+from benchmarks.chaos_faults import POSTGRES_INSTALLED, Faults, Postgres, small_disk
+from benchmarks.common import ROOT, arguments, finish, header, percentile
+from benchmarks.processes import processes_of
+from benchmarks.services import running_service
+from tests.simulation.checker import DECLARED, violations
+from tests.simulation.history import Call, History, Run
+
+POOL = "chaos"
+WORKERS, SLOTS = 2, 8
+AT_ONCE = 4
+"""Most faults before a look whether everything works again."""
+PAUSE_S = 0.3
+WHOLE_S = 180.0
+LATE_S, CALM_S = 10.0, 10.0
+"""The machine is full of processes that start."""
+SEED = 2121
+CLIENTS = (PYTHON, HTTP, PYTHON, HTTP)
+OF_A_SERVICE = frozenset({"unreachable", "pool_not_ready", "cancelled", "stale_lease", "rate_limited"})
+FIGURES = {
+    "lost_changes": {"sessions are linearizable"},
+    "crossed": {"answers are one's own"},
+    "ended_twice": {"ends exactly once", "runs"},
+    "hanging": {"nothing hangs", "deadline"},
+    "undeclared_errors": {"declared errors"},
+}
+
+
+class Arena:
+    """One service, its clients and what happens to them."""
+
+    def __init__(self, directory: Path, said: dict[str, Any], seed: int) -> None:
+        self.directory, self.said = directory, said
+        self.history = History(time.monotonic)
+        self.history.slots = SLOTS
+        self.clients: dict[str, subprocess.Popen[bytes]] = {}
+        self.recovery: list[float] = []
+        self.not_recovered = 0
+        self.by_kind: Counter[str] = Counter()
+        self._started = 0
+        self._chance = random.Random(seed)
+        self._own: list[Callers] = []
+        self._runs = directory / "runs"
+
+    # --- processes ---
+
+    def start_client(self) -> None:
+        kind = CLIENTS[self._started % len(CLIENTS)]
+        self._started += 1
+        name = f"{kind}{self._started}"
+        command = [sys.executable, "-m", "benchmarks.chaos_callers", "--kind", kind, "--name", name]
+        command += ["--pool", POOL, "--url", self.said["url"], "--address", self.said["ray_address"]]
+        command += ["--history", str(self.directory / "history"), "--runs", str(self._runs)]
+        command += ["--seed", str(self._chance.getrandbits(32))]
+        log = (self.directory / f"{name}.log").open("wb")
+        self.clients[name] = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
+        log.close()
+
+    def replace_dead_clients(self) -> None:
+        for name, process in list(self.clients.items()):
+            if process.poll() is not None:
+                del self.clients[name]
+                self.history.lost_clients.add(name)
+                if name not in self.history.deaths:
+                    said = (self.directory / f"{name}.log").read_text()[-500:]
+                    self.history.errors.append(f"{name} ended by itself: {said}")
+                self.start_client()
+
+    async def processes(self, kind: str) -> dict[str, int]:
+        if kind == "client":
+            return {name: process.pid for name, process in self.clients.items() if process.poll() is None}
+        return {str(pid): pid for pid in processes_of(self.said["pid"]).get(kind, [])}
+
+    # --- probes ---
+
+    async def enter(self, stack: AsyncExitStack) -> None:
+        """Be a client of both kinds, for looks between faults."""
+        for kind in (PYTHON, HTTP):
+            pool = await opened(kind, POOL, self.said["url"], self.said["ray_address"], stack)
+            history = self.directory / "history"
+            self._own.append(Callers(pool, f"probe-{kind}", kind, history, self._runs, 1))
+
+    async def works(self) -> bool:
+        """One look: each kind of operation by each way succeeds, and the pool has its size."""
+        for callers in self._own:
+            calls = await asyncio.gather(
+                callers.execute(AGAIN, 0.0), callers.set("s0", callers.name), callers.get("s0", callers.name)
+            )
+            if any(call.outcome != "ok" for call in calls):
+                return False
+        from dspool.errors import PoolError
+
+        try:
+            async with asyncio.timeout(5.0):
+                status = await self._own[0].pool.status()
+        except (PoolError, TimeoutError):
+            return False
+        self.history.last_status = f"{status.state} {status.actual} of {status.desired}: {status.reason}"
+        return bool(status.state == "ready" and status.actual >= WORKERS)
+
+    async def recovered(self, faults: Faults) -> bool:
+        """Wait until everything works; what is stopped meanwhile goes on in its time."""
+        until = time.monotonic() + WHOLE_S
+        while time.monotonic() < until:
+            faults.undo()
+            if await self.works() and not faults.is_under_way:
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    async def create_sessions(self) -> None:
+        for number in range(SESSIONS):
+            call = await self._own[0].set(f"s{number}", "first")
+            assert call.outcome == "ok", f"the first change ended with {call.outcome}"
+
+    # --- the run ---
+
+    async def run(self, count: int, faults: Faults) -> None:
+        kinds = faults.kinds()
+        injected = 0
+        while injected < count:
+            self.replace_dead_clients()
+            batch = self._chance.randint(1, min(AT_ONCE, count - injected))
+            for _ in range(batch):
+                kind = self._chance.choices(list(kinds), list(kinds.values()))[0]
+                if await faults.inject(kind):
+                    injected += 1
+                    self.by_kind[kind] += 1
+                faults.undo()
+                await asyncio.sleep(self._chance.expovariate(1.0 / PAUSE_S))
+            began = time.monotonic()
+            if await self.recovered(faults):
+                self.recovery.append(time.monotonic() - began)
+            else:
+                self.not_recovered += 1
+            if injected // 100 > (injected - batch) // 100:
+                so_far = f"p99 {percentile(self.recovery or [0.0], 0.99):.1f} s"
+                print(f"    {injected} faults, all well again after {so_far}", flush=True)
+
+    async def calm(self, faults: Faults) -> None:
+        """The faults have stopped: the clients end, and everything must succeed."""
+        faults.undo(all_of_it=True)
+        self.history.quiet_from = time.monotonic()
+        for process in self.clients.values():
+            assert process.stdin is not None
+            process.stdin.close()
+        await asyncio.gather(*(asyncio.to_thread(_end, process) for process in self.clients.values()))
+        if await self.recovered(faults):
+            self.history.ready_again_at = time.monotonic()
+        for callers in self._own:
+            for number in range(SESSIONS):
+                for client in sorted({call.key for call in self.calls() if call.key is not None}):
+                    await callers.get(f"s{number}", client, calm=True)
+            for program in (AGAIN, ONCE):
+                await callers.execute(program, 0.0, calm=True)
+
+    def calls(self) -> list[Call]:
+        """As the clients wrote them down."""
+        found: dict[str, Call] = {}
+        for line in lines_of(self.directory / "history"):
+            if "call" in line:
+                found[line["call"]["id"]] = Call(**line["call"])
+            else:
+                call = found[line["ended"]]
+                call.ends += 1
+                call.ended_at, call.outcome, call.answer = line["at"], line["outcome"], line["answer"]
+        return list(found.values())
+
+    def judged(self) -> list[str]:
+        history = self.history
+        for call in self.calls():
+            history.call(call)
+        under_way: dict[tuple[str, int], Run] = {}
+        for line in lines_of(self._runs):
+            if "began" in line:
+                run = Run(line["began"], str(line["pid"]), None, line["at"])
+                under_way[line["began"], line["pid"]] = run
+                history.runs.append(run)
+            else:
+                under_way[line["ended"], line["pid"]].ended_at = line["at"]
+        return violations(
+            history, slots=SLOTS, late_s=LATE_S, calm_s=CALM_S, declared=DECLARED | OF_A_SERVICE
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(90.0)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its operations have no end then: they hang
+        process.wait()
+
+
+def settings(workers: str, store: str | None) -> dict[str, Any]:
+    program = {"import_path": "benchmarks.modules:Chronicle"}
+    return {
+        "name": POOL,
+        "pool_size": WORKERS,
+        "max_pool_size": WORKERS + 1,
+        "spares": 1 if workers == "fork" else 0,
+        "slots_per_worker": SLOTS,
+        "worker_start": workers,
+        "programs": {AGAIN: {**program, "idempotent": True}, ONCE: {**program, "idempotent": False}},
+        "allowed_imports": ["benchmarks.modules"],
+        "health_check_interval_s": 0.5,
+        "health_check_timeout_s": 0.5,
+        "max_health_failures": 3,
+        # The breaker would be right to slow this down, and to refuse what workers die of.
+        "restart": {"intensity": 100_000, "backoff_s": 0.01, "backoff_max_s": 0.1},
+        "retry": {"refuse_poison_s": 0.0},
+        **({} if store is None else {"store_url": store}),
+    }
+
+
+async def arena(
+    workers: str, store: str, count: int, seed: int, directory: Path, clients: int
+) -> dict[str, Any]:
+    postgres = Postgres(directory / "pg") if store == "postgresql" else None
+    with small_disk(directory / "state") as may_be_filled:
+        given = settings(workers, None if postgres is None else postgres.url)
+        try:
+            with running_service(directory / "state", given) as said:
+                return await _arena(said, count, seed, directory, postgres, may_be_filled, clients)
+        finally:
+            if postgres is not None:
+                postgres.stop()
+
+
+async def _arena(
+    said: dict[str, Any],
+    count: int,
+    seed: int,
+    directory: Path,
+    postgres: Postgres | None,
+    may_be_filled: bool,
+    clients: int,
+) -> dict[str, Any]:
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": said["ray_token_path"]}
+    one = Arena(directory, said, seed)
+    disk = directory / "state" if may_be_filled else None
+    faults = Faults(one.processes, one.history, seed, postgres=postgres, disk=disk)
+    async with AsyncExitStack() as stack:
+        stack.callback(_kill_all, one.clients)
+        await one.enter(stack)
+        await one.create_sessions()
+        for _ in range(clients):
+            one.start_client()
+        stack.callback(faults.undo, all_of_it=True)
+        await one.run(count, faults)
+        await one.calm(faults)
+    import ray
+
+    ray.shutdown()
+    found = await asyncio.to_thread(one.judged)
+    return {
+        "faults": sum(one.by_kind.values()),
+        "by_kind": dict(one.by_kind),
+        "operations": len(one.history.calls),
+        "violations": found,
+        "recovery": one.recovery,
+        "not_recovered": one.not_recovered,
+        "outcomes": Counter(call.outcome or "none" for call in one.history.calls.values()),
+        "left_out": [] if may_be_filled else ["fill disk: no disk of its own could be mounted"],
+    }
+
+
+def _kill_all(clients: dict[str, subprocess.Popen[bytes]]) -> None:
+    for process in clients.values():
+        for number in (signal.SIGCONT, signal.SIGKILL):
+            if process.poll() is None:
+                process.send_signal(number)
+
+
+def figures(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    found = [violation for result in results for violation in result["violations"]]
+    promises = [violation.partition(":")[0] for violation in found]
+    counted = {name: sum(promise in of for promise in promises) for name, of in FIGURES.items()}
+    recovery = [time_s for result in results for time_s in result["recovery"]]
+    by_kind: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+    for result in results:
+        by_kind.update(result["by_kind"])
+        outcomes.update(result["outcomes"])
+    return {
+        "faults": sum(by_kind.values()),
+        "by_kind": dict(sorted(by_kind.items())),
+        "operations": sum(result["operations"] for result in results),
+        **counted,
+        "other_violations": len(found) - sum(counted.values()),
+        "p50_recovery_ms": round(1e3 * percentile(recovery, 0.5)) if recovery else None,
+        "p99_recovery_ms": round(1e3 * percentile(recovery, 0.99)) if recovery else None,
+        "not_recovered": sum(result["not_recovered"] for result in results),
+        "outcomes": dict(outcomes.most_common()),
+        "violations": found[:50],
+        "left_out": sorted({one for result in results for one in result["left_out"]}),
+        "minutes": round(seconds / 60, 1),
+    }
+
+
+def main() -> int:
+    parser = arguments(__doc__ or "", ("fork-sqlite", "exec-sqlite", "fork-postgresql", "exec-postgresql"))
+    parser.add_argument("--faults", type=int, default=1000, help="in all (1,000)")
+    parser.add_argument("--seed", type=int, default=SEED)
+    options = parser.parse_args()
+    count = 4 if options.quick else options.faults
+    arenas = options.only[:1] if options.quick else options.only
+    left_out = [] if POSTGRES_INSTALLED else [name for name in arenas if "postgresql" in name]
+    arenas = [name for name in arenas if name not in left_out]
+    header(f"chaos: {count} faults")
+    began = time.monotonic()
+    results = []
+    for number, name in enumerate(arenas):
+        workers, store = name.split("-")
+        share = count * (number + 1) // len(arenas) - count * number // len(arenas)
+        with tempfile.TemporaryDirectory(
+            prefix="dsp-x-", dir="/tmp", ignore_cleanup_errors=True
+        ) as directory:
+            os.chmod(directory, 0o711)  # for the user that PostgreSQL runs as
+            print(f"  {name}: {share} faults", flush=True)
+            one: Awaitable[dict[str, Any]] = arena(
+                workers,
+                store,
+                share,
+                options.seed + number,
+                Path(directory),
+                2 if options.quick else len(CLIENTS),
+            )
+            results.append(asyncio.run(_awaited(one)))
+        for violation in results[-1]["violations"][:20]:
+            print(f"    {violation}", flush=True)
+    result = figures(results, time.monotonic() - began)
+    result["left_out"] += [f"{name}: no PostgreSQL here" for name in left_out]
+    finish(result, as_json=options.json)
+    return 0
+
+
+async def _awaited(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    return await work
+
+
+if __name__ == "__main__":
+    sys.exit(main())
