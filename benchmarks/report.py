@@ -41,6 +41,7 @@ NAMES = (
     "dashboard",
     "abuse",
     "soak",
+    "chaos",
     "structure",
 )
 HERE = ROOT / "benchmarks"

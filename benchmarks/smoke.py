@@ -41,8 +41,13 @@ CHECKS = {
         "viewers",
     ),
     "soak": Check(
-        "minutes operations disturbed failed failed_repeatable error_budget_used memory_mb_per_hour "
-        "worker_mb_per_hour_median workers_seen memory_last_mb memory_series left processes_left"
+        "minutes operations sessions_ended dashboards disturbed failed failed_repeatable error_budget_used "
+        "judged_from_minute memory_mb_per_hour memory_interval_mb_per_hour growing growing_of_ray descriptors threads "
+        "tasks disk_mb worker_mb_per_hour_median workers_seen memory_last_mb memory_series left processes_left"
+    ),
+    "chaos": Check(
+        "faults by_kind operations lost_changes crossed ended_twice hanging undeclared_errors p99_recovery_ms",
+        "fork-sqlite",
     ),
     "recovery": Check(
         "kills recovery_p50_ms recovery_p99_ms recovery_max_ms next_spare_warm_p50_s failed_idempotent "

@@ -1,10 +1,16 @@
 """A long run at 70 % load while workers are killed, the pool is resized and programs are deployed, again and again.
 
-    python -m benchmarks.soak [--minutes N] [--json] [--quick]
+    python -m benchmarks.soak [--minutes N] [--json] [--quick] [--trace]
 
-What is looked for is what only time shows: the memory of every process, as a slope over the run; the error budget
-(99.9 %: operations that may be repeated must not fail, whatever happens to workers); whether latency in the last
-quarter is that of the first; and what is left queued, running or alive at the end.
+Sessions come and go meanwhile, and dashboards are open. What is looked for is what only time shows: memory,
+descriptors, threads and tasks of every process and the disk, as slopes with their 95 % interval, judged after the
+first half hour (of a run of less than an hour: its second half); the error budget (99.9 %: operations that may be
+repeated must not fail, whatever happens to workers); whether latency in the last quarter is that of the first; and
+what is left at the end. `growing` names processes of ours whose interval excludes 0 and which grow by more than 2 MB
+an hour.
+
+With `--trace` each process of ours says at the end which lines hold the memory that it has more of; the slopes of such
+a run are those of the tracing, too.
 """
 
 from __future__ import annotations
@@ -15,10 +21,13 @@ import os
 import random
 import signal
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from array import array
 from collections import Counter
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +35,22 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import psutil
 
-from benchmarks.common import arguments, finish, header, percentile, ray_cluster
+from benchmarks.common import arguments, finish, header, percentile
 from benchmarks.load import schedule
-from benchmarks.pools import INPUTS, PROGRAM, SPEC, pool_of
-from benchmarks.services import model_server
+from benchmarks.pools import INPUTS, PROGRAM, SPEC
+from benchmarks.services import model_server, model_settings, process, running_service
+from benchmarks.soak_watch import Watch, grown, trace
 
 MODEL_S = 0.1
 WORKERS, SLOTS = 2, 8
 LOAD = 0.7
 BUDGET = 0.001
 SESSIONS = 50
+"""Those that stay."""
+SESSION_S = 20.0
+"""How long others last."""
+DASHBOARDS = 3
+HALF_HOUR_S = 1800.0
 SEED = 7
 END_LIMIT_S = 240.0
 """For the start and the end beside the load itself."""
@@ -50,7 +65,7 @@ class Books:
         """Seconds since the start, and seconds taken, of each operation that succeeded."""
         self.failed: Counter[str] = Counter()
         self.disturbed: Counter[str] = Counter()
-        self.memory: dict[str, list[tuple[float, float]]] = {}
+        self.sessions_ended = 0
 
 
 async def ask(pool: Any, number: int, due: float, began: float, books: Books) -> None:
@@ -69,16 +84,37 @@ async def ask(pool: Any, number: int, due: float, began: float, books: Books) ->
         books.taken.append(time.perf_counter() - due)
 
 
+async def visit(pool: Any, session_id: str, books: Books) -> None:
+    """A session that comes, stays for a while, and goes."""
+    from dspool import PoolError
+
+    session = pool.session(session_id)
+    try:
+        await session.set_variable("n", 1)
+        await asyncio.sleep(SESSION_S)
+        await session.end()
+    except PoolError as failed:
+        books.failed[f"change: {failed.code}"] += 1
+    else:
+        books.sessions_ended += 1
+
+
 async def load(pool: Any, seconds: float, began: float, books: Books) -> None:
     rate = LOAD * WORKERS * SLOTS / MODEL_S
     tasks: set[asyncio.Task[None]] = set()
+
+    def begin(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
     for number, at in enumerate(schedule(rate, seconds, SEED)):
         due = began + at
         if (pause := due - time.perf_counter()) > 0:
             await asyncio.sleep(pause)
-        task = asyncio.create_task(ask(pool, number, due, began, books))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        begin(ask(pool, number, due, began, books))
+        if number % 100 == 0:
+            begin(visit(pool, f"visit{number}", books))
     if tasks:
         await asyncio.wait(tasks)
 
@@ -111,39 +147,6 @@ async def disturb(pool: Any, every_s: float, books: Books) -> None:
                 books.disturbed[f"{what} refused: {failed.code}"] += 1
 
 
-async def weigh(pool: Any, pids: dict[str, int], began: float, every_s: float, books: Books) -> None:
-    """USS of every process that lasts. Workers come and go: those of one start are one series."""
-    while True:
-        now = time.perf_counter() - began
-        everyone = pids | {f"worker {m.worker_id}": m.pid for m in pool.client.membership.workers}
-        for name, pid in everyone.items():
-            with contextlib.suppress(psutil.Error):
-                used = psutil.Process(pid).memory_full_info().uss / 2**20
-                books.memory.setdefault(name, []).append((now, used))
-        await asyncio.sleep(every_s)
-
-
-def slope_mb_per_hour(points: list[tuple[float, float]], skip_s: float = 0.0) -> float | None:
-    """Least squares over what comes after `skip_s`; None for fewer than five points."""
-    late = [(at, used) for at, used in points if at >= skip_s]
-    if len(late) < 5 or late[-1][0] == late[0][0]:
-        return None
-    slope, _ = statistics.linear_regression([at for at, _ in late], [used for _, used in late])
-    return 3600 * slope
-
-
-async def processes(pool: Any) -> dict[str, int]:
-    """Everything that works for the pool and outlives workers: this client, the actors, Ray's own."""
-    found = {"client": os.getpid()}
-    for name, actor in (("supervisor", pool.supervisor), ("store", pool.store), ("metrics", pool.metrics)):
-        found[name] = await actor.__ray_call__.remote(lambda _: os.getpid())
-    for one in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if one.name() in ("raylet", "gcs_server"):
-                found[one.name()] = one.pid
-    return found
-
-
 def drift(latencies: list[tuple[float, float]], seconds: float) -> dict[str, float]:
     """p50 and p99 of the first and the last quarter, and their ratios."""
     first = [taken for at, taken in latencies if at < seconds / 4]
@@ -163,89 +166,118 @@ def _budget_used(books: Books, operations: int) -> tuple[int, float]:
     return failed, failed / max(1, operations) / BUDGET
 
 
-async def run(directory: Path, seconds: float, every_s: float) -> dict[str, Any]:
+@contextlib.contextmanager
+def dashboards(url: str, count: int) -> Iterator[None]:
+    """As many viewers of the live page, and a few operations over HTTP."""
+    command = [sys.executable, "-m", "benchmarks.dashboard_load", url, "--viewers", str(count), "--rate", "5"]
+    with process(command, stdout=subprocess.DEVNULL):
+        yield
+
+
+async def run(said: dict[str, Any], directory: Path, seconds: float, options: Any) -> dict[str, Any]:
+    import ray
+
+    from dspool import Pool
+    from dspool.runtime.cluster import join_cluster
+
     books = Books()
-    with model_server(MODEL_S) as port:
-        settings = {
-            "pool_size": WORKERS,
-            "max_pool_size": WORKERS + 2,
-            "spares": 1,
-            "slots_per_worker": SLOTS,
-            "model_port": port,
-            # The crash-loop breaker would be right to slow this down.
-            "restart": {"intensity": 100_000, "backoff_s": 0.01, "backoff_max_s": 0.1},
-        }
-        async with pool_of(directory, "soak", **settings) as pool:
-            pids = await processes(pool)
-            began = time.perf_counter()
-            chores = [
-                asyncio.create_task(disturb(pool, every_s, books)),
-                asyncio.create_task(weigh(pool, pids, began, max(0.5, seconds / 200), books)),
-            ]
-            await load(pool, seconds, began, books)
-            for chore in chores:
-                chore.cancel()
-            for ended in await asyncio.gather(*chores, return_exceptions=True):
-                if not isinstance(ended, asyncio.CancelledError):
-                    raise ended
-            left = {"queued": pool.client.queued, "running": pool.client.running}
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": said["ray_token_path"]}
+    join_cluster(said["ray_address"])
+    pool = await Pool.connect(said["pool"])
+    assert await pool.client.wait_ready(WORKERS, 60.0)
+    began = time.perf_counter()
+    judged_from_s = HALF_HOUR_S if seconds >= 2 * HALF_HOUR_S else seconds / 2
+    places = {"state": directory, "ray": Path(said["ray_token_path"]).parent}
+    watch = Watch(pool, said["pid"], places, lambda: time.perf_counter() - began)
+    with dashboards(said["url"], DASHBOARDS):
+        chores = [
+            asyncio.create_task(disturb(pool, 2.0 if options.quick else 10.0, books)),
+            asyncio.create_task(watch.run(max(0.5, seconds / 400))),
+        ]
+        if options.trace:
+            chores.append(asyncio.create_task(_trace_later(pool, judged_from_s)))
+        await load(pool, seconds, began, books)
+        for chore in chores:
+            chore.cancel()
+        for ended in await asyncio.gather(*chores, return_exceptions=True):
+            if ended is not None and not isinstance(ended, asyncio.CancelledError):
+                raise ended
+    left = {"queued": pool.client.queued, "running": pool.client.running}
+    lines = await grown(pool) if options.trace else {}
+    await pool.close()
+    ray.shutdown()
     operations = len(books.taken) + sum(books.failed.values())
     failed, used = _budget_used(books, operations)
-    # A pool and its caches fill at first: the second half shows what grows for ever.
-    slopes = {
-        name: slope_mb_per_hour(points, seconds / 2)
-        for name, points in books.memory.items()
-        if not name.startswith("worker ")
-    }
-    grown = [slope_mb_per_hour(points) for name, points in books.memory.items() if name.startswith("worker ")]
-    known = [slope for slope in grown if slope is not None]
-    last = {name: round(points[-1][1], 1) for name, points in books.memory.items() if name in slopes}
+    workers = watch.worker_slopes()
     return {
         "minutes": round(seconds / 60, 2),
         "operations": operations,
+        "sessions_ended": books.sessions_ended,
+        "dashboards": DASHBOARDS,
         "disturbed": dict(books.disturbed),
         "failed": dict(books.failed),
         "failed_repeatable": failed,
         "error_budget_used": round(used, 3),
-        "memory_mb_per_hour": {
-            name: None if slope is None else round(slope, 2) for name, slope in slopes.items()
-        },
-        "worker_mb_per_hour_median": round(statistics.median(known), 2) if known else None,
-        "workers_seen": len(grown),
-        "memory_last_mb": last,
-        "memory_series": {
-            name: [(round(at, 1), round(mb, 2)) for at, mb in points[:: max(1, len(points) // 60)]]
-            for name, points in books.memory.items()
-            if name in slopes
-        },
+        **watch.figures(judged_from_s),
+        "worker_mb_per_hour_median": round(statistics.median(workers), 2) if workers else None,
+        "workers_seen": len(watch.memory) - len(watch.lasting()),
+        "grown": lines,
         "left": left,
         **drift(list(zip(books.at, books.taken, strict=True)), seconds),
+    }
+
+
+async def _trace_later(pool: Any, after_s: float) -> None:
+    await asyncio.sleep(after_s)
+    await trace(pool)
+
+
+def settings(port: int) -> dict[str, Any]:
+    return {
+        "name": "soak",
+        "pool_size": WORKERS,
+        "max_pool_size": WORKERS + 2,
+        "spares": 1,
+        "slots_per_worker": SLOTS,
+        "max_queue": 100_000,
+        "programs": {PROGRAM: {"spec": SPEC, "idempotent": True}},
+        # The crash-loop breaker would be right to slow this down.
+        "restart": {"intensity": 100_000, "backoff_s": 0.01, "backoff_max_s": 0.1},
+        **model_settings(port),
     }
 
 
 def main() -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("--minutes", type=float, default=15.0, help="of load; 15 by default")
+    parser.add_argument("--trace", action="store_true", help="say which lines hold what grew")
     options = parser.parse_args()
     seconds = 12.0 if options.quick else 60 * options.minutes
     header(f"soak: {seconds / 60:.1f} minutes at {LOAD:.0%} load, with kills, resizes and deployments")
 
-    with ray_cluster("dsp-k-") as directory:
-        mine = psutil.Process().children(recursive=True)
-        every_s = 2.0 if options.quick else 10.0
-        result = asyncio.run(asyncio.wait_for(run(directory / "s", seconds, every_s), seconds + END_LIMIT_S))
-        mine += psutil.Process().children(recursive=True)
-    _, left = psutil.wait_procs(set(mine), timeout=30)
+    with (
+        tempfile.TemporaryDirectory(prefix="dsp-k-", dir="/tmp", ignore_cleanup_errors=True) as directory,
+        model_server(MODEL_S) as port,
+    ):
+        with running_service(Path(directory) / "s", settings(port)) as said:
+            everyone = set(psutil.Process(said["pid"]).children(recursive=True))
+            work = run(said, Path(directory) / "s", seconds, options)
+            result = asyncio.run(asyncio.wait_for(work, seconds + END_LIMIT_S))
+            everyone |= set(psutil.Process(said["pid"]).children(recursive=True))
+        _, left = psutil.wait_procs(everyone, timeout=30)
     result["processes_left"] = len(left)
     print(
         f"  {result['operations']:,} operations, disturbed by {result['disturbed']}\n"
         f"  failed: {result['failed'] or 'none'}; error budget ({BUDGET:.1%} of operations) used: "
         f"{result['error_budget_used']:.0%} by those that may be repeated\n"
-        f"  memory, MB an hour over the second half: {result['memory_mb_per_hour']}; a worker in its life (median of "
-        f"{result['workers_seen']}): {result['worker_mb_per_hour_median']}\n"
+        f"  memory, MB an hour from minute {result['judged_from_minute']} on: {result['memory_interval_mb_per_hour']}; "
+        f"a worker in its life (median of {result['workers_seen']}): {result['worker_mb_per_hour_median']}\n"
+        f"  growing: {result['growing'] or 'none of ours'}; of Ray's: {result['growing_of_ray'] or 'none'}\n"
         f"  latency, last quarter over first: p50 {result.get('p50_drift')}, p99 {result.get('p99_drift')}\n"
         f"  left at the end: {result['left']}, {result['processes_left']} processes"
     )
+    for name, lines in result["grown"].items():
+        print(f"  {name} holds more:", *lines, sep="\n    ")
     finish(result, as_json=options.json)
     return 0
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import random
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from benchmarks import common, goals, load, report, report_page, smoke, soak, targets
+from benchmarks import common, goals, load, report, report_page, smoke, soak, soak_watch, targets
 from benchmarks.charts import line_chart
 from benchmarks.studies.peers import drivers, tables
 from benchmarks.studies.peers import study as peers
@@ -205,8 +206,18 @@ def test_a_curve_that_waits_for_something_else_does_not_blame_the_processors():
 
 def test_a_memory_slope_is_that_of_the_line_through_the_points():
     points = [(float(second), 100.0 + second / 360) for second in range(100)]
-    assert soak.slope_mb_per_hour(points) == pytest.approx(10.0)
-    assert soak.slope_mb_per_hour(points[:3]) is None
+    found = soak_watch.slope(points, 0.0)
+    assert found == pytest.approx((10.0, 10.0, 10.0))
+    assert soak_watch.slope(points, 95.0) is None
+
+
+def test_the_interval_of_a_memory_slope_has_its_noise_and_not_what_came_before_it_is_judged():
+    chance = random.Random(1)
+    points = [
+        (float(second), (0.0 if second < 500 else 500.0) + chance.gauss(0, 5)) for second in range(1000)
+    ]
+    found = soak_watch.slope(points, 500.0)
+    assert found.low < 0 < found.high
 
 
 def test_time_within_the_band_counts_both_edges():
