@@ -29,6 +29,9 @@ DECLARED = frozenset(
         "poison_request",
     }
 )
+TROUBLES = frozenset({"partition", "power off", "freeze", "slow network"})
+"""What makes a worker that lives look dead."""
+REASON_S = 60.0
 NEVER_SENT = frozenset({"queue_full", "pool_paused", "poison_request"})
 
 
@@ -58,6 +61,8 @@ def violations(
             ("slots", _slots(history, slots)),
             ("runs", _attempts(history)),
             ("one operation of a session at a time", _overlaps(history)),
+            ("a session's operations keep their order", _order(history)),
+            ("lost for a reason", _losses(history)),
             ("one version, one code", _versions(history)),
             ("sessions are linearizable", _sessions(history)),
             ("whole again", _whole(history, calm_s)),
@@ -160,6 +165,37 @@ def _overlaps(history: History) -> Iterator[str]:
             )
             if not given_up:
                 yield f"{session} ran {one.call} on {one.worker} and {other.call} on {other.worker} at once"
+
+
+def _order(history: History) -> Iterator[str]:
+    """What a client sent first begins first, unless it had ended before the other began."""
+    runs: dict[str, list[Run]] = defaultdict(list)
+    for run in history.runs:
+        runs[run.call].append(run)
+    before: dict[tuple[str, str], Call] = {}
+    for call in history.calls.values():
+        if call.session is None or call.id not in runs:
+            continue
+        earlier = before.get((call.client, call.session))
+        before[call.client, call.session] = call
+        if earlier is None:
+            continue
+        began_at = runs[call.id][0].began_at
+        if runs[earlier.id][-1].began_at > began_at and (
+            earlier.ended_at is None or earlier.ended_at > began_at
+        ):
+            yield f"{earlier.id} was sent before {call.id} and ran after it"
+
+
+def _losses(history: History) -> Iterator[str]:
+    """No worker is given up that is well."""
+    troubles = [*history.deaths.values(), *(at for _, *both in history.frozen for at in both)]
+    troubles += [fault["at"] for fault in history.faults if fault["kind"] in TROUBLES]
+    for call in history.calls.values():
+        if call.outcome != "worker_lost" or call.ended_at is None:
+            continue
+        if not any(call.sent_at - REASON_S <= at <= call.ended_at + REASON_S for at in troubles):
+            yield f"{call.id} ({call.what}) ended with worker_lost, and no worker died or stood still"
 
 
 def _versions(history: History) -> Iterator[str]:

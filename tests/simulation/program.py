@@ -1,4 +1,4 @@
-"""The programs of a simulated worker: scripts that sleep, fail, block, stream and note that they ran."""
+"""The programs of a simulated worker: scripts that sleep, fail, block, stream, kill it, and note that they ran."""
 
 from __future__ import annotations
 
@@ -100,6 +100,10 @@ class SimulatedHost(ScriptedHost):
                 if inputs["how"] != "ignores cancellation":
                     raise
                 await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+            if inputs["how"] == "kills":
+                process = current()
+                process.kill()
+                await asyncio.get_running_loop().create_future()
             return self._answer(command, session, run)
 
     def _answer(self, command: ExecuteProgram | StreamProgram, session: Any, run: Any) -> CommandResult:

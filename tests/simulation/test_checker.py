@@ -50,6 +50,7 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
         call("k6", "end", 8, 9, answer={"ended": True}),
         call("k7", "get", 9, 10, "unknown_session"),
         runs=(Run("k1", "w", None, 1.1, ended_at=1.9),),
+        deaths={"w": 4.5},
     )
     assert violations(history, slots=1) == []
 
@@ -80,6 +81,15 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
             "one operation of a session at a time",
             lambda: of(runs=(Run("k1", "w", "s", 1, ended_at=3), Run("k2", "v", "s", 2, ended_at=4))),
         ),
+        (
+            "a session's operations keep their order",
+            lambda: of(
+                call("k1", "set", 1, 5, value="k1"),
+                call("k2", "set", 1, 5, value="k2"),
+                runs=(Run("k2", "w", "s", 2, ended_at=3), Run("k1", "w", "s", 3, ended_at=4)),
+            ),
+        ),
+        ("lost for a reason", lambda: of(call("k1", "execute", 100, 101, "worker_lost"), deaths={"w": 10.0})),
         (
             "one version, one code",
             lambda: of(

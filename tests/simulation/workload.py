@@ -38,7 +38,7 @@ class Callers:
         while not self.stopped:
             await asyncio.sleep(dice.expovariate(1.0 / self._pause_s))
             if not self.stopped:
-                await self.one_call(client, dice)
+                await (self.burst(client, dice) if dice.random() < 0.04 else self.one_call(client, dice))
 
     async def one_call(self, client: str, dice: random.Random) -> Call:
         what = dice.choices(
@@ -48,6 +48,17 @@ class Callers:
         call.idempotent = dice.random() < 0.5
         command = self._command(call, dice, self._inputs(call, dice))
         return await self._wait(call, command, dice)
+
+    async def burst(self, client: str, dice: random.Random) -> None:
+        """Several changes of one session at once, sent in an order that must be kept."""
+        (session, principal), key = dice.choice(self._sessions), dice.choice(KEYS)
+        waiting = []
+        for _ in range(dice.randint(2, 5)):
+            call = self._new(client, "set", 10.0)
+            call.session, call.principal, call.key, call.value = session, principal, key, call.id
+            work = self._wait(call, SetVariable(key, call.id), None)
+            waiting.append(asyncio.get_running_loop().create_task(work))
+        await asyncio.wait(waiting)
 
     def _command(self, call: Call, dice: random.Random, inputs: dict[str, Any]) -> Any:
         if call.what == "execute":
@@ -100,7 +111,8 @@ class Callers:
 
     def _inputs(self, call: Call, dice: random.Random) -> dict[str, Any]:
         how = dice.choices(
-            ("sleeps", "inline", "fails", "blocks", "ignores cancellation"), (10, 8, 1, 0.3, 0.5)
+            ("sleeps", "inline", "fails", "blocks", "ignores cancellation", "kills"),
+            (10, 8, 1, 0.3, 0.5, 0.15),
         )[0]
         seconds = dice.choice((0.001, 0.05, 0.2, 1.0, 5.0)) if how != "blocks" else dice.choice((0.3, 3.0))
         return {"call": call.id, "how": how, "seconds": seconds, "events": 5 if call.what == "stream" else 0}
