@@ -18,7 +18,6 @@ from tests.simulation.world import World
 
 STEP_S = 20e-6
 """What one callback takes: time goes on even while nobody sleeps."""
-MOST_CALLBACKS = 1_500_000
 _CALL_S = (50e-6, 400e-6)
 """What a call in another thread takes."""
 
@@ -78,9 +77,10 @@ current: Callable[[], Process] = _process.get
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs until the future that it is given is done; `world` has the time and the dice."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, most_callbacks: int) -> None:
+        """`most_callbacks`: more of them, and it will never come to rest."""
         super().__init__()
-        self.world = world
+        self.world, self._most_callbacks = world, most_callbacks
         self.callbacks = 0
         world.node = lambda: _process.get(self.outside).node
         self.outside = Process(self, "simulation", "outside")
@@ -159,7 +159,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                     _FORGOTTEN.append(kept)
 
     def _step(self) -> None:
-        if self.callbacks > MOST_CALLBACKS:
+        if self.callbacks > self._most_callbacks:
             raise Stuck(f"it does not come to rest: {self.callbacks} callbacks")
         world, timers = self.world, self._timers
         if not self._runnable:

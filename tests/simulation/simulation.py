@@ -23,6 +23,7 @@ from tests.simulation.system import HEAD, POOL, System
 from tests.simulation.workload import Callers
 
 START_LIMIT_S = 60.0
+LONG_CALLBACKS, SHORT_CALLBACKS = 1_500_000, 300_000
 LONG_S, SHORT_S = 14_400.0, 60.0
 METRICS_SHARE = 0.3
 PEACE_S = 90.0
@@ -45,7 +46,7 @@ class ErrorLog(logging.Handler):
 def simulate(seed: int, faults: Sequence[PlannedFault] | None = None) -> History:
     """The history of one seed, which decides everything; with `faults`, these in the place of its own."""
     world = worlds.enter(seed)
-    loop = SimulatedLoop(world)
+    loop = SimulatedLoop(world, LONG_CALLBACKS if worlds.is_long(seed) else SHORT_CALLBACKS)
     history = History(loop.time)
     handler = ErrorLog(history)
     logger = logging.getLogger("dspool")
