@@ -32,11 +32,11 @@ MUTANTS: tuple[Mutant, ...] = (
     # --- the dispatcher ---
     Mutant(_D, "        matcher.queued += 1\n        if operation", "        if operation", "queued is not counted"),
     Mutant(_D, "            self._timers.rest(ticket, now + pause)\n        else:", "            pass\n        else:", "what was bounced often is forgotten"),
-    Mutant(_D, "        worker.capacity = len(worker.tickets)\n        worker.refused", "        worker.refused", "busy is not believed"),
+    Mutant(_D, "        if ticket.ended:\n            self._bury(ticket, now)\n            return\n        ticket.attempts -= 1", "        ticket.attempts -= 1", "what is bounced after its end is queued again"),
     Mutant(_D, "        self._timers.watch(ticket)\n", "", "nobody watches the deadline"),
     Mutant(_D, "        for ticket in self._timers.overdue(now):\n            self._abandon(ticket, ticket.too_late(now), now)\n", "", "deadlines in the queue pass unseen"),
     Mutant(_D, "                retries.append(ticket)\n", "                pass\n", "what runs again after a death is not offered"),
-    Mutant(_D, "            self._matcher.disown(ticket, worker_id)\n            pause = None if", "            pause = None if", "a dead worker still owns its sessions"),
+    Mutant(_D, "            ticket.worker = None\n            self._matcher.disown(ticket, worker_id)\n            pause = None if", "            self._matcher.disown(ticket, worker_id)\n            pause = None if", "what ended with its worker still blocks its session"),
     Mutant(_D, "                self._end(ticket, None, ticket.lost(worker_id, cause), worker_id, now)\n        self", "                pass\n        self", "what ran on a dead worker never ends"),
     Mutant(_D, "            self._abandoned[ticket.operation.id] = ticket\n            self._cancel", "            self._matcher.release(worker, ticket.operation.id)\n            self._cancel", "a cancelled operation frees its slot at once"),
     Mutant(_D, "            self._cancel.setdefault(worker.id, []).append(ticket.operation.id)\n", "", "workers do not hear of cancellations"),
@@ -46,7 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # --- the matcher and the queues of sessions ---
     Mutant(_M, "            if worker.tickets:\n                self._leaving[worker_id] = worker\n", "", "what a leaving worker holds is forgotten"),
     Mutant(_M, "        self.offer_all(homeless, now)\n", "", "what waited for a leaving worker is stranded"),
-    Mutant(_M, "            self.disown(ticket, worker.id)\n        self.handover.pop", "            pass\n        self.handover.pop", "recalled operations keep their owner"),
+    Mutant(_D, "        if ticket.worker is None:\n            matcher.advance(ticket, now)\n        if (", "        if (", "what ends in the queue still blocks its session"),
     Mutant(_M, "            if successor is not None:\n                self.offer(successor, now)\n", "            pass\n", "the next of a session is not offered"),
     Mutant(_M, "while (shared or bound) and worker.capacity > len(worker.tickets):", "while (shared or bound) and worker.capacity >= len(worker.tickets):", "one operation too many is sent"),
     Mutant(_M, "            self.sessions.disown(session, worker_id)\n            if worker", "            if worker", "a session that was handed over keeps its owner"),
