@@ -60,7 +60,9 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self._data), "-w", "-t", "60", "-l", log, "-o", options, "start")
 
     def stop(self) -> None:
-        """Without a last word: it recovers from its log."""
+        """Without a last word: it recovers from its log. Nothing happens if it does not run."""
+        if not self.processes():
+            return
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "stop")
 
     def processes(self) -> list[psutil.Process]:
