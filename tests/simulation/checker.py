@@ -209,12 +209,17 @@ def _whole(history: History, calm_s: float) -> Iterator[str]:
     if history.ready_again_at is None:
         yield f"the pool did not become whole after the faults: {history.last_status}"
     for call in history.calls.values():
-        if not call.calm:
+        if not call.calm or (call.outcome == "worker_lost" and _interrupted(call, history)):
             continue
         if call.outcome not in ("ok", "unknown_session"):
             yield f"{call.id} ({call.what}) ended with {call.outcome} in peace"
         elif call.ended_at is not None and call.ended_at - call.sent_at > calm_s:
             yield f"{call.id} ({call.what}) took {call.ended_at - call.sent_at:.1f} s in peace"
+
+
+def _interrupted(call: Call, history: History) -> bool:
+    assert call.ended_at is not None
+    return any(call.sent_at <= at <= call.ended_at for at in history.deaths.values())
 
 
 def _books(history: History) -> Iterator[str]:

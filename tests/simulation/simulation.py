@@ -155,6 +155,7 @@ async def _peace(system: System, history: History, callers: Callers, dice: rando
     for name, process in system.client_processes.items():
         if process.alive and name in system.clients:
             callers.start_calm(name)
+    await _one_death(system, history, dice)
     await callers.calm()
     name = "last"
     system.start_client(name, HEAD)
@@ -167,6 +168,17 @@ async def _peace(system: System, history: History, callers: Callers, dice: rando
     if system.metrics is not None:
         await asyncio.sleep(2 * system.config.metrics_flush_interval_s)
         history.counted = await _counted(system)
+
+
+async def _one_death(system: System, history: History, dice: random.Random) -> None:
+    """While all is well and others can take over, a death costs what it interrupts and nothing else."""
+    await asyncio.sleep(dice.uniform(0.05, 0.5))
+    workers = system.living_workers()
+    if len(workers) > 1:
+        process = system.worker_actors[dice.choice(workers)].process
+        assert process is not None
+        history.fault("kill", process=process.name)
+        process.kill()
 
 
 async def _counted(system: System) -> int | None:
