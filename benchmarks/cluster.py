@@ -171,22 +171,27 @@ async def measure(
             if lost is not None and observer.detected_at is None and time.monotonic() < until:
                 await asyncio.sleep(AFTER_S)
         during = await bench.spread(left[0])
-        await mend()
-        await load.flowing()
-        await load.end()
         failed = load.failed(began)
-        return {
+        figures = {
             "detected_s": None if observer.detected_at is None else round(observer.detected_at - began, 2),
             "sessions_back_s": round(load.sessions_back_s(began), 2),
             "traffic_gap_s": round(load.traffic_gap_s(began), 2),
             "failed": sum(failed.values()),
-            "hanging": load.hanging,
-            "lost_changes": await load.lost_changes(),
-            "stale_commits": load.stale,
-            "asked": len(load.asked),
             "met": dict(failed),
             "spread": during,
         }
+        await mend()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(load.flowing(), SLOW_S)
+        await load.end()
+        lost_changes = await load.lost_changes()
+    return {
+        **figures,
+        "hanging": load.hanging,
+        "lost_changes": lost_changes,
+        "stale_commits": load.stale,
+        "asked": len(load.asked),
+    }
 
 
 async def power_off(bench: Bench) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import yaml
 from tests.cluster.machine import HOME, ROOT, Machine
 
 PORT: Final = 6379
+_ATTEMPTS: Final = 3
 _SMALL: Final = ("--num-cpus=2", "--object-store-memory=100000000", "--include-log-monitor=false")
 """Machines of the bench share the processors of one."""
 _VARIABLE: Final = re.compile(r"\b(RAY_\w+)=(\S+)")
@@ -60,9 +61,21 @@ class RayNodes:
             list(side_by_side.map(self.start_on, self.machines[1:]))
 
     def start_on(self, machine: Machine) -> None:
-        """Boot it if it is off, and start Ray there."""
-        if not machine.is_on:
-            machine.boot()
+        """Boot it if it is off, and start Ray there. Ray gives up after 30 s, which a busy machine may need."""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                machine.power_off()
+            if not machine.is_on:
+                machine.boot()
+            try:
+                self._start_ray(machine)
+            except AssertionError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+            else:
+                return
+
+    def _start_ray(self, machine: Machine) -> None:
         token = Path(HOME, ".ray", "auth_token")
         write = f"umask 077; mkdir -p {token.parent}; printf %s {self._token} > {token}"
         machine.run(["sh", "-c", write])

@@ -103,6 +103,10 @@ def test_only_nodes_that_have_what_it_needs_are_chosen(wanted, node):
         ("a=www b=w", "c", "a0"),
         ("a=ww b=w", "c", None),
         ("a=wws b=w c=w", "", "a2"),
+        # A node with a spare alone: one that takes traffic moves, and the spare takes over.
+        ("a=ww b=w c=s", "", "a0"),
+        ("a=wws b=ws c=ss", "", "a0"),
+        ("a=ws b=w c=s", "", None),
         ("", "", None),
     ],
 )
@@ -205,9 +209,12 @@ async def test_a_supervisor_starts_each_worker_on_a_node_of_its_own_and_moves_on
         "c": 1,
     }
     assert len(await s.members()) == 3
-    moved = where(s)
     await s.clock.advance(10 * BALANCED_AFTER_S)
-    assert where(s) == moved
+    # Of those that take traffic one is on each, and there they stay.
+    balanced = where(s)
+    assert sorted(balanced[worker] for worker in await s.members()) == ["a", "b", "c"]
+    await s.clock.advance(10 * BALANCED_AFTER_S)
+    assert where(s) == balanced
     await s.end()
 
 

@@ -179,15 +179,18 @@ def to_move(
     counts = Counter(seat.node for seat in seats)
     if not able or not counts:
         return None
-    fewest = min(counts[node] for node in able)
-    fullest, most = max(counts.items(), key=lambda count: (count[1], count[0]))
-    if most - fewest < 2:
-        return None
-    # A spare has nothing to lose; else the one with the fewest sessions to move.
-    return min(
-        (seat for seat in seats if seat.node == fullest),
-        key=lambda seat: (not seat.is_spare, seat.sessions, seat.worker_id),
-    )
+    serving = Counter(seat.node for seat in seats if not seat.is_spare)
+    # Which of them take traffic matters as well: a spare takes over from one that moves.
+    for counted, movable in ((counts, seats), (serving, [seat for seat in seats if not seat.is_spare])):
+        fewest = min(counted[node] for node in able)
+        fullest, most = max(counted.items(), key=lambda count: (count[1], count[0]), default=("", 0))
+        if most - fewest >= 2:
+            # A spare has nothing to lose; else the one with the fewest sessions to move.
+            return min(
+                (seat for seat in movable if seat.node == fullest),
+                key=lambda seat: (not seat.is_spare, seat.sessions, seat.worker_id),
+            )
+    return None
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ class WorkerRecord:
     """Its memory when it became warm; None until its first health check, 0 if another supervisor started it."""
     checked_at: float | None = None
     """When it last answered a health check."""
+
+    @property
+    def node(self) -> str:
+        return self.member.node if self.member is not None else ""
 
     @property
     def sessions(self) -> int:
@@ -91,15 +96,15 @@ class Roster:
 
     @property
     def spares(self) -> list[WorkerRecord]:
+        """In the order in which they take over: first where the fewest take traffic."""
         spares = [w for w in self.in_phase("spare") if not w.canary]
-        return sorted(spares, key=lambda w: (bool(w.leaving), w.ordinal))
+        serving = Counter(w.node for w in self.in_phase("ready"))
+        return sorted(spares, key=lambda w: (bool(w.leaving), serving[w.node] if w.node else 0, w.ordinal))
 
     def doubt_neighbours(self, worker: WorkerRecord) -> None:
         """Perhaps its node is lost, with all that is there."""
-        if worker.member is None or not worker.member.node:
-            return
         for w in self._workers.values():
-            if w is not worker and w.member is not None and w.member.node == worker.member.node:
+            if w is not worker and w.node and w.node == worker.node:
                 w.doubted = w.phase not in GOING
 
     @property
