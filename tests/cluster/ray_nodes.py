@@ -24,10 +24,9 @@ _ASK: Final = """
 import json, sys, ray
 ray.init(address=sys.argv[1], namespace="dspool", log_to_driver=False, logging_level="ERROR")
 nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-from ray.util.state import list_actors
 actors = [
-    {"name": actor.name, "address": nodes.get(actor.node_id, ""), "state": actor.state, "pid": actor.pid}
-    for actor in list_actors(detail=True, limit=1000)
+    {"name": actor["Name"], "address": nodes.get(actor["Address"]["NodeID"], ""), "state": actor["State"]}
+    for actor in ray._private.state.actors().values()
 ]
 print(json.dumps({"nodes": sorted(nodes.values()), "by_address": {nodes[id]: id for id in nodes}, "actors": actors}))
 """
@@ -80,7 +79,7 @@ class RayNodes:
         write = f"umask 077; mkdir -p {token.parent}; printf %s {self._token} > {token}"
         machine.run(["sh", "-c", write])
         where = (
-            ("--head", f"--port={PORT}", "--dashboard-host=127.0.0.1")
+            ("--head", f"--port={PORT}", "--include-dashboard=false")
             if machine is self.head
             else (f"--address={self.address}",)
         )
