@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import Counter
 
 import pytest
@@ -20,6 +22,7 @@ from dspool.core.lifecycle.placement import (
 )
 from dspool.errors import ConfigError
 from dspool.messages.members import CUT_OFF
+from dspool.runtime import workers
 from dspool.supervisor.workers import CONFIRM_TIMEOUT_S
 from dspool.testing.doubles import settle
 from tests.unit.supervision import Scene
@@ -240,3 +243,23 @@ async def test_when_a_node_does_not_answer_none_of_its_workers_takes_over_and_no
     assert len(alive) == 4
     assert {worker.worker_id for worker in frozen} <= set(s.store.dead)
     await s.end()
+
+
+async def test_while_the_control_plane_is_away_only_one_look_at_the_nodes_waits_for_it(monkeypatch):
+    looks, gate = [], threading.Event()
+
+    def look(with_resources):
+        looks.append(with_resources)
+        gate.wait(60)
+        return [A]
+
+    monkeypatch.setattr(workers, "placeable_nodes", look)
+    runtime = workers.RayRuntime(PoolConfig(num_gpus=1), b"")
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(runtime.nodes(), 0.001)
+    gate.set()
+    assert await runtime.nodes() == [A]
+    assert await runtime.nodes() == [A]
+    assert len(looks) <= 3
+    assert all(looks), "it has to know what is free"

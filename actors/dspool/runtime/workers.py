@@ -130,11 +130,17 @@ class RayRuntime:
         self._config, self._secret, self._host = config, secret, host
         self._actor: Any = ray.remote(WorkerActor)
         self._needs = Wanted.of(config).resources
+        self._looking: asyncio.Future[list[ClusterNode]] | None = None
         self._start_method: forkserver.StartMethod | None = None
         self._forks = ForkStarts(config.init_timeout_s)
 
     async def nodes(self) -> list[ClusterNode]:
-        return await asyncio.to_thread(placeable_nodes, bool(self._needs))
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(asyncio.to_thread(placeable_nodes, bool(self._needs)))
+            # Whoever asked may have given up by then.
+            self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # While the control plane is away each look would keep a thread for a minute: all wait for the same one.
+        return await asyncio.shield(self._looking)
 
     async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> WorkerHandle:
         how = self._how_to_start()
