@@ -99,7 +99,7 @@ def url(request):
 
 
 @pytest.mark.parametrize(
-    "tests", ["unit/test_store.py", "property/test_store_leases.py", "security/test_quotas.py"]
+    "tests", ["unit/test_store.py", "unit/test_store_serving.py", "property/test_store_leases.py", "security/test_quotas.py"]
 )
 def test_the_stores_tests_pass_on_postgresql(url, tests):
     command = [

@@ -17,6 +17,7 @@ from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.messages import WorkerId
 from dspool.programs.sessions.host import SessionHost
+from dspool.store.claims import this_server
 from dspool.store.store import SessionStore
 from dspool.supervisor import Supervisor
 from dspool.supervisor.ports import AskedWorker
@@ -45,9 +46,13 @@ class StoreActor:
         self._store = SessionStore(url, clock=wall)
         self._open: asyncio.Task[None] | None = None
 
+    async def _start(self) -> None:
+        await self._store.open()
+        await self._store.serve(POOL, this_server("store"))
+
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._open is None:
-            self._open = asyncio.get_running_loop().create_task(self._store.open())
+            self._open = asyncio.get_running_loop().create_task(self._start())
         try:
             await asyncio.shield(self._open)
         except PoolError:

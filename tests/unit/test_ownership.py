@@ -9,7 +9,7 @@ from dspool.config import PoolConfig
 from dspool.errors import InternalError, StoreFailed, TooManySessions, UnknownSession
 from dspool.messages import EndSession, ExecuteProgram, GetVariable, SetVariable
 from dspool.testing.host import LoopbackPool, Script
-from dspool.worker import session_store
+from dspool.worker import ownership, session_store
 
 
 def config(**more: Any) -> PoolConfig:
@@ -161,6 +161,54 @@ async def test_a_change_that_could_not_be_committed_is_not_seen_by_the_next_oper
             await failing
         assert (await following).value == "old"
         assert pool.hosts["w0"].overlaps == []
+
+
+@pytest.mark.parametrize("landed", [True, False])
+async def test_what_changes_nothing_goes_on_while_the_store_is_away_also_after_a_change_that_failed(landed):
+    async with LoopbackPool(config()) as pool:
+        await pool.start_worker()
+        client = await pool.start_client()
+        await client.run(SetVariable("a", "old"), session="s")
+        real = pool.store.commit
+
+        async def commit(*args, **options):
+            if landed:
+                await real(*args, **options)
+            pool.store.down = StoreFailed("away")
+            raise StoreFailed("away")
+
+        pool.store.commit = commit  # type: ignore[method-assign]
+        with pytest.raises(StoreFailed):
+            await client.run(SetVariable("a", "new"), session="s")
+        pool.store.commit = real  # type: ignore[method-assign]
+        for _ in range(3):
+            assert (await client.run(GetVariable("a"), session="s")).value == "old"
+            with pytest.raises(StoreFailed):
+                await client.run(SetVariable("a", "later"), session="s")
+        pool.store.down = None
+        # The first change that gets through is made on what the store has.
+        await client.run(SetVariable("b", 1), session="s")
+        assert (await client.run(GetVariable("a"), session="s")).value == ("new" if landed else "old")
+        assert pool.hosts["w0"].overlaps == []
+
+
+async def test_what_a_store_has_that_failed_is_asked_without_another_change(monkeypatch):
+    monkeypatch.setattr(ownership, "FIRST_PAUSE_S", 0.0)
+    async with LoopbackPool(config()) as pool:
+        worker = await pool.start_worker()
+        client = await pool.start_client()
+        await client.run(SetVariable("a", "old"), session="s")
+        real = pool.store.commit
+
+        async def commit(*args, **options):
+            await real(*args, **options)
+            raise StoreFailed("its answer was lost")
+
+        pool.store.commit = commit  # type: ignore[method-assign]
+        with pytest.raises(StoreFailed):
+            await client.run(SetVariable("a", "new"), session="s")
+        await until(lambda: len(worker._ownership) == 0)
+        assert (await client.run(GetVariable("a"), session="s")).value == "new"
 
 
 @pytest.mark.parametrize("method", ["acquire", "commit", "end"])

@@ -109,6 +109,10 @@ async def test_a_database_of_the_first_schema_gets_its_table_of_keys(tmp_path):
             "DROP TABLE usage",
             "ALTER TABLE sessions DROP COLUMN size",
             "ALTER TABLE session_items DROP COLUMN size",
+            "DROP TABLE store_identity",
+            "ALTER TABLE pools DROP COLUMN store_epoch",
+            "ALTER TABLE pools DROP COLUMN served_by",
+            "ALTER TABLE pools DROP COLUMN heartbeat",
         ):
             await connection.execute(text(statement))
         await connection.execute(text("UPDATE schema_version SET version = 1"))

@@ -25,6 +25,7 @@ from dspool.cli import (
     operations,
     overview,
     programs,
+    store,
     tokens,
     versions,
     views,
@@ -58,6 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(tokens.app, name="token")
+app.add_typer(store.app, name="store")
 
 
 @app.callback()

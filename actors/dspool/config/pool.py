@@ -43,6 +43,7 @@ from dspool.config.parts import (
     TelemetryConfig,
     is_multiple,
 )
+from dspool.config.store import StoreConfig
 from dspool.config.warmup import (
     ConfigureLMStep,
     CustomCode,
@@ -189,6 +190,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
 
     store_url: StoreUrl | None = Field(default=None, repr=False)
     """Database of the session store; null is an SQLite file in `state_dir`, for a Ray cluster of one node only."""
+    store: StoreConfig = StoreConfig()
     state_dir: Directory = Field(default_factory=default_state_dir)
     """Directory of the pool's files; by default the user's state directory on this platform."""
     telemetry: TelemetryConfig = TelemetryConfig()

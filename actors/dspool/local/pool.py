@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from dspool.messages import PoolStatus
 from dspool.runtime.administration import Administration
 from dspool.runtime.inspection import Inspection
 from dspool.runtime.storage import Storage
+from dspool.store.claims import this_server
 from dspool.store.settings import quotas_of, store_url
 from dspool.store.store import SessionStore
 from dspool.supervisor import Runtime, Supervisor
@@ -110,9 +112,10 @@ class LocalPool(Administration, Inspection, Storage, DirectPool):
             WorkerStartFailed: not enough workers were warm after `init_timeout_s`; says why.
         """
         async with AsyncExitStack() as stack:
-            store = SessionStore(store_url(config), quotas=quotas_of(config))
+            store = SessionStore(store_url(config), quotas=quotas_of(config), settings=config.store)
             stack.push_async_callback(store.close)
             await store.open()
+            await store.serve(config.name, this_server(uuid.uuid4().hex))
             metrics = LocalMetrics(config) if config.enable_metrics else None
             if metrics is not None:
                 stack.push_async_callback(metrics.close)

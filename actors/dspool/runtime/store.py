@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import ray
 from ray.actor import ActorHandle
 
 from dspool import private_files
@@ -14,24 +17,35 @@ from dspool.config import PoolConfig
 from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.runtime.cluster import ask, find_actor
 from dspool.runtime.metrics import RemoteMetrics
+from dspool.store.claims import this_server
 from dspool.store.settings import quotas_of, store_url
 from dspool.store.store import SessionStore
 from dspool.telemetry.event_log import EventBuffer
+from dspool.telemetry.events import emit
 from dspool.telemetry.refusals import Refusals
+
+_LAST_WORDS_S = 1.0
+"""Until a store that was replaced ends its process: who asks it now still hears why."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
 class StoreActor:
-    """The session store of a pool. It opens its database at the first call, also after a restart."""
+    """The session store of a pool. It opens its database at the first call, also after a restart.
+
+    When another store serves the pool, it ends; Ray starts it again, and it serves once the other one does not.
+    """
 
     def __init__(self, config: PoolConfig) -> None:
         if config.store_url is None:
             private_files.make_directory(config.state_dir)
         self._config = config
         self._store = SessionStore(
-            store_url(config), quotas=quotas_of(config), refused=Refusals(config.name).count
+            store_url(config),
+            quotas=quotas_of(config),
+            settings=config.store,
+            refused=Refusals(config.name).count,
         )
         self._events: asyncio.Task[None] | None = None
         self._open_task: asyncio.Task[None] | None = None
@@ -44,13 +58,24 @@ class StoreActor:
         if self._events is None and self._config.enable_metrics:
             self._events = asyncio.get_running_loop().create_task(self._report_events())
         if self._open_task is None:
-            self._open_task = asyncio.get_running_loop().create_task(self._store.open())
+            self._open_task = asyncio.get_running_loop().create_task(self._open())
         try:
             await asyncio.shield(self._open_task)
         except PoolError:
             self._open_task = None
             raise
         return await getattr(self._store, method)(*args, **kwargs)
+
+    async def _open(self) -> None:
+        await self._store.open()
+        actor, node = _own_ids()
+        server = this_server(actor, node=node)
+        server = await self._store.serve(self._config.name, server, on_superseded=self._end)
+        emit("store.serving", {"epoch": server.epoch}, {"pool": self._config.name, "node": node})
+
+    def _end(self, refused: StoreFailed) -> None:
+        emit("store.replaced", {}, {"pool": self._config.name, "reason": refused.message})
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, os._exit, 1)
 
     async def _report_events(self) -> None:
         events = EventBuffer(self._config.name, "store").attach()
@@ -61,6 +86,14 @@ class StoreActor:
 
     async def close(self) -> None:
         await self._store.close()
+
+
+def _own_ids() -> tuple[str, str]:
+    """Of this actor, the same after a restart, and of its node."""
+    if not ray.is_initialized():
+        return uuid.uuid4().hex, ""
+    context = ray.get_runtime_context()
+    return context.get_actor_id() or uuid.uuid4().hex, context.get_node_id()
 
 
 def _asked(

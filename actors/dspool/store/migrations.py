@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from sqlalchemy import Connection, insert, inspect, select, text, update
 
 from dspool.errors import StoreFailed
-from dspool.store.schema import idempotency, metadata, schema_version, usage
+from dspool.store.schema import idempotency, identity, metadata, schema_version, usage
 
 
 def _create_idempotency(connection: Connection) -> None:
@@ -21,10 +23,25 @@ def _count_usage(connection: Connection) -> None:
         connection.execute(text(f"ALTER TABLE {name} ADD COLUMN size BIGINT NOT NULL DEFAULT 0"))
 
 
-SCHEMA_VERSION = 3
+def _claim_pools(connection: Connection) -> None:
+    identity.create(connection)
+    _identify(connection)
+    for column in (
+        "store_epoch BIGINT NOT NULL DEFAULT 0",
+        "served_by TEXT",
+        "heartbeat BIGINT NOT NULL DEFAULT 0",
+    ):
+        connection.execute(text(f"ALTER TABLE pools ADD COLUMN {column}"))
+
+
+def _identify(connection: Connection) -> None:
+    connection.execute(insert(identity).values(identity=uuid.uuid4().hex, created_at=time.time()))
+
+
+SCHEMA_VERSION = 4
 
 MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
-    {1: _create_idempotency, 2: _count_usage}
+    {1: _create_idempotency, 2: _count_usage, 3: _claim_pools}
 )
 """The step from version N to N + 1, by N. It runs inside the transaction that then writes the new version."""
 
@@ -41,6 +58,7 @@ def migrate(connection: Connection) -> None:
     if not inspect(connection).has_table("schema_version"):
         metadata.create_all(connection)
         connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+        _identify(connection)
         return
     current = connection.execute(select(schema_version.c.version)).scalar_one()
     if current > SCHEMA_VERSION:

@@ -6,9 +6,9 @@ One table per concern. Everything is keyed by pool first, because several pools 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from dspool import private_files
 from dspool.config.base import without_secrets
+from dspool.config.store import StoreConfig
 from dspool.errors import ConfigError, StoreFailed
+from dspool.store.postgres import parse_postgres, postgres_engine
 
 LOG_BYTES = 64 * 2**20
 """To which SQLite's write-ahead log is cut back; a transaction may make it longer for as long as it runs."""
-BUSY_TIMEOUT_S = 10.0
-"""How long a statement waits for another process (another pool's store) that locks the database."""
 
 # Byte order, so that ids sort and page alike on every database.
 _Id = String().with_variant(String(collation="C"), "postgresql")
@@ -52,13 +52,25 @@ metadata = MetaData()
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
+# One row: which database this is, whatever it is called and wherever it lies; a copy is the same.
+identity = Table(
+    "store_identity",
+    metadata,
+    Column("identity", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
 # `epoch` is the last epoch given out in this pool. One counter a pool, not one a session: a session id that ended and
-# begins again gets a higher epoch, although nothing is kept about ended ids.
+# begins again gets a higher epoch, although nothing is kept about ended ids. The rest is about the store that serves
+# the pool: see `serving`.
 pools = Table(
     "pools",
     metadata,
     Column("pool", _Id, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
+    Column("store_epoch", BigInteger, nullable=False, server_default="0"),
+    Column("served_by", Text),
+    Column("heartbeat", BigInteger, nullable=False, server_default="0"),
 )
 
 # `last_owner` outlives a release: it tells a move to another worker from a return to the same one. `size` is the sum of
@@ -202,6 +214,8 @@ def parse_url(url: str) -> URL:
     Raises:
         ConfigError: not a URL, neither SQLite nor PostgreSQL, an SQLite database in memory, or no driver installed.
     """
+    if url.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
+        return parse_postgres(url)
     try:
         address = make_url(url)
     except (ArgumentError, ValueError):
@@ -213,35 +227,41 @@ def parse_url(url: str) -> URL:
                 f"store_url must name a file, got {without_secrets(url)!r}: sessions must survive restarts"
             )
         return address.set(drivername="sqlite+aiosqlite")
-    if address.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
-        if importlib.util.find_spec("asyncpg") is None:
-            raise ConfigError("a PostgreSQL store_url needs the driver: pip install 'dspool[postgres]'")
-        return address.set(drivername="postgresql+asyncpg")
     raise ConfigError(
         f"store_url must begin with sqlite:/// or postgresql://, got {without_secrets(url)!r}",
         scheme=address.drivername,
     )
 
 
-def create_engine(url: URL) -> AsyncEngine:
+def create_engine(url: URL, settings: StoreConfig | None = None) -> AsyncEngine:
     """An engine for `url`; does not connect yet, but makes the SQLite file and its directory."""
     # No `pool_reset_on_return`: connections serve only `begin()` blocks, which end their transaction themselves, and
     # another roll-back would cost a round trip a transaction.
+    settings = settings or StoreConfig()
     if url.get_backend_name() == "sqlite":
         _make_private_file(Path(url.database or ""))
         engine = create_async_engine(
-            url, hide_parameters=True, pool_reset_on_return=None, connect_args={"timeout": BUSY_TIMEOUT_S}
+            url,
+            hide_parameters=True,
+            pool_reset_on_return=None,
+            connect_args={"timeout": settings.statement_timeout_s},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
-    return create_async_engine(
-        url,
-        hide_parameters=True,  # they are users' content, and errors are logged
-        pool_reset_on_return=None,
-        pool_pre_ping=True,
-        connect_args={"timeout": BUSY_TIMEOUT_S, "command_timeout": BUSY_TIMEOUT_S},
-    )
+    return postgres_engine(url, settings)
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Committed at the end of the block, and rolled back when that raises."""
+    async with engine.begin() as connection:
+        try:
+            yield connection
+        except TimeoutError:
+            # Nobody knows what the server does with it: the next transaction gets another one.
+            await connection.invalidate()
+            raise
 
 
 def _make_private_file(path: Path) -> None:

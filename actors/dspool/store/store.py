@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from dspool.config.store import StoreConfig
 from dspool.core.admission.access import may_see_session, unknown_session
 from dspool.core.admission.quotas import MB, Amount, Quotas
 from dspool.core.admission.rates import Allowance, Allowances, RateLimits
@@ -33,7 +34,8 @@ from dspool.store.requests import (
     StoreRequest,
     check_names,
 )
-from dspool.store.schema import create_engine, dead_workers, parse_url, upsert
+from dspool.store.schema import create_engine, dead_workers, parse_url, transaction, upsert
+from dspool.store.serving import ServedPools
 from dspool.store.silences import SilencedAlerts
 from dspool.store.usage import ALL, Usage, count_anew
 from dspool.store.writer import FAILURES, Transaction, Writer, store_failed
@@ -50,7 +52,7 @@ _UsageByPrincipal = tuple[StoredUsage, list[StoredUsage]]
 _Expired = list[tuple[str, str | None]]
 
 
-class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
+class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, ServedPools):
     """Ownership and durable state of the sessions of one or more pools, and the pools' own records.
 
     All methods raise `StoreFailed` when the database refuses or cannot be reached; then a write may or may not have
@@ -67,6 +69,7 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
         url: str,
         *,
         quotas: Quotas | None = None,
+        settings: StoreConfig | None = None,
         refused: Callable[[str], None] = lambda limit: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -74,8 +77,10 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
 
         Calls `refused` with the name of each limit that refuses a request; by default there are none.
         """
+        ServedPools.__init__(self)
         self._url = parse_url(url)
         self._quotas = quotas or Quotas()
+        self._settings = settings
         self._refused = refused
         self._clock = clock
         self._allowances: dict[str, Allowances] = {}
@@ -86,7 +91,7 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
         """Connect. Makes the file (mode 0600, a new directory 0700) and the tables, or migrates old ones."""
         if self._engine is not None:
             return
-        engine = create_engine(self._url)
+        engine = create_engine(self._url, self._settings)
         try:
             async with engine.begin() as connection:
                 await connection.run_sync(migrate)
@@ -97,10 +102,12 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
         except BaseException:
             await engine.dispose()
             raise
-        self._engine, self._writer = engine, Writer(engine, self._clock, self._quotas, self._refused)
+        self._engine = engine
+        self._writer = Writer(engine, self._clock, self._quotas, self._refused, self._claims, self._supersede)
 
     async def close(self) -> None:
-        """Finish the accepted writes, then disconnect. Later calls raise `StoreFailed`."""
+        """Finish the accepted writes, give back the pools, disconnect. Later calls raise `StoreFailed`."""
+        await self._give_back()
         engine, writer = self._engine, self._writer
         self._engine = self._writer = None
         if writer is not None:
@@ -322,10 +329,12 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
         """One snapshot; does not wait for writers."""
+        if self._superseded is not None:
+            raise self._superseded
         if self._engine is None:
             raise StoreFailed("the session store is closed")
         try:
-            async with self._engine.execution_options(read_only=True).begin() as connection:
+            async with transaction(self._engine.execution_options(read_only=True)) as connection:
                 yield connection
         except FAILURES as failed:
             raise store_failed(failed) from failed
@@ -345,6 +354,8 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts):
         return count
 
     async def _write(self, request: StoreRequest | Transaction) -> Any:
+        if self._superseded is not None:
+            raise self._superseded
         if self._writer is None:
             raise StoreFailed("the session store is closed")
         return await self._writer.write(request)

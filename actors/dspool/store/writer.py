@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dspool.core.admission.quotas import Amount, Quotas
 from dspool.errors import InternalError, PayloadTooLarge, PoolError, QuotaExceeded, StoreFailed
 from dspool.messages import Change, Lease
+from dspool.store.claims import refuse_superseded
 from dspool.store.requests import (
     ALL_NAMES,
     Acquire,
@@ -33,7 +34,16 @@ from dspool.store.requests import (
     growth,
     item_size,
 )
-from dspool.store.schema import among, dead_workers, insert_into, pools, session_items, sessions, upsert
+from dspool.store.schema import (
+    among,
+    dead_workers,
+    insert_into,
+    pools,
+    session_items,
+    sessions,
+    transaction,
+    upsert,
+)
 from dspool.store.usage import Usage
 
 MAX_BATCH = 256
@@ -66,9 +76,13 @@ class Writer:
         clock: Callable[[], float],
         quotas: Quotas,
         refused: Callable[[str], None],
+        claims: Mapping[str, str],
+        superseded: Callable[[StoreFailed], None],
     ) -> None:
+        """`claims` has what the row of a pool must say for anything to be written, see `claims`; calls `superseded`
+        when it says something else."""
         self._engine, self._quotas, self._refused = engine, quotas, refused
-        self._clock = clock
+        self._clock, self._claims, self._superseded = clock, claims, superseded
         self._queue: deque[tuple[StoreRequest | Transaction, asyncio.Future[Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -111,10 +125,12 @@ class Writer:
     async def _transact(self, batch: _Requests) -> None:
         replies: Sequence[Any]
         try:
-            async with self._engine.begin() as connection:
+            async with transaction(self._engine) as connection:
                 replies = await self._replies(connection, [request for request, _ in batch])
         except PoolError as refused:
             replies = [refused] * len(batch)
+            if isinstance(refused, StoreFailed) and refused.details.get("superseded"):
+                self._superseded(refused)
         except FAILURES as failed:
             replies = [store_failed(failed) for _ in batch]
         except Exception as defect:
@@ -136,9 +152,9 @@ class Writer:
     ) -> Sequence[Any]:
         first = batch[0]
         if isinstance(first, Transaction):
-            await hold_pools(connection, [first.pool])
+            await hold_pools(connection, [first.pool], self._claims)
             return [await first.run(connection)]
-        return await Batch(connection, self._clock(), self._quotas).run(
+        return await Batch(connection, self._clock(), self._quotas, self._claims).run(
             [request for request in batch if not isinstance(request, Transaction)]
         )
 
@@ -150,6 +166,7 @@ class Batch:
     connection: AsyncConnection
     now: float
     quotas: Quotas
+    claims: Mapping[str, str]
     _epochs: dict[str, int] = field(default_factory=dict)
     _advanced: set[str] = field(default_factory=set)
 
@@ -162,7 +179,7 @@ class Batch:
         """One answer a request, in order; a `PoolError` for a refused one."""
         keys = [request.key for request in requests]
         assert len(set(keys)) == len(keys), "two requests on one session must not share a batch"
-        self._epochs = await hold_pools(self.connection, {pool for pool, _ in keys})
+        self._epochs = await hold_pools(self.connection, {pool for pool, _ in keys}, self.claims)
         rows = await self._rows(keys)
         dead = await self._dead(requests)
         sizes = await self._sizes(requests)
@@ -250,8 +267,8 @@ class Batch:
             (key, change) for key, outcome in zip(keys, outcomes, strict=True) for change in outcome.changes
         )
         if self._advanced:
-            counters = [{"pool": pool, "epoch": self._epochs[pool]} for pool in sorted(self._advanced)]
-            await self.connection.execute(upsert(self.connection, pools), counters)
+            counters = [{"p": pool, "e": self._epochs[pool]} for pool in sorted(self._advanced)]
+            await self.connection.execute(_ADVANCE, counters)
 
     async def _write_items(self, changes: Iterable[tuple[Key, StoredChange]]) -> None:
         """Deletions first, then what remains set: within one commit a later change beats an earlier one."""
@@ -314,19 +331,32 @@ class Batch:
             )
 
 
-async def hold_pools(connection: AsyncConnection, pool_names: Iterable[str]) -> dict[str, int]:
+async def hold_pools(
+    connection: AsyncConnection, pool_names: Iterable[str], claims: Mapping[str, str]
+) -> dict[str, int]:
     """Lock `names` against other writers until the transaction ends; returns the last epoch given out in each.
+
+    Raises `StoreFailed` if another store than that of `claims` serves one. What the lock reads says so: it costs no
+    round trip.
 
     SQLite has one writer at a time anyway. PostgreSQL locks the pools' rows, in one order, so that two stores on
     one pool (an old one that has not noticed its replacement) decide one after the other.
     """
     names = sorted(set(pool_names))
     query = select(pools).where(pools.c.pool.in_(names)).order_by(pools.c.pool).with_for_update()
-    epochs = {row.pool: row.epoch for row in await connection.execute(query)}
+    epochs = _epochs(await connection.execute(query), claims)
     if missing := [pool for pool in names if pool not in epochs]:
         new = insert_into(connection, pools).on_conflict_do_nothing()
         await connection.execute(new, [{"pool": pool, "epoch": 0} for pool in missing])
-        epochs = {row.pool: row.epoch for row in await connection.execute(query)}
+        epochs = _epochs(await connection.execute(query), claims)
+    return epochs
+
+
+def _epochs(rows: Iterable[Any], claims: Mapping[str, str]) -> dict[str, int]:
+    epochs = {}
+    for row in rows:
+        refuse_superseded(claims.get(row.pool), row)
+        epochs[row.pool] = row.epoch
     return epochs
 
 
@@ -360,6 +390,7 @@ def _answer(future: asyncio.Future[Any], reply: Any) -> None:
 
 _SESSION_KEY = (sessions.c.pool, sessions.c.session)
 _ITEM_KEY = (session_items.c.pool, session_items.c.session, session_items.c.kind, session_items.c.name)
+_ADVANCE = update(pools).where(pools.c.pool == bindparam("p")).values(epoch=bindparam("e"))
 _DELETE_KIND = delete(session_items).where(
     session_items.c.pool == bindparam("p"),
     session_items.c.session == bindparam("s"),

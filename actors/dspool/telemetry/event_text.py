@@ -140,6 +140,8 @@ _SENTENCES: Final[dict[str, Callable[[_About], str]]] = {
     "session.moved": _moved,
     "session.expired": lambda a: f"{a.session} expired{a.after('idle_s')} without use",
     "session.lost": lambda a: f"{a.session} could not be rebuilt{a.because('code')}",
+    "store.serving": lambda a: f"The session store serves, at epoch {a.amount('epoch')}",
+    "store.replaced": lambda a: f"A session store ended: another one serves the pool{a.because()}",
     "program.deployed": lambda a: (
         f"{a.version} is on all {a.counted('workers', 'worker')}{a.after()}"
         if a.numbers.get("workers", 0) > 1

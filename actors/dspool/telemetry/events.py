@@ -165,6 +165,20 @@ _ROWS = (
         logging.ERROR,
     ),
     Event(
+        "store.serving",
+        "a session store began to serve its pool",
+        {"epoch": "epoch"},
+        ("pool", "node"),
+        logging.INFO,
+    ),
+    Event(
+        "store.replaced",
+        "a session store saw that another one serves its pool, and ended",
+        {},
+        ("pool", "reason"),
+        logging.ERROR,
+    ),
+    Event(
         "program.deployed",
         "a version of a pool program is on all workers",
         {"duration_s": "s", "workers": "workers"},

@@ -8,9 +8,10 @@ whenever something goes wrong with its lease or a commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from dspool.core.admission.access import may_see_session, unknown_session
 from dspool.core.admission.eviction import evicted_principal
@@ -19,11 +20,11 @@ from dspool.errors import (
     PoolError,
     QuotaExceeded,
     StaleLease,
+    StoreFailed,
     TooManySessions,
 )
-from dspool.messages import CREATES_SESSION, Change, Lease
-from dspool.telemetry.events import emit
-from dspool.telemetry.pseudonyms import session_hash
+from dspool.messages import CREATES_SESSION, Change
+from dspool.worker.active_session import ActiveSession, rebuilt
 from dspool.worker.execution import defect
 from dspool.worker.session_store import Store, patience
 
@@ -32,42 +33,9 @@ if TYPE_CHECKING:
     from dspool.worker.execution import Execution
 
 
-class _ActiveSession:
-    """One session here: `queue` waits in order, `current` runs. `session` is None until the store has granted it.
-
-    `outdated`: the memory may differ from the store; the next operation rebuilds it once `current` has ended.
-    `stored` is its size in the store, `size` what it counts here, with what is in memory alone.
-    """
-
-    __slots__ = (
-        "advancing",
-        "current",
-        "epoch",
-        "id",
-        "last_used",
-        "outdated",
-        "principal",
-        "queue",
-        "session",
-        "size",
-        "stored",
-    )
-
-    def __init__(self, session_id: str, principal: str | None) -> None:
-        self.id = session_id
-        self.principal = principal
-        self.size = self.stored = 0
-        self.session: Session | None = None
-        self.epoch = 0
-        self.current: Execution | None = None
-        self.queue: deque[Execution] = deque()
-        self.last_used = 0.0
-        self.outdated = False
-        self.advancing = False
-
-    @property
-    def idle(self) -> bool:
-        return self.session is not None and self.current is None and not self.queue
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 2.0
+"""Between two questions what a store has that failed."""
 
 
 class Ownership:
@@ -92,7 +60,7 @@ class Ownership:
         self._limit, self._size_limit, self._ttl_s, self._clock = limit, size_limit, ttl_s, clock
         self._size = 0
         self._start, self._moved, self._refuse = start, moved, refuse
-        self._active: OrderedDict[str, _ActiveSession] = OrderedDict()
+        self._active: OrderedDict[str, ActiveSession] = OrderedDict()
         self._used: set[str] = set()
         self._releases: dict[str, asyncio.Event] = {}
         """Sessions whose lease is on its way back to the store."""
@@ -120,7 +88,7 @@ class Ownership:
                     ),
                 )
                 return
-            active = self._active[session_id] = _ActiveSession(session_id, principal)
+            active = self._active[session_id] = ActiveSession(session_id, principal)
             active.queue.append(execution)
             self._background(self._activate(active))
             return
@@ -144,7 +112,7 @@ class Ownership:
         elif execution in active.queue:
             active.queue.remove(execution)
 
-    def _next(self, active: _ActiveSession) -> None:
+    def _next(self, active: ActiveSession) -> None:
         if active.advancing:
             return  # an operation that ends as it starts comes back here: the loop below goes on without recursion
         active.advancing = True
@@ -163,7 +131,7 @@ class Ownership:
         finally:
             active.advancing = False
 
-    async def _activate(self, active: _ActiveSession) -> None:
+    async def _activate(self, active: ActiveSession) -> None:
         while active.queue:
             execution = active.queue[0]
             operation = execution.operation
@@ -185,7 +153,9 @@ class Ownership:
                     for execution in list(active.queue):
                         self._moved(execution, lease.owner)
                     return
-                active.session = self._rebuild(lease)
+                active.session = rebuilt(
+                    lease, self._host, pool=self._pool, worker=self._worker_id, clock=self._clock
+                )
             except StaleLease:
                 # The store takes this worker for dead; the clients hear of another.
                 self._forget(active)
@@ -206,31 +176,6 @@ class Ownership:
             return
         self._forget(active)
 
-    def _rebuild(self, lease: Lease) -> Session:
-        from dspool.programs.sessions.host import Session
-
-        started_at = self._clock()
-        names = {
-            "pool": self._pool,
-            "session_hash": session_hash(lease.session, self._pool),
-            "worker": self._worker_id,
-        }
-        try:
-            session = Session.rebuild(self._host, lease.session, lease.items, lease.principal)
-        except Exception as failed:
-            code = failed.code if isinstance(failed, PoolError) else type(failed).__name__
-            emit("session.lost", {"count": 1}, {**names, "code": code})
-            raise
-        if lease.created:
-            emit("session.created", {}, names)
-        elif lease.previous != self._worker_id:
-            emit(
-                "session.moved",
-                {"duration_s": self._clock() - started_at, "items": len(lease.items)},
-                {**names, "from_worker": lease.previous, "reason": "its lease was free"},
-            )
-        return session
-
     # --- durability ---
 
     async def commit(self, execution: Execution, changes: Iterable[Change]) -> None:
@@ -247,6 +192,8 @@ class Ownership:
                 f"session {execution.operation.session!r} was ended or left this worker before its change was saved",
                 session=execution.operation.session,
             )
+        if active.in_doubt:
+            await self._end_doubt(active)
         try:
             async with patience():
                 active.stored = await self._store.commit(
@@ -260,13 +207,54 @@ class Ownership:
                 )
         except (PayloadTooLarge, QuotaExceeded):
             # Without this, whoever is refused again and again would make us read the whole session each time.
-            active.outdated = active.session is None or not active.session.undo()
+            active.outdated = not active.undo()
+            raise
+        except StoreFailed:
+            if not active.undo():
+                active.outdated = True
+            elif not active.in_doubt:
+                # Else an outage of the store would end each session at its first change: it could not be rebuilt.
+                active.in_doubt = True
+                self._background(self._ask_until_known(active))
             raise
         except BaseException:
             active.outdated = True
             raise
         if active.session is not None:
             active.session.forget_mark()  # which holds what was deleted
+
+    async def _end_doubt(self, active: ActiveSession) -> NoReturn:
+        """Raises: StaleLease: it is known what the store has, and the operation is to run on that.
+        StoreFailed: it is not, and the session is as before."""
+        try:
+            await self._ask_again(active)
+        except StoreFailed:
+            active.outdated = not active.undo()
+            raise
+        raise StaleLease(f"session {active.id!r} is read from the store anew", session=active.id)
+
+    async def _ask_until_known(self, active: ActiveSession) -> None:
+        pause_s = FIRST_PAUSE_S
+        while active.in_doubt and self._active.get(active.id) is active:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            with contextlib.suppress(StoreFailed):
+                await self._ask_again(active)
+        if active.outdated and active.current is None and self._active.get(active.id) is active:
+            self._abandon(active)
+
+    async def _ask_again(self, active: ActiveSession) -> None:
+        """The session is to be rebuilt, unless the store fails again."""
+        try:
+            async with patience():
+                await self._store.acquire(
+                    self._pool, active.id, self._worker_id, create=False, principal=active.principal
+                )
+        except StoreFailed:
+            raise
+        except PoolError:
+            pass  # it is another's, or has ended: the next operation hears it
+        active.in_doubt, active.outdated = False, True
 
     async def end(self, execution: Execution) -> bool:
         """End the session of `execution`, which runs, durably; False when it was not there any more."""
@@ -279,7 +267,7 @@ class Ownership:
                 self._pool, execution.operation.session or "", principal=execution.operation.principal
             )
 
-    def _abandon(self, active: _ActiveSession) -> None:
+    def _abandon(self, active: ActiveSession) -> None:
         """Forget the session, of which nothing runs; what waits goes through a fresh activation."""
         self._forget(active)
         executions, active.queue = list(active.queue), deque()
@@ -288,7 +276,7 @@ class Ownership:
 
     # --- release ---
 
-    def _weigh(self, active: _ActiveSession) -> None:
+    def _weigh(self, active: ActiveSession) -> None:
         """Count what the session takes now; others leave if that is too much."""
         if self._active.get(active.id) is not active or active.session is None:
             return
@@ -299,10 +287,10 @@ class Ownership:
             if not self._evict_for(active.principal, lambda active: active.size, 0):
                 return
 
-    def _evict_for(self, principal: str | None, weight: Callable[[_ActiveSession], int], coming: int) -> bool:
+    def _evict_for(self, principal: str | None, weight: Callable[[ActiveSession], int], coming: int) -> bool:
         """Give one idle session back to make room for `coming` more of `principal`; False if there is none to give."""
         held: Counter[str | None] = Counter({principal: coming})
-        idle: dict[str | None, _ActiveSession] = {}
+        idle: dict[str | None, ActiveSession] = {}
         for active in self._active.values():  # the one used longest ago first
             held[active.principal] += weight(active)
             if active.idle:
@@ -362,7 +350,7 @@ class Ownership:
                 self._used |= used
                 raise
 
-    def _give_back(self, actives: list[_ActiveSession]) -> Coroutine[Any, Any, None]:
+    def _give_back(self, actives: list[ActiveSession]) -> Coroutine[Any, Any, None]:
         """Forget them now; the coroutine gives their leases back."""
         ids = [active.id for active in actives]
         released = asyncio.Event()
@@ -385,7 +373,7 @@ class Ownership:
                 del self._releases[session_id]
             released.set()
 
-    def _forget(self, active: _ActiveSession) -> None:
+    def _forget(self, active: ActiveSession) -> None:
         if self._active.get(active.id) is active:
             del self._active[active.id]
             self._size -= active.size

@@ -1,0 +1,98 @@
+"""Who serves a pool, as it stands in the pool's row: what each transaction that writes compares."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from dspool.errors import StoreFailed
+
+
+class StoreServer(Struct, frozen=True, kw_only=True):
+    """A store that serves a pool."""
+
+    id: str
+    """Of the actor: one that is started again is the same."""
+    machine: str
+    pid: int
+    pid_started: float
+    host: str
+    node: str = ""
+    """The Ray node, if there is one."""
+    epoch: int = 0
+    nonce: str = ""
+    """No two claims are alike, even if a database that takes over has forgotten the last of them."""
+
+    def is_gone(self) -> bool:
+        """Whether its process was on this machine and is not any more; False where nobody can know."""
+        if self.machine != this_machine():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            started = process.create_time()
+            return abs(started - self.pid_started) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.Error:
+            return False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def this_server(id: str, *, node: str = "") -> StoreServer:
+    """This process, as the server that `id` names."""
+    process = psutil.Process()
+    return StoreServer(
+        id=id,
+        machine=this_machine(),
+        pid=process.pid,
+        pid_started=process.create_time(),
+        host=platform.node(),
+        node=node,
+    )
+
+
+def this_machine() -> str:
+    """Where process ids mean the same: this boot of this host, and this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
+def encoded(server: StoreServer) -> str:
+    return msgspec.json.encode(server).decode()
+
+
+def decoded(text: str | None) -> StoreServer | None:
+    """What is none of ours is nobody's claim."""
+    try:
+        return None if text is None else msgspec.json.decode(text, type=StoreServer)
+    except msgspec.DecodeError:
+        return None
+
+
+def refuse_superseded(claim: str | None, row: Any) -> None:
+    """`row` is the pool's, locked; `claim` is that of the store that writes, if it claims its pools.
+
+    Raises:
+        StoreFailed: another store serves the pool by now.
+    """
+    if claim is None or row.served_by == claim:
+        return
+    mine, other = decoded(claim), decoded(row.served_by)
+    now = f"{other} at epoch {other.epoch}" if other else "nobody"
+    raise StoreFailed(
+        f"this store of pool {row.pool!r} was replaced and has ended: it had epoch {mine.epoch if mine else 0}, and "
+        f"the pool is served by {now} now; try again",
+        pool=row.pool,
+        superseded=True,
+    )
