@@ -20,6 +20,7 @@ from dspool.messages import (
     SessionInfo,
     StorageLimits,
     StoredUsage,
+    StoreStatus,
     StreamEvent,
 )
 from dspool.protocols import PoolAdministration, PoolObservation
@@ -160,6 +161,7 @@ class ClusterPool(PoolAdministration, PoolObservation, PoolStorage, PoolInspecti
     async def create_session(
         self, session_id: str, *, principal: str | None = None, limits: StorageLimits | None = None
     ) -> SessionInfo: ...
+    async def store_status(self) -> StoreStatus: ...
     async def storage_usage(self) -> tuple[StoredUsage, list[StoredUsage]]: ...
     async def sessions(
         self,

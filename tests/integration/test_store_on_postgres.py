@@ -4,93 +4,26 @@ The server is the one DSPOOL_TEST_POSTGRES_URL names, or else a private one made
 binaries (Debian package `postgresql`): in a directory of its own, on a Unix socket only.
 """
 
-import contextlib
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+from postgres import needs_postgres, server_in
 
 from dspool.store.store import SessionStore
 
 pytest.importorskip("asyncpg", reason="needs the extra dspool[postgres]")
 
 ROOT = Path(__file__).parents[2]
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
-
-
-class Server:
-    """A PostgreSQL server that lives in `directory`."""
-
-    def __init__(self, directory):
-        self.data, self.directory = directory / "data", directory
-        self.url = f"postgresql://dspool@/postgres?host={directory}"
-        # PostgreSQL refuses to run as root.
-        self.run_as = (
-            {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-        )
-        if self.run_as:
-            shutil.chown(directory, "postgres", "postgres")
-        subprocess.run(
-            [
-                BINARIES[-1] / "initdb",
-                "-D",
-                self.data,
-                "-U",
-                "dspool",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--no-sync",
-            ],
-            check=True,
-            capture_output=True,
-            cwd=directory,
-            **self.run_as,
-        )
-
-    def start(self):
-        log = (self.directory / "log").open("ab")
-        command = [
-            BINARIES[-1] / "postgres",
-            "-D",
-            self.data,
-            "-k",
-            self.directory,
-            "-c",
-            "listen_addresses=",
-        ]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, **self.run_as)
-        log.close()
-        ready = [BINARIES[-1] / "pg_isready", "-q", "-h", self.directory]
-        for _ in range(200):
-            if subprocess.run(ready, check=False, cwd=self.directory).returncode == 0:
-                return
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.05)
-        raise AssertionError((self.directory / "log").read_text())
-
-    def stop(self):
-        self.process.send_signal(signal.SIGINT)  # "fast": ends its connections
-        self.process.wait(30)
 
 
 @pytest.fixture(scope="module")
 def server():
-    if not BINARIES:
-        pytest.skip("no PostgreSQL server is installed (Debian package: postgresql)")
-    with tempfile.TemporaryDirectory(
-        prefix="dspg"
-    ) as directory:  # short: socket paths are limited to 107 bytes
-        server = Server(Path(directory))
-        server.start()
+    needs_postgres()
+    with server_in() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +32,13 @@ def url(request):
 
 
 @pytest.mark.parametrize(
-    "tests", ["unit/test_store.py", "unit/test_store_serving.py", "property/test_store_leases.py", "security/test_quotas.py"]
+    "tests",
+    [
+        "unit/test_store.py",
+        "unit/test_store_serving.py",
+        "property/test_store_leases.py",
+        "security/test_quotas.py",
+    ],
 )
 def test_the_stores_tests_pass_on_postgresql(url, tests):
     command = [

@@ -26,9 +26,13 @@ def seen():
         yield json.loads((Path(folder) / "seen.json").read_text()) | {"folder": Path(folder)}
 
 
-def test_a_store_on_sqlite_stays_on_its_node_and_is_refused_on_two(seen):
+def test_a_store_on_sqlite_stays_on_its_node_and_a_new_one_is_refused_on_two(seen):
     assert set(seen["nodes"]) == {"first"}
     assert seen["sessions"] == ["ada"]
+    # Also when the pool is started anew: its file is there.
+    assert (seen["again"], seen["kept"]) == ("first", "blue")
+    assert seen["status"]["pinned"] is True
+    assert seen["status"]["epoch"] == len(seen["nodes"]) + 2
     assert "2" in seen["refused"]
     assert "store_url" in seen["refused"]
     assert "PostgreSQL" in seen["refused"]

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import ray
 from harness import actors_of, kill, pid_of
 from ray.cluster_utils import Cluster
@@ -57,8 +58,14 @@ async def use(cluster: Cluster, directory: Path) -> dict[str, Any]:
             seen["nodes"].append("first" if node == first else "second")
         found, _ = await pool.sessions()
         seen["sessions"] = [info.id for info in found]
+    async with Pool.start(config) as again:
+        store = again.store
+        node = await store.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())
+        seen["again"] = "first" if node == first else "second"
+        seen["kept"] = (await again.session("ada").get_variable("colour"))["value"]
+        seen["status"] = msgspec.to_builtins(await again.store_status())
     try:
-        async with Pool.start(config):
+        async with Pool.start(config.override(state_dir=directory / "another")):
             seen["refused"] = ""
     except ConfigError as refused:
         seen["refused"] = refused.message

@@ -49,6 +49,9 @@ class StoredPool(FakePool):
     async def drop_key(self, key, **dropped):
         await self.store.drop_key(self.name, key, **dropped)
 
+    async def store_status(self):
+        return await self.store.describe(self.name)
+
     async def storage_usage(self):
         return await self.store.usage(self.name)
 

@@ -105,6 +105,9 @@ class LocalPool(FakePool):
     async def create_session(self, id: str, **about: Any) -> Any:
         return await self._store.create(self.name, id, **about)
 
+    async def store_status(self) -> Any:
+        return await self._store.describe(self.name)
+
     async def storage_usage(self) -> Any:
         return await self._store.usage(self.name)
 

@@ -42,6 +42,7 @@ from dspool.messages import (
     SessionInfo,
     StorageLimits,
     StoredUsage,
+    StoreStatus,
     StreamEvent,
     VersionNumbers,
     WorkerStatus,
@@ -225,6 +226,18 @@ class FakePool:
         yield WarmProgress(1, "begin", total=1)
         yield WarmProgress(2, "end")
         yield WarmupReport(strategy or "parallel")
+
+    async def store_status(self) -> StoreStatus:
+        return StoreStatus(
+            database="postgresql",
+            place="db1:5432, db2:5432/dspool",
+            identity="5f0c",
+            schema_version=4,
+            epoch=2,
+            server="process 7 on node1",
+            node="ab12",
+            pinned=False,
+        )
 
     async def storage_usage(self) -> tuple[StoredUsage, list[StoredUsage]]:
         return StoredUsage(None, 3, 1.5, 0.5), [

@@ -15,9 +15,9 @@ from dspool.errors import PoolError, UnknownPool
 
 def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
     """`running`, and if so where, the pool's `status` and its `metrics`, the `alerts` that fire or are about to, the
-    `diagnosis` that follows, and `problems`: a sentence for each thing that is wrong.
+    `store` of its sessions, the `diagnosis` that follows, and `problems`: a sentence for each thing that is wrong.
 
-    What cannot be had is None; `why`, `metrics_why` and `alerts_why` then say why.
+    What cannot be had is None; `why`, `metrics_why`, `alerts_why` and `store_why` then say why.
 
     Raises:
         UnknownPool: the service has no such pool.
@@ -44,6 +44,7 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
         "metrics": None,
         "alerts": None,
         "diagnosis": None,
+        "store": None,
     }
     try:
         with pool_of(run, pool) as served:
@@ -57,6 +58,10 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
                 facts["alerts"] = alerts = standing_alerts(served)
             except PoolError as failed:
                 facts["alerts_why"] = failed.message
+            try:
+                facts["store"] = served.look("store")
+            except PoolError as failed:
+                facts["store_why"] = failed.message
     except UnknownPool:
         raise
     except PoolError as failed:
@@ -95,9 +100,21 @@ def status_text(seen: dict[str, Any]) -> str:
         return "\n".join(lines)
     if seen["metrics"] is None:
         lines.append(f"no figures: {seen['metrics_why']}")
+    lines.append(f"sessions: {store_text(seen)}")
     programs = ", ".join(f"{name} v{number}" for name, number in status["programs"].items()) or "none"
     lines += [f"programs: {programs}", "", _workers(status["workers"])]
     return "\n".join(lines)
+
+
+def store_text(seen: dict[str, Any]) -> str:
+    """Where the sessions are, and what that means."""
+    store = seen["store"]
+    if store is None:
+        return f"not known where ({seen.get('store_why')})"
+    if not store["pinned"]:
+        return f"PostgreSQL at {store['place']}, store epoch {store['epoch']}"
+    node = f" on node {store['node'][:8]} only" if store["node"] else ""
+    return f"SQLite file {store['place']}{node}, store epoch {store['epoch']}"
 
 
 def headline(seen: dict[str, Any]) -> str:

@@ -56,6 +56,7 @@ from dspool.messages.programs import (
     SessionInfo,
     StorageLimits,
     StoredUsage,
+    StoreStatus,
     VersionNumbers,
 )
 
@@ -97,6 +98,7 @@ __all__ = [
     "SessionInfo",
     "SetVariable",
     "StorageLimits",
+    "StoreStatus",
     "StoredUsage",
     "StreamEvent",
     "StreamProgram",

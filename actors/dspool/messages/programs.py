@@ -121,6 +121,26 @@ class Lease(Struct, frozen=True):
     """Bytes of the items, as quotas count them."""
 
 
+class StoreStatus(Struct, frozen=True, kw_only=True):
+    """The database that keeps a pool's sessions, and the store that serves it."""
+
+    database: str
+    """`sqlite` or `postgresql`."""
+    place: str
+    """The file, or the hosts and the database's name."""
+    identity: str
+    """The same in each copy of this database, and in no other."""
+    schema_version: int
+    epoch: int
+    """How many stores have served the pool. One with an older epoch commits nothing."""
+    server: str
+    """The process that serves it, and its host."""
+    node: str
+    """Its Ray node, if it is on one."""
+    pinned: bool
+    """It can be on that node only: the file is there, and is lost with it."""
+
+
 class StoredUsage(Struct, frozen=True):
     """What one principal keeps in a pool's store; None: those who have no principal."""
 

@@ -12,7 +12,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
@@ -32,8 +31,8 @@ from dspool.runtime.cluster import (
 )
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.store import RemoteStore, StoreActor
+from dspool.runtime.store_place import find_node
 from dspool.runtime.workers import RayRuntime
-from dspool.store.place import node_of_store
 from dspool.store.settings import store_url
 from dspool.supervisor import Supervisor
 from dspool.telemetry import logs
@@ -151,7 +150,7 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
     # The store stays on that node, even if Ray restarts it after other nodes joined. When the node is gone, so is the
     # store: without its file, an empty one in its place would be worse.
     nodes = placeable_nodes(with_resources=False)
-    node = node_of_store(url, [one.id for one in nodes])
+    node = find_node(name, url)
     places = apart(nodes, ("supervisor", "store", "metrics", ANSWERS), name)
 
     def place(role: str, pinned: str | None = None) -> Any:

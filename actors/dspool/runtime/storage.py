@@ -10,7 +10,7 @@ import msgspec
 from dspool.core.admission.rates import Allowance, RateLimits
 from dspool.core.admission.silences import AlertSilence, Silences
 from dspool.core.lifecycle.source import import_paths, source_record
-from dspool.messages import JSON, Deployment, SessionInfo, StorageLimits, StoredUsage
+from dspool.messages import JSON, Deployment, SessionInfo, StorageLimits, StoredUsage, StoreStatus
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool.store.logins import RECORD as ENDED_LOGINS
 from dspool.store.logins import Ended
@@ -39,6 +39,10 @@ class Storage:
             QuotaExceeded: it would be one too many.
         """
         return await self._store.create(self.name, session_id, principal=principal, limits=limits)
+
+    async def store_status(self) -> StoreStatus:
+        """Where the sessions are kept, and by which process."""
+        return await self._store.describe(self.name)
 
     async def storage_usage(self) -> tuple[StoredUsage, list[StoredUsage]]:
         """What is kept in all, and of each principal by name."""

@@ -15,9 +15,11 @@ from ray.actor import ActorHandle
 from dspool import private_files
 from dspool.config import PoolConfig
 from dspool.errors import PoolError, StoreFailed, WorkerLost
-from dspool.runtime.cluster import ask, find_actor
+from dspool.runtime.cluster import ask, find_actor, node_address
 from dspool.runtime.metrics import RemoteMetrics
+from dspool.runtime.store_place import remember
 from dspool.store.claims import this_server
+from dspool.store.place import RecordedStore
 from dspool.store.settings import quotas_of, store_url
 from dspool.store.store import SessionStore
 from dspool.telemetry.event_log import EventBuffer
@@ -71,6 +73,10 @@ class StoreActor:
         actor, node = _own_ids()
         server = this_server(actor, node=node)
         server = await self._store.serve(self._config.name, server, on_superseded=self._end)
+        if node and (url := store_url(self._config)).startswith("sqlite"):
+            identity = (await self._store.describe(self._config.name)).identity
+            here = RecordedStore(url=url, node=node, address=node_address(), identity=identity)
+            await asyncio.to_thread(remember, self._config.name, here)
         emit("store.serving", {"epoch": server.epoch}, {"pool": self._config.name, "node": node})
 
     def _end(self, refused: StoreFailed) -> None:
@@ -141,6 +147,7 @@ class RemoteStore:
     count = _asked(SessionStore.count)
     end = _asked(SessionStore.end)
     usage = _asked(SessionStore.usage)
+    describe = _asked(SessionStore.describe)
     expire = _asked(SessionStore.expire)
 
     put_record = _asked(SessionStore.put_record)

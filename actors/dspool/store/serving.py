@@ -15,15 +15,18 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import URL, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dspool.errors import PoolError, StoreFailed
+from dspool.messages import StoreStatus
 from dspool.store.claims import StoreServer, decoded, encoded
-from dspool.store.schema import pools
+from dspool.store.postgres import hosts_of
+from dspool.store.schema import identity, pools, schema_version
 from dspool.store.writer import Transaction
 
 HEARTBEAT_S: Final = 2.0
@@ -41,6 +44,8 @@ class _Attempt(NamedTuple):
 class ServedPools:
     """The part of the session store that claims pools and gives them back."""
 
+    _url: URL
+    _read: Callable[[], AbstractAsyncContextManager[AsyncConnection]]
     _write: Callable[[Transaction], Awaitable[Any]]
 
     def __init__(self) -> None:
@@ -86,6 +91,28 @@ class ServedPools:
             loop.create_task(self._beat(pool, heartbeat_s), name="dspool-store-heartbeat")
         )
         return attempt.server
+
+    async def describe(self, pool: str) -> StoreStatus:
+        """The database, and the store that serves `pool`."""
+        async with self._read() as connection:
+            row = (await connection.execute(select(pools).where(pools.c.pool == pool))).first()
+            found = (await connection.execute(select(identity.c.identity))).scalar_one()
+            version = (await connection.execute(select(schema_version.c.version))).scalar_one()
+        holder = decoded(row.served_by) if row is not None else None
+        is_file = self._url.get_backend_name() == "sqlite"
+        place = (
+            str(self._url.database) if is_file else f"{', '.join(hosts_of(self._url))}/{self._url.database}"
+        )
+        return StoreStatus(
+            database=self._url.get_backend_name(),
+            place=place,
+            identity=found,
+            schema_version=version,
+            epoch=row.store_epoch if row is not None else 0,
+            server="" if holder is None else str(holder),
+            node="" if holder is None else holder.node,
+            pinned=is_file,
+        )
 
     async def _claim(self, pool: str, server: StoreServer, *, stands_at: int | None = None) -> _Attempt:
         """Take the pool if it is free or the server's own, or if the heartbeat of who has it still `stands_at` this."""

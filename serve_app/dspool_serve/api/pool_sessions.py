@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dspool.errors import InvalidRequest, UnknownWorker
-from dspool.messages import SessionInfo, StoredUsage, WorkerId
+from dspool.messages import SessionInfo, StoredUsage, StoreStatus, WorkerId
 from dspool_serve.api.common import (
     LOOK,
     PAGE,
@@ -78,6 +78,11 @@ async def get_usage(context: Context, request: Request) -> Response:
     return answer_packed(request, StorageUsage(total, found, following))
 
 
+async def get_store(context: Context, request: Request) -> Response:
+    request.query(frozenset())
+    return answer_packed(request, await patiently(pool_of(context, request).store_status()))
+
+
 async def end_pool_session(context: Context, request: Request) -> Response:
     await pool_of(context, request).end_session(request.params["session"])
     return Response(204, b"")
@@ -112,6 +117,14 @@ ROUTES: Final = (
         StorageUsage,
         problems=("invalid_request", "store_failed", "pool_not_ready"),
         query=PAGE,
+    ),
+    Route(
+        "GET",
+        POOL + "/store",
+        get_store,
+        "The database that keeps the sessions, and which process serves it",
+        StoreStatus,
+        problems=("invalid_request", "store_failed", "pool_not_ready"),
     ),
     Route(
         "DELETE",
