@@ -198,6 +198,32 @@ ALERTS: Final = (
         description="No worker can read their stored state; `dspool events` has their hashes and the error's code.",
     ),
     Alert(
+        name="DspoolStoreFailing",
+        value=increase("dspool_operation_errors_total", where='code="store_failed"', window="5m"),
+        measure=lambda window: window.increase(
+            "dspool_operation_errors_total", 5 * MINUTE, code="store_failed"
+        ),
+        when="> 0",
+        holds=lambda operations, window: operations > 0,
+        lasting_min=0,
+        severity="critical",
+        summary="{{ $value | humanize }} operations of pool {{ $labels.pool }} failed with the session store",
+        description="Nothing that changes a session gets through while its database is away; what does not, goes on. "
+        "docs/how-to/store.md#when-the-store-fails says what to do.",
+    ),
+    Alert(
+        name="DspoolStoreReplaced",
+        value=increase("dspool_events_total", where='event="store.replaced"', window="15m"),
+        measure=lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="store.replaced"),
+        when="> 0",
+        holds=lambda stores, window: stores > 0,
+        lasting_min=0,
+        severity="warning",
+        summary="{{ $value | humanize }} session stores of pool {{ $labels.pool }} were replaced while they ran",
+        description="One hung or was cut off, or a second service uses the same pool of the same database; nothing was "
+        "lost. docs/how-to/store.md#when-a-store-was-replaced says what to look at.",
+    ),
+    Alert(
         name="DspoolWorkersNotForked",
         value=increase("dspool_events_total", where='event="worker.fallback"', window="15m"),
         measure=lambda window: window.increase("dspool_events_total", 15 * MINUTE, event="worker.fallback"),
