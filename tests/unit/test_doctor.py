@@ -18,8 +18,9 @@ from dspool.cli.doctor.listeners import OpenSocket
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig
 from dspool.errors import WorkerStartFailed
-from dspool.runtime import cluster
+from dspool.runtime import cluster, store_place
 from dspool.runtime.forkserver import ParentReport, StartMethod
+from dspool.store.place import node_of_store
 
 run = CliRunner().invoke
 GB = 2**30
@@ -162,6 +163,12 @@ def test_a_cluster_that_is_to_be_joined_is_looked_at(quiet, tmp_path, monkeypatc
         raise WorkerStartFailed(f"cannot join Ray at {address} (ConnectionError)")
 
     monkeypatch.setattr(cluster, "nodes_at", nodes_at)
+    has_file: dict[str, str] = {}
+    monkeypatch.setattr(
+        store_place,
+        "find_node_at",
+        lambda address, pool, url: node_of_store(url, nodes_at(address), found=has_file),
+    )
 
     def looked(address):
         command = ["doctor", "--state-dir", str(tmp_path), "--json", "--address", address]
@@ -170,6 +177,8 @@ def test_a_cluster_that_is_to_be_joined_is_looked_at(quiet, tmp_path, monkeypatc
 
     assert looked("10.0.0.1:6379") == {"ray cluster": "ok", "store": "fail"}
     assert looked("10.0.0.2:6379") == {"ray cluster": "fail", "store": "ok"}
+    has_file["two"] = "an identity"
+    assert looked("10.0.0.1:6379") == {"ray cluster": "ok", "store": "ok"}
 
 
 def test_a_database_that_does_not_answer_fails_without_showing_its_password(tmp_path):

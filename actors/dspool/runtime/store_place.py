@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dspool.runtime.cluster import living_nodes
+from dspool.runtime.cluster import join_cluster, living_nodes
 from dspool.store.place import RecordedStore, node_of_store
 
 _NAMESPACE: Final = b"dspool"
@@ -33,6 +33,15 @@ def find_node(pool: str, url: str) -> str | None:
     if not is_there and (known or len(nodes) > 1):
         found = _identities(url.partition(":///")[2], nodes)
     return node_of_store(url, nodes, found=found, recorded=recorded)
+
+
+def find_node_at(address: str, pool: str, url: str) -> str | None:
+    """As `find_node`, of the cluster at `address`; joins it for a moment, with the operator's token."""
+    join_cluster(address)
+    try:
+        return find_node(pool, url)
+    finally:
+        ray.shutdown()
 
 
 def remember(pool: str, store: RecordedStore) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -111,7 +111,7 @@ def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examinatio
         *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code or config.service.execute_code)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,
-        *_guarded("store", lambda: service.store(config, nodes, running=joined is not None)),
+        *_guarded("store", lambda: _store(config, nodes, joined is not None, address)),
         *_guarded("port", lambda: service.port(config, run)),
         *_guarded("imports", lambda: service.imports(config)),
         *_guarded("language model", lambda: service.language_models(config)),
@@ -121,6 +121,11 @@ def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examinatio
         *_guarded(listeners.CHECK, listening),
     ]
     return Examination(findings, open_ports)
+
+
+def _store(config: PoolConfig, nodes: Sequence[str], running: bool, address: str | None) -> Finding:
+    # While a service runs, its store is where it is: what is to be said is that others have joined.
+    return service.store(config, nodes, running=running, address=None if running else address)
 
 
 def _guarded(check: str, look: Callable[[], Any]) -> Iterable[Finding]:

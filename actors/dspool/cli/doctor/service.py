@@ -70,20 +70,22 @@ def ray_cluster(address: str | None) -> tuple[list[Finding], list[str]]:
     return [ok(check, f"{counted(len(nodes), 'node')} at {address}")], nodes
 
 
-def store(config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = False) -> Finding:
-    """`nodes` of the Ray cluster that the service runs on, or is to; none if that will be its own."""
+def store(
+    config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = False, address: str | None = None
+) -> Finding:
+    """`nodes` of the Ray cluster at `address` that the service runs on, or is to; none if that will be its own."""
     check = "store"
     url = config.store_url or f"sqlite:///{config.state_dir / 'sessions.db'}"
     shown = without_secrets(url)
     if nodes:
         try:
-            node_of_store(url, nodes)
+            _node_of_store(config.name, url, nodes, address)
         except ConfigError as refused:
             advice = "set store_url to a PostgreSQL server that all nodes reach"
             if not running:
                 return fail(check, refused.message, "`dspool up --address` is refused", advice)
             found = f"{shown} is on one of {len(nodes)} nodes: others joined after the start"
-            meaning = "sessions are lost with that node, and the next `dspool up --address` is refused"
+            meaning = "its sessions are away as long as that node is, and lost with its disk"
             return warn(check, found, meaning, advice)
     # SQLAlchemy is a third of what the command line imports, and only this check needs it.
     from dspool.store.schema import parse_url
@@ -107,6 +109,15 @@ def store(config: PoolConfig, nodes: Sequence[str] = (), *, running: bool = Fals
             check, found, "no session can be opened or changed", "start the database, or correct store_url"
         )
     return ok(check, shown)
+
+
+def _node_of_store(pool: str, url: str, nodes: Sequence[str], address: str | None) -> str | None:
+    """Raises: ConfigError: see `node_of_store`."""
+    if address is None or not url.startswith("sqlite"):
+        return node_of_store(url, nodes)
+    from dspool.runtime import store_place
+
+    return store_place.find_node_at(address, pool, url)
 
 
 async def _connect(url: Any) -> None:
