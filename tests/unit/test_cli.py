@@ -279,12 +279,14 @@ def test_status_shows_pool_and_workers(monkeypatch, tmp_path):
     pool = json.loads(json.dumps(pool))
     off = (403, {"code": "not_allowed", "detail": "enable_metrics is off"})
     alerts = (200, {"alerts": []})
-    answers = {"": (200, pool), "/metrics": off, "/alerts": alerts}
+    store = {"pinned": True, "place": "/var/lib/s.db", "node": "ab12cd34ef", "epoch": 3}
+    answers = {"": (200, pool), "/metrics": off, "/alerts": alerts, "/store": (200, store)}
     served(monkeypatch, tmp_path, {f"/v1/pools/default{path}": answer for path, answer in answers.items()})
     ended = run(app, ["status", "--state-dir", str(tmp_path)])
     assert ended.exit_code == 0
     assert ended.stdout.startswith("pool default: ready, 1 of 1 worker\n")
     assert "programs: qa v1" in ended.stdout
+    assert "sessions: SQLite file /var/lib/s.db on node ab12cd34 only, store epoch 3\n" in ended.stdout
     assert "w0" in ended.stdout
     seen = json.loads(run(app, ["status", "--state-dir", str(tmp_path), "--json"]).stdout)
     assert (seen["status"], seen["metrics"], seen["metrics_why"]) == (pool, None, "enable_metrics is off")

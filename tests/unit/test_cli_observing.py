@@ -41,7 +41,10 @@ DIED = {
 @pytest.fixture
 def service(monkeypatch, tmp_path):
     """A running service: what it answers by path, and what it was asked."""
-    answers: dict[str, Any] = {POOL + "/alerts": (200, {"alerts": []})}
+    answers: dict[str, Any] = {
+        POOL + "/alerts": (200, {"alerts": []}),
+        POOL + "/store": (200, {"pinned": False, "place": "db1:5432/dspool", "node": "n", "epoch": 1}),
+    }
     asked: list[httpx.URL] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

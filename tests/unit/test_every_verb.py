@@ -33,6 +33,10 @@ NEED_NO_SERVICE = {
     "token new": "writes a file",
     "token list": "reads a file",
     "token revoke": "writes a file",
+    "store backup": "reads a database",
+    "store restore": "writes a database that nobody serves",
+    "store migrate": "writes a database that nobody serves",
+    "store check": "reads a database",
 }
 HAVE_NO_POOL = {
     "down": "stops the service with all its pools",
@@ -43,6 +47,10 @@ HAVE_NO_POOL = {
     "token new": "a token is for the service",
     "token list": "a token is for the service",
     "token revoke": "a token is for the service",
+    "store backup": "a database has all its pools",
+    "store restore": "a database has all its pools",
+    "store migrate": "a database has all its pools",
+    "store check": "a database has all its pools",
 }
 
 
