@@ -36,6 +36,7 @@ def url(request):
     [
         "unit/test_store.py",
         "unit/test_store_serving.py",
+        "unit/test_store_copies.py",
         "property/test_store_leases.py",
         "security/test_quotas.py",
     ],
