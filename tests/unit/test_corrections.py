@@ -28,11 +28,18 @@ from dspool.corrections import (
     uvicorn_connections,
 )
 from dspool.errors import ConfigError
+from dspool.programs.models import lm
 from dspool.runtime.forkserver import node_parent, start_method
 from dspool_serve.ingress import haproxy
 
 NAMES = {correction.name for correction in TABLE}
-INSTALLED = {"python": "3.11.7", "dspy": "3.4.1", "ray": "2.60.0", "uvicorn": "0.54.0"}
+INSTALLED = {
+    "python": "3.11.7",
+    "dspy": "3.4.1",
+    "ray": "2.60.0",
+    "uvicorn": "0.54.0",
+    "httptools": "0.9.0",
+}
 
 
 def on(environ=None, **versions):
@@ -135,6 +142,7 @@ def test_each_name_is_asked_for_somewhere():
         serve_replica,
         haproxy_script,
         node_parent,
+        lm,
     )
     code = "".join(map(inspect.getsource, modules))
     assert all(f'"{name}"' in code for name in NAMES)
@@ -172,6 +180,12 @@ changed = {
     "dspy-proxy-route": hasattr(of("dspy._vendor.lm15.transports._async", "proxy_route_for"), "__wrapped__"),
     "dspy-free-connection": hasattr(
         of("dspy._vendor.lm15.transports._async", "_AsyncConnectionPool").acquire_slot, "__wrapped__"),
+    "dspy-transport": of("dspy._vendor.lm15.transports", "StdlibAsyncTransport").__name__ == "LeanTransport",
+    "dspy-lean-call": all(hasattr(one, "__wrapped__") for one in (
+        of("dspy.clients.engines.lm15_engine", "_Routing").resolve, of("dspy.clients.execution", "timeouts_for"),
+        of("dspy._vendor.lm15.providers.openai_chat", "resolve_openai_chat_compat"),
+        of("dspy.clients.costs", "re").search))
+        and of("dspy.streaming.streaming_listener", "Queue") is dspy_calls.TokenQueue,
     "dspy-connection-limit": hasattr(of("dspy.clients.execution", "RouterConfig"), "func"),
     "dspy-attempt-output": hasattr(importlib.import_module("dspy.predict.refine"), "print"),
     "dspy-program-settings": hasattr(type(of("dspy", "settings")).configure, "__wrapped__"),

@@ -6,17 +6,33 @@ import asyncio
 import os
 import subprocess
 import sys
+from queue import Queue
 
 import dspy
 import pytest
+from dspy._vendor.lm15 import compat
+from dspy._vendor.lm15.compat import OpenAIChatCompat
+from dspy._vendor.lm15.providers import openai_chat
 from dspy._vendor.lm15.transports import _async, _sync
 from dspy._vendor.lm15.transports._url import parse_url
+from dspy._vendor.lm15.types import StreamDeltaEvent, TextDelta
 from dspy.clients import backend_selection, capabilities, costs, execution, model_metadata
+from dspy.clients.engines import lm15_engine
+from dspy.clients.engines.lm15_engine import AsyncLM15Engine
+from dspy.clients.engines.streaming import ListenerBridge
 from dspy.dsp.utils.settings import thread_local_overrides
+from dspy.lm15 import RouterConfig
+from dspy.streaming import streaming_listener
 
 import dspool.programs.settings  # noqa: F401 - corrects contexts when imported
 from dspool.config import LMProfile
-from dspool.corrections.dspy_calls import choosing_once, remembering, routing_once, taking_free_slots
+from dspool.corrections.dspy_calls import (
+    TokenQueue,
+    choosing_once,
+    remembering,
+    routing_once,
+    taking_free_slots,
+)
 from dspool.programs.adapters import adapter_named
 from dspool.programs.models.lm import LMs
 from dspool.testing.lm_server import LMServer
@@ -207,3 +223,60 @@ async def test_tasks_that_run_side_by_side_each_have_the_context_that_they_enter
             return dspy.settings.number
 
     assert await asyncio.gather(*map(seen, range(8))) == list(range(8))
+
+
+def test_a_model_is_routed_once_by_each_engine_and_one_that_names_its_provider_each_time():
+    class Named(str):
+        provider = "anthropic"
+
+    engine = AsyncLM15Engine(RouterConfig(api_keys={"openai-chat": "k"}))
+    first = engine.resolve("openai/mine")
+    assert (first.provider, first.model) == ("openai-chat", "mine")
+    assert engine.resolve("openai/mine") is first
+    assert AsyncLM15Engine().resolve("openai/mine") is not first
+    assert engine.resolve(Named("openai:mine")).provider == "anthropic"
+    assert engine.resolve("openai:mine").provider == "openai-chat"
+
+
+def test_what_is_worked_out_once_is_what_dspy_works_out():
+    for name in ("openai", "groq", "deepseek"):
+        partial = OpenAIChatCompat.preset(name)
+        resolved = openai_chat.resolve_openai_chat_compat(partial)
+        assert resolved is openai_chat.resolve_openai_chat_compat(partial)
+        assert resolved == compat.resolve_openai_chat_compat(partial)
+    assert execution.timeouts_for(3) == execution.timeouts_for(3.0) == lm15_engine.timeouts_for(3)
+    assert execution.timeouts_for(None) is None
+    for bad in (0, True, "3"):
+        with pytest.raises((TypeError, ValueError)):
+            execution.timeouts_for(bad)
+
+
+def test_what_stands_in_dspys_place_costs_the_same():
+    response = dspy.lm15.Response(
+        id="1",
+        model="gpt-4o-mini",
+        message=dspy.lm15.Message(role="assistant", parts=(dspy.lm15.TextPart(text="x"),)),
+        finish_reason="stop",
+        usage=dspy.lm15.Usage(input_tokens=200_000, output_tokens=10, total_tokens=200_010),
+    )
+    found = costs.estimate_cost(response, provider="openai", requested_model="gpt-4o-mini")
+    assert found[0] == pytest.approx(200_000 * 0.15e-6 + 10 * 0.6e-6)
+    assert found == costs.estimate_cost(response, provider="openai", requested_model="gpt-4o-mini")
+
+
+@pytest.mark.parametrize("kind", [Queue, TokenQueue])
+def test_a_listener_gives_the_same_tokens_with_either_queue(monkeypatch, kind):
+    monkeypatch.setattr(streaming_listener, "Queue", kind)
+    text = "[[ ## answer ## ]]\nRome is big, and so is [[a]] Paris.\n\n[[ ## completed ## ]]"
+    listener = dspy.streaming.StreamListener(
+        "answer", predict=dspy.Predict("question -> answer"), predict_name="p"
+    )
+    heard = []
+    with dspy.context(adapter=dspy.ChatAdapter()):
+        for at in range(0, len(text), 5):
+            chunk = ListenerBridge("m").chunk(
+                StreamDeltaEvent(delta=TextDelta(text=text[at : at + 5], part_index=0))
+            )
+            heard.append(listener.receive(chunk))
+        heard.append(listener.finalize())
+    assert "".join(one.chunk for one in heard if one) == "Rome is big, and so is [[a]] Paris."

@@ -109,6 +109,20 @@ TABLE: Final = (
         "as above",
     ),
     Correction(
+        "dspy-transport",
+        {**_DSPY, "httptools": ">=0.6"},
+        "DSPy waits for each piece of an answer in a task with a timer, parses it in Python, and in a process of 1,024 "
+        "open files keeps no connection. One protocol a connection takes answers in.",
+        "twice the processor time of a call in the transport, and no kept connections in a worker of a thousand slots",
+    ),
+    Correction(
+        "dspy-lean-call",
+        _DSPY,
+        "In each call DSPy works out the route, dialect, time-outs and price steps of a model again, and makes a queue "
+        "for threads for each token. They are worked out once (a key that the environment gets later does not count).",
+        "a tenth more processor time a call",
+    ),
+    Correction(
         "dspy-connection-limit",
         _DSPY,
         "DSPy gives one engine 100 connections and no way to ask for more. Each slot of a worker gets one.",

@@ -11,11 +11,14 @@ import functools
 import importlib
 import json
 import logging
+import re
 import sys
 import threading
 import types
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Queue
 from typing import Any, Final
 
 from dspool.corrections import active
@@ -54,6 +57,20 @@ def correct_dspy() -> None:
     if active("dspy-free-connection"):
         pool = getattr(_module("dspy._vendor.lm15.transports._async"), "_AsyncConnectionPool", None)
         _replace(pool, "acquire_slot", taking_free_slots)
+    if active("dspy-lean-call"):
+        _replace(
+            getattr(_module("dspy.clients.engines.lm15_engine"), "_Routing", None),
+            "resolve",
+            routing_model_once,
+        )
+        _replace(_module("dspy.clients.execution"), "timeouts_for", timing_once)
+        _replace(
+            _module("dspy._vendor.lm15.providers.openai_chat"), "resolve_openai_chat_compat", reading_once
+        )
+        if getattr(costs := _module("dspy.clients.costs"), "re", None) is re:
+            costs.re = types.SimpleNamespace(search=functools.lru_cache(maxsize=2 * _REMEMBERED)(re.search))
+        if getattr(listener := _module("dspy.streaming.streaming_listener"), "Queue", None) is Queue:
+            listener.Queue = TokenQueue
     if active("dspy-short-hops"):
         _replace(asyncio, "to_thread", hopping)
     if active("dspy-attempt-output"):
@@ -161,6 +178,70 @@ def routing_once(proxy_route_for: Any) -> Any:
         return routes[key]
 
     return route
+
+
+def routing_model_once(resolve: Any) -> Any:
+    """An engine's `resolve`, called once for each model. One that is more than a name may say its provider itself."""
+
+    @functools.wraps(resolve)
+    def resolved(self: Any, model: Any) -> Any:
+        if type(model) is not str:
+            return resolve(self, model)
+        routes = self.__dict__.setdefault("_dspool_routes", {})
+        if model not in routes:
+            if len(routes) >= _REMEMBERED:
+                routes.clear()
+            routes[model] = resolve(self, model)
+        return routes[model]
+
+    return resolved
+
+
+def timing_once(timeouts_for: Any) -> Any:
+    """`timeouts_for`, called once for each number of seconds."""
+    once = functools.lru_cache(maxsize=_REMEMBERED)(timeouts_for)
+
+    @functools.wraps(timeouts_for)
+    def timeouts(timeout: Any) -> Any:
+        return once(timeout) if type(timeout) in (int, float) or timeout is None else timeouts_for(timeout)
+
+    return timeouts
+
+
+def reading_once(resolve_compat: Any) -> Any:
+    """`resolve_openai_chat_compat`, called once for each dialect, which nothing changes."""
+    resolved: dict[int, tuple[Any, Any]] = {}
+
+    @functools.wraps(resolve_compat)
+    def compat_of(partial: Any) -> Any:
+        found = resolved.get(id(partial))
+        # The dialect is kept too: its number belongs to nothing else meanwhile.
+        if found is None or found[0] is not partial:
+            if len(resolved) >= _REMEMBERED:
+                resolved.clear()
+            found = resolved[id(partial)] = (partial, resolve_compat(partial))
+        return found[1]
+
+    return compat_of
+
+
+class TokenQueue:
+    """What a listener of a stream uses of `queue.Queue`. It makes one for each token, in one thread, and a real one is
+    a lock and three conditions."""
+
+    __slots__ = ("queue",)
+
+    def __init__(self) -> None:
+        self.queue: deque[Any] = deque()
+
+    def put(self, token: Any) -> None:
+        self.queue.append(token)
+
+    def get(self) -> Any:
+        return self.queue.popleft()
+
+    def qsize(self) -> int:
+        return len(self.queue)
 
 
 def taking_free_slots(acquire_slot: Any) -> Any:

@@ -16,6 +16,7 @@ from dspy.clients.backend_selection import CLIENT_KEYS, NATIVE_CLIENT_KEYS, sele
 from dspy.lm15 import LM15Error
 
 from dspool.config import LMProfile, PoolConfig
+from dspool.corrections import active
 from dspool.corrections.dspy_calls import allow_connections, correct_dspy
 from dspool.corrections.dspy_threads import correct_threads
 from dspool.errors import ConfigError, InvalidRequest, ModelAuthFailed, UnknownName, suggestion
@@ -31,6 +32,11 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 correct_dspy()
 correct_threads()
+if active("dspy-transport"):
+    # Not above: without it httptools need not be there.
+    from dspool.programs.models import transport
+
+    transport.install()
 
 OFFLINE = "offline"
 """The name of the profile that always exists."""
