@@ -9,7 +9,7 @@ TESTING := $(VENV)/.testing
 # Flags for `dspool up`: make up ARGS="--port 9000 --config pool.yaml"
 ARGS ?=
 # Each is a small program that prints JSON last; `--quick` shows that it still runs.
-BENCHMARKS ?= targets throughput programs peers scaling http recovery cluster start startup telemetry sizing dashboard abuse soak chaos structure
+BENCHMARKS ?= targets throughput programs peers scaling http model_call recovery cluster start startup telemetry sizing dashboard abuse soak chaos structure
 # Real services that tests and benchmarks use where they are installed; without one, its tests are skipped.
 DEBIAN_PACKAGES ?= postgresql prometheus chromium chromium-driver redis-server
 

@@ -115,6 +115,18 @@ def shared_cluster(prefix: str) -> Iterator[None]:
             del os.environ[SHARED]
 
 
+def load_processor() -> int:
+    """The processor that load generators are pinned to: on the others nothing but the system and its system calls."""
+    return max(os.sched_getaffinity(0))
+
+
+def pin_threads(processor: int) -> None:
+    """Keep all threads of this process, and those that they start, on one processor."""
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it ended
+            os.sched_setaffinity(int(thread), {processor})
+
+
 def header(what: str) -> None:
     facts = about()
     print(what)

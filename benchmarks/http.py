@@ -1,7 +1,9 @@
 """Operations a second over HTTP, beside what the same DSPy program reaches behind other HTTP stacks.
 
-One run, the systems in turn, several rounds, the cheapest program there is (`question -> answer`, Predict, an engine
-inside the process), the load generator on the same machine in a process of its own:
+One run in rounds: each system is started, measured and ended by itself, in turn, each round from another first one. The
+cheapest program there is (`question -> answer`, Predict, an engine inside the process); the load generator is a process
+on the same machine, pinned to one processor, and its own cost is printed. dspool is compared with each peer round by
+round: a ratio, its 95 % interval, and a verdict.
 
 - dspool: `dspool up`, 2 workers, one ingress process behind HAProxy.
 - serve_default: Ray Serve as it comes, 2 replicas that run the program with `dspy.asyncify`.
@@ -21,9 +23,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -33,14 +34,16 @@ import psutil
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks import http_load
-from benchmarks.common import arguments, finish, header, percentile, spread
+from benchmarks.common import arguments, finish, header, load_processor, percentile, spread
 from benchmarks.pools import INPUTS, PROGRAM, SPEC
+from benchmarks.ratios import VERDICTS, Ratio, paired
 from benchmarks.services import START_S, dspool_up, model_server, model_settings, process
 from dspool_serve.ingress.haproxy import free_ports
 
 TO_REACH = {"serve_default": 5.0, "serve_haproxy": 1.2, "fastapi": 1.0}
 """How many times a peer's requests a second dspool is to answer."""
 SYSTEMS = ("dspool", *TO_REACH)
+CONNECTIONS = (32, 1)
 PARTS = (*SYSTEMS, "slots_200")
 
 
@@ -85,6 +88,7 @@ class Target:
             seconds=seconds,
             requests=requests,
             limit_s=seconds + 300,
+            processor=load_processor(),
         )
 
 
@@ -117,56 +121,75 @@ def peer(kind: str, directory: Path) -> Iterator[Target]:
         yield target
 
 
-@contextlib.contextmanager
-def all_of(managers: dict[str, contextlib.AbstractContextManager[Target]]) -> Iterator[dict[str, Target]]:
-    """All entered at once and left at once: starting and stopping is most of a short run."""
-    with ThreadPoolExecutor(max(1, len(managers))) as threads:
-        entering = {name: threads.submit(manager.__enter__) for name, manager in managers.items()}
-        wait(entering.values())
-        try:
-            yield {name: entered.result() for name, entered in entering.items()}
-        finally:
-            entered = [managers[name] for name, one in entering.items() if one.exception() is None]
-            list(threads.map(lambda manager: manager.__exit__(None, None, None), entered))
+System = Callable[[Path], contextlib.AbstractContextManager[Target]]
+"""Starts it, in a directory of its own, and ends it."""
+
+
+class Seen:
+    """What one system did with so many connections, a value a round."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.latencies: list[float] = []
+        self.errors = self.asked = 0
+        self.cpu_s = self.load_cpu_s = 0.0
+
+    def add(self, found: dict[str, Any], cpu_s: float) -> None:
+        self.rates.append(found["statuses"].get("200", 0) / found["seconds"])
+        self.latencies += found["latencies_ms"]
+        self.errors += sum(n for status, n in found["statuses"].items() if status != "200")
+        self.asked += sum(found["statuses"].values())
+        self.cpu_s += cpu_s
+        self.load_cpu_s += found["cpu_s"]
 
 
 def compare(
-    targets: dict[str, Target], seconds: float, rounds: int
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows, and the processor time of a request at 32 connections in microseconds, by system."""
-    rates: dict[tuple[str, int], list[float]] = {}
-    latencies: dict[tuple[str, int], list[float]] = {}
-    errors: Counter[tuple[str, int]] = Counter()
-    cpu_s: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-    for target in targets.values():
-        target.load(32, min(2.0, seconds))
-    for _ in range(rounds):
-        for name, target in targets.items():
-            for connections in (32, 1):
-                before = target.cpu_s()
-                found = target.load(connections, seconds)
-                if connections == 32:
-                    cpu_s[name] += target.cpu_s() - before
-                    asked[name] += sum(found["statuses"].values())
-                key = name, connections
-                rates.setdefault(key, []).append(found["statuses"].get("200", 0) / found["seconds"])
-                latencies.setdefault(key, []).extend(found["latencies_ms"])
-                errors[key] += sum(n for status, n in found["statuses"].items() if status != "200")
-    for (name, connections), values in rates.items():
-        print(f"  {name:14s} {connections:3d} connections: {spread(values)} requests/s", flush=True)
-    rows = [
+    systems: dict[str, System], seconds: float, rounds: int, directory: Path
+) -> dict[tuple[str, int], Seen]:
+    """By system and connections."""
+    seen: dict[tuple[str, int], Seen] = {}
+    names = list(systems)
+    for turn in range(rounds):
+        first = turn % max(1, len(names))
+        for number, name in enumerate(names[first:] + names[:first]):
+            with systems[name](directory / f"{turn}{number}") as target:
+                target.load(32, min(2.0, seconds))
+                for connections in CONNECTIONS:
+                    before = target.cpu_s()
+                    found = target.load(connections, seconds)
+                    seen.setdefault((name, connections), Seen()).add(found, target.cpu_s() - before)
+    return seen
+
+
+def rows_of(seen: dict[tuple[str, int], Seen]) -> list[dict[str, Any]]:
+    for (name, connections), one in seen.items():
+        print(
+            f"  {name:14s} {connections:3d} connections: {spread(one.rates)} requests/s, the load generator took "
+            f"{1e6 * one.load_cpu_s / max(1, one.asked):.0f} us of processor time a request",
+            flush=True,
+        )
+    return [
         {
             "system": name,
             "connections": connections,
-            "rps": round(statistics.median(values), 1),
-            "p50_ms": round(percentile(latencies[name, connections], 0.50), 2),
-            "p99_ms": round(percentile(latencies[name, connections], 0.99), 2),
-            "errors": errors[name, connections],
+            "rps": round(statistics.median(one.rates), 1),
+            "p50_ms": round(percentile(one.latencies, 0.50), 2),
+            "p99_ms": round(percentile(one.latencies, 0.99), 2),
+            "errors": one.errors,
         }
-        for (name, connections), values in rates.items()
+        for (name, connections), one in seen.items()
     ]
-    return rows, {name: round(cpu_s[name] / max(1, asked[name]) * 1e6) for name in targets}
+
+
+def standings(seen: dict[tuple[str, int], Seen]) -> list[tuple[int, str, Ratio]]:
+    """dspool's requests a second over those of each peer, by connections."""
+    return [
+        (connections, name, ratio)
+        for (name, connections), one in seen.items()
+        if name != "dspool"
+        and ("dspool", connections) in seen
+        and (ratio := paired(seen["dspool", connections].rates, one.rates))
+    ]
 
 
 @contextlib.contextmanager
@@ -200,14 +223,47 @@ def slots_200(target: Target, requests: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def told(rows: list[dict[str, Any]], ratios: dict[str, float]) -> None:
-    for row in rows:
-        if (row["system"], row["connections"]) == ("dspool", 32):
-            print(f"  dspool at 32 connections: p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms")
-    for name, ratio in ratios.items():
+def told(stand: list[tuple[int, str, Ratio]]) -> None:
+    for connections, name, ratio in stand:
+        reach = f", to reach: {TO_REACH[name]:g}" if connections == 32 else ""
         print(
-            f"  dspool {ratio} times {name.removeprefix('vs_')} (to reach: {TO_REACH[name.removeprefix('vs_')]:g})"
+            f"  dspool with {connections} connections: {ratio.verdict} of {name}, {ratio} times as many{reach}"
         )
+
+
+def figures(seen: dict[tuple[str, int], Seen]) -> dict[str, Any]:
+    stand = standings(seen)
+    told(stand)
+    found = [ratio.verdict for _, _, ratio in stand]
+    cpu_us = {
+        name: round(one.cpu_s / max(1, one.asked) * 1e6)
+        for (name, connections), one in seen.items()
+        if connections == 32
+    }
+    load_us = {
+        name: round(one.load_cpu_s / max(1, one.asked) * 1e6)
+        for (name, connections), one in seen.items()
+        if connections == 32
+    }
+    print(
+        "  processor time of a request at 32 connections, all processes but the load generator: "
+        + ", ".join(f"{name} {us} us" for name, us in cpu_us.items())
+    )
+    return {
+        **{f"vs_{name}": round(ratio.value, 2) for connections, name, ratio in stand if connections == 32},
+        "ratios": [
+            {"connections": connections, "peer": name, **ratio.figures()}
+            for connections, name, ratio in stand
+        ],
+        "verdicts": {verdict: found.count(verdict) for verdict in VERDICTS},
+        "behind_on": [
+            f"{connections} connections: {ratio} of {name}"
+            for connections, name, ratio in stand
+            if ratio.verdict == "behind"
+        ],
+        "cpu_us": cpu_us,
+        "load_us": load_us,
+    }
 
 
 def main() -> int:
@@ -215,41 +271,25 @@ def main() -> int:
     seconds, rounds = (1.0, 1) if options.quick else (5.0, 5)
     header("http: cheapest signature, 2 workers, offline engine, load generator on the same machine")
     directory = Path(tempfile.mkdtemp(prefix="dsb-", dir="/tmp"))
-    systems = {"dspool": dspool(directory / "d", {"slots_per_worker": 64})}
-    systems |= {kind: peer(kind, directory / str(number)) for number, kind in enumerate(TO_REACH)}
+    systems: dict[str, System] = {"dspool": partial(dspool, config={"slots_per_worker": 64})}
+    systems |= {kind: partial(peer, kind) for kind in TO_REACH}
     systems = {name: system for name, system in systems.items() if name in options.only}
-    slow = {"slow": slow_model(directory / "s", 1000)} if "slots_200" in options.only else {}
     slots: dict[str, Any] | None = None
     try:
-        # In a short run it is started with the others; in a full one nothing else runs beside it.
-        with all_of(systems | slow if options.quick else systems) as targets:
-            rows, cpu_us = compare({name: targets[name] for name in systems}, seconds, rounds)
-            if slow and options.quick:
-                slots = slots_200(targets["slow"], 1000, 1)
-        if slow and not options.quick:
-            with all_of(slow) as targets:
-                slots = slots_200(targets["slow"], 1000, 3)
+        seen = compare(systems, seconds, rounds, directory)
+        if "slots_200" in options.only:
+            with slow_model(directory / "s", 1000) as target:
+                slots = slots_200(target, 1000, 1 if options.quick else 3)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    rps = {row["system"]: row["rps"] for row in rows if row["connections"] == 32}
-    ratios = {
-        f"vs_{name}": round(rps["dspool"] / rps[name], 2)
-        for name in TO_REACH
-        if rps.get(name) and "dspool" in rps
-    }
-    told(rows, ratios)
+    rows = rows_of(seen)
+    found = figures(seen)
     if slots is not None:
         print(
             f"  200 slots, LM of 1 s: {slots['answered']} of {slots['requests']} answered in {slots['seconds']} s, "
             f"{slots['rps']} a second, {slots['of_possible']:.0%} of what the slots allow (to reach: 90%)"
         )
-    print(
-        "  processor time of a request at 32 connections, all processes but the load generator: "
-        + ", ".join(f"{name} {us} us" for name, us in cpu_us.items())
-    )
-    finish(
-        {"rows": rows, **ratios, "slots_200": slots, "cpu_us": cpu_us, "rounds": rounds}, as_json=options.json
-    )
+    finish({"rows": rows, **found, "slots_200": slots, "rounds": rounds}, as_json=options.json)
     return 0
 
 

@@ -1,7 +1,8 @@
 """A load generator for HTTP/1.1: as many keep-alive connections as asked, each with one request under way.
 
 Started as a process of its own: what it costs must not be taken from the server it measures. It speaks just as much
-HTTP as an answer with a Content-Length needs. Prints one JSON object: seconds, latencies in ms, answers by status.
+HTTP as an answer with a Content-Length needs. Prints one JSON object: seconds, latencies in ms, answers by status, and
+the processor time that it took itself. `--processor` pins it, so that it takes that of one processor and no other's.
 
 With `--rate` requests come when they are due (Poisson), whether or not earlier ones have been answered, and latencies
 count from then. `{session}` in the address becomes s0, s1, ...; `--every N --instead BODY` sends another body each
@@ -21,7 +22,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.common import ROOT
+import uvloop
+
+from benchmarks.common import ROOT, pin_threads
 from benchmarks.load import schedule
 
 
@@ -137,6 +140,7 @@ def measure(
     every: int = 0,
     instead: str = "",
     headers: str = "",
+    processor: int | None = None,
 ) -> dict[str, Any]:
     """What a process of its own found."""
     command = [sys.executable, "-m", "benchmarks.http_load", url, "--body", body]
@@ -144,6 +148,7 @@ def measure(
     command += ["--every", str(every), "--instead", instead, "--headers", headers]
     command += [] if requests is None else ["--requests", str(requests)]
     command += [] if rate is None else ["--rate", str(rate)]
+    command += [] if processor is None else ["--processor", str(processor)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=limit_s)
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
@@ -161,7 +166,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=0)
     parser.add_argument("--instead", default="")
     parser.add_argument("--headers", default="", help="further lines of the head, each with its line end")
+    parser.add_argument("--processor", type=int, help="the one that it runs on")
     options = parser.parse_args()
+    if options.processor is not None:
+        pin_threads(options.processor)
     load = Load(
         options.url,
         options.body.encode(),
@@ -174,9 +182,11 @@ def main() -> None:
         instead=options.instead.encode(),
         headers=options.headers,
     )
-    asyncio.run(load.run())
+    before = time.process_time()
+    uvloop.run(load.run())
     found: dict[str, Any] = {
         "seconds": load.seconds,
+        "cpu_s": time.process_time() - before,
         "statuses": dict(load.statuses),
         "latencies_ms": [round(one, 3) for one in load.latencies],
     }

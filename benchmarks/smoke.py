@@ -65,9 +65,10 @@ CHECKS = {
     ),
     "abuse": Check("idle_connections idle_same_address hostile_specs"),
     # The service itself is started for the dashboard.
-    "http": Check("rows slots_200 cpu_us rounds", "fastapi"),
+    "http": Check("rows ratios verdicts behind_on slots_200 cpu_us load_us rounds", "fastapi"),
+    "model_call": Check("ratios us to_reach slices", "call"),
     "peers": Check(
-        "rows fast_p99_beside_slow peer_wins left_out failed_systems idle_cores start_s seconds_a_cell rounds",
+        "rows ratios verdicts behind_on fast_p99_beside_slow left_out failed_systems seconds_a_cell rounds",
         "process_pool,fastapi_acall",
     ),
     "targets": Check("targets also failed_parts quick", "served"),

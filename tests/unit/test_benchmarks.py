@@ -13,16 +13,11 @@ import pytest
 
 from benchmarks import common, goals, load, report, report_page, smoke, soak, soak_watch, targets
 from benchmarks.charts import line_chart
-from benchmarks.studies.peers import drivers, tables
-from benchmarks.studies.peers import study as peers
-from benchmarks.studies.peers.abilities import ABILITIES
-from benchmarks.studies.peers.workloads import LATENCIES, WORKLOADS, dspool_settings
 from benchmarks.studies.scaling import study as scaling
 from benchmarks.studies.scaling.curves import Curve
 from benchmarks.studies.sizing import utilization
 from benchmarks.studies.sizing.utilization import Minute, within
 from benchmarks.studies.startup import study as startup
-from dspool import PoolConfig
 
 ROW = {"system", "interface", "workload", "concurrency", "ops_per_s", "p50_ms", "p99_ms"}
 
@@ -49,111 +44,6 @@ def test_the_error_rate_counts_the_operations_of_all_parts_together():
     targets.error_rate(found)
     assert found.targets[0]["value"] == pytest.approx(0.1)
     assert found.targets[0]["met"] is False
-
-
-def test_a_row_of_peers_has_the_keys_that_readers_rely_on():
-    taken = [{"done": 10, "failed": 1, "seconds": 2.0, "latencies_ms": [1.0, 2.0, 3.0]}]
-    row = tables.row(tables.Cell("cheapest", 8), "dspool", "handle", taken)
-    assert row.keys() >= ROW
-    assert (row["ops_per_s"], row["p50_ms"], row["failed"]) == (5.0, 2.0, 1)
-
-
-def test_what_a_peer_cannot_do_is_a_row_without_figures_that_says_why():
-    row = tables.row(tables.Cell("sessions", 8), "litserve", "http", [{"note": "no sessions"}])
-    assert row.keys() >= ROW
-    assert row["ops_per_s"] is row["p50_ms"] is row["p99_ms"] is None
-    assert row["note"] == "no sessions"
-    systems = [name for names in drivers.HANDLES.values() for name in names] + list(drivers.SERVERS)
-    told = tables.cannot([(name, "http") for name in systems])
-    assert {row["system"] for row in told} == set(systems)
-    assert all(row["note"] for row in told)
-    assert all(ABILITIES[name]["sessions"] for name in systems)
-
-
-def test_a_system_that_fails_is_a_row_that_says_so_and_keeps_what_was_measured():
-    cell = tables.Cell("cheapest", 8)
-    gone = tables.row(cell, "litserve", "http", [{"error": "no answer"}])
-    assert gone.keys() >= ROW
-    assert (gone["ops_per_s"], gone["note"]) == (None, "FAILED in 1 of 1 rounds: no answer")
-    taken = {"done": 10, "failed": 0, "seconds": 2.0, "latencies_ms": [1.0]}
-    once = tables.row(cell, "litserve", "http", [taken, {"error": "no answer"}])
-    assert once["ops_per_s"] == 5.0
-    assert "1 of 2" in once["note"]
-    tables.show([cell], [gone, once])
-
-
-class Broken:
-    asked = 0
-
-    def measure(self, *_: object) -> dict[str, object]:
-        self.asked += 1
-        raise drivers.Failed("no answer within 1 s")
-
-
-def test_a_system_that_fails_twice_in_a_row_is_left_alone():
-    stand, broken = drivers.Standing(), Broken()
-    stand.systems["litserve", "http"] = broken
-    told = [stand.measure(("litserve", "http"), tables.Cell("cheapest", 8), 1.0) for _ in range(4)]
-    assert broken.asked == 2
-    assert all("no answer" in one["error"] for one in told)
-    assert "left alone" in told[-1]["error"]
-
-
-def test_a_driver_that_does_not_answer_is_a_failure_and_not_asked_again():
-    silent = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        handles = drivers.Handles(silent)
-        with pytest.raises(drivers.Failed, match="within 0 s"):
-            handles.ready(limit_s=0.0)
-        with pytest.raises(drivers.Failed, match="within 0 s"):
-            handles.measure("x", tables.Cell("cheapest", 8), 60.0)
-    finally:
-        silent.kill()
-        silent.communicate()
-
-
-def test_a_driver_that_ended_is_a_failure():
-    with (
-        subprocess.Popen(
-            [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as ended,
-        pytest.raises(drivers.Failed, match="ended"),
-    ):
-        drivers.Handles(ended).ready()
-
-
-def test_the_pool_that_is_compared_is_configured_as_a_pool_can_be():
-    config = PoolConfig(**dspool_settings(dict.fromkeys(LATENCIES, 8000)))
-    assert set(config.programs) | {"sessions"} == set(WORKLOADS)
-
-
-def test_a_peer_that_wins_is_named(capsys):
-    cell = tables.Cell("cheapest", 8)
-    taken = {"failed": 0, "seconds": 1.0, "latencies_ms": [1.0]}
-    rows = [
-        tables.row(cell, "dspool", "http", [{"done": 100, **taken}]),
-        tables.row(cell, "fastapi_acall", "http", [{"done": 120, **taken}]),
-    ]
-    [win] = tables.show([cell], rows)
-    assert "fastapi_acall" in win
-    assert win in capsys.readouterr().out
-
-
-def test_head_of_line_blocking_is_the_p99_of_fast_ones_with_slow_ones_over_that_without():
-    rows = [
-        {"workload": workload, "system": "dspool", "interface": "handle", "p99_ms": p99}
-        for workload, p99 in (("none_slow", 10.0), ("one_slow", 11.0), ("cheapest", 5.0))
-    ]
-    assert tables.fast_beside_slow(rows) == {"dspool (handle)": 1.1}
-
-
-def test_every_workload_is_in_the_usual_run_of_peers():
-    assert {cell.workload for cell in peers.USUAL} == set(WORKLOADS)
 
 
 async def test_an_open_loop_counts_from_when_an_operation_was_due():

@@ -1,5 +1,5 @@
-"""The systems of `benchmarks.peers` as they are started and driven. Whatever a system does, the run goes on: one that
-does not start, fails or hangs is told as that, and nothing here waits without an end."""
+"""The systems of `benchmarks.peers` as each is started, driven and ended by itself. Whatever a system does, the run
+goes on: one that does not start, fails or hangs is told as that, and nothing here waits without an end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -17,6 +17,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from benchmarks import http_load
+from benchmarks.common import load_processor
 from benchmarks.services import dspool_up, model_server, process
 from benchmarks.studies.peers.abilities import ABILITIES
 from benchmarks.studies.peers.tables import Cell
@@ -30,16 +31,12 @@ from benchmarks.studies.peers.workloads import (
 )
 from dspool_serve.ingress.haproxy import free_ports
 
-HANDLES = {
-    "ray": ("dspool", "actor_pool", "serve_handle"),
-    "process_pool": ("process_pool",),
-    "taskiq": ("taskiq_redis",),
-}
+HANDLES = ("dspool", "actor_pool", "serve_handle", "process_pool", "taskiq_redis")
 SERVERS = ("serve_default", "serve_haproxy", "fastapi_asyncify", "fastapi_acall", "litserve")
 OPEN_CONNECTIONS = 512
 START_LIMIT_S = 180.0
-AT_ONCE = 2
-"""Starts: each keeps a processor busy, and Ray gives up a node that is not there after 30 s."""
+SETTLE_S = 3.0
+"""After its start: what a system still loads belongs to no cell."""
 CELL_LIMIT_S = 45.0
 """For what was begun in a cell to end, beyond the time of the cell itself."""
 FAILURES = 2
@@ -169,6 +166,7 @@ class Server:
             connections=cell.concurrency or OPEN_CONNECTIONS,
             seconds=seconds,
             limit_s=seconds + CELL_LIMIT_S,
+            processor=load_processor(),
             rate=cell.rate,
             sessions=SESSIONS if workload == "sessions" else 1,
             every=SLOW_EVERY if workload == "one_slow" else 0,
@@ -179,21 +177,19 @@ class Server:
             "done": done,
             "failed": sum(found["statuses"].values()) - done,
             "seconds": found["seconds"],
+            "load_cpu_s": found["cpu_s"],
             # The connections of an open loop last no longer than the run: nothing to leave out.
             "latencies_ms": found["latencies_ms"],
         }
 
 
 class Standing:
-    """The systems by name and interface; those that do not stand, with the reason."""
+    """The systems that stand, by name and interface; those that are not asked any more, with the reason."""
 
     def __init__(self) -> None:
         self.systems: dict[tuple[str, str], Any] = {}
         self.broken: dict[tuple[str, str], str] = {}
         self._in_a_row: dict[tuple[str, str], int] = {}
-
-    def all(self) -> list[tuple[str, str]]:
-        return [*self.systems, *(one for one in self.broken if one not in self.systems)]
 
     def measure(self, one: tuple[str, str], cell: Cell, seconds: float) -> dict[str, Any]:
         """What was taken, or `{"error": why}`."""
@@ -202,87 +198,73 @@ class Standing:
         try:
             taken: dict[str, Any] = self.systems[one].measure(one[0], cell, seconds)
         except Failed as failed:
-            count = self._in_a_row[one] = self._in_a_row.get(one, 0) + 1
-            if count == FAILURES:
-                self.broken[one] = f"left alone after {count} failures in a row, the last: {failed}"
+            self.failed(one, str(failed))
             return {"error": str(failed)}
         self._in_a_row[one] = 0
         return taken
 
+    def failed(self, one: tuple[str, str], why: str) -> None:
+        count = self._in_a_row[one] = self._in_a_row.get(one, 0) + 1
+        if count == FAILURES:
+            self.broken[one] = f"left alone after {count} failures in a row, the last: {why}"
+
+    def cells(
+        self, one: tuple[str, str], cells: list[Cell], seconds: float, directory: Path, ports: dict[str, int]
+    ) -> list[dict[str, Any]]:
+        """Start it, measure each cell, end it: what was taken of each, or why not."""
+        taken: list[dict[str, Any]] = []
+        if one not in self.broken:
+            try:
+                with started(one, directory, ports) as system:
+                    time.sleep(min(SETTLE_S, seconds))
+                    self.systems[one] = system
+                    taken = [self.measure(one, cell, seconds) for cell in cells]
+            except Exception as failed:
+                self.failed(one, f"did not start: {failed or type(failed).__name__}")
+                taken += [{"error": f"did not start: {failed}"}] * (len(cells) - len(taken))
+            finally:
+                self.systems.pop(one, None)
+        return taken or [{"error": self.broken[one]}] * len(cells)
+
+
+def interface_of(name: str) -> tuple[str, str]:
+    """How `benchmarks.peers --only NAME` is a system: its name and its interface."""
+    if name == "dspool_http":
+        return "dspool", "http"
+    return name, "queue" if name == "taskiq_redis" else "handle" if name in HANDLES else "http"
+
 
 @contextlib.contextmanager
-def standing(directory: Path, wanted: set[str]) -> Iterator[Standing]:
-    """All systems; some are started, and all are ended, side by side."""
-    found = Standing()
-    with (
-        contextlib.ExitStack() as last,
-        ThreadPoolExecutor(AT_ONCE) as starting,
-        ThreadPoolExecutor(16) as ending,
-    ):
-        # Ports of one call cannot be the same one twice.
-        free = free_ports(len(LATENCIES) + len(SERVERS))
-        ports = dict(zip(LATENCIES, free, strict=False))
+def models() -> Iterator[dict[str, int]]:
+    """The ports of the models behind HTTP, which all systems ask. They cost nothing while nobody does."""
+    ports = dict(zip(LATENCIES, free_ports(len(LATENCIES)), strict=True))
+    with contextlib.ExitStack() as running:
         for name, port in ports.items():
-            last.enter_context(model_server(LATENCIES[name], port))
-        starts: list[tuple[list[tuple[str, str]], contextlib.ExitStack, Callable[..., Any]]] = []
-        for kind, names in HANDLES.items():
-            if wanted & set(names):
-                which = [
-                    (name, "queue" if kind == "taskiq" else "handle") for name in names if name in wanted
-                ]
-                starts.append((which, contextlib.ExitStack(), _start_handles(kind, directory, ports)))
-        for kind, port in zip(SERVERS, free[len(LATENCIES) :], strict=True):
-            if kind in wanted:
-                starts.append(
-                    ([(kind, "http")], contextlib.ExitStack(), _start_server(kind, port, directory, ports))
-                )
-        if "dspool_http" in wanted:
-            starts.append(([("dspool", "http")], contextlib.ExitStack(), _start_dspool(directory, ports)))
-        try:
-            for which, _, under_way in [
-                (which, stack, starting.submit(go, stack)) for which, stack, go in starts
-            ]:
-                try:
-                    system = under_way.result()
-                except Exception as failed:
-                    found.broken |= dict.fromkeys(which, f"did not start: {failed or type(failed).__name__}")
-                else:
-                    found.systems |= dict.fromkeys(which, system)
-            yield found
-        finally:
-            starting.shutdown(cancel_futures=True)
-            list(ending.map(lambda start: start[1].close(), starts))
+            running.enter_context(model_server(LATENCIES[name], port))
+        yield ports
 
 
-def _start_handles(kind: str, directory: Path, ports: dict[str, int]) -> Callable[..., Handles]:
-    def start(running: contextlib.ExitStack) -> Handles:
-        command = [sys.executable, "-m", "benchmarks.studies.peers.handles", kind]
-        command += [str(directory / kind[0]), json.dumps(ports)]
-        driven = Handles(running.enter_context(process(command, stdout=subprocess.PIPE)))
-        driven.ready()
-        return driven
-
-    return start
-
-
-def _start_server(kind: str, port: int, directory: Path, ports: dict[str, int]) -> Callable[..., Server]:
-    def start(running: contextlib.ExitStack) -> Server:
-        place = directory / str(SERVERS.index(kind))  # short: sockets are made below it
-        place.mkdir()
-        command = [sys.executable, "-m", "benchmarks.studies.peers.servers", kind, str(port)]
-        started = running.enter_context(process([*command, str(place), json.dumps(ports)]))
-        served = Server(f"http://127.0.0.1:{port}", pool=False)
-        served.ready(started)
-        return served
-
-    return start
-
-
-def _start_dspool(directory: Path, ports: dict[str, int]) -> Callable[..., Server]:
-    def start(running: contextlib.ExitStack) -> Server:
-        address, _ = running.enter_context(dspool_up(directory / "d", dspool_settings(ports)))
-        served = Server(address, pool=True)
-        served.ready()
-        return served
-
-    return start
+@contextlib.contextmanager
+def started(one: tuple[str, str], directory: Path, ports: dict[str, int]) -> Iterator[Any]:
+    """One system, ready, and nothing else beside it. `directory` is its own, and short: sockets are made below it."""
+    name, interface = one
+    directory.mkdir()
+    if one == ("dspool", "http"):
+        with dspool_up(directory, dspool_settings(ports)) as (address, _):
+            served = Server(address, pool=True)
+            served.ready()
+            yield served
+    elif interface == "http":
+        port = free_ports(1)[0]
+        command = [sys.executable, "-m", "benchmarks.studies.peers.servers", name, str(port)]
+        with process([*command, str(directory), json.dumps(ports)]) as running:
+            served = Server(f"http://127.0.0.1:{port}", pool=False)
+            served.ready(running)
+            yield served
+    else:
+        command = [sys.executable, "-m", "benchmarks.studies.peers.handles", name]
+        command += [str(directory), json.dumps(ports)]
+        with process(command, stdout=subprocess.PIPE) as running:
+            driven = Handles(running)
+            driven.ready()
+            yield driven

@@ -1,9 +1,10 @@
 """Systems that are called from Python, each driven from a process of its own that does nothing else.
 
-    python -m benchmarks.studies.peers.handles ray|process_pool|taskiq DIRECTORY PORTS
+    python -m benchmarks.studies.peers.handles SYSTEM DIRECTORY PORTS
 
-prints `{"ready": [systems]}`, then answers each line of stdin (system, workload, and concurrency or rate, and seconds)
-with a line of JSON; it ends with stdin.
+prints `{"ready": [SYSTEM]}`, then answers each line of stdin (system, workload, and concurrency or rate, and seconds)
+with a line of JSON; it ends with stdin. Once its system stands it keeps to one processor: what calls, and the client
+that is called, share it in all systems.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import load_processor, pin_threads
 from benchmarks.load import Taken, closed_loop, open_loop, schedule
 from benchmarks.studies.peers import workloads
 from benchmarks.studies.peers.abilities import NO_SESSIONS
@@ -193,40 +195,62 @@ class Taskiq(Called):
 
 
 @asynccontextmanager
-async def on_ray(directory: Path, ports: dict[str, int]) -> AsyncIterator[dict[str, Any]]:
-    import ray
-    from ray import serve
-
+async def on_dspool(directory: Path, ports: dict[str, int]) -> AsyncIterator[Any]:
     from dspool import Pool
     from dspool.config import PoolConfig
     from dspool.runtime.cluster import own_cluster
 
     with own_cluster("dpb-r-"):
+        config = PoolConfig(name="peers", state_dir=directory / "s", **workloads.dspool_settings(ports))
+        async with Pool.start(config) as pool:
+            ours = Dspool(pool)
+            await ours.prepare()
+            yield ours
+
+
+@asynccontextmanager
+async def on_actors(directory: Path, ports: dict[str, int]) -> AsyncIterator[Any]:
+    import ray
+
+    from dspool.runtime.cluster import own_cluster
+
+    with own_cluster("dpb-r-"):
+        remote: Any = ray.remote(num_cpus=0)(NumberedActor)
+        actors = [remote.remote(ports) for _ in range(WORKERS)]
+        ray.get([actor.run.remote("cheapest", inputs_of("cheapest", 0)) for actor in actors])
+        yield ActorPool(actors)
+
+
+@asynccontextmanager
+async def on_serve(directory: Path, ports: dict[str, int]) -> AsyncIterator[Any]:
+    # Ray's "Enable High Throughput on Ray Serve": replicas without a second thread for their code, no log line a
+    # request, calls between deployments by gRPC. Read when Serve is imported, by replicas as well.
+    # docs.ray.io/en/master/kuberay/user-guides/serve-high-throughput.html
+    os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
+    from ray import serve
+
+    from dspool.runtime.cluster import own_cluster
+
+    with own_cluster("dpb-r-"):
         try:
-            config = PoolConfig(name="peers", state_dir=directory / "s", **workloads.dspool_settings(ports))
-            async with Pool.start(config) as pool:
-                ours = Dspool(pool)
-                await ours.prepare()
-                remote: Any = ray.remote(num_cpus=0)(NumberedActor)
-                actors = [remote.remote(ports) for _ in range(WORKERS)]
-                deployment = serve.deployment(
-                    num_replicas=WORKERS, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0}
-                )(Held)
-                serve.start(http_options={"location": "NoServer"})
-                handle = serve.run(deployment.bind(ports), name="peers", route_prefix=None)
-                ray.get([actor.run.remote("cheapest", inputs_of("cheapest", 0)) for actor in actors])
-                yield {"dspool": ours, "actor_pool": ActorPool(actors), "serve_handle": ServeHandle(handle)}
+            # More than five requests a replica at once, which is the default:
+            # docs.ray.io/en/latest/serve/configure-serve-deployment.html
+            deployment = serve.deployment(
+                num_replicas=WORKERS, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0}
+            )(Held)
+            serve.start(http_options={"location": "NoServer"})
+            yield ServeHandle(serve.run(deployment.bind(ports), name="peers", route_prefix=None))
         finally:
             await serve.shutdown_async()
 
 
 @asynccontextmanager
-async def in_processes(directory: Path, ports: dict[str, int]) -> AsyncIterator[dict[str, Any]]:
-    yield {"process_pool": ProcessPool(ports)}
+async def in_processes(directory: Path, ports: dict[str, int]) -> AsyncIterator[Any]:
+    yield ProcessPool(ports)
 
 
 @asynccontextmanager
-async def over_redis(directory: Path, ports: dict[str, int]) -> AsyncIterator[dict[str, Any]]:
+async def over_redis(directory: Path, ports: dict[str, int]) -> AsyncIterator[Any]:
     socket = directory / "redis.sock"
     os.environ["BENCH_REDIS"] = f"unix://{socket}"
     os.environ["BENCH_PORTS"] = json.dumps(ports)
@@ -254,7 +278,7 @@ async def over_redis(directory: Path, ports: dict[str, int]) -> AsyncIterator[di
                     await asyncio.sleep(0.02)
         ours = Taskiq()
         await ours.broker.startup()
-        yield {"taskiq_redis": ours}
+        yield ours
         await ours.broker.shutdown()
     finally:
         for one in reversed(running):
@@ -262,13 +286,21 @@ async def over_redis(directory: Path, ports: dict[str, int]) -> AsyncIterator[di
             await one.wait()
 
 
-STARTS = {"ray": on_ray, "process_pool": in_processes, "taskiq": over_redis}
+STARTS = {
+    "dspool": on_dspool,
+    "actor_pool": on_actors,
+    "serve_handle": on_serve,
+    "process_pool": in_processes,
+    "taskiq_redis": over_redis,
+}
 
 
 async def serve_commands(systems: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     for system in systems.values():
         await system.closed("cheapest", 4, 0.3)
+    # What the system started before runs where it likes.
+    pin_threads(load_processor())
     warm = {(name, "cheapest") for name in systems}
     print(json.dumps({"ready": list(systems)}), flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -282,6 +314,7 @@ async def serve_commands(systems: dict[str, Any]) -> None:
             if (asked["system"], workload) not in warm:
                 await system.closed(workload, 4, 0.2)
                 warm.add((asked["system"], workload))
+            before = time.process_time()
             if asked.get("rate"):
                 taken = await system.open(workload, asked["rate"], seconds)
             else:
@@ -298,6 +331,7 @@ async def serve_commands(systems: dict[str, Any]) -> None:
             "done": len(taken.latencies),
             "failed": taken.failed,
             "seconds": taken.seconds,
+            "load_cpu_s": time.process_time() - before,
             "latencies_ms": counted,
         }
         print(json.dumps(answer), flush=True)
@@ -309,7 +343,7 @@ async def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
     async with AsyncExitStack() as running:
-        await serve_commands(await running.enter_async_context(STARTS[kind](directory, ports)))
+        await serve_commands({kind: await running.enter_async_context(STARTS[kind](directory, ports))})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,22 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
 
 def run(port: int, ports: dict[str, int]) -> None:
+    # Requests and answers by ZeroMQ and not by a queue of multiprocessing, and several workers:
+    # lightning.ai/docs/litserve/api-reference/litserver
     server = litserve.LitServer(
-        Api(ports), accelerator="cpu", workers_per_device=workloads.WORKERS, timeout=60
+        Api(ports),
+        accelerator="cpu",
+        workers_per_device=workloads.WORKERS,
+        timeout=60,
+        fast_queue=True,
     )
-    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")
+    server.run(
+        host="127.0.0.1",
+        port=port,
+        generate_client_file=False,
+        log_level="error",
+        # www.uvicorn.org/settings
+        access_log=False,
+        loop="uvloop",
+        http="httptools",
+    )

@@ -65,7 +65,20 @@ def run_fastapi(kind: str, port: int, ports: dict[str, int]) -> None:
 
     os.environ.update(BENCH_KIND=kind, BENCH_PORTS=json.dumps(ports))
     app = "benchmarks.studies.peers.servers:fastapi_app"
-    uvicorn.run(app, factory=True, host="127.0.0.1", port=port, workers=WORKERS, log_level="error")
+    uvicorn.run(
+        app,
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        # As many processes as processors: fastapi.tiangolo.com/deployment/server-workers
+        workers=WORKERS,
+        # The fast loop and parser by name, so that one that is missing is an error: www.uvicorn.org/settings
+        loop="uvloop",
+        http="httptools",
+        # No log line a request: www.uvicorn.org/settings
+        access_log=False,
+        log_level="error",
+    )
 
 
 class Served:
@@ -85,7 +98,10 @@ def run_serve(kind: str, port: int, directory: str, ports: dict[str, int]) -> No
     if kind.startswith("serve_haproxy"):
         from dspool_serve.ingress.haproxy import environment
 
+        # HAProxy and the throughput mode, which dspool's own service sets as well:
+        # docs.ray.io/en/master/kuberay/user-guides/serve-high-throughput.html
         os.environ.update(environment(Path(directory) / "h"))
+    # `serve_default` is Serve as it comes; the other is its best configuration.
     import ray
     from ray import serve
 

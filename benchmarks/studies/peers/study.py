@@ -2,17 +2,17 @@
 
     python -m benchmarks.peers [--json] [--quick | --full] [--rounds N] [--seconds S] [--only SYSTEM,...]
 
-Every system runs the same programs (`workloads.py`) on the same engines, in two processes that work,
-driven by one process that sends. The peers use DSPy as it comes; `benchmarks.throughput` also has an ActorPool with
-dspool's own faster adapter. A closed loop has so many callers that each wait for their answer; in an open loop
-operations come at a fixed rate and latency counts from when each was due. What a system cannot do is a row without
-figures that says why, and so is a system that fails or hangs. All systems stand idle beside the one that is measured:
-what that costs is measured first.
+Every system runs the same programs (`workloads.py`) on the same engines, in two processes that work, in the best
+configuration that its own guides name, driven by one process that sends, which is pinned to one processor and whose own
+cost is printed. Each is started for its own cells and ended after them: nothing idles beside it. They take turns in
+rounds, each round from another first one, and dspool is compared with each peer round by round: a ratio, its 95 %
+interval, and a verdict. A closed loop has so many callers that each wait for their answer; in an open loop operations
+come at a fixed rate and latency counts from when each was due, also of one that a busy sender sent late (coordinated
+omission). What a system cannot do is a row without figures that says why, and so is a system that fails or hangs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -22,13 +22,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.common import ROOT, arguments, finish, header
-from benchmarks.studies.peers.drivers import HANDLES, SERVERS, Standing, standing
-from benchmarks.studies.peers.tables import Cell, cannot, fast_beside_slow, row, show
+from benchmarks.studies.peers.drivers import HANDLES, SERVERS, Standing, interface_of, models
+from benchmarks.studies.peers.tables import (
+    Cell,
+    cannot,
+    fast_beside_slow,
+    row,
+    show,
+    standings,
+    verdicts,
+)
 from benchmarks.studies.peers.workloads import WORKLOADS
 
 QUICK = [Cell("cheapest", 16), Cell("sessions", 16), Cell("cheapest", rate=50)]
@@ -56,66 +62,57 @@ FULL = [
         for rate in (100, 200, 500)
     ),
 ]
-BUDGET_S = {"quick": 60.0, "usual": 600.0, "full": 5400.0}
+BUDGET_S = {"quick": 60.0, "usual": 3300.0, "full": 36_000.0}
 """No further round begins after this: a round that was not taken is missing from `rounds`, and nothing else is."""
 
 
-def idle_cores(seconds: float) -> float:
-    """Cores that all systems use together while nobody asks anything."""
-    mine = psutil.Process().children(recursive=True)
-
-    def used() -> float:
-        total = 0.0
-        for one in mine:
-            with contextlib.suppress(psutil.Error):
-                total += sum(one.cpu_times()[:2])
-        return total
-
-    before = used()
-    time.sleep(seconds)
-    return round((used() - before) / seconds, 3)
-
-
 def compare(
-    stand: Standing, cells: list[Cell], seconds: float, rounds: int, budget_s: float
-) -> tuple[list[dict[str, Any]], int]:
-    """The rows, and how many rounds there were. Each goes through all cells, and in each cell through all systems,
-    each time from another first one."""
+    systems: list[tuple[str, str]],
+    cells: list[Cell],
+    seconds: float,
+    rounds: int,
+    budget_s: float,
+    directory: Path,
+) -> tuple[dict[tuple[Cell, str, str], list[dict[str, Any]]], int, dict[tuple[str, str], str]]:
+    """What each round took of each cell and system, how many rounds there were, and what is not asked any more."""
     seen: dict[tuple[Cell, str, str], list[dict[str, Any]]] = {}
-    names = stand.all()
     began, taken = time.monotonic(), 0
-    for turn in range(rounds):
-        used = time.monotonic() - began
-        if turn and used * (turn + 1) / turn > budget_s:
-            print(f"  round {turn + 1} is left out: {turn} took {used:.0f} s of {budget_s:.0f}", flush=True)
-            break
-        for cell in cells:
-            for one in names[turn % len(names) :] + names[: turn % len(names)]:
-                seen.setdefault((cell, *one), []).append(stand.measure(one, cell, seconds))
-        taken += 1
-        print(f"  round {taken} of {rounds}, {time.monotonic() - began:.0f} s", flush=True)
-    return [row(cell, *system, seen[cell, *system]) for cell in cells for system in names], taken
+    stand = Standing()
+    with models() as ports:
+        for turn in range(rounds):
+            used = time.monotonic() - began
+            if turn and used * (turn + 1) / turn > budget_s:
+                print(
+                    f"  round {turn + 1} is left out: {turn} took {used:.0f} s of {budget_s:.0f}", flush=True
+                )
+                break
+            first = turn % len(systems)
+            for number, one in enumerate(systems[first:] + systems[:first]):
+                place = directory / f"{turn}.{number}"
+                for cell, found in zip(cells, stand.cells(one, cells, seconds, place, ports), strict=True):
+                    seen.setdefault((cell, *one), []).append(found)
+            taken += 1
+            print(f"  round {taken} of {rounds}, {time.monotonic() - began:.0f} s", flush=True)
+    return seen, taken, stand.broken
 
 
 def main() -> int:
-    names = (*(name for group in HANDLES.values() for name in group), *SERVERS, "dspool_http")
+    names = (*HANDLES, *SERVERS, "dspool_http")
     parser = arguments(__doc__ or "", names)
     parser.add_argument(
-        "--full", action="store_true", help="all workloads at all concurrencies; about an hour"
+        "--full", action="store_true", help="all workloads at all concurrencies; several hours"
     )
     parser.add_argument("--rounds", type=int, help="instead of 3 (1 if quick)")
-    parser.add_argument(
-        "--seconds", type=float, help="of each cell, instead of 1 (0.3 if quick, 1.5 if full)"
-    )
+    parser.add_argument("--seconds", type=float, help="of each cell, instead of 5 (0.3 if quick)")
     options = parser.parse_args()
     wanted = set(options.only)
     missing = []
     if shutil.which("redis-server") is None and "taskiq_redis" in wanted:
         missing = ["taskiq_redis: redis-server is not installed (`make debian`)"]
         wanted.discard("taskiq_redis")
-    kind, cells, seconds, rounds = ("quick", QUICK, 0.3, 1) if options.quick else ("usual", USUAL, 1.0, 3)
+    kind, cells, seconds, rounds = ("quick", QUICK, 0.3, 1) if options.quick else ("usual", USUAL, 5.0, 3)
     if options.full:
-        kind, cells, seconds, rounds = "full", FULL, 1.5, 3
+        kind, cells, seconds, rounds = "full", FULL, 5.0, 3
     seconds, rounds = options.seconds or seconds, options.rounds or rounds
     header("peers: one run, the same programs, two working processes each, in turn")
     for sentence in missing:
@@ -124,38 +121,33 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = Path(tempfile.mkdtemp(prefix="dpb-", dir="/tmp"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    began = time.monotonic()
+    systems = [interface_of(name) for name in names if name in wanted]
     try:
-        with standing(directory, wanted) as stand:
-            started = time.monotonic() - began
-            idle = idle_cores(0.3 if options.quick else 3.0)
-            print(
-                f"  {len(stand.systems)} systems stand after {started:.0f} s; idle they use {idle} cores together",
-                flush=True,
-            )
-            for (name, interface), why in stand.broken.items():
-                print(f"  {name} ({interface}) {why}", flush=True)
-            rows, rounds = compare(stand, cells, seconds, rounds, BUDGET_S[kind])
-            rows += cannot(stand.all())
-            broken = [f"{name} ({interface}): {why}" for (name, interface), why in stand.broken.items()]
+        seen, rounds, broken = compare(systems, cells, seconds, rounds, BUDGET_S[kind], directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    wins = show(cells, rows)
-    for one in rows:
-        if one["workload"] in ("recovery", "resize"):
-            print(f"    {one['workload']:9s}{one['system']} ({one['interface']}): {one['note']}")
+    rows = [row(cell, *system, seen[cell, *system]) for cell in cells for system in systems]
+    stand = [
+        one for cell in cells for one in standings(cell, {system: seen[cell, *system] for system in systems})
+    ]
+    behind = show(cells, rows, stand)
+    told = cannot(systems)
+    for one in told:
+        print(f"    {one['workload']:9s}{one['system']} ({one['interface']}): {one['note']}")
     slowed = fast_beside_slow(rows)
     for name, ratio in slowed.items():
         print(f"    p99 of fast ones with one slow in a hundred, over without: {name} {ratio}")
+    counts = verdicts(stand)
+    print("  loads: " + ", ".join(f"{verdict} {count}" for verdict, count in counts.items()))
     finish(
         {
-            "rows": rows,
+            "rows": rows + told,
+            "ratios": [one.figures() for one in stand],
+            "verdicts": counts,
+            "behind_on": behind,
             "fast_p99_beside_slow": slowed,
-            "peer_wins": wins,
             "left_out": missing,
-            "failed_systems": broken,
-            "idle_cores": idle,
-            "start_s": round(started, 1),
+            "failed_systems": [f"{name} ({interface}): {why}" for (name, interface), why in broken.items()],
             "seconds_a_cell": seconds,
             "rounds": rounds,
         },

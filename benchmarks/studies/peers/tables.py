@@ -1,5 +1,5 @@
-"""What `benchmarks.peers` tells: a row for each system and cell, where a peer wins, and what a slow operation does to
-others."""
+"""What `benchmarks.peers` tells: a row for each system and cell, how dspool stands to each peer, and what a slow
+operation does to others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from benchmarks.common import percentile
+from benchmarks.ratios import VERDICTS, Ratio, paired
 from benchmarks.studies.peers.abilities import ABILITIES
 
 
@@ -48,6 +49,9 @@ def row(cell: Cell, system: str, interface: str, taken: list[dict[str, Any]]) ->
         found["p50_ms"] = round(percentile(latencies, 0.50), 2)
         found["p99_ms"] = round(percentile(latencies, 0.99), 2)
     found["operations"] = sum(one["done"] for one in taken)
+    found["load_us"] = round(
+        1e6 * sum(one.get("load_cpu_s", 0.0) for one in taken) / max(1, found["operations"])
+    )
     found["failed"] = sum(one["failed"] for one in taken)
     return found
 
@@ -62,9 +66,59 @@ def cannot(systems: list[tuple[str, str]]) -> list[dict[str, Any]]:
     ]
 
 
-def show(cells: list[Cell], rows: list[dict[str, Any]]) -> list[str]:
-    """Print one table a cell; sentences about where a peer wins."""
-    wins = []
+class Comparison(NamedTuple):
+    """How dspool stands to one peer on one load."""
+
+    cell: Cell
+    interface: str
+    peer: str
+    ratio: Ratio
+    """Above 1: dspool is better. Of operations a second in a closed loop; in an open one the peer's p99 over ours."""
+
+    def __str__(self) -> str:
+        return f"{self.cell}, {self.interface}: {self.ratio} of {self.peer}"
+
+    def figures(self) -> dict[str, Any]:
+        cell = self.cell._asdict()
+        return {**cell, "interface": self.interface, "peer": self.peer, **self.ratio.figures()}
+
+
+def standings(cell: Cell, seen: dict[tuple[str, str], list[dict[str, Any]]]) -> list[Comparison]:
+    """dspool beside each peer of the same kind of interface, paired by rounds. `seen` has what each round took."""
+    found = []
+    for (system, interface), theirs in seen.items():
+        kind = "http" if interface == "http" else "handle"
+        ours = seen.get(("dspool", kind))
+        if system == "dspool" or ours is None:
+            continue
+        pairs = [(_score(cell, one), _score(cell, other)) for one, other in zip(ours, theirs, strict=True)]
+        pairs = [pair for pair in pairs if all(pair)]
+        if ratio := paired([one for one, _ in pairs], [other for _, other in pairs]):
+            found.append(Comparison(cell, kind, system, ratio))
+    return found
+
+
+def _score(cell: Cell, taken: dict[str, Any]) -> float:
+    """More is better; 0 where there is none."""
+    if "error" in taken or "note" in taken or not taken["done"]:
+        return 0.0
+    if cell.rate is None:
+        return float(taken["done"] / taken["seconds"])
+    return 1e3 / percentile(taken["latencies_ms"], 0.99) if taken["latencies_ms"] else 0.0
+
+
+def verdicts(stand: list[Comparison]) -> dict[str, int]:
+    """How many loads dspool is ahead on, of all peers; even on, of the best; behind on, of any. By interface."""
+    loads: dict[tuple[Cell, str], set[str]] = {}
+    for one in stand:
+        loads.setdefault((one.cell, one.interface), set()).add(one.ratio.verdict)
+    worst = ["behind" if "behind" in of else "even" if "even" in of else "ahead" for of in loads.values()]
+    return {verdict: worst.count(verdict) for verdict in VERDICTS}
+
+
+def show(cells: list[Cell], rows: list[dict[str, Any]], stand: list[Comparison]) -> list[str]:
+    """Print one table a cell; where dspool is behind, in sentences."""
+    by_peer = {(one.cell, one.interface, one.peer): one.ratio for one in stand}
     for cell in cells:
         here = [one for one in rows if (one["workload"], one["concurrency"], one["rate"]) == cell]
         print(f"\n  {cell}")
@@ -73,43 +127,21 @@ def show(cells: list[Cell], rows: list[dict[str, Any]]) -> list[str]:
             if one["ops_per_s"] is None:
                 print(f"    {name:28s} {one['note']}")
                 continue
-            failed = f", {one['failed']} failed" if one["failed"] else ""
-            failed += f"; {one['note']}" if "note" in one else ""
+            more = f", {one['failed']} failed" if one["failed"] else ""
+            more += f"; {one['note']}" if "note" in one else ""
+            kind = "http" if one["interface"] == "http" else "handle"
+            if ratio := by_peer.get((cell, kind, one["system"])):
+                more += f"; dspool {ratio.verdict}: {ratio}"
             print(
                 f"    {name:28s} {one['ops_per_s']:9,.1f}/s ({one['lowest_ops_per_s']:,.0f}-"
-                f"{one['highest_ops_per_s']:,.0f})  p50 {one['p50_ms']} ms  p99 {one['p99_ms']} ms{failed}"
+                f"{one['highest_ops_per_s']:,.0f})  p50 {one['p50_ms']} ms  p99 {one['p99_ms']} ms  "
+                f"load {one['load_us']} us{more}"
             )
-        for interface in ("handle", "http"):
-            wins += lost_to(cell, interface, here)
-    print("\n  Where a peer wins:" if wins else "\n  No peer wins anywhere.")
-    for sentence in wins:
+    behind = [str(one) for one in stand if one.ratio.verdict == "behind"]
+    print("\n  Behind:" if behind else "\n  Behind nowhere.")
+    for sentence in behind:
         print(f"    {sentence}")
-    return wins
-
-
-def lost_to(cell: Cell, interface: str, here: list[dict[str, Any]]) -> list[str]:
-    """In throughput of a closed loop, in p99 of an open one; against peers of the same kind of interface."""
-    ours = [one for one in here if one["system"] == "dspool" and one["interface"] == interface]
-    peers = [
-        one
-        for one in here
-        if one["system"] != "dspool"
-        and (one["interface"] == "http") == (interface == "http")
-        and one["ops_per_s"] is not None
-    ]
-    if not ours or ours[0]["ops_per_s"] is None:
-        return []
-    mine = ours[0]
-    if cell.rate is None:
-        better = [one for one in peers if one["ops_per_s"] > mine["ops_per_s"]]
-        what, unit = "ops_per_s", "/s"
-    else:
-        better = [one for one in peers if one["p99_ms"] and one["p99_ms"] < mine["p99_ms"]]
-        what, unit = "p99_ms", " ms (p99)"
-    return [
-        f"{cell}, {interface}: {one['system']} {one[what]:,}{unit}, dspool {mine[what]:,}{unit}"
-        for one in better
-    ]
+    return behind
 
 
 def fast_beside_slow(rows: list[dict[str, Any]]) -> dict[str, float]:
