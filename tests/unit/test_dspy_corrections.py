@@ -235,7 +235,7 @@ def test_a_model_is_routed_once_by_each_engine_and_one_that_names_its_provider_e
     assert engine.resolve("openai/mine") is first
     assert AsyncLM15Engine().resolve("openai/mine") is not first
     assert engine.resolve(Named("openai:mine")).provider == "anthropic"
-    assert engine.resolve("openai:mine").provider == "openai-chat"
+    assert engine.resolve("openai:mine").provider == "openai"
 
 
 def test_what_is_worked_out_once_is_what_dspy_works_out():
@@ -267,7 +267,7 @@ def test_what_stands_in_dspys_place_costs_the_same():
 @pytest.mark.parametrize("kind", [Queue, TokenQueue])
 def test_a_listener_gives_the_same_tokens_with_either_queue(monkeypatch, kind):
     monkeypatch.setattr(streaming_listener, "Queue", kind)
-    text = "[[ ## answer ## ]]\nRome is big, and so is [[a]] Paris.\n\n[[ ## completed ## ]]"
+    text = "[[ ## answer ## ]]\nRome is big, and so is Paris.\n\n[[ ## completed ## ]]"
     listener = dspy.streaming.StreamListener(
         "answer", predict=dspy.Predict("question -> answer"), predict_name="p"
     )
@@ -279,4 +279,4 @@ def test_a_listener_gives_the_same_tokens_with_either_queue(monkeypatch, kind):
             )
             heard.append(listener.receive(chunk))
         heard.append(listener.finalize())
-    assert "".join(one.chunk for one in heard if one) == "Rome is big, and so is [[a]] Paris."
+    assert "".join(one.chunk for one in heard if one) == "Rome is big, and so is Paris."
