@@ -31,6 +31,8 @@ from dspy._vendor.lm15.transports._url import ParsedURL, parse_url
 from dspool.programs.models.connection import ModelConnection
 
 _FORBIDDEN: Final = re.compile("[\r\n\0]")
+_dspys: Final[Any] = _async
+"""Asked by its name there: a correction keeps what it finds."""
 _parse_url = functools.lru_cache(maxsize=512)(parse_url)
 
 
@@ -42,6 +44,9 @@ def install() -> None:
 class LeanTransport(StdlibAsyncTransport):
     """Of one event loop, as DSPy's own."""
 
+    _pool: Any
+    """DSPy's own, with connections of ours."""
+
     async def _do_stream(self, request: TransportRequest) -> AsyncTransportResponse:
         if self._closed:
             raise TransportError("transport is closed")
@@ -50,8 +55,7 @@ class LeanTransport(StdlibAsyncTransport):
                 "an answer to HEAD cannot be read: its head says the length of a body that is not sent"
             )
         parsed = _parse_url(request.url)
-        # By its module: a correction keeps what it finds there.
-        proxy = _async.proxy_route_for(parsed, proxy=self._proxy, trust_env=self._trust_env)
+        proxy = _dspys.proxy_route_for(parsed, proxy=self._proxy, trust_env=self._trust_env)
         origin = route_origin(parsed, proxy)
         head = self._head(request, parsed, proxy)
         await self._pool.acquire_slot(timeout=self._pool_timeout)
@@ -245,4 +249,5 @@ def _decoding(connection: ModelConnection) -> ContentDecoder | None:
             codings.append(value)
     if not codings or (connection.complete and not connection.pieces):
         return None
-    return ContentDecoder(_Unframed(connection), undone) if (undone := content_codings(codings)) else None
+    framing: Any = _Unframed(connection)
+    return ContentDecoder(framing, undone) if (undone := content_codings(codings)) else None
