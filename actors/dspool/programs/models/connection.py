@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import select
+from importlib import import_module
 from typing import Any, Final
 
 import httptools
-from dspy._vendor.lm15.transports._exceptions import (
-    ProtocolError,
-    ReadError,
-    ReadTimeout,
-    WriteError,
-    WriteTimeout,
-)
-from dspy._vendor.lm15.transports._limits import read_timeout_hint
+
+# By name: lm15 says that it is typed, and DSPy around it is not.
+_errors: Any = import_module("dspy._vendor.lm15.transports._exceptions")
+ProtocolError: Any = _errors.ProtocolError
+ReadError: Any = _errors.ReadError
+ReadTimeout: Any = _errors.ReadTimeout
+WriteError: Any = _errors.WriteError
+WriteTimeout: Any = _errors.WriteTimeout
+_read_timeout_hint: Any = import_module("dspy._vendor.lm15.transports._limits").read_timeout_hint
 
 _MAX_HEAD: Final = 64 * 1024
 """Bytes of a head, as DSPy has it."""
@@ -85,7 +87,7 @@ class ModelConnection(asyncio.Protocol):
         try:
             await self._wait(timeout_s)
         except TimeoutError as late:
-            raise ReadTimeout(f"read timed out {what}{read_timeout_hint(timeout_s)}") from late
+            raise ReadTimeout(f"read timed out {what}{_read_timeout_hint(timeout_s)}") from late
 
     def check(self) -> None:
         """Raises what stands in the way of the rest of the answer."""

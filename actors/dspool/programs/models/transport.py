@@ -13,50 +13,44 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from typing import Any, Final
 
-from dspy._vendor.lm15 import transports
-from dspy._vendor.lm15.transports import (
-    AsyncTransportResponse,
-    StdlibAsyncTransport,
-    TransportError,
-    TransportRequest,
-    _async,
-)
-from dspy._vendor.lm15.transports._exceptions import ProtocolError, WriteError
-from dspy._vendor.lm15.transports._http11 import ContentDecoder, content_codings
-from dspy._vendor.lm15.transports._proxy import ProxyRoute, route_origin
-from dspy._vendor.lm15.transports._url import ParsedURL, parse_url
+from dspool.programs.models.connection import ModelConnection, ProtocolError, WriteError
 
-from dspool.programs.models.connection import ModelConnection
+# By name: lm15 says that it is typed, and DSPy around it is not.
+_LM15: Final = "dspy._vendor.lm15.transports"
+_transports: Any = import_module(_LM15)
+_dspys: Any = import_module(f"{_LM15}._async")
+_coding: Any = import_module(f"{_LM15}._http11")
+_route_origin: Any = import_module(f"{_LM15}._proxy").route_origin
+_parse_url: Any = functools.lru_cache(maxsize=512)(import_module(f"{_LM15}._url").parse_url)
 
 _FORBIDDEN: Final = re.compile("[\r\n\0]")
-_dspys: Final[Any] = _async
-"""Asked by its name there: a correction keeps what it finds."""
-_parse_url = functools.lru_cache(maxsize=512)(parse_url)
 
 
 def install() -> None:
     """Have DSPy's engines make this transport from now on."""
-    transports.StdlibAsyncTransport = LeanTransport  # type: ignore[misc]
+    _transports.StdlibAsyncTransport = LeanTransport
 
 
-class LeanTransport(StdlibAsyncTransport):
+class LeanTransport(_transports.StdlibAsyncTransport):
     """Of one event loop, as DSPy's own."""
 
     _pool: Any
     """DSPy's own, with connections of ours."""
 
-    async def _do_stream(self, request: TransportRequest) -> AsyncTransportResponse:
+    async def _do_stream(self, request: Any) -> Any:
         if self._closed:
-            raise TransportError("transport is closed")
+            raise _transports.TransportError("transport is closed")
         if request.method.upper() == "HEAD":
             raise ProtocolError(
                 "an answer to HEAD cannot be read: its head says the length of a body that is not sent"
             )
         parsed = _parse_url(request.url)
+        # Asked by its name there: a correction keeps what it finds.
         proxy = _dspys.proxy_route_for(parsed, proxy=self._proxy, trust_env=self._trust_env)
-        origin = route_origin(parsed, proxy)
+        origin = _route_origin(parsed, proxy)
         head = self._head(request, parsed, proxy)
         await self._pool.acquire_slot(timeout=self._pool_timeout)
         connection: ModelConnection | None = None
@@ -75,9 +69,9 @@ class LeanTransport(StdlibAsyncTransport):
 
     async def _sent(
         self,
-        request: TransportRequest,
-        parsed: ParsedURL,
-        proxy: ProxyRoute | None,
+        request: Any,
+        parsed: Any,
+        proxy: Any,
         origin: tuple[str, str, int],
         head: bytes,
     ) -> ModelConnection:
@@ -105,7 +99,7 @@ class LeanTransport(StdlibAsyncTransport):
             raise
         return connection
 
-    def _head(self, request: TransportRequest, parsed: ParsedURL, proxy: ProxyRoute | None) -> bytes:
+    def _head(self, request: Any, parsed: Any, proxy: Any) -> bytes:
         target, headers = parsed.target, request.headers
         if proxy is not None and not parsed.is_tls:
             # A proxy is asked for the whole address; `Host` still names the target.
@@ -155,7 +149,7 @@ def request_head(
     return ("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1")
 
 
-class _Answer(AsyncTransportResponse):
+class _Answer(_transports.AsyncTransportResponse):
     """The answer of a connection. It gives the connection back once all of it was read, and closes it otherwise."""
 
     def __init__(self, connection: ModelConnection, timeout_s: float, pool: Any) -> None:
@@ -234,7 +228,7 @@ class _Unframed:
         pass
 
 
-def _decoding(connection: ModelConnection) -> ContentDecoder | None:
+def _decoding(connection: ModelConnection) -> Any:
     """What undoes the compression of a body; None: nothing is to be undone.
 
     Raises:
@@ -249,5 +243,5 @@ def _decoding(connection: ModelConnection) -> ContentDecoder | None:
             codings.append(value)
     if not codings or (connection.complete and not connection.pieces):
         return None
-    framing: Any = _Unframed(connection)
-    return ContentDecoder(framing, undone) if (undone := content_codings(codings)) else None
+    undone = _coding.content_codings(codings)
+    return _coding.ContentDecoder(_Unframed(connection), undone) if undone else None
