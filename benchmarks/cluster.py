@@ -309,14 +309,15 @@ async def run(chosen: list[str]) -> dict[str, Any]:
 def main() -> int:
     parser = arguments(__doc__ or "", [*TROUBLES, *CHANGES])
     options = parser.parse_args()
-    if why := why_not() or Database.why_not():
-        print(f"not measured: {why}", file=sys.stderr)
-        return 1
     header("cluster")
     chosen = options.only
     if options.quick and len(chosen) == len(TROUBLES) + len(CHANGES):
         chosen = [*QUICK, *CHANGES]
-    figures = asyncio.run(run([name for name in chosen if name in TROUBLES]))
+    troubles = [name for name in chosen if name in TROUBLES]
+    if troubles and (why := why_not() or Database.why_not()):
+        print(f"not measured: {why}", file=sys.stderr)
+        return 1
+    figures = asyncio.run(run(troubles))
     figures |= dict.fromkeys(CHANGES) | changes([name for name in chosen if name in CHANGES], options.quick)
     finish(figures, as_json=options.json)
     return int(any("broken" in figure for figure in figures.values() if isinstance(figure, dict)))
