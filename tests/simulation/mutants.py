@@ -94,7 +94,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # --- the supervisor ---
     Mutant(_S, "        self._orders.bury(w, cause)\n", "", "a dead worker stays a member"),
     Mutant(_S, "        elif w.misses >= self.config.max_health_failures:", "        elif False:", "a worker that hangs is never given up"),
-    Mutant(_S, "        w.misses, w.status, w.checked_at = 0, status, now", "        w.status, w.checked_at = status, now", "misses are not in a row"),
+    Mutant(_S, "        w.misses, w.doubted, w.status, w.checked_at = 0, False, status, now", "        w.doubted, w.status, w.checked_at = False, status, now", "misses are not in a row"),
     Mutant(_S, "                return version if version > self.membership.version else 0", "                return 0", "a successor counts versions from where it likes"),
     Mutant(_S, "        if w.phase == \"ready\":\n            self._orders.drain(w, why)", "        if w.phase == \"ready\":\n            self._orders.stop(w, why)", "a drain stops at once"),
     Mutant("supervisor/housekeeping.py", "                await self._store.worker_dead(self._config.name, worker_id)\n                return", "                return", "nobody tells the store of a death"),
