@@ -32,6 +32,7 @@ DECLARED = frozenset(
 TROUBLES = frozenset({"partition", "power off", "freeze", "slow network"})
 """What makes a worker that lives look dead."""
 REASON_S = 60.0
+FREED_S = 2.0
 NEVER_SENT = frozenset({"queue_full", "pool_paused", "poison_request"})
 
 
@@ -63,6 +64,7 @@ def violations(
             ("one operation of a session at a time", _overlaps(history)),
             ("a session's operations keep their order", _order(history)),
             ("lost for a reason", _losses(history)),
+            ("nobody keeps a slot in vain", _vain(history)),
             ("one version, one code", _versions(history)),
             ("sessions are linearizable", _sessions(history)),
             ("whole again", _whole(history, calm_s)),
@@ -189,13 +191,41 @@ def _order(history: History) -> Iterator[str]:
 
 def _losses(history: History) -> Iterator[str]:
     """No worker is given up that is well."""
-    troubles = [*history.deaths.values(), *(at for _, *both in history.frozen for at in both)]
-    troubles += [fault["at"] for fault in history.faults if fault["kind"] in TROUBLES]
+    troubles, deaths = _troubles(history), list(history.deaths.values())
     for call in history.calls.values():
         if call.outcome != "worker_lost" or call.ended_at is None:
             continue
-        if not any(call.sent_at - REASON_S <= at <= call.ended_at + REASON_S for at in troubles):
+        since, until = call.sent_at - REASON_S, call.ended_at + REASON_S
+        if any(since <= at <= until for at in troubles):
+            continue
+        if not any(since <= at <= until for at in deaths):
             yield f"{call.id} ({call.what}) ended with worker_lost, and no worker died or stood still"
+        elif call.idempotent and call.what in ("execute", "session execute"):
+            died = sum(call.sent_at - 1.0 <= at <= call.ended_at + 1.0 for at in deaths)
+            if died < call.attempts:
+                yield f"{call.id} ({call.what}) was given up when {died} workers had died, of {call.attempts} tries"
+
+
+def _vain(history: History) -> Iterator[str]:
+    """What nobody waits for any more is cancelled on its worker."""
+    troubles = _troubles(history)
+    for run in history.runs:
+        call = history.calls.get(run.call)
+        if call is None or call.ended_at is None or not call.heeds:
+            continue
+        if (
+            call.outcome not in ("left", "deadline_exceeded")
+            or _until(run, history) <= call.ended_at + FREED_S
+        ):
+            continue
+        if not any(call.sent_at - REASON_S <= at <= call.ended_at + FREED_S for at in troubles):
+            yield f"{call.id} ({call.what}) still ran on {run.worker} {FREED_S:g} s after it had ended"
+
+
+def _troubles(history: History) -> list[float]:
+    """When something made workers look dead that live."""
+    frozen = [at for _, *both in history.frozen for at in both]
+    return frozen + [fault["at"] for fault in history.faults if fault["kind"] in TROUBLES]
 
 
 def _versions(history: History) -> Iterator[str]:

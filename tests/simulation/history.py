@@ -36,6 +36,8 @@ class Call:
     answer: Any = None
     worker: str | None = None
     ends: int = 0
+    heeds: bool = True
+    """Whether its program ends when it is cancelled."""
     calm: bool = False
     """Sent when the faults had stopped and the pool was whole again: it must succeed."""
 

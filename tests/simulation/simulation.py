@@ -155,7 +155,7 @@ async def _peace(system: System, history: History, callers: Callers, dice: rando
     for name, process in system.client_processes.items():
         if process.alive and name in system.clients:
             callers.start_calm(name)
-    await _one_death(system, history, dice)
+    await _one_change(system, history, dice)
     await callers.calm()
     name = "last"
     system.start_client(name, HEAD)
@@ -170,11 +170,17 @@ async def _peace(system: System, history: History, callers: Callers, dice: rando
         history.counted = await _counted(system)
 
 
-async def _one_death(system: System, history: History, dice: random.Random) -> None:
-    """While all is well and others can take over, a death costs what it interrupts and nothing else."""
+async def _one_change(system: System, history: History, dice: random.Random) -> None:
+    """While all is well and others can take over, a death costs what it interrupts, and a replacement nothing."""
     await asyncio.sleep(dice.uniform(0.05, 0.5))
     workers = system.living_workers()
-    if len(workers) > 1:
+    if len(workers) < 2:
+        return
+    if dice.random() < 0.5:
+        history.fault("restart", args=workers[:1])
+        with contextlib.suppress(PoolError):
+            await system.ask_supervisor("restart", workers[0])
+    else:
         process = system.worker_actors[dice.choice(workers)].process
         assert process is not None
         history.fault("kill", process=process.name)

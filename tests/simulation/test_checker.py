@@ -91,6 +91,14 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
         ),
         ("lost for a reason", lambda: of(call("k1", "execute", 100, 101, "worker_lost"), deaths={"w": 10.0})),
         (
+            "lost for a reason",
+            lambda: of(call("k1", "execute", 100, 101, "worker_lost", idempotent=True), deaths={"w": 100.5}),
+        ),
+        (
+            "nobody keeps a slot in vain",
+            lambda: of(call("k1", "execute", 1, 2, "left"), runs=(Run("k1", "w", None, 1, ended_at=5),)),
+        ),
+        (
             "one version, one code",
             lambda: of(
                 runs=(

@@ -89,8 +89,14 @@ class Callers:
     async def _calm_caller(self, client: str, dice: random.Random) -> None:
         for _ in range(_CALM_CALLS):
             call = self._new(client, dice.choice(("execute", "set", "get", "session execute")), 30.0)
-            call.calm = True
-            inputs = {"call": call.id, "how": dice.choice(("sleeps", "inline")), "seconds": 0.05, "events": 0}
+            call.calm = call.idempotent = True
+            seconds = dice.choice((0.05, 0.4))
+            inputs = {
+                "call": call.id,
+                "how": dice.choice(("sleeps", "inline")),
+                "seconds": seconds,
+                "events": 0,
+            }
             await self._wait(call, self._command(call, dice, inputs), None)
 
     def last_calls(self, client: str) -> Iterator[Coroutine[Any, Any, Call]]:
@@ -112,8 +118,9 @@ class Callers:
     def _inputs(self, call: Call, dice: random.Random) -> dict[str, Any]:
         how = dice.choices(
             ("sleeps", "inline", "fails", "blocks", "ignores cancellation", "kills"),
-            (10, 8, 1, 0.3, 0.5, 0.15),
+            (10, 8, 1, 0.3, 0.5, 0.3),
         )[0]
+        call.heeds = how == "sleeps"
         seconds = dice.choice((0.001, 0.05, 0.2, 1.0, 5.0)) if how != "blocks" else dice.choice((0.3, 3.0))
         return {"call": call.id, "how": how, "seconds": seconds, "events": 5 if call.what == "stream" else 0}
 
