@@ -189,7 +189,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     cache: CacheConfig = CacheConfig()
 
     store_url: StoreUrl | None = Field(default=None, repr=False)
-    """Database of the session store; null is an SQLite file in `state_dir`, for a Ray cluster of one node only."""
+    """Database of the session store; null is an SQLite file in `state_dir`, which is on one node."""
     store: StoreConfig = StoreConfig()
     state_dir: Directory = Field(default_factory=default_state_dir)
     """Directory of the pool's files; by default the user's state directory on this platform."""

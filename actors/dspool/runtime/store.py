@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import uuid
@@ -14,7 +15,7 @@ from ray.actor import ActorHandle
 
 from dspool import private_files
 from dspool.config import PoolConfig
-from dspool.errors import PoolError, StoreFailed, WorkerLost
+from dspool.errors import StoreFailed, WorkerLost
 from dspool.runtime.cluster import ask, find_actor, node_address
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store_place import remember
@@ -63,7 +64,7 @@ class StoreActor:
             self._open_task = asyncio.get_running_loop().create_task(self._open())
         try:
             await asyncio.shield(self._open_task)
-        except PoolError:
+        except Exception:
             self._open_task = None
             raise
         return await getattr(self._store, method)(*args, **kwargs)
@@ -76,7 +77,8 @@ class StoreActor:
         if node and (url := store_url(self._config)).startswith("sqlite"):
             identity = (await self._store.describe(self._config.name)).identity
             here = RecordedStore(url=url, node=node, address=node_address(), identity=identity)
-            await asyncio.to_thread(remember, self._config.name, here)
+            with contextlib.suppress(Exception):  # Ray's control plane is away: its memory is no condition
+                await asyncio.to_thread(remember, self._config.name, here)
         emit("store.serving", {"epoch": server.epoch}, {"pool": self._config.name, "node": node})
 
     def _end(self, refused: StoreFailed) -> None:
