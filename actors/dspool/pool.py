@@ -17,10 +17,11 @@ from dspool.direct import DirectPool, SessionHandle
 from dspool.errors import Conflict
 from dspool.runtime import cluster, lifecycle
 from dspool.runtime.actors import PoolActors
-from dspool.runtime.cluster import ask, ask_supervisor
+from dspool.runtime.cluster import ask_supervisor
 from dspool.runtime.forkserver import to_load
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store import RemoteStore
+from dspool.runtime.supervisor_link import SupervisorLink
 from dspool.telemetry.pseudonyms import try_read_key
 
 _DRAIN_S = 30.0
@@ -33,7 +34,7 @@ class Pool(PoolActors, DirectPool):
     one that runs (close it with `await pool.close()`: the pool goes on).
     """
 
-    def __init__(self, name: str, client: Client, supervisor: ActorHandle[Any]) -> None:
+    def __init__(self, name: str, client: Client, supervisor: SupervisorLink) -> None:
         DirectPool.__init__(self, name, client)
         PoolActors.__init__(self, name, supervisor)
 
@@ -78,15 +79,34 @@ class Pool(PoolActors, DirectPool):
                     pool=config.name,
                 )
             supervisor = lifecycle.launch(config, secrets.token_bytes(32), host=listen_on)
+            async with cls._until_its_end(config, supervisor) as pool:
+                await pool.wait_ready(on_delay=on_delay)
+                yield pool
+
+    @classmethod
+    @asynccontextmanager
+    async def take_over(cls, name: str) -> AsyncIterator[Pool]:
+        """Hold a pool that runs on this process's Ray cluster as if `start` had started it: it ends with the block.
+
+        Raises:
+            UnknownPool: there is none of that name.
+        """
+        supervisor = cluster.find_supervisor(name)
+        config, _ = await ask_supervisor(supervisor, "connect_info")
+        async with cls._until_its_end(config, supervisor) as pool:
+            yield pool
+
+    @classmethod
+    @asynccontextmanager
+    async def _until_its_end(cls, config: PoolConfig, supervisor: ActorHandle[Any]) -> AsyncIterator[Pool]:
+        try:
+            pool = await cls._open(config.name, supervisor)
             try:
-                pool = await cls._open(config.name, supervisor)
-                try:
-                    await pool.wait_ready(on_delay=on_delay)
-                    yield pool
-                finally:
-                    await pool.close()
+                yield pool
             finally:
-                await lifecycle.dismantle(config, timeout_s=_DRAIN_S)
+                await pool.close()
+        finally:
+            await lifecycle.dismantle(config, timeout_s=_DRAIN_S)
 
     @classmethod
     async def connect(cls, name: str = "default") -> Pool:
@@ -99,20 +119,22 @@ class Pool(PoolActors, DirectPool):
 
     @classmethod
     async def _open(cls, name: str, supervisor: ActorHandle[Any]) -> Pool:
-        config, secret = await ask_supervisor(supervisor, "connect_info")
+        link = SupervisorLink(name, supervisor)
+        config, secret = await link.query("connect_info")
         client = Client(
             config,
             secret,
             ControlPlane(
-                watch=lambda version: ask(supervisor, "watch", version),
-                report_dead=lambda worker_id, why: ask(supervisor, "report_dead", worker_id, why),
-                wake=(lambda: ask(supervisor, "wake")) if config.lazy else None,
+                watch=lambda version: link.ask("watch", version),
+                report_dead=lambda worker_id, why: link.ask("report_dead", worker_id, why),
+                wake=(lambda: link.ask("wake")) if config.lazy else None,
                 report=RemoteMetrics(name).report if config.enable_metrics else None,
             ),
         )
+        link.has_ended = lambda: client.membership.closed
         await client.start()
         await try_read_key(name, RemoteStore(name).get_record)
-        return cls(name, client, supervisor)
+        return cls(name, client, link)
 
 
 class BlockingPool(BlockingClient[Pool]):

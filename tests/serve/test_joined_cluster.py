@@ -9,18 +9,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.serve.test_service import ENDS_S, QA, QUESTION, SPEC, Up, dspool
+from tests.serve.test_service import ENDS_S, QA, QUESTION, SPEC, START_S, Up, dspool
 
 pytestmark = pytest.mark.serve
 
 CLUSTER = """
 import json, sys, ray
-found = ray.init(address="local", _temp_dir=sys.argv[1], _node_ip_address="127.0.0.1", include_dashboard=False,
+found = ray.init(address="local", _temp_dir=sys.argv[1], _node_ip_address="127.0.0.1", **json.loads(sys.argv[2]),
                  num_cpus=2, object_store_memory=128 * 1024 * 1024, log_to_driver=False, logging_level="ERROR")
 print(found.address_info["gcs_address"], flush=True)
 for _ in sys.stdin:
@@ -40,9 +41,9 @@ FILES = {
 class Cluster:
     """Somebody else's Ray, with a token."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, **options: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER, directory],
+            [sys.executable, "-c", CLUSTER, directory, json.dumps({"include_dashboard": False, **options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -114,18 +115,83 @@ def test_a_service_joins_serves_and_leaves_nothing_behind(cluster, tmp_path):
         up.end()
 
 
-def test_what_a_killed_service_leaves_on_a_cluster_is_removed_by_down(cluster, tmp_path):
+def begun(state, cluster, until: str) -> subprocess.Popen[str]:
+    """`dspool up` on the cluster, as far as the first line that says `until`."""
+    state.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "dspool.cli", "up", "--port", "0", "--pool-size", "1"]
+    process = subprocess.Popen(
+        [*command, "--state-dir", str(state), "--address", cluster.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "DSPOOL_INIT_TIMEOUT_S": str(START_S)},
+        text=True,
+    )
+    read_until(process, until)
+    return process
+
+
+def read_until(process: subprocess.Popen[str], said: str) -> None:
+    assert process.stdout is not None
+    assert any(said in line for line in process.stdout), f"it never said {said!r}"
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait(ENDS_S)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def end_with_nothing_left(cluster, state) -> None:
+    stopped = dspool("down", "--state-dir", str(state))
+    assert stopped.returncode == 0, stopped.stderr
+    assert cluster.named_actors() == []
+    assert "haproxy" not in {one.name() for one in cluster.processes()}
+    assert not (state / "run.json").exists()
+
+
+def test_a_service_whose_up_was_killed_goes_on_until_the_next_up_takes_it_over(cluster, tmp_path):
     state = tmp_path / "state"
-    up = Up(state, "--address", cluster.address, "--pool-size", "1")
+    first = Up(state, "--address", cluster.address, "--pool-size", "1")
+    workers = {one["id"]: one["pid"] for one in first.workers()}
+    killed(first.process)
+
+    shown = json.loads(dspool("status", "--state-dir", str(state), "--json").stdout)
+    assert (shown["running"], shown["looked_after"], shown["status"]["actual"]) == (True, False, 1)
+
+    # As somebody would who knows nothing of the cluster: the run file does.
+    second = dspool("up", "--detach", "--json", "--port", "0", "--state-dir", str(state))
+    assert second.returncode == 0, second.stderr
+    said = [json.loads(line) for line in second.stdout.splitlines()]
+    assert any("taking over the service" in line.get("text", "") for line in said)
+    assert said[-1]["url"] == first.url
+    assert {one["id"]: one["pid"] for one in first.workers()} == workers
+    shown = json.loads(dspool("status", "--state-dir", str(state), "--json").stdout)
+    assert (shown["looked_after"], shown["pid"]) == (True, said[-1]["pid"])
+    # It outlived the command that started it.
+    assert psutil.Process(said[-1]["pid"]).ppid() != os.getpid()
+
+    end_with_nothing_left(cluster, state)
+
+
+def test_a_start_that_was_cut_off_is_cleared_by_down(cluster, tmp_path):
+    state = tmp_path / "state"
+    killed(begun(state, cluster, until="opening the HTTP service"))
+    shown = dspool("status", "--state-dir", str(state))
+    assert (shown.returncode, "ended without cleaning up" in shown.stdout) == (3, True)
+    end_with_nothing_left(cluster, state)
+
+
+def test_an_end_that_was_cut_off_is_finished_by_the_next_up_which_then_serves(cluster, tmp_path):
+    state = tmp_path / "state"
+    process = begun(state, cluster, until="Ctrl-C lets")
+    process.send_signal(signal.SIGTERM)
+    read_until(process, "stopping the workers")
+    killed(process)
+    second = Up(state, "--address", cluster.address, "--pool-size", "1")
     try:
-        up.process.kill()
-        up.process.wait(ENDS_S)
-        # Detached actors live on, as they must for a service that is only restarted.
-        assert any(name.startswith("dspool:default:") for name in cluster.named_actors())
-        stopped = dspool("down", "--state-dir", str(state))
-        assert stopped.returncode == 0, stopped.stderr
-        # The Serve that it started too.
-        assert cluster.named_actors() == []
-        assert "haproxy" not in {one.name() for one in cluster.processes()}
+        with second.client() as http:
+            assert http.post(QA, json={"inputs": QUESTION, "timeout_s": 30}).status_code == 200
+        end_with_nothing_left(cluster, state)
     finally:
-        up.end()
+        second.end()

@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -20,6 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dspool.cli import app, start
+from dspool.cli import output as output_module
 from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.programs import flags_for
@@ -49,7 +52,8 @@ class FakeService:
         self.temp_dir = Path("/tmp/dspool-fake")
         self.ray_token_path = self.temp_dir / "ray_token"
         self.tls_cert = None
-        self.owns_serve = False
+        self.owns_serve = self.took_over = False
+        self.pools = []
 
     async def start(self, report):
         report("ray", "starting a local Ray")
@@ -125,7 +129,7 @@ def test_up_with_rays_dashboard_says_where_it_is_and_how_to_log_in(service, tmp_
     ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path), "--ray-dashboard"])
     said = "Ray's dashboard: http://127.0.0.1:8265 (it asks for a token, which `dspool open --ray` prints)"
     assert said in ended.output
-    assert [run.ray_dashboard for run in written] == ["http://127.0.0.1:8265"]
+    assert {run.ray_dashboard for run in written} == {"http://127.0.0.1:8265"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
@@ -507,3 +511,110 @@ def test_a_configuration_finds_its_programs_in_the_current_directory(service, sh
     result = run(app, ["up", "--config", str(file), "--port", "0", "--state-dir", str(shop / "s")])
     assert result.exit_code == 0, result.output
     assert os.environ["PYTHONPATH"] == f"{shop}{os.pathsep}/elsewhere"
+
+
+def phases(service, monkeypatch):
+    """What the run file says in each step of a service."""
+    seen = []
+    write = RunFile.write
+
+    def written(self, one):
+        seen.append((one.phase, one.temp_dir, one.url != ""))
+        write(self, one)
+
+    monkeypatch.setattr(RunFile, "write", written)
+    return seen
+
+
+def test_the_run_file_says_how_far_a_service_is_so_that_the_next_command_can_clear_it(
+    service, tmp_path, monkeypatch
+):
+    seen = phases(service, monkeypatch)
+    assert run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)]).exit_code == 0
+    assert seen == [("serving", "/tmp/dspool-fake", True), ("stopping", "/tmp/dspool-fake", True)]
+
+
+def test_a_terminal_that_hangs_up_twice_does_not_cut_the_end_off(service, tmp_path, monkeypatch):
+    async def stop(self, report):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            for _ in range(5):  # turns in which its handler would run
+                await asyncio.sleep(0)
+        report("stopped", "stopped")
+        self.log.append("stopped")
+
+    monkeypatch.setattr(service, "stop", stop)
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    assert (ended.exit_code, service.log) == (0, ["stopped"])
+
+
+def test_an_output_that_is_gone_does_not_cut_the_end_off(service, tmp_path, monkeypatch):
+    async def stop(self, report):
+        monkeypatch.setattr(output_module.Output, "progress", gone)
+        report("pool", "stopping the workers")
+        self.log.append("stopped")
+
+    def gone(self, step, text):
+        raise SystemExit(141)
+
+    monkeypatch.setattr(service, "stop", stop)
+    ended = run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    assert (ended.exit_code, service.log) == (0, ["stopped"])
+
+
+def test_what_is_not_cleared_yet_is_not_forgotten_by_one_that_dies_too(tmp_path):
+    file = RunFile(tmp_path)
+    file.claim(DEAD)
+    file.claim(msgspec.structs.replace(DEAD, pid=2**22 - 2, temp_dir=None))
+    file.claim(this_process("default"))
+    assert [one.temp_dir for one in file.read().left] == ["/tmp/dspool-gone", None]
+
+
+def test_down_clears_all_that_was_left(service, tmp_path):
+    file = RunFile(tmp_path)
+    file.claim(DEAD)
+    file.claim(msgspec.structs.replace(DEAD, pid=2**22 - 2, temp_dir="/tmp/dspool-gone-too"))
+    ended = run(app, ["down", "--state-dir", str(tmp_path), "--json"])
+    assert ended.exit_code == 0
+    cleared = [str(what["temp_dir"]) for _, what in service.log]
+    assert cleared == ["/tmp/dspool-gone", "/tmp/dspool-gone-too"]
+    assert json.loads(ended.stdout.splitlines()[-1])["stopped"] is False
+    assert not file.path.exists()
+
+
+@pytest.fixture
+def answering():
+    """The URL of something that answers 200, as a service does that goes on without its `dspool up`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            return None
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "goes_on"),
+    [
+        ({}, True),
+        ({"joined": False}, False),
+        ({"phase": "stopping"}, False),
+        ({"phase": "starting"}, False),
+        ({"url": "http://127.0.0.1:9"}, False),
+    ],
+)
+def test_a_service_goes_on_without_its_up_only_on_anothers_cluster_and_while_it_answers(
+    answering, tmp_path, changes, goes_on
+):
+    dead = msgspec.structs.replace(DEAD, joined=True, phase="serving", url=answering)
+    RunFile(tmp_path).write(msgspec.structs.replace(dead, **changes))
+    living = RunFile(tmp_path).living()
+    assert (living is not None) is goes_on

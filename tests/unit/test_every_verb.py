@@ -29,6 +29,7 @@ NEED_NO_SERVICE = {
     "new": "writes files",
     "doctor": "tells what is wrong, also without one",
     "trace": "reads files",
+    "preflight": "is for what does not run yet",
     "where": "reads files",
     "token new": "writes a file",
     "token list": "reads a file",
@@ -41,6 +42,8 @@ NEED_NO_SERVICE = {
 HAVE_NO_POOL = {
     "down": "stops the service with all its pools",
     "config": "prints all keys, also those of no pool",
+    "apply": "changes the service with all its pools",
+    "preflight": "looks at all pools of a file",
     "version": "is about packages",
     "new": "makes a project",
     "where": "is about files and directories",
@@ -125,7 +128,7 @@ def test_without_a_service_each_verb_says_in_one_sentence_how_to_start_one(verb,
     assert said in json.loads(as_json.output).values()
 
 
-@pytest.mark.parametrize("verb", [*ASKING, "doctor"])
+@pytest.mark.parametrize("verb", [*(verb for verb in ASKING if "--pool" in options_of(verb)), "doctor"])
 def test_a_pool_that_the_service_does_not_have_is_refused(verb, without_the_pool):
     ended = run(app, line_of(verb, "--pool", "nope", *without_the_pool))
     said = "Error: there is no pool 'nope' here; there is: default\n"

@@ -207,6 +207,30 @@ def test_an_adopted_worker_over_the_memory_limit_is_recycled_because_nobody_know
     assert len(b.members) == 1
 
 
+def test_workers_with_older_settings_are_replaced_one_at_a_time_each_after_its_replacement_is_warm():
+    b = Bench(pool_size=3).boot().obey()
+    old = list(b.members)
+    b.state.settings = "new"
+    for worker_id in old:
+        b.feed(ev.HealthOk(worker_id, WorkerStatus(worker_id, 0, "ready", settings="old")))
+    started = b.of(ev.StartWorker)[len(old) :]
+    assert len(started) == 1
+    assert b.members == old
+    new = started[0].worker_id
+    b.obey()
+    b.feed(ev.HealthOk(new, WorkerStatus(new, 0, "ready", settings="new")))
+    assert new in b.members
+    assert all(b.state.roster.get(worker_id) is None for worker_id in old)
+    assert len(b.members) == 3
+
+
+def test_a_worker_that_has_not_said_its_settings_yet_stays():
+    b = Bench(pool_size=1).boot().obey()
+    b.state.settings = "new"
+    b.feed(ev.HealthOk(b.members[0], WorkerStatus(b.members[0], 0, "ready")))
+    assert len(b.of(ev.StartWorker)) == 1
+
+
 def test_old_workers_are_recycled_one_at_a_time_and_never_below_the_size():
     b = Bench(pool_size=3, recycle={"max_age_s": 60.0}).boot().obey()
     old = set(b.members)

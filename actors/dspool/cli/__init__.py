@@ -14,6 +14,8 @@ import typer
 
 from dspool.cli import (
     actions,
+    apply,
+    checklist,
     deploy,
     dev,
     doctor,
@@ -32,6 +34,7 @@ from dspool.cli import (
     warm,
     where,
 )
+from dspool.cli.detached import run_detached
 from dspool.cli.entry import Commands, piped
 from dspool.cli.env_file import take_variables
 from dspool.cli.json_log import JsonLog
@@ -39,7 +42,7 @@ from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
 from dspool.cli.start import run_down, run_up
-from dspool.config import load_config
+from dspool.config import load_config, load_pools
 from dspool.errors import ConfigError
 
 
@@ -111,6 +114,13 @@ def up(
     timings: Annotated[
         bool, typer.Option("--timings", help="Show where the time of the start went.")
     ] = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach",
+            help="Serve in the background, also after this terminal is closed; returns when it serves.",
+        ),
+    ] = False,
     env_file: Annotated[
         Path | None,
         typer.Option("--env-file", help="File with NAME=VALUE lines; what the environment sets counts more."),
@@ -121,6 +131,7 @@ def up(
     """Start the pool and its HTTP service, and serve until Ctrl-C.
 
     Ctrl-C (or SIGTERM) lets running operations finish, then stops what was started; a second one ends at once.
+    On a cluster that it joins, it takes over a service whose `dspool up` has died.
     """
     out = JsonLog(True, debug) if log_format == "json" else Output(json, debug)
     flags = {
@@ -135,13 +146,16 @@ def up(
     with guarded(out):
         if log_format not in ("text", "json"):
             raise ConfigError(f"--log-format is text or json, not {log_format!r}", key="log_format")
+        if detach:
+            raise typer.Exit(run_detached(sys.argv[1:], run_file(config, state_dir), out))
         if env_file is not None and (taken := take_variables(env_file, os.environ)):
             out.progress("env", f"read {', '.join(taken)} from {env_file}")
         if served:
             programs.find_here()
             flags = programs.flags_for(served, config, flags)
         else:
-            programs.find_configured(load_config(cli=flags, file=config).config)
+            for one in load_pools(cli=flags, file=config):
+                programs.find_configured(one.config)
         run_up(config, flags, out, address=address, ray_dashboard=ray_dashboard, timings=timings)
 
 
@@ -156,7 +170,7 @@ def down(
     """Stop the service of this state directory: running operations finish first."""
     out = Output(json, debug)
     with guarded(out):
-        said = run_down(run_file(config, state_dir), timeout)
+        said = run_down(run_file(config, state_dir), timeout, out)
         out.result(said, said["message"])
 
 
@@ -244,11 +258,13 @@ for commands in (
     failures,
     operations,
     actions,
+    apply,
     warm,
     deploy,
     versions,
     evaluation,
     doctor,
+    checklist,
 ):
     commands.add_to(app)
 

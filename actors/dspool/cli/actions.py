@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from dspool.cli.apply import restart_all
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
-from dspool.cli.output import EXIT_FAILED, Output
-from dspool.cli.service import serving
+from dspool.cli.output import EXIT_FAILED, Output, guarded
+from dspool.cli.service import run_file, running, serving
 from dspool.core.wording import counted
+from dspool.errors import InvalidRequest
 from dspool.messages import PoolStatus
 from dspool.remote import BlockingRemotePool
 
@@ -78,7 +80,17 @@ def drain(
 
 
 def restart(
-    worker: WorkerName,
+    worker: Annotated[
+        str | None,
+        typer.Argument(metavar="WORKER", help="The worker's id, or its number: 0 for default-w0-a1b2c3."),
+    ] = None,
+    rolling: Annotated[
+        bool,
+        typer.Option(
+            "--rolling",
+            help="Replace all workers, one after the other, and without --pool the HTTP processes too.",
+        ),
+    ] = False,
     config: ConfigFile = None,
     state_dir: StateDir = None,
     pool: PoolName = None,
@@ -86,8 +98,19 @@ def restart(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Replace a worker: the new one is warm first, then the old one is drained."""
-    _remove("restart", worker, config, state_dir, pool, wait, Output(json, debug))
+    """Replace a worker, or all: the new one is warm first, then the old one is drained. No request fails by it."""
+    out = Output(json, debug)
+    if rolling or worker is None:
+        with serving(out, config, state_dir, pool) as found:
+            found.status()  # a pool that the service does not have is refused here
+        with guarded(out):
+            if not rolling or worker is not None:
+                raise InvalidRequest("name a worker, or say --rolling for all of them")
+            facts = restart_all(running(run_file(config, state_dir)), pool, out)
+            workers = sum(facts["restarted"].values())
+            out.result(facts, f"replaced {counted(workers, 'worker')} in {facts['took_s']:.1f} s")
+        return
+    _remove("restart", worker, config, state_dir, pool, wait, out)
 
 
 def pause(

@@ -34,6 +34,7 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "running": True,
         "development": run.development,
+        "looked_after": run.alive(),
         "url": run.url,
         "pool": pool or run.pool,
         "pid": run.pid,
@@ -96,6 +97,8 @@ def status_text(seen: dict[str, Any]) -> str:
     by = " of dspool dev" if seen["development"] else ""
     ray = f", Ray {seen['ray_address']}" if seen["ray_address"] else ""
     lines.append(f"at {where}{by} (pid {seen['pid']}{ray})")
+    if not seen["looked_after"]:
+        lines.append("its `dspool up` has ended; it serves on, and `dspool up` takes it over")
     if status is None:
         return "\n".join(lines)
     if seen["metrics"] is None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import psutil
@@ -11,6 +14,8 @@ from msgspec import Struct
 
 from dspool import private_files
 from dspool.errors import ConfigError, Conflict
+
+_ANSWERS_S: Final = 5.0
 
 
 class ServiceRun(Struct, frozen=True, kw_only=True):
@@ -34,6 +39,13 @@ class ServiceRun(Struct, frozen=True, kw_only=True):
     """It is a `dspool dev`: one worker, no Ray."""
     tls_cert: str | None = None
     """The certificate that the service shows, when it speaks HTTPS."""
+    phase: Literal["starting", "serving", "stopping"] = "starting"
+    log: str | None = None
+    """Where its output goes, when it runs in the background."""
+    flags: dict[str, Any] = {}
+    """What its command line said, by setting: that holds for `dspool apply` too."""
+    left: tuple[ServiceRun, ...] = ()
+    """Earlier ones that died and are not cleared yet: what this one must not forget if it dies too."""
 
     def alive(self) -> bool:
         try:
@@ -44,6 +56,28 @@ class ServiceRun(Struct, frozen=True, kw_only=True):
             )
         except psutil.Error:
             return False
+
+    def serves_alone(self) -> bool:
+        """Its process is dead, and what it started on another's cluster goes on: `dspool up` takes it over."""
+        return (
+            self.joined
+            and self.phase == "serving"
+            and not self.alive()
+            and bool(self.url)
+            and _answers(self.url)
+        )
+
+
+def _answers(url: str) -> bool:
+    at = urlsplit(url)
+    connection = HTTPConnection(at.hostname or "", at.port or 80, timeout=_ANSWERS_S)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def this_process(pool: str) -> ServiceRun:
@@ -64,11 +98,11 @@ class RunFile:
         return RunFile(self.state_dir, "dev.json")
 
     def living(self) -> ServiceRun | None:
-        """The `dspool up` that runs, else the `dspool dev`."""
-        for run in (self.read(), self.of_development.read()):
-            if run is not None and run.alive():
-                return run
-        return None
+        """The `dspool up` that runs, else the `dspool dev`, else the service that goes on without its `dspool up`."""
+        runs = [run for run in (self.read(), self.of_development.read()) if run is not None]
+        return next(
+            (run for run in runs if run.alive()), next((run for run in runs if run.serves_alone()), None)
+        )
 
     def read(self) -> ServiceRun | None:
         """What is written there, running or not; None when there is nothing of use."""
@@ -78,7 +112,8 @@ class RunFile:
             return None
 
     def claim(self, run: ServiceRun) -> ServiceRun | None:
-        """Take the state directory for `run`; gives the dead run that was there before, for cleaning up.
+        """Take the state directory for `run`; gives the dead run that was there before, for cleaning up. The file has
+        it as `left` until `write` says otherwise.
 
         Raises:
             Conflict: a living one has it.
@@ -100,6 +135,10 @@ class RunFile:
                         "stop it with `dspool down`, or use another --state-dir",
                         pid=before.pid,
                     ) from None
+                if before is not None:
+                    run = msgspec.structs.replace(
+                        run, left=(*before.left, msgspec.structs.replace(before, left=()))
+                    )
                 self.path.unlink(missing_ok=True)
                 continue
             except OSError as failed:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
+from dspool.cli import detached
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.first_process import become_child
 from dspool.cli.json_log import JsonLog, follow
@@ -22,7 +23,7 @@ from dspool.cli.output import EXIT_INTERRUPTED, Output
 from dspool.cli.ray_output import RayOutput
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
-from dspool.config import PoolConfig, load_config
+from dspool.config import PoolConfig, load_config, load_pools
 from dspool.core.lifecycle.start_steps import StepTiming, timings_text
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, from_environment
@@ -42,7 +43,10 @@ class RunningService(Protocol):
     ray_token_path: Path | None
     tls_cert: str | None
     owns_serve: bool
-    pool: Any
+    pools: list[Any]
+    took_over: bool
+    changed: Callable[[], None]
+    flags: dict[str, Any]
 
     def timings(self) -> list[StepTiming]: ...
     async def start(self, report: Callable[[str, str], None]) -> None: ...
@@ -69,29 +73,43 @@ def run_up(
         PoolError: it could not be started; nothing is left running.
     """
     become_child()
-    config = _checked(file, flags)
+    configs, flags = _checked(file, flags)
+    config, *more = configs
     run_file = RunFile(config.state_dir)
-    run = this_process(config.name)
+    run = msgspec.structs.replace(this_process(config.name), log=os.environ.get(detached.LOG), flags=flags)
+    before = run_file.read()
+    if address is None and before is not None and before.joined and before.serves_alone():
+        address = before.ray_address
     if address is None:
         # On another's cluster, what is installed where the workers are counts.
-        refuse_what_cannot_be_imported(config)
+        for one in configs:
+            refuse_what_cannot_be_imported(one)
     # Until the event loop hears them; what is claimed is given back. What was ignored at the start stays so.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end_early)
-    before = run_file.claim(run)
+    run_file.claim(run)
+    left: tuple[ServiceRun, ...] = ()
     try:
-        if before is not None:
-            clear(before, out)
+        if (claimed := run_file.read()) is not None:
+            left = claimed.left
+        # What is on the cluster that is joined, the service itself takes over or clears.
+        for earlier in left:
+            if address is None or not earlier.joined:
+                clear(earlier, out)
+        left = ()
+        beside = {"more": more} if more else {}
         service: RunningService = service_module().Service(
-            config, address=address, ray_dashboard=ray_dashboard
+            config, address=address, ray_dashboard=ray_dashboard, **beside
         )
+        service.flags = flags
         run = msgspec.structs.replace(run, joined=address is not None)
         # Ray prints to stdout now and then; there, programs read our JSON.
         with redirect_stdout(RayOutput(sys.stderr)):
             asyncio.run(_serve(service, run, run_file, out, timings))
     finally:
-        run_file.remove(run.pid)
+        if not left:
+            run_file.remove(run.pid)
 
 
 def _end_early(number: int, frame: object) -> NoReturn:
@@ -99,25 +117,32 @@ def _end_early(number: int, frame: object) -> NoReturn:
 
 
 def clear(run: ServiceRun, out: Output) -> None:
-    """Remove what a dead `dspool up` may have left: only what its run file names."""
+    """Remove what a dead `dspool up` may have left: only what its run file names.
+
+    Raises:
+        Conflict: another process looks after it now.
+    """
     out.progress(
         "clean", f"an earlier service (pid {run.pid}) ended without cleaning up; removing what it left"
     )
-    service_module().clear(
+    why_not = service_module().clear(
         pool=run.pool,
         address=run.ray_address if run.joined else None,
         temp_dir=None if run.temp_dir is None else Path(run.temp_dir),
         owns_serve=run.owns_serve,
     )
+    if why_not:
+        out.progress("warning", why_not)
 
 
-def _checked(file: Path | None, flags: dict[str, Any]) -> PoolConfig:
-    """The configuration, with an address that can be listened on.
+def _checked(file: Path | None, flags: dict[str, Any]) -> tuple[list[PoolConfig], dict[str, Any]]:
+    """The configurations of the pools, with an address that can be listened on; and `flags` with that address.
 
     Raises:
         ConfigError: the tokens cannot be read. NotAllowed: an address beyond loopback without tokens.
     """
-    service = load_config(cli=flags, file=file).config.service
+    first = load_config(cli=flags, file=file).config
+    service = first.service
     tokens = TokenSource(service.tokens_file, from_environment(os.environ))
     if service.tokens_file is not None and len(tokens) == 0:
         raise ConfigError(
@@ -125,8 +150,19 @@ def _checked(file: Path | None, flags: dict[str, Any]) -> PoolConfig:
             key="service.tokens_file",
         )
     host = checked_host(service.host, tokens=len(tokens) > 0)
-    port = checked_port(host, service.port)
-    return load_config(cli=flags, file=file, code={"service.host": host, "service.port": port}).config
+    left = RunFile(first.state_dir).read()
+    # It has the port that it serves at, and is taken over.
+    goes_on = left is not None and left.serves_alone()
+    port = service.port if goes_on and service.port else checked_port(host, service.port)
+    flags = {key: value for key, value in flags.items() if value is not None}
+    at = {"service.host": host, "service.port": port}
+    loaded = load_pools(cli=flags, file=file, code=at)
+    given = {
+        key: at[key]
+        for key in at
+        if loaded[0].sources[key] == "code" and (key in flags or port != service.port)
+    }
+    return [one.config for one in loaded], {**flags, **given}
 
 
 async def _serve(
@@ -134,8 +170,9 @@ async def _serve(
 ) -> None:
     stopping = asyncio.Event()
 
-    def asked_to_stop() -> None:
-        if stopping.is_set():
+    def asked_to_stop(number: int) -> None:
+        # A terminal that closes hangs up more than once, and nobody is in a hurry: only a second Ctrl-C is.
+        if stopping.is_set() and number != signal.SIGHUP:
             service.kill()
             run_file.remove(run.pid)
             os._exit(EXIT_INTERRUPTED)
@@ -149,15 +186,28 @@ async def _serve(
 
     def listen() -> None:
         for number in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} - ignored:
-            loop.add_signal_handler(number, asked_to_stop)
+            loop.add_signal_handler(number, asked_to_stop, number)
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
 
     def report(step: str, text: str) -> None:
         # Ray puts handlers of its own in place of ours when it starts, and its SIGTERM one ends the process.
         listen()
-        out.progress(step, text)
+        try:
+            out.progress(step, text)
+        except (OSError, SystemExit) as unheard:
+            # Whoever read it is gone, as a terminal that closed: that ends a start, and never cuts an end off.
+            if not stopping.is_set() and isinstance(unheard, SystemExit):
+                raise
+            stopping.set()
 
+    def record() -> None:
+        """What would have to be cleared if this process died now."""
+        nonlocal run
+        run = recorded(run, service)
+        run_file.write(run)
+
+    service.changed = record
     listen()
     began, following = time.time(), None
     starting = asyncio.ensure_future(service.start(report))
@@ -166,24 +216,15 @@ async def _serve(
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            run = msgspec.structs.replace(
-                run,
-                url=service.url,
-                ray_address=service.ray_address,
-                temp_dir=None if service.temp_dir is None else str(service.temp_dir),
-                ray_token_path=None if service.ray_token_path is None else str(service.ray_token_path),
-                tls_cert=service.tls_cert,
-                owns_serve=service.owns_serve,
-                ray_dashboard=_ray_dashboard(service),
-            )
-            run_file.write(run)
+            run = msgspec.structs.replace(run, phase="serving")
+            record()
             found = service.timings()
             if timings:
                 for line in timings_text(found).splitlines():
                     out.progress("", line)
-            out.ready({**_facts(run, run_file), "timings": msgspec.to_builtins(found)})
+            out.ready({**_facts(run, run_file, service.took_over), "timings": msgspec.to_builtins(found)})
             if isinstance(out, JsonLog):
-                following = asyncio.ensure_future(follow(service.pool, out.take, since=began))
+                following = asyncio.gather(*(follow(pool, out.take, since=began) for pool in service.pools))
             await waiting
     finally:
         stopping.set()
@@ -192,15 +233,31 @@ async def _serve(
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
+        run = msgspec.structs.replace(run, phase="stopping")
+        record()
         await service.stop(report)
         waiting.cancel()
+
+
+def recorded(run: ServiceRun, service: RunningService) -> ServiceRun:
+    """`run` with what there is of its service by now."""
+    return msgspec.structs.replace(
+        run,
+        url=service.url if run.phase == "serving" else run.url,
+        ray_address=service.ray_address,
+        temp_dir=None if service.temp_dir is None else str(service.temp_dir),
+        ray_token_path=None if service.ray_token_path is None else str(service.ray_token_path),
+        tls_cert=service.tls_cert,
+        owns_serve=service.owns_serve,
+        ray_dashboard=_ray_dashboard(service),
+    )
 
 
 def _ray_dashboard(service: RunningService) -> str | None:
     return f"http://{service.ray_dashboard_url}" if service.ray_dashboard_url else None
 
 
-def _facts(run: ServiceRun, run_file: RunFile) -> dict[str, Any]:
+def _facts(run: ServiceRun, run_file: RunFile, took_over: bool) -> dict[str, Any]:
     facts = {
         "url": run.url,
         "pool": run.pool,
@@ -208,18 +265,24 @@ def _facts(run: ServiceRun, run_file: RunFile) -> dict[str, Any]:
         "ray_address": run.ray_address,
         "ray_token_path": run.ray_token_path,
         "state_dir": str(run_file.state_dir),
+        "took_over": took_over,
     }
     return {**facts, "ray_dashboard": run.ray_dashboard} if run.ray_dashboard else facts
 
 
-def run_down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
+def run_down(run_file: RunFile, timeout_s: float, out: Output) -> dict[str, Any]:
     """Stop the service: ask its process, wait, and insist after `timeout_s`. Nothing running is fine too."""
     run = run_file.read()
     if run is None:
         return {"stopped": False, "message": f"nothing to stop: no service runs from {run_file.state_dir}"}
     if not run.alive():
-        clear(run, Output(as_json=False))
+        went_on = run.serves_alone()
+        for one in (*run.left, run):
+            clear(one, out)
         run_file.remove(run.pid)
+        if went_on:
+            said = f"stopped pool {run.pool}, which went on after its `dspool up` (pid {run.pid}) had ended"
+            return {"stopped": True, "pid": run.pid, "message": said}
         return {"stopped": False, "message": f"the service (pid {run.pid}) had ended; removed what it left"}
     # A second signal makes `up` end at once; the last resort is SIGKILL.
     for number, patience in ((signal.SIGTERM, timeout_s), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
@@ -227,6 +290,11 @@ def run_down(run_file: RunFile, timeout_s: float) -> dict[str, Any]:
             os.kill(run.pid, number)
         if _gone(run, patience):
             break
+    left = run_file.read()
+    if left is not None and left.pid == run.pid and (left.joined or left.temp_dir is not None):
+        # It could not clean up itself.
+        for one in (*left.left, left):
+            clear(one, out)
     run_file.remove(run.pid)
     return {"stopped": True, "pid": run.pid, "message": f"stopped pool {run.pool} (pid {run.pid})"}
 

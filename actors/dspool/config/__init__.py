@@ -3,7 +3,7 @@
 `PoolConfig(...)` in code, `load_config(...)` for a program with a command line and a file.
 """
 
-from dspool.config.load import Loaded, Row, load_config
+from dspool.config.load import Loaded, Row, load_config, load_pools
 from dspool.config.models import CacheConfig, LMProfile, ModelPrice, RequestLM
 from dspool.config.parts import (
     AllowedCallables,
@@ -63,5 +63,6 @@ __all__ = [
     "WarmupStep",
     "WorkerStep",
     "load_config",
+    "load_pools",
     "reference_table",
 ]

@@ -42,26 +42,101 @@ def load_config(
     cli: dict[str, Any] | None = None,
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    pool: str | None = None,
 ) -> Loaded:
     """The configuration from all sources: `code`, `cli`, `DSPOOL_*`, YAML file, default. The first that has a key wins.
 
     `code` and `cli` take nested or dotted keys (`{"warmup.strategy": "staged"}`); None in `cli` means that the flag
     is absent. `file` None is the one that `DSPOOL_CONFIG` names, if any. Sources merge key by key, so a file may set
     one LM profile and a variable one field of it; lists do not merge. If no source has programs, the pool has `qa`.
+    Of a file with several `pools` it is the one called `pool`, by default the first.
 
     Raises:
         ConfigError: the refused values, each with its source.
     """
     environ = os.environ if environ is None else environ
     with environment(environ):
+        path = file if file is not None else file_named_by(environ)
+        sections = sections_of({} if path is None else _read(path))
+        if pool is not None and pool not in sections and None not in sections:
+            known = ", ".join(str(name) for name in sections)
+            raise ConfigError(
+                f"{path}: there is no pool {pool!r}; there is: {known}", key="pools", value=pool
+            )
+        name = pool if pool in sections else next(iter(sections))
+        return _load(code or {}, cli or {}, environ, path, name, sections[name])
+
+
+def load_pools(
+    *,
+    code: dict[str, Any] | None = None,
+    cli: dict[str, Any] | None = None,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> list[Loaded]:
+    """As `load_config`, of all pools of the file, in its order.
+
+    Raises:
+        ConfigError: the refused values, each with its source.
+    """
+    environ = os.environ if environ is None else environ
+    with environment(environ):
+        path = file if file is not None else file_named_by(environ)
+        sections = sections_of({} if path is None else _read(path))
+        return [
+            _load(code or {}, cli or {}, environ, path, name, section) for name, section in sections.items()
+        ]
+
+
+def sections_of(document: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
+    """What a file says of each pool, by its name; of one whose file has no `pools`, all that it says, by None.
+
+    What stands beside `pools` holds for all of them; a pool's own section counts more.
+
+    Raises:
+        ConfigError: `pools` is no mapping of sections, or one says what can only stand once.
+    """
+    if "pools" not in document:
+        return {None: document}
+    pools, shared = document["pools"], {key: value for key, value in document.items() if key != "pools"}
+    if not isinstance(pools, dict) or not pools:
+        raise ConfigError("pools: must be a mapping of names to the settings of each", key="pools")
+    if "name" in shared:
+        raise ConfigError("name: pools have their names in `pools`", key="name")
+    found: dict[str | None, dict[str, Any]] = {}
+    for name, section in pools.items():
+        section = {} if section is None else section
+        if not isinstance(section, dict):
+            raise ConfigError(f"pools.{name}: must be a mapping of settings", key=f"pools.{name}")
+        for key in sorted(_OF_SERVICE & section.keys()):
+            rule = "is for the service with all its pools: it stands beside `pools`"
+            raise ConfigError(f"pools.{name}.{key}: {rule}", key=f"pools.{name}.{key}", rule=rule)
+        found[str(name)] = _merge(shared, section)
+    return found
+
+
+_OF_SERVICE = frozenset({"name", "service", "state_dir"})
+
+
+def _load(
+    code: dict[str, Any],
+    cli: dict[str, Any],
+    environ: Mapping[str, str],
+    path: Path | None,
+    name: str | None,
+    section: dict[str, Any],
+) -> Loaded:
+    """One pool. In a file with several its name is that of its section, whatever the environment says."""
+    if name is not None:
+        code, cli = {**code, "name": name}, {key: value for key, value in cli.items() if key != "name"}
+    with environment(environ):
         layers = [
-            ("code", _nested(code or {})),
-            ("cli", _nested({key: value for key, value in (cli or {}).items() if value is not None})),
+            ("code", _nested(code)),
+            ("cli", _nested({key: value for key, value in cli.items() if value is not None})),
             ("env", _environment_layer()),
         ]
-        path = file if file is not None else file_named_by(environ)
         if path is not None:
-            layers.append((f"file:{path}", _read(path)))
+            layers.append((f"file:{path}", section))
         merged: dict[str, Any] = {}
         for _, layer in reversed(layers):
             merged = _merge(merged, layer)

@@ -109,6 +109,8 @@ class WorkerStatus(Struct, frozen=True):
     """`own_mb` when it became warm; 0: not known."""
     misses: int = 0
     """Health checks in a row that it did not answer."""
+    settings: str = ""
+    """A mark of the settings that it has from its start: one with an older mark is replaced."""
 
 
 class EndedWorker(Struct, frozen=True):

@@ -16,7 +16,6 @@ from dspool.runtime.cluster import (
     NAMESPACE,
     actor_name,
     ask,
-    ask_supervisor,
     dashboard_url,
     find_actor,
 )
@@ -24,6 +23,7 @@ from dspool.runtime.inspection import Inspection
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.storage import Storage
 from dspool.runtime.store import RemoteStore
+from dspool.runtime.supervisor_link import SupervisorLink
 from dspool.store.store import SessionStore
 from dspool.telemetry.log_files import LogPage, LogQuery
 
@@ -42,13 +42,17 @@ class PoolActors(Administration, Inspection, Storage):
     name: str
     client: Client
 
-    def __init__(self, pool: str, supervisor: ActorHandle[SupervisorActor]) -> None:
+    def __init__(self, pool: str, supervisor: SupervisorLink) -> None:
         Inspection.__init__(self, RemoteMetrics(pool))
         Storage.__init__(self, cast(SessionStore, RemoteStore(pool)))
-        self.supervisor = supervisor
-        """The raw supervisor actor: `await pool.supervisor.status.remote()`. What its methods are may change."""
+        self._supervisor = supervisor
         self._handles: dict[str, ActorHandle[WorkerActor]] = {}
         """Of the workers that callers asked about; bounded."""
+
+    @property
+    def supervisor(self) -> ActorHandle[SupervisorActor]:
+        """The raw supervisor actor: `await pool.supervisor.status.remote()`. What its methods are may change."""
+        return self._supervisor.handle
 
     @property
     def metrics(self) -> ActorHandle[MetricsActor]:
@@ -81,10 +85,10 @@ class PoolActors(Administration, Inspection, Storage):
         return (await self._handle(worker_id))._actor_id.hex()
 
     async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return await ask(self.supervisor, method, *args, **kwargs)
+        return await self._supervisor.ask(method, *args, **kwargs)
 
     async def _query(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return await ask_supervisor(self.supervisor, method, *args, **kwargs)
+        return await self._supervisor.query(method, *args, **kwargs)
 
     async def _log_pages(self, query: LogQuery) -> list[LogPage]:
         node, page = await self._query("log_lines", query)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -16,8 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
+from dspool.core.lifecycle import events as ev
+from dspool.core.lifecycle.config_changes import worker_settings
 from dspool.core.lifecycle.placement import apart
-from dspool.errors import PoolError
+from dspool.errors import PoolError, UnknownWorker
 from dspool.messages import WorkerId
 from dspool.runtime.answers import ROLE as ANSWERS
 from dspool.runtime.answers import AnswersActor
@@ -33,7 +34,7 @@ from dspool.runtime.cluster import (
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.store import RemoteStore, StoreActor
 from dspool.runtime.store_place import find_node
-from dspool.runtime.workers import RayRuntime
+from dspool.runtime.workers import RayRuntime, life_of
 from dspool.store.settings import store_url
 from dspool.supervisor import Supervisor
 from dspool.telemetry import logs
@@ -43,6 +44,15 @@ from dspool.telemetry.log_files import LogPage, LogQuery, search_node
 T = TypeVar("T")
 P = ParamSpec("P")
 
+COMMON: dict[str, Any] = {
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "num_cpus": 0,
+    "max_restarts": -1,
+    "max_concurrency": MAX_CONCURRENCY,
+    "get_if_exists": True,
+}
+"""Options of the actors of a pool that stand once."""
 _CLOSE_STORE_S = 2.0
 _NAMES_FREE_S = 5.0
 
@@ -82,9 +92,9 @@ class SupervisorActor(Supervisor):
             RemoteStore(config.name),
             observe=lambda: metrics.sizing_inputs(sizing.short_window_s, sizing.long_window_s),
             report=metrics.report if config.enable_metrics else None,
-            # Each start of a pool makes a secret.
-            life=hashlib.sha256(self._secret).hexdigest(),
+            life=life_of(self._secret),
         )
+        self._state.settings = worker_settings(config, life_of(self._secret))
 
     async def _report_events(self, metrics: RemoteMetrics) -> None:
         while True:
@@ -95,6 +105,13 @@ class SupervisorActor(Supervisor):
         """What a client needs: the configuration, and the workers' secret."""
         await self.started()
         return self.config, self._secret
+
+    async def roll(self, worker_ids: list[str], why: str) -> None:
+        """Replace these workers, one after the other, each once its replacement is warm. Returns at once."""
+        await self.started()
+        for worker_id in worker_ids:
+            with contextlib.suppress(UnknownWorker):  # it has gone by itself
+                self._feed(ev.RestartRequested(worker_id, why))
 
     async def log_lines(self, query: LogQuery) -> tuple[str, LogPage]:
         """The node of this actor, and lines of all processes of the pool there."""
@@ -139,10 +156,13 @@ class SupervisorActor(Supervisor):
     observe = _after_start(Supervisor.observe)
 
 
-def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> ActorHandle[Any]:
+def launch(
+    config: PoolConfig, secret: bytes, *, host: str | None = None, goes_on: bool = False
+) -> ActorHandle[Any]:
     """Create the actors of a pool, or find the existing ones; returns the supervisor's handle.
 
-    Workers listen on `host`; by default on their node's address, which a cluster of several machines needs.
+    With `goes_on` it is the same pool with other settings: what it counted counts on. Workers listen on `host`; by
+    default on their node's address, which a cluster of several machines needs.
 
     Raises:
         ConfigError: the session store does not fit the cluster; nothing was started.
@@ -160,34 +180,26 @@ def launch(config: PoolConfig, secret: bytes, *, host: str | None = None) -> Act
         chosen = places[role]
         return "DEFAULT" if chosen is None else NodeAffinitySchedulingStrategy(chosen, soft=True)
 
-    common: dict[str, Any] = {
-        "namespace": NAMESPACE,
-        "lifetime": "detached",
-        "num_cpus": 0,
-        "max_restarts": -1,
-        "max_concurrency": MAX_CONCURRENCY,
-        "get_if_exists": True,
-    }
     store: Any = ray.remote(StoreActor)
     store.options(
         name=actor_name(name, "store"),
         max_task_retries=-1,
         scheduling_strategy=place("store", node),
-        **common,
+        **COMMON,
     ).remote(config)
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
         metrics.options(
-            name=actor_name(name, "metrics"), scheduling_strategy=place("metrics"), **common
-        ).remote(config)
+            name=actor_name(name, "metrics"), scheduling_strategy=place("metrics"), **COMMON
+        ).remote(config, goes_on)
     if config.cache:
         answers: Any = ray.remote(AnswersActor)
-        answers.options(name=actor_name(name, ANSWERS), scheduling_strategy=place(ANSWERS), **common).remote(
+        answers.options(name=actor_name(name, ANSWERS), scheduling_strategy=place(ANSWERS), **COMMON).remote(
             config
         )
     supervisor: Any = ray.remote(SupervisorActor)
     handle: ActorHandle[Any] = supervisor.options(
-        name=actor_name(name, "supervisor"), scheduling_strategy=place("supervisor"), **common
+        name=actor_name(name, "supervisor"), scheduling_strategy=place("supervisor"), **COMMON
     ).remote(config, secret, host)
     return handle
 
@@ -198,20 +210,21 @@ async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:
         supervisor = find_supervisor(config.name)
         await asyncio.wait_for(ask(supervisor, "shutdown", timeout_s), timeout_s + 15.0)
     # First the supervisor: it would replace the workers that are killed next.
-    _remove(config.name, "supervisor")
+    remove(config.name, "supervisor")
     for worker in await RayRuntime(config, b"").running_workers():
-        _remove(config.name, WorkerId.parse(worker.worker_id).role)
+        remove(config.name, WorkerId.parse(worker.worker_id).role)
     with contextlib.suppress(ValueError, PoolError, TimeoutError):
         store = ray.get_actor(actor_name(config.name, "store"), namespace=NAMESPACE)
         await asyncio.wait_for(ask(store, "close"), _CLOSE_STORE_S)
     for role in ("store", "metrics", ANSWERS):
-        _remove(config.name, role)
+        remove(config.name, role)
     deadline = time.monotonic() + _NAMES_FREE_S
     # Ray does not notify anybody of a free name.
     while actor_names(actor_name(config.name, "")) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
 
-def _remove(pool: str, role: str) -> None:
+def remove(pool: str, role: str) -> None:
+    """End an actor of a pool for good; none is fine too."""
     with contextlib.suppress(ValueError):
         ray.kill(ray.get_actor(actor_name(pool, role), namespace=NAMESPACE), no_restart=True)

@@ -57,12 +57,13 @@ class MetricsActor(PoolMetrics):
     """The pool's metrics, ticking once per interval, and given to Ray."""
 
     # A coroutine, so that it runs on the actor's event loop and ticking begins with the actor.
-    async def __init__(self, config: PoolConfig) -> None:  # type: ignore[misc]
+    async def __init__(self, config: PoolConfig, goes_on: bool = False) -> None:  # type: ignore[misc]
         super().__init__(config, operations_file(config))
         self._config = config
         logs.configure(config)
-        # A new pool counts from zero, whatever ran here before under its name; its charts go on from there.
-        is_new = not ray.get_runtime_context().was_current_actor_reconstructed
+        # A new pool counts from zero, whatever ran here before under its name; its charts go on from there. One that
+        # only has other settings goes on counting.
+        is_new = not goes_on and not ray.get_runtime_context().was_current_actor_reconstructed
         self.observation.restore(history_only=is_new)
         self._checkpoint_task = asyncio.get_running_loop().create_task(self.observation.keep())
         self._ray_metrics = RayMetrics(config.name)
@@ -70,6 +71,10 @@ class MetricsActor(PoolMetrics):
 
     def __repr__(self) -> str:
         return f"dspool metrics {self._config.name}"
+
+    async def save(self) -> None:
+        """Write down what there is, for a successor."""
+        await self.observation.save()
 
     async def _tick(self) -> None:
         every_s = export_interval_s(self._config.metrics_interval_s, os.environ)

@@ -56,6 +56,11 @@ class StoreActor:
     def __repr__(self) -> str:
         return "dspool session store"
 
+    async def take_settings(self, config: PoolConfig) -> None:
+        """Go on with the limits of `config`."""
+        self._config = config
+        self._store.limit(quotas_of(config))
+
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of `SessionStore`."""
         if self._events is None and self._config.enable_metrics:

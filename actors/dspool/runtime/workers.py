@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from ray.exceptions import ActorDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig, WorkerStep
+from dspool.core.lifecycle.config_changes import worker_settings
 from dspool.core.lifecycle.placement import ClusterNode, Wanted
 from dspool.errors import WorkerStartFailed
 from dspool.messages import Deployment, Member, WorkerId
@@ -37,7 +39,7 @@ from dspool.runtime.store import RemoteStore
 from dspool.supervisor import WorkerHandle
 from dspool.supervisor.ports import AskedWorker, Sleep, within
 from dspool.telemetry import logs
-from dspool.telemetry.printed import log_prints
+from dspool.telemetry.printed import log_prints, set_print_level
 from dspool.worker.worker import Worker
 
 log = logging.getLogger("dspool.runtime")
@@ -62,7 +64,16 @@ class WorkerActor(Worker):
             start=forkserver.how_started(),
             answers=RemoteAnswers(config.name) if config.cache else None,
         )
+        self.settings = worker_settings(config, life_of(secret))
         self._loop_is_ours = False
+
+    async def take_settings(self, config: PoolConfig) -> None:
+        """Go on with those settings of `config` that need no new worker, `setting_rules` says which."""
+        logs.set_level(config, self._config)
+        set_print_level(logging.getLevelName(config.telemetry.log_level.upper()))
+        self._config = config
+        self._ownership.ttl_s = config.session_ttl_s
+        self._host.lms.timeout_s = config.operation_timeout_s
 
     async def describe(self) -> Member:
         if not self._loop_is_ours:
@@ -206,6 +217,11 @@ class RayRuntime:
         assert isinstance(handle, RayWorker)
         handle.unwanted = True
         ray.kill(handle.handle, no_restart=True)
+
+
+def life_of(secret: bytes) -> str:
+    """The name of one start of a pool, of which each makes a secret: its supervisors and workers share both."""
+    return hashlib.sha256(secret).hexdigest()
 
 
 T = TypeVar("T")

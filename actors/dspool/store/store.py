@@ -87,6 +87,12 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, Se
         self._engine: AsyncEngine | None = None
         self._writer: Writer | None = None
 
+    def limit(self, quotas: Quotas) -> None:
+        """From the next change on these hold."""
+        self._quotas = quotas
+        if self._writer is not None:
+            self._writer.quotas = quotas
+
     async def open(self) -> None:
         """Connect. Makes the file (mode 0600, a new directory 0700) and the tables, or migrates old ones."""
         if self._engine is not None:

@@ -81,7 +81,7 @@ class Writer:
     ) -> None:
         """`claims` has what the row of a pool must say for anything to be written, see `claims`; calls `superseded`
         when it says something else."""
-        self._engine, self._quotas, self._refused = engine, quotas, refused
+        self._engine, self.quotas, self._refused = engine, quotas, refused
         self._clock, self._claims, self._superseded = clock, claims, superseded
         self._queue: deque[tuple[StoreRequest | Transaction, asyncio.Future[Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -154,7 +154,7 @@ class Writer:
         if isinstance(first, Transaction):
             await hold_pools(connection, [first.pool], self._claims)
             return [await first.run(connection)]
-        return await Batch(connection, self._clock(), self._quotas, self._claims).run(
+        return await Batch(connection, self._clock(), self.quotas, self._claims).run(
             [request for request in batch if not isinstance(request, Transaction)]
         )
 

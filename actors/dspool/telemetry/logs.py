@@ -93,7 +93,7 @@ def configure(
     handler.setFormatter(formatter(show_content=telemetry.capture_content))
     handler.addFilter(LogContext(config.name, worker))
     root.addHandler(handler)
-    _set_level(config)
+    set_level(config)
     if events:
         attach(_log_event)
     return handler
@@ -109,10 +109,12 @@ def include_own(config: PoolConfig) -> None:
             logger.setLevel(config.telemetry.log_level.upper())
 
 
-def _set_level(config: PoolConfig) -> None:
+def set_level(config: PoolConfig, before: PoolConfig | None = None) -> None:
+    """Log from the configured level on; `before` is the configuration that set the level there is."""
+    own = logging.NOTSET if before is None else logging.getLevelName(before.telemetry.log_level.upper())
     for module in ("dspool", *config.allowed_imports):
         package = logging.getLogger(module.partition(".")[0])
-        if package.name == "dspool" or package.level == logging.NOTSET:
+        if package.name == "dspool" or package.level in (logging.NOTSET, own):
             package.setLevel(config.telemetry.log_level.upper())
 
 

@@ -63,6 +63,7 @@ class PrintedLines(io.TextIOBase):
     def __init__(self, name: str, behind: TextIO, handler: logging.Handler, level: int) -> None:
         self._behind = behind
         self._logger = logging.Logger(name, level)
+        self.set_level = self._logger.setLevel
         self._logger.addHandler(handler)
         self._unended: dict[tuple[int, str], _Unended] = {}
         self._here = threading.local()
@@ -128,6 +129,14 @@ def log_prints(handler: logging.Handler, level: int) -> None:
     threading.excepthook = _log_thread
 
 
+def set_print_level(level: int) -> None:
+    """From now on, what this process prints is in its log from `level` on."""
+    for name in STREAMS:
+        stream = getattr(sys, name)
+        if isinstance(stream, PrintedLines):
+            stream.set_level(level)
+
+
 def _log_thread(ended: threading.ExceptHookArgs) -> None:
     """A thread that user code started ended with an exception: Python would print all that it says."""
     raised = ended.exc_value
@@ -138,4 +147,4 @@ def _log_thread(ended: threading.ExceptHookArgs) -> None:
         )
 
 
-__all__ = ["PrintedLines", "log_prints"]
+__all__ = ["PrintedLines", "log_prints", "set_print_level"]

@@ -57,7 +57,7 @@ class Ownership:
         refuse: Callable[[Execution, PoolError], None],
     ) -> None:
         self._pool, self._worker_id, self._store, self._host = pool, worker_id, store, host
-        self._limit, self._size_limit, self._ttl_s, self._clock = limit, size_limit, ttl_s, clock
+        self._limit, self._size_limit, self.ttl_s, self._clock = limit, size_limit, ttl_s, clock
         self._size = 0
         self._start, self._moved, self._refuse = start, moved, refuse
         self._active: OrderedDict[str, ActiveSession] = OrderedDict()
@@ -339,7 +339,7 @@ class Ownership:
             [
                 active
                 for active in self._active.values()
-                if active.idle and now - active.last_used > self._ttl_s
+                if active.idle and now - active.last_used > self.ttl_s
             ]
         )
         used, self._used = self._used, set()

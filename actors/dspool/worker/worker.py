@@ -137,6 +137,8 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._state: WorkerState = "starting"
         self._spans_lost = 0
+        self.settings = ""
+        """See `WorkerStatus`."""
         self._named = False
         """It has the key of the pool's pseudonyms."""
 
@@ -270,6 +272,7 @@ class Worker:
             own_mb=await asyncio.to_thread(_private_mb) if self._start.startswith("fork") else rss_mb,
             overflow=self._recorder.overflow,
             start=self._start,
+            settings=self.settings,
         )
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -76,7 +76,9 @@ class HttpIngress:
         security: Callable[[], Security] = Security,
         console: str | None = CONSOLE,
         is_reachable: bool = False,
+        beside: Any = None,
     ) -> None:
+        """`beside` is a deployment that is to run with this one; it is not asked."""
         self._pools = pools
         self._console = console
         self._settings = Settings(**settings)
@@ -104,18 +106,32 @@ def build_app(
     config: PoolConfig,
     *,
     pools: Callable[[], Pools] | None = None,
+    names: Sequence[str] = (),
     client_header: str | None = None,
     spread: Spread | None = None,
+    variables: Mapping[str, str] | None = None,
+    beside: Any = None,
 ) -> BoundApplication:
     """The Serve application for `serve.run`.
 
-    `pools` makes, in each replica, the pools to serve; by default the configured one, which must be running. What is
-    in front of the replicas puts the client's address into `client_header`, which nobody else can send; without one
-    the client is whoever opened the connection. `spread` says on which nodes it runs; None: on the only one.
+    `pools` makes, in each replica, the pools to serve; by default those called `names`, else the configured one, which
+    must be running. What is in front of the replicas puts the client's address into `client_header`, which nobody else
+    can send; without one the client is whoever opened the connection. `spread` says on which nodes it runs; None: on
+    the only one. `variables` are what the replicas find in their environment beside that of their node. `beside` is a
+    deployment that belongs to the same application.
     """
     spread = spread or spread_of(config, nodes=1, has_tokens=False)
     settings = settings_of(config, client_header=client_header, echo_request_id=False)
-    placed: dict[str, Any] = {} if spread.per_node is None else {"max_replicas_per_node": spread.per_node}
+    # A change starts the new processes first: with one replica there would be none in between. Where each node has its
+    # own number of them there is no room for more, and other nodes serve meanwhile.
+    placed: dict[str, Any] = (
+        {"max_surge_percent": 100} if spread.per_node is None else {"max_replicas_per_node": spread.per_node}
+    )
+    options: dict[str, Any] = {"num_cpus": 0}
+    if spread.resources:
+        options["resources"] = spread.resources
+    if variables:
+        options["runtime_env"] = {"env_vars": dict(variables)}
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,
         name=DEPLOYMENT,
@@ -123,7 +139,7 @@ def build_app(
         **placed,
         max_ongoing_requests=NO_LIMIT,
         # Placed wherever there is room: a full machine must not keep the door closed.
-        ray_actor_options={"num_cpus": 0, **({"resources": spread.resources} if spread.resources else {})},
+        ray_actor_options=options,
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.1,
         # A running operation may take its whole deadline before its replica is stopped.
@@ -132,8 +148,8 @@ def build_app(
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
     security = partial(security_of, config, from_environment(os.environ))
-    connect = pools or partial(RayPools, [config.name])
-    return deployment.bind(connect, settings, security, is_reachable=spread.is_reachable)
+    connect = pools or partial(RayPools, list(names) or [config.name])
+    return deployment.bind(connect, settings, security, is_reachable=spread.is_reachable, beside=beside)
 
 
 __all__ = ["DEPLOYMENT", "HttpIngress", "RayPools", "build_app"]

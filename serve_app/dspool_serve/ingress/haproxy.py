@@ -20,7 +20,7 @@ from pathlib import Path
 from dspool.config import ServiceConfig
 from dspool.corrections import VARIABLE, active, chosen, haproxy_script
 from dspool.corrections.haproxy_frontend import Limits, most_connections
-from dspool.errors import ConfigError
+from dspool.errors import ConfigError, Conflict
 from dspool_serve.ingress.middleware import CALLBACK
 
 THREADS = 4
@@ -112,6 +112,22 @@ class HeldPorts:
             raise
         self._sockets.append(holder)
         return int(holder.getsockname()[1])
+
+    def hold_for_haproxy(self, host: str, port: int) -> None:
+        """Keep the service's own port, which is opened seconds from now. HAProxy opens a held port; Serve does not.
+
+        Raises:
+            Conflict: somebody has it.
+        """
+        if binary() is None:
+            return
+        try:
+            self.hold(host, port)
+        except OSError as failed:
+            raise Conflict(
+                f"port {port} on {host} is in use; choose another with --port (--port 0 takes a free one)",
+                port=port,
+            ) from failed
 
     def release(self) -> None:
         for holder in self._sockets:

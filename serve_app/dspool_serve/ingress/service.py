@@ -14,13 +14,14 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 from dspool.config import PoolConfig
+from dspool.core.lifecycle.config_changes import ingress_mark
 from dspool.core.lifecycle.start_steps import StepTiming
 from dspool.core.wording import counted
 from dspool.errors import ConfigError, Conflict, PoolError, WorkerStartFailed
@@ -28,7 +29,9 @@ from dspool.runtime.forkserver import to_load
 from dspool.runtime.forkserver.node_parent import own_variables, running_parent
 from dspool_serve.ingress import haproxy, ray_dashboard
 from dspool_serve.ingress import starting as steps
-from dspool_serve.ingress.clearing import application_name, clear, shutdown_serve
+from dspool_serve.ingress.answering import wait_until_it_answers
+from dspool_serve.ingress.applications import deploy, undeploy
+from dspool_serve.ingress.clearing import application_name, clear, shutdown_serve, take_stock
 from dspool_serve.ingress.processes import (
     SERVING,
     STOP_GRACE_S,
@@ -37,22 +40,36 @@ from dspool_serve.ingress.processes import (
     haproxy_processes,
     short_directory,
 )
+from dspool_serve.ingress.served_pools import ServedPools
+from dspool_serve.ingress.service_record import Phase, Registration, ServiceRecord, of_this_process
 from dspool_serve.ingress.spreading import Spread, serve_options, spread_here
 from dspool_serve.ingress.starting import Report, Starting
 
 NAMESPACE = "dspool"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
-_LOOK_S = 0.1
 """Operations do not travel through Ray's object store; Ray's default would reserve 30 % of the memory."""
 
 
 class Service:
-    """One `dspool up`. `start`, then `stop`; `kill` when there is no time for that."""
+    """One `dspool up`. `start`, then `stop`; `kill` when there is no time for that. The first pool says how it serves.
+
+    On a cluster that it joins it takes over the service of a `dspool up` that died, or clears what is left of it.
+    """
 
     def __init__(
-        self, config: PoolConfig, *, address: str | None = None, ray_dashboard: bool = False
+        self,
+        config: PoolConfig,
+        *,
+        more: Sequence[PoolConfig] = (),
+        address: str | None = None,
+        ray_dashboard: bool = False,
     ) -> None:
         self.config = config
+        self._configs = (config, *more)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when there is something new that would have to be cleared if this process died now."""
+        self.took_over = False
+        self.flags: dict[str, Any] = {}
         self.pool_name = config.name
         self.url = ""
         self.starting: Starting
@@ -65,7 +82,8 @@ class Service:
         """The file with our Ray's token; None on a joined cluster."""
         self._address = address
         self._ray_dashboard = ray_dashboard
-        self.pool: Any = None
+        self._pools = ServedPools()
+        self._registration = Registration(self._new_record)
         self._serve_host = config.service.host
         """Where Serve listens, its replicas and its fallback proxy included: behind our HAProxy on loopback."""
         self.owns_serve = False
@@ -74,6 +92,7 @@ class Service:
         self._started: list[psutil.Process] = []
         self._held = haproxy.HeldPorts()
         self._client_header: str | None = None
+        self._variables, self._serve_variables = dict[str, str](), dict[str, str]()
         self._surroundings = contextlib.ExitStack()
 
     def timings(self) -> list[StepTiming]:
@@ -81,6 +100,10 @@ class Service:
         before_s = max(0.0, self._began_at - psutil.Process().create_time())
         later = [StepTiming(one.step, before_s + one.began_s, one.took_s) for one in self.starting.timings()]
         return [StepTiming("imports", 0.0, before_s), *later]
+
+    @property
+    def pools(self) -> list[Any]:
+        return list(self._pools)
 
     @property
     def joined(self) -> bool:
@@ -108,43 +131,65 @@ class Service:
             async with starting.telling():
                 await self._start(starting, report)
         except WorkerStartFailed as failed:
-            raise self._with_log(failed) from failed.__cause__
+            path = self.config.state_dir / steps.LOG_NAME
+            raise steps.with_log(failed, starting.failed, self.temp_dir, path) from failed.__cause__
         self._started = descendants()
         report("ready", f"serving pool {self.pool_name} at {self.url} after {time.monotonic() - began:.1f} s")
-
-    def _with_log(self, failed: WorkerStartFailed) -> WorkerStartFailed:
-        """The error, which also says where the logs of the processes are that take part in the start."""
-        step, path = self.starting.failed, self.config.state_dir / steps.LOG_NAME
-        if step is None or self.temp_dir is None:
-            return failed
-        with contextlib.suppress(OSError):
-            if steps.keep_logs(self.temp_dir / "ray" / "session_latest", path, step):
-                details = {**failed.details, "step": step.name, "log": str(path)}
-                return type(failed)(f"{failed.message}; the ends of Ray's logs are in {path}", **details)
-        return failed
 
     async def _start(self, starting: Starting, report: Report) -> None:
         report("ray", f"joining Ray at {self._address}" if self.joined else "starting a local Ray")
         await starting.run(steps.RAY, lambda: steps.in_thread(self._start_ray), self._end_ray)
-        report("pool", f"warming {counted(self.config.pool_size, 'worker')} of pool {self.pool_name}")
-        from dspool.pool import Pool
+        left = await take_stock(report, [one.name for one in self._configs]) if self.joined else None
+        if left is not None:
+            await starting.run(steps.POOL, lambda: self._take_over(left, report))
+        else:
+            await self._start_all(starting, report)
+        names, limit_s = self._registration.pools(), self.config.init_timeout_s
+        await starting.run(steps.ANSWER, lambda: wait_until_it_answers(self.url, names, limit_s))
+        self._write("serving")
 
-        # The pool joins the Ray of this process.
-        pool = Pool.start(self.config, on_delay=lambda why: report("warning", why))
-        # Both take seconds and neither needs the other.
-        warming = asyncio.ensure_future(starting.run(steps.POOL, pool.__aenter__))
+    async def _start_all(self, starting: Starting, report: Report) -> None:
+        self._write("starting")
+        for one in self._configs:
+            report("pool", f"warming {counted(one.pool_size, 'worker')} of pool {one.name}")
+        # Both take seconds and neither needs the other. The pools join the Ray of this process.
+        warming = asyncio.ensure_future(
+            starting.run(steps.POOL, lambda: self._pools.start(self._configs, report))
+        )
         opening = asyncio.ensure_future(
             starting.run(steps.SERVE, lambda: steps.in_thread(self._start_serve), self._end_serve)
         )
-        outcomes = await asyncio.gather(warming, opening, return_exceptions=True)
-        if not isinstance(outcomes[0], BaseException):
-            self.pool = pool
-        for outcome in outcomes:
+        for outcome in await asyncio.gather(warming, opening, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
         report("http", "opening the HTTP service")
         await starting.run(steps.HTTP, self._deploy, self._end_application)
-        await starting.run(steps.ANSWER, self._wait_until_it_answers)
+
+    async def _take_over(self, left: ServiceRecord, report: Report) -> None:
+        """Go on with a service whose `dspool up` died: nothing of it is started anew."""
+        self.url, self.owns_serve, self._client_header = left.url, left.owns_serve, left.client_header
+        self._variables, self._serving, self.took_over = dict(left.variables), True, True
+        self._registration.take_over(left)
+        self.changed()
+        report("ray", f"taking over the service at {self.url} (its `dspool up`, pid {left.pid}, ended)")
+        await self._pools.take_over(left.pools)
+
+    def _new_record(self) -> ServiceRecord:
+        return of_this_process(
+            tuple(one.name for one in self._configs),
+            application_name(self.pool_name),
+            url=self.url,
+            owns_serve=self.owns_serve,
+            client_header=self._client_header,
+            variables=self._variables,
+            serve_variables=self._serve_variables,
+            ingress=ingress_mark(self._configs) if self._serving else "",
+            flags=self.flags,
+        )
+
+    def _write(self, phase: Phase) -> None:
+        self._registration.write(phase)
+        self.changed()
 
     async def _end_ray(self) -> None:
         """Everything of Ray, and what was prepared for it; also what a start that failed half-way left."""
@@ -163,12 +208,14 @@ class Service:
             await asyncio.to_thread(shutdown_serve, self.joined)
 
     async def _end_application(self) -> None:
-        await asyncio.to_thread(self._undeploy)
+        await asyncio.to_thread(undeploy, application_name(self.pool_name))
+        self._serving = False
 
     def _start_ray(self) -> None:
         # Serve reads its switches when it is imported: variables first.
         if self._address is None:
             self.temp_dir = Path(tempfile.mkdtemp(prefix="dspool-", dir=short_directory()))
+            self.changed()
             service = self.config.service
             self._client_header = haproxy.new_client_header()
             if haproxy.moves_address():
@@ -184,10 +231,9 @@ class Service:
                 host=service.host,
                 limits=haproxy.limits(service),
             )
-            self._hold_door()
-            variables |= {"RAY_USAGE_STATS_ENABLED": "0"}
+            self._held.hold_for_haproxy(service.host, service.port)
             # Not at nice 15, as Ray has it: see `runtime.cluster.own_cluster`.
-            variables |= {"RAY_worker_niceness": "0"}
+            variables |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
             variables |= steps.start_limits(self.config.init_timeout_s, os.environ)
             if self._ray_dashboard and self._tls() is None:
                 variables |= ray_dashboard.environment(service.host, service.port)
@@ -200,17 +246,17 @@ class Service:
                 )
             haproxy.refuse_limits(self.config.service, "a joined cluster's Serve runs its own HAProxy")
             # Another's cluster: its Serve, if we start it, keeps its files where Serve wants them on its own node.
-            variables = haproxy.joined_environment(os.environ)
+            self._variables = variables = haproxy.joined_environment(os.environ)
         os.environ.update(variables)
+        self._serve_variables = {name: value for name, value in variables.items() if "SERVE" in name}
         # Compiled modules are what makes the next worker start fast.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         parent = None
         if self.temp_dir is not None:
             # First of all: it loads while Ray starts.
+            loading, variables = to_load(self.config), own_variables(self.temp_dir)
             parent = self._surroundings.enter_context(
-                running_parent(
-                    self.temp_dir, to_load(self.config), SERVING, variables=own_variables(self.temp_dir)
-                )
+                running_parent(self.temp_dir, loading, SERVING, variables=variables)
             )
         import ray
 
@@ -247,21 +293,8 @@ class Service:
                     f"cannot join Ray at {self._address}: {failed}; is it running, and is its token at hand?"
                 ) from failed
         self.ray_address = str(ray.get_runtime_context().gcs_address)
+        self.changed()
         self._started = descendants()
-
-    def _hold_door(self) -> None:
-        """Keep our own port from others: it is opened seconds from now. HAProxy opens a held port; Serve does not."""
-        service = self.config.service
-        if haproxy.binary() is None:
-            return
-        try:
-            self._held.hold(service.host, service.port)
-        except OSError as failed:
-            raise Conflict(
-                f"port {service.port} on {service.host} is in use; choose another with --port "
-                "(--port 0 takes a free one)",
-                port=service.port,
-            ) from failed
 
     def _start_serve(self) -> None:
         import ray
@@ -273,6 +306,7 @@ class Service:
             ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         except ValueError:
             self.owns_serve = True
+            self._write("starting")
         service = self.config.service
         self._spread = spread_here(self.config)
         try:
@@ -295,47 +329,12 @@ class Service:
         self.url = f"{'https' if self.tls_cert else 'http'}://{host}:{service.port}"
 
     async def _deploy(self) -> None:
-        """Returns when the application runs. Serve itself would wait for that without an end."""
-        from ray import serve
-
-        await steps.in_thread(self._begin_application)
-        name = application_name(self.pool_name)
-        while (application := (await asyncio.to_thread(serve.status)).applications[name]).status != "RUNNING":
-            if application.status == "DEPLOY_FAILED":
-                raise RuntimeError(application.message)
-            await asyncio.sleep(_LOOK_S)
-
-    def _begin_application(self) -> None:
-        from ray import serve
-
         from dspool_serve.ingress.deployment import build_app
 
         self._serving = True
-        app = build_app(self.config, client_header=self._client_header, spread=self._spread)
-        target = serve.RunTarget(app, name=application_name(self.pool_name))
-        serve.run_many([target], wait_for_applications_running=False)
-
-    async def _wait_until_it_answers(self) -> None:
-        """Until the proxy knows the routes: at first it answers 404 or 503 for ones that exist."""
-        deadline = time.monotonic() + self.config.init_timeout_s
-        wanted = ["/healthz", "/readyz", f"/v1/pools/{self.pool_name}"]
-        last = "no answer"
-        # Our own door, seen from inside: what is checked is that it answers, not who it says it is.
-        async with httpx.AsyncClient(base_url=self.url, timeout=5.0, trust_env=False, verify=False) as http:
-            while wanted:
-                with contextlib.suppress(httpx.TransportError):
-                    answer = await http.get(wanted[0])
-                    # With tokens, a route that knows it needs one is a route.
-                    if answer.status_code in (200, 401):
-                        wanted.pop(0)
-                        continue
-                    last = f"{answer.status_code} {answer.text[:200]}"
-                if time.monotonic() > deadline:
-                    raise WorkerStartFailed(
-                        f"{self.url}{wanted[0]} did not answer 200 within {self.config.init_timeout_s:g} s; "
-                        f"last: {last}"
-                    )
-                await asyncio.sleep(0.05)
+        names = [one.name for one in self._configs]
+        app = build_app(self.config, names=names, client_header=self._client_header, spread=self._spread)
+        await deploy(app, application_name(self.pool_name))
 
     async def stop(self, report: Report) -> None:
         """Let running operations finish, then take down what `start` started, last first."""
@@ -343,16 +342,24 @@ class Service:
 
         self._started = descendants() or self._started
         if ray.is_initialized():
-            if self._serving:
-                report("drain", "taking no more requests; running operations finish")
-                await self._quietly(self._end_application(), report)
-            if self.pool is not None:
-                report("pool", "stopping the workers")
-                await self._quietly(self.pool.__aexit__(None, None, None), report)
-            if self.owns_serve:
-                await self._quietly(self._end_serve(), report)
+            await self._quietly(self._end_all(report), report)
         await self._end_ray()
         report("stopped", "stopped")
+
+    async def _end_all(self, report: Report) -> None:
+        names: tuple[str, ...] = ()
+        with contextlib.suppress(Exception):  # the cluster is on its way out
+            if names := await asyncio.to_thread(self._registration.pools):
+                await asyncio.to_thread(self._write, "stopping")
+        if self._serving:
+            report("drain", "taking no more requests; running operations finish")
+            await self._quietly(self._end_application(), report)
+        if self._pools or names:
+            report("pool", "stopping the workers")
+            await self._quietly(self._pools.stop(names), report)
+        if self.owns_serve:
+            await self._quietly(self._end_serve(), report)
+        await self._quietly(asyncio.to_thread(self._registration.remove), report)
 
     async def _quietly(self, step: Any, report: Report) -> None:
         """One failing step of taking down must not keep the others from running."""
@@ -363,12 +370,6 @@ class Service:
         except Exception as failed:
             # Ray's errors share no base class with ours.
             report("warning", f"while stopping: {type(failed).__name__}")
-
-    def _undeploy(self) -> None:
-        from ray import serve
-
-        serve.delete(application_name(self.pool_name))
-        self._serving = False
 
     def kill(self) -> None:
         """End at once everything that this process started. On a joined cluster the detached actors stay."""

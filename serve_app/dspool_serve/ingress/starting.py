@@ -153,6 +153,19 @@ def keep_logs(session: Path, to: Path, step: StartStep) -> bool:
     return bool(parts)
 
 
+def with_log(
+    failed: WorkerStartFailed, step: StartStep | None, temp_dir: Path | None, path: Path
+) -> WorkerStartFailed:
+    """The error, which also says where the logs of the processes are that took part in the start: in `path`."""
+    if step is None or temp_dir is None:
+        return failed
+    with contextlib.suppress(OSError):
+        if keep_logs(temp_dir / "ray" / "session_latest", path, step):
+            details = {**failed.details, "step": step.name, "log": str(path)}
+            return type(failed)(f"{failed.message}; the ends of Ray's logs are in {path}", **details)
+    return failed
+
+
 __all__ = [
     "ANSWER",
     "HTTP",
@@ -166,4 +179,5 @@ __all__ = [
     "keep_logs",
     "said_by",
     "start_limits",
+    "with_log",
 ]

@@ -19,10 +19,13 @@ class Recycling:
         self._orders = orders
         self._memory_warning_sent = False
 
-    def mark_worn(self, w: WorkerRecord, status: WorkerStatus, fresh_mb: float) -> None:
+    def mark_worn(self, w: WorkerRecord, status: WorkerStatus, fresh_mb: float, settings: str) -> None:
+        """`settings` is the mark that workers are to have; empty: any."""
         limits = self._limits
         if status.state == "failed":
             w.leaving = status.reason or "it says that it cannot go on"
+        elif settings and status.settings and status.settings != settings:
+            w.leaving = "the pool has other settings now"
         elif limits.max_operations is not None and status.operations >= limits.max_operations:
             w.leaving = f"recycled after {status.operations} operations"
         elif limits.max_memory_mb is not None and status.own_mb >= limits.max_memory_mb:

@@ -43,6 +43,8 @@ class PoolState:
         self.paused = False
         self.closed = False
         self.awake = not config.lazy
+        self.settings = ""
+        """The mark of the settings that workers are to have from their start; empty: any."""
         self.programs: dict[str, int] = {}
         self.canary_failure = ""
         """Why the last canary that failed did."""
@@ -304,7 +306,7 @@ class PoolState:
         if w.fresh_mb is None:
             w.fresh_mb = status.own_mb
         if not w.leaving:
-            self._recycling.mark_worn(w, status, w.fresh_mb)
+            self._recycling.mark_worn(w, status, w.fresh_mb, self.settings)
 
     def _missed(self, worker_id: str, why: str, now: float, *, certain: bool) -> None:
         w = self._in_phase(worker_id, "ready", "spare", "draining")

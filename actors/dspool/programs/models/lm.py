@@ -68,7 +68,7 @@ class LMs:
         answer in place of the back ends of the profiles that they are given for."""
         allow_connections(concurrency)
         self._profiles = dict(profiles)
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._cache = cache
         self._environ = environ
         self._attempts = attempts
@@ -205,7 +205,7 @@ class LMs:
     def _connection(self, name: str, profile: LMProfile) -> dict[str, Any]:
         settings: dict[str, Any] = {}
         # Nothing can cancel a blocking program inside a call: without a bound it would keep its thread for minutes.
-        if (timeout_s := profile.timeout_s or self._timeout_s) is not None:
+        if (timeout_s := profile.timeout_s or self.timeout_s) is not None:
             settings["timeout"] = timeout_s
         if profile.endpoint is not None:
             settings["api_base"] = profile.endpoint

@@ -1,0 +1,170 @@
+"""A pool that runs gets other settings: its parts take them over, or others with the new settings take their place.
+
+Operations go on meanwhile: nothing here is on their way. Each step may be repeated, so that one that was cut off heals
+when the same is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection
+from typing import Final
+
+from dspool.config import PoolConfig
+from dspool.core.lifecycle.config_changes import worker_settings
+from dspool.core.lifecycle.setting_rules import Part
+from dspool.errors import PoolError, WorkerStartFailed
+from dspool.messages import PoolStatus
+from dspool.runtime import lifecycle
+from dspool.runtime.answers import ROLE as ANSWERS
+from dspool.runtime.cluster import (
+    NAMESPACE,
+    actor_name,
+    actor_names,
+    ask,
+    ask_supervisor,
+    find_actor,
+    find_supervisor,
+)
+from dspool.runtime.workers import RayRuntime, RayWorker, life_of
+
+_NAME_FREE_S: Final = 10.0
+_LOOK_S: Final = 0.05
+_WATCH_S: Final = 0.25
+
+
+async def exchange(config: PoolConfig, parts: Collection[Part]) -> None:
+    """Give the pool of `config.name` the settings of `config`; `parts` are those that have to hear of them.
+
+    Returns when all but workers have them: `until_rolled` waits for those.
+
+    Raises:
+        UnknownPool: it does not run.
+        WorkerStartFailed: the name of an actor was not free again in time.
+    """
+    pool = config.name
+    before, secret = await ask_supervisor(find_supervisor(pool), "connect_info")
+    if "store" in parts:
+        await ask(await find_actor(pool, "store"), "take_settings", config)
+    # Changes nothing, and refuses what does not fit the cluster before anything has ended.
+    await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True)
+    gone: list[str] = []
+    if "metrics" in parts:
+        with contextlib.suppress(PoolError, ValueError):
+            await ask(await find_actor(pool, "metrics"), "save")
+        gone.append("metrics")
+    if "answers" in parts:
+        gone.append(ANSWERS)
+    if "running workers" in parts:
+        await _tell_workers(config)
+    # Always: it gives its configuration to new workers and to clients.
+    with contextlib.suppress(PoolError):
+        await ask(find_supervisor(pool), "detach")
+    await asyncio.to_thread(_note, pool, secret)
+    for role in (*gone, "supervisor"):
+        await _end(pool, role)
+    await _launch_missing(config, secret)
+    supervisor = find_supervisor(pool)
+    if before.pool_size != config.pool_size:
+        await ask_supervisor(supervisor, "resize", config.pool_size)
+
+
+async def heal(config: PoolConfig) -> None:
+    """Finish an exchange to `config` that was cut off when the pool had no supervisor; nothing to finish is fine."""
+    secret = await asyncio.to_thread(_noted, config.name)
+    if secret:
+        await _launch_missing(config, secret)
+
+
+async def _launch_missing(config: PoolConfig, secret: bytes) -> None:
+    await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True)
+    await ask_supervisor(find_supervisor(config.name), "connect_info")
+    await asyncio.to_thread(_note, config.name, b"")
+
+
+def _note(pool: str, written: bytes) -> None:
+    """Keep the pool's secret in the cluster for as long as no supervisor has it. Whoever can read it there has the
+    cluster's token, and could ask the supervisor itself.
+    """
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    if written:
+        _internal_kv_put(_key(pool), written, namespace=NAMESPACE.encode())
+    else:
+        _internal_kv_del(_key(pool), namespace=NAMESPACE.encode())
+
+
+def _noted(pool: str) -> bytes | None:
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return _internal_kv_get(_key(pool), namespace=NAMESPACE.encode())
+
+
+def _key(pool: str) -> bytes:
+    return f"exchange:{pool}".encode()
+
+
+async def roll(pool: str, why: str) -> set[str]:
+    """Have every worker that takes traffic or stands by replaced, one after the other; returns their ids."""
+    supervisor = find_supervisor(pool)
+    status: PoolStatus = await ask_supervisor(supervisor, "status")
+    ids = {worker.id for worker in status.workers if worker.state in ("ready", "spare")}
+    await ask_supervisor(supervisor, "roll", sorted(ids), why)
+    return ids
+
+
+async def until_rolled(
+    config: PoolConfig, old: Collection[str], patience_s: float, told: Callable[[str], None]
+) -> None:
+    """Until all workers have the settings of `config`, none of `old` is left, and as many serve as should.
+
+    Raises:
+        WorkerStartFailed: they do not within `patience_s` after the last one that came; the pool goes on trying.
+    """
+    supervisor = find_supervisor(config.name)
+    _, secret = await ask_supervisor(supervisor, "connect_info")
+    mark, last, until = worker_settings(config, life_of(secret)), None, time.monotonic() + patience_s
+    while True:
+        status: PoolStatus = await ask_supervisor(supervisor, "status")
+        serving = [one for one in status.workers if one.state == "ready"]
+        left = [one.id for one in status.workers if one.id in old or one.settings not in ("", mark)]
+        asleep = config.lazy and not status.workers
+        if not left and (asleep or len(serving) >= status.desired) and all(one.settings for one in serving):
+            return
+        progress = (len(left), len(serving))
+        if progress != last:
+            last, until = progress, time.monotonic() + patience_s
+            told(f"{len(left)} of the workers of pool {config.name} are still to be replaced")
+        if time.monotonic() > until:
+            raise WorkerStartFailed(
+                f"pool {config.name}: {len(left)} workers still have the old settings after {patience_s:g} s"
+                f"{': ' + status.reason if status.reason else ''}; the pool goes on trying",
+                pool=config.name,
+            )
+        await asyncio.sleep(_WATCH_S)
+
+
+async def _tell_workers(config: PoolConfig) -> None:
+    workers = await RayRuntime(config, b"").running_workers()
+    # One that just ends is replaced by one that has them.
+    await asyncio.gather(
+        *(ask(one.handle, "take_settings", config) for one in workers if isinstance(one, RayWorker)),
+        return_exceptions=True,
+    )
+
+
+async def _end(pool: str, role: str) -> None:
+    """Returns when the name is free."""
+    name = actor_name(pool, role)
+    lifecycle.remove(pool, role)
+    until = time.monotonic() + _NAME_FREE_S
+    # Ray does not notify anybody of a free name.
+    while name in await asyncio.to_thread(actor_names, name):
+        if time.monotonic() > until:
+            raise WorkerStartFailed(f"the name of the pool's {role} is not free again", pool=pool)
+        await asyncio.sleep(_LOOK_S)
+
+
+__all__ = ["exchange", "heal", "roll", "until_rolled"]

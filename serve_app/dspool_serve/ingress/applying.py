@@ -1,0 +1,197 @@
+"""A running service changed: pools added, changed and removed, workers and ingress processes replaced.
+
+Traffic goes on: what replaces something serves before that goes. Cut off, the same asked again does what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from dspool.config import PoolConfig
+from dspool.core.lifecycle.config_changes import PoolChange, changes, ingress_mark
+from dspool.core.wording import counted
+from dspool.errors import PoolNotReady, WorkerStartFailed
+from dspool_serve.ingress import service_record
+from dspool_serve.ingress.answering import wait_until_it_answers
+from dspool_serve.ingress.applications import deploy
+from dspool_serve.ingress.served_pools import end_pool, running_configs
+from dspool_serve.ingress.service_record import ServiceRecord
+from dspool_serve.ingress.spreading import spread_here
+from dspool_serve.ingress.starting import Report
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What there is to do."""
+
+    pools: list[PoolChange]
+    new_ingress: bool
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.new_ingress and all(one.deed == "keep" for one in self.pools)
+
+
+@contextmanager
+def joined(address: str, token_path: str | None) -> Iterator[ServiceRecord]:
+    """Be on the cluster of a running service in the block. Before the first import of Ray in this process.
+
+    Raises:
+        PoolNotReady: no service runs there, or its cluster cannot be joined.
+    """
+    if token_path is not None:
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token_path})
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+    import ray
+
+    from dspool.runtime import cluster
+
+    try:
+        cluster.join_cluster(address)
+    except Exception as failed:
+        # Ray raises errors of many kinds here, even bare ones.
+        raise PoolNotReady(f"cannot join Ray at {address} ({type(failed).__name__})") from failed
+    try:
+        record = service_record.read()
+        if record is None or record.phase != "serving":
+            raise PoolNotReady(f"no service serves on Ray at {address}", running=False)
+        # Serve reads them when it is imported.
+        os.environ.update(record.serve_variables)
+        yield record
+    finally:
+        ray.shutdown()
+
+
+async def running_pools(record: ServiceRecord) -> dict[str, PoolConfig]:
+    """The configurations with which the pools of a service run.
+
+    Raises:
+        PoolNotReady: one of them does not answer.
+    """
+    configs = await running_configs(record.pools)
+    if configs is None:
+        raise PoolNotReady(f"the pools {', '.join(record.pools)} do not all answer; try again")
+    return {config.name: config for config in configs}
+
+
+async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig]) -> Plan:
+    """What turns what runs into what is wanted. Raises: PoolNotReady: as `running_pools`."""
+    from dspool.runtime.exchange import heal
+
+    for config in wanted:
+        if config.name in record.pools:
+            await heal(config)
+    found = changes(await running_pools(record), {config.name: config for config in wanted})
+    return Plan(pools=found, new_ingress=record.ingress != ingress_mark(wanted))
+
+
+async def apply(record: ServiceRecord, todo: Plan, wanted: Sequence[PoolConfig], report: Report) -> None:
+    """Do it: what is new comes first, what goes, last.
+
+    Raises:
+        PoolError: what could not be done; what was done stays, and the same asked again goes on from there.
+    """
+    from dspool.runtime.exchange import exchange, until_rolled
+
+    configs = {config.name: config for config in wanted}
+    names = list(record.pools)
+    for change in todo.pools:
+        config = configs.get(change.pool)
+        if change.deed == "add" and config is not None:
+            names.append(change.pool)
+            record = _written(record, pools=tuple(names))
+            await _add(config, report)
+        elif change.deed == "change" and config is not None:
+            report("change", f"pool {change.pool}: {', '.join(one.setting for one in change.settings)}")
+            await exchange(config, change.parts)
+    for config in wanted:
+        # Also without a change: one that was cut off may have left workers with older settings.
+        await until_rolled(config, (), _patience_s(config), lambda text: report("workers", text))
+    kept = tuple(name for name in names if name in configs)
+    if todo.new_ingress:
+        record = await renew_ingress(record, wanted, report, pools=tuple(names))
+    for change in todo.pools:
+        if change.deed == "remove":
+            report("pool", f"ending pool {change.pool}: its operations finish first")
+            await end_pool(change.pool)
+    if record.pools != kept:
+        _written(record, pools=kept)
+
+
+async def _add(config: PoolConfig, report: Report) -> None:
+    from dspool.pool import Pool
+    from dspool.runtime import cluster, lifecycle
+
+    report("pool", f"warming {counted(config.pool_size, 'worker')} of pool {config.name}")
+    if config.name not in await asyncio.to_thread(cluster.list_pools):
+        lifecycle.launch(config, secrets.token_bytes(32))
+    pool = await Pool.connect(config.name)
+    try:
+        await pool.wait_ready(on_delay=lambda why: report("warning", why))
+    finally:
+        await pool.close()
+
+
+async def renew_ingress(
+    record: ServiceRecord, wanted: Sequence[PoolConfig], report: Report, *, pools: tuple[str, ...]
+) -> ServiceRecord:
+    """Replace the HTTP processes: new ones serve before the old ones stop taking requests."""
+    from dspool_serve.ingress.deployment import build_app
+
+    report("http", "replacing the HTTP processes, the new ones first")
+    first, names = wanted[0], [config.name for config in wanted]
+    app = build_app(
+        first,
+        names=names,
+        client_header=record.client_header,
+        spread=spread_here(first),
+        variables=record.variables,
+    )
+    try:
+        await deploy(app, record.application)
+    except RuntimeError as failed:
+        raise WorkerStartFailed(f"the new HTTP processes did not start: {failed}") from failed
+    await wait_until_it_answers(record.url, names, first.init_timeout_s)
+    return _written(record, pools=pools, ingress=ingress_mark(wanted))
+
+
+async def restart(
+    record: ServiceRecord, names: Sequence[str], report: Report, *, ingress: bool
+) -> dict[str, int]:
+    """Replace all workers of the pools `names`, one after the other, then the HTTP processes; returns how many workers
+    of each pool.
+    """
+    from dspool.runtime.exchange import roll, until_rolled
+
+    configs = await running_pools(record)
+    rolled = {}
+    for name in names:
+        old = await roll(name, "a rolling restart")
+        rolled[name] = len(old)
+        report("workers", f"pool {name}: replacing {len(old)} workers, one after the other")
+        config = configs[name]
+        await until_rolled(config, old, _patience_s(config), lambda text: report("workers", text))
+    if ingress:
+        await renew_ingress(record, list(configs.values()), report, pools=record.pools)
+    return rolled
+
+
+def _patience_s(config: PoolConfig) -> float:
+    """A worker starts, and then the one that it replaces finishes what it has."""
+    return config.init_timeout_s + config.operation_timeout_s + 10.0
+
+
+def _written(record: ServiceRecord, **fields: Any) -> ServiceRecord:
+    record = msgspec.structs.replace(record, **fields)
+    service_record.write(record)
+    return record
+
+
+__all__ = ["Plan", "apply", "joined", "plan", "renew_ingress", "restart", "running_pools"]

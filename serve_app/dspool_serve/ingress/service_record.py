@@ -1,0 +1,128 @@
+"""What a cluster knows of the service that runs on it, so that any node finds it, and a later start takes it over.
+
+It lies in Ray's own key-value store: as long as the cluster lives, and no longer, as the service does.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+Phase = Literal["starting", "serving", "stopping"]
+_KEY, _NAMESPACE = b"service", b"dspool"
+
+
+class ServiceRecord(Struct, frozen=True, kw_only=True):
+    """One service. Holds a secret (`client_header`): whoever can read it may run code on the cluster anyway."""
+
+    pools: tuple[str, ...]
+    application: str
+    """Its name in Ray Serve."""
+    phase: Phase = "starting"
+    url: str = ""
+    owns_serve: bool = False
+    """It started the cluster's Serve."""
+    host: str = ""
+    """The machine of the `dspool up` that looks after it."""
+    pid: int = 0
+    job: str = ""
+    """The Ray job of that process."""
+    client_header: str | None = None
+    ingress: str = ""
+    """The mark of the settings that the HTTP processes have, as `ingress_mark` makes it."""
+    flags: dict[str, Any] = {}
+    """What the command line of `dspool up` said: it holds for a later change too."""
+    variables: dict[str, str] = {}
+    """What its processes find in their environment, beside that of their node."""
+    serve_variables: dict[str, str] = {}
+    """With which every process has to begin that talks to its Ray Serve."""
+
+    def is_looked_after(self) -> bool:
+        """Whether the `dspool up` that wrote it still runs, on whatever machine."""
+        return self.job != this_job() and any(
+            job["JobID"] == self.job and not job["IsDead"] for job in _jobs()
+        )
+
+
+def of_this_process(pools: tuple[str, ...], application: str, **more: Any) -> ServiceRecord:
+    return ServiceRecord(
+        pools=pools,
+        application=application,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        job=this_job(),
+        **more,
+    )
+
+
+def this_job() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_job_id())
+
+
+def read() -> ServiceRecord | None:
+    """The service of this process's cluster; None: there is none."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    written = _internal_kv_get(_KEY, namespace=_NAMESPACE)
+    try:
+        return msgspec.json.decode(written, type=ServiceRecord) if written else None
+    except msgspec.DecodeError:
+        # Of another version: what it left has to be found by names.
+        return None
+
+
+def write(record: ServiceRecord) -> None:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(_KEY, msgspec.json.encode(record), namespace=_NAMESPACE)
+
+
+def remove() -> None:
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(_KEY, namespace=_NAMESPACE)
+
+
+class Registration:
+    """The record of one service, kept by the process that looks after it. `new` makes it as the service is now."""
+
+    def __init__(self, new: Callable[[], ServiceRecord]) -> None:
+        self._new = new
+
+    def write(self, phase: Phase) -> None:
+        """`dspool apply` may have changed which pools there are: those of our own record stay."""
+        record, old = self._new(), read()
+        if old is not None and old.job == record.job:
+            record = msgspec.structs.replace(record, pools=old.pools, ingress=old.ingress or record.ingress)
+        write(msgspec.structs.replace(record, phase=phase))
+
+    def take_over(self, left: ServiceRecord) -> None:
+        taken = {"pools": left.pools, "ingress": left.ingress, "flags": left.flags}
+        write(msgspec.structs.replace(self._new(), phase="serving", **taken))
+
+    def pools(self) -> tuple[str, ...]:
+        """Those of this service; none once somebody else looks after it."""
+        record = read()
+        return record.pools if record is not None and record.job == this_job() else ()
+
+    def remove(self) -> None:
+        if self.pools():
+            remove()
+
+
+def _jobs() -> list[Mapping[str, Any]]:
+    import ray
+
+    state: Any = ray._private.state.state
+    jobs: list[Mapping[str, Any]] = state.job_table()
+    return jobs
+
+
+__all__ = ["Phase", "Registration", "ServiceRecord", "of_this_process", "read", "remove", "this_job", "write"]
