@@ -63,6 +63,16 @@ def test_its_head_finds_a_lost_node_as_soon_as_the_promises_say(cluster):
     assert period_s * failures + timeout_s * failures <= 4.5
 
 
+def test_the_head_starts_all_of_its_machines_with_the_autoscaler_that_does(cluster):
+    (start,) = [command for command in cluster["head_start_ray_commands"] if "ray start" in command]
+    assert "RAY_enable_autoscaler_v2=0" in start.partition("ray start")[0]
+
+
+def test_the_service_outlives_the_ssh_session_that_starts_it():
+    steps = (ROOT / "cluster.yaml").read_text().partition("cluster_name:")[0]
+    assert "--detach" in next(line for line in steps.splitlines() if "dspool up --" in line)
+
+
 def test_it_holds_no_secret_and_no_address_of_a_real_network(cluster):
     addresses = [cluster["provider"]["head_ip"], *cluster["provider"]["worker_ips"]]
     assert all(address.startswith("192.0.2.") for address in addresses)
@@ -72,4 +82,4 @@ def test_it_holds_no_secret_and_no_address_of_a_real_network(cluster):
 def test_it_says_to_give_the_store_a_database_that_all_nodes_reach():
     steps = (ROOT / "cluster.yaml").read_text().partition("cluster_name:")[0]
     assert "store_url: postgresql://" in steps
-    assert "--config" in next(line for line in steps.splitlines() if "dspool up" in line)
+    assert "--config" in next(line for line in steps.splitlines() if "dspool up --" in line)
