@@ -23,10 +23,12 @@ from dspool.cli.output import EXIT_INTERRUPTED, Output
 from dspool.cli.ray_output import RayOutput
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
-from dspool.config import PoolConfig, load_config, load_pools
+from dspool.config import Loaded, PoolConfig, load_config, load_pools
 from dspool.core.lifecycle.start_steps import StepTiming, timings_text
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, from_environment
+
+_SECRET = frozenset({"store_url", "extra", "kwargs"})
 
 SERVICE = "dspool_serve.ingress.service"
 """With `doctor`, the only mention of the HTTP package below it: imports point down (`dspool_serve` imports `dspool`).
@@ -157,12 +159,18 @@ def _checked(file: Path | None, flags: dict[str, Any]) -> tuple[list[PoolConfig]
     flags = {key: value for key, value in flags.items() if value is not None}
     at = {"service.host": host, "service.port": port}
     loaded = load_pools(cli=flags, file=file, code=at)
-    given = {
-        key: at[key]
-        for key in at
-        if loaded[0].sources[key] == "code" and (key in flags or port != service.port)
+    said = {"service.host": service.host, "service.port": service.port}
+    given = {key: at[key] for key in at if key in flags or at[key] != said[key]}
+    return [one.config for one in loaded], {**_of_environment(loaded[0]), **flags, **given}
+
+
+def _of_environment(loaded: Loaded) -> dict[str, Any]:
+    """The settings that variables said, without what may be a secret: `dspool apply` may run where they are not set."""
+    return {
+        row.key: row.value
+        for row in loaded.rows()
+        if row.source.startswith("env:") and not _SECRET & set(row.key.split("."))
     }
-    return [one.config for one in loaded], {**flags, **given}
 
 
 async def _serve(
