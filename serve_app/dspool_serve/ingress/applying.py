@@ -22,7 +22,7 @@ from dspool.errors import PoolNotReady, WorkerStartFailed
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.answering import wait_until_it_answers
 from dspool_serve.ingress.applications import deploy
-from dspool_serve.ingress.served_pools import end_pool, running_configs
+from dspool_serve.ingress.held_pools import end_pool, running_configs
 from dspool_serve.ingress.service_record import ServiceRecord
 from dspool_serve.ingress.spreading import spread_here
 from dspool_serve.ingress.starting import Report

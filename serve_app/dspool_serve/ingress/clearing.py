@@ -11,8 +11,8 @@ from pathlib import Path
 from dspool.errors import Conflict
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.applications import status_of
+from dspool_serve.ingress.held_pools import end_pool, running_configs
 from dspool_serve.ingress.processes import end_processes, haproxy_processes
-from dspool_serve.ingress.served_pools import end_pool, running_configs
 from dspool_serve.ingress.service_record import ServiceRecord
 from dspool_serve.ingress.starting import Report
 

@@ -21,7 +21,7 @@ from dspool.config import PoolConfig, load_pools
 from dspool.core.lifecycle.config_changes import changes
 from dspool.errors import ConfigError, PoolError, UnknownPool
 from dspool_serve.ingress.deployment import RayPools, build_app
-from dspool_serve.ingress.served_pools import end_pool, running_config
+from dspool_serve.ingress.held_pools import end_pool, running_config
 
 log = logging.getLogger("dspool.serve")
 

@@ -32,6 +32,7 @@ from dspool_serve.ingress import starting as steps
 from dspool_serve.ingress.answering import wait_until_it_answers
 from dspool_serve.ingress.applications import deploy, undeploy
 from dspool_serve.ingress.clearing import application_name, clear, shutdown_serve, take_stock
+from dspool_serve.ingress.held_pools import HeldPools
 from dspool_serve.ingress.processes import (
     SERVING,
     STOP_GRACE_S,
@@ -40,7 +41,6 @@ from dspool_serve.ingress.processes import (
     haproxy_processes,
     short_directory,
 )
-from dspool_serve.ingress.served_pools import ServedPools
 from dspool_serve.ingress.service_record import Phase, Registration, ServiceRecord, of_this_process
 from dspool_serve.ingress.spreading import Spread, serve_options, spread_here
 from dspool_serve.ingress.starting import Report, Starting
@@ -82,7 +82,7 @@ class Service:
         """The file with our Ray's token; None on a joined cluster."""
         self._address = address
         self._ray_dashboard = ray_dashboard
-        self._pools = ServedPools()
+        self._pools = HeldPools()
         self._registration = Registration(self._new_record)
         self._serve_host = config.service.host
         """Where Serve listens, its replicas and its fallback proxy included: behind our HAProxy on loopback."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dspool.pool import Pool
 
 
-class ServedPools:
+class HeldPools:
     """Each is a client of a pool that ends with this service."""
 
     def __init__(self) -> None:
@@ -102,4 +102,4 @@ async def running_configs(names: Iterable[str]) -> list[PoolConfig] | None:
         return None
 
 
-__all__ = ["ServedPools", "end_pool", "running_config", "running_configs"]
+__all__ = ["HeldPools", "end_pool", "running_config", "running_configs"]
