@@ -117,7 +117,7 @@ class Machine:
     # --- what runs on it ---
 
     def run(
-        self, command: Sequence[str], *, timeout_s: float = 120.0, check: bool = True, **environ: str
+        self, command: Sequence[str], *, timeout_s: float = 300.0, check: bool = True, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             self._within(command),

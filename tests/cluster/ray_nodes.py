@@ -16,10 +16,33 @@ import yaml
 from tests.cluster.machine import HOME, ROOT, Machine
 
 PORT: Final = 6379
-_ATTEMPTS: Final = 3
 _SMALL: Final = ("--num-cpus=2", "--object-store-memory=100000000", "--include-log-monitor=false")
 """Machines of the bench share the processors of one."""
 _VARIABLE: Final = re.compile(r"\b(RAY_\w+)=(\S+)")
+_RAY: Final = """
+import time
+from ray._private import services
+
+find = services.get_node
+
+
+def patiently(*args, **kwargs):
+    until = time.monotonic() + 240
+    while True:
+        try:
+            return find(*args, **kwargs)
+        except RuntimeError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+services.get_node = patiently
+from ray.scripts.scripts import main
+
+main()
+"""
+"""The command `ray`, which by itself gives a raylet 30 s to start: too little on a busy machine."""
 _ASK: Final = """
 import json, sys, ray
 ray.init(address=sys.argv[1], namespace="dspool", log_to_driver=False, logging_level="ERROR")
@@ -60,32 +83,22 @@ class RayNodes:
             list(side_by_side.map(self.start_on, self.machines[1:]))
 
     def start_on(self, machine: Machine) -> None:
-        """Boot it if it is off, and start Ray there. Ray gives up after 30 s, which a busy machine may need."""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                machine.power_off()
-            if not machine.is_on:
-                machine.boot()
-            try:
-                self._start_ray(machine)
-            except AssertionError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-            else:
-                return
-
-    def _start_ray(self, machine: Machine) -> None:
+        """Boot it if it is off, and start Ray there."""
+        if not machine.is_on:
+            machine.boot()
         token = Path(HOME, ".ray", "auth_token")
         write = f"umask 077; mkdir -p {token.parent}; printf %s {self._token} > {token}"
         machine.run(["sh", "-c", write])
         where = (
-            ("--head", f"--port={PORT}", "--include-dashboard=false")
+            ("--head", f"--port={PORT}", "--dashboard-host=127.0.0.1")
             if machine is self.head
             else (f"--address={self.address}",)
         )
         machine.run(
             [
-                "ray",
+                sys.executable,
+                "-c",
+                _RAY,
                 "start",
                 *where,
                 f"--node-ip-address={machine.address}",
