@@ -580,6 +580,26 @@ def test_a_view_that_cannot_be_loaded_says_why_and_can_be_tried_again(look, demo
     look.page.get_by_role("heading", level=1, name="Sessions").wait_for()
 
 
+def test_the_figures_stand_before_the_charts_have_their_points(look):
+    held = []
+    look.page.route("**/metrics/table*", held.append)
+    page = look.go("overview?range=604800")
+    page.locator(".card", has_text="Throughput").locator("text=/[0-9]/").first.wait_for()
+    assert page.locator('main [data-charts="drawn"]').count() == 0
+    held[0].continue_()
+    page.locator('main [data-charts="drawn"]').wait_for()
+
+
+def test_charts_without_their_history_say_so_and_are_asked_for_again(look):
+    away = {"title": "not ready", "detail": "the metrics actor is away", "code": "pool_not_ready"}
+    look.page.route("**/metrics/table*", lambda route: route.fulfill(status=503, json=away))
+    page = look.go("overview")
+    page.get_by_text("The charts are not complete: the metrics actor is away").wait_for()
+    look.page.unroute("**/metrics/table*")
+    page.locator('main [data-charts="drawn"]').wait_for()
+    page.get_by_text("The charts are not complete").wait_for(state="hidden")
+
+
 def test_a_lost_service_is_told_and_found_again(browser, tmp_path):
     demo = Demo(tmp_path, "--workers", "4")
     looking = Looking(browser, demo.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from contextlib import redirect_stdout
 
 from dspool.cli.ray_output import RayOutput
@@ -19,12 +20,11 @@ def test_of_a_process_that_died_ray_s_paragraph_is_left_out_and_all_else_is_pass
 
     seen = io.StringIO()
     with redirect_stdout(RayOutput(seen)):
-        import sys
-
         for line in (DIED, FULL):
             print_worker_logs({"lines": [line], "pid": "raylet", "is_err": False}, sys.stdout)
         print("half a ", end="")
         print("line", flush=True)
+    assert RayOutput(sys.stderr).encoding == sys.stderr.encoding
     assert DIED[:20] not in seen.getvalue()
     assert FULL in seen.getvalue()
     assert "half a line\n" in seen.getvalue()

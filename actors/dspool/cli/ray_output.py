@@ -22,6 +22,16 @@ class RayOutput(io.TextIOBase):
         self._to = to
         self._begun = ""
 
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._to.encoding
+
+    def fileno(self) -> int:
+        return self._to.fileno()
+
+    def isatty(self) -> bool:
+        return self._to.isatty()
+
     def writable(self) -> bool:
         return True
 

@@ -76,7 +76,11 @@ class Overview {
   async load() {
     if (this.isAsked) return this.loadCharts();
     this.isAsked = true;
-    this.loadCharts().then(() => this.drawCharts(), (problem) => this.without(problem));
+    this.loadCharts().then(() => {
+      // Where the figures are not there yet, they bring the charts along.
+      if (this.node.isConnected) this.drawCharts();
+      performance.mark("history");
+    }, (problem) => this.without(problem));
     return undefined;
   }
 
