@@ -145,8 +145,8 @@ class Administration:
 
         `canary_s` is the longest time of the canary's trial. A deployment that names no program is about
         the current version: `Deployment("answers", 0)` brings its source as it is on disk now, with `state=` also that.
-        With `new=False` only a program that there is gets a version, so that a mistyped name makes no program; True and
-        None let a new name be a new program.
+        `new=False` refuses a name that the pool does not have, so that a mistyped one makes no program; True and None
+        take it as a new program.
 
         Raises:
             ProgramError: it does not load, or its canary did worse; the version before runs on.

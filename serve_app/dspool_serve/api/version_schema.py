@@ -23,8 +23,8 @@ class DeployRequest(ProgramRequest, forbid_unknown_fields=True):
     new: Annotated[
         bool | None,
         Meta(
-            description="false: only a program that there is gets a version, so that a mistyped name makes none; "
-            "true: a new name is a new program; null is so too, for clients that do not send it"
+            description="false refuses a name that the pool does not have, so that a mistyped one makes no program; "
+            "true takes it as a new program, and so does null, for clients that do not send it"
         ),
     ] = None
 
