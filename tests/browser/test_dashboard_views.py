@@ -270,7 +270,7 @@ def test_a_version_that_was_rolled_back_is_said_to_have_been_on_its_canary_alone
     told = httpx.get(f"{demo.url}/v1/pools/default/rollouts").json()
     told["rollouts"] = [one for one in told["rollouts"] if one["phase"] == "rolled back"]
     assert told["rollouts"][0]["workers_total"] == 0
-    look.page.route("**/rollouts*", lambda route: route.fulfill(json=told))
+    look.page.route("**/default/rollouts*", lambda route: route.fulfill(json=told))
     page = look.go("deployments")
     page.get_by_text("Only the canary had it; version 1 serves on all workers.").wait_for()
     assert re.findall(r"0 of 0 workers|\b0 ms\b", page.locator("main").inner_text()) == []
@@ -582,7 +582,7 @@ def test_a_view_that_cannot_be_loaded_says_why_and_can_be_tried_again(look, demo
 
 def test_the_figures_stand_before_the_charts_have_their_points(look):
     held = []
-    look.page.route("**/metrics/table*", held.append)
+    look.page.route("**/metrics/table*", lambda route: held.append(route))
     page = look.go("overview?range=604800")
     page.locator(".card", has_text="Throughput").locator("text=/[0-9]/").first.wait_for()
     assert page.locator('main [data-charts="drawn"]').count() == 0
