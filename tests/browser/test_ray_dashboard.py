@@ -43,8 +43,8 @@ def page(browser, up):
 
 
 def seen(page, name):
-    """Keep a picture for the how-to where DSPOOL_PICTURES says so."""
-    if into := os.environ.get("DSPOOL_PICTURES"):
+    """Keep a picture for the how-to where RAY_PICTURES says so."""
+    if into := os.environ.get("RAY_PICTURES"):
         page.screenshot(path=f"{into}/ray-{name}.png", animations="disabled")
 
 
