@@ -165,7 +165,12 @@ def _connector(url: URL, settings: StoreConfig) -> Callable[[], Awaitable[Any]]:
             )
             _notice_loss(connection, settings.connect_timeout_s)
             return connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as failed:
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+        ) as failed:
             raise _not_connected(url, failed) from failed
 
     return connect
