@@ -156,7 +156,7 @@ async def serve(host: SessionHost) -> None:
         await host.run_async(ExecuteProgram("ask", ASKED), None)
 
     async def stream() -> None:
-        await host.run_async(StreamProgram("ask", ASKED), _drop)
+        await host.run_async(StreamProgram("ask", ASKED), None, _drop)
 
     parts: dict[str, Callable[[], Awaitable[Any]]] = {"call": call, "program": execute, "stream": stream}
     loop = asyncio.get_running_loop()
