@@ -20,7 +20,7 @@ from dspool.runtime.actors import PoolActors
 from dspool.runtime.cluster import ask_supervisor
 from dspool.runtime.forkserver import to_load
 from dspool.runtime.metrics import RemoteMetrics
-from dspool.runtime.store import RemoteStore
+from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.supervisor_link import SupervisorLink
 from dspool.telemetry.pseudonyms import try_read_key
 

@@ -62,7 +62,7 @@ class StoreActor:
 
 
 class RemoteStore:
-    """As `runtime.store.RemoteStore`: Ray repeats what the store's death cut off, as often as it takes."""
+    """As `runtime.remote_store.RemoteStore`: Ray repeats what the store's death cut off, as often as it takes."""
 
     def __init__(self, system: System) -> None:
         self._system = system

@@ -21,8 +21,8 @@ from dspool.runtime.cluster import (
 )
 from dspool.runtime.inspection import Inspection
 from dspool.runtime.metrics import RemoteMetrics
+from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.storage import Storage
-from dspool.runtime.store import RemoteStore
 from dspool.runtime.supervisor_link import SupervisorLink
 from dspool.store.store import SessionStore
 from dspool.telemetry.log_files import LogPage, LogQuery

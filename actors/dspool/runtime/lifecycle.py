@@ -32,7 +32,8 @@ from dspool.runtime.cluster import (
     placeable_nodes,
 )
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
-from dspool.runtime.store import RemoteStore, StoreActor
+from dspool.runtime.remote_store import RemoteStore
+from dspool.runtime.store import StoreActor
 from dspool.runtime.store_place import find_node
 from dspool.runtime.workers import RayRuntime, life_of
 from dspool.store.settings import store_url

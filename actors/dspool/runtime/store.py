@@ -1,22 +1,19 @@
-"""The session store as an actor, and its callers' side."""
+"""The session store as an actor. Its callers' side is `remote_store`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from dspool import private_files
 from dspool.config import PoolConfig
-from dspool.errors import StoreFailed, WorkerLost
-from dspool.runtime.cluster import ask, find_actor, node_address
+from dspool.errors import StoreFailed
+from dspool.runtime.cluster import node_address
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store_place import remember
 from dspool.store.claims import this_server
@@ -29,9 +26,6 @@ from dspool.telemetry.refusals import Refusals
 
 _LAST_WORDS_S = 1.0
 """Until a store that was replaced ends its process: who asks it now still hears why."""
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class StoreActor:
@@ -107,66 +101,3 @@ def _own_ids() -> tuple[str, str]:
         return uuid.uuid4().hex, ""
     context = ray.get_runtime_context()
     return context.get_actor_id() or uuid.uuid4().hex, context.get_node_id()
-
-
-def _asked(
-    method: Callable[Concatenate[SessionStore, P], Awaitable[T]],
-) -> Callable[Concatenate[RemoteStore, P], Coroutine[Any, Any, T]]:
-    """The method of `RemoteStore` that asks the actor for `method`."""
-    name = method.__name__
-
-    @functools.wraps(method)
-    async def asked(store: RemoteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await store._ask(name, *args, **kwargs)
-
-    return asked
-
-
-class RemoteStore:
-    """`SessionStore` as others see it: the same methods, over the store actor.
-
-    Each raises what the store raises, and `StoreFailed` while its actor cannot be reached.
-    """
-
-    def __init__(self, pool: str) -> None:
-        self._pool = pool
-        self._handle: ActorHandle[Any] | None = None
-
-    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            if self._handle is None:
-                self._handle = await find_actor(self._pool, "store")
-            return await ask(self._handle, "ask", method, *args, **kwargs)
-        except (WorkerLost, ValueError) as gone:
-            self._handle = None
-            raise StoreFailed(f"the session store is not reachable ({gone}); try again") from gone
-
-    acquire = _asked(SessionStore.acquire)
-    commit = _asked(SessionStore.commit)
-    release = _asked(SessionStore.release)
-    touch = _asked(SessionStore.touch)
-    worker_dead = _asked(SessionStore.worker_dead)
-    workers_alive = _asked(SessionStore.workers_alive)
-
-    create = _asked(SessionStore.create)
-    get = _asked(SessionStore.get)
-    list = _asked(SessionStore.list)
-    count = _asked(SessionStore.count)
-    end = _asked(SessionStore.end)
-    usage = _asked(SessionStore.usage)
-    describe = _asked(SessionStore.describe)
-    expire = _asked(SessionStore.expire)
-
-    put_record = _asked(SessionStore.put_record)
-    get_record = _asked(SessionStore.get_record)
-    add_deployment = _asked(SessionStore.add_deployment)
-    deployments = _asked(SessionStore.deployments)
-    set_current = _asked(SessionStore.set_current)
-    current_versions = _asked(SessionStore.current_versions)
-
-    claim_key = _asked(SessionStore.claim_key)
-    settle_key = _asked(SessionStore.settle_key)
-    drop_key = _asked(SessionStore.drop_key)
-    end_login = _asked(SessionStore.end_login)
-    silence_alert = _asked(SessionStore.silence_alert)
-    take_allowance = _asked(SessionStore.take_allowance)

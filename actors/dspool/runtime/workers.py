@@ -35,7 +35,7 @@ from dspool.runtime.cluster import (
 )
 from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
-from dspool.runtime.store import RemoteStore
+from dspool.runtime.remote_store import RemoteStore
 from dspool.supervisor import WorkerHandle
 from dspool.supervisor.ports import AskedWorker, Sleep, within
 from dspool.telemetry import logs
