@@ -138,7 +138,7 @@ def show(cells: list[Cell], rows: list[dict[str, Any]], stand: list[Comparison])
                 f"load {one['load_us']} us{more}"
             )
     behind = [str(one) for one in stand if one.ratio.verdict == "behind"]
-    print("\n  Behind:" if behind else "\n  Behind nowhere.")
+    print("\n  Behind:" if behind else "\n  Behind nowhere." if stand else "\n  Nothing was compared.")
     for sentence in behind:
         print(f"    {sentence}")
     return behind
