@@ -12,7 +12,7 @@ from dspool.store.store import SessionStore
 LOADED = """
 import importlib, sys
 from dspool.runtime.forkserver import preload
-for module in preload.BASE + preload.OFTEN:
+for module in (*preload.BASE, *preload.OFTEN, "dspool.runtime.store", "dspool.runtime.lifecycle"):
     importlib.import_module(module)
 print(*sorted({name.partition(".")[0] for name in sys.modules} & {"sqlalchemy", "litellm", "textual", "IPython"}))
 """

@@ -19,7 +19,6 @@ from dspool.runtime.store_place import remember
 from dspool.store.claims import this_server
 from dspool.store.place import RecordedStore
 from dspool.store.settings import quotas_of, store_url
-from dspool.store.store import SessionStore
 from dspool.telemetry.event_log import EventBuffer
 from dspool.telemetry.events import emit
 from dspool.telemetry.refusals import Refusals
@@ -35,6 +34,9 @@ class StoreActor:
     """
 
     def __init__(self, config: PoolConfig) -> None:
+        # Here and not above: who has a handle of this actor has this module, and needs nothing of SQL.
+        from dspool.store.store import SessionStore
+
         if config.store_url is None:
             private_files.make_directory(config.state_dir)
         self._config = config
