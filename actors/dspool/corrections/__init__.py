@@ -120,7 +120,7 @@ TABLE: Final = (
         _DSPY,
         "In each call DSPy works out the route, dialect, time-outs and price steps of a model again, and makes a queue "
         "for threads for each token. They are worked out once (a key that the environment gets later does not count).",
-        "a tenth more processor time a call",
+        "more processor time a call",
     ),
     Correction(
         "dspy-connection-limit",
