@@ -65,6 +65,18 @@ def make_directory(path: Path) -> None:
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=DIRECTORY_MODE)
+    _hold_private(path, change=True)
+
+
+def check_directory(path: Path) -> None:
+    """Whether `make_directory` would take `path`, which is there; changes nothing.
+
+    Raises: as `make_directory`.
+    """
+    _hold_private(path, change=False)
+
+
+def _hold_private(path: Path, *, change: bool) -> None:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.geteuid()):
         raise NotPrivate(path, "it is another user's link")
@@ -80,7 +92,8 @@ def make_directory(path: Path) -> None:
         if mode & 0o077:
             if mode & stat.S_ISVTX or path.resolve() in _SHARED | {_home()}:
                 raise NotPrivate(path, "others use it too; name a directory of its own")
-            os.fchmod(descriptor, DIRECTORY_MODE)
+            if change:
+                os.fchmod(descriptor, DIRECTORY_MODE)
     finally:
         os.close(descriptor)
 
@@ -142,4 +155,4 @@ def _home() -> Path | None:
         return None
 
 
-__all__ = ["NotPrivate", "make_directory", "narrow", "open_descriptor", "replace"]
+__all__ = ["NotPrivate", "check_directory", "make_directory", "narrow", "open_descriptor", "replace"]

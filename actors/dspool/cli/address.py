@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import sys
+from pathlib import Path
 
-from dspool.errors import ConfigError, Conflict, NotAllowed
+from dspool.causes import Obstacle, met
+from dspool.errors import ConfigError, NotAllowed
 
 
 def checked_host(host: str, *, tokens: bool = False) -> str:
@@ -41,24 +44,30 @@ def checked_port(host: str, port: int) -> int:
         NotAllowed: the system does not let us.
         ConfigError: this machine has no such address.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the server will: connections of a service that has just ended do not count as "in use".
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            # As the server will: connections of a service that has just ended do not count as "in use".
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError as failed:
-            if failed.errno == errno.EADDRINUSE:
-                raise Conflict(
-                    f"port {port} on {host} is in use; stop what listens there, or choose another with --port "
-                    "(--port 0 takes a free one)",
-                    port=port,
-                ) from failed
-            if failed.errno == errno.EACCES:
-                raise NotAllowed(
-                    f"the system does not allow listening on port {port}; choose one above 1023 with --port",
-                    port=port,
-                ) from failed
-            raise ConfigError(
-                f"cannot listen on {host}: {failed.strerror}; choose another --host"
-            ) from failed
-        return int(probe.getsockname()[1])
+            return int(probe.getsockname()[1])
+    except OSError as failed:
+        raise _not_listening(failed, host, port).error() from failed
+
+
+def _not_listening(failed: OSError, host: str, port: int) -> Obstacle:
+    if failed.errno == errno.EADDRINUSE:
+        return met("port_in_use", host=host, port=port)
+    if failed.errno == errno.EACCES:
+        return met("port_not_allowed", host=host, port=port)
+    if ":" in host and not _has_ipv6():
+        return met("no_ipv6", host=host)
+    return met("no_such_address", host=host, why=failed.strerror)
+
+
+def _has_ipv6() -> bool:
+    """Whether any interface here has an address of IPv6."""
+    try:
+        return bool(Path("/proc/net/if_inet6").read_text().strip())
+    except FileNotFoundError:
+        return sys.platform != "linux" and socket.has_ipv6

@@ -13,7 +13,7 @@ import psutil
 from msgspec import Struct
 
 from dspool import private_files
-from dspool.errors import ConfigError, Conflict
+from dspool.causes import Obstacle, met, of_os_error
 
 _ANSWERS_S: Final = 5.0
 
@@ -85,6 +85,11 @@ def this_process(pool: str) -> ServiceRun:
     return ServiceRun(pid=process.pid, pid_started=process.create_time(), pool=pool)
 
 
+def running_already(run: ServiceRun, state_dir: Path) -> Obstacle:
+    at = f" at {run.url}" if run.url else ""
+    return met("already_running", pool=run.pool, at=at, pid=run.pid, path=str(state_dir))
+
+
 class RunFile:
     """`run.json` in a state directory, or `dev.json` of a `dspool dev`. Readable by its owner only."""
 
@@ -129,12 +134,7 @@ class RunFile:
                     break
                 before = self.read()
                 if before is not None and before.alive():
-                    at = f" at {before.url}" if before.url else ""
-                    raise Conflict(
-                        f"pool {before.pool} already runs{at} (pid {before.pid}) from {self.state_dir}; "
-                        "stop it with `dspool down`, or use another --state-dir",
-                        pid=before.pid,
-                    ) from None
+                    raise running_already(before, self.state_dir).error() from None
                 if before is not None:
                     run = msgspec.structs.replace(
                         run, left=(*before.left, msgspec.structs.replace(before, left=()))
@@ -142,14 +142,15 @@ class RunFile:
                 self.path.unlink(missing_ok=True)
                 continue
             except OSError as failed:
-                raise ConfigError(
-                    f"cannot write to the state directory {self.state_dir}: {failed.strerror}; "
-                    "choose another with --state-dir"
-                ) from failed
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(run))
+                raise of_os_error(failed, self.state_dir).error() from failed
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(msgspec.json.encode(run))
+            except OSError as failed:
+                self.path.unlink(missing_ok=True)
+                raise of_os_error(failed, self.state_dir).error() from failed
             return before
-        raise ConfigError(f"cannot use {self.state_dir} as state directory: {self.path} is in the way")
+        raise met("state_taken", path=str(self.state_dir), file=str(self.path)).error()
 
     def write(self, run: ServiceRun) -> None:
         """Replace the content in one step: a reader sees the old or the new one."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 from msgspec import Struct
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dspool.errors import StoreFailed
+from dspool.store.schema import insert_into, pools
 
 
 class StoreServer(Struct, frozen=True, kw_only=True):
@@ -96,3 +100,40 @@ def refuse_superseded(claim: str | None, row: Any) -> None:
         pool=row.pool,
         superseded=True,
     )
+
+
+async def refuse_superseded_of(
+    connection: AsyncConnection, names: Iterable[str], claims: Mapping[str, str]
+) -> None:
+    """As `hold_pools` refuses, for what only reads."""
+    for row in await connection.execute(select(pools).where(pools.c.pool.in_(sorted(names)))):
+        refuse_superseded(claims.get(row.pool), row)
+
+
+async def hold_pools(
+    connection: AsyncConnection, pool_names: Iterable[str], claims: Mapping[str, str]
+) -> dict[str, int]:
+    """Lock `names` against other writers until the transaction ends; returns the last epoch given out in each.
+
+    Raises `StoreFailed` if another store than that of `claims` serves one. What the lock reads says so: it costs no
+    round trip.
+
+    SQLite has one writer at a time anyway. PostgreSQL locks the pools' rows, in one order, so that two stores on
+    one pool (an old one that has not noticed its replacement) decide one after the other.
+    """
+    names = sorted(set(pool_names))
+    query = select(pools).where(pools.c.pool.in_(names)).order_by(pools.c.pool).with_for_update()
+    epochs = _epochs(await connection.execute(query), claims)
+    if missing := [pool for pool in names if pool not in epochs]:
+        new = insert_into(connection, pools).on_conflict_do_nothing()
+        await connection.execute(new, [{"pool": pool, "epoch": 0} for pool in missing])
+        epochs = _epochs(await connection.execute(query), claims)
+    return epochs
+
+
+def _epochs(rows: Iterable[Any], claims: Mapping[str, str]) -> dict[str, int]:
+    epochs = {}
+    for row in rows:
+        refuse_superseded(claims.get(row.pool), row)
+        epochs[row.pool] = row.epoch
+    return epochs

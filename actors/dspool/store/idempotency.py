@@ -110,7 +110,7 @@ class IdempotencyKeys:
                 return Claim("done", _unpack(row.answer))
             return Claim("running" if row.lapses_at > now else "lost")
 
-        claim: Claim = await self._write(Transaction(pool, run))
+        claim: Claim = await self._write(Transaction(pool, run, adds=True))
         return claim
 
     async def settle_key(

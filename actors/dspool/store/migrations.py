@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from sqlalchemy import Connection, insert, inspect, select, text, update
 
+from dspool.causes import met
 from dspool.errors import StoreFailed
 from dspool.store.schema import idempotency, identity, metadata, schema_version, usage
 
@@ -62,11 +63,7 @@ def migrate(connection: Connection) -> None:
         return
     current = connection.execute(select(schema_version.c.version)).scalar_one()
     if current > SCHEMA_VERSION:
-        raise StoreFailed(
-            f"the session store has schema version {current}, this dspool knows {SCHEMA_VERSION}: upgrade dspool",
-            found=current,
-            known=SCHEMA_VERSION,
-        )
+        raise met("store_newer", version=current, known=SCHEMA_VERSION).error()
     for version in range(current, SCHEMA_VERSION):
         if version not in MIGRATIONS:
             raise StoreFailed(

@@ -71,7 +71,9 @@ class PoolRecords:
             await connection.execute(delete(_deployments).where(*where, *old))
             return version
 
-        return msgspec.structs.replace(deployment, version=await self._write(Transaction(pool, run)))
+        return msgspec.structs.replace(
+            deployment, version=await self._write(Transaction(pool, run, adds=True))
+        )
 
     async def deployments(self, pool: str) -> list[Deployment]:
         """All versions of all pool programs, by program and version."""

@@ -129,6 +129,11 @@ class Outcome:
     """The last owner before this lease; None when the session began with it."""
     changes: Sequence[StoredChange] = ()
 
+    def adds(self, before: SessionRow | None) -> bool:
+        """Whether something new is kept, where `before` was: a session, or a value."""
+        is_new = before is None and self.row is not None
+        return is_new or any(change.payload is not None for change in self.changes)
+
 
 class Epochs(Protocol):
     def next(self, pool: str) -> int:
@@ -249,3 +254,9 @@ class EndSessionRow:
     def decide(self, row: SessionRow | None, epochs: Epochs, *, dead: bool, now: float) -> Outcome:
         exists = row is not None and may_see_session(row.principal, self.principal)
         return Outcome(exists, removed=exists)
+
+
+def added_bytes(requests: Sequence[Any]) -> int:
+    """About how much of the disk these may take."""
+    commits = [request for request in requests if isinstance(request, Commit)]
+    return sum(len(change.payload or "") for commit in commits for change in commit.changes)

@@ -37,6 +37,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from dspool import private_files
+from dspool.causes import of_os_error
 from dspool.config.base import without_secrets
 from dspool.config.store import StoreConfig
 from dspool.errors import ConfigError, StoreFailed
@@ -275,9 +276,7 @@ def _make_private_file(path: Path) -> None:
             # SQLite gives new ones the mode of the database; they may be there from an earlier life.
             private_files.narrow(path.with_name(path.name + suffix))
     except OSError as failed:
-        raise StoreFailed(
-            f"cannot open the session store at {path}: {failed.strerror}", path=str(path)
-        ) from failed
+        raise of_os_error(failed, path).error(StoreFailed) from failed
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -21,6 +21,8 @@ from dspool.core.admission.rates import Allowance, Allowances, RateLimits
 from dspool.errors import InvalidRequest, StoreFailed
 from dspool.messages import Change, Lease, SessionInfo, StorageLimits, StoredUsage
 from dspool.store import schema as store_schema
+from dspool.store.disk import StoreDisk
+from dspool.store.failures import is_failure, store_failed
 from dspool.store.idempotency import IdempotencyKeys
 from dspool.store.logins import EndedLogins
 from dspool.store.migrations import migrate
@@ -38,7 +40,7 @@ from dspool.store.schema import create_engine, dead_workers, parse_url, transact
 from dspool.store.serving import ServedPools
 from dspool.store.silences import SilencedAlerts
 from dspool.store.usage import ALL, Usage, count_anew
-from dspool.store.writer import FAILURES, Transaction, Writer, store_failed
+from dspool.store.writer import Transaction, Writer
 
 MAX_PAGE = 1000
 REMEMBER_DEAD_S = 86_400.0
@@ -102,14 +104,17 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, Se
             async with engine.begin() as connection:
                 await connection.run_sync(migrate)
                 await connection.run_sync(count_anew)
-        except FAILURES as failed:
+        except BaseException as failed:
             await engine.dispose()
-            raise store_failed(failed) from failed
-        except BaseException:
-            await engine.dispose()
+            if is_failure(failed):
+                raise store_failed(failed, self._url) from failed
             raise
+        disk = StoreDisk(self._url)
+        await disk.keep_reserve(engine)
         self._engine = engine
-        self._writer = Writer(engine, self._clock, self._quotas, self._refused, self._claims, self._supersede)
+        self._writer = Writer(
+            engine, self._clock, self._quotas, self._refused, self._claims, self._supersede, disk
+        )
 
     async def close(self) -> None:
         """Finish the accepted writes, give back the pools, disconnect. Later calls raise `StoreFailed`."""
@@ -342,8 +347,10 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, Se
         try:
             async with transaction(self._engine.execution_options(read_only=True)) as connection:
                 yield connection
-        except FAILURES as failed:
-            raise store_failed(failed) from failed
+        except Exception as failed:
+            if is_failure(failed):
+                raise store_failed(failed, self._url) from failed
+            raise
 
     async def _free(
         self, pool: str, *where: Any, also: Callable[[AsyncConnection], Awaitable[None]] | None = None

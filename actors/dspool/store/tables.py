@@ -16,9 +16,9 @@ from dspool.config.store import StoreConfig
 from dspool.errors import ConfigError, Conflict, PoolError
 from dspool.store import schema
 from dspool.store.claims import StoreServer, decoded
+from dspool.store.failures import is_failure, store_failed
 from dspool.store.migrations import SCHEMA_VERSION
 from dspool.store.serving import TAKE_OVER_S
-from dspool.store.writer import FAILURES, store_failed
 
 OFFLINE: Final = StoreConfig(connections=2, statement_timeout_s=3600.0)
 """For commands of an operator: a large table takes its time, and nobody else waits for it."""
@@ -47,8 +47,10 @@ async def opened(url: URL, *, must_exist: bool = True) -> AsyncIterator[AsyncEng
         yield engine
     except PoolError:
         raise
-    except FAILURES as failed:
-        raise store_failed(failed) from failed
+    except Exception as failed:
+        if is_failure(failed):
+            raise store_failed(failed, url) from failed
+        raise
     finally:
         await engine.dispose()
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from dspool.core.admission.access import may_see_session
 from dspool.core.admission.quotas import Amount, Quotas
 from dspool.errors import InternalError, PayloadTooLarge, PoolError, QuotaExceeded, StoreFailed
 from dspool.messages import Change, Lease
-from dspool.store.claims import refuse_superseded
+from dspool.store.claims import hold_pools, refuse_superseded_of
+from dspool.store.disk import StoreDisk
+from dspool.store.failures import is_failure, is_full, store_failed
 from dspool.store.requests import (
     ALL_NAMES,
     Acquire,
@@ -31,13 +33,13 @@ from dspool.store.requests import (
     SessionRow,
     StoredChange,
     StoreRequest,
+    added_bytes,
     growth,
     item_size,
 )
 from dspool.store.schema import (
     among,
     dead_workers,
-    insert_into,
     pools,
     session_items,
     sessions,
@@ -49,9 +51,6 @@ from dspool.store.usage import Usage
 MAX_BATCH = 256
 """At most so many requests share a transaction: bounds how long one of them can hold the database."""
 
-FAILURES = (SQLAlchemyError, OSError, TimeoutError)
-"""What the drivers raise when a database is away, locked, full or broken."""
-
 
 @dataclass(frozen=True)
 class Transaction:
@@ -59,8 +58,11 @@ class Transaction:
 
     pool: str
     run: Callable[[AsyncConnection], Awaitable[Any]]
+    adds: bool = False
+    """It keeps something new, for which there must be room."""
 
 
+_Batch = Sequence["StoreRequest | Transaction"]
 _Requests = list[tuple[StoreRequest | Transaction, "asyncio.Future[Any]"]]
 
 
@@ -78,11 +80,13 @@ class Writer:
         refused: Callable[[str], None],
         claims: Mapping[str, str],
         superseded: Callable[[StoreFailed], None],
+        disk: StoreDisk,
     ) -> None:
         """`claims` has what the row of a pool must say for anything to be written, see `claims`; calls `superseded`
         when it says something else."""
         self._engine, self.quotas, self._refused = engine, quotas, refused
         self._clock, self._claims, self._superseded = clock, claims, superseded
+        self._disk = disk
         self._queue: deque[tuple[StoreRequest | Transaction, asyncio.Future[Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -124,20 +128,22 @@ class Writer:
 
     async def _transact(self, batch: _Requests) -> None:
         replies: Sequence[Any]
+        requests = [request for request, _ in batch]
         try:
-            async with transaction(self._engine) as connection:
-                replies = await self._replies(connection, [request for request, _ in batch])
+            replies = await self._carried_out(requests)
+            # What is answered is on disk; this only prepares for what comes.
+            await self._disk.keep_reserve(self._engine, added_bytes(requests))
         except PoolError as refused:
             replies = [refused] * len(batch)
             if isinstance(refused, StoreFailed) and refused.details.get("superseded"):
                 self._superseded(refused)
-        except FAILURES as failed:
-            replies = [store_failed(failed) for _ in batch]
-        except Exception as defect:
-            replies = [
-                InternalError(f"the session store has a defect: {type(defect).__name__}") for _ in batch
-            ]
-            replies[0].__cause__ = defect
+        except Exception as failed:
+            if is_failure(failed):
+                replies = [store_failed(failed, self._engine.url) for _ in batch]
+            else:
+                kind = type(failed).__name__
+                replies = [InternalError(f"the session store has a defect: {kind}") for _ in batch]
+                replies[0].__cause__ = failed
         except BaseException:
             for _, future in batch:
                 _answer(future, StoreFailed("the session store stopped"))
@@ -147,16 +153,37 @@ class Writer:
                 self._refused(reply.details["limit"])
             _answer(future, reply)
 
+    async def _carried_out(self, requests: _Batch) -> Sequence[Any]:
+        """Their answers. On a full disk those that add nothing are carried out within the reserve."""
+        try:
+            async with transaction(self._engine) as connection:
+                return await self._replies(connection, requests, self._disk.refusal())
+        except Exception as failed:
+            if not is_full(failed):
+                raise
+        await self._disk.begin_log_anew(self._engine)
+        no_room = self._disk.no_room()
+        try:
+            async with transaction(self._engine) as connection:
+                return await self._replies(connection, requests, no_room)
+        except Exception as failed:
+            if not is_full(failed):
+                raise
+        async with transaction(self._engine.execution_options(read_only=True)) as connection:
+            return await self._replies(connection, requests, no_room, writes=False)
+
     async def _replies(
-        self, connection: AsyncConnection, batch: list[StoreRequest | Transaction]
+        self, connection: AsyncConnection, batch: _Batch, no_room: PoolError | None, *, writes: bool = True
     ) -> Sequence[Any]:
         first = batch[0]
         if isinstance(first, Transaction):
+            if no_room is not None and (first.adds or not writes):
+                raise no_room
             await hold_pools(connection, [first.pool], self._claims)
             return [await first.run(connection)]
-        return await Batch(connection, self._clock(), self.quotas, self._claims).run(
-            [request for request in batch if not isinstance(request, Transaction)]
-        )
+        requests = [request for request in batch if not isinstance(request, Transaction)]
+        work = Batch(connection, self._clock(), self.quotas, self._claims, no_room)
+        return await (work.run(requests) if writes else work.leases_held(requests))
 
 
 @dataclass
@@ -167,6 +194,8 @@ class Batch:
     now: float
     quotas: Quotas
     claims: Mapping[str, str]
+    no_room: PoolError | None = None
+    """What is answered to whoever adds something."""
     _epochs: dict[str, int] = field(default_factory=dict)
     _advanced: set[str] = field(default_factory=set)
 
@@ -197,6 +226,22 @@ class Batch:
             outcomes.append(outcome)
         await self._write(keys, outcomes)
         await usage.save()
+        await self._fill_leases(outcomes)
+        return [outcome.reply for outcome in outcomes]
+
+    async def leases_held(self, requests: Sequence[StoreRequest]) -> list[Any]:
+        """One answer a request without writing: a lease that its worker has is given again, all else is refused."""
+        keys = [request.key for request in requests]
+        await refuse_superseded_of(self.connection, {pool for pool, _ in keys}, self.claims)
+        rows = await self._rows(keys)
+        outcomes = []
+        for request in requests:
+            row = rows.get(request.key)
+            held = isinstance(request, Acquire) and row is not None and row.owner == request.worker
+            if held and may_see_session(row.principal if row else None, request.principal):
+                outcomes.append(Outcome(row=row, granted=True, previous=row.last_owner if row else None))
+            else:
+                outcomes.append(Outcome(self.no_room))
         await self._fill_leases(outcomes)
         return [outcome.reply for outcome in outcomes]
 
@@ -242,6 +287,8 @@ class Batch:
     ) -> None:
         """Count what the outcome adds or removes. Raises `QuotaExceeded`, `PayloadTooLarge`."""
         pool, principal = _owner(request, row)
+        if self.no_room is not None and outcome.adds(row):
+            raise self.no_room
         # An admin's own limits are not those of the session's owner.
         limits = request.limits if request.principal == principal else None
         if outcome.removed and row is not None:
@@ -331,52 +378,9 @@ class Batch:
             )
 
 
-async def hold_pools(
-    connection: AsyncConnection, pool_names: Iterable[str], claims: Mapping[str, str]
-) -> dict[str, int]:
-    """Lock `names` against other writers until the transaction ends; returns the last epoch given out in each.
-
-    Raises `StoreFailed` if another store than that of `claims` serves one. What the lock reads says so: it costs no
-    round trip.
-
-    SQLite has one writer at a time anyway. PostgreSQL locks the pools' rows, in one order, so that two stores on
-    one pool (an old one that has not noticed its replacement) decide one after the other.
-    """
-    names = sorted(set(pool_names))
-    query = select(pools).where(pools.c.pool.in_(names)).order_by(pools.c.pool).with_for_update()
-    epochs = _epochs(await connection.execute(query), claims)
-    if missing := [pool for pool in names if pool not in epochs]:
-        new = insert_into(connection, pools).on_conflict_do_nothing()
-        await connection.execute(new, [{"pool": pool, "epoch": 0} for pool in missing])
-        epochs = _epochs(await connection.execute(query), claims)
-    return epochs
-
-
-def _epochs(rows: Iterable[Any], claims: Mapping[str, str]) -> dict[str, int]:
-    epochs = {}
-    for row in rows:
-        refuse_superseded(claims.get(row.pool), row)
-        epochs[row.pool] = row.epoch
-    return epochs
-
-
 def _owner(request: StoreRequest, row: SessionRow | None) -> tuple[str, str | None]:
     """Pool and principal to whom the session counts: the one who has it, or who is about to."""
     return request.key[0], request.principal if row is None else row.principal
-
-
-def store_failed(failed: BaseException) -> StoreFailed:
-    """`failed` as users see it. It repeats only messages about the database itself: others quote values, which are
-    users' content."""
-    cause = failed.orig if isinstance(failed, DBAPIError) and failed.orig else failed
-    detail = (
-        f": {cause}"
-        if isinstance(failed, OperationalError | InterfaceError | OSError) or type(failed) is DatabaseError
-        else ""
-    )
-    error = StoreFailed(f"the session store failed ({type(cause).__name__}{detail})")
-    error.__cause__ = failed
-    return error
 
 
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
