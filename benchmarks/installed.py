@@ -85,7 +85,7 @@ def install(wheel: Path, directory: Path, *, without: Iterable[str] = ()) -> Pat
         for entry in _entries(distribution):
             link = packages / entry.name
             if not link.is_symlink():
-                link.symlink_to(entry)
+                link.symlink_to(entry.resolve())
     python = directory / "bin" / "python"
     flags = [
         "--quiet",

@@ -135,7 +135,7 @@ CAUSES: Final[Mapping[str, Cause]] = MappingProxyType({
     "model_unreachable": Cause(
         "LM profile {profile}: {place} does not answer ({why})",
         "each call of it fails with model_unreachable",
-        "start the model's server, or correct api_base",
+        "start the model's server, or correct its endpoint",
     ),
     "proxy_unreachable": Cause(
         "LM profile {profile}: {place} is asked through the proxy {proxy}, which does not answer ({why})",

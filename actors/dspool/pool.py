@@ -10,6 +10,7 @@ from typing import Any, Self
 import ray
 from ray.actor import ActorHandle
 
+from dspool import preflight
 from dspool.blocking import BlockingClient, BlockingSession, iterating, waiting
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
@@ -67,6 +68,8 @@ class Pool(PoolActors, DirectPool):
         if overrides:
             config = config.override(**overrides)
         own = not ray.is_initialized()
+        if own:
+            preflight.refuse_obstacles(config)
         with (
             cluster.own_cluster(load=to_load(config), patience_s=config.init_timeout_s)
             if own

@@ -20,6 +20,7 @@ from dspool import private_files
 from dspool.causes import CAUSES, Obstacle, met, of_os_error
 from dspool.config import PoolConfig
 from dspool.corrections import installed_version
+from dspool.errors import PoolError
 
 PACKAGES: Final = ("ray", "dspy")
 SOCKET_LIMIT: Final = 107
@@ -35,6 +36,7 @@ MB_A_WORKER: Final = 30
 """What is certainly needed, not what is comfortable: who has more than that is not refused."""
 SHARED_MEMORY: Final = Path("/dev/shm")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_GROUPS: Final = Path("/proc/self/cgroup")
 _MB: Final = 2**20
 _UNLIMITED: Final = 2**60
 
@@ -71,9 +73,7 @@ def python(version: tuple[int, ...] = sys.version_info[:2]) -> Obstacle | None:
     return met("old_python", version=".".join(map(str, version))) if version < (3, 11) else None
 
 
-def package_missing(
-    package: str, version_of: Callable[[str], str] = installed_version
-) -> Obstacle | None:
+def package_missing(package: str, version_of: Callable[[str], str] = installed_version) -> Obstacle | None:
     try:
         version_of(package)
     except PackageNotFoundError:
@@ -95,13 +95,15 @@ def state_directory(directory: Path) -> Obstacle | None:
     return None
 
 
+def chosen_temporary_directory() -> Path:
+    """Where the service puts Ray's files; `/tmp` also when no directory can be written to."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
+    return Path("/tmp")
+
+
 def temporary_directory(directory: Path | None = None) -> Obstacle | None:
-    """As the service chooses it."""
-    if directory is None:
-        try:
-            directory = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
-        except FileNotFoundError as failed:
-            return met("temporary_not_writable", path="/tmp", why=failed.strerror or "nothing else can be either")
+    directory = directory or chosen_temporary_directory()
     length = len(os.fsencode(str(directory) + _SESSION))
     if length > SOCKET_LIMIT:
         return met("temporary_too_long", path=str(directory), most=SOCKET_LIMIT, length=length)
@@ -111,7 +113,9 @@ def temporary_directory(directory: Path | None = None) -> Obstacle | None:
         found = of_os_error(failed, directory)
         if found.cause in ("no_space", "no_quota"):
             return found
-        return met("temporary_not_writable", path=str(directory), why=failed.strerror or type(failed).__name__)
+        return met(
+            "temporary_not_writable", path=str(directory), why=failed.strerror or type(failed).__name__
+        )
     return None
 
 
@@ -155,15 +159,23 @@ def open_files(hard: int | None = None) -> Obstacle | None:
     return met("few_open_files", number=hard) if hard not in (-1,) and hard < LEAST_FILES else None
 
 
-def processes(
-    workers: int, limits: list[tuple[str, int, int]] | None = None
-) -> Obstacle | None:
+def processes(workers: int, limits: list[tuple[str, int, int]] | None = None) -> Obstacle | None:
     """`limits`: what limits, how many, and how many there are already."""
     needed = BASE_THREADS + THREADS_A_WORKER * workers
     for what, most, used in _process_limits() if limits is None else limits:
         if most - used < needed:
             return met("few_processes", what=what, number=most, used=used, needed=needed)
     return None
+
+
+def explained(failed: PoolError, config: PoolConfig, *, own_ray: bool = True) -> PoolError:
+    """`failed`, a start, with what is in its way now, if that is one of the table."""
+    if "cause" in failed.details:
+        return failed
+    for found in obstacles(config, own_ray=own_ray):
+        if CAUSES[found.cause].blocks:
+            return type(failed)(f"{found.sentence} ({failed.message})", **failed.details, cause=found.cause)
+    return failed
 
 
 def memory(workers: int, limit: int | None = None) -> Obstacle | None:
@@ -186,10 +198,11 @@ def memory_limit() -> int | None:
 
 
 def _process_limits() -> list[tuple[str, int, int]]:
-    found = []
-    for group in _groups("pids"):
-        if (most := _number(group / "pids.max")) is not None:
-            found.append(("pids.max of the control group", most, _number(group / "pids.current") or 0))
+    found = [
+        ("pids.max of the control group", most, _number(group / "pids.current") or 0)
+        for group in _groups("pids")
+        if (most := _number(group / "pids.max")) is not None
+    ]
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     # Root is not held to it.
     if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
@@ -209,7 +222,7 @@ def _threads_of_user() -> int:
 def _groups(controller: str) -> Iterator[Path]:
     """The directories of this process's control group for `controller`, and of all above it."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in _OWN_GROUPS.read_text().splitlines():
             _, names, path = line.split(":", 2)
             if names and controller not in names.split(","):
                 continue
@@ -234,6 +247,9 @@ def _number(file: Path) -> int | None:
 
 
 __all__ = [
+    "chosen_temporary_directory",
+    "explained",
+    "loopback",
     "memory",
     "memory_limit",
     "obstacles",

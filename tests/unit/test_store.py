@@ -514,13 +514,13 @@ async def test_sqlite_syncs_its_log_at_every_commit(sqlite_url):
 async def test_a_file_that_is_no_database_is_a_typed_failure(sqlite_url, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "dspool.db").write_text("not a database " * 100)
-    with pytest.raises(StoreFailed, match="not a database"):
+    with pytest.raises(StoreFailed, match="is no database"):
         await SessionStore(sqlite_url).open()
 
 
 async def test_a_directory_that_cannot_be_made_is_a_typed_failure(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreFailed, match="cannot open"):
+    with pytest.raises(StoreFailed, match="cannot be written to: Not a directory"):
         await SessionStore(f"sqlite:///{tmp_path}/file/dspool.db").open()
 
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
+from dspool import preflight
 from dspool.cli import detached
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.first_process import become_child
@@ -25,7 +26,7 @@ from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
 from dspool.config import Loaded, PoolConfig, load_config, load_pools
 from dspool.core.lifecycle.start_steps import StepTiming, timings_text
-from dspool.errors import ConfigError
+from dspool.errors import ConfigError, PoolError
 from dspool.tokens import TokenSource, from_environment
 
 _SECRET = frozenset({"store_url", "extra", "kwargs"})
@@ -82,6 +83,7 @@ def run_up(
     before = run_file.read()
     if address is None and before is not None and before.joined and before.serves_alone():
         address = before.ray_address
+    preflight.refuse_obstacles(config, beside=more, own_ray=address is None)
     if address is None:
         # On another's cluster, what is installed where the workers are counts.
         for one in configs:
@@ -109,6 +111,9 @@ def run_up(
         # Ray prints to stdout now and then; there, programs read our JSON.
         with redirect_stdout(RayOutput(sys.stderr)):
             asyncio.run(_serve(service, run, run_file, out, timings))
+    except PoolError as failed:
+        # Something may have come into its way since it began.
+        raise preflight.explained(failed, config, beside=more, own_ray=address is None) from failed.__cause__
     finally:
         if not left:
             run_file.remove(run.pid)

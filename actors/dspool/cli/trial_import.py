@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from dspool.causes import met
 from dspool.config import CustomCode, ImportModules, PoolConfig
 from dspool.core.lifecycle.loading import lasts
 from dspool.errors import PoolError, WorkerStartFailed, from_wire
@@ -94,7 +95,8 @@ def refuse_what_cannot_be_imported(config: PoolConfig) -> None:
     for failure in try_imports(config):
         if lasts(failure.error):
             error = failure.error
-            raise type(error)(f"{failure.keys}: {error.message}", **error.details)
+            cause = met("not_importable", keys=failure.keys, why=str(error))
+            raise type(error)(cause.sentence, **error.details, cause=cause.cause)
 
 
 __all__ = ["ImportFailure", "named_in", "refuse_what_cannot_be_imported", "try_imports"]

@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from dspool import private_files
+from dspool.causes import met
 from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import (
     InternalError,
@@ -27,7 +28,6 @@ from dspool.errors import (
     PoolNotReady,
     UnknownPool,
     WorkerLost,
-    WorkerStartFailed,
     suggestion,
 )
 from dspool.runtime.forkserver.node_parent import ON_LOOPBACK, TOKEN_FILE, running_parent, token_variables
@@ -130,7 +130,7 @@ def nodes_at(address: str) -> list[str]:
         join_cluster(address)
     except Exception as failed:
         # Ray raises errors of many kinds here, even bare ones.
-        raise WorkerStartFailed(f"cannot join Ray at {address} ({type(failed).__name__})") from failed
+        raise met("no_cluster", address=address, why=type(failed).__name__).error() from failed
     try:
         return living_nodes()
     finally:

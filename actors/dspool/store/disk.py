@@ -1,8 +1,8 @@
 """A session store whose disk fills up: what is new is refused, and sessions are still opened and read.
 
-To read a session its worker takes a lease, which is a write. So while there is room, the database keeps a reserve: pages
-in its file that nothing uses, and a write-ahead log that is as long. Both are written over when the disk is full, and
-leases need a few pages at a time. Values, sessions and versions of users get none of it.
+To read a session its worker takes a lease, which is a write. So while there is room, the database keeps a reserve:
+pages in its file that nothing uses, and a write-ahead log that is as long. Both are written over when the disk is full,
+and leases need a few pages at a time. Values, sessions and versions of users get none of it.
 """
 
 from __future__ import annotations

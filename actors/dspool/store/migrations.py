@@ -47,6 +47,12 @@ MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
 """The step from version N to N + 1, by N. It runs inside the transaction that then writes the new version."""
 
 
+def known_version(version: int) -> None:
+    """Raises: StoreFailed: a newer dspool wrote it."""
+    if version > SCHEMA_VERSION:
+        raise met("store_newer", version=version, known=SCHEMA_VERSION).error()
+
+
 def migrate(connection: Connection) -> None:
     """Bring the database to `SCHEMA_VERSION`, inside the caller's transaction.
 
@@ -62,8 +68,7 @@ def migrate(connection: Connection) -> None:
         _identify(connection)
         return
     current = connection.execute(select(schema_version.c.version)).scalar_one()
-    if current > SCHEMA_VERSION:
-        raise met("store_newer", version=current, known=SCHEMA_VERSION).error()
+    known_version(current)
     for version in range(current, SCHEMA_VERSION):
         if version not in MIGRATIONS:
             raise StoreFailed(

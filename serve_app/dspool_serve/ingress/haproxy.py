@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+from dspool.causes import met
 from dspool.config import ServiceConfig
 from dspool.corrections import VARIABLE, active, chosen, haproxy_script
 from dspool.corrections.haproxy_frontend import Limits, most_connections
-from dspool.errors import ConfigError, Conflict
+from dspool.errors import ConfigError
 from dspool_serve.ingress.middleware import CALLBACK
 
 THREADS = 4
@@ -124,10 +125,7 @@ class HeldPorts:
         try:
             self.hold(host, port)
         except OSError as failed:
-            raise Conflict(
-                f"port {port} on {host} is in use; choose another with --port (--port 0 takes a free one)",
-                port=port,
-            ) from failed
+            raise met("port_in_use", host=host, port=port).error() from failed
 
     def release(self) -> None:
         for holder in self._sockets:

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from dspool.causes import met
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.config_changes import ingress_mark
 from dspool.core.lifecycle.start_steps import StepTiming
@@ -289,9 +290,7 @@ class Service:
                     joined = ray.init(address=self._address, runtime_env={"env_vars": variables}, **options)
                     self.ray_dashboard_url = joined.dashboard_url or None
             except (ConnectionError, ValueError, RuntimeError) as failed:
-                raise WorkerStartFailed(
-                    f"cannot join Ray at {self._address}: {failed}; is it running, and is its token at hand?"
-                ) from failed
+                raise met("no_cluster", address=self._address, why=steps.said_by(failed)).error() from failed
         self.ray_address = str(ray.get_runtime_context().gcs_address)
         self.changed()
         self._started = descendants()

@@ -10,9 +10,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 
+from dspool.causes import met
 from dspool.cli import overview
 from dspool.cli.doctor import listeners, machine, service
-from dspool.cli.doctor.findings import Finding, fail
+from dspool.cli.doctor.findings import Finding, fail, of
 from dspool.cli.doctor.listeners import ListeningSocket
 from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
@@ -79,14 +80,16 @@ def examine(
         *_guarded("temporary directory", machine.temporary_directory),
         *_guarded("shared memory", machine.shared_memory),
         *_guarded("open files", machine.open_files),
+        *_guarded("loopback", machine.loopback),
+        *_guarded("home", machine.home),
+        machine.locale(),
         *_guarded("haproxy", lambda: machine.haproxy(import_module(HAPROXY).binary())),
     ]
     flags = {"state_dir": None if state_dir is None else str(state_dir)}
     try:
         config = load_config(cli=flags, file=file).config
     except ConfigError as refused:
-        advice = "correct it; `dspool config` shows where each value comes from"
-        findings.append(fail("configuration", refused.message, "nothing starts with it", advice))
+        findings.append(of("configuration", met("bad_configuration", why=refused.message)))
         return Examination(findings, [])
     of_service = _of(config, address, pool)
     return of_service._replace(findings=[*findings, *of_service.findings])
@@ -108,6 +111,8 @@ def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examinatio
         return listeners.findings(open_ports, running=run is not None)
 
     findings = [
+        *_guarded("processes", lambda: machine.processes(config.pool_size)),
+        *_guarded("memory", lambda: machine.memory(config.pool_size)),
         *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code or config.service.execute_code)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,

@@ -6,20 +6,16 @@ import os
 import resource
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from dspool.cli.doctor.findings import Finding, fail, ok, warn
+from dspool import preflight
+from dspool.cli.doctor.findings import Finding, fail, of, ok, warn
 from dspool.corrections import RELIANCES, VARIABLE, installed_version
 from dspool.corrections import states as correction_states
 from dspool.errors import ConfigError
 
 TESTED = {"ray": "2.60", "dspy": "3.4"}
-_SOCKET_LIMIT = 107
-_SESSION = "/dspool-12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
-"""What a service and Ray add to the temporary directory for their longest socket."""
 _MB = 2**20
 _SHM = 1024 * _MB
 _FILES = 4096
@@ -28,21 +24,19 @@ _FULL = 0.95
 
 
 def python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
-    said = ".".join(map(str, version))
-    if version < (3, 11):
-        return fail("python", said, "dspool needs Python 3.11 or newer", "make PYTHON=/path/to/python3.11 up")
-    return ok("python", said)
+    if (found := preflight.python(version)) is not None:
+        return of("python", found)
+    return ok("python", ".".join(map(str, version)))
 
 
 def packages(version_of: Callable[[str], str] = installed_version) -> list[Finding]:
     """dspool is written for one minor version of Ray and of DSPy."""
     found = []
     for package, tested in TESTED.items():
-        try:
-            version = version_of(package)
-        except PackageNotFoundError:
-            found.append(fail(package, "not installed", "nothing can start", "run `make install`"))
+        if (missing := preflight.package_missing(package, version_of)) is not None:
+            found.append(of(package, missing))
             continue
+        version = version_of(package)
         if version.split(".")[:2] == tested.split("."):
             found.append(ok(package, version))
         else:
@@ -86,20 +80,10 @@ def bytecode(environ: Mapping[str, str] = os.environ) -> Finding:
 def temporary_directory(
     directory: Path | None = None, disk: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage
 ) -> Finding:
-    # As the service chooses it.
-    if directory is None:
-        directory = Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
+    directory = directory or preflight.chosen_temporary_directory()
     check, said = "temporary directory", str(directory)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return fail(
-            check, f"{said} cannot be written to", "Ray cannot start", "make it writable, or set TMPDIR"
-        )
-    length = len(os.fsencode(said + _SESSION))
-    if length > _SOCKET_LIMIT:
-        meaning = f"a Unix socket's path has at most {_SOCKET_LIMIT} bytes and Ray's would have {length}"
-        return fail(
-            check, said, meaning, "make /tmp writable, or set TMPDIR to a directory with a short path"
-        )
+    if (found := preflight.temporary_directory(directory)) is not None:
+        return of(check, found)
     total, used, free = disk(directory)
     if used > _FULL * total:
         meaning = "Ray stops storing objects on a disk that is 95 % full"
@@ -111,6 +95,8 @@ def shared_memory(
     directory: Path = Path("/dev/shm"), disk: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage
 ) -> Finding:
     check = "shared memory"
+    if (found := preflight.shared_memory(directory)) is not None:
+        return of(check, found)
     if not directory.is_dir():
         return ok(check, f"this system has no {directory}")
     total, _, free = disk(directory)
@@ -123,6 +109,8 @@ def shared_memory(
 
 def open_files(limits: tuple[int, int] | None = None) -> Finding:
     soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
+    if (found := preflight.open_files(hard)) is not None:
+        return of("open files", found)
     unlimited = resource.RLIM_INFINITY
     # Ray's processes raise their own limit as far as they may.
     reach = hard if hard != unlimited else max(soft, _FILES)
@@ -131,10 +119,43 @@ def open_files(limits: tuple[int, int] | None = None) -> Finding:
         meaning = (
             "each connection and each worker takes some: at a few hundred clients nothing more is accepted"
         )
-        return (fail if reach < 1024 else warn)(
-            "open files", said, meaning, "ulimit -n 65536, or LimitNOFILE=65536"
-        )
+        return warn("open files", said, meaning, "ulimit -n 65536, or LimitNOFILE=65536")
     return ok("open files", said)
+
+
+def processes(workers: int) -> Finding:
+    found = preflight.processes(workers)
+    return ok("processes", "room for those of a service") if found is None else of("processes", found)
+
+
+def memory(workers: int) -> Finding:
+    if (found := preflight.memory(workers)) is not None:
+        return of("memory", found)
+    limit = preflight.memory_limit()
+    return ok("memory", "no limit but the machine's" if limit is None else f"at most {limit // _MB:,} MB")
+
+
+def loopback() -> Finding:
+    found = preflight.loopback()
+    return ok("loopback", "127.0.0.1 can be reached") if found is None else of("loopback", found)
+
+
+def home() -> Finding:
+    """Nothing of ours is written there, unless the state directory lies in it."""
+    try:
+        place = Path.home()
+    except RuntimeError:
+        return ok("home", "none, and none is needed")
+    writable = os.access(place, os.W_OK | os.X_OK)
+    return ok(
+        "home", f"{place}" if writable else f"{place} cannot be written to, and nothing is written there"
+    )
+
+
+def locale() -> Finding:
+    """Paths and output in it: without UTF-8, what it cannot say is written as escapes."""
+    name = sys.getfilesystemencoding()
+    return ok("locale", f"{name}; paths of any name work" if name != "utf-8" else name)
 
 
 def deno(needed: bool, found: str | None = None) -> Finding:

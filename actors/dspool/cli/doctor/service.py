@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from dspool import preflight
+from dspool.causes import Obstacle, met
 from dspool.cli.address import checked_port
-from dspool.cli.doctor.findings import Finding, fail, ok, warn
+from dspool.cli.doctor.findings import Finding, fail, of, of_error, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import TRIAL_S, named_in, try_imports
 from dspool.config import LMProfile, PoolConfig
 from dspool.config.base import without_secrets
 from dspool.core.wording import counted
 from dspool.errors import ConfigError, PoolError, WorkerStartFailed
+from dspool.proxies import is_loopback, proxy_for
 from dspool.runtime import forkserver
 from dspool.runtime.forkserver import ParentReport, StartMethod
 from dspool.store.place import node_of_store
 
 _STORE_S = 5.0
+_ENDPOINT_S = 3.0
 _PRELOAD_S = 120.0
 _LITTLE_MB = 200.0
 _EXEC = "workers start slower and share no memory"
@@ -35,22 +40,14 @@ _EXEC = "workers start slower and share no memory"
 
 def state_directory(directory: Path) -> Finding:
     check = "state directory"
+    if (found := preflight.state_directory(directory)) is not None:
+        return of(check, found)
     existing = next(path for path in (directory, *directory.parents) if path.exists())
-    try:
-        if not existing.is_dir():
-            raise NotADirectoryError(None, f"{existing} is not a directory")
-        # Permissions alone do not tell: it may be a read-only file system.
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".dspool-doctor-"):
-            pass
-    except OSError as failed:
-        found = f"{directory}: {failed.strerror}"
-        return fail(
-            check, found, "sessions cannot be kept: nothing starts", "choose another with --state-dir"
-        )
     free_mb = os.statvfs(existing).f_bavail * os.statvfs(existing).f_frsize / 2**20
     if free_mb < _LITTLE_MB:
-        found = f"{directory}, {free_mb:.0f} MB free"
-        return warn(check, found, "changes of sessions are refused when it is full", "make room on that disk")
+        said = f"{directory}, {free_mb:.0f} MB free"
+        meaning = "when it is full nothing new is kept; sessions, values and versions are read on"
+        return warn(check, said, meaning, "make room on that disk")
     return ok(check, str(directory) if existing == directory else f"{directory} (will be created)")
 
 
@@ -65,8 +62,7 @@ def ray_cluster(address: str | None) -> tuple[list[Finding], list[str]]:
     try:
         nodes = cluster.nodes_at(address)
     except WorkerStartFailed as failed:
-        advice = "start it, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as it has them"
-        return [fail(check, failed.message, "`dspool up --address` fails", advice)], []
+        return [of_error(check, failed, "`dspool up --address` fails", "start it, and set its token")], []
     return [ok(check, f"{counted(len(nodes), 'node')} at {address}")], nodes
 
 
@@ -88,6 +84,7 @@ def store(
             meaning = "its sessions are away as long as that node is, and lost with its disk"
             return warn(check, found, meaning, advice)
     # SQLAlchemy is a third of what the command line imports, and only this check needs it.
+    from dspool.store.failures import obstacle_of
     from dspool.store.schema import parse_url
 
     try:
@@ -96,13 +93,14 @@ def store(
             path = Path(parsed.database or "")
             if not path.exists():
                 return ok(check, f"{shown} (will be created)")
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-                connection.execute("select count(*) from sqlite_master").fetchone()
+            _look_into(path)
         else:
             asyncio.run(_connect(parsed))
     except PoolError as refused:
-        return fail(check, refused.message, "no session can be kept", "correct store_url")
+        return of_error(check, refused, "no session can be kept", "correct store_url")
     except Exception as failed:
+        if (cause := obstacle_of(failed, parsed)) is not None:
+            return of(check, cause)
         # The text may hold the password; the kind and the address do not.
         found = f"{shown}: {type(failed).__name__}"
         return fail(
@@ -120,13 +118,32 @@ def _node_of_store(pool: str, url: str, nodes: Sequence[str], address: str | Non
     return store_place.find_node_at(address, pool, url)
 
 
+def _look_into(path: Path) -> None:
+    """Raises: StoreFailed: a newer dspool wrote it. sqlite3.Error: it is locked, or no database."""
+    from dspool.store.migrations import known_version
+
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_STORE_S)) as to:
+        if to.execute("select 1 from sqlite_master where name = 'schema_version'").fetchone():
+            known_version(to.execute("select version from schema_version").fetchone()[0])
+    if os.access(path, os.W_OK):
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=_STORE_S)) as to:
+            # Who holds the lock for longer keeps a store from opening.
+            to.execute("begin immediate")
+            to.execute("rollback")
+
+
 async def _connect(url: Any) -> None:
+    from sqlalchemy import inspect
+
+    from dspool.store.migrations import known_version
     from dspool.store.schema import create_engine
 
     engine = create_engine(url)
     try:
         async with asyncio.timeout(_STORE_S), engine.connect() as connection:
-            await connection.exec_driver_sql("select 1")
+            if await connection.run_sync(lambda to: inspect(to).has_table("schema_version")):
+                rows = await connection.exec_driver_sql("select version from schema_version")
+                known_version(rows.scalar_one())
     finally:
         await engine.dispose()
 
@@ -139,7 +156,7 @@ def port(config: PoolConfig, run: ServiceRun | None) -> Finding:
     try:
         checked_port(host, number)
     except PoolError as taken:
-        return fail("port", taken.message, "`dspool up` refuses to start", "choose another with --port")
+        return of_error("port", taken, "`dspool up` refuses to start", "choose another with --port")
     return ok("port", f"{number} on {host} is free" if number else "any free one")
 
 
@@ -150,12 +167,7 @@ def imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[Finding]:
     if not named:
         return [ok(check, "the configuration names no code")]
     findings = [
-        fail(
-            check,
-            f"{failure.keys}: {failure.error}",
-            "no worker becomes ready",
-            "correct that line, or install what is missing where workers run",
-        )
+        of(check, met("not_importable", keys=failure.keys, why=str(failure.error)))
         for failure in try_imports(config, timeout_s=timeout_s)
     ]
     return findings or [ok(check, f"{len(named)} of {len(named)} import paths")]
@@ -171,16 +183,39 @@ def language_models(config: PoolConfig, environ: Mapping[str, str] = os.environ)
     for name, profile in models.items():
         said = f"{name}: {profile.model}"
         if (refused := _key_refused(profile, environ)) is not None:
-            set_it = f"export {profile.api_key_env}=... on every node"
-            fix = set_it if refused.details.get("rule") == "set" else "put the key there and nothing else"
-            found = f"{said}, but {refused.message.removeprefix('the environment variable ')} here"
-            findings.append(fail(check, found, "its provider refuses each call", fix))
+            findings.append(of(check, met("bad_key", profile=name, why=refused.message)))
+        elif (away := _endpoint(name, profile)) is not None:
+            findings.append(of(check, away))
         elif profile.engine == "litellm" and find_spec("litellm") is None:
             found = f"{said} needs litellm, which is not installed"
             findings.append(fail(check, found, "each call fails", 'pip install "dspool[litellm]"'))
         else:
             findings.append(ok(check, said))
     return findings
+
+
+def _endpoint(name: str, profile: LMProfile) -> Obstacle | None:
+    """Whether somebody listens where the profile's calls go: the endpoint, or the proxy before it."""
+    if not (url := profile.endpoint) or (host := urlsplit(url).hostname) is None:
+        return None
+    target = urlsplit(url)
+    port = target.port or (443 if target.scheme == "https" else 80)
+    proxy = None if is_loopback(host) else proxy_for(url)
+    to = (host, port) if proxy is None else _place(proxy)
+    try:
+        socket.create_connection(to, timeout=_ENDPOINT_S).close()
+    except OSError as failed:
+        why = failed.strerror or "no answer"
+        place = f"{host}:{port}"
+        if proxy is not None:
+            return met("proxy_unreachable", profile=name, place=place, proxy=proxy, why=why)
+        return met("model_unreachable", profile=name, place=place, why=why)
+    return None
+
+
+def _place(proxy: str) -> tuple[str, int]:
+    split = urlsplit(f"//{proxy}")
+    return split.hostname or proxy, split.port or 80
 
 
 def _key_refused(profile: LMProfile, environ: Mapping[str, str]) -> ConfigError | None:
