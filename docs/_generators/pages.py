@@ -7,7 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from docs._generators import commands, corrections, errors, events, limits, metrics, routes, schemas, settings
+from docs._generators import (
+    causes,
+    commands,
+    corrections,
+    errors,
+    events,
+    limits,
+    metrics,
+    routes,
+    schemas,
+    settings,
+)
 
 DOCS: Final = Path(__file__).parents[1]
 BLOCKS: Final[dict[str, Callable[[], str]]] = {
@@ -28,6 +39,7 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "operation metadata": events.operation_metadata,
     "error tree": errors.tree,
     "errors": errors.table,
+    "causes": causes.table,
 }
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin: generated (?P<name>[a-z ]+) -->\n).*?(?P<end><!-- end: generated (?P=name) -->\n)",

@@ -39,9 +39,9 @@ def complete(finding):
 @pytest.fixture
 def quiet(monkeypatch):
     """All checks pass."""
-    for name in ("temporary_directory", "shared_memory", "open_files"):
+    for name in ("temporary_directory", "shared_memory", "open_files", "loopback"):
         monkeypatch.setattr(machine, name, lambda name=name: ok(name, "fine"))
-    monkeypatch.setattr(machine, "haproxy", lambda found: ok("haproxy", "fine"))
+    monkeypatch.setattr(machine, "haproxy", lambda found, setting: ok("haproxy", "fine"))
     monkeypatch.setattr(service, "language_models", lambda config: [ok("language model", "fine")])
     monkeypatch.setattr(service, "fork_server", lambda config: ok("fork server", "fine"))
     monkeypatch.setattr(service, "port", lambda config, run: ok("port", "fine"))
@@ -308,6 +308,7 @@ def test_only_a_failure_is_exit_code_1(tmp_path, monkeypatch, level, code):
         "found": "12",
         "meaning": "few",
         "advice": "ulimit -n 65536",
+        "cause": "",
     } in said["checks"]
     text = run(app, ["doctor", "--state-dir", str(tmp_path)]).stdout
     assert "-> ulimit -n 65536" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import textwrap
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import URL
@@ -28,6 +30,7 @@ from dspool.errors import ConfigError, Conflict, PoolError, StoreFailed, WorkerS
 from dspool.store.failures import store_failed
 from dspool.store.schema import parse_url
 from dspool.store.store import SessionStore
+from dspool_serve.ingress import haproxy
 from tests.small_disk import fill, small_disk
 
 
@@ -256,6 +259,21 @@ def test_a_package_that_is_not_installed():
     same_words(found.error(), machine.packages(version_of)[0], "package_missing")
 
 
+def test_tls_without_haproxy(tmp_path, monkeypatch):
+    monkeypatch.setattr(haproxy, "binary", lambda: None)
+    error = raised(haproxy.environment, tmp_path, tls=(tmp_path / "cert", tmp_path / "key"))
+    same_words(error, machine.haproxy(None, "service.tls_cert"), "no_haproxy")
+
+
+def test_an_haproxy_that_may_not_be_run_is_none(tmp_path, monkeypatch):
+    file = tmp_path / "haproxy"
+    file.write_text("")
+    monkeypatch.setattr(
+        haproxy, "import_module", lambda name: SimpleNamespace(get_haproxy_binary=lambda: file)
+    )
+    assert haproxy.binary() is None
+
+
 def test_too_few_open_files():
     program = """
         import resource
@@ -469,6 +487,4 @@ def test_a_failure_that_nothing_explains_stays_as_it_is(tmp_path):
 
 
 async def in_thread(call, *args):
-    import asyncio
-
     return await asyncio.to_thread(call, *args)

@@ -7,6 +7,7 @@ no bearer token, and asks before it sends JSON or a header of ours to another or
 from __future__ import annotations
 
 import hmac
+import re
 from typing import Final
 
 from dspool.errors import CallerError, NotAllowed
@@ -19,6 +20,8 @@ HEADER: Final = b"x-dspool-csrf"
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
 _PLAIN: Final = b"identity"
+_CHARSET: Final = re.compile(rb"""charset\s*=\s*["']?([^\s"';]+)""")
+_UNICODE: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 _OWN: Final = (b"same-origin", b"none")
 
 
@@ -80,8 +83,11 @@ def require_json(request: Request, *, or_form: bool = False) -> None:
         raise NotJson(
             "compressed bodies are not accepted: send the JSON as it is, without `Content-Encoding`"
         )
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
+    kind = kind.strip()
     if kind == JSON_TYPE:
+        if (charset := _CHARSET.search(parameters)) is not None and charset[1] not in _UNICODE:
+            raise NotJson("JSON is text in UTF-8 (RFC 8259): send it so, and name no other `charset`")
         return
     is_browser = headers.get(b"user-agent", b"").startswith(b"Mozilla")
     if or_form and kind == FORM and (not is_browser or headers.get(b"sec-fetch-site") == b"same-origin"):

@@ -6,6 +6,7 @@ No framework on the hot path; `docs/explanation/adr/0005-http-stack.md` says why
 from __future__ import annotations
 
 import asyncio
+import codecs
 import math
 import re
 from collections import Counter
@@ -239,6 +240,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """
     if not body:
         raise MalformedRequest("the body is empty; send a JSON object")
+    body = body.removeprefix(codecs.BOM_UTF8)
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
+        raise MalformedRequest("the body is not text in UTF-8, as JSON is: it looks like UTF-16 or UTF-32")
     refuse_too_much(body)
     try:
         # Brackets are counted first, at memchr speed: only suspicious bodies pay for the exact check.

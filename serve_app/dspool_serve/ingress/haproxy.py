@@ -162,11 +162,7 @@ def environment(
     own_variables = {**serve_variables(), "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK}
     if haproxy is None:
         if tls is not None:
-            raise ConfigError(
-                "TLS needs the HAProxy that Ray Serve brings, and there is none for this system; "
-                "put a reverse proxy with TLS in front",
-                key="service.tls_cert",
-            )
+            raise met("no_haproxy", setting="service.tls_cert", key="service.tls_cert").error()
         return own_variables
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics_port, stats_port = free_ports(2) if held is None else (held.hold(), held.hold())

