@@ -359,6 +359,8 @@ def test_hosts_and_ports_are_checked(taken_port):
         ("10.0.0.1", NotAllowed),
         ("::", NotAllowed),
         ("fd00::1", NotAllowed),
+        ("fe80::1%lo", ConfigError),
+        ("[::1]:8000", ConfigError),
     )
     for host, error in refused:
         with pytest.raises(error):

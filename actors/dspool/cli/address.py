@@ -25,6 +25,8 @@ def checked_host(host: str, *, tokens: bool = False) -> str:
         address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         raise ConfigError(f"service.host must be an IP address or localhost, got {host!r}") from None
+    if getattr(address, "scope_id", None):
+        raise ConfigError(f"service.host must be an address without a scope id (`%...`), got {host!r}")
     # `::ffff:127.0.0.1` is loopback, and Python does not say so.
     address = getattr(address, "ipv4_mapped", None) or address
     if not address.is_loopback and not tokens:
