@@ -96,7 +96,9 @@ def refuse_what_cannot_be_imported(config: PoolConfig) -> None:
         if lasts(failure.error):
             error = failure.error
             cause = met("not_importable", keys=failure.keys, why=str(error))
-            raise type(error)(cause.sentence, **error.details, cause=cause.cause)
+            # Its text is in the sentence.
+            details = {name: value for name, value in error.details.items() if name != "text"}
+            raise type(error)(cause.sentence, **{**details, "cause": cause.cause})
 
 
 __all__ = ["ImportFailure", "named_in", "refuse_what_cannot_be_imported", "try_imports"]
