@@ -260,3 +260,8 @@ def added_bytes(requests: Sequence[Any]) -> int:
     """About how much of the disk these may take."""
     commits = [request for request in requests if isinstance(request, Commit)]
     return sum(len(change.payload or "") for commit in commits for change in commit.changes)
+
+
+def owner_of(request: StoreRequest, row: SessionRow | None) -> tuple[str, str | None]:
+    """Pool and principal to whom the session counts: the one who has it, or who is about to."""
+    return request.key[0], request.principal if row is None else row.principal

@@ -36,6 +36,7 @@ from dspool.store.requests import (
     added_bytes,
     growth,
     item_size,
+    owner_of,
 )
 from dspool.store.schema import (
     among,
@@ -213,7 +214,7 @@ class Batch:
         dead = await self._dead(requests)
         sizes = await self._sizes(requests)
         usage = Usage(self.connection, self.quotas)
-        await usage.load(_owner(request, rows.get(request.key)) for request in requests)
+        await usage.load(owner_of(request, rows.get(request.key)) for request in requests)
         outcomes = []
         for request in requests:
             is_dead = isinstance(request, Acquire) and (request.key[0], request.worker) in dead
@@ -286,7 +287,7 @@ class Batch:
         self, request: StoreRequest, row: SessionRow | None, outcome: Outcome, usage: Usage, sizes: ItemSizes
     ) -> None:
         """Count what the outcome adds or removes. Raises `QuotaExceeded`, `PayloadTooLarge`."""
-        pool, principal = _owner(request, row)
+        pool, principal = owner_of(request, row)
         if self.no_room is not None and outcome.adds(row):
             raise self.no_room
         # An admin's own limits are not those of the session's owner.
@@ -376,11 +377,6 @@ class Batch:
                 previous=outcome.previous,
                 size=row.size,
             )
-
-
-def _owner(request: StoreRequest, row: SessionRow | None) -> tuple[str, str | None]:
-    """Pool and principal to whom the session counts: the one who has it, or who is about to."""
-    return request.key[0], request.principal if row is None else row.principal
 
 
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
