@@ -199,12 +199,16 @@ CAUSES: Final[Mapping[str, Cause]] = MappingProxyType({
         "Ray's processes end while they start",
         "raise that limit: ulimit -u, TasksMax=, docker run --pids-limit, or the pod's limit",
         WorkerStartFailed,
+        # How much it takes depends on the programs: it is tried, and named if it fails.
+        blocks=False,
     ),
     "little_memory": Cause(
         "the memory limit here is {limit_mb} MB, and {workers} workers with their service take about {needed_mb} MB",
         "the system ends processes while they start",
         "raise the limit (docker run --memory, the pod's limits.memory), or lower pool_size",
         WorkerStartFailed,
+        # How much it takes depends on the programs: it is tried, and named if it fails.
+        blocks=False,
     ),
     "no_shared_memory": Cause(
         "{path} is not there or cannot be written to: {why}",

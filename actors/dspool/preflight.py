@@ -33,7 +33,7 @@ BASE_THREADS: Final = 300
 THREADS_A_WORKER: Final = 25
 BASE_MB: Final = 400
 MB_A_WORKER: Final = 30
-"""What is certainly needed, not what is comfortable: who has more than that is not refused."""
+"""What is certainly needed, not what is comfortable."""
 SHARED_MEMORY: Final = Path("/dev/shm")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _OWN_GROUPS: Final = Path("/proc/self/cgroup")
@@ -172,10 +172,10 @@ def explained(failed: PoolError, config: PoolConfig, *, own_ray: bool = True) ->
     """`failed`, a start, with what is in its way now, if that is one of the table."""
     if "cause" in failed.details:
         return failed
-    for found in obstacles(config, own_ray=own_ray):
-        if CAUSES[found.cause].blocks:
-            return type(failed)(f"{found.sentence} ({failed.message})", **failed.details, cause=found.cause)
-    return failed
+    found = next(obstacles(config, own_ray=own_ray), None)
+    if found is None:
+        return failed
+    return type(failed)(f"{found.sentence} ({failed.message})", **failed.details, cause=found.cause)
 
 
 def memory(workers: int, limit: int | None = None) -> Obstacle | None:

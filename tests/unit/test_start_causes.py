@@ -295,7 +295,7 @@ def test_too_few_processes(monkeypatch):
     found = preflight.processes(4)
     assert found is not None
     assert found.facts["number"] == 100
-    same_words(found.error(), machine.processes(4), "few_processes")
+    same_words(found.error(), machine.processes(4), "few_processes", "warn")
     monkeypatch.setattr(preflight, "_process_limits", lambda: [("ulimit -u", 10_000, 20)])
     assert machine.processes(4).level == "ok"
 
@@ -305,7 +305,7 @@ def test_a_memory_limit_below_what_the_pool_takes(monkeypatch):
     found = preflight.memory(4)
     assert found is not None
     assert (found.facts["limit_mb"], found.facts["workers"]) == (256, 4)
-    same_words(found.error(), machine.memory(4), "little_memory")
+    same_words(found.error(), machine.memory(4), "little_memory", "warn")
     monkeypatch.setattr(preflight, "memory_limit", lambda: None)
     assert machine.memory(400).level == "ok"
 
@@ -477,6 +477,14 @@ def test_what_came_into_its_way_since_it_began_is_named_first(tmp_path):
         assert error.message.startswith(service.state_directory(disk).found)
         assert error.message.endswith("(step ray: Ray did not come up)")
         assert error.details["step"] == "ray"
+
+
+def test_little_memory_is_tried_and_named_where_the_start_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "memory_limit", lambda: 256 * 2**20)
+    config = PoolConfig(state_dir=tmp_path)
+    preflight.refuse_obstacles(config)
+    error = preflight.explained(WorkerStartFailed("step ray: Ray did not come up"), config)
+    assert error.details["cause"] == "little_memory"
 
 
 def test_a_failure_that_nothing_explains_stays_as_it_is(tmp_path):
