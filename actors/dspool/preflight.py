@@ -11,7 +11,7 @@ import resource
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Final
@@ -41,12 +41,20 @@ _MB: Final = 2**20
 _UNLIMITED: Final = 2**60
 
 
-def obstacles(config: PoolConfig, *, own_ray: bool = True) -> Iterator[Obstacle]:
-    """Everything in the way of a start with `config`. `own_ray`: with a Ray of its own on this machine."""
+def obstacles(
+    config: PoolConfig, *, beside: Sequence[PoolConfig] = (), own_ray: bool = True
+) -> Iterator[Obstacle]:
+    """Everything in the way of a start with `config` and `beside`, the other pools of its service. `own_ray`: with a
+    Ray of its own on this machine."""
+    pools = (config, *beside)
+    workers = sum(one.pool_size for one in pools)
     looks: list[Callable[[], Obstacle | None]] = [
         python,
-        *(lambda package=package: package_missing(package) for package in PACKAGES),  # type: ignore[misc]
-        lambda: state_directory(config.state_dir),
+        *(lambda package=package: package_missing(package) for package in PACKAGES),
+        *(
+            lambda place=place: state_directory(place)
+            for place in dict.fromkeys(one.state_dir for one in pools)
+        ),
     ]
     if own_ray:
         looks += [
@@ -54,17 +62,17 @@ def obstacles(config: PoolConfig, *, own_ray: bool = True) -> Iterator[Obstacle]
             loopback,
             shared_memory,
             open_files,
-            lambda: processes(config.pool_size),
-            lambda: memory(config.pool_size),
+            lambda: processes(workers),
+            lambda: memory(workers),
         ]
     for look in looks:
         if (found := look()) is not None:
             yield found
 
 
-def refuse_obstacles(config: PoolConfig, *, own_ray: bool = True) -> None:
+def refuse_obstacles(config: PoolConfig, *, beside: Sequence[PoolConfig] = (), own_ray: bool = True) -> None:
     """Raises: PoolError: the first that keeps it from starting; nothing was changed."""
-    for found in obstacles(config, own_ray=own_ray):
+    for found in obstacles(config, beside=beside, own_ray=own_ray):
         if CAUSES[found.cause].blocks:
             raise found.error()
 
@@ -168,11 +176,13 @@ def processes(workers: int, limits: list[tuple[str, int, int]] | None = None) ->
     return None
 
 
-def explained(failed: PoolError, config: PoolConfig, *, own_ray: bool = True) -> PoolError:
+def explained(
+    failed: PoolError, config: PoolConfig, *, beside: Sequence[PoolConfig] = (), own_ray: bool = True
+) -> PoolError:
     """`failed`, a start, with what is in its way now, if that is one of the table."""
     if "cause" in failed.details:
         return failed
-    found = next(obstacles(config, own_ray=own_ray), None)
+    found = next(obstacles(config, beside=beside, own_ray=own_ray), None)
     if found is None:
         return failed
     return type(failed)(f"{found.sentence} ({failed.message})", **failed.details, cause=found.cause)

@@ -68,7 +68,13 @@ def test_another_minor_version_of_ray_or_dspy_is_a_warning_and_none_at_all_a_fai
 
 
 def test_a_correction_that_is_off_is_a_warning_that_says_why_and_what_follows():
-    versions = {"ray": "2.60.3", "dspy": "3.4.9", "uvicorn": "0.54.0", "python": "3.12.1"}
+    versions = {
+        "ray": "2.60.3",
+        "dspy": "3.4.9",
+        "uvicorn": "0.54.0",
+        "httptools": "0.6.4",
+        "python": "3.12.1",
+    }
     assert levels(machine.corrections({}, versions.__getitem__)) == ["ok"]
     (found,) = machine.corrections({"DSPOOL_CORRECTIONS": "-haproxy-leash"}, versions.__getitem__)
     assert complete(found) == "warn"

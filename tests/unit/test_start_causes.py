@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import os
 import socket
-import sqlite3
 import string
 import subprocess
 import sys
@@ -17,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import URL
 
 from dspool import preflight
 from dspool.causes import CAUSES, met
@@ -27,9 +24,6 @@ from dspool.cli.run_file import RunFile, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
 from dspool.config import PoolConfig
 from dspool.errors import ConfigError, Conflict, PoolError, StoreFailed, WorkerStartFailed
-from dspool.store.failures import store_failed
-from dspool.store.schema import parse_url
-from dspool.store.store import SessionStore
 from dspool_serve.ingress import haproxy
 from tests.small_disk import fill, small_disk
 
@@ -229,16 +223,11 @@ def test_a_temporary_directory_without_room_or_with_a_long_path(tmp_path, monkey
     gone = Path("/tmp/none-of-dspool")
     monkeypatch.setattr(preflight, "chosen_temporary_directory", lambda: gone)
     same_words(refused(config), machine.temporary_directory(), "temporary_not_writable")
-    place = Path("/tmp", f"dsp-t-{os.getpid()}")
-    place.mkdir()
-    try:
-        with small_disk(place, 1) as disk:
-            fill(disk)
-            monkeypatch.setattr(preflight, "chosen_temporary_directory", lambda: disk)
-            same_words(refused(config), machine.temporary_directory(), "no_space")
-    finally:
-        (place / "small disk").rmdir()
-        place.rmdir()
+    monkeypatch.setattr(preflight, "_SESSION", "")
+    with small_disk(tmp_path, 1) as disk:
+        fill(disk)
+        monkeypatch.setattr(preflight, "chosen_temporary_directory", lambda: disk)
+        same_words(refused(config), machine.temporary_directory(), "no_space")
 
 
 # --- what the machine has -----------------------------------------------------------------------------
@@ -342,7 +331,7 @@ def test_shared_memory_that_is_missing(tmp_path, monkeypatch):
 
 
 def test_a_home_that_cannot_be_written_to_and_a_poor_locale_are_nothing(monkeypatch):
-    monkeypatch.setenv("HOME", "/proc")
+    monkeypatch.setenv("HOME", "/proc/none")
     assert machine.home().level == "ok"
     assert "nothing is written there" in machine.home().found
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
@@ -353,7 +342,11 @@ def test_a_home_that_cannot_be_written_to_and_a_poor_locale_are_nothing(monkeypa
 
 
 def test_a_program_that_cannot_be_imported(tmp_path):
-    config = PoolConfig(state_dir=tmp_path, programs={"a": {"import_path": "no.such.module:Name"}})
+    config = PoolConfig(
+        state_dir=tmp_path,
+        programs={"a": {"import_path": "no.such.module:Name"}},
+        allowed_imports=["no.such"],
+    )
     (finding,) = service.imports(config)
     same_words(raised(refuse_what_cannot_be_imported, config), finding, "not_importable")
 
@@ -384,87 +377,6 @@ def test_a_model_behind_a_proxy_that_does_not_answer(monkeypatch):
     assert "hunter2" not in str(finding)
 
 
-# --- the store ----------------------------------------------------------------------------------------
-
-
-async def opened(url: str) -> PoolError:
-    with pytest.raises(PoolError) as failed:
-        await SessionStore(url).open()
-    return failed.value
-
-
-def sqlite_config(tmp_path: Path) -> tuple[PoolConfig, Path, str]:
-    file = tmp_path / "sessions.db"
-    return PoolConfig(state_dir=tmp_path), file, f"sqlite:///{file}"
-
-
-async def test_a_store_that_a_newer_dspool_wrote(tmp_path):
-    config, file, url = sqlite_config(tmp_path)
-    store = SessionStore(url)
-    await store.open()
-    await store.close()
-    with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE schema_version SET version = 99")
-    connection.close()
-    failed = await opened(url)
-    assert failed.details["version"] == 99
-    same_words(failed, await in_thread(service.store, config), "store_newer")
-
-
-async def test_a_store_that_is_no_database(tmp_path):
-    config, file, url = sqlite_config(tmp_path)
-    file.write_bytes(b"this is no database" * 100)
-    same_words(await opened(url), await in_thread(service.store, config), "store_damaged")
-
-
-async def test_a_store_that_another_process_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr("dspool.store.schema.BUSY_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(service, "_STORE_S", 0.1)
-    config, file, url = sqlite_config(tmp_path)
-    store = SessionStore(url)
-    await store.open()
-    await store.close()
-    holder = sqlite3.connect(file, isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
-    same_words(await opened(url), await in_thread(service.store, config), "store_locked")
-    holder.close()
-
-
-async def test_a_database_that_nobody_serves(tmp_path):
-    url = "postgresql://user:hunter2@127.0.0.1:1/db"
-    failed = await opened(url)
-    same_words(
-        failed,
-        await in_thread(service.store, PoolConfig(state_dir=tmp_path, store_url=url)),
-        "store_unreachable",
-    )
-    assert "hunter2" not in failed.message
-
-
-@pytest.mark.parametrize(
-    ("state", "cause"),
-    [
-        ("28P01", "store_login"),
-        ("28000", "store_login"),
-        ("3D000", "store_missing"),
-        ("53100", "no_space"),
-        ("53300", "store_unreachable"),
-        ("57P03", "store_unreachable"),
-        ("08006", "store_unreachable"),
-        ("42601", None),
-    ],
-)
-def test_what_postgresql_refuses_is_told_by_its_state_and_without_its_words(state, cause):
-    class Refused(Exception):
-        sqlstate = state
-
-    url: URL = parse_url("postgresql://user:hunter2@db/x")
-    error = store_failed(Refused("hunter2"), url)
-    assert isinstance(error, StoreFailed)
-    assert error.details.get("cause") == cause
-    assert "hunter2" not in error.message
-
-
 # --- a start that failed on its way -------------------------------------------------------------------
 
 
@@ -492,7 +404,3 @@ def test_a_failure_that_nothing_explains_stays_as_it_is(tmp_path):
     assert preflight.explained(failed, PoolConfig(state_dir=tmp_path)) is failed
     known = ConfigError("x", cause="read_only")
     assert preflight.explained(known, PoolConfig(state_dir=Path("/proc/x"))) is known
-
-
-async def in_thread(call, *args):
-    return await asyncio.to_thread(call, *args)

@@ -4,11 +4,14 @@ Against a real SQLite file, and against PostgreSQL when DSPOOL_TEST_POSTGRES_URL
 """
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import stat
+import threading
 import uuid
 from contextlib import closing, suppress
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,7 +19,7 @@ from sqlalchemy import text
 
 from dspool.errors import ConfigError, Conflict
 from dspool.messages import Change, Deployment
-from dspool.store import migrations, tables
+from dspool.store import copies, migrations, tables
 from dspool.store.checks import check
 from dspool.store.claims import this_server
 from dspool.store.copies import backup, move, restore
@@ -96,33 +99,70 @@ async def test_what_was_backed_up_is_there_after_a_restore_and_nobody_owns_it(ur
     await new.close()
 
 
+@pytest.fixture
+def in_the_midst(monkeypatch):
+    """Called once in each backup, when it has begun to read and before it ends."""
+    called = []
+
+    def connect(*where, **how):
+        connection = sqlite3.connect(*where, **how)
+        if how.get("uri"):
+            steps = itertools.count()
+            # After so many steps of SQLite it has begun to copy.
+            connection.set_progress_handler(
+                lambda: called.pop()() if next(steps) > 500 and called else None, 1
+            )
+        return connection
+
+    copy = copies.tables.copy
+
+    async def slow_copy(source, target):
+        if called:
+            await asyncio.to_thread(called.pop())
+        return await copy(source, target)
+
+    monkeypatch.setattr(copies, "sqlite3", SimpleNamespace(connect=connect, Error=sqlite3.Error))
+    monkeypatch.setattr(copies.tables, "copy", slow_copy)
+    return called.append
+
+
 async def test_a_backup_under_load_has_all_that_was_acknowledged_before_it_and_each_commit_whole(
-    url, elsewhere, tmp_path
+    url, elsewhere, tmp_path, in_the_midst
 ):
     store = await filled(url, sessions=0)
     await store.serve(POOL, this_server("the store"))
     acknowledged = {}
     all_write = asyncio.Event()
+    begun, wrote = threading.Event(), threading.Event()
 
     async def write(session):
         lease = await store.acquire(POOL, session, "w", create=True)
         for number in range(1_000_000):
             both = [Change("variable", "x", number), Change("variable", "y", number)]
+            meanwhile = begun.is_set()
             await store.commit(POOL, session, "w", lease.epoch, both)
             acknowledged[session] = number
+            if meanwhile:
+                wrote.set()
             if len(acknowledged) == 8 and min(acknowledged.values()) >= 3:
                 all_write.set()
 
     writers = [asyncio.create_task(write(f"s{number}")) for number in range(8)]
     await all_write.wait()
     before = dict(acknowledged)
+    waited = []
+
+    def await_a_commit():
+        begun.set()
+        waited.append(not wrote.wait(60.0))
+
+    in_the_midst(await_a_commit)
     await backup(url, tmp_path / "b.db")
-    during = dict(acknowledged)
     for writer in writers:
         writer.cancel()
     await asyncio.gather(*writers, return_exceptions=True)
     await store.close()
-    assert sum(during.values()) > sum(before.values()), "nobody waited for the backup"
+    assert waited == [False], "a commit waited for the backup"
     await restore(tmp_path / "b.db", elsewhere)
     assert (await check(elsewhere)).ok
     found = await values(elsewhere)

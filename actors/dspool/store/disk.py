@@ -30,6 +30,7 @@ class StoreDisk:
     """The disk of one SQLite database; one of PostgreSQL is not ours to look after, and never short."""
 
     def __init__(self, url: URL) -> None:
+        self.url = url
         self._path = Path(url.database or "") if url.get_backend_name() == "sqlite" else None
         self._grown = RESERVE_BYTES
 

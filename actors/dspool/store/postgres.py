@@ -18,7 +18,8 @@ from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from dspool.config.store import StoreConfig
-from dspool.errors import ConfigError, StoreFailed
+from dspool.errors import ConfigError
+from dspool.store.failures import not_connected
 
 _PARTS: Final = re.compile(
     r"postgres(?:ql)?(?:\+asyncpg)?://"
@@ -94,19 +95,6 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return unquote(found[1].strip("[]")), int(found[2] or 5432)
 
 
-def hosts_of(url: URL) -> list[str]:
-    """The hosts of a parsed URL, with their ports, in the order in which they are tried."""
-    if url.host:
-        return [f"{url.host}:{url.port or 5432}"]
-    hosts, ports = (str(url.query.get(name, "")).split(",") for name in ("host", "port"))
-    if len(ports) != len(hosts):
-        ports = [ports[0] or "5432"] * len(hosts)
-    return [
-        host if host.startswith("/") else f"{host}:{port or 5432}"
-        for host, port in zip(hosts, ports, strict=True)
-    ]
-
-
 def postgres_engine(url: URL, settings: StoreConfig) -> AsyncEngine:
     """An engine whose connections go to the first host that takes writes; it does not connect yet."""
     engine = create_async_engine(
@@ -171,7 +159,7 @@ def _connector(url: URL, settings: StoreConfig) -> Callable[[], Awaitable[Any]]:
             asyncpg.InternalClientError,
             OSError,
         ) as failed:
-            raise _not_connected(url, failed) from failed
+            raise not_connected(failed, url) from failed
 
     return connect
 
@@ -185,26 +173,4 @@ def _notice_loss(connection: Any, within_s: float) -> None:
         link.setsockopt(socket.IPPROTO_TCP, option, round(within_s * 1000))
 
 
-def _not_connected(url: URL, failed: BaseException) -> StoreFailed:
-    import asyncpg
-
-    where = ", ".join(hosts_of(url))
-    user = url.username or "the system's user"
-    if isinstance(failed, asyncpg.InvalidAuthorizationSpecificationError):
-        text = f"PostgreSQL at {where} refused the user {user!r} or its password: correct store_url"
-    elif isinstance(failed, asyncpg.InvalidCatalogNameError):
-        text = f"PostgreSQL at {where} has no database {url.database!r}: create it, or correct store_url"
-    elif type(failed).__name__ == "TargetServerAttributeNotMatched":
-        text = f"no PostgreSQL server at {where} takes writes now: each is a standby, or read-only"
-    elif isinstance(failed, asyncpg.TooManyConnectionsError):
-        text = f"PostgreSQL at {where} has no connection left: raise its max_connections, or lower store.connections"
-    elif isinstance(failed, TimeoutError):
-        text = f"PostgreSQL at {where} did not answer in time"
-    elif isinstance(failed, asyncpg.CannotConnectNowError):
-        text = f"PostgreSQL at {where} is starting or stopping"
-    else:
-        text = f"PostgreSQL at {where} cannot be reached ({type(failed).__name__})"
-    return StoreFailed(f"the session store failed: {text}", hosts=where)
-
-
-__all__ = ["hosts_of", "parse_postgres", "postgres_engine"]
+__all__ = ["parse_postgres", "postgres_engine"]

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dspool.errors import PoolError, StoreFailed
 from dspool.messages import StoreStatus
 from dspool.store.claims import StoreServer, decoded, encoded
-from dspool.store.postgres import hosts_of
+from dspool.store.failures import hosts_of
 from dspool.store.schema import identity, pools, schema_version
 from dspool.store.writer import Transaction
 

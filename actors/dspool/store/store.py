@@ -83,8 +83,7 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, Se
         self._url = parse_url(url)
         self._quotas = quotas or Quotas()
         self._settings = settings
-        self._refused = refused
-        self._clock = clock
+        self._refused, self._clock = refused, clock
         self._allowances: dict[str, Allowances] = {}
         self._engine: AsyncEngine | None = None
         self._writer: Writer | None = None
@@ -112,9 +111,8 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, Se
         disk = StoreDisk(self._url)
         await disk.keep_reserve(engine)
         self._engine = engine
-        self._writer = Writer(
-            engine, self._clock, self._quotas, self._refused, self._claims, self._supersede, disk
-        )
+        limits = self._quotas, self._refused
+        self._writer = Writer(engine, self._clock, *limits, self._claims, self._supersede, disk)
 
     async def close(self) -> None:
         """Finish the accepted writes, give back the pools, disconnect. Later calls raise `StoreFailed`."""

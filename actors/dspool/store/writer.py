@@ -140,7 +140,7 @@ class Writer:
                 self._superseded(refused)
         except Exception as failed:
             if is_failure(failed):
-                replies = [store_failed(failed, self._engine.url) for _ in batch]
+                replies = [store_failed(failed, self._disk.url) for _ in batch]
             else:
                 kind = type(failed).__name__
                 replies = [InternalError(f"the session store has a defect: {kind}") for _ in batch]

@@ -48,7 +48,7 @@ def of(check: str, obstacle: Obstacle) -> Finding:
 def of_error(check: str, refused: PoolError, meaning: str, advice: str) -> Finding:
     """As a start says it: the error has its remedy in its message, unless the table has it."""
     name = refused.details.get("cause")
-    if name not in CAUSES:
+    if not isinstance(name, str) or name not in CAUSES:
         return fail(check, refused.message, meaning, advice)
     cause = CAUSES[name]
     return Finding(
