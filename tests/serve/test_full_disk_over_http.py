@@ -36,7 +36,7 @@ def full(disk, http):
 def refused(answer):
     assert answer.status_code == 503, answer.text
     problem = answer.json()
-    assert (problem["code"], problem["cause"]) == ("store_failed", "no_space")
+    assert (problem["code"], problem["details"]["cause"]) == ("store_failed", "no_space")
     assert "there is no space left on the device" in problem["detail"]
 
 
