@@ -123,6 +123,12 @@ async def test_names_with_escaped_slashes_stay_whole_below_the_path(demo):
         assert "no/pool" in answer.json()["detail"]
 
 
+async def test_the_path_alone_leads_to_the_dashboard(demo):
+    async with behind(demo, strips=False) as http:
+        answer = await http.get(ROOT, follow_redirects=True)
+        assert (answer.status_code, answer.url.path) == (200, f"{ROOT}/dashboard")
+
+
 async def test_without_the_proxy_the_service_still_answers(demo):
     async with behind(demo, strips=False) as http:
         for path in ("/healthz", "/v1/pools", "/dashboard"):
