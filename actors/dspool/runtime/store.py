@@ -8,10 +8,12 @@ import os
 import uuid
 from typing import Any
 
+import msgspec
 import ray
 
 from dspool import private_files
 from dspool.config import PoolConfig
+from dspool.core.admission.quotas import Quotas
 from dspool.errors import StoreFailed
 from dspool.runtime.cluster import node_address
 from dspool.runtime.metrics import RemoteMetrics
@@ -23,6 +25,7 @@ from dspool.telemetry.event_log import EventBuffer
 from dspool.telemetry.events import emit
 from dspool.telemetry.refusals import Refusals
 
+_LIMITS = "limits"
 _LAST_WORDS_S = 1.0
 """Until a store that was replaced ends its process: who asks it now still hears why."""
 
@@ -53,9 +56,16 @@ class StoreActor:
         return "dspool session store"
 
     async def take_settings(self, config: PoolConfig) -> None:
-        """Go on with the limits of `config`."""
+        """Go on with the limits of `config`, also after a restart: Ray repeats that with the first configuration.
+
+        Raises:
+            StoreFailed: they are not kept, and nothing has changed.
+        """
+        quotas = quotas_of(config)
+        kept = {"actor": _own_ids()[0], "quotas": msgspec.to_builtins(quotas)}
+        await self.ask("put_record", config.name, _LIMITS, kept)
         self._config = config
-        self._store.limit(quotas_of(config))
+        self._store.limit(quotas)
 
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of `SessionStore`."""
@@ -75,6 +85,10 @@ class StoreActor:
         actor, node = _own_ids()
         server = this_server(actor, node=node)
         server = await self._store.serve(self._config.name, server, on_superseded=self._end)
+        kept = await self._store.get_record(self._config.name, _LIMITS)
+        # Those of an earlier store are no business of this one: its configuration is younger.
+        if isinstance(kept, dict) and kept.get("actor") == actor:
+            self._store.limit(msgspec.convert(kept["quotas"], Quotas))
         if node and (url := store_url(self._config)).startswith("sqlite"):
             identity = (await self._store.describe(self._config.name)).identity
             here = RecordedStore(url=url, node=node, address=node_address(), identity=identity)
