@@ -213,6 +213,7 @@ def test_workers_with_older_settings_are_replaced_one_at_a_time_each_after_its_r
     b.state.settings = "new"
     for worker_id in old:
         b.feed(ev.HealthOk(worker_id, WorkerStatus(worker_id, 0, "ready", settings="old")))
+    assert [one.settings for one in b.status().workers if one.id in old] == ["old"] * 3
     started = b.of(ev.StartWorker)[len(old) :]
     assert len(started) == 1
     assert b.members == old

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 import time
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Final, NamedTuple
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.config_changes import worker_settings
@@ -35,6 +36,17 @@ _LOOK_S: Final = 0.05
 _WATCH_S: Final = 0.25
 
 
+class Unfinished(NamedTuple):
+    """An exchange from where actors end, as the cluster keeps it until it is done."""
+
+    config: PoolConfig
+    secret: bytes
+    roles: tuple[str, ...]
+    """The actors that others take the place of; the last one is the supervisor."""
+    size: int | None
+    """The number of workers, if that changes."""
+
+
 async def exchange(config: PoolConfig, parts: Collection[Part]) -> None:
     """Give the pool of `config.name` the settings of `config`; `parts` are those that have to hear of them.
 
@@ -50,48 +62,55 @@ async def exchange(config: PoolConfig, parts: Collection[Part]) -> None:
         await ask(await find_actor(pool, "store"), "take_settings", config)
     # Changes nothing, and refuses what does not fit the cluster before anything has ended.
     await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True)
-    gone: list[str] = []
-    if "metrics" in parts:
-        with contextlib.suppress(PoolError, ValueError):
-            await ask(await find_actor(pool, "metrics"), "save")
-        gone.append("metrics")
-    if "answers" in parts:
-        gone.append(ANSWERS)
     if "running workers" in parts:
         await _tell_workers(config)
-    # Always: it gives its configuration to new workers and to clients.
+    measuring = ("metrics",) if "metrics" in parts else ()
+    answering = (ANSWERS,) if "answers" in parts else ()
+    # The supervisor always: it gives its configuration to new workers and to clients.
+    roles = (*measuring, *answering, "supervisor")
+    size = None if before.pool_size == config.pool_size else config.pool_size
+    unfinished = Unfinished(config, secret, roles, size)
+    await asyncio.to_thread(_note, pool, pickle.dumps(unfinished))
+    await _finish(unfinished)
+
+
+async def heal(pool: str) -> None:
+    """Finish an exchange that was cut off; nothing to finish is fine.
+
+    Raises:
+        WorkerStartFailed: as `exchange`.
+    """
+    if noted := await asyncio.to_thread(_noted, pool):
+        await _finish(pickle.loads(noted))
+
+
+async def _finish(unfinished: Unfinished) -> None:
+    """All of it may be done already, and is done again."""
+    config, secret, roles, size = unfinished
+    pool = config.name
+    if "metrics" in roles:
+        with contextlib.suppress(PoolError, ValueError):
+            await ask(await find_actor(pool, "metrics"), "save")
     with contextlib.suppress(PoolError):
         await ask(find_supervisor(pool), "detach")
-    await asyncio.to_thread(_note, pool, secret)
-    for role in (*gone, "supervisor"):
+    for role in roles:
         await _end(pool, role)
-    await _launch_missing(config, secret)
-    supervisor = find_supervisor(pool)
-    if before.pool_size != config.pool_size:
-        await ask_supervisor(supervisor, "resize", config.pool_size)
-
-
-async def heal(config: PoolConfig) -> None:
-    """Finish an exchange to `config` that was cut off when the pool had no supervisor; nothing to finish is fine."""
-    secret = await asyncio.to_thread(_noted, config.name)
-    if secret:
-        await _launch_missing(config, secret)
-
-
-async def _launch_missing(config: PoolConfig, secret: bytes) -> None:
     await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True)
-    await ask_supervisor(find_supervisor(config.name), "connect_info")
-    await asyncio.to_thread(_note, config.name, b"")
+    supervisor = find_supervisor(pool)
+    await ask_supervisor(supervisor, "connect_info")
+    if size is not None:
+        await ask_supervisor(supervisor, "resize", size)
+    await asyncio.to_thread(_note, pool, b"")
 
 
-def _note(pool: str, written: bytes) -> None:
-    """Keep the pool's secret in the cluster for as long as no supervisor has it. Whoever can read it there has the
-    cluster's token, and could ask the supervisor itself.
+def _note(pool: str, unfinished: bytes) -> None:
+    """Keep it in the cluster, with the pool's secret, which nobody else has while there is no supervisor. Whoever can
+    read it there has the cluster's token, and could ask the supervisor itself.
     """
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    if written:
-        _internal_kv_put(_key(pool), written, namespace=NAMESPACE.encode())
+    if unfinished:
+        _internal_kv_put(_key(pool), unfinished, namespace=NAMESPACE.encode())
     else:
         _internal_kv_del(_key(pool), namespace=NAMESPACE.encode())
 

@@ -83,11 +83,6 @@ async def running_pools(record: ServiceRecord) -> dict[str, PoolConfig]:
 
 async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig]) -> Plan:
     """What turns what runs into what is wanted. Raises: PoolNotReady: as `running_pools`."""
-    from dspool.runtime.exchange import heal
-
-    for config in wanted:
-        if config.name in record.pools:
-            await heal(config)
     found = changes(await running_pools(record), {config.name: config for config in wanted})
     return Plan(pools=found, new_ingress=record.ingress != ingress_mark(wanted))
 

@@ -82,13 +82,15 @@ async def end_pool(name: str) -> None:
 
 
 async def running_config(name: str) -> PoolConfig:
-    """The configuration with which a pool runs.
+    """The configuration with which a pool runs. A change of it that was cut off is finished first.
 
     Raises:
         UnknownPool: it does not run on this process's cluster.
     """
     from dspool.runtime import cluster
+    from dspool.runtime.exchange import heal
 
+    await heal(name)
     config, _ = await cluster.ask_supervisor(cluster.find_supervisor(name), "connect_info")
     assert isinstance(config, PoolConfig)
     return config

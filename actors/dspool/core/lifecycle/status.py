@@ -103,4 +103,5 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
         reason=w.reason or w.leaving,
         start=status.start if status else "",
         checked_at=None if w.checked_at is None else w.checked_at + wall_offset,
+        settings=status.settings if status else "",
     )
