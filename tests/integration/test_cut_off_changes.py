@@ -50,9 +50,10 @@ async def test_it_is_finished_with_its_own_settings_while_operations_go_on(start
         ("start", {"pool_size": 1, "slots_per_worker": 4}),
     ):
         config = config.override(**changed)
-        with monkeypatch.context() as cut, pytest.raises(CutOff):
+        with monkeypatch.context() as cut:
             cut_at(cut, step)
-            await exchange.exchange(config, ("supervisor",))
+            with pytest.raises(CutOff):
+                await exchange.exchange(config, ("supervisor",))
         assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
         assert await running_config(pool.name) == config
         await exchange.until_rolled(config, (), 120.0, print)

@@ -1,4 +1,4 @@
-"""deploy/systemd: each command is one that dspool or the installed Ray takes, with files that the page tells to make."""
+"""deploy/systemd: each command is one that dspool or the installed Ray takes, and so are its variables."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Traffic goes on: what replaces something serves before that goes. Cut off, the s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -18,11 +19,11 @@ from msgspec import Struct
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.config_changes import PoolChange, changes, ingress_mark
 from dspool.core.wording import counted
-from dspool.errors import PoolNotReady, WorkerStartFailed
+from dspool.errors import PoolError, PoolNotReady, UnknownPool, WorkerStartFailed
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.answering import wait_until_it_answers
 from dspool_serve.ingress.applications import deploy
-from dspool_serve.ingress.held_pools import end_pool, running_configs
+from dspool_serve.ingress.held_pools import end_pool, running_config
 from dspool_serve.ingress.service_record import ServiceRecord
 from dspool_serve.ingress.spreading import spread_here
 from dspool_serve.ingress.starting import Report
@@ -70,20 +71,30 @@ def joined(address: str, token_path: str | None) -> Iterator[ServiceRecord]:
 
 
 async def running_pools(record: ServiceRecord) -> dict[str, PoolConfig]:
-    """The configurations with which the pools of a service run.
+    """The configurations with which the pools of a service run; without those that an `apply` that was cut off had yet
+    to start.
 
     Raises:
         PoolNotReady: one of them does not answer.
     """
-    configs = await running_configs(record.pools)
-    if configs is None:
-        raise PoolNotReady(f"the pools {', '.join(record.pools)} do not all answer; try again")
-    return {config.name: config for config in configs}
+    found = {}
+    for name in record.pools:
+        try:
+            with contextlib.suppress(UnknownPool):
+                found[name] = await running_config(name)
+        except PoolError as failed:
+            raise PoolNotReady(f"pool {name} does not answer ({failed.message}); try again") from failed
+    return found
 
 
 async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig]) -> Plan:
     """What turns what runs into what is wanted. Raises: PoolNotReady: as `running_pools`."""
-    found = changes(await running_pools(record), {config.name: config for config in wanted})
+    running, names = await running_pools(record), {config.name for config in wanted}
+    kept = tuple(name for name in record.pools if name in running or name in names)
+    if kept and kept != record.pools:
+        # One that has ended is still named where the `apply` that ended it was cut off.
+        _written(record, pools=kept)
+    found = changes(running, {config.name: config for config in wanted})
     return Plan(pools=found, new_ingress=record.ingress != ingress_mark(wanted))
 
 
@@ -100,7 +111,7 @@ async def apply(record: ServiceRecord, todo: Plan, wanted: Sequence[PoolConfig],
     for change in todo.pools:
         config = configs.get(change.pool)
         if change.deed == "add" and config is not None:
-            names.append(change.pool)
+            names = [*dict.fromkeys([*names, change.pool])]
             record = _written(record, pools=tuple(names))
             await _add(config, report)
         elif change.deed == "change" and config is not None:
@@ -162,10 +173,15 @@ async def restart(
 ) -> dict[str, int]:
     """Replace all workers of the pools `names`, one after the other, then the HTTP processes; returns how many workers
     of each pool.
+
+    Raises:
+        PoolNotReady: one of the pools does not run, or does not answer.
     """
     from dspool.runtime.exchange import roll, until_rolled
 
     configs = await running_pools(record)
+    if missing := [name for name in names if name not in configs]:
+        raise PoolNotReady(f"pool {', '.join(missing)} does not run; `dspool apply` starts what the file has")
     rolled = {}
     for name in names:
         old = await roll(name, "a rolling restart")

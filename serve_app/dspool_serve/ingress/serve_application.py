@@ -77,8 +77,10 @@ class PoolKeeper:
         self._configs = configs
         self._application = serve.get_replica_context().app_name
         from dspool.runtime import cluster, lifecycle
-        from dspool.runtime.exchange import exchange
+        from dspool.runtime.exchange import exchange, heal
 
+        for config in self._configs:
+            await heal(config.name)
         running = set(await asyncio.to_thread(cluster.list_pools))
         for config in self._configs:
             if config.name not in running:
