@@ -133,3 +133,32 @@ def test_haproxy_takes_that_line(tmp_path):
     )
     done = subprocess.run([haproxy.binary(), "-c", "-f", file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("ends_after", [3, 1000])
+async def test_a_replica_stays_until_its_time_is_over_or_the_service_ends(monkeypatch, ends_after):
+    now, seen, drained = 0.0, 0, []
+
+    async def pass_time(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    class Replica:
+        async def _drain_behind_haproxy(self, least_s: float) -> None:
+            drained.append((now, least_s))
+
+    async def ends() -> bool:
+        nonlocal seen
+        seen += 1
+        return seen >= ends_after
+
+    monkeypatch.setattr(serve_replica, "asyncio", SimpleNamespace(sleep=pass_time))
+    monkeypatch.setattr(serve_replica, "time", SimpleNamespace(monotonic=lambda: now))
+    serve_replica.stay(SimpleNamespace(Replica=Replica), ends)
+    await Replica()._drain_behind_haproxy(0.5)
+    [(ended_at, least_s)] = drained
+    assert least_s == 0.0
+    if seen < ends_after:
+        assert ended_at >= serve_replica.STAY_S
+    else:
+        assert ended_at < 2.0

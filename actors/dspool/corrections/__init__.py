@@ -238,6 +238,14 @@ TABLE: Final = (
         "is not on 0.0.0.0, requests go through Serve's slow proxy",
     ),
     Correction(
+        "serve-replica-drain",
+        _SERVE,
+        "A replica closes its connections when its draining period is over, while a HAProxy from before a reload may "
+        "still send it what clients ask over connections that were open: the client's connection breaks. It stays "
+        "until those are gone, unless the whole service ends.",
+        "a change of HTTP processes may break a request",
+    ),
+    Correction(
         "haproxy-loopback",
         _SERVE,
         "Serve binds HAProxy's metrics and statistics pages to all interfaces. They are bound to 127.0.0.1.",

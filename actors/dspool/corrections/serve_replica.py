@@ -6,19 +6,31 @@ other the address of their node, so that is where it listens here.
 The second one it opens at the address of the service alone. HAProxy looks for the replicas of its own node on loopback
 and for others at their node's address: with a service on loopback it does not find those of other nodes, with one on
 the address of a node it finds none. Here a replica that has to be reached from other nodes listens at both.
+
+`serve-replica-drain`: how long a replica that others take the place of can be reached.
+
+A HAProxy that was reloaded keeps the connections of clients that were open, and sends what comes over them to the
+replicas that it knew. One that has gone by then is a connection that breaks, and HAProxy hangs up on the client without
+a word. So a replica stays until no such connection can be left, unless the whole service ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 from dspool.corrections import active
+from dspool.corrections.haproxy_frontend import KEEP_ALIVE_S
 
+STAY_S = KEEP_ALIVE_S + 5.0
+"""So long an old HAProxy has clients' connections; the rest is for its reload on a busy machine."""
 _LOOK_S = 0.01
+_ASK_S = 0.2
 _BACKLOG = 2048
 
 
@@ -41,6 +53,23 @@ def install(replica: ModuleType, node: str, *, is_reachable: bool = False) -> No
         return open_port(server, f"{host}:{port}")
 
     replica.add_port_to_grpc_server = at_node  # type: ignore[attr-defined]
+
+
+def stay(replica: ModuleType, ends: Callable[[], Awaitable[bool]], *, stay_s: float = STAY_S) -> None:
+    """Make replicas of this process stay for `stay_s` when they are to stop, or until the whole service `ends`."""
+    if not active("serve-replica-drain"):
+        return
+    drain = replica.Replica._drain_behind_haproxy
+
+    async def drain_later(self: Any, least_s: float) -> None:
+        until = time.monotonic() + max(stay_s, least_s)
+        await asyncio.sleep(least_s)
+        # Nobody tells when the last of those connections has gone.
+        while time.monotonic() < until and not await ends():  # noqa: ASYNC110
+            await asyncio.sleep(_ASK_S)
+        await drain(self, 0.0)
+
+    replica.Replica._drain_behind_haproxy = drain_later
 
 
 async def _serve_at_both(serve_http: Any, node: str, app: Any, options: Any, **more: Any) -> Any:
@@ -82,4 +111,4 @@ async def _listen_too(server: Any, second: socket.socket) -> None:
     server.servers.append(await loop.create_server(protocol, sock=second, backlog=_BACKLOG))
 
 
-__all__ = ["install"]
+__all__ = ["STAY_S", "install", "stay"]

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from dspool.errors import Conflict
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.applications import status_of
@@ -71,6 +73,8 @@ async def clear_record(record: ServiceRecord) -> None:
     import ray
     from ray import serve
 
+    # Its HTTP processes need not wait for others to take their place.
+    await asyncio.to_thread(service_record.write, msgspec.structs.replace(record, phase="stopping"))
     with contextlib.suppress(ValueError):
         ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         await asyncio.to_thread(serve.delete, record.application)

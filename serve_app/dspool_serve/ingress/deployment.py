@@ -24,6 +24,7 @@ from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
 from dspool_serve.http.root_path import UnderRoot
 from dspool_serve.ingress.configured import security_of, settings_of
+from dspool_serve.ingress.service_record import service_ends
 from dspool_serve.ingress.spreading import Spread, spread_of
 from dspool_serve.pools import Pools, Settings
 
@@ -76,9 +77,12 @@ class HttpIngress:
         security: Callable[[], Security] = Security,
         console: str | None = CONSOLE,
         is_reachable: bool = False,
+        stays: bool = False,
         beside: Any = None,
     ) -> None:
-        """`beside` is a deployment that is to run with this one; it is not asked."""
+        """`beside` is a deployment that is to run with this one; it is not asked. With `stays`, others take its place
+        while it can still be reached.
+        """
         self._pools = pools
         self._console = console
         self._settings = Settings(**settings)
@@ -89,6 +93,8 @@ class HttpIngress:
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
         replica = import_module("ray.serve._private.replica")
         serve_replica.install(replica, node_address(), is_reachable=is_reachable)
+        if stays:
+            serve_replica.stay(replica, service_ends)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         pools, security = self._pools(), self._security()
@@ -143,13 +149,21 @@ def build_app(
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.1,
         # A running operation may take its whole deadline before its replica is stopped.
-        graceful_shutdown_timeout_s=config.operation_timeout_s + 5.0,
+        graceful_shutdown_timeout_s=serve_replica.STAY_S + config.operation_timeout_s + 5.0,
         # One log line a request is what the access log costs us; operations have their own spans and metrics.
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
     security = partial(security_of, config, from_environment(os.environ))
     connect = pools or partial(RayPools, list(names) or [config.name])
-    return deployment.bind(connect, settings, security, is_reachable=spread.is_reachable, beside=beside)
+    return deployment.bind(
+        connect,
+        settings,
+        security,
+        is_reachable=spread.is_reachable,
+        # Where there is no room for more of them, a new one waits until an old one has gone.
+        stays=spread.per_node is None,
+        beside=beside,
+    )
 
 
 __all__ = ["DEPLOYMENT", "HttpIngress", "RayPools", "build_app"]

@@ -5,6 +5,7 @@ It lies in Ray's own key-value store: as long as the cluster lives, and no longe
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -78,6 +79,16 @@ def read() -> ServiceRecord | None:
         return None
 
 
+async def service_ends() -> bool:
+    """Whether no service is there that goes on."""
+    try:
+        record = await asyncio.to_thread(read)
+    except Exception:
+        # The cluster ends.
+        return True
+    return record is None or record.phase != "serving"
+
+
 def write(record: ServiceRecord) -> None:
     from ray.experimental.internal_kv import _internal_kv_put
 
@@ -125,4 +136,14 @@ def _jobs() -> list[Mapping[str, Any]]:
     return jobs
 
 
-__all__ = ["Phase", "Registration", "ServiceRecord", "of_this_process", "read", "remove", "this_job", "write"]
+__all__ = [
+    "Phase",
+    "Registration",
+    "ServiceRecord",
+    "of_this_process",
+    "read",
+    "remove",
+    "service_ends",
+    "this_job",
+    "write",
+]
