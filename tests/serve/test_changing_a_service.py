@@ -1,4 +1,4 @@
-"""A running service is changed while it is used: nobody who asks it notices."""
+"""A running service is changed while it is used: no request fails, and nothing that was acknowledged is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dspool apply`: a running service becomes what its file says, without an outage."""
+"""`dspool apply`: a running service becomes what its file says while it is used."""
 
 from __future__ import annotations
 
