@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.scenario]
 
 QA = "/v1/pools/default/programs/qa/execute"
 QUESTION = {"context": "Ray was started at Berkeley.", "question": "Where was Ray started?"}

@@ -41,8 +41,8 @@ async def readyz(context: Context, request: Request) -> Response:
     A supervisor that is away is no reason against it: workers serve without. Without the store no session changes, and
     a balancer whose service has no sessions says so: `?without=store`.
     """
-    without = request.query(_WITHOUT_NAMES).get("without", "")
-    if without not in ("", _STORE):
+    without = request.query(_WITHOUT_NAMES).get("without")
+    if without not in (None, _STORE):
         raise InvalidRequest(f"without={without[:50]!r}: only {_STORE} may be done without", field="without")
     states, stores = await asyncio.gather(look_at_all(context), _stores(context))
     fatal: list[str] = [] if states else ["no pool is connected yet"]
