@@ -88,7 +88,8 @@ async def _run(
         strategy=dice.choice(("lifo", "fifo", "least_loaded")),
         affinity=dice.choice(("strict", "prefer")),
         max_queue=dice.choice((4, 50)),
-        checkout_timeout_s=dice.choice((1.0, 10.0)),
+        # Not less than a session that moves in peace may keep its operations waiting.
+        checkout_timeout_s=dice.choice((5.0, 10.0)),
         state_dir=directory,
         enable_metrics=dice.random() < METRICS_SHARE,
         metrics_interval_s=60.0 if is_long else 1.0,
