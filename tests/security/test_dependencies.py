@@ -46,7 +46,6 @@ FIXED = {
 }
 NOT_IMPORTED = {
     "aiosqlite": "SQLAlchemy's driver for sqlite+aiosqlite",
-    "asyncpg": "SQLAlchemy's driver for postgresql+asyncpg",
     "chartkick": "its Chart.js is served as a file",
     "dspy-ai": "another name of dspy",
     "opentelemetry-exporter-otlp-proto-grpc": "imported by its name, when the configuration asks for it",
