@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from harness import QUESTION, full, pids, until
+from harness import QUESTION, actors_of, full, pids, until
 
 from dspool.messages import PoolStatus
-from dspool.runtime import exchange, lifecycle
+from dspool.runtime import exchange, lifecycle, unfinished
 from dspool_serve.ingress.held_pools import running_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
@@ -59,8 +59,20 @@ async def test_it_is_finished_with_its_own_settings_while_operations_go_on(start
         await exchange.until_rolled(config, (), 120.0, print)
         await full(pool, config.pool_size)
         # There is nothing left to finish.
-        assert await asyncio.to_thread(exchange._noted, pool.name) is None
+        assert await asyncio.to_thread(unfinished.noted, pool.name) is None
     await until(lambda: not old.keys() & pids(pool).keys())
     status: PoolStatus = await pool.status()
     assert (status.desired, [one.slots for one in status.workers if one.state == "ready"]) == (1, [4])
     assert (await session.get_variable("n"))["value"] == 1
+
+
+async def test_nothing_of_it_is_left_for_a_pool_that_starts_anew_under_the_name(start_pool, monkeypatch):
+    pool = await start_pool()
+    with monkeypatch.context() as cut:
+        cut_at(cut, "start")
+        with pytest.raises(CutOff):
+            await exchange.exchange(pool.client.config.override(slots_per_worker=4), ("supervisor",))
+    assert await asyncio.to_thread(unfinished.noted, pool.name) is not None
+    await lifecycle.dismantle(pool.client.config, timeout_s=1.0)
+    assert await asyncio.to_thread(unfinished.noted, pool.name) is None
+    assert actors_of(pool.name) == []

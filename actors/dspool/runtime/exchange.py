@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pickle
 import time
 from collections.abc import Callable, Collection
-from typing import Final, NamedTuple
+from typing import Final
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.config_changes import worker_settings
@@ -21,7 +20,6 @@ from dspool.messages import PoolStatus
 from dspool.runtime import lifecycle
 from dspool.runtime.answers import ROLE as ANSWERS
 from dspool.runtime.cluster import (
-    NAMESPACE,
     actor_name,
     actor_names,
     ask,
@@ -29,22 +27,12 @@ from dspool.runtime.cluster import (
     find_actor,
     find_supervisor,
 )
+from dspool.runtime.unfinished import Unfinished, forget, note, noted
 from dspool.runtime.workers import RayRuntime, RayWorker, life_of
 
 _NAME_FREE_S: Final = 10.0
 _LOOK_S: Final = 0.05
 _WATCH_S: Final = 0.25
-
-
-class Unfinished(NamedTuple):
-    """An exchange from where actors end, as the cluster keeps it until it is done."""
-
-    config: PoolConfig
-    secret: bytes
-    roles: tuple[str, ...]
-    """The actors that others take the place of; the last one is the supervisor."""
-    size: int | None
-    """The number of workers, if that changes."""
 
 
 async def exchange(config: PoolConfig, parts: Collection[Part]) -> None:
@@ -70,7 +58,7 @@ async def exchange(config: PoolConfig, parts: Collection[Part]) -> None:
     roles = (*measuring, *answering, "supervisor")
     size = None if before.pool_size == config.pool_size else config.pool_size
     unfinished = Unfinished(config, secret, roles, size)
-    await asyncio.to_thread(_note, pool, pickle.dumps(unfinished))
+    await asyncio.to_thread(note, unfinished)
     await _finish(unfinished)
 
 
@@ -80,8 +68,8 @@ async def heal(pool: str) -> None:
     Raises:
         WorkerStartFailed: as `exchange`.
     """
-    if noted := await asyncio.to_thread(_noted, pool):
-        await _finish(pickle.loads(noted))
+    if (unfinished := await asyncio.to_thread(noted, pool)) is not None:
+        await _finish(unfinished)
 
 
 async def _finish(unfinished: Unfinished) -> None:
@@ -100,29 +88,7 @@ async def _finish(unfinished: Unfinished) -> None:
     await ask_supervisor(supervisor, "connect_info")
     if size is not None:
         await ask_supervisor(supervisor, "resize", size)
-    await asyncio.to_thread(_note, pool, b"")
-
-
-def _note(pool: str, unfinished: bytes) -> None:
-    """Keep it in the cluster, with the pool's secret, which nobody else has while there is no supervisor. Whoever can
-    read it there has the cluster's token, and could ask the supervisor itself.
-    """
-    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
-
-    if unfinished:
-        _internal_kv_put(_key(pool), unfinished, namespace=NAMESPACE.encode())
-    else:
-        _internal_kv_del(_key(pool), namespace=NAMESPACE.encode())
-
-
-def _noted(pool: str) -> bytes | None:
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    return _internal_kv_get(_key(pool), namespace=NAMESPACE.encode())
-
-
-def _key(pool: str) -> bytes:
-    return f"exchange:{pool}".encode()
+    await asyncio.to_thread(forget, pool)
 
 
 async def roll(pool: str, why: str) -> set[str]:

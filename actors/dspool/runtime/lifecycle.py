@@ -35,6 +35,7 @@ from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.store import StoreActor
 from dspool.runtime.store_place import find_node
+from dspool.runtime.unfinished import forget
 from dspool.runtime.workers import RayRuntime, life_of
 from dspool.store.settings import store_url
 from dspool.supervisor import Supervisor
@@ -169,6 +170,9 @@ def launch(
         ConfigError: the session store does not fit the cluster; nothing was started.
     """
     name, url = config.name, store_url(config)
+    if not goes_on:
+        # A pool of another life: nothing of the one before is to be finished.
+        forget(name)
     # The store stays on that node, even if Ray restarts it after other nodes joined. When the node is gone, so is the
     # store: without its file, an empty one in its place would be worse.
     nodes = placeable_nodes(with_resources=False)
@@ -219,6 +223,7 @@ async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:
         await asyncio.wait_for(ask(store, "close"), _CLOSE_STORE_S)
     for role in ("store", "metrics", ANSWERS):
         remove(config.name, role)
+    forget(config.name)
     deadline = time.monotonic() + _NAMES_FREE_S
     # Ray does not notify anybody of a free name.
     while actor_names(actor_name(config.name, "")) and time.monotonic() < deadline:  # noqa: ASYNC110
