@@ -30,6 +30,7 @@ TOGETHER = {
 """Files that share a service go to one process, in this order: the last one ends it. Whatever uses one stands here."""
 LONGEST = (
     *TOGETHER,
+    "test_changing_a_service",
     "test_http_full",
     "test_prometheus",  # the agent of a cluster keeps 2,000 series of a metric: those of many pools fill it
     "test_size_and_warmth",
