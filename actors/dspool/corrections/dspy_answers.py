@@ -13,6 +13,9 @@ MAX_STEPS: Final = 30_000
 """Each a look at a character or a search for one: under a microsecond, so all of them stay below 50 ms."""
 
 
+_TOO_MUCH: Final = "the answer is no JSON, and too broken to be repaired in time"
+
+
 class TooMuchToRepair(ValueError):
     """It would take more than `MAX_STEPS`."""
 
@@ -35,6 +38,8 @@ class one_answer:
 def counting_steps(parser: Any) -> Any:
     """`parser`, json_repair's, which stops when it has used up the steps."""
 
+    get_char_at = parser.get_char_at
+
     class Counting(parser):  # type: ignore[misc]
         __wrapped__ = parser
 
@@ -45,11 +50,15 @@ def counting_steps(parser: Any) -> Any:
         def _step(self) -> None:
             self._steps[0] -= 1
             if self._steps[0] < 0:
-                raise TooMuchToRepair("the answer is no JSON, and too broken to be repaired in time")
+                raise TooMuchToRepair(_TOO_MUCH)
 
         def get_char_at(self, count: int = 0) -> Any:
-            self._step()
-            return super().get_char_at(count)
+            # `_step` and `super()` here would take longer than what is counted.
+            steps = self._steps
+            steps[0] -= 1
+            if steps[0] < 0:
+                raise TooMuchToRepair(_TOO_MUCH)
+            return get_char_at(self, count)
 
         def skip_to_character(self, *args: Any, **kwargs: Any) -> Any:
             self._step()

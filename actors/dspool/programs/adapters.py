@@ -254,7 +254,10 @@ def refuse_deep_answer(adapter: Any, signature: Any, completion: str) -> None:
         return  # nothing to repair
     depth = 0
     for bracket in _BRACKET.findall(completion):
-        depth = depth + 1 if bracket in "{[(" else max(0, depth - 1)
+        if bracket in "{[(":
+            depth += 1
+        elif depth:
+            depth -= 1
         if depth > MAX_BODY_DEPTH:
             message = f"the answer nests more than {MAX_BODY_DEPTH} deep"
             raise _unreadable(adapter, signature, completion, message)
