@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple
 from dspool.core.metrics.histogram import Histogram
 from dspool.core.metrics.measures import SlotSnapshot
 from dspool.core.metrics.tally import OUTCOMES
+from dspool.errors import StoreFailed
 from dspool.messages import PoolStatus
 from dspool.telemetry.event_log import FORWARDED, LIMITS
 from dspool.telemetry.snapshot import Snapshot
@@ -117,7 +118,9 @@ def _model_calls(*names: str) -> Read:
 
 
 def _codes(snapshot: Snapshot) -> Iterable[Sample]:
-    return [((code,), number) for code, number in snapshot.metrics.counters.errors_by_code.items()]
+    # What an alert reads is there before the first one: Prometheus sees no increase in where a series begins.
+    codes = {StoreFailed.code: 0, **snapshot.metrics.counters.errors_by_code}
+    return [((code,), number) for code, number in codes.items()]
 
 
 def _durations(index: int) -> Read:
