@@ -50,6 +50,11 @@ def _has_other_source(supervisor: Any) -> None:
     supervisor._deployments._source.report(handle, noted, ["noted"], "edited")
 
 
+def _saw_another(store: Any) -> None:
+    """As a store says before it ends, because another one serves the pool."""
+    telemetry.emit("store.replaced", {}, {"pool": store._config.name, "reason": "another one serves it"})
+
+
 async def arrived(pool: Any, *events: str) -> None:
     """Wait until these events have arrived: a worker that is killed takes the ones it has not sent with it."""
     deadline = time.monotonic() + PATIENCE_S
@@ -115,6 +120,7 @@ async def test_every_event_of_the_table_is_told_by_a_running_pool(start_pool, he
     await arrived(pool, "worker.loop_blocked", "program.saved_elsewhere")
     # A death, a move, a resize, a worker that runs other source than the one before.
     await pool.supervisor.__ray_call__.remote(_has_other_source)
+    await store.__ray_call__.remote(_saw_another)
     await pool.session("moved").set_variable("x", 1)
     owner = await owner_of(pool, "moved")
     kill(pids(pool)[owner])

@@ -539,6 +539,7 @@ def test_status_shows_each_decision_with_the_numbers_that_led_to_it(service):
     service.answers = {
         f"GET {POOL}": status_of(),
         f"GET {POOL}/metrics": off,
+        f"GET {POOL}/store": off,
         f"GET {POOL}/decisions": lambda _: httpx.Response(
             200, json={"decisions": msgspec.to_builtins([held, grew])}
         ),

@@ -30,13 +30,14 @@ def _is_address(value: str) -> bool:
 
 
 _FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[str], object]], ...]] = (
-    (re.compile(r"DSPOOL\w*_SERVICE_HOST"), _is_address),
-    (re.compile(r"DSPOOL\w*_SERVICE_PORT(_\w+)?"), _NUMBER.fullmatch),
-    (re.compile(r"DSPOOL\w*_PORT(_\d+_(TCP|UDP|SCTP))?"), _URL.fullmatch),
-    (re.compile(r"DSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PROTO"), _PROTOCOL.fullmatch),
-    (re.compile(r"DSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PORT"), _NUMBER.fullmatch),
-    (re.compile(r"DSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_ADDR"), _is_address),
-    (re.compile(r"DSPOOL\w*_NAME"), _CONTAINER.fullmatch),
+    (re.compile(r"\ADSPOOL\w*_SERVICE_HOST"), _is_address),
+    # As long as names of services are, and up to the first one for good: any length takes the square of it.
+    (re.compile(r"\ADSPOOL(?>\w{0,80}?_SERVICE_PORT)(_\w{1,80})?"), _NUMBER.fullmatch),
+    (re.compile(r"\ADSPOOL\w*_PORT(_\d+_(TCP|UDP|SCTP))?"), _URL.fullmatch),
+    (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PROTO"), _PROTOCOL.fullmatch),
+    (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PORT"), _NUMBER.fullmatch),
+    (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_ADDR"), _is_address),
+    (re.compile(r"\ADSPOOL\w*_NAME"), _CONTAINER.fullmatch),
 )
 """The last one is Docker's."""
 

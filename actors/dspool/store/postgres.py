@@ -87,7 +87,7 @@ def _plain(text: str | None) -> str | None:
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
-    found = re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d+))?", text)
+    found = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+)(?::(\d+))?", text)
     if found is None:
         raise ConfigError(
             "store_url has a host that is not one: write host or host:port, with commas between"
