@@ -451,7 +451,7 @@ TEXT_TO_CODE = {
     "dspool/programs/sessions/code.py": "execute_code, for those who may run code in the cluster anyway",
     "dspool/programs/sessions/sandbox/inside.py": "execute_code over HTTP, inside of the sandbox",
     "dspool/programs/models/transport.py": "modules of DSPy's transport, by names of its own",
-    "dspool/runtime/unfinished.py": "what a process of this pool kept in the cluster, whose token opens all of it anyway",
+    "dspool/runtime/unfinished.py": "what this pool kept in the cluster, whose token opens all of it anyway",
     "dspool/runtime/forkserver/preload.py": "modules that the configuration names, before workers are forked",
     "dspool/runtime/forkserver/parent.py": "Ray's own worker program, compiled once for all",
     "dspool/runtime/forkserver/child.py": "Ray's own worker program, as Ray started it",
