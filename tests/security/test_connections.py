@@ -548,6 +548,7 @@ def test_serve_its_replicas_and_its_own_proxy_listen_on_loopback_whatever_the_se
         monkeypatch.setattr(ray, "init", mock.Mock(side_effect=Started))
         monkeypatch.setattr(ray, "get_actor", mock.Mock())
         monkeypatch.setattr(ray.serve, "start", start := mock.Mock(side_effect=Started))
+        monkeypatch.setattr("dspool.runtime.cluster.living_nodes", lambda: ["this one"])
         try:
             with pytest.raises(Started):
                 service._start_ray()
