@@ -104,8 +104,10 @@ class LocalPool(Administration, Inspection, Storage, DirectPool):
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, config: PoolConfig, make_runtime: MakeRuntime) -> AsyncIterator[LocalPool]:
-        """Run a pool for the length of the block.
+    async def start(
+        cls, config: PoolConfig, make_runtime: MakeRuntime, *, own_store: bool = False
+    ) -> AsyncIterator[LocalPool]:
+        """Run a pool for the length of the block. `own_store`: no other pool can know of its database.
 
         Raises:
             ConfigError: the configuration was refused.
@@ -115,7 +117,8 @@ class LocalPool(Administration, Inspection, Storage, DirectPool):
             store = SessionStore(store_url(config), quotas=quotas_of(config), settings=config.store)
             stack.push_async_callback(store.close)
             await store.open()
-            await store.serve(config.name, this_server(uuid.uuid4().hex))
+            if not own_store:
+                await store.serve(config.name, this_server(uuid.uuid4().hex))
             metrics = LocalMetrics(config) if config.enable_metrics else None
             if metrics is not None:
                 stack.push_async_callback(metrics.close)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dspool.causes import met
@@ -60,13 +61,13 @@ class StoreDisk:
             await self._run(engine, _checkpoint)
 
     async def _run(self, engine: AsyncEngine, work: Any) -> None:
-        # Not by SQLAlchemy's own connection, which has begun a transaction.
-        connection = await engine.raw_connection()
-        try:
-            with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error, SQLAlchemyError):
+            # Not by SQLAlchemy's own connection, which has begun a transaction.
+            connection = await engine.raw_connection()
+            try:
                 await work(connection.driver_connection)
-        finally:
-            connection.close()
+            finally:
+                connection.close()
 
 
 async def _checkpoint(raw: Any) -> None:

@@ -109,7 +109,6 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, Se
                 raise store_failed(failed, self._url) from failed
             raise
         disk = StoreDisk(self._url)
-        await disk.keep_reserve(engine)
         self._engine = engine
         limits = self._quotas, self._refused
         self._writer = Writer(engine, self._clock, *limits, self._claims, self._supersede, disk)

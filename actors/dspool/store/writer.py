@@ -132,8 +132,6 @@ class Writer:
         requests = [request for request, _ in batch]
         try:
             replies = await self._carried_out(requests)
-            # What is answered is on disk; this only prepares for what comes.
-            await self._disk.keep_reserve(self._engine, added_bytes(requests))
         except PoolError as refused:
             replies = [refused] * len(batch)
             if isinstance(refused, StoreFailed) and refused.details.get("superseded"):
@@ -153,6 +151,8 @@ class Writer:
             if isinstance(reply, QuotaExceeded | PayloadTooLarge):
                 self._refused(reply.details["limit"])
             _answer(future, reply)
+        # Whoever waits has the answer; this prepares for what comes.
+        await self._disk.keep_reserve(self._engine, added_bytes(requests))
 
     async def _carried_out(self, requests: _Batch) -> Sequence[Any]:
         """Their answers. On a full disk those that add nothing are carried out within the reserve."""

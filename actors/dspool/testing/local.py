@@ -73,7 +73,9 @@ async def local_pool(
             host = partial(SessionHost, config, scripts=scripts, answers=answers)
             return ThreadRuntime(config, secret, store, host=host, report=report)
 
-        async with LocalPool.start(wanted, make_runtime) as pool:
+        async with LocalPool.start(
+            wanted, make_runtime, own_store=wanted.state_dir == Path(directory)
+        ) as pool:
             yield pool
 
 
