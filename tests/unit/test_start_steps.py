@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -172,20 +171,24 @@ def test_the_ends_of_ray_s_logs_are_kept_those_of_the_step_first(tmp_path):
 
 async def test_replicas_that_never_come_fail_the_start_when_its_time_is_up(monkeypatch):
     from ray import serve
+    from ray.serve.schema import ApplicationStatus
 
+    from dspool_serve.ingress import applications
     from dspool_serve.ingress.service import Service
+    from dspool_serve.ingress.spreading import spread_of
 
     application = SimpleNamespace(message="it broke")
     monkeypatch.setattr(
-        serve, "status", lambda: SimpleNamespace(applications=defaultdict(lambda: application))
+        serve, "status", lambda: SimpleNamespace(applications={"dspool-default": application})
     )
-    monkeypatch.setattr(Service, "_begin_application", lambda self: None)
+    monkeypatch.setattr(applications, "_begin", lambda app, name: None)
     service = Service(PoolConfig(state_dir="/nowhere"))
-    application.status = "DEPLOYING"
+    service._spread = spread_of(service.config, nodes=1, has_tokens=False)
+    application.status = ApplicationStatus.DEPLOYING
     with pytest.raises(WorkerStartFailed, match=r"step http: .* did not come up within 0\.05 s"):
         await Starting(0.05, lambda step, text: None).run(HTTP, service._deploy)
-    application.status = "DEPLOY_FAILED"
+    application.status = ApplicationStatus.DEPLOY_FAILED
     with pytest.raises(WorkerStartFailed, match="it broke"):
         await Starting(60.0, lambda step, text: None).run(HTTP, service._deploy)
-    application.status = "RUNNING"
+    application.status = ApplicationStatus.RUNNING
     await Starting(60.0, lambda step, text: None).run(HTTP, service._deploy)

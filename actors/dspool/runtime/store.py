@@ -18,7 +18,6 @@ from dspool.errors import StoreFailed
 from dspool.runtime.cluster import node_address
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store_place import remember
-from dspool.store.claims import this_server
 from dspool.store.place import RecordedStore
 from dspool.store.settings import quotas_of, store_url
 from dspool.telemetry.event_log import EventBuffer
@@ -81,6 +80,8 @@ class StoreActor:
         return await getattr(self._store, method)(*args, **kwargs)
 
     async def _open(self) -> None:
+        from dspool.store.claims import this_server
+
         await self._store.open()
         actor, node = _own_ids()
         server = this_server(actor, node=node)
