@@ -61,7 +61,7 @@ export class PoolData {
     if (this.turn !== turn) return;
     this.series.load(history);
     // The stream may have said more than the history, which is a second old.
-    if (!isLong) for (const frame of this.ticks) if (frame.points) this.series.append(frame.points);
+    if (!isLong) { for (const frame of this.ticks) if (frame.points) this.series.append(frame.points); }
     this.loaded = range;
     this.isLong = isLong;
     this.loadedAt = this.now;

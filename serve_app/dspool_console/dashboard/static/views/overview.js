@@ -73,7 +73,7 @@ class Overview {
   }
 
   /** The figures stand before the charts: seven days of points take longer than what is now. */
-  async load() {
+  load() {
     if (this.isAsked) return this.loadCharts();
     this.isAsked = true;
     this.loadCharts().then(() => {
@@ -81,7 +81,7 @@ class Overview {
       if (this.node.isConnected) this.drawCharts();
       performance.mark("history");
     }, (problem) => this.without(problem));
-    return undefined;
+    return Promise.resolve();
   }
 
   async loadCharts() {
