@@ -11,7 +11,7 @@ next. Of each, in seconds and numbers:
 - lost_changes: sessions that have no longer what was acknowledged. stale_commits: reads that found something older.
 
 `spread` is the number of workers on each node: after the start, after a loss, after the return. What a change of the
-service costs (`*_failed_of_100k`) is null unless it was measured: see `benchmarks/changes.py` where there is one.
+service costs (`*_failed_of_100k`) is null: no benchmark makes 100,000 requests meanwhile yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -265,15 +264,6 @@ MEASURE = {
 }
 
 
-def changes(chosen: list[str], quick: bool) -> dict[str, Any]:
-    """What changes of a running service cost, from the benchmark that makes them."""
-    if not chosen or find_spec("benchmarks.changes") is None:
-        return dict.fromkeys(CHANGES)
-    from benchmarks import changes as measured  # type: ignore[attr-defined]
-
-    return {name: measured.failed_of_100k(name, quick=quick) for name in chosen}
-
-
 @contextlib.contextmanager
 def machines() -> Iterator[Bench]:
     with (
@@ -318,7 +308,7 @@ def main() -> int:
         print(f"not measured: {why}", file=sys.stderr)
         return 1
     figures = asyncio.run(run(troubles))
-    figures |= dict.fromkeys(CHANGES) | changes([name for name in chosen if name in CHANGES], options.quick)
+    figures |= dict.fromkeys(CHANGES)
     finish(figures, as_json=options.json)
     return int(any("broken" in figure for figure in figures.values() if isinstance(figure, dict)))
 

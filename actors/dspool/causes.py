@@ -11,11 +11,13 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar, overload
 
 from msgspec import Struct
 
 from dspool.errors import ConfigError, Conflict, NotAllowed, PoolError, StoreFailed, WorkerStartFailed
+
+Failed = TypeVar("Failed", bound=PoolError)
 
 
 class Cause(Struct, frozen=True):
@@ -265,6 +267,12 @@ class Obstacle(Struct, frozen=True):
     def sentence(self) -> str:
         """What a start says that meets it."""
         return f"{self.found}; {self.remedy}"
+
+    @overload
+    def error(self) -> PoolError: ...
+
+    @overload
+    def error(self, kind: type[Failed]) -> Failed: ...
 
     def error(self, kind: type[PoolError] | None = None) -> PoolError:
         """What is raised for it: `kind`, by default that of the table."""

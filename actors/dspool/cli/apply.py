@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from dspool.cli import programs
-from dspool.cli.options import Debug, Json, StateDir
+from dspool.cli.options import AppliedFile, Debug, Json, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.service import run_file, running
@@ -30,16 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def apply(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            "--config",
-            "-c",
-            help="YAML file with the configuration (else what DSPOOL_CONFIG names).",
-        ),
-    ] = None,
+    config: AppliedFile = None,
     state_dir: StateDir = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")

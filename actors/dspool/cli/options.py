@@ -15,6 +15,17 @@ ConfigFile = Annotated[
         "--config", "-c", help="YAML file with the configuration (else the one DSPOOL_CONFIG names)."
     ),
 ]
+AppliedFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        "-f",
+        "--config",
+        "-c",
+        help="YAML file with the configuration (else what DSPOOL_CONFIG names).",
+    ),
+]
+"""Of what works on that file: `dspool apply -f pool.yaml`."""
 StateDir = Annotated[
     Path | None,
     typer.Option(

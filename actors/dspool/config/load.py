@@ -56,8 +56,7 @@ def load_config(
     """
     environ = os.environ if environ is None else environ
     with environment(environ):
-        path = file if file is not None else file_named_by(environ)
-        sections = sections_of({} if path is None else _read(path))
+        path, sections = _sections(file, environ)
         if pool is not None and pool not in sections and None not in sections:
             known = ", ".join(str(name) for name in sections)
             raise ConfigError(
@@ -81,11 +80,17 @@ def load_pools(
     """
     environ = os.environ if environ is None else environ
     with environment(environ):
-        path = file if file is not None else file_named_by(environ)
-        sections = sections_of({} if path is None else _read(path))
+        path, sections = _sections(file, environ)
         return [
             _load(code or {}, cli or {}, environ, path, name, section) for name, section in sections.items()
         ]
+
+
+def _sections(
+    file: Path | None, environ: Mapping[str, str]
+) -> tuple[Path | None, dict[str | None, dict[str, Any]]]:
+    path = file if file is not None else file_named_by(environ)
+    return path, sections_of({} if path is None else _read(path))
 
 
 def sections_of(document: dict[str, Any]) -> dict[str | None, dict[str, Any]]:

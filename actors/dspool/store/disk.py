@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dspool.causes import met
-from dspool.errors import PoolError, StoreFailed
+from dspool.errors import StoreFailed
 
 RESERVE_BYTES: Final = 2**20
 LEAST_FREE_BYTES: Final = 2**19
@@ -42,9 +42,7 @@ class StoreDisk:
         return self.no_room()
 
     def no_room(self) -> StoreFailed:
-        error: PoolError = met("no_space", path=str(self._path)).error(StoreFailed)
-        assert isinstance(error, StoreFailed)
-        return error
+        return met("no_space", path=str(self._path)).error(StoreFailed)
 
     async def keep_reserve(self, engine: AsyncEngine, grown: int = 0) -> None:
         """Make the reserve whole again, once what was written since (`grown` bytes more) may have used half of it."""

@@ -41,7 +41,7 @@ def store_failed(failed: BaseException, url: URL) -> StoreFailed:
     users' content."""
     error: StoreFailed
     if (cause := obstacle_of(failed, url)) is not None:
-        error = cause.error(StoreFailed)  # type: ignore[assignment]
+        error = cause.error(StoreFailed)
     else:
         origin = _origin(failed)
         detail = (

@@ -129,9 +129,11 @@ class Writer:
 
     async def _transact(self, batch: _Requests) -> None:
         replies: Sequence[Any]
+        added: int | None = None
         requests = [request for request, _ in batch]
         try:
             replies = await self._carried_out(requests)
+            added = added_bytes(requests)
         except PoolError as refused:
             replies = [refused] * len(batch)
             if isinstance(refused, StoreFailed) and refused.details.get("superseded"):
@@ -152,7 +154,8 @@ class Writer:
                 self._refused(reply.details["limit"])
             _answer(future, reply)
         # Whoever waits has the answer; this prepares for what comes.
-        await self._disk.keep_reserve(self._engine, added_bytes(requests))
+        if added is not None:
+            await self._disk.keep_reserve(self._engine, added)
 
     async def _carried_out(self, requests: _Batch) -> Sequence[Any]:
         """Their answers. On a full disk those that add nothing are carried out within the reserve."""

@@ -16,7 +16,7 @@ from dspool.cli import overview
 from dspool.cli.checklist import after, before
 from dspool.cli.doctor import picture
 from dspool.cli.doctor.findings import Finding, fail
-from dspool.cli.options import Debug, Json, PoolName, StateDir
+from dspool.cli.options import AppliedFile, Debug, Json, PoolName, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.service import run_file, running_pool
 from dspool.config import load_pools
@@ -24,17 +24,6 @@ from dspool.errors import ConfigError
 
 BASELINE = "preflight.json"
 """In the state directory: what there was before, for `postflight`."""
-
-File = Annotated[
-    Path | None,
-    typer.Option(
-        "--file",
-        "-f",
-        "--config",
-        "-c",
-        help="YAML file with the configuration (else what DSPOOL_CONFIG names).",
-    ),
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def preflight(
-    config: File = None,
+    config: AppliedFile = None,
     state_dir: StateDir = None,
     paid: Annotated[
         bool, typer.Option("--paid", help="Ask each language model once, which may cost money.")
@@ -75,7 +64,7 @@ def preflight(
 
 
 def postflight(
-    config: File = None,
+    config: AppliedFile = None,
     state_dir: StateDir = None,
     pool: PoolName = None,
     json: Json = False,

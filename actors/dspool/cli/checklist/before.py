@@ -9,13 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dspool.cli.doctor import service
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.config import PoolConfig
 from dspool.core.wording import counted
 from dspool.errors import PoolError
+
+if TYPE_CHECKING:
+    from dspool.local.pool import LocalPool
 
 CHECKS: Final = (
     "configuration",
@@ -100,7 +103,7 @@ def _aside(config: PoolConfig) -> Iterator[PoolConfig]:
         )
 
 
-async def _models(pool: object, config: PoolConfig, *, paid: bool) -> list[Finding]:
+async def _models(pool: LocalPool, config: PoolConfig, *, paid: bool) -> list[Finding]:
     profiles = {name: one for name, one in config.lm_profiles.items() if one.engine != "offline"}
     if not profiles:
         return [ok("model call", f"pool {config.name}: there is no model that could be asked")]
@@ -111,7 +114,7 @@ async def _models(pool: object, config: PoolConfig, *, paid: bool) -> list[Findi
     for name in profiles:
         began = time.monotonic()
         spec = {"signature": "question -> answer", "module": "Predict", "lm": name}
-        session = pool.session(f"preflight-{name}")  # type: ignore[attr-defined]
+        session = pool.session(f"preflight-{name}")
         try:
             await session.create_program("probe", spec)
             await session.execute("probe", question="Say ok.", timeout_s=_LONGEST_PROBE_S)
@@ -124,7 +127,7 @@ async def _models(pool: object, config: PoolConfig, *, paid: bool) -> list[Findi
     return findings
 
 
-async def _benchmark(pool: object, config: PoolConfig, seconds: float) -> Finding:
+async def _benchmark(pool: LocalPool, config: PoolConfig, seconds: float) -> Finding:
     """What one worker does on its own, without a model: the pool's part of every operation."""
     from dspool.messages import Ping
 
@@ -135,7 +138,7 @@ async def _benchmark(pool: object, config: PoolConfig, seconds: float) -> Findin
         while time.monotonic() < until:
             began = time.monotonic()
             try:
-                await pool.run(Ping())  # type: ignore[attr-defined]
+                await pool.run(Ping())
             except PoolError:
                 failed += 1
             took.append(time.monotonic() - began)

@@ -103,9 +103,10 @@ def shown(setting: str, before: Any, after: Any) -> tuple[Any, Any]:
         return ("***" if before is not None else None), ("***" if after is not None else None)
     if isinstance(before, dict) and isinstance(after, dict):
         differ = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-        return tuple(  # type: ignore[return-value]
+        was, becomes = (
             {name: _entry(setting, one[name]) for name in one if name in differ} for one in (before, after)
         )
+        return was, becomes
     return _plain(before), _plain(after)
 
 
