@@ -129,8 +129,7 @@ class Writer:
 
     async def _transact(self, batch: _Requests) -> None:
         replies: Sequence[Any]
-        added: int | None = None
-        requests = [request for request, _ in batch]
+        requests, added = [request for request, _ in batch], None
         try:
             replies = await self._carried_out(requests)
             added = added_bytes(requests)
@@ -142,8 +141,8 @@ class Writer:
             if is_failure(failed):
                 replies = [store_failed(failed, self._disk.url) for _ in batch]
             else:
-                kind = type(failed).__name__
-                replies = [InternalError(f"the session store has a defect: {kind}") for _ in batch]
+                said = f"the session store has a defect: {type(failed).__name__}"
+                replies = [InternalError(said) for _ in batch]
                 replies[0].__cause__ = failed
         except BaseException:
             for _, future in batch:
@@ -153,8 +152,7 @@ class Writer:
             if isinstance(reply, QuotaExceeded | PayloadTooLarge):
                 self._refused(reply.details["limit"])
             _answer(future, reply)
-        # Whoever waits has the answer; this prepares for what comes.
-        if added is not None:
+        if added is not None:  # after the answers: it prepares for what comes
             await self._disk.keep_reserve(self._engine, added)
 
     async def _carried_out(self, requests: _Batch) -> Sequence[Any]:
