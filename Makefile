@@ -28,19 +28,23 @@ up: $(SERVING) ## install what serving needs, if that is not there, then serve o
 
 serving: $(SERVING) ## what serving needs, in .venv
 
-install: $(TESTING) ## the project and all its tools in .venv, as requirements/ pins them
+# The two lists of packages share none: each is unpacked beside the other.
+install: ## the project and all its tools in .venv, as requirements/ pins them
+	@$(MAKE) --no-print-directory --jobs=2 $(TESTING)
 
 # Nothing is built but the project itself, and nothing is taken that has another hash. Of all these files a run reads
 # a few: each is compiled when it is first imported.
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile --no-deps
 LOCKED := $(PIP_INSTALL) --require-hashes --only-binary :all:
 
-$(SERVING): pyproject.toml requirements/serve.txt
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V)"; exit 1; }
 	@echo "[1/3] Python environment in $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+
+$(SERVING): pyproject.toml requirements/serve.txt | $(BIN)/python
 	@echo "[2/3] Packages (a few minutes the first time)"
 	@$(LOCKED) -r requirements/serve.txt
 	@$(PIP_INSTALL) --no-build-isolation -e .
@@ -48,9 +52,12 @@ $(SERVING): pyproject.toml requirements/serve.txt
 	@$(BIN)/python -m pip check
 	@touch $@
 
-$(TESTING): $(SERVING) requirements/test.txt
+$(VENV)/.tools: requirements/test.txt | $(BIN)/python
 	@echo "Packages for tests, documentation and benchmarks"
 	@$(LOCKED) -r requirements/test.txt
+	@touch $@
+
+$(TESTING): $(SERVING) $(VENV)/.tools
 	@$(BIN)/python -m pip check
 	@touch $@
 

@@ -11,7 +11,8 @@ from measured import Measured
 from msgspec import structs
 
 from dspool.core.metrics.histogram import Histogram
-from dspool.core.metrics.tally import OTHER, OUTCOMES
+from dspool.core.metrics.tally import MAX_CODES, OTHER, OUTCOMES
+from dspool.errors import StoreFailed
 from dspool.runtime import exported
 from dspool.runtime.exported import REPEAT_S, RayMetrics, export_interval_s
 from dspool.telemetry.event_log import FORWARDED
@@ -193,7 +194,10 @@ def test_the_number_of_series_is_bounded_however_many_programs_and_codes_there_a
     programs = {labels for (name, labels) in found if name == "dspool_operations_total"}
     assert len(programs) <= 66 * len(OUTCOMES)
     assert any(OTHER in labels for labels in programs)
-    assert len([1 for name, _ in found if name == "dspool_operation_errors_total"]) <= 41
+    codes = [labels for name, labels in found if name == "dspool_operation_errors_total"]
+    assert len(codes) <= MAX_CODES + len((OTHER, StoreFailed.code)), (
+        "a store's failures have a series from the start"
+    )
     assert len(found) < 4_000
 
 
@@ -269,6 +273,18 @@ def test_a_gauge_that_did_not_change_is_repeated_before_ray_forgets_it(rays):
     for now in (1.0, 2.0, 1.0 + REPEAT_S):
         exported.export(snapshot, now)
     assert len(rays["dspool_pool_max_workers"].told) == 2
+
+
+def test_the_zero_of_a_counter_is_repeated_since_rays_agent_may_have_missed_the_first(rays):
+    measured, exported = Measured(), RayMetrics("default")
+    for now in (1.0, 2.0, 1.0 + REPEAT_S):
+        exported.export(measured.snapshot(), now)
+    failures = rays["dspool_worker_failures_total"]
+    assert len(failures.started) == 2
+    exported.export(measured.snapshot(failures=1), 9.0)
+    exported.export(measured.snapshot(failures=1), 99.0)
+    assert len(failures.started) == 2
+    assert [amount for amount, _ in failures.told] == [1.0]
 
 
 def test_every_metric_reaches_ray_and_counters_begin_at_zero(rays):

@@ -70,7 +70,6 @@ def test_the_ci_script_runs_the_targets_that_people_run_in_surroundings_as_good_
     assert [line.strip() for line in script.splitlines() if line.startswith(("make", fresh))] == [
         "make install",
         f"{fresh}make check",
-        f"{fresh}make bench-smoke",
     ]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 

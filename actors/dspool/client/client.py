@@ -6,6 +6,7 @@ No Ray in here: `ControlPlane` has the functions that reach the supervisor. All 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import random
 import time
@@ -115,17 +116,12 @@ class Client:
 
     async def wait_ready(self, workers: int, timeout_s: float) -> bool:
         """Wait until this client is connected to `workers` workers; returns whether it is."""
-        deadline = self._loop.time() + timeout_s
-        while len(self._links) < workers:
-            self._change.clear()
-            remaining_s = deadline - self._loop.time()
-            if remaining_s <= 0:
-                return False
-            try:
-                await asyncio.wait_for(self._change.wait(), remaining_s)
-            except TimeoutError:
-                return False
-        return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while len(self._links) < workers:
+                    self._change.clear()
+                    await self._change.wait()
+        return len(self._links) >= workers
 
     async def close(self) -> None:
         """End what waits or runs (`PoolClosed`), then the connections."""

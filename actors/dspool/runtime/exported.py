@@ -50,7 +50,7 @@ class RayMetrics:
         self._totals: dict[tuple[str, tuple[str, ...]], float] = {}
         """The last value of each counter."""
         self._levels: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}
-        """Value and time of each gauge's last setting."""
+        """Value and time of each gauge's last setting, and of each zero of a counter."""
         for metric in METRICS:
             keys = ("pool", *metric.labels)
             if metric.kind == "counter":
@@ -72,13 +72,15 @@ class RayMetrics:
                 if isinstance(value, Histogram):
                     self._histogram(metric, values, value, now)
                 elif metric.kind == "counter":
-                    self._count(metric, values, float(value))
+                    self._count(metric, values, float(value), now)
                 else:
                     self._gauge(metric.name, metric.labels, values, float(value), now)
 
-    def _count(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
+    def _count(self, metric: Metric, values: tuple[str, ...], value: float, now: float) -> None:
         key = (metric.name, values)
-        if key not in self._totals:
+        # Said again while it is zero: the first time may be lost, where Ray's agent is not there yet.
+        if key not in self._totals or (not value and now - self._levels[key][1] >= REPEAT_S):
+            self._levels[key] = (0.0, now)
             self._counters[metric.name].start(self._tags(metric.labels, values))
         before = self._totals.get(key, 0.0)
         # Less than before: the source began again at zero.

@@ -374,14 +374,14 @@ class Operations:
         until = self._clock() + timeout_s
         while self._executions:
             self._idle = self._idle or asyncio.Event()
-            now = self._clock()
             latest = max(execution.deadline for execution in self._executions)
-            remaining_s = min(until, latest + grace_s) - now
+            remaining_s = min(until, latest + grace_s) - self._clock()
             if remaining_s <= 0:
                 return False
             # Checked again and again: after the last one that can end, only stuck ones may remain.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), min(remaining_s, _RECHECK_S))
+                async with asyncio.timeout(min(remaining_s, _RECHECK_S)):
+                    await self._idle.wait()
         return True
 
     def _load(self) -> tuple[int, int]:

@@ -87,7 +87,9 @@ class AlertWatch:
         while True:
             snapshot = None
             with contextlib.suppress(PoolError, TimeoutError):
-                snapshot = await asyncio.wait_for(self._read(), ANSWER_S)
+                # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the answer.
+                async with asyncio.timeout(ANSWER_S):
+                    snapshot = await self._read()
             await self.read_silences()
             try:
                 self.take(snapshot)
@@ -100,7 +102,9 @@ class AlertWatch:
         """Hear what others silenced, also through other processes; if the store is away, what is known stays."""
         if self._read_silences is not None:
             with contextlib.suppress(PoolError, TimeoutError):
-                self.hear(await asyncio.wait_for(self._read_silences(), ANSWER_S))
+                async with asyncio.timeout(ANSWER_S):
+                    silences = await self._read_silences()
+                self.hear(silences)
 
     def hear(self, silences: Silences) -> None:
         """These are silenced from now on."""

@@ -146,7 +146,10 @@ class Hub:
         if not topics:
             return
         try:
-            self._publish(await asyncio.wait_for(self._changes.beat(topics), ANSWER_S))
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the answer.
+            async with asyncio.timeout(ANSWER_S):
+                items = await self._changes.beat(topics)
+            self._publish(items)
             self._failing = False
         except Exception as failed:
             if not self._failing:

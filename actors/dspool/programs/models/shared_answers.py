@@ -74,7 +74,9 @@ class PoolAnswers:
             try:
                 task = asyncio.ensure_future(self._link.look_up(key, question.asker))
                 try:
-                    reply = await asyncio.wait_for(asyncio.shield(task), _ANSWER_S)
+                    # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the answer.
+                    async with asyncio.timeout(_ANSWER_S):
+                        reply = await asyncio.shield(task)
                 except BaseException:
                     # Nobody waits for it any more: what it then is to ask, somebody else shall.
                     task.add_done_callback(lambda done: question.drop_late(done))
@@ -82,7 +84,8 @@ class PoolAnswers:
                 if (wait_s := min(_CHECK_S, until - time.monotonic())) <= 0 or reply.kind != "wait":
                     return self._decided(reply, question, waited)
                 waited = True
-                await asyncio.wait_for(self._link.wait(key, wait_s), wait_s + _ANSWER_S)
+                async with asyncio.timeout(wait_s + _ANSWER_S):
+                    await self._link.wait(key, wait_s)
             except Exception:
                 self._failed()
         return question
