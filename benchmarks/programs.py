@@ -61,7 +61,7 @@ async def ratio(
     """Throughput of `one` over that of `other`, in turn in one run; the median of the rounds, and both."""
     found: tuple[list[float], list[float]] = [], []
     for call in (one, other):
-        await closed_loop(call, CONCURRENCY, seconds / 2)
+        await closed_loop(call, CONCURRENCY, 2 * seconds)
     for number in range(rounds):
         order = [(found[0], one), (found[1], other)]
         for rates, call in order if number % 2 else reversed(order):
@@ -170,7 +170,8 @@ async def inprocess(starts: int) -> Figures:
 
 
 async def measure(part: str, directory: Path, *, quick: bool) -> Figures:
-    seconds, rounds = (1.0, 1) if quick else (3.0, 7)
+    # Short turns: what else this machine does then falls on both sides of a ratio.
+    seconds, rounds = (1.0, 1) if quick else (0.75, 28)
     if part == "own":
         return await own(directory, seconds, rounds)
     if part == "typed":

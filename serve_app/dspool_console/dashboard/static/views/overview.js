@@ -72,16 +72,19 @@ class Overview {
     this.node.querySelector(".head").style.marginBottom = "0";
   }
 
-  /** The figures stand before the charts: seven days of points take longer than what is now. */
   load() {
-    if (this.isAsked) return this.loadCharts();
+    return this.isAsked ? this.loadCharts() : Promise.resolve();
+  }
+
+  /** Asked once the figures stand: days of points take the service longer than what is now, and would delay it. */
+  beginCharts() {
+    if (this.isAsked) return;
     this.isAsked = true;
     this.loadCharts().then(() => {
       // Where the figures are not there yet, they bring the charts along.
       if (this.node.isConnected) this.drawCharts();
       performance.mark("history");
     }, (problem) => this.without(problem));
-    return Promise.resolve();
   }
 
   async loadCharts() {
@@ -136,6 +139,7 @@ class Overview {
     this.programs.show(overview.programs);
     this.drawDetails(overview);
     this.drawCharts();
+    this.beginCharts();
   }
 
   drawCharts() {
