@@ -102,7 +102,7 @@ def main() -> int:
                 calls = CALLS[part] // (4 if options.quick else 1)
                 taken = in_turn({"before": before, "now": now}, part, calls, slices)
                 us[part] = {name: round(statistics.median(values), 1) for name, values in taken.items()}
-                ratios[part] = told(part, taken, "before")["now"].figures()
+                ratios[part] = told(part, taken, "before")["now"].figures(less_is_better=True)
         if "clients" in options.only:
             with contextlib.ExitStack() as running:
                 # The rest of the call is the same in all: as it is now.
@@ -112,7 +112,7 @@ def main() -> int:
                 taken = in_turn(callers, "call", CALLS["call"] // (4 if options.quick else 1), slices)
             us["clients"] = {name: round(statistics.median(values), 1) for name, values in taken.items()}
             found = told("clients", taken, "dspy")
-            ratios["clients"] = {name: ratio.figures() for name, ratio in found.items()}
+            ratios["clients"] = {name: ratio.figures(less_is_better=True) for name, ratio in found.items()}
     finish({"ratios": ratios, "us": us, "to_reach": TO_REACH, "slices": slices}, as_json=options.json)
     return 0
 

@@ -50,15 +50,16 @@ class Ratio(NamedTuple):
             return f"{self.value:.2f} (one pair: no interval)"
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
-    def figures(self) -> dict[str, float | int | str | None]:
-        """For JSON, which has no infinity."""
+    def figures(self, *, less_is_better: bool = False) -> dict[str, float | int | str | None]:
+        """For JSON, which has no infinity. Of times and sizes the smaller one is `ahead`."""
         known = self.pairs > 1
+        better, worse = ("behind", "ahead") if less_is_better else ("ahead", "behind")
         return {
             "ratio": round(self.value, 3),
             "low": round(self.low, 3) if known else None,
             "high": round(self.high, 3) if known else None,
             "pairs": self.pairs,
-            "verdict": self.verdict,
+            "verdict": {"ahead": better, "behind": worse}.get(self.verdict, "even"),
         }
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks.http_load import Load
-from benchmarks.ratios import paired
+from benchmarks.ratios import Ratio, paired
 from tests.raw_http import listening
 
 
@@ -70,3 +70,9 @@ def test_a_pinned_process_runs_on_one_processor():
         check=True,
     )
     assert said.stdout.strip() == str({max(os.sched_getaffinity(0))})
+
+
+def test_of_times_the_smaller_one_is_ahead():
+    faster, slower = Ratio(0.8, 0.7, 0.9, 12), Ratio(1.2, 1.1, 1.3, 12)
+    assert [one.figures(less_is_better=True)["verdict"] for one in (faster, slower)] == ["ahead", "behind"]
+    assert Ratio(1.0, 0.9, 1.1, 12).figures(less_is_better=True)["verdict"] == "even"
