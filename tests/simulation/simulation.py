@@ -66,19 +66,11 @@ def simulate(seed: int, faults: Sequence[PlannedFault] | None = None) -> History
     return history
 
 
-async def _run(
-    seed: int,
-    loop: SimulatedLoop,
-    history: History,
-    directory: Path,
-    planned: Sequence[PlannedFault] | None,
-) -> None:
-    dice = random.Random(seed)
-    is_long = dice.random() < worlds.LONG_SHARE  # the first throw, as in `worlds.is_long`
-    busy_s = LONG_S if is_long else SHORT_S
+def pool_config(dice: random.Random, directory: Path, *, is_long: bool) -> PoolConfig:
+    """What the dice make of a pool; a long seed beats as seldom as its pool may."""
     slots = dice.choice((1, 2, 4))
     size = dice.randint(1, 3)
-    config = PoolConfig(
+    return PoolConfig(
         name=POOL,
         pool_size=size,
         min_pool_size=1,
@@ -94,7 +86,7 @@ async def _run(
         enable_metrics=dice.random() < METRICS_SHARE,
         metrics_interval_s=60.0 if is_long else 1.0,
         metrics_flush_interval_s=60.0 if is_long else 0.5,
-        history={"fine_interval_s": 60.0} if is_long else {},
+        history={"fine_interval_s": 60.0, "coarse_interval_s": 3600.0} if is_long else {},
         operations={"max_rows": 0},
         session_ttl_s=86_400.0,
         health_check_interval_s=5.0 if is_long else dice.choice((0.5, 2.0, 5.0)),
@@ -106,7 +98,20 @@ async def _run(
         telemetry={"sampling": 0.0},
         store_url="sqlite:////dev/null/never",
     )
-    history.slots = slots
+
+
+async def _run(
+    seed: int,
+    loop: SimulatedLoop,
+    history: History,
+    directory: Path,
+    planned: Sequence[PlannedFault] | None,
+) -> None:
+    dice = random.Random(seed)
+    is_long = dice.random() < worlds.LONG_SHARE  # the first throw, as in `worlds.is_long`
+    busy_s = LONG_S if is_long else SHORT_S
+    config = pool_config(dice, directory, is_long=is_long)
+    history.slots = config.slots_per_worker
     every_s = 120.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
     own = plan(dice, busy_s, every_s)
     history.plan = list(own if planned is None else planned)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from tests.simulation import checker, cli
+from tests.simulation import checker, cli, simulation
 from tests.simulation.mutants import ENGINE, MUTANTS
 
 SEEDS = range(1, 6)
@@ -18,6 +19,13 @@ def test_every_promise_is_kept_and_a_seed_has_one_history_whatever_the_order_of_
     assert [result["violations"] for result in results] == [[] for _ in SEEDS]
     again = list(cli.run(SEEDS[:2], PYTHONHASHSEED="1"))
     assert [result["digest"] for result in again] == [result["digest"] for result in results[:2]]
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_the_pool_of_a_seed_is_one_that_the_engine_takes(tmp_path, is_long):
+    for seed in range(50):
+        config = simulation.pool_config(random.Random(seed), tmp_path, is_long=is_long)
+        assert config.slots_per_worker in (1, 2, 4)
 
 
 @pytest.mark.parametrize("bug", ["queued is not counted", "nobody watches the deadline"])
