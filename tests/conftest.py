@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import multiprocessing.util
 import os
 import signal
 import socket
@@ -49,11 +48,6 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     side_by_side.register(config)
     left_behind.register(config)
-
-
-def pytest_unconfigure() -> None:
-    # What multiprocessing keeps for this process goes now: pytest-xdist ends a process that takes ten seconds to end.
-    multiprocessing.util._exit_function()
 
 
 def pytest_collection_finish() -> None:

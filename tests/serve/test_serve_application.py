@@ -44,7 +44,10 @@ def cluster(dashboard: int):
         patched.setenv("RAY_AUTH_TOKEN", os.urandom(16).hex())
         for name, file in FILES.items():
             patched.setenv(f"RAY_SERVE_HAPROXY_{name}", f"{directory}/h/{file}")
+        # What Ray's dashboard keeps in a directory for temporary files stays there when it is killed.
+        patched.setenv("TMPDIR", directory)
         running = Cluster(directory + "/r", include_dashboard=True, dashboard_port=dashboard)
+        patched.delenv("TMPDIR")
         patched.setenv("RAY_ADDRESS", running.address)
         patched.setenv("RAY_DASHBOARD_ADDRESS", f"http://127.0.0.1:{dashboard}")
         yield running

@@ -35,6 +35,7 @@ from dspool.messages import ExecuteProgram, Result, StreamProgram
 from dspool.testing import BlockingLocalPool, ModelReply, ScriptedLM, local_pool
 from tests import pool_calls
 from tests.pool_calls import QUESTION
+from tests.security.loop_steps import speed
 
 HARNESS = Path(__file__).parents[1] / "integration"
 
@@ -398,13 +399,14 @@ def test_neither_ray_nor_a_network_is_needed():
 
 @pytest.mark.alone
 async def test_a_pool_starts_in_less_than_a_fifth_of_a_second():
-    """Beside busy processes it is some starts that are not interrupted."""
+    """On the machine of `loop_steps`; beside busy processes it is some starts that are not interrupted."""
+    limit_s = 0.2 * max(1.0, speed())
     times = []
-    while not times or (min(times) >= 0.2 and len(times) < 50):
+    while not times or (min(times) >= limit_s and len(times) < 50):
         began = time.perf_counter()
         async with local_pool({"own": Own}):
             times.append(time.perf_counter() - began)
-    assert min(times) < 0.2
+    assert min(times) < limit_s
 
 
 async def test_a_configuration_as_an_object_is_taken_with_its_keys_changed():

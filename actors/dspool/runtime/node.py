@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import shutil
@@ -57,7 +58,15 @@ class _LeanNode(ray_node.Node):
 
     def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
         if include_dashboard:
-            super().start_api_server(include_dashboard=include_dashboard, raise_on_failure=raise_on_failure)
+            # Ray kills it, and what its processes keep in the directory for temporary files would stay there.
+            before = os.environ.get("TMPDIR")
+            os.environ["TMPDIR"] = str(self.temp_dir)
+            try:
+                super().start_api_server(
+                    include_dashboard=include_dashboard, raise_on_failure=raise_on_failure
+                )
+            finally:
+                os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
 
 
 @contextlib.contextmanager
