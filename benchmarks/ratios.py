@@ -53,13 +53,15 @@ class Ratio(NamedTuple):
     def figures(self, *, less_is_better: bool = False) -> dict[str, float | int | str | None]:
         """For JSON, which has no infinity. Of times and sizes the smaller one is `ahead`."""
         known = self.pairs > 1
-        better, worse = ("behind", "ahead") if less_is_better else ("ahead", "behind")
+        verdict = self.verdict
+        if less_is_better:
+            verdict = {"ahead": "behind", "behind": "ahead"}.get(verdict, verdict)
         return {
             "ratio": round(self.value, 3),
             "low": round(self.low, 3) if known else None,
             "high": round(self.high, 3) if known else None,
             "pairs": self.pairs,
-            "verdict": {"ahead": better, "behind": worse}.get(self.verdict, "even"),
+            "verdict": verdict,
         }
 
 
