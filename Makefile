@@ -30,7 +30,7 @@ serving: $(SERVING) ## what serving needs, in .venv
 
 # The two lists of packages share none: each is unpacked beside the other.
 install: ## the project and all its tools in .venv, as requirements/ pins them
-	@$(MAKE) --no-print-directory --jobs=2 $(TESTING)
+	@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,--jobs=2) $(TESTING)
 
 # Nothing is built but the project itself, and nothing is taken that has another hash. Of all these files a run reads
 # a few: each is compiled when it is first imported.

@@ -37,12 +37,12 @@ class one_answer:
         _end_s.reset(self._token)
 
 
-def counting_steps(parser: Any) -> Any:
+def within_time(parser: Any) -> Any:
     """`parser`, json_repair's, which stops when its time is over."""
 
     get_char_at = parser.get_char_at
 
-    class Counting(parser):  # type: ignore[misc]
+    class Timed(parser):  # type: ignore[misc]
         __wrapped__ = parser
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -62,6 +62,7 @@ def counting_steps(parser: Any) -> Any:
                 self._look()
             return get_char_at(self, count)
 
+        # One search may go through all of the text: it is a look each time.
         def skip_to_character(self, *args: Any, **kwargs: Any) -> Any:
             self._look()
             return super().skip_to_character(*args, **kwargs)
@@ -70,7 +71,7 @@ def counting_steps(parser: Any) -> Any:
             self._look()
             return super().scroll_whitespaces(*args, **kwargs)
 
-    return Counting
+    return Timed
 
 
-__all__ = ["MAX_S", "TooMuchToRepair", "counting_steps", "one_answer"]
+__all__ = ["MAX_S", "TooMuchToRepair", "one_answer", "within_time"]

@@ -22,7 +22,7 @@ from queue import Queue
 from typing import Any, Final
 
 from dspool.corrections import active
-from dspool.corrections.dspy_answers import counting_steps
+from dspool.corrections.dspy_answers import within_time
 from dspool.corrections.dspy_signatures import running_nothing
 from dspool.errors import type_of
 
@@ -80,7 +80,7 @@ def correct_dspy() -> None:
     if active("dspy-list-items"):
         _replace(_module("dspy.adapters.utils"), "_format_blob", writing_any_item)
     if active("dspy-answer-repair"):
-        _replace(_module("json_repair.json_repair"), "JSONParser", counting_steps)
+        _replace(_module("json_repair.json_repair"), "JSONParser", within_time)
     if active("dspy-signature-text"):
         _replace(_module("dspy.signatures.signature"), "_parse_type_node", running_nothing)
 

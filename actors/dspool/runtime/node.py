@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import re
 import shutil
@@ -35,6 +34,7 @@ _AGENT_PORTS: Final = (
     "runtime_env_agent_port",
 )
 """Unless they are chosen before, the raylet waits for its agents to name them, and aborts after 15 s."""
+_TEMP_DIR: Final = "--temp-dir="
 _AGENT_COMMANDS: Final = ("--dashboard_agent_command=", "--runtime_env_agent_command=")
 _PORTS: Final = range(20_000, 30_000)
 """Below what Linux gives away by itself (from 32768), and not what Ray (10002 to 19999) and Serve (from 30000) use."""
@@ -58,15 +58,7 @@ class _LeanNode(ray_node.Node):
 
     def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
         if include_dashboard:
-            # Ray kills it, and what its processes keep in the directory for temporary files would stay there.
-            before = os.environ.get("TMPDIR")
-            os.environ["TMPDIR"] = str(self.temp_dir)
-            try:
-                super().start_api_server(
-                    include_dashboard=include_dashboard, raise_on_failure=raise_on_failure
-                )
-            finally:
-                os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
+            super().start_api_server(include_dashboard=include_dashboard, raise_on_failure=raise_on_failure)
 
 
 @contextlib.contextmanager
@@ -88,6 +80,10 @@ def own_node(parent: NodeParent | None, *, patience_s: float = START_S) -> Itera
         return parent.become_raylet(command, env)
 
     def start_process(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
+        if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
+            # Ray kills it: what it keeps among temporary files goes with Ray's own directory.
+            (place,) = (part for part in command if part.startswith(_TEMP_DIR))
+            kwargs["env_updates"] = {"TMPDIR": place.removeprefix(_TEMP_DIR)}
         if process_type != ray_constants.PROCESS_TYPE_RAYLET:
             return start(command, process_type, *args, **kwargs)
         command = lean_command(command, parent)
