@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up serving install wheel test test-unit test-cluster check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
+.PHONY: help up serving install wheel test test-all test-unit test-cluster check lint format types imports bench bench-quick bench-smoke docs docs-check generated pictures debian lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -71,10 +71,15 @@ wheel: install ## build/wheel/dspool-*.whl, the same bytes each time
 # Whole files side by side, each process with a cluster of its own; a test that measures time runs alone.
 PARALLEL := -n $(or $(PROCESSES),2) --dist loadfile --no-loadscope-reorder
 
+CHOSEN := -m "not long"
+
 # What fails runs once more by itself, and both are printed. It stays until the suite was green three times in a row.
-test: install ## all tests; PROCESSES=1 to run one after the other
-	@$(BIN)/pytest $(PARALLEL) || { test $$? = 1 && echo "== once more, only what failed" \
+test: install ## what CI runs: all tests but those marked long; PROCESSES=1 to run one after the other
+	@$(BIN)/pytest $(PARALLEL) $(CHOSEN) || { test $$? = 1 && echo "== once more, only what failed" \
 	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+
+test-all: CHOSEN :=
+test-all: test ## those marked long as well
 
 test-unit: install ## the tests that need no Ray
 	@$(BIN)/pytest $(PARALLEL) -m "not ray and not serve" tests/unit tests/property tests/security

@@ -137,7 +137,8 @@ async def start_module_pool(
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What `both_starts` marks runs on forked workers and on executed ones."""
     if "worker_start" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_starts"):
-        metafunc.parametrize("worker_start", ["fork", "exec"], indirect=True)
+        executed = pytest.param("exec", marks=pytest.mark.long)
+        metafunc.parametrize("worker_start", ["fork", executed], indirect=True)
 
 
 @pytest.fixture

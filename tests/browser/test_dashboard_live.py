@@ -246,6 +246,7 @@ class Serving:
         self.process.stdout.close()
 
 
+@pytest.mark.long
 def test_a_service_without_a_pool_says_so_and_a_second_one_appears_by_itself(look, demo):
     page = look.page
     with Serving(demo) as serving:

@@ -39,7 +39,7 @@ def test_everything_comes_from_the_service_itself(look, demo):
     assert [url for url in look.asked if not url.startswith((demo.url, "data:"))] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.long)])
 def test_axe_finds_nothing_serious_on_any_page(browser, demo, scheme):
     looking = Looking(browser, demo.url, color_scheme=scheme, reduced_motion="reduce")
     found = {}

@@ -11,7 +11,7 @@ import pytest
 from tests.browser.chromium import WAIT_MS, WIDE, needs_chromium
 from tests.serve.test_service import QA, QUESTION, Up, dspool
 
-pytestmark = [pytest.mark.browser, pytest.mark.serve, needs_chromium]
+pytestmark = [pytest.mark.browser, pytest.mark.serve, pytest.mark.long, needs_chromium]
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,7 @@ async def test_two_jobs_on_one_cluster_have_a_parent_each(pool, cluster, session
     assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
 
+@pytest.mark.long
 async def test_many_starts_and_kills_leave_nothing_behind():
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.startup", "--soak", "4", "--quick", "--json",

@@ -20,13 +20,16 @@ from dspool import Pool, PoolConfig
 
 JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('joined')"
 
-def joined(**variables):
+def joining(**variables):
     # How often it asks a cluster that does not answer; Ray's default takes half a minute.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     environ |= {"RAY_NUM_REDIS_GET_RETRIES": "2"} | variables
-    address = ray.get_runtime_context().gcs_address
-    done = subprocess.run([sys.executable, "-c", JOIN, address], env=environ, capture_output=True, text=True)
-    return done.stdout.strip() == "joined"
+    command = [sys.executable, "-c", JOIN, ray.get_runtime_context().gcs_address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=environ, text=True, **pipes)
+
+def joined(process):
+    return process.communicate()[0].strip() == "joined"
 
 def mode(path):
     return stat.S_IMODE(os.stat(path).st_mode)
@@ -45,9 +48,12 @@ async def main():
             "sockets": ray._private.worker._global_node.get_sockets_dir_path(),
         }
         if len(sys.argv) > 2:
-            told["with the token"] = joined(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=path)
-            told["without"] = joined()
-            told["with another"] = joined(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+            joins = {
+                "with the token": joining(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=path),
+                "without": joining(),
+                "with another": joining(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
+            }
+            told |= {how: joined(process) for how, process in joins.items()}
     told["left"] = [os.path.exists(path), sorted(name for name in os.environ if name.startswith("RAY_AUTH_"))]
     print(json.dumps(told))
 

@@ -57,7 +57,7 @@ async def test_a_version_that_does_as_well_goes_to_all_workers_also_to_later_one
     ("program", "worse", "why"),
     [
         ("failing", "noted:Failing", "error rate 100.0%, before 0.0%"),
-        ("slow", "noted:Slow", "mean run time "),
+        pytest.param("slow", "noted:Slow", "mean run time ", marks=pytest.mark.long),
     ],
 )
 async def test_a_version_that_fails_or_is_slow_is_rolled_back_by_itself(pool, log, program, worse, why):
@@ -175,6 +175,7 @@ async def test_edited_source_is_deployed_through_new_workers_and_a_number_keeps_
     assert (await pool.execute("loud", question="?")).answer == "old!"
 
 
+@pytest.mark.long
 async def test_workers_that_are_forked_from_a_parent_with_edited_source_get_the_new_source(start_pool, shop):
     path = f"{shop.name}.answers:Answer"
     steps = [

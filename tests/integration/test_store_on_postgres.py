@@ -36,8 +36,8 @@ def url(request):
     [
         "unit/test_store.py",
         "unit/test_store_serving.py",
-        "unit/test_store_copies.py",
-        "property/test_store_leases.py",
+        pytest.param("unit/test_store_copies.py", marks=pytest.mark.long),
+        pytest.param("property/test_store_leases.py", marks=pytest.mark.long),
         "security/test_quotas.py",
     ],
 )
@@ -59,7 +59,6 @@ def test_the_stores_tests_pass_on_postgresql(url, tests):
         capture_output=True,
         text=True,
         check=False,
-        timeout=150,
     )
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import still_there
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

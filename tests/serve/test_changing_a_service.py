@@ -111,6 +111,7 @@ def test_what_cannot_change_is_refused_with_its_reason_and_nothing_is_changed(ch
     assert [one["id"] for one in changing.workers()] == [one["id"] for one in before]
 
 
+@pytest.mark.long
 def test_no_request_fails_while_a_service_is_changed_in_all_ways(changing, home):
     pids = {one["pid"] for one in changing.workers()}
     with Load(changing.url) as load:

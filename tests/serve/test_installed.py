@@ -17,6 +17,7 @@ from benchmarks.shipping import QUESTION, serving
 
 pytestmark = [
     pytest.mark.serve,
+    pytest.mark.long,
     pytest.mark.skipif(confined.flags() is None, reason="the system allows no namespaces"),
 ]
 ROOT = "/dsp"

@@ -150,6 +150,7 @@ def end_with_nothing_left(cluster, state) -> None:
     assert not (state / "run.json").exists()
 
 
+@pytest.mark.long
 def test_a_service_whose_up_was_killed_goes_on_until_the_next_up_takes_it_over(cluster, tmp_path):
     state = tmp_path / "state"
     first = Up(state, "--address", cluster.address, "--pool-size", "1")
@@ -174,6 +175,7 @@ def test_a_service_whose_up_was_killed_goes_on_until_the_next_up_takes_it_over(c
     end_with_nothing_left(cluster, state)
 
 
+@pytest.mark.long
 def test_a_start_that_was_cut_off_is_cleared_by_down(cluster, tmp_path):
     state = tmp_path / "state"
     killed(begun(state, cluster, until="opening the HTTP service"))
@@ -182,6 +184,7 @@ def test_a_start_that_was_cut_off_is_cleared_by_down(cluster, tmp_path):
     end_with_nothing_left(cluster, state)
 
 
+@pytest.mark.long
 def test_an_end_that_was_cut_off_is_finished_by_the_next_up_which_then_serves(cluster, tmp_path):
     state = tmp_path / "state"
     process = begun(state, cluster, until="Ctrl-C lets")

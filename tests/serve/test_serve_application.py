@@ -98,6 +98,7 @@ def until_gone(cluster: Cluster) -> list[str]:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_serve_builds_and_deploys_it_with_its_pool_and_takes_both_down(cluster, configured, tmp_path):
     built = serve(
         "build", "dspool_serve:app", "-o", str(tmp_path / "app.yaml"), DSPOOL_CONFIG=str(configured)

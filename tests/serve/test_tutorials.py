@@ -199,7 +199,9 @@ def type_in(text: str, terminal: Terminal) -> None:
 
 
 @pytest.mark.serve
-@pytest.mark.parametrize(("page", "least"), [("first-program", 12), ("first-pool", 7)])
+@pytest.mark.parametrize(
+    ("page", "least"), [pytest.param("first-program", 12, marks=pytest.mark.long), ("first-pool", 7)]
+)
 def test_the_commands_of_a_tutorial_do_what_it_shows(terminal, page, least):
     assert follow(TUTORIALS / f"{page}.md", terminal) >= least
     terminal.stop()

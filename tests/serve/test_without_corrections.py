@@ -13,7 +13,7 @@ from test_service import SPEC, Up, dspool
 from dspool.corrections import TABLE, VARIABLE
 from dspool.testing.lm_server import LMServer
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.serve, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
