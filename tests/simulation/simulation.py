@@ -18,15 +18,17 @@ from tests.simulation import world as worlds
 from tests.simulation.faults import Faults, PlannedFault, plan
 from tests.simulation.history import History
 from tests.simulation.loop import SimulatedLoop, Stuck
+from tests.simulation.pace import set_pace
 from tests.simulation.program import FIRST_CODE, PROGRAM
 from tests.simulation.system import HEAD, POOL, System
 from tests.simulation.workload import Callers
 
 START_LIMIT_S = 60.0
 LONG_CALLBACKS, SHORT_CALLBACKS = 1_500_000, 300_000
-LONG_S, SHORT_S = 14_400.0, 60.0
+LONG_S, SHORT_S = 86_400.0, 60.0
 METRICS_SHARE = 0.3
 PEACE_S = 90.0
+LONG_PEACE_S = 300.0
 """After the faults stop: the longest deadline, and what a pool may need to be whole again."""
 
 
@@ -89,7 +91,8 @@ def pool_config(dice: random.Random, directory: Path, *, is_long: bool) -> PoolC
         history={"fine_interval_s": 60.0, "coarse_interval_s": 3600.0} if is_long else {},
         operations={"max_rows": 0},
         session_ttl_s=86_400.0,
-        health_check_interval_s=5.0 if is_long else dice.choice((0.5, 2.0, 5.0)),
+        health_check_interval_s=10.0 if is_long else dice.choice((0.5, 2.0, 5.0)),
+        optimization_interval_s=10.0 if is_long else 0.5,
         health_check_timeout_s=0.5,
         max_health_failures=dice.choice((2, 3)),
         programs={PROGRAM: {"spec": {"code": FIRST_CODE}}},
@@ -111,8 +114,9 @@ async def _run(
     is_long = dice.random() < worlds.LONG_SHARE  # the first throw, as in `worlds.is_long`
     busy_s = LONG_S if is_long else SHORT_S
     config = pool_config(dice, directory, is_long=is_long)
+    set_pace(is_long=is_long)
     history.slots = config.slots_per_worker
-    every_s = 120.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
+    every_s = 600.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
     own = plan(dice, busy_s, every_s)
     history.plan = list(own if planned is None else planned)
     loses_power = any(fault[1] == "power_off_head" for fault in history.plan)
@@ -124,7 +128,7 @@ async def _run(
             system,
             history,
             random.Random(dice.getrandbits(64)),
-            pause_s=60.0 if is_long else dice.choice((0.05, 0.5, 3.0)),
+            pause_s=300.0 if is_long else dice.choice((0.05, 0.5, 3.0)),
         )
         for number in range(dice.randint(1, 3)):
             name = f"client{number}"
@@ -133,7 +137,7 @@ async def _run(
         await Faults(system, history).run(history.plan, busy_s)
         history.quiet_from = loop.time()
         callers.stopped = True
-        await _peace(system, history, callers, dice)
+        await _peace(system, history, callers, dice, LONG_PEACE_S if is_long else PEACE_S)
     finally:
         for context in loop.unhandled:
             history.errors.append(f"unhandled: {context.get('message')}: {context.get('exception')!r}"[:500])
@@ -141,10 +145,12 @@ async def _run(
         system.close()
 
 
-async def _peace(system: System, history: History, callers: Callers, dice: random.Random) -> None:
+async def _peace(
+    system: System, history: History, callers: Callers, dice: random.Random, peace_s: float
+) -> None:
     """Everything ends, the pool becomes whole, and a last look at every session."""
     loop = system.loop
-    until = loop.time() + PEACE_S
+    until = loop.time() + peace_s
     await asyncio.sleep(35.0)
     while loop.time() < until:
         try:

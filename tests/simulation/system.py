@@ -17,6 +17,7 @@ from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.messages import WorkerId
 from dspool.programs.sessions.host import SessionHost
+from dspool.store import serving
 from dspool.store.claims import this_server
 from dspool.store.store import SessionStore
 from dspool.supervisor import Supervisor
@@ -48,7 +49,8 @@ class StoreActor:
 
     async def _start(self) -> None:
         await self._store.open()
-        await self._store.serve(POOL, this_server("store"))
+        beats = {"heartbeat_s": serving.HEARTBEAT_S, "take_over_s": serving.TAKE_OVER_S}
+        await self._store.serve(POOL, this_server("store"), **beats)
 
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._open is None:
