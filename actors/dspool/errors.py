@@ -42,6 +42,7 @@ PoolError
 from __future__ import annotations
 
 import asyncio
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dspool import raised as told
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "client_error", "error", "timeout", "rejected", "cancelled"]
 
 _by_code: dict[str, type[PoolError]] = {}
+_LIKE_NAMES, _LIKE_LETTERS = 30, 32
+"""How much a suggestion looks at."""
 
 
 class PoolError(Exception):
@@ -91,11 +94,17 @@ class PoolError(Exception):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean answer?` if one of `known` is like `name`; else nothing. For the end of a message."""
+    """`; did you mean answer?` if one of `known` is like `name`; else nothing. For the end of a message.
+
+    Callers choose names of both kinds, and to compare two takes the product of their lengths: the start of those that
+    are about as long is looked at, of others nothing.
+    """
     from difflib import get_close_matches  # it is needed only when something is wrong
 
-    close = get_close_matches(name[:80], list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    near = nsmallest(_LIKE_NAMES, known, key=lambda one: abs(len(one) - len(name)))
+    starts = {one[:_LIKE_LETTERS]: one for one in reversed(near)}
+    close = get_close_matches(name[:_LIKE_LETTERS], list(starts), n=1)
+    return f"; did you mean {starts[close[0]]}?" if close else ""
 
 
 def from_wire(data: dict[str, Any]) -> PoolError:

@@ -172,7 +172,10 @@ def test_what_a_model_holds_is_content_and_no_reference(value):
 @pytest.mark.parametrize(
     "host",
     ["ⓛocalhost", "127。0。0。1", "127.0.0.1\\@example.com", "redis", "metadata.google.internal", "printer.local",
-     "[64:ff9b::7f00:1]", "localhost.localdomain", "[2002:7f00:1::]"],
+     "[64:ff9b::7f00:1]", "localhost.localdomain", "[2002:7f00:1::]", "169.254.169.0xfe", "127.0.0.0xa", "127.0xa",
+     "10.0.0.0xff", "127.0.0.0x", "169.254.169.%32%35%34", "%31%32%37.0.0.1", "127.0.0.1\u00ad", "127.0.0\u200b.1",
+     "127.0.0\u2060.1", "127.0.0.1\ufe0f", "loc\u00adalhost", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]",
+     "[64:ff9b:1::7f00:1]", "[fe80::1%25eth0]", "0177.0.0.01", "a..b", "example.com%2f.evil.example"],
 )  # fmt: skip
 def test_no_spelling_of_a_host_leads_into_the_own_network(host):
     with pytest.raises(InvalidRequest, match="on the internet"):
@@ -180,7 +183,17 @@ def test_no_spelling_of_a_host_leads_into_the_own_network(host):
 
 
 def test_urls_of_the_internet_are_taken():
-    for host in ("example.com", "93.184.216.34", "[2606:4700::1111]", "bücher.example", "example.com:8443"):
+    for host in (
+        "example.com",
+        "93.184.216.34",
+        "[2606:4700::1111]",
+        "bücher.example",
+        "example.com:8443",
+        "a_b.example",
+        "xn--bcher-kva.example",
+        "0x.example",
+        "1.example.com.",
+    ):
         taken(dspy.Image, f"https://{host}/cat.png")
 
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from dspool.config import PoolConfig
+from dspool.errors import suggestion
 from dspool.messages import Deployment, ExecuteProgram
 from dspool.programs.offline.extractive import sentences_of
 from dspool.programs.sessions.host import SessionHost
@@ -34,6 +35,20 @@ def test_the_measurement_sees_a_step_that_is_long():
         asyncio.new_event_loop().run_until_complete(main())
     assert clock.longest_s > LIMIT_S / 2
     assert of("signature")[0].name == "spaces before a mark that is no type"
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("ba" * 64, "abc" * 40), ("ba" * 64, "ab" * 60), ("ab" * 16 + "x", "ba" * 16), ("a" * 128, "a" * 120)],
+)
+def test_a_name_that_is_not_there_is_compared_with_few(name: str, known: str):
+    """A session may have a thousand variables, whose names callers choose."""
+    names = [f"{known}{number:04d}" for number in range(1_000)] + [
+        f"{number:04d}{known}" for number in range(1_000)
+    ]
+    began = time.thread_time()
+    suggestion(name, names)
+    assert (time.thread_time() - began) / speed() < LIMIT_S
 
 
 @pytest.mark.parametrize("unit", ["A. ", "Dr. ", "e.g. "])

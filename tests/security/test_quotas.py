@@ -483,6 +483,29 @@ def test_a_built_program_counts_in_its_workers_memory_for_more_than_its_few_lett
     assert rebuilt.extra_bytes == 0, "nothing is built yet"
 
 
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [f"o{number}" for number in range(60)],
+        [
+            {"name": f"o{number}", "type": {"type": "object", "fields": [{"name": "a", "type": "str"}]}}
+            for number in range(60)
+        ],
+        [{"name": f"o{field}", "type": {"type": "literal", "values": [*range(200)]}} for field in range(5)],
+    ],
+    ids=["fields", "objects", "literals"],
+)
+def test_a_built_program_of_many_types_counts_for_what_it_takes(outputs):
+    from dspool.messages import CreateProgram
+    from dspool.programs.sessions.host import Session, SessionHost
+
+    host = SessionHost(PoolConfig())
+    wide, narrow = Session(host, "wide"), Session(host, "narrow")
+    host.run_inline(CreateProgram("p", {"signature": {"inputs": ["q"], "outputs": outputs}}), wide)
+    host.run_inline(CreateProgram("p", {"signature": "q -> a"}), narrow)
+    assert wide.extra_bytes > 3 * narrow.extra_bytes
+
+
 async def test_what_a_session_takes_in_memory_alone_makes_others_leave_too(monkeypatch):
     from dspool.programs.sessions.session import Session
 

@@ -19,6 +19,9 @@ from dspool.store.store import SessionStore
 
 POSTGRES = os.environ.get("DSPOOL_TEST_POSTGRES_URL")
 FAST = {"heartbeat_s": 0.02, "take_over_s": 0.2}
+"""For a store whose heartbeat stands still."""
+PATIENT = {"heartbeat_s": 0.02, "take_over_s": 300.0}
+"""For one that meets a store that lives, and may be slow at it."""
 
 
 @pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES else [])])
@@ -70,7 +73,7 @@ async def test_a_second_store_is_refused_while_the_first_one_lives(stores, pool)
     await first.serve(pool, elsewhere("first"), **FAST)
     lease = await first.acquire(pool, "s", "w", create=True)
     with pytest.raises(StoreFailed, match=r"served by another store already \(process \d+ on db2\)"):
-        await second.serve(pool, elsewhere("second"), **FAST)
+        await second.serve(pool, elsewhere("second"), **PATIENT)
     await change(first, pool, lease, 1)
     assert await kept(first, pool) == [1]
 
@@ -137,7 +140,7 @@ async def test_a_process_of_this_machine_that_lives_is_not_taken_for_gone(stores
     first, second = await stores(), await stores()
     await first.serve(pool, this_server("first"), **FAST)
     with pytest.raises(StoreFailed, match="already"):
-        await second.serve(pool, this_server("second"), **FAST)
+        await second.serve(pool, this_server("second"), **PATIENT)
 
 
 async def test_a_database_that_forgot_the_last_claim_does_not_let_two_stores_have_one_epoch(stores, pool):

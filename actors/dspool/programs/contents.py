@@ -33,7 +33,12 @@ _CONTAINERS: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 
 
 _OWN_NAMES: Final = (".localhost", ".localdomain", ".local", ".internal", ".home.arpa", ".lan")
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_HOST: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
+_IN_NUMBERS: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""The last part of a host that whoever resolves it takes for an address."""
+_LEADS_TO_V4: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_MADE_OF_V4: Final = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48")))
+"""Old and local ways to write an IPv4 address: nobody on the internet has one."""
 
 
 class NotAMedium(ValueError):
@@ -100,17 +105,7 @@ def refuse_own_network(url: str) -> None:
         NotAMedium: it names this machine, or an address that is not of the internet.
     """
     try:
-        # As whoever fetches it writes the name down: other digits, letters and dots become those of ASCII.
-        host = (
-            unicodedata.normalize("NFKC", urlsplit(url).hostname or "")
-            .replace("\u3002", ".")
-            .rstrip(".")
-            .lower()
-        )
-        # A name without a dot is of a network's own; some take a backslash for the end of the host.
-        own = ("." not in host and ":" not in host) or host.endswith(_OWN_NAMES) or "\\" in url
-        if not own and (":" in host or (host.replace(".", "").isalnum() and host[-1].isdigit())):
-            own = not _is_global(ipaddress.ip_address(host))
+        own = "\\" in url or not _is_of_the_internet(urlsplit(url).hostname or "")
     except ValueError:
         # Such as an address in hexadecimal or with fewer than four parts, which some take for one.
         own = True
@@ -118,9 +113,27 @@ def refuse_own_network(url: str) -> None:
         raise NotAMedium("expected a URL of a host on the internet")
 
 
+def _is_of_the_internet(host: str) -> bool:
+    """Raises `ValueError` where it is nobody's name."""
+    # As whoever fetches it writes the name down: other digits, letters and dots become those of ASCII, and what is not
+    # seen goes.
+    host = unicodedata.normalize("NFKC", host).replace("\u3002", ".").rstrip(".").lower()
+    if ":" in host:
+        return _is_global(ipaddress.ip_address(host))
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    # A name without a dot is of a network's own.
+    if _HOST.fullmatch(host) is None or host.endswith(_OWN_NAMES):
+        return False
+    last = host.rpartition(".")[2]
+    return _IN_NUMBERS.fullmatch(last) is None or _is_global(ipaddress.ip_address(host))
+
+
 def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
+        if any(address in network for network in _MADE_OF_V4):
+            return False
+        if address in _LEADS_TO_V4:
             address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         else:
             address = address.ipv4_mapped or address.sixtofour or address

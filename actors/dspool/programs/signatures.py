@@ -15,6 +15,7 @@ from dspy.signatures.signature import SignatureMeta
 from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.messages.limits import (
+    MAX_ALL_LITERALS,
     MAX_DESCRIPTION,
     MAX_FIELDS,
     MAX_INSTRUCTIONS,
@@ -47,13 +48,21 @@ class Field(NamedTuple):
 class BuiltSignature:
     """A signature for DSPy together with what dspool needs to know about its fields."""
 
-    __slots__ = ("__weakref__", "_fast", "_required", "dspy", "inputs", "outputs", "types")
+    __slots__ = ("__weakref__", "_fast", "_required", "dspy", "inputs", "literals", "outputs", "types")
 
     def __init__(
-        self, signature: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...], types: int
+        self,
+        signature: Any,
+        inputs: tuple[Field, ...],
+        outputs: tuple[Field, ...],
+        *,
+        types: int,
+        literals: int,
     ) -> None:
         self.types = types
         """How many types it has, nested ones included."""
+        self.literals = literals
+        """How many values all its Literals have."""
         self.dspy = signature
         self.inputs = inputs
         self.outputs = outputs
@@ -188,7 +197,13 @@ def _build(canonical: bytes) -> BuiltSignature:
     definitions |= {f.name: (f.type.annotation, dspy.OutputField(**_desc(f))) for f in outputs}
     # A dict, never a string: DSPy would import and run the module of a dotted type in a string.
     signature = dspy.Signature(definitions, instructions)
-    return BuiltSignature(signature, inputs, outputs, MAX_TYPES - budget.types)
+    return BuiltSignature(
+        signature,
+        inputs,
+        outputs,
+        types=MAX_TYPES - budget.types,
+        literals=MAX_ALL_LITERALS - budget.literals,
+    )
 
 
 def _desc(field: Field) -> dict[str, str]:

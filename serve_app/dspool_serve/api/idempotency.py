@@ -181,11 +181,13 @@ def fingerprint(request: Request, body: bytes) -> str:
     since clients make a boundary up."""
     try:
         if is_form(request):
-            body = msgspec.json.encode(form_inputs(request, body))
-        # What is too much for the route, which says so itself, is too much here.
-        if holds_too_much(body):
-            raise msgspec.DecodeError
-        canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted") if body else b""
+            # Read within its bounds already. As JSON it may be six times as long, and is not read once more.
+            canonical = msgspec.json.encode(form_inputs(request, body), order="sorted")
+        elif holds_too_much(body):
+            # What is too much for the route, which says so itself, is too much here.
+            canonical = body
+        else:
+            canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted") if body else b""
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, CallerError):
         canonical = body
     scope = request.scope

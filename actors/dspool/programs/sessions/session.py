@@ -16,8 +16,9 @@ MAX_ENTRY_BYTES = 16_384
 """An operation with longer inputs and outputs is remembered without them."""
 ENTRY_BYTES = 512
 """What an operation takes besides its content."""
-PROGRAM_BYTES = 65_536
-"""What a program takes when it is built, however short its text."""
+PROGRAM_BYTES, TYPE_BYTES, LITERAL_BYTES = 65_536, 5_000, 150
+"""What a program takes when it is built, however short its text, and what each type and each value of a Literal in its
+signature adds: measured over those of which a short text makes most."""
 MAX_HISTORY_BYTES = 524_288
 """Of one session; the oldest operations go first."""
 
@@ -29,6 +30,13 @@ class Host(Protocol):
 
     def load(self, definition: Definition) -> Program:
         """A program built from `definition`. Raises `PoolError`."""
+
+
+def _built_bytes(program: Program) -> int:
+    signature = program.signature
+    if signature is None:
+        return PROGRAM_BYTES
+    return PROGRAM_BYTES + TYPE_BYTES * signature.types + LITERAL_BYTES * signature.literals
 
 
 class LMChoice(NamedTuple):
@@ -138,7 +146,7 @@ class Session:
     @property
     def extra_bytes(self) -> int:
         """Roughly what it takes in this process besides what is stored: its history, and programs that are built."""
-        return self.history_bytes + PROGRAM_BYTES * len(self._programs)
+        return self.history_bytes + sum(map(_built_bytes, self._programs.values()))
 
     def mark(self) -> None:
         """Remember what it holds now, for `undo`."""
