@@ -37,6 +37,9 @@ PATIENCE = {
 }
 """Ray kills what takes so long to start, and a machine that is busy with something else is slow at it."""
 
+LONG_S = 900
+"""What a test marked `long` may take."""
+
 StartPool = Callable[..., Awaitable[Any]]
 
 
@@ -48,6 +51,12 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     side_by_side.register(config)
     left_behind.register(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_S))
 
 
 def pytest_collection_finish() -> None:

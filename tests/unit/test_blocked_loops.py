@@ -145,8 +145,28 @@ async def test_the_name_of_a_session_s_own_program_is_not_told(version: int, nam
 
 
 async def noticed(caplog: pytest.LogCaptureFixture) -> None:
-    while "has blocked an event loop" not in caplog.text:  # noqa: ASYNC110  (another thread logs it)
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(WAIT_S):
+        while "has blocked an event loop" not in caplog.text:  # noqa: ASYNC110  (another thread logs it)
+            await asyncio.sleep(0.005)
+
+
+async def test_a_look_that_fails_is_not_the_last_one(caplog: pytest.LogCaptureFixture):
+    looks, again = 0, threading.Event()
+
+    def under_way() -> list[Execution]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise KeyError("as a frame that ends meanwhile may")
+        again.set()
+        return []
+
+    watch = LoopWatch(0.02, {})
+    watch.add(Watched(asyncio.get_running_loop(), None, "", under_way))
+    watch.start()
+    await reached(again)
+    watch.close()
+    assert "could not look" in caplog.text
 
 
 async def test_who_waits_as_one_should_is_never_told_of(told: Told):

@@ -22,10 +22,11 @@ import dataclasses
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 import pydantic
@@ -182,7 +183,7 @@ def _other(value: Any, kind: type, count: _Count, depth: int) -> JSON:
         return _object(((name, getattr(value, name)) for name in names), count, depth)
     if isinstance(value, Mapping):
         return _object(value.items(), count, depth, "{}")
-    if isinstance(value, Sequence | Set | deque):
+    if isinstance(value, Sequence | Set | deque | ValuesView):
         return _list(value, count, depth)
     if isinstance(value, Iterator) or callable(value):
         # What it would give may never end, and may be somebody's else to read.
@@ -207,6 +208,9 @@ def _numpy(value: Any, numpy: Any, count: _Count, depth: int) -> JSON:
     if value.dtype.kind in "Mm":  # in nanoseconds they would become integers
         return _plain(value.astype(str).tolist(), count, depth)
     count.take(value.size)
+    if value.dtype.kind in "fc" and value.dtype.itemsize > (8 if value.dtype.kind == "f" else 16):
+        # Longer than Python's own, of which a list has them as they are.
+        value = value.astype(numpy.float64 if value.dtype.kind == "f" else numpy.complex128)
     items = value.tolist()
     if value.dtype.kind in "iub" or (value.dtype.kind == "f" and bool(numpy.isfinite(value).all())):
         return items
@@ -214,20 +218,87 @@ def _numpy(value: Any, numpy: Any, count: _Count, depth: int) -> JSON:
 
 
 def _model(value: pydantic.BaseModel, count: _Count, depth: int) -> JSON:
+    """What its own serializers make of it, under the names that its schema has, without what it excludes; but bytes are
+    base64, and DSPy's types their fields.
+    """
     types = sys.modules.get("dspy.adapters.types.base_type")
     mark = None if types is None else types.CUSTOM_TYPE_START_IDENTIFIER
+    # In Python's values bytes are bytes; in JSON's they may be any text. Without warnings, which quote the value.
+    values = value.model_dump(by_alias=True, warnings=False) if _may_hold_bytes(type(value)) else None
     try:
-        # Under the names that its schema has, and that it takes; without warnings, which quote the value.
         dumped = value.model_dump(mode="json", by_alias=True, warnings=False)
     except (pydantic_core.PydanticSerializationError, UnicodeError):
         # Bytes that are no text, or a value that only we can write.
         dumped = value.model_dump(by_alias=True, warnings=False)
-    if mark is None or not _holds(dumped, mark, depth):
-        return _plain(dumped, count, depth + 1)
-    # Types of DSPy write themselves as a part of a prompt, which nobody else can read.
-    fields = type(value).model_fields.items()
-    own = [(f.serialization_alias or f.alias or name, getattr(value, name)) for name, f in fields]
-    return _object([*own, *(value.__pydantic_extra__ or {}).items()], count, depth)
+    else:
+        if values is not None:
+            dumped = _with_bytes(dumped, values)
+    if mark is not None and _holds(dumped, mark, depth):
+        # Types of DSPy write themselves as a part of a prompt, which nobody else can read.
+        dumped = _without_marks(value, dumped, mark, depth)
+    return _plain(dumped, count, depth + 1)
+
+
+def _without_marks(value: pydantic.BaseModel, dumped: Any, mark: str, depth: int) -> Any:
+    if isinstance(value, pydantic.RootModel):
+        return value.root
+    shown = {
+        f.serialization_alias or f.alias or name: name
+        for name, f in type(value).model_fields.items()
+        if not f.exclude
+    }
+    if not isinstance(dumped, dict):
+        return {
+            **{key: getattr(value, name) for key, name in shown.items()},
+            **(value.__pydantic_extra__ or {}),
+        }
+    return {
+        key: getattr(value, shown.get(key) or key, part) if _holds(part, mark, depth) else part
+        for key, part in dumped.items()
+    }
+
+
+_bytes_of_classes: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+
+
+def _may_hold_bytes(kind: type[pydantic.BaseModel]) -> bool:
+    found = _bytes_of_classes.get(kind)
+    if found is None:
+        found = _bytes_of_classes[kind] = _says_bytes(kind.__pydantic_core_schema__)
+    return found
+
+
+def _says_bytes(schema: Any) -> bool:
+    """Whether a core schema has a place for bytes, or for anything."""
+    pending, seen = [schema], set[int]()
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            if part.get("type") in _ANYTHING:
+                return True
+            pending.extend(item for key, item in part.items() if key not in ("metadata", "config"))
+        elif isinstance(part, list | tuple):
+            pending.extend(part)
+    return False
+
+
+_ANYTHING: Final = frozenset({"bytes", "any", "is-instance", "custom-error", "function-plain"})
+
+
+def _with_bytes(dumped: Any, values: Any) -> Any:
+    """`dumped`, a value in JSON, with base64 where the same value in Python has bytes that were written as a text."""
+    if isinstance(values, bytes | bytearray | memoryview):
+        content = bytes(values)
+        return base64.b64encode(content).decode() if dumped == content.decode(errors="replace") else dumped
+    if isinstance(dumped, dict) and isinstance(values, Mapping) and len(dumped) == len(values):
+        pairs = zip(dumped.items(), values.values(), strict=True)
+        return {key: _with_bytes(part, own) for (key, part), own in pairs}
+    if isinstance(dumped, list) and isinstance(values, Sequence | Set | deque) and len(dumped) == len(values):
+        return [_with_bytes(part, own) for part, own in zip(dumped, values, strict=True)]
+    return dumped
 
 
 def _holds(value: Any, mark: str, depth: int) -> bool:

@@ -195,7 +195,7 @@ class Imports:
             raise InvalidRequest(f"kwargs do not fit {path}: {refused}", field="kwargs") from refused
         if self._configured or not kwargs:
             return
-        parameters = named_parameters(signature, method=is_class)
+        parameters = named_parameters(signature, is_bound=not is_class)
         for name, value in kwargs.items():
             if name not in parameters or _is_operator_only(name):
                 allowed = ", ".join(p for p in parameters if not _is_operator_only(p)) or "none"
@@ -218,9 +218,9 @@ class Imports:
             )
 
 
-def named_parameters(signature: inspect.Signature, *, method: bool) -> dict[str, inspect.Parameter]:
-    """Parameters that a caller can give by name; `method` leaves out the first, `self`."""
-    parameters = list(signature.parameters.values())[1 if method else 0 :]
+def named_parameters(signature: inspect.Signature, *, is_bound: bool = True) -> dict[str, inspect.Parameter]:
+    """Parameters that a caller can give by name; the first, `self`, is left out where it still stands there."""
+    parameters = list(signature.parameters.values())[0 if is_bound else 1 :]
     return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 

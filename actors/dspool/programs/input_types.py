@@ -6,6 +6,7 @@ Decided when a program is loaded: an input that has its type already (a text for
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -34,13 +35,16 @@ _TOO_MANY_TRIES: Final = (
 class InputTypes:
     """Makes the inputs of one program. `any`: whether there is anything to make."""
 
-    def __init__(self, fields: Iterable[SchemaField]) -> None:
+    def __init__(self, fields: Iterable[SchemaField], rest: Any = UNTYPED) -> None:
+        """`rest` is the type of all inputs that are not among the fields."""
         made = (_Made(field.name, field.annotation) for field in fields if field.annotation is not UNTYPED)
         self._made = {one.name: one for one in made if not one.takes_anything}
         self._fast = {
             name: one.annotation if one.annotation in _FAST else None for name, one in self._made.items()
         }
-        self.any = bool(self._made)
+        others = None if rest is UNTYPED else _Made("", rest)
+        self._rest = None if others is None or others.takes_anything else others
+        self.any = bool(self._made) or self._rest is not None
 
     def build(self, inputs: Mapping[str, JSON]) -> Mapping[str, Any]:
         """The inputs, each of its type. Raises `InvalidRequest` that names what does not fit, and where."""
@@ -48,13 +52,17 @@ class InputTypes:
         built: dict[str, Any] | None = None
         problems: list[_Problem] = []
         for name, value in inputs.items():
-            if name not in fast:
-                continue
-            kind = fast[name]
-            if type(value) is kind and (kind is not float or math.isfinite(value)):
+            if name in fast:
+                kind = fast[name]
+                if type(value) is kind and (kind is not float or math.isfinite(value)):
+                    continue
+                one = self._made[name]
+            elif self._rest is not None:
+                one = self._rest.named(name)
+            else:
                 continue
             try:
-                made = self._made[name].of(value)
+                made = one.of(value)
             except _Problems as found:
                 problems += found.problems
                 continue
@@ -110,6 +118,12 @@ class _Made:
             branching = Branching(self._adapter.core_schema)
             self._branching = branching if branching.any else None
         self.takes_anything = self._adapter is not None and self._adapter.core_schema["type"] == "any"
+
+    def named(self, name: str) -> _Made:
+        """The same, for an input of another name."""
+        named = copy.copy(self)
+        named.name = name
+        return named
 
     def of(self, value: JSON) -> Any:
         """Raises: _Problems."""

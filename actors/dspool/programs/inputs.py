@@ -11,6 +11,7 @@ A type comes from the annotation of `aforward` or `forward`, else from the signa
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from dspool.errors import InvalidRequest
 from dspool.messages import JSON
 from dspool.programs.imports import OF_A_CALL, is_reserved, named_parameters
 from dspool.programs.input_types import InputTypes
+from dspool.programs.media import requirements
 from dspool.programs.schemas import UNTYPED, SchemaField, object_schema
 
 _BLOCKING: Final = frozenset({"dspy.predict.rlm"})
@@ -37,14 +39,16 @@ class Inputs:
     Args:
         fields: those that are known by name.
         open: it takes any other name that is not reserved, too: a `**inputs` without a signature that says more.
+        rest: the type of what has such a name.
     """
 
-    def __init__(self, fields: tuple[SchemaField, ...], *, open: bool = False) -> None:
+    def __init__(self, fields: tuple[SchemaField, ...], *, open: bool = False, rest: Any = UNTYPED) -> None:
         self.fields = fields
         self._open = open
+        self._rest = rest
         self._names = frozenset(field.name for field in fields)
         self._required = tuple(field.name for field in fields if field.required)
-        types = InputTypes(fields)
+        types = InputTypes(fields, rest)
         self._types = types if types.any else None
 
     def check(self, inputs: Mapping[str, JSON]) -> Mapping[str, Any]:
@@ -64,7 +68,7 @@ class Inputs:
 
     def schema(self) -> dict[str, JSON]:
         """The inputs as JSON Schema."""
-        return object_schema(self.fields, "validation", open=self._open)
+        return object_schema(self.fields, "validation", open=self._open, rest=self._rest)
 
     def _refuse(self, name: str) -> None:
         if is_reserved(name) or (self._open and name in OF_A_CALL):
@@ -92,12 +96,16 @@ def entry_of(module: Any) -> EntryPoint:
         InvalidRequest: there is nothing to run, or it needs an input that nobody can give.
     """
     kind = type(module)
-    for owner in kind.__mro__:
+    for held, within in ((vars(module), ""), *((vars(owner), owner.__module__) for owner in kind.__mro__)):
         # The nearest one counts: a `forward` that overrides must win over an `aforward` further up.
-        methods = ("forward",) if owner.__module__ in _BLOCKING else ("aforward", "forward")
-        name = next((method for method in methods if method in vars(owner)), None)
+        methods = ("forward",) if within in _BLOCKING else ("aforward", "forward")
+        name = next((method for method in methods if method in held), None)
         if name is not None:
-            run = getattr(kind, name)
+            # As it is called: of an instance, a class or nothing, a function or anything else.
+            run = getattr(module, name)
+            if name == "forward" and inspect.iscoroutinefunction(run):
+                # DSPy's `acall` asks for it by this name.
+                module.aforward, name = run, "aforward"
             hints = _hints(run)
             return EntryPoint(name == "aforward", _inputs(module, run, hints), hints.get("return", UNTYPED))
     raise InvalidRequest(f"{kind.__name__} has no forward", field="import_path")
@@ -110,7 +118,7 @@ def _inputs(module: Any, run: Any, hints: Mapping[str, Any]) -> Inputs:
         raise InvalidRequest(
             f"the parameters of {type(module).__name__}.forward cannot be read", field="import_path"
         ) from unreadable
-    parameters = named_parameters(signature, method=True)
+    parameters = named_parameters(signature)
     _refuse_impossible(module, signature, parameters)
     is_custom = str(getattr(run, "__module__", "")).partition(".")[0] != "dspy"
     predictors = signatures_of(module, inner=is_custom)
@@ -126,7 +134,9 @@ def _inputs(module: Any, run: Any, hints: Mapping[str, Any]) -> Inputs:
     if (declared := _unpacked(hints.get(rest.name))) is not None:
         return Inputs((*fields.values(), *(f for f in declared if f.name not in fields)))
     if not predictors and is_custom:
-        return Inputs(tuple(fields.values()), open=True)
+        declared_rest = hints.get(rest.name, UNTYPED)
+        typed = UNTYPED if isinstance(declared_rest, str) else declared_rest
+        return Inputs(tuple(fields.values()), open=True, rest=typed)
     required = not is_custom and len(predictors) == 1
     for name, field in known.items():
         if name in fields:
@@ -151,7 +161,7 @@ def _refuse_impossible(
                 "the parameter another name",
                 field="import_path",
             )
-    for parameter in list(signature.parameters.values())[1:]:
+    for parameter in signature.parameters.values():
         if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
             raise InvalidRequest(
                 f"forward of {kind} takes {parameter.name!r} by position only, and inputs have names: remove the `/`",
@@ -162,6 +172,10 @@ def _refuse_impossible(
 def _hints(run: Any) -> dict[str, Any]:
     """The annotations that can be resolved, by parameter; those that cannot as their text, a `str`."""
     target = inspect.unwrap(run)
+    if isinstance(target, functools.partial):
+        target = target.func
+    elif not inspect.isroutine(target):
+        target = type(target).__call__
     try:
         return typing.get_type_hints(target, include_extras=True)
     except Exception:  # whatever an annotation raises when it is evaluated
@@ -200,31 +214,22 @@ def _unpacked(annotation: Any) -> list[SchemaField] | None:
     if typing.get_origin(annotation) not in _UNPACK:
         return None
     (keys,) = typing.get_args(annotation)
-    hints = typing.get_type_hints(keys, include_extras=True)
-    required = getattr(keys, "__required_keys__", frozenset(hints))
     return [
-        SchemaField(name, _without_requirement(hint), name in required)
-        for name, hint in hints.items()
+        SchemaField(name, hint, required)
+        for name, (hint, required) in requirements(keys).items()
         if not is_reserved(name)
     ]
 
 
 _UNPACK: Final = (typing.Unpack, typing_extensions.Unpack)
-_REQUIREMENTS: Final = (
-    typing.Required,
-    typing.NotRequired,
-    typing_extensions.Required,
-    typing_extensions.NotRequired,
-)
-
-
-def _without_requirement(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if typing.get_origin(hint) in _REQUIREMENTS else hint
 
 
 def signatures_of(module: Any, *, inner: bool) -> list[Any]:
     """The signatures that say what a program takes: a DSPy module has one, others those of their predictors."""
-    own = getattr(module, "signature", None)
+    # Whatever it says of names that it does not have, such as a KeyError.
+    own = inspect.getattr_static(module, "signature", None)
+    if own is not None:
+        own = getattr(module, "signature", None)
     signatures = [own] if isinstance(own, type) and issubclass(own, dspy.Signature) else []
     if inner or not signatures:
         signatures += [predictor.signature for _, predictor in module.named_sub_modules(dspy.Predict)]

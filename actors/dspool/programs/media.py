@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, NotRequired, Required, get_args, get_origin
 
 import dspy
@@ -25,43 +26,104 @@ from dspool.programs.marks import has_mark, within
 
 
 def readable(annotation: Any) -> Any:
-    """`annotation` with all types of `_READERS` in it read as this module says; those inside of models stay."""
+    """`annotation` with all types of `_READERS` in it read as this module says; those inside of classes stay, see
+    `inner_types`."""
+    return _readable(annotation, {})
+
+
+def reads(thing: Any) -> bool:
+    """Whether this is a class that is read here, or a function that reads one."""
+    if isinstance(thing, type):
+        return _kind(thing) is not None
+    return any(thing is read for read, _ in _READERS.values())
+
+
+def _readable(annotation: Any, made: dict[Any, Any]) -> Any:
+    """`made`: what became of the typed dicts that this one is within."""
     if annotation is float:
         return Annotated[float, pydantic.AllowInfNan(False)]  # as a text, "nan" is one
     if typing.is_typeddict(annotation):
-        return _typed_dict(annotation)
+        return _typed_dict(annotation, made)
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        for kind, (read, schema) in _READERS.items():
-            if annotation is kind or (kind is not bytes and issubclass(annotation, kind)):
-                taken = WithJsonSchema(schema, mode="validation")
-                if kind in _WRITTEN:
-                    given = WithJsonSchema(_WRITTEN[kind], mode="serialization")
-                    return Annotated[annotation, BeforeValidator(read), taken, given]
-                return Annotated[annotation, BeforeValidator(read), taken]
-        return annotation
+        kind = _kind(annotation)
+        if kind is None:
+            return annotation
+        read, schema = _READERS[kind]
+        taken = WithJsonSchema(schema, mode="validation")
+        if kind in _WRITTEN:
+            given = WithJsonSchema(_WRITTEN[kind], mode="serialization")
+            return Annotated[annotation, BeforeValidator(read), taken, given]
+        return Annotated[annotation, BeforeValidator(read), taken]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return Annotated[readable(arguments[0]), *arguments[1:]]
+        return Annotated[_readable(arguments[0], made), *arguments[1:]]
     if origin in (typing.Union, types.UnionType):
-        return typing.Union[tuple(readable(argument) for argument in arguments)]  # noqa: UP007
+        return typing.Union[tuple(_readable(argument, made) for argument in arguments)]  # noqa: UP007
     if origin is list and arguments and arguments[0] in _READERS:
         # A form with one file says nothing of a list.
-        return Annotated[list[readable(arguments[0])], BeforeValidator(_several)]  # type: ignore[misc]
-    if origin is Iterable:
-        # Pydantic would read each item when the program asks for it: too late to refuse one.
-        return readable(list[arguments])  # type: ignore[valid-type]
-    if origin in (list, set, frozenset, tuple, dict):
-        return origin[tuple(readable(argument) for argument in arguments)]
+        return Annotated[list[_readable(arguments[0], made)], BeforeValidator(_several)]  # type: ignore[misc]
+    if origin in _READ_LATE:
+        return _readable(list[arguments], made)  # type: ignore[valid-type]
+    if origin in (list, set, frozenset, tuple, dict, deque, Sequence, Mapping):
+        return origin[tuple(_readable(argument, made) for argument in arguments)]
     return annotation
 
 
-def _typed_dict(keys: Any) -> Any:
+_READ_LATE: Final = (Iterable, Collection)
+"""Pydantic would read the items of the one when the program asks for them, too late to refuse one; the other never."""
+
+
+def _kind(annotation: type) -> Any:
+    """The type of `_READERS` that it is, if it is one."""
+    return next(
+        (
+            kind
+            for kind in _READERS
+            if annotation is kind or (kind is not bytes and issubclass(annotation, kind))
+        ),
+        None,
+    )
+
+
+def _typed_dict(keys: Any, made: dict[Any, Any]) -> Any:
     """The same, of the kind that pydantic takes in every version of Python."""
-    hints = {
-        name: Required[readable(hint)] if name in keys.__required_keys__ else NotRequired[readable(hint)]
-        for name, hint in typing.get_type_hints(keys).items()
+    if keys in made:
+        return made[keys]
+    make: Any = typing_extensions.TypedDict
+    new = make(keys.__name__, {})
+    made[keys] = new
+    asked = requirements(keys)
+    new.__annotations__ = {
+        name: Required[_readable(hint, made)] if required else NotRequired[_readable(hint, made)]
+        for name, (hint, required) in asked.items()
     }
-    return typing_extensions.TypedDict(keys.__name__, hints)  # type: ignore[operator]
+    new.__required_keys__ = frozenset(name for name, (_, required) in asked.items() if required)
+    new.__optional_keys__ = frozenset(asked) - new.__required_keys__
+    if (config := getattr(keys, "__pydantic_config__", None)) is not None:
+        new.__pydantic_config__ = config
+    return new
+
+
+def requirements(keys: Any) -> dict[str, tuple[Any, bool]]:
+    """By name of a typed dict's keys their type, and whether one must be there: also where its annotations were texts
+    when Python looked at them."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for name, hint in typing_extensions.get_type_hints(keys, include_extras=True).items():
+        required = name in getattr(keys, "__required_keys__", (name,))
+        while (origin := get_origin(hint)) in _QUALIFIERS:
+            required = required if (says := _QUALIFIERS[origin]) is None else says
+            hint = get_args(hint)[0]
+        found[name] = hint, required
+    return found
+
+
+_QUALIFIERS: Final[dict[Any, bool | None]] = {
+    typing.Required: True,
+    typing.NotRequired: False,
+    typing_extensions.Required: True,
+    typing_extensions.NotRequired: False,
+    typing_extensions.ReadOnly: None,
+}
 
 
 # --- from what is sent ------------------------------------------------------------------------------

@@ -38,7 +38,9 @@ def outputs_of(returned: Any) -> dict[str, JSON]:
                 f"the program returned an output whose name is a value of type {type(name).__name__}, not a text",
                 reason="not_json",
             )
-        outputs[plain_text(name)] = to_json(value, name)
+        if (text := plain_text(name)) in outputs:
+            raise ProgramError("the program returned two outputs of one name", field=text, reason="not_json")
+        outputs[text] = to_json(value, name)
     return outputs
 
 

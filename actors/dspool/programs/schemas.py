@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from dspool.messages import JSON
 from dspool.messages.plain import NotPlain, plain
 from dspool.programs.core_schemas import imports
+from dspool.programs.inner_types import read_everywhere
 from dspool.programs.media import readable
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -21,6 +22,8 @@ IMPOSSIBLE: Final = "no JSON value makes one"
 """Of a type that pydantic cannot build."""
 
 Mode = Literal["validation", "serialization"]
+_REST: Final = ""
+"""No input is called so."""
 
 
 class SchemaField(NamedTuple):
@@ -36,7 +39,7 @@ class SchemaField(NamedTuple):
 def adapter_for(annotation: Any, mode: Mode = "validation") -> pydantic.TypeAdapter[Any] | None:
     """What makes values of a type; None if nothing can make them of JSON, or no JSON of them."""
     try:
-        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(readable(annotation))
+        adapter: pydantic.TypeAdapter[Any] = read_everywhere(pydantic.TypeAdapter(readable(annotation)))
         adapter.json_schema(mode=mode)
     except Exception:  # of pydantic, or of a class that makes its own schema
         return None
@@ -44,9 +47,11 @@ def adapter_for(annotation: Any, mode: Mode = "validation") -> pydantic.TypeAdap
     return None if imports(adapter.core_schema) else adapter
 
 
-def object_schema(fields: Iterable[SchemaField], mode: Mode, *, open: bool) -> dict[str, JSON]:
-    """The schema of an object with these fields; `open`: and any others."""
-    fields = tuple(fields)
+def object_schema(
+    fields: Iterable[SchemaField], mode: Mode, *, open: bool, rest: Any = UNTYPED
+) -> dict[str, JSON]:
+    """The schema of an object with these fields; `open`: and any others, of the type `rest`."""
+    fields = (*fields, SchemaField(_REST, rest, required=False))
     adapters = {
         field.name: adapter_for(field.annotation, mode) for field in fields if field.annotation is not UNTYPED
     }
@@ -64,10 +69,11 @@ def object_schema(fields: Iterable[SchemaField], mode: Mode, *, open: bool) -> d
         if field.default is not inspect.Parameter.empty:
             schema |= _default(field.default)
         properties[field.name] = schema
+    others = properties.pop(_REST) or True
     schema = {"$schema": DIALECT, "type": "object", "properties": properties}
     if required := [field.name for field in fields if field.required]:
         schema["required"] = required
-    schema["additionalProperties"] = open
+    schema["additionalProperties"] = others if open else False
     if rest.get("$defs"):
         schema["$defs"] = rest["$defs"]
     return schema
