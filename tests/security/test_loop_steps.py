@@ -16,6 +16,7 @@ from tests.security.corpus import of
 from tests.security.loop_steps import LIMIT_S, Clock, measure, speed
 
 
+@pytest.mark.alone
 def test_no_step_of_a_loop_is_long_whatever_a_caller_sends():
     slow = [str(step) for step in measure() if step.seconds > LIMIT_S]
     assert not slow, slow

@@ -37,8 +37,6 @@ POOL = "sim"
 SECRET = b"of the simulation"
 HEAD = "head"
 
-LoopWatch.start = lambda self: None  # type: ignore[method-assign]
-
 
 class StoreActor:
     """As `runtime.store.StoreActor`."""
@@ -196,6 +194,8 @@ class System:
         self.disk = Disk()
         mount(self.disk)
         self.directory = directory
+        # It looks at threads, by real time. Here, and not when this is imported: tests that do have workers too.
+        LoopWatch.start = lambda self: None  # type: ignore[method-assign]
         metrics.install()
         self.worker_actors: dict[str, Actor] = {}
         self.unnoticed: set[str] = set()

@@ -293,8 +293,10 @@ class Neighbour(dspy.Module):
     """Runs for as long as the others misbehave."""
 
     open: asyncio.Event
+    loop: asyncio.AbstractEventLoop
 
     async def aforward(self) -> Any:
+        Neighbour.loop = asyncio.get_running_loop()
         Neighbour.open = asyncio.Event()
         await Neighbour.open.wait()
         return dspy.Prediction(answer="unharmed")

@@ -240,7 +240,7 @@ def neighbour(world, request):
     yield
 
     async def end() -> Any:
-        Neighbour.open.set()
+        Neighbour.loop.call_soon_threadsafe(Neighbour.open.set)
         return (await task).answer
 
     raising_programs.kind = ""

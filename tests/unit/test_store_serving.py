@@ -55,9 +55,11 @@ def elsewhere(id: str) -> StoreServer:
     return msgspec.structs.replace(this_server(id), machine="another", host="db2")
 
 
-def freeze(store: SessionStore) -> None:
+async def freeze(store: SessionStore, pool: str) -> None:
     for task in store._heartbeats:
         task.cancel()
+    # Behind a heartbeat that is under way.
+    await store.put_record(pool, "frozen", "yes")
 
 
 async def change(store, pool, lease, value):
@@ -112,7 +114,7 @@ async def test_a_store_whose_heartbeat_stands_still_is_replaced(stores, pool):
     frozen, new = await stores(), await stores()
     await frozen.serve(pool, elsewhere("frozen"), **FAST)
     lease = await frozen.acquire(pool, "s", "w", create=True)
-    freeze(frozen)
+    await freeze(frozen, pool)
     assert (await new.serve(pool, elsewhere("new"), **FAST)).epoch == 2
     with pytest.raises(StoreFailed, match="was replaced"):
         await change(frozen, pool, lease, "late")
@@ -132,7 +134,7 @@ async def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(stores, 
     await gone.wait()
     dead, new = await stores(), await stores()
     await dead.serve(pool, msgspec.structs.replace(this_server("dead"), pid=gone.pid), take_over_s=3600.0)
-    freeze(dead)
+    await freeze(dead, pool)
     await new.serve(pool, this_server("new"), take_over_s=3600.0)
 
 
@@ -148,7 +150,7 @@ async def test_a_database_that_forgot_the_last_claim_does_not_let_two_stores_hav
     first, second = await stores(), await stores()
     await first.serve(pool, elsewhere("a"), **FAST)
     lease = await first.acquire(pool, "s", "w", create=True)
-    freeze(first)
+    await freeze(first, pool)
     async with first._engine.begin() as connection:
         forget = text("UPDATE pools SET store_epoch = 0, served_by = NULL WHERE pool = :pool")
         await connection.execute(forget, {"pool": pool})

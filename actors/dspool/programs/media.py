@@ -8,6 +8,7 @@ of the operator at a provider: no caller can give one.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections import deque
@@ -15,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, NotRequired, Required, get_args, get_origin
 
 import dspy
+import msgspec
 import pydantic
 import typing_extensions
 from dspy.adapters.types.document import Document
@@ -22,7 +24,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from dspool.messages import JSON
 from dspool.programs.contents import OCTETS, NotAMedium, content_of, decoded, refuse_own_network
-from dspool.programs.marks import has_mark, within
+from dspool.programs.marks import MARKS, has_mark, within
 
 
 def readable(annotation: Any) -> Any:
@@ -214,6 +216,47 @@ def check_made(value: Any) -> None:
             decoded(part.data)
 
 
+def unmarked(value: Any, annotation: Any) -> Any:
+    """`value`, which DSPy saved, with images, sounds and files as such where `annotation` has them; any other mark
+    stays.
+
+    Raises:
+        NotAMedium: one that no caller could send either.
+    """
+    if isinstance(value, list):
+        return [unmarked(item, annotation) for item in value]
+    if isinstance(value, dict):
+        return {key: unmarked(item, annotation) for key, item in value.items()}
+    if not isinstance(value, str) or (found := _SAVED.fullmatch(value)) is None:
+        return value
+    try:
+        (part,) = msgspec.json.decode(found[1])
+        kind, name, content = part["type"], *_SAVED_AS[part["type"]]
+        made = part[kind]
+    except (ValueError, KeyError, TypeError):
+        return value
+    if not _has(annotation, name):
+        return value
+    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(readable(name))
+    try:
+        return adapter.validate_python(content(made))
+    except (pydantic.ValidationError, KeyError, TypeError, AttributeError):
+        raise NotAMedium("a saved image, sound or file that no caller could send either") from None
+
+
+_SAVED: Final = re.compile(f"{re.escape(MARKS[0])}(.*){re.escape(MARKS[1])}", re.DOTALL)
+_SAVED_AS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
+    "image_url": (dspy.Image, lambda part: {"url": part["url"]}),
+    "input_audio": (dspy.Audio, lambda part: {"data": part["data"], "audio_format": part["format"]}),
+    "file": (dspy.File, dict),
+}
+"""By the type of the part of a message: what it was, and its fields."""
+
+
+def _has(annotation: Any, kind: Any) -> bool:
+    return annotation is kind or any(_has(argument, kind) for argument in get_args(annotation))
+
+
 # --- what is told of them ---------------------------------------------------------------------------
 
 _TEXT: Final[dict[str, JSON]] = {"type": "string"}
@@ -309,4 +352,4 @@ _WRITTEN: Final[dict[Any, dict[str, JSON]]] = {
 }
 """What is sent of those that are sent otherwise than as an object of their fields."""
 
-__all__ = ["NotAMedium", "check_made", "readable"]
+__all__ = ["NotAMedium", "check_made", "readable", "reads", "requirements", "unmarked"]

@@ -226,7 +226,7 @@ def load_program(definition: Definition, config: PoolConfig) -> Program:
         ProgramError: the imported code raised.
     """
     _check_size(definition)
-    for part in (definition.spec, definition.state, definition.kwargs):
+    for part in (definition.spec, definition.kwargs):
         refuse_message_parts(part or {})
     if definition.import_path is not None or definition.program_dir is not None:
         with translate_errors(), within() as recording:

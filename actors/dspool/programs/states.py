@@ -10,7 +10,9 @@ import dspy
 from dspool.errors import InvalidRequest, PoolError
 from dspool.messages import JSON
 from dspool.messages.limits import MAX_DEMONSTRATIONS, MAX_DESCRIPTION, MAX_INSTRUCTIONS
+from dspool.programs.adapters import refuse_message_parts
 from dspool.programs.field_types import shown
+from dspool.programs.media import NotAMedium, unmarked
 from dspool.programs.value_types import type_name
 
 _KEYS = frozenset({"traces", "train", "demos", "signature", "lm", "fields"})
@@ -81,7 +83,26 @@ def _checked(name: str, part: JSON, predictor: Any) -> dict[str, JSON]:
     for number, demo in enumerate(part.get("demos", [])):
         _check(isinstance(demo, dict), f"{place}.demos[{number}]", "an object", demo)
     _check_signature(f"{place}.signature", part.get("signature"), len(predictor.signature.fields))
-    return {**part, "demos": part.get("demos", []), "traces": [], "train": [], "lm": None}
+    demos = [_with_media(f"{place}.demos[{n}]", d, predictor) for n, d in enumerate(part.get("demos", []))]
+    checked = {**part, "demos": demos, "traces": [], "train": [], "lm": None}
+    refuse_message_parts({name: checked})
+    return checked
+
+
+def _with_media(place: str, demo: Mapping[str, JSON], predictor: Any) -> dict[str, Any]:
+    """The demonstration with its images, sounds and files as such, where the signature has one: DSPy saved each as a
+    part of a message."""
+    fields = predictor.signature.fields
+    made = {}
+    for name, value in demo.items():
+        try:
+            made[name] = unmarked(value, fields[name].annotation) if name in fields else value
+        except NotAMedium as refused:
+            raise InvalidRequest(
+                f"the saved state does not fit the module: {place}.{name[:80]}: {refused}",
+                field=f"state.{place}.{name[:80]}",
+            ) from None
+    return made
 
 
 def _check_signature(place: str, signature: JSON, count: int) -> None:
