@@ -223,16 +223,15 @@ def _model(value: pydantic.BaseModel, count: _Count, depth: int) -> JSON:
     """
     types = sys.modules.get("dspy.adapters.types.base_type")
     mark = None if types is None else types.CUSTOM_TYPE_START_IDENTIFIER
-    # In Python's values bytes are bytes; in JSON's they may be any text. Without warnings, which quote the value.
-    values = value.model_dump(by_alias=True, warnings=False) if _may_hold_bytes(type(value)) else None
+    # Without warnings, which quote the value.
     try:
         dumped = value.model_dump(mode="json", by_alias=True, warnings=False)
     except (pydantic_core.PydanticSerializationError, UnicodeError):
         # Bytes that are no text, or a value that only we can write.
         dumped = value.model_dump(by_alias=True, warnings=False)
     else:
-        if values is not None:
-            dumped = _with_bytes(dumped, values)
+        if _may_hold_bytes(type(value)):
+            dumped = _with_bytes(dumped, value)
     if mark is not None and _holds(dumped, mark, depth):
         # Types of DSPy write themselves as a part of a prompt, which nobody else can read.
         dumped = _without_marks(value, dumped, mark, depth)
@@ -242,11 +241,7 @@ def _model(value: pydantic.BaseModel, count: _Count, depth: int) -> JSON:
 def _without_marks(value: pydantic.BaseModel, dumped: Any, mark: str, depth: int) -> Any:
     if isinstance(value, pydantic.RootModel):
         return value.root
-    shown = {
-        f.serialization_alias or f.alias or name: name
-        for name, f in type(value).model_fields.items()
-        if not f.exclude
-    }
+    shown = _shown(value)
     if not isinstance(dumped, dict):
         return {
             **{key: getattr(value, name) for key, name in shown.items()},
@@ -255,6 +250,15 @@ def _without_marks(value: pydantic.BaseModel, dumped: Any, mark: str, depth: int
     return {
         key: getattr(value, shown.get(key) or key, part) if _holds(part, mark, depth) else part
         for key, part in dumped.items()
+    }
+
+
+def _shown(value: pydantic.BaseModel) -> dict[str, str]:
+    """Its fields that are sent, by the names under which they are."""
+    return {
+        f.serialization_alias or f.alias or name: name
+        for name, f in type(value).model_fields.items()
+        if not f.exclude
     }
 
 
@@ -288,17 +292,25 @@ def _says_bytes(schema: Any) -> bool:
 _ANYTHING: Final = frozenset({"bytes", "any", "is-instance", "custom-error", "function-plain"})
 
 
-def _with_bytes(dumped: Any, values: Any) -> Any:
-    """`dumped`, a value in JSON, with base64 where the same value in Python has bytes that were written as a text."""
-    if isinstance(values, bytes | bytearray | memoryview):
-        content = bytes(values)
+def _with_bytes(dumped: Any, own: Any) -> Any:
+    """`dumped`, which pydantic made of `own`, with base64 where it wrote bytes as the text that they may be."""
+    if isinstance(own, bytes | bytearray | memoryview):
+        content = bytes(own)
         return base64.b64encode(content).decode() if dumped == content.decode(errors="replace") else dumped
-    if isinstance(dumped, dict) and isinstance(values, Mapping) and len(dumped) == len(values):
-        pairs = zip(dumped.items(), values.values(), strict=True)
-        return {key: _with_bytes(part, own) for (key, part), own in pairs}
-    if isinstance(dumped, list) and isinstance(values, Sequence | Set | deque) and len(dumped) == len(values):
-        return [_with_bytes(part, own) for part, own in zip(dumped, values, strict=True)]
-    return dumped
+    if isinstance(own, pydantic.RootModel):
+        return _with_bytes(dumped, own.root)
+    if isinstance(dumped, list):
+        alike = isinstance(own, Sequence | Set | deque) and len(own) == len(dumped)
+        return [_with_bytes(part, item) for part, item in zip(dumped, own, strict=True)] if alike else dumped
+    if not isinstance(dumped, dict):
+        return dumped
+    parts: Iterable[Any]
+    if isinstance(own, Mapping):
+        parts = own.values() if len(own) == len(dumped) else [None] * len(dumped)
+    else:
+        names = _shown(own) if isinstance(own, pydantic.BaseModel) else {}
+        parts = [getattr(own, names.get(key) or str(key), None) for key in dumped]
+    return {key: _with_bytes(part, item) for (key, part), item in zip(dumped.items(), parts, strict=True)}
 
 
 def _holds(value: Any, mark: str, depth: int) -> bool:

@@ -24,8 +24,11 @@ def read_everywhere(adapter: pydantic.TypeAdapter[Any]) -> pydantic.TypeAdapter[
     schema = changes.of(adapter.core_schema)
     if changes.any:
         adapter.core_schema = schema
-        # Not the validators that classes have already: those read as pydantic does.
-        adapter.validator = SchemaValidator(schema, _use_prebuilt=False)
+        try:
+            # Not the validators that classes have already: those read as pydantic does.
+            adapter.validator = SchemaValidator(schema, _use_prebuilt=False)
+        except TypeError:  # of a pydantic that does not know this
+            adapter.validator = SchemaValidator(schema)
     return adapter
 
 
@@ -54,8 +57,11 @@ class _Changes:
             return self._read(part, _schema_of(bytes))
         if kind == "model" and reads(part["cls"]):
             return self._read(part, _schema_of(part["cls"]))
-        if kind == "function-before" and reads(part["function"].get("function")):
-            return part
+        if str(kind).startswith("function-"):
+            function = part["function"].get("function")
+            # A reader of ours is there already, or pydantic's own of base64.
+            if reads(function) or isinstance(getattr(function, "__self__", None), pydantic.EncodedBytes):
+                return part
         return {key: value if key in _CONTENT else self.of(value) for key, value in part.items()}
 
     def _read(self, part: dict[str, Any], reading: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _readable(annotation: Any, made: dict[Any, Any]) -> Any:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         kind = _kind(annotation)
         if kind is None:
-            return annotation
+            return list if annotation in _READ_LATE else annotation
         read, schema = _READERS[kind]
         taken = WithJsonSchema(schema, mode="validation")
         if kind in _WRITTEN:
@@ -58,6 +58,8 @@ def _readable(annotation: Any, made: dict[Any, Any]) -> Any:
         return Annotated[annotation, BeforeValidator(read), taken]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        if any(isinstance(said, pydantic.EncodedBytes) for said in arguments[1:]):
+            return annotation
         return Annotated[_readable(arguments[0], made), *arguments[1:]]
     if origin in (typing.Union, types.UnionType):
         return typing.Union[tuple(_readable(argument, made) for argument in arguments)]  # noqa: UP007
@@ -65,7 +67,7 @@ def _readable(annotation: Any, made: dict[Any, Any]) -> Any:
         # A form with one file says nothing of a list.
         return Annotated[list[_readable(arguments[0], made)], BeforeValidator(_several)]  # type: ignore[misc]
     if origin in _READ_LATE:
-        return _readable(list[arguments], made)  # type: ignore[valid-type]
+        return _readable(list[arguments], made) if arguments else list  # type: ignore[valid-type]
     if origin in (list, set, frozenset, tuple, dict, deque, Sequence, Mapping):
         return origin[tuple(_readable(argument, made) for argument in arguments)]
     return annotation
