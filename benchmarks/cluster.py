@@ -10,8 +10,11 @@ next. Of each, in seconds and numbers:
 - hanging: requests without an end when their deadline had passed.
 - lost_changes: sessions that have no longer what was acknowledged. stale_commits: reads that found something older.
 
-`spread` is the number of workers on each node: after the start, after a loss, after the return. What a change of the
-service costs (`*_failed_of_100k`) is null: no benchmark makes 100,000 requests meanwhile yet.
+`spread` is the number of workers on each node: after the start, after a loss, after the return.
+
+`apply_failed_of_100k` and `rolling_failed_of_100k`: of 100,000 requests (5,000 if quick) to a service on one machine,
+which is changed all the while, how many failed; `changes` has the answers by status. `upgrade_failed_of_100k` is null: a
+running service does not change its own version.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks import changes
 from benchmarks.common import arguments, finish, header
 from tests.cluster.database import Database
 from tests.cluster.load import POOL, Load
@@ -308,7 +312,17 @@ def main() -> int:
         print(f"not measured: {why}", file=sys.stderr)
         return 1
     figures = asyncio.run(run(troubles))
-    figures |= dict.fromkeys(CHANGES)
+    changed = {}
+    for name in (name for name in chosen if name in CHANGES):
+        kind = name.partition("_")[0]
+        if kind in changes.KINDS:
+            print(f"-- {name}", flush=True)
+            changed[kind] = changes.failed(
+                kind, changes.QUICK_REQUESTS if options.quick else changes.REQUESTS
+            )
+            print(changed[kind], flush=True)
+    figures |= {name: changed.get(name.partition("_")[0], {}).get("failed") for name in CHANGES}
+    figures["changes"] = changed
     finish(figures, as_json=options.json)
     return int(any("broken" in figure for figure in figures.values() if isinstance(figure, dict)))
 

@@ -1,0 +1,90 @@
+"""Whether requests fail while a running service is changed: a load over kept connections, and changes until it ends.
+
+One machine, a Ray of its own, the cheapest program. `apply` replaces all workers (slots) and all HTTP processes (queue)
+by `dspool apply`, one after the other; `rolling` replaces both by `dspool restart --rolling`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks import http_load
+from benchmarks.common import ROOT
+from benchmarks.services import START_S, dspool_up
+
+REQUESTS, QUICK_REQUESTS = 100_000, 5_000
+LIMIT_S = 900.0
+_CONNECTIONS = 16
+_SETTINGS: dict[str, Any] = {
+    "init_timeout_s": START_S,
+    "pool_size": 2,
+    "max_pool_size": 4,
+    "enable_optimizer": False,
+}
+_BODY = json.dumps({"inputs": {"context": "Rome is big.", "question": "What is big?"}, "timeout_s": 30})
+
+
+def _apply(directory: Path) -> Callable[[], str]:
+    values = itertools.cycle([{"slots_per_worker": 4}, {"max_queue": 500}, {}])
+
+    def change() -> str:
+        (directory / "pool.yaml").write_text(json.dumps({**_SETTINGS, **next(values)}))
+        return _dspool(directory, "apply", "-f", str(directory / "pool.yaml"))
+
+    return change
+
+
+def _rolling(directory: Path) -> Callable[[], str]:
+    return lambda: _dspool(directory, "restart", "--rolling")
+
+
+KINDS = {"apply": _apply, "rolling": _rolling}
+
+
+def failed(kind: str, requests: int) -> dict[str, Any]:
+    """`requests`, of which so many `failed`, the answers by status, and how many `changes` were made meanwhile."""
+    with (
+        tempfile.TemporaryDirectory(prefix="dspb-") as place,
+        dspool_up(Path(place) / "state", _SETTINGS) as (url, _),
+        ThreadPoolExecutor(1) as beside,
+    ):
+        load = beside.submit(
+            http_load.measure,
+            f"{url}/v1/pools/default/programs/qa/execute",
+            _BODY,
+            connections=_CONNECTIONS,
+            seconds=LIMIT_S,
+            limit_s=LIMIT_S,
+            requests=requests,
+        )
+        change, changes = KINDS[kind](Path(place) / "state"), 0
+        while not load.done():
+            change()
+            changes += not load.done()
+        statuses: dict[str, int] = load.result()["statuses"]
+    answered = sum(statuses.values())
+    return {
+        "requests": answered,
+        "failed": answered - statuses.get("200", 0),
+        "statuses": statuses,
+        "changes": changes,
+    }
+
+
+def _dspool(directory: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "dspool.cli", *words, "--state-dir", str(directory), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"dspool {words[0]}: {(done.stderr or done.stdout)[-500:]}")
+    return done.stdout
+
+
+__all__ = ["KINDS", "QUICK_REQUESTS", "REQUESTS", "failed"]
