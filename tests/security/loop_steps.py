@@ -216,3 +216,6 @@ if __name__ == "__main__":
     chosen = [entry for entry in CORPUS if part in entry.name]
     steps = measure(chosen, lambda step: print(step, flush=True))
     print(f"{len(steps)} entries; the longest step:\n{max(steps, key=lambda step: step.seconds)}")
+    if slow := [step for step in steps if step.seconds > LIMIT_S]:
+        print(f"{len(slow)} of them longer than {LIMIT_S * 1000:g} ms:", *slow, sep="\n")
+    sys.exit(bool(slow))

@@ -22,6 +22,7 @@ ANCHORED = {
     # Used by `match` and `fullmatch` only. Looked for in the middle of a text, they would begin at each character.
     "actors/dspool/programs/field_types.py: _TOKEN",
     "actors/dspool/messages/members.py: _WORKER_ID",
+    "actors/dspool/programs/contents.py: _HOST",
 }
 NOT_FOUND = {
     # Made while running, and the parts that can differ: names that are identifiers, and the operator's own paths.

@@ -35,7 +35,6 @@ from dspool.messages import ExecuteProgram, Result, StreamProgram
 from dspool.testing import BlockingLocalPool, ModelReply, ScriptedLM, local_pool
 from tests import pool_calls
 from tests.pool_calls import QUESTION
-from tests.security.loop_steps import speed
 
 HARNESS = Path(__file__).parents[1] / "integration"
 
@@ -397,16 +396,43 @@ def test_neither_ray_nor_a_network_is_needed():
     assert done.stdout == "False\n", done.stderr
 
 
-@pytest.mark.alone
-async def test_a_pool_starts_in_less_than_a_fifth_of_a_second():
-    """On the machine of `loop_steps`; beside busy processes it is some starts that are not interrupted."""
-    limit_s = 0.2 * max(1.0, speed())
-    times = []
+ROOT = Path(__file__).parents[2]
+STARTS = """
+import asyncio, time
+import dspy
+from dspool.testing import local_pool
+from tests.security.loop_steps import speed
+
+class Own(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+
+    async def aforward(self, question):
+        return await self.answer.acall(question=question)
+
+async def main():
+    limit_s, times = 0.2 * max(1.0, speed()), []
     while not times or (min(times) >= limit_s and len(times) < 50):
         began = time.perf_counter()
         async with local_pool({"own": Own}):
             times.append(time.perf_counter() - began)
-    assert min(times) < limit_s
+    print(round(min(times), 3), round(limit_s, 3), len(times))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.alone
+def test_a_pool_starts_in_less_than_a_fifth_of_a_second():
+    """On the machine of `loop_steps`, in a process in which nothing else runs; beside busy ones it is some starts that
+    are not interrupted."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    fastest_s, limit_s, _ = map(float, done.stdout.split())
+    assert fastest_s < limit_s
 
 
 async def test_a_configuration_as_an_object_is_taken_with_its_keys_changed():

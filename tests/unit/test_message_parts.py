@@ -41,13 +41,21 @@ def test_an_input_with_a_mark_of_dspys_is_refused_however_deep_it_is(program, te
         Definition(
             spec={"signature": {"instructions": PART, "inputs": {"q": "str"}, "outputs": {"a": "str"}}}
         ),
-        Definition(spec=SPEC, state={"demos": [{"question": PART}]}),
         Definition(import_path="odd_programs:Echo", kwargs={"text": PART}),
     ],
 )
 def test_a_program_with_one_is_refused_before_it_is_built(definition):
     with pytest.raises(InvalidRequest, match="no text"):
         load_program(definition, CONFIG)
+
+
+@pytest.mark.parametrize("value", [PART, [PART], f"before {PART}"])
+@pytest.mark.parametrize("field", ["question", "answer", "something"])
+def test_a_saved_state_with_one_is_refused(field, value):
+    state = load_program(Definition(spec=SPEC), CONFIG).module.dump_state()
+    state["demos"] = [{"question": "Who?", "notes": [], "answer": "she", field: value}]
+    with pytest.raises(InvalidRequest, match="no text"):
+        load_program(Definition(spec=SPEC, state=state), CONFIG)
 
 
 def test_texts_that_merely_look_like_one_pass(program):

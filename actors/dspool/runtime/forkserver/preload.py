@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -131,10 +132,13 @@ def import_for_workers(module: str) -> None:
 
 def running() -> str | None:
     """Why this process must not be forked now: threads would be missing in the child, with the locks they hold."""
-    threads = sorted(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+    threads = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            threads.append(task.joinpath("comm").read_text().strip())
     if len(threads) == 1:
         return None
-    return f"threads run in the parent: {', '.join(threads)}"
+    return f"threads run in the parent: {', '.join(sorted(threads))}"
 
 
 def _leave_rays_dice_alone() -> None:
