@@ -11,6 +11,8 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,33 +52,48 @@ KINDS = {"apply": _apply, "rolling": _rolling}
 
 
 def failed(kind: str, requests: int) -> dict[str, Any]:
-    """`requests`, of which so many `failed`, the answers by status, and how many `changes` were made meanwhile."""
+    """At least `requests` and one whole change: how many `failed`, answers by status, and the `changes` meanwhile."""
+    statuses: Counter[str] = Counter()
+    over, changes = threading.Event(), 0
     with (
         tempfile.TemporaryDirectory(prefix="dspb-") as place,
         dspool_up(Path(place) / "state", _SETTINGS) as (url, _),
         ThreadPoolExecutor(1) as beside,
     ):
-        load = beside.submit(
-            http_load.measure,
-            f"{url}/v1/pools/default/programs/qa/execute",
-            _BODY,
-            connections=_CONNECTIONS,
-            seconds=LIMIT_S,
-            limit_s=LIMIT_S,
-            requests=requests,
-        )
-        change, changes = KINDS[kind](Path(place) / "state"), 0
-        while not load.done():
-            change()
-            changes += not load.done()
-        statuses: dict[str, int] = load.result()["statuses"]
-    answered = sum(statuses.values())
+        change = KINDS[kind](Path(place) / "state")
+
+        def change_on() -> None:
+            nonlocal changes
+            while not over.is_set():
+                change()
+                changes += 1
+
+        changing = beside.submit(change_on)
+        try:
+            # In parts, as a client that starts now and then has new connections.
+            while (statuses.total() < requests or not changes) and not changing.done():
+                statuses.update(_load(url, requests // 4))
+        finally:
+            over.set()
+        changing.result()
     return {
-        "requests": answered,
-        "failed": answered - statuses.get("200", 0),
-        "statuses": statuses,
+        "requests": statuses.total(),
+        "failed": statuses.total() - statuses["200"],
+        "statuses": dict(statuses),
         "changes": changes,
     }
+
+
+def _load(url: str, requests: int) -> dict[str, int]:
+    statuses: dict[str, int] = http_load.measure(
+        f"{url}/v1/pools/default/programs/qa/execute",
+        _BODY,
+        connections=_CONNECTIONS,
+        seconds=LIMIT_S,
+        limit_s=LIMIT_S,
+        requests=requests,
+    )["statuses"]
+    return statuses
 
 
 def _dspool(directory: Path, *words: str) -> str:
