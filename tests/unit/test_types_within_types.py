@@ -92,6 +92,38 @@ def test_bytes_are_base64_wherever_they_stand(annotation, sent, made):
     assert read(annotation, plain(made)) == made
 
 
+class Named(pydantic.BaseModel):
+    """Fields that are called as the parts of a schema of pydantic are."""
+
+    type: bytes
+    config: dict[str, bytes] = {}
+    metadata: Number | None = None
+    default: list[Shown] = []
+    function: str = ""
+    fields_: int = 0
+
+    model_config = ConfigDict(extra="allow")
+
+
+def test_fields_may_be_called_as_the_parts_of_a_schema_are():
+    sent = {
+        "type": "aGk=",
+        "config": {"a": "aGk="},
+        "metadata": {"number": 1.5},
+        "default": [{"picture": {"url": PNG}}],
+        "function": "f",
+        "fields_": 1,
+        "extra": "aGk=",
+    }
+    made = read(Named, sent)
+    assert (made.type, made.config, made.default[0].picture) == (b"hi", {"a": b"hi"}, dspy.Image(PNG))
+    assert plain(made) == sent
+    made.extra = b"hi"
+    assert plain(made) == sent
+    with pytest.raises(InvalidRequest, match="finite"):
+        read(Named, {"type": "", "metadata": {"number": "nan"}})
+
+
 class Encoded(pydantic.BaseModel):
     raw: pydantic.Base64Bytes
     title: str = pydantic.Field("", serialization_alias="Title")
@@ -139,6 +171,20 @@ def test_no_number_that_is_not_finite_comes_in_a_container(annotation, sent):
 def test_no_number_that_is_not_finite_comes_elsewhere(annotation, sent):
     with pytest.raises(InvalidRequest, match="finite"):
         read(annotation, sent)
+
+
+class Infinite(pydantic.BaseModel):
+    number: float
+    inner: Number | None = None
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+
+def test_a_class_that_takes_what_is_not_finite_gets_it():
+    assert read(Infinite, {"number": "inf"}).number == float("inf")
+    with pytest.raises(InvalidRequest, match="finite"):
+        read(Infinite, {"number": 1, "inner": {"number": "inf"}})
+    assert read(Annotated[float, Field(allow_inf_nan=True)], "inf") == float("inf")
 
 
 @pytest.mark.parametrize(

@@ -241,12 +241,9 @@ def _model(value: pydantic.BaseModel, count: _Count, depth: int) -> JSON:
 def _without_marks(value: pydantic.BaseModel, dumped: Any, mark: str, depth: int) -> Any:
     if isinstance(value, pydantic.RootModel):
         return value.root
-    shown = _shown(value)
     if not isinstance(dumped, dict):
-        return {
-            **{key: getattr(value, name) for key, name in shown.items()},
-            **(value.__pydantic_extra__ or {}),
-        }
+        return _held(value)
+    shown = _shown(value)
     return {
         key: getattr(value, shown.get(key) or key, part) if _holds(part, mark, depth) else part
         for key, part in dumped.items()
@@ -281,9 +278,13 @@ def _says_bytes(schema: Any) -> bool:
             continue
         seen.add(id(part))
         if isinstance(part, dict):
-            if part.get("type") in _ANYTHING:
+            # Without one it is no schema: fields by their names, of which one may be "type".
+            is_schema = isinstance(part.get("type"), str)
+            if is_schema and part["type"] in _ANYTHING:
                 return True
-            pending.extend(item for key, item in part.items() if key not in ("metadata", "config"))
+            pending.extend(
+                item for key, item in part.items() if not (is_schema and key in ("metadata", "config"))
+            )
         elif isinstance(part, list | tuple):
             pending.extend(part)
     return False
@@ -304,13 +305,23 @@ def _with_bytes(dumped: Any, own: Any) -> Any:
         return [_with_bytes(part, item) for part, item in zip(dumped, own, strict=True)] if alike else dumped
     if not isinstance(dumped, dict):
         return dumped
-    parts: Iterable[Any]
     if isinstance(own, Mapping):
-        parts = own.values() if len(own) == len(dumped) else [None] * len(dumped)
-    else:
-        names = _shown(own) if isinstance(own, pydantic.BaseModel) else {}
-        parts = [getattr(own, names.get(key) or str(key), None) for key in dumped]
-    return {key: _with_bytes(part, item) for (key, part), item in zip(dumped.items(), parts, strict=True)}
+        if len(own) != len(dumped):
+            return dumped
+        pairs = zip(dumped.items(), own.values(), strict=True)
+        return {key: _with_bytes(part, item) for (key, part), item in pairs}
+    held = _held(own)
+    return {key: _with_bytes(part, held.get(key)) for key, part in dumped.items()}
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """What a model or dataclass holds, by the names under which it is sent."""
+    if isinstance(value, pydantic.BaseModel):
+        fields = {key: getattr(value, name) for key, name in _shown(value).items()}
+        return {**fields, **(value.__pydantic_extra__ or {})}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    return {}
 
 
 def _holds(value: Any, mark: str, depth: int) -> bool:

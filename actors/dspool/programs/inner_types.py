@@ -32,9 +32,14 @@ def read_everywhere(adapter: pydantic.TypeAdapter[Any]) -> pydantic.TypeAdapter[
     return adapter
 
 
+_CLASSES: Final = ("model", "dataclass", "typed-dict")
+
+
 class _Changes:
     def __init__(self) -> None:
         self.any = False
+        self._takes_infinity = False
+        """Whether the class that is looked at says so."""
         self._known: dict[int, Any] = {}
 
     def of(self, part: Any) -> Any:
@@ -50,19 +55,29 @@ class _Changes:
 
     def _changed(self, part: dict[str, Any]) -> dict[str, Any]:
         kind = part.get("type")
-        if kind == "float" and part.get("allow_inf_nan") is None:
+        if not isinstance(kind, str):
+            # The fields of a class by their names, of which one may be "type".
+            return {name: self.of(field) for name, field in part.items()}
+        if kind == "float":
+            if self._takes_infinity or part.get("allow_inf_nan") is not None:
+                return part
             self.any = True
             return {**part, "allow_inf_nan": False}
         if kind == "bytes":
             return self._read(part, _schema_of(bytes))
         if kind == "model" and reads(part["cls"]):
             return self._read(part, _schema_of(part["cls"]))
-        if str(kind).startswith("function-"):
+        if kind.startswith("function-"):
             function = part["function"].get("function")
             # A reader of ours is there already, or pydantic's own of base64.
             if reads(function) or isinstance(getattr(function, "__self__", None), pydantic.EncodedBytes):
                 return part
-        return {key: value if key in _CONTENT else self.of(value) for key, value in part.items()}
+        outside = self._takes_infinity
+        if kind in _CLASSES:
+            self._takes_infinity = (part.get("config") or {}).get("allow_inf_nan", False)
+        changed = {key: value if key in _CONTENT else self.of(value) for key, value in part.items()}
+        self._takes_infinity = outside
+        return changed
 
     def _read(self, part: dict[str, Any], reading: dict[str, Any]) -> dict[str, Any]:
         self.any = True
