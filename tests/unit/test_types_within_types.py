@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import logging
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, NewType
@@ -360,9 +361,11 @@ class Waiting(dspy.Module):
 
 
 @pytest.mark.parametrize("kind", [Static, OfClass, Called, OfInstance, Partial, Waiting])
-async def test_a_forward_of_any_kind_runs_with_all_of_its_inputs(kind):
+async def test_a_forward_of_any_kind_runs_with_all_of_its_inputs(kind, caplog, monkeypatch):
     module = kind()
+    monkeypatch.setattr(logging.getLogger("dspy"), "propagate", True)
     entry = entry_of(module)
+    assert caplog.text == "", "DSPy warns of a forward that is called by itself"
     assert [field.name for field in entry.inputs.fields] == ["question", "number"]
     inputs = entry.inputs.check({"question": "Who?"})
     answer = await module.acall(**inputs) if entry.is_async else module(**inputs)

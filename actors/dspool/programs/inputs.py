@@ -101,8 +101,8 @@ def entry_of(module: Any) -> EntryPoint:
         methods = ("forward",) if within in _BLOCKING else ("aforward", "forward")
         name = next((method for method in methods if method in held), None)
         if name is not None:
-            # As it is called: of an instance, a class or nothing, a function or anything else.
-            run = getattr(module, name)
+            # As it is called: of an instance, a class or nothing, a function or anything else. DSPy warns of `getattr`.
+            run = object.__getattribute__(module, name)
             if name == "forward" and inspect.iscoroutinefunction(run):
                 # DSPy's `acall` asks for it by this name.
                 module.aforward, name = run, "aforward"
