@@ -86,8 +86,11 @@ def read(file: Path) -> list[Token]:
         ConfigError: it is missing or malformed, or others than its owner can open it.
     """
     try:
-        with file.open("rb") as stream:
+        # A FIFO in its place would hold us for ever.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{file} is no plain file", key="service.tokens_file")
             # A secret that a container engine mounted has the owner and mode that it gave it.
             mounted = is_mounted(file)
             if status.st_uid not in (os.geteuid(), 0) and not mounted:
@@ -116,7 +119,7 @@ def parse(text: str | bytes, source: str) -> list[Token]:
     """
     try:
         content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{source} is not YAML or JSON", key="service.tokens_file") from None
     if isinstance(content, list):
         content = {"tokens": content}

@@ -586,7 +586,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
     [
         ("pool_size: 2\npool_size: 3\n", "line 2.*'pool_size' stands twice"),
         ("- pool_size\n", "mapping"),
-        ("1: 2\n", "mapping"),
+        ("1: 2\n", "line 1.*no text"),
         ("pool_size: [\n", "line 2"),
         ("pool_size: !!python/name:os.system\n", "line 1"),
         ("? [a]\n: 1\n", "line 1"),

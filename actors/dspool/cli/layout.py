@@ -19,7 +19,7 @@ _GAP: Final = "  "
 def terminal_width() -> int | None:
     """Columns of the terminal, or what COLUMNS says; None where nothing is read by a terminal."""
     given = os.environ.get("COLUMNS", "")
-    if given.isdigit() and int(given) > 0:
+    if given.isascii() and given.isdigit() and int(given) > 0:
         return int(given)
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 

@@ -34,7 +34,8 @@ def new(
     name: Annotated[str, typer.Option(help="Whose it is: the principal that owns its sessions.")],
     role: Annotated[str, typer.Option(help=f"One of {', '.join(ROLES)}.")] = "caller",
     days: Annotated[
-        float | None, typer.Option(min=0.001, help="Days until it expires; by default it never does.")
+        float | None,
+        typer.Option(min=0.001, max=36_500, help="Days until it expires; by default it never does."),
     ] = None,
     file: TokensFile = None,
     config: ConfigFile = None,
@@ -104,11 +105,12 @@ def _shown(token: Token) -> dict[str, Any]:
 
 
 def _date(at: float | None) -> str:
-    return (
-        "never"
-        if at is None
-        else datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="minutes")
-    )
+    if at is None:
+        return "never"
+    try:
+        return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="minutes")
+    except (OverflowError, OSError, ValueError):
+        return "later than any calendar says"
 
 
 __all__ = ["app"]

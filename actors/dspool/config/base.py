@@ -83,6 +83,8 @@ Count = Annotated[int, _number, Field(ge=1)]
 CountOrZero = Annotated[int, _number, Field(ge=0)]
 Seconds = Annotated[float, _number, Field(gt=0)]
 SecondsOrZero = Annotated[float, _number, Field(ge=0)]
+Amount = Annotated[float, _number, Field(gt=0)]
+AmountOrZero = Annotated[float, _number, Field(ge=0)]
 Share = Annotated[float, _number, Field(ge=0, le=1)]
 Megabytes = Annotated[float, _number, Field(gt=0)]
 Dollars = Annotated[float, _number, Field(ge=0, le=1_000_000)]
@@ -190,11 +192,12 @@ def _store_url(value: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """`url` with `***` in place of its password and of the values of its query."""
-    scheme, mark, rest = url.partition("://")
+    """`url` with `***` in place of its password and of the values of its query, and without its fragment."""
+    scheme, mark, rest = url.partition("#")[0].partition("://")
+    # First: what stands in a query may hold an `@` too.
+    rest, _, query = rest.partition("?")
     credentials, at, place = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    place, _, query = place.partition("?")
     names = "&".join(f"{name.partition('=')[0]}=***" for name in query.split("&")) if query else ""
     return f"{scheme}{mark}{user}{colon}{'***' if colon else ''}{at}{place}{'?' if names else ''}{names}"
 
@@ -221,7 +224,16 @@ def _in_a_known_home(path: Path) -> Path:
         ) from None
 
 
-Directory = Annotated[Path, AfterValidator(_in_a_known_home)]
+def _a_name(value: Any) -> Any:
+    """The empty name would be the working directory."""
+    if value == "" or (isinstance(value, str | Path) and "\0" in str(value)):
+        raise PydanticCustomError("rule", "must name a path")
+    return value
+
+
+Directory = Annotated[Path, BeforeValidator(_a_name), AfterValidator(_in_a_known_home)]
+File = Directory
+"""`~` is the home directory in both."""
 
 
 def default_state_dir() -> Path:
@@ -244,8 +256,10 @@ def refuse(key: str, value: Any, rule: str) -> NoReturn:
 STEP_NAMES = ("import_modules", "configure_lm", "load_programs", "probe", "custom_code")
 """The warm-up steps, as `step` names them."""
 
-_HIDDEN = ("api_key_env", "api_key_file", "store_url", "extra", "kwargs")
-"""Keys into which people paste the secret itself by mistake, or that may hold one."""
+_SECRETS = ("api_key_env", "api_key_file", "store_url")
+"""Keys into which people paste the secret itself by mistake."""
+_HIDDEN = (*_SECRETS, "extra", "kwargs")
+"""Keys that may hold one."""
 
 
 def refusal(refused: ValidationError) -> ConfigError:
@@ -270,7 +284,10 @@ def _entry(error: Any) -> dict[str, Any]:
     parts = _dotted(error["loc"])
     rule = str(error["msg"])
     if error["type"] == "cross_rule":
-        return {"key": ".".join([*parts, context["key"]]), "value": context["value"], "rule": context["rule"]}
+        key = ".".join([*parts, context["key"]])
+        if any(part in _SECRETS for part in key.split(".")):
+            return {"key": key, "rule": f"{context['rule']} (the value is not shown: it may hold a secret)"}
+        return {"key": key, "value": context["value"], "rule": context["rule"]}
     key = ".".join(parts)
     if error["type"] == "extra_forbidden":
         # The value of an unknown key may be a secret (`api_key: ...`): the message shows only the key.

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic_settings import EnvSettingsSource
 
 from dspool.config.base import config_error
 from dspool.config.links import is_service_link, say_ignored
-from dspool.config.secret_values import secret_of
+from dspool.config.secret_values import secret_of, text_of
 
 PREFIX = "DSPOOL_"
 STORE_URL = "DSPOOL_STORE_URL"
@@ -52,6 +54,7 @@ class Environment(EnvSettingsSource):
         variables = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
         keys = {f"{PREFIX}{key}".upper() for key in self.settings_cls.model_fields} | set(OTHER_VARIABLES)
         others = {name: value for name, value in variables.items() if name.upper().split("__")[0] not in keys}
+        others |= {name: value for name, value in variables.items() if not self._has_part(name)}
         links = frozenset(name for name, value in others.items() if is_service_link(name, value))
         if unknown := sorted(others.keys() - links):
             raise config_error(
@@ -60,9 +63,23 @@ class Environment(EnvSettingsSource):
         if links:
             say_ignored(links)
         taken = {name.lower(): value for name, value in variables.items() if name not in links}
-        if (url := secret_of(environ, STORE_URL)) is not None:
+        # A path may hold a blank, a password none.
+        is_path = (text_of(environ, STORE_URL) or "").startswith("sqlite")
+        if (url := (text_of if is_path else secret_of)(environ, STORE_URL)) is not None:
             taken[STORE_URL.lower()] = url
         return taken
+
+    def _has_part(self, name: str) -> bool:
+        """Whether the setting that the variable begins with has parts, if the variable names one."""
+        key, mark, _ = name.removeprefix(PREFIX).lower().partition("__")
+        field = self.settings_cls.model_fields.get(key)
+        return not mark or field is None or _is_composed(field.annotation)
+
+
+def _is_composed(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, (BaseModel, dict)):
+        return True
+    return get_origin(annotation) is dict or any(map(_is_composed, get_args(annotation)))
 
 
 __all__ = ["OTHER_VARIABLES", "PREFIX", "Environment", "environment"]

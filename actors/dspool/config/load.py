@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -178,6 +178,10 @@ def _environment_layer() -> dict[str, Any]:
         return Environment(PoolConfig)()
     except SettingsError as unreadable:
         raise unreadable_variable(unreadable) from None
+    except RecursionError:
+        raise ConfigError(
+            "a variable DSPOOL_... nests too deep", key="environment", rule="less deep"
+        ) from None
 
 
 def file_named_by(environ: Mapping[str, str]) -> Path | None:
@@ -198,12 +202,21 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as unreadable:
+        why = unreadable.strerror if isinstance(unreadable, OSError) else "it is no text in UTF-8"
         raise ConfigError(
-            f"cannot read the configuration file {path}: {unreadable}",
+            f"cannot read the configuration file {path}: {why}",
             key="file",
             value=str(path),
             rule="readable",
         ) from unreadable
+    except (ValueError, RecursionError):
+        # Of a date that there is none of, a number of too many digits, or lists within lists without an end.
+        raise ConfigError(
+            f"{path}: a value in it cannot be read (a date or number that there is none of, or too deep)",
+            key="file",
+            value=str(path),
+            rule="one YAML mapping",
+        ) from None
     except yaml.YAMLError as broken:
         mark = getattr(broken, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -214,6 +227,13 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     if document is None:
         return {}
+    if _is_too_much(document):
+        raise ConfigError(
+            f"{path} holds too much: with its aliases more than {MOST_VALUES:,} values, or a value within itself",
+            key="file",
+            value=str(path),
+            rule="fewer values",
+        )
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise ConfigError(
             f"{path}: the file must be one mapping of keys to values",
@@ -224,14 +244,36 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
+MOST_VALUES: Final = 200_000
+_TEXTS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+
+
+def _is_too_much(document: Any) -> bool:
+    values, pending = 0, [document]
+    while pending:
+        part = pending.pop()
+        values += 1
+        if values > MOST_VALUES:
+            return True
+        if isinstance(part, dict):
+            pending += part.values()
+        elif isinstance(part, list):
+            pending += part
+    return False
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML readers silently take the last."""
+    """Refuses a key that stands twice in one mapping, of which YAML readers silently take the last, and one that is no
+    text: `on`, `no` and `010` are none."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
+            if key_node.tag not in _TEXTS:
+                problem = f"the key {key_node.value[:80]!r} is no text in YAML: put it in quotes"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             if key_node.value in keys and key_node.value != "<<":
                 problem = f"the key {key_node.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)

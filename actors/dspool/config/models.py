@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,6 +11,7 @@ from dspool.config.base import (
     Count,
     Dollars,
     EnvironmentName,
+    File,
     FreeForm,
     HttpUrl,
     Megabytes,
@@ -44,7 +44,7 @@ class LMProfile(Part):
     api_key_env: EnvironmentName | None = None
     """Name of the environment variable that holds the key, on every node that runs workers. Where it is not set,
     `NAME_FILE` may name a file that holds the key."""
-    api_key_file: Path | None = None
+    api_key_file: File | None = None
     """File that holds the key, such as `/run/secrets/openai`, on every node that runs workers; by absolute path."""
     engine: Literal["auto", "lm15", "litellm", "offline"] = "auto"
     """`auto` is lm15 where it knows the provider. litellm costs 141 MB and seconds a worker."""

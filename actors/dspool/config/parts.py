@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from dspool.config.base import (
+    Amount,
     Count,
     CountOrZero,
+    File,
     FreeForm,
     HttpUrl,
     ImportPath,
@@ -92,13 +93,13 @@ class ProgramConfig(Part):
 
     spec: dict[str, Any] | None = None
     """Signature, module and settings."""
-    state_file: Path | None = None
+    state_file: File | None = None
     """JSON state that DSPy saved, loaded into the program that the others make."""
     import_path: ImportPath | None = None
     """`package.module:Name` within `allowed_imports`: a `dspy.Module` class or object, or a function that makes one."""
     kwargs: FreeForm = Field(default={})
     """Arguments for what `import_path` names."""
-    program_dir: Path | None = None
+    program_dir: File | None = None
     """A program that DSPy saved whole (`save_program=True`), in `allowed_program_dirs`. Loading it runs its code."""
     lm: str | None = None
     """LM profile; null is `default_lm`."""
@@ -188,7 +189,7 @@ class PlacementConfig(Part):
     few nodes as have room."""
     node_labels: dict[str, str] = Field(default_factory=dict)
     """Only nodes with these Ray labels (`ray start --labels=zone=a`)."""
-    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    resources: dict[str, Amount] = Field(default_factory=dict)
     """Ray resources of your own that each worker takes (`ray start --resources='{"index": 4}'`)."""
     accelerator: str | None = Field(default=None, min_length=1)
     """Only nodes with this accelerator, as Ray names it: `A100`."""
@@ -286,11 +287,11 @@ class ServiceConfig(Part):
     """How often an idle stream sends a comment, so that no proxy gives it up."""
     idempotency_ttl_s: Seconds = 86_400.0
     """How long the service keeps the answer to a request with an `Idempotency-Key`."""
-    tokens_file: Path | None = None
+    tokens_file: File | None = None
     """File with the access tokens (`dspool token new`), on each node that runs the service; mode 0600."""
-    tls_cert: Path | None = None
+    tls_cert: File | None = None
     """Certificate chain in PEM. With it the service speaks HTTPS only."""
-    tls_key: Path | None = None
+    tls_key: File | None = None
     """The certificate's private key in PEM; not readable by everybody."""
     fair_waiting: Count = 256
     """Requests of one token that may wait while others have their turn; only with tokens."""

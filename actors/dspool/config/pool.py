@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dspool.config.base import (
+    AmountOrZero,
     ConfigMeta,
     Count,
     CountOrZero,
@@ -91,9 +92,9 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     spares: CountOrZero = 0
     """Warm workers without traffic, ready to replace a dead one; at most `max_pool_size`."""
     placement: PlacementConfig = PlacementConfig()
-    num_cpus: Annotated[float, Field(ge=0)] = 0
+    num_cpus: AmountOrZero = 0
     """Processors that Ray sets aside for each worker; 0: it may run anywhere."""
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    num_gpus: AmountOrZero = 0
     """GPUs that each worker has to itself, for models that it holds; a part of one is shared."""
     memory_mb: Megabytes | None = None
     """Memory that Ray sets aside for each worker; null: none."""

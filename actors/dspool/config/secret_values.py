@@ -5,6 +5,7 @@ No message here holds a value: only the name of what held it.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,17 +44,18 @@ def read_secret(path: Path, source: str) -> str:
     Raises:
         ConfigError: it cannot be read, is too long or no text.
     """
-    where = f"{path} ({source})"
+    # Else it may be the secret itself, where the name of its file belongs.
+    is_path = path.is_absolute() or os.path.exists(path)
+    where = f"{path} ({source})" if is_path else f"the file that {source} names"
     try:
         # A FIFO in its place would hold us for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConfigError(f"{where} is no plain file", key=source, rule="a readable file")
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)
-    except OSError as failed:
-        raise ConfigError(
-            f"{where} cannot be read: {failed.strerror}", key=source, rule="a readable file"
-        ) from None
+    except (OSError, ValueError) as failed:
+        why = failed.strerror if isinstance(failed, OSError) else "no path holds a NUL"
+        raise ConfigError(f"{where} cannot be read: {why}", key=source, rule="a readable file") from None
     if len(content) > LONGEST:
         raise ConfigError(f"{where} is longer than {LONGEST} bytes", key=source, rule="a short file")
     try:

@@ -52,7 +52,8 @@ async def check(url: str) -> StoreReport:
     async with tables.opened(address) as engine, tables.snapshot(engine) as connection:
         version = await tables.version_of(connection)
         fits = version == SCHEMA_VERSION
-        checks = [StoreCheck("schema version", fits, f"{version}, this dspool has {SCHEMA_VERSION}")]
+        said = "none: this is no session store" if version is None else str(version)
+        checks = [StoreCheck("schema version", fits, f"{said}, this dspool has {SCHEMA_VERSION}")]
         if not fits:
             return StoreReport(
                 store=tables.shown(address),
