@@ -293,6 +293,8 @@ def _exceeds(body: bytes) -> bool:
         return True
     if body.translate(_DIGITS_ALIKE).count(_HUNDRED_DIGITS) > MAX_LONG_NUMBERS:
         return True
+    if b"e" not in body and b"E" not in body:
+        return False
     return next(islice(_LARGE_EXPONENT.finditer(body), MAX_LONG_NUMBERS, None), None) is not None
 
 
