@@ -195,7 +195,7 @@ class System:
         mount(self.disk)
         self.directory = directory
         # It looks at threads, by real time. Here, and not when this is imported: tests that do have workers too.
-        LoopWatch.start = lambda self: None  # type: ignore[method-assign]
+        LoopWatch.start = lambda self: None
         metrics.install()
         self.worker_actors: dict[str, Actor] = {}
         self.unnoticed: set[str] = set()

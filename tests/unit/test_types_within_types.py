@@ -223,7 +223,7 @@ class Bounded(typing.TypedDict):
 
 
 class Closed(typing.TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(extra="forbid")
     number: int
 
 

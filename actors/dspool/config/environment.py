@@ -13,7 +13,7 @@ from pydantic_settings import EnvSettingsSource
 
 from dspool.config.base import config_error
 from dspool.config.links import is_service_link, say_ignored
-from dspool.config.secret_values import secret_of, text_of
+from dspool.config.secret_values import checked_secret, said_by, text_of
 
 PREFIX = "DSPOOL_"
 STORE_URL = "DSPOOL_STORE_URL"
@@ -53,8 +53,11 @@ class Environment(EnvSettingsSource):
             environ = os.environ
         variables = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
         keys = {f"{PREFIX}{key}".upper() for key in self.settings_cls.model_fields} | set(OTHER_VARIABLES)
-        others = {name: value for name, value in variables.items() if name.upper().split("__")[0] not in keys}
-        others |= {name: value for name, value in variables.items() if not self._has_part(name)}
+        others = {
+            name: value
+            for name, value in variables.items()
+            if name.upper().split("__")[0] not in keys or not self._has_part(name)
+        }
         links = frozenset(name for name, value in others.items() if is_service_link(name, value))
         if unknown := sorted(others.keys() - links):
             raise config_error(
@@ -64,14 +67,14 @@ class Environment(EnvSettingsSource):
             say_ignored(links)
         taken = {name.lower(): value for name, value in variables.items() if name not in links}
         # A path may hold a blank, a password none.
-        is_path = (text_of(environ, STORE_URL) or "").startswith("sqlite")
-        if (url := (text_of if is_path else secret_of)(environ, STORE_URL)) is not None:
-            taken[STORE_URL.lower()] = url
+        if (url := text_of(environ, STORE_URL)) is not None:
+            is_path = url.startswith("sqlite")
+            taken[STORE_URL.lower()] = url if is_path else checked_secret(url, said_by(environ, STORE_URL))
         return taken
 
     def _has_part(self, name: str) -> bool:
         """Whether the setting that the variable begins with has parts, if the variable names one."""
-        key, mark, _ = name.removeprefix(PREFIX).lower().partition("__")
+        key, mark, _ = name[len(PREFIX) :].lower().partition("__")
         field = self.settings_cls.model_fields.get(key)
         return not mark or field is None or _is_composed(field.annotation)
 

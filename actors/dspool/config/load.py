@@ -199,48 +199,33 @@ def file_named_by(environ: Mapping[str, str]) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    def refused(said: str, rule: str = "one YAML mapping") -> ConfigError:
+        return ConfigError(said, key="file", value=str(path), rule=rule)
+
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as unreadable:
         why = unreadable.strerror if isinstance(unreadable, OSError) else "it is no text in UTF-8"
-        raise ConfigError(
-            f"cannot read the configuration file {path}: {why}",
-            key="file",
-            value=str(path),
-            rule="readable",
-        ) from unreadable
+        raise refused(f"cannot read the configuration file {path}: {why}", "readable") from unreadable
     except (ValueError, RecursionError):
         # Of a date that there is none of, a number of too many digits, or lists within lists without an end.
-        raise ConfigError(
-            f"{path}: a value in it cannot be read (a date or number that there is none of, or too deep)",
-            key="file",
-            value=str(path),
-            rule="one YAML mapping",
+        raise refused(
+            f"{path}: a value in it cannot be read (a date or number that there is none of, or too deep)"
         ) from None
     except yaml.YAMLError as broken:
         mark = getattr(broken, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         # The YAML error itself quotes the line, which may hold a secret.
-        problem = getattr(broken, "problem", None) or "not YAML"
-        raise ConfigError(
-            f"{path}{where}: {problem}", key="file", value=str(path), rule="one YAML mapping"
-        ) from None
+        raise refused(f"{path}{where}: {getattr(broken, 'problem', None) or 'not YAML'}") from None
     if document is None:
         return {}
     if _is_too_much(document):
-        raise ConfigError(
+        raise refused(
             f"{path} holds too much: with its aliases more than {MOST_VALUES:,} values, or a value within itself",
-            key="file",
-            value=str(path),
-            rule="fewer values",
+            "fewer values",
         )
-    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
-        raise ConfigError(
-            f"{path}: the file must be one mapping of keys to values",
-            key="file",
-            value=str(path),
-            rule="mapping",
-        )
+    if not isinstance(document, dict):
+        raise refused(f"{path}: the file must be one mapping of keys to values", "mapping")
     return document
 
 

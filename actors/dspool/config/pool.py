@@ -170,7 +170,7 @@ class PoolConfig(BaseSettings, metaclass=ConfigMeta):
     allowed_imports: tuple[ModuleName, ...] = ()
     """Packages or modules that an import path may name, with all below them: the `dspy.Module`s defined there."""
     allowed_callables: AllowedCallables = AllowedCallables()
-    allowed_program_dirs: tuple[Path, ...] = ()
+    allowed_program_dirs: tuple[Directory, ...] = ()
     """Directories in or below which lie programs that DSPy saved whole, by absolute path. Loading one runs its code."""
     allow_execute_code: bool = False
     """Allow `execute_code`: whoever may call it runs Python in a worker."""

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import msgspec
 import pydantic
@@ -208,9 +207,10 @@ def _numpy(value: Any, numpy: Any, count: _Count, depth: int) -> JSON:
     if value.dtype.kind in "Mm":  # in nanoseconds they would become integers
         return _plain(value.astype(str).tolist(), count, depth)
     count.take(value.size)
-    if value.dtype.kind in "fc" and value.dtype.itemsize > (8 if value.dtype.kind == "f" else 16):
-        # Longer than Python's own, of which a list has them as they are.
-        value = value.astype(numpy.float64 if value.dtype.kind == "f" else numpy.complex128)
+    own = {"f": numpy.dtype(float), "c": numpy.dtype(complex)}.get(value.dtype.kind)
+    if own is not None and value.dtype.itemsize > own.itemsize:
+        # Longer than Python's own: a list would have them as they are.
+        value = value.astype(own)
     items = value.tolist()
     if value.dtype.kind in "iub" or (value.dtype.kind == "f" and bool(numpy.isfinite(value).all())):
         return items
@@ -230,8 +230,7 @@ def _model(value: pydantic.BaseModel, count: _Count, depth: int) -> JSON:
         # Bytes that are no text, or a value that only we can write.
         dumped = value.model_dump(by_alias=True, warnings=False)
     else:
-        if _may_hold_bytes(type(value)):
-            dumped = _with_bytes(dumped, value)
+        dumped = _with_bytes(dumped, value)
     if mark is not None and _holds(dumped, mark, depth):
         # Types of DSPy write themselves as a part of a prompt, which nobody else can read.
         dumped = _without_marks(value, dumped, mark, depth)
@@ -257,40 +256,6 @@ def _shown(value: pydantic.BaseModel) -> dict[str, str]:
         for name, f in type(value).model_fields.items()
         if not f.exclude
     }
-
-
-_bytes_of_classes: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
-
-
-def _may_hold_bytes(kind: type[pydantic.BaseModel]) -> bool:
-    found = _bytes_of_classes.get(kind)
-    if found is None:
-        found = _bytes_of_classes[kind] = _says_bytes(kind.__pydantic_core_schema__)
-    return found
-
-
-def _says_bytes(schema: Any) -> bool:
-    """Whether a core schema has a place for bytes, or for anything."""
-    pending, seen = [schema], set[int]()
-    while pending:
-        part = pending.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if isinstance(part, dict):
-            # Without one it is no schema: fields by their names, of which one may be "type".
-            is_schema = isinstance(part.get("type"), str)
-            if is_schema and part["type"] in _ANYTHING:
-                return True
-            pending.extend(
-                item for key, item in part.items() if not (is_schema and key in ("metadata", "config"))
-            )
-        elif isinstance(part, list | tuple):
-            pending.extend(part)
-    return False
-
-
-_ANYTHING: Final = frozenset({"bytes", "any", "is-instance", "custom-error", "function-plain"})
 
 
 def _with_bytes(dumped: Any, own: Any) -> Any:

@@ -96,13 +96,10 @@ def _typed_dict(keys: Any, made: dict[Any, Any]) -> Any:
     make: Any = typing_extensions.TypedDict
     new = make(keys.__name__, {})
     made[keys] = new
-    asked = requirements(keys)
     new.__annotations__ = {
         name: Required[_readable(hint, made)] if required else NotRequired[_readable(hint, made)]
-        for name, (hint, required) in asked.items()
+        for name, (hint, required) in requirements(keys).items()
     }
-    new.__required_keys__ = frozenset(name for name, (_, required) in asked.items() if required)
-    new.__optional_keys__ = frozenset(asked) - new.__required_keys__
     if (config := getattr(keys, "__pydantic_config__", None)) is not None:
         new.__pydantic_config__ = config
     return new

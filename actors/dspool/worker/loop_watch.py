@@ -93,21 +93,19 @@ class LoopWatch:
 
     def _run(self) -> None:
         while not self._changed.wait(LOOK_EVERY_S) and not self._over:
-            try:
-                self.look()
-            except Exception:
-                # It looks at frames that run meanwhile. Whatever that raises once, the next look may do without.
-                _log.exception("the watch of event loops could not look")
+            self.look()
 
     def look(self) -> None:
         """Ask each loop on which something runs, and judge those that have not answered."""
         for watched, ping in list(self._watched.items()):
             try:
                 self._watched[watched] = self._look_at(watched, ping)
-            except RuntimeError:
-                if not watched.loop.is_closed():
-                    raise
-                self.remove(watched)
+            except Exception:
+                if watched.loop.is_closed():
+                    self.remove(watched)
+                else:
+                    # It looks at frames that run meanwhile. Whatever that raises once, the next look may do without.
+                    _log.exception("the watch of event loops could not look")
 
     def _look_at(self, watched: Watched, ping: _Ping | None) -> _Ping | None:
         if ping is not None and ping.answered_at is None:
