@@ -4,11 +4,13 @@ The machines are Linux namespaces (`tests/cluster`), which takes root. After eac
 next. Of each, in seconds and numbers:
 
 - detected_s: until the service itself no longer counts on a worker of the lost machine.
-- sessions_back_s: until the last of the sessions had an answer again.
+- sessions_back_s: until the last of the sessions had an answer again; null: one had none before all was mended.
 - traffic_gap_s: the longest time without any answer to those who ask for no session, at the nodes that are left.
 - failed: requests that met an error, nobody trying again; `met` says which.
 - hanging: requests without an end when their deadline had passed.
-- lost_changes: sessions that have no longer what was acknowledged. stale_commits: reads that found something older.
+- lost_changes: sessions that have no longer what was acknowledged. stale_commits: reads that found something older
+  that no change which failed explains (it may still have been made): the first ones are in `stale`.
+- control: what of the pool but workers stood on the machine.
 
 `spread` is the number of workers on each node: after the start, after a loss, after the return.
 
@@ -44,6 +46,7 @@ from tests.cluster.switch import Switch
 TROUBLES = ("power_off", "freeze", "partition", "head_loss", "store_loss")
 CHANGES = ("apply_failed_of_100k", "rolling_failed_of_100k", "upgrade_failed_of_100k")
 QUICK = ("power_off", "freeze")
+CONTROL = ("supervisor", "store", "metrics")
 WORKERS = 3
 WHOLE_S = 120.0
 AFTER_S = 5.0
@@ -117,10 +120,14 @@ class Bench:
             await asyncio.sleep(1.0)
         return spread
 
-    def node_of(self, machine: Machine) -> str:
-        """Its id in Ray."""
-        node: str = self.nodes.seen()["by_address"][machine.address]
-        return node
+    def node_of(self, machine: Machine) -> tuple[str, list[str]]:
+        """Its id in Ray, and which actors of the pool but workers stand there."""
+        seen = self.nodes.seen()
+        roles = {
+            actor["name"].rpartition(":")[2]: actor for actor in seen["actors"] if actor["state"] == "ALIVE"
+        }
+        there = [role for role in CONTROL if role in roles and roles[role]["address"] == machine.address]
+        return seen["by_address"][machine.address], there
 
 
 class Observer:
@@ -160,7 +167,7 @@ async def measure(
     """The figures of one trouble. `lost` is the machine that it hits, if that is one of the cluster's."""
     await bench.whole()
     left = entries or [machine for machine in bench.machines[:3] if machine is not lost]
-    node = bench.node_of(lost) if lost is not None else ""
+    node, control = bench.node_of(lost) if lost is not None else ("", [])
     observer = Observer(bench, left[0], node)
     async with Load([bench.service.url_on(machine) for machine in left], bench.service.headers) as load:
         await load.flowing()
@@ -177,11 +184,12 @@ async def measure(
         failed = load.failed(began)
         figures = {
             "detected_s": None if observer.detected_at is None else round(observer.detected_at - began, 2),
-            "sessions_back_s": round(load.sessions_back_s(began), 2),
+            "sessions_back_s": None if (back_s := load.sessions_back_s(began)) is None else round(back_s, 2),
             "traffic_gap_s": round(load.traffic_gap_s(began), 2),
             "failed": sum(failed.values()),
             "met": dict(failed),
             "spread": during,
+            "control": control,
         }
         await mend()
         with contextlib.suppress(TimeoutError):
@@ -192,7 +200,8 @@ async def measure(
         **figures,
         "hanging": load.hanging,
         "lost_changes": lost_changes,
-        "stale_commits": load.stale,
+        "stale_commits": len(load.stale),
+        "stale": load.stale[:5],
         "asked": len(load.asked),
     }
 

@@ -21,6 +21,7 @@ DEADLINE_S: Final = 20.0
 GRACE_S: Final = 5.0
 """An answer that comes later than its deadline by more is none."""
 PAUSE_S: Final = 0.1
+SLOW_ANSWER_S: Final = 2.0
 
 
 class Asked(NamedTuple):
@@ -45,9 +46,11 @@ class Load:
         self._askers = askers
         self.asked: list[Asked] = []
         self.hanging = 0
-        self.stale = 0
-        """Reads that found a value older than an acknowledged one."""
+        self.stale: list[str] = []
+        """Reads that found a value older than an acknowledged one, and no change that failed explains it: such a change
+        may still be made, as a request that a lost connection held up."""
         self.acknowledged: dict[str, int] = {}
+        self._failed_changes: dict[str, set[int]] = {session: set() for session in self._sessions}
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -93,24 +96,21 @@ class Load:
         """The longest time in which nobody who asked the program got an answer."""
         return max(self._gaps(lambda caller: caller.startswith("asker"), since), default=0.0)
 
-    def sessions_back_s(self, since: float) -> float:
-        """How long after `since` the last of the sessions was served again: its first answer after its longest gap."""
-        return max(
-            (self._back_s(session, since) for session in self._sessions),
-            default=0.0,
-        )
+    def sessions_back_s(self, since: float) -> float | None:
+        """How long after `since` the last of the sessions was served again: its first answer after its longest gap.
+        None: one of them is not served yet."""
+        backs = [self._back_s(session, since) for session in self._sessions]
+        return None if None in backs else max((back for back in backs if back is not None), default=0.0)
 
-    def _back_s(self, session: str, since: float) -> float:
+    def _back_s(self, session: str, since: float) -> float | None:
         """0.0 for a session that was served all the time: no gap of it is longer than a slow answer."""
-        ends = sorted(
-            one.ended
-            for one in self.asked
-            if one.caller == session and not one.trouble and one.ended >= since
-        )
-        failed = any(one.caller == session and one.trouble and one.ended >= since for one in self.asked)
+        asked = [one for one in self.asked if one.caller == session and one.ended >= since]
+        ends = sorted(one.ended for one in asked if not one.trouble)
         gaps = [(late - early, late) for early, late in itertools.pairwise([since, *ends])]
         longest, back_at = max(gaps, default=(0.0, since))
-        return back_at - since if failed or longest > 2.0 else 0.0
+        if time.monotonic() - (ends or [since])[-1] > max(longest, SLOW_ANSWER_S):
+            return None
+        return back_at - since if longest > SLOW_ANSWER_S or any(one.trouble for one in asked) else 0.0
 
     def _gaps(self, mine: Callable[[str], bool], since: float) -> list[float]:
         ends = sorted(
@@ -125,7 +125,7 @@ class Load:
             answer = await self._http.get(
                 f"{self._urls[0]}{POOL}/sessions/{session}/variables/n", timeout=DEADLINE_S + GRACE_S
             )
-            lost += answer.status_code != 200 or answer.json()["value"] < value
+            lost += answer.status_code != 200 or self._is_older(session, answer.json()["value"], value)
         return lost
 
     # --- callers ---
@@ -147,11 +147,16 @@ class Load:
             url = f"{self._url(number + count)}{POOL}/sessions/{session}/variables/n"
             if await self._asked(session, self._http.put(url, json={"value": count})) is not None:
                 self.acknowledged[session] = count
+            else:
+                self._failed_changes[session].add(count)
             known = self.acknowledged.get(session, 0)
             answer = await self._asked(session, self._http.get(url)) if known else None
-            if answer is not None and answer.json()["value"] < known:
-                self.stale += 1
+            if answer is not None and self._is_older(session, answer.json()["value"], known):
+                self.stale.append(f"{session}: {answer.json()['value']} after {known}")
             await asyncio.sleep(PAUSE_S)
+
+    def _is_older(self, session: str, value: int, acknowledged: int) -> bool:
+        return value < acknowledged and value not in self._failed_changes[session]
 
     def _url(self, number: int) -> str:
         return self._urls[number % len(self._urls)]

@@ -64,10 +64,9 @@ class Switch:
         cable, address = f"m{number}", self.address(number)
         # Of a machine that was powered off: its own end may not be gone yet.
         self._ip(f"link del {cable}", check=False)
-        self._ip(
-            f"link add {cable} type veth peer name eth0 address 02:00:c6:12:{self._third:02x}:{number:02x}"
-        )
-        self._ip(f"link set eth0 netns {pid}")
+        # Its other end begins where it belongs: several machines may be connected at once.
+        own_end = f"peer name eth0 address 02:00:c6:12:{self._third:02x}:{number:02x} netns {pid}"
+        self._ip(f"link add {cable} type veth {own_end}")
         self._ip(f"link set {cable} master bridge up")
         for command in ("link set lo up", f"addr add {address}/24 dev eth0", "link set eth0 up"):
             _run(f"nsenter --target {pid} --net ip {command}")

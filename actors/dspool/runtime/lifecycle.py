@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
@@ -17,7 +17,7 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import SizingConfig
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.config_changes import worker_settings
-from dspool.core.lifecycle.placement import apart
+from dspool.core.lifecycle.placement import ClusterNode, apart
 from dspool.errors import PoolError, UnknownWorker
 from dspool.messages import WorkerId
 from dspool.runtime.answers import ROLE as ANSWERS
@@ -31,6 +31,7 @@ from dspool.runtime.cluster import (
     find_supervisor,
     placeable_nodes,
 )
+from dspool.runtime.forkserver import start_method
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.store import StoreActor
@@ -55,6 +56,7 @@ COMMON: dict[str, Any] = {
     "get_if_exists": True,
 }
 """Options of the actors of a pool that stand once."""
+NODE_LABEL = "ray.io/node-id"
 _CLOSE_STORE_S = 2.0
 _NAMES_FREE_S = 5.0
 
@@ -179,34 +181,51 @@ def launch(
     node = find_node(name, url)
     places = apart(nodes, ("supervisor", "store", "metrics", ANSWERS), name)
 
-    def place(role: str, pinned: str | None = None) -> Any:
-        if pinned is not None:
-            return NodeAffinitySchedulingStrategy(pinned, soft=False)
-        chosen = places[role]
-        return "DEFAULT" if chosen is None else NodeAffinitySchedulingStrategy(chosen, soft=True)
+    def place(role: str) -> dict[str, Any]:
+        if role == "store" and node is not None:
+            return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        return _preferred(places[role], nodes)
+
+    # When the machine of one of them is lost, what it did waits for its start on another one: a fork is the soonest.
+    forked = start_method(config, ray.get_runtime_context().runtime_env) if len(nodes) > 1 else None
+    start = (
+        {"runtime_env": {"py_executable": forked.py_executable}} if forked and forked.py_executable else {}
+    )
 
     store: Any = ray.remote(StoreActor)
     store.options(
         name=actor_name(name, "store"),
         max_task_retries=-1,
-        scheduling_strategy=place("store", node),
+        **place("store"),
+        **start,
         **COMMON,
     ).remote(config)
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
-        metrics.options(
-            name=actor_name(name, "metrics"), scheduling_strategy=place("metrics"), **COMMON
-        ).remote(config, goes_on)
+        metrics.options(name=actor_name(name, "metrics"), **place("metrics"), **COMMON).remote(
+            config, goes_on
+        )
     if config.cache:
         answers: Any = ray.remote(AnswersActor)
-        answers.options(name=actor_name(name, ANSWERS), scheduling_strategy=place(ANSWERS), **COMMON).remote(
-            config
-        )
+        answers.options(name=actor_name(name, ANSWERS), **place(ANSWERS), **COMMON).remote(config)
     supervisor: Any = ray.remote(SupervisorActor)
     handle: ActorHandle[Any] = supervisor.options(
-        name=actor_name(name, "supervisor"), scheduling_strategy=place("supervisor"), **COMMON
+        name=actor_name(name, "supervisor"), **place("supervisor"), **start, **COMMON
     ).remote(config, secret, host)
     return handle
+
+
+def _preferred(chosen: str | None, nodes: Sequence[ClusterNode]) -> dict[str, Any]:
+    """Options of an actor that stands on the node `chosen`. Once that is gone Ray starts it on one that is not the
+    head, whose loss would take the control plane and this actor at once; on the head if there is no other.
+    """
+    if chosen is None:
+        return {}
+    fallback = [{"label_selector": {NODE_LABEL: f"!{node.id}"}} for node in nodes if node.is_head]
+    return {
+        "label_selector": {NODE_LABEL: chosen},
+        "fallback_strategy": [*fallback, {"label_selector": {}}],
+    }
 
 
 async def dismantle(config: PoolConfig, *, timeout_s: float) -> None:

@@ -27,7 +27,7 @@ from dspool.supervisor.ports import Runtime, Sleep, within
 log = logging.getLogger("dspool.supervisor")
 
 LOOK_EVERY_S: Final = 5.0
-_NODES_S: Final = 2.0
+_NODES_S: Final = 5.0
 """How long the cluster may take to name its nodes; then Ray chooses."""
 
 
