@@ -9,7 +9,8 @@ next. Of each, in seconds and numbers:
 - failed: requests that met an error, nobody trying again; `met` says which.
 - hanging: requests without an end when their deadline had passed.
 - lost_changes: sessions that have no longer what was acknowledged. stale_commits: reads that found something older
-  that no change which failed explains (it may still have been made): the first ones are in `stale`.
+  that no change which failed explains (it may still have been made): the first ones are in `stale`,
+  lost ones in `lost`.
 - control: what of the pool but workers stood on the machine.
 
 `spread` is the number of workers on each node: after the start, after a loss, after the return.
@@ -199,7 +200,8 @@ async def measure(
     return {
         **figures,
         "hanging": load.hanging,
-        "lost_changes": lost_changes,
+        "lost_changes": len(lost_changes),
+        "lost": lost_changes[:5],
         "stale_commits": len(load.stale),
         "stale": load.stale[:5],
         "asked": len(load.asked),

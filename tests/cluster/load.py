@@ -1,7 +1,8 @@
 """Callers of a service over HTTP, who write down what each request met, and what follows from their books.
 
-A third ask a program that may be repeated; the others change a variable of a session and read it back. Nobody tries
-again: a balancer or a client that does so would meet less.
+Some ask a program that may be repeated, at fixed times whatever became of the requests before, as the users of a
+service do; the others change a variable of a session and read it back, one after the other. Nobody tries again: a
+balancer or a client that does so would meet less.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ DEADLINE_S: Final = 20.0
 GRACE_S: Final = 5.0
 """An answer that comes later than its deadline by more is none."""
 PAUSE_S: Final = 0.1
+ASK_EVERY_S: Final = 0.2
 SLOW_ANSWER_S: Final = 2.0
+READ_S: Final = 30.0
 
 
 class Asked(NamedTuple):
@@ -118,27 +121,38 @@ class Load:
         )
         return [late - early for early, late in itertools.pairwise([since, *ends])]
 
-    async def lost_changes(self) -> int:
-        """Sessions that have no longer what was acknowledged. Call it after the load has ended."""
-        lost = 0
-        for session, value in self.acknowledged.items():
-            answer = await self._http.get(
-                f"{self._urls[0]}{POOL}/sessions/{session}/variables/n", timeout=DEADLINE_S + GRACE_S
-            )
-            lost += answer.status_code != 200 or self._is_older(session, answer.json()["value"], value)
+    async def lost_changes(self) -> list[str]:
+        """Sessions that have no longer what was acknowledged, and what they have. Call it after the load has ended."""
+        lost = []
+        for session, acknowledged in self.acknowledged.items():
+            answer = await self._read(session)
+            if answer.status_code != 200 or self._is_older(session, answer.json()["value"], acknowledged):
+                lost.append(
+                    f"{session}: {acknowledged} acknowledged, {answer.status_code} {answer.text[:200]}"
+                )
         return lost
+
+    async def _read(self, session: str) -> httpx.Response:
+        """What a session has: its first answer, or the last error of half a minute."""
+        until = time.monotonic() + READ_S
+        while True:
+            answer = await self._http.get(f"{self._urls[0]}{POOL}/sessions/{session}/variables/n")
+            if answer.status_code < 500 or time.monotonic() > until:
+                return answer
+            await asyncio.sleep(PAUSE_S)
 
     # --- callers ---
 
     async def _ask(self, caller: str, number: int) -> None:
-        for count in itertools.count(number):
-            if self._stopping.is_set():
-                return
-            url = f"{self._url(count)}{POOL}/programs/qa/execute"
-            await self._asked(
-                caller, self._http.post(url, json={"inputs": QUESTION, "timeout_s": DEADLINE_S})
-            )
-            await asyncio.sleep(PAUSE_S)
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as under_way:
+            for count in itertools.count():
+                await asyncio.sleep(began + count * ASK_EVERY_S - time.monotonic())
+                if self._stopping.is_set():
+                    return
+                url = f"{self._url(number + count)}{POOL}/programs/qa/execute"
+                request = self._http.post(url, json={"inputs": QUESTION, "timeout_s": DEADLINE_S})
+                under_way.create_task(self._asked(caller, request))
 
     async def _change(self, session: str, number: int) -> None:
         for count in itertools.count(1):

@@ -176,14 +176,14 @@ async def observed(start_module_pool: Any) -> Any:
 async def test_events_of_all_processes_are_in_one_place_and_can_be_followed(observed):
     pool = observed
     page = await pool.events()
-    assert "pool.init" in {event.event for event in page.events} or page.events == []
+    # Each process tells on its own; this waits for what comes after.
     waiting = asyncio.ensure_future(pool.events(page.next, timeout_s=20.0))
     await pool.session("s").set_variable("x", 1)
     deadline = time.monotonic() + PATIENCE_S
-    told = list((await waiting).events)
-    while not any(event.event == "session.created" for event in told) and time.monotonic() < deadline:
-        following = await pool.events(told[-1].number if told else page.next, timeout_s=5.0)
-        told += following.events
+    told = [*page.events, *(await waiting).events]
+    while not {"pool.init", "session.created"} <= {event.event for event in told}:
+        assert time.monotonic() < deadline, told
+        told += (await pool.events(told[-1].number if told else page.next, timeout_s=5.0)).events
     created = next(event for event in told if event.event == "session.created")
     assert created.source == created.metadata["worker"] in pids(pool)
 
@@ -235,7 +235,8 @@ async def test_one_trace_leads_from_the_caller_to_the_model_across_processes(obs
         "adapter ChatAdapter.parse",
     ]
     assert root.span["resource"]["process.pid"] != work.span["resource"]["process.pid"] in pids(pool).values()
-    assert root.span["start_ns"] <= work.span["start_ns"] <= work.span["end_ns"] <= root.span["end_ns"] + 1e6
+    # A worker that loses its processor as it answers ends its span after its caller has the answer.
+    assert root.span["start_ns"] <= work.span["start_ns"] <= min(work.span["end_ns"], root.span["end_ns"])
     with pytest.raises(UnknownName):
         find_trace(state_dir, untraced.operation_id)
 

@@ -23,7 +23,7 @@ from dspool.programs.sessions.host import Session, SessionHost
 from dspool.telemetry import trace_names as names
 from dspool.telemetry.trace_export import Batches, FileExporter, as_row, exporters, remove_oldest
 from dspool.telemetry.trace_tree import find_trace, render, trees
-from dspool.telemetry.tracing import NOT_TRACED, Tracing, inside, trace_id_of, traceparent_of
+from dspool.telemetry.tracing import NOT_TRACED, Tracing, clock_offset_ns, inside, trace_id_of, traceparent_of
 
 CANARY = "canary-2b7e"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -541,3 +541,15 @@ def test_the_file_of_a_process_appears_with_its_first_span(tmp_path):
         tracing.close()
 
     asyncio.run(main())
+
+
+def test_a_process_that_loses_its_processor_between_two_clocks_does_not_shift_its_spans():
+    pauses_ns = iter([0, 13_000_000, 5, 5, 0, 9_000_000, 0, 0, 2_000_000, 0])
+    now_ns = 0
+
+    def monotonic() -> int:
+        nonlocal now_ns
+        now_ns += 1 + next(pauses_ns)
+        return now_ns
+
+    assert abs(clock_offset_ns(lambda: 1_000 + now_ns, monotonic) - 1_000) <= 10

@@ -56,6 +56,24 @@ active: Callable[[], Active | None] = _active.get
 """The traced operation of this task or thread; None for almost all."""
 
 
+def clock_offset_ns(
+    wall: Callable[[], int] = time.time_ns,
+    monotonic: Callable[[], int] = time.monotonic_ns,
+    *,
+    looks: int = 5,
+) -> int:
+    """What to add to monotonic nanoseconds to have wall-clock ones, as long as nobody sets the clock.
+
+    A process may lose its processor between two looks, and spans of several processes would be out of order by as much:
+    of several pairs the one that took the shortest counts.
+    """
+    offsets = []
+    for _ in range(looks):
+        before, at, after = monotonic(), wall(), monotonic()
+        offsets.append((after - before, at - (before + after) // 2))
+    return min(offsets)[1]
+
+
 class Tracing:
     """Makes and exports the spans of one process for one pool. Safe to use from any thread."""
 
@@ -82,7 +100,7 @@ class Tracing:
         self._off = False
         self._lock = threading.Lock()
         # Spans have wall times; this maps our monotonic times to them.
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._offset_ns = clock_offset_ns()
 
     @property
     def dropped(self) -> int:
