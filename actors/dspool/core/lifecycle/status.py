@@ -55,6 +55,7 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
         lost=state.condition.lost,
         lost_since=since if (since := state.condition.lost_since) is None else since + wall_offset,
         ended=state.ended.rows(wall_offset),
+        gradual=state.gradual.status(state.target, state.config.spares),
     )
 
 
