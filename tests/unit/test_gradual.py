@@ -174,17 +174,26 @@ def test_a_change_goes_back_when_the_workers_that_were_tried_have_the_other_sett
     assert b.done().kinds == (0, 2)
     assert b.state.membership.share is None
     assert b.status().gradual is None
-    assert b.recorded == [{"settings": OLD, "percent": 100}, None]
+    assert b.recorded == [{OLD: 100}, None]
 
 
 def test_a_record_about_other_settings_means_nothing_to_this_pool():
     b = Changing(10, pool_size=2, settings=OLD)
-    assert b.recorded == [{"settings": NEW, "percent": 10}]
+    assert b.recorded == [{NEW: 10}]
     assert b.status().gradual is None
     assert b.kinds == (0, 2)
 
 
-@pytest.mark.parametrize("record", [None, 3, [], {}, {"settings": NEW}, {"settings": NEW, "percent": "10"}])
+def test_the_way_back_may_be_on_record_while_a_change_still_stands():
+    b = Changing(50, pool_size=2)
+    b.step(0).step(100, OLD)
+    assert b.kinds == (1, 1)
+    assert b.recorded[-1] == {NEW: 0, OLD: 100}
+    b.step(10, "third")
+    assert b.recorded[-1] == {NEW: 0, "third": 10}
+
+
+@pytest.mark.parametrize("record", [None, 3, [], {}, {OLD: 10}, {NEW: "10"}])
 def test_a_record_that_is_none_is_no_change(record):
     b = Bench(pool_size=2)
     b.state.gradual.settings = NEW

@@ -1,6 +1,6 @@
 """A change of settings that goes step by step: how many workers have which settings at a step, and who has to go. Pure.
 
-The step is a record of the supervisor's, and no part of the exchange that gives the pool its new configuration: it
+A step is a record of the supervisor's, and no part of the exchange that gives the pool its new configuration: it
 changes while the configuration stays, and Ray starts a supervisor again with the arguments it once had. The record
 names the settings that it is about. So it may be written before their supervisor is there, which then never replaces a
 worker too many, and it means nothing to a supervisor with others.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.roster import Roster, WorkerRecord
 from dspool.errors import Conflict
-from dspool.messages import JSON, GradualStatus, Share
+from dspool.messages import GradualStatus, Share
 
 WHY = "the pool has other settings now"
 
@@ -47,6 +47,8 @@ class GradualChange:
         self.settings = ""
         """The mark of the settings that workers are to have from their start; empty: any."""
         self.percent: int | None = None
+        self._records: dict[str, int] = {}
+        """Percent by settings: those of this pool, and those that it is to have next."""
 
     @property
     def required(self) -> str:
@@ -59,15 +61,19 @@ class GradualChange:
 
     def move(self, settings: str, percent: int | None) -> None:
         """On record the change to these settings stands there; in this pool only if they are its own."""
-        record: JSON = None if percent is None else {"settings": settings, "percent": percent}
-        self.restore(record)
-        self._orders.persist("gradual", record)
+        records = {**self._records, settings: percent}
+        # At most two, however often somebody turns back: others are of changes that are over.
+        kept = {
+            mark: at for mark, at in records.items() if at is not None and mark in (settings, self.settings)
+        }
+        self.restore(kept)
+        self._orders.persist("gradual", {**kept} or None)
 
-    def restore(self, record: Any) -> None:
-        """Stand where the record says, if it is about the settings of this pool."""
-        of = record if isinstance(record, dict) else {}
-        percent = of.get("percent")
-        self.percent = percent if isinstance(percent, int) and of.get("settings") == self.settings else None
+    def restore(self, records: Any) -> None:
+        """Stand where the record says that is about the settings of this pool."""
+        found = records.items() if isinstance(records, dict) else ()
+        self._records = {mark: percent for mark, percent in found if isinstance(percent, int)}
+        self.percent = self._records.get(self.settings)
 
     def step(self, target: int) -> int:
         """Order what this step needs; returns how many workers are to take traffic for a pool of `target`."""

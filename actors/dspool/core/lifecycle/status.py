@@ -76,6 +76,8 @@ def _why(state: PoolState) -> str:
         return state.condition.degraded
     if not state.awake:
         return "lazy: no worker is started before the first operation"
+    if state.gradual.percent is not None:
+        return f"a change of settings stands at {state.gradual.percent} %: `dspool apply` finishes it"
     if len(state.roster.ready) < state.target:
         return state.condition.last_failure
     return ""
