@@ -73,6 +73,11 @@ def test_new_workers_that_fail_more_are_found_however_well_the_pool_does_as_a_wh
     assert "error rate 20.0%" in looked(watch(), new=(100, 20), old=(90_000, 10))
 
 
+def test_at_the_end_of_a_hold_what_there_is_decides():
+    assert looked(watch(), new=(5, 1)) == ""
+    assert "error rate 20.0%" in looked(watch(), new=(5, 1), time_over=True)
+
+
 def test_what_old_workers_did_before_stands_in_for_a_step_in_which_they_did_little():
     often = watch(base=(1000, 200))
     assert looked(often, new=(100, 20), old=(1001, 200)) == ""
