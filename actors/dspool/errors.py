@@ -33,6 +33,7 @@ PoolError
 ├── SandboxUnavailable     there is no sandbox to run code in
 ├── WorkerLost             the worker died after the operation had started
 ├── WorkerStartFailed      a worker could not be started or warmed
+├── ChangeWentBack         `dspool apply --gradual` took a change back by itself
 ├── Unreachable            a remote pool does not answer; it may have done the work
 ├── StaleLease             a worker whose lease on a session is old tried to use it
 ├── StoreFailed            the session store could not commit
@@ -289,6 +290,10 @@ class WorkerLost(PoolError):
 
 class WorkerStartFailed(PoolError):
     code = "worker_start_failed"
+
+
+class ChangeWentBack(PoolError):
+    code = "change_went_back"
 
 
 class Unreachable(PoolError):

@@ -52,6 +52,8 @@ ADVICE: Final = {
     "sandbox_unavailable": 'Install Deno where workers run: `pip install "dspool[sandbox]"`.',
     "worker_lost": "Run it again if that does no harm: it had begun. A program with `idempotent: true` is run again "
     "by itself.",
+    "change_went_back": "`details.gradual` has the steps and the reason: how to go on says [step by step, and back by "
+    "itself](../how-to/change.md#step-by-step-and-back-by-itself).",
     "worker_start_failed": "`dspool status` names the warm-up step and its error; `dspool doctor` looks further.",
     "unreachable": "Look whether it was done before you send it again without an `Idempotency-Key`.",
     "stale_lease": "Send it again: the session has moved.",

@@ -30,6 +30,8 @@ class Process:
         self.draining = False
         self.told_to_go = False
         self.killed = False
+        # The first ones are from before a change of the pool's settings.
+        self.settings = "before" if int(worker_id.rpartition("-")[2]) < 4 else "now"
 
 
 class PoolAndWorld(RuleBasedStateMachine):
@@ -58,6 +60,7 @@ class PoolAndWorld(RuleBasedStateMachine):
         self.state = PoolState(
             self.config, new_id=lambda ordinal: f"w{ordinal}-{next(self.ids)}", jitter=lambda: 0.5
         )
+        self.state.gradual.settings = "now"
         self.world: dict[str, Process] = {}
         self.versions: list[int] = []
         self.published = None
@@ -140,7 +143,7 @@ class PoolAndWorld(RuleBasedStateMachine):
     )
     def a_health_check_ends(self, data, ok, operations, says):
         if p := self.some(data, listening=True):
-            status = WorkerStatus(p.worker_id, p.ordinal, says, operations=operations)
+            status = WorkerStatus(p.worker_id, p.ordinal, says, operations=operations, settings=p.settings)
             self.feed(ev.HealthOk(p.worker_id, status) if ok else ev.HealthMissed(p.worker_id, "late"))
 
     @rule(data=st.data())
@@ -181,6 +184,10 @@ class PoolAndWorld(RuleBasedStateMachine):
     @rule(paused=st.booleans())
     def somebody_pauses_or_resumes(self, paused):
         self.feed(ev.PauseRequested(paused))
+
+    @rule(settings=st.sampled_from(["now", "now", "others"]), percent=st.none() | st.integers(0, 100))
+    def a_change_moves(self, settings, percent):
+        self.feed(ev.GradualStep(settings, percent))
 
     @rule()
     def somebody_wakes_it(self):
@@ -236,14 +243,23 @@ class PoolAndWorld(RuleBasedStateMachine):
     @invariant()
     def never_many_more_workers_than_wanted(self):
         useful = [w for w in self.state.roster if w.phase not in ("draining", "stopped", "failed")]
-        # One more than wanted while one is replaced.
-        assert len(useful) <= MAX + OVERFLOW + self.config.spares + 1
+        # One more than wanted while one is replaced, and one that is tried beside the others.
+        assert len(useful) <= MAX + OVERFLOW + self.config.spares + 2
+
+    @precondition(lambda self: hasattr(self, "state"))
+    @invariant()
+    def clients_are_told_of_a_share_just_while_a_change_stands(self):
+        share, percent = self.published.share, self.state.gradual.percent
+        assert (None if share is None else share.percent) == percent
+        if share is not None:
+            assert set(share.workers) <= {member.worker_id for member in self.published.workers}
 
     def teardown(self):
         """Once nothing fails any more, the pool reaches the size it wants, and then rests."""
         if not hasattr(self, "state"):
             return
         self.feed(ev.Woken())
+        self.feed(ev.GradualStep("now", None))
         for _ in range(400):
             self.cooperate()
             if self.unfinished():

@@ -113,3 +113,27 @@ def test_workers_are_told_apart_by_the_settings_that_they_have_from_their_start(
     assert config_changes.worker_settings(before.override(pool_size=3, max_queue=7), "secret") == mark
     assert config_changes.worker_settings(before.override(slots_per_worker=3), "secret") != mark
     assert config_changes.worker_settings(before, "other") != mark
+
+
+LOADED = {"import_path": "shop:Orders", "kwargs": {"k": 2}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"programs": {"qa": {**LOADED, "kwargs": {"k": 3}}}},
+        {"programs": {"qa": {**LOADED, "idempotent": False}}},
+        {"lm_profiles": {"a": {"model": "offline", "engine": "offline", "extra": {"top_k": 3}}}},
+        {"lm_profiles": {"a": {"model": "offline", "engine": "offline", "temperature": 0.5}}},
+        {"slots_per_worker": 4},
+    ],
+    ids=str,
+)
+def test_whatever_differs_for_workers_gives_them_another_mark_also_if_it_is_never_shown(change):
+    base = {**BASE, "allowed_imports": ["shop"], "programs": {"qa": LOADED}}
+
+    def mark(more):
+        return config_changes.worker_settings(PoolConfig(**{**base, **more}), "k")
+
+    assert mark(change) != mark({})
+    assert mark(change) == mark(change)

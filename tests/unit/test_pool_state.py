@@ -210,7 +210,7 @@ def test_an_adopted_worker_over_the_memory_limit_is_recycled_because_nobody_know
 def test_workers_with_older_settings_are_replaced_one_at_a_time_each_after_its_replacement_is_warm():
     b = Bench(pool_size=3).boot().obey()
     old = list(b.members)
-    b.state.settings = "new"
+    b.state.gradual.settings = "new"
     for worker_id in old:
         b.feed(ev.HealthOk(worker_id, WorkerStatus(worker_id, 0, "ready", settings="old")))
     assert [one.settings for one in b.status().workers if one.id in old] == ["old"] * 3
@@ -227,7 +227,7 @@ def test_workers_with_older_settings_are_replaced_one_at_a_time_each_after_its_r
 
 def test_a_worker_that_has_not_said_its_settings_yet_stays():
     b = Bench(pool_size=1).boot().obey()
-    b.state.settings = "new"
+    b.state.gradual.settings = "new"
     b.feed(ev.HealthOk(b.members[0], WorkerStatus(b.members[0], 0, "ready")))
     assert len(b.of(ev.StartWorker)) == 1
 

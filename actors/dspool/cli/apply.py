@@ -18,10 +18,12 @@ from dspool.cli.run_file import ServiceRun
 from dspool.cli.service import run_file, running
 from dspool.config import load_pools
 from dspool.core.lifecycle.config_changes import PoolChange, text_of
+from dspool.core.lifecycle.gradual_watch import HOLD_S, STEPS, Course, course_of
 from dspool.errors import ConfigError, PoolNotReady
 
 APPLYING: Final = "dspool_serve.ingress.applying"
-"""Loaded when it is asked for: imports point down, and this package lies below."""
+ALERTS: Final = "dspool_console.alerts.watch"
+"""Both are loaded when they are asked for: imports point down, and this package lies below."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,6 +37,22 @@ def apply(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
     ] = False,
+    gradual: Annotated[
+        bool,
+        typer.Option(
+            "--gradual",
+            help="Where workers are replaced, send a part of the operations to new ones first, then more, and go back "
+            "if they do worse.",
+        ),
+    ] = False,
+    steps: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT,...", help=f"Parts to go by, the last is 100 (default {STEPS})."),
+    ] = None,
+    hold_s: Annotated[
+        float | None,
+        typer.Option(help=f"Seconds to look at each part but the last (default {HOLD_S:g})."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -43,19 +61,35 @@ def apply(
     Shows what differs, setting by setting, and how each changes: in place; by new workers, each warm before an old one
     finishes and hands its sessions on; by new HTTP processes. A pool that is new in the file is started, one that is no
     longer there ends. What cannot change while the service runs is refused, and then nothing is changed (exit code 2).
+    With --gradual a pool goes back by itself (exit code 1) when an alert holds that did not before, or when the new
+    workers fail more than those before; Ctrl-C goes back, too.
     """
     out = Output(json, debug)
     with guarded(out):
+        course = _course(gradual, steps, hold_s)
         run = running(run_file(config, state_dir))
-        facts = change(run, config, dry_run, out)
+        facts = change(run, config, dry_run, out, course)
         out.result(facts, facts["message"])
 
 
-def change(run: ServiceRun, file: Path | None, dry_run: bool, out: Output) -> dict[str, Any]:
-    """Plan it, show it, and do it.
+def _course(gradual: bool, steps: str | None, hold_s: float | None) -> Course | None:
+    """Raises: ConfigError: what was said is no course; nothing was changed."""
+    if gradual:
+        return course_of(STEPS if steps is None else steps, HOLD_S if hold_s is None else hold_s)
+    for option, value in (("--steps", steps), ("--hold-s", hold_s)):
+        if value is not None:
+            raise ConfigError(f"{option} is for --gradual, got {value!r} without it")
+    return None
+
+
+def change(
+    run: ServiceRun, file: Path | None, dry_run: bool, out: Output, course: Course | None = None
+) -> dict[str, Any]:
+    """Plan it, show it, and do it, step by step where there is a `course`.
 
     Raises:
         ConfigError: something cannot change while the service runs; nothing was changed.
+        ChangeWentBack: a pool went back by itself.
         PoolNotReady: the service is under `dspool dev`, or it does not answer.
     """
     if run.development:
@@ -79,9 +113,17 @@ def change(run: ServiceRun, file: Path | None, dry_run: bool, out: Output) -> di
         if dry_run or todo.is_empty:
             said = "nothing was changed" if dry_run else "nothing to change"
             return {**facts, "took_s": 0.0, "message": said}
-        asyncio.run(applying.apply(record, todo, wanted, out.progress))
+        gradually = None
+        if course is not None:
+            watch: Any = import_module(ALERTS)
+            gradually = applying.Gradually(course, lambda pool: watch.AlertWatch(pool, None))
+        done = asyncio.run(applying.apply(record, todo, wanted, out.progress, gradually))
     took_s = round(time.monotonic() - began, 3)
-    return {**facts, "applied": True, "took_s": took_s, "message": f"applied in {took_s:.1f} s"}
+    said = f"applied in {took_s:.1f} s"
+    if course is not None:
+        facts["gradual"] = {"steps": msgspec.to_builtins(done), "went_back": False, "reason": ""}
+        said += "" if done else "; nothing of it needed steps"
+    return {**facts, "applied": True, "took_s": took_s, "message": said}
 
 
 def refuse(pools: list[PoolChange], facts: dict[str, Any]) -> None:

@@ -101,6 +101,11 @@ def status_text(seen: dict[str, Any]) -> str:
         lines.append("its `dspool up` has ended; it serves on, and `dspool up` takes it over")
     if status is None:
         return "\n".join(lines)
+    if (gradual := status.get("gradual")) is not None:
+        sides = f"new ones on {gradual['workers_new']}, those before on {gradual['workers_old']}"
+        lines.append(
+            f"a change of settings stands at {gradual['percent']} % ({sides}): `dspool apply` finishes it"
+        )
     if seen["metrics"] is None:
         lines.append(f"no figures: {seen['metrics_why']}")
     lines.append(f"sessions: {store_text(seen)}")

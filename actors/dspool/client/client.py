@@ -384,6 +384,7 @@ class Client:
             connected,
             finishing=self._membership.finishing,
             paused=self._membership.paused,
+            share=self._membership.share,
             now=time.monotonic(),
             random=random.random(),
         )

@@ -34,9 +34,11 @@ from dspool.messages.commands import (
 )
 from dspool.messages.members import (
     EndedWorker,
+    GradualStatus,
     Member,
     Membership,
     PoolStatus,
+    Share,
     WorkerId,
     WorkerState,
     WorkerStatus,
@@ -84,6 +86,7 @@ __all__ = [
     "GetProgramInfo",
     "GetStats",
     "GetVariable",
+    "GradualStatus",
     "Lease",
     "ListPrograms",
     "ListVariables",
@@ -97,6 +100,7 @@ __all__ = [
     "Result",
     "SessionInfo",
     "SetVariable",
+    "Share",
     "StorageLimits",
     "StoreStatus",
     "StoredUsage",

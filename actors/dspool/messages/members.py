@@ -62,6 +62,15 @@ class Member(Struct, frozen=True):
     node: str = ""
 
 
+class Share(Struct, frozen=True):
+    """How much goes to workers with new settings while a pool changes step by step."""
+
+    percent: int
+    """Of the operations that may run anywhere, at most; of sessions that have no home yet, about so many."""
+    workers: tuple[str, ...]
+    """The ids of those that take traffic."""
+
+
 class Membership(Struct, frozen=True):
     """Who takes traffic. `version` only grows (also over supervisor restarts), so a client can wait for the next."""
 
@@ -73,6 +82,8 @@ class Membership(Struct, frozen=True):
     """Current version by pool program."""
     finishing: tuple[str, ...] = ()
     """Ids of workers that take no traffic now, but live and finish what they hold."""
+    share: Share | None = None
+    """None: all workers are alike."""
 
     def lives(self, worker_id: str) -> bool:
         """False: it died or was declared dead. None of its operations ends there, and nothing it says counts."""
@@ -137,6 +148,17 @@ class EndedWorker(Struct, frozen=True):
     """How long its place was empty."""
 
 
+class GradualStatus(Struct, frozen=True):
+    """Where a change stands that goes step by step."""
+
+    percent: int
+    """Of the operations, for workers with the pool's settings; others have those before."""
+    workers_new: int
+    workers_old: int
+    reached: bool
+    """There are as many of both as there should be."""
+
+
 class PoolStatus(Struct, frozen=True):
     name: str
     state: Literal["starting", "ready", "degraded", "paused", "closed", "unknown"]
@@ -159,6 +181,8 @@ class PoolStatus(Struct, frozen=True):
     """Wall-clock seconds: since when `lost` is not 0."""
     ended: tuple[EndedWorker, ...] = ()
     """The last 32 workers that ended, the last one first, since the supervisor began."""
+    gradual: GradualStatus | None = None
+    """A change by `dspool apply --gradual` that is under way, or was cut off there: the next `apply` finishes it."""
 
     def worker_id(self, named: str | int) -> str:
         """The id of the worker that `named` means: its id, or its ordinal.

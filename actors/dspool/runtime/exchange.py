@@ -91,6 +91,30 @@ async def _finish(unfinished: Unfinished) -> None:
     await asyncio.to_thread(forget, pool)
 
 
+async def mark_of(config: PoolConfig) -> str:
+    """The mark of the settings of `config` that workers of the running pool have from their start."""
+    _, secret = await ask_supervisor(find_supervisor(config.name), "connect_info")
+    return worker_settings(config, life_of(secret))
+
+
+async def gradual_step(config: PoolConfig, percent: int | None) -> None:
+    """Have a change of the pool to the worker settings of `config` stand at `percent`; None: it is through.
+
+    It may be the configuration of an exchange that is yet to come.
+
+    Raises:
+        StoreFailed: it could not be put on record.
+    """
+    mark = await mark_of(config)
+    await ask_supervisor(find_supervisor(config.name), "gradual_step", mark, percent)
+
+
+async def status_of(pool: str) -> PoolStatus:
+    """The running pool as its supervisor sees it."""
+    status: PoolStatus = await ask_supervisor(find_supervisor(pool), "status")
+    return status
+
+
 async def roll(pool: str, why: str) -> set[str]:
     """Have every worker that takes traffic or stands by replaced, one after the other; returns their ids."""
     supervisor = find_supervisor(pool)
@@ -152,4 +176,4 @@ async def _end(pool: str, role: str) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-__all__ = ["exchange", "heal", "roll", "until_rolled"]
+__all__ = ["exchange", "gradual_step", "heal", "mark_of", "roll", "status_of", "until_rolled"]

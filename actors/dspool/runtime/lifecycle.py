@@ -18,7 +18,7 @@ from dspool.core.autoscale.sizing import SizingConfig
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.config_changes import worker_settings
 from dspool.core.lifecycle.placement import ClusterNode, apart
-from dspool.errors import PoolError, UnknownWorker
+from dspool.errors import PoolError, StoreFailed, UnknownWorker
 from dspool.messages import WorkerId
 from dspool.runtime.answers import ROLE as ANSWERS
 from dspool.runtime.answers import AnswersActor
@@ -98,7 +98,7 @@ class SupervisorActor(Supervisor):
             report=metrics.report if config.enable_metrics else None,
             life=life_of(self._secret),
         )
-        self._state.settings = worker_settings(config, life_of(self._secret))
+        self._state.gradual.settings = worker_settings(config, life_of(self._secret))
 
     async def _report_events(self, metrics: RemoteMetrics) -> None:
         while True:
@@ -116,6 +116,21 @@ class SupervisorActor(Supervisor):
         for worker_id in worker_ids:
             with contextlib.suppress(UnknownWorker):  # it has gone by itself
                 self._feed(ev.RestartRequested(worker_id, why))
+
+    async def gradual_step(self, settings: str, percent: int | None) -> None:
+        """A change to `settings` stands at `percent` from now on, None: it is through. On record when this returns.
+
+        They may be the settings of the supervisor that takes this one's place.
+
+        Raises:
+            StoreFailed: it is not on record.
+        """
+        await self.started()
+        self._feed(ev.GradualStep(settings, percent))
+        if not await self._records.flush():
+            raise StoreFailed(
+                f"pool {self.config.name}: the session store takes no record now", retry_after_s=1.0
+            )
 
     async def log_lines(self, query: LogQuery) -> tuple[str, LogPage]:
         """The node of this actor, and lines of all processes of the pool there."""

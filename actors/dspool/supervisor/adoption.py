@@ -22,7 +22,7 @@ async def read_records(pool: str, store: PoolStore, life: str) -> tuple[ev.Resto
     What somebody changed while it ran (its size, a pause) holds for as long as it lives, and not at a new start: then
     the configuration says how it is to be.
     """
-    last_life, desired, overflow, version, paused, awake, roster, decisions = [
+    last_life, desired, overflow, version, paused, awake, roster, decisions, gradual = [
         await store.get_record(pool, key)
         for key in (
             "life",
@@ -33,12 +33,18 @@ async def read_records(pool: str, store: PoolStore, life: str) -> tuple[ev.Resto
             "awake",
             "roster",
             "decisions",
+            "gradual",
         )
     ]
     event = ev.Restored(version=version or 0)
     if last_life == life:
         event = replace(
-            event, desired=desired, overflow=overflow or 0, paused=bool(paused), awake=bool(awake)
+            event,
+            desired=desired,
+            overflow=overflow or 0,
+            paused=bool(paused),
+            awake=bool(awake),
+            gradual=gradual,
         )
     return event, roster or {}, decisions or []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -92,9 +92,12 @@ class Deployments:
         await self._history.load()
         self.rollouts.restore(await self._store.get_record(self._config.name, ROLLOUTS))
 
-    async def take_over(self) -> None:
-        """Bring adopted workers to the current versions: the last supervisor may have died in a deployment."""
-        await self._running.end_canaries()
+    async def take_over(self, without: Collection[str] = ()) -> None:
+        """Bring adopted workers to the current versions: the last supervisor may have died in a deployment.
+
+        Those of the ids `without` keep what they have.
+        """
+        await self._running.end_canaries(without)
 
     async def admit(self, handle: WorkerHandle) -> None:
         """Let a new worker take traffic if it has the source that the current versions are made of.

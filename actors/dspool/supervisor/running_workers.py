@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle import events as ev
@@ -96,9 +96,9 @@ class RunningWorkers:
             )
             self._give_up(handle, f"could not go back to the program version before: {failed}")
 
-    async def bring_all_up(self, rollout: Rollout | None = None) -> None:
+    async def bring_all_up(self, rollout: Rollout | None = None, *, without: Collection[str] = ()) -> None:
         """Give every warm worker the current versions; one that joins meanwhile gets them before it takes traffic."""
-        handles = self.all()
+        handles = [handle for handle in self.all() if handle.worker_id not in without]
         if rollout is not None:
             rollout.workers_total = len(handles)
 
@@ -130,10 +130,10 @@ class RunningWorkers:
                 except (PoolError, TimeoutError) as failed:
                     log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
 
-    async def end_canaries(self) -> None:
+    async def end_canaries(self, without: Collection[str] = ()) -> None:
         """Bring adopted workers to the current versions: the last supervisor may have died in a deployment."""
-        await self.bring_all_up()
-        for handle in self.all():
+        await self.bring_all_up(without=without)
+        for handle in [handle for handle in self.all() if handle.worker_id not in without]:
             for d in self._history.current():
                 tried = self._history.last_number(d.program)
                 if tried != d.version:

@@ -114,8 +114,7 @@ class Supervisor:
         )
         self._loops: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
-        self._booted = False
-        self._began = clock()
+        self._booted, self._began = False, clock()
         self._change = asyncio.Event()
         self._empty = asyncio.Event()
 
@@ -144,7 +143,7 @@ class Supervisor:
         self._booted = True
         self._feed(ev.Booted())
         if survivors:
-            self._in_background(self._deployments.take_over())
+            self._in_background(self._deployments.take_over(self._state.gradual.kept_as_they_are()))
         self._records.put("life", self._life)
         await self._records.flush()  # a version must be on record before clients see it
         loops = {
@@ -274,12 +273,12 @@ class Supervisor:
 
     async def deploy(self, /, deployment: Deployment, **options: Any) -> Deployment:
         """Roll out a new version of a pool program, canary first, as `Deployments.deploy` takes it; raises the same."""
-        self._check_open()
+        self._check_steady()
         return await self._deployments.deploy(deployment, **options)
 
     async def rollback(self, program: str, version: int | None = None, *, by: str = "") -> Deployment:
         """Make an earlier version current again. `Deployments.rollback` says what it raises."""
-        self._check_open()
+        self._check_steady()
         return await self._deployments.rollback(program, version, by=by)
 
     async def recent_rollouts(self) -> list[Rollout]:
@@ -296,7 +295,7 @@ class Supervisor:
         Raises:
             Conflict: another warm-up is running.
         """
-        self._check_open()
+        self._check_steady()
         strategy = strategy or self.config.warmup.strategy
         return await self._warmer.warm(strategy, lambda: self._handles("ready", "spare"))
 
@@ -393,3 +392,7 @@ class Supervisor:
     def _check_open(self) -> None:
         if self._state.closed:
             raise PoolClosed(f"pool {self.config.name} is shutting down", retry_after_s=1.0)
+
+    def _check_steady(self) -> None:
+        self._check_open()
+        self._state.gradual.check_steady(self.config.name)

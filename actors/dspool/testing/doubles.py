@@ -122,6 +122,7 @@ class FakeWorker:
         self.busy_s = 0.0
         self.sessions = 0
         self.own_mb = 100.0
+        self.settings = ""
 
     def __repr__(self) -> str:
         return f"FakeWorker({self.worker_id}, {'alive' if self.alive else 'dead'})"
@@ -190,6 +191,7 @@ class FakeWorker:
             sessions=self.sessions,
             rss_mb=self.own_mb,
             own_mb=self.own_mb,
+            settings=self.settings,
         )
 
     async def drain(self, timeout_s: float) -> None:

@@ -105,6 +105,7 @@ TABLE: dict[str, Kind] = {
     "sandbox_unavailable": Kind(501, "There is no sandbox to run code in"),
     "worker_lost": Kind(502, "The worker died while running the operation"),
     "worker_start_failed": Kind(503, "A worker could not be started"),
+    "change_went_back": Kind(503, "A change of settings went back"),
     "unreachable": Kind(502, "Another service cannot be reached"),
     "stale_lease": Kind(503, "The session is moving"),
     "store_failed": Kind(503, "The session store failed"),

@@ -18,11 +18,13 @@ from msgspec import Struct
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.config_changes import PoolChange, changes, ingress_mark
+from dspool.core.lifecycle.gradual_watch import StepFacts
 from dspool.core.wording import counted
 from dspool.errors import PoolError, PoolNotReady, UnknownPool, WorkerStartFailed
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.answering import wait_until_it_answers
 from dspool_serve.ingress.applications import deploy
+from dspool_serve.ingress.gradual import GradualApply, Gradually, check, finish, needs_steps
 from dspool_serve.ingress.held_pools import end_pool, running_config
 from dspool_serve.ingress.service_record import ServiceRecord
 from dspool_serve.ingress.spreading import spread_here
@@ -34,10 +36,12 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     pools: list[PoolChange]
     new_ingress: bool
+    standing: tuple[str, ...] = ()
+    """Pools of which a change stands half-way, where an `apply --gradual` was cut off."""
 
     @property
     def is_empty(self) -> bool:
-        return not self.new_ingress and all(one.deed == "keep" for one in self.pools)
+        return not self.new_ingress and not self.standing and all(one.deed == "keep" for one in self.pools)
 
 
 @contextmanager
@@ -95,29 +99,56 @@ async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig]) -> Plan:
         # One that has ended is still named where the `apply` that ended it was cut off.
         _written(record, pools=kept)
     found = changes(running, {config.name: config for config in wanted})
-    return Plan(pools=found, new_ingress=record.ingress != ingress_mark(wanted))
+    standing = tuple([name for name in running if name in names and await _stands(name)])
+    return Plan(pools=found, new_ingress=record.ingress != ingress_mark(wanted), standing=standing)
 
 
-async def apply(record: ServiceRecord, todo: Plan, wanted: Sequence[PoolConfig], report: Report) -> None:
-    """Do it: what is new comes first, what goes, last.
+async def _stands(pool: str) -> bool:
+    from dspool.runtime.exchange import status_of
+
+    return (await status_of(pool)).gradual is not None
+
+
+async def apply(
+    record: ServiceRecord,
+    todo: Plan,
+    wanted: Sequence[PoolConfig],
+    report: Report,
+    gradually: Gradually | None = None,
+) -> list[StepFacts]:
+    """Do it: what is new comes first, what goes, last; returns the steps, where it goes `gradually`.
 
     Raises:
+        ChangeWentBack: a pool went back by itself to the settings that it had.
         PoolError: what could not be done; what was done stays, and the same asked again goes on from there.
     """
     from dspool.runtime.exchange import exchange, until_rolled
 
     configs = {config.name: config for config in wanted}
-    names = list(record.pools)
+    if gradually is not None:
+        check(todo.pools, configs, todo.standing)
+    names, in_steps, steps = list(record.pools), list[PoolChange](), list[StepFacts]()
     for change in todo.pools:
         config = configs.get(change.pool)
         if change.deed == "add" and config is not None:
             names = [*dict.fromkeys([*names, change.pool])]
             record = _written(record, pools=tuple(names))
             await _add(config, report)
+        elif gradually is not None and config is not None and needs_steps(change):
+            in_steps.append(change)
         elif change.deed == "change" and config is not None:
             report("change", f"pool {change.pool}: {', '.join(one.setting for one in change.settings)}")
             await exchange(config, change.parts)
+    for change in in_steps:
+        config = configs[change.pool]
+        assert gradually is not None
+        way = GradualApply(
+            await running_config(config.name), config, change, gradually, _patience_s(config), report
+        )
+        await way.run()
+        steps += way.steps
     for config in wanted:
+        await finish(config)
         # Also without a change: one that was cut off may have left workers with older settings.
         await until_rolled(config, (), _patience_s(config), lambda text: report("workers", text))
     kept = tuple(name for name in names if name in configs)
@@ -129,6 +160,7 @@ async def apply(record: ServiceRecord, todo: Plan, wanted: Sequence[PoolConfig],
             await end_pool(change.pool)
     if record.pools != kept:
         _written(record, pools=kept)
+    return steps
 
 
 async def _add(config: PoolConfig, report: Report) -> None:
@@ -205,4 +237,4 @@ def _written(record: ServiceRecord, **fields: Any) -> ServiceRecord:
     return record
 
 
-__all__ = ["Plan", "apply", "joined", "plan", "renew_ingress", "restart", "running_pools"]
+__all__ = ["Gradually", "Plan", "apply", "joined", "plan", "renew_ingress", "restart", "running_pools"]

@@ -31,7 +31,7 @@ from dspool.errors import (
     QueueFull,
     from_wire,
 )
-from dspool.messages import Failure, Member, Operation, Result
+from dspool.messages import Failure, Member, Operation, Result, Share
 
 __all__ = ["Actions", "Affinity", "DispatchConfig", "Dispatcher", "Strategy", "Ticket", "TicketEnd"]
 
@@ -59,8 +59,7 @@ class Dispatcher:
         self._rate = EndRate()
         self._numbers = 0
         self._leftovers = 0
-        self._paused = False
-        self._closed = False
+        self._paused = self._closed = False
         self._cancel: dict[str, list[str]] = {}
         self._ends: list[TicketEnd] = []
 
@@ -223,6 +222,7 @@ class Dispatcher:
         *,
         finishing: Container[str] = (),
         paused: bool = False,
+        share: Share | None = None,
         now: float,
         random: float = 0.0,
     ) -> None:
@@ -236,7 +236,7 @@ class Dispatcher:
             if worker_id not in current and worker_id not in finishing:
                 # What moves from one to another that is dead as well has not left yet, and comes back unharmed.
                 self.lost(worker_id, DECLARED_DEAD, now=now, random=random)
-        self._matcher.set_members(current, now)
+        self._matcher.set_members(current, now, share)
 
     def lost(self, worker_id: str, cause: str, *, now: float, random: float = 0.0) -> None:
         """The worker is gone. Its operations had started as far as we know: only idempotent ones are retried."""

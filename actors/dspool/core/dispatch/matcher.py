@@ -10,10 +10,10 @@ import heapq
 import math
 from collections.abc import Iterable
 
-from dspool.core.dispatch.placement import PICK, Queue, WorkerSlots, place
+from dspool.core.dispatch.placement import PICK, Queue, SharedPlaces, WorkerSlots, place
 from dspool.core.dispatch.session_queues import Handovers, SessionQueues
 from dspool.core.dispatch.ticket import DispatchConfig, Ticket
-from dspool.messages import Member
+from dspool.messages import Member, Share
 
 
 class Matcher:
@@ -24,9 +24,12 @@ class Matcher:
         "_handovers",
         "_leaving",
         "_pick",
+        "_place",
         "_prefers",
         "_rotates",
         "_shared",
+        "_shared_places",
+        "_strategy",
         "_turns",
         "handover",
         "queued",
@@ -46,7 +49,9 @@ class Matcher:
         """No longer members, but still holding operations of ours."""
         self._shared: Queue = []
         """What any worker may run."""
-        self._pick = PICK[config.strategy]
+        self._strategy = self._pick = PICK[config.strategy]
+        self._place = place
+        self._shared_places = SharedPlaces(self._strategy)
         self._rotates = config.strategy != "lifo"
         self._turns = 0
         self._closed = False
@@ -66,8 +71,14 @@ class Matcher:
         """Every worker that takes traffic or still holds something."""
         return [*self.workers, *self._leaving]
 
-    def set_members(self, members: dict[str, Member], now: float) -> None:
+    def set_members(self, members: dict[str, Member], now: float, share: Share | None = None) -> None:
         """These take traffic now, and no others."""
+        if share is None:
+            self._pick, self._place = self._strategy, place
+        else:
+            shared = self._shared_places
+            shared.percent, shared.new = share.percent, frozenset(share.workers)
+            self._pick, self._place = shared.pick, shared.place
         # Members first, operations after: nothing may land on a worker that leaves in the same change.
         homeless: list[Ticket] = []
         for worker_id in [worker_id for worker_id in self.workers if worker_id not in members]:
@@ -113,7 +124,7 @@ class Matcher:
                 return
         if not self._shared:
             workers = self.workers.values()
-            worker = self._pick(workers) if session is None else place(session, workers)
+            worker = self._pick(workers) if session is None else self._place(session, workers)
             if worker is not None and not worker.bound:
                 self._dispatch(ticket, worker, now)
                 return

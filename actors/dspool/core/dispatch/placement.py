@@ -96,3 +96,37 @@ def place(session: str, workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
         if score > best_score:
             best, best_score = worker, score
     return best
+
+
+class SharedPlaces:
+    """Where operations without a home go while some workers have new settings: at most `percent` of them there.
+
+    When the chosen side has no room the other side takes it: nothing waits for the sake of a share.
+    """
+
+    def __init__(self, pick: Pick) -> None:
+        self._pick = pick
+        self._due = 0
+        """In hundredths of an operation: what the new workers may still get."""
+        self.percent = 0
+        self.new: frozenset[str] = frozenset()
+
+    def pick(self, workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
+        """As the strategy does, on the side whose turn it is. Exact, so that few operations see the share as well."""
+        workers = list(workers)
+        goes_new = self._due + self.percent >= 100
+        worker = self._pick(self._side(workers, new=goes_new)) or self._pick(workers)
+        if worker is not None:
+            # What the new ones had no room for is lost for them: made up for later, it would be more than the share.
+            self._due += self.percent - 100 * goes_new
+        return worker
+
+    def place(self, session: str, workers: Iterable[WorkerSlots]) -> WorkerSlots | None:
+        """As `place`: all clients choose the same side for a session, and at a later step the new one again."""
+        workers = list(workers)
+        digest = hashlib.blake2b(session.encode(), digest_size=8).digest()
+        goes_new = int.from_bytes(digest, "big") % 100 < self.percent
+        return place(session, self._side(workers, new=goes_new)) or place(session, workers)
+
+    def _side(self, workers: Iterable[WorkerSlots], *, new: bool) -> list[WorkerSlots]:
+        return [worker for worker in workers if (worker.id in self.new) is new]

@@ -131,11 +131,22 @@ def worker_settings(config: PoolConfig, key: str) -> str:
     `key` is a secret of the pool: nobody else can try what a setting may be.
     """
     of_workers = [
-        (setting, repr(value))
+        (setting, _whole(value))
         for setting, value in settings_of(config)
         if "workers" in PARTS.get(setting, ())
     ]
     return digest(key, repr(of_workers))
+
+
+def _whole(value: Any) -> Any:
+    """With what a group does not show of itself, because it may be secret: that may be all that differs."""
+    if hasattr(type(value), "model_fields"):
+        return type(value).__name__, [(name, _whole(one)) for name, one in dict(value).items()]
+    if isinstance(value, dict):
+        return [(name, _whole(one)) for name, one in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [_whole(one) for one in value]
+    return repr(value)
 
 
 def ingress_mark(configs: Sequence[PoolConfig]) -> str:

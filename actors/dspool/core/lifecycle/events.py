@@ -21,6 +21,8 @@ class Restored:
     version: int = 0
     paused: bool = False
     awake: bool = False
+    gradual: JSON = None
+    """Where a change stood that goes step by step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,17 @@ class PauseRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class GradualStep:
+    """A change to these settings stands at so many percent; None: it is through.
+
+    Only a record for the supervisor that comes with these settings, if they are not the pool's.
+    """
+
+    settings: str
+    percent: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramsChanged:
     """The current version of each pool program."""
 
@@ -221,6 +234,7 @@ Event = (
     | CanaryRefused
     | Drained
     | PauseRequested
+    | GradualStep
     | ProgramsChanged
     | Woken
     | VersionSeen

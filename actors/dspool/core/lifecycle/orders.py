@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.ended import EndedWorkers
 from dspool.core.lifecycle.roster import Roster, WorkerRecord
-from dspool.messages import JSON, Member, Membership
+from dspool.messages import JSON, Member, Membership, Share
 
 if TYPE_CHECKING:
     from dspool.config import PoolConfig
@@ -101,19 +101,27 @@ class Orders:
 
     # --- publication -----------------------------------------------------------------------------------
 
-    def publish(self, *, paused: bool, closed: bool, programs: dict[str, int], at_least: int = 0) -> None:
+    def publish(
+        self,
+        *,
+        paused: bool,
+        closed: bool,
+        programs: dict[str, int],
+        share: Share | None = None,
+        at_least: int = 0,
+    ) -> None:
         """Publishes the membership if it changed or its version is not above `at_least`."""
         workers = tuple(sorted(self._serving(), key=lambda member: member.ordinal))
         finishing = tuple(w.id for w in self._roster.finishing)
         old = self.membership
-        content = (old.workers, old.paused, old.closed, old.programs, old.finishing)
-        if at_least < old.version and content == (workers, paused, closed, programs, finishing):
+        content = (old.workers, old.paused, old.closed, old.programs, old.finishing, old.share)
+        if at_least < old.version and content == (workers, paused, closed, programs, finishing, share):
             return
         version = max(old.version, at_least) + 1
         if version + VERSIONS_RESERVED // 2 > self.ceiling:
             self.ceiling = version + VERSIONS_RESERVED
             self.persist("version_ceiling", self.ceiling)
-        self.membership = Membership(version, workers, paused, closed, dict(programs), finishing)
+        self.membership = Membership(version, workers, paused, closed, dict(programs), finishing, share)
         # First of all actions: nothing that follows may keep it from the clients.
         self.out.insert(0, ev.PublishMembership(self.membership))
 

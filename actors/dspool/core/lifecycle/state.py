@@ -19,6 +19,7 @@ from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.breaker import Breaker
 from dspool.core.lifecycle.condition import Condition
 from dspool.core.lifecycle.ended import EndedWorkers
+from dspool.core.lifecycle.gradual import GradualChange
 from dspool.core.lifecycle.orders import Orders
 from dspool.core.lifecycle.reconciler import Reconciler
 from dspool.core.lifecycle.recycling import Recycling
@@ -43,8 +44,6 @@ class PoolState:
         self.paused = False
         self.closed = False
         self.awake = not config.lazy
-        self.settings = ""
-        """The mark of the settings that workers are to have from their start; empty: any."""
         self.programs: dict[str, int] = {}
         self.canary_failure = ""
         """Why the last canary that failed did."""
@@ -52,6 +51,7 @@ class PoolState:
         """How long a worker usually takes from the order to start it until it is warm."""
         self.roster = Roster()
         self._orders = Orders(config, self.roster, new_id)
+        self.gradual = GradualChange(self.roster, self._orders)
         self._jitter = jitter
         self._breaker = Breaker(
             intensity=config.restart.intensity,
@@ -62,8 +62,7 @@ class PoolState:
         self.condition = Condition(config, self.roster, self._orders, self._breaker)
         self._recycling = Recycling(config.recycle, self.roster, self._orders)
         self._reconciler = Reconciler(config, self.roster, self._orders, self._breaker)
-        self._booted = False
-        self._closed_by = 0.0
+        self._booted, self._closed_by = False, 0.0
 
     # --- queries ---------------------------------------------------------------------------------------
 
@@ -139,14 +138,19 @@ class PoolState:
                 self._reconciler.wind_down(self._closed_by, now)
             else:
                 self._recycling.mark_old(now)
-                self._reconciler.reconcile(self.target, self.config.spares if self.awake else 0, now)
+                size = self.gradual.step(self.target)
+                self._reconciler.reconcile(size, self.config.spares if self.awake else 0, now)
             if len(self.roster.ready) >= self.target:
                 self._orders.ended.full()
             self.condition.judge(
                 target=self.target, awake=self.awake, ready=self.is_ready, closed=self.closed, now=now
             )
             self._orders.publish(
-                paused=self.paused, closed=self.closed, programs=self.programs, at_least=latest_version
+                paused=self.paused,
+                closed=self.closed,
+                programs=self.programs,
+                share=self.gradual.share(),
+                at_least=latest_version,
             )
             self._orders.write_roster()
         return actions
@@ -221,6 +225,8 @@ class PoolState:
                 if paused != self.paused:
                     self.paused = paused
                     orders.persist("paused", paused)
+            case ev.GradualStep(settings, percent):
+                self.gradual.move(settings, percent)
             case ev.ProgramsChanged(programs):
                 self.programs = dict(programs)
             case ev.Woken():
@@ -249,6 +255,7 @@ class PoolState:
             self.overflow = min(event.overflow, self.config.max_overflow)
         self.paused = event.paused
         self.awake = self.awake or event.awake
+        self.gradual.restore(event.gradual)
         self._orders.ceiling = event.version
         self._orders.membership = Membership(version=event.version)
 
@@ -306,7 +313,7 @@ class PoolState:
         if w.fresh_mb is None:
             w.fresh_mb = status.own_mb
         if not w.leaving:
-            self._recycling.mark_worn(w, status, w.fresh_mb, self.settings)
+            self._recycling.mark_worn(w, status, w.fresh_mb, self.gradual.required)
 
     def _missed(self, worker_id: str, why: str, now: float, *, certain: bool) -> None:
         w = self._in_phase(worker_id, "ready", "spare", "draining")

@@ -55,6 +55,7 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
         lost=state.condition.lost,
         lost_since=since if (since := state.condition.lost_since) is None else since + wall_offset,
         ended=state.ended.rows(wall_offset),
+        gradual=state.gradual.status(state.target, state.config.spares),
     )
 
 
@@ -75,6 +76,8 @@ def _why(state: PoolState) -> str:
         return state.condition.degraded
     if not state.awake:
         return "lazy: no worker is started before the first operation"
+    if state.gradual.percent is not None:
+        return f"a change of settings stands at {state.gradual.percent} %: `dspool apply` finishes it"
     if len(state.roster.ready) < state.target:
         return state.condition.last_failure
     return ""
