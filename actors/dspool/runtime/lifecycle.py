@@ -31,6 +31,7 @@ from dspool.runtime.cluster import (
     find_supervisor,
     placeable_nodes,
 )
+from dspool.runtime.installed import StartCommand, code_mark
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.store import StoreActor
@@ -96,7 +97,7 @@ class SupervisorActor(Supervisor):
             report=metrics.report if config.enable_metrics else None,
             life=life_of(self._secret),
         )
-        self._state.settings = worker_settings(config, life_of(self._secret))
+        self._state.settings = worker_settings(config, life_of(self._secret), code_mark())
 
     async def _report_events(self, metrics: RemoteMetrics) -> None:
         while True:
@@ -107,6 +108,11 @@ class SupervisorActor(Supervisor):
         """What a client needs: the configuration, and the workers' secret."""
         await self.started()
         return self.config, self._secret
+
+    async def worker_mark(self) -> str:
+        """What `WorkerStatus.settings` is of workers that need not be replaced."""
+        await self.started()
+        return self._state.settings
 
     async def roll(self, worker_ids: list[str], why: str) -> None:
         """Replace these workers, one after the other, each once its replacement is warm. Returns at once."""
@@ -159,12 +165,18 @@ class SupervisorActor(Supervisor):
 
 
 def launch(
-    config: PoolConfig, secret: bytes, *, host: str | None = None, goes_on: bool = False
+    config: PoolConfig,
+    secret: bytes,
+    *,
+    host: str | None = None,
+    goes_on: bool = False,
+    code: StartCommand | None = None,
 ) -> ActorHandle[Any]:
     """Create the actors of a pool, or find the existing ones; returns the supervisor's handle.
 
     With `goes_on` it is the same pool with other settings: what it counted counts on. Workers listen on `host`; by
-    default on their node's address, which a cluster of several machines needs.
+    default on their node's address, which a cluster of several machines needs. They run `code`, and workers with them;
+    by default what the cluster's processes run.
 
     Raises:
         ConfigError: the session store does not fit the cluster; nothing was started.
@@ -185,26 +197,27 @@ def launch(
         chosen = places[role]
         return "DEFAULT" if chosen is None else NodeAffinitySchedulingStrategy(chosen, soft=True)
 
+    common = COMMON if code is None else {**COMMON, "runtime_env": code.runtime_env()}
     store: Any = ray.remote(StoreActor)
     store.options(
         name=actor_name(name, "store"),
         max_task_retries=-1,
         scheduling_strategy=place("store", node),
-        **COMMON,
+        **common,
     ).remote(config)
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
         metrics.options(
-            name=actor_name(name, "metrics"), scheduling_strategy=place("metrics"), **COMMON
+            name=actor_name(name, "metrics"), scheduling_strategy=place("metrics"), **common
         ).remote(config, goes_on)
     if config.cache:
         answers: Any = ray.remote(AnswersActor)
-        answers.options(name=actor_name(name, ANSWERS), scheduling_strategy=place(ANSWERS), **COMMON).remote(
+        answers.options(name=actor_name(name, ANSWERS), scheduling_strategy=place(ANSWERS), **common).remote(
             config
         )
     supervisor: Any = ray.remote(SupervisorActor)
     handle: ActorHandle[Any] = supervisor.options(
-        name=actor_name(name, "supervisor"), scheduling_strategy=place("supervisor"), **COMMON
+        name=actor_name(name, "supervisor"), scheduling_strategy=place("supervisor"), **common
     ).remote(config, secret, host)
     return handle
 
