@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,32 @@ def versions(served: Up) -> set[str]:
         # Several times: another process may answer.
         ingress = {http.get("/healthz").json()["version"] for _ in range(10)}
     return {pool["version"], *(worker["version"] for worker in pool["workers"]), *ingress}
+
+
+def cut_off(installed: Installed, home: Path, step: str) -> None:
+    """An upgrade whose process is killed as it says that it comes to `step`."""
+    command = [str(installed.python), "-m", "dspool.cli", "upgrade", "--state-dir", str(home / "state")]
+    with subprocess.Popen(
+        [*command, "--json"], stdout=subprocess.PIPE, text=True, env=installed.environ
+    ) as process:
+        assert process.stdout is not None
+        reached = any(json.loads(line).get("step") == step for line in process.stdout)
+        process.kill()
+    assert reached
+
+
+def test_an_upgrade_that_was_cut_off_is_finished_or_taken_back_and_no_request_fails(served, home, old, new):
+    with Load(served.url) as load:
+        cut_off(new, home, "workers")
+        refused = said(old, home, "apply", "-f", str(home / "pool.yaml"), code=2)
+        assert "was cut off" in refused["message"]
+        back = said(old, home, "upgrade")
+        assert (back["upgraded"], back["after"]["dspool"]) == (True, dspool.__version__)
+    print(
+        f"{sum(load.answers.values())} requests, {load.failed} failed: {dict(load.answers)}; lost {load.lost}"
+    )
+    assert (load.failed, load.lost) == (0, 0), load.answers
+    assert versions(served) == {dspool.__version__}
 
 
 def test_no_request_fails_and_no_change_is_lost_while_a_service_becomes_one_of_the_next_version(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from dspool.core.lifecycle.upgrades import Installation, is_same, why_not, why_not_node, why_not_schema
+from dspool.release import VERSION
 
 OLD = Installation(
     dspool="0.2.0", python="3.11", ray="2.60.0", exchange=2, environment="/opt/old", code="/opt/old/dspool"
@@ -54,3 +58,8 @@ def test_each_node_must_have_the_same_at_the_same_place():
     assert "takes dspool from /home/ada/dspool" in why_not_node("n1", other, NEW)
     assert "node n1 has dspool 0.2.0" in why_not_node("n1", OLD, NEW)
     assert "no such file" in why_not_node("n1", "no such file", NEW)
+
+
+def test_the_version_of_the_package_is_that_of_the_product():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert tomllib.loads(text)["project"]["version"] == VERSION

@@ -29,6 +29,8 @@ _LIMITS = "limits"
 _GOES_ON_S = 30.0
 """After so long nobody takes over from a store that handed over: it goes on."""
 _ANSWERED_S = 10.0
+_SENT_S = 0.05
+"""Until the process of a store that handed over may end: the last answers have left it by then."""
 _LAST_WORDS_S = 1.0
 """Until a store that was replaced ends its process: who asks it now still hears why."""
 
@@ -95,6 +97,7 @@ class StoreActor:
                 pool=pool,
             ) from None
         await self._store.close()
+        await asyncio.sleep(_SENT_S)
         self._open_task = None
         await asyncio.to_thread(store_hand_over.note, pool, _own_ids()[0])
 
