@@ -1,7 +1,8 @@
 """Whether requests fail while a running service is changed: a load over kept connections, and changes until it ends.
 
 One machine, a Ray of its own, the cheapest program. `apply` replaces all workers (slots) and all HTTP processes (queue)
-by `dspool apply`, one after the other; `rolling` replaces both by `dspool restart --rolling`.
+by `dspool apply`, one after the other; `rolling` replaces both by `dspool restart --rolling`; `upgrade` replaces all
+processes of the pool by those of another installation of the same version, and back, by `dspool upgrade`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from benchmarks import http_load
 from benchmarks.common import ROOT
 from benchmarks.services import START_S, dspool_up
+from tests.installations import Installed
 
 REQUESTS, QUICK_REQUESTS = 100_000, 5_000
 LIMIT_S = 900.0
@@ -34,7 +36,7 @@ _SETTINGS: dict[str, Any] = {
 _BODY = json.dumps({"inputs": {"context": "Rome is big.", "question": "What is big?"}, "timeout_s": 30})
 
 
-def _apply(directory: Path) -> Callable[[], str]:
+def _apply(directory: Path, installed: list[Installed]) -> Callable[[], str]:
     values = itertools.cycle([{"slots_per_worker": 4}, {"max_queue": 500}, {}])
 
     def change() -> str:
@@ -44,30 +46,56 @@ def _apply(directory: Path) -> Callable[[], str]:
     return change
 
 
-def _rolling(directory: Path) -> Callable[[], str]:
+def _rolling(directory: Path, installed: list[Installed]) -> Callable[[], str]:
     return lambda: _dspool(directory, "restart", "--rolling")
 
 
-KINDS = {"apply": _apply, "rolling": _rolling}
+def _upgrade(directory: Path, installed: list[Installed]) -> Callable[[], str]:
+    turn = itertools.cycle(reversed(installed))
+
+    def change() -> str:
+        done = next(turn).dspool("upgrade", "--state-dir", str(directory), "--json")
+        if done.returncode:
+            raise RuntimeError(f"dspool upgrade: {(done.stderr or done.stdout)[-500:]}")
+        return done.stdout
+
+    return change
+
+
+KINDS = {"apply": _apply, "rolling": _rolling, "upgrade": _upgrade}
 
 
 def failed(kind: str, requests: int) -> dict[str, Any]:
     """At least `requests` and one whole change: how many `failed`, answers by status, and the `changes` meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="dspb-") as place:
+        state = Path(place) / "state"
+        # What is upgraded is of the first of them.
+        two = [
+            Installed(Path(place) / f"installed{number}") for number in range(2 if kind == "upgrade" else 0)
+        ]
+        python = str(two[0].python) if two else sys.executable
+        with dspool_up(state, _SETTINGS, python) as (url, _):
+            statuses, changes = _loaded(url, KINDS[kind](state, two), requests)
+    return {
+        "requests": statuses.total(),
+        "failed": statuses.total() - statuses["200"],
+        "statuses": dict(statuses),
+        "changes": changes,
+    }
+
+
+def _loaded(url: str, change: Callable[[], str], requests: int) -> tuple[Counter[str], int]:
+    """Answers by status, and how many changes there were meanwhile."""
     statuses: Counter[str] = Counter()
     over, changes = threading.Event(), 0
-    with (
-        tempfile.TemporaryDirectory(prefix="dspb-") as place,
-        dspool_up(Path(place) / "state", _SETTINGS) as (url, _),
-        ThreadPoolExecutor(1) as beside,
-    ):
-        change = KINDS[kind](Path(place) / "state")
 
-        def change_on() -> None:
-            nonlocal changes
-            while not over.is_set():
-                change()
-                changes += 1
+    def change_on() -> None:
+        nonlocal changes
+        while not over.is_set():
+            change()
+            changes += 1
 
+    with ThreadPoolExecutor(1) as beside:
         changing = beside.submit(change_on)
         try:
             # In parts, as a client that starts now and then has new connections.
@@ -76,12 +104,7 @@ def failed(kind: str, requests: int) -> dict[str, Any]:
         finally:
             over.set()
         changing.result()
-    return {
-        "requests": statuses.total(),
-        "failed": statuses.total() - statuses["200"],
-        "statuses": dict(statuses),
-        "changes": changes,
-    }
+    return statuses, changes
 
 
 def _load(url: str, requests: int) -> dict[str, int]:

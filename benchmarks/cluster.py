@@ -16,8 +16,8 @@ next. Of each, in seconds and numbers:
 `spread` is the number of workers on each node: after the start, after a loss, after the return.
 
 `apply_failed_of_100k` and `rolling_failed_of_100k`: of 100,000 requests (5,000 if quick) to a service on one machine,
-which is changed all the while, how many failed; `changes` has the answers by status. `upgrade_failed_of_100k` is null:
-a running service does not change its own version.
+which is changed all the while, how many failed; `changes` has the answers by status. `upgrade_failed_of_100k`: the same
+while a service is upgraded to and fro between two installations of this version, each in an environment of its own.
 """
 
 from __future__ import annotations

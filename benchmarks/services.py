@@ -26,6 +26,9 @@ def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     # Several clusters start on one machine beside those that run: Ray and Serve kill what takes longer than this.
     environ["RAY_raylet_start_wait_time_s"] = "300"
+    if command[0] != sys.executable:
+        # Another installation has its own.
+        environ.pop("PYTHONPATH", None)
     environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "120"
     started = subprocess.Popen(
         command, cwd=ROOT, env=environ, text=True, stdin=subprocess.PIPE, start_new_session=True, **options
@@ -45,19 +48,23 @@ def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str
 
 
 @contextlib.contextmanager
-def dspool_up(directory: Path, settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def dspool_up(
+    directory: Path, settings: dict[str, Any], python: str = sys.executable
+) -> Iterator[tuple[str, int]]:
     """`dspool up` with these settings: its address and its process."""
-    with running_service(directory, settings) as said:
+    with running_service(directory, settings, python) as said:
         yield str(said["url"]), int(said["pid"])
 
 
 @contextlib.contextmanager
-def running_service(directory: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def running_service(
+    directory: Path, settings: dict[str, Any], python: str = sys.executable
+) -> Iterator[dict[str, Any]]:
     """`dspool up` with these settings: what it says of itself when it is ready."""
     directory.mkdir(exist_ok=True)
     file = directory / "pool.yaml"  # JSON is YAML
     file.write_text(json.dumps({"init_timeout_s": START_S, **settings}))
-    command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]
+    command = [python, "-m", "dspool.cli", "up", "--json", "--port", "0"]
     command += ["--config", str(file), "--state-dir", str(directory)]
     with process(command, stdout=subprocess.PIPE) as service:
         assert service.stdout is not None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dspool.release import VERSION
+
 if TYPE_CHECKING:
     from dspool.config import PoolConfig, load_config
     from dspool.errors import PoolError
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from dspool.pool import BlockingPool, Pool, SessionHandle
     from dspool.remote import BlockingRemotePool, RemotePool
 
-__version__ = "0.2.0"
+__version__ = VERSION
 __all__ = [
     "BlockingPool",
     "BlockingRemotePool",

@@ -50,13 +50,15 @@ asyncio.run(main())
 class Up:
     """One `dspool up --json`, and every process that it started."""
 
-    def __init__(self, state_dir: Path, *arguments: str, **environ: str) -> None:
+    def __init__(
+        self, state_dir: Path, *arguments: str, python: str = sys.executable, **environ: str
+    ) -> None:
         self.state_dir = state_dir
         self.log = state_dir / "stderr.log"
         state_dir.mkdir(exist_ok=True)
         environ = {**os.environ, "DSPOOL_INIT_TIMEOUT_S": str(START_S), **environ}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        command = [sys.executable, "-m", "dspool.cli", "up", "--json", "--port", "0"]
+        command = [python, "-m", "dspool.cli", "up", "--json", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--state-dir", str(state_dir), *arguments],
             stdout=subprocess.PIPE,

@@ -43,6 +43,7 @@ HAVE_NO_POOL = {
     "down": "stops the service with all its pools",
     "config": "prints all keys, also those of no pool",
     "apply": "changes the service with all its pools",
+    "upgrade": "upgrades the service with all its pools",
     "preflight": "looks at all pools of a file",
     "version": "is about packages",
     "new": "makes a project",

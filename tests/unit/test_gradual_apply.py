@@ -45,7 +45,7 @@ class Cluster:
         if what in self.failing:
             raise StoreFailed("the disk is full")
 
-    async def exchange(self, config, parts) -> None:
+    async def exchange(self, config, parts, code=None) -> None:
         self._ask("exchange", "after" if config is AFTER else "before")
         self.config = config
 

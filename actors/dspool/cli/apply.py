@@ -100,6 +100,7 @@ def change(
     applying: Any = import_module(APPLYING)
     began = time.monotonic()
     with applying.joined(run.ray_address, run.ray_token_path) as record:
+        applying.refuse_other_code(record)
         todo = asyncio.run(applying.plan(record, wanted))
         facts = {
             "changes": _facts(todo.pools),

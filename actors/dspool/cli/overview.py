@@ -96,7 +96,8 @@ def status_text(seen: dict[str, Any]) -> str:
     where = seen["url"] or "starting"
     by = " of dspool dev" if seen["development"] else ""
     ray = f", Ray {seen['ray_address']}" if seen["ray_address"] else ""
-    lines.append(f"at {where}{by} (pid {seen['pid']}{ray})")
+    version = f", dspool {status['version']}" if status and status.get("version") else ""
+    lines.append(f"at {where}{by} (pid {seen['pid']}{ray}{version})")
     if not seen["looked_after"]:
         lines.append("its `dspool up` has ended; it serves on, and `dspool up` takes it over")
     if status is None:

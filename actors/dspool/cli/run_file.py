@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from dspool import private_files
 from dspool.causes import Obstacle, met, of_os_error
+from dspool.core.lifecycle.upgrades import Installation
+from dspool.runtime.installed import installation
 
 _ANSWERS_S: Final = 5.0
 
@@ -42,6 +44,8 @@ class ServiceRun(Struct, frozen=True, kw_only=True):
     phase: Literal["starting", "serving", "stopping"] = "starting"
     log: str | None = None
     """Where its output goes, when it runs in the background."""
+    installation: Installation = Installation()
+    """What it was started with; what serves by now, the cluster knows."""
     flags: dict[str, Any] = {}
     """What its command line said, by setting: that holds for `dspool apply` too."""
     left: tuple[ServiceRun, ...] = ()
@@ -82,7 +86,9 @@ def _answers(url: str) -> bool:
 
 def this_process(pool: str) -> ServiceRun:
     process = psutil.Process()
-    return ServiceRun(pid=process.pid, pid_started=process.create_time(), pool=pool)
+    return ServiceRun(
+        pid=process.pid, pid_started=process.create_time(), pool=pool, installation=installation()
+    )
 
 
 def running_already(run: ServiceRun, state_dir: Path) -> Obstacle:

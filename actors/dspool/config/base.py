@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, dataclass_transform
 from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
@@ -56,7 +56,28 @@ class ConfigMeta(_Metaclass):
             raise unreadable_variable(unreadable) from None
 
 
-class Part(BaseModel, metaclass=ConfigMeta):
+class OfAnyVersion:
+    """A model that reads what another version of it was when it was pickled: see `messages.versioned_pickle`."""
+
+    model_fields: ClassVar[dict[str, Any]]
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Another version may have pickled it: what only that one knows is dropped, what only this one has is as its
+        default says."""
+        had, fields = state["__dict__"], type(self).model_fields
+        values: dict[str, Any] = {}
+        for name, field in fields.items():
+            if name in had:
+                values[name] = had[name]
+            elif not field.is_required():
+                values[name] = field.get_default(call_default_factory=True, validated_data=values)
+        was_set = state["__pydantic_fields_set__"] & fields.keys()
+        super().__setstate__(  # type: ignore[misc]
+            {**state, "__dict__": values, "__pydantic_fields_set__": was_set}
+        )
+
+
+class Part(OfAnyVersion, BaseModel, metaclass=ConfigMeta):
     """A group of keys that belong together."""
 
     model_config = ConfigDict(

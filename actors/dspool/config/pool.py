@@ -20,6 +20,7 @@ from dspool.config.base import (
     Megabytes,
     ModuleName,
     Name,
+    OfAnyVersion,
     Part,
     Seconds,
     SecondsOrZero,
@@ -53,7 +54,7 @@ from dspool.config.warmup import (
 )
 
 
-class PoolConfig(BaseSettings, metaclass=ConfigMeta):
+class PoolConfig(OfAnyVersion, BaseSettings, metaclass=ConfigMeta):
     """All settings of one pool. Frozen, picklable, equal by value; durations are in seconds.
 
     Keyword arguments win over `DSPOOL_*` variables, those over defaults; `load_config` adds command line and file.

@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 from msgspec import Struct, field
 
 from dspool.errors import UnknownWorker, suggestion
+from dspool.messages.versioned_pickle import Message
 
 # A pool may be called `a-w1`: the last ordinal counts. Nine digits, because Python refuses very long numbers.
 _WORKER_ID: Final = re.compile(r"(.+)-w(0|[1-9][0-9]{0,8})-([0-9a-f]+)")
@@ -49,7 +50,7 @@ class WorkerId(NamedTuple):
         return cls(pool, int(ordinal), suffix)
 
 
-class Member(Struct, frozen=True):
+class Member(Message, Struct, frozen=True):
     """A worker that takes traffic, as clients see it."""
 
     worker_id: str
@@ -62,7 +63,7 @@ class Member(Struct, frozen=True):
     node: str = ""
 
 
-class Share(Struct, frozen=True):
+class Share(Message, Struct, frozen=True):
     """How much goes to workers with new settings while a pool changes step by step."""
 
     percent: int
@@ -71,7 +72,7 @@ class Share(Struct, frozen=True):
     """The ids of those that take traffic."""
 
 
-class Membership(Struct, frozen=True):
+class Membership(Message, Struct, frozen=True):
     """Who takes traffic. `version` only grows (also over supervisor restarts), so a client can wait for the next."""
 
     version: int
@@ -90,7 +91,7 @@ class Membership(Struct, frozen=True):
         return worker_id in self.finishing or any(member.worker_id == worker_id for member in self.workers)
 
 
-class WorkerStatus(Struct, frozen=True):
+class WorkerStatus(Message, Struct, frozen=True):
     """One worker as the supervisor knows it: what `GET /v1/pools/{pool}` shows."""
 
     id: str
@@ -122,9 +123,11 @@ class WorkerStatus(Struct, frozen=True):
     """Health checks in a row that it did not answer."""
     settings: str = ""
     """A mark of the settings that it has from its start: one with an older mark is replaced."""
+    version: str = ""
+    """Of the dspool that it runs."""
 
 
-class EndedWorker(Struct, frozen=True):
+class EndedWorker(Message, Struct, frozen=True):
     """A worker that is gone, and what took its place if the pool lost it."""
 
     id: str
@@ -148,7 +151,7 @@ class EndedWorker(Struct, frozen=True):
     """How long its place was empty."""
 
 
-class GradualStatus(Struct, frozen=True):
+class GradualStatus(Message, Struct, frozen=True):
     """Where a change stands that goes step by step."""
 
     percent: int
@@ -159,7 +162,7 @@ class GradualStatus(Struct, frozen=True):
     """There are as many of both as there should be."""
 
 
-class PoolStatus(Struct, frozen=True):
+class PoolStatus(Message, Struct, frozen=True):
     name: str
     state: Literal["starting", "ready", "degraded", "paused", "closed", "unknown"]
     """`degraded`: it serves with what is left, fewer workers or older code than it should; `reason` says why.
@@ -183,6 +186,8 @@ class PoolStatus(Struct, frozen=True):
     """The last 32 workers that ended, the last one first, since the supervisor began."""
     gradual: GradualStatus | None = None
     """A change by `dspool apply --gradual` that is under way, or was cut off there: the next `apply` finishes it."""
+    version: str = ""
+    """Of the dspool that its supervisor runs."""
 
     def worker_id(self, named: str | int) -> str:
         """The id of the worker that `named` means: its id, or its ordinal.

@@ -11,9 +11,10 @@ from msgspec import Struct
 from dspool.errors import suggestion
 from dspool.messages.commands import JSON, AnyCommand
 from dspool.messages.programs import StorageLimits
+from dspool.messages.versioned_pickle import Message
 
 
-class Operation(Struct, frozen=True, array_like=True):
+class Operation(Message, Struct, frozen=True, array_like=True):
     """A command on its way to a worker. `timeout_s` is the rest of its deadline when it leaves."""
 
     id: str
@@ -46,7 +47,7 @@ class OperationOptions(TypedDict, total=False):
     """How much its principal may keep, where that is not what the configuration says."""
 
 
-class StreamEvent(Struct, frozen=True, array_like=True):
+class StreamEvent(Message, Struct, frozen=True, array_like=True):
     """One event of a stream: `kind` "token" (field, text), "field" (field, value), or "status" (text)."""
 
     kind: Literal["token", "field", "status"]
@@ -54,7 +55,7 @@ class StreamEvent(Struct, frozen=True, array_like=True):
     value: JSON = None
 
 
-class Result(Struct, frozen=True, array_like=True, tag=0):
+class Result(Message, Struct, frozen=True, array_like=True, tag=0):
     """The answer to one operation. For a program, `result.answer` is short for `result.outputs["answer"]`.
 
     One shape from the worker to the caller. Whatever field it has hides a program's output of that name.
@@ -133,7 +134,7 @@ def total_cost(usage: Mapping[str, Mapping[str, int | float]]) -> float | None:
     return sum(costs) if costs else None
 
 
-class Failure(Struct, frozen=True, array_like=True, tag=1):
+class Failure(Message, Struct, frozen=True, array_like=True, tag=1):
     """A worker's report of an operation that failed there. Times as in `Result`."""
 
     operation_id: str

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from dspool.messages.commands import JSON
+from dspool.messages.versioned_pickle import Message
 
 VERSIONS_KEPT: Final = 100
 """The newest of each program that are kept for a roll-back, besides the current one."""
@@ -17,7 +18,7 @@ MadeBy = Literal["config", "deploy", "reload", "restart", "rollback"]
 of another one that shares it), that a pool found when it started (`restart`) or that a roll-back brought along."""
 
 
-class Deployment(Struct, frozen=True):
+class Deployment(Message, Struct, frozen=True):
     """One version of a pool program: what `CreateProgram` takes, and its version (1, 2, ...)."""
 
     program: str
@@ -46,7 +47,7 @@ class Deployment(Struct, frozen=True):
         return not both and (self.spec is None or set() < set(self.spec) <= {"lm", "adapter"})
 
 
-class VersionNumbers(Struct, frozen=True):
+class VersionNumbers(Message, Struct, frozen=True):
     """What one version of a pool program did in some time, as its workers measured it."""
 
     operations: int = 0
@@ -73,7 +74,7 @@ class VersionNumbers(Struct, frozen=True):
         return max(self.run_s, (self.run_s * self.operations + self.running_s * self.running) / count)
 
 
-class Change(Struct, frozen=True, array_like=True):
+class Change(Message, Struct, frozen=True, array_like=True):
     """One durable change of a session. `payload` None deletes; name "*" with payload None deletes the kind."""
 
     kind: Literal["program", "lm", "variable"]
@@ -81,7 +82,7 @@ class Change(Struct, frozen=True, array_like=True):
     payload: JSON = None
 
 
-class StorageLimits(Struct, frozen=True, array_like=True):
+class StorageLimits(Message, Struct, frozen=True, array_like=True):
     """What one principal may keep; None is what the configuration says."""
 
     max_sessions: int | None = None
@@ -90,7 +91,7 @@ class StorageLimits(Struct, frozen=True, array_like=True):
     max_answers_mb: float | None = None
 
 
-class SessionInfo(Struct, frozen=True):
+class SessionInfo(Message, Struct, frozen=True):
     id: str
     owner: str | None
     """The worker id that holds its lease; None when it is not active anywhere."""
@@ -102,7 +103,7 @@ class SessionInfo(Struct, frozen=True):
     principal: str | None = None
 
 
-class Lease(Struct, frozen=True):
+class Lease(Message, Struct, frozen=True):
     """The store's answer to a worker that wants a session."""
 
     session: str
@@ -121,7 +122,7 @@ class Lease(Struct, frozen=True):
     """Bytes of the items, as quotas count them."""
 
 
-class StoreStatus(Struct, frozen=True, kw_only=True):
+class StoreStatus(Message, Struct, frozen=True, kw_only=True):
     """The database that keeps a pool's sessions, and the store that serves it."""
 
     database: str
@@ -141,7 +142,7 @@ class StoreStatus(Struct, frozen=True, kw_only=True):
     """It can be on that node only: the file is there, and is lost with it."""
 
 
-class StoredUsage(Struct, frozen=True):
+class StoredUsage(Message, Struct, frozen=True):
     """What one principal keeps in a pool's store; None: those who have no principal."""
 
     principal: str | None

@@ -13,9 +13,8 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from dspool.config import PoolConfig
-from dspool.core.lifecycle.config_changes import worker_settings
 from dspool.core.lifecycle.setting_rules import Part
-from dspool.errors import PoolError, WorkerStartFailed
+from dspool.errors import PoolError, StoreFailed, WorkerLost, WorkerStartFailed
 from dspool.messages import PoolStatus
 from dspool.runtime import lifecycle
 from dspool.runtime.answers import ROLE as ANSWERS
@@ -27,18 +26,20 @@ from dspool.runtime.cluster import (
     find_actor,
     find_supervisor,
 )
+from dspool.runtime.installed import StartCommand
+from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.unfinished import Unfinished, forget, note, noted
-from dspool.runtime.workers import RayRuntime, RayWorker, life_of
+from dspool.runtime.workers import RayRuntime, RayWorker
 
 _NAME_FREE_S: Final = 10.0
 _LOOK_S: Final = 0.05
 _WATCH_S: Final = 0.25
 
 
-async def exchange(config: PoolConfig, parts: Collection[Part]) -> None:
+async def exchange(config: PoolConfig, parts: Collection[Part], code: StartCommand | None = None) -> None:
     """Give the pool of `config.name` the settings of `config`; `parts` are those that have to hear of them.
 
-    Returns when all but workers have them: `until_rolled` waits for those.
+    Returns when all but workers have them: `until_rolled` waits for those. Actors that take another's place run `code`.
 
     Raises:
         UnknownPool: it does not run.
@@ -56,8 +57,32 @@ async def exchange(config: PoolConfig, parts: Collection[Part]) -> None:
     answering = (ANSWERS,) if "answers" in parts else ()
     # The supervisor always: it gives its configuration to new workers and to clients.
     roles = (*measuring, *answering, "supervisor")
-    size = None if before.pool_size == config.pool_size else config.pool_size
-    unfinished = Unfinished(config, secret, roles, size)
+    await _begin(Unfinished(config, secret, roles, _new_size(before, config), code))
+
+
+async def upgrade(config: PoolConfig, code: StartCommand) -> None:
+    """Have all actors of the pool of `config.name` replaced by those that run `code`, with the settings of `config`.
+
+    As `exchange`, it returns when all but workers are. Who asks the store meanwhile waits for the one that takes over.
+
+    Raises:
+        UnknownPool, WorkerStartFailed: as `exchange`.
+        StoreFailed: the store did not hand over, and serves on.
+    """
+    before, secret = await ask_supervisor(find_supervisor(config.name), "connect_info")
+    # As `exchange` does: it may refuse.
+    await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True, code=code)
+    measuring = ("metrics",) if config.enable_metrics else ()
+    answering = (ANSWERS,) if config.cache else ()
+    roles = ("store", *measuring, *answering, "supervisor")
+    await _begin(Unfinished(config, secret, roles, _new_size(before, config), code))
+
+
+def _new_size(before: PoolConfig, config: PoolConfig) -> int | None:
+    return None if before.pool_size == config.pool_size else config.pool_size
+
+
+async def _begin(unfinished: Unfinished) -> None:
     await asyncio.to_thread(note, unfinished)
     await _finish(unfinished)
 
@@ -74,16 +99,19 @@ async def heal(pool: str) -> None:
 
 async def _finish(unfinished: Unfinished) -> None:
     """All of it may be done already, and is done again."""
-    config, secret, roles, size = unfinished
+    config, secret, roles, size, code = unfinished
     pool = config.name
+    if "store" in roles:
+        await _hand_store_over(unfinished)
     if "metrics" in roles:
         with contextlib.suppress(PoolError, ValueError):
             await ask(await find_actor(pool, "metrics"), "save")
     with contextlib.suppress(PoolError):
         await ask(find_supervisor(pool), "detach")
     for role in roles:
-        await _end(pool, role)
-    await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True)
+        if role != "store":
+            await _end(pool, role)
+    await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True, code=code)
     supervisor = find_supervisor(pool)
     await ask_supervisor(supervisor, "connect_info")
     if size is not None:
@@ -93,8 +121,8 @@ async def _finish(unfinished: Unfinished) -> None:
 
 async def mark_of(config: PoolConfig) -> str:
     """The mark of the settings of `config` that workers of the running pool have from their start."""
-    _, secret = await ask_supervisor(find_supervisor(config.name), "connect_info")
-    return worker_settings(config, life_of(secret))
+    mark: str = await ask_supervisor(find_supervisor(config.name), "worker_mark", config)
+    return mark
 
 
 async def gradual_step(config: PoolConfig, percent: int | None) -> None:
@@ -115,6 +143,21 @@ async def status_of(pool: str) -> PoolStatus:
     return status
 
 
+async def _hand_store_over(unfinished: Unfinished) -> None:
+    config, secret, _, _, code = unfinished
+    pool = config.name
+    try:
+        await ask(await find_actor(pool, "store"), "hand_over")
+    except (ValueError, WorkerLost):
+        pass  # it is gone already
+    except StoreFailed:
+        await asyncio.to_thread(forget, pool)
+        raise
+    await _end(pool, "store")
+    await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True, code=code)
+    await RemoteStore(pool).describe(pool)
+
+
 async def roll(pool: str, why: str) -> set[str]:
     """Have every worker that takes traffic or stands by replaced, one after the other; returns their ids."""
     supervisor = find_supervisor(pool)
@@ -133,8 +176,8 @@ async def until_rolled(
         WorkerStartFailed: they do not within `patience_s` after the last one that came; the pool goes on trying.
     """
     supervisor = find_supervisor(config.name)
-    _, secret = await ask_supervisor(supervisor, "connect_info")
-    mark, last, until = worker_settings(config, life_of(secret)), None, time.monotonic() + patience_s
+    mark: str = await ask_supervisor(supervisor, "worker_mark")
+    last, until = None, time.monotonic() + patience_s
     while True:
         status: PoolStatus = await ask_supervisor(supervisor, "status")
         serving = [one for one in status.workers if one.state == "ready"]
@@ -176,4 +219,4 @@ async def _end(pool: str, role: str) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-__all__ = ["exchange", "gradual_step", "heal", "mark_of", "roll", "status_of", "until_rolled"]
+__all__ = ["exchange", "gradual_step", "heal", "mark_of", "roll", "status_of", "until_rolled", "upgrade"]

@@ -32,6 +32,7 @@ from dspool.runtime.cluster import (
     placeable_nodes,
 )
 from dspool.runtime.forkserver import start_method
+from dspool.runtime.installed import StartCommand, code_mark
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
 from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.store import StoreActor
@@ -98,7 +99,7 @@ class SupervisorActor(Supervisor):
             report=metrics.report if config.enable_metrics else None,
             life=life_of(self._secret),
         )
-        self._state.gradual.settings = worker_settings(config, life_of(self._secret))
+        self._state.gradual.settings = worker_settings(config, life_of(self._secret), code_mark())
 
     async def _report_events(self, metrics: RemoteMetrics) -> None:
         while True:
@@ -109,6 +110,12 @@ class SupervisorActor(Supervisor):
         """What a client needs: the configuration, and the workers' secret."""
         await self.started()
         return self.config, self._secret
+
+    async def worker_mark(self, config: PoolConfig | None = None) -> str:
+        """What `WorkerStatus.settings` is of workers that need not be replaced while the pool has the settings of
+        `config`, by default its own."""
+        await self.started()
+        return worker_settings(config or self.config, life_of(self._secret), code_mark())
 
     async def roll(self, worker_ids: list[str], why: str) -> None:
         """Replace these workers, one after the other, each once its replacement is warm. Returns at once."""
@@ -176,12 +183,18 @@ class SupervisorActor(Supervisor):
 
 
 def launch(
-    config: PoolConfig, secret: bytes, *, host: str | None = None, goes_on: bool = False
+    config: PoolConfig,
+    secret: bytes,
+    *,
+    host: str | None = None,
+    goes_on: bool = False,
+    code: StartCommand | None = None,
 ) -> ActorHandle[Any]:
     """Create the actors of a pool, or find the existing ones; returns the supervisor's handle.
 
     With `goes_on` it is the same pool with other settings: what it counted counts on. Workers listen on `host`; by
-    default on their node's address, which a cluster of several machines needs.
+    default on their node's address, which a cluster of several machines needs. They run `code`, and workers with them;
+    by default what the cluster's processes run.
 
     Raises:
         ConfigError: the session store does not fit the cluster; nothing was started.
@@ -201,31 +214,32 @@ def launch(
             return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
         return _preferred(places[role], nodes)
 
-    # When the machine of one of them is lost, what it did waits for its start on another one: a fork is the soonest.
-    forked = start_method(config, ray.get_runtime_context().runtime_env) if len(nodes) > 1 else None
-    start = (
-        {"runtime_env": {"py_executable": forked.py_executable}} if forked and forked.py_executable else {}
-    )
-
+    environment = None
+    if code is not None:
+        environment = code.runtime_env()
+    elif len(nodes) > 1:
+        # When the machine of one of them is lost, what it did waits for its start on another: a fork is the soonest.
+        how = start_method(config, ray.get_runtime_context().runtime_env)
+        environment = {"py_executable": how.py_executable} if how.py_executable else None
+    common = COMMON if environment is None else {**COMMON, "runtime_env": environment}
     store: Any = ray.remote(StoreActor)
     store.options(
         name=actor_name(name, "store"),
         max_task_retries=-1,
         **place("store"),
-        **start,
-        **COMMON,
+        **common,
     ).remote(config)
     if config.enable_metrics:
         metrics: Any = ray.remote(MetricsActor)
-        metrics.options(name=actor_name(name, "metrics"), **place("metrics"), **COMMON).remote(
+        metrics.options(name=actor_name(name, "metrics"), **place("metrics"), **common).remote(
             config, goes_on
         )
     if config.cache:
         answers: Any = ray.remote(AnswersActor)
-        answers.options(name=actor_name(name, ANSWERS), **place(ANSWERS), **COMMON).remote(config)
+        answers.options(name=actor_name(name, ANSWERS), **place(ANSWERS), **common).remote(config)
     supervisor: Any = ray.remote(SupervisorActor)
     handle: ActorHandle[Any] = supervisor.options(
-        name=actor_name(name, "supervisor"), **place("supervisor"), **start, **COMMON
+        name=actor_name(name, "supervisor"), **place("supervisor"), **common
     ).remote(config, secret, host)
     return handle
 

@@ -5,15 +5,20 @@ Workers are forked from a process that holds this. SQLAlchemy, which the store i
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from ray.actor import ActorHandle
 
 from dspool.errors import StoreFailed, WorkerLost
 from dspool.runtime.cluster import ask, find_actor
+from dspool.runtime.store_hand_over import MOVED, SUCCESSOR_S, has_handed_over
+from dspool.runtime.unfinished import is_noted
+from dspool.worker.session_store import unhurried
 
 if TYPE_CHECKING:
     from dspool.store.store import SessionStore
@@ -26,6 +31,8 @@ else:
             return SimpleNamespace(__name__=name)
 
     SessionStore = _Names()
+
+_LOOK_S: Final = 0.05
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -44,10 +51,15 @@ def _asked(
     return asked
 
 
+class _NotBegun(Exception):
+    """The store did not begin what it was asked."""
+
+
 class RemoteStore:
     """`SessionStore` as others see it: the same methods, over the store actor.
 
-    Each raises what the store raises, and `StoreFailed` while its actor cannot be reached.
+    Each raises what the store raises, and `StoreFailed` while its actor cannot be reached. While another store takes
+    over, each waits for that one: only what certainly did not begin is asked again, so nothing is done twice.
     """
 
     def __init__(self, pool: str) -> None:
@@ -56,12 +68,50 @@ class RemoteStore:
 
     async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            if self._handle is None:
-                self._handle = await find_actor(self._pool, "store")
-            return await ask(self._handle, "ask", method, *args, **kwargs)
-        except (WorkerLost, ValueError) as gone:
+            return await self._ask_once(method, *args, **kwargs)
+        except _NotBegun:
+            # Another one takes over: what it takes for that is no failure of it.
+            async with unhurried(SUCCESSOR_S):
+                return await self._ask_successor(method, *args, **kwargs)
+
+    async def _ask_successor(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        until = time.monotonic() + SUCCESSOR_S
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                return await self._ask_once(method, *args, **kwargs)
+            except _NotBegun as why:
+                if time.monotonic() > until:
+                    raise StoreFailed(
+                        f"the session store is not reachable: none took over within {SUCCESSOR_S:g} s; try again"
+                    ) from why
+
+    async def _ask_once(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Raises: _NotBegun: another store takes over, and this is for that one."""
+        handle = self._handle
+        try:
+            if handle is None:
+                handle = self._handle = await find_actor(self._pool, "store")
+            return await ask(handle, "ask", method, *args, **kwargs)
+        except StoreFailed as refused:
+            if not refused.details.get(MOVED):
+                raise
             self._handle = None
+            raise _NotBegun from refused
+        except ValueError as nobody:
+            # Its name is free between the one and the other.
+            self._handle = None
+            if await asyncio.to_thread(is_noted, self._pool):
+                raise _NotBegun from nobody
+            raise StoreFailed(f"the session store is not reachable ({nobody}); try again") from nobody
+        except WorkerLost as gone:
+            self._handle = None
+            if handle is not None and await self._had_handed_over(handle):
+                raise _NotBegun from gone
             raise StoreFailed(f"the session store is not reachable ({gone}); try again") from gone
+
+    async def _had_handed_over(self, handle: ActorHandle[Any]) -> bool:
+        return await asyncio.to_thread(has_handed_over, self._pool, handle._actor_id.hex())
 
     acquire = _asked(SessionStore.acquire)
     commit = _asked(SessionStore.commit)

@@ -15,6 +15,7 @@ from dspool import private_files
 from dspool.config import PoolConfig
 from dspool.core.admission.quotas import Quotas
 from dspool.errors import StoreFailed
+from dspool.runtime import store_hand_over
 from dspool.runtime.cluster import node_address
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.store_place import remember
@@ -25,6 +26,11 @@ from dspool.telemetry.events import emit
 from dspool.telemetry.refusals import Refusals
 
 _LIMITS = "limits"
+_GOES_ON_S = 30.0
+"""After so long nobody takes over from a store that handed over: it goes on."""
+_ANSWERED_S = 10.0
+_SENT_S = 0.05
+"""Until the process of a store that handed over may end: the last answers have left it by then."""
 _LAST_WORDS_S = 1.0
 """Until a store that was replaced ends its process: who asks it now still hears why."""
 
@@ -50,6 +56,10 @@ class StoreActor:
         )
         self._events: asyncio.Task[None] | None = None
         self._open_task: asyncio.Task[None] | None = None
+        self._accepted = 0
+        """Calls without an answer yet."""
+        self._answered = asyncio.Event()
+        self._handed_over_at: float | None = None
 
     def __repr__(self) -> str:
         return "dspool session store"
@@ -66,8 +76,49 @@ class StoreActor:
         self._config = config
         self._store.limit(quotas)
 
+    async def hand_over(self) -> None:
+        """Take nothing more, answer what was taken, and give the pool back: another store may serve at once.
+
+        Raises:
+            StoreFailed: what was taken is not answered in time; this store goes on.
+        """
+        pool, loop = self._config.name, asyncio.get_running_loop()
+        self._handed_over_at = loop.time()
+        try:
+            async with asyncio.timeout(_ANSWERED_S):
+                while self._accepted:
+                    self._answered.clear()
+                    await self._answered.wait()
+        except TimeoutError:
+            self._handed_over_at = None
+            raise StoreFailed(
+                f"the session store of pool {pool!r} is busy: {self._accepted} calls are not answered after "
+                f"{_ANSWERED_S:g} s; try again",
+                pool=pool,
+            ) from None
+        await self._store.close()
+        await asyncio.sleep(_SENT_S)
+        self._open_task = None
+        await asyncio.to_thread(store_hand_over.note, pool, _own_ids()[0])
+
     async def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of `SessionStore`."""
+        """Call a method of `SessionStore`.
+
+        Raises:
+            StoreFailed: with the detail `moved`: it was not begun, as another store takes over.
+        """
+        if self._handed_over_at is not None:
+            if asyncio.get_running_loop().time() - self._handed_over_at < _GOES_ON_S:
+                raise store_hand_over.refusal(self._config.name)
+            self._handed_over_at = None
+        self._accepted += 1
+        try:
+            return await self._ask(method, *args, **kwargs)
+        finally:
+            self._accepted -= 1
+            self._answered.set()
+
+    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._events is None and self._config.enable_metrics:
             self._events = asyncio.get_running_loop().create_task(self._report_events())
         if self._open_task is None:
@@ -84,6 +135,8 @@ class StoreActor:
 
         await self._store.open()
         actor, node = _own_ids()
+        # It handed over, and nobody took over: from here on it takes calls that it may not answer.
+        await asyncio.to_thread(store_hand_over.forget, self._config.name, actor)
         server = this_server(actor, node=node)
         server = await self._store.serve(self._config.name, server, on_superseded=self._end)
         kept = await self._store.get_record(self._config.name, _LIMITS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ray.experimental import internal_kv
 
 from dspool.config import PoolConfig
 from dspool.runtime.cluster import NAMESPACE
+from dspool.runtime.installed import StartCommand
 
 
 class Unfinished(NamedTuple):
@@ -23,12 +24,15 @@ class Unfinished(NamedTuple):
     """The actors that others take the place of; the last one is the supervisor."""
     size: int | None
     """The number of workers, if that changes."""
+    code: StartCommand | None = None
+    """What they run, if not what the cluster's processes run."""
 
 
 def note(unfinished: Unfinished) -> None:
     """Before the first actor ends."""
     key = _key(unfinished.config.name)
-    internal_kv._internal_kv_put(key, pickle.dumps(unfinished), namespace=NAMESPACE.encode())
+    # By name: another version may finish it.
+    internal_kv._internal_kv_put(key, pickle.dumps(unfinished._asdict()), namespace=NAMESPACE.encode())
 
 
 def noted(pool: str) -> Unfinished | None:
@@ -36,9 +40,13 @@ def noted(pool: str) -> Unfinished | None:
     kept = internal_kv._internal_kv_get(_key(pool), namespace=NAMESPACE.encode())
     if not kept:
         return None
-    unfinished = pickle.loads(kept)
-    assert isinstance(unfinished, Unfinished)
-    return unfinished
+    fields: dict[str, Any] = pickle.loads(kept)
+    return Unfinished(**{name: value for name, value in fields.items() if name in Unfinished._fields})
+
+
+def is_noted(pool: str) -> bool:
+    """Whether there is something to finish."""
+    return bool(internal_kv._internal_kv_exists(_key(pool), namespace=NAMESPACE.encode()))
 
 
 def forget(pool: str) -> None:
@@ -50,4 +58,4 @@ def _key(pool: str) -> bytes:
     return f"exchange:{pool}".encode()
 
 
-__all__ = ["Unfinished", "forget", "note", "noted"]
+__all__ = ["Unfinished", "forget", "is_noted", "note", "noted"]

@@ -7,6 +7,8 @@ import contextlib
 import gc
 import hashlib
 import logging
+import shlex
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -33,6 +35,7 @@ from dspool.runtime.cluster import (
     node_address,
     placeable_nodes,
 )
+from dspool.runtime.installed import code_mark
 from dspool.runtime.loops import keep_running
 from dspool.runtime.metrics import RemoteMetrics
 from dspool.runtime.remote_store import RemoteStore
@@ -64,7 +67,7 @@ class WorkerActor(Worker):
             start=forkserver.how_started(),
             answers=RemoteAnswers(config.name) if config.cache else None,
         )
-        self.settings = worker_settings(config, life_of(secret))
+        self.settings = worker_settings(config, life_of(secret), code_mark())
         self._loop_is_ours = False
 
     async def take_settings(self, config: PoolConfig) -> None:
@@ -161,6 +164,9 @@ class RayRuntime:
             # Also without a reason: with an environment of its own it is not forked by the node either.
             said = f"exec: {how.why_not}" if how.why_not else "exec"
             environment = {"env_vars": {forkserver.HOW_VARIABLE: said}}
+            if ray.get_runtime_context().runtime_env.get("py_executable"):
+                # Else it would have this actor's, which forks.
+                environment["py_executable"] = shlex.join([sys.executable])
         elif not how.by_node:
             environment = {"py_executable": how.py_executable}
         handle = self._actor.options(

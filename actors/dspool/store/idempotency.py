@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dspool.core.admission.quotas import ROW_BYTES, Amount, Quotas
 from dspool.messages import StorageLimits
+from dspool.messages.versioned_pickle import Message
 from dspool.store.schema import idempotency, upsert
 from dspool.store.usage import ANSWER_SIZE, Usage
 from dspool.store.writer import Transaction
@@ -26,7 +27,7 @@ NOBODY = ""
 _row = idempotency.c
 
 
-class KeptAnswer(Struct, frozen=True):
+class KeptAnswer(Message, Struct, frozen=True):
     """An HTTP answer as it went out."""
 
     status: int
@@ -35,7 +36,7 @@ class KeptAnswer(Struct, frozen=True):
     body: bytes
 
 
-class Claim(Struct, frozen=True):
+class Claim(Message, Struct, frozen=True):
     """The outcome of a claim.
 
     `new`: the key is the caller's, who does the work and then settles or drops it. `done`: the work was done before,

@@ -40,6 +40,9 @@ def _identify(connection: Connection) -> None:
 
 
 SCHEMA_VERSION = 4
+RUNNING_FROM = 4
+"""`dspool upgrade` has the store migrate tables from this version on, and requests wait meanwhile. A step that rewrites
+what is stored raises it: then the service has to be down."""
 
 MIGRATIONS: Mapping[int, Callable[[Connection], None]] = MappingProxyType(
     {1: _create_idempotency, 2: _count_usage, 3: _claim_pools}

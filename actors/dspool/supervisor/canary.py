@@ -15,6 +15,7 @@ from msgspec import Struct
 from dspool.core.lifecycle.canary import MIN_OPERATIONS, ROLLED_BACK, Verdict, judge
 from dspool.errors import PoolError, ProgramError
 from dspool.messages import JSON, VersionNumbers
+from dspool.messages.versioned_pickle import Message
 from dspool.supervisor.ports import Sleep, WorkerHandle, within
 from dspool.telemetry.events import emit
 
@@ -203,7 +204,7 @@ def _sum(parts: Iterable[VersionNumbers]) -> VersionNumbers:
 Phase = Literal["loading", "canary", "rolling out", "done", "rolled back", "failed"]
 
 
-class Rollout(Struct, kw_only=True):
+class Rollout(Message, Struct, kw_only=True):
     """One deployment or roll-back. Times are wall-clock seconds."""
 
     program: str

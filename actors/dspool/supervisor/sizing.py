@@ -14,6 +14,7 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import Decision, SizingConfig, SizingInputs, SizingState, decide
 from dspool.core.lifecycle.status import PoolFacts
 from dspool.messages import JSON
+from dspool.messages.versioned_pickle import Message
 from dspool.supervisor.ports import Sleep, within
 from dspool.telemetry.events import emit
 
@@ -27,7 +28,7 @@ OBSERVE_TIMEOUT_S = 2.0
 Observe = Callable[[], Awaitable[SizingInputs | None]]
 
 
-class DecisionRecord(Struct, frozen=True):
+class DecisionRecord(Message, Struct, frozen=True):
     """One decision. `source` is "sizing" or "manual"; `times` counts how often in a row it came out the same."""
 
     at: float

@@ -22,6 +22,7 @@ from dspool.core.lifecycle.status import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
 from dspool.errors import PoolClosed, WorkerStartFailed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
+from dspool.release import VERSION
 from dspool.supervisor.adoption import Records, adopt, read_records, survey
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.deployments import ROLLOUTS, Deployments
@@ -174,7 +175,7 @@ class Supervisor:
             raise WorkerStartFailed(
                 f"pool {self.config.name} cannot start: {state.condition.broken}", pool=self.config.name
             )
-        return status_of(self._state, wall_offset=self._wall() - self._clock())
+        return status_of(self._state, wall_offset=self._wall() - self._clock(), version=VERSION)
 
     async def shutdown(self, timeout_s: float = 30.0) -> None:
         """Refuse new operations, finish the running ones, stop all workers; kill those left after `timeout_s`.
@@ -215,7 +216,7 @@ class Supervisor:
         """The pool and its workers; `fresh` asks the workers first, for at most half a second."""
         if fresh:
             await self._workers.ask_all(min(STATUS_TIMEOUT_S, self.config.health_check_timeout_s))
-        return status_of(self._state, wall_offset=self._wall() - self._clock())
+        return status_of(self._state, wall_offset=self._wall() - self._clock(), version=VERSION)
 
     async def report_dead(self, worker_id: str, why: str) -> None:
         """A client could not talk to the worker: check its health now, and replace it unless it is well."""

@@ -16,6 +16,7 @@ from dspool.core.lifecycle.loading import lasts, text_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport, report, stages
 from dspool.errors import Conflict, PoolError
 from dspool.messages import Deployment
+from dspool.messages.versioned_pickle import Message
 from dspool.supervisor.ports import Sleep, WorkerHandle, within
 from dspool.telemetry.events import emit
 
@@ -23,7 +24,7 @@ MAX_RUNS = 1000
 MAX_MOMENTS = 4096
 
 
-class WarmProgress(Struct, frozen=True):
+class WarmProgress(Message, Struct, frozen=True):
     """One moment of a warm-up, for a progress bar. `sequence` only grows within one supervisor's life."""
 
     sequence: int

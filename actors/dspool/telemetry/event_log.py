@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from dspool.core.metrics.tally import MAX_PROGRAMS
+from dspool.messages.versioned_pickle import Message
 from dspool.telemetry.events import EVENTS, attach, detach
 
 FORWARDED: Final = tuple(
@@ -36,7 +37,7 @@ MAX_BUFFERED: Final = 1000
 MAX_SENDERS: Final = 4096
 
 
-class OutgoingEvent(Struct, frozen=True, array_like=True):
+class OutgoingEvent(Message, Struct, frozen=True, array_like=True):
     """One event on its way. `at` is wall-clock seconds since the epoch."""
 
     at: float
@@ -45,7 +46,7 @@ class OutgoingEvent(Struct, frozen=True, array_like=True):
     metadata: dict[str, Any]
 
 
-class EventBatch(Struct, frozen=True, array_like=True):
+class EventBatch(Message, Struct, frozen=True, array_like=True):
     """Events of one process; `first` is the number of the first one there: the log keeps once what arrives twice."""
 
     pool: str
@@ -56,7 +57,7 @@ class EventBatch(Struct, frozen=True, array_like=True):
     """Events before these that the full buffer dropped."""
 
 
-class LoggedEvent(Struct, frozen=True):
+class LoggedEvent(Message, Struct, frozen=True):
     """One event as `EventLog` keeps it. `number` grows with each event, even across restarts of the log."""
 
     number: int
@@ -69,7 +70,7 @@ class LoggedEvent(Struct, frozen=True):
     metadata: dict[str, Any]
 
 
-class EventPage(Struct, frozen=True):
+class EventPage(Message, Struct, frozen=True):
     events: list[LoggedEvent]
     next: int
     """The `since` that gives the events that follow."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from dspool.config import PoolConfig
+from dspool.messages.versioned_pickle import Message
 
 CONTINUED: Final = "  | "
 """Begins each further line of a record: nobody can write a line that looks like another's record."""
@@ -42,7 +43,7 @@ EVENT_LOGGER: Final = "dspool"
 _FIELD: Final = re.compile(r'(?:^|\s)(pool|worker|operation_id)=("(?:[^"\\]|\\.)*"|\S+)')
 
 
-class LogTail(Struct, frozen=True):
+class LogTail(Message, Struct, frozen=True):
     lines: list[str]
     truncated: bool
     """There are older lines."""
@@ -52,7 +53,7 @@ class LogTail(Struct, frozen=True):
     """Left out what did not come by logging: it may hold what users sent."""
 
 
-class LogLine(Struct, frozen=True):
+class LogLine(Message, Struct, frozen=True):
     """One record of a log, with its traceback if it has one."""
 
     at: float
@@ -67,7 +68,7 @@ class LogLine(Struct, frozen=True):
     """As it stands in the log, in one or more lines."""
 
 
-class LogPage(Struct, frozen=True):
+class LogPage(Message, Struct, frozen=True):
     lines: list[LogLine]
     """The oldest first."""
     next: float
@@ -78,7 +79,7 @@ class LogPage(Struct, frozen=True):
     """Left out what did not come by logging: it may hold what users sent."""
 
 
-class LogQuery(Struct, frozen=True):
+class LogQuery(Message, Struct, frozen=True):
     """Which lines: of one operation, of one worker, after a time; the newest `limit`, or with `after` the oldest."""
 
     operation: str | None = None

@@ -8,9 +8,10 @@ from dspool.config import PoolConfig
 from dspool.core.metrics.histogram import Histogram
 from dspool.core.metrics.measures import MetricsSnapshot
 from dspool.messages import PoolStatus
+from dspool.messages.versioned_pickle import Message
 
 
-class PoolLimits(Struct, frozen=True, kw_only=True):
+class PoolLimits(Message, Struct, frozen=True, kw_only=True):
     """Limits of the configuration: alerts compare with them, so one rule fits every pool."""
 
     min_pool_size: int
@@ -34,7 +35,7 @@ class PoolLimits(Struct, frozen=True, kw_only=True):
         )
 
 
-class Snapshot(Struct, frozen=True, kw_only=True):
+class Snapshot(Message, Struct, frozen=True, kw_only=True):
     """One pool at one moment."""
 
     metrics: MetricsSnapshot

@@ -41,6 +41,7 @@ from dspool.messages import (
     WorkerStatus,
 )
 from dspool.quotations import without_secrets
+from dspool.release import VERSION
 from dspool.telemetry import log_files, logs
 from dspool.telemetry.event_log import EventBatch, EventBuffer
 from dspool.telemetry.events import emit
@@ -273,6 +274,7 @@ class Worker:
             overflow=self._recorder.overflow,
             start=self._start,
             settings=self.settings,
+            version=VERSION,
         )
 
     async def versions(self, program: str) -> dict[int, VersionNumbers]:

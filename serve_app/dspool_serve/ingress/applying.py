@@ -19,8 +19,10 @@ from msgspec import Struct
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.config_changes import PoolChange, changes, ingress_mark
 from dspool.core.lifecycle.gradual_watch import StepFacts
+from dspool.core.lifecycle.upgrades import is_same
 from dspool.core.wording import counted
-from dspool.errors import PoolError, PoolNotReady, UnknownPool, WorkerStartFailed
+from dspool.errors import ConfigError, PoolError, PoolNotReady, UnknownPool, WorkerStartFailed
+from dspool.runtime.installed import StartCommand, installation
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.answering import wait_until_it_answers
 from dspool_serve.ingress.applications import deploy
@@ -109,41 +111,70 @@ async def _stands(pool: str) -> bool:
     return (await status_of(pool)).gradual is not None
 
 
+def refuse_other_code(record: ServiceRecord) -> None:
+    """Raises: ConfigError: this process is not of the installation that serves."""
+    mine, serves = installation(), record.installation
+    if record.upgrade is not None:
+        raise ConfigError(f"an upgrade to {record.upgrade} was cut off: finish it with its `dspool upgrade`")
+    if not serves.dspool or is_same(serves, mine):
+        return
+    if record.chosen or serves.dspool != mine.dspool:
+        raise ConfigError(
+            f"this is {mine}, and the service runs {serves}: use the dspool of that environment, or first "
+            "`dspool upgrade` of this one, if it is newer"
+        )
+
+
 async def apply(
     record: ServiceRecord,
     todo: Plan,
     wanted: Sequence[PoolConfig],
     report: Report,
     gradually: Gradually | None = None,
+    *,
+    upgrades: bool = False,
 ) -> list[StepFacts]:
     """Do it: what is new comes first, what goes, last; returns the steps, where it goes `gradually`.
+
+    With `upgrades`, all processes become those of this one's installation as well.
 
     Raises:
         ChangeWentBack: a pool went back by itself to the settings that it had.
         PoolError: what could not be done; what was done stays, and the same asked again goes on from there.
     """
-    from dspool.runtime.exchange import exchange, until_rolled
+    from dspool.runtime.exchange import exchange, until_rolled, upgrade
 
     configs = {config.name: config for config in wanted}
     if gradually is not None:
         check(todo.pools, configs, todo.standing)
     names, in_steps, steps = list(record.pools), list[PoolChange](), list[StepFacts]()
+    if upgrades:
+        record = _written(record, upgrade=installation())
     for change in todo.pools:
         config = configs.get(change.pool)
         if change.deed == "add" and config is not None:
             names = [*dict.fromkeys([*names, change.pool])]
             record = _written(record, pools=tuple(names))
-            await _add(config, report)
+            await _add(record, config, report)
+        elif upgrades and config is not None:
+            report("upgrade", f"pool {change.pool}: its store, its metrics and its supervisor")
+            await upgrade(config, StartCommand.of_this_process(config))
         elif gradually is not None and config is not None and needs_steps(change):
             in_steps.append(change)
         elif change.deed == "change" and config is not None:
             report("change", f"pool {change.pool}: {', '.join(one.setting for one in change.settings)}")
-            await exchange(config, change.parts)
+            await exchange(config, change.parts, _code(record, config))
     for change in in_steps:
         config = configs[change.pool]
         assert gradually is not None
         way = GradualApply(
-            await running_config(config.name), config, change, gradually, _patience_s(config), report
+            await running_config(config.name),
+            config,
+            change,
+            gradually,
+            _patience_s(config),
+            report,
+            code=_code(record, config),
         )
         await way.run()
         steps += way.steps
@@ -152,24 +183,31 @@ async def apply(
         # Also without a change: one that was cut off may have left workers with older settings.
         await until_rolled(config, (), _patience_s(config), lambda text: report("workers", text))
     kept = tuple(name for name in names if name in configs)
-    if todo.new_ingress:
+    if todo.new_ingress or upgrades:
         record = await renew_ingress(record, wanted, report, pools=tuple(names))
     for change in todo.pools:
         if change.deed == "remove":
             report("pool", f"ending pool {change.pool}: its operations finish first")
             await end_pool(change.pool)
+    if upgrades:
+        record = _written(record, installation=installation(), chosen=True, upgrade=None)
     if record.pools != kept:
         _written(record, pools=kept)
     return steps
 
 
-async def _add(config: PoolConfig, report: Report) -> None:
+def _code(record: ServiceRecord, config: PoolConfig) -> StartCommand | None:
+    """What new processes run; None: what the cluster's processes run."""
+    return StartCommand.of_this_process(config) if record.chosen or record.upgrade is not None else None
+
+
+async def _add(record: ServiceRecord, config: PoolConfig, report: Report) -> None:
     from dspool.pool import Pool
     from dspool.runtime import cluster, lifecycle
 
     report("pool", f"warming {counted(config.pool_size, 'worker')} of pool {config.name}")
     if config.name not in await asyncio.to_thread(cluster.list_pools):
-        lifecycle.launch(config, secrets.token_bytes(32))
+        lifecycle.launch(config, secrets.token_bytes(32), code=_code(record, config))
     pool = await Pool.connect(config.name)
     try:
         await pool.wait_ready(on_delay=lambda why: report("warning", why))
@@ -191,6 +229,7 @@ async def renew_ingress(
         client_header=record.client_header,
         spread=spread_here(first),
         variables=record.variables,
+        code=_code(record, first),
     )
     try:
         await deploy(app, record.application)
@@ -211,6 +250,7 @@ async def restart(
     """
     from dspool.runtime.exchange import roll, until_rolled
 
+    refuse_other_code(record)
     configs = await running_pools(record)
     if missing := [name for name in names if name not in configs]:
         raise PoolNotReady(f"pool {', '.join(missing)} does not run; `dspool apply` starts what the file has")
@@ -237,4 +277,14 @@ def _written(record: ServiceRecord, **fields: Any) -> ServiceRecord:
     return record
 
 
-__all__ = ["Gradually", "Plan", "apply", "joined", "plan", "renew_ingress", "restart", "running_pools"]
+__all__ = [
+    "Gradually",
+    "Plan",
+    "apply",
+    "joined",
+    "plan",
+    "refuse_other_code",
+    "renew_ingress",
+    "restart",
+    "running_pools",
+]

@@ -17,6 +17,7 @@ from dspool.corrections import serve_replica, uvicorn_connections
 from dspool.errors import UnknownPool, suggestion
 from dspool.pool import Pool
 from dspool.runtime.cluster import node_address
+from dspool.runtime.installed import StartCommand
 from dspool.telemetry import logs
 from dspool.tokens import from_environment
 from dspool_serve.access.cors import CrossOrigin
@@ -117,6 +118,7 @@ def build_app(
     spread: Spread | None = None,
     variables: Mapping[str, str] | None = None,
     beside: Any = None,
+    code: StartCommand | None = None,
 ) -> BoundApplication:
     """The Serve application for `serve.run`.
 
@@ -124,7 +126,7 @@ def build_app(
     must be running. What is in front of the replicas puts the client's address into `client_header`, which nobody else
     can send; without one the client is whoever opened the connection. `spread` says on which nodes it runs; None: on
     the only one. `variables` are what the replicas find in their environment beside that of their node. `beside` is a
-    deployment that belongs to the same application.
+    deployment that belongs to the same application. The replicas run `code`, by default what Serve runs.
     """
     spread = spread or spread_of(config, nodes=1, has_tokens=False)
     settings = settings_of(config, client_header=client_header, echo_request_id=False)
@@ -138,6 +140,9 @@ def build_app(
         options["resources"] = spread.resources
     if variables:
         options["runtime_env"] = {"env_vars": dict(variables)}
+    if code is not None:
+        chosen = code.exec_env()
+        options["runtime_env"] = {**chosen, "env_vars": {**(variables or {}), **chosen["env_vars"]}}
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         HttpIngress,
         name=DEPLOYMENT,

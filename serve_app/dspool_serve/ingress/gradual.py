@@ -23,6 +23,7 @@ from dspool.messages import PoolStatus
 from dspool_serve.ingress.starting import Report
 
 if TYPE_CHECKING:
+    from dspool.runtime.installed import StartCommand
     from dspool.telemetry.snapshot import Snapshot
 
 LOOK_S: Final = 5.0
@@ -108,8 +109,11 @@ class GradualApply:
         gradually: Gradually,
         patience_s: float,
         report: Report,
+        *,
+        code: StartCommand | None = None,
     ) -> None:
-        self._before, self._config, self._parts = before, config, change.parts
+        """Actors that take another's place run `code`."""
+        self._before, self._config, self._parts, self._code = before, config, change.parts, code
         self._course, self._patience_s, self._report = gradually.course, patience_s, report
         self._alerts = gradually.alerts(config.name)
         self._look_s = min(LOOK_S, max(0.1, self._course.hold_s / 4))
@@ -128,14 +132,14 @@ class GradualApply:
         status = await status_of(name)
         if self._config.lazy and not status.workers:
             self._report("gradual", f"pool {name} sleeps: there is nothing to try its new settings with")
-            await exchange(self._config, self._parts)
+            await exchange(self._config, self._parts, self._code)
             return
         alerts = await self._alerts_before()
         self._watch = GradualWatch(await status_of(name), await mark_of(self._config), alerts=alerts)
         # On record before the supervisor comes that has to know of it.
         await gradual_step(self._config, self._course.steps[0])
         async with self._back_again():
-            await exchange(self._config, self._parts)
+            await exchange(self._config, self._parts, self._code)
             for percent in self._course.steps:
                 await self._step(percent)
 
@@ -282,7 +286,7 @@ class GradualApply:
             with contextlib.suppress(PoolError):
                 await gradual_step(self._config, 0)
             await gradual_step(self._before, 100)
-            await exchange(self._before, self._parts)
+            await exchange(self._before, self._parts, self._code)
             await until_rolled(self._before, (), self._patience_s, lambda text: self._report("workers", text))
         except PoolError as failed:
             details["gradual"]["went_back"] = False

@@ -14,6 +14,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from dspool.core.lifecycle.upgrades import Installation
+from dspool.runtime.installed import installation
+
 Phase = Literal["starting", "serving", "stopping"]
 _KEY, _NAMESPACE = b"service", b"dspool"
 
@@ -36,6 +39,12 @@ class ServiceRecord(Struct, frozen=True, kw_only=True):
     client_header: str | None = None
     ingress: str = ""
     """The mark of the settings that the HTTP processes have, as `ingress_mark` makes it."""
+    installation: Installation = Installation()
+    """What serves: that of the `dspool up`, or of the last `dspool upgrade`."""
+    chosen: bool = False
+    """An upgrade chose it: the cluster's own processes are of another one."""
+    upgrade: Installation | None = None
+    """What is to serve when the upgrade is done that runs, or that was cut off."""
     flags: dict[str, Any] = {}
     """What the command line of `dspool up` said: it holds for a later change too."""
     variables: dict[str, str] = {}
@@ -57,7 +66,7 @@ def of_this_process(pools: tuple[str, ...], application: str, **more: Any) -> Se
         host=socket.gethostname(),
         pid=os.getpid(),
         job=this_job(),
-        **more,
+        **{"installation": installation(), **more},
     )
 
 
@@ -115,7 +124,8 @@ class Registration:
         write(msgspec.structs.replace(record, phase=phase))
 
     def take_over(self, left: ServiceRecord) -> None:
-        taken = {"pools": left.pools, "ingress": left.ingress, "flags": left.flags}
+        names = ("pools", "ingress", "flags", "installation", "chosen", "upgrade")
+        taken = {name: getattr(left, name) for name in names}
         write(msgspec.structs.replace(self._new(), phase="serving", **taken))
 
     def pools(self) -> tuple[str, ...]:

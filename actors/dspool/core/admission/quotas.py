@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from dspool.errors import PayloadTooLarge, QuotaExceeded
 from dspool.messages import StorageLimits
+from dspool.messages.versioned_pickle import Message
 
 MB: Final = 2**20
 _HEAD: Final = sys.getsizeof("\U0001f600") - 4
@@ -34,7 +35,7 @@ class Amount(NamedTuple):
         )
 
 
-class Quotas(Struct, frozen=True, kw_only=True):
+class Quotas(Message, Struct, frozen=True, kw_only=True):
     """The limits of a pool; None is no limit."""
 
     principal: StorageLimits = StorageLimits()

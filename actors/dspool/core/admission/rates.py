@@ -6,10 +6,12 @@ from typing import Final
 
 from msgspec import Struct
 
+from dspool.messages.versioned_pickle import Message
+
 DAY_S: Final = 86_400.0
 
 
-class RateLimits(Struct, frozen=True):
+class RateLimits(Message, Struct, frozen=True):
     """What one token may ask for. None is no limit."""
 
     rate_per_s: float | None = None
@@ -18,7 +20,7 @@ class RateLimits(Struct, frozen=True):
     quota_per_day: int | None = None
 
 
-class Allowance(Struct, frozen=True):
+class Allowance(Message, Struct, frozen=True):
     """`granted` operations may begin. If fewer than requested: one more may after `wait_s`, and `why`."""
 
     granted: int

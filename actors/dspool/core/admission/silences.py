@@ -6,11 +6,13 @@ from typing import Final
 
 from msgspec import Struct
 
+from dspool.messages.versioned_pickle import Message
+
 KEPT: Final = 64
 """Of one pool. There are fewer alerts; a name that no version knows any more must not stay for ever."""
 
 
-class AlertSilence(Struct, frozen=True):
+class AlertSilence(Message, Struct, frozen=True):
     """An alert still fires and is shown, but it alarms nobody until `until`. Times are wall-clock seconds."""
 
     reason: str

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from dspool.messages.versioned_pickle import Message
+
 if TYPE_CHECKING:
     from dspool.config import PoolConfig
 
 STALE_INTERVALS = 3.0
 
 
-class SizingConfig(Struct, frozen=True, kw_only=True):
+class SizingConfig(Message, Struct, frozen=True, kw_only=True):
     """The bounds and goals of sizing. `SizingConfig.of(pool_config)` takes them from the pool's configuration."""
 
     min_size: int
@@ -53,7 +55,7 @@ class SizingConfig(Struct, frozen=True, kw_only=True):
         )
 
 
-class Window(Struct, frozen=True, kw_only=True):
+class Window(Message, Struct, frozen=True, kw_only=True):
     """What happened in the last `span_s` seconds, over all clients and workers of the pool.
 
     `span_s` is the measured length (shorter than the nominal one just after a start); 0 means no data.
@@ -82,7 +84,7 @@ class Window(Struct, frozen=True, kw_only=True):
     """Operations that ended because the model endpoint failed, refused, timed out or limited the rate."""
 
 
-class SizingInputs(Struct, frozen=True, kw_only=True):
+class SizingInputs(Message, Struct, frozen=True, kw_only=True):
     """What the metrics actor and the supervisor know when a decision is due."""
 
     age_s: float | None
@@ -106,7 +108,7 @@ class SizingInputs(Struct, frozen=True, kw_only=True):
     long: Window = Window()
 
 
-class Peak(Struct, frozen=True, array_like=True):
+class Peak(Message, Struct, frozen=True, array_like=True):
     """The largest need (in slots) between `start` and `end`."""
 
     start: float
@@ -114,7 +116,7 @@ class Peak(Struct, frozen=True, array_like=True):
     slots: float
 
 
-class Score(Struct, frozen=True, array_like=True):
+class Score(Message, Struct, frozen=True, array_like=True):
     """What a policy for keeping room (`policies.py`) would have done. Both fade with `policies.MEMORY_S`."""
 
     late: float = 0.0
@@ -122,7 +124,7 @@ class Score(Struct, frozen=True, array_like=True):
     worker_s: float = 0.0
 
 
-class SizingState(Struct, frozen=True, kw_only=True):
+class SizingState(Message, Struct, frozen=True, kw_only=True):
     """Carried from one `decide` to the next. Start with `SizingState()`. Plain data, in the clock of `now`."""
 
     peaks: tuple[Peak, ...] = ()
@@ -150,7 +152,7 @@ class SizingState(Struct, frozen=True, kw_only=True):
 Action = Literal["grow", "shrink", "hold"]
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class Decision(Message, Struct, frozen=True, kw_only=True):
     """The size the pool should have, and why.
 
     `target` is the base size (min_size..max_size), `overflow` the number of overflow workers

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from dspool.messages import VersionNumbers
+from dspool.messages.versioned_pickle import Message
 
 ROLLED_BACK: Final = "rolled_back"
 """The detail of an error that says: the pool went back to the version before by itself."""
@@ -25,7 +26,7 @@ MAX_LATENCY_RISE_S = 0.05
 """The mean run time may grow by this factor, or by this much, whichever is more."""
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Message, Struct, frozen=True):
     decision: Literal["go", "wait", "back"]
     reason: str
 

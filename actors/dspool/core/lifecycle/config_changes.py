@@ -125,17 +125,18 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def worker_settings(config: PoolConfig, key: str) -> str:
+def worker_settings(config: PoolConfig, key: str, code: str = "") -> str:
     """A mark of all settings that workers have from their start: one with another mark is to be replaced.
 
-    `key` is a secret of the pool: nobody else can try what a setting may be.
+    `key` is a secret of the pool: nobody else can try what a setting may be. `code` says what they run, where an
+    upgrade chose that.
     """
     of_workers = [
         (setting, _whole(value))
         for setting, value in settings_of(config)
         if "workers" in PARTS.get(setting, ())
     ]
-    return digest(key, repr(of_workers))
+    return digest(key, repr(of_workers) + code)
 
 
 def _whole(value: Any) -> Any:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dspool.errors import Conflict
 from dspool.messages import Deployment
+from dspool.messages.versioned_pickle import Message
 
 SOURCE_DIFFERS = "source_differs"
 """The `reason` of a refusal to run a version from source that it is not made of."""
@@ -20,7 +21,7 @@ NAMED = 3
 """A message names so many modules and counts the others."""
 
 
-class ImportedSource(Struct, frozen=True):
+class ImportedSource(Message, Struct, frozen=True):
     """What a process has imported of the modules around some import paths."""
 
     modules: dict[str, str] = {}

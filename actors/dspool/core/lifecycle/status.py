@@ -33,8 +33,9 @@ def facts_of(state: PoolState) -> PoolFacts:
     return PoolFacts(state.desired, actual, starting, min(extra, state.overflow), state.start_delay_s)
 
 
-def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
-    """The pool as it is now. `wall_offset` turns the machine's monotonic times into wall-clock seconds."""
+def status_of(state: PoolState, *, wall_offset: float = 0.0, version: str = "") -> PoolStatus:
+    """The pool as it is now. `wall_offset` turns the machine's monotonic times into wall-clock seconds; `version` is
+    that of who asks."""
     ready = state.roster.ready
     overflow = {w.id for w in ready[state.desired :]}
     return PoolStatus(
@@ -56,6 +57,7 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0) -> PoolStatus:
         lost_since=since if (since := state.condition.lost_since) is None else since + wall_offset,
         ended=state.ended.rows(wall_offset),
         gradual=state.gradual.status(state.target, state.config.spares),
+        version=version,
     )
 
 
@@ -107,4 +109,5 @@ def _worker(w: WorkerRecord, *, overflow: bool, wall_offset: float) -> WorkerSta
         start=status.start if status else "",
         checked_at=None if w.checked_at is None else w.checked_at + wall_offset,
         settings=status.settings if status else "",
+        version=status.version if status else "",
     )

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from dspool.messages import JSON, Deployment
+from dspool.messages.versioned_pickle import Message
 
 LONGEST: Final = 4000
 """Characters of a value."""
@@ -21,7 +22,7 @@ _DEMOS: Final = ("demos", "traces", "train")
 Part = Literal["program", "instructions", "demos", "fields", "model", "arguments", "settings", "source"]
 
 
-class VersionDifference(Struct, frozen=True):
+class VersionDifference(Message, Struct, frozen=True):
     """One place where two versions are not the same; None: it is not there."""
 
     part: Part

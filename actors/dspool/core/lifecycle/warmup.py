@@ -11,6 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from dspool.messages.versioned_pickle import Message
+
 Strategy = Literal["parallel", "sequential", "staged"]
 
 STAGES_AFTER_CANARY = 3
@@ -40,7 +42,7 @@ def stages(strategy: Strategy, workers: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-class StepRun(Struct, frozen=True):
+class StepRun(Message, Struct, frozen=True):
     """One step on one worker. `error` is empty when it succeeded."""
 
     worker_id: str
@@ -51,7 +53,7 @@ class StepRun(Struct, frozen=True):
     error: str = ""
 
 
-class StepReport(Struct, frozen=True):
+class StepReport(Message, Struct, frozen=True):
     """One step over all workers. Durations are of the runs that succeeded; 0 when there were none."""
 
     index: int
@@ -66,7 +68,7 @@ class StepReport(Struct, frozen=True):
     last_error: str = ""
 
 
-class WorkerReport(Struct, frozen=True):
+class WorkerReport(Message, Struct, frozen=True):
     worker_id: str
     ok: bool
     steps: int
@@ -82,7 +84,7 @@ class WorkerReport(Struct, frozen=True):
     max_s: float = 0.0
 
 
-class WarmupReport(Struct, frozen=True):
+class WarmupReport(Message, Struct, frozen=True):
     """What a warm-up did. A failed worker's finished steps count, too."""
 
     strategy: str

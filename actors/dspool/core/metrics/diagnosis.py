@@ -15,6 +15,7 @@ from dspool.core.metrics.error_groups import ErrorGroup
 from dspool.core.metrics.health import ERROR_OBJECTIVE, HEALTHY_FROM, IMPAIRED_FROM, HealthState
 from dspool.core.metrics.measures import MetricsSnapshot, ProgramSnapshot
 from dspool.messages import COMMAND_NAMES, PoolStatus, WorkerStatus
+from dspool.messages.versioned_pickle import Message
 
 Severity = Literal["critical", "warning", "info"]
 Place = Literal["errors", "workers", "alerts", "operations", "sizing", "overview"]
@@ -48,7 +49,7 @@ class StandingAlert(NamedTuple):
     summary: str
 
 
-class Fault(Struct, frozen=True, kw_only=True):
+class Fault(Message, Struct, frozen=True, kw_only=True):
     """One thing that is wrong."""
 
     severity: Severity
@@ -63,7 +64,7 @@ class Fault(Struct, frozen=True, kw_only=True):
     """Of the group of errors, the worker or the alert."""
 
 
-class Diagnosis(Struct, frozen=True, kw_only=True):
+class Diagnosis(Message, Struct, frozen=True, kw_only=True):
     """A pool in one word, one number and its faults. Healthy means that there is none."""
 
     state: HealthState

@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from dspool.core.metrics.tally import OTHER
 from dspool.errors import PoolError
+from dspool.messages.versioned_pickle import Message
 
 K = TypeVar("K", int, str)
 
@@ -37,7 +38,7 @@ _MODEL: Final = re.compile(r"[\w./:@+~-]{1,120}")
 _WORD: Final = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 
 
-class ErrorKind(Struct, frozen=True, array_like=True):
+class ErrorKind(Message, Struct, frozen=True, array_like=True):
     """What makes two errors the same. Empty where it does not apply."""
 
     program: str
@@ -112,7 +113,7 @@ def _fitting(pattern: re.Pattern[str], value: Any) -> str:
     return value if type(value) is str and pattern.fullmatch(value) else ""
 
 
-class ErrorCount(Struct, array_like=True):
+class ErrorCount(Message, Struct, array_like=True):
     """Operations that ended with one kind of error, in a client's delta."""
 
     kind: ErrorKind
@@ -154,7 +155,7 @@ class ErrorCounts:
         return taken
 
 
-class ErrorGroup(Struct, frozen=True, kw_only=True):
+class ErrorGroup(Message, Struct, frozen=True, kw_only=True):
     """All errors of one kind."""
 
     id: str
@@ -191,7 +192,7 @@ class ErrorGroup(Struct, frozen=True, kw_only=True):
     """Examples, the newest first."""
 
 
-class SavedGroup(Struct, array_like=True):
+class SavedGroup(Message, Struct, array_like=True):
     """A group as it is kept and goes into a checkpoint."""
 
     kind: ErrorKind

@@ -14,12 +14,13 @@ from typing import Literal
 from msgspec import Struct
 
 from dspool.core.wording import counted
+from dspool.messages.versioned_pickle import Message
 
 HealthState = Literal["healthy", "impaired", "unhealthy", "starting", "unknown"]
 """`starting`: nothing is wrong, and the pool does not serve yet. `unknown`: nothing is measured."""
 
 
-class HealthInput(Struct, frozen=True, kw_only=True):
+class HealthInput(Message, Struct, frozen=True, kw_only=True):
     """What the score is computed from, over one recent window."""
 
     desired: int
@@ -45,7 +46,7 @@ class HealthInput(Struct, frozen=True, kw_only=True):
     """Share of submitted operations that were refused."""
 
 
-class HealthPart(Struct, frozen=True):
+class HealthPart(Message, Struct, frozen=True):
     """One reason: the points it takes (0..100), and a sentence for people."""
 
     name: Literal["errors", "latency", "wait", "workers", "saturation"]
@@ -53,7 +54,7 @@ class HealthPart(Struct, frozen=True):
     sentence: str
 
 
-class HealthScore(Struct, frozen=True):
+class HealthScore(Message, Struct, frozen=True):
     """`score` is 100 minus the costs of all parts, not below 0."""
 
     score: float

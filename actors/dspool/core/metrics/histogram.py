@@ -13,6 +13,8 @@ from math import ceil, exp, log
 
 from msgspec import Struct, field
 
+from dspool.messages.versioned_pickle import Message
+
 RELATIVE_ERROR = 0.01
 """A quantile differs from the exact one by at most this share of it, between `SMALLEST` and `LARGEST`."""
 SMALLEST = 1e-6
@@ -29,7 +31,7 @@ MAX_BUCKETS = ceil(log(LARGEST) * _PER_LOG) - ceil(log(SMALLEST) * _PER_LOG) + 1
 """How many entries `counts` can ever have."""
 
 
-class Histogram(Struct, array_like=True):
+class Histogram(Message, Struct, array_like=True):
     """Counts of durations by size. Plain data: a msgspec struct of numbers and one dict.
 
     The same values give the same `counts` in any order and however they were split over merged histograms.

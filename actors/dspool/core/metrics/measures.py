@@ -15,6 +15,7 @@ from dspool.core.metrics.error_groups import ErrorGroup
 from dspool.core.metrics.health import HealthScore
 from dspool.core.metrics.tally import ERROR, REJECTED, TIMEOUT, Tally
 from dspool.messages import PoolStatus
+from dspool.messages.versioned_pickle import Message
 
 GAUGES: Final = (
     "size",
@@ -35,7 +36,7 @@ def _zeros() -> list[float]:
     return [0.0] * len(GAUGES)
 
 
-class Interval(Struct):
+class Interval(Message, Struct):
     """What happened in a measured interval, for a pool, a program or a worker."""
 
     duration_s: float = 0.0
@@ -75,7 +76,7 @@ class Interval(Struct):
         return self.tally.outcomes[REJECTED] / offered if offered else 0.0
 
 
-class Point(Struct, frozen=True, kw_only=True):
+class Point(Message, Struct, frozen=True, kw_only=True):
     """The figures of one stretch of time. Durations are in seconds, rates per second, shares 0..1.
 
     Latency is submit to end (for a worker slot: start to end) of served operations: ok, error or timeout. Levels
@@ -169,7 +170,7 @@ def point_of(interval: Interval, at: float = 0.0) -> Point:
     )
 
 
-class Counters(Struct, frozen=True, kw_only=True):
+class Counters(Message, Struct, frozen=True, kw_only=True):
     """Running totals; they never go down. `by_outcome` counts each ended operation exactly once."""
 
     by_outcome: dict[str, int]
@@ -186,13 +187,13 @@ class Counters(Struct, frozen=True, kw_only=True):
     latency_count: int = 0
 
 
-class ProgramSnapshot(Struct, frozen=True, kw_only=True):
+class ProgramSnapshot(Message, Struct, frozen=True, kw_only=True):
     recent: Point
     counters: Counters
 
 
 # Name and text are part of the OpenAPI document.
-class SlotSnapshot(Struct, frozen=True, kw_only=True):
+class SlotSnapshot(Message, Struct, frozen=True, kw_only=True):
     """One worker slot. Counters go on when another worker takes the slot over; all else is of the worker's own life."""
 
     worker: str | None
@@ -208,7 +209,7 @@ class SlotSnapshot(Struct, frozen=True, kw_only=True):
     counters: Counters
 
 
-class TelemetryLoss(Struct, frozen=True, kw_only=True):
+class TelemetryLoss(Message, Struct, frozen=True, kw_only=True):
     """What the figures do not show."""
 
     dropped: int = 0
@@ -221,7 +222,7 @@ class TelemetryLoss(Struct, frozen=True, kw_only=True):
     """Reports for another pool or in another format, ignored."""
 
 
-class MetricsSnapshot(Struct, frozen=True, kw_only=True):
+class MetricsSnapshot(Message, Struct, frozen=True, kw_only=True):
     """The pool now: levels of this moment, figures of the last `window_s` measured seconds, running totals."""
 
     pool: str
@@ -273,7 +274,7 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     `GET /v1/pools/{pool}/errors` has all."""
 
 
-class ErrorList(Struct, frozen=True):
+class ErrorList(Message, Struct, frozen=True):
     """What operations ended with, by kind: the one whose last error is the newest first."""
 
     errors: tuple[ErrorGroup, ...]
@@ -281,7 +282,7 @@ class ErrorList(Struct, frozen=True):
     """Kinds that went for newer ones, since the pool began: it keeps 200."""
 
 
-class HistoryView(Struct, frozen=True, kw_only=True):
+class HistoryView(Message, Struct, frozen=True, kw_only=True):
     """Points, oldest first. A gap between two of them is a time in which nothing was measured."""
 
     pool: str
@@ -289,7 +290,7 @@ class HistoryView(Struct, frozen=True, kw_only=True):
     points: tuple[Point, ...]
 
 
-class Table(Struct, frozen=True, array_like=True):
+class Table(Message, Struct, frozen=True, array_like=True):
     """Rows of one series, oldest first. Values are 4-byte floats; times are wall-clock seconds (8 bytes)."""
 
     resolution_s: float
@@ -305,7 +306,7 @@ class Table(Struct, frozen=True, array_like=True):
         return array("f", self.columns[name])
 
 
-class LiveUpdate(Struct, frozen=True, array_like=True):
+class LiveUpdate(Message, Struct, frozen=True, array_like=True):
     """The pool now, and the rows since the last update."""
 
     life: str

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from dspool.core.metrics.tally import OUTCOMES
 from dspool.errors import InvalidRequest
+from dspool.messages.versioned_pickle import Message
 
 MAX_WAITING: Final = 1000
 """Records that a client holds until it sends them, of those that ended well; as many again of those that did not."""
@@ -26,7 +27,7 @@ _KEY_BITS: Final = 10
 OperationSort = Literal["time", "duration"]
 
 
-class EndedOperation(Struct, frozen=True, array_like=True):
+class EndedOperation(Message, Struct, frozen=True, array_like=True):
     """One operation that ended, as its client knows it."""
 
     id: str
@@ -58,7 +59,7 @@ class EndedOperation(Struct, frozen=True, array_like=True):
     principal_sealed: str | None = None
 
 
-class OperationBatch(Struct, frozen=True, array_like=True, tag="operations"):
+class OperationBatch(Message, Struct, frozen=True, array_like=True, tag="operations"):
     """What a client sends of its operations. `records` is a list of `EndedOperation` in msgpack: the metrics actor's
     loop does not decode them."""
 
@@ -150,7 +151,7 @@ class OperationFilters(TypedDict, total=False):
     """Of one page: 1 to 1000, by default 100."""
 
 
-class OperationQuery(Struct, frozen=True, kw_only=True):
+class OperationQuery(Message, Struct, frozen=True, kw_only=True):
     """As `OperationFilters`; `session` and `principal` are hashes."""
 
     id: str | None = None
@@ -248,7 +249,7 @@ def cursor_of(one: EndedOperation, key: int) -> str:
 # --- what is answered -------------------------------------------------------------------------------
 
 
-class KeptOperation(Struct, frozen=True, kw_only=True):
+class KeptOperation(Message, Struct, frozen=True, kw_only=True):
     """One ended operation. `session` and `principal` are None where there is none, and for who may not know."""
 
     id: str
@@ -281,7 +282,7 @@ class KeptOperation(Struct, frozen=True, kw_only=True):
     principal: str | None
 
 
-class OperationPage(Struct, frozen=True):
+class OperationPage(Message, Struct, frozen=True):
     """Operations that were found, in the order that was asked for."""
 
     operations: list[KeptOperation]
@@ -295,7 +296,7 @@ class OperationPage(Struct, frozen=True):
     """Operations without a record: too many came at once, or they could not be written."""
 
 
-class FoundOperations(Struct, frozen=True):
+class FoundOperations(Message, Struct, frozen=True):
     """As `OperationPage`, as it is on disk: names are sealed."""
 
     operations: list[EndedOperation]

@@ -28,12 +28,13 @@ from dspool.core.metrics.tally import (
 )
 from dspool.core.metrics.window import BusyIntegral
 from dspool.errors import PoolError
+from dspool.messages.versioned_pickle import Message
 
 HEARTBEAT_S: Final = 2.0
 """An idle client still reports this often, so that its gauges stay fresh."""
 
 
-class ClientDelta(Struct, tag="client", array_like=True):
+class ClientDelta(Message, Struct, tag="client", array_like=True):
     """What one client process did for one pool since its last delta."""
 
     pool: str
@@ -58,7 +59,7 @@ class ClientDelta(Struct, tag="client", array_like=True):
     """What the operations that did not end well ended with."""
 
 
-class WorkerDelta(Struct, tag="worker", array_like=True):
+class WorkerDelta(Message, Struct, tag="worker", array_like=True):
     """What one worker did since its last delta. Workers always report, busy or not."""
 
     pool: str

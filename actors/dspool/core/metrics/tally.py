@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from dspool.core.metrics.histogram import Histogram
 from dspool.messages import VersionNumbers
+from dspool.messages.versioned_pickle import Message
 
 OUTCOMES: Final = ("ok", "error", "timeout", "client_error", "rejected", "cancelled")
 """How an operation can end, in the order of all outcome lists here. The first three are *served*: the pool accepted
@@ -33,7 +34,7 @@ def no_outcomes() -> list[int]:
     return [0] * len(OUTCOMES)
 
 
-class Tally(Struct, array_like=True):
+class Tally(Message, Struct, array_like=True):
     """Operations added up. Each ended operation is in `outcomes` exactly once."""
 
     arrivals: int = 0

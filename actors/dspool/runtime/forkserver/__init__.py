@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from dspool.config import ImportModules, PoolConfig
 from dspool.runtime.forkserver import handover
 from dspool.runtime.forkserver.node_parent import node_load, why_not_forked
-from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, Place, is_library
+from dspool.runtime.forkserver.places import FOLDER, HOW_VARIABLE, PYTHON_VARIABLE, Place, is_library
 
 __all__ = [
     "HOW_VARIABLE",
@@ -31,9 +31,11 @@ __all__ = [
     "report",
     "start_method",
     "to_load",
+    "with_store",
 ]
 
 _OTHER_PYTHONS = ("py_executable", "pip", "uv", "conda", "container", "image_uri", "nsight", "rocprof_sys")
+_STORE = ("dspool.runtime.store", "dspool.store.store", "sqlalchemy.dialects.sqlite.aiosqlite")
 _ANSWER_S = 1.0
 
 
@@ -58,9 +60,13 @@ def start_method(
         return StartMethod(None)
     if why := why_not_forked(platform):
         return StartMethod(None, why)
-    if conflicts := sorted(key for key in _OTHER_PYTHONS if runtime_env.get(key)):
+    load, is_chosen = to_load(config), bool(environ.get(PYTHON_VARIABLE))
+    # An upgrade chose it, and it is that of this process; or this process was forked for the pool as well.
+    ours = {"py_executable"} if is_chosen or runtime_env.get("py_executable") == command(load) else set()
+    if conflicts := sorted(key for key in _OTHER_PYTHONS if key not in ours and runtime_env.get(key)):
         return StartMethod(None, f"the job's runtime_env has its own Python: {', '.join(conflicts)}")
-    load = to_load(config)
+    if is_chosen:
+        return StartMethod(command(with_store(config)))
     return StartMethod(command(load), by_node=not runtime_env and node_load(environ) == load)
 
 
@@ -77,6 +83,11 @@ def to_load(config: PoolConfig, path: Sequence[str] | None = None) -> dict[str, 
     path = sys.path if path is None else path
     places = [entry for entry in path if os.path.isabs(entry) and not is_library(entry)]
     return {"modules": modules, "path": list(dict.fromkeys(places)), "patient": bool(config.preload)}
+
+
+def with_store(config: PoolConfig) -> dict[str, Any]:
+    """As `to_load`, of a parent from which the store is forked too: one that takes over begins the sooner."""
+    return {**to_load(config), "also": list(_STORE)}
 
 
 def modules_of(config: PoolConfig) -> tuple[str, ...]:

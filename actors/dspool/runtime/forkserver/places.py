@@ -20,6 +20,8 @@ FOLDER = "forkserver"
 """Within Ray's session directory, which goes with the node's temporary files."""
 HOW_VARIABLE = "_DSPOOL_START"
 """Tells a worker how it started: `fork`, or `exec: why`."""
+PYTHON_VARIABLE = "_DSPOOL_PYTHON"
+"""The Python of the installation that an upgrade chose for a pool's actors, whatever their node was started with."""
 
 _PATH_LIMIT = 100
 """A socket's path has at most 107 bytes."""
