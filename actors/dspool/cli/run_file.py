@@ -15,6 +15,7 @@ from msgspec import Struct
 from dspool import private_files
 from dspool.causes import Obstacle, met, of_os_error
 from dspool.core.lifecycle.upgrades import Installation
+from dspool.process_start import process_start, runs_since, this_machine
 from dspool.runtime.installed import installation
 
 _ANSWERS_S: Final = 5.0
@@ -25,7 +26,9 @@ class ServiceRun(Struct, frozen=True, kw_only=True):
 
     pid: int
     pid_started: float
-    """When the process started, so that a pid which is somebody else's by now is not taken for it."""
+    """When the process started, by `process_start`: a pid that is somebody else's by now is not taken for it."""
+    machine: str = ""
+    """Where, and since which boot; empty: a version before wrote it."""
     pool: str
     url: str = ""
     ray_address: str = ""
@@ -52,12 +55,10 @@ class ServiceRun(Struct, frozen=True, kw_only=True):
     """Earlier ones that died and are not cleared yet: what this one must not forget if it dies too."""
 
     def alive(self) -> bool:
+        if self.machine not in ("", this_machine()):
+            return False
         try:
-            process = psutil.Process(self.pid)
-            return (
-                abs(process.create_time() - self.pid_started) < 1.0
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
+            return runs_since(self.pid, self.pid_started)
         except psutil.Error:
             return False
 
@@ -85,9 +86,13 @@ def _answers(url: str) -> bool:
 
 
 def this_process(pool: str) -> ServiceRun:
-    process = psutil.Process()
+    pid = os.getpid()
     return ServiceRun(
-        pid=process.pid, pid_started=process.create_time(), pool=pool, installation=installation()
+        pid=pid,
+        pid_started=process_start(pid),
+        machine=this_machine(),
+        pool=pool,
+        installation=installation(),
     )
 
 

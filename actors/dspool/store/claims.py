@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dspool.errors import StoreFailed
+from dspool.process_start import process_start, runs_since, this_machine
 from dspool.store.schema import insert_into, pools
 
 
@@ -38,11 +38,7 @@ class StoreServer(Struct, frozen=True, kw_only=True):
         if self.machine != this_machine():
             return False
         try:
-            process = psutil.Process(self.pid)
-            started = process.create_time()
-            return abs(started - self.pid_started) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+            return not runs_since(self.pid, self.pid_started)
         except psutil.Error:
             return False
 
@@ -52,24 +48,15 @@ class StoreServer(Struct, frozen=True, kw_only=True):
 
 def this_server(id: str, *, node: str = "") -> StoreServer:
     """This process, as the server that `id` names."""
-    process = psutil.Process()
+    pid = os.getpid()
     return StoreServer(
         id=id,
         machine=this_machine(),
-        pid=process.pid,
-        pid_started=process.create_time(),
+        pid=pid,
+        pid_started=process_start(pid),
         host=platform.node(),
         node=node,
     )
-
-
-def this_machine() -> str:
-    """Where process ids mean the same: this boot of this host, and this container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return platform.node()
 
 
 def encoded(server: StoreServer) -> str:
