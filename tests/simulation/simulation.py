@@ -24,7 +24,7 @@ from tests.simulation.system import HEAD, POOL, System
 from tests.simulation.workload import Callers
 
 START_LIMIT_S = 60.0
-LONG_CALLBACKS, SHORT_CALLBACKS = 1_500_000, 300_000
+LONG_CALLBACKS, SHORT_CALLBACKS = 6_000_000, 300_000
 LONG_S, SHORT_S = 86_400.0, 60.0
 METRICS_SHARE = 0.3
 PEACE_S = 90.0
