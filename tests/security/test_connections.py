@@ -129,7 +129,8 @@ async def test_the_last_quarter_is_for_addresses_that_have_shown_a_token(tmp_pat
         assert await is_let_in(front, GUEST, b"/v1/pools") == 200
         assert await is_let_in(front, OTHER, b"/healthz") == 200
         held = []
-        for number in range(4):
+        # More than there is room for, of which those before may have taken some for a moment longer.
+        for number in range(6):
             held += await hold(front, f"127.0.1.{number}", 20)
         assert len(held) >= 74
         assert await is_let_in(front, OTHER) is None

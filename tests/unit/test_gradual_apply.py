@@ -168,5 +168,7 @@ def test_what_cannot_be_judged_or_taken_back_is_refused_before_anything_is_chang
         gradual.check(planned, {"p": AFTER.override(enable_metrics=False)}, ())
     with pytest.raises(Conflict, match="stands half-way"):
         gradual.check(planned, {"p": AFTER}, ("p",))
-    in_place = changes({"p": BEFORE}, {"p": BEFORE.override(pool_size=3)})
-    gradual.check(in_place, {"p": BEFORE}, ("p",))
+    gradual.check(changes({"p": BEFORE}, {"p": BEFORE.override(pool_size=3)}), {"p": BEFORE}, ())
+    # The same file again, of which nothing differs any more, would go to all workers without a look.
+    with pytest.raises(Conflict, match="stands half-way"):
+        gradual.check(changes({"p": AFTER}, {"p": AFTER}), {"p": AFTER}, ("p",))

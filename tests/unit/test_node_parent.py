@@ -104,6 +104,15 @@ def test_a_pool_needs_no_environment_where_the_node_has_loaded_what_it_needs(sho
     assert not forkserver.start_method(plain, {"env_vars": {"A": "1"}}, environ=environ).by_node
 
 
+def test_a_process_that_was_forked_for_a_pool_forks_for_it_wherever_it_looks_for_modules():
+    config = PoolConfig(preload=("json",))
+    elsewhere = forkserver.command(forkserver.to_load(config, ["/somewhere", "/else"]))
+    assert elsewhere != forkserver.command(forkserver.to_load(config))
+    how = forkserver.start_method(config, {"py_executable": elsewhere}, environ={})
+    assert (how.why_not, how.py_executable) == ("", forkserver.command(forkserver.to_load(config)))
+    assert forkserver.start_method(config, {"py_executable": "/usr/bin/python3"}, environ={}).why_not
+
+
 def test_the_raylet_is_told_of_the_shim_and_of_no_workers_before_their_time(short_path):
     parent = NodeParent(Path("/t"), {})
     command = [

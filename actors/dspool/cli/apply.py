@@ -101,7 +101,7 @@ def change(
     began = time.monotonic()
     with applying.joined(run.ray_address, run.ray_token_path) as record:
         applying.refuse_other_code(record)
-        todo = asyncio.run(applying.plan(record, wanted))
+        todo = asyncio.run(applying.plan(record, wanted, heals=not dry_run))
         facts = {
             "changes": _facts(todo.pools),
             "new_ingress": todo.new_ingress,

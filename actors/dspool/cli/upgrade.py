@@ -63,7 +63,7 @@ def _upgrade(run: ServiceRun, file: Path | None, dry_run: bool, out: Output) -> 
     applying, upgrading = import_module(APPLYING), import_module(UPGRADING)
     began = time.monotonic()
     with applying.joined(run.ray_address, run.ray_token_path) as record:
-        wanted = _wanted(run, file) or list(asyncio.run(applying.running_pools(record)).values())
+        wanted = _wanted(run, file) or list(asyncio.run(applying.running_pools(record, heals=False)).values())
         facts = {
             "before": msgspec.to_builtins(record.installation),
             "after": msgspec.to_builtins(installation()),
@@ -73,13 +73,15 @@ def _upgrade(run: ServiceRun, file: Path | None, dry_run: bool, out: Output) -> 
             "took_s": 0.0,
         }
         if upgrading.is_done(record):
-            return {**facts, "message": f"nothing to upgrade: {record.installation} serves already"}
-        todo = asyncio.run(applying.plan(record, wanted))
+            more = "; `dspool apply` makes the changes of a file" if file is not None else ""
+            return {**facts, "message": f"nothing to upgrade: {record.installation} serves already{more}"}
+        # An earlier upgrade that was cut off is finished with this installation, and not with the one that it was for.
+        todo = asyncio.run(applying.plan(record, wanted, heals=False))
         facts["changes"] = msgspec.to_builtins(todo.pools)
         if not out.as_json:
             out.result({}, f"{record.installation}\n-> {installation()}\n{text_of(todo.pools)}")
         refuse(todo.pools, facts)
-        asyncio.run(upgrading.refuse(record, wanted, out.progress))
+        asyncio.run(upgrading.refuse(record, wanted, todo.standing, out.progress))
         if dry_run:
             return {**facts, "message": "it can be upgraded; nothing was changed"}
         asyncio.run(applying.apply(record, todo, wanted, out.progress, upgrades=True))

@@ -69,11 +69,17 @@ async def upgrade(config: PoolConfig, code: StartCommand) -> None:
         UnknownPool, WorkerStartFailed: as `exchange`.
         StoreFailed: the store did not hand over, and serves on.
     """
+    measuring = ("metrics",) if config.enable_metrics else ()
+    left = await asyncio.to_thread(noted, config.name)
+    if left is not None:
+        # Cut off: its code may be what did not start, and its supervisor may not be there.
+        roles = ("store", *measuring, ANSWERS, "supervisor")
+        await _begin(left._replace(config=config, roles=roles, code=code))
+        return
     before, secret = await ask_supervisor(find_supervisor(config.name), "connect_info")
     # As `exchange` does: it may refuse.
     await asyncio.to_thread(lifecycle.launch, config, secret, goes_on=True, code=code)
-    measuring = ("metrics",) if config.enable_metrics else ()
-    answering = (ANSWERS,) if config.cache else ()
+    answering = (ANSWERS,) if before.cache or config.cache else ()
     roles = ("store", *measuring, *answering, "supervisor")
     await _begin(Unfinished(config, secret, roles, _new_size(before, config), code))
 
@@ -84,7 +90,13 @@ def _new_size(before: PoolConfig, config: PoolConfig) -> int | None:
 
 async def _begin(unfinished: Unfinished) -> None:
     await asyncio.to_thread(note, unfinished)
-    await _finish(unfinished)
+    # To its end also when the command is interrupted: in the midst of it there may be no store.
+    finishing = asyncio.ensure_future(_finish(unfinished))
+    try:
+        await asyncio.shield(finishing)
+    except asyncio.CancelledError:
+        await finishing
+        raise
 
 
 async def heal(pool: str) -> None:

@@ -43,8 +43,7 @@ def installation() -> Installation:
 
 def code_mark(environ: Mapping[str, str] = os.environ) -> str:
     """The code of this process, where an upgrade chose it; empty: it is that with which its node was started."""
-    chosen = environ.get(PYTHON_VARIABLE)
-    return f"{VERSION} {chosen}" if chosen else ""
+    return f"{VERSION} {sys.prefix}" if environ.get(PYTHON_VARIABLE) else ""
 
 
 class StartCommand(Message, Struct, frozen=True, kw_only=True):

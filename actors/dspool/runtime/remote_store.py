@@ -33,6 +33,7 @@ else:
     SessionStore = _Names()
 
 _LOOK_S: Final = 0.05
+_KNOWN_S: Final = 2.0
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -49,6 +50,16 @@ def _asked(
         return await store._ask(name, *args, **kwargs)
 
     return asked
+
+
+async def _known(asked: Callable[..., bool], *args: str) -> bool:
+    """What Ray's control plane knows; nothing while it is away."""
+    try:
+        async with asyncio.timeout(_KNOWN_S):
+            return await asyncio.to_thread(asked, *args)
+    except Exception:
+        # Ray raises errors of many kinds here.
+        return False
 
 
 class _NotBegun(Exception):
@@ -101,7 +112,7 @@ class RemoteStore:
         except ValueError as nobody:
             # Its name is free between the one and the other.
             self._handle = None
-            if await asyncio.to_thread(is_noted, self._pool):
+            if await _known(is_noted, self._pool):
                 raise _NotBegun from nobody
             raise StoreFailed(f"the session store is not reachable ({nobody}); try again") from nobody
         except WorkerLost as gone:
@@ -111,7 +122,7 @@ class RemoteStore:
             raise StoreFailed(f"the session store is not reachable ({gone}); try again") from gone
 
     async def _had_handed_over(self, handle: ActorHandle[Any]) -> bool:
-        return await asyncio.to_thread(has_handed_over, self._pool, handle._actor_id.hex())
+        return await _known(has_handed_over, self._pool, handle._actor_id.hex())
 
     acquire = _asked(SessionStore.acquire)
     commit = _asked(SessionStore.commit)

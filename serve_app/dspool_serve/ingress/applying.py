@@ -21,12 +21,12 @@ from dspool.core.lifecycle.config_changes import PoolChange, changes, ingress_ma
 from dspool.core.lifecycle.gradual_watch import StepFacts
 from dspool.core.lifecycle.upgrades import is_same
 from dspool.core.wording import counted
-from dspool.errors import ConfigError, PoolError, PoolNotReady, UnknownPool, WorkerStartFailed
+from dspool.errors import ConfigError, PoolError, PoolNotReady, StoreFailed, UnknownPool, WorkerStartFailed
 from dspool.runtime.installed import StartCommand, installation
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.answering import wait_until_it_answers
 from dspool_serve.ingress.applications import deploy
-from dspool_serve.ingress.gradual import GradualApply, Gradually, check, finish, needs_steps
+from dspool_serve.ingress.gradual import GradualApply, Gradually, check, finish, half_way, needs_steps
 from dspool_serve.ingress.held_pools import end_pool, running_config
 from dspool_serve.ingress.service_record import ServiceRecord
 from dspool_serve.ingress.spreading import spread_here
@@ -76,9 +76,9 @@ def joined(address: str, token_path: str | None) -> Iterator[ServiceRecord]:
         ray.shutdown()
 
 
-async def running_pools(record: ServiceRecord) -> dict[str, PoolConfig]:
-    """The configurations with which the pools of a service run; without those that an `apply` that was cut off had yet
-    to start.
+async def running_pools(record: ServiceRecord, *, heals: bool = True) -> dict[str, PoolConfig]:
+    """The configurations with which the pools of a service run, as `running_config` gives them; without those that an
+    `apply` that was cut off had yet to start.
 
     Raises:
         PoolNotReady: one of them does not answer.
@@ -87,17 +87,20 @@ async def running_pools(record: ServiceRecord) -> dict[str, PoolConfig]:
     for name in record.pools:
         try:
             with contextlib.suppress(UnknownPool):
-                found[name] = await running_config(name)
+                found[name] = await running_config(name, heals=heals)
         except PoolError as failed:
             raise PoolNotReady(f"pool {name} does not answer ({failed.message}); try again") from failed
     return found
 
 
-async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig]) -> Plan:
-    """What turns what runs into what is wanted. Raises: PoolNotReady: as `running_pools`."""
-    running, names = await running_pools(record), {config.name for config in wanted}
+async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig], *, heals: bool = True) -> Plan:
+    """What turns what runs into what is wanted; with `heals` what was cut off is finished first, else nothing changes.
+
+    Raises: PoolNotReady: as `running_pools`.
+    """
+    running, names = await running_pools(record, heals=heals), {config.name for config in wanted}
     kept = tuple(name for name in record.pools if name in running or name in names)
-    if kept and kept != record.pools:
+    if heals and kept and kept != record.pools:
         # One that has ended is still named where the `apply` that ended it was cut off.
         _written(record, pools=kept)
     found = changes(running, {config.name: config for config in wanted})
@@ -108,7 +111,11 @@ async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig]) -> Plan:
 async def _stands(pool: str) -> bool:
     from dspool.runtime.exchange import status_of
 
-    return (await status_of(pool)).gradual is not None
+    try:
+        return (await status_of(pool)).gradual is not None
+    except PoolError:
+        # Between one supervisor and the next.
+        return False
 
 
 def refuse_other_code(record: ServiceRecord) -> None:
@@ -116,12 +123,10 @@ def refuse_other_code(record: ServiceRecord) -> None:
     mine, serves = installation(), record.installation
     if record.upgrade is not None:
         raise ConfigError(f"an upgrade to {record.upgrade} was cut off: finish it with its `dspool upgrade`")
-    if not serves.dspool or is_same(serves, mine):
-        return
-    if record.chosen or serves.dspool != mine.dspool:
+    if serves.dspool and not is_same(serves, mine):
         raise ConfigError(
             f"this is {mine}, and the service runs {serves}: use the dspool of that environment, or first "
-            "`dspool upgrade` of this one, if it is newer"
+            "`dspool upgrade` of this one, if it is not older"
         )
 
 
@@ -139,15 +144,31 @@ async def apply(
     With `upgrades`, all processes become those of this one's installation as well.
 
     Raises:
+        Conflict: another command changes the service, or, going `gradually`, an earlier change stands half-way; nothing
+            was changed.
         ChangeWentBack: a pool went back by itself to the settings that it had.
         PoolError: what could not be done; what was done stays, and the same asked again goes on from there.
     """
+    with service_record.changing():
+        return await _apply(record, todo, wanted, report, gradually, upgrades=upgrades)
+
+
+async def _apply(
+    record: ServiceRecord,
+    todo: Plan,
+    wanted: Sequence[PoolConfig],
+    report: Report,
+    gradually: Gradually | None,
+    *,
+    upgrades: bool,
+) -> list[StepFacts]:
     from dspool.runtime.exchange import exchange, until_rolled, upgrade
 
     configs = {config.name: config for config in wanted}
     if gradually is not None:
         check(todo.pools, configs, todo.standing)
     names, in_steps, steps = list(record.pools), list[PoolChange](), list[StepFacts]()
+    upgraded, cut_off = False, record.upgrade
     if upgrades:
         record = _written(record, upgrade=installation())
     for change in todo.pools:
@@ -158,7 +179,14 @@ async def apply(
             await _add(record, config, report)
         elif upgrades and config is not None:
             report("upgrade", f"pool {change.pool}: its store, its metrics and its supervisor")
-            await upgrade(config, StartCommand.of_this_process(config))
+            try:
+                await upgrade(config, StartCommand.of_this_process(config))
+            except StoreFailed:
+                if not upgraded:
+                    # It serves on, and so does all else: nothing is half-way.
+                    _written(record, upgrade=cut_off)
+                raise
+            upgraded = True
         elif gradually is not None and config is not None and needs_steps(change):
             in_steps.append(change)
         elif change.deed == "change" and config is not None:
@@ -174,7 +202,7 @@ async def apply(
             gradually,
             _patience_s(config),
             report,
-            code=_code(record, config),
+            code_of=lambda config: _code(record, config),
         )
         await way.run()
         steps += way.steps
@@ -246,14 +274,25 @@ async def restart(
     of each pool.
 
     Raises:
+        Conflict: another command changes the service, or a change of one of the pools stands half-way.
         PoolNotReady: one of the pools does not run, or does not answer.
     """
+    refuse_other_code(record)
+    with service_record.changing():
+        return await _restart(record, names, report, ingress=ingress)
+
+
+async def _restart(
+    record: ServiceRecord, names: Sequence[str], report: Report, *, ingress: bool
+) -> dict[str, int]:
     from dspool.runtime.exchange import roll, until_rolled
 
-    refuse_other_code(record)
     configs = await running_pools(record)
     if missing := [name for name in names if name not in configs]:
         raise PoolNotReady(f"pool {', '.join(missing)} does not run; `dspool apply` starts what the file has")
+    for name in names:
+        if await _stands(name):
+            raise half_way(name)
     rolled = {}
     for name in names:
         old = await roll(name, "a rolling restart")

@@ -73,8 +73,10 @@ def check(changes: Iterable[PoolChange], configs: dict[str, PoolConfig], standin
 
     Raises:
         ConfigError: a pool that keeps no metrics cannot be judged.
-        Conflict: another change of it stands half-way: nobody could say what to go back to.
+        Conflict: an earlier change of a pool stands half-way: nobody could say what to go back to.
     """
+    for name in standing:
+        raise half_way(name)
     for change in filter(needs_steps, changes):
         if not configs[change.pool].enable_metrics:
             raise ConfigError(
@@ -82,12 +84,14 @@ def check(changes: Iterable[PoolChange], configs: dict[str, PoolConfig], standin
                 "nothing was changed",
                 key="enable_metrics",
             )
-        if change.pool in standing:
-            raise Conflict(
-                f"another change of pool {change.pool} stands half-way: finish it, or take it back, by "
-                "`dspool apply` with its file, or with the one before; nothing was changed",
-                pool=change.pool,
-            )
+
+
+def half_way(pool: str) -> Conflict:
+    return Conflict(
+        f"an earlier change of pool {pool} stands half-way: finish it, or take it back, by `dspool apply` without "
+        "--gradual, with its file or with the one before; nothing was changed",
+        pool=pool,
+    )
 
 
 async def finish(config: PoolConfig) -> None:
@@ -110,10 +114,10 @@ class GradualApply:
         patience_s: float,
         report: Report,
         *,
-        code: StartCommand | None = None,
+        code_of: Callable[[PoolConfig], StartCommand | None] = lambda config: None,
     ) -> None:
-        """Actors that take another's place run `code`."""
-        self._before, self._config, self._parts, self._code = before, config, change.parts, code
+        """Actors that take another's place run the code of their configuration."""
+        self._before, self._config, self._parts, self._code_of = before, config, change.parts, code_of
         self._course, self._patience_s, self._report = gradually.course, patience_s, report
         self._alerts = gradually.alerts(config.name)
         self._look_s = min(LOOK_S, max(0.1, self._course.hold_s / 4))
@@ -132,14 +136,14 @@ class GradualApply:
         status = await status_of(name)
         if self._config.lazy and not status.workers:
             self._report("gradual", f"pool {name} sleeps: there is nothing to try its new settings with")
-            await exchange(self._config, self._parts, self._code)
+            await exchange(self._config, self._parts, self._code_of(self._config))
             return
         alerts = await self._alerts_before()
         self._watch = GradualWatch(await status_of(name), await mark_of(self._config), alerts=alerts)
         # On record before the supervisor comes that has to know of it.
         await gradual_step(self._config, self._course.steps[0])
         async with self._back_again():
-            await exchange(self._config, self._parts, self._code)
+            await exchange(self._config, self._parts, self._code_of(self._config))
             for percent in self._course.steps:
                 await self._step(percent)
 
@@ -286,7 +290,7 @@ class GradualApply:
             with contextlib.suppress(PoolError):
                 await gradual_step(self._config, 0)
             await gradual_step(self._before, 100)
-            await exchange(self._before, self._parts, self._code)
+            await exchange(self._before, self._parts, self._code_of(self._before))
             await until_rolled(self._before, (), self._patience_s, lambda text: self._report("workers", text))
         except PoolError as failed:
             details["gradual"]["went_back"] = False

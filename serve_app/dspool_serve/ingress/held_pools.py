@@ -81,15 +81,19 @@ async def end_pool(name: str) -> None:
         await lifecycle.dismantle(config, timeout_s=config.operation_timeout_s)
 
 
-async def running_config(name: str) -> PoolConfig:
-    """The configuration with which a pool runs. A change of it that was cut off is finished first.
+async def running_config(name: str, *, heals: bool = True) -> PoolConfig:
+    """The configuration with which a pool runs. A change of it that was cut off is finished first; where it is not to
+    be (`heals`), the configuration is the one that the pool is on its way to.
 
     Raises:
         UnknownPool: it does not run on this process's cluster.
     """
     from dspool.runtime import cluster
     from dspool.runtime.exchange import heal
+    from dspool.runtime.unfinished import noted
 
+    if not heals and (unfinished := await asyncio.to_thread(noted, name)) is not None:
+        return unfinished.config
     await heal(name)
     config, _ = await cluster.ask_supervisor(cluster.find_supervisor(name), "connect_info")
     assert isinstance(config, PoolConfig)

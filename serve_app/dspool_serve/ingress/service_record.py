@@ -8,17 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from dspool.core.lifecycle.upgrades import Installation
+from dspool.errors import Conflict
 from dspool.runtime.installed import installation
 
 Phase = Literal["starting", "serving", "stopping"]
 _KEY, _NAMESPACE = b"service", b"dspool"
+_CHANGING = b"service changes"
+_OF_SERVICE = ("pools", "ingress", "flags", "installation", "chosen", "upgrade")
+"""What is the service's, whoever looks after it."""
 
 
 class ServiceRecord(Struct, frozen=True, kw_only=True):
@@ -54,9 +59,7 @@ class ServiceRecord(Struct, frozen=True, kw_only=True):
 
     def is_looked_after(self) -> bool:
         """Whether the `dspool up` that wrote it still runs, on whatever machine."""
-        return self.job != this_job() and any(
-            job["JobID"] == self.job and not job["IsDead"] for job in _jobs()
-        )
+        return self.job != this_job() and _lives(self.job)
 
 
 def of_this_process(pools: tuple[str, ...], application: str, **more: Any) -> ServiceRecord:
@@ -110,6 +113,27 @@ def remove() -> None:
     _internal_kv_del(_KEY, namespace=_NAMESPACE)
 
 
+@contextmanager
+def changing() -> Iterator[None]:
+    """Nobody else changes the service in the block; who was killed over it does not any more.
+
+    Raises:
+        Conflict: another command does; nothing was changed.
+    """
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+
+    holder = (_internal_kv_get(_CHANGING, namespace=_NAMESPACE) or b"").decode()
+    if holder not in ("", this_job()) and _lives(holder):
+        raise Conflict(
+            "another command changes this service just now; nothing was changed, try again when it is done"
+        )
+    _internal_kv_put(_CHANGING, this_job().encode(), namespace=_NAMESPACE)
+    try:
+        yield
+    finally:
+        _internal_kv_del(_CHANGING, namespace=_NAMESPACE)
+
+
 class Registration:
     """The record of one service, kept by the process that looks after it. `new` makes it as the service is now."""
 
@@ -117,15 +141,15 @@ class Registration:
         self._new = new
 
     def write(self, phase: Phase) -> None:
-        """`dspool apply` may have changed which pools there are: those of our own record stay."""
+        """What `dspool apply` and `upgrade` changed, and what was taken over, stays in our own record."""
         record, old = self._new(), read()
         if old is not None and old.job == record.job:
-            record = msgspec.structs.replace(record, pools=old.pools, ingress=old.ingress or record.ingress)
+            kept = {name: getattr(old, name) for name in _OF_SERVICE}
+            record = msgspec.structs.replace(record, **{**kept, "ingress": old.ingress or record.ingress})
         write(msgspec.structs.replace(record, phase=phase))
 
     def take_over(self, left: ServiceRecord) -> None:
-        names = ("pools", "ingress", "flags", "installation", "chosen", "upgrade")
-        taken = {name: getattr(left, name) for name in names}
+        taken = {name: getattr(left, name) for name in _OF_SERVICE}
         write(msgspec.structs.replace(self._new(), phase="serving", **taken))
 
     def pools(self) -> tuple[str, ...]:
@@ -136,6 +160,10 @@ class Registration:
     def remove(self) -> None:
         if self.pools():
             remove()
+
+
+def _lives(job: str) -> bool:
+    return any(one["JobID"] == job and not one["IsDead"] for one in _jobs())
 
 
 def _jobs() -> list[Mapping[str, Any]]:
@@ -150,6 +178,7 @@ __all__ = [
     "Phase",
     "Registration",
     "ServiceRecord",
+    "changing",
     "of_this_process",
     "read",
     "remove",

@@ -9,6 +9,9 @@ from dspool.config import PoolConfig
 from dspool.core.lifecycle.upgrades import is_same, why_not, why_not_node, why_not_schema
 from dspool.errors import ConfigError
 from dspool.runtime.installed import StartCommand, installation
+from dspool.store.schema import parse_url
+from dspool.store.settings import store_url
+from dspool_serve.ingress.gradual import half_way
 from dspool_serve.ingress.service_record import ServiceRecord
 from dspool_serve.ingress.starting import Report
 
@@ -18,15 +21,24 @@ def is_done(record: ServiceRecord) -> bool:
     return record.upgrade is None and is_same(record.installation, installation())
 
 
-async def refuse(record: ServiceRecord, wanted: Sequence[PoolConfig], report: Report) -> None:
-    """Raises:
-    ConfigError: this installation cannot take the place of what runs; says what to do instead.
-    StoreFailed: a store cannot be asked.
+async def refuse(
+    record: ServiceRecord, wanted: Sequence[PoolConfig], standing: Sequence[str], report: Report
+) -> None:
+    """`standing` are pools of which a change stands half-way.
+
+    Raises:
+        ConfigError: this installation cannot take the place of what runs; says what to do instead.
+        Conflict: a change of a pool has to end first.
+        StoreFailed: a store cannot be asked.
     """
     if why := why_not(record.installation, installation()):
         raise ConfigError(f"{why}; nothing was changed")
+    for name in standing:
+        raise half_way(name)
     for config in wanted:
-        if config.name in record.pools:
+        # Here is all that the new store will be made of, or it is said now.
+        parse_url(store_url(config))
+        if config.name in record.pools and record.upgrade is None:
             await _refuse_schema(config)
     report("check", f"looking for {installation()} on each node")
     for config in wanted:

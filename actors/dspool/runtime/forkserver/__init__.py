@@ -62,12 +62,17 @@ def start_method(
         return StartMethod(None, why)
     load, is_chosen = to_load(config), bool(environ.get(PYTHON_VARIABLE))
     # An upgrade chose it, and it is that of this process; or this process was forked for the pool as well.
-    ours = {"py_executable"} if is_chosen or runtime_env.get("py_executable") == command(load) else set()
+    ours = {"py_executable"} if is_chosen or _is_shim(str(runtime_env.get("py_executable"))) else set()
     if conflicts := sorted(key for key in _OTHER_PYTHONS if key not in ours and runtime_env.get(key)):
         return StartMethod(None, f"the job's runtime_env has its own Python: {', '.join(conflicts)}")
     if is_chosen:
         return StartMethod(command(with_store(config)))
     return StartMethod(command(load), by_node=not runtime_env and node_load(environ) == load)
+
+
+def _is_shim(executable: str) -> bool:
+    """Whether it runs our shim; what that loads depends on where the process that asked looks for modules."""
+    return shlex.split(executable)[:-1] == shlex.split(command())[:-1]
 
 
 def command(load: Mapping[str, Any] | None = None) -> str:

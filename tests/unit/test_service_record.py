@@ -1,0 +1,89 @@
+"""What a cluster knows of its service, while processes that look after it and commands that change it come and go."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from ray.experimental import internal_kv
+
+from dspool.core.lifecycle.upgrades import Installation
+from dspool.errors import Conflict
+from dspool_serve.ingress import service_record
+from dspool_serve.ingress.service_record import Registration, ServiceRecord, changing, read, write
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Its key-value store, and its jobs: this process is of the last one that `cluster.begin` began."""
+
+    class Cluster:
+        def __init__(self) -> None:
+            self.kept: dict[bytes, bytes] = {}
+            self.jobs: dict[str, bool] = {}
+            self.job = ""
+
+        def begin(self, job: str) -> None:
+            self.job = job
+            self.jobs[job] = True
+
+        def put(self, key, value, *, namespace) -> None:
+            self.kept[key] = value
+
+        def get(self, key, *, namespace):
+            return self.kept.get(key)
+
+        def delete(self, key, *, namespace) -> None:
+            self.kept.pop(key, None)
+
+    made = Cluster()
+    monkeypatch.setattr(internal_kv, "_internal_kv_put", made.put)
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", made.get)
+    monkeypatch.setattr(internal_kv, "_internal_kv_del", made.delete)
+    monkeypatch.setattr(service_record, "this_job", lambda: made.job)
+    monkeypatch.setattr(
+        service_record,
+        "_jobs",
+        lambda: [{"JobID": job, "IsDead": not lives} for job, lives in made.jobs.items()],
+    )
+    made.begin("first")
+    return made
+
+
+def test_who_takes_a_service_over_keeps_what_an_upgrade_chose(cluster):
+    old, new = (Installation(dspool=version, environment=f"/opt/{version}") for version in ("0.2", "0.3"))
+    left = ServiceRecord(
+        pools=("a", "b"),
+        application="x",
+        job="first",
+        installation=new,
+        chosen=True,
+        upgrade=old,
+        flags={"p": 1},
+    )
+    write(left)
+    cluster.begin("second")
+    registration = Registration(
+        lambda: ServiceRecord(pools=("a",), application="x", job="second", installation=old)
+    )
+    registration.take_over(left)
+    registration.write("serving")
+    assert read() == msgspec.structs.replace(left, job="second", phase="serving")
+
+
+def test_one_command_at_a_time_changes_a_service(cluster):
+    with changing():
+        cluster.begin("second")
+        with pytest.raises(Conflict, match="another command"), changing():
+            pass
+    with changing():
+        pass
+    assert cluster.kept == {}
+
+
+def test_a_command_that_was_killed_over_it_keeps_nobody_out(cluster):
+    killed = changing()
+    killed.__enter__()
+    cluster.begin("second")
+    cluster.jobs["first"] = False
+    with changing():
+        assert cluster.kept
