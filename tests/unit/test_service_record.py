@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from ray.experimental import internal_kv
@@ -70,20 +72,21 @@ def test_who_takes_a_service_over_keeps_what_an_upgrade_chose(cluster):
     assert read() == msgspec.structs.replace(left, job="second", phase="serving")
 
 
-def test_one_command_at_a_time_changes_a_service(cluster):
-    with changing():
+async def test_one_command_at_a_time_changes_a_service(cluster):
+    async with changing():
         cluster.begin("second")
-        with pytest.raises(Conflict, match="another command"), changing():
-            pass
-    with changing():
+        with pytest.raises(Conflict, match="another command"):
+            async with changing(patience_s=0.0):
+                pass
+    async with changing():
         pass
     assert cluster.kept == {}
 
 
-def test_a_command_that_was_killed_over_it_keeps_nobody_out(cluster):
+async def test_a_command_that_was_killed_over_it_keeps_nobody_out_once_ray_knows_of_it(cluster):
     killed = changing()
-    killed.__enter__()
+    await killed.__aenter__()
     cluster.begin("second")
-    cluster.jobs["first"] = False
-    with changing():
+    asyncio.get_running_loop().call_later(0.2, cluster.jobs.update, {"first": False})
+    async with changing(patience_s=60.0):
         assert cluster.kept

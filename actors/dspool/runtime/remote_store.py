@@ -33,7 +33,7 @@ else:
     SessionStore = _Names()
 
 _LOOK_S: Final = 0.05
-_KNOWN_S: Final = 2.0
+_KNOWN_S: Final = 10.0
 
 T = TypeVar("T")
 P = ParamSpec("P")

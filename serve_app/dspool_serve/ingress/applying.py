@@ -149,7 +149,7 @@ async def apply(
         ChangeWentBack: a pool went back by itself to the settings that it had.
         PoolError: what could not be done; what was done stays, and the same asked again goes on from there.
     """
-    with service_record.changing():
+    async with service_record.changing():
         return await _apply(record, todo, wanted, report, gradually, upgrades=upgrades)
 
 
@@ -278,7 +278,7 @@ async def restart(
         PoolNotReady: one of the pools does not run, or does not answer.
     """
     refuse_other_code(record)
-    with service_record.changing():
+    async with service_record.changing():
         return await _restart(record, names, report, ingress=ingress)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from dspool.runtime.installed import installation
 Phase = Literal["starting", "serving", "stopping"]
 _KEY, _NAMESPACE = b"service", b"dspool"
 _CHANGING = b"service changes"
+_GONE_S = 5.0
 _OF_SERVICE = ("pools", "ingress", "flags", "installation", "chosen", "upgrade")
 """What is the service's, whoever looks after it."""
 
@@ -113,8 +115,8 @@ def remove() -> None:
     _internal_kv_del(_KEY, namespace=_NAMESPACE)
 
 
-@contextmanager
-def changing() -> Iterator[None]:
+@asynccontextmanager
+async def changing(patience_s: float = _GONE_S) -> AsyncIterator[None]:
     """Nobody else changes the service in the block; who was killed over it does not any more.
 
     Raises:
@@ -123,10 +125,14 @@ def changing() -> Iterator[None]:
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
     holder = (_internal_kv_get(_CHANGING, namespace=_NAMESPACE) or b"").decode()
-    if holder not in ("", this_job()) and _lives(holder):
-        raise Conflict(
-            "another command changes this service just now; nothing was changed, try again when it is done"
-        )
+    until = time.monotonic() + patience_s
+    while holder not in ("", this_job()) and _lives(holder):
+        if time.monotonic() > until:
+            raise Conflict(
+                "another command changes this service just now; nothing was changed, try again when it is done"
+            )
+        # Ray notices a moment later that it was killed.
+        await asyncio.sleep(0.1)
     _internal_kv_put(_CHANGING, this_job().encode(), namespace=_NAMESPACE)
     try:
         yield
