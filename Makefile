@@ -73,10 +73,8 @@ PARALLEL := -n $(or $(PROCESSES),2) --dist loadfile --no-loadscope-reorder
 
 CHOSEN := -m "not long"
 
-# What fails runs once more by itself, and both are printed. It stays until the suite was green three times in a row.
 test: install ## what CI runs: all tests but those marked long; PROCESSES=1 to run one after the other
-	@$(BIN)/pytest $(PARALLEL) $(CHOSEN) || { test $$? = 1 && echo "== once more, only what failed" \
-	  && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+	@$(BIN)/pytest $(PARALLEL) $(CHOSEN)
 
 test-all: CHOSEN :=
 test-all: test ## those marked long as well

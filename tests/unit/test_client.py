@@ -235,6 +235,35 @@ async def test_a_paused_or_closed_pool_refuses():
             await client.run(Ping())
 
 
+async def test_what_an_operator_did_holds_for_the_next_operation_of_that_client():
+    """It does not wait for the membership to come by itself, and says nothing if the supervisor is away."""
+    async with LoopbackPool(config()) as pool:
+        await pool.start_worker()
+        is_away = False
+
+        async def watch(version: int) -> Membership:
+            if version >= 0:
+                await asyncio.Event().wait()
+            if is_away:
+                raise PoolError("away")
+            return pool.membership
+
+        client = Client(config(), pool.secret, ControlPlane(watch, pool._report_dead))
+        pool.clients.append(client)
+        await client.start()
+        await client.wait_ready(1, 5.0)
+        pool.publish(paused=True)
+        assert (await client.run(Ping())).value == "pong"
+        await client.catch_up()
+        with pytest.raises(PoolPaused):
+            await client.run(Ping())
+        is_away = True
+        pool.publish()
+        await client.catch_up()
+        with pytest.raises(PoolPaused):
+            await client.run(Ping())
+
+
 # --- closing ---
 
 

@@ -249,10 +249,6 @@ class Client:
             self._perform()
         return ticket
 
-    def add_program(self, program: str) -> None:
-        """There is a pool program of this name, even if the membership does not say so yet."""
-        self._programs.add(program)
-
     def _cancel(self, ticket: Ticket) -> None:
         self._dispatcher.cancel(ticket.operation.id, now=time.monotonic())
         self._perform()
@@ -358,6 +354,11 @@ class Client:
         self._perform()
 
     # --- membership ---
+
+    async def catch_up(self) -> None:
+        """Learn the membership as it is now: what the supervisor did before holds for the next operation."""
+        with contextlib.suppress(Exception):  # it is away, and is followed again as soon as it is back
+            self._apply(await self._control.watch(-1))
 
     def _apply(self, membership: Membership) -> None:
         if membership.version <= self._membership.version:

@@ -109,12 +109,14 @@ class Administration:
         return await self._query("decisions", limit)
 
     async def pause(self) -> None:
-        """Refuse new operations (`PoolPaused`); accepted ones finish."""
+        """Refuse new operations (`PoolPaused`), those of this client at once; accepted ones finish."""
         await self._query("pause")
+        await self.client.catch_up()
 
     async def resume(self) -> None:
         """Take operations again."""
         await self._query("resume")
+        await self.client.catch_up()
 
     async def _worker_id(self, named: str | int) -> str:
         """The id of the worker that has this ordinal now; an id is one already. Raises: UnknownWorker."""
@@ -156,7 +158,7 @@ class Administration:
         given = {"canary_s": canary_s, "new": new}
         options = {name: value for name, value in given.items() if value is not None}
         current: Deployment = await self._ask("deploy", deployment, **options)
-        self.client.add_program(current.program)
+        await self.client.catch_up()
         return current
 
     async def stream_deploy(
@@ -200,7 +202,9 @@ class Administration:
             UnknownProgram: there is no such program or version, or none before.
             Conflict: a deployment is running, or there is other source now than that version was made from.
         """
-        return await self._ask("rollback", program, version, **({"by": by} if by else {}))
+        current: Deployment = await self._ask("rollback", program, version, **({"by": by} if by else {}))
+        await self.client.catch_up()
+        return current
 
     async def rollouts(self) -> list[Rollout]:
         """The last deployments with what their canaries did, newest first; a running one shows its progress."""
