@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
+from tests.serve.http_load import HttpLoad
 from tests.serve.test_service import ENDS_S, QA, QUESTION, SPEC, Up, dspool
 
 pytestmark = pytest.mark.serve
 
 SMALL = {"pool_size": 2, "max_pool_size": 4, "health_check_interval_s": 0.5, "health_check_timeout_s": 0.5}
-TASKS = 8
 
 
-class Load:
-    """Requests by HTTP, of which some change a session and read it again, for as long as the block lasts."""
+class Load(HttpLoad):
+    """Requests of which some change a session and read it again."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.ended = url, threading.Event()
-        self.answers: Counter[str] = Counter()
+        super().__init__(url)
         self.lost = 0
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self._thread.join(ENDS_S)
 
     @property
     def failed(self) -> int:
         return sum(count for said, count in self.answers.items() if said != "200")
 
-    async def _run(self) -> None:
-        async with httpx.AsyncClient(base_url=self.url, timeout=ENDS_S, trust_env=False) as http:
-            await asyncio.gather(*(self._task(http, number) for number in range(TASKS)))
-
-    async def _task(self, http: httpx.AsyncClient, number: int) -> None:
+    async def ask(self, http: httpx.AsyncClient, number: int) -> None:
         base, count = f"/v1/pools/default/sessions/load{number}", 0
         await self._said(http.put(f"{base}/programs/p", json={"spec": SPEC}))
         while not self.ended.is_set():

@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
+from tests.serve.http_load import HttpLoad
 from tests.serve.test_service import ENDS_S, Up, dspool
 
 pytestmark = pytest.mark.serve
@@ -34,7 +33,6 @@ class Orders(dspy.Module):
             raise ValueError("no order can be read")
         return dspy.Prediction(answer=self.mood)
 """
-TASKS = 4
 
 
 def document(mood: str, **more) -> dict:
@@ -49,27 +47,12 @@ def document(mood: str, **more) -> dict:
     }
 
 
-class Load:
-    """Requests by HTTP, far fewer than the workers can do, for as long as the block lasts."""
+class Load(HttpLoad):
+    """Far fewer requests than the workers can do."""
 
-    def __init__(self, url: str) -> None:
-        self.url, self.ended = url, threading.Event()
-        self.answers: Counter[str] = Counter()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+    tasks = 4
 
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self._thread.join(ENDS_S)
-
-    async def _run(self) -> None:
-        async with httpx.AsyncClient(base_url=self.url, timeout=ENDS_S, trust_env=False) as http:
-            await asyncio.gather(*(self._task(http) for _ in range(TASKS)))
-
-    async def _task(self, http: httpx.AsyncClient) -> None:
+    async def ask(self, http: httpx.AsyncClient, number: int) -> None:
         while not self.ended.is_set():
             answer = await http.post(ORDERS, json={"inputs": {"order": "1"}})
             said = answer.json()
