@@ -4,6 +4,7 @@ The server is the one DSPOOL_TEST_POSTGRES_URL names, or else a private one made
 binaries (Debian package `postgresql`): in a directory of its own, on a Unix socket only.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from postgres import needs_postgres, server_in
 
+from dspool.config.store import StoreConfig
+from dspool.store.claims import hold_pools
 from dspool.store.store import SessionStore
 
 pytest.importorskip("asyncpg", reason="needs the extra dspool[postgres]")
@@ -72,3 +75,20 @@ async def test_the_store_goes_on_after_the_server_restarts(server):
     await store.commit("restart", "s", "w1", lease.epoch, [])
     assert (await store.get("restart", "s")).epoch == lease.epoch
     await store.close()
+
+
+async def test_a_store_that_vanished_in_a_transaction_does_not_keep_the_pool_from_its_successor(server):
+    """Its machine is gone, and its connection is still open for the server: it holds the pool's row."""
+    patient = StoreConfig(statement_timeout_s=600.0)
+    gone, successor = (SessionStore(server.url, settings=patient) for _ in range(2))
+    await gone.open()
+    await gone.put_record("vanished", "k", 1)
+    async with gone._engine.connect() as connection:
+        await hold_pools(connection, ["vanished"], {})
+        async with asyncio.timeout(60):
+            await successor.open()
+            await successor.put_record("vanished", "k", 2)
+        await connection.invalidate()
+    assert await successor.get_record("vanished", "k") == 2
+    for store in (gone, successor):
+        await store.close()

@@ -15,7 +15,7 @@ class StoreConfig(Part):
     connect_timeout_s: Seconds = 5.0
     """Longest wait for one host to answer a new connection."""
     statement_timeout_s: Seconds = 10.0
-    """Longest time for a statement, for a lock, and for a transaction of a store that stands still."""
+    """Longest time for a statement and for a lock. A transaction of a store that stands still ends after 3 s."""
 
     @model_validator(mode="after")
     def _rules(self) -> StoreConfig:

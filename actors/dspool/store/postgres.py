@@ -21,6 +21,9 @@ from dspool.config.store import StoreConfig
 from dspool.errors import ConfigError
 from dspool.store.failures import not_connected
 
+STANDING_S: Final = 3.0
+"""A transaction in which nothing happens holds its locks no longer, as that of a store whose machine is gone: the store
+that takes its place is there in about that time."""
 _PARTS: Final = re.compile(
     r"postgres(?:ql)?(?:\+asyncpg)?://"
     r"(?:(?P<user>[^:@/?]*)(?::(?P<password>[^@]*))?@)?"
@@ -127,13 +130,14 @@ def _connector(url: URL, settings: StoreConfig) -> Callable[[], Awaitable[Any]]:
     if url.host:
         query |= {"host": url.host, "port": str(url.port or 5432)}
     dsn = f"postgresql:///{quote(url.database or '', safe='')}?{urlencode(query)}"
-    limit = str(round(settings.statement_timeout_s * 1000))
+    limit = str(round(1000 * settings.statement_timeout_s))
+    standing = str(round(1000 * min(settings.statement_timeout_s, STANDING_S)))
     server = {
         "application_name": query.get("application_name", "dspool"),
         "statement_timeout": limit,
         "lock_timeout": limit,
         # A store that stands still in a transaction would keep the pool from the store that takes its place.
-        "idle_in_transaction_session_timeout": limit,
+        "idle_in_transaction_session_timeout": standing,
         # Nor may one whose host is gone.
         "tcp_keepalives_idle": "5",
         "tcp_keepalives_interval": "2",
