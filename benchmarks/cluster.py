@@ -83,12 +83,14 @@ class Bench:
             },
         )
 
-    async def pool(self, machine: Machine) -> dict[str, Any] | None:
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(headers=self.service.headers, timeout=2.0, trust_env=False)
+
+    async def pool(self, machine: Machine, http: httpx.AsyncClient | None = None) -> dict[str, Any] | None:
         """The pool, as the ingress on `machine` shows it; None: it does not."""
-        url = self.service.url_on(machine)
-        async with httpx.AsyncClient(headers=self.service.headers, timeout=2.0, trust_env=False) as http:
+        async with contextlib.nullcontext(http) if http is not None else self.client() as http:
             try:
-                answer = await http.get(f"{url}{POOL}")
+                answer = await http.get(f"{self.service.url_on(machine)}{POOL}")
             except httpx.HTTPError:
                 return None
         return answer.json() if answer.status_code == 200 else None
@@ -113,8 +115,8 @@ class Bench:
             raise TimeoutError(f"the service is not whole after {WHOLE_S:g} s at {waiting[0].name}")
 
     async def balanced(self) -> list[int]:
-        """The spread once each node has a worker, or after a minute and a half as it is then."""
-        until = time.monotonic() + 90.0
+        """The spread once each node has a worker, or after two and a half minutes as it is then."""
+        until = time.monotonic() + 150.0
         while (  # noqa: ASYNC110
             spread := await self.spread(self.nodes.head)
         ) != [1, 1, 1] and time.monotonic() < until:
@@ -147,13 +149,15 @@ class Observer:
             task.cancel()
 
     async def _watch(self) -> None:
-        while self.detected_at is None:
-            pool = await self._bench.pool(self._at)
-            if pool is not None and not any(
-                worker["node"] == self._lost and worker["state"] == "ready" for worker in pool["workers"]
-            ):
-                self.detected_at = time.monotonic()
-            await asyncio.sleep(0.05)
+        # One client for all: to make one costs as much as the rest of a request, on the processors of the machines.
+        async with self._bench.client() as http:
+            while self.detected_at is None:
+                pool = await self._bench.pool(self._at, http)
+                if pool is not None and not any(
+                    worker["node"] == self._lost and worker["state"] == "ready" for worker in pool["workers"]
+                ):
+                    self.detected_at = time.monotonic()
+                await asyncio.sleep(0.1)
 
 
 async def measure(
@@ -167,6 +171,7 @@ async def measure(
 ) -> dict[str, Any]:
     """The figures of one trouble. `lost` is the machine that it hits, if that is one of the cluster's."""
     await bench.whole()
+    await bench.balanced()
     left = entries or [machine for machine in bench.machines[:3] if machine is not lost]
     node, control = bench.node_of(lost) if lost is not None else ("", [])
     observer = Observer(bench, left[0], node)

@@ -189,8 +189,19 @@ class Load:
         else:
             if answer.status_code >= 400:
                 kind = answer.headers.get("content-type", "")
-                code = answer.json().get("code", "?") if "json" in kind else "no problem document"
+                code = _json_of(answer).get("code", "?") if "json" in kind else "no problem document"
                 trouble = f"{answer.status_code} {code}"
+            elif answer.status_code == 200 and not answer.content:
+                trouble = f"{answer.status_code} without a body"
         self.hanging += trouble in ("hanging", "ReadTimeout")
         self.asked.append(Asked(caller, began, time.monotonic(), trouble))
         return None if trouble else answer
+
+
+def _json_of(answer: httpx.Response) -> dict[str, Any]:
+    """Empty where it is none: an answer that was cut off."""
+    try:
+        document: dict[str, Any] = answer.json()
+    except ValueError:
+        return {}
+    return document

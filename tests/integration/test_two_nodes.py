@@ -40,6 +40,11 @@ def test_a_store_on_sqlite_stays_on_its_node_and_a_new_one_is_refused_on_two(see
     assert seen["left"] == []
 
 
+def test_workers_stand_on_the_nodes_that_were_chosen_for_them(seen):
+    """Left to itself Ray would put them anywhere."""
+    assert seen["spread"] == [3, 3]
+
+
 def test_each_node_has_a_parent_of_its_own_and_nothing_outlives_the_cluster(seen):
     (one, its_parent, how), (other, others_parent, how_too) = seen["forked"]
     assert how == how_too == "fork"

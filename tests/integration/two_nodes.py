@@ -9,12 +9,13 @@ import asyncio
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import ray
-from harness import actors_of, kill, pid_of
+from harness import actors_of, full, kill, pid_of
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -23,6 +24,7 @@ from dspool.errors import ConfigError
 from dspool.runtime import forkserver
 from dspool.runtime.cluster import NAMESPACE, living_nodes, own_token
 
+WORKERS = 6
 KILLS = 6
 """Left to itself Ray starts an actor that needs no processor on a node by chance."""
 
@@ -42,7 +44,9 @@ def forked_on_each() -> list[tuple[int, int, str]]:
 
 async def use(cluster: Cluster, directory: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
-    config = PoolConfig.default().override(pool_size=1, state_dir=directory / "state", init_timeout_s=120)
+    config = PoolConfig.default().override(
+        pool_size=1, max_pool_size=WORKERS, state_dir=directory / "state", init_timeout_s=120
+    )
     async with Pool.start(config) as pool:
         first = ray.get_runtime_context().get_node_id()
         cluster.add_node(num_cpus=2)
@@ -58,6 +62,10 @@ async def use(cluster: Cluster, directory: Path) -> dict[str, Any]:
             seen["nodes"].append("first" if node == first else "second")
         found, _ = await pool.sessions()
         seen["sessions"] = [info.id for info in found]
+        await pool.resize(WORKERS)
+        await full(pool, WORKERS)
+        places = Counter(member.node for member in pool.client.membership.workers)
+        seen["spread"] = sorted(places.values())
     async with Pool.start(config) as again:
         store = again.store
         node = await store.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())

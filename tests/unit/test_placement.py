@@ -110,6 +110,8 @@ def test_only_nodes_that_have_what_it_needs_are_chosen(wanted, node):
         ("a=ww b=w c=s", "", "a0"),
         ("a=wws b=ws c=ss", "", "a0"),
         ("a=ws b=w c=s", "", None),
+        # As after the loss of c: its move alone leaves one that takes traffic on each.
+        ("a=ww b=ws", "", "a0"),
         ("", "", None),
     ],
 )

@@ -84,6 +84,14 @@ async def test_status_asks_the_workers_and_a_stuck_one_does_not_hold_it_up():
         assert [w.pid for w in status.workers] == [4000, 4001]
 
 
+async def test_status_does_not_wait_for_a_worker_that_only_starts():
+    """As after the loss of a machine, when everybody wants to know how things stand."""
+    async with pool(only(ordinal=1, start_fault="hang", healthy=False), pool_size=2) as s:
+        asking = asyncio.create_task(s.supervisor.status())
+        await settle()
+        assert [w.state for w in asking.result().workers] == ["ready", "starting"]
+
+
 async def test_asking_for_the_status_again_and_again_is_no_health_check():
     async with pool(pool_size=1, max_health_failures=1, health_check_interval_s=1000.0) as s:
         busy_now = s.runtime.worker(ordinal=0)

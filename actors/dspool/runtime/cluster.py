@@ -37,6 +37,7 @@ from dspool.runtime.session_logs import kept_short
 NAMESPACE = "dspool"
 MAX_CONCURRENCY = 10_000
 """Calls that an async actor takes at once: long polls wait there, and must not hold up others."""
+NODE_LABEL = "ray.io/node-id"
 HEAD_RESOURCE = "node:__internal_head__"
 """Ray's resource that the head node alone has."""
 _RESTART_S = 20.0

@@ -25,6 +25,7 @@ from dspool.runtime.answers import AnswersActor
 from dspool.runtime.cluster import (
     MAX_CONCURRENCY,
     NAMESPACE,
+    NODE_LABEL,
     actor_name,
     actor_names,
     ask,
@@ -57,7 +58,6 @@ COMMON: dict[str, Any] = {
     "get_if_exists": True,
 }
 """Options of the actors of a pool that stand once."""
-NODE_LABEL = "ray.io/node-id"
 _CLOSE_STORE_S = 2.0
 _NAMES_FREE_S = 5.0
 

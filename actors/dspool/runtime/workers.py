@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig, WorkerStep
 from dspool.core.lifecycle.config_changes import worker_settings
@@ -28,6 +27,7 @@ from dspool.runtime.answers import RemoteAnswers
 from dspool.runtime.cluster import (
     MAX_CONCURRENCY,
     NAMESPACE,
+    NODE_LABEL,
     actor_name,
     actor_names,
     ask,
@@ -190,10 +190,12 @@ class RayRuntime:
             options["memory"] = memory
         if needs:
             options["resources"] = needs
+        labels = dict(self._config.placement.node_labels)
         if node is not None:
-            # Soft: the node may be gone by now.
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
-        elif labels := self._config.placement.node_labels:
+            # Elsewhere if it is gone by now. Ray does not look at a soft affinity of actors that need no resources.
+            options["label_selector"] = {NODE_LABEL: node}
+            options["fallback_strategy"] = [{"label_selector": labels}]
+        elif labels:
             options["label_selector"] = labels
         return options
 

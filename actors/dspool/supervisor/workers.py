@@ -51,6 +51,8 @@ class Workers:
         self._clock = clock
         self._sleep = sleep
         self._handles: dict[str, WorkerHandle] = {}
+        self._silent: set[str] = set()
+        """Of the handles those whose processes have not answered yet."""
         self._unwanted: dict[str, str] = {}
         """Why, for each worker that was given up before its process answered: it is killed as soon as it does."""
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
@@ -113,8 +115,8 @@ class Workers:
             self._spawn(worker_id, self._forget(worker_id, sessions))
 
     async def ask_all(self, timeout_s: float) -> None:
-        """Ask every worker for its health and wait for the answers, but no longer than `timeout_s`."""
-        for worker_id in list(self._handles):
+        """Ask every worker that has started for its health and wait for the answers, but no longer than `timeout_s`."""
+        for worker_id in self._handles.keys() - self._silent:
             self.check(worker_id, timeout_s, counts=False)
         if checks := [task for task in self._all_tasks() if task.get_name() == CHECK]:
             await asyncio.wait(checks)
@@ -178,11 +180,14 @@ class Workers:
         if worker_id in self._unwanted:
             self._kill(handle)
             return
+        self._silent.add(worker_id)
         try:
             member = await handle.describe()
         except Exception as failed:
             self._feed(ev.WorkerFailed(worker_id, f"did not start listening: {failed}"))
             return
+        finally:
+            self._silent.discard(worker_id)
         self._feed(ev.WorkerStarted(worker_id, member))
 
     def _kill(self, handle: WorkerHandle) -> None:

@@ -33,7 +33,11 @@ _PORTS = (
 _OF_SEVERAL_NODES = {
     # A replica whose node is gone does not refuse: after so long another one gets the request.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
-    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+    # One that says nothing is down after 2 to 2.6 s: before Ray gives its node up (3 s, see cluster.yaml). Then Serve
+    # starts HAProxy afresh, the old process checks nobody any more, and what it has under way there would hang.
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "600ms",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER": "100ms",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",
     # The second half goes into the same line of HAProxy's file. Without it what was under way to such a replica would
     # wait for an answer for a quarter of an hour, until TCP gives up.
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER": "250ms on-marked-down shutdown-sessions",

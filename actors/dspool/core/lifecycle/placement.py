@@ -183,7 +183,10 @@ def to_move(
     # Which of them take traffic matters as well: a spare takes over from one that moves.
     for counted, movable in ((counts, seats), (serving, [seat for seat in seats if not seat.is_spare])):
         fewest = min(counted[node] for node in able)
-        fullest, most = max(counted.items(), key=lambda count: (count[1], count[0]), default=("", 0))
+        # Of the fullest the one with the most that take traffic: one move then does for both.
+        fullest, most = max(
+            counted.items(), key=lambda count: (count[1], serving[count[0]], count[0]), default=("", 0)
+        )
         if most - fewest >= 2:
             # A spare has nothing to lose; else the one with the fewest sessions to move.
             return min(
