@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 from dspool.tokens import issue
@@ -66,10 +67,11 @@ class Service:
                 return
         raise AssertionError(f"the service did not start: {self.machine.logs.read_text()[-4000:]}")
 
-    def dspool(self, *arguments: str) -> Any:
-        """What a verb of the command line answers on the head, as JSON."""
-        verb = [sys.executable, "-m", "dspool.cli", *arguments, "--state-dir", str(_STATE), "--json"]
-        return json.loads(self.machine.run(verb, DSPOOL_TOKEN=self._token, **self.nodes.variables).stdout)
+    def dspool(self, *arguments: str, python: Path | str = sys.executable) -> Any:
+        """What a verb of the command line of `python` answers on the head, as JSON: its last line."""
+        verb = [str(python), "-m", "dspool.cli", *arguments, "--state-dir", str(_STATE), "--json"]
+        ran = self.machine.run(verb, DSPOOL_TOKEN=self._token, **self.nodes.variables)
+        return json.loads(ran.stdout.splitlines()[-1])
 
     def end(self) -> None:
         if self._process is not None and self._process.poll() is None:

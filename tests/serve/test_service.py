@@ -75,12 +75,15 @@ class Up:
     def _ready(self) -> dict:
         assert self.process.stdout is not None
         # It ends by itself when it cannot start in time.
+        lines = []
         for line in self.process.stdout:
             said = json.loads(line)
             if said["event"] == "ready":
                 return said
+            lines.append(line)
         self.process.kill()
-        raise AssertionError(f"the service did not start: {self.log.read_text()[-2000:]}")
+        said_last = "".join(lines[-10:]) + self.log.read_text()[-2000:]
+        raise AssertionError(f"the service did not start: {said_last}")
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=ENDS_S, headers={"content-type": "application/json"})

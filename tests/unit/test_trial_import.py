@@ -7,7 +7,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from dspool.cli import app
+from dspool.cli import app, trial_import
 from dspool.cli.doctor.service import imports
 from dspool.cli.trial_import import named_in, refuse_what_cannot_be_imported, try_imports
 from dspool.config import PoolConfig
@@ -77,12 +77,24 @@ def test_each_that_cannot_be_imported_is_told_with_exception_text_and_line():
     assert type(found["trialshop.nowhere:Answer"]) is InvalidRequest
 
 
-@pytest.mark.parametrize(("name", "how"), [("ends", "exit code 3"), ("hangs", "longer than 8 s")])
-def test_a_module_that_ends_the_process_or_never_ends_is_named(name, how):
-    (failure,) = try_imports(config("fine", name), timeout_s=8.0)
+@pytest.mark.parametrize(
+    ("names", "limit_s", "how"),
+    [(("fine", "ends"), 300.0, "exit code 3"), (("hangs",), 2.0, "longer than 2 s")],
+)
+def test_a_module_that_ends_the_process_or_never_ends_is_named(names, limit_s, how):
+    (failure,) = try_imports(config(*names), timeout_s=limit_s)
     assert type(failure.error) is WorkerStartFailed
-    assert failure.path == f"trialshop.{name}:Answer"
+    assert failure.path == f"trialshop.{names[-1]}:Answer"
     assert how in failure.error.message
+
+
+def test_who_waits_for_a_long_import_hears_of_it_until_the_start_is_over(monkeypatch):
+    monkeypatch.setattr(trial_import, "SAY_AFTER_S", 0.2)
+    heard: list[str] = []
+    hangs = config("hangs", init_timeout_s=3.0, warmup={"worker_deadline_s": 3.0})
+    refuse_what_cannot_be_imported(hangs, heard.append)
+    assert len(heard) > 2
+    assert all("importing what the configuration names" in text for text in heard)
 
 
 def test_what_may_pass_is_left_to_the_workers():

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -87,7 +88,7 @@ def run_up(
     if address is None:
         # On another's cluster, what is installed where the workers are counts.
         for one in configs:
-            refuse_what_cannot_be_imported(one)
+            refuse_what_cannot_be_imported(one, partial(out.progress, "wait"))
     # Until the event loop hears them; what is claimed is given back. What was ignored at the start stays so.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from dspool.causes import met
@@ -13,7 +15,8 @@ from dspool.config import CustomCode, ImportModules, PoolConfig
 from dspool.core.lifecycle.loading import lasts
 from dspool.errors import PoolError, WorkerStartFailed, from_wire
 
-TRIAL_S: Final = 60.0
+SAY_AFTER_S: Final = 5.0
+"""Then, and as often, it is said what is waited for."""
 
 
 class ImportFailure(NamedTuple):
@@ -49,11 +52,15 @@ def _named(config: PoolConfig) -> Iterator[tuple[str, str]]:
             yield f"allowed_callables.{use}", path
 
 
-def try_imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[ImportFailure]:
-    """What cannot be imported of all that the configuration names; takes as long as the imports, at most `timeout_s`.
+def try_imports(
+    config: PoolConfig, *, timeout_s: float | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[ImportFailure]:
+    """What cannot be imported of all that the configuration names; takes as long as the imports, at most `timeout_s`,
+    by default `init_timeout_s`. `say` is told every few seconds what is waited for.
 
     Constructors are not called: what they load may be large.
     """
+    limit_s = config.init_timeout_s if timeout_s is None else timeout_s
     named = named_in(config)
     if not named:
         return []
@@ -62,11 +69,20 @@ def try_imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[Impor
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    began = time.monotonic()
+    asked: bytes | None = json.dumps(list(named)).encode()
     try:
-        output, _ = process.communicate(json.dumps(list(named)).encode(), timeout_s)
+        while (left_s := limit_s - (time.monotonic() - began)) > SAY_AFTER_S:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, _ = process.communicate(asked, SAY_AFTER_S)
+                break
+            asked = None
+            say(f"importing what the configuration names: {time.monotonic() - began:.0f} s")
+        else:
+            output, _ = process.communicate(asked, max(0.0, left_s))
         how = f"its process ended with exit code {process.returncode}"
     except subprocess.TimeoutExpired:
-        how = f"it takes longer than {timeout_s:g} s"
+        how = f"it takes longer than {limit_s:g} s"
         process.kill()
         output, _ = process.communicate()
     except BaseException:  # such as Ctrl-C
@@ -90,9 +106,11 @@ def try_imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[Impor
     return failures
 
 
-def refuse_what_cannot_be_imported(config: PoolConfig) -> None:
+def refuse_what_cannot_be_imported(
+    config: PoolConfig, say: Callable[[str], None] = lambda text: None
+) -> None:
     """Raises: PoolError: a worker could not import something that is named, now or later."""
-    for failure in try_imports(config):
+    for failure in try_imports(config, say=say):
         if lasts(failure.error):
             error = failure.error
             cause = met("not_importable", keys=failure.keys, why=str(error))

@@ -21,7 +21,7 @@ from dspool.causes import Obstacle, met
 from dspool.cli.address import checked_port
 from dspool.cli.doctor.findings import Finding, fail, of, of_error, ok, warn
 from dspool.cli.run_file import ServiceRun
-from dspool.cli.trial_import import TRIAL_S, named_in, try_imports
+from dspool.cli.trial_import import named_in, try_imports
 from dspool.config import LMProfile, PoolConfig
 from dspool.config.base import without_secrets
 from dspool.core.wording import counted
@@ -160,7 +160,7 @@ def port(config: PoolConfig, run: ServiceRun | None) -> Finding:
     return ok("port", f"{number} on {host} is free" if number else "any free one")
 
 
-def imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[Finding]:
+def imports(config: PoolConfig) -> list[Finding]:
     """Whether what the configuration names can be imported, tried in a process of its own."""
     check = "imports"
     named = named_in(config)
@@ -168,7 +168,7 @@ def imports(config: PoolConfig, *, timeout_s: float = TRIAL_S) -> list[Finding]:
         return [ok(check, "the configuration names no code")]
     findings = [
         of(check, met("not_importable", keys=failure.keys, why=str(failure.error)))
-        for failure in try_imports(config, timeout_s=timeout_s)
+        for failure in try_imports(config)
     ]
     return findings or [ok(check, f"{len(named)} of {len(named)} import paths")]
 
