@@ -108,6 +108,21 @@ async def test_a_program_that_changed_with_the_settings_is_not_loaded_by_the_wor
         assert {w.settings: w.active["qa"] for w in s.runtime.alive} == {OLD: 1, NEW: 2}
 
 
+async def test_workers_of_the_settings_before_serve_on_when_a_program_of_the_new_ones_does_not_load():
+    """Neither do they load it, nor do the new ones take anybody's place."""
+    async with changing(pool_size=2) as s:
+        before = await s.members()
+        for worker in s.runtime.alive:
+            worker.deploy_faults["qa"] = "raise"
+        s.runtime.script = lambda w: (
+            setattr(w, "settings", NEW),
+            setattr(w, "step_faults", {0: "raise", 1: "raise"}),
+        )
+        await s.exchanged(NEW, programs={"qa": {"spec": NEXT_VERSION.spec}})
+        assert await s.members() == before
+        assert {w.active["qa"] for w in s.runtime.alive if w.settings == OLD} == {1}
+
+
 async def test_nothing_is_deployed_while_a_change_stands():
     async with changing(pool_size=2) as s:
         await s.step(NEW, 10)

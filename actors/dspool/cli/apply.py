@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,6 +19,7 @@ from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.service import run_file, running
 from dspool.config import load_pools
+from dspool.config.load import file_named_by
 from dspool.core.lifecycle.config_changes import PoolChange, text_of
 from dspool.core.lifecycle.gradual_watch import HOLD_S, STEPS, Course, course_of
 from dspool.errors import ConfigError, PoolNotReady
@@ -67,9 +70,20 @@ def apply(
     out = Output(json, debug)
     with guarded(out):
         course = _course(gradual, steps, hold_s)
+        _refuse_nothing(config)
         run = running(run_file(config, state_dir))
         facts = change(run, config, dry_run, out, course)
         out.result(facts, facts["message"])
+
+
+def _refuse_nothing(file: Path | None) -> None:
+    """Raises: ConfigError: no file says anything: everything would become the defaults."""
+    path = file if file is not None else file_named_by(os.environ)
+    if path is None:
+        raise ConfigError("name the file with what the service is to be: dspool apply -f pool.yaml")
+    with suppress(OSError, UnicodeDecodeError):  # said where it is read
+        if not path.read_text().strip():
+            raise ConfigError(f"{path} is empty: everything would become the defaults; nothing was changed")
 
 
 def _course(gradual: bool, steps: str | None, hold_s: float | None) -> Course | None:

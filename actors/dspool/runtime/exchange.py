@@ -189,9 +189,11 @@ async def until_rolled(
     """
     supervisor = find_supervisor(config.name)
     mark: str = await ask_supervisor(supervisor, "worker_mark")
-    last, until = None, time.monotonic() + patience_s
+    last, until, why = None, time.monotonic() + patience_s, ""
     while True:
         status: PoolStatus = await ask_supervisor(supervisor, "status")
+        # Between two attempts nothing is wrong.
+        why = status.reason or why
         serving = [one for one in status.workers if one.state == "ready"]
         left = [one.id for one in status.workers if one.id in old or one.settings not in ("", mark)]
         asleep = config.lazy and not status.workers
@@ -204,7 +206,8 @@ async def until_rolled(
         if time.monotonic() > until:
             raise WorkerStartFailed(
                 f"pool {config.name}: {len(left)} workers still have the old settings after {patience_s:g} s"
-                f"{': ' + status.reason if status.reason else ''}; the pool goes on trying",
+                f"{': ' + why if why else ''}; they serve on, and the pool goes on trying: apply a file that can be "
+                "loaded, or the one from before",
                 pool=config.name,
             )
         await asyncio.sleep(_WATCH_S)

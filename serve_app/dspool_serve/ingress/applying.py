@@ -21,7 +21,15 @@ from dspool.core.lifecycle.config_changes import PoolChange, changes, ingress_ma
 from dspool.core.lifecycle.gradual_watch import StepFacts
 from dspool.core.lifecycle.upgrades import is_same
 from dspool.core.wording import counted
-from dspool.errors import ConfigError, PoolError, PoolNotReady, StoreFailed, UnknownPool, WorkerStartFailed
+from dspool.errors import (
+    ConfigError,
+    Conflict,
+    PoolError,
+    PoolNotReady,
+    StoreFailed,
+    UnknownPool,
+    WorkerStartFailed,
+)
 from dspool.runtime.installed import StartCommand, installation
 from dspool_serve.ingress import service_record
 from dspool_serve.ingress.answering import wait_until_it_answers
@@ -150,7 +158,23 @@ async def apply(
         PoolError: what could not be done; what was done stays, and the same asked again goes on from there.
     """
     async with service_record.changing():
+        record = await _as_planned(record, todo, wanted)
         return await _apply(record, todo, wanted, report, gradually, upgrades=upgrades)
+
+
+async def _as_planned(record: ServiceRecord, todo: Plan, wanted: Sequence[PoolConfig]) -> ServiceRecord:
+    """The record as it is now. Raises: Conflict: another command has changed the service since `todo` was planned."""
+    now = service_record.read()
+    if (
+        now is None
+        or (now.installation, now.upgrade) != (record.installation, record.upgrade)
+        or await plan(now, wanted, heals=False) != todo
+    ):
+        raise Conflict(
+            "another command has changed the service since this one looked at it; nothing was changed by this one, "
+            "try again"
+        )
+    return now
 
 
 async def _apply(

@@ -104,9 +104,9 @@ class GradualChange:
         return Share(self.percent, tuple(w.id for w in self._roster.ready if not self.differs(w)))
 
     def kept_as_they_are(self) -> set[str]:
-        """The ids of those with other settings, while a change stands: program versions that came with these settings
-        are not for them."""
-        return set() if self.percent is None else {w.id for w in self._roster if self.differs(w)}
+        """The ids of those with other settings. Program versions that came with these settings are not for them: what
+        does not load would end them all, and they are to serve until somebody can take their place."""
+        return {w.id for w in self._roster if self.differs(w)}
 
     def check_steady(self, pool: str) -> None:
         """Raises: Conflict: a change stands: what is loaded now would come to workers with both settings, and nobody

@@ -1,0 +1,49 @@
+"""`dspool apply` does what was planned for the service as it is, or nothing."""
+
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from dspool.cli import app
+from dspool.errors import Conflict
+from dspool_serve.ingress import applying
+from dspool_serve.ingress.applying import Plan
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_without_a_file_that_says_something_nothing_becomes_the_defaults(tmp_path, monkeypatch, content):
+    monkeypatch.delenv("DSPOOL_CONFIG", raising=False)
+    words = ["apply", "--dry-run", "--state-dir", str(tmp_path)]
+    if content is not None:
+        (tmp_path / "pool.yaml").write_text(content)
+        words += ["-f", str(tmp_path / "pool.yaml")]
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == 2
+    assert ("dspool apply -f" if content is None else "is empty") in ended.output
+
+
+RECORD = SimpleNamespace(installation="0.2.0", upgrade=None)
+PLANNED = Plan(pools=[], new_ingress=False)
+
+
+@pytest.mark.parametrize(
+    ("now", "plan"),
+    [
+        (RECORD, Plan(pools=[], new_ingress=True)),
+        (SimpleNamespace(installation="0.3.0", upgrade=None), PLANNED),
+        (SimpleNamespace(installation="0.2.0", upgrade="0.3.0"), PLANNED),
+        (None, PLANNED),
+    ],
+)
+async def test_what_another_command_changed_since_is_not_undone(monkeypatch, now, plan):
+    async def planned(*args, **options):
+        return plan
+
+    monkeypatch.setattr(applying, "plan", planned)
+    monkeypatch.setattr(applying.service_record, "read", lambda: now)
+    with pytest.raises(Conflict, match="nothing was changed by this one"):
+        await applying._as_planned(RECORD, PLANNED, [])
+    monkeypatch.setattr(applying.service_record, "read", lambda: RECORD)
+    plan = PLANNED
+    assert await applying._as_planned(RECORD, PLANNED, []) is RECORD
