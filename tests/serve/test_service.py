@@ -336,6 +336,15 @@ def test_ctrl_c_ends_the_service_without_waiting_for_its_viewers_and_leaves_noth
     assert list(up.home.iterdir()) == []
 
 
+def test_what_is_sent_to_its_whole_process_group_ends_a_service_in_order(tmp_path):
+    """As `timeout` and systemd do, and a terminal that is closed."""
+    served = Up(tmp_path / "state", "--pool-size", "1")
+    os.killpg(served.process.pid, signal.SIGTERM)
+    assert served.process.wait(ENDS_S) == 0
+    assert served.left() == []
+    assert not (served.state_dir / "run.json").exists()
+
+
 def test_a_session_outlives_the_service_and_one_that_is_killed_hard_takes_its_processes_along(up):
     assert up.process.poll() is not None, "the test before has ended it"
     # It needs no home.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import re
 import shutil
@@ -85,7 +86,12 @@ def own_node(parent: NodeParent | None, *, patience_s: float = START_S) -> Itera
             (place,) = (part for part in command if part.startswith(_TEMP_DIR))
             kwargs["env_updates"] = {"TMPDIR": place.removeprefix(_TEMP_DIR)}
         if process_type != ray_constants.PROCESS_TYPE_RAYLET:
-            return start(command, process_type, *args, **kwargs)
+            # What is sent to our process group, as `timeout` and systemd do, is for us: we end them in order.
+            theirs.ConsolePopen = functools.partial(popen, start_new_session=True)
+            try:
+                return start(command, process_type, *args, **kwargs)
+            finally:
+                theirs.ConsolePopen = popen
         command = lean_command(command, parent)
         if parent is None:
             return start(command, process_type, *args, **kwargs)
