@@ -26,6 +26,7 @@ TOGETHER = {
     "test_access": "guarded",
     "test_machines": "bench",
     "test_services": "bench",
+    "test_upgrades": "bench",
 }
 """Files that share a service go to one process, in this order: the last one ends it. Whatever uses one stands here."""
 LONGEST = (

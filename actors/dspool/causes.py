@@ -101,6 +101,18 @@ CAUSES: Final[Mapping[str, Cause]] = MappingProxyType({
         "make it writable, or set TMPDIR to a directory with a short path",
         WorkerStartFailed,
     ),
+    "temporary_without_programs": Cause(
+        "no program may be run from the temporary directory {path}: it is mounted noexec",
+        "the service's HAProxy, which is started from there, cannot start",
+        "mount it with exec, or set TMPDIR to a directory with a short path from which programs may be run",
+        WorkerStartFailed,
+    ),
+    "no_working_directory": Cause(
+        "the working directory is gone",
+        "Ray cannot start",
+        "change to a directory that is there",
+        WorkerStartFailed,
+    ),
     "temporary_too_long": Cause(
         "the temporary directory {path} has a long path: a Unix socket's has at most {most} bytes, and Ray's would "
         "have {length}",

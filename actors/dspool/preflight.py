@@ -58,6 +58,7 @@ def obstacles(
     ]
     if own_ray:
         looks += [
+            working_directory,
             temporary_directory,
             loopback,
             shared_memory,
@@ -106,8 +107,21 @@ def state_directory(directory: Path) -> Obstacle | None:
 def chosen_temporary_directory() -> Path:
     """Where the service puts Ray's files; `/tmp` also when no directory can be written to."""
     with contextlib.suppress(FileNotFoundError):
-        return Path("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir())
+        return Path("/tmp" if is_fit("/tmp") else tempfile.gettempdir())
     return Path("/tmp")
+
+
+def is_fit(directory: str) -> bool:
+    """Whether files can be written there and programs run."""
+    return os.access(directory, os.W_OK) and not os.statvfs(directory).f_flag & os.ST_NOEXEC
+
+
+def working_directory() -> Obstacle | None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return met("no_working_directory")
+    return None
 
 
 def temporary_directory(directory: Path | None = None) -> Obstacle | None:
@@ -124,6 +138,8 @@ def temporary_directory(directory: Path | None = None) -> Obstacle | None:
         return met(
             "temporary_not_writable", path=str(directory), why=failed.strerror or type(failed).__name__
         )
+    if not is_fit(str(directory)):
+        return met("temporary_without_programs", path=str(directory))
     return None
 
 

@@ -88,7 +88,8 @@ def test_origins_are_taken_as_browsers_send_them(origin):
 @pytest.mark.parametrize(
     "origin",
     ["*", "null", "app.example.org", "https://app.example.org/", "https://a/b", "https://A.example", "ftp://a", "",
-     "https://u:p@a.example", "http://localhost:port", "https://*.example.org"],
+     "https://u:p@a.example", "http://localhost:port", "https://*.example.org", "https://a b", "https://a.example:443",
+     "http://a.example:80", "https://münchen.de"],
 )  # fmt: skip
 def test_what_is_no_origin_is_refused(origin):
     with pytest.raises(ConfigError, match="cors_origins"):

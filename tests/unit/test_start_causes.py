@@ -9,6 +9,7 @@ import socket
 import string
 import subprocess
 import sys
+import tempfile
 import textwrap
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -228,6 +229,32 @@ def test_a_temporary_directory_without_room_or_with_a_long_path(tmp_path, monkey
         fill(disk)
         monkeypatch.setattr(preflight, "chosen_temporary_directory", lambda: disk)
         same_words(refused(config), machine.temporary_directory(), "no_space")
+
+
+def test_a_temporary_directory_from_which_no_program_may_be_run(tmp_path, monkeypatch):
+    directory = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec,size=1m", "tmpfs", directory], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        directory.rmdir()
+        pytest.skip("mounting takes root")
+    try:
+        assert not preflight.is_fit(str(directory))
+        monkeypatch.setattr(preflight, "chosen_temporary_directory", lambda: directory)
+        config = PoolConfig(state_dir=tmp_path)
+        same_words(refused(config), machine.temporary_directory(), "temporary_without_programs")
+    finally:
+        subprocess.run(["umount", directory], check=True)
+        directory.rmdir()
+
+
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    config = PoolConfig(state_dir=tmp_path)
+    same_words(refused(config), machine.working_directory(), "no_working_directory")
 
 
 # --- what the machine has -----------------------------------------------------------------------------

@@ -88,6 +88,11 @@ def test_a_module_that_ends_the_process_or_never_ends_is_named(names, limit_s, h
     assert how in failure.error.message
 
 
+def test_a_start_is_refused_by_a_module_that_ends_its_process():
+    with pytest.raises(WorkerStartFailed, match=r"trialshop.ends:Answer did not end: .* exit code 3"):
+        refuse_what_cannot_be_imported(config("ends"))
+
+
 def test_who_waits_for_a_long_import_hears_of_it_until_the_start_is_over(monkeypatch):
     monkeypatch.setattr(trial_import, "SAY_AFTER_S", 0.2)
     heard: list[str] = []

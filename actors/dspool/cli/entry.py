@@ -108,7 +108,8 @@ def piped(stream: Any) -> Any:
     return PipedOutput(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
-        errors=stream.errors,
+        # Names that it cannot write must not end a command.
+        errors="backslashreplace" if stream.errors == "strict" else stream.errors,
         line_buffering=stream.isatty() or stream is sys.__stderr__,
     )
 

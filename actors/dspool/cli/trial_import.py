@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ class ImportFailure(NamedTuple):
     """Where the configuration names it."""
     path: str
     error: PoolError
+    ended: bool = False
+    """It ended the process, and would end each worker's: not one that something else killed."""
 
 
 def named_in(config: PoolConfig) -> dict[str, list[str]]:
@@ -69,7 +72,7 @@ def try_imports(
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    began = time.monotonic()
+    began, ended = time.monotonic(), False
     asked: bytes | None = json.dumps(list(named)).encode()
     try:
         while (left_s := limit_s - (time.monotonic() - began)) > SAY_AFTER_S:
@@ -81,6 +84,7 @@ def try_imports(
         else:
             output, _ = process.communicate(asked, max(0.0, left_s))
         how = f"its process ended with exit code {process.returncode}"
+        ended = process.returncode != -signal.SIGKILL
     except subprocess.TimeoutExpired:
         how = f"it takes longer than {limit_s:g} s"
         process.kill()
@@ -100,7 +104,10 @@ def try_imports(
         path = begun[-1] if begun else next(iter(named))
         failures.append(
             ImportFailure(
-                ", ".join(named[path]), path, WorkerStartFailed(f"importing {path} did not end: {how}")
+                ", ".join(named[path]),
+                path,
+                WorkerStartFailed(f"importing {path} did not end: {how}"),
+                ended,
             )
         )
     return failures
@@ -111,7 +118,7 @@ def refuse_what_cannot_be_imported(
 ) -> None:
     """Raises: PoolError: a worker could not import something that is named, now or later."""
     for failure in try_imports(config, say=say):
-        if lasts(failure.error):
+        if failure.ended or lasts(failure.error):
             error = failure.error
             cause = met("not_importable", keys=failure.keys, why=str(error))
             # Its text is in the sentence.

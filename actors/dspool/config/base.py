@@ -175,8 +175,14 @@ def _origin(value: str) -> str:
             and parts.hostname
             and value == f"{parts.scheme}://{parts.netloc}"
         ):
-            _ = parts.port  # raises where it is no number
-            if value == value.lower() and not set("@*") & set(value):
+            is_plain = value == value.lower() and not set("@* ") & set(value)
+            if is_plain and not value.isascii():
+                raise PydanticCustomError(
+                    "rule", "must be in ASCII, as browsers send it: https://xn--mnchen-3ya.de"
+                )
+            if is_plain and parts.port == {"http": 80, "https": 443}[parts.scheme]:
+                raise PydanticCustomError("rule", "must be without :80 or :443, as browsers send it")
+            if is_plain:
                 return value
     raise PydanticCustomError("rule", "must be an origin such as https://app.example.org, without a path")
 
@@ -246,9 +252,11 @@ def _in_a_known_home(path: Path) -> Path:
 
 
 def _a_name(value: Any) -> Any:
-    """The empty name would be the working directory."""
+    """The empty name would be the working directory. What is no UTF-8 goes into no file that is."""
     if value == "" or (isinstance(value, str | Path) and "\0" in str(value)):
         raise PydanticCustomError("rule", "must name a path")
+    if isinstance(value, str | Path) and any("\ud800" <= one <= "\udfff" for one in str(value)):
+        raise PydanticCustomError("rule", "must be a path in UTF-8")
     return value
 
 

@@ -57,6 +57,8 @@ _FRONTEND: Final = """    no log
     http-request deny deny_status 400 if !{{ path_beg / }}
     http-request deny deny_status 404 if {{ path,url_dec -i -m beg /-/ }} !{{ path /-/healthz }}
     http-request del-header upgrade
+    # Serve decodes it, and answers what is no ASCII with a 500.
+    http-request del-header x-request-id if {{ req.hdr(x-request-id) -m reg '[^ -~]' }}
     http-request track-sc1 src,ipmask(32,64) table dspool_streams if {{ req.ver 2.0 }}
     http-request deny deny_status 429 if {{ sc1_conn_cur gt {per_address} }} !dspool_trusted
     http-request deny deny_status 429 if {{ sc1_conn_cur gt {most} }}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import tempfile
 from pathlib import Path
 
 import psutil
 
 from dspool.corrections import haproxy_script
+from dspool.preflight import chosen_temporary_directory
 
 STOP_GRACE_S = 5.0
 SERVING = (
@@ -52,4 +51,4 @@ def end_processes(processes: list[psutil.Process], grace_s: float = STOP_GRACE_S
 
 def short_directory() -> str:
     """Where temporary directories have short names: a Unix socket's path ends at 107 characters."""
-    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
+    return str(chosen_temporary_directory())

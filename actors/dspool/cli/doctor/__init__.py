@@ -77,6 +77,7 @@ def examine(
         *machine.packages(),
         *_guarded("corrections", machine.corrections),
         machine.bytecode(),
+        *_guarded("working directory", machine.working_directory),
         *_guarded("temporary directory", machine.temporary_directory),
         *_guarded("shared memory", machine.shared_memory),
         *_guarded("open files", machine.open_files),

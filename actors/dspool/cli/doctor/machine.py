@@ -78,6 +78,12 @@ def bytecode(environ: Mapping[str, str] = os.environ) -> Finding:
     return ok("bytecode", "compiled modules are kept")
 
 
+def working_directory() -> Finding:
+    check = "working directory"
+    found = preflight.working_directory()
+    return ok(check, os.getcwd()) if found is None else of(check, found)
+
+
 def temporary_directory(
     directory: Path | None = None, disk: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage
 ) -> Finding:
