@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dspool.cli import app
+from dspool.cli import apply as cli_apply
 from dspool.errors import Conflict
 from dspool_serve.ingress import applying
 from dspool_serve.ingress.applying import Plan
@@ -14,6 +15,7 @@ from dspool_serve.ingress.applying import Plan
 @pytest.mark.parametrize("content", [None, "", " \n"])
 def test_without_a_file_that_says_something_nothing_becomes_the_defaults(tmp_path, monkeypatch, content):
     monkeypatch.delenv("DSPOOL_CONFIG", raising=False)
+    monkeypatch.setattr(cli_apply, "running", lambda run_file: None)
     words = ["apply", "--dry-run", "--state-dir", str(tmp_path)]
     if content is not None:
         (tmp_path / "pool.yaml").write_text(content)

@@ -70,8 +70,8 @@ def apply(
     out = Output(json, debug)
     with guarded(out):
         course = _course(gradual, steps, hold_s)
-        _refuse_nothing(config)
         run = running(run_file(config, state_dir))
+        _refuse_nothing(config)
         facts = change(run, config, dry_run, out, course)
         out.result(facts, facts["message"])
 

@@ -116,8 +116,9 @@ class Workers:
 
     async def ask_all(self, timeout_s: float) -> None:
         """Ask every worker that has started for its health and wait for the answers, but no longer than `timeout_s`."""
-        for worker_id in self._handles.keys() - self._silent:
-            self.check(worker_id, timeout_s, counts=False)
+        for worker_id in list(self._handles):
+            if worker_id not in self._silent:
+                self.check(worker_id, timeout_s, counts=False)
         if checks := [task for task in self._all_tasks() if task.get_name() == CHECK]:
             await asyncio.wait(checks)
 
