@@ -63,8 +63,7 @@ def nodes(bench: list[Machine]) -> RayNodes:
 @pytest.fixture(scope="session")
 def service(nodes: RayNodes, database: Database) -> Iterator[Service]:
     """A pool of three workers and a spare, whose sessions are in the database."""
-    service = Service(
-        nodes, {"pool_size": 3, "spares": 1, "store_url": database.url, "enable_optimizer": False}
-    )
+    config = {"pool_size": 3, "spares": 1, "store_url": database.url, "enable_optimizer": False}
+    service = Service(nodes, {**config, "ingress": {"per_node": 1}})
     yield service
     service.end()

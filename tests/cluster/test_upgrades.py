@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,22 +41,34 @@ def versions(service) -> set[str]:
     return found
 
 
-def test_no_request_fails_and_no_change_is_lost_while_it_becomes_one_of_the_next_version(service, new):
-    assert versions(service) == {dspool.__version__}
+async def answers(url: str) -> None:
+    """Returns once the machine's proxy is there: the last one comes after the service is ready on the head."""
+    async with asyncio.timeout(300), httpx.AsyncClient(timeout=5.0, trust_env=False) as http:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if (await http.get(f"{url}/healthz")).status_code == 200:
+                    return
+            await asyncio.sleep(0.2)
 
-    async def upgrade() -> tuple[dict, Load, list[str]]:
+
+def test_no_request_fails_and_no_change_is_lost_while_it_becomes_one_of_the_next_version(service, new):
+    async def upgrade() -> tuple[dict, Load, Counter[str], list[str]]:
         urls = [service.url_on(machine) for machine in service.nodes.machines]
+        await asyncio.gather(*(answers(url) for url in urls))
         async with Load(urls, service.headers) as load:
             await load.flowing()
+            before = await asyncio.to_thread(versions, service)
+            assert before == {dspool.__version__}
+            began = time.monotonic()
             upgraded = await asyncio.to_thread(service.dspool, "upgrade", python=new.python)
             await load.flowing()
             await load.end()
-            return upgraded, load, await load.lost_changes()
+            failed = load.failed(began)
+            return upgraded, load, failed, await load.lost_changes()
 
-    began = time.monotonic()
-    upgraded, load, lost = asyncio.run(upgrade())
+    upgraded, load, failed, lost = asyncio.run(upgrade())
     print(f"{len(load.asked)} requests; {upgraded}")
     assert (upgraded["upgraded"], upgraded["after"]["dspool"]) == (True, NEXT)
-    assert load.failed(began) == {}
+    assert failed == {}
     assert (load.hanging, lost, load.stale) == (0, [], [])
     assert versions(service) == {NEXT}
