@@ -42,10 +42,10 @@ _UNLIMITED: Final = 2**60
 
 
 def obstacles(
-    config: PoolConfig, *, beside: Sequence[PoolConfig] = (), own_ray: bool = True
+    config: PoolConfig, *, beside: Sequence[PoolConfig] = (), own_ray: bool = True, serves: bool = False
 ) -> Iterator[Obstacle]:
     """Everything in the way of a start with `config` and `beside`, the other pools of its service. `own_ray`: with a
-    Ray of its own on this machine."""
+    Ray of its own on this machine; `serves`: with HTTP."""
     pools = (config, *beside)
     workers = sum(one.pool_size for one in pools)
     looks: list[Callable[[], Obstacle | None]] = [
@@ -66,14 +66,18 @@ def obstacles(
             lambda: processes(workers),
             lambda: memory(workers),
         ]
+    if own_ray and serves:
+        looks.append(programs_refused)
     for look in looks:
         if (found := look()) is not None:
             yield found
 
 
-def refuse_obstacles(config: PoolConfig, *, beside: Sequence[PoolConfig] = (), own_ray: bool = True) -> None:
+def refuse_obstacles(
+    config: PoolConfig, *, beside: Sequence[PoolConfig] = (), own_ray: bool = True, serves: bool = False
+) -> None:
     """Raises: PoolError: the first that keeps it from starting; nothing was changed."""
-    for found in obstacles(config, beside=beside, own_ray=own_ray):
+    for found in obstacles(config, beside=beside, own_ray=own_ray, serves=serves):
         if CAUSES[found.cause].blocks:
             raise found.error()
 
@@ -107,13 +111,14 @@ def state_directory(directory: Path) -> Obstacle | None:
 def chosen_temporary_directory() -> Path:
     """Where the service puts Ray's files; `/tmp` also when no directory can be written to."""
     with contextlib.suppress(FileNotFoundError):
-        return Path("/tmp" if is_fit("/tmp") else tempfile.gettempdir())
+        is_fit = os.access("/tmp", os.W_OK) and not _is_noexec(Path("/tmp"))
+        return Path("/tmp" if is_fit else tempfile.gettempdir())
     return Path("/tmp")
 
 
-def is_fit(directory: str) -> bool:
-    """Whether files can be written there and programs run."""
-    return os.access(directory, os.W_OK) and not os.statvfs(directory).f_flag & os.ST_NOEXEC
+def _is_noexec(directory: Path) -> bool:
+    # Other systems than Linux do not tell.
+    return bool(os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0))
 
 
 def working_directory() -> Obstacle | None:
@@ -138,9 +143,13 @@ def temporary_directory(directory: Path | None = None) -> Obstacle | None:
         return met(
             "temporary_not_writable", path=str(directory), why=failed.strerror or type(failed).__name__
         )
-    if not is_fit(str(directory)):
-        return met("temporary_without_programs", path=str(directory))
     return None
+
+
+def programs_refused(directory: Path | None = None) -> Obstacle | None:
+    """Whether HAProxy cannot be started from the temporary directory."""
+    directory = directory or chosen_temporary_directory()
+    return met("temporary_without_programs", path=str(directory)) if _is_noexec(directory) else None
 
 
 def _try_writing(directory: Path) -> None:

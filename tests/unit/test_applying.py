@@ -12,17 +12,24 @@ from dspool_serve.ingress import applying
 from dspool_serve.ingress.applying import Plan
 
 
-@pytest.mark.parametrize("content", [None, "", " \n"])
+@pytest.mark.parametrize("content", [None, "", " \n", "# pool_size: 3\n"])
 def test_without_a_file_that_says_something_nothing_becomes_the_defaults(tmp_path, monkeypatch, content):
     monkeypatch.delenv("DSPOOL_CONFIG", raising=False)
-    monkeypatch.setattr(cli_apply, "running", lambda run_file: None)
+    run = SimpleNamespace(development=False, flags={})
+    monkeypatch.setattr(cli_apply, "running", lambda run_file: run)
     words = ["apply", "--dry-run", "--state-dir", str(tmp_path)]
     if content is not None:
         (tmp_path / "pool.yaml").write_text(content)
         words += ["-f", str(tmp_path / "pool.yaml")]
     ended = CliRunner().invoke(app, words)
     assert ended.exit_code == 2
-    assert ("dspool apply -f" if content is None else "is empty") in ended.output
+    assert "dspool apply -f" in ended.output
+
+
+def test_a_file_that_only_names_its_pools_says_something(tmp_path):
+    (tmp_path / "pool.yaml").write_text("pools: {a: {}, b: {}}\n")
+    wanted = cli_apply.wanted_of(SimpleNamespace(flags={}), tmp_path / "pool.yaml")
+    assert [one.name for one in wanted] == ["a", "b"]
 
 
 RECORD = SimpleNamespace(installation="0.2.0", upgrade=None)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,10 +240,11 @@ def test_a_temporary_directory_from_which_no_program_may_be_run(tmp_path, monkey
         directory.rmdir()
         pytest.skip("mounting takes root")
     try:
-        assert not preflight.is_fit(str(directory))
         monkeypatch.setattr(preflight, "chosen_temporary_directory", lambda: directory)
         config = PoolConfig(state_dir=tmp_path)
-        same_words(refused(config), machine.temporary_directory(), "temporary_without_programs")
+        preflight.refuse_obstacles(config)  # a pool without HTTP starts no program from there
+        error = raised(partial(preflight.refuse_obstacles, serves=True), config)
+        same_words(error, machine.temporary_directory(), "temporary_without_programs")
     finally:
         subprocess.run(["umount", directory], check=True)
         directory.rmdir()

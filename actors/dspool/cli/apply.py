@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -18,8 +16,7 @@ from dspool.cli.options import AppliedFile, Debug, Json, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.service import run_file, running
-from dspool.config import load_pools
-from dspool.config.load import file_named_by
+from dspool.config import PoolConfig, load_pools
 from dspool.core.lifecycle.config_changes import PoolChange, text_of
 from dspool.core.lifecycle.gradual_watch import HOLD_S, STEPS, Course, course_of
 from dspool.errors import ConfigError, PoolNotReady
@@ -71,19 +68,8 @@ def apply(
     with guarded(out):
         course = _course(gradual, steps, hold_s)
         run = running(run_file(config, state_dir))
-        _refuse_nothing(config)
         facts = change(run, config, dry_run, out, course)
         out.result(facts, facts["message"])
-
-
-def _refuse_nothing(file: Path | None) -> None:
-    """Raises: ConfigError: no file says anything: everything would become the defaults."""
-    path = file if file is not None else file_named_by(os.environ)
-    if path is None:
-        raise ConfigError("name the file with what the service is to be: dspool apply -f pool.yaml")
-    with suppress(OSError, UnicodeDecodeError):  # said where it is read
-        if not path.read_text().strip():
-            raise ConfigError(f"{path} is empty: everything would become the defaults; nothing was changed")
 
 
 def _course(gradual: bool, steps: str | None, hold_s: float | None) -> Course | None:
@@ -108,9 +94,7 @@ def change(
     """
     if run.development:
         raise PoolNotReady("a `dspool dev` follows its files by itself")
-    wanted = [one.config for one in load_pools(cli=run.flags, file=file)]
-    for one in wanted:
-        programs.find_configured(one)
+    wanted = wanted_of(run, file)
     applying: Any = import_module(APPLYING)
     began = time.monotonic()
     with applying.joined(run.ray_address, run.ray_token_path) as record:
@@ -141,6 +125,28 @@ def change(
     return {**facts, "applied": True, "took_s": took_s, "message": said}
 
 
+def wanted_of(run: ServiceRun, file: Path | None) -> list[PoolConfig]:
+    """The pools as the file has them, or the one that DSPOOL_CONFIG names.
+
+    Raises:
+        ConfigError: there is none, or it says nothing: everything would become the defaults.
+    """
+    loaded = load_pools(cli=run.flags, file=file)
+    # The name of a pool below `pools` comes from no key of its own.
+    if not any(
+        source.startswith("file:") or (key, source) == ("name", "code")
+        for one in loaded
+        for key, source in one.sources.items()
+    ):
+        raise ConfigError(
+            "no file says anything, and everything would become the defaults: name one, as in dspool apply -f "
+            "pool.yaml; nothing was changed"
+        )
+    for one in loaded:
+        programs.find_configured(one.config)
+    return [one.config for one in loaded]
+
+
 def refuse(pools: list[PoolChange], facts: dict[str, Any]) -> None:
     """Raises: ConfigError: something is refused; names all of it."""
     refused = [(change.pool, one) for change in pools for one in change.refused]
@@ -169,4 +175,4 @@ def restart_all(run: ServiceRun, pool: str | None, out: Output) -> dict[str, Any
     return {"restarted": rolled, "new_ingress": pool is None, "took_s": round(time.monotonic() - began, 3)}
 
 
-__all__ = ["apply", "change", "restart_all"]
+__all__ = ["apply", "change", "restart_all", "wanted_of"]

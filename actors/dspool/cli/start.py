@@ -84,7 +84,7 @@ def run_up(
     before = run_file.read()
     if address is None and before is not None and before.joined and before.serves_alone():
         address = before.ray_address
-    preflight.refuse_obstacles(config, beside=more, own_ray=address is None)
+    preflight.refuse_obstacles(config, beside=more, own_ray=address is None, serves=True)
     if address is None:
         # On another's cluster, what is installed where the workers are counts.
         for one in configs:

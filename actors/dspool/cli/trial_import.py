@@ -9,15 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from dspool.causes import met
 from dspool.config import CustomCode, ImportModules, PoolConfig
 from dspool.core.lifecycle.loading import lasts
+from dspool.core.lifecycle.start_steps import SAY_AFTER_S
 from dspool.errors import PoolError, WorkerStartFailed, from_wire
-
-SAY_AFTER_S: Final = 5.0
-"""Then, and as often, it is said what is waited for."""
 
 
 class ImportFailure(NamedTuple):

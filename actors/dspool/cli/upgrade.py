@@ -11,13 +11,11 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from dspool.cli import programs
-from dspool.cli.apply import APPLYING, refuse
+from dspool.cli.apply import APPLYING, refuse, wanted_of
 from dspool.cli.options import AppliedFile, Debug, Json, StateDir
 from dspool.cli.output import Output, guarded
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.service import run_file, running
-from dspool.config import PoolConfig, load_pools
 from dspool.core.lifecycle.config_changes import text_of
 from dspool.core.lifecycle.upgrades import Installation, why_not
 from dspool.errors import ConfigError, PoolNotReady
@@ -63,7 +61,10 @@ def _upgrade(run: ServiceRun, file: Path | None, dry_run: bool, out: Output) -> 
     applying, upgrading = import_module(APPLYING), import_module(UPGRADING)
     began = time.monotonic()
     with applying.joined(run.ray_address, run.ray_token_path) as record:
-        wanted = _wanted(run, file) or list(asyncio.run(applying.running_pools(record, heals=False)).values())
+        if file is not None:
+            wanted = wanted_of(run, file)
+        else:
+            wanted = list(asyncio.run(applying.running_pools(record, heals=False)).values())
         facts = {
             "before": msgspec.to_builtins(record.installation),
             "after": msgspec.to_builtins(installation()),
@@ -94,16 +95,6 @@ def _why_not_joined(started: Installation, mine: Installation) -> str:
     """Why this process cannot join the cluster of a service that was started like that, and what to do."""
     # Which dspool serves by now, and what clients of it speak, the cluster knows.
     return why_not(started, msgspec.structs.replace(started, python=mine.python, ray=mine.ray))
-
-
-def _wanted(run: ServiceRun, file: Path | None) -> list[PoolConfig]:
-    """What the file says; nothing without one."""
-    if file is None:
-        return []
-    wanted = [one.config for one in load_pools(cli=run.flags, file=file)]
-    for one in wanted:
-        programs.find_configured(one)
-    return wanted
 
 
 __all__ = ["upgrade"]

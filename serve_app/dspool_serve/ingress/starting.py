@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from dspool import private_files
-from dspool.core.lifecycle.start_steps import StartStep, StartSteps, StepTiming
+from dspool.core.lifecycle.start_steps import SAY_AFTER_S, StartStep, StartSteps, StepTiming
 from dspool.errors import PoolError, WorkerStartFailed
 
 T = TypeVar("T")
@@ -24,8 +24,6 @@ SERVE: Final = StartStep("serve", "Ray Serve and its proxy", log="serve/", repea
 HTTP: Final = StartStep("http", "the HTTP service's replicas", log="serve/", repeatable=True)
 ANSWER: Final = StartStep("answer", "the first answer", log="serve/", keeps_time=True)
 
-SAY_AFTER_S: Final = 5.0
-"""Then, and as often, it is said what is waited for."""
 LOG_NAME: Final = "start_failed.log"
 _TAIL_BYTES: Final = 16 * 1024
 _FILES: Final = 20

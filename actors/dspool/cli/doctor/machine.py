@@ -89,7 +89,8 @@ def temporary_directory(
 ) -> Finding:
     directory = directory or preflight.chosen_temporary_directory()
     check, said = "temporary directory", str(directory)
-    if (found := preflight.temporary_directory(directory)) is not None:
+    found = preflight.temporary_directory(directory) or preflight.programs_refused(directory)
+    if found is not None:
         return of(check, found)
     total, used, free = disk(directory)
     if used > _FULL * total:

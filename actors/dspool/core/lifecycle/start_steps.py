@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+SAY_AFTER_S = 5.0
+"""Then, and as often, it is said what is waited for."""
 RETRY_SHARE = 0.5
 """A step that another's program gave up is tried once more while this share of its time is left."""
 
