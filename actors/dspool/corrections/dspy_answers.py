@@ -1,7 +1,7 @@
 """How long DSPy's repair of a model's answer may take: it runs on the event loop, and callers choose the answers.
 
 A text with broken quotes takes the repair a step for each pair of its characters: 3 s for 6 kB. Answers of 9 kB with
-the usual mistakes take it 1 to 7 ms, with the wrong quotes throughout 30.
+the usual mistakes take it 1 to 7 ms, with the wrong quotes throughout 22.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import time
 from contextvars import ContextVar
 from typing import Any, Final
 
-MAX_S: Final = 0.035
-"""Of the thread's processor time: how much a step costs depends on the text, and how much on the machine."""
+MAX_S: Final = 0.028
+"""Of the thread's processor time: how much a step costs depends on the text, and how much on the machine.
+
+DSPy's searches around the repair take up to 15 ms for an answer as long as one may be: 50 is what all may take."""
 _LOOK_EVERY: Final = 250
 """Steps between two looks at the clock, each a look at a character or a search for one."""
 
