@@ -136,7 +136,9 @@ def test_haproxy_takes_that_line(tmp_path):
 
 
 @pytest.mark.parametrize("ends_after", [3, 1000])
-async def test_a_replica_stays_until_its_time_is_over_or_the_service_ends(monkeypatch, ends_after):
+async def test_a_replica_stays_and_is_healthy_until_its_time_is_over_or_the_service_ends(
+    monkeypatch, ends_after
+):
     now, seen, drained = 0.0, 0, []
 
     async def pass_time(seconds: float) -> None:
@@ -147,15 +149,22 @@ async def test_a_replica_stays_until_its_time_is_over_or_the_service_ends(monkey
         async def _drain_behind_haproxy(self, least_s: float) -> None:
             drained.append((now, least_s))
 
+        async def _dataplane_health_check(self) -> tuple[bool, str]:
+            return False, "DRAINING"
+
     async def ends() -> bool:
         nonlocal seen
         seen += 1
+        assert await staying._dataplane_health_check() == (True, "success")
         return seen >= ends_after
 
     monkeypatch.setattr(serve_replica, "asyncio", SimpleNamespace(sleep=pass_time))
     monkeypatch.setattr(serve_replica, "time", SimpleNamespace(monotonic=lambda: now))
-    serve_replica.stay(SimpleNamespace(Replica=Replica), ends)
-    await Replica()._drain_behind_haproxy(0.5)
+    serve_replica.stay(SimpleNamespace(Replica=Replica, HEALTHY_MESSAGE="success"), ends)
+    staying = Replica()
+    assert not (await staying._dataplane_health_check())[0]
+    await staying._drain_behind_haproxy(0.5)
+    assert not (await staying._dataplane_health_check())[0]
     [(ended_at, least_s)] = drained
     assert least_s == 0.0
     if seen < ends_after:

@@ -242,7 +242,7 @@ TABLE: Final = (
         _SERVE,
         "A replica closes its connections when its draining period is over, while a HAProxy from before a reload may "
         "still send it what clients ask over connections that were open: the client's connection breaks. It stays "
-        "until those are gone, unless the whole service ends.",
+        "until those are gone, healthy for who looks, unless the whole service ends.",
         "a change of HTTP processes may break a request",
     ),
     Correction(

@@ -11,7 +11,9 @@ the address of a node it finds none. Here a replica that has to be reached from 
 
 A HAProxy that was reloaded keeps the connections of clients that were open, and sends what comes over them to the
 replicas that it knew. One that has gone by then is a connection that breaks, and HAProxy hangs up on the client without
-a word. So a replica stays until no such connection can be left, unless the whole service ends.
+a word. So a replica stays until no such connection can be left, unless the whole service ends. Until then it also says
+that it is healthy: the HAProxy of a node that was not reloaded yet would take it for down and break what is under way
+(`on-marked-down shutdown-sessions`, where there are several nodes).
 """
 
 from __future__ import annotations
@@ -60,16 +62,26 @@ def stay(replica: ModuleType, ends: Callable[[], Awaitable[bool]], *, stay_s: fl
     if not active("serve-replica-drain"):
         return
     drain = replica.Replica._drain_behind_haproxy
+    health = replica.Replica._dataplane_health_check
 
     async def drain_later(self: Any, least_s: float) -> None:
         until = time.monotonic() + max(stay_s, least_s)
+        self.dspool_stays = True
         await asyncio.sleep(least_s)
         # Nobody tells when the last of those connections has gone.
         while time.monotonic() < until and not await ends():  # noqa: ASYNC110
             await asyncio.sleep(_ASK_S)
+        self.dspool_stays = False
         await drain(self, 0.0)
 
+    async def health_of_one_that_stays(self: Any) -> tuple[bool, str]:
+        if getattr(self, "dspool_stays", False):
+            return True, replica.HEALTHY_MESSAGE
+        healthy: tuple[bool, str] = await health(self)
+        return healthy
+
     replica.Replica._drain_behind_haproxy = drain_later
+    replica.Replica._dataplane_health_check = health_of_one_that_stays
 
 
 async def _serve_at_both(serve_http: Any, node: str, app: Any, options: Any, **more: Any) -> Any:
