@@ -78,12 +78,9 @@ class HttpIngress:
         security: Callable[[], Security] = Security,
         console: str | None = CONSOLE,
         is_reachable: bool = False,
-        stays: bool = False,
         beside: Any = None,
     ) -> None:
-        """`beside` is a deployment that is to run with this one; it is not asked. With `stays`, others take its place
-        while it can still be reached.
-        """
+        """`beside` is a deployment that is to run with this one; it is not asked."""
         self._pools = pools
         self._console = console
         self._settings = Settings(**settings)
@@ -94,8 +91,7 @@ class HttpIngress:
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
         replica = import_module("ray.serve._private.replica")
         serve_replica.install(replica, node_address(), is_reachable=is_reachable)
-        if stays:
-            serve_replica.stay(replica, service_ends)
+        serve_replica.stay(replica, service_ends)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         pools, security = self._pools(), self._security()
@@ -165,8 +161,6 @@ def build_app(
         settings,
         security,
         is_reachable=spread.is_reachable,
-        # Where there is no room for more of them, a new one waits until an old one has gone.
-        stays=spread.per_node is None,
         beside=beside,
     )
 

@@ -41,6 +41,9 @@ _OF_SEVERAL_NODES = {
     # The second half goes into the same line of HAProxy's file. Without it what was under way to such a replica would
     # wait for an answer for a quarter of an hour, until TCP gives up.
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER": "250ms on-marked-down shutdown-sessions",
+    # Serve ends the proxy of a node that has no replica. Where one leaves its place to the next (`ingress.per_node`)
+    # there is none until what it had under way is done: the proxy sends requests to other nodes meanwhile.
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "600",
 }
 """A HAProxy on one node has replicas on others."""
 _RESERVED = range(20_000, 30_000)
