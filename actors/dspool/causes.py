@@ -143,7 +143,7 @@ CAUSES: Final[Mapping[str, Cause]] = MappingProxyType({
     ),
     "bad_key": Cause(
         "LM profile {profile}: {why}",
-        "its provider refuses each call",
+        "its provider refuses each call; one with white space keeps the service from starting",
         "put the key there and nothing else, on every node",
     ),
     "model_unreachable": Cause(

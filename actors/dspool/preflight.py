@@ -11,7 +11,7 @@ import resource
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Final
@@ -19,8 +19,9 @@ from typing import Final
 from dspool import private_files
 from dspool.causes import CAUSES, Obstacle, met, of_os_error
 from dspool.config import PoolConfig
+from dspool.config.secret_values import UNSENDABLE
 from dspool.corrections import installed_version
-from dspool.errors import PoolError
+from dspool.errors import ConfigError, PoolError
 
 PACKAGES: Final = ("ray", "dspy")
 SOCKET_LIMIT: Final = 107
@@ -65,6 +66,7 @@ def obstacles(
             open_files,
             lambda: processes(workers),
             lambda: memory(workers),
+            lambda: unusable_key(pools),
         ]
     if own_ray and serves:
         looks.append(programs_refused)
@@ -221,6 +223,18 @@ def memory(workers: int, limit: int | None = None) -> Obstacle | None:
     return met("little_memory", limit_mb=limit // _MB, workers=workers, needed_mb=needed)
 
 
+def unusable_key(configs: Sequence[PoolConfig], environ: Mapping[str, str] = os.environ) -> Obstacle | None:
+    """A key that no provider gets as it is. One that is not there may be another's business, or come later."""
+    for config in configs:
+        for name, profile in config.lm_profiles.items():
+            try:
+                profile.api_key(environ)
+            except ConfigError as refused:
+                if refused.details.get("rule") in UNSENDABLE:
+                    return met("bad_key", profile=name, why=refused.message)
+    return None
+
+
 def memory_limit() -> int | None:
     """Bytes that the control group of this process, and those above it, may have; None without a limit."""
     found = [
@@ -296,4 +310,5 @@ __all__ = [
     "shared_memory",
     "state_directory",
     "temporary_directory",
+    "unusable_key",
 ]

@@ -1,5 +1,6 @@
 """Only JSON as it is: what a body is said to be, and how it is packed."""
 
+import gzip
 from types import SimpleNamespace
 
 import msgspec
@@ -55,6 +56,12 @@ def test_a_byte_order_mark_is_no_part_of_the_json():
 def test_utf_16_that_is_not_said_to_be_so_is_told_as_what_it_is(encoding):
     with pytest.raises(MalformedRequest, match="it looks like UTF-16"):
         decode(msgspec.json.Decoder(dict), '{"a": 1}'.encode(encoding))
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b'{"a": 1}'), b"\x28\xb5\x2f\xfd\x20\x08\x41\x00"])
+def test_a_compressed_body_that_is_not_said_to_be_one_is_told_as_what_it_is(body):
+    with pytest.raises(MalformedRequest, match="is compressed"):
+        decode(msgspec.json.Decoder(dict), body)
 
 
 def test_bytes_of_another_encoding_within_are_no_utf_8():

@@ -27,6 +27,7 @@ from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
 from dspool.cli.programs import flags_for
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
+from dspool.config import PoolConfig
 from dspool.core.lifecycle.start_steps import StepTiming
 from dspool.errors import ConfigError, Conflict, NotAllowed, WorkerStartFailed
 from dspool.messages import PoolStatus, SessionInfo, WorkerStatus
@@ -351,6 +352,7 @@ def test_the_run_file_is_for_its_owner_only_and_survives_rubbish(tmp_path):
 
 def test_hosts_and_ports_are_checked(taken_port):
     assert checked_host("localhost") == checked_host("127.0.0.1") == "127.0.0.1"
+    assert PoolConfig(service={"host": "[::1]"}).service.host == "[::1]"
     assert checked_host("::1") == checked_host("[::1]") == checked_host("0:0:0:0:0:0:0:1") == "::1"
     assert checked_host("::ffff:127.0.0.1") == "127.0.0.1"
     assert checked_host("::", tokens=True) == "::"

@@ -516,6 +516,10 @@ def test_variables_that_kubernetes_sets_for_a_service_are_ignored_and_said(servi
         ("DSPOOL_DB_SERVICE_HOST", "fd00::4"),
         ("DSPOOL_DB_PORT_5432_SCTP_PROTO", "sctp"),
         ("DSPOOL_DB_NAME", "/web/dspool-db"),
+        ("DSPOOL_PORT_8000_TCP_START", "tcp://172.17.0.5:8000"),
+        ("DSPOOL_PORT_8000_TCP_PORT_END", "8010"),
+        ("DSPOOL_ENV_PYTHON_VERSION", "3.12.1"),
+        ("DSPOOL_API_ENV_LANG", "C.UTF-8"),
     ],
 )
 def test_other_service_links_are_ignored_too(name, value):

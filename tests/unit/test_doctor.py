@@ -21,6 +21,7 @@ from dspool.errors import WorkerStartFailed
 from dspool.runtime import cluster, store_place
 from dspool.runtime.forkserver import ParentReport, StartMethod
 from dspool.store.place import node_of_store
+from dspool.tokens import issue
 
 run = CliRunner().invoke
 GB = 2**30
@@ -207,6 +208,27 @@ def test_a_taken_port_fails_unless_the_service_itself_has_it(tmp_path):
         mine = ServiceRun(pid=1, pid_started=1.0, pool="p", url=f"http://127.0.0.1:{number}")
         assert complete(service.port(config, mine)) == "ok"
     assert complete(service.port(config, None)) == "ok"
+
+
+def test_it_says_who_gets_in_and_what_keeps_a_start_from_letting_anybody_in(tmp_path):
+    assert complete(service.access(PoolConfig(), {})) == "ok"
+    network = {"host": "0.0.0.0"}
+    assert complete(service.access(PoolConfig(service=network), {})) == "fail"
+    tokens = tmp_path / "tokens.yaml"
+    tokened = PoolConfig(service={**network, "tokens_file": str(tokens)})
+    assert complete(service.access(tokened, {})) == "fail"
+    issue(tokens, "me", "admin")
+    assert service.access(tokened, {}).found == "1 token for 0.0.0.0"
+    tokens.chmod(0o644)
+    found = service.access(tokened, {})
+    assert complete(found) == "fail"
+    assert "chmod 600" in found.found
+
+
+def test_it_takes_the_address_that_a_start_is_to_take(tmp_path):
+    found = doctor.examine(None, tmp_path, host="10.1.2.3", port=0).findings
+    (access,) = [one for one in found if one.check == "access"]
+    assert (access.level, "10.1.2.3" in access.found) == ("fail", True)
 
 
 def test_a_language_model_needs_its_key_and_its_library(monkeypatch):

@@ -140,7 +140,7 @@ def test_a_file_of_variables_adds_what_is_not_set(tmp_path):
     assert environ == {"SET": "before", "ONE": "1 2", "TWO": "zwei", "EMPTY": "", "AS_IS": "${ONE}"}
 
 
-@pytest.mark.parametrize("line", ["'unbalanced", "NAME", f"A='{KEY}"])
+@pytest.mark.parametrize("line", ["'unbalanced", "NAME", f"A='{KEY}", f"A={KEY}\0"])
 def test_a_line_that_is_none_is_refused_by_its_number(tmp_path, line):
     file = tmp_path / ".env"
     file.write_text(f"ONE=1\n{line}\n")

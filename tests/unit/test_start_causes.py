@@ -388,6 +388,22 @@ def test_a_key_with_white_space_is_named_and_not_shown():
     assert "hunter2" not in str(finding)
 
 
+@pytest.mark.parametrize("key", ["hunter2\n", " hunter2", "hun\tter2"])
+def test_a_start_with_such_a_key_is_refused_in_the_same_words(monkeypatch, tmp_path, key):
+    config = PoolConfig(
+        state_dir=tmp_path, lm_profiles={"m": {"model": "openai/x", "api_key_env": "THE_KEY"}}
+    )
+    monkeypatch.setenv("THE_KEY", key)
+    (finding,) = service.language_models(config)
+    same_words(raised(preflight.refuse_obstacles, config), finding, "bad_key")
+
+
+def test_a_start_without_the_key_of_a_profile_is_not(monkeypatch, tmp_path):
+    monkeypatch.delenv("THE_KEY", raising=False)
+    profiles = {"m": {"model": "openai/x", "api_key_env": "THE_KEY"}}
+    preflight.refuse_obstacles(PoolConfig(state_dir=tmp_path, lm_profiles=profiles))
+
+
 def test_a_model_that_nobody_serves(monkeypatch):
     profile = {"model": "openai/x", "endpoint": "http://127.0.0.1:1/v1"}
     (finding,) = service.language_models(PoolConfig(lm_profiles={"m": profile}), {})

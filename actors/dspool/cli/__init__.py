@@ -39,7 +39,7 @@ from dspool.cli.detached import run_detached
 from dspool.cli.entry import Commands, piped
 from dspool.cli.env_file import take_variables
 from dspool.cli.json_log import JsonLog
-from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
+from dspool.cli.options import ConfigFile, Debug, EnvFile, Host, Json, PoolName, Port, StateDir
 from dspool.cli.output import EXIT_FAILED, EXIT_NOT_RUNNING, Output, guarded
 from dspool.cli.service import run_file
 from dspool.cli.start import run_down, run_up
@@ -87,10 +87,8 @@ def up(
         ),
     ] = None,
     config: ConfigFile = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on; beyond loopback only with access tokens.")
-    ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    host: Host = None,
+    port: Port = None,
     address: Annotated[
         str | None, typer.Option(help='Join this Ray cluster ("auto" finds it) and do not start one.')
     ] = None,
@@ -122,10 +120,7 @@ def up(
             help="Serve in the background, also after this terminal is closed; returns when it serves.",
         ),
     ] = False,
-    env_file: Annotated[
-        Path | None,
-        typer.Option("--env-file", help="File with NAME=VALUE lines; what the environment sets counts more."),
-    ] = None,
+    env_file: EnvFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -6,10 +6,13 @@ import errno
 import ipaddress
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from dspool.causes import Obstacle, met
+from dspool.config import ServiceConfig
 from dspool.errors import ConfigError, NotAllowed
+from dspool.tokens import TokenSource, from_environment
 
 
 def checked_host(host: str, *, tokens: bool = False) -> str:
@@ -36,6 +39,22 @@ def checked_host(host: str, *, tokens: bool = False) -> str:
             host=host,
         )
     return str(address)
+
+
+def admitted_host(service: ServiceConfig, environ: Mapping[str, str]) -> tuple[str, int]:
+    """The address that `service` is to listen on, and how many tokens let somebody in.
+
+    Raises:
+        ConfigError: the tokens cannot be read, or there are none where they should be.
+        NotAllowed: an address beyond loopback without tokens.
+    """
+    tokens = len(TokenSource(service.tokens_file, from_environment(environ)))
+    if service.tokens_file is not None and tokens == 0:
+        raise ConfigError(
+            f"{service.tokens_file} has no tokens: nobody could get in; make one with `dspool token new`",
+            key="service.tokens_file",
+        )
+    return checked_host(service.host, tokens=tokens > 0), tokens
 
 
 def checked_port(host: str, port: int) -> int:

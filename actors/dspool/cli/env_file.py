@@ -24,7 +24,12 @@ def take_variables(path: Path, environ: MutableMapping[str, str]) -> list[str]:
         raise ConfigError(f"cannot read {path}: {why}", key="env_file", value=str(path)) from None
     found: dict[str, str] = {}
     for binding in bindings:
-        if binding.error or (binding.key is not None and binding.value is None):
+        # No variable holds a NUL.
+        if (
+            binding.error
+            or (binding.key is not None and binding.value is None)
+            or "\0" in binding.original.string
+        ):
             raise ConfigError(
                 f"{path} line {binding.original.line}: must be NAME=VALUE", key="env_file", value=str(path)
             )

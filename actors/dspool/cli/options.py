@@ -32,6 +32,14 @@ StateDir = Annotated[
         "--state-dir", help="Where sessions and the run file are kept. Names the service to talk to."
     ),
 ]
+Host = Annotated[
+    str | None, typer.Option(help="Address to listen on; beyond loopback only with access tokens.")
+]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option("--env-file", help="File with NAME=VALUE lines; what the environment sets counts more."),
+]
 PoolName = Annotated[
     str | None,
     typer.Option(

@@ -18,7 +18,7 @@ import msgspec
 
 from dspool import preflight
 from dspool.cli import detached
-from dspool.cli.address import checked_host, checked_port
+from dspool.cli.address import admitted_host, checked_port
 from dspool.cli.first_process import become_child
 from dspool.cli.json_log import JsonLog, follow
 from dspool.cli.output import EXIT_INTERRUPTED, Output
@@ -27,8 +27,7 @@ from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
 from dspool.config import Loaded, PoolConfig, load_config, load_pools
 from dspool.core.lifecycle.start_steps import StepTiming, timings_text
-from dspool.errors import ConfigError, PoolError
-from dspool.tokens import TokenSource, from_environment
+from dspool.errors import PoolError
 
 _SECRET = frozenset({"store_url", "extra", "kwargs"})
 
@@ -147,17 +146,11 @@ def _checked(file: Path | None, flags: dict[str, Any]) -> tuple[list[PoolConfig]
     """The configurations of the pools, with an address that can be listened on; and `flags` with that address.
 
     Raises:
-        ConfigError: the tokens cannot be read. NotAllowed: an address beyond loopback without tokens.
+        ConfigError, NotAllowed: see `admitted_host`.
     """
     first = load_config(cli=flags, file=file).config
     service = first.service
-    tokens = TokenSource(service.tokens_file, from_environment(os.environ))
-    if service.tokens_file is not None and len(tokens) == 0:
-        raise ConfigError(
-            f"{service.tokens_file} has no tokens: nobody could get in; make one with `dspool token new`",
-            key="service.tokens_file",
-        )
-    host = checked_host(service.host, tokens=len(tokens) > 0)
+    host, _ = admitted_host(service, os.environ)
     left = RunFile(first.state_dir).read()
     # It has the port that it serves at, and is taken over.
     goes_on = left is not None and left.serves_alone()

@@ -37,9 +37,13 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[str], object]], ...]] = (
     (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PROTO"), _PROTOCOL.fullmatch),
     (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PORT"), _NUMBER.fullmatch),
     (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_ADDR"), _is_address),
+    (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_(START|END)"), _URL.fullmatch),
+    (re.compile(r"\ADSPOOL\w*_PORT_\d+_(TCP|UDP|SCTP)_PORT_(START|END)"), _NUMBER.fullmatch),
     (re.compile(r"\ADSPOOL\w*_NAME"), _CONTAINER.fullmatch),
+    # Whatever the linked container has in its environment.
+    (re.compile(r"\ADSPOOL(_\w{1,80}?)?_ENV_\w+"), lambda value: True),
 )
-"""The last one is Docker's."""
+"""The last four are Docker's (`--link`)."""
 
 
 def is_service_link(name: str, value: str | None) -> bool:

@@ -273,7 +273,7 @@ class TelemetryConfig(Part):
 
 
 class ServiceConfig(Part):
-    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_%-]+$")
+    host: str = Field(default="127.0.0.1", pattern=r"^\[?[A-Za-z0-9.:_%-]+\]?$")
     """Address the HTTP service binds to."""
     port: Port = 8000
     """Port the HTTP service binds to; 0 takes a free one."""

@@ -20,6 +20,9 @@ LONGEST: Final = 65_536
 MOUNTED: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
 """Where Docker, Podman and Kubernetes put secrets. Their owner and mode are the engine's choice."""
 
+UNSENDABLE: Final = ("not empty", "no white space")
+"""The rules of a secret that no header would change or refuse."""
+
 
 def checked_secret(text: str, source: str) -> str:
     """`text`, which no header would change or refuse.
@@ -28,12 +31,12 @@ def checked_secret(text: str, source: str) -> str:
         ConfigError: it is empty, or holds white space or a control character. `source` is named, the value is not.
     """
     if not text:
-        raise ConfigError(f"{source} is empty", key=source, rule="not empty")
+        raise ConfigError(f"{source} is empty", key=source, rule=UNSENDABLE[0])
     if any(character.isspace() or not character.isprintable() for character in text):
         raise ConfigError(
             f"{source} holds white space or a control character, perhaps at its end; a key or token has none",
             key=source,
-            rule="no white space",
+            rule=UNSENDABLE[1],
         )
     return text
 
@@ -97,4 +100,13 @@ def is_mounted(path: Path) -> bool:
     return any(path.absolute().is_relative_to(place) for place in MOUNTED)
 
 
-__all__ = ["FILE_SUFFIX", "checked_secret", "is_mounted", "read_secret", "said_by", "secret_of", "text_of"]
+__all__ = [
+    "FILE_SUFFIX",
+    "UNSENDABLE",
+    "checked_secret",
+    "is_mounted",
+    "read_secret",
+    "said_by",
+    "secret_of",
+    "text_of",
+]

@@ -53,6 +53,8 @@ _ONCE = frozenset(
 )
 """Headers that decide something. Of two, what stands in front of the service may have looked at the other one."""
 
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+"""How gzip and Zstandard begin."""
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _LARGE_EXPONENT = re.compile(rb"[eE][-+]?[0-9]{3}")
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
@@ -241,6 +243,10 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     if not body:
         raise MalformedRequest("the body is empty; send a JSON object")
     body = body.removeprefix(codecs.BOM_UTF8)
+    if body.startswith(_COMPRESSED):
+        raise MalformedRequest(
+            "the body is compressed, and no header says so; send it as it is, without compression"
+        )
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
         raise MalformedRequest("the body is not text in UTF-8, as JSON is: it looks like UTF-16 or UTF-32")
     refuse_too_much(body)

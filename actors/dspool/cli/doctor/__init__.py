@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,8 @@ from dspool.cli import overview
 from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail, of
 from dspool.cli.doctor.listeners import ListeningSocket
-from dspool.cli.options import ConfigFile, Debug, Json, PoolName, StateDir
+from dspool.cli.env_file import take_variables
+from dspool.cli.options import ConfigFile, Debug, EnvFile, Host, Json, PoolName, Port, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
 from dspool.config import PoolConfig, load_config
@@ -33,21 +35,27 @@ def add_to(app: typer.Typer) -> None:
 
 def doctor(
     config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
     state_dir: StateDir = None,
     address: Annotated[
         str | None, typer.Option(help="The Ray cluster that `dspool up --address` is to join, or `auto`.")
     ] = None,
     pool: PoolName = None,
+    env_file: EnvFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check this machine, the configuration and the running service. Exit code 1 when something fails.
 
-    Changes nothing and starts nothing that stays.
+    With what `dspool up` is to be told: the same file, address and variables. Changes nothing and starts nothing that
+    stays.
     """
     out = Output(json, debug)
     with guarded(out):
-        findings, open_ports = examine(config, state_dir, address, pool)
+        if env_file is not None:
+            take_variables(env_file, os.environ)
+        findings, open_ports = examine(config, state_dir, address, pool, host=host, port=port)
         worst = _worst(findings)
         table = f"\n\n{listeners.picture(open_ports)}" if open_ports else ""
         out.result(
@@ -69,7 +77,13 @@ class Examination(NamedTuple):
 
 
 def examine(
-    file: Path | None, state_dir: Path | None, address: str | None = None, pool: str | None = None
+    file: Path | None,
+    state_dir: Path | None,
+    address: str | None = None,
+    pool: str | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
 ) -> Examination:
     """All checks. One that breaks is a finding itself: the others are still of use."""
     findings = [
@@ -85,7 +99,11 @@ def examine(
         *_guarded("home", machine.home),
         machine.locale(),
     ]
-    flags = {"state_dir": None if state_dir is None else str(state_dir)}
+    flags = {
+        "state_dir": None if state_dir is None else str(state_dir),
+        "service.host": host,
+        "service.port": port,
+    }
     try:
         config = load_config(cli=flags, file=file).config
     except ConfigError as refused:
@@ -119,6 +137,7 @@ def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examinatio
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,
         *_guarded("store", lambda: _store(config, nodes, joined is not None, address)),
+        *_guarded("access", lambda: service.access(config)),
         *_guarded("port", lambda: service.port(config, run)),
         *_guarded("imports", lambda: service.imports(config)),
         *_guarded("language model", lambda: service.language_models(config)),

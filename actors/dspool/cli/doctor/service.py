@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from dspool import preflight
 from dspool.causes import Obstacle, met
-from dspool.cli.address import checked_port
+from dspool.cli.address import admitted_host, checked_port
 from dspool.cli.doctor.findings import Finding, fail, of, of_error, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import named_in, try_imports
@@ -146,6 +146,17 @@ async def _connect(url: Any) -> None:
                 known_version(rows.scalar_one())
     finally:
         await engine.dispose()
+
+
+def access(config: PoolConfig, environ: Mapping[str, str] = os.environ) -> Finding:
+    """Who gets in: whether the tokens can be read, and are there where the network reaches the service."""
+    check = "access"
+    try:
+        host, tokens = admitted_host(config.service, environ)
+    except PoolError as refused:
+        advice = "make tokens with `dspool token new`, in a file that only its owner reads"
+        return of_error(check, refused, "`dspool up` refuses to start", advice)
+    return ok(check, f"{counted(tokens, 'token')} for {host}" if tokens else f"everybody on {host}")
 
 
 def port(config: PoolConfig, run: ServiceRun | None) -> Finding:
