@@ -14,9 +14,13 @@ from dspool.messages import WorkerStatus
 from tests.unit.pool_bench import ORDERS, Bench, adopted
 
 
-def test_a_starting_pool_orders_all_its_workers_at_once():
+def test_a_starting_pool_orders_all_that_take_traffic_at_once_and_then_its_spares():
     b = Bench(pool_size=3, spares=1).boot()
-    assert [a.ordinal for a in b.of(ev.StartWorker)] == [0, 1, 2, 3]
+    assert [a.ordinal for a in b.of(ev.StartWorker)] == [0, 1, 2]
+    b.obey(ev.StartWorker)
+    for ordinal in (0, 1):
+        assert b.of(ev.StartWorker, b.feed(ev.WarmFinished(b.id(ordinal)))) == []
+    assert [a.ordinal for a in b.of(ev.StartWorker, b.feed(ev.WarmFinished(b.id(2))))] == [3]
 
 
 def test_a_worker_takes_traffic_only_when_it_is_warm():

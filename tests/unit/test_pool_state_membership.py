@@ -180,7 +180,7 @@ def test_a_lazy_pool_starts_nothing_until_it_is_woken_and_is_ready_to_be():
     assert b.state.is_ready
     assert "lazy" in b.status().reason
     b.feed(ev.Woken())
-    assert len(b.of(ev.StartWorker)) == 3
+    assert len(b.of(ev.StartWorker)) == 2
     assert not b.state.is_ready
 
 

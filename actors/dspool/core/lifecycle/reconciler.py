@@ -44,8 +44,12 @@ class Reconciler:
         shortage = target + spares - len(self._staying()) - len(self._sound_spares())
         self._replace_spares(spares)
         pending = self._roster.pending
-        if shortage > len(pending):
-            self._start_some(shortage - len(pending), len(pending), now)
+        # Spares come once there are enough with traffic: they would hold those up, and take their places where the
+        # workers of another node are slower to warm.
+        missing = target - len(self._staying())
+        due = missing if missing > 0 else shortage
+        if due > len(pending):
+            self._start_some(due - len(pending), len(pending), now)
         else:
             self._stages.clear()
             for w in sorted(pending, key=lambda w: (w.phase != "starting", -w.started_at, -w.ordinal)):
