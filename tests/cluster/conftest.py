@@ -1,4 +1,7 @@
-"""One bench for all tests here: three machines with Ray, a database on a fourth, and a service on them."""
+"""A bench for each file here: three machines with Ray, a database on a fourth, and a service on them.
+
+One file's machines are off before those of the next are on: they share the processors of this one.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
     """Four machines on one switch. Those that are off are booted by whoever wants them."""
     if why := why_not():
@@ -43,7 +46,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
         yield machines
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def database(bench: list[Machine]) -> Database:
     if why := Database.why_not():
         pytest.skip(why)
@@ -52,7 +55,7 @@ def database(bench: list[Machine]) -> Database:
     return database
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nodes(bench: list[Machine]) -> RayNodes:
     """Ray on three machines; each test leaves all of them running."""
     nodes = RayNodes(bench[:3])
@@ -60,7 +63,7 @@ def nodes(bench: list[Machine]) -> RayNodes:
     return nodes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(nodes: RayNodes, database: Database) -> Iterator[Service]:
     """A pool of three workers and a spare, whose sessions are in the database."""
     config = {"pool_size": 3, "spares": 1, "store_url": database.url, "enable_optimizer": False}

@@ -111,5 +111,7 @@ class RayNodes:
     def seen(self) -> dict[str, Any]:
         """`nodes`, the addresses of the living ones, their ids `by_address`, and `actors`, as the head sees them."""
         asked = self.head.run([sys.executable, "-c", _ASK, self.address], **self.variables)
-        found: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])
+        # Ray prints what it has to say of lost nodes there as well, before and after.
+        [answer] = [line for line in asked.stdout.splitlines() if line.startswith('{"nodes"')]
+        found: dict[str, Any] = json.loads(answer)
         return found
