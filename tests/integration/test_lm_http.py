@@ -44,7 +44,8 @@ def host_for(url: str, **profile: Any) -> SessionHost:
         "model": "openai/gpt-4o-mini",
         "endpoint": url,
         "timeout_s": 5,
-        "max_rate_limit_wait_s": 1,
+        # More than the pauses before the second and the third try come to, whatever chance says.
+        "max_rate_limit_wait_s": 2,
         **profile,
     }
     host = SessionHost(PoolConfig(lm_profiles={"test": settings}))
