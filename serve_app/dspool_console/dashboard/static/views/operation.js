@@ -9,6 +9,9 @@ import { lane } from "../small_charts.js";
 
 export const create = (ctx) => new Operation(ctx);
 
+const AGAIN_MS = 2000;
+const TIMES = 15;
+
 class Operation {
   constructor(ctx) {
     this.ctx = ctx;
@@ -27,6 +30,26 @@ class Operation {
     this.log.load();
     const kept = await orNone(get(poolPath(pool, "operations") + query({ id: id.slice(0, 200), limit: 1 })), 403);
     this.kept = kept?.operations[0] ?? null;
+    // Its spans come from several processes, each after a while, and may not be there yet.
+    if (!this.found) this.poll ??= setInterval(() => this.again(), AGAIN_MS);
+  }
+
+  async again() {
+    if (document.hidden) return;
+    this.times = (this.times ?? 0) + 1;
+    try {
+      const { pool, arg } = this.ctx;
+      this.found = await orNone(get(poolPath(pool, "operations", arg)), 404);
+    } catch {
+      return;
+    }
+    if (this.found || this.times >= TIMES) clearInterval(this.poll);
+    if (this.found && !this.closed) this.draw();
+  }
+
+  close() {
+    this.closed = true;
+    clearInterval(this.poll);
   }
 
   /** What the pool keeps of it, traced or not; each name leads to all that has it. */
