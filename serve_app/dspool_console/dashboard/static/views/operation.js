@@ -20,9 +20,15 @@ class Operation {
     this.log = new LogPanel(ctx, "Log", { operation: ctx.arg });
   }
 
-  async load() {
+  /** Its trace, if it is there. */
+  async look() {
     const { pool, arg } = this.ctx;
     this.found = await orNone(get(poolPath(pool, "operations", arg)), 404);
+  }
+
+  async load() {
+    const { pool, arg } = this.ctx;
+    await this.look();
     // It may have been asked for by the id of its trace.
     const named = this.found?.spans.find((span) => span.attributes?.["dspool.operation.id"]);
     const id = named?.attributes["dspool.operation.id"] ?? arg;
@@ -31,15 +37,14 @@ class Operation {
     const kept = await orNone(get(poolPath(pool, "operations") + query({ id: id.slice(0, 200), limit: 1 })), 403);
     this.kept = kept?.operations[0] ?? null;
     // Its spans come from several processes, each after a while, and may not be there yet.
-    if (!this.found) this.poll ??= setInterval(() => this.again(), AGAIN_MS);
+    if (!this.found && !this.closed) this.poll ??= setInterval(() => this.again(), AGAIN_MS);
   }
 
   async again() {
     if (document.hidden) return;
     this.times = (this.times ?? 0) + 1;
     try {
-      const { pool, arg } = this.ctx;
-      this.found = await orNone(get(poolPath(pool, "operations", arg)), 404);
+      await this.look();
     } catch {
       return;
     }
