@@ -136,6 +136,12 @@ CAUSES: Final[Mapping[str, Cause]] = MappingProxyType({
         "no worker becomes ready",
         "correct that line, or install what is missing where workers run",
     ),
+    "not_loadable": Cause(
+        "pool {pool} cannot start: {why}",
+        "no worker becomes ready",
+        "correct what it names",
+        WorkerStartFailed,
+    ),
     "bad_configuration": Cause(
         "{why}",
         "nothing starts with it",

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from harness import QUESTION, actors_of, full, pids, until
 
+from dspool.errors import WorkerStartFailed
 from dspool.messages import PoolStatus
 from dspool.runtime import exchange, lifecycle, unfinished
 from dspool_serve.ingress.held_pools import running_config
@@ -64,6 +65,23 @@ async def test_it_is_finished_with_its_own_settings_while_operations_go_on(start
     status: PoolStatus = await pool.status()
     assert (status.desired, [one.slots for one in status.workers if one.state == "ready"]) == (1, [4])
     assert (await session.get_variable("n"))["value"] == 1
+
+
+async def test_one_to_a_program_that_no_worker_can_load_says_so_at_once_and_those_from_before_serve(start_pool):
+    pool = await start_pool()
+    await full(pool)
+    before = pool.client.config
+    config = before.override(programs={"qa": {"spec": {"signature": "question ->"}}})
+    await exchange.exchange(config, ("supervisor",))
+    with pytest.raises(WorkerStartFailed, match="cannot start.*qa: a signature needs 1 to 64 outputs"):
+        # Longer than a test may take.
+        await exchange.until_rolled(config, (), 3600.0, print)
+    assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
+    status: PoolStatus = await pool.status()
+    assert (status.ready, "1 to 64 outputs" in status.cannot_start) == (True, True)
+    await exchange.exchange(before, ("supervisor",))
+    await exchange.until_rolled(before, (), 120.0, print)
+    assert (await pool.status()).cannot_start == ""
 
 
 async def test_nothing_of_it_is_left_for_a_pool_that_starts_anew_under_the_name(start_pool, monkeypatch):

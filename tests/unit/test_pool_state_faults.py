@@ -116,6 +116,29 @@ def test_a_spare_killed_in_the_moment_of_its_promotion_is_a_death_like_any_other
     assert len(b.state.roster.spares) == 1
 
 
+@pytest.mark.parametrize("mended", ["warm", "restart"])
+def test_why_no_new_worker_starts_is_said_beside_those_that_serve_until_one_is_warm_or_asked_for(mended):
+    b = Bench(pool_size=2, restart={"backoff_s": 0.5}).boot().obey()
+    b.feed(ev.RestartRequested(b.id(0), "other settings"))
+    b.obey(ev.StartWorker)
+    (fresh,) = (w.id for w in b.state.roster if w.phase == "warming")
+    b.feed(ev.WorkerFailed(fresh, "not warm in time"))
+    assert b.status().cannot_start == "", "it may go well the next time"
+    b.obey(ev.KillWorker)
+    b.tick(0.6)
+    b.obey(ev.StartWorker)
+    (fresh,) = (w.id for w in b.state.roster if w.phase == "warming")
+    b.feed(ev.WorkerFailed(fresh, "no module shop", lasts=True))
+    assert (b.status().cannot_start, b.status().ready, len(b.members)) == ("no module shop", True, 2)
+    b.obey(ev.KillWorker)
+    if mended == "restart":
+        b.feed(ev.RestartRequested(b.id(1), "it is there now"))
+    else:
+        b.tick(60.0)
+        b.obey()
+    assert b.status().cannot_start == ""
+
+
 # --- crash loop ---
 
 

@@ -28,8 +28,14 @@ def cluster(monkeypatch):
             self.job = job
             self.jobs[job] = True
 
-        def put(self, key, value, *, namespace) -> None:
-            self.kept[key] = value
+        def put(self, key, value, *, namespace, overwrite=True) -> bool:
+            was_there = key in self.kept
+            if overwrite or not was_there:
+                self.kept[key] = value
+            return was_there
+
+        def list(self, prefix, *, namespace) -> list[bytes]:
+            return [key for key in self.kept if key.startswith(prefix)]
 
         def get(self, key, *, namespace):
             return self.kept.get(key)
@@ -41,6 +47,7 @@ def cluster(monkeypatch):
     monkeypatch.setattr(internal_kv, "_internal_kv_put", made.put)
     monkeypatch.setattr(internal_kv, "_internal_kv_get", made.get)
     monkeypatch.setattr(internal_kv, "_internal_kv_del", made.delete)
+    monkeypatch.setattr(internal_kv, "_internal_kv_list", made.list)
     monkeypatch.setattr(service_record, "this_job", lambda: made.job)
     monkeypatch.setattr(
         service_record,
@@ -78,9 +85,29 @@ async def test_one_command_at_a_time_changes_a_service(cluster):
         with pytest.raises(Conflict, match="another command"):
             async with changing(patience_s=0.0):
                 pass
+    for _ in range(3):
+        async with changing():
+            pass
+    assert list(cluster.kept.values()) == [b""], "one key is left, and nobody's"
+
+
+@pytest.mark.parametrize("others", [1, 2])
+async def test_of_two_commands_that_find_a_service_free_at_once_one_changes_it(cluster, monkeypatch, others):
     async with changing():
         pass
-    assert cluster.kept == {}
+    listed = service_record._claims()
+    # Meanwhile others come first, and the last of them is at it.
+    cluster.begin("second")
+    for _ in range(others - 1):
+        async with changing():
+            pass
+    async with changing():
+        cluster.begin("third")
+        looks = iter([listed])
+        real = service_record._claims
+        monkeypatch.setattr(service_record, "_claims", lambda: next(looks, None) or real())
+        assert service_record._claim() is None
+        assert list(cluster.kept.values()) == [b"second"]
 
 
 async def test_a_command_that_was_killed_over_it_keeps_nobody_out_once_ray_knows_of_it(cluster):

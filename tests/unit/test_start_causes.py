@@ -22,8 +22,10 @@ from dspool import preflight
 from dspool.causes import CAUSES, met
 from dspool.cli.address import checked_port
 from dspool.cli.doctor import machine, service
+from dspool.cli.doctor.findings import ok
 from dspool.cli.run_file import RunFile, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
+from dspool.cli.trial_pool import try_start
 from dspool.config import PoolConfig
 from dspool.errors import ConfigError, Conflict, PoolError, StoreFailed, WorkerStartFailed
 from dspool_serve.ingress import haproxy
@@ -378,6 +380,58 @@ def test_a_program_that_cannot_be_imported(tmp_path):
     )
     (finding,) = service.imports(config)
     same_words(raised(refuse_what_cannot_be_imported, config), finding, "not_importable")
+
+
+SHOP = """
+import dspy
+class Answer(dspy.Module):
+    def __init__(self, size: int): ...
+    def forward(self, question): ...
+class Keyed(Answer):
+    def __init__(self): raise KeyError("SHOP_KEY")
+def no_program(): ...
+def set_up(): raise ValueError("no licence")
+"""
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"programs": {"qa": {"spec": {"signature": "question ->"}}}}, "qa: a signature needs 1 to 64 outputs"),
+        ({"programs": {"qa": {"spec": {"signature": "q -> a", "module": "Predikt"}}}}, "qa: unknown module"),
+        ({"programs": {"qa": {"spec": {"signature": "q -> a"}, "adapter": "none"}}}, "qa: unknown adapter 'none'"),
+        ({"programs": {"qa": {"import_path": "doctors_shop:Answer"}}}, "qa: kwargs do not fit doctors_shop:Answer"),
+        ({"programs": {"qa": {"import_path": "doctors_shop:Keyed"}}}, "raised KeyError at doctors_shop:7"),
+        ({"programs": {"qa": {"import_path": "doctors_shop:no_program"}}}, "doctors_shop:no_program gives no dspy.Mod"),
+        ({"setup": "doctors_shop:set_up"}, "no licence"),
+    ],
+)  # fmt: skip
+def test_what_no_worker_can_load_is_found_by_one_that_tries(tmp_path, monkeypatch, told, why):
+    (tmp_path / "doctors_shop.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = PoolConfig(name="shop", state_dir=tmp_path / "state", allowed_imports=["doctors_shop"], **told)
+    finding = service.programs(config)
+    assert why in finding.found
+    same_words(raised(try_start, config), finding, "not_loadable")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_saved_state_that_is_not_there_is_found_as_well(tmp_path):
+    program = {"spec": {"signature": "q -> a"}, "state_file": str(tmp_path / "none.json")}
+    finding = service.programs(PoolConfig(state_dir=tmp_path, programs={"qa": program}))
+    assert (finding.level, "none.json" in finding.found) == ("fail", True)
+
+
+def test_programs_that_a_worker_loads_are_named_and_no_model_is_asked(tmp_path):
+    (tmp_path / "key").write_text("hunter2")
+    model = {"model": "openai/x", "endpoint": "http://127.0.0.1:1/v1", "api_key_file": str(tmp_path / "key")}
+    config = PoolConfig(
+        state_dir=tmp_path,
+        programs={"qa": {"spec": {"signature": "q -> a"}}},
+        lm_profiles={"m": model},
+        warmup={"steps": [{"step": "probe", "program": "qa", "inputs": {"q": "?"}, "paid": True}]},
+    )
+    assert service.programs(config) == ok("programs", "a worker loads qa")
 
 
 def test_a_key_with_white_space_is_named_and_not_shown():

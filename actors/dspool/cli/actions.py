@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from dspool.errors import InvalidRequest
 from dspool.messages import PoolStatus
 from dspool.remote import BlockingRemotePool
 
+CUT_OFF: Final = "the pool goes on replacing its workers; what comes after them was not begun"
 LOOK_EVERY_S = 0.25
 
 WorkerName = Annotated[
@@ -103,7 +104,7 @@ def restart(
     if rolling or worker is None:
         with serving(out, config, state_dir, pool) as found:
             found.status()  # a pool that the service does not have is refused here
-        with guarded(out):
+        with guarded(out, interrupted=CUT_OFF):
             if not rolling or worker is not None:
                 raise InvalidRequest("name a worker, or say --rolling for all of them")
             facts = restart_all(running(run_file(config, state_dir)), pool, out)

@@ -22,6 +22,10 @@ from dspool.core.lifecycle.gradual_watch import HOLD_S, STEPS, Course, course_of
 from dspool.errors import ConfigError, PoolNotReady
 
 APPLYING: Final = "dspool_serve.ingress.applying"
+CUT_OFF: Final = (
+    "what was changed stays, and workers go on being replaced; the same command does the rest, and with the file from "
+    "before it takes it back"
+)
 ALERTS: Final = "dspool_console.alerts.watch"
 """Both are loaded when they are asked for: imports point down, and this package lies below."""
 
@@ -65,7 +69,7 @@ def apply(
     workers fail more than those before; Ctrl-C goes back, too.
     """
     out = Output(json, debug)
-    with guarded(out):
+    with guarded(out, interrupted=CUT_OFF):
         course = _course(gradual, steps, hold_s)
         run = running(run_file(config, state_dir))
         facts = change(run, config, dry_run, out, course)

@@ -95,8 +95,9 @@ class Output:
 
 
 @contextmanager
-def guarded(out: Output) -> Iterator[None]:
-    """Turns an error into one line and an exit code; a traceback only with `--debug`."""
+def guarded(out: Output, *, interrupted: str = "") -> Iterator[None]:
+    """Turns an error into one line and an exit code; a traceback only with `--debug`. So does it with Ctrl-C where
+    `interrupted` says how things stand then."""
     try:
         yield
     except PoolError as failed:
@@ -106,6 +107,11 @@ def guarded(out: Output) -> Iterator[None]:
         raise typer.Exit(exit_code(failed)) from None
     except (typer.Exit, typer.Abort):
         raise
+    except KeyboardInterrupt:
+        if not interrupted:
+            raise
+        out.error(PoolError(f"interrupted: {interrupted}"))
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     except Exception as unexpected:
         if out.debug:
             raise

@@ -7,7 +7,14 @@ from typing import Any
 
 from dspool.cli.layout import many, table
 from dspool.cli.run_file import RunFile
-from dspool.cli.service import as_json, nothing_runs, pool_of, running_pool, standing_alerts
+from dspool.cli.service import (
+    as_json,
+    nothing_runs,
+    pool_of,
+    running_pool,
+    serving_version,
+    standing_alerts,
+)
 from dspool.core.metrics.diagnosis import Fault, StandingAlert, diagnose
 from dspool.core.wording import counted
 from dspool.errors import PoolError, UnknownPool
@@ -46,6 +53,7 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
         "alerts": None,
         "diagnosis": None,
         "store": None,
+        "http_version": None,
     }
     try:
         with pool_of(run, pool) as served:
@@ -71,6 +79,7 @@ def status(run_file: RunFile, pool: str | None = None) -> dict[str, Any]:
             "why": failed.message,
             "problems": [f"The service does not answer: {failed.message}"],
         }
+    facts["http_version"] = serving_version(run)
     found = diagnose(status, snapshot, map(_standing, alerts))
     return {**facts, "diagnosis": as_json(found), "problems": [fault_text(fault) for fault in found.faults]}
 
@@ -107,6 +116,13 @@ def status_text(seen: dict[str, Any]) -> str:
         lines.append(
             f"a change of settings stands at {gradual['percent']} % ({sides}): `dspool apply` finishes it"
         )
+    if seen["http_version"] and status["version"] and seen["http_version"] != status["version"]:
+        lines.append(
+            f"an upgrade is under way, or was cut off (HTTP is still dspool {seen['http_version']}): `dspool upgrade` "
+            "of the new one finishes it"
+        )
+    if status["cannot_start"] and status["ready"]:
+        lines.append(f"new workers cannot start: {status['cannot_start']}")
     if seen["metrics"] is None:
         lines.append(f"no figures: {seen['metrics_why']}")
     lines.append(f"sessions: {store_text(seen)}")

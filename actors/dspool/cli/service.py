@@ -105,6 +105,19 @@ def asks_for_token(run: ServiceRun) -> bool:
         return True
 
 
+def serving_version(run: ServiceRun) -> str | None:
+    """Of the dspool that answers HTTP there; None: it does not say."""
+
+    async def ask() -> str:
+        async with httpx.AsyncClient(transport=transport_of(run), timeout=HTTP_TIMEOUT_S) as http:
+            return str((await http.get(f"{run.url}/healthz")).json()["version"])
+
+    try:
+        return asyncio.run(ask())
+    except (httpx.TransportError, ValueError, KeyError):
+        return None
+
+
 def standing_alerts(pool: BlockingRemotePool) -> list[dict[str, Any]]:
     """The alerts that fire or are about to, as the service's dashboard has them; those that fire first."""
     alerts = pool.look("alerts")["alerts"]

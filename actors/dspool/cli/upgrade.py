@@ -21,6 +21,7 @@ from dspool.core.lifecycle.upgrades import Installation, why_not
 from dspool.errors import ConfigError, PoolNotReady
 from dspool.runtime.installed import installation
 
+CUT_OFF: Final = "the service goes on, in part with this dspool; the same command does the rest"
 UPGRADING: Final = "dspool_serve.ingress.upgrading"
 """Loaded when it is asked for, as `APPLYING` is."""
 
@@ -47,7 +48,7 @@ def upgrade(
     (exit code 2).
     """
     out = Output(json, debug)
-    with guarded(out):
+    with guarded(out, interrupted=CUT_OFF):
         facts = _upgrade(running(run_file(config, state_dir)), config, dry_run, out)
         out.result(facts, facts["message"])
 

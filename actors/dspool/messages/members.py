@@ -188,6 +188,8 @@ class PoolStatus(Message, Struct, frozen=True):
     """A change by `dspool apply --gradual` that is under way, or was cut off there: the next `apply` finishes it."""
     version: str = ""
     """Of the dspool that its supervisor runs."""
+    cannot_start: str = ""
+    """Why no new worker becomes ready, as the code or the configuration must change first; those that serve go on."""
 
     def worker_id(self, named: str | int) -> str:
         """The id of the worker that `named` means: its id, or its ordinal.

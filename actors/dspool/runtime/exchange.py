@@ -185,7 +185,8 @@ async def until_rolled(
     """Until all workers have the settings of `config`, none of `old` is left, and as many serve as should.
 
     Raises:
-        WorkerStartFailed: they do not within `patience_s` after the last one that came; the pool goes on trying.
+        WorkerStartFailed: they cannot start, or do not within `patience_s` after the last one that came; the pool goes
+            on trying.
     """
     supervisor = find_supervisor(config.name)
     mark: str = await ask_supervisor(supervisor, "worker_mark")
@@ -203,6 +204,8 @@ async def until_rolled(
         if progress != last:
             last, until = progress, time.monotonic() + patience_s
             told(f"{len(left)} of the workers of pool {config.name} are still to be replaced")
+        if status.cannot_start:
+            raise cannot_start(status)
         if time.monotonic() > until:
             raise WorkerStartFailed(
                 f"pool {config.name}: {len(left)} workers still have the old settings after {patience_s:g} s"
@@ -211,6 +214,15 @@ async def until_rolled(
                 pool=config.name,
             )
         await asyncio.sleep(_WATCH_S)
+
+
+def cannot_start(status: PoolStatus) -> WorkerStartFailed:
+    """New workers of a pool that serves on with older ones cannot start."""
+    return WorkerStartFailed(
+        f"a new worker of pool {status.name} cannot start: {status.cannot_start}; those from before serve on, and the "
+        "pool goes on trying: correct it, or apply the file from before",
+        pool=status.name,
+    )
 
 
 async def _tell_workers(config: PoolConfig) -> None:
@@ -234,4 +246,14 @@ async def _end(pool: str, role: str) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-__all__ = ["exchange", "gradual_step", "heal", "mark_of", "roll", "status_of", "until_rolled", "upgrade"]
+__all__ = [
+    "cannot_start",
+    "exchange",
+    "gradual_step",
+    "heal",
+    "mark_of",
+    "roll",
+    "status_of",
+    "until_rolled",
+    "upgrade",
+]

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from dspool.causes import met
 from dspool.config import PoolConfig
 from dspool.core.autoscale.sizing import Decision, SizingInputs
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
 from dspool.core.lifecycle.status import facts_of, status_of
 from dspool.core.lifecycle.warmup import StepRun, Strategy, WarmupReport
-from dspool.errors import PoolClosed, WorkerStartFailed
+from dspool.errors import PoolClosed
 from dspool.messages import Deployment, Membership, PoolStatus, WorkerId
 from dspool.release import VERSION
 from dspool.supervisor.adoption import Records, adopt, read_records, survey
@@ -172,9 +173,7 @@ class Supervisor:
             why = status_of(self._state).reason or "workers are still starting"
             raise TimeoutError(f"pool {self.config.name} is not ready after {limit:g} s: {why}") from None
         if not state.is_ready:
-            raise WorkerStartFailed(
-                f"pool {self.config.name} cannot start: {state.condition.broken}", pool=self.config.name
-            )
+            raise met("not_loadable", pool=self.config.name, why=state.condition.broken).error()
         return status_of(self._state, wall_offset=self._wall() - self._clock(), version=VERSION)
 
     async def shutdown(self, timeout_s: float = 30.0) -> None:

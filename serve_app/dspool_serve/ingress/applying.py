@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,16 +104,26 @@ async def running_pools(record: ServiceRecord, *, heals: bool = True) -> dict[st
 async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig], *, heals: bool = True) -> Plan:
     """What turns what runs into what is wanted; with `heals` what was cut off is finished first, else nothing changes.
 
-    Raises: PoolNotReady: as `running_pools`.
+    Raises:
+        PoolNotReady: as `running_pools`.
+        Conflict: with `heals`, another command changes the service.
     """
-    running, names = await running_pools(record, heals=heals), {config.name for config in wanted}
-    kept = tuple(name for name in record.pools if name in running or name in names)
-    if heals and kept and kept != record.pools:
-        # One that has ended is still named where the `apply` that ended it was cut off.
-        _written(record, pools=kept)
+    names = {config.name for config in wanted}
+    if heals:
+        async with service_record.changing():
+            record = await _healed(service_record.read() or record, names)
+    running = await running_pools(record, heals=False)
     found = changes(running, {config.name: config for config in wanted})
     standing = tuple([name for name in running if name in names and await _stands(name)])
     return Plan(pools=found, new_ingress=record.ingress != ingress_mark(wanted), standing=standing)
+
+
+async def _healed(record: ServiceRecord, names: Collection[str]) -> ServiceRecord:
+    """The record, once what was cut off is finished. One that has ended is still named where the `apply` that ended it
+    was cut off, and is no longer then, unless it is among `names`."""
+    running = await running_pools(record)
+    kept = tuple(name for name in record.pools if name in running or name in names)
+    return _written(record, pools=kept) if kept and kept != record.pools else record
 
 
 async def _stands(pool: str) -> bool:

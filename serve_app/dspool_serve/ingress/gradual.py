@@ -194,13 +194,15 @@ class GradualApply:
 
     async def _reached(self) -> None:
         """Until the workers of this step are there."""
-        from dspool.runtime.exchange import status_of
+        from dspool.runtime.exchange import cannot_start, status_of
 
         last, until = None, time.monotonic() + self._patience_s
         while True:
             status = await status_of(self._config.name)
             if status.gradual is None or status.gradual.reached:
                 return
+            if status.cannot_start:
+                raise cannot_start(status)
             progress = (status.gradual.workers_new, status.gradual.workers_old)
             if progress != last:
                 last, until = progress, time.monotonic() + self._patience_s

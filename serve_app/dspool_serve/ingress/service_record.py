@@ -22,7 +22,8 @@ from dspool.runtime.installed import installation
 
 Phase = Literal["starting", "serving", "stopping"]
 _KEY, _NAMESPACE = b"service", b"dspool"
-_CHANGING = b"service changes"
+_CLAIMS = b"service changes "
+_CHANGING = _CLAIMS + b"%d"
 _GONE_S = 5.0
 _OF_SERVICE = ("pools", "ingress", "flags", "installation", "chosen", "upgrade")
 """What is the service's, whoever looks after it."""
@@ -122,22 +123,58 @@ async def changing(patience_s: float = _GONE_S) -> AsyncIterator[None]:
     Raises:
         Conflict: another command does; nothing was changed.
     """
-    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
-
-    holder = (_internal_kv_get(_CHANGING, namespace=_NAMESPACE) or b"").decode()
     until = time.monotonic() + patience_s
-    while holder not in ("", this_job()) and _lives(holder):
+    while (claim := _claim()) is None:
         if time.monotonic() > until:
             raise Conflict(
                 "another command changes this service just now; nothing was changed, try again when it is done"
             )
         # Ray notices a moment later that it was killed.
         await asyncio.sleep(0.1)
-    _internal_kv_put(_CHANGING, this_job().encode(), namespace=_NAMESPACE)
     try:
         yield
     finally:
-        _internal_kv_del(_CHANGING, namespace=_NAMESPACE)
+        _put_claim(claim, "", overwrite=True)
+
+
+def _claim() -> int | None:
+    """The number of this process's claim to change the service; None: somebody who lives has an earlier one.
+
+    Ray's store has no exchange of a value for another, and only lets one process make a key. So claims are keys with
+    numbers, of which the last counts, and whoever ends one leaves the key empty.
+    """
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get
+
+    last = max(_claims(), default=0)
+    holder = (_internal_kv_get(_CHANGING % last, namespace=_NAMESPACE) or b"").decode() if last else ""
+    if holder and _lives(holder):
+        return None
+    mine = last + 1
+    if not _put_claim(mine, this_job(), overwrite=False):
+        return None
+    claims = _claims()
+    if max(claims) != mine:
+        # Others had and ended theirs meanwhile, and this number was free again.
+        _internal_kv_del(_CHANGING % mine, namespace=_NAMESPACE)
+        return None
+    for number in claims - {mine}:
+        _internal_kv_del(_CHANGING % number, namespace=_NAMESPACE)
+    return mine
+
+
+def _claims() -> set[int]:
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    return {int(key.rpartition(b" ")[2]) for key in _internal_kv_list(_CLAIMS, namespace=_NAMESPACE)}
+
+
+def _put_claim(number: int, holder: str, *, overwrite: bool) -> bool:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    was_there = _internal_kv_put(
+        _CHANGING % number, holder.encode(), overwrite=overwrite, namespace=_NAMESPACE
+    )
+    return not was_there
 
 
 class Registration:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dspool.cli.doctor import service
-from dspool.cli.doctor.findings import Finding, fail, ok, warn
+from dspool.cli.doctor.findings import Finding, fail, of_error, ok, warn
+from dspool.cli.trial_pool import trial_pool
 from dspool.config import PoolConfig
 from dspool.core.wording import counted
 from dspool.errors import PoolError
@@ -63,44 +61,16 @@ def _configuration(configs: Sequence[PoolConfig]) -> Finding:
 
 async def _with_a_pool(config: PoolConfig, *, paid: bool, seconds: float) -> list[Finding]:
     """What one worker of it does, warmed as it will be, in a place of its own."""
-    from dspool.local.pool import LocalPool
-    from dspool.local.processes import ProcessRuntime
-
-    with _aside(config) as trial:
-        began = time.monotonic()
-        try:
-            async with LocalPool.start(trial, ProcessRuntime) as pool:
-                findings = [
-                    ok(
-                        "warm-up",
-                        f"pool {config.name}: a worker is warm after {time.monotonic() - began:.1f} s",
-                    )
-                ]
-                findings += await _models(pool, config, paid=paid)
-                findings.append(await _benchmark(pool, config, seconds))
-                return findings
-        except PoolError as failed:
-            meaning = "no worker becomes ready"
-            return [
-                fail("warm-up", f"pool {config.name}: {failed.message}", meaning, "correct what it names")
-            ]
-
-
-@contextmanager
-def _aside(config: PoolConfig) -> Iterator[PoolConfig]:
-    """One worker of the same pool, with files and a store that are gone afterwards: no session is touched."""
-    with tempfile.TemporaryDirectory(prefix="dspool-preflight-") as directory:
-        yield config.override(
-            pool_size=1,
-            min_pool_size=1,
-            spares=0,
-            max_overflow=0,
-            lazy=False,
-            enable_optimizer=False,
-            store_url=None,
-            state_dir=Path(directory),
-            warmup={"min_ready": 1},
-        )
+    began = time.monotonic()
+    try:
+        async with trial_pool(config) as pool:
+            took_s = time.monotonic() - began
+            findings = [ok("warm-up", f"pool {config.name}: a worker is warm after {took_s:.1f} s")]
+            findings += await _models(pool, config, paid=paid)
+            findings.append(await _benchmark(pool, config, seconds))
+            return findings
+    except PoolError as failed:
+        return [of_error("warm-up", failed, "no worker becomes ready", "correct what it names")]
 
 
 async def _models(pool: LocalPool, config: PoolConfig, *, paid: bool) -> list[Finding]:

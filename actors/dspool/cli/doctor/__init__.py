@@ -109,11 +109,11 @@ def examine(
     except ConfigError as refused:
         findings.append(of("configuration", met("bad_configuration", why=refused.message)))
         return Examination(findings, [])
-    of_service = _of(config, address, pool)
+    of_service = _of(config, address, pool, findings)
     return of_service._replace(findings=[*findings, *of_service.findings])
 
 
-def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examination:
+def _of(config: PoolConfig, address: str | None, pool: str | None, before: Sequence[Finding]) -> Examination:
     run_file = RunFile(config.state_dir)
     run = run_file.read()
     run = run if run is not None and run.alive() else None
@@ -146,6 +146,9 @@ def _of(config: PoolConfig, address: str | None, pool: str | None) -> Examinatio
         *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
         *_guarded(listeners.CHECK, listening),
     ]
+    if run is None and _worst([*before, *findings]) != "fail":
+        # One that runs tells of its own workers, and what fails already may be why a worker does.
+        findings += _guarded("programs", lambda: service.programs(config))
     return Examination(findings, open_ports)
 
 

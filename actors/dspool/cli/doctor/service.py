@@ -22,6 +22,7 @@ from dspool.cli.address import admitted_host, checked_port
 from dspool.cli.doctor.findings import Finding, fail, of, of_error, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import named_in, try_imports
+from dspool.cli.trial_pool import try_start
 from dspool.config import LMProfile, PoolConfig
 from dspool.config.base import without_secrets
 from dspool.core.wording import counted
@@ -182,6 +183,18 @@ def imports(config: PoolConfig) -> list[Finding]:
         for failure in try_imports(config)
     ]
     return findings or [ok(check, f"{len(named)} of {len(named)} import paths")]
+
+
+def programs(config: PoolConfig) -> Finding:
+    """Whether a worker becomes warm with them, tried with one."""
+    check = "programs"
+    if not config.programs and config.setup is None and not config.warmup.steps:
+        return ok(check, "the one that dspool brings")
+    try:
+        try_start(config)
+    except PoolError as failed:
+        return of_error(check, failed, "no worker becomes ready", "correct what it names")
+    return ok(check, f"a worker loads {', '.join(config.programs)}")
 
 
 def language_models(config: PoolConfig, environ: Mapping[str, str] = os.environ) -> list[Finding]:

@@ -23,7 +23,7 @@ class Condition:
         self.was_ready = False
         self.last_failure = ""
         self.broken = ""
-        """Why no worker can be started; empty while that may go well, and once a worker was ready."""
+        """Why no new worker becomes ready, as the code or the configuration must change first; empty while one may."""
         self.failures = 0
         """Workers that died, were given up or could not be started."""
         self.lost = 0
@@ -57,8 +57,6 @@ class Condition:
         self.lost = min(self.lost, max(0, target - len(self._roster.ready)))
         if not self.lost:
             self.lost_since = None
-        if self.was_ready or self._roster.ready:
-            self.broken = ""
         if awake:
             self._judge_start(ready=ready, full=full, now=now)
         why = self._why_degraded(full=full, closed=closed, now=now)

@@ -30,8 +30,11 @@ def lasts(failed: Exception) -> bool:
 
 
 def text_of(failed: Exception) -> str:
-    """What it says, with the text of the author's exception; never empty."""
-    return str(failed) or (failed.message if isinstance(failed, PoolError) else "") or repr(failed)
+    """What it says, with the program that it is about and the text of the author's exception; never empty."""
+    if not isinstance(failed, PoolError):
+        return str(failed) or repr(failed)
+    program = failed.details.get("program")
+    return f"{f'{program}: ' if program else ''}{str(failed) or failed.message or repr(failed)}"
 
 
 __all__ = ["lasts", "text_of"]

@@ -111,13 +111,11 @@ class PoolState:
         times = [w.deadline for w in self.roster if w.deadline is not None]
         if self._breaker.not_before > now:
             times.append(self._breaker.not_before)
-        closes = self._breaker.closes_at(now)
-        if closes is not None:
+        if (closes := self._breaker.closes_at(now)) is not None:
             times.append(closes)
         if self.closed and len(self.roster):
             times.append(self._closed_by)
-        max_age = self.config.recycle.max_age_s
-        if max_age is not None:
+        if (max_age := self.config.recycle.max_age_s) is not None:
             times += [w.started_at + max_age for w in self.roster.in_phase("ready", "spare") if not w.leaving]
         return min(times, default=None)
 
@@ -176,10 +174,10 @@ class PoolState:
             case ev.WarmFinished(worker_id):
                 if (w := self._in_phase(worker_id, "warming")) is not None:
                     orders.keep(w)
-                    duration_s = now - w.started_at
+                    self.condition.broken = ""
                     # One slow start moves the estimate by a third, so it follows what has become usual.
                     share = 3 if self.condition.was_ready else 1
-                    self.start_delay_s += (duration_s - self.start_delay_s) / share
+                    self.start_delay_s += (now - w.started_at - self.start_delay_s) / share
             case ev.WorkerFailed(worker_id, why, lasts):
                 if (w := self._in_phase(worker_id, *PENDING)) is not None:
                     self.condition.broken = self.condition.broken or (why if lasts and not w.canary else "")
@@ -203,6 +201,8 @@ class PoolState:
             case ev.DrainRequested(worker_id, why):
                 self._drain_requested(self.worker(worker_id), why)
             case ev.RestartRequested(worker_id, why):
+                # What kept new ones from starting may be mended.
+                self.condition.broken = ""
                 if (w := self.worker(worker_id)).phase in ("ready", "spare"):
                     w.leaving = why
             case ev.CanaryRequested():

@@ -58,6 +58,7 @@ def status_of(state: PoolState, *, wall_offset: float = 0.0, version: str = "") 
         ended=state.ended.rows(wall_offset),
         gradual=state.gradual.status(state.target, state.config.spares),
         version=version,
+        cannot_start=state.condition.broken,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from dspool.core.lifecycle.source import ImportedSource, check_source, import_paths
-from dspool.errors import Conflict, UnknownProgram, suggestion
+from dspool.errors import Conflict, PoolError, UnknownProgram, suggestion
 from dspool.messages import Deployment
 from dspool.programs.program import Definition, Program
 
@@ -28,9 +28,13 @@ class PoolPrograms:
 
         Raises:
             Conflict: this process has imported other source than the version is made of.
-            PoolError: what loading raises.
+            PoolError: what loading raises, with the `program`.
         """
-        program = self._load(Definition(d.spec, d.state, d.import_path, d.kwargs, d.program_dir))
+        try:
+            program = self._load(Definition(d.spec, d.state, d.import_path, d.kwargs, d.program_dir))
+        except PoolError as failed:
+            failed.details.setdefault("program", d.program)
+            raise
         if paths := import_paths(d):
             # Asked in any case: from now on a late import of this source gets what it is now, or fails.
             check_source(d, self._source(paths).modules)
