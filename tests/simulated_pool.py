@@ -128,6 +128,9 @@ class SimulatedPool(SimulatedLoad):
     def reached(self) -> int:
         return 1
 
+    def seen(self, why: str) -> PoolStatus:
+        return PoolStatus(self.name, "unknown", False, 0, 0, 0, 0, reason=why)
+
     async def end_login(self, token: str, login: str, until: float) -> dict[str, dict[str, float]]:
         self.ended_by_token.setdefault(token, {})[login] = until
         return await self.ended_logins()

@@ -17,10 +17,14 @@ from dspool.messages import (
     EndSession,
     ExecuteCode,
     ExecuteProgram,
+    Member,
+    PoolStatus,
     Result,
     StorageLimits,
     StreamEvent,
     StreamProgram,
+    WorkerState,
+    WorkerStatus,
 )
 from dspool.session import SessionMethods, checked_id
 from dspool.telemetry.tracing import Tracing
@@ -176,7 +180,41 @@ class DirectPool(BatchMethods):
 
     def reached(self) -> int:
         """Workers that this process is connected to."""
-        return self.client.connected
+        return len(self.client.connected)
+
+    def seen(self, why: str) -> PoolStatus:
+        """The pool as this process sees it while its supervisor, for this reason, does not say more: the workers that
+        take traffic, `ready` where it is connected to them and else `failed`."""
+        membership, connected = self.client.membership, self.client.connected
+        workers = tuple(
+            [_seen(member, reached=member.worker_id in connected) for member in membership.workers]
+        )
+        actual = sum(one.state == "ready" for one in workers)
+        return PoolStatus(
+            name=self.client.config.name,
+            state="unknown",
+            ready=actual >= max(1, self.config.min_ready),
+            desired=len(workers),
+            actual=actual,
+            spares=0,
+            membership_version=membership.version,
+            workers=workers,
+            programs=membership.programs,
+            reason=why,
+        )
+
+
+def _seen(member: Member, *, reached: bool) -> WorkerStatus:
+    state: WorkerState = "ready" if reached else "failed"
+    return WorkerStatus(
+        member.worker_id,
+        member.ordinal,
+        state,
+        pid=member.pid,
+        node=member.node,
+        slots=member.slots,
+        reason="" if reached else "this process does not reach it",
+    )
 
 
 class SessionHandle(SessionMethods):

@@ -16,6 +16,7 @@ from dspool.core.metrics.operation_records import FoundOperations, OperationQuer
 from dspool.messages import (
     AnyCommand,
     Deployment,
+    PoolStatus,
     Result,
     SessionInfo,
     StorageLimits,
@@ -136,6 +137,10 @@ class ClusterPool(PoolAdministration, PoolObservation, PoolStorage, PoolInspecti
 
     def reached(self) -> int:
         """Workers that this process is connected to."""
+        ...
+
+    def seen(self, why: str) -> PoolStatus:
+        """The pool as this process sees it, while its supervisor, for this reason, does not say more."""
         ...
 
     async def run(

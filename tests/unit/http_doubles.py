@@ -149,6 +149,10 @@ class FakePool:
     def reached(self) -> int:
         return self.workers_reached
 
+    def seen(self, why: str) -> PoolStatus:
+        reached = self.workers_reached
+        return PoolStatus(self.name, "unknown", reached > 0, 2, reached, 0, 1, reason=why)
+
     async def end_login(self, token: str, login: str, until: float) -> dict[str, dict[str, float]]:
         self.ended_by_token.setdefault(token, {})[login] = until
         return await self.ended_logins()

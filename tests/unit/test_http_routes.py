@@ -9,6 +9,7 @@ from http_doubles import FakePool, FixedPools, assert_problem, client_of
 
 from dspool.errors import PoolNotReady, StoreFailed
 from dspool.messages import CreateProgram, DeleteProgram, ExecuteProgram, GetProgramInfo
+from dspool_serve.api import pool as api_pool
 from dspool_serve.api.application import Application
 
 QA = "/v1/pools/default/programs/qa/execute"
@@ -177,6 +178,36 @@ async def test_readyz_is_200_while_the_supervisor_is_away_and_its_workers_are_th
         assert (seen["ready"], seen["missing"]) == (True, ["default: supervisor: it is being restarted"])
         pool.workers_reached = 0
         assert "workers" in assert_problem(await http.get("/readyz"), 503, "pool_not_ready")["detail"]
+
+
+@pytest.mark.parametrize(("reached", "limit"), [(1, "TROUBLE_S"), (2, "STATUS_TIMEOUT_S")])
+async def test_while_the_supervisor_says_nothing_a_pool_is_shown_as_this_process_sees_it(
+    monkeypatch, reached, limit
+):
+    pool = FakePool()
+    pool.workers_reached = reached
+    pool.status = asyncio.Event().wait
+    for name in ("TROUBLE_S", "STATUS_TIMEOUT_S"):
+        monkeypatch.setattr(api_pool, name, 0.0 if name == limit else 3600.0)
+    async with client_of(pool) as http:
+        seen = (await http.get("/v1/pools/default")).json()
+    assert (seen["state"], seen["actual"], seen["desired"]) == ("unknown", reached, 2)
+    assert "does not answer" in seen["reason"]
+
+
+async def test_a_supervisor_that_takes_its_time_is_waited_for_where_all_workers_are_there(monkeypatch):
+    pool = FakePool()
+    pool.workers_reached = 2
+    at_once = pool.status
+    monkeypatch.setattr(api_pool, "TROUBLE_S", 0.0)
+
+    async def late():
+        await asyncio.sleep(3 * api_pool.LOOK_S)
+        return await at_once()
+
+    pool.status = late
+    async with client_of(pool) as http:
+        assert (await http.get("/v1/pools/default")).json()["state"] == "ready"
 
 
 async def test_readyz_says_503_where_no_worker_can_be_reached_however_well_the_pool_is():

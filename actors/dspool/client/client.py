@@ -149,8 +149,9 @@ class Client:
         return self._membership
 
     @property
-    def connected(self) -> int:
-        return len(self._links)
+    def connected(self) -> set[str]:
+        """The workers that it has a connection to."""
+        return set(self._links)
 
     @property
     def queued(self) -> int:

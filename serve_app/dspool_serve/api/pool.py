@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Annotated
@@ -12,9 +13,9 @@ from msgspec import Meta, Struct
 
 from dspool.core.lifecycle.warmup import WarmupReport
 from dspool.core.metrics.measures import MetricsSnapshot
-from dspool.errors import PoolError
+from dspool.errors import PoolError, PoolNotReady
 from dspool.messages import PoolStatus
-from dspool.protocols import PoolAdministration, PoolObservation
+from dspool.protocols import PoolObservation
 from dspool.supervisor.canary import Rollout
 from dspool.supervisor.sizing import MAX_DECISIONS
 from dspool.supervisor.warmup import WarmProgress, steps_of
@@ -50,9 +51,13 @@ from dspool_serve.http.event_stream import EventStream
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Route
+from dspool_serve.pools import ClusterPool
 
 STATUS_TIMEOUT_S = 5.0
-"""How long a look at a pool may take before it counts as not ready."""
+"""How long a pool's supervisor, or its metrics, may take to answer."""
+TROUBLE_S = 1.0
+"""The same of the supervisor once a worker cannot be reached either: its machine may be the same."""
+LOOK_S = 0.25
 
 PROGRESS_SHOWN = 500
 
@@ -74,12 +79,12 @@ async def list_pools(context: Context, request: Request) -> Response:
 
 
 async def get_pool(context: Context, request: Request) -> Response:
-    return answer_json(await in_time(context, pool_of(context, request).status()))
+    return answer_json(await in_time(context, status_seen(pool_of(context, request))))
 
 
 async def get_pool_stats(context: Context, request: Request) -> Response:
     pool = pool_of(context, request)
-    status, load = await in_time(context, asyncio.gather(pool.status(), _load(pool)))
+    status, load = await in_time(context, asyncio.gather(status_seen(pool), _load(pool)))
     return answer_json(
         PoolStats(
             status.name,
@@ -179,16 +184,27 @@ async def look_at_all(context: Context) -> list[PoolStatus]:
     return states
 
 
-async def _look(name: str, pool: PoolAdministration) -> PoolStatus:
+async def _look(name: str, pool: ClusterPool) -> PoolStatus:
     """The pool's status; one that cannot be had is a pool that is not ready, never an error."""
-    why = f"no answer within {STATUS_TIMEOUT_S:g} s"
     try:
-        return await asyncio.wait_for(pool.status(), STATUS_TIMEOUT_S)
+        return await status_seen(pool)
     except PoolError as failed:
-        why = failed.message
-    except TimeoutError:
-        pass
-    return PoolStatus(name, "unknown", False, 0, 0, 0, 0, reason=why)
+        return PoolStatus(name, "unknown", False, 0, 0, 0, 0, reason=failed.message)
+
+
+async def status_seen(pool: ClusterPool) -> PoolStatus:
+    """As its supervisor knows it; while that does not answer, as this process sees it."""
+    asked, began = asyncio.ensure_future(pool.status()), time.monotonic()
+    try:
+        while not (await asyncio.wait([asked], timeout=LOOK_S))[0]:
+            waited_s, seen = time.monotonic() - began, pool.seen("the supervisor does not answer")
+            if waited_s >= STATUS_TIMEOUT_S or (waited_s >= TROUBLE_S and seen.actual < seen.desired):
+                return seen
+        return asked.result()
+    except PoolNotReady as away:
+        return pool.seen(away.message)
+    finally:
+        asked.cancel()
 
 
 def _summary(state: PoolStatus) -> PoolSummary:
