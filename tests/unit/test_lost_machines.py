@@ -124,6 +124,30 @@ async def test_a_worker_whose_machine_is_gone_is_dead_for_its_client_and_reporte
         gate.set()
 
 
+async def test_a_worker_of_which_nothing_is_heard_gets_nothing_new_until_something_is(silence):
+    async with LoopbackPool(PoolConfig(name="t", slots_per_worker=1)) as workers:
+        gate = hold(workers)
+        for _ in range(2):
+            await workers.start_worker()
+        client = await workers.start_client()
+        assert client.connected == {"w0", "w1"}
+        (peer,) = workers.workers["w0"]._listener.ends
+        peer.transport.pause_reading()
+        for _ in range(SILENT + 1):
+            client._links._look()
+            await turns()
+        assert client.connected == {"w1"}
+        running = [asyncio.ensure_future(client.run(ExecuteProgram("hold", {}))) for _ in range(2)]
+        await until(lambda: workers.workers["w1"]._operations.running == 1)
+        await turns()
+        assert (client.queued, workers.workers["w0"]._operations.running) == (1, 0)
+        peer.transport.resume_reading()
+        await until(lambda: workers.workers["w0"]._operations.running == 1)
+        assert client.connected == {"w0", "w1"}
+        gate.set()
+        assert {result.worker for result in await asyncio.gather(*running)} == {"w0", "w1"}
+
+
 async def test_a_client_whose_machine_is_gone_keeps_no_slot(silence):
     async with LoopbackPool(PoolConfig(name="t")) as workers:
         hold(workers)

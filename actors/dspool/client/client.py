@@ -86,6 +86,7 @@ class Client:
             on_chunk=self._on_chunk,
             on_lost=self._on_lost,
             on_change=self._update_members,
+            on_silent=self._dispatcher.hold,
             is_busy=lambda worker_id: self._dispatcher.running_on(worker_id) > 0,
         )
         self._streams: dict[str, OpenStream] = {}
@@ -150,8 +151,8 @@ class Client:
 
     @property
     def connected(self) -> set[str]:
-        """The workers that it has a connection to."""
-        return set(self._links)
+        """The workers that it reaches."""
+        return self._links.heard()
 
     @property
     def queued(self) -> int:

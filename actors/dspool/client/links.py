@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
-from dspool.core.liveness import LOOK_S
+from dspool.core.liveness import LOOK_S, is_silent
 from dspool.messages import Member
 from dspool.wire.connection import ClientEnd
 from dspool.wire.frames import Cancel, Chunk, Report
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 class Links:
     """Calls `on_lost(worker_id, why)` after an open link is gone, and `on_change()` when one opens.
 
+    `on_silent(worker_id, until)`: it was asked, and nothing is heard of it; by then it has been said again, or not.
+
     `is_busy(worker_id)`: something is wanted of it. A link at whose other end no machine is any more counts as gone.
     """
 
@@ -42,10 +44,12 @@ class Links:
         on_chunk: Callable[[str, Chunk], None],
         on_lost: Callable[[str, str], None],
         on_change: Callable[[], None],
+        on_silent: Callable[[str, float], None] = lambda _worker_id, _until: None,
         is_busy: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._secret, self._client_id = secret, client_id
         self._report, self._chunk, self._lost, self._change = on_report, on_chunk, on_lost, on_change
+        self._silent = on_silent
         self._members: Mapping[str, Member] = {}
         self._open: dict[str, ClientEnd] = {}
         self._opened_at: dict[str, float] = {}
@@ -69,6 +73,10 @@ class Links:
 
     def get(self, worker_id: str) -> ClientEnd | None:
         return self._open.get(worker_id)
+
+    def heard(self) -> set[str]:
+        """The workers that answer."""
+        return {worker_id for worker_id, link in self._open.items() if not is_silent(link.silent_looks)}
 
     def connect(self, members: Mapping[str, Member]) -> None:
         """Connect to these. Links to others stay until `drop`."""
@@ -113,6 +121,8 @@ class Links:
         for worker_id, link in list(self._open.items()):
             if link.look(is_busy=self._is_busy(worker_id)) == "ask":
                 link.send(_SIGN_OF_LIFE)
+                if is_silent(link.silent_looks):
+                    self._silent(worker_id, self._loop.time() + 2 * LOOK_S)
 
     def _connect(self, worker_id: str) -> None:
         if worker_id not in self._connecting and not self._closed:

@@ -45,6 +45,12 @@ def judge(silent_looks: int, unacknowledged_s: float | None, *, is_busy: bool) -
     return "ask"
 
 
+def is_silent(silent_looks: int) -> bool:
+    """Whether the other end has been asked often enough to count on it no more, be it gone or only busy: what it holds
+    it goes on to hold, and it gets nothing new before something comes from it."""
+    return silent_looks >= ASK_AFTER + UNANSWERED
+
+
 __all__ = [
     "ASK_AFTER",
     "ASK_AFTER_BUSY",
@@ -52,5 +58,6 @@ __all__ = [
     "REPORTED_AFTER_S",
     "UNACKNOWLEDGED_S",
     "UNANSWERED",
+    "is_silent",
     "judge",
 ]

@@ -240,8 +240,7 @@ class Dispatcher:
 
     def lost(self, worker_id: str, cause: str, *, now: float, random: float = 0.0) -> None:
         """The worker is gone. Its operations had started as far as we know: only idempotent ones are retried."""
-        removal = self._matcher.remove(worker_id)
-        if removal is None:
+        if (removal := self._matcher.remove(worker_id)) is None:
             return
         worker, retries = removal
         self._cancel.pop(worker_id, None)
@@ -276,18 +275,20 @@ class Dispatcher:
         The worker gets nothing for a moment, or they would return to it again and again.
         """
         worker = self._matcher.worker(worker_id)
-        tickets = [
-            ticket
-            for operation_id in operation_ids
-            if (ticket := self._matcher.release(worker, operation_id)) is not None
-        ]
+        released = (self._matcher.release(worker, operation_id) for operation_id in operation_ids)
+        tickets = [ticket for ticket in released if ticket is not None]
         if worker is None or not tickets:
             return
-        worker.capacity = len(worker.tickets)
-        self._recheck_at[worker_id] = now + _RECHECK_S
+        self.hold(worker_id, now + _RECHECK_S)
         for ticket in sorted(tickets, key=lambda ticket: ticket.number):
             self._matcher.disown(ticket, worker_id)
             self._bounce(ticket, 0.0, now)
+
+    def hold(self, worker_id: str, until: float) -> None:
+        """It gets nothing new before it reports, or until then."""
+        if (worker := self._matcher.worker(worker_id)) is not None:
+            worker.capacity = len(worker.tickets)
+            self._recheck_at[worker_id] = until
 
     def handed_over(self, worker_id: str, session: str, granted: bool, *, now: float) -> None:
         """The worker's answer to a hand-over: it gave the session up, or keeps it."""
@@ -295,8 +296,7 @@ class Dispatcher:
 
     def cancel(self, operation_id: str, *, now: float) -> None:
         """The caller gave up. The operation ends now; its slot is free when the worker says so."""
-        ticket = self._tickets.get(operation_id)
-        if ticket is not None:
+        if (ticket := self._tickets.get(operation_id)) is not None:
             self._abandon(ticket, Cancelled(f"operation {operation_id} was cancelled"), now)
 
     def tick(self, now: float) -> None:
@@ -307,8 +307,7 @@ class Dispatcher:
         workers: list[WorkerSlots] = []
         for worker_id in [worker_id for worker_id, until in self._recheck_at.items() if until <= now]:
             del self._recheck_at[worker_id]
-            worker = self._matcher.workers.get(worker_id)
-            if worker is not None:
+            if (worker := self._matcher.workers.get(worker_id)) is not None:
                 worker.capacity = worker.slots
                 workers.append(worker)
         for worker in workers:
