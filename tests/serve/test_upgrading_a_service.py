@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import dspool
+from dspool.cli.overview import status_text
 from tests.installations import Installed
 from tests.serve.test_changing_a_service import SMALL, Load
 from tests.serve.test_service import ENDS_S, QA, QUESTION, Up
@@ -73,6 +74,9 @@ def cut_off(installed: Installed, home: Path, step: str) -> None:
 def test_an_upgrade_that_was_cut_off_is_finished_or_taken_back_and_no_request_fails(served, home, old, new):
     with Load(served.url) as load:
         cut_off(new, home, "workers")
+        seen = said(old, home, "status")
+        assert (seen["http_version"], seen["status"]["version"]) == (dspool.__version__, NEXT)
+        assert "an upgrade is under way, or was cut off" in status_text(seen)
         refused = said(old, home, "apply", "-f", str(home / "pool.yaml"), code=2)
         assert "was cut off" in refused["message"]
         back = said(old, home, "upgrade")

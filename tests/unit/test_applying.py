@@ -1,12 +1,15 @@
 """`dspool apply` does what was planned for the service as it is, or nothing."""
 
+import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
-from dspool.cli import app
+from dspool.cli import actions, app
 from dspool.cli import apply as cli_apply
+from dspool.cli import upgrade as cli_upgrade
 from dspool.errors import Conflict
 from dspool_serve.ingress import applying
 from dspool_serve.ingress.applying import Plan
@@ -30,6 +33,28 @@ def test_a_file_that_only_names_its_pools_says_something(tmp_path):
     (tmp_path / "pool.yaml").write_text("pools: {a: {}, b: {}}\n")
     wanted = cli_apply.wanted_of(SimpleNamespace(flags={}), tmp_path / "pool.yaml")
     assert [one.name for one in wanted] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["apply", "-f", "pool.yaml"], cli_apply.CUT_OFF),
+        (["upgrade"], cli_upgrade.CUT_OFF),
+        (["restart", "--rolling"], actions.CUT_OFF),
+    ],
+)
+def test_ctrl_c_says_how_things_stand(tmp_path, monkeypatch, words, told):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for command in (cli_apply, cli_upgrade, actions):
+        monkeypatch.setattr(command, "running", interrupted)
+    monkeypatch.setattr(actions, "serving", lambda *_: nullcontext(SimpleNamespace(status=lambda: None)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool.yaml").write_text("pool_size: 3\n")
+    ended = CliRunner().invoke(app, [*words, "--json"])
+    assert ended.exit_code == 130
+    assert json.loads(ended.stderr)["message"] == f"interrupted: {told}"
 
 
 RECORD = SimpleNamespace(installation="0.2.0", upgrade=None)
