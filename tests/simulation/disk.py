@@ -85,6 +85,8 @@ class _Requests:
                 raise sqlite3.OperationalError("disk I/O error")
             if isinstance(result, sqlite3.Connection):
                 self._connection = result
+                # A lock is waited for in simulated time, as below, and not by SQLite itself in real time.
+                result.execute("PRAGMA busy_timeout=0")
         except sqlite3.OperationalError as refused:
             if "locked" in str(refused) and waited_s < _BUSY_S:
                 process.soon(
