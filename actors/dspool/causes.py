@@ -149,7 +149,7 @@ CAUSES: Final[Mapping[str, Cause]] = MappingProxyType({
     ),
     "bad_key": Cause(
         "LM profile {profile}: {why}",
-        "its provider refuses each call; one with white space keeps the service from starting",
+        "its provider refuses each call; one that no header takes keeps the service from starting",
         "put the key there and nothing else, on every node",
     ),
     "model_unreachable": Cause(

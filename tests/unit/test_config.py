@@ -516,6 +516,7 @@ def test_variables_that_kubernetes_sets_for_a_service_are_ignored_and_said(servi
         ("DSPOOL_DB_SERVICE_HOST", "fd00::4"),
         ("DSPOOL_DB_PORT_5432_SCTP_PROTO", "sctp"),
         ("DSPOOL_DB_NAME", "/web/dspool-db"),
+        ("DSPOOL_NAME", "/web/dspool"),
         ("DSPOOL_PORT_8000_TCP_START", "tcp://172.17.0.5:8000"),
         ("DSPOOL_PORT_8000_TCP_PORT_END", "8010"),
         ("DSPOOL_ENV_PYTHON_VERSION", "3.12.1"),
@@ -533,12 +534,19 @@ def test_other_service_links_are_ignored_too(name, value):
         ("DSPOOL_SERVICE_HOST", "everywhere"),
         ("DSPOOL_SERVICE_PORT", "tcp"),
         ("DSPOOL_PORTS", "tcp://10.96.3.4:8000"),
+        ("DSPOOL_NAME", "web/dspool"),
         ("DSPOOL_PORT_8000_TCP_SIZE", "8000"),
     ],
 )
 def test_a_misspelt_variable_that_is_no_service_link_is_refused(name, value):
     with pytest.raises(ConfigError, match=name):
         load_config(environ={name: value})
+
+
+def test_an_argument_of_a_program_is_no_service_link():
+    told = {"DSPOOL_PROGRAMS__A__IMPORT_PATH": "shop:A", "DSPOOL_ALLOWED_IMPORTS": '["shop"]'}
+    config = load_config(environ={**told, "DSPOOL_PROGRAMS__A__KWARGS__MODEL_NAME": "/models/x"}).config
+    assert config.programs["a"].kwargs == {"model_name": "/models/x"}
 
 
 def test_an_unknown_key_within_a_group_is_refused_from_the_environment_too():

@@ -142,6 +142,41 @@ def test_why_no_new_worker_starts_is_said_beside_those_that_serve_until_one_is_w
 # --- crash loop ---
 
 
+def test_a_start_on_which_worker_after_worker_dies_is_given_up_as_one_that_cannot_go_well():
+    b = Bench(pool_size=1, restart={"intensity": 5, "period_s": 30.0, "backoff_s": 0.01}).boot()
+    for died in range(1, 7):
+        assert b.status().cannot_start == ""
+        b.obey(ev.StartWorker)
+        b.feed(ev.WorkerDied(b.id(0), "exit code 3"))
+        b.tick(1.0) if died < 6 else None
+    assert "6 workers failed within 30 s (more than 5); last: " in b.status().cannot_start
+    assert "exit code 3" in b.status().cannot_start
+    # It is said for as long as none is warm, also in the pause before the next try.
+    b.tick(29.0)
+    assert b.status().cannot_start
+    b.tick(60.0)
+    b.obey()
+    b.tick(60.0)
+    b.obey()
+    assert (b.status().cannot_start, b.status().ready) == ("", True)
+
+
+def test_one_on_which_each_fails_of_what_may_pass_is_not():
+    b = Bench(pool_size=1, restart={"intensity": 5, "period_s": 30.0, "backoff_s": 0.01}).boot()
+    for _ in range(8):
+        b.obey(ev.StartWorker)
+        b.feed(ev.WorkerFailed(b.id(0), "connection refused"))
+        b.obey(ev.KillWorker)
+        b.tick(1.0)
+    assert (b.status().state, b.status().cannot_start) == ("degraded", "")
+
+
+def test_workers_that_die_after_they_were_warm_keep_no_new_one_from_starting():
+    b = Bench(pool_size=3, restart={"intensity": 5, "period_s": 30.0, "backoff_s": 1.0}).boot()
+    crash_loop(b, 6)
+    assert (b.status().state, b.status().cannot_start) == ("degraded", "")
+
+
 def crash_loop(b, times):
     for _ in range(times):
         b.obey()

@@ -26,7 +26,14 @@ BAD = [
     f"sk\x00{KEY}",
     f"{KEY}\u00a0",
     f"{KEY}\nsecond line",
+    f"sk\u2013{KEY}",
+    f"{KEY}ü",
 ]
+
+
+def test_the_password_of_a_database_is_in_no_header():
+    url = "postgresql://dspool:pässword@db/dspool"
+    assert load_config(environ={"DSPOOL_STORE_URL": url}).config.store_url == url
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
@@ -140,7 +147,9 @@ def test_a_file_of_variables_adds_what_is_not_set(tmp_path):
     assert environ == {"SET": "before", "ONE": "1 2", "TWO": "zwei", "EMPTY": "", "AS_IS": "${ONE}"}
 
 
-@pytest.mark.parametrize("line", ["'unbalanced", "NAME", f"A='{KEY}", f"A={KEY}\0"])
+@pytest.mark.parametrize(
+    "line", ["'unbalanced", "NAME", f"A='{KEY}", f"A={KEY}\0", f"'A={KEY}'=1", f"A={KEY * 20_000}"]
+)
 def test_a_line_that_is_none_is_refused_by_its_number(tmp_path, line):
     file = tmp_path / ".env"
     file.write_text(f"ONE=1\n{line}\n")

@@ -17,7 +17,9 @@ from dspool.errors import InvalidRequest
 from dspool.messages import PoolStatus
 from dspool.remote import BlockingRemotePool
 
-CUT_OFF: Final = "the pool goes on replacing its workers; what comes after them was not begun"
+CUT_OFF: Final = (
+    "what was begun goes on by itself, and the rest was not begun; the same command does all of it"
+)
 LOOK_EVERY_S = 0.25
 
 WorkerName = Annotated[

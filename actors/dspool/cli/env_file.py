@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Final
 
 from dspool.errors import ConfigError
+
+_LONGEST: Final = 100_000
+"""Linux starts no process with a variable of more than 128 KiB."""
 
 
 def take_variables(path: Path, environ: MutableMapping[str, str]) -> list[str]:
@@ -24,14 +28,19 @@ def take_variables(path: Path, environ: MutableMapping[str, str]) -> list[str]:
         raise ConfigError(f"cannot read {path}: {why}", key="env_file", value=str(path)) from None
     found: dict[str, str] = {}
     for binding in bindings:
-        # No variable holds a NUL.
+        line = f"{path} line {binding.original.line}"
+        # No variable holds a NUL, and no name a `=`.
         if (
             binding.error
-            or (binding.key is not None and binding.value is None)
+            or (binding.key is not None and (binding.value is None or "=" in binding.key))
             or "\0" in binding.original.string
         ):
+            raise ConfigError(f"{line}: must be NAME=VALUE", key="env_file", value=str(path))
+        if len(binding.original.string.encode()) > _LONGEST:
             raise ConfigError(
-                f"{path} line {binding.original.line}: must be NAME=VALUE", key="env_file", value=str(path)
+                f"{line}: longer than {_LONGEST} bytes, and no process could be started with it",
+                key="env_file",
+                value=str(path),
             )
         if binding.key is not None and binding.value is not None:
             found[binding.key] = binding.value

@@ -56,7 +56,10 @@ class Environment(EnvSettingsSource):
         others = {
             name: value
             for name, value in variables.items()
-            if name.upper().split("__")[0] not in keys or not self._has_part(name)
+            if name.upper().split("__")[0] not in keys
+            or not self._has_part(name)
+            # Docker's `--link web:dspool` sets DSPOOL_NAME=/web/dspool, which is no name of a pool.
+            or ("__" not in name and is_service_link(name, value))
         }
         links = frozenset(name for name, value in others.items() if is_service_link(name, value))
         if unknown := sorted(others.keys() - links):
@@ -68,8 +71,8 @@ class Environment(EnvSettingsSource):
         taken = {name.lower(): value for name, value in variables.items() if name not in links}
         # A path may hold a blank, a password none.
         if (url := text_of(environ, STORE_URL)) is not None:
-            is_path = url.startswith("sqlite")
-            taken[STORE_URL.lower()] = url if is_path else checked_secret(url, said_by(environ, STORE_URL))
+            is_path, source = url.startswith("sqlite"), said_by(environ, STORE_URL)
+            taken[STORE_URL.lower()] = url if is_path else checked_secret(url, source, for_header=False)
         return taken
 
     def _has_part(self, name: str) -> bool:

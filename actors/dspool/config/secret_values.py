@@ -20,12 +20,12 @@ LONGEST: Final = 65_536
 MOUNTED: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
 """Where Docker, Podman and Kubernetes put secrets. Their owner and mode are the engine's choice."""
 
-UNSENDABLE: Final = ("not empty", "no white space")
+UNSENDABLE: Final = ("not empty", "no white space", "ASCII", "UTF-8")
 """The rules of a secret that no header would change or refuse."""
 
 
-def checked_secret(text: str, source: str) -> str:
-    """`text`, which no header would change or refuse.
+def checked_secret(text: str, source: str, *, for_header: bool = True) -> str:
+    """`text`, which no header would change or refuse; not `for_header`, it may hold what is not ASCII.
 
     Raises:
         ConfigError: it is empty, or holds white space or a control character. `source` is named, the value is not.
@@ -37,6 +37,13 @@ def checked_secret(text: str, source: str) -> str:
             f"{source} holds white space or a control character, perhaps at its end; a key or token has none",
             key=source,
             rule=UNSENDABLE[1],
+        )
+    if for_header and not text.isascii():
+        raise ConfigError(
+            f"{source} holds a character beyond ASCII, perhaps a dash or a quote that a text editor put there; no "
+            "header takes it",
+            key=source,
+            rule=UNSENDABLE[2],
         )
     return text
 
@@ -64,7 +71,7 @@ def read_secret(path: Path, source: str) -> str:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        raise ConfigError(f"{where} is no text in UTF-8", key=source, rule="UTF-8") from None
+        raise ConfigError(f"{where} is no text in UTF-8", key=source, rule=UNSENDABLE[3]) from None
     return text.removesuffix("\n").removesuffix("\r")
 
 

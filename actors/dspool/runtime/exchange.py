@@ -199,13 +199,18 @@ async def until_rolled(
         left = [one.id for one in status.workers if one.id in old or one.settings not in ("", mark)]
         asleep = config.lazy and not status.workers
         if not left and (asleep or len(serving) >= status.desired) and all(one.settings for one in serving):
+            if asleep:
+                told(f"pool {config.name} sleeps: whether its programs can be loaded shows when it is woken")
             return
         progress = (len(left), len(serving))
         if progress != last:
             last, until = progress, time.monotonic() + patience_s
             told(f"{len(left)} of the workers of pool {config.name} are still to be replaced")
         if status.cannot_start:
-            raise cannot_start(status)
+            raise cannot_start(
+                status,
+                "; those from before serve on, and the pool goes on trying: correct it, or apply the file from before",
+            )
         if time.monotonic() > until:
             raise WorkerStartFailed(
                 f"pool {config.name}: {len(left)} workers still have the old settings after {patience_s:g} s"
@@ -216,12 +221,10 @@ async def until_rolled(
         await asyncio.sleep(_WATCH_S)
 
 
-def cannot_start(status: PoolStatus) -> WorkerStartFailed:
-    """New workers of a pool that serves on with older ones cannot start."""
+def cannot_start(status: PoolStatus, then: str = "") -> WorkerStartFailed:
+    """New workers of a pool that serves on with older ones cannot start; `then` is what follows."""
     return WorkerStartFailed(
-        f"a new worker of pool {status.name} cannot start: {status.cannot_start}; those from before serve on, and the "
-        "pool goes on trying: correct it, or apply the file from before",
-        pool=status.name,
+        f"a new worker of pool {status.name} cannot start: {status.cannot_start}{then}", pool=status.name
     )
 
 

@@ -72,7 +72,10 @@ def joined(address: str, token_path: str | None) -> Iterator[ServiceRecord]:
         cluster.join_cluster(address)
     except Exception as failed:
         # Ray raises errors of many kinds here, even bare ones.
-        raise PoolNotReady(f"cannot join Ray at {address} ({type(failed).__name__})") from failed
+        raise PoolNotReady(
+            f"cannot join Ray at {address} ({type(failed).__name__}): its service may just be ending; `dspool status` "
+            "tells"
+        ) from failed
     try:
         record = service_record.read()
         if record is None or record.phase != "serving":

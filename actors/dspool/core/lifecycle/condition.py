@@ -23,7 +23,8 @@ class Condition:
         self.was_ready = False
         self.last_failure = ""
         self.broken = ""
-        """Why no new worker becomes ready, as the code or the configuration must change first; empty while one may."""
+        """Why no new worker becomes ready: the code or the configuration must change first, or so many died in a row
+        that it must be taken for that. Empty while one may."""
         self.failures = 0
         """Workers that died, were given up or could not be started."""
         self.lost = 0
@@ -34,22 +35,31 @@ class Condition:
         self._roster, self._orders, self._breaker = roster, orders, breaker
         self._was_full = False
         self._failed_starts = 0
+        self._died_in_row = 0
+        """Before they were warm, since one became warm or somebody asked for one: what fails may pass, what ends its
+        process ends the next one's."""
         self._short_since: float | None = None
 
     def adopted(self) -> None:
         """A serving worker is older than this supervisor: the pool was ready under the one before."""
         self.was_ready = self._was_full = True
 
-    def failed(self, why: str, *, at_start: bool, served: bool, now: float) -> None:
-        """A worker failed, before it was warm (`at_start`) or later; `served`: it took traffic."""
+    def failed(self, why: str, *, at_start: bool, served: bool, died: bool, now: float) -> None:
+        """A worker failed, before it was warm (`at_start`) or later; `served`: it took traffic; `died`: its process
+        ended by itself."""
         self.failures += 1
         self._failed_starts += at_start
+        self._died_in_row += at_start and died
         self.last_failure = why
         self.lost += 1
         if self.lost_since is None:
             self.lost_since = now
         if served and self._short_since is None:
             self._short_since = now
+
+    def may_start(self) -> None:
+        """A worker became warm, or what kept new ones from it may be mended."""
+        self.broken, self._died_in_row = "", 0
 
     def judge(self, *, target: int, awake: bool, ready: bool, closed: bool, now: float) -> None:
         """Emit when the pool becomes ready, reaches full strength, becomes degraded, or recovers."""
@@ -60,6 +70,8 @@ class Condition:
         if awake:
             self._judge_start(ready=ready, full=full, now=now)
         why = self._why_degraded(full=full, closed=closed, now=now)
+        if self._died_in_row > self._breaker.intensity and self._breaker.is_open(now):
+            self.broken = self.broken or why
         if bool(why) != bool(self.degraded):
             self._orders.out.append(ev.DeclareDegraded(why))
             if why:

@@ -174,7 +174,7 @@ class PoolState:
             case ev.WarmFinished(worker_id):
                 if (w := self._in_phase(worker_id, "warming")) is not None:
                     orders.keep(w)
-                    self.condition.broken = ""
+                    self.condition.may_start()
                     # One slow start moves the estimate by a third, so it follows what has become usual.
                     share = 3 if self.condition.was_ready else 1
                     self.start_delay_s += (now - w.started_at - self.start_delay_s) / share
@@ -201,8 +201,7 @@ class PoolState:
             case ev.DrainRequested(worker_id, why):
                 self._drain_requested(self.worker(worker_id), why)
             case ev.RestartRequested(worker_id, why):
-                # What kept new ones from starting may be mended.
-                self.condition.broken = ""
+                self.condition.may_start()
                 if (w := self.worker(worker_id)).phase in ("ready", "spare"):
                     w.leaving = why
             case ev.CanaryRequested():
@@ -296,7 +295,7 @@ class PoolState:
             self._orders.ended.lost(w, cause, now)
         self._orders.bury(w, cause)
         if phase not in GOING:
-            self._failed(w, f"worker {w.id} died: {cause}", now, served=phase == "ready")
+            self._failed(w, f"worker {w.id} died: {cause}", now, served=phase == "ready", died=True)
 
     def _healthy(self, worker_id: str, status: WorkerStatus, now: float) -> None:
         w = self.roster.get(worker_id)
@@ -367,14 +366,14 @@ class PoolState:
             self._orders.ended.lost(w, why, now)
             self._failed(w, f"worker {w.id}: {why}", now, served=phase == "ready")
 
-    def _failed(self, w: WorkerRecord, why: str, now: float, *, served: bool) -> None:
+    def _failed(self, w: WorkerRecord, why: str, now: float, *, served: bool, died: bool = False) -> None:
         if w.canary:
             # What it tried is to blame, and ends with it: the pool itself is as it was.
             self.canary_failure = why
             return
         lived_s = None if w.warm_at is None else now - w.warm_at
         self._breaker.failed(now, lived_s=lived_s, jitter=self._jitter())
-        self.condition.failed(why, at_start=lived_s is None, served=served, now=now)
+        self.condition.failed(why, at_start=lived_s is None, served=served, died=died, now=now)
         code = "worker_lost" if lived_s is not None else "worker_start_failed"
         self._orders.emit("pool.error", {"count": 1}, worker=w.id, slot=w.ordinal, code=code, reason=why)
         remainder = self._reconciler.stop_roll_out()
