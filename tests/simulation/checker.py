@@ -93,14 +93,17 @@ def _deadlines(history: History, tolerance_s: float) -> Iterator[str]:
     for call in history.calls.values():
         if call.ended_at is None:
             continue
-        frozen_s = sum(
-            max(0.0, min(until, call.ended_at) - max(since, call.sent_at))
-            for name, since, until in history.frozen
-            if name == call.client
-        )
+        frozen_s = _still_s(history.frozen, call.client, call.sent_at, call.ended_at)
         late_s = call.ended_at - call.sent_at - call.timeout_s - frozen_s
         if late_s > tolerance_s:
             yield f"{call.id} ({call.what}) ended {late_s:.2f} s after its deadline: {call.outcome}"
+
+
+def _still_s(pauses: list[tuple[str, float, float]], process: str, since: float, until: float) -> float:
+    """For how long of that time the process stood still."""
+    return sum(
+        max(0.0, min(end, until) - max(begin, since)) for name, begin, end in pauses if name == process
+    )
 
 
 def _errors(history: History, declared: frozenset[str]) -> Iterator[str]:
@@ -213,10 +216,10 @@ def _vain(history: History) -> Iterator[str]:
         call = history.calls.get(run.call)
         if call is None or call.ended_at is None or not call.heeds:
             continue
-        if (
-            call.outcome not in ("left", "deadline_exceeded")
-            or _until(run, history) <= call.ended_at + FREED_S
-        ):
+        until = _until(run, history)
+        # A program that blocks its worker keeps all that runs there from being cancelled.
+        blocked_s = _still_s(history.blocked, run.worker, call.ended_at, until)
+        if call.outcome not in ("left", "deadline_exceeded") or until <= call.ended_at + FREED_S + blocked_s:
             continue
         if not any(call.sent_at - REASON_S <= at <= call.ended_at + FREED_S for at in troubles):
             yield f"{call.id} ({call.what}) still ran on {run.worker} {FREED_S:g} s after it had ended"

@@ -101,6 +101,8 @@ class _Requests:
 
     def _killed(self) -> None:
         if self._connection is not None:
+            # While a statement is open, SQLite only closes later, with its locks; a process that ends takes them along.
+            self._connection.rollback()
             self._connection.close()
 
 

@@ -65,6 +65,8 @@ class History:
     """When each worker process died."""
     frozen: list[tuple[str, float, float]] = field(default_factory=list)
     """(process, from, to) of each pause."""
+    blocked: list[tuple[str, float, float]] = field(default_factory=list)
+    """(worker, from, to) while a program let nothing else run there."""
     quiet_from: float | None = None
     """When faults stopped."""
     ready_again_at: float | None = None

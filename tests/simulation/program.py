@@ -114,6 +114,8 @@ class SimulatedHost(ScriptedHost):
             process = current()
             process.pause()
             process.loop.outside.soon(process.resume, after_s=inputs["seconds"])
+            now = self._history.clock()
+            self._history.blocked.append((self._worker, now, now + inputs["seconds"]))
         outputs: dict[str, Any] = {"call": inputs["call"], "code": run.code, "version": run.version}
         if session is not None:
             outputs["session"] = session.id

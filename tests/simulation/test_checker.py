@@ -136,6 +136,13 @@ def test_a_history_that_breaks_a_promise_breaks_that_one_alone(promise, history)
     assert [one.partition(":")[0] for one in found] == [promise]
 
 
+@pytest.mark.parametrize(("until", "kept"), [(4.9, True), (5.5, False)])
+def test_what_a_program_that_blocks_its_worker_keeps_from_being_cancelled_may_run_on_as_long(until, kept):
+    history = of(call("k1", "execute", 1, 2, "left"), runs=(Run("k1", "w", None, 1, ended_at=until),))
+    history.blocked = [("w", 0.0, 3.0), ("v", 2.0, 9.0)]
+    assert (violations(history, slots=1) == []) == kept
+
+
 def _twice() -> Call:
     twice = executed("k1", 1, 2)
     twice.ends = 2
