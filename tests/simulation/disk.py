@@ -7,6 +7,7 @@ was synced (`power`). A process that dies leaves its transactions uncommitted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sqlite3
 from collections.abc import Callable
@@ -102,7 +103,8 @@ class _Requests:
     def _killed(self) -> None:
         if self._connection is not None:
             # While a statement is open, SQLite only closes later, with its locks; a process that ends takes them along.
-            self._connection.rollback()
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed before
+                self._connection.rollback()
             self._connection.close()
 
 
