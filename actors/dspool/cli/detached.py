@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from dspool import private_files
-from dspool.cli.output import EXIT_FAILED, Output
+from dspool.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, Output
 from dspool.cli.run_file import RunFile, ServiceRun
+from dspool.errors import PoolError
 
 LOG: Final = "_DSPOOL_LOG"
 """The variable by which the service in the background knows where its output goes."""
 LOG_NAME: Final = "up.log"
 FLAG: Final = "--detach"
 _LOOK_S: Final = 0.05
+_LAST_LINES: Final = 100
+"""What is shown of what a start that failed has said."""
 
 
 def run_detached(arguments: Sequence[str], run_file: RunFile, out: Output) -> int:
@@ -31,13 +35,14 @@ def run_detached(arguments: Sequence[str], run_file: RunFile, out: Output) -> in
     private_files.make_directory(run_file.state_dir)
     log = run_file.state_dir / LOG_NAME
     command = [one for one in arguments if one != FLAG]
-    if "--json" not in command and "--log-format" not in " ".join(command):
+    if not out.as_json:
         command.append("--json")
     descriptor = private_files.open_descriptor(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(descriptor, "wb") as output:
         # A session of its own: neither Ctrl-C nor the end of this terminal reaches it.
         child = subprocess.Popen(
-            [sys.executable, "-m", "dspool.cli", *command],
+            # `-m` alone would find programs in the current directory where the workers do not.
+            [sys.executable, "-P", "-m", "dspool.cli", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -50,22 +55,25 @@ def run_detached(arguments: Sequence[str], run_file: RunFile, out: Output) -> in
     except KeyboardInterrupt:
         child.send_signal(signal.SIGTERM)
         child.wait()
-        return EXIT_FAILED
+        return EXIT_INTERRUPTED
 
 
 def _follow(
     child: subprocess.Popen[bytes], written: TextIO, run_file: RunFile, log: Path, out: Output
 ) -> int:
+    last: deque[str] = deque(maxlen=_LAST_LINES)
     while True:
         ended = child.poll()
         run = run_file.read()
-        for said in _said(written):
+        for line in _lines(written, to_the_end=ended is not None):
+            said = _object(line)
             if said.get("event") == "progress":
                 out.progress(said["step"], said["text"])
-            elif ended is not None:
-                print(_error(said), file=sys.stderr, flush=True)
+            else:
+                last.append(line)
         if ended is not None:
-            return ended or EXIT_FAILED
+            _show_failure(last, ended, log, out)
+            return ended if ended > 0 else EXIT_FAILED
         if run is not None and run.pid == child.pid and run.phase == "serving":
             facts = {"event": "ready", "detached": True, **_facts(run, run_file, log)}
             out.result(
@@ -88,19 +96,42 @@ def _facts(run: ServiceRun, run_file: RunFile, log: Path) -> dict[str, Any]:
     }
 
 
-def _said(written: TextIO) -> Iterator[dict[str, Any]]:
-    """The whole lines that came since the last look."""
+def _lines(written: TextIO, *, to_the_end: bool) -> Iterator[str]:
+    """The whole lines that came since the last look; `to_the_end` what is left of one too."""
+    at = written.tell()
     while line := written.readline():
-        try:
-            said = json.loads(line)
-        except ValueError:
-            said = {"text": line.rstrip()}
-        yield said if isinstance(said, dict) else {"text": line.rstrip()}
+        if not line.endswith("\n") and not to_the_end:
+            written.seek(at)
+            return
+        yield line.rstrip()
+        at = written.tell()
 
 
-def _error(said: dict[str, Any]) -> str:
-    message = said.get("message") or said.get("text") or json.dumps(said)
-    return f"Error: {message}" if said.get("event") == "error" else str(message)
+def _object(line: str) -> dict[str, Any]:
+    """Empty if it is none."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _show_failure(last: Iterable[str], ended: int, log: Path, out: Output) -> None:
+    """What the service said last. With JSON that is one line: its error, or how it ended."""
+    how = f"exit code {ended}" if ended >= 0 else signal.Signals(-ended).name
+    error = PoolError(f"the service ended before it served ({how})").to_wire()
+    for line in last:
+        said = _object(line)
+        # With `--log-format json` it lies in a line of the log.
+        found = said if said.get("event") == "error" else said.get("error")
+        if isinstance(found, dict) and "message" in found:
+            error = found
+        elif not out.as_json and said.get("event") != "ready":
+            print(line, file=sys.stderr)
+    if out.as_json:
+        print(json.dumps({"event": "error", **error, "log": str(log)}), file=sys.stderr, flush=True)
+    else:
+        out.error(PoolError(f"{error['message']} (its output is in {log})"))
 
 
 __all__ = ["FLAG", "LOG", "run_detached"]
