@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from dspool.cli import app, start
 from dspool.cli import output as output_module
 from dspool.cli import service as service_module
 from dspool.cli.address import checked_host, checked_port
+from dspool.cli.output import Output
 from dspool.cli.programs import flags_for
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig
@@ -327,6 +329,71 @@ def test_down_stops_the_process_of_the_run_file_and_only_that(tmp_path):
             sleeper.kill()
 
 
+TOLD = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM", flush=True))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A process that the run file names; it says when it gets SIGTERM, and ends with its input, or by SIGINT."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", TOLD], text=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        began = psutil.Process(process.pid).create_time()
+        RunFile(tmp_path).claim(ServiceRun(pid=process.pid, pid_started=began, pool="default"))
+        yield process
+        process.kill()
+
+
+def test_down_only_waits_for_a_service_that_is_ending_already(told, tmp_path):
+    file = RunFile(tmp_path)
+    file.write(msgspec.structs.replace(file.read(), phase="stopping"))
+    command = [sys.executable, "-m", "dspool.cli", "down", "--state-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as down:
+        assert "is ending already; running operations finish" in down.stdout.readline()
+        told.stdin.close()
+        assert down.stdout.readline() == f"stopped pool default (pid {told.pid})\n"
+    assert (down.returncode, told.wait(60), told.stdout.read()) == (0, 0, "")
+
+
+def test_down_insists_when_its_time_is_over(told, tmp_path):
+    ended = run(app, ["down", "--timeout", "0", "--state-dir", str(tmp_path)])
+    assert (ended.exit_code, told.wait(60)) == (0, 7)
+
+
+def test_of_two_downs_one_removes_what_a_dead_service_left(service, tmp_path, monkeypatch):
+    file, clearing, waits = RunFile(tmp_path), threading.Event(), threading.Event()
+    file.claim(DEAD)
+    lock = fcntl.flock
+
+    def clear(**what):
+        service.log.append(what)
+        clearing.set()
+        waits.wait(20)
+
+    def flock(*arguments):
+        if clearing.is_set():
+            waits.set()
+        lock(*arguments)
+
+    monkeypatch.setattr(sys.modules["fake_service"], "clear", clear)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    said = []
+    downs = [threading.Thread(target=lambda: said.append(start.run_down(file, 1.0, Output()))) for _ in "12"]
+    downs[0].start()
+    assert clearing.wait(60)
+    downs[1].start()
+    for one in downs:
+        one.join()
+    assert len(service.log) == 1
+    assert sorted("removed already" in one["message"] for one in said) == [False, True]
+
+
 def test_down_leaves_a_process_alone_that_only_has_the_pid(service, tmp_path):
     RunFile(tmp_path).claim(ServiceRun(pid=os.getpid(), pid_started=1.0, pool="default"))
     ended = run(app, ["down", "--state-dir", str(tmp_path)])
@@ -535,13 +602,57 @@ def test_the_run_file_says_how_far_a_service_is_so_that_the_next_command_can_cle
 ):
     seen = phases(service, monkeypatch)
     assert run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)]).exit_code == 0
-    assert seen == [("serving", "/tmp/dspool-fake", True), ("stopping", "/tmp/dspool-fake", True)]
+    phases_seen = list(dict.fromkeys(seen))
+    assert phases_seen == [("serving", "/tmp/dspool-fake", True), ("stopping", "/tmp/dspool-fake", True)]
 
 
-def test_a_terminal_that_hangs_up_twice_does_not_cut_the_end_off(service, tmp_path, monkeypatch):
+def test_the_run_file_says_that_a_service_ends_as_soon_as_it_was_asked_to(service, tmp_path, monkeypatch):
+    async def begin(self, report):
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.log.append(RunFile(tmp_path).read().phase)
+            self.changed()
+            self.log.append(RunFile(tmp_path).read().phase)
+
+    monkeypatch.setattr(service, "start", begin)
+    assert run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)]).exit_code == 0
+    assert service.log == ["stopping", "stopping", "stopped"]
+
+
+def test_a_disk_that_is_full_does_not_keep_a_service_from_ending(service, tmp_path, monkeypatch):
+    write = RunFile.write
+
+    def full(self, one):
+        if one.phase == "stopping":
+            raise OSError(28, "No space left on device")
+        write(self, one)
+
+    monkeypatch.setattr(RunFile, "write", full)
+    assert run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)]).exit_code == 0
+    assert service.log == ["stopped"]
+
+
+def test_a_second_ctrl_c_ends_a_service_at_once(service, tmp_path, monkeypatch):
+    async def stop(self, report):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(5):  # turns in which its handler would run
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(service, "stop", stop)
+    monkeypatch.setattr(os, "_exit", service.log.append)
+    run(app, ["up", "--port", "0", "--state-dir", str(tmp_path)])
+    assert service.log == ["killed", 130]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_terminal_that_hangs_up_twice_or_a_second_down_does_not_cut_the_end_off(
+    number, service, tmp_path, monkeypatch
+):
     async def stop(self, report):
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), number)
             for _ in range(5):  # turns in which its handler would run
                 await asyncio.sleep(0)
         report("stopped", "stopped")

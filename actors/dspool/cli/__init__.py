@@ -126,7 +126,7 @@ def up(
 ) -> None:
     """Start the pool and its HTTP service, and serve until Ctrl-C.
 
-    Ctrl-C (or SIGTERM) lets running operations finish, then stops what was started; a second one ends at once.
+    Ctrl-C (or SIGTERM) lets running operations finish, then stops what was started; a second Ctrl-C ends at once.
     On a cluster that it joins, it takes over a service whose `dspool up` has died.
     """
     out = JsonLog(True, debug) if log_format == "json" else Output(json, debug)

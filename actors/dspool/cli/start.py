@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import sys
@@ -178,12 +179,14 @@ async def _serve(
     stopping = asyncio.Event()
 
     def asked_to_stop(number: int) -> None:
-        # A terminal that closes hangs up more than once, and nobody is in a hurry: only a second Ctrl-C is.
-        if stopping.is_set() and number != signal.SIGHUP:
+        # A terminal that closes hangs up more than once, two `dspool down` ask twice, and nobody is in a hurry: only a
+        # second Ctrl-C is.
+        if stopping.is_set() and number == signal.SIGINT:
             service.kill()
             run_file.remove(run.pid)
             os._exit(EXIT_INTERRUPTED)
         stopping.set()
+        record()
 
     loop = asyncio.get_running_loop()
     # `nohup` ignores SIGHUP for what it starts, a shell SIGINT for jobs in the background.
@@ -212,7 +215,12 @@ async def _serve(
         """What would have to be cleared if this process died now."""
         nonlocal run
         run = recorded(run, service)
-        run_file.write(run)
+        if not stopping.is_set():
+            run_file.write(run)
+            return
+        # It ends, whatever becomes of the disk.
+        with suppress(OSError, PoolError):
+            run_file.write(msgspec.structs.replace(run, phase="stopping"))
 
     service.changed = record
     listen()
@@ -240,7 +248,6 @@ async def _serve(
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
-        run = msgspec.structs.replace(run, phase="stopping")
         record()
         await service.stop(report)
         waiting.cancel()
@@ -284,26 +291,46 @@ def run_down(run_file: RunFile, timeout_s: float, out: Output) -> dict[str, Any]
         return {"stopped": False, "message": f"nothing to stop: no service runs from {run_file.state_dir}"}
     if not run.alive():
         went_on = run.serves_alone()
-        for one in (*run.left, run):
-            clear(one, out)
-        run_file.remove(run.pid)
+        if not _clear_what_is_left(run, run_file, out):
+            said = f"the service (pid {run.pid}) had ended; what it left is removed already"
+            return {"stopped": False, "pid": run.pid, "message": said}
         if went_on:
             said = f"stopped pool {run.pool}, which went on after its `dspool up` (pid {run.pid}) had ended"
             return {"stopped": True, "pid": run.pid, "message": said}
         return {"stopped": False, "message": f"the service (pid {run.pid}) had ended; removed what it left"}
-    # A second signal makes `up` end at once; the last resort is SIGKILL.
-    for number, patience in ((signal.SIGTERM, timeout_s), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        with suppress(ProcessLookupError):
-            os.kill(run.pid, number)
-        if _gone(run, patience):
-            break
-    left = run_file.read()
-    if left is not None and left.pid == run.pid and (left.joined or left.temp_dir is not None):
-        # It could not clean up itself.
-        for one in (*left.left, left):
-            clear(one, out)
-    run_file.remove(run.pid)
+    if run.phase == "stopping":
+        out.progress("drain", f"the service (pid {run.pid}) is ending already; running operations finish")
+    else:
+        _tell(run, signal.SIGTERM)
+    if not _gone(run, timeout_s):
+        # A Ctrl-C ends at once an `up` that is ending; the last resort is SIGKILL.
+        for number in (signal.SIGINT, signal.SIGKILL):
+            _tell(run, number)
+            if _gone(run, 10.0):
+                break
+    # It may not have cleaned up itself.
+    _clear_what_is_left(run, run_file, out)
     return {"stopped": True, "pid": run.pid, "message": f"stopped pool {run.pool} (pid {run.pid})"}
+
+
+def _tell(run: ServiceRun, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(run.pid, number)
+
+
+def _clear_what_is_left(run: ServiceRun, run_file: RunFile, out: Output) -> bool:
+    """Whether this process did it: of several, one does, and the others wait for it."""
+    with suppress(FileNotFoundError), run_file.path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found = run_file.read()
+        if found is None or found.pid != run.pid:
+            return False
+        for one in (*found.left, found):
+            if one.joined or one.temp_dir is not None:
+                clear(one, out)
+        run_file.remove(run.pid)
+        return True
+    return False
 
 
 def _gone(run: ServiceRun, patience_s: float) -> bool:
