@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dspool.cli import interrupt
+
+# isort: split
 import os
 import platform
 import sys
@@ -277,6 +280,7 @@ def _shown(value: Any) -> str:
 def main() -> None:
     _in_utf8()
     sys.stdout, sys.stderr = piped(sys.stdout), piped(sys.stderr)
+    interrupt.raise_it()
     app(prog_name="dspool")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 from typer.core import TyperGroup
 
-from dspool.cli.output import EXIT_PIPE_CLOSED, EXIT_REFUSED, Output
+from dspool.cli.output import EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_REFUSED, Output
 from dspool.errors import InvalidRequest
 
 _WORDS: Final = {
@@ -45,7 +45,12 @@ class Commands(TyperGroup):
         given = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(given, prog_name, complete_var, False, windows_expand_args, **extra)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
         except Exception as wrong:
+            # What older Typers make of it.
+            if isinstance(wrong.__cause__, KeyboardInterrupt):
+                sys.exit(EXIT_INTERRUPTED)
             if not hasattr(wrong, "format_message"):
                 raise
             message = usage_text(wrong)
