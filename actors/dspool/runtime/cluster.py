@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -43,6 +44,8 @@ HEAD_RESOURCE = "node:__internal_head__"
 _RESTART_S = 20.0
 """How long callers wait for a supervisor to come back."""
 _RETRY_S = 0.1
+_WHY_DEAD = re.compile(r"The actor is dead because (.+?)\.(?:\s|$)")
+_EXIT_DETAIL = re.compile(r"exit code \d+|\bSIG[A-Z]+|(?:running )?low on memory")
 
 
 @contextmanager
@@ -234,12 +237,20 @@ def actor_names(prefix: str) -> list[str]:
 
 
 def cause(died: RayActorError) -> str:
-    """The line of Ray's report that says why, without the context."""
+    """Why, in the words of Ray's report, without its context and its guesses."""
     lines = [line.strip() for line in str(died).splitlines() if line.strip()]
     if "creation task" in lines[0]:
-        return lines[-1][:300]
-    reasons = [line for line in lines[1:] if "exit" in line.lower() or "died" in line.lower()]
-    return f"{type(died).__name__}: {(reasons or lines)[0]}"[:300]
+        return _short(lines[-1])
+    # With guesses Ray does not know it.
+    said = " ".join(lines).partition("Some common causes")[0]
+    if (why := _WHY_DEAD.search(said)) is None:
+        return _short(f"{type(died).__name__}: {lines[0]}")
+    reason, detail = why[1].replace("worker process has died", "process ended"), _EXIT_DETAIL.search(said)
+    return f"{reason} ({detail[0]})" if detail else reason
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 @contextmanager
