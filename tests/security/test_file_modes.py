@@ -204,6 +204,7 @@ def test_no_module_opens_files_for_writing_past_the_one_that_makes_them_private(
         "places.py",  # below a 0700 directory that it makes and checks itself
         "node_parent.py",  # in a directory of places
         "entry.py",  # /dev/null
+        "trial_process.py",  # /dev/null
         "shim.py",  # as places; it starts without our modules
         "haproxy_script.py",  # below the run's 0700 directory
         "haproxy_frontend.py",

@@ -457,6 +457,8 @@ TEXT_TO_CODE = {
     "dspool/runtime/forkserver/child.py": "Ray's own worker program, as Ray started it",
     "dspool/cli/named_source.py": "looks where the code is that the command line names",
     "dspool/cli/new.py": "looks whether there is a package of the name that the command line has",
+    "dspool/cli/trial_pool.py": "the configuration, to a process that it starts, over a pipe",
+    "dspool/cli/trial_process.py": "the configuration, from the process that started it, over a pipe",
     "dspool/cli/evaluation/examples.py": "the metric that the command line names, in the process of its user",
     "dspool/local/channel.py": "messages between a process and the workers that it started, over a pipe",
     "dspool/config/load.py": "the configuration, with a loader that makes plain data only",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
+import select
+import signal
 import socket
 import string
 import subprocess
@@ -15,11 +18,13 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from dspool import preflight
 from dspool.causes import CAUSES, met
+from dspool.cli import trial_pool
 from dspool.cli.address import checked_port
 from dspool.cli.doctor import machine, service
 from dspool.cli.doctor.findings import ok
@@ -408,12 +413,121 @@ def set_up(): raise ValueError("no licence")
 )  # fmt: skip
 def test_what_no_worker_can_load_is_found_by_one_that_tries(tmp_path, monkeypatch, told, why):
     (tmp_path / "doctors_shop.py").write_text(SHOP)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     config = PoolConfig(name="shop", state_dir=tmp_path / "state", allowed_imports=["doctors_shop"], **told)
-    finding = service.programs(config)
-    assert why in finding.found
-    same_words(raised(try_start, config), finding, "not_loadable")
+    failed = raised(try_start, config)
+    assert why in failed.message
+    monkeypatch.setattr(service, "try_start", Mock(side_effect=failed))
+    same_words(failed, service.programs(config), "not_loadable")
     assert not (tmp_path / "state").exists()
+
+
+BUSY = """
+import os, subprocess, sys, time
+import dspy
+class Busy(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        print("hunter2")
+        print("hunter2", file=sys.stderr, flush=True)
+        os.system("echo hunter2")
+        alive = os.open(os.environ["BUSY_ALIVE"], os.O_WRONLY)
+        subprocess.Popen(["sleep", "3600"], pass_fds=[alive])
+        if os.fork() == 0:
+            time.sleep(3600)
+        os.write(alive, b"began")
+        try:
+            input("?")
+        except EOFError:
+            time.sleep(float(os.environ.get("BUSY_S", "0")))
+        else:
+            raise ValueError("somebody answers")
+    def forward(self, question): ...
+"""
+
+
+@pytest.fixture
+def busy(tmp_path, monkeypatch):
+    """A program that prints, asks and starts processes, in a pool without a temporary file; and what its processes hold
+    open as long as one of them lives."""
+    (tmp_path / "busy_shop.py").write_text(BUSY)
+    os.mkfifo(tmp_path / "alive")
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
+        for name, value in (("TMPDIR", temporary), ("BUSY_ALIVE", str(tmp_path / "alive"))):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+        config = PoolConfig(
+            state_dir=tmp_path / "state",
+            programs={"qa": {"import_path": "busy_shop:Busy"}},
+            allowed_imports=["busy_shop"],
+        )
+        alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+        yield SimpleNamespace(config=config, alive=alive, temporary=Path(temporary))
+        os.close(alive)
+
+
+def read(alive: int) -> bytes:
+    """What comes next from there; nothing when nobody who could write lives."""
+    assert select.select([alive], [], [], 120)[0], "it goes on"
+    return os.read(alive, 100)
+
+
+def test_what_a_program_prints_and_starts_in_a_trial_is_not_seen_and_ends_with_it(busy, capfd):
+    assert service.programs(busy.config) == ok("programs", "a worker loads qa")
+    assert capfd.readouterr() == ("", "")
+    assert read(busy.alive) == b"began"
+    assert read(busy.alive) == b""
+    assert list(busy.temporary.iterdir()) == []
+
+
+TRY = """
+import pickle, sys
+from dspool.cli.trial_pool import try_start
+try:
+    try_start(pickle.load(sys.stdin.buffer))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_nothing_is_left_of_a_trial_whose_command_is_ended(busy, monkeypatch, number, code):
+    monkeypatch.setenv("BUSY_S", "3600")
+    with subprocess.Popen(
+        [sys.executable, "-c", TRY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as command:
+        command.stdin.write(pickle.dumps(busy.config))
+        command.stdin.flush()
+        assert read(busy.alive) == b"began"
+        command.send_signal(number)
+        assert command.communicate() == (b"", None)
+    assert command.returncode == code
+    assert read(busy.alive) == b""
+    assert list(busy.temporary.iterdir()) == []
+
+
+def hurried(config: PoolConfig) -> PoolConfig:
+    return config.override(init_timeout_s=1.0, warmup={"worker_deadline_s": 1.0})
+
+
+def test_a_program_that_hangs_is_named_with_its_deadline(busy, monkeypatch):
+    monkeypatch.setenv("BUSY_S", "3600")
+    monkeypatch.setattr(trial_pool, "_NAMED_WITHIN_S", 10.0)
+    finding = service.programs(hurried(busy.config))
+    assert (finding.cause, finding.level) == ("", "fail")
+    assert "not done within 1 s" in finding.found
+
+
+def test_a_trial_that_does_not_end_is_ended_and_said_so(busy, monkeypatch):
+    monkeypatch.setattr(trial_pool, "_NAMED_WITHIN_S", 0.0)
+    monkeypatch.setattr(trial_pool, "_ENDED_WITHIN_S", 0.0)
+    finding = service.programs(hurried(busy.config))
+    assert (finding.cause, finding.level) == ("not_loadable", "fail")
+    assert "did not end within 1 s" in finding.found
+    assert list(busy.temporary.iterdir()) == []
 
 
 def test_a_saved_state_that_is_not_there_is_found_as_well(tmp_path):
