@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -210,6 +211,20 @@ def test_a_taken_port_fails_unless_the_service_itself_has_it(tmp_path):
     assert complete(service.port(config, None)) == "ok"
 
 
+def test_the_port_is_looked_for_at_the_address_that_a_start_listens_on():
+    found = service.port(PoolConfig(service={"host": "[::1]", "port": 0}), None)
+    assert "[" not in found.found
+    assert (found.level, found.cause) in (("ok", ""), ("fail", "no_ipv6"))
+
+
+@pytest.mark.parametrize("host", ["127.1", "0", "LOCALHOST", "fe80::1%lo", "[127.1]"])
+def test_a_host_that_is_no_address_fails_and_tokens_are_not_what_it_lacks(host):
+    config = PoolConfig(service={"host": host, "port": 0})
+    for found in (service.port(config, None), service.access(config, {})):
+        assert complete(found) == "fail"
+        assert found.advice == "choose an IP address of this machine with --host"
+
+
 def test_it_says_who_gets_in_and_what_keeps_a_start_from_letting_anybody_in(tmp_path):
     assert complete(service.access(PoolConfig(), {})) == "ok"
     network = {"host": "0.0.0.0"}
@@ -352,6 +367,65 @@ def test_a_configuration_that_is_refused_is_a_finding_and_the_machine_is_checked
     assert said["configuration"]["level"] == "fail"
     assert "pool_size" in said["configuration"]["found"]
     assert said["python"]["level"] == "ok"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_each_pool_of_a_file_is_looked_at_and_the_machine_for_all_their_workers(tmp_path, monkeypatch):
+    file = tmp_path / "pool.yaml"
+    broken = "allowed_imports: [none_of_mine], programs: {qa: {import_path: 'none_of_mine:Answer'}}"
+    file.write_text(f"pools: {{one: {{pool_size: 2}}, two: {{pool_size: 3, {broken}}}}}")
+    asked = []
+    for name in ("processes", "memory"):
+        monkeypatch.setattr(machine, name, lambda workers, name=name: asked.append(workers) or ok(name, "x"))
+    monkeypatch.setattr(service, "programs", lambda config: ok("programs", f"a worker of {config.name}"))
+
+    def said(check):
+        return [
+            (one.level, one.found) for one in doctor.examine(file, tmp_path).findings if one.check == check
+        ]
+
+    first, second = said("imports")
+    assert first == ("ok", "pool one: the configuration names no code")
+    assert second[0] == "fail"
+    assert second[1].startswith("pool two: ")
+    assert asked == [5, 5]
+    assert said("language model") == [("ok", "pool one: fine"), ("ok", "pool two: fine")]
+    file.write_text("pools: {one: {}, two: {}}")
+    assert said("programs") == [("ok", "pool one: a worker of one"), ("ok", "pool two: a worker of two")]
+    file.write_text("pools: {one: {}}")
+    assert said("programs") == [("ok", "a worker of one")]
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A current directory with a program."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setattr(service, "programs", lambda config: ok("programs", ", ".join(config.programs)))
+    (tmp_path / "told_shop.py").write_text("class Answer: ...")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("quiet", "shop")
+@pytest.mark.parametrize("told", ["arguments", "file"])
+def test_programs_in_the_current_directory_are_found_as_a_start_finds_them(tmp_path, told):
+    command = ["doctor", "--state-dir", str(tmp_path / "state"), "--json"]
+    if told == "arguments":
+        command += ["qa=told_shop:Answer"]
+    else:
+        program = "allowed_imports: [told_shop]\nprograms: {qa: {import_path: 'told_shop:Answer'}}"
+        Path("pool.yaml").write_text(program)
+        command += ["--config", "pool.yaml"]
+    said = {one["check"]: one["found"] for one in json.loads(run(app, command).stdout)["checks"]}
+    assert (said["imports"], said["programs"]) == ("1 of 1 import paths", "qa")
+
+
+@pytest.mark.usefixtures("quiet", "shop")
+def test_a_program_that_a_start_would_refuse_is_a_finding(tmp_path):
+    done = run(app, ["doctor", "--state-dir", str(tmp_path / "state"), "--json", "told_shop"])
+    assert done.exit_code == 1
+    (found,) = [one for one in json.loads(done.stdout)["checks"] if one["check"] == "configuration"]
+    assert found["found"].startswith("'told_shop' names no program")
 
 
 @pytest.mark.usefixtures("quiet")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
+from msgspec.structs import replace
 
 from dspool.causes import met
-from dspool.cli import overview
+from dspool.cli import overview, programs
 from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail, of
 from dspool.cli.doctor.listeners import ListeningSocket
@@ -20,7 +22,7 @@ from dspool.cli.env_file import take_variables
 from dspool.cli.options import ConfigFile, Debug, EnvFile, Host, Json, PoolName, Port, StateDir
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
-from dspool.config import PoolConfig, load_config
+from dspool.config import PoolConfig, load_pools
 from dspool.errors import ConfigError
 from dspool.runtime import forkserver
 
@@ -34,6 +36,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(
+    served: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROGRAM", help="What `dspool up` is to be told to serve: package.module:Name."
+        ),
+    ] = None,
     config: ConfigFile = None,
     host: Host = None,
     port: Port = None,
@@ -48,14 +56,14 @@ def doctor(
 ) -> None:
     """Check this machine, the configuration and the running service. Exit code 1 when something fails.
 
-    With what `dspool up` is to be told: the same file, address and variables. Changes nothing and starts nothing that
-    stays.
+    With what `dspool up` is to be told: the same programs, file, address and variables. Changes nothing and starts
+    nothing that stays.
     """
     out = Output(json, debug)
     with guarded(out):
         if env_file is not None:
             take_variables(env_file, os.environ)
-        findings, open_ports = examine(config, state_dir, address, pool, host=host, port=port)
+        findings, open_ports = examine(config, state_dir, address, pool, host=host, port=port, served=served)
         worst = _worst(findings)
         table = f"\n\n{listeners.picture(open_ports)}" if open_ports else ""
         out.result(
@@ -84,6 +92,7 @@ def examine(
     *,
     host: str | None = None,
     port: int | None = None,
+    served: list[str] | None = None,
 ) -> Examination:
     """All checks. One that breaks is a finding itself: the others are still of use."""
     findings = [
@@ -99,21 +108,31 @@ def examine(
         *_guarded("home", machine.home),
         machine.locale(),
     ]
-    flags = {
+    flags: dict[str, Any] = {
         "state_dir": None if state_dir is None else str(state_dir),
         "service.host": host,
         "service.port": port,
     }
     try:
-        config = load_config(cli=flags, file=file).config
+        if served:
+            programs.find_here()
+            flags = programs.flags_for(served, file, flags)
+        configs = [one.config for one in load_pools(cli=flags, file=file)]
+        for config in configs:
+            programs.find_configured(config)
     except ConfigError as refused:
         findings.append(of("configuration", met("bad_configuration", why=refused.message)))
         return Examination(findings, [])
-    of_service = _of(config, address, pool, findings)
+    of_service = _of(configs, address, pool, findings)
     return of_service._replace(findings=[*findings, *of_service.findings])
 
 
-def _of(config: PoolConfig, address: str | None, pool: str | None, before: Sequence[Finding]) -> Examination:
+def _of(
+    configs: Sequence[PoolConfig], address: str | None, pool: str | None, before: Sequence[Finding]
+) -> Examination:
+    config = configs[0]  # that of the service itself
+    workers_to_start = sum(one.pool_size for one in configs)
+    needs_sandbox = config.service.execute_code or any(one.allow_execute_code for one in configs)
     run_file = RunFile(config.state_dir)
     run = run_file.read()
     run = run if run is not None and run.alive() else None
@@ -131,16 +150,16 @@ def _of(config: PoolConfig, address: str | None, pool: str | None, before: Seque
     tls = "service.tls_cert" if config.service.tls_cert is not None else None
     findings = [
         *_guarded("haproxy", lambda: machine.haproxy(import_module(HAPROXY).binary(), tls)),
-        *_guarded("processes", lambda: machine.processes(config.pool_size)),
-        *_guarded("memory", lambda: machine.memory(config.pool_size)),
-        *_guarded("sandbox", lambda: machine.deno(config.allow_execute_code or config.service.execute_code)),
+        *_guarded("processes", lambda: machine.processes(workers_to_start)),
+        *_guarded("memory", lambda: machine.memory(workers_to_start)),
+        *_guarded("sandbox", lambda: machine.deno(needs_sandbox)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,
         *_guarded("store", lambda: _store(config, nodes, joined is not None, address)),
         *_guarded("access", lambda: service.access(config)),
         *_guarded("port", lambda: service.port(config, run)),
-        *_guarded("imports", lambda: service.imports(config)),
-        *_guarded("language model", lambda: service.language_models(config)),
+        *_of_each("imports", service.imports, configs),
+        *_of_each("language model", service.language_models, configs),
         *_guarded("fork server", lambda: service.fork_server(config)),
         *_guarded("service", lambda: service.running(status)),
         *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
@@ -148,13 +167,22 @@ def _of(config: PoolConfig, address: str | None, pool: str | None, before: Seque
     ]
     if run is None and _worst([*before, *findings]) != "fail":
         # One that runs tells of its own workers, and what fails already may be why a worker does.
-        findings += _guarded("programs", lambda: service.programs(config))
+        findings += _of_each("programs", service.programs, configs)
     return Examination(findings, open_ports)
 
 
 def _store(config: PoolConfig, nodes: Sequence[str], running: bool, address: str | None) -> Finding:
     # While a service runs, its store is where it is: what is to be said is that others have joined.
     return service.store(config, nodes, running=running, address=None if running else address)
+
+
+def _of_each(
+    check: str, look: Callable[[PoolConfig], Any], configs: Sequence[PoolConfig]
+) -> Iterator[Finding]:
+    for config in configs:
+        for found in _guarded(check, partial(look, config)):
+            said = f"pool {config.name}: {found.found}" if len(configs) > 1 else found.found
+            yield replace(found, found=said)
 
 
 def _guarded(check: str, look: Callable[[], Any]) -> Iterable[Finding]:

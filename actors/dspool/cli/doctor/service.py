@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from dspool import preflight
 from dspool.causes import Obstacle, met
-from dspool.cli.address import admitted_host, checked_port
+from dspool.cli.address import admitted_host, checked_host, checked_port
 from dspool.cli.doctor.findings import Finding, fail, of, of_error, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import named_in, try_imports
@@ -36,6 +36,7 @@ _STORE_S = 5.0
 _ENDPOINT_S = 3.0
 _PRELOAD_S = 120.0
 _LITTLE_MB = 200.0
+_CHOOSE_HOST = "choose an IP address of this machine with --host"
 _EXEC = "workers start slower and share no memory"
 
 
@@ -151,24 +152,26 @@ async def _connect(url: Any) -> None:
 
 def access(config: PoolConfig, environ: Mapping[str, str] = os.environ) -> Finding:
     """Who gets in: whether the tokens can be read, and are there where the network reaches the service."""
-    check = "access"
+    check, advice = "access", _CHOOSE_HOST
     try:
+        checked_host(config.service.host, tokens=True)
+        advice = "make tokens with `dspool token new`, in a file that only its owner reads"
         host, tokens = admitted_host(config.service, environ)
     except PoolError as refused:
-        advice = "make tokens with `dspool token new`, in a file that only its owner reads"
         return of_error(check, refused, "`dspool up` refuses to start", advice)
     return ok(check, f"{counted(tokens, 'token')} for {host}" if tokens else f"everybody on {host}")
 
 
 def port(config: PoolConfig, run: ServiceRun | None) -> Finding:
     """`run` is the living service of this state directory, if there is one."""
-    host, number = config.service.host, config.service.port
-    if run is not None and run.url.endswith(f":{number}"):
-        return ok("port", f"{number} on {host} is used by the service itself")
+    number = config.service.port
     try:
+        host = checked_host(config.service.host, tokens=True)
+        if run is not None and run.url.endswith(f":{number}"):
+            return ok("port", f"{number} on {host} is used by the service itself")
         checked_port(host, number)
-    except PoolError as taken:
-        return of_error("port", taken, "`dspool up` refuses to start", "choose another with --port")
+    except PoolError as refused:
+        return of_error("port", refused, "`dspool up` refuses to start", _CHOOSE_HOST)
     return ok("port", f"{number} on {host} is free" if number else "any free one")
 
 
