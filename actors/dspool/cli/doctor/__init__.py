@@ -181,8 +181,8 @@ def _of_each(
 ) -> Iterator[Finding]:
     for config in configs:
         for found in _guarded(check, partial(look, config)):
-            said = f"pool {config.name}: {found.found}" if len(configs) > 1 else found.found
-            yield replace(found, found=said)
+            named = len(configs) == 1 or found.found.startswith(f"pool {config.name} ")
+            yield found if named else replace(found, found=f"pool {config.name}: {found.found}")
 
 
 def _guarded(check: str, look: Callable[[], Any]) -> Iterable[Finding]:
