@@ -23,6 +23,8 @@ _BUSY_S = 5.0
 _RETRY_S = 0.05
 _SYNC_S = (0.2e-3, 2e-3)
 _STEP_S = (20e-6, 60e-6)
+_IN_MEMORY = frozenset({"cursor", "close", "rollback", "close_and_stop"})
+"""What no broken disk keeps from being done, or a statement and its locks would stay open."""
 
 
 class Disk:
@@ -74,10 +76,14 @@ class _Requests:
     ) -> None:
         process, disk = self._process, _Disks.current
         loop: SimulatedLoop = process.loop
-        commits = getattr(getattr(function, "func", None), "__name__", "") == "commit"
+        called = getattr(function, "func", None)
+        name = getattr(called, "__name__", "")
+        commits = name == "commit"
         delay_s = loop.world.dice.uniform(*(_SYNC_S if commits else _STEP_S)) + disk.slow_s
         try:
-            if disk.broken and self._connection is not None:
+            if disk.broken and self._connection is not None and name not in _IN_MEMORY:
+                if isinstance(cursor := getattr(called, "__self__", None), sqlite3.Cursor):
+                    cursor.close()  # as SQLite ends a statement that fails
                 raise sqlite3.OperationalError("disk I/O error")
             if disk.full and commits:
                 raise sqlite3.OperationalError("database or disk is full")
