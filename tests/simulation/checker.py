@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from tests.simulation.history import Call, History, Run
-from tests.simulation.linearizability import linearizable
+from tests.simulation.linearizability import TooManyWays, linearizable
 
 LATE_S = 1.0
 """How much later than its deadline an operation may end: timers of a process that is busy come late."""
@@ -285,14 +285,18 @@ def _sessions(history: History) -> Iterator[str]:
         )
         if any(call.what == "end" for call in calls):
             exists_from = float("inf")
-        operations = [
-            (call.sent_at, call.ended_at if _certain(call) else None, (call, call.value in read))
+        asked = [
+            (call, call.value in read)
             for call in calls
             if _matters(call) and (call.value in read or not exists_from <= call.sent_at or _certain(call))
         ]
-        verdict = linearizable(operations, (False, ()), _apply)
-        if verdict is not None:
-            call, _ = verdict
+        try:
+            call = _unexplained(asked, None)
+        except TooManyWays:
+            # Each variable for itself: a weaker question, with fewer ways.
+            keys = sorted({call.key for call in calls if call.key is not None})
+            call = next(filter(None, (_unexplained(asked, key) for key in keys)), None)
+        if call is not None:
             yield (
                 f"{session}: no order of its operations explains "
                 f"{call.id} ({call.what} {call.key}: {call.outcome} {call.answer})"
@@ -311,12 +315,28 @@ def _matters(call: Call) -> bool:
     return call.outcome not in NEVER_SENT and call.what in ("set", "end")
 
 
-def _apply(state: State, operation: tuple[Call, bool]) -> State | None:
-    """The state after the call, or None if it cannot have had its outcome in this state, or explains nothing there."""
-    call, is_read = operation
+def _unexplained(asked: list[tuple[Call, bool]], key: str | None) -> Call | None:
+    """The call whose answer no order explains; of all variables, or only of `key`. `asked` are (call, whether somebody
+    read its value)."""
+    operations: list[tuple[float, float | None, Call | None]] = []
+    for call, is_read in asked:
+        counts = key in (None, call.key) or call.what == "end" or call.outcome == "unknown_session"
+        if not counts and call.what == "get":
+            continue
+        if _certain(call):
+            operations.append((call.sent_at, call.ended_at, call))
+        elif call.what == "set" and not (counts and is_read):
+            operations.append((call.sent_at, None, None))
+        else:
+            operations.append((call.sent_at, None, call))
+    return linearizable(operations, (False, ()), _apply)
+
+
+def _apply(state: State, call: Call | None) -> State | None:
+    """The state after the call, or None if it cannot have had its outcome in this state, or explains nothing there. No
+    call is one that failed and of which nobody has read anything: its session may have come into being before."""
     exists, variables = state
-    if call.what == "set" and not _certain(call) and not is_read:
-        # Its session may have come into being before its change failed.
+    if call is None:
         return None if exists else (True, ())
     if call.what == "end" and not _certain(call) and not exists:
         return None

@@ -28,7 +28,8 @@ def linearizable(
     """None if there is such an order; else the operation whose return nothing explains.
 
     Args:
-        operations: (called, returned, operation); one that never returned may take effect at any time, or never.
+        operations: (called, returned, operation); one that never returned may take effect at any time, or never. Those
+            with one object as operation are alike.
         apply: the state after an operation, or None if it cannot be the next one in this state.
 
     Raises:
@@ -51,8 +52,15 @@ def linearizable(
             if number in done:
                 explained.add((state, done - {number}))
                 continue
-            for other in pending - done:
-                after = apply(state, operations[other][2])
+            tried: set[int] = set()
+            for other in sorted(pending - done):
+                _, until, operation = operations[other]
+                if until is None:
+                    # Of several that are one and the same, and may take effect whenever, the first is as good as any.
+                    if id(operation) in tried:
+                        continue
+                    tried.add(id(operation))
+                after = apply(state, operation)
                 if after is not None and (way := (after, done | {other})) not in seen:
                     seen.add(way)
                     open_ways.append(way)

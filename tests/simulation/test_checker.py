@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation import linearizability
 from tests.simulation.checker import violations
 from tests.simulation.history import Call, History, Run
 from tests.simulation.linearizability import linearizable
@@ -134,6 +135,24 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
 def test_a_history_that_breaks_a_promise_breaks_that_one_alone(promise, history):
     found = violations(history(), slots=1)
     assert [one.partition(":")[0] for one in found] == [promise]
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("k1", True), (None, False)])
+def test_where_a_session_has_too_many_ways_each_variable_is_looked_at_for_itself(monkeypatch, answer, kept):
+    monkeypatch.setattr(linearizability, "MOST", 100)
+    # Each may have happened at any time, and somebody has read it.
+    unclear = {f"k{number}": "bcde"[number % 4] for number in range(10, 18)}
+    history = of(
+        call("k1", "set", 1, 2, value="k1"),
+        *(call(name, "set", 1, 3, "deadline_exceeded", value=name, key=key) for name, key in unclear.items()),
+        call("k2", "get", 50, 51, answer=answer),
+        *(
+            call(f"r{name}", "get", 60 + at, 60.5 + at, answer=name, key=key)
+            for at, (name, key) in enumerate(unclear.items())
+        ),
+        call("k3", "end", 90, 91, answer={"ended": True}),
+    )
+    assert (violations(history, slots=1) == []) == kept
 
 
 @pytest.mark.parametrize(("until", "kept"), [(4.9, True), (5.5, False)])
