@@ -33,6 +33,8 @@ TROUBLES = frozenset({"partition", "power off", "freeze", "slow network"})
 """What makes a worker that lives look dead."""
 REASON_S = 60.0
 FREED_S = 2.0
+PAUSE_S = 1.0
+"""The longest before another try."""
 NEVER_SENT = frozenset({"queue_full", "pool_paused", "poison_request"})
 
 
@@ -203,6 +205,8 @@ def _losses(history: History) -> Iterator[str]:
             continue
         if not any(since <= at <= until for at in deaths):
             yield f"{call.id} ({call.what}) ended with worker_lost, and no worker died or stood still"
+        elif call.sent_at + call.timeout_s - call.ended_at <= PAUSE_S:
+            continue  # no time is left for another try, and the pause before it
         elif call.idempotent and call.what in ("execute", "session execute"):
             died = sum(call.sent_at - 1.0 <= at <= call.ended_at + 1.0 for at in deaths)
             if died < call.attempts:

@@ -137,6 +137,14 @@ def test_a_history_that_breaks_a_promise_breaks_that_one_alone(promise, history)
     assert [one.partition(":")[0] for one in found] == [promise]
 
 
+def test_what_is_lost_when_no_time_is_left_for_another_try_is_lost_for_a_reason():
+    history = of(
+        call("k1", "execute", 100, 100.9, "worker_lost", timeout_s=1.0, idempotent=True, attempts=3),
+        deaths={"w": 100.2, "v": 100.8},
+    )
+    assert violations(history, slots=1) == []
+
+
 @pytest.mark.parametrize(("answer", "kept"), [("k1", True), (None, False)])
 def test_where_a_session_has_too_many_ways_each_variable_is_looked_at_for_itself(monkeypatch, answer, kept):
     monkeypatch.setattr(linearizability, "MOST", 100)
