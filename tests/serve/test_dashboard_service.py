@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from tests.serve.test_service import ENDS_S, QUESTION
+from tests.serve.test_service import ENDS_S, QUESTION, until
 
 pytestmark = pytest.mark.serve
 
@@ -32,14 +32,6 @@ def page(up):
         assert answer.status_code == 200, answer.text
         http.headers["x-dspool-csrf"] = answer.json()["csrf"]
         yield http
-
-
-def until(what, seconds=ENDS_S):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.1)
-    return found
 
 
 def run_some(up, number=30):

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import psutil
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.serve
 
 START_S = 300
 """What a busy machine may take to start a service."""
+Found = TypeVar("Found")
 ENDS_S = 120
 QA = "/v1/pools/default/programs/qa/execute"
 QUESTION = {
@@ -397,11 +399,12 @@ def test_two_downs_wait_for_a_running_operation(tmp_path):
         served.end()
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + ENDS_S
-    while not true():
-        assert time.monotonic() < deadline
+def until(what: Callable[[], Found], seconds: float = ENDS_S) -> Found:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.05)
+    return found
 
 
 def test_a_session_outlives_the_service_and_one_that_is_killed_hard_takes_its_processes_along(up):

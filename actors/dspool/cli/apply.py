@@ -22,12 +22,12 @@ from dspool.core.lifecycle.gradual_watch import HOLD_S, STEPS, Course, course_of
 from dspool.errors import ConfigError, PoolNotReady
 
 APPLYING: Final = "dspool_serve.ingress.applying"
+ALERTS: Final = "dspool_console.alerts.watch"
+"""Both are loaded when they are asked for: imports point down, and this package lies below."""
 CUT_OFF: Final = (
     "what was changed stays, and workers go on being replaced; the same command does the rest, and with the file from "
     "before it takes it back"
 )
-ALERTS: Final = "dspool_console.alerts.watch"
-"""Both are loaded when they are asked for: imports point down, and this package lies below."""
 
 
 def add_to(app: typer.Typer) -> None:

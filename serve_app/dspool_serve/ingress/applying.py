@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,19 +114,17 @@ async def plan(record: ServiceRecord, wanted: Sequence[PoolConfig], *, heals: bo
     names = {config.name for config in wanted}
     if heals:
         async with service_record.changing():
-            record = await _healed(service_record.read() or record, names)
-    running = await running_pools(record, heals=False)
+            record = service_record.read() or record
+            running = await running_pools(record)
+            kept = tuple(name for name in record.pools if name in running or name in names)
+            if kept and kept != record.pools:
+                # One that has ended is still named where the `apply` that ended it was cut off.
+                record = _written(record, pools=kept)
+    else:
+        running = await running_pools(record, heals=False)
     found = changes(running, {config.name: config for config in wanted})
     standing = tuple([name for name in running if name in names and await _stands(name)])
     return Plan(pools=found, new_ingress=record.ingress != ingress_mark(wanted), standing=standing)
-
-
-async def _healed(record: ServiceRecord, names: Collection[str]) -> ServiceRecord:
-    """The record, once what was cut off is finished. One that has ended is still named where the `apply` that ended it
-    was cut off, and is no longer then, unless it is among `names`."""
-    running = await running_pools(record)
-    kept = tuple(name for name in record.pools if name in running or name in names)
-    return _written(record, pools=kept) if kept and kept != record.pools else record
 
 
 async def _stands(pool: str) -> bool:

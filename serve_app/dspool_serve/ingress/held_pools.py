@@ -92,9 +92,10 @@ async def running_config(name: str, *, heals: bool = True) -> PoolConfig:
     from dspool.runtime.exchange import heal
     from dspool.runtime.unfinished import noted
 
-    if not heals and (unfinished := await asyncio.to_thread(noted, name)) is not None:
+    if heals:
+        await heal(name)
+    elif (unfinished := await asyncio.to_thread(noted, name)) is not None:
         return unfinished.config
-    await heal(name)
     config, _ = await cluster.ask_supervisor(cluster.find_supervisor(name), "connect_info")
     assert isinstance(config, PoolConfig)
     return config
