@@ -3,8 +3,11 @@
 The machines are Linux namespaces (`tests/cluster`), which takes root. After each trouble all is well again before the
 next. Of each, in seconds and numbers:
 
-- detected_s: until the service itself no longer counts on a worker of the lost machine.
-- sessions_back_s: until the last of the sessions had an answer again; null: one had none before all was mended.
+- detected_s: until the service itself no longer counts on a worker of the lost machine, or says that its store is
+  missing.
+- sessions_back_s: until the last of the sessions had an answer again; null: one had none before all was mended. Without
+  the store sessions can be read and asked, and not changed: there it counts from the store's return until a change of
+  each session was acknowledged.
 - traffic_gap_s: the longest time without any answer to those who ask for no session, at the nodes that are left.
 - failed: requests that met an error, nobody trying again; `met` says which.
 - hanging: requests without an end when their deadline had passed.
@@ -134,9 +137,10 @@ class Bench:
 
 
 class Observer:
-    """When the service no longer counts on a worker of the node `lost`, as the ingress on `at` tells it."""
+    """When the service no longer counts on a worker of the node `lost`, as the ingress on `at` tells it; without a
+    node, when it says that the store is missing."""
 
-    def __init__(self, bench: Bench, at: Machine, lost: str) -> None:
+    def __init__(self, bench: Bench, at: Machine, lost: str | None) -> None:
         self._bench, self._at, self._lost = bench, at, lost
         self.detected_at: float | None = None
 
@@ -152,12 +156,22 @@ class Observer:
         # One client for all: to make one costs as much as the rest of a request, on the processors of the machines.
         async with self._bench.client() as http:
             while self.detected_at is None:
-                pool = await self._bench.pool(self._at, http)
-                if pool is not None and not any(
-                    worker["node"] == self._lost and worker["state"] == "ready" for worker in pool["workers"]
-                ):
+                if await (self._store_is_missing(http) if self._lost is None else self._is_without(http)):
                     self.detected_at = time.monotonic()
                 await asyncio.sleep(0.1)
+
+    async def _is_without(self, http: httpx.AsyncClient) -> bool:
+        pool = await self._bench.pool(self._at, http)
+        return pool is not None and not any(
+            worker["node"] == self._lost and worker["state"] == "ready" for worker in pool["workers"]
+        )
+
+    async def _store_is_missing(self, http: httpx.AsyncClient) -> bool:
+        try:
+            answer = await http.get(f"{self._bench.service.url_on(self._at)}/readyz")
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 503 and ": store:" in answer.text
 
 
 async def measure(
@@ -169,22 +183,23 @@ async def measure(
     held_s: float = 0.0,
     entries: list[Machine] | None = None,
 ) -> dict[str, Any]:
-    """The figures of one trouble. `lost` is the machine that it hits, if that is one of the cluster's."""
+    """The figures of one trouble. `lost` is the machine that it hits, if that is one of the cluster's; else it is the
+    store's."""
     await bench.whole()
     await bench.balanced()
     left = entries or [machine for machine in bench.machines[:3] if machine is not lost]
-    node, control = bench.node_of(lost) if lost is not None else ("", [])
+    node, control = bench.node_of(lost) if lost is not None else (None, [])
     observer = Observer(bench, left[0], node)
     async with Load([bench.service.url_on(machine) for machine in left], bench.service.headers) as load:
         await load.flowing()
         trouble()
         began = time.monotonic()
-        async with observer.watching() if lost is not None else contextlib.nullcontext():
+        async with observer.watching():
             until = began + SLOW_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(load.flowing(), SLOW_S)
             await asyncio.sleep(max(AFTER_S, held_s - (time.monotonic() - began)))
-            if lost is not None and observer.detected_at is None and time.monotonic() < until:
+            if observer.detected_at is None and time.monotonic() < until:
                 await asyncio.sleep(AFTER_S)
         during = await bench.spread(left[0])
         failed = load.failed(began)
@@ -198,8 +213,11 @@ async def measure(
             "control": control,
         }
         await mend()
+        mended = time.monotonic()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(load.flowing(), SLOW_S)
+        if lost is None:
+            figures["sessions_back_s"] = await changes_back_s(load, mended)
         await load.end()
         lost_changes = await load.lost_changes()
     return {
@@ -211,6 +229,15 @@ async def measure(
         "stale": load.stale[:5],
         "asked": len(load.asked),
     }
+
+
+async def changes_back_s(load: Load, since: float) -> float | None:
+    until = time.monotonic() + SLOW_S
+    while (  # noqa: ASYNC110
+        back_s := load.changes_back_s(since)
+    ) is None and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+    return None if back_s is None else round(back_s, 2)
 
 
 async def power_off(bench: Bench) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Load:
         """Reads that found a value older than an acknowledged one, and no change that failed explains it: such a change
         may still be made, as a request that a lost connection held up."""
         self.acknowledged: dict[str, int] = {}
+        self._acknowledged_at: dict[str, list[float]] = {session: [] for session in self._sessions}
         self._failed_changes: dict[str, set[int]] = {session: set() for session in self._sessions}
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -115,6 +116,14 @@ class Load:
             return None
         return back_at - since if longest > SLOW_ANSWER_S or any(one.trouble for one in asked) else 0.0
 
+    def changes_back_s(self, since: float) -> float | None:
+        """How long after `since` a change of each of the sessions was acknowledged. None: one of them had none yet."""
+        backs = [
+            next((at - since for at in self._acknowledged_at[session] if at >= since), None)
+            for session in self._sessions
+        ]
+        return None if None in backs else max((back for back in backs if back is not None), default=0.0)
+
     def _gaps(self, mine: Callable[[str], bool], since: float) -> list[float]:
         ends = sorted(
             one.ended for one in self.asked if mine(one.caller) and not one.trouble and one.ended >= since
@@ -161,6 +170,7 @@ class Load:
             url = f"{self._url(number + count)}{POOL}/sessions/{session}/variables/n"
             if await self._asked(session, self._http.put(url, json={"value": count})) is not None:
                 self.acknowledged[session] = count
+                self._acknowledged_at[session].append(time.monotonic())
             else:
                 self._failed_changes[session].add(count)
             known = self.acknowledged.get(session, 0)
