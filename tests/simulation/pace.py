@@ -1,14 +1,14 @@
-"""How often the engine looks after itself in a simulation: in a long seed a tenth as often as its constants say.
+"""How often the engine looks after itself in a simulation: in a long seed a twentieth as often as its constants say.
 
 A day in which little happens is made of such looks. They are compared with nothing but each other, so that all of them
-ten times as slow is another engine of the same kind; the short seeds have the constants as they are.
+twenty times as slow is another engine of the same kind; the short seeds have the constants as they are.
 """
 
 from __future__ import annotations
 
 import importlib
 
-SLOWER = 10.0
+SLOWER = 20.0
 _CONSTANTS = (
     ("dspool.client.links", "LOOK_S"),
     ("dspool.worker.listener", "LOOK_S"),

@@ -19,7 +19,7 @@ _BOOT = 1_000.0
 """Monotonic time at the start: a clock that begins at 0 would hide differences that are taken for times."""
 
 
-LONG_SHARE = 0.02
+LONG_SHARE = 0.03
 
 
 def is_long(seed: int) -> bool:
