@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 import ray
-from harness import QUESTION, full, pids, until
+from harness import QUESTION, full, kill, pid_of, pids, until
 
 from dspool.messages import PoolStatus
 from dspool.runtime import exchange, unfinished
@@ -101,7 +101,9 @@ async def test_a_supervisor_that_ray_starts_again_starts_workers_of_the_same_ins
     await exchange.upgrade(config, StartCommand.of_this_process(config))
     await exchange.until_rolled(config, (), 240.0, print)
     mark = await ask(await find_actor(pool.name, "supervisor"), "worker_mark")
-    ray.kill(await find_actor(pool.name, "supervisor"), no_restart=False)
+    supervisor = await find_actor(pool.name, "supervisor")
+    kill(await pid_of(supervisor))
+    await pid_of(supervisor)  # the next one is there
     for worker in (await pool.status()).workers:
         await pool.restart(worker.id)
     await full(pool)
