@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import subprocess
 
 import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from dspool_serve.ingress import haproxy
 
@@ -33,10 +35,13 @@ frontend prometheus
     mode http
 frontend http_frontend
     bind 127.0.0.1:{port}
-    default_backend replicas
+{routes}
 backend replicas
     server one 127.0.0.1:{backend}
 """
+ALL_TO_IT = "    default_backend replicas"
+[OF_NONE] = re.findall(r"^backend default_backend\n.*", HAPROXY_CONFIG_TEMPLATE, re.MULTILINE)
+"""What Serve's template does with a path of no application."""
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +102,9 @@ class Replica:
 class Front:
     """HAProxy, started as Serve would, in front of a `Replica`."""
 
-    def __init__(self, directory, *, log=None, **options):
+    def __init__(self, directory, *, log=None, routes=ALL_TO_IT, **options):
         self.directory = directory
-        self.log = log
+        self.log, self.routes = log, routes
         self.options = options
 
     async def __aenter__(self):
@@ -117,6 +122,7 @@ class Front:
                 log=self.log or variables["RAY_SERVE_HAPROXY_LOG_TARGET"],
                 admin=self.directory / "admin.sock",
                 port=self.port,
+                routes=self.routes,
                 backend=self.replicas.sockets[0].getsockname()[1],
             )
         )

@@ -18,7 +18,7 @@ import pytest
 from dspool.corrections import haproxy_script
 from dspool.errors import ConfigError
 from dspool_serve.ingress import haproxy
-from tests.serve.haproxy_front import Front, answering, certificate, needs_haproxy
+from tests.serve.haproxy_front import OF_NONE, Front, answering, certificate, needs_haproxy
 
 pytestmark = [pytest.mark.serve, needs_haproxy]
 __all__ = ["certificate"]
@@ -31,6 +31,24 @@ async def test_the_deadline_reaches_the_replica_under_a_name_that_serve_leaves_a
         assert seen["x-dspool-timeout-seconds"] == "2.5"
         assert "x-request-timeout-seconds" not in seen
         assert "x-dspool-timeout-seconds" not in (await http.get(url)).json()
+
+
+@pytest.mark.parametrize(
+    ("known", "status", "code"),
+    [("", 503, "rejected"), ("    use_backend replicas if { path_beg /known/ }\n", 404, "not_found")],
+    ids=["just started", "of no application"],
+)
+async def test_what_no_application_is_known_for_is_a_problem_and_one_for_later_where_none_is_known_at_all(
+    tmp_path, known, status, code
+):
+    routes = f"{known}    default_backend default_backend\n{OF_NONE}"
+    async with Front(tmp_path, routes=routes) as front, httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"http://127.0.0.1:{front.port}/v1/pools")
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert ("retry-after" in answer.headers) == (status == 503)
+        if known:
+            assert (await http.get(f"http://127.0.0.1:{front.port}/known/path")).status_code == 200
 
 
 async def test_the_changes_are_made_once_however_often_it_is_started(tmp_path):

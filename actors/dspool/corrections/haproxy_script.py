@@ -7,9 +7,10 @@ Serve 2.60 starts HAProxy (`RAY_SERVE_HAPROXY_BINARY_PATH`) with a configuration
   `dspool down` can end it where that is not possible.
 - `haproxy-frontend`: TLS; the address, as Serve itself stays on loopback; bounds on connections and on how slowly a
   request may come in (HAProxy collects a body of up to one buffer, 16 KiB, so that a slow client never reaches a
-  replica); no log of requests; problem+json for what HAProxy itself refuses; `x-request-timeout-seconds` under a name
-  that Serve does not answer by itself in plain text; and the client's address under a name that only HAProxy and the
-  replicas know. `haproxy_frontend` has the rules.
+  replica); no log of requests; problem+json for what HAProxy itself refuses, with "not now" and not "no such path"
+  from one that was just started and knows of no application; `x-request-timeout-seconds` under a name that Serve does
+  not answer by itself in plain text; and the client's address under a name that only HAProxy and the replicas know.
+  `haproxy_frontend` has the rules.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ exec {leash} {binary} "$@"
 _LOOPBACK = """sed -i -e 's/^ *bind :{metrics_port}$/    bind 127.0.0.1:{metrics_port}/' \\
                -e 's/^ *bind \\*:{stats_port}$/    bind 127.0.0.1:{stats_port}/' "$argument"
 """
+_UNKNOWN = """if grep -q '^ *use_backend ' "$argument"; then unknown=404; else unknown=503; fi
+        sed -i -e "s#^ *http-request return status 404 content-type text/plain .*\
+#    http-request return status $unknown errorfile {directory}/$unknown.http#" "$argument"
+"""
+"""What is of no application: the template says so in plain text."""
 _INSERT = """# Once only: HAProxy is started with the same file to check it and to run it.
         grep -q '^# dspool$' "$argument" || sed -i -e '/^global$/r {global_}' \\
             -e '/^frontend http_frontend$/,/^ *bind /{{
@@ -107,6 +113,7 @@ def write(
             strict=tls is not None,
             client_header=client_header,
         )
+        edits += _UNKNOWN.format(directory=directory) + "        "
         edits += _INSERT.format(
             global_=rules["global"],
             frontend=rules["frontend"],
