@@ -9,7 +9,10 @@ PoolError
 │   ├── Unauthenticated    no access token, or not one of ours
 │   ├── PoisonRequest      the workers that had this request died, one after another; refused for a time
 │   ├── QuotaExceeded      more kept in the store than the caller, or the whole pool, may have
+│   ├── KeyReused          an idempotency key was used for another request
 │   ├── Conflict           it clashes with what is there (name taken, size being changed)
+│   │   ├── InProgress     the first request with an idempotency key has not ended yet
+│   │   └── OutcomeUnknown the first request with an idempotency key was lost with its server: it may have run
 │   ├── UnknownName        nothing of that name
 │   │   ├── UnknownPool
 │   │   ├── UnknownProgram
@@ -35,6 +38,7 @@ PoolError
 ├── WorkerStartFailed      a worker could not be started or warmed
 ├── ChangeWentBack         `dspool apply --gradual` took a change back by itself
 ├── Unreachable            a remote pool does not answer; it may have done the work
+│   └── IngressFailed      its proxy answers, and what is behind that does not
 ├── StaleLease             a worker whose lease on a session is old tried to use it
 ├── StoreFailed            the session store could not commit
 └── InternalError          a defect in dspool
@@ -88,6 +92,8 @@ class PoolError(Exception):
         raise AttributeError(f"{type(self).__name__} has no detail {name}{like}")
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if "code" in self.__dict__:
+            return (from_wire, (self.to_wire(),))
         return (_rebuild, (type(self), self.message, self.details))
 
     def to_wire(self) -> dict[str, Any]:
@@ -109,9 +115,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def from_wire(data: dict[str, Any]) -> PoolError:
-    """The error that `to_wire` described; an unknown code becomes a plain `PoolError`."""
-    kind = _by_code.get(data.get("code", ""), PoolError)
-    return _rebuild(kind, data.get("message", ""), data.get("details") or {})
+    """The error that `to_wire` described; one with an unknown code is a plain `PoolError` that has it."""
+    code = data.get("code", PoolError.code)
+    error = _rebuild(_by_code.get(code, PoolError), data.get("message", ""), data.get("details") or {})
+    if error.code != code:
+        error.__dict__["code"] = code
+    return error
 
 
 def _rebuild(kind: type[PoolError], message: str, details: dict[str, Any]) -> PoolError:
@@ -154,8 +163,20 @@ class Unauthenticated(CallerError):
     code = "unauthenticated"
 
 
+class KeyReused(CallerError):
+    code = "idempotency_key_reused"
+
+
 class Conflict(CallerError):
     code = "conflict"
+
+
+class InProgress(Conflict):
+    code = "idempotency_in_progress"
+
+
+class OutcomeUnknown(Conflict):
+    code = "idempotency_outcome_unknown"
 
 
 class UnknownName(CallerError):
@@ -298,6 +319,10 @@ class ChangeWentBack(PoolError):
 
 class Unreachable(PoolError):
     code = "unreachable"
+
+
+class IngressFailed(Unreachable):
+    code = "ingress_failed"
 
 
 class StaleLease(PoolError):

@@ -56,6 +56,7 @@ ADVICE: Final = {
     "itself](../how-to/change.md#step-by-step-and-back-by-itself).",
     "worker_start_failed": "`dspool status` names the warm-up step and its error; `dspool doctor` looks further.",
     "unreachable": "Look whether it was done before you send it again without an `Idempotency-Key`.",
+    "ingress_failed": "Look whether it was done before you send it again without an `Idempotency-Key`.",
     "stale_lease": "Send it again: the session has moved.",
     "store_failed": "Look at the database that `store_url` names. The change was not acknowledged.",
     "internal_error": "Report it, with the service's log.",

@@ -4,6 +4,7 @@ import asyncio
 import json
 import pickle
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -80,10 +81,30 @@ def test_details_read_as_attributes_and_missing_ones_raise():
         _ = error.status
 
 
-def test_an_unknown_code_becomes_a_plain_pool_error():
+def test_an_unknown_code_becomes_a_plain_pool_error_that_has_it():
     copy = from_wire({"code": "from_the_future", "message": "hello", "details": {"a": 1}})
-    assert type(copy) is PoolError
-    assert (copy.message, copy.details) == ("hello", {"a": 1})
+    for one in (copy, pickle.loads(pickle.dumps(copy)), from_wire(copy.to_wire())):
+        assert type(one) is PoolError
+        assert (one.code, one.message, one.details) == ("from_the_future", "hello", {"a": 1})
+
+
+def test_who_is_only_a_client_knows_the_errors_of_a_repeated_request():
+    # In a process of its own: what serves defines more errors.
+    program = (
+        "import sys; from dspool.errors import from_wire; import dspool.remote.pool;"
+        "assert 'dspool_serve' not in sys.modules;"
+        "print(*[type(from_wire({'code': code})).__name__ for code in sys.argv[1:]])"
+    )
+    codes = (
+        "idempotency_in_progress",
+        "idempotency_outcome_unknown",
+        "idempotency_key_reused",
+        "ingress_failed",
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program, *codes], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert said.stdout.split() == ["InProgress", "OutcomeUnknown", "KeyReused", "IngressFailed"]
 
 
 def test_a_damaged_wire_dict_still_becomes_an_error():

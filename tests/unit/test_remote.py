@@ -265,6 +265,8 @@ def test_pauses_grow_are_spread_and_keep_to_what_was_asked():
     assert pause_s(refused, call, ATTEMPTS, 1.0) is None
     assert pause_s(problem_of(429, b"{}", {"retry-after": "7"}), call, 1, 1.0) == 7.0
     assert pause_s(problem_of(429, b"{}", {"retry-after": "nonsense"}), call, 1, 1.0) == 0.1
+    under_way = b'{"code": "idempotency_in_progress", "detail": "the first one still runs"}'
+    assert pause_s(problem_of(409, under_way, {"retry-after": "1"}), call, 1, 1.0) == 1.0
 
 
 def test_events_may_come_in_several_lines_and_with_comments():

@@ -12,7 +12,15 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from dspool.errors import Conflict, InvalidRequest, PoolError, QuotaExceeded, Rejected, Unreachable, from_wire
+from dspool.errors import (
+    InProgress,
+    InvalidRequest,
+    PoolError,
+    QuotaExceeded,
+    Rejected,
+    Unreachable,
+    from_wire,
+)
 from dspool.messages import (
     JSON,
     READ_ONLY,
@@ -43,7 +51,6 @@ BACKOFF_S = 0.1
 BACKOFF_MAX_S = 5.0
 RETRIED = frozenset({429, 502, 503})
 """429 and 503: nothing was done. 502: something may have been, and so only what may be repeated is."""
-_IN_PROGRESS = "idempotency_in_progress"
 
 
 class HttpCall(NamedTuple):
@@ -257,7 +264,7 @@ def pause_s(
     if isinstance(failed, Unreachable) or status == 502:
         if not call.repeatable:
             return None
-    elif isinstance(failed, Conflict) and failed.code == _IN_PROGRESS:
+    elif isinstance(failed, InProgress):
         pass
     elif (
         isinstance(failed, QuotaExceeded)

@@ -17,13 +17,21 @@ from typing import Any
 
 import msgspec
 
-from dspool.errors import CallerError, Cancelled, InvalidRequest, PoolError
+from dspool.errors import (
+    CallerError,
+    Cancelled,
+    InProgress,
+    InvalidRequest,
+    KeyReused,
+    OutcomeUnknown,
+    PoolError,
+)
 from dspool.store.idempotency import Claim, KeptAnswer
 from dspool_serve.access.deeds import REPLAYED
 from dspool_serve.context import Context
 from dspool_serve.http.event_stream import EVENT_STREAM, EventStream, go_on
 from dspool_serve.http.forms import form_inputs, is_form
-from dspool_serve.http.problems import InProgress, KeyReused, OutcomeUnknown, pool_error_of, problem
+from dspool_serve.http.problems import pool_error_of, problem
 from dspool_serve.http.requests import Request, holds_too_much
 from dspool_serve.http.responses import Response
 from dspool_serve.http.routing import Handler, Route

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dspool.errors import CallerError, Conflict, InternalError, PoolError, UnknownName
+from dspool.errors import CallerError, InternalError, PoolError, UnknownName
 from dspool_serve.http.responses import Response
 
 log = logging.getLogger("dspool.http")
@@ -33,24 +33,6 @@ class MalformedRequest(CallerError):
     """The body is not JSON, or the path or a header cannot be read."""
 
     code = "malformed_request"
-
-
-class KeyReused(CallerError):
-    """The `Idempotency-Key` was used for another request."""
-
-    code = "idempotency_key_reused"
-
-
-class InProgress(Conflict):
-    """The first request with this `Idempotency-Key` has not ended yet."""
-
-    code = "idempotency_in_progress"
-
-
-class OutcomeUnknown(Conflict):
-    """The first request with this `Idempotency-Key` was lost with its server: it may have run."""
-
-    code = "idempotency_outcome_unknown"
 
 
 class Kind(NamedTuple):
@@ -107,6 +89,7 @@ TABLE: dict[str, Kind] = {
     "worker_start_failed": Kind(503, "A worker could not be started"),
     "change_went_back": Kind(503, "A change of settings went back"),
     "unreachable": Kind(502, "Another service cannot be reached"),
+    "ingress_failed": Kind(502, "The service did not answer"),
     "stale_lease": Kind(503, "The session is moving"),
     "store_failed": Kind(503, "The session store failed"),
     "deadline_exceeded": Kind(504, "The deadline passed"),
