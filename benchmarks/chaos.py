@@ -3,9 +3,9 @@
     python -m benchmarks.chaos [--faults N] [--json] [--quick]
 
 `dspool up` with a pool is asked by clients in processes of their own, half of them in its Ray cluster and half over
-HTTP. Meanwhile processes of every kind are killed (SIGKILL) and stopped (SIGSTOP, then SIGCONT), several at a time; the
-database is stopped and started, the disk is filled. Workers are forked or executed, sessions are in SQLite or in
-PostgreSQL: one service for each of the four.
+HTTP. Meanwhile processes of every kind are killed (SIGKILL) and stopped (SIGSTOP, then SIGCONT), several at a time, a
+second node is lost, the database is stopped and started, the disk is filled. Workers are forked or executed, sessions
+are in SQLite or in PostgreSQL: one service for each of the four.
 
 Callers and programs write down what they saw; the checker of the simulation (`tests/simulation/checker.py`), which
 knows nothing of dspool, holds it against the promises. After each few faults is measured how long it takes until
@@ -40,7 +40,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.appending import lines_of
 from benchmarks.chaos_callers import AGAIN, HTTP, ONCE, PYTHON, SESSIONS, Callers, opened
-from benchmarks.chaos_faults import POSTGRES_INSTALLED, Faults, Postgres, small_disk
+from benchmarks.chaos_faults import POSTGRES_INSTALLED, Faults, Postgres, SecondNode, small_disk
 from benchmarks.common import ROOT, arguments, finish, header, percentile
 from benchmarks.processes import processes_of
 from benchmarks.services import running_service
@@ -49,7 +49,7 @@ from tests.simulation.history import Call, History, Run
 
 POOL = "chaos"
 WORKERS, SLOTS = 2, 8
-AT_ONCE = 4
+AT_ONCE = 12
 """Most faults before a look whether everything works again."""
 PAUSE_S = 0.3
 WHOLE_S = 180.0
@@ -57,7 +57,18 @@ LATE_S, CALM_S = 10.0, 10.0
 """The machine is full of processes that start."""
 SEED = 2121
 CLIENTS = (PYTHON, HTTP, PYTHON, HTTP)
-OF_A_SERVICE = frozenset({"unreachable", "pool_not_ready", "cancelled", "stale_lease", "rate_limited"})
+OF_A_SERVICE = frozenset(
+    {
+        "unreachable",
+        "ingress_failed",
+        "pool_not_ready",
+        "cancelled",
+        "stale_lease",
+        "rate_limited",
+        "rejected",
+    }
+    | {"idempotency_in_progress", "idempotency_outcome_unknown"}
+)
 FIGURES = {
     "lost_changes": {"sessions are linearizable"},
     "crossed": {"answers are one's own"},
@@ -75,6 +86,7 @@ class Arena:
         self.history = History(time.monotonic)
         self.history.slots = SLOTS
         self.clients: dict[str, subprocess.Popen[bytes]] = {}
+        self.node = SecondNode(said["ray_address"], directory / "node.log")
         self.recovery: list[float] = []
         self.not_recovered = 0
         self.by_kind: Counter[str] = Counter()
@@ -112,7 +124,9 @@ class Arena:
     async def processes(self, kind: str) -> dict[str, int]:
         if kind == "client":
             return {name: process.pid for name, process in self.clients.items() if process.poll() is None}
-        return {str(pid): pid for pid in processes_of(self.said["pid"]).get(kind, [])}
+        # Of the second node too: its workers are no children of the service.
+        roots = [pid for pid in (self.said["pid"], self.node.pid) if pid is not None]
+        return {str(pid): pid for root in roots for pid in processes_of(root).get(kind, [])}
 
     # --- probes ---
 
@@ -163,6 +177,8 @@ class Arena:
         injected = 0
         while injected < count:
             self.replace_dead_clients()
+            if self.node.is_gone and not faults.is_under_way:
+                self.node.start()
             batch = self._chance.randint(1, min(AT_ONCE, count - injected))
             for _ in range(batch):
                 kind = self._chance.choices(list(kinds), list(kinds.values()))[0]
@@ -281,9 +297,10 @@ async def _arena(
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": said["ray_token_path"]}
     one = Arena(directory, said, seed)
     disk = directory / "state" if may_be_filled else None
-    faults = Faults(one.processes, one.history, seed, postgres=postgres, disk=disk)
+    faults = Faults(one.processes, one.history, seed, postgres=postgres, disk=disk, node=one.node)
     async with AsyncExitStack() as stack:
         stack.callback(_kill_all, one.clients)
+        stack.callback(one.node.stop)
         await one.enter(stack)
         await one.create_sessions()
         for _ in range(clients):

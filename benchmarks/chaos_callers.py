@@ -112,7 +112,8 @@ class Callers:
         except TimeoutError:
             return call  # no end is written down
         except PoolError as failed:
-            call.outcome = failed.code
+            # What has no code of its own is declared nowhere.
+            call.outcome = failed.code if failed.code != PoolError.code else f"{failed.code}: {failed}"[:300]
         except Exception as failed:
             call.outcome = f"undeclared {type(failed).__name__}: {failed}"[:300]
         call.ends, call.ended_at = 1, time.monotonic()

@@ -1,4 +1,5 @@
-"""What an operating system can do to a pool: end or stop any of its processes, stop its database, fill its disk."""
+"""What an operating system can do to a pool: end or stop any of its processes or a whole node, stop its database, fill
+its disk."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.common import ROOT
+from benchmarks.processes import family, processes_of
 from tests.simulation.history import History
 
 KILLED = {
@@ -26,11 +30,16 @@ KILLED = {
     "metrics": 1,
     "store": 2,
     "fork parent": 1,
+    "controller": 1,
+    "proxy": 1,
+    "haproxy manager": 1,
+    "haproxy": 1,
 }
 """Kinds of process, and how often each is hit among all."""
 STOP_S = (0.05, 0.5, 2.0, 6.0)
 DATABASE_S = (0.2, 2.0)
 DISK_S = (0.5, 3.0)
+NODE_S = (0.2, 2.0)
 _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
 POSTGRES_INSTALLED = bool(_BINARIES)
 
@@ -72,6 +81,56 @@ class Postgres:
         return []
 
 
+class SecondNode:
+    """Another node of the service's cluster: its raylet may be lost, and a new one comes."""
+
+    def __init__(self, address: str, log: Path) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.second_node", address, "127.0.0.2"]
+        self._log = log
+        self._started: subprocess.Popen[bytes] | None = None
+        self._came_up = False
+
+    @property
+    def pid(self) -> int | None:
+        """None: it was never started."""
+        return None if self._started is None else self._started.pid
+
+    def raylet(self) -> int | None:
+        """None: there is none now."""
+        found = [] if self.pid is None else processes_of(self.pid).get("raylet", [])
+        self._came_up = self._came_up or bool(found)
+        return found[0] if found else None
+
+    @property
+    def is_gone(self) -> bool:
+        """And will not come by itself, as one that stood still until it was declared dead."""
+        return self.raylet() is None and (
+            self._came_up or self._started is None or self._started.poll() is not None
+        )
+
+    def start(self) -> None:
+        """In the place of what may be left of the one before."""
+        self.stop()
+        self._came_up = False
+        with self._log.open("ab") as log:
+            self._started = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        if self._started is None:
+            return
+        for one in [*family(self._started.pid), self._started]:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        self._started.wait()
+
+
 @contextlib.contextmanager
 def small_disk(place: Path, megabytes: int = 96) -> Iterator[bool]:
     """`place` on a disk of its own, which can be filled; false where we may not mount one."""
@@ -110,9 +169,10 @@ class Faults:
         *,
         postgres: Postgres | None,
         disk: Path | None,
+        node: SecondNode | None,
     ) -> None:
         self._processes, self.history, self.dice = processes, history, random.Random(seed)
-        self._postgres, self._disk = postgres, disk
+        self._postgres, self._disk, self._node = postgres, disk, node
         self._undo: list[tuple[float, Callable[[], None]]] = []
         self._stopped: set[int] = set()
 
@@ -122,6 +182,8 @@ class Faults:
             found |= {"stop database": 1, "restart database": 1}
         if self._disk is not None:
             found["fill disk"] = 1
+        if self._node is not None:
+            found |= {"kill node": 1, "stop node": 1}
         return found
 
     async def inject(self, kind: str) -> bool:
@@ -135,6 +197,8 @@ class Faults:
                 self._later(DISK_S, fill(self._disk).unlink)
                 self.history.fault(kind)
             return True
+        if what == "node":
+            return self._second_node(how)
         found = await self._processes(what)
         if not found:
             return False
@@ -168,6 +232,21 @@ class Faults:
             self.history.frozen.append((name, since, time.monotonic()))
 
         self._later(STOP_S, go_on)
+        return True
+
+    def _second_node(self, how: str) -> bool:
+        """Its raylet; what it started ends with it, and a new node comes soon."""
+        assert self._node is not None
+        raylet, pid = self._node.raylet(), self._node.pid
+        if raylet is None or pid is None or raylet in self._stopped:
+            return False
+        if how == "stop":
+            return self._stop("node", raylet)
+        for worker in processes_of(pid).get("worker", []):
+            self.history.deaths.setdefault(str(worker), time.monotonic())
+        if not self._kill("node", raylet):
+            return False
+        self._later(NODE_S, self._node.start)
         return True
 
     def _database(self, how: str) -> bool:
