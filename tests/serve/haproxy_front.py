@@ -87,6 +87,11 @@ class Replica:
             await reader.readexactly(size)
         if "/held" in lines[0]:
             await self.let_go.wait()
+        if found := re.search(r"/plain/(\d+)", lines[0]):
+            head = b"HTTP/1.1 %b Of Serve\r\ncontent-type: text/plain; charset=utf-8\r\n" % found[1].encode()
+            writer.write(head + b"content-length: 6\r\nconnection: close\r\n\r\nsecret")
+            await writer.drain()
+            return
         body = json.dumps(headers).encode()
         if "/endless" in lines[0]:
             writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")

@@ -51,6 +51,23 @@ async def test_what_no_application_is_known_for_is_a_problem_and_one_for_later_w
             assert (await http.get(f"http://127.0.0.1:{front.port}/known/path")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("of_serve", "status", "code"),
+    [
+        (404, 404, "not_found"),
+        (408, 504, "deadline_exceeded"),
+        (500, 502, "ingress_failed"),
+        (503, 503, "rejected"),
+    ],
+)
+async def test_what_serve_says_in_plain_text_is_a_problem(tmp_path, of_serve, status, code):
+    async with Front(tmp_path) as front, httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"http://127.0.0.1:{front.port}/plain/{of_serve}")
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert "secret" not in answer.text
+        assert (await http.get(f"http://127.0.0.1:{front.port}/plain/200")).text == "secret"
+
+
 async def test_the_changes_are_made_once_however_often_it_is_started(tmp_path):
     async with Front(tmp_path) as front:
         text = front.config.read_text()

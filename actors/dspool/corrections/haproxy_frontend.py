@@ -85,6 +85,12 @@ _STREAMS: Final = """
 backend dspool_streams
     stick-table type ipv6 size {addresses} expire 1m store conn_cur
 """
+_OF_SERVE: Final = """    http-response return status {as_} errorfile {file} \
+if {{ status {status} }} {{ res.hdr(content-type) -m beg text/plain }}
+"""
+_SAID_BY_SERVE: Final = {404: 404, 408: 504, 500: 502, 503: 503}
+"""The service's own errors are problem documents. A proxy of Serve's on the head, to which HAProxy turns when no
+replica is there, answers in plain text; with 500 where the replica that it asked died, and the exception as the text."""
 _STRICT: Final = "    http-response set-header strict-transport-security max-age=31536000\n"
 _REFUSALS: Final = {
     400: ("Bad Request", "malformed_request", "The request cannot be read"),
@@ -172,6 +178,10 @@ def _milliseconds(seconds: float) -> int:
     return max(1, math.ceil(seconds * 1000))
 
 
+def _error_file(directory: Path, status: int) -> Path:
+    return directory / f"{status}.http"
+
+
 def _error_files(directory: Path) -> str:
     lines = []
     for status, (phrase, code, detail) in _REFUSALS.items():
@@ -193,9 +203,11 @@ def _error_files(directory: Path) -> str:
         ]
         if status in (429, 503):
             head.append("retry-after: 1")
-        file = directory / f"{status}.http"
+        file = _error_file(directory, status)
         file.write_bytes("\r\n".join([*head, "", body]).encode())
         lines.append(f"    errorfile {status} {file}\n")
+    for said, status in _SAID_BY_SERVE.items():
+        lines.append(_OF_SERVE.format(status=said, as_=status, file=_error_file(directory, status)))
     return "".join(lines)
 
 
