@@ -30,6 +30,9 @@ defaults
     timeout server 60s
     log global
     option httplog
+    errorfile 502 {of_serve}
+    errorfile 503 {of_serve}
+    errorfile 504 {of_serve}
 frontend prometheus
     bind :{metrics}
     mode http
@@ -87,6 +90,8 @@ class Replica:
             await reader.readexactly(size)
         if "/held" in lines[0]:
             await self.let_go.wait()
+        if "/cut-off" in lines[0]:
+            return
         if found := re.search(r"/plain/(\d+)", lines[0]):
             head = b"HTTP/1.1 %b Of Serve\r\ncontent-type: text/plain; charset=utf-8\r\n" % found[1].encode()
             writer.write(head + b"content-length: 6\r\nconnection: close\r\n\r\nsecret")
@@ -119,6 +124,8 @@ class Front:
         self.port = self.held.hold(self.options.get("host", "127.0.0.1"))
         variables = haproxy.environment(self.directory / "h", self.held, **self.options)
         self.metrics_port = int(variables["RAY_SERVE_HAPROXY_METRICS_PORT"])
+        of_serve = self.directory / "500.http"
+        of_serve.write_bytes(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 6\r\n\r\nserve!")
         self.config = self.directory / "haproxy.cfg"
         self.config.write_text(
             TEMPLATE.format(
@@ -128,6 +135,7 @@ class Front:
                 admin=self.directory / "admin.sock",
                 port=self.port,
                 routes=self.routes,
+                of_serve=of_serve,
                 backend=self.replicas.sockets[0].getsockname()[1],
             )
         )

@@ -68,6 +68,16 @@ async def test_what_serve_says_in_plain_text_is_a_problem(tmp_path, of_serve, st
         assert (await http.get(f"http://127.0.0.1:{front.port}/plain/200")).text == "secret"
 
 
+async def test_where_no_replica_takes_or_ends_a_request_it_is_a_problem(tmp_path):
+    async with Front(tmp_path) as front, httpx.AsyncClient(trust_env=False) as http:
+        url = f"http://127.0.0.1:{front.port}"
+        cut_off = await http.get(f"{url}/cut-off")
+        front.replicas.close()
+        refused = await http.get(url)
+    for answer, status, code in ((cut_off, 502, "ingress_failed"), (refused, 503, "rejected")):
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
 async def test_the_changes_are_made_once_however_often_it_is_started(tmp_path):
     async with Front(tmp_path) as front:
         text = front.config.read_text()

@@ -89,8 +89,9 @@ _OF_SERVE: Final = """    http-response return status {as_} errorfile {file} \
 if {{ status {status} }} {{ res.hdr(content-type) -m beg text/plain }}
 """
 _SAID_BY_SERVE: Final = {404: 404, 408: 504, 500: 502, 503: 503}
-"""The service's own errors are problem documents. A proxy of Serve's on the head, to which HAProxy turns when no
-replica is there, answers in plain text; with 500 where the replica that it asked died, and the exception as the text."""
+"""The service's own errors are problem documents. A proxy of Serve's on the head, which HAProxy turns to when no
+replica is there, speaks plain text: 500 where the replica died, with the exception.
+"""
 _STRICT: Final = "    http-response set-header strict-transport-security max-age=31536000\n"
 _REFUSALS: Final = {
     400: ("Bad Request", "malformed_request", "The request cannot be read"),

@@ -41,11 +41,13 @@ exec {leash} {binary} "$@"
 _LOOPBACK = """sed -i -e 's/^ *bind :{metrics_port}$/    bind 127.0.0.1:{metrics_port}/' \\
                -e 's/^ *bind \\*:{stats_port}$/    bind 127.0.0.1:{stats_port}/' "$argument"
 """
-_UNKNOWN = """if grep -q '^ *use_backend ' "$argument"; then unknown=404; else unknown=503; fi
-        sed -i -e "s#^ *http-request return status 404 content-type text/plain .*\
+_PROBLEMS = """if grep -q '^ *use_backend ' "$argument"; then unknown=404; else unknown=503; fi
+        sed -i -e 's#^ *errorfile \\(50[234]\\) .*#    errorfile \\1 {directory}/\\1.http#' \\
+            -e "s#^ *http-request return status 404 content-type text/plain .*\\
 #    http-request return status $unknown errorfile {directory}/$unknown.http#" "$argument"
 """
-"""What is of no application: the template says so in plain text."""
+"""In the place of the template's plain text: 500 where no replica takes or ends a request, and 404 for what is of no
+application."""
 _INSERT = """# Once only: HAProxy is started with the same file to check it and to run it.
         grep -q '^# dspool$' "$argument" || sed -i -e '/^global$/r {global_}' \\
             -e '/^frontend http_frontend$/,/^ *bind /{{
@@ -113,7 +115,7 @@ def write(
             strict=tls is not None,
             client_header=client_header,
         )
-        edits += _UNKNOWN.format(directory=directory) + "        "
+        edits += _PROBLEMS.format(directory=directory) + "        "
         edits += _INSERT.format(
             global_=rules["global"],
             frontend=rules["frontend"],
