@@ -42,6 +42,7 @@ def url(request):
         pytest.param("unit/test_store_copies.py", marks=pytest.mark.long),
         pytest.param("property/test_store_leases.py", marks=pytest.mark.long),
         "security/test_quotas.py",
+        "security/test_quota_counts.py",
     ],
 )
 def test_the_stores_tests_pass_on_postgresql(url, tests):
