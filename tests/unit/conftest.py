@@ -1,4 +1,4 @@
-"""A parent that forks real processes, without Ray: `place`, `parent` and `told`."""
+"""A parent that forks real processes, and the service that `dspool up` runs, both without Ray."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 
 import pytest
 
+from dspool.cli import start
 from dspool.runtime.forkserver import handover
 from dspool.runtime.forkserver.places import Place
 from dspool.runtime.forkserver.shim import ask
+from tests.unit.service_double import FakeService
 
 
 @pytest.fixture
@@ -86,3 +89,15 @@ with open(sys.argv[1] + "~", "w") as file:
     json.dump(answer, file)
 os.rename(sys.argv[1] + "~", sys.argv[1])
 """
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """The class that `dspool up` runs instead of the real service, with a log of its own."""
+    kind = type("Service", (FakeService,), {"log": []})
+    module = types.ModuleType("fake_service")
+    module.Service = kind
+    module.clear = lambda **what: kind.log.append(("cleared", what))
+    monkeypatch.setitem(sys.modules, "fake_service", module)
+    monkeypatch.setattr(start, "SERVICE", "fake_service")
+    return kind
