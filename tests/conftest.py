@@ -21,7 +21,9 @@ import pytest_asyncio
 from tests import left_behind, side_by_side
 
 # Helpers that check something: what failed there shows its values, as in a test.
-pytest.register_assert_rewrite("tests.security.limited_stores", "tests.unit.dispatch_world")
+pytest.register_assert_rewrite(
+    "tests.property.dispatcher_world", "tests.security.limited_stores", "tests.unit.dispatch_world"
+)
 
 # Time limits belong to pytest: a shared machine stalls for longer than any example takes.
 hypothesis.settings.register_profile(
