@@ -1,11 +1,19 @@
-"""A browser and a page a file, on that file's `demo`; each test finds the page empty, and signed out.
+"""A browser and a page a file, on that file's `demo` or the common one; each test finds the page empty, and signed out.
 
 A page of its own for each test would be a process of its own: a second of processor time each.
 """
 
 import pytest
 
-from tests.browser.chromium import Looking, chromium
+from tests.browser.chromium import Demo, Looking, chromium
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The common one: 500 workers, two pools, hostile names. Each file has its own, as tests change what is there."""
+    service = Demo(tmp_path_factory.mktemp("demo"), "--workers", "500")
+    yield service
+    service.stop()
 
 
 @pytest.fixture(scope="module")
