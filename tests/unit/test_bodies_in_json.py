@@ -58,7 +58,9 @@ def test_utf_16_that_is_not_said_to_be_so_is_told_as_what_it_is(encoding):
         decode(msgspec.json.Decoder(dict), '{"a": 1}'.encode(encoding))
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b'{"a": 1}'), b"\x28\xb5\x2f\xfd\x20\x08\x41\x00"])
+@pytest.mark.parametrize(
+    "body", [gzip.compress(b'{"a": 1}'), b"\x28\xb5\x2f\xfd\x20\x08\x41\x00"], ids=["gzip", "zstd"]
+)
 def test_a_compressed_body_that_is_not_said_to_be_one_is_told_as_what_it_is(body):
     with pytest.raises(MalformedRequest, match="is compressed"):
         decode(msgspec.json.Decoder(dict), body)
