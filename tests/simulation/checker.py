@@ -33,6 +33,8 @@ TROUBLES = frozenset({"partition", "power off", "freeze", "slow network"})
 """What makes a worker that lives look dead."""
 REASON_S = 60.0
 FREED_S = 2.0
+HEARD_S = 0.1
+"""Until clients hear that a worker died: what they send it meanwhile counts as begun."""
 PAUSE_S = 1.0
 """The longest before another try."""
 NEVER_SENT = frozenset({"queue_full", "pool_paused", "poison_request"})
@@ -180,7 +182,7 @@ def _order(history: History) -> Iterator[str]:
     for run in history.runs:
         runs[run.call].append(run)
     before: dict[tuple[str, str], Call] = {}
-    for call in history.calls.values():
+    for call in sorted(history.calls.values(), key=lambda call: call.sent_at):
         if call.session is None or call.id not in runs:
             continue
         earlier = before.get((call.client, call.session))
@@ -256,7 +258,7 @@ def _whole(history: History, calm_s: float) -> Iterator[str]:
 
 def _interrupted(call: Call, history: History) -> bool:
     assert call.ended_at is not None
-    return any(call.sent_at <= at <= call.ended_at for at in history.deaths.values())
+    return any(call.sent_at - HEARD_S <= at <= call.ended_at for at in history.deaths.values())
 
 
 def _books(history: History) -> Iterator[str]:

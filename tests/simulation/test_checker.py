@@ -145,6 +145,22 @@ def test_what_is_lost_when_no_time_is_left_for_another_try_is_lost_for_a_reason(
     assert violations(history, slots=1) == []
 
 
+@pytest.mark.parametrize(("died_at", "kept"), [(0.95, True), (0.5, False)])
+def test_what_is_sent_to_a_worker_before_its_death_is_heard_of_is_interrupted_by_it(died_at, kept):
+    history = of(call("k1", "set", 1.0, 1.1, "worker_lost", value="k1", calm=True), deaths={"w": died_at})
+    assert (violations(history, slots=1) == []) is kept
+
+
+@pytest.mark.parametrize(("sent_at", "kept"), [(1.2, True), (1.0, False)])
+def test_the_order_of_a_session_is_that_in_which_it_was_sent_to_and_not_that_of_names(sent_at, kept):
+    history = of(
+        call("k1", "set", sent_at, 3, value="k1"),
+        call("k2", "set", 1.1, 3, value="k2"),
+        runs=(Run("k2", "w", "s", 2, ended_at=2), Run("k1", "w", "s", 2.1, ended_at=2.1)),
+    )
+    assert (violations(history, slots=1) == []) is kept
+
+
 @pytest.mark.parametrize(("answer", "kept"), [("k1", True), (None, False)])
 def test_where_a_session_has_too_many_ways_each_variable_is_looked_at_for_itself(monkeypatch, answer, kept):
     monkeypatch.setattr(linearizability, "MOST", 100)

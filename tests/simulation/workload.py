@@ -132,6 +132,8 @@ class Callers:
             "session": call.session,
             "principal": call.principal,
         }
+        # Of a burst each has a task of its own, and others may go first.
+        call.sent_at = self._history.clock()
         leaves_after_s = dice.uniform(0.0, 1.0) if dice is not None and dice.random() < 0.05 else None
         try:
             async with asyncio.timeout(leaves_after_s):
