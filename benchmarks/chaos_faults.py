@@ -84,8 +84,8 @@ class Postgres:
 class SecondNode:
     """Another node of the service's cluster: its raylet may be lost, and a new one comes."""
 
-    def __init__(self, address: str, log: Path) -> None:
-        self._command = [sys.executable, "-m", "benchmarks.second_node", address, "127.0.0.2"]
+    def __init__(self, address: str, ip: str, log: Path) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.second_node", address, ip]
         self._log = log
         self._started: subprocess.Popen[bytes] | None = None
         self._came_up = False
