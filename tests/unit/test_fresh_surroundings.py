@@ -146,9 +146,12 @@ def test_what_goes_by_itself_in_time_is_not_left(tmp_path, monkeypatch):
 
 def test_a_process_is_left_until_it_has_ended():
     watched = Surroundings([], processes=True, patience_s=0.0)
-    with subprocess.Popen(["sleep", "1000"]) as process:
+    with subprocess.Popen(["cat", "-u"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        # It answers: it runs, and its command can be read, which is not so for a moment on a busy machine.
+        process.stdin.write(b"!")
+        assert process.stdout.read(1) == b"!"
         assert f"process {process.pid}" in watched.left()
-        assert "sleep 1000" in surroundings.described(f"process {process.pid}")
+        assert "cat -u" in surroundings.described(f"process {process.pid}")
         process.kill()
         # Nobody has asked for its exit code: it is still in the table.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
