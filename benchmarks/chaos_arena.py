@@ -41,8 +41,9 @@ OF_A_SERVICE = frozenset(
         "stale_lease",
         "rate_limited",
         "rejected",
+        "idempotency_in_progress",
+        "idempotency_outcome_unknown",
     }
-    | {"idempotency_in_progress", "idempotency_outcome_unknown"}
 )
 
 
