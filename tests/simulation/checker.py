@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -275,6 +276,8 @@ def _books(history: History) -> Iterator[str]:
 
 State = tuple[bool, tuple[tuple[str, Any], ...]]
 """Whether the session exists, and its variables."""
+UNREAD = "unread"
+"""A value that nobody has read: one is like another."""
 
 
 def _sessions(history: History) -> Iterator[str]:
@@ -297,11 +300,10 @@ def _sessions(history: History) -> Iterator[str]:
             if _matters(call) and (call.value in read or not exists_from <= call.sent_at or _certain(call))
         ]
         try:
-            call = _unexplained(asked, None)
+            call = _unexplained(asked)
         except TooManyWays:
-            # Each variable for itself: a weaker question, with fewer ways.
-            keys = sorted({call.key for call in calls if call.key is not None})
-            call = next(filter(None, (_unexplained(asked, key) for key in keys)), None)
+            yield f"{session}: cannot be told, its operations have too many orders"
+            continue
         if call is not None:
             yield (
                 f"{session}: no order of its operations explains "
@@ -321,21 +323,33 @@ def _matters(call: Call) -> bool:
     return call.outcome not in NEVER_SENT and call.what in ("set", "end")
 
 
-def _unexplained(asked: list[tuple[Call, bool]], key: str | None) -> Call | None:
-    """The call whose answer no order explains; of all variables, or only of `key`. `asked` are (call, whether somebody
-    read its value)."""
+def _unexplained(asked: list[tuple[Call, bool]]) -> Call | None:
+    """The call whose answer no order explains. `asked` are (call, whether somebody read its value)."""
     operations: list[tuple[float, float | None, Call | None]] = []
     for call, is_read in asked:
-        counts = key in (None, call.key) or call.what == "end" or call.outcome == "unknown_session"
-        if not counts and call.what == "get":
-            continue
-        if _certain(call):
-            operations.append((call.sent_at, call.ended_at, call))
-        elif call.what == "set" and not (counts and is_read):
-            operations.append((call.sent_at, None, None))
+        ended_at = call.ended_at if _certain(call) else None
+        if call.what == "set" and not is_read:
+            operations.append(
+                (call.sent_at, ended_at, replace(call, value=UNREAD) if _certain(call) else None)
+            )
         else:
-            operations.append((call.sent_at, None, call))
-    return linearizable(operations, (False, ()), _apply)
+            operations.append((call.sent_at, ended_at, call))
+
+    def kind(call: Call | None) -> Any:
+        return (call.key, UNREAD) if call is not None and call.value is UNREAD else id(call)
+
+    def may_wait(state: State, change: Call | None, pending: Sequence[Call | None]) -> bool:
+        if change is None or change.what != "set" or not state[0]:
+            return False
+        # Nobody sees it before it is read.
+        return not any(
+            other is not None
+            and other.what == "get"
+            and (other.key, other.answer) == (change.key, change.value)
+            for other in pending
+        )
+
+    return linearizable(operations, (False, ()), _apply, kind, may_wait)
 
 
 def _apply(state: State, call: Call | None) -> State | None:

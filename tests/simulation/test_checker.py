@@ -7,7 +7,6 @@ import pytest
 from tests.simulation import linearizability
 from tests.simulation.checker import violations
 from tests.simulation.history import Call, History, Run
-from tests.simulation.linearizability import linearizable
 
 
 def of(*calls: Call, runs: tuple[Run, ...] = (), **facts) -> History:
@@ -161,8 +160,30 @@ def test_the_order_of_a_session_is_that_in_which_it_was_sent_to_and_not_that_of_
     assert (violations(history, slots=1) == []) is kept
 
 
+@pytest.mark.parametrize(("answer", "kept"), [("k19", True), ("k18", True), ("k1", False)])
+def test_changes_that_are_under_way_at_once_may_have_any_order(monkeypatch, answer, kept):
+    monkeypatch.setattr(linearizability, "MOST", 100)
+    history = of(
+        call("k1", "set", 1, 2, value="k1"),
+        *(call(f"k{number}", "set", 3, 9, value=f"k{number}") for number in range(10, 20)),
+        *(call(f"r{number}", "get", 4, 9, answer="k1") for number in range(10, 20)),
+        call("k2", "get", 31, 32, answer=answer),
+    )
+    assert (violations(history, slots=1) == []) == kept
+
+
+def test_what_has_too_many_orders_to_be_told_is_said(monkeypatch):
+    monkeypatch.setattr(linearizability, "MOST", 1)
+    history = of(
+        *(call(f"k{number}", "set", 1, 9, value=f"k{number}", key=f"{number}") for number in range(9))
+    )
+    assert violations(history, slots=1) == [
+        "sessions are linearizable: s: cannot be told, its operations have too many orders"
+    ]
+
+
 @pytest.mark.parametrize(("answer", "kept"), [("k1", True), (None, False)])
-def test_where_a_session_has_too_many_ways_each_variable_is_looked_at_for_itself(monkeypatch, answer, kept):
+def test_changes_that_nobody_heard_of_again_are_tried_where_somebody_read_them(monkeypatch, answer, kept):
     monkeypatch.setattr(linearizability, "MOST", 100)
     # Each may have happened at any time, and somebody has read it.
     unclear = {f"k{number}": "bcde"[number % 4] for number in range(10, 18)}
@@ -190,17 +211,3 @@ def _twice() -> Call:
     twice = executed("k1", 1, 2)
     twice.ends = 2
     return twice
-
-
-def test_what_never_returned_may_have_happened_at_any_later_time_or_never():
-    def register(state, operation):
-        kind, value = operation
-        if kind == "write":
-            return value
-        return state if state == value else None
-
-    lost_write = (1.0, None, ("write", "x"))
-    assert linearizable([lost_write, (2.0, 3.0, ("read", ""))], "", register) is None
-    assert linearizable([lost_write, (2.0, 3.0, ("read", "x"))], "", register) is None
-    back_and_forth = [lost_write, (2.0, 3.0, ("read", "x")), (4.0, 5.0, ("read", ""))]
-    assert linearizable(back_and_forth, "", register) == ("read", "")
