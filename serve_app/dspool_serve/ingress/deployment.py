@@ -24,6 +24,7 @@ from dspool_serve.access.cors import CrossOrigin
 from dspool_serve.access.security import Security
 from dspool_serve.api.application import Application
 from dspool_serve.http.root_path import UnderRoot
+from dspool_serve.ingress import haproxy
 from dspool_serve.ingress.configured import security_of, settings_of
 from dspool_serve.ingress.service_record import service_ends
 from dspool_serve.ingress.spreading import Spread, spread_of
@@ -147,7 +148,7 @@ def build_app(
         max_ongoing_requests=NO_LIMIT,
         # Placed wherever there is room: a full machine must not keep the door closed.
         ray_actor_options=options,
-        health_check_period_s=5.0,
+        health_check_period_s=haproxy.LOOK_S,
         graceful_shutdown_wait_loop_s=0.1,
         # A running operation may take its whole deadline before its replica is stopped.
         graceful_shutdown_timeout_s=serve_replica.STAY_S + config.operation_timeout_s + 5.0,

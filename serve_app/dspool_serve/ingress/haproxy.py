@@ -48,6 +48,8 @@ _OF_SEVERAL_NODES = {
 """A HAProxy on one node has replicas on others."""
 _RESERVED = range(20_000, 30_000)
 """Below what Linux gives away by itself (from 32768), and not what Ray (10002 to 19999) and Serve (from 30000) use."""
+LOOK_S = 1.0
+"""How often Serve looks whether HAProxy and the replicas live."""
 DRAIN_S = 0.5
 """Each HAProxy and each replica waits this long for the other side to notice before it stops."""
 
@@ -72,6 +74,8 @@ def serve_variables() -> dict[str, str]:
         # Serve's hour is how long one who sends nothing keeps a connection where our own rules are not in front.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
+        # A HAProxy that died is noticed in the third look: after three seconds, not after Serve's thirty.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": str(LOOK_S),
     }
     if binary() is not None:
         variables["RAY_SERVE_ENABLE_HA_PROXY"] = "1"

@@ -1,0 +1,48 @@
+"""What stands between callers and workers is killed, and is there again soon."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks.processes import processes_of
+from tests.serve.haproxy_front import needs_haproxy
+from tests.serve.test_service import START_S, Up
+
+pytestmark = [pytest.mark.serve, needs_haproxy]
+AGAIN_S = 15.0
+"""Serve by itself looks every ten seconds, three times, and then begins."""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    started = Up(tmp_path_factory.mktemp("killed") / "state")
+    yield started
+    started.end()
+
+
+def answers(up: Up) -> bool:
+    try:
+        return httpx.get(f"{up.url}/readyz", timeout=START_S).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("role", ["haproxy", "haproxy manager", "ingress"])
+def test_what_stands_in_front_of_the_workers_is_there_again_soon_after_it_was_killed(up, role):
+    while not answers(up):
+        time.sleep(0.1)
+    (pid,) = processes_of(up.process.pid)[role]
+    killed = psutil.Process(pid)
+    began = time.monotonic()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(START_S)
+    while not answers(up):
+        assert time.monotonic() - began < START_S
+        time.sleep(0.05)
+    assert time.monotonic() - began < AGAIN_S
