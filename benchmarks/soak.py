@@ -175,13 +175,14 @@ def dashboards(url: str, count: int) -> Iterator[None]:
 
 
 async def run(said: dict[str, Any], directory: Path, seconds: float, options: Any) -> dict[str, Any]:
+    # Ray reads them as it is imported.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": said["ray_token_path"]}
     import ray
 
     from dspool import Pool
     from dspool.runtime.cluster import join_cluster
 
     books = Books()
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": said["ray_token_path"]}
     join_cluster(said["ray_address"])
     pool = await Pool.connect(said["pool"])
     assert await pool.client.wait_ready(WORKERS, 60.0)
