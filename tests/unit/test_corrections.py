@@ -24,6 +24,7 @@ from dspool.corrections import (
     dspy_threads,
     haproxy_script,
     serve_replica,
+    serve_requests,
     states,
     uvicorn_connections,
 )
@@ -140,6 +141,7 @@ def test_each_name_is_asked_for_somewhere():
         dspy_threads,
         uvicorn_connections,
         serve_replica,
+        serve_requests,
         haproxy_script,
         node_parent,
         lm,

@@ -1,9 +1,9 @@
 """What dspool corrects in the code of others, in one place: each piece with its versions, its reason and a switch.
 
 `TABLE` lists them; the code is beside it: `dspy_calls`, `dspy_answers`, `dspy_signatures`, `dspy_settings`,
-`dspy_threads`, `uvicorn_connections`, `serve_replica`, `haproxy_script`. A correction is on while it holds for the
-installed versions and `DSPOOL_CORRECTIONS` does not leave it out. A version that it does not know turns it off, with a
-warning. dspool serves without any of them; `without` says how.
+`dspy_threads`, `uvicorn_connections`, `serve_replica`, `serve_requests`, `haproxy_script`. A correction is on while it
+holds for the installed versions and `DSPOOL_CORRECTIONS` does not leave it out. A version that it does not know turns
+it off, with a warning. dspool serves without any of them; `without` says how.
 
 `RELIANCES` is the other list: details of others that dspool cannot do without, and so cannot switch off.
 """
@@ -227,6 +227,13 @@ TABLE: Final = (
         "request, and a stream without an end stops with its server.",
         "more processor time a request; a replica that stops waits for those who watch its dashboard",
         "https://github.com/ray-project/ray/pull/62867",
+    ),
+    Correction(
+        "serve-lean-request",
+        _SERVE,
+        "Around each request Serve makes a context, takes a slot that is always free and keeps metrics of its own "
+        "(`ray_serve_*` of requests; those of dspool have them all). The request goes straight to the application.",
+        "more processor time a request",
     ),
     Correction(
         "serve-replica-address",

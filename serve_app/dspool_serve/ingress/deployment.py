@@ -13,7 +13,7 @@ from ray.serve import Application as BoundApplication
 from starlette.types import ASGIApp
 
 from dspool.config import PoolConfig
-from dspool.corrections import serve_replica, uvicorn_connections
+from dspool.corrections import serve_replica, serve_requests, uvicorn_connections
 from dspool.errors import UnknownPool, suggestion
 from dspool.pool import Pool
 from dspool.runtime.cluster import node_address
@@ -93,6 +93,7 @@ class HttpIngress:
         replica = import_module("ray.serve._private.replica")
         serve_replica.install(replica, node_address(), is_reachable=is_reachable)
         serve_replica.stay(replica, service_ends)
+        serve_requests.install(replica)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         pools, security = self._pools(), self._security()
