@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from dspool import preflight
 from dspool.causes import Obstacle, met
 from dspool.cli.address import admitted_host, checked_host, checked_port
+from dspool.cli.contained import contained
 from dspool.cli.doctor.findings import Finding, fail, of, of_error, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import named_in, try_imports
@@ -279,16 +280,16 @@ def _preload(config: PoolConfig) -> str:
         "except Unavailable as why: print(why); sys.exit(7)\n"
     )
     command = [sys.executable, "-c", program, *forkserver.modules_of(config)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PRELOAD_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"what workers load is not loaded after {_PRELOAD_S:g} s"
-    if done.returncode == 7:
-        return done.stdout.strip().splitlines()[-1]
-    if done.returncode != 0:
-        return (
-            f"loading what workers need failed: {(done.stderr.strip().splitlines() or ['no word'])[-1][:200]}"
-        )
+    with contained(command, stderr=subprocess.PIPE) as process:
+        try:
+            output, errors = process.communicate(timeout=_PRELOAD_S)
+        except subprocess.TimeoutExpired:
+            return f"what workers load is not loaded after {_PRELOAD_S:g} s"
+    if process.returncode == 7:
+        return output.decode(errors="replace").strip().splitlines()[-1]
+    if process.returncode != 0:
+        last = (errors.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+        return f"loading what workers need failed: {last[:200]}"
     return ""
 
 
