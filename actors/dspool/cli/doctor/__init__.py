@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -147,6 +147,16 @@ def _of(
         open_ports.extend(listeners.report(run, workers))
         return listeners.findings(open_ports, running=run is not None)
 
+    def store(one: PoolConfig) -> Finding:
+        # While a service runs, its store is where it is: what is to be said is that others have joined.
+        running = joined is not None
+        return service.store(one, nodes, running=running, address=None if running else address)
+
+    load = cache(service.why_not_shared)  # pools that load the same need one try
+
+    def fork_server(one: PoolConfig) -> Finding:
+        return service.fork_server(one, load=load)
+
     tls = "service.tls_cert" if config.service.tls_cert is not None else None
     findings = [
         *_guarded("haproxy", lambda: machine.haproxy(import_module(HAPROXY).binary(), tls)),
@@ -155,12 +165,12 @@ def _of(
         *_guarded("sandbox", lambda: machine.deno(needs_sandbox)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,
-        *_guarded("store", lambda: _store(config, nodes, joined is not None, address)),
+        *_of_each("store", store, configs),
         *_guarded("access", lambda: service.access(config)),
         *_guarded("port", lambda: service.port(config, run)),
         *_of_each("imports", service.imports, configs),
         *_of_each("language model", service.language_models, configs),
-        *_guarded("fork server", lambda: service.fork_server(config)),
+        *_of_each("fork server", fork_server, configs),
         *_guarded("service", lambda: service.running(status)),
         *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
         *_guarded(listeners.CHECK, listening),
@@ -169,11 +179,6 @@ def _of(
         # One that runs tells of its own workers, and what fails already may be why a worker does.
         findings += _of_each("programs", service.programs, configs)
     return Examination(findings, open_ports)
-
-
-def _store(config: PoolConfig, nodes: Sequence[str], running: bool, address: str | None) -> Finding:
-    # While a service runs, its store is where it is: what is to be said is that others have joined.
-    return service.store(config, nodes, running=running, address=None if running else address)
 
 
 def _of_each(
