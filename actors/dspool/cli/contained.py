@@ -24,7 +24,8 @@ import psutil
 
 FROM_SIGNAL: Final = 128
 """The exit code of a process that a signal ended is this more than its number, as in shells."""
-_ENDED_WITHIN_S: Final = 5.0
+_ENDED_WITHIN_S: Final = 10.0
+_GONE_WITHIN_S: Final = 15.0
 _SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -64,8 +65,8 @@ def _leave(process: subprocess.Popen[bytes], tells: int, removes: Path | None) -
     try:
         process.terminate()
         try:
-            process.wait(_ENDED_WITHIN_S)
-        except subprocess.TimeoutExpired:  # what it waits for cannot be ended
+            process.wait(_GONE_WITHIN_S)
+        except subprocess.TimeoutExpired:  # it was stopped
             process.kill()
             process.wait()
     finally:
@@ -83,7 +84,7 @@ def _leave(process: subprocess.Popen[bytes], tells: int, removes: Path | None) -
 
 def main(told: int, removes: str, command: Sequence[str]) -> int:
     """Its exit code. `told` is a pipe that ends with whoever asked."""
-    child = None
+    child, code = None, FROM_SIGNAL + signal.SIGTERM
     try:
         try:
             signal.signal(signal.SIGTERM, _stop)
@@ -92,12 +93,16 @@ def main(told: int, removes: str, command: Sequence[str]) -> int:
                 ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             # In a session of its own, so that a program that ends its group does not end this process.
             child = subprocess.Popen(command, start_new_session=True)
-            code = child.wait()
-            return code if code >= 0 else FROM_SIGNAL - code
+            ended = child.wait()
+            code = ended if ended >= 0 else FROM_SIGNAL - ended
         finally:
             # One that comes now must not keep the rest from being done.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     finally:
+        # Of another user, or within a call to a disk that does not answer: there is what cannot be ended.
+        give_up = threading.Timer(_ENDED_WITHIN_S, os._exit, [code])
+        give_up.daemon = True
+        give_up.start()
         descendants = psutil.Process().children(recursive=True)
         if child is not None:
             child.kill()
@@ -109,6 +114,7 @@ def main(told: int, removes: str, command: Sequence[str]) -> int:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
         _end(descendants)
+    return code
 
 
 def _stop(*_: object) -> NoReturn:
