@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dspool.cli import app, doctor
+from dspool.cli import app, doctor, overview
 from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.doctor.listeners import OpenSocket
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig
-from dspool.errors import WorkerStartFailed
+from dspool.errors import UnknownPool, WorkerStartFailed
 from dspool.runtime import cluster, store_place
 from dspool.runtime.forkserver import ParentReport, StartMethod
 from dspool.store.place import node_of_store
@@ -320,6 +320,30 @@ def test_a_service_is_asked_whether_it_runs_answers_and_is_ready():
         "metrics": None,
     }
     assert check(silent) == ["fail"]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_each_pool_of_a_running_service_is_looked_at(tmp_path, monkeypatch):
+    def status(run_file, pool):
+        if pool == "three":
+            raise UnknownPool("there is no pool 'three'")
+        return seen(ready=pool != "two", reason="crashes", workers=[{"pid": 1}])
+
+    monkeypatch.setattr(overview, "status", status)
+    monkeypatch.setattr(listeners, "report", lambda run, workers: asked.append(workers) or [])
+    asked: list[list[int]] = []
+    RunFile(tmp_path).claim(this_process("one"))
+    file = tmp_path / "pool.yaml"
+    file.write_text("pools: {one: {}, two: {}, three: {}}")
+    found = [one for one in doctor.examine(file, tmp_path).findings if one.check == "service"]
+    assert [(complete(one), one.found) for one in found] == [
+        ("ok", "pool one: http://x is ready with 1 worker"),
+        ("fail", "pool two: http://x is ready: crashes"),
+        ("warn", "pool three: not there"),
+    ]
+    assert asked == [[1, 1]]
+    found = doctor.examine(file, tmp_path, pool="one").findings
+    assert [one.found for one in found if one.check == "service"] == ["http://x is ready with 1 worker"]
 
 
 def test_workers_that_could_not_be_forked_are_counted_by_reason():

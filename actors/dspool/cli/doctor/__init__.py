@@ -23,7 +23,7 @@ from dspool.cli.options import ConfigFile, Debug, EnvFile, Host, Json, PoolName,
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
 from dspool.config import PoolConfig, load_pools
-from dspool.errors import ConfigError
+from dspool.errors import ConfigError, UnknownPool
 from dspool.runtime import forkserver
 
 HAPROXY = "dspool_serve.ingress.haproxy"
@@ -139,8 +139,16 @@ def _of(
     session = service.session_directory(run)
     joined = run if run is not None and run.joined else None
     cluster, nodes = service.ray_cluster(joined.ray_address if joined else address)
-    status = overview.status(run_file, pool)
-    workers = [worker["pid"] for worker in (status.get("status") or {}).get("workers", ())]
+    running = configs if run is not None and pool is None else configs[:1]
+    if len(running) > 1:
+        seen = {one.name: _seen(run_file, one.name) for one in running}
+    else:  # a service may have its pool by another name than the file, or than the default
+        seen = {config.name: overview.status(run_file, pool)}
+    workers = [
+        worker["pid"]
+        for of_pool in seen.values()
+        for worker in (of_pool.get("status") or {}).get("workers", ())
+    ]
     open_ports: list[ListeningSocket] = []
 
     def listening() -> list[Finding]:
@@ -171,7 +179,7 @@ def _of(
         *_of_each("imports", service.imports, configs),
         *_of_each("language model", service.language_models, configs),
         *_of_each("fork server", fork_server, configs),
-        *_guarded("service", lambda: service.running(status)),
+        *_of_each("service", lambda one: service.running(seen[one.name]), running),
         *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
         *_guarded(listeners.CHECK, listening),
     ]
@@ -179,6 +187,14 @@ def _of(
         # One that runs tells of its own workers, and what fails already may be why a worker does.
         findings += _of_each("programs", service.programs, configs)
     return Examination(findings, open_ports)
+
+
+def _seen(run_file: RunFile, pool: str) -> dict[str, Any]:
+    """What `dspool status` sees, or that the service has no such pool."""
+    try:
+        return overview.status(run_file, pool)
+    except UnknownPool:
+        return {"running": True, "unknown": True}
 
 
 def _of_each(

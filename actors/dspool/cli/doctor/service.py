@@ -325,6 +325,8 @@ def running(seen: dict[str, Any]) -> list[Finding]:
             meaning = "the last one ended without cleaning up"
             return [warn(check, "not running", meaning, "`dspool up` removes what it left; or `dspool down`")]
         return [ok(check, "not running")]
+    if seen.get("unknown"):
+        return [warn(check, "not there", "the file has it, the service does not", "`dspool apply` starts it")]
     where = seen["url"] or f"pid {seen['pid']}"
     pool = seen["status"]
     if pool is None:
