@@ -13,14 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import yaml
 
 from dspool import private_files
-from dspool.config.secret_values import is_mounted, text_of
-from dspool.core.admission.access import Role, Token, Tokens, new_token
+from dspool.config.secret_values import FILE_SUFFIX, is_mounted, said_by, text_of
+from dspool.core.admission.access import ROLES, Role, Token, Tokens, new_token
 from dspool.errors import ConfigError
 
 log = logging.getLogger("dspool.tokens")
@@ -31,6 +31,34 @@ RECHECK_S = 1.0
 """A changed file counts after this long at most."""
 _DAY_S = 86400.0
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+
+
+_FROM_VARIABLE = (VARIABLE, f"the file that {VARIABLE}{FILE_SUFFIX} names")
+_EXPECTED = (
+    "tokens are a mapping, `{tokens: [{id, name, role, sha256}]}`, or just the list, in YAML or JSON, as `dspool token "
+    "new` writes them to a file; a token itself or a path does not belong there"
+)
+_LARGE, _WHOLE = "a number above 0", "a whole number from 1"
+RULES = {
+    "id": "8 hexadecimal digits",
+    "name": "1 to 63 letters, digits and `_.@-`, with a letter or digit first",
+    "role": " or ".join(ROLES),
+    "sha256": "64 hexadecimal digits in lower case",
+    "expires_at": "a number of seconds since 1970, or null",
+    "weight": _LARGE,
+    "max_running": _WHOLE,
+    "rate_per_s": _LARGE,
+    "burst": "a number from 1",
+    "quota_per_day": _WHOLE,
+    "max_sessions": _WHOLE,
+    "max_session_mb": _LARGE,
+    "max_stored_mb": _LARGE,
+    "max_answers_mb": _LARGE,
+    "priority": "interactive or batch",
+}
+"""What each field of a token must be."""
+_NEEDED = ("id", "name", "role", "sha256")
+_TYPES = get_type_hints(Token, include_extras=True)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -117,20 +145,58 @@ def parse(text: str | bytes, source: str) -> list[Token]:
     Raises:
         ConfigError: says which token and field, and never shows a value.
     """
+    key = VARIABLE if source in _FROM_VARIABLE else "service.tokens_file"
     try:
         content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"{source} is not YAML or JSON", key="service.tokens_file") from None
-    if isinstance(content, list):
-        content = {"tokens": content}
+    except (yaml.YAMLError, ValueError, RecursionError) as broken:
+        # The error itself quotes the line.
+        mark = getattr(broken, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ConfigError(f"{source} is not YAML or JSON{where}; {_EXPECTED}", key=key) from None
+    content = {"tokens": content} if isinstance(content, list) else content or {}
     try:
-        tokens = msgspec.convert(content or {}, _File).tokens
-    except msgspec.ValidationError as refused:
-        raise ConfigError(f"{source}: {refused}", key="service.tokens_file") from None
+        tokens = msgspec.convert(content, _File).tokens
+    except msgspec.ValidationError:
+        raise ConfigError(f"{source}: {_wrong(content)}", key=key) from None
     for id, times in Counter(token.id for token in tokens).items():
         if times > 1:
-            raise ConfigError(f"{source}: two tokens have the id {id}", key="service.tokens_file")
+            raise ConfigError(f"{source}: two tokens have the id {id}", key=key)
     return tokens
+
+
+def _wrong(content: Any) -> str:
+    """What is wrong with it, and where. No value and no unknown name: either may be a secret."""
+    if not isinstance(content, dict):
+        return f"it is {_kind(content)}, not a mapping or a list; {_EXPECTED}"
+    if content.keys() - {"tokens"}:
+        return f"it has keys besides `tokens`; {_EXPECTED}"
+    if not isinstance(content["tokens"], list):
+        return f"`tokens` is {_kind(content['tokens'])}, not a list; {_EXPECTED}"
+    for number, token in enumerate(content["tokens"], 1):
+        if not isinstance(token, dict):
+            return f"token {number} is {_kind(token)}, not a mapping; {_EXPECTED}"
+        if missing := [name for name in _NEEDED if name not in token]:
+            return f"token {number} lacks `{missing[0]}`"
+        if token.keys() - RULES.keys():
+            return f"token {number} has a field that there is not; there are {', '.join(RULES)}"
+        for name, value in token.items():
+            try:
+                msgspec.convert(value, _TYPES[name])
+            except msgspec.ValidationError:
+                return f"`{name}` of token {number} must be {RULES[name]}"
+    return "it cannot be read"
+
+
+def _kind(value: Any) -> str:
+    kinds = {
+        str: "text",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        dict: "a mapping",
+        list: "a list",
+    }
+    return "nothing" if value is None else kinds.get(type(value), "something else")
 
 
 def issue(
@@ -212,8 +278,19 @@ def write(file: Path, tokens: list[Token]) -> None:
 
 
 def from_environment(environ: Mapping[str, str]) -> str | None:
-    """The value of `DSPOOL_TOKENS`, or what the file holds that `DSPOOL_TOKENS_FILE` names. Raises: ConfigError."""
-    return text_of(environ, VARIABLE)
+    """The value of `DSPOOL_TOKENS`, or what the file holds that `DSPOOL_TOKENS_FILE` names.
+
+    Raises:
+        ConfigError: it holds no tokens, or cannot be read.
+    """
+    text = text_of(environ, VARIABLE)
+    if text is None:
+        return None
+    source = _FROM_VARIABLE[said_by(environ, VARIABLE) != VARIABLE]
+    # One that is empty is a mistake, and not the wish to let everybody in.
+    if not parse(text, source):
+        raise ConfigError(f"{source} holds no token; {_EXPECTED}", key=VARIABLE)
+    return text
 
 
 def _stamp(file: Path | None) -> tuple[int, ...] | None:

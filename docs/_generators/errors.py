@@ -19,7 +19,7 @@ ADVICE: Final = {
     "config_error": "Correct the value that the message names.",
     "caller_error": "Correct the request as the message says.",
     "invalid_request": "Correct the field that the message names.",
-    "unsupported_media_type": "Send `Content-Type: application/json` with the body.",
+    "unsupported_media_type": "Send `Content-Type: application/json` with the body, uncompressed.",
     "payload_too_large": "Send less, or raise `service.max_body_bytes`.",
     "not_allowed": "Use a token of the role that the message names, or allow it in the configuration.",
     "unauthenticated": "Send `Authorization: Bearer` with a token that exists and has not expired.",

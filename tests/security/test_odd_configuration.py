@@ -132,6 +132,48 @@ def test_a_variable_that_nests_too_deep_is_refused(tmp_path):
     refusal(tmp_path, DSPOOL_PROGRAMS__X__SPEC="[" * 100_000)
 
 
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "PROGRAMS",
+        "ALLOWED_IMPORTS",
+        "PRELOAD",
+        "SERVICE",
+        "WARMUP__STEPS",
+        "LM_PROFILES",
+        "LM_PROFILES__A__EXTRA",
+    ],
+)
+@pytest.mark.parametrize(("end", "where"), [("", "line 1, column 1"), ("x", "line 2, column 1")])
+def test_a_list_or_mapping_that_is_no_json_is_refused_with_its_variable_and_where(
+    tmp_path, variable, end, where
+):
+    name, text = f"DSPOOL_{variable}", f"{SECRET}" if not end else f'["{SECRET}",\n{end}'
+    said = refusal(tmp_path, OTHER=text, **{name: text})
+    assert f"{name} is no JSON ({where}: " in said
+    assert '["a", "b"]' in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "says"),
+    [
+        ("PROGRAMS", f'"{SECRET}"', "programs (from env:DSPOOL_PROGRAMS): must be a mapping, not text"),
+        ("PROGRAMS", f'["{SECRET}"]', "programs (from env:DSPOOL_PROGRAMS): must be a mapping, not a list"),
+        ("PROGRAMS__A", SECRET, "programs.a (from env:DSPOOL_PROGRAMS__A): must be a mapping, not text"),
+        ("LM_PROFILES__A", SECRET, "lm_profiles.a (from env:DSPOOL_LM_PROFILES__A): must be a mapping, not text"),
+        ("SERVICE", f'["{SECRET}"]', "service (from env:DSPOOL_SERVICE): must be a mapping, not a list"),
+        ("PRELOAD", f'"{SECRET}"', "preload (from env:DSPOOL_PRELOAD): must be a list, not text"),
+        ("WARMUP__STEPS", f'["{SECRET}"]', "warmup.steps.0 (from env:DSPOOL_WARMUP__STEPS): must be a mapping, not te"),
+        ("WARMUP__STEPS", "5", "warmup.steps=5 (from env:DSPOOL_WARMUP__STEPS): must be a list"),
+    ],
+)  # fmt: skip
+def test_what_stands_where_a_list_or_mapping_belongs_is_refused_and_not_shown(tmp_path, variable, text, says):
+    said = refusal(tmp_path, **{f"DSPOOL_{variable}": text})
+    assert says in said
+    assert SECRET not in said
+
+
 def test_a_database_file_may_have_a_blank_in_its_path():
     config = load_config(environ={"DSPOOL_STORE_URL": "sqlite:////my dir/a.db"}).config
     assert config.store_url == "sqlite:////my dir/a.db"

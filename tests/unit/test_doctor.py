@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dspool.cli import app, doctor
+from dspool.cli import app, doctor, overview
 from dspool.cli.doctor import listeners, machine, service
 from dspool.cli.doctor.findings import Finding, fail, ok, warn
 from dspool.cli.doctor.listeners import OpenSocket
 from dspool.cli.run_file import RunFile, ServiceRun, this_process
 from dspool.config import PoolConfig
-from dspool.errors import WorkerStartFailed
+from dspool.errors import UnknownPool, WorkerStartFailed
 from dspool.runtime import cluster, store_place
 from dspool.runtime.forkserver import ParentReport, StartMethod
 from dspool.store.place import node_of_store
@@ -26,6 +26,7 @@ from dspool.tokens import issue
 
 run = CliRunner().invoke
 GB = 2**30
+FORK_SERVER = service.fork_server
 
 
 def levels(findings):
@@ -45,7 +46,7 @@ def quiet(monkeypatch):
         monkeypatch.setattr(machine, name, lambda name=name: ok(name, "fine"))
     monkeypatch.setattr(machine, "haproxy", lambda found, setting: ok("haproxy", "fine"))
     monkeypatch.setattr(service, "language_models", lambda config: [ok("language model", "fine")])
-    monkeypatch.setattr(service, "fork_server", lambda config: ok("fork server", "fine"))
+    monkeypatch.setattr(service, "fork_server", lambda config, load: ok("fork server", "fine"))
     monkeypatch.setattr(service, "port", lambda config, run: ok("port", "fine"))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
 
@@ -263,8 +264,10 @@ def test_a_language_model_needs_its_key_and_its_library(monkeypatch):
 def test_the_fork_server_is_tried_and_says_why_it_cannot_be_had():
     fork = PoolConfig(worker_start="fork")
     assert complete(service.fork_server(PoolConfig(worker_start="exec"))) == "ok"
-    assert complete(service.fork_server(fork, StartMethod("python shim.py"), why_not="")) == "ok"
-    found = service.fork_server(fork, StartMethod("python shim.py"), why_not="threads run in the parent: x")
+    assert complete(service.fork_server(fork, StartMethod("python shim.py"), lambda modules: "")) == "ok"
+    found = service.fork_server(
+        fork, StartMethod("python shim.py"), lambda modules: "threads run in the parent: x"
+    )
     assert complete(found) == "warn"
     assert "threads run" in found.found
     assert complete(service.fork_server(fork, StartMethod(None, "this is darwin"))) == "warn"
@@ -317,6 +320,30 @@ def test_a_service_is_asked_whether_it_runs_answers_and_is_ready():
         "metrics": None,
     }
     assert check(silent) == ["fail"]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_each_pool_of_a_running_service_is_looked_at(tmp_path, monkeypatch):
+    def status(run_file, pool):
+        if pool == "three":
+            raise UnknownPool("there is no pool 'three'")
+        return seen(ready=pool != "two", reason="crashes", workers=[{"pid": 1}])
+
+    monkeypatch.setattr(overview, "status", status)
+    monkeypatch.setattr(listeners, "report", lambda run, workers: asked.append(workers) or [])
+    asked: list[list[int]] = []
+    RunFile(tmp_path).claim(this_process("one"))
+    file = tmp_path / "pool.yaml"
+    file.write_text("pools: {one: {}, two: {}, three: {}}")
+    found = [one for one in doctor.examine(file, tmp_path).findings if one.check == "service"]
+    assert [(complete(one), one.found) for one in found] == [
+        ("ok", "pool one: http://x is ready with 1 worker"),
+        ("fail", "pool two: http://x is ready: crashes"),
+        ("warn", "pool three: not there"),
+    ]
+    assert asked == [[1, 1]]
+    found = doctor.examine(file, tmp_path, pool="one").findings
+    assert [one.found for one in found if one.check == "service"] == ["http://x is ready with 1 worker"]
 
 
 def test_workers_that_could_not_be_forked_are_counted_by_reason():
@@ -394,6 +421,46 @@ def test_each_pool_of_a_file_is_looked_at_and_the_machine_for_all_their_workers(
     assert said("programs") == [("ok", "pool one: a worker of one"), ("ok", "pool two: a worker of two")]
     file.write_text("pools: {one: {}}")
     assert said("programs") == [("ok", "a worker of one")]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_the_store_of_each_pool_is_looked_at(tmp_path):
+    (tmp_path / "broken.db").write_bytes(b"this is no database" * 100)
+    file = tmp_path / "pool.yaml"
+    file.write_text(f"pools: {{one: {{}}, two: {{store_url: 'sqlite:///{tmp_path}/broken.db'}}}}")
+    first, second = [one for one in doctor.examine(file, tmp_path).findings if one.check == "store"]
+    assert (first.level, first.found) == (
+        "ok",
+        f"pool one: sqlite:///{tmp_path}/sessions.db (will be created)",
+    )
+    assert complete(second) == "fail"
+    assert second.found.startswith(f"pool two: the session store {tmp_path}/broken.db is no database")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
+def test_the_fork_server_of_each_pool_is_looked_at_once_for_those_that_load_the_same(
+    quiet, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(service, "fork_server", FORK_SERVER)
+    tried = []
+
+    def why_not_shared(modules):
+        tried.append(modules)
+        return "json keeps a file open" if "json" in modules else ""
+
+    monkeypatch.setattr(service, "why_not_shared", why_not_shared)
+    file = tmp_path / "pool.yaml"
+    file.write_text(
+        "worker_start: fork\npools: {one: {}, two: {preload: [json]}, three: {}, four: {worker_start: exec}}"
+    )
+    found = [one for one in doctor.examine(file, tmp_path).findings if one.check == "fork server"]
+    assert [(complete(one), one.found) for one in found] == [
+        ("ok", "pool one: workers are forked"),
+        ("warn", "pool two: json keeps a file open"),
+        ("ok", "pool three: workers are forked"),
+        ("ok", "pool four: not used: worker_start is exec"),
+    ]
+    assert len(tried) == 2
 
 
 @pytest.fixture

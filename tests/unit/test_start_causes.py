@@ -433,8 +433,12 @@ class Busy(dspy.Module):
         os.system("echo hunter2")
         alive = os.open(os.environ["BUSY_ALIVE"], os.O_WRONLY)
         subprocess.Popen(["sleep", "3600"], pass_fds=[alive])
+        subprocess.Popen(["sleep", "3600"], pass_fds=[alive], start_new_session=True, env={})
         if os.fork() == 0:
-            time.sleep(3600)
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(3600)
+            os._exit(0)
         os.write(alive, b"began")
         try:
             input("?")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 
+import msgspec
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from dspool import tokens
 from dspool.cli import app
-from dspool.core.admission.access import Tokens, allowed, digest, new_token
+from dspool.core.admission.access import Token, Tokens, allowed, digest, new_token
 from dspool.errors import ConfigError
 from dspool.tokens import TokenSource, issue, parse, read, revoke
 
@@ -95,6 +96,57 @@ def test_a_file_that_others_can_open_is_refused(tmp_path, mode):
 def test_a_file_that_does_not_say_what_it_should_is_refused(text):
     with pytest.raises(ConfigError):
         parse(text, "tokens.yaml")
+
+
+GOOD = {"id": "0123abcd", "name": "ada", "role": "caller", "sha256": "0" * 64}
+HIDDEN = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HIDDEN, "DSPOOL_TOKENS: it is text, not a mapping or a list; tokens are a mapping"),
+        (f"dsp_0123abcd_{HIDDEN}", "a token itself or a path does not belong there"),
+        ("5", "it is a number"),
+        (f"{{{HIDDEN}: 1}}", "it has keys besides `tokens`"),
+        (json.dumps({"tokens": HIDDEN}), "`tokens` is text, not a list"),
+        ('{"tokens": null}', "`tokens` is nothing, not a list"),
+        (json.dumps([GOOD, HIDDEN]), "token 2 is text, not a mapping"),
+        (json.dumps([GOOD, {"id": HIDDEN}]), "token 2 lacks `name`"),
+        (json.dumps([{**GOOD, "role": HIDDEN}]), "`role` of token 1 must be reader or caller or admin"),
+        (json.dumps([{**GOOD, "sha256": HIDDEN}]), "`sha256` of token 1 must be 64 hexadecimal digits"),
+        (json.dumps([{**GOOD, "max_running": HIDDEN}]), "`max_running` of token 1 must be a whole number from 1"),
+        (json.dumps([{**GOOD, HIDDEN: 1}]), "token 1 has a field that there is not"),
+        (f'{{"tokens": [\n{HIDDEN}', r"is not YAML or JSON \(line 2, column 8\)"),
+        ("\x00\udcff", "is not YAML or JSON"),
+        *((empty, "holds no token") for empty in ("[]", "{}", " ", "null", "tokens: []")),
+    ],
+)  # fmt: skip
+def test_a_variable_that_holds_no_tokens_is_refused_by_its_name_with_where_and_without_what_it_holds(
+    text, says
+):
+    with pytest.raises(ConfigError, match=says) as refused:
+        tokens.from_environment({"DSPOOL_TOKENS": text})
+    assert refused.value.message.startswith("DSPOOL_TOKENS")
+    assert refused.value.details["key"] == "DSPOOL_TOKENS"
+    assert HIDDEN not in refused.value.message + repr(refused.value.details)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "holds no token"), (b"word", "it is text"), (b"\xff", "no text in UTF-8")]
+)
+def test_a_file_that_a_variable_names_is_refused_by_the_name_of_the_variable(tmp_path, content, says):
+    file = tmp_path / "tokens.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as refused:
+        tokens.from_environment({"DSPOOL_TOKENS_FILE": str(file)})
+    assert "DSPOOL_TOKENS_FILE" in refused.value.message
+    with pytest.raises(ConfigError, match="no plain file"):
+        tokens.from_environment({"DSPOOL_TOKENS_FILE": str(tmp_path)})
+
+
+def test_what_is_asked_of_each_field_of_a_token_is_known():
+    assert list(tokens.RULES) == [field.name for field in msgspec.structs.fields(Token)]
 
 
 def test_two_tokens_with_one_id_are_refused():

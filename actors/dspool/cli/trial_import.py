@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dspool.causes import met
+from dspool.cli.contained import FROM_SIGNAL, contained
 from dspool.config import CustomCode, ImportModules, PoolConfig
 from dspool.core.lifecycle.loading import lasts
 from dspool.core.lifecycle.start_steps import SAY_AFTER_S
 from dspool.errors import PoolError, WorkerStartFailed, from_wire
+
+_KILLED: Final = (-signal.SIGKILL, FROM_SIGNAL + signal.SIGKILL)
 
 
 class ImportFailure(NamedTuple):
@@ -67,30 +70,24 @@ def try_imports(
         return []
     # Without the current directory, which workers do not look into either.
     command = [sys.executable, "-P", "-m", "dspool.programs.trial_import"]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
     began, ended = time.monotonic(), False
     asked: bytes | None = json.dumps(list(named)).encode()
-    try:
-        while (left_s := limit_s - (time.monotonic() - began)) > SAY_AFTER_S:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                output, _ = process.communicate(asked, SAY_AFTER_S)
-                break
-            asked = None
-            say(f"importing what the configuration names: {time.monotonic() - began:.0f} s")
-        else:
-            output, _ = process.communicate(asked, max(0.0, left_s))
-        how = f"its process ended with exit code {process.returncode}"
-        ended = process.returncode != -signal.SIGKILL
-    except subprocess.TimeoutExpired:
-        how = f"it takes longer than {limit_s:g} s"
-        process.kill()
-        output, _ = process.communicate()
-    except BaseException:  # such as Ctrl-C
-        process.kill()
-        process.wait()
-        raise
+    with contained(command) as process:
+        try:
+            while (left_s := limit_s - (time.monotonic() - began)) > SAY_AFTER_S:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, _ = process.communicate(asked, SAY_AFTER_S)
+                    break
+                asked = None
+                say(f"importing what the configuration names: {time.monotonic() - began:.0f} s")
+            else:
+                output, _ = process.communicate(asked, max(0.0, left_s))
+            how = f"its process ended with exit code {process.returncode}"
+            ended = process.returncode not in _KILLED
+        except subprocess.TimeoutExpired:
+            how = f"it takes longer than {limit_s:g} s"
+            process.terminate()
+            output, _ = process.communicate()
     answers = [json.loads(line) for line in output.splitlines()]
     failures = [
         ImportFailure(", ".join(named[answer["fails"]]), answer["fails"], from_wire(answer))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dspool.causes import met
+from dspool.cli.contained import contained
 from dspool.config import PoolConfig, Probe
 from dspool.errors import from_wire
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 _NAMED_WITHIN_S: Final = 20.0
 """After its deadline a step is named as what hangs; the trial must not be over before."""
 _ENDED_WITHIN_S: Final = 30.0
-_CLEARED_WITHIN_S: Final = 5.0
 
 
 @asynccontextmanager
@@ -60,7 +57,7 @@ async def trial_pool(config: PoolConfig, *, probes: bool = True) -> AsyncIterato
 def try_start(config: PoolConfig) -> None:
     """Raises: ConfigError, WorkerStartFailed: a worker with the programs of `config` does not become ready.
 
-    In a process group of its own, of which nothing is left: what programs print, read and start stays there.
+    Nothing is left of what programs print, read and start: see `contained`.
     """
     trial = config.override(
         init_timeout_s=max(config.init_timeout_s, config.warmup.worker_deadline_s + _NAMED_WITHIN_S),
@@ -68,47 +65,22 @@ def try_start(config: PoolConfig) -> None:
         telemetry={"log_level": "error"},
     )
     limit_s = trial.init_timeout_s + _ENDED_WITHIN_S
+    directory = tempfile.mkdtemp(prefix="dspool-trial-")
     # Without the current directory, which workers do not look into either.
-    command = [sys.executable, "-P", "-m", "dspool.cli.trial_process"]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    command = [sys.executable, "-P", "-m", "dspool.cli.trial_process", directory]
     why, line = f"a trial of it did not end within {limit_s:g} s", b""
-    try:
+    with contained(command, removes=Path(directory)) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(pickle.dumps(trial))
             process.stdin.flush()
         if wait([process.stdout.fileno()], limit_s):
             why, line = "the process of a trial of it ended", process.stdout.readline()
-    finally:
-        _end(process)
     if not line:
         raise met("not_loadable", pool=config.name, why=why).error()
     if failed := json.loads(line):
         raise from_wire(failed)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """When its stdin ends it removes its files and ends its group; if it cannot, its group is ended from here."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        answers = process.stdout.fileno()
-        while wait([answers], _CLEARED_WITHIN_S) and os.read(answers, 4096):
-            pass
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
 
 
 __all__ = ["trial_pool", "try_start"]

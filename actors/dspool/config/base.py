@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, dataclass_transform
 from urllib.parse import urlsplit
@@ -53,7 +55,7 @@ class ConfigMeta(_Metaclass):
             # `from None`: pydantic's own message would show the values that `refusal` hides.
             raise refusal(refused) from None
         except SettingsError as unreadable:
-            raise unreadable_variable(unreadable) from None
+            raise unreadable_variable(unreadable, os.environ) from None
 
 
 class OfAnyVersion:
@@ -302,9 +304,15 @@ def config_error(refusals: Iterable[dict[str, Any]]) -> ConfigError:
     return ConfigError("; ".join(map(_sentence, entries)), **entries[0], refusals=entries)
 
 
-def unreadable_variable(unreadable: SettingsError) -> ConfigError:
+def unreadable_variable(unreadable: SettingsError, environ: Mapping[str, str]) -> ConfigError:
     # Pydantic names the field and not the content, so its message may be shown.
-    rule = "lists and objects are given as JSON"
+    rule = """a list is given as JSON (["a", "b"]), and so is a mapping ({"a": 1})"""
+    broken = unreadable.__cause__
+    if isinstance(broken, JSONDecodeError):
+        for name, value in environ.items():
+            if value == broken.doc and name.upper().startswith("DSPOOL_"):
+                where = f"line {broken.lineno}, column {broken.colno}: {broken.msg}"
+                return ConfigError(f"{name} is no JSON ({where}); {rule}", key=name, rule=rule)
     return ConfigError(f"an environment variable could not be read: {unreadable}; {rule}", rule=rule)
 
 
@@ -325,7 +333,25 @@ def _entry(error: Any) -> dict[str, Any]:
         return {"key": key, "rule": f"{rule} (the value is not shown: it may hold a secret)"}
     if error["type"] == "missing":
         return {"key": key, "rule": rule}
+    if (expected := _COMPOSED.get(error["type"])) is not None:
+        rule = f"must be {expected}"
+        if isinstance(error["input"], (str, list, tuple)):
+            # All that a variable or a section holds, perhaps a secret in the wrong place.
+            return {
+                "key": key,
+                "rule": f"{rule}, not {'text' if isinstance(error['input'], str) else 'a list'}",
+            }
     return {"key": key, "value": printable(error["input"]), "rule": rule}
+
+
+_COMPOSED = {
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+"""By pydantic's name of the refusal: what is expected."""
 
 
 def _dotted(location: tuple[Any, ...]) -> list[str]:

@@ -138,7 +138,7 @@ def _load(
         layers = [
             ("code", _nested(code)),
             ("cli", _nested({key: value for key, value in cli.items() if value is not None})),
-            ("env", _environment_layer()),
+            ("env", _environment_layer(environ)),
         ]
         if path is not None:
             layers.append((f"file:{path}", section))
@@ -173,11 +173,11 @@ def flat(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 # --- layers ----------------------------------------------------------------------------------------
 
 
-def _environment_layer() -> dict[str, Any]:
+def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         return Environment(PoolConfig)()
     except SettingsError as unreadable:
-        raise unreadable_variable(unreadable) from None
+        raise unreadable_variable(unreadable, environ) from None
     except RecursionError:
         raise ConfigError(
             "a variable DSPOOL_... nests too deep", key="environment", rule="less deep"

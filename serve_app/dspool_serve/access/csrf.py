@@ -10,16 +10,16 @@ import hmac
 import re
 from typing import Final
 
-from dspool.errors import CallerError, NotAllowed
+from dspool.errors import NotAllowed
 from dspool_serve.access.logins import Logins
 from dspool_serve.http.forms import FORM
+from dspool_serve.http.problems import UnsupportedBody
 from dspool_serve.http.requests import Request
 from dspool_serve.http.responses import JSON_TYPE
 
 HEADER: Final = b"x-dspool-csrf"
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
-_PLAIN: Final = b"identity"
 _CHARSET: Final = re.compile(rb"""charset\s*=\s*["']?([^\s"';]+)""")
 _UNICODE: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 _OWN: Final = (b"same-origin", b"none")
@@ -29,12 +29,6 @@ class CsrfRefused(NotAllowed):
     """The request does not prove that it comes from the dashboard's own page."""
 
     code = "csrf"
-
-
-class NotJson(CallerError):
-    """The body is said to be something else, as a form or a page of another origin would send it."""
-
-    code = "unsupported_media_type"
 
 
 def has_bearer(request: Request) -> bool:
@@ -72,27 +66,22 @@ def require_json(request: Request, *, or_form: bool = False) -> None:
     """With `or_form` a form will do, for what is no browser, or one that says that its own page sends it: an old one
     sends forms anywhere and says nothing.
 
-    Raises: NotJson: there is a body, and it is not said to be JSON, or said to be compressed.
+    Raises: UnsupportedBody: there is a body, and it is not said to be JSON, or said to be compressed.
     """
     headers = request.headers
-    if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+    if not request.has_body:
         return
-    coding = headers.get(b"content-encoding", _PLAIN).strip().lower()
-    if coding not in (b"", _PLAIN):
-        # Its bytes would read as broken JSON; unpacked, a small body could be of any size.
-        raise NotJson(
-            "compressed bodies are not accepted: send the JSON as it is, without `Content-Encoding`"
-        )
+    request.refuse_compressed()
     kind, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     kind = kind.strip()
     if kind == JSON_TYPE:
         if (charset := _CHARSET.search(parameters)) is not None and charset[1] not in _UNICODE:
-            raise NotJson("JSON is text in UTF-8 (RFC 8259): send it so, and name no other `charset`")
+            raise UnsupportedBody("JSON is text in UTF-8 (RFC 8259): send it so, and name no other `charset`")
         return
     is_browser = headers.get(b"user-agent", b"").startswith(b"Mozilla")
     if or_form and kind == FORM and (not is_browser or headers.get(b"sec-fetch-site") == b"same-origin"):
         return
-    raise NotJson("send `Content-Type: application/json` with the body")
+    raise UnsupportedBody("send `Content-Type: application/json` with the body")
 
 
 def check_word(request: Request, logins: Logins) -> None:
@@ -107,7 +96,6 @@ __all__ = [
     "HEADER",
     "SAFE",
     "CsrfRefused",
-    "NotJson",
     "check_word",
     "has_bearer",
     "refuse_other_pages",

@@ -35,6 +35,13 @@ class MalformedRequest(CallerError):
     code = "malformed_request"
 
 
+class UnsupportedBody(CallerError):
+    """The body is said to be something else than JSON, as a form or a page of another origin would send it, or to be
+    compressed."""
+
+    code = "unsupported_media_type"
+
+
 class Kind(NamedTuple):
     status: int
     title: str
@@ -149,4 +156,6 @@ def problem(error: PoolError) -> Response:
         headers += ((b"www-authenticate", b'Bearer realm="dspool"'),)
     if allowed := error.details.get("allow"):
         headers += ((b"allow", str(allowed).encode()),)
+    if codings := error.details.get("accept_encoding"):
+        headers += ((b"accept-encoding", str(codings).encode()),)
     return Response(kind.status, _encode(body), PROBLEM_JSON, headers)

@@ -20,7 +20,7 @@ import msgspec
 from dspool.core.admission.access import Role, Token
 from dspool.errors import CallerError, Cancelled, InvalidRequest, PayloadTooLarge
 from dspool.messages.limits import MAX_BODY_DEPTH, MAX_BODY_VALUES, MAX_LONG_NUMBERS, MAX_QUERY_FIELDS
-from dspool_serve.http.problems import MalformedRequest
+from dspool_serve.http.problems import MalformedRequest, UnsupportedBody
 from dspool_serve.http.responses import Message
 
 Scope = MutableMapping[str, Any]
@@ -53,8 +53,21 @@ _ONCE = frozenset(
 )
 """Headers that decide something. Of two, what stands in front of the service may have looked at the other one."""
 
-_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
-"""How gzip and Zstandard begin."""
+IDENTITY = "identity"
+"""The only `Content-Encoding` that is accepted: unpacked, a small body could be of any size."""
+_COMPRESSED = (
+    b"\x1f\x8b",
+    b"\x28\xb5\x2f\xfd",
+    b"\xfd7zXZ\0",
+    b"\x1f\x9d",
+    b"BZh",
+    b"\x78\x01",
+    b"\x78\x5e",
+    b"\x78\x9c",
+    b"\x78\xda",
+)
+"""How gzip, Zstandard, xz, compress, bzip2 and deflate (four levels) begin; brotli begins as it likes."""
+_BEGINS_TEXT = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _LARGE_EXPONENT = re.compile(rb"[eE][-+]?[0-9]{3}")
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
@@ -185,16 +198,36 @@ class Request:
             values.setdefault(name, value)
         return values
 
+    @property
+    def has_body(self) -> bool:
+        """Whether one is announced."""
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+    def refuse_compressed(self) -> None:
+        """Raises: UnsupportedBody: the body is said to be encoded."""
+        said = self.headers.get(b"content-encoding")
+        if said is None or not self.has_body:
+            return
+        codings = {coding.strip().lower() for coding in said.decode("latin-1").split(",")}
+        if codings - {"", IDENTITY}:
+            raise UnsupportedBody(
+                f"`Content-Encoding: {said.decode('latin-1')[:50]}` is not accepted, only `{IDENTITY}`: send the body "
+                "as it is, without compression and without this header",
+                accept_encoding=IDENTITY,
+            )
+
     async def body(self, limit: int) -> bytes:
         """The whole body.
 
         Raises:
+            UnsupportedBody: it is said to be compressed; nothing of it is read.
             PayloadTooLarge: more than `limit` bytes, announced or sent; the rest is not read.
             Cancelled: the client went away first.
             RequestTooSlow: it took longer than the body may take.
         """
         if self._body is not None:
             return self._body
+        self.refuse_compressed()
         announced = self.headers.get(b"content-length")
         if announced is not None and (
             len(announced) > 18 or not announced.isdigit() or int(announced) > limit
@@ -249,6 +282,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         )
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
         raise MalformedRequest("the body is not text in UTF-8, as JSON is: it looks like UTF-16 or UTF-32")
+    if body and body[0] not in _BEGINS_TEXT:
+        raise MalformedRequest("the body does not begin as text does; if it is compressed, send it as it is")
     refuse_too_much(body)
     try:
         # Brackets are counted first, at memchr speed: only suspicious bodies pay for the exact check.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -23,7 +23,7 @@ from dspool.cli.options import ConfigFile, Debug, EnvFile, Host, Json, PoolName,
 from dspool.cli.output import EXIT_FAILED, Output, guarded
 from dspool.cli.run_file import RunFile
 from dspool.config import PoolConfig, load_pools
-from dspool.errors import ConfigError
+from dspool.errors import ConfigError, UnknownPool
 from dspool.runtime import forkserver
 
 HAPROXY = "dspool_serve.ingress.haproxy"
@@ -139,13 +139,31 @@ def _of(
     session = service.session_directory(run)
     joined = run if run is not None and run.joined else None
     cluster, nodes = service.ray_cluster(joined.ray_address if joined else address)
-    status = overview.status(run_file, pool)
-    workers = [worker["pid"] for worker in (status.get("status") or {}).get("workers", ())]
+    running = configs if run is not None and pool is None else configs[:1]
+    if len(running) > 1:
+        seen = {one.name: _seen(run_file, one.name) for one in running}
+    else:  # a service may have its pool by another name than the file, or than the default
+        seen = {config.name: overview.status(run_file, pool)}
+    workers = [
+        worker["pid"]
+        for of_pool in seen.values()
+        for worker in (of_pool.get("status") or {}).get("workers", ())
+    ]
     open_ports: list[ListeningSocket] = []
 
     def listening() -> list[Finding]:
         open_ports.extend(listeners.report(run, workers))
         return listeners.findings(open_ports, running=run is not None)
+
+    def store(one: PoolConfig) -> Finding:
+        # While a service runs, its store is where it is: what is to be said is that others have joined.
+        running = joined is not None
+        return service.store(one, nodes, running=running, address=None if running else address)
+
+    load = cache(service.why_not_shared)  # pools that load the same need one try
+
+    def fork_server(one: PoolConfig) -> Finding:
+        return service.fork_server(one, load=load)
 
     tls = "service.tls_cert" if config.service.tls_cert is not None else None
     findings = [
@@ -155,13 +173,13 @@ def _of(
         *_guarded("sandbox", lambda: machine.deno(needs_sandbox)),
         *_guarded("state directory", lambda: service.state_directory(config.state_dir)),
         *cluster,
-        *_guarded("store", lambda: _store(config, nodes, joined is not None, address)),
+        *_of_each("store", store, configs),
         *_guarded("access", lambda: service.access(config)),
         *_guarded("port", lambda: service.port(config, run)),
         *_of_each("imports", service.imports, configs),
         *_of_each("language model", service.language_models, configs),
-        *_guarded("fork server", lambda: service.fork_server(config)),
-        *_guarded("service", lambda: service.running(status)),
+        *_of_each("fork server", fork_server, configs),
+        *_of_each("service", lambda one: service.running(seen[one.name]), running),
         *_guarded("fork parent", lambda: service.parents(forkserver.report(session) if session else [])),
         *_guarded(listeners.CHECK, listening),
     ]
@@ -171,9 +189,12 @@ def _of(
     return Examination(findings, open_ports)
 
 
-def _store(config: PoolConfig, nodes: Sequence[str], running: bool, address: str | None) -> Finding:
-    # While a service runs, its store is where it is: what is to be said is that others have joined.
-    return service.store(config, nodes, running=running, address=None if running else address)
+def _seen(run_file: RunFile, pool: str) -> dict[str, Any]:
+    """What `dspool status` sees, or that the service has no such pool."""
+    try:
+        return overview.status(run_file, pool)
+    except UnknownPool:
+        return {"running": True, "unknown": True}
 
 
 def _of_each(

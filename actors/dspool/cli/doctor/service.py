@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from dspool import preflight
 from dspool.causes import Obstacle, met
 from dspool.cli.address import admitted_host, checked_host, checked_port
+from dspool.cli.contained import contained
 from dspool.cli.doctor.findings import Finding, fail, of, of_error, ok, warn
 from dspool.cli.run_file import ServiceRun
 from dspool.cli.trial_import import named_in, try_imports
@@ -253,23 +254,8 @@ def _key_refused(profile: LMProfile, environ: Mapping[str, str]) -> ConfigError 
     return None
 
 
-def fork_server(config: PoolConfig, how: StartMethod | None = None, why_not: str | None = None) -> Finding:
-    """Whether workers can be forked here: loads in a process of its own what their parent would."""
-    check = "fork server"
-    if config.worker_start == "exec":
-        return ok(check, "not used: worker_start is exec")
-    how = how or forkserver.start_method(config, {})
-    if how.py_executable is None:
-        return warn(check, how.why_not, _EXEC, "set worker_start: exec to say that this is meant")
-    why_not = _preload(config) if why_not is None else why_not
-    if why_not:
-        advice = "take what opens files or starts threads out of preload and warmup.steps, or set worker_start: exec"
-        return warn(check, why_not, _EXEC, advice)
-    return ok(check, "workers are forked")
-
-
-def _preload(config: PoolConfig) -> str:
-    """Why a parent of this configuration could not fork; nothing if it could."""
+def why_not_shared(modules: tuple[str, ...]) -> str:
+    """Why a parent that has loaded these could not fork, tried in a process of its own; nothing if it could."""
     program = (
         "import sys\n"
         "from dspool.runtime.forkserver.preload import Unshareable, preload\n"
@@ -278,18 +264,36 @@ def _preload(config: PoolConfig) -> str:
         "except Unshareable as why: print(f'{why.module} is not shared: {why}'); sys.exit(7)\n"
         "except Unavailable as why: print(why); sys.exit(7)\n"
     )
-    command = [sys.executable, "-c", program, *forkserver.modules_of(config)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PRELOAD_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"what workers load is not loaded after {_PRELOAD_S:g} s"
-    if done.returncode == 7:
-        return done.stdout.strip().splitlines()[-1]
-    if done.returncode != 0:
-        return (
-            f"loading what workers need failed: {(done.stderr.strip().splitlines() or ['no word'])[-1][:200]}"
-        )
+    command = [sys.executable, "-c", program, *modules]
+    with contained(command, stderr=subprocess.PIPE) as process:
+        try:
+            output, errors = process.communicate(timeout=_PRELOAD_S)
+        except subprocess.TimeoutExpired:
+            return f"what workers load is not loaded after {_PRELOAD_S:g} s"
+    if process.returncode == 7:
+        return output.decode(errors="replace").strip().splitlines()[-1]
+    if process.returncode != 0:
+        last = (errors.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+        return f"loading what workers need failed: {last[:200]}"
     return ""
+
+
+def fork_server(
+    config: PoolConfig,
+    how: StartMethod | None = None,
+    load: Callable[[tuple[str, ...]], str] = why_not_shared,
+) -> Finding:
+    """Whether workers can be forked here: loads what their parent would."""
+    check = "fork server"
+    if config.worker_start == "exec":
+        return ok(check, "not used: worker_start is exec")
+    how = how or forkserver.start_method(config, {})
+    if how.py_executable is None:
+        return warn(check, how.why_not, _EXEC, "set worker_start: exec to say that this is meant")
+    if why_not := load(forkserver.modules_of(config)):
+        advice = "take what opens files or starts threads out of preload and warmup.steps, or set worker_start: exec"
+        return warn(check, why_not, _EXEC, advice)
+    return ok(check, "workers are forked")
 
 
 def parents(found: Sequence[ParentReport]) -> list[Finding]:
@@ -321,6 +325,8 @@ def running(seen: dict[str, Any]) -> list[Finding]:
             meaning = "the last one ended without cleaning up"
             return [warn(check, "not running", meaning, "`dspool up` removes what it left; or `dspool down`")]
         return [ok(check, "not running")]
+    if seen.get("unknown"):
+        return [warn(check, "not there", "the file has it, the service does not", "`dspool apply` starts it")]
     where = seen["url"] or f"pid {seen['pid']}"
     pool = seen["status"]
     if pool is None:
