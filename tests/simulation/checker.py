@@ -34,6 +34,8 @@ TROUBLES = frozenset({"partition", "power off", "freeze", "slow network"})
 """What makes a worker that lives look dead."""
 REASON_S = 60.0
 FREED_S = 2.0
+HEARD_OF_S = 5.0
+"""Until a client hears that what it waits for is over."""
 HEARD_S = 0.1
 """Until clients hear that a worker died: what they send it meanwhile counts as begun."""
 PAUSE_S = 1.0
@@ -70,6 +72,7 @@ def violations(
             ("a session's operations keep their order", _order(history)),
             ("lost for a reason", _losses(history)),
             ("nobody keeps a slot in vain", _vain(history)),
+            ("an end is heard of soon", _heard(history)),
             ("one version, one code", _versions(history)),
             ("sessions are linearizable", _sessions(history)),
             ("whole again", _whole(history, calm_s)),
@@ -230,6 +233,23 @@ def _vain(history: History) -> Iterator[str]:
             continue
         if not any(call.sent_at - REASON_S <= at <= call.ended_at + FREED_S for at in troubles):
             yield f"{call.id} ({call.what}) still ran on {run.worker} {FREED_S:g} s after it had ended"
+
+
+def _heard(history: History) -> Iterator[str]:
+    """Whoever waits for what runs once hears that it is over: from its worker, or by the death of that."""
+    troubles = _troubles(history)
+    for run in history.runs:
+        call = history.calls.get(run.call)
+        if call is None or call.ended_at is None or call.session is not None:
+            continue
+        over_at = _until(run, history)
+        late_s = call.ended_at - over_at - _still_s(history.frozen, call.client, over_at, call.ended_at)
+        # A program that blocks its worker keeps what else has ended there from being told.
+        late_s -= _still_s(history.blocked, run.worker, over_at, call.ended_at)
+        if (call.idempotent and call.what != "stream") or late_s <= HEARD_OF_S:
+            continue
+        if not any(call.sent_at - REASON_S <= at <= call.ended_at for at in troubles):
+            yield f"{call.id} ({call.what}) ended with {call.outcome} {late_s:.1f} s after it was over on {run.worker}"
 
 
 def _troubles(history: History) -> list[float]:

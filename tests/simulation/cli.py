@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ MUTANT_SEEDS = list(itertools.islice((seed for seed in itertools.count(1) if not
 """The budget of each mutant: the first short ones."""
 _COMMAND = [sys.executable, "-m", "tests.simulation", INSIDE]
 _MUTANT_CPU_S = 500.0
+_MOST_BYTES = 6 * 2**30
 _CHUNK = 25
 _REPLAYED = 3
 _SHRUNK = 3
@@ -170,6 +172,8 @@ def replays_identical(seeds: Sequence[int]) -> bool:
 
 def inside(arguments: list[str]) -> int:
     """Simulate these seeds in this process, whose clocks are replaced; one line of JSON for each."""
+    # A bug may make it take all that there is, and whatever else runs on the machine would pay for that.
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     what, mutant, *seeds = arguments
     if mutant != NONE:
         plant(int(mutant))

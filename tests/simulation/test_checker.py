@@ -73,7 +73,7 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
         (
             "runs",
             lambda: of(
-                executed("k1", 1, 9),
+                executed("k1", 1, 5),
                 runs=(Run("k1", "w", None, 1, ended_at=2), Run("k1", "v", None, 3, ended_at=4)),
             ),
         ),
@@ -142,6 +142,16 @@ def test_what_is_lost_when_no_time_is_left_for_another_try_is_lost_for_a_reason(
         deaths={"w": 100.2, "v": 100.8},
     )
     assert violations(history, slots=1) == []
+
+
+@pytest.mark.parametrize(("heard_at", "kept"), [(3.0, True), (9.0, False)])
+def test_who_waits_for_what_runs_once_hears_of_its_end(heard_at, kept):
+    history = of(
+        call("k1", "execute", 1, heard_at, "worker_lost"),
+        runs=(Run("k1", "w", None, 1.1),),
+        deaths={"w": 2.0},
+    )
+    assert (violations(history, slots=1) == []) is kept
 
 
 @pytest.mark.parametrize(("died_at", "kept"), [(0.95, True), (0.5, False)])
