@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 from benchmarks.studies.sizing import study
 from benchmarks.studies.sizing.workloads import on_off
 from dspool.cli import app
+from dspool.cli.load_trace import read_trace
 from dspool.core.autoscale.simulation import PoolModel
+from dspool.core.autoscale.simulation import simulate as run_simulation
+from dspool.core.autoscale.sizers import ConstantSizer
 
 WORK = on_off(240.0)
 
@@ -61,15 +64,18 @@ def test_json_is_one_object_with_the_load_the_settings_and_both_ways_to_size(sim
 
 
 def test_the_constant_size_is_the_smallest_with_which_99_percent_wait_no_longer(simulate, trace):
-    constant = facts_of(simulate(trace, "--json", "--max", 20))["constant"]
+    constant = facts_of(simulate(trace, "--json", "--slots", 1, "--max", 60))["constant"]
     assert constant["waited_too_long_pct"] <= 1.0
-    smaller = facts_of(simulate(trace, "--json", "--max", constant["largest_size"] - 1))
+    most = constant["largest_size"] - 1
+    work, pool = read_trace(trace), PoolModel(slots=1, max_size=60)
+    assert run_simulation(work.arrivals, work.services, ConstantSizer(most), pool).over_pct > 1.0
+    smaller = facts_of(simulate(trace, "--json", "--slots", 1, "--max", most))
     assert smaller["constant"] is None
     assert smaller["saved_pct"] is None
 
 
 def test_the_simulation_is_that_of_the_study(simulate, trace, tmp_path):
-    work = study.read_trace(trace)
+    work = read_trace(trace)
     pool = PoolModel(slots=4, max_size=40)
     theirs = next(run for run in study._compare(work, pool) if run.policy == "dspool")
     first = study._start(work, pool)[1].size
