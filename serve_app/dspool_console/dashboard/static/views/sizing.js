@@ -200,7 +200,7 @@ const numbers = (row) =>
     `${name.replaceAll("_", " ")} ${Math.round(value * 1000) / 1000}`
   ).join(", ");
 
-const SOURCES = { manual: "by hand ", "dry run": "would have: " };
+const SOURCES = { manual: "by hand ", "dry run": "dry run: " };
 
 const COLUMNS = [
   {
