@@ -134,10 +134,10 @@ class Sizing:
         action = "grow" if size > previous else "shrink" if size < previous else "hold"
         # A change like any other: the size that somebody asked for does not shrink before the cooldown.
         self._state = msgspec.structs.replace(self._state, changed_at=self._clock())
-        self._would_have = None
         self._record(
             DecisionRecord(self._wall(), size, overflow, previous, action, "resized by hand", {}, "manual")
         )
+        self._would_have = None  # the next dry run begins at this size
 
     def _record(self, record: DecisionRecord) -> None:
         # A pool that holds for an hour must not push the reason of its growth out of memory: repeats only count.
