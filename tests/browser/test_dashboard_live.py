@@ -166,6 +166,15 @@ def test_what_somebody_else_resizes_is_seen_within_two_seconds(look, demo):
     assert min(taken) < LIVE_S, taken
 
 
+def test_a_pool_whose_sizing_is_off_shows_what_it_would_have_done(look, demo):
+    page = look.go("sizing")
+    page.get_by_text("fixed size: the optimizer is off").wait_for()
+    page.get_by_text("Sizing would have", exact=True).wait_for()
+    page.locator("tbody tr", has_text="dry run: ").first.wait_for()
+    found = httpx.get(f"{demo.url}{POOL}/decisions").json()["decisions"]
+    assert "dry run" in {one["source"] for one in found} <= {"dry run", "manual"}
+
+
 def test_the_pool_is_resized_paused_and_resumed_and_the_audit_says_so(look, demo):
     page = look.go("sizing")
     desired = httpx.get(f"{demo.url}{POOL}").json()["desired"]

@@ -535,23 +535,25 @@ def test_status_shows_each_decision_with_the_numbers_that_led_to_it(service):
         1.0, 4, 1, 2, "grow", "backlog needs 5 workers", {"backlog": 40.0, "demand": 12.3456}
     )
     held = DecisionRecord(2.0, 4, 1, 4, "hold", "utilization needs 4 workers", times=30)
+    would = DecisionRecord(3.0, 3, 0, 4, "shrink", "utilization needs 3 workers", source="dry run")
     off = problem(403, "not_allowed", "enable_metrics is off")
     service.answers = {
         f"GET {POOL}": status_of(),
         f"GET {POOL}/metrics": off,
         f"GET {POOL}/store": off,
         f"GET {POOL}/decisions": lambda _: httpx.Response(
-            200, json={"decisions": msgspec.to_builtins([held, grew])}
+            200, json={"decisions": msgspec.to_builtins([would, held, grew])}
         ),
     }
     ended = service("status", "--decisions", "--limit", "5")
     assert ended.exit_code == 0
     assert "grow    2 -> 4 + 1 overflow  sizing: backlog needs 5 workers" in ended.stdout
     assert "backlog 40  demand 12.35" in ended.stdout
+    assert "shrink  4 -> 3  dry run: utilization needs 3 workers" in ended.stdout
     assert ended.stdout.index("backlog needs") < ended.stdout.index("needs 4 workers (x30)")
     assert any(what == f"GET {POOL}/decisions?limit=5" for what, _ in service.asked)
     facts = json.loads(service("status", "--decisions", "--json").stdout)
-    assert [one["action"] for one in facts["decisions"]] == ["hold", "grow"]
+    assert [one["action"] for one in facts["decisions"]] == ["shrink", "hold", "grow"]
     assert "decisions" not in json.loads(service("status", "--json").stdout)
     service.answers[f"GET {POOL}/decisions"] = {"decisions": []}
     assert "no decision about the size yet" in service("status", "--decisions").stdout

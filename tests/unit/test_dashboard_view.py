@@ -14,6 +14,7 @@ from dspool.config import PoolConfig
 from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.metrics.measures import LiveUpdate, Table
 from dspool.messages import Deployment, PoolStatus, SessionInfo, WorkerStatus
+from dspool.supervisor.sizing import DecisionRecord
 from dspool.telemetry.event_log import LoggedEvent
 from dspool.telemetry.log_files import tail
 from dspool.telemetry.metrics import Metrics
@@ -166,6 +167,18 @@ def test_a_start_and_a_growth_are_not_the_worst_health_of_a_report():
         clock.now += 1
         metrics.tick()
         assert worst() == ("80" if lost else "100")
+
+
+def test_a_report_tells_what_sizing_would_have_done_from_what_it_did():
+    metrics = measured(Clock(), 3)
+    would = DecisionRecord(102.0, 5, 0, 2, "grow", "backlog needs 5 workers", source="dry run")
+    grew = DecisionRecord(103.0, 3, 0, 2, "grow", "resized by hand", source="manual")
+    facts = ReportFacts(
+        "p", 100.0, 110.0, 110.0, metrics.table(60), (), (would, grew), None, PoolConfig(), ()
+    )
+    shown = report(facts)
+    assert "<td>2 -&gt; 5</td><td>dry run: backlog needs 5 workers</td>" in shown
+    assert "<td>2 -&gt; 3</td><td>resized by hand</td>" in shown
 
 
 def test_the_overview_shows_what_is_known_while_the_metrics_are_away():

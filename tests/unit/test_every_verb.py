@@ -38,6 +38,7 @@ NEED_NO_SERVICE = {
     "store restore": "writes a database that nobody serves",
     "store migrate": "writes a database that nobody serves",
     "store check": "reads a database",
+    "sizing simulate": "reads files",
 }
 HAVE_NO_POOL = {
     "down": "stops the service with all its pools",

@@ -12,9 +12,12 @@ import pytest
 
 from benchmarks.studies.sizing import study
 from benchmarks.studies.sizing.oracle import Scheduled, needed, oracle
-from benchmarks.studies.sizing.policies import HPA, KPA, Seed, Serve, Static, erlang_static, mean_in_system
-from benchmarks.studies.sizing.simulator import STEP_S, PoolModel, Sample, View, simulate
-from benchmarks.studies.sizing.workloads import TraceError, Workload, read_trace, spike
+from benchmarks.studies.sizing.policies import HPA, KPA, Seed, Serve, erlang_static, mean_in_system
+from benchmarks.studies.sizing.workloads import spike
+from dspool.cli.load_trace import Workload, read_trace
+from dspool.core.autoscale.simulation import STEP_S, PoolModel, Sample, View, simulate
+from dspool.core.autoscale.sizers import AutomaticSizer, ConstantSizer
+from dspool.errors import InvalidRequest
 
 POOL = PoolModel(slots=8, min_size=1, initial_size=2, max_size=20)
 
@@ -56,7 +59,7 @@ def test_a_constant_pool_waits_as_erlang_c_says(slots, load):
     service_s, objective = 0.5, 0.1
     arrivals, services = poisson(load / service_s, service_s, 12_000, seed=slots)
     pool = PoolModel(slots=slots // 2, max_wait_s=objective)
-    run = simulate(arrivals, services, Static(2), pool)
+    run = simulate(arrivals, services, ConstantSizer(2), pool)
     expected = erlang_c(slots, load) * math.exp(-(slots - load) * objective / service_s)
     assert run.over_pct / 100 == pytest.approx(expected, rel=0.12)
     assert run.worker_seconds == pytest.approx(2 * arrivals[-1])
@@ -65,7 +68,7 @@ def test_a_constant_pool_waits_as_erlang_c_says(slots, load):
 
 def test_the_number_in_the_system_follows_littles_law():
     arrivals, services = poisson(20, 0.5, 4_000, seed=3)
-    run = simulate(arrivals, services, Static(4), PoolModel(slots=8))
+    run = simulate(arrivals, services, ConstantSizer(4), PoolModel(slots=8))
     # 32 slots for 10 erlangs: no one waits, so the mean in the system is the offered load.
     assert sum(n for _, n, _, _ in run.series) / len(run.series) == pytest.approx(10, rel=0.03)
 
@@ -88,7 +91,9 @@ def test_a_worker_told_to_go_finishes_what_it_runs_and_is_paid_for_until_then():
 
 
 def test_an_operation_that_never_starts_counts_as_over():
-    run = simulate([0.0, 1.0], [10_000.0, 1.0], Static(1), PoolModel(slots=1, initial_size=1), horizon=2.0)
+    run = simulate(
+        [0.0, 1.0], [10_000.0, 1.0], ConstantSizer(1), PoolModel(slots=1, initial_size=1), horizon=2.0
+    )
     assert run.over == 1
 
 
@@ -102,7 +107,9 @@ def test_the_oracle_keeps_every_wait_within_the_objective_and_costs_less_than_an
     best = oracle(work, POOL)
     assert best.over == 0
     constant = next(
-        run for n in range(1, 20) if (run := simulate(arrivals, work.services, Static(n), POOL)).over == 0
+        run
+        for n in range(1, 20)
+        if (run := simulate(arrivals, work.services, ConstantSizer(n), POOL)).over == 0
     )
     assert best.worker_seconds < 0.5 * constant.worker_seconds
 
@@ -278,7 +285,10 @@ def test_jsonl_is_read_and_rows_are_sorted_and_compressed(tmp_path):
         ("timestamp\nyesterday\ntoday\n", "'yesterday' is neither"),
         ("timestamp\n1\n", "at least 2 rows"),
         ("timestamp\n1\n1\n", "equal"),
-        ("timestamp\n1\nnan\n", "not a time"),
+        ("timestamp\n1\nnan\n", "line 3: 'nan' is not a time"),
+        ("timestamp,x\n1,1\n,2\n", "line 3: '' is not a time"),
+        ("x,timestamp\n1,2024-05-12T00:00:01Z\n2\n", "line 3: None is neither ISO time"),
+        ("x,time\n", "line 1 has no column 'timestamp', only \\['time', 'x'\\]"),
         ("timestamp,GeneratedTokens\n1,2\n2,many\n", "'many' is not a number of tokens"),
         ('{"timestamp": 1}\n{"timestamp": \n', "line 2 is not JSON"),
         ('{"timestamp": 1}\n[1]\n', "line 2 is not a JSON object"),
@@ -286,12 +296,12 @@ def test_jsonl_is_read_and_rows_are_sorted_and_compressed(tmp_path):
     ],
 )
 def test_a_file_that_is_no_trace_is_refused_with_the_place(tmp_path, text, says):
-    with pytest.raises(TraceError, match=says):
+    with pytest.raises(InvalidRequest, match=says):
         read_trace(write(tmp_path, "t.txt", text))
 
 
 def test_a_compression_of_zero_is_refused(tmp_path):
-    with pytest.raises(TraceError, match="compress"):
+    with pytest.raises(InvalidRequest, match="compress"):
         read_trace(write(tmp_path, "t.csv", "timestamp\n1\n2\n"), compress=0)
 
 
@@ -334,6 +344,6 @@ def test_a_spike_that_the_pool_can_drain_adds_at_most_one_worker_for_a_while():
     work = spike(120)  # 50 at once on 16 slots, 0.05 s each
     pool = PoolModel(initial_size=2)
     config = study.SizingConfig(min_size=2, max_size=64)
-    run = simulate(work.arrivals, work.services, study.Dspool(pool, config), pool)
+    run = simulate(work.arrivals, work.services, AutomaticSizer(pool, config), pool)
     assert max(size for _, _, size, _ in run.series) <= 3
     assert run.series[-1][2] == 2

@@ -11,6 +11,7 @@ from dspool.errors import (
     InvalidRequest,
     UnknownWorker,
 )
+from dspool.supervisor.sizing import MAX_DECISIONS, MAX_DRY_RUNS
 from dspool.telemetry import events as telemetry
 from dspool.testing.doubles import settle
 from tests.unit.supervision import busy, only, pool
@@ -166,13 +167,94 @@ async def test_a_size_set_by_hand_is_not_shrunk_before_the_cooldown():
         assert (await s.status()).desired == 1
 
 
-async def test_sizing_is_off_unless_it_is_switched_on():
+# --- sizing that is off ---
+
+SIZES = {"pool_size": 2, "max_pool_size": 6, "optimization_interval_s": 1.0}
+
+
+async def test_sizing_is_off_unless_it_is_switched_on_and_what_it_would_have_done_is_on_record():
     async def observe():
         return busy()
 
-    async with pool(observe=observe, pool_size=2) as s:
+    async with pool(observe=observe, **SIZES) as s:
+        await s.clock.advance(1.0)
+        assert (await s.status()).desired == len(await s.members()) == 2
+        (would,) = await s.supervisor.decisions(10)
+        assert (would.previous, would.action, would.source) == (2, "grow", "dry run")
+        assert would.target > 2
+        assert would.reason
+        assert would.numbers
+
+
+async def test_a_dry_run_goes_on_as_if_the_pool_had_its_size():
+    load = busy()
+
+    async def observe():
+        return load
+
+    async with pool(observe=observe, **SIZES) as s:
+        await s.clock.advance(10.0)
+        held, grew = await s.supervisor.decisions(10)
+        assert (held.previous, held.target, held.action) == (grew.target, grew.target, "hold")
+        assert held.times == 9
+        idle = Window(span_s=60.0)
+        load = busy(running=0, queued=0, oldest_wait_s=0.0, short=idle, long=idle)
+        await s.clock.advance(1200.0)
+        assert (await s.supervisor.decisions(1))[0].target == 1
+        assert (await s.status()).desired == 2
+
+
+async def test_a_dry_run_starts_again_from_the_size_that_is_set_by_hand():
+    async def observe():
+        return busy(queued=0, oldest_wait_s=0.0)
+
+    async with pool(observe=observe, **SIZES) as s:
+        await s.clock.advance(3.0)
+        await s.supervisor.resize(5)
+        await s.clock.advance(1.0)
+        would, by_hand = (await s.supervisor.decisions(10))[:2]
+        assert (by_hand.target, by_hand.source) == (5, "manual")
+        assert (would.previous, would.source) == (5, "dry run")
+
+
+async def test_dry_runs_are_no_events_and_push_out_nothing_that_was_decided():
+    told = []
+    handler = telemetry.attach(lambda name, numbers, about: told.append(about["source"]), ["pool.decision"])
+    try:
+        async with pool(**SIZES) as s:
+            await s.supervisor.resize(3)
+            for number in range(MAX_DECISIONS):
+                s.supervisor._sizing.dry_run(busy(queued=0) if number % 2 else busy(age_s=None))
+            decisions = await s.supervisor.decisions(2 * MAX_DECISIONS)
+    finally:
+        telemetry.detach(handler)
+    assert told == ["manual"]
+    assert [one.source for one in decisions].count("manual") == 1
+    assert len(decisions) <= MAX_DRY_RUNS + 1
+
+
+async def test_without_metrics_there_is_no_dry_run():
+    asked = []
+
+    async def observe():
+        asked.append("nobody is there to answer")
+
+    async with pool(observe=observe, enable_metrics=False, **SIZES) as s:
+        await s.clock.advance(5.0)
+    assert asked == []
+
+
+async def test_a_dry_run_without_data_warns_nobody(caplog):
+    async def observe():
+        raise RuntimeError("the metrics actor starts again")
+
+    async with pool(observe=observe, **SIZES) as s:
         await s.clock.advance(5.0)
         assert await s.supervisor.decisions(10) == []
+    assert "nothing observed" not in caplog.text
+
+
+# --- sizing that is on ---
 
 
 @pytest.mark.parametrize("what", ["nothing", "raise", "hang"])

@@ -30,6 +30,7 @@ from dspool.cli import (
     operations,
     overview,
     programs,
+    sizing,
     store,
     tokens,
     upgrade,
@@ -67,6 +68,7 @@ app = typer.Typer(
 )
 app.add_typer(tokens.app, name="token")
 app.add_typer(store.app, name="store")
+app.add_typer(sizing.app, name="sizing")
 
 
 @app.callback()

@@ -1,4 +1,5 @@
-"""The sizing loop: asks for the inputs, decides, and records every decision with its numbers."""
+"""The sizing loop: asks for the inputs, decides, and records every decision with its numbers. While sizing is off, it
+records what it would have decided."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from dspool.telemetry.events import emit
 log = logging.getLogger("dspool.supervisor")
 
 MAX_DECISIONS = 500
+MAX_DRY_RUNS = 100
 SAVED_DECISIONS = 50
 """So many outlive the supervisor."""
 OBSERVE_TIMEOUT_S = 2.0
@@ -29,7 +31,11 @@ Observe = Callable[[], Awaitable[SizingInputs | None]]
 
 
 class DecisionRecord(Message, Struct, frozen=True):
-    """One decision. `source` is "sizing" or "manual"; `times` counts how often in a row it came out the same."""
+    """One decision. `times` counts how often in a row it came out the same.
+
+    `source` is "sizing", "manual", or "dry run" for what sizing would have decided while it is off: `previous` and
+    `target` are then sizes that the pool would have had.
+    """
 
     at: float
     """Wall-clock seconds of the last time."""
@@ -61,7 +67,7 @@ class Sizing:
         self.enabled = config.enable_optimizer
         self._pool = config.name
         self._config = SizingConfig.of(config)
-        self._observe = observe
+        self._observe = observe if config.enable_metrics else None
         self._facts = facts
         self._interval_s = config.optimization_interval_s
         self._clock = clock
@@ -69,26 +75,46 @@ class Sizing:
         self._sleep = sleep
         self._state = SizingState()
         self._records: deque[DecisionRecord] = deque(maxlen=MAX_DECISIONS)
+        # Apart: they change nothing, and must not push out what did.
+        self._dry_runs: deque[DecisionRecord] = deque(maxlen=MAX_DRY_RUNS)
+        self._would_have: Decision | None = None
 
     async def run(self, apply: Callable[[Decision], None]) -> None:
-        """Decide every `optimization_interval_s` while enabled; `apply` gets each decision."""
+        """Decide every `optimization_interval_s`; `apply` gets each decision, but not what is only a dry run."""
         while True:
             await self._sleep(self._interval_s)
-            if not self.enabled or self._observe is None:
+            if self._observe is None:
                 continue
             try:
                 inputs = await within(OBSERVE_TIMEOUT_S, self._observe(), self._sleep)
             except Exception as failed:
-                log.warning("nothing observed, the size is held: %s", failed)
+                if self.enabled:
+                    log.warning("nothing observed, the size is held: %s", failed)
                 continue
-            if inputs is not None:
+            if inputs is not None and self.enabled:
                 apply(self.decide(inputs))
+            elif inputs is not None:
+                self.dry_run(inputs)
 
     def decide(self, inputs: SizingInputs) -> Decision:
         """Make and record one decision."""
-        facts = self._facts()
+        return self._decide(inputs, self._facts(), "sizing")
+
+    def dry_run(self, inputs: SizingInputs) -> None:
+        """Record what sizing would decide if it were on. The pool stays as it is.
+
+        It goes on from the size of its last dry run as if the pool had that, and after a resize by hand from this.
+        """
+        facts, would = self._facts(), self._would_have
+        if would is not None:
+            facts = facts._replace(
+                desired=would.target, actual=would.target, starting=0, overflow=would.overflow
+            )
+        self._would_have = self._decide(inputs, facts, "dry run")
+
+    def _decide(self, inputs: SizingInputs, facts: PoolFacts, source: str) -> Decision:
         inputs = msgspec.structs.replace(inputs, **facts._asdict())
-        config = msgspec.structs.replace(self._config, enabled=self.enabled)
+        config = msgspec.structs.replace(self._config, enabled=True)
         decision, self._state = decide(config, inputs, self._state, now=self._clock())
         self._record(
             DecisionRecord(
@@ -99,6 +125,7 @@ class Sizing:
                 action=decision.action,
                 reason=decision.reason,
                 numbers=decision.numbers,
+                source=source,
             )
         )
         return decision
@@ -110,20 +137,22 @@ class Sizing:
         self._record(
             DecisionRecord(self._wall(), size, overflow, previous, action, "resized by hand", {}, "manual")
         )
+        self._would_have = None  # the next dry run begins at this size
 
     def _record(self, record: DecisionRecord) -> None:
         # A pool that holds for an hour must not push the reason of its growth out of memory: repeats only count.
-        last = self._records[-1] if self._records else None
+        is_dry = record.source == "dry run"
+        records = self._dry_runs if is_dry else self._records
+        last = records[-1] if records else None
         is_repeat = last is not None and (
             (last.target, last.overflow, last.action, _kind(last), last.source)
             == (record.target, record.overflow, record.action, _kind(record), record.source)
         )
         if last is not None and is_repeat and record.action == "hold":
-            self._records[-1] = msgspec.structs.replace(
-                record, times=last.times + 1, since=last.since or last.at
-            )
-        else:
-            self._records.append(msgspec.structs.replace(record, since=record.at))
+            records[-1] = msgspec.structs.replace(record, times=last.times + 1, since=last.since or last.at)
+            return
+        records.append(msgspec.structs.replace(record, since=record.at))
+        if not is_dry:
             emit(
                 "pool.decision",
                 {"target": record.target, "overflow": record.overflow, "previous": record.previous},
@@ -137,8 +166,9 @@ class Sizing:
             )
 
     def decisions(self, limit: int) -> list[DecisionRecord]:
-        """The last `limit` decisions, newest first."""
-        return list(self._records)[-limit:][::-1] if limit > 0 else []
+        """The last `limit` decisions and dry runs, newest first."""
+        found = sorted((*self._dry_runs, *self._records), key=lambda record: record.at)
+        return found[-limit:][::-1] if limit > 0 else []
 
     def rows(self) -> JSON:
         return msgspec.to_builtins(list(self._records)[-SAVED_DECISIONS:])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from .workloads import Workload
+from dspool.cli.load_trace import Workload
 
 REPORT_SEED = 1001
 SPAN_S = 900.0

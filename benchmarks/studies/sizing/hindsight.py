@@ -11,12 +11,11 @@ import math
 import random
 from typing import Any
 
+from dspool.cli.load_trace import Workload
 from dspool.core.autoscale.policies import BUDGET, Policy
+from dspool.core.autoscale.simulation import PoolModel, simulate
+from dspool.core.autoscale.sizers import AutomaticSizer
 from dspool.core.autoscale.sizing import SizingConfig
-
-from .policies import Dspool
-from .simulator import PoolModel, simulate
-from .workloads import Workload
 
 
 def best_plan(
@@ -27,7 +26,7 @@ def best_plan(
     best: tuple[float, float, Policy] | None = None
     for _ in range(tries):
         plan = _any_plan(draw)
-        run = simulate(work.arrivals, work.services, Dspool(pool, config, follow=plan), pool)
+        run = simulate(work.arrivals, work.services, AutomaticSizer(pool, config, follow=plan), pool)
         if run.over_pct < 100 * BUDGET and (best is None or run.worker_seconds < best[0]):
             best = run.worker_seconds, run.over_pct, plan
     return {

@@ -21,13 +21,13 @@ from collections import deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from .simulator import STEP_S, PoolModel, Run, View, simulate
-from .workloads import Workload
+from dspool.cli.load_trace import Workload
+from dspool.core.autoscale.simulation import STEP_S, PoolModel, SimulatedRun, View, simulate
 
 KEEP_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 60.0)
 
 
-def oracle(work: Workload, pool: PoolModel) -> Run:
+def oracle(work: Workload, pool: PoolModel) -> SimulatedRun:
     """The cheapest of the schedules that keep every wait within the objective.
 
     Where `max_size` makes that impossible, the one with the fewest late operations.

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from .simulator import PoolModel, Run
+from dspool.core.autoscale.simulation import PoolModel, SimulatedRun
 
 WIDTH, LOAD_HEIGHT, WAIT_HEIGHT, POINTS = 900, 110, 36, 600
 
@@ -26,7 +26,10 @@ svg{{display:block;background:#fafafa}}
 
 
 def write_picture(
-    path: Path, shown: Sequence[tuple[str, str, Sequence[tuple[Run, float]]]], pool: PoolModel, note: str
+    path: Path,
+    shown: Sequence[tuple[str, str, Sequence[tuple[SimulatedRun, float]]]],
+    pool: PoolModel,
+    note: str,
 ) -> None:
     """Write the page. `shown` holds (workload, its note, [(run, worker-seconds over the oracle's)])."""
     parts = []
@@ -43,7 +46,7 @@ def write_picture(
     path.write_text(_PAGE.format(note=html.escape(note), body="".join(parts)), encoding="utf-8")
 
 
-def _drawing(run: Run, pool: PoolModel, top: float) -> str:
+def _drawing(run: SimulatedRun, pool: PoolModel, top: float) -> str:
     points = _thinned(run.series)
     if len(points) < 2:
         return "<p>too short to draw</p>"

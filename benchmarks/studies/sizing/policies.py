@@ -1,4 +1,4 @@
-"""dspool's own policy and the baselines, each deciding from the same telemetry.
+"""The baselines, each deciding from the same telemetry as dspool's own policy.
 
 All of them follow the same goal of 70 % of a worker's slots busy and the same size bounds; all other
 settings are the defaults of the system they come from.
@@ -6,31 +6,15 @@ settings are the defaults of the system they come from.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dspool.core.autoscale.policies import Policy
-from dspool.core.autoscale.sizing import (
-    Decision,
-    SizingConfig,
-    SizingInputs,
-    SizingState,
-    Window,
-    decide,
-    erlang_c_slots,
-)
-
-from .simulator import STEP_S, PoolModel, Sample, View
+from dspool.core.autoscale.simulation import STEP_S, PoolModel, View
+from dspool.core.autoscale.sizers import ConstantSizer, recent
+from dspool.core.autoscale.sizing import erlang_c_slots
 
 TARGET = 0.7
 """Share of a worker's slots that every policy aims to have busy."""
-
-
-def recent(view: View, span_s: float) -> list[Sample]:
-    """The samples of the last `span_s` seconds, newest first."""
-    return list(itertools.islice(reversed(view.samples), round(span_s / STEP_S)))
 
 
 def mean_in_system(view: View, span_s: float) -> float:
@@ -39,85 +23,12 @@ def mean_in_system(view: View, span_s: float) -> float:
     return sum(s.in_system_s for s in samples) / (len(samples) * STEP_S) if samples else 0.0
 
 
-@dataclass
-class Dspool:
-    """`dspool.core.autoscale.sizing.decide` itself."""
-
-    pool: PoolModel
-    config: SizingConfig
-    name: str = "dspool"
-    initial_size: int | None = None
-    follow: Policy | None = None
-    """One plan for the whole run, instead of the cheapest so far."""
-    decisions: list[Decision] = field(default_factory=list)
-    state: SizingState = field(default_factory=SizingState)
-
-    @property
-    def interval_s(self) -> float:
-        return self.config.interval_s
-
-    def decide(self, view: View) -> tuple[int, int]:
-        pool = self.pool
-        seen = SizingInputs(
-            age_s=STEP_S if view.samples else None,
-            slots_per_worker=pool.slots,
-            desired=view.desired,
-            actual=view.ready,
-            starting=view.starting,
-            overflow=view.overflow,
-            running=view.running,
-            queued=view.queued,
-            oldest_wait_s=view.oldest_wait_s,
-            start_delay_s=pool.start_delay_s,
-            short=window(recent(view, self.config.short_window_s), pool.max_wait_s),
-            long=window(recent(view, self.config.long_window_s), pool.max_wait_s),
-        )
-        decision, self.state = decide(self.config, seen, self.state, now=view.now, follow=self.follow)
-        self.decisions.append(decision)
-        return decision.target, decision.overflow
-
-
-def window(samples: Iterable[Sample], max_wait_s: float) -> Window:
-    """The `Window` that the metrics would report for these samples."""
-    span = busy = run = 0.0
-    arrivals = finished = peak = over = started = 0
-    for s in samples:
-        span += STEP_S
-        busy += s.busy_s
-        run += s.run_s
-        arrivals += s.arrivals
-        finished += s.finished
-        over += s.over
-        started += s.started
-        if s.peak > peak:
-            peak = s.peak
-    return Window(
-        span_s=span, arrivals=arrivals, finished=finished, busy_slot_s=busy, run_s=run, peak_demand=peak,
-        started=started, over_wait=over,
-    )  # fmt: skip
-
-
-@dataclass
-class Static:
-    """One size for the whole run."""
-
-    size: int
-    name: str = "erlang_static"
-    interval_s: float = 60.0
-
-    @property
-    def initial_size(self) -> int | None:
-        return self.size
-
-    def decide(self, view: View) -> tuple[int, int]:
-        return self.size, 0
-
-
-def erlang_static(arrivals_per_s: float, service_s: float, pool: PoolModel) -> Static:
+def erlang_static(arrivals_per_s: float, service_s: float, pool: PoolModel) -> ConstantSizer:
     """The M/M/c size for the whole run's mean rate (which no pool knows beforehand): 1 % wait longer than the
     objective."""
     slots = erlang_c_slots(arrivals_per_s * service_s, service_s, pool.max_wait_s)
-    return Static(min(pool.max_size, max(pool.min_size, math.ceil(slots / pool.slots))))
+    size = min(pool.max_size, max(pool.min_size, math.ceil(slots / pool.slots)))
+    return ConstantSizer(size, name="erlang_static")
 
 
 @dataclass

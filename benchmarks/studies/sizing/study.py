@@ -3,7 +3,7 @@
     python -m benchmarks.sizing --json [--quick] [--trace FILE] [--compress N] [--picture FILE]
     python -m benchmarks.sizing --json --held-out SEEDS      # other loads, and who is dominated on them
 
-Each workload runs through the same simulated pool (`simulator.py`) under dspool's own policy
+Each workload runs through the same simulated pool (`dspool.core.autoscale.simulation`) under dspool's own policy
 (`dspool.core.autoscale.sizing.decide` itself), under other autoscalers, and under a clairvoyant oracle. The last line
 printed is one JSON object:
 `rows: [{workload, policy, waits_over_pct, worker_seconds_vs_oracle, resizes, oscillation}]`.
@@ -26,10 +26,12 @@ from benchmarks.studies.sizing.held_out import REPORT_SEED, dominates, held_out,
 from benchmarks.studies.sizing.hindsight import best_plan
 from benchmarks.studies.sizing.oracle import oracle
 from benchmarks.studies.sizing.picture import write_picture
-from benchmarks.studies.sizing.policies import HPA, KPA, Dspool, Reactive, Seed, Serve, Static, erlang_static
-from benchmarks.studies.sizing.simulator import Policy, PoolModel, Run, simulate
-from benchmarks.studies.sizing.workloads import TraceError, Workload
+from benchmarks.studies.sizing.policies import HPA, KPA, Reactive, Seed, Serve, erlang_static
+from dspool.cli.load_trace import Workload, read_trace
+from dspool.core.autoscale.simulation import PoolModel, SimulatedRun, Sizer, simulate
+from dspool.core.autoscale.sizers import AutomaticSizer, ConstantSizer, smallest_constant
 from dspool.core.autoscale.sizing import SizingConfig
+from dspool.errors import InvalidRequest
 
 DEFAULT_TRACE = ROOT.parent / "shared" / "traces" / "azure_llm_2023_code.csv"
 DEFAULT_COMPRESSIONS = (1.0, 5.0, 20.0)
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     print("  " + ", ".join(f"{key} {value}" for key, value in settings.items()))
     try:
         works = _workloads(args)
-    except (TraceError, OSError, UnicodeDecodeError) as refused:
+    except InvalidRequest as refused:
         print(f"cannot read the trace: {refused}", file=sys.stderr)
         return 2
     rows: list[dict[str, Any]] = []
@@ -130,7 +132,7 @@ def _workloads(args: argparse.Namespace) -> list[Workload]:
     for path in traces:
         for compress in compressions:
             name = f"{path.stem} x{compress:g}"
-            work = workloads.read_trace(path, compress=compress, service_mean_s=args.service, name=name)
+            work = read_trace(path, compress=compress, service_mean_s=args.service, name=name)
             print(f"  {name}: {len(work.arrivals)} operations, {work.note}")
             found.append(work)
     if args.only_traces:
@@ -144,11 +146,18 @@ def _workloads(args: argparse.Namespace) -> list[Workload]:
     return [*found, *(make(span, service_s=args.service) for make in makers), workloads.spike()]
 
 
-def _compare(work: Workload, pool: PoolModel) -> list[Run]:
+def _compare(work: Workload, pool: PoolModel) -> list[SimulatedRun]:
     """One run of each policy. All but the oracle start with the size that the mean rate asks for."""
     pool, static = _start(work, pool)
     config = _config(pool)
-    policies: list[Policy] = [Dspool(pool, config), Seed(pool), HPA(pool), KPA(pool), Serve(pool), static]
+    policies: list[Sizer] = [
+        AutomaticSizer(pool, config),
+        Seed(pool),
+        HPA(pool),
+        KPA(pool),
+        Serve(pool),
+        static,
+    ]
     runs = [simulate(work.arrivals, work.services, policy, pool) for policy in policies]
     return [*runs, oracle(work, pool)]
 
@@ -157,7 +166,7 @@ def _config(pool: PoolModel) -> SizingConfig:
     return SizingConfig(min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s)
 
 
-def _start(work: Workload, pool: PoolModel) -> tuple[PoolModel, Static]:
+def _start(work: Workload, pool: PoolModel) -> tuple[PoolModel, ConstantSizer]:
     static = erlang_static(len(work.arrivals) / work.span_s, sum(work.services) / len(work.services), pool)
     return replace(pool, initial_size=static.size), static
 
@@ -166,12 +175,12 @@ def _bounds(work: Workload, pool: PoolModel, oracle_s: float) -> dict[str, Any]:
     """What no reaction can avoid, and what a size that never changes would cost."""
     pool, _ = _start(work, pool)
     fastest = simulate(work.arrivals, work.services, Reactive(pool), pool)
-    constant = _constant(work, pool)
+    constant = smallest_constant(work.arrivals, work.services, pool)
     return {
         "workload": work.name,
         "fastest_reaction_waits_over_pct": round(fastest.over_pct, 3),
-        "constant_size_for_1_pct": constant[0] if constant else None,
-        "constant_size_vs_oracle": round(constant[1] / oracle_s, 3) if constant else None,
+        "constant_size_for_1_pct": constant.largest if constant else None,
+        "constant_size_vs_oracle": round(constant.worker_seconds / oracle_s, 3) if constant else None,
         "mean_busy_workers": round(sum(work.services) / work.span_s / pool.slots, 3),
         "mean_oracle_workers": round(oracle_s / work.span_s, 3),
     }
@@ -185,20 +194,7 @@ def _hindsight(work: Workload, pool: PoolModel, oracle_s: float, tries: int) -> 
     return found
 
 
-def _constant(work: Workload, pool: PoolModel) -> tuple[int, float] | None:
-    """(size, worker-seconds) of the smallest constant size with under 1 % late, found in hindsight."""
-    low, high, found = pool.min_size, pool.max_size, None
-    while low <= high:
-        size = (low + high) // 2
-        run = simulate(work.arrivals, work.services, Static(size), pool)
-        if run.over_pct < 1.0:
-            found, high = (size, run.worker_seconds), size - 1
-        else:
-            low = size + 1
-    return found
-
-
-def _row(work: Workload, run: Run, oracle_s: float) -> dict[str, Any]:
+def _row(work: Workload, run: SimulatedRun, oracle_s: float) -> dict[str, Any]:
     return {
         "workload": work.name,
         "policy": run.policy,

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 
 from benchmarks.studies.sizing import workloads
-from benchmarks.studies.sizing.policies import Dspool, erlang_static
-from benchmarks.studies.sizing.simulator import STEP_S, PoolModel, View, simulate
+from benchmarks.studies.sizing.policies import erlang_static
+from dspool.core.autoscale.simulation import STEP_S, PoolModel, View, simulate
+from dspool.core.autoscale.sizers import AutomaticSizer
 from dspool.core.autoscale.sizing import SizingConfig
 
 LOW, HIGH = 0.6, 0.8
@@ -34,7 +35,7 @@ QUICK_CASES = (("steady", 4, 0.25, 1), ("diurnal", 1, 0.25, 1))
 class Watched:
     """A policy, and what it saw: (end, busy slot-seconds, slot-seconds in service) of each of its intervals."""
 
-    policy: Dspool
+    policy: AutomaticSizer
     seen: list[tuple[float, float, float]] = field(default_factory=list)
     name: str = "dspool"
     initial_size: int | None = None
@@ -131,6 +132,6 @@ def _run(name: str, times: int, hours: float, seed: int) -> list[Minute]:
     start = erlang_static(len(arrivals) / arrivals[-1], sum(services) / len(services), pool)
     pool = replace(pool, initial_size=start.size)
     config = SizingConfig(min_size=pool.min_size, max_size=pool.max_size, max_wait_s=pool.max_wait_s)
-    watched = Watched(Dspool(pool, config))
+    watched = Watched(AutomaticSizer(pool, config))
     simulate(arrivals, services, watched, pool)
     return minutes(watched.seen, 300.0)

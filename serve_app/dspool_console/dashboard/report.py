@@ -275,7 +275,8 @@ def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _reason(one: DecisionRecord) -> str:
-    return f"{one.reason} ({one.times} times)" if one.times > 1 else one.reason
+    reason = f"dry run: {one.reason}" if one.source == "dry run" else one.reason
+    return f"{reason} ({one.times} times)" if one.times > 1 else reason
 
 
 def _long(seconds: float) -> str:

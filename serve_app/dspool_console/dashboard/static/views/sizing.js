@@ -66,6 +66,7 @@ class Sizing {
     const { data } = this.ctx;
     const { pool } = data.overview;
     const enabled = pool.sizing_enabled;
+    const would = enabled ? null : decisions.find((row) => row.source === "dry run");
     if (this.unread) {
       this.unread = false;
       const { at, columns, resolution } = data.series;
@@ -78,6 +79,7 @@ class Sizing {
       facts([
         ["Desired now", count(pool.desired)],
         ["Taking traffic", count(pool.actual)],
+        ...(would ? [["Sizing would have", count(would.target + would.overflow)]] : []),
         ["Smallest", count(pool.min_size)],
         ["Largest", count(pool.max_size)],
         ["Overflow", `up to ${count(pool.max_overflow)}`],
@@ -96,7 +98,7 @@ class Sizing {
         "No decision yet",
         enabled
           ? "The first comes as soon as there is something to measure."
-          : "The optimizer is switched off; sizes set by hand appear here.",
+          : "The optimizer is switched off; sizes set by hand appear here, and what it would have done.",
       ),
     );
     this.drawCharts();
@@ -198,6 +200,8 @@ const numbers = (row) =>
     `${name.replaceAll("_", " ")} ${Math.round(value * 1000) / 1000}`
   ).join(", ");
 
+const SOURCES = { manual: "by hand ", "dry run": "dry run: " };
+
 const COLUMNS = [
   {
     key: "at",
@@ -225,7 +229,7 @@ const COLUMNS = [
     label: "Reason",
     full: true,
     sign: (row) => [row.reason, row.source],
-    cell: (row) => h("span", {}, row.source === "manual" ? h("b", {}, "by hand ") : null, row.reason),
+    cell: (row) => h("span", {}, SOURCES[row.source] ? h("b", {}, SOURCES[row.source]) : null, row.reason),
   },
   {
     key: "numbers",

@@ -17,12 +17,12 @@ from itertools import pairwise
 from typing import Protocol
 
 STEP_S = 0.25
-"""Policies may look every STEP_S; telemetry is one step old, as deltas that clients flush twice a second are."""
+"""Sizers may look every STEP_S; telemetry is one step old, as deltas that clients flush twice a second are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolModel:
-    """The simulated pool: the same for all policies."""
+    """The simulated pool: the same for all sizers."""
 
     slots: int = 8
     min_size: int = 1
@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a policy sees when it decides. `samples` is a deque, newest last, each one step long."""
+    """What a sizer sees when it decides. `samples` is a deque, newest last, each one step long."""
 
     now: float
     samples: deque[Sample]
@@ -64,13 +64,17 @@ class View:
     oldest_wait_s: float
 
 
-class Policy(Protocol):
+class Sizer(Protocol):
     """Decides the size every `interval_s` (a multiple of STEP_S). Returns base size and overflow size."""
 
     name: str
-    interval_s: float
-    initial_size: int | None
-    """None: the pool's own initial size."""
+
+    @property
+    def interval_s(self) -> float: ...
+
+    @property
+    def initial_size(self) -> int | None:
+        """None: the pool's own initial size."""
 
     def decide(self, view: View) -> tuple[int, int]: ...
 
@@ -85,15 +89,18 @@ class _Worker:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What came of one policy on one workload."""
+class SimulatedRun:
+    """What came of one sizer on one load."""
 
     policy: str
+    """The sizer's name."""
     operations: int
     over: int
     """Operations that waited longer than the objective."""
     worker_seconds: float
-    """Up to the last arrival, starting and draining workers included."""
+    """Up to the horizon, starting and draining workers included."""
+    largest: int
+    """Workers wanted at once, overflow included."""
     resizes: int
     oscillation: int
     """Changes of direction (a growth after a shrink or the reverse) within 60 s of the change before."""
@@ -108,17 +115,17 @@ class Run:
 def simulate(
     arrivals: Sequence[float],
     services: Sequence[float],
-    policy: Policy,
+    sizer: Sizer,
     pool: PoolModel,
     *,
     horizon: float | None = None,
-) -> Run:
-    """Run `policy` over the operations (`arrivals` ascending, in seconds from 0).
+) -> SimulatedRun:
+    """Run `sizer` over the operations (`arrivals` ascending, in seconds from 0).
 
     `horizon` is where cost stops counting, by default the last arrival. Operations that have not started
     600 s after the horizon count as over.
     """
-    return _Simulation(arrivals, services, policy, pool, horizon).run()
+    return _Simulation(arrivals, services, sizer, pool, horizon).run()
 
 
 class _Simulation:
@@ -126,11 +133,11 @@ class _Simulation:
         self,
         arrivals: Sequence[float],
         services: Sequence[float],
-        policy: Policy,
+        sizer: Sizer,
         pool: PoolModel,
         horizon: float | None,
     ) -> None:
-        self.arrivals, self.services, self.policy, self.pool = arrivals, services, policy, pool
+        self.arrivals, self.services, self.sizer, self.pool = arrivals, services, sizer, pool
         self.horizon = arrivals[-1] if horizon is None else horizon
         self.events: list[
             tuple[float, int, int, float]
@@ -148,22 +155,23 @@ class _Simulation:
         self.over = 0
         self.started = 0
         self.max_wait = 0.0
-        size = policy.initial_size or pool.initial_size
+        size = sizer.initial_size or pool.initial_size
         self.desired, self.desired_overflow = size, 0
         for _ in range(size):
             self._ready(self._new_worker(overflow=False))
 
     # --- the run ---
 
-    def run(self) -> Run:
-        arrivals, policy = self.arrivals, self.policy
-        every = max(1, round(policy.interval_s / STEP_S))
+    def run(self) -> SimulatedRun:
+        arrivals, sizer = self.arrivals, self.sizer
+        every = max(1, round(sizer.interval_s / STEP_S))
         total, at, step = len(arrivals), 0, 0
         cost = 0.0
         series: list[tuple[float, float, int, float]] = []
         changes: list[tuple[float, int]] = []
         per_second = round(1 / STEP_S)
         in_system = 0.0
+        largest = self.desired
         give_up = self.horizon + 600.0
         while self.clock < self.horizon or (self.started < total and self.clock < give_up):
             end = (step + 1) * STEP_S
@@ -179,16 +187,18 @@ class _Simulation:
             if step % every == 0:
                 before = self.desired + self.desired_overflow
                 # The step that just ended is not in `samples` yet: telemetry is one step behind.
-                self.desired, self.desired_overflow = self._bounded(*policy.decide(self._view(end)))
+                self.desired, self.desired_overflow = self._bounded(*sizer.decide(self._view(end)))
                 self._reconcile(end)
                 after = self.desired + self.desired_overflow
+                if end <= self.horizon:
+                    largest = max(largest, after)
                 if after != before and end <= self.horizon:
                     changes.append((end, 1 if after > before else -1))
             self.samples.append(self.sample)
             self.sample = Sample(peak=self.running + len(self.queue))
         swings = sum(1 for (t0, d0), (t1, d1) in pairwise(changes) if d0 != d1 and t1 - t0 <= 60.0)
         over = self.over + (total - self.started)
-        return Run(policy.name, total, over, cost, len(changes), swings, series)
+        return SimulatedRun(sizer.name, total, over, cost, largest, len(changes), swings, series)
 
     def paid_s(self, span: float) -> float:
         # Workers come at the end of a step and go within one; a worker that went is paid for in `_gone`.
