@@ -51,8 +51,8 @@ _PYTHON_STEP, _PYTHON_LARGEST = 16, 512
 """Python's own allocator has a list of free pieces for each of these sizes."""
 _BATCH = 8_192
 """Bytes of one size that are taken, and looked at, together: half of what Python's allocator takes from the system."""
-_MOST_BATCHES = 1_000
-"""Of one size: this must end whatever the allocator does."""
+_MOST = 2_000_000
+"""Bytes of one size that are taken at most: it must end, and stay small, whatever the allocator does."""
 _JUMPS = 4
 """So many gaps in a batch of new memory: where a stretch of it ends, and what else was allocated meanwhile."""
 _C_SIZES = (4000, 2000, 1500, 1000, 700, 520, 392, 264, 200, 136, 104, 88, 72, 56, 40, 24)
@@ -232,7 +232,7 @@ def _fill_holes() -> None:
     side: that saves 2 to 3 MB in each of them, and costs one here, once.
     """
     for size in range(_PYTHON_STEP, _PYTHON_LARGEST + 1, _PYTHON_STEP):
-        for _ in range(_MOST_BATCHES):
+        for _ in range(_MOST // _BATCH):
             pieces = [_piece(size, number) for number in range(_BATCH // size)]
             if _side_by_side(pieces, size):
                 break
@@ -243,9 +243,10 @@ def _fill_holes() -> None:
     library.sbrk.argtypes, library.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
     end = library.sbrk(0)
     for size in _C_SIZES:
-        # A piece behind the end is new memory: no hole is left that has room for this size.
-        while (library.malloc(size) or end) < end:
-            pass
+        for _ in range(_MOST // size):
+            # A piece behind the end is new memory: no hole is left that has room for this size.
+            if (library.malloc(size) or end) >= end:
+                break
 
 
 def _side_by_side(pieces: Sequence[object], size: int) -> bool:
