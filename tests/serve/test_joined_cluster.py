@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from dspool.runtime import forkserver
 from tests.serve.test_service import ENDS_S, QA, QUESTION, SPEC, START_S, Up, dspool
 
 pytestmark = pytest.mark.serve
@@ -50,6 +52,7 @@ class Cluster:
             text=True,
         )
         self.address = self._line()
+        self.session = Path(directory, "session_latest")
 
     def named_actors(self) -> list[str]:
         assert self.process.stdin is not None
@@ -88,6 +91,20 @@ def cluster():
         yield running
         running.end()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_all_actors_of_a_pool_are_forked_from_one_parent_also_where_the_node_is_somebody_else_s(
+    cluster, tmp_path
+):
+    state = tmp_path / "state"
+    up = Up(state, "--address", cluster.address, "--pool-size", "1")
+    try:
+        (parent,) = [found for found in forkserver.report(cluster.session) if found.pid is not None]
+        forked = {psutil.Process(pid).name().partition(".")[0] for pid in parent.workers}
+        assert forked == {f"ray::{role}Actor" for role in ("Supervisor", "Store", "Metrics", "Worker")}
+    finally:
+        dspool("down", "--state-dir", str(state))
+        up.process.wait(ENDS_S)
 
 
 def test_a_service_joins_serves_and_leaves_nothing_behind(cluster, tmp_path):

@@ -53,6 +53,52 @@ def test_nothing_that_is_loaded_runs_or_stays_open_and_no_telemetry_or_logging_i
     assert "no_such_module" in done.stderr
 
 
+def test_what_every_worker_loads_is_loaded_before_the_fork():
+    program = textwrap.dedent(
+        """
+        import sys
+        from types import SimpleNamespace
+        from dspool.runtime.forkserver.preload import preload
+        preload([])
+        before = set(sys.modules)
+        # When it connects to Ray, finds the pool's store by name, and meets its first client.
+        from ray.util import serialization_addons
+        serialization_addons.apply(
+            SimpleNamespace(_register_cloudpickle_serializer=lambda *_, **__: None)
+        )
+        import dspool.runtime.store
+        from dspool.wire.handshake import Handshake
+        worker, client = Handshake(b"secret"), Handshake(b"secret")
+        worker.keys(client.share, b"transcript")
+        print(*sorted(set(sys.modules) - before))
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stdout + done.stderr
+
+
+def test_what_a_worker_allocates_lies_in_no_hole_that_loading_left_and_filling_them_takes_little():
+    program = textwrap.dedent(
+        """
+        import sys
+        from dspool.runtime.forkserver import preload
+        for size in (64, 160, 416):
+            kept = [preload._piece(size, number) for number in range(8000)]
+            holes = set(map(id, kept[::2]))
+            del kept[::2]
+        preload._fill_holes()
+        own = [preload._piece(416, number) for number in range(200)]
+        print(len(holes & set(map(id, own))), sum(map(sys.getsizeof, preload._ballast)) // 2**20)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["0", "1"], done.stdout + done.stderr
+
+
 def test_children_draw_different_ids_of_ray_whatever_was_loaded(tmp_path):
     (tmp_path / "acting.py").write_text("import ray\n\n@ray.remote\nclass Acting:\n    pass\n")
     program = textwrap.dedent(

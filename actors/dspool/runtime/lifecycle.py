@@ -35,6 +35,7 @@ from dspool.runtime.cluster import (
 from dspool.runtime.forkserver import start_method
 from dspool.runtime.installed import StartCommand, code_mark
 from dspool.runtime.metrics import MetricsActor, RemoteMetrics
+from dspool.runtime.node import forks_by_itself
 from dspool.runtime.remote_store import RemoteStore
 from dspool.runtime.store import StoreActor
 from dspool.runtime.store_place import find_node
@@ -217,8 +218,9 @@ def launch(
     environment = None
     if code is not None:
         environment = code.runtime_env()
-    elif len(nodes) > 1:
-        # When the machine of one of them is lost, what it did waits for its start on another: a fork is the soonest.
+    elif len(nodes) > 1 or not forks_by_itself():
+        # From the parent of the workers, whose memory they share. And when the machine of one of them is lost, what it
+        # did waits for its start on another: a fork is the soonest.
         how = start_method(config, ray.get_runtime_context().runtime_env)
         environment = {"py_executable": how.py_executable} if how.py_executable else None
     common = COMMON if environment is None else {**COMMON, "runtime_env": environment}

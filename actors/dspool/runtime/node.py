@@ -20,7 +20,7 @@ from ray._private import node as ray_node
 from ray._private import ray_constants, services
 
 from dspool.corrections import active
-from dspool.runtime.forkserver.node_parent import CORRECTION, NODE_VARIABLE, NodeParent
+from dspool.runtime.forkserver.node_parent import CORRECTION, NODE_VARIABLE, NodeParent, is_shown_in
 
 START_S: Final = 60.0
 _WORKER_COMMAND: Final = "--python_worker_command="
@@ -119,8 +119,17 @@ def own_node(parent: NodeParent | None, *, patience_s: float = START_S) -> Itera
     finally:
         node.Node, theirs.start_ray_process, theirs.get_node = node_class, start, find
     if parent is not None:
-        started: Any = ray._private.worker._global_node
-        parent.show_in(Path(started.get_session_dir_path()))
+        parent.show_in(_session_directory())
+
+
+def forks_by_itself() -> bool:
+    """Whether this process's node forks what Ray starts on it without being asked: those of `own_node` do."""
+    return is_shown_in(_session_directory())
+
+
+def _session_directory() -> Path:
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_session_dir_path())
 
 
 def lean_command(

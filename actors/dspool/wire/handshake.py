@@ -57,11 +57,11 @@ class Keys(Struct, frozen=True):
 
 
 class Handshake:
-    """One end's part in the handshake of one connection. `secret` is the pool's."""
+    """One end's part in the handshake of one connection. `secret` is the pool's; its key is new, unless given."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, private: X25519PrivateKey | None = None) -> None:
         self._secret = secret
-        self._private = X25519PrivateKey.generate()
+        self._private = X25519PrivateKey.generate() if private is None else private
         self.share = self._private.public_key().public_bytes_raw()
 
     def transcript(self, *, worker: str, worker_share: bytes, client: str, client_share: bytes) -> bytes:
@@ -85,6 +85,12 @@ class Handshake:
             raise HandshakeFailed("its share is no key") from None
         both = HKDF(SHA256(), 2 * _KEY_BYTES, salt=self._secret, info=transcript).derive(shared)
         return Keys(to_worker=both[:_KEY_BYTES], to_client=both[_KEY_BYTES:])
+
+
+def rehearse() -> None:
+    """Have OpenSSL load what a handshake takes, before a fork. No random number is drawn: children would share it."""
+    end = Handshake(b"", X25519PrivateKey.from_private_bytes(bytes(_KEY_BYTES)))
+    end.keys(end.share, end.proof("worker", b""))
 
 
 _encode = msgspec.msgpack.Encoder().encode

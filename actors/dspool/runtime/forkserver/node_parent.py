@@ -24,6 +24,7 @@ NODE_VARIABLE: Final = "_DSPOOL_NODE_PARENT"
 LOAD: Final = "load"
 """The file there that says what the parent loads, as `forkserver.to_load` gives it."""
 _ALSO: Final = "also"
+_NAME: Final = "node"
 _WAIT: Final = """
 import ctypes, json, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -60,7 +61,7 @@ class NodeParent:
 
     def __init__(self, directory: Path, load: Mapping[str, Any], also: Sequence[str] = ()) -> None:
         """`load` as `forkserver.to_load` gives it, and modules `also`, of what is to run beside the pool."""
-        self.directory = directory / FOLDER / "node"
+        self.directory = directory / FOLDER / _NAME
         self._load = {**load, _ALSO: list(also)}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._raylet: subprocess.Popen[bytes] | None = None
@@ -172,6 +173,11 @@ def token_variables(directory: Path) -> dict[str, str]:
 def own_variables(directory: Path) -> dict[str, str]:
     """What the processes of a cluster of our own find in their environment beside ours: Ray reads it at its import."""
     return {**token_variables(directory), **ON_LOOPBACK}
+
+
+def is_shown_in(session: Path) -> bool:
+    """Whether the node of Ray's `session` directory has such a parent."""
+    return (session / FOLDER / _NAME).exists()
 
 
 def node_load(environ: Mapping[str, str] = os.environ) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ OFTEN = (
     "dspool.programs.sessions.streaming",
     "dspool.programs.spans",
     "dspool.telemetry.trace_export",
+    "dspool.runtime.store",
     "dspy.clients.execution",
     "dspy.clients.costs",
     "dspy.clients.engines.streaming",
@@ -39,15 +41,21 @@ OFTEN = (
     "pydantic.deprecated.class_validators",
     "pydantic.v1",
     "starlette.concurrency",
+    "starlette.datastructures",
     "anyio.abc",
+    "cryptography.hazmat.backends.openssl.backend",
 )
 """What a worker loads in its first seconds. A module that fails to load is left to the worker."""
 
 _PYTHON_STEP, _PYTHON_LARGEST = 16, 512
 """Python's own allocator has a list of free pieces for each of these sizes."""
-_C_SIZES = (24, 40, 56, 72, 88, 104, 136, 200, 264, 392, 520, 700, 1000, 1500, 2000, 4000)
-_FILL = 250_000
-"""Bytes of each size."""
+_BATCH = 8_192
+"""Bytes of one size that are taken, and looked at, together: half of what Python's allocator takes from the system."""
+_MOST = 2_000_000
+"""Bytes of one size that are taken at most: it must end, and stay small, whatever the allocator does."""
+_JUMPS = 4
+"""So many gaps in a batch of new memory: where a stretch of it ends, and what else was allocated meanwhile."""
+_C_SIZES = (4000, 2000, 1500, 1000, 700, 520, 392, 264, 200, 136, 104, 88, 72, 56, 40, 24)
 _ballast: list[object] = []
 
 
@@ -108,11 +116,11 @@ def preload(modules: Iterable[str], also: Iterable[str] = ()) -> Preloaded:
     known = set(sys.modules)
     load(modules)
     # By name: this package is below what it loads.
-    importlib.import_module("dspool.programs.program").rehearse()
+    for module in ("dspool.programs.program", "dspool.wire.handshake"):
+        importlib.import_module(module).rehearse()
     if why := _unshareable(before):
         raise Unavailable(why)
     gc.collect()
-    _give_back()
     _fill_holes()
     gc.freeze()
     variables = {name: value for name, value in os.environ.items() if environ.get(name) != value}
@@ -218,18 +226,33 @@ def _target_of(descriptor: int) -> str:
 
 
 def _fill_holes() -> None:
-    """Use up, for good, the small pieces of free memory that loading left all over the place.
+    """Use up, for good, the small pieces of free memory that loading left all over the place, and no more than those.
 
     A worker that used one would get its own copy of the page around it. Now workers allocate on new pages, side by
-    side: that saves 2 to 3 MB in each of them, and costs some memory here, once.
+    side: that saves 2 to 3 MB in each of them, and costs one here, once.
     """
     for size in range(_PYTHON_STEP, _PYTHON_LARGEST + 1, _PYTHON_STEP):
-        _ballast.extend(_piece(size, number) for number in range(_FILL // size))
-    allocate = ctypes.CDLL(None).malloc
-    allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
+        for _ in range(_MOST // _BATCH):
+            pieces = [_piece(size, number) for number in range(_BATCH // size)]
+            if _side_by_side(pieces, size):
+                break
+            _ballast.extend(pieces)
+    _give_back()
+    library = ctypes.CDLL(None)
+    library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    library.sbrk.argtypes, library.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
+    end = library.sbrk(0)
     for size in _C_SIZES:
-        for _ in range(_FILL // size):
-            allocate(size)
+        for _ in range(_MOST // size):
+            # A piece behind the end is new memory: no hole is left that has room for this size.
+            if (library.malloc(size) or end) >= end:
+                break
+
+
+def _side_by_side(pieces: Sequence[object], size: int) -> bool:
+    """Whether nearly all of them lie one behind the other: then they are of new memory, and in no holes."""
+    places = sorted(map(id, pieces))
+    return sum(second - first == size for first, second in pairwise(places)) >= len(pieces) - _JUMPS
 
 
 def _piece(size: int, number: int) -> object:
