@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from dspool.core.lifecycle import events as ev
-from dspool.core.lifecycle.status import facts_of, start_delay
 from dspool.core.lifecycle.orders import STOP_GRACE_S
+from dspool.core.lifecycle.status import facts_of, start_delay
 from dspool.errors import InvalidRequest
 from dspool.messages import WorkerStatus
 from tests.unit.pool_bench import ORDERS, Bench, adopted
