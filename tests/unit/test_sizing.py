@@ -22,6 +22,7 @@ from dspool.core.autoscale.sizing import (
     kept,
     last_needed,
 )
+from dspool.messages.versioned_pickle import rebuilt
 
 CONFIG = SizingConfig(min_size=1, max_size=10, max_overflow=4)
 SETTLED = SizingState(first_at=0.0, called_at=999.5, needed_at=(500.0,) * 20, grew_at=500.0)
@@ -471,6 +472,14 @@ def test_a_decision_says_why_and_with_which_numbers():
 def test_the_state_survives_as_plain_data():
     _, state = decide(CONFIG, observed(12, size=4), SETTLED, now=NOW)
     assert msgspec.convert(msgspec.to_builtins(state), SizingState) == state
+
+
+def test_the_state_of_a_version_before_is_readable_and_holds_the_size_at_first():
+    fields = {"first_at": 0.0, "called_at": 999.5, "changed_at": 500.0, "grew_at": 500.0}
+    before = rebuilt(SizingState, {**fields, "scores": (Score(1.0, 2.0),) * 17})
+    decision, state = decide(CONFIG, observed(0, size=3), before, now=NOW)
+    assert (decision.target, state.needed_at) == (3, (NOW,) * 3)
+    assert len(state.scores) == len(POLICIES)
 
 
 def test_a_reason_counts_one_worker_as_one():

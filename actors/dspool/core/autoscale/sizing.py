@@ -12,7 +12,7 @@ them):
   `max_wait_s` (Erlang C: A. K. Erlang, "Solution of some problems in the theory of probabilities of
   significance in automatic telephone exchanges", 1917; for many slots this is load + b * sqrt(load), the
   square-root staffing of S. Halfin and W. Whitt, "Heavy-traffic limits for queues with many exponential
-  servers", Operations Research 29, 1981);
+  servers", Operations Research 29, 1981), unless the policy that is followed does without;
 - *recent peak*: room for bursts, as of the cheapest of several policies that would have kept the wait
   objective so far (`policies.py`): how much of the recent and of the largest peak, and for how long;
 - *backlog*: when operations wait now, what clears those that would still wait when a new worker could take
