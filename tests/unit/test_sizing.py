@@ -280,7 +280,7 @@ def load_sample(demand, *, arrived=10.0, before=0.0, late=0.0, slots=0):
 
 def judged(demand, *, scores=(), peaks=(), base=(0.0, 0.0), leave_s=0.5, **sample):
     seen = observed(2, size=2)
-    return judge(scores, load_sample(demand, **sample), peaks, base, leave_s, CONFIG, seen, NOW)
+    return judge(scores, load_sample(demand, **sample), peaks, *base, leave_s, CONFIG, seen, NOW)
 
 
 def test_a_policy_is_charged_for_what_comes_late_to_the_workers_it_would_have_had_warm():

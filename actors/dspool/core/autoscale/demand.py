@@ -61,11 +61,11 @@ class Demand:
         sample = self._sample()
         fade = math.exp(-self.elapsed_s / MEMORY_S)
         self.started, self.late = state.started * fade + sample.started, state.late * fade + sample.late
-        base = self.utilization, max(self.utilization, self.headroom)
         # A worker that goes finishes what it runs: about one mean service time, if those are exponential.
         leave_s = self.service_s
         self.switch_s = inputs.start_delay_s + leave_s
-        self.scores = judge(state.scores, sample, self.peaks, base, leave_s, config, inputs, now)
+        base = self.utilization, self.headroom
+        self.scores = judge(state.scores, sample, self.peaks, *base, leave_s, config, inputs, now)
         self.policy = follow or self._policy(now)
         if not self.policy.headroom:
             self.headroom = 0.0

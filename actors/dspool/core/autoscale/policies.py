@@ -99,7 +99,8 @@ def judge(
     scores: Sequence[Score],
     sample: LoadSample,
     peaks: Sequence[Peak],
-    base: tuple[float, float],
+    utilization: float,
+    headroom: float,
     leave_s: float,
     config: SizingConfig,
     inputs: SizingInputs,
@@ -107,7 +108,7 @@ def judge(
 ) -> tuple[Score, ...]:
     """`scores` with what each policy would have done since the last call.
 
-    `base`: slots that every policy keeps, without and with head-room. `leave_s`: how long a worker that goes is
+    `utilization` and `headroom`: slots that policies keep in any case. `leave_s`: how long a worker that goes is
     still paid for.
     """
     per_worker, fade = inputs.slots_per_worker, math.exp(-sample.elapsed_s / MEMORY_S)
@@ -118,7 +119,7 @@ def judge(
     for_warm, for_new = RecentPeaks(peaks, order_time), RecentPeaks(peaks, now)
     totals = []
     for policy, score in zip(POLICIES, scores, strict=True):
-        least = base[policy.headroom]
+        least = max(utilization, headroom) if policy.headroom else utilization
         warm = per_worker * _workers(max(least, for_warm.slots(policy, per_worker)), per_worker, config)
         late = 0.0
         if sample.demand > warm:
