@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspool.core.autoscale.demand import Demand
 from dspool.core.autoscale.inputs import Score
 from dspool.core.autoscale.policies import POLICIES, RecentPeaks
 from dspool.core.autoscale.sizing import (
+    KEEP_SWITCHES,
     Peak,
     SizingConfig,
     SizingInputs,
@@ -18,6 +22,8 @@ from dspool.core.autoscale.sizing import (
     Window,
     decide,
     erlang_c_slots,
+    kept,
+    last_needed,
 )
 
 # No deadlines: the machine may be busy.
@@ -129,7 +135,7 @@ def test_errors_of_the_model_endpoint_never_grow_the_pool(config, seen, finished
 @given(st.floats(0, 300), st.floats(0, 100), st.integers(1, 40))
 def test_more_load_never_asks_for_less(load, more, size):
     config = SizingConfig(min_size=1, max_size=1000)
-    state = SizingState(first_at=0.0, called_at=999.5, changed_at=0.0)
+    state = SizingState(first_at=0.0, called_at=999.5, needed_at=(0.0,) * 100)
     less, _ = decide(config, calm(load, size), state, now=1000.0)
     greater, _ = decide(config, calm(load + more, size), state, now=1000.0)
     assert greater.target >= less.target
@@ -139,7 +145,7 @@ def test_more_load_never_asks_for_less(load, more, size):
 @given(st.floats(0, 100), st.integers(1, 12), st.integers(0, 300), st.integers(0, 300))
 def test_a_longer_queue_never_asks_for_less(load, size, queued, more):
     config = SizingConfig(min_size=1, max_size=1000)
-    state = SizingState(first_at=0.0, called_at=999.5, changed_at=0.0)
+    state = SizingState(first_at=0.0, called_at=999.5, needed_at=(0.0,) * 100)
 
     def target(length):
         seen = calm(load, size, queued=length, running=8 * size, oldest_wait_s=0.5 if length else 0.0)
@@ -168,7 +174,7 @@ def test_it_never_shrinks_below_what_the_policy_that_it_says_it_follows_keeps_of
         late=late,
         first_at=0.0,
         called_at=999.5,
-        changed_at=0.0,
+        needed_at=(0.0,) * 100,
     )
     decision, _ = decide(config, calm(load, size), state, now=1000.0)
     n = decision.numbers
@@ -216,6 +222,74 @@ def test_a_steady_demand_converges_and_stays(load, start, seed):
     assert sizes[-1] * 8 >= load
     # Neither more than the target band and head-room ask for, and a worker.
     assert sizes[-1] * 8 <= max(load * 1.1 / 0.8, erlang_c_slots(load, 0.5, 0.1)) + 16
+
+
+# --- what shrinking costs at worst, in the model of docs/explanation/sizing.md ---
+
+
+def cost(sizes, step_s, switch_s):
+    """Worker-seconds, with `switch_s` for each start; the first size is there already."""
+    starts = sum(max(0, after - before) for before, after in itertools.pairwise(sizes))
+    return step_s * sum(sizes) + switch_s * starts
+
+
+def best_cost(needs, step_s, switch_s):
+    """The exact optimum over all schedules with at least `needs`, by dynamic programming."""
+    sizes = range(max(needs) + 1)
+    costs = {needs[0]: step_s * needs[0]}
+    for need in needs[1:]:
+        costs = {
+            size: step_s * size + min(c + switch_s * max(0, size - before) for before, c in costs.items())
+            for size in sizes
+            if size >= need
+        }
+    return min(costs.values())
+
+
+@UNHURRIED
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 2), st.integers(0, 12)), min_size=1, max_size=12),
+    st.sampled_from([0.5, 1.0, 2.0, 3.5]),
+)
+def test_letting_workers_go_costs_at_most_three_times_the_best_schedule_that_knew_all_needs(spells, switch_s):
+    needs = [0]
+    for need, times, quiet in spells:
+        needs += [need] * times + [0] * quiet
+    needed_at, sizes = (), [0]
+    for step, need in enumerate(needs[1:]):
+        now = 0.5 * step
+        needed_at = last_needed(needed_at, need, sizes[-1], now)
+        sizes.append(max(need, kept(needed_at, KEEP_SWITCHES * switch_s, now)))
+        needed_at = needed_at[: sizes[-1]]
+    assert all(size >= need for size, need in zip(sizes, needs, strict=True))
+    assert cost(sizes, 0.5, switch_s) <= (1 + KEEP_SWITCHES) * best_cost(needs, 0.5, switch_s) + 1e-9
+
+
+def test_that_bound_is_tight():
+    # Needed for a moment, again and again, each time when it has just gone.
+    needs = [0] + ([1] + [0] * 200) * 50
+    needed_at, sizes = (), [0]
+    for step, need in enumerate(needs[1:]):
+        needed_at = last_needed(needed_at, need, sizes[-1], 0.5 * step)
+        sizes.append(max(need, kept(needed_at, KEEP_SWITCHES * 40.0, 0.5 * step)))
+        needed_at = needed_at[: sizes[-1]]
+    assert cost(sizes, 0.5, 40.0) / best_cost(needs, 0.5, 40.0) == pytest.approx(3, rel=0.02)
+
+
+@SETTLING
+@given(st.lists(st.tuples(st.floats(0, 40), st.integers(1, 8)), min_size=1, max_size=12))
+def test_decisions_keep_that_bound_for_the_needs_that_they_name(loads):
+    config = SizingConfig(min_size=1, max_size=1000, grow_cooldown_s=0.0, shrink_cooldown_s=0.0)
+    state, sizes, needs, now = SizingState(first_at=-100.0), [1], [1], 0.0
+    for load in (load for load, times in loads for _ in range(times)):
+        seen = calm(load, sizes[-1])
+        needs.append(max(1, Demand(config, seen, state, now).need[0]))
+        decision, state = decide(config, seen, state, now=now)
+        sizes.append(decision.target)
+        now += config.interval_s
+    assert all(size >= need for size, need in zip(sizes, needs, strict=True))
+    switch_s = 1.0 + 0.5
+    assert cost(sizes, 0.5, switch_s) <= (1 + KEEP_SWITCHES) * best_cost(needs, 0.5, switch_s) + 1e-9
 
 
 @UNHURRIED

@@ -9,6 +9,7 @@ import pytest
 
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.orders import STOP_GRACE_S
+from dspool.core.lifecycle.status import facts_of, start_delay
 from dspool.errors import InvalidRequest
 from dspool.messages import WorkerStatus
 from tests.unit.pool_bench import ORDERS, Bench, adopted
@@ -340,3 +341,15 @@ def test_of_workers_that_ended_the_last_32_are_remembered():
         b.obey()
         b.tick(60)
     assert len(b.status().ended) == 32
+
+
+def test_nine_of_ten_of_the_last_starts_took_no_longer_than_sizing_reckons_with():
+    bench = Bench(pool_size=1, min_pool_size=1, max_pool_size=20).boot()
+    assert facts_of(bench.state).start_delay_s == 1.0
+    for size, took_s in enumerate([3.0] * 17 + [40.0, 40.0, 90.0], start=1):
+        bench.feed(ev.ResizeRequested(size))
+        bench.obey(ev.StartWorker)
+        bench.now += took_s
+        bench.obey()
+    assert facts_of(bench.state).start_delay_s == 40.0
+    assert [start_delay([3.0] * 19 + [90.0]), start_delay([5.0])] == [3.0, 5.0]

@@ -19,10 +19,13 @@ from dspool.core.autoscale.sizing import (
     Window,
     decide,
     erlang_c_slots,
+    kept,
+    last_needed,
 )
+from dspool.messages.versioned_pickle import rebuilt
 
 CONFIG = SizingConfig(min_size=1, max_size=10, max_overflow=4)
-SETTLED = SizingState(first_at=0.0, called_at=999.5, changed_at=500.0, grew_at=500.0)
+SETTLED = SizingState(first_at=0.0, called_at=999.5, needed_at=(500.0,) * 20, grew_at=500.0)
 NOW = 1000.0
 
 
@@ -113,7 +116,8 @@ def test_a_queue_that_is_drained_before_a_worker_could_start_does_not_grow_the_p
         span_s=1.0, arrivals=54, finished=4, started=20, busy_slot_s=1.0, run_s=0.2, peak_demand=50
     )
     seen = observed(0.2, size=3, service_s=0.05, short=short, queued=26, running=24, oldest_wait_s=0.01)
-    seasoned = msgspec.structs.replace(SETTLED, started=5000.0)
+    frugal = tuple(Score(0.0, 1000.0 * i) for i in range(len(POLICIES)))
+    seasoned = msgspec.structs.replace(SETTLED, started=5000.0, scores=frugal)
     assert answer(seen, state=seasoned).action == "hold"
     # Nor does the memory of a large burst, long faded, which a backlog would recall.
     large = msgspec.structs.replace(seasoned, peaks=(Peak(500.0, 500.0, 60.0),))
@@ -236,11 +240,27 @@ def test_operations_that_waited_too_long_are_counted_once_though_windows_overlap
     assert decide(CONFIG, seen, SETTLED, now=NOW)[1].late == pytest.approx(10)  # the last call was 0.5 s ago
 
 
-def test_shrinking_waits_for_its_cooldown_after_any_change():
-    changed = msgspec.structs.replace(SETTLED, changed_at=NOW - 2)
-    decision = answer(observed(4, size=9), state=changed)
-    assert decision.target == 9
-    assert "resized 2.0 s ago" in decision.reason
+def test_a_worker_stays_until_it_was_not_needed_for_the_cooldown():
+    config = msgspec.structs.replace(CONFIG, shrink_cooldown_s=10.0)
+    needed = msgspec.structs.replace(SETTLED, needed_at=(NOW,) * 5 + (NOW - 9.5,) * 2 + (NOW - 10.0,) * 2)
+    decision = answer(observed(4, size=9), state=needed, config=config)
+    assert (decision.target, decision.reason) == (7, "head-room needs 2 workers")
+    again = answer(observed(4, size=7), state=needed, config=config)
+    assert (again.target, again.reason) == (7, "head-room needs 2 workers, needed 7 9.5 s ago")
+
+
+def test_a_worker_that_is_dear_to_start_or_to_let_go_stays_longer():
+    needed = msgspec.structs.replace(SETTLED, needed_at=(NOW - 20.0,) * 9)
+    assert answer(observed(4, size=9), state=needed).target == 2
+    assert answer(observed(4, size=9, start_delay_s=10.0), state=needed).target == 9
+    assert answer(observed(4, size=9, service_s=10.0), state=needed).target == 9
+
+
+def test_a_worker_that_somebody_added_counts_as_needed_when_it_came():
+    assert last_needed((1.0, 2.0), 1, 4, 9.0) == (9.0, 2.0, 9.0, 9.0)
+    assert last_needed((1.0, 2.0, 3.0), 2, 2, 9.0) == (9.0, 9.0)
+    assert kept((9.0, 2.0, 9.0, 9.0), 3.0, 9.0) == 4
+    assert kept((9.0, 2.0, 2.0), 3.0, 9.0) == 1
 
 
 def test_it_does_not_shrink_before_it_has_seen_half_a_long_window():
@@ -251,15 +271,16 @@ def test_it_does_not_shrink_before_it_has_seen_half_a_long_window():
 # --- the policies for keeping room ---
 
 
-def load_sample(demand, *, arrived=10.0, before=0.0):
+def load_sample(demand, *, arrived=10.0, before=0.0, late=0.0, slots=0):
     return LoadSample(
-        arrived=arrived, started=arrived, late=0.0, demand=demand, demand_before=before, elapsed_s=0.5
-    )
+        arrived=arrived, started=arrived, late=late, demand=demand, demand_before=before,
+        slots_before=slots, elapsed_s=0.5,
+    )  # fmt: skip
 
 
-def judged(demand, *, peaks=(), before=0.0, base=0.0):
+def judged(demand, *, scores=(), peaks=(), base=(0.0, 0.0), leave_s=0.5, **sample):
     seen = observed(2, size=2)
-    return judge((), load_sample(demand, before=before), peaks, base, CONFIG, seen, NOW)
+    return judge(scores, load_sample(demand, **sample), peaks, *base, leave_s, CONFIG, seen, NOW)
 
 
 def test_a_policy_is_charged_for_what_comes_late_to_the_workers_it_would_have_had_warm():
@@ -284,10 +305,61 @@ def test_while_a_policy_is_short_already_most_arrivals_come_late_to_it():
     assert judged(20.0, before=20.0)[0].late > judged(20.0)[0].late
 
 
+def test_what_came_late_in_truth_came_late_to_every_policy_with_no_more_slots():
+    scores = judged(4.0, late=3.0, slots=8)
+    late = {policy: score.late for policy, score in zip(POLICIES, scores, strict=True)}
+    assert late[Policy(10.0, 0.8, 0.25, 0.0)] == 3.0  # one worker, as the pool had
+    assert late[Policy(10.0, 0.8, 2.0, 0.0)] == 0.0  # two
+
+
+def test_a_policy_pays_for_a_worker_until_what_that_runs_has_ended():
+    large = tuple(Score(workers=4) for _ in POLICIES)
+    shrunk, stayed = judged(4.0, scores=large, leave_s=7.0), judged(4.0, leave_s=7.0)
+    assert shrunk[0].workers == stayed[0].workers == 1
+    assert shrunk[0].worker_s == pytest.approx(stayed[0].worker_s + 3 * 7.0)
+
+
+def test_some_policies_do_without_the_headroom():
+    workers = {
+        policy: score.workers for policy, score in zip(POLICIES, judged(1.0, base=(4.0, 20.0)), strict=True)
+    }
+    assert workers[Policy(10.0, 0.8, 0.25, 0.0)] == 3
+    assert workers[Policy(10.0, 0.8, 0.0, 0.0, headroom=False)] == 1
+
+
+def test_scores_of_a_version_with_other_policies_are_dropped():
+    assert judged(4.0, scores=(Score(late=9.0),) * 3) == judged(4.0)
+
+
+def test_load_that_lasts_needs_all_of_its_slots_however_short_its_operations_are():
+    # 400/s of 0.05 s: 20 slots, though 24 at once could start within the wait objective on 8.
+    _, state = decide(CONFIG, observed(20, size=2, service_s=0.05), SETTLED, now=NOW)
+    assert state.demand == pytest.approx(20, rel=0.01)
+    moment = Window(
+        span_s=1.0, arrivals=24, finished=24, started=24, busy_slot_s=1.2, run_s=1.2, peak_demand=24
+    )
+    _, state = decide(CONFIG, observed(1.2, size=2, service_s=0.05, short=moment), SETTLED, now=NOW)
+    assert state.demand == pytest.approx(24 / 3)
+
+
 def test_the_cheapest_policy_within_the_budget_is_followed():
-    scores = [Score(late=50.0 - 5 * i, worker_s=100.0 + i) for i in range(len(POLICIES))]
+    scores = [Score(late=50.0 - 5 * i, worker_s=100.0 + 10 * i) for i in range(len(POLICIES))]
     assert choose(scores, late=0.0, started=1700.0) is POLICIES[2]  # 40 late and none really: 20 of 2000
     assert choose(scores, late=20.0, started=1700.0) is POLICIES[6]
+
+
+def test_headroom_is_not_given_up_before_enough_was_seen():
+    scores = [Score(worker_s=1000.0)] * (len(POLICIES) - 1) + [Score(worker_s=500.0)]
+    assert choose(scores, late=0.0, started=299.0) is POLICIES[0]
+    assert choose(scores, late=0.0, started=300.0) is POLICIES[-1]
+    assert not POLICIES[-1].headroom
+
+
+def test_within_the_budget_a_late_operation_must_save_a_worker_second():
+    scores = [Score(late=9.0, worker_s=1000.0)] * (len(POLICIES) - 1) + [Score(late=0.0, worker_s=1008.0)]
+    assert choose(scores, late=0.0, started=1700.0) is POLICIES[-1]
+    scores[-1] = Score(late=0.0, worker_s=1010.0)
+    assert choose(scores, late=0.0, started=1700.0) is POLICIES[0]
 
 
 def test_where_no_policy_keeps_the_budget_late_operations_have_a_price():
@@ -300,10 +372,18 @@ def test_where_no_policy_keeps_the_budget_late_operations_have_a_price():
 
 
 def test_at_first_a_burst_is_expected_to_become_larger_than_what_came_so_far():
-    fresh = msgspec.structs.replace(SETTLED, first_at=NOW - 5)
+    fresh = msgspec.structs.replace(SETTLED, first_at=NOW - 5, grew_at=None)
     burst = observed(8, size=2, short=window(1.0, 8, peak=16))
     assert answer(burst, state=fresh).target > answer(burst).target
     assert answer(observed(0, size=1), state=fresh).target == 1
+
+
+def test_a_pool_that_starts_large_enough_does_not_grow_for_what_may_come():
+    fresh = msgspec.structs.replace(SETTLED, first_at=NOW - 5, grew_at=None)
+    burst = observed(8, size=4, short=window(1.0, 8, peak=16))
+    assert answer(burst, state=fresh).target == 4
+    once_grown = msgspec.structs.replace(fresh, grew_at=NOW - 2)
+    assert answer(burst, state=once_grown).target > 4
 
 
 def test_a_steady_demand_of_eight_settles_and_stays():
@@ -392,6 +472,14 @@ def test_a_decision_says_why_and_with_which_numbers():
 def test_the_state_survives_as_plain_data():
     _, state = decide(CONFIG, observed(12, size=4), SETTLED, now=NOW)
     assert msgspec.convert(msgspec.to_builtins(state), SizingState) == state
+
+
+def test_the_state_of_a_version_before_is_readable_and_holds_the_size_at_first():
+    fields = {"first_at": 0.0, "called_at": 999.5, "changed_at": 500.0, "grew_at": 500.0}
+    before = rebuilt(SizingState, {**fields, "scores": (Score(1.0, 2.0),) * 17})
+    decision, state = decide(CONFIG, observed(0, size=3), before, now=NOW)
+    assert (decision.target, state.needed_at) == (3, (NOW,) * 3)
+    assert len(state.scores) == len(POLICIES)
 
 
 def test_a_reason_counts_one_worker_as_one():

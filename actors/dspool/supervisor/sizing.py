@@ -132,8 +132,6 @@ class Sizing:
 
     def record_resize(self, size: int, overflow: int, previous: int) -> None:
         action = "grow" if size > previous else "shrink" if size < previous else "hold"
-        # A change like any other: the size that somebody asked for does not shrink before the cooldown.
-        self._state = msgspec.structs.replace(self._state, changed_at=self._clock())
         self._record(
             DecisionRecord(self._wall(), size, overflow, previous, action, "resized by hand", {}, "manual")
         )

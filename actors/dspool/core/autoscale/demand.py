@@ -10,6 +10,7 @@ from dspool.core.autoscale.policies import (
     BUDGET,
     MEMORY_S,
     OPENING,
+    OPENING_LOAD,
     OPENING_S,
     RECALL_S,
     LoadSample,
@@ -34,7 +35,7 @@ class Demand:
         utilization: keeps recently busy slots over slots below `target_utilization + BAND`. headroom: keeps all
         but BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). room: what `policy`
         keeps for bursts. backlog: clears what would still wait when a new worker could take it; 0 when
-        nothing would.
+        nothing would. switch_s: worker-seconds that it costs to let a worker go and start another.
     """
 
     def __init__(
@@ -60,22 +61,28 @@ class Demand:
         sample = self._sample()
         fade = math.exp(-self.elapsed_s / MEMORY_S)
         self.started, self.late = state.started * fade + sample.started, state.late * fade + sample.late
-        base = max(self.utilization, self.headroom)
-        self.scores = () if follow else judge(state.scores, sample, self.peaks, base, config, inputs, now)
-        fresh = state.first_at is None or now - state.first_at < OPENING_S
-        self.policy = follow or (OPENING if fresh else choose(self.scores, self.late, self.started))
+        # A worker that goes finishes what it runs: about one mean service time, if those are exponential.
+        leave_s = self.service_s
+        self.switch_s = inputs.start_delay_s + leave_s
+        base = self.utilization, self.headroom
+        self.scores = judge(state.scores, sample, self.peaks, *base, leave_s, config, inputs, now)
+        self.policy = follow or self._policy(now)
+        if not self.policy.headroom:
+            self.headroom = 0.0
         self.room = RecentPeaks(self.peaks, now).slots(self.policy, inputs.slots_per_worker)
         self.backlog = self._backlog()
 
     @property
-    def calm(self) -> tuple[float, str]:
-        """The largest need that does not come from a queue, and its name."""
-        return max(
+    def need(self) -> tuple[int, str]:
+        """The workers of the largest need, and its name."""
+        slots, name = max(
             (self.utilization, "utilization"),
             (self.headroom, "head-room"),
             (self.room, "recent peak"),
+            (self.backlog, "backlog"),
             key=lambda need: need[0],
         )
+        return math.ceil(slots / self._inputs.slots_per_worker - 1e-9), name
 
     def numbers(self) -> dict[str, float]:
         """The numbers that explain the decision."""
@@ -98,6 +105,14 @@ class Demand:
             "late_pct": round(100 * self.late / self.started, 3) if self.started else 0.0,
         }
 
+    def _policy(self, now: float) -> Policy:
+        state, inputs = self._state, self._inputs
+        fresh = state.first_at is None or now - state.first_at < OPENING_S
+        slots = inputs.desired * inputs.slots_per_worker
+        if fresh and (state.grew_at is not None or self.demand > OPENING_LOAD * slots):
+            return OPENING
+        return choose(self.scores, self.late, self.started)
+
     def _recent(self) -> float:
         """Mean busy slots, newer ones counting more (exponentially, RECENT_S); at first that of the long window."""
         before, short = self._state.recent, self._inputs.short
@@ -116,6 +131,7 @@ class Demand:
             late=short.over_wait * new,
             demand=self.demand,
             demand_before=state.demand,
+            slots_before=state.slots,
             elapsed_s=self.elapsed_s,
         )
 
@@ -132,8 +148,11 @@ class Demand:
             demand = min(demand, max(float(inputs.running), offered + SIGMA_LOAD * math.sqrt(offered)))
         else:
             offered = min(offered, demand)
-        # Within `max_wait_s` a slot can also start what comes after the operation it runs.
-        return offered, demand / (1 + bound / service) if service > 0 else demand
+        if service <= 0:
+            return offered, demand
+        # Within `max_wait_s` a slot can also start what comes after the operation it runs, but load that lasts
+        # needs all of its slots.
+        return offered, max(demand / (1 + bound / service), offered)
 
     def _backlog(self) -> float:
         inputs = self._inputs

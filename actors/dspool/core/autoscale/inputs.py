@@ -103,7 +103,7 @@ class SizingInputs(Message, Struct, frozen=True, kw_only=True):
     oldest_wait_s: float = 0.0
     """Age of the oldest queued operation; 0 when the queue is empty."""
     start_delay_s: float = 1.0
-    """Estimate of the time from ordering a worker until it takes traffic."""
+    """From ordering a worker until it takes traffic: the 90th percentile of the last starts."""
     short: Window = Window()
     long: Window = Window()
 
@@ -122,6 +122,8 @@ class Score(Message, Struct, frozen=True, array_like=True):
     late: float = 0.0
     """Operations that would have waited too long."""
     worker_s: float = 0.0
+    workers: int = 0
+    """Its size at the last call; does not fade."""
 
 
 class SizingState(Message, Struct, frozen=True, kw_only=True):
@@ -141,10 +143,12 @@ class SizingState(Message, Struct, frozen=True, kw_only=True):
     """Slots that would be busy if nothing ever waited."""
     demand: float = 0.0
     """Slots needed at the last call."""
+    slots: int = 0
+    """Slots that took traffic at the last call."""
+    needed_at: tuple[float, ...] = ()
+    """For each worker of the base size, as if they came and went in order: when it was last needed."""
     first_at: float | None = None
     called_at: float | None = None
-    changed_at: float | None = None
-    """When the base size last changed; before that, when the first data came."""
     grew_at: float | None = None
     overflow_needed_at: float | None = None
 

@@ -12,7 +12,7 @@ them):
   `max_wait_s` (Erlang C: A. K. Erlang, "Solution of some problems in the theory of probabilities of
   significance in automatic telephone exchanges", 1917; for many slots this is load + b * sqrt(load), the
   square-root staffing of S. Halfin and W. Whitt, "Heavy-traffic limits for queues with many exponential
-  servers", Operations Research 29, 1981);
+  servers", Operations Research 29, 1981), unless the policy that is followed does without;
 - *recent peak*: room for bursts, as of the cheapest of several policies that would have kept the wait
   objective so far (`policies.py`): how much of the recent and of the largest peak, and for how long;
 - *backlog*: when operations wait now, what clears those that would still wait when a new worker could take
@@ -50,6 +50,8 @@ __all__ = [
     "erlang_c_slots",
 ]
 
+KEEP_SWITCHES = 2.0
+"""A worker goes once it was not needed for this many times what it costs to let it go and start another."""
 ERROR_SHARE = 0.1
 """From this share of model errors on, load says nothing about size: operations fail fast, hang, or are retried."""
 
@@ -65,7 +67,8 @@ def decide(
     """The size the pool should have at `now` (monotonic seconds), with the reason, and the state for the next call.
 
     Growing for demand that exceeds the pool is immediate; growing for head-room waits until
-    `grow_cooldown_s` after the last growth, shrinking until `shrink_cooldown_s` after the last change. No
+    `grow_cooldown_s` after the last growth. A worker goes once it was not needed for `shrink_cooldown_s` and for
+    KEEP_SWITCHES times what it costs to let it go and start another. No
     data, stale data and a failing model endpoint hold the size as it is (inside the bounds). What the base
     size may not take goes to overflow workers, which leave after `overflow_idle_s` without need. `follow`
     fixes the policy for room instead of choosing one.
@@ -79,8 +82,9 @@ def decide(
         )
         return decision, msgspec.structs.replace(state, called_at=now)
     demand = Demand(config, inputs, state, now, follow)
-    target, shortage, reason = _base(config, inputs, demand, state, size, now)
-    overflow, needed_at, lane = _overflow(config, inputs, state, shortage, now)
+    needed_at = last_needed(state.needed_at, demand.need[0], size, now)
+    target, shortage, reason = _base(config, inputs, demand, state, needed_at, size, now)
+    overflow, lane_needed_at, lane = _overflow(config, inputs, state, shortage, now)
     decision = Decision(
         target=target,
         overflow=overflow,
@@ -89,7 +93,6 @@ def decide(
         numbers=demand.numbers(),
         at=now,
     )
-    changed = target != inputs.desired or state.changed_at is None
     return decision, SizingState(
         peaks=demand.peaks,
         scores=demand.scores,
@@ -98,28 +101,42 @@ def decide(
         recent=demand.recent,
         offered=demand.offered,
         demand=demand.demand,
+        slots=(inputs.actual + inputs.overflow) * inputs.slots_per_worker,
+        needed_at=needed_at[:target],
         first_at=now if state.first_at is None else state.first_at,
         called_at=now,
-        changed_at=now if changed else state.changed_at,
         grew_at=now if target > inputs.desired else state.grew_at,
-        overflow_needed_at=needed_at,
+        overflow_needed_at=lane_needed_at,
     )
 
 
+def last_needed(before: tuple[float, ...], need: int, size: int, now: float) -> tuple[float, ...]:
+    """When each worker was last needed, from `before` and the workers needed now; one that is new counts as needed."""
+    rest = before[need:size]
+    return (now,) * need + rest + (now,) * (size - need - len(rest))
+
+
+def kept(needed_at: tuple[float, ...], keep_s: float, now: float) -> int:
+    """How many workers stay if each goes `keep_s` after it was last needed."""
+    return max((n for n, at in enumerate(needed_at, 1) if now - at < keep_s), default=0)
+
+
 def _base(
-    config: SizingConfig, inputs: SizingInputs, demand: Demand, state: SizingState, size: int, now: float
+    config: SizingConfig,
+    inputs: SizingInputs,
+    demand: Demand,
+    state: SizingState,
+    needed_at: tuple[float, ...],
+    size: int,
+    now: float,
 ) -> tuple[int, int, str]:
     """(base size, workers that it lacks, reason)."""
-    per_worker = inputs.slots_per_worker
-    calm, name = demand.calm
-    if demand.backlog > calm:
-        name = "backlog"
-    need = _workers(max(calm, demand.backlog), per_worker)
+    need, name = demand.need
     if need > size:
         cause = f"{name} needs {counted(need, 'worker')}"
         if size >= config.max_size:
             return size, need - size, f"{cause}, {size} is the maximum"
-        patient = name in ("utilization", "head-room") and demand.demand <= size * per_worker
+        patient = name in ("utilization", "head-room") and demand.demand <= size * inputs.slots_per_worker
         since = math.inf if state.grew_at is None else now - state.grew_at
         if patient and since < config.grow_cooldown_s:
             return size, 0, f"{cause}, grew {since:.1f} s ago"
@@ -127,15 +144,15 @@ def _base(
         return target, need - target, cause
     if need >= size or size <= config.min_size:
         return size, 0, f"{name} needs {counted(max(need, config.min_size), 'worker')}"
-    lower = _bounded(config, need)
-    cause = f"{name} needs {counted(lower, 'worker')}"
+    cause = f"{name} needs {counted(_bounded(config, need), 'worker')}"
     if inputs.queued or inputs.oldest_wait_s > config.max_wait_s:
         return size, 0, f"{cause}, operations wait {inputs.oldest_wait_s:.2f} s"
     if state.first_at is None or now - state.first_at < config.long_window_s / 2:
         return size, 0, f"{cause}, too little seen to shrink"
-    since = math.inf if state.changed_at is None else now - state.changed_at
-    if since < config.shrink_cooldown_s:
-        return size, 0, f"{cause}, resized {since:.1f} s ago"
+    keep_s = max(config.shrink_cooldown_s, KEEP_SWITCHES * demand.switch_s)
+    lower = _bounded(config, max(need, kept(needed_at, keep_s, now)))
+    if lower == size:
+        return size, 0, f"{cause}, needed {size} {now - needed_at[-1]:.1f} s ago"
     return lower, 0, cause
 
 
@@ -171,10 +188,6 @@ def _blind(config: SizingConfig, inputs: SizingInputs) -> str:
         if share >= ERROR_SHARE:
             return f"{100 * share:.0f} % of operations fail at the model endpoint"
     return ""
-
-
-def _workers(slots: float, slots_per_worker: int) -> int:
-    return math.ceil(slots / slots_per_worker - 1e-9)
 
 
 def _bounded(config: SizingConfig, size: int) -> int:

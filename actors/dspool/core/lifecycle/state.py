@@ -12,6 +12,7 @@ separate; after each event the `Reconciler` orders what brings the actual size n
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,8 @@ class PoolState:
         self.programs: dict[str, int] = {}
         self.canary_failure = ""
         """Why the last canary that failed did."""
-        self.start_delay_s = 1.0
-        """How long a worker usually takes from the order to start it until it is warm."""
+        self.starts_s: deque[float] = deque(maxlen=20)
+        """How long the last starts took, from the order until the worker was warm."""
         self.roster = Roster()
         self._orders = Orders(config, self.roster, new_id)
         self.gradual = GradualChange(self.roster, self._orders)
@@ -175,9 +176,7 @@ class PoolState:
                 if (w := self._in_phase(worker_id, "warming")) is not None:
                     orders.keep(w)
                     self.condition.may_start()
-                    # One slow start moves the estimate by a third, so it follows what has become usual.
-                    share = 3 if self.condition.was_ready else 1
-                    self.start_delay_s += (now - w.started_at - self.start_delay_s) / share
+                    self.starts_s.append(now - w.started_at)
             case ev.WorkerFailed(worker_id, why, lasts):
                 if (w := self._in_phase(worker_id, *PENDING)) is not None:
                     self.condition.broken = self.condition.broken or (why if lasts and not w.canary else "")

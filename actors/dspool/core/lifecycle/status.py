@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dspool.messages import PoolStatus, WorkerStatus
@@ -9,6 +11,10 @@ from dspool.messages import PoolStatus, WorkerStatus
 if TYPE_CHECKING:
     from dspool.core.lifecycle.roster import WorkerRecord
     from dspool.core.lifecycle.state import PoolState
+
+
+FIRST_START_DELAY_S = 1.0
+"""Assumed before the first start."""
 
 
 class PoolFacts(NamedTuple):
@@ -22,6 +28,7 @@ class PoolFacts(NamedTuple):
     overflow: int
     """Overflow workers that take traffic or are on their way."""
     start_delay_s: float
+    """Nine of ten of the last starts took no longer."""
 
 
 def facts_of(state: PoolState) -> PoolFacts:
@@ -30,7 +37,13 @@ def facts_of(state: PoolState) -> PoolFacts:
     actual = min(ready, state.desired)
     starting = min(pending, state.desired - actual)
     extra = (ready - actual) + (pending - starting)
-    return PoolFacts(state.desired, actual, starting, min(extra, state.overflow), state.start_delay_s)
+    return PoolFacts(state.desired, actual, starting, min(extra, state.overflow), start_delay(state.starts_s))
+
+
+def start_delay(starts_s: Iterable[float]) -> float:
+    """The 90th percentile, seconds: a forecast for less is late each time that a start takes longer than usual."""
+    ranked = sorted(starts_s)
+    return ranked[math.ceil(0.9 * len(ranked)) - 1] if ranked else FIRST_START_DELAY_S
 
 
 def status_of(state: PoolState, *, wall_offset: float = 0.0, version: str = "") -> PoolStatus:
