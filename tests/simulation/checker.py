@@ -222,16 +222,20 @@ def _losses(history: History) -> Iterator[str]:
 def _vain(history: History) -> Iterator[str]:
     """What nobody waits for any more is cancelled on its worker."""
     troubles = _troubles(history)
+    killed = {fault["process"]: fault["at"] for fault in history.faults if fault["kind"] == "kill"}
     for run in history.runs:
         call = history.calls.get(run.call)
-        if call is None or call.ended_at is None or not call.heeds:
+        if call is None or not call.heeds or call.outcome not in (None, "left", "deadline_exceeded"):
+            continue
+        gone_at = killed.get(call.client) if call.ended_at is None else call.ended_at
+        if gone_at is None:
             continue
         until = _until(run, history)
         # A program that blocks its worker keeps all that runs there from being cancelled.
-        blocked_s = _still_s(history.blocked, run.worker, call.ended_at, until)
-        if call.outcome not in ("left", "deadline_exceeded") or until <= call.ended_at + FREED_S + blocked_s:
+        blocked_s = _still_s(history.blocked, run.worker, gone_at, until)
+        if until <= gone_at + FREED_S + blocked_s:
             continue
-        if not any(call.sent_at - REASON_S <= at <= call.ended_at + FREED_S for at in troubles):
+        if not any(call.sent_at - REASON_S <= at <= gone_at + FREED_S for at in troubles):
             yield f"{call.id} ({call.what}) still ran on {run.worker} {FREED_S:g} s after it had ended"
 
 

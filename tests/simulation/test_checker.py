@@ -144,6 +144,16 @@ def test_what_is_lost_when_no_time_is_left_for_another_try_is_lost_for_a_reason(
     assert violations(history, slots=1) == []
 
 
+@pytest.mark.parametrize(("until", "kept"), [(3.5, True), (6.0, False)])
+def test_what_a_dead_client_had_asked_for_ends_soon(until, kept):
+    history = of(
+        call("k1", "execute", 1, None, None),
+        runs=(Run("k1", "w", None, 1.1, ended_at=until),),
+        faults=[{"kind": "kill", "process": "c", "at": 2.0}],
+    )
+    assert (violations(history, slots=1) == []) is kept
+
+
 @pytest.mark.parametrize(("heard_at", "kept"), [(3.0, True), (9.0, False)])
 def test_who_waits_for_what_runs_once_hears_of_its_end(heard_at, kept):
     history = of(
