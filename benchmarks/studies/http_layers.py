@@ -115,6 +115,8 @@ class HandlerRequest(StarletteRequest):
     principal = login = trace = None
     role = "admin"
     traceparent: Any = Request.traceparent
+    has_body: Any = Request.has_body
+    refuse_compressed: Any = Request.refuse_compressed
 
     @property
     def params(self) -> dict[str, Any]:

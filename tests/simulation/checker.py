@@ -30,7 +30,7 @@ DECLARED = frozenset(
         "poison_request",
     }
 )
-TROUBLES = frozenset({"partition", "power off", "freeze", "slow network"})
+TROUBLES = frozenset({"partition", "power off", "freeze", "slow network", "reset"})
 """What makes a worker that lives look dead."""
 REASON_S = 60.0
 FREED_S = 2.0
@@ -241,7 +241,8 @@ def _vain(history: History) -> Iterator[str]:
 
 def _heard(history: History) -> Iterator[str]:
     """Whoever waits for what runs once hears that it is over: from its worker, or by the death of that."""
-    troubles = _troubles(history)
+    # Of a connection that was reset both ends hear at once.
+    troubles = _troubles(history, TROUBLES - {"reset"})
     for run in history.runs:
         call = history.calls.get(run.call)
         if call is None or call.ended_at is None or call.session is not None:
@@ -256,10 +257,10 @@ def _heard(history: History) -> Iterator[str]:
             yield f"{call.id} ({call.what}) ended with {call.outcome} {late_s:.1f} s after it was over on {run.worker}"
 
 
-def _troubles(history: History) -> list[float]:
+def _troubles(history: History, kinds: frozenset[str] = TROUBLES) -> list[float]:
     """When something made workers look dead that live."""
     frozen = [at for _, *both in history.frozen for at in both]
-    return frozen + [fault["at"] for fault in history.faults if fault["kind"] in TROUBLES]
+    return frozen + [fault["at"] for fault in history.faults if fault["kind"] in kinds]
 
 
 def _versions(history: History) -> Iterator[str]:

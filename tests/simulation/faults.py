@@ -164,6 +164,14 @@ class Faults:
         network.slow_s = self._dice.choice((0.0, 0.02, 0.3))
         self._history.fault("slow network", seconds=network.slow_s)
 
+    async def _fault_reset(self) -> None:
+        """Something on the way ends a connection between two that live."""
+        if pipes := list(self._system.network.pipes):
+            pipe = self._dice.choice(pipes)
+            self._history.fault("reset", processes=[pipe.sender.name, pipe.receiver.name])
+            for end in (pipe.source, pipe.target):
+                end.process.soon(end.broken, "reset")
+
     async def _fault_power_off(self) -> None:
         system = self._system
         others = [node for node in system.nodes if node != HEAD and node not in system.network.off]
