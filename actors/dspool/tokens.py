@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import secrets
 import stat
@@ -148,8 +149,8 @@ def parse(text: str | bytes, source: str) -> list[Token]:
     key = VARIABLE if source in _FROM_VARIABLE else "service.tokens_file"
     try:
         content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as broken:
-        # The error itself quotes the line.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as broken:
+        # The error itself quotes the line, and PyYAML lets those of its constructors out.
         mark = getattr(broken, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise ConfigError(f"{source} is not YAML or JSON{where}; {_EXPECTED}", key=key) from None
@@ -158,10 +159,20 @@ def parse(text: str | bytes, source: str) -> list[Token]:
         tokens = msgspec.convert(content, _File).tokens
     except msgspec.ValidationError:
         raise ConfigError(f"{source}: {_wrong(content)}", key=key) from None
+    for number, token in enumerate(tokens, 1):
+        if odd := next((name for name in RULES if _is_odd(getattr(token, name))), None):
+            raise ConfigError(f"{source}: `{odd}` of token {number} must be {RULES[odd]}", key=key)
     for id, times in Counter(token.id for token in tokens).items():
         if times > 1:
             raise ConfigError(f"{source}: two tokens have the id {id}", key=key)
     return tokens
+
+
+def _is_odd(value: Any) -> bool:
+    """A number that is none, or a line break at the end: patterns and bounds let both through."""
+    return (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, str) and value.endswith("\n")
+    )
 
 
 def _wrong(content: Any) -> str:

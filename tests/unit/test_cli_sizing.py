@@ -114,8 +114,9 @@ def test_of_a_file_with_several_pools_one_is_named(simulate, trace, tmp_path):
 
 def test_a_dash_reads_stdin_and_finds_what_the_file_says(simulate, trace):
     from_file = facts_of(simulate(trace, "--json"))
-    from_stdin = facts_of(simulate("-", "--json", input=trace.read_text()))
-    assert from_stdin == from_file | {"trace": "stdin"}
+    for mark in ("", "\ufeff"):
+        from_stdin = facts_of(simulate("-", "--json", input=mark + trace.read_text()))
+        assert from_stdin == from_file | {"trace": "stdin"}
 
 
 def test_time_is_compressed_and_operations_take_what_is_said(simulate, trace):
@@ -142,6 +143,13 @@ def test_people_get_a_row_for_each_way_and_what_follows(simulate, trace):
         ("time,x\n1,2\n2,3\n", "load.csv: line 1 has no column 'timestamp', only ['time', 'x']"),
         ("timestamp\n1\nlater\n", "load.csv: line 3: 'later' is not a time in seconds or milliseconds"),
         ('{"timestamp": 1}\n{"time": 2}\n', "load.csv: line 2 has no column 'timestamp', only ['time']"),
+        ("timestamp" * 20_000, "load.csv: line 1 is not CSV: field larger than field limit"),
+        ("timestamp\n2024-01-01T00:00:00.²\n", "need at least 2 rows"),
+        (
+            "timestamp\n2024-01-01T00:00:00.²\n2024-01-01\n",
+            "load.csv: line 2: '2024-01-01T00:00:00.²' is neither",
+        ),
+        ('{"timestamp": 1, "x": ' + "[" * 100_000, "load.csv: line 1 is not JSON"),
         ("timestamp\n0.5\n1e7\n", "the trace spans 115.7 days; a simulation takes at most 7"),
     ],
 )
@@ -160,6 +168,11 @@ def test_what_is_no_trace_is_refused_with_its_place_and_exit_code_2(simulate, tm
         (("load.csv", "--min", 9), "the fewest workers are more than the most: 9 and 8"),
         (("load.csv", "-f", "nowhere.yaml"), "nowhere.yaml"),
         (("load.csv", "--compress", 0), "--compress"),
+        *(
+            (("load.csv", option, value), f"{option} must be at most")
+            for option in ("--compress", "--service", "--start-delay", "--max-wait", "--slots", "--max")
+            for value in ([10**9] if option in ("--slots", "--max") else ["inf", 1e9])
+        ),
         ((), "TRACE"),
     ],
 )

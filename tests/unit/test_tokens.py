@@ -119,6 +119,11 @@ HIDDEN = "hunter2"
         (json.dumps([{**GOOD, HIDDEN: 1}]), "token 1 has a field that there is not"),
         (f'{{"tokens": [\n{HIDDEN}', r"is not YAML or JSON \(line 2, column 8\)"),
         ("\x00\udcff", "is not YAML or JSON"),
+        *((f"!!{kind} {HIDDEN}", "is not YAML or JSON") for kind in ("bool", "timestamp", "int", "float")),
+        ('!!int ""', "is not YAML or JSON"),
+        (json.dumps([GOOD]).replace("}", ', "expires_at": .nan}'), "`expires_at` of token 1 must be a number"),
+        (json.dumps([GOOD]).replace("}", ', "weight": .inf}'), "`weight` of token 1 must be a number above 0"),
+        (json.dumps([{**GOOD, "id": "0123abcd\n"}]), "`id` of token 1 must be 8 hexadecimal digits"),
         *((empty, "holds no token") for empty in ("[]", "{}", " ", "null", "tokens: []")),
     ],
 )  # fmt: skip

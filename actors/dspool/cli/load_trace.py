@@ -109,7 +109,7 @@ def _rows(file: Path) -> Iterator[_Row]:
 
 def _text(file: Path) -> str:
     try:
-        return sys.stdin.read() if file == STDIN else file.read_bytes().decode("utf-8-sig")
+        return (sys.stdin.buffer.read() if file == STDIN else file.read_bytes()).decode("utf-8-sig")
     except OSError as failed:
         raise InvalidRequest(f"cannot read {file}: {failed.strerror}") from None
     except UnicodeDecodeError:
@@ -118,12 +118,12 @@ def _text(file: Path) -> str:
 
 def _csv_records(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(lines)
-    columns = [column.strip().lower() for column in reader.fieldnames or ()]
-    if columns and _TIME not in columns:
-        raise InvalidRequest(
-            f"{file}: line {reader.line_num} has no column 'timestamp', only {sorted(columns)[:8]}"
-        )
     try:
+        columns = [column.strip().lower() for column in reader.fieldnames or ()]
+        if columns and _TIME not in columns:
+            raise InvalidRequest(
+                f"{file}: line {reader.line_num} has no column 'timestamp', only {sorted(columns)[:8]}"
+            )
         for record in reader:
             yield reader.line_num, record
     except csv.Error as odd:
@@ -136,7 +136,7 @@ def _json_records(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidRequest(f"{file}: line {number} is not JSON") from None
         if not isinstance(record, dict):
             raise InvalidRequest(f"{file}: line {number} is not a JSON object")
@@ -177,7 +177,7 @@ def _iso(file: Path, row: _Row) -> float:
     """ISO time with any number of fraction digits (Python 3.11 takes 7 digits by cutting them; here none is
     lost)."""
     whole, dot, rest = str(row.time).strip().partition(".")
-    digits = "".join(itertools.takewhile(str.isdigit, rest))
+    digits = "".join(itertools.takewhile("0123456789".__contains__, rest))
     zone = rest[len(digits) :]
     try:
         moment = datetime.fromisoformat((whole + zone).strip())

@@ -19,7 +19,10 @@ from dspool.core.autoscale.sizers import AutomaticSizer, smallest_constant
 from dspool.core.autoscale.sizing import SizingConfig
 from dspool.errors import InvalidRequest
 
-LONGEST_S: Final = 7 * 86_400.0
+DAY_S: Final = 86_400
+MOST: Final = 10_000
+"""Workers, slots of one, and times as fast: beyond, a simulation takes memory and time, and means nothing."""
+LONGEST_S: Final = 7.0 * DAY_S
 """A wrong timestamp would keep a simulation busy for hours."""
 
 app = typer.Typer(
@@ -45,21 +48,27 @@ def simulate(
         str | None, typer.Option("--pool", help="Which of the file's pools; by default the first.")
     ] = None,
     compress: Annotated[
-        float, typer.Option(min=0.001, metavar="N", help="Divide the times of the trace by N.")
+        float, typer.Option(min=0.001, max=MOST, metavar="N", help="Divide the times of the trace by N.")
     ] = 1.0,
     service: Annotated[
-        float, typer.Option(min=0.0001, metavar="S", help="Mean seconds that an operation takes.")
+        float, typer.Option(min=0.0001, max=DAY_S, metavar="S", help="Mean seconds that an operation takes.")
     ] = 0.5,
     slots: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Operations a worker runs at once.")
+        int | None, typer.Option(min=1, max=MOST, metavar="N", help="Operations a worker runs at once.")
     ] = None,
-    least: Annotated[int | None, typer.Option("--min", min=1, metavar="N", help="Fewest workers.")] = None,
-    most: Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="Most workers.")] = None,
+    least: Annotated[
+        int | None, typer.Option("--min", min=1, max=MOST, metavar="N", help="Fewest workers.")
+    ] = None,
+    most: Annotated[
+        int | None, typer.Option("--max", min=1, max=MOST, metavar="N", help="Most workers.")
+    ] = None,
     start_delay: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds until a new worker takes operations.")
+        float,
+        typer.Option(min=0, max=DAY_S, metavar="S", help="Seconds until a new worker takes operations."),
     ] = 1.0,
     max_wait: Annotated[
-        float | None, typer.Option(min=0.001, metavar="S", help="Longest wait in seconds that you tolerate.")
+        float | None,
+        typer.Option(min=0.001, max=DAY_S, metavar="S", help="Longest wait in seconds that you tolerate."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
