@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.processes import processes_of
 from tests.serve.haproxy_front import needs_haproxy
+from tests.serve.test_http_full import wait_until
 from tests.serve.test_service import START_S, Up
 
 pytestmark = [pytest.mark.serve, needs_haproxy]
@@ -35,14 +36,11 @@ def answers(up: Up) -> bool:
 @pytest.mark.alone
 @pytest.mark.parametrize("role", ["haproxy", "haproxy manager", "ingress"])
 def test_what_stands_in_front_of_the_workers_is_there_again_soon_after_it_was_killed(up, role):
-    while not answers(up):
-        time.sleep(0.1)
+    wait_until(lambda: answers(up), START_S)
     (pid,) = processes_of(up.process.pid)[role]
     killed = psutil.Process(pid)
     began = time.monotonic()
     killed.send_signal(signal.SIGKILL)
     killed.wait(START_S)
-    while not answers(up):
-        assert time.monotonic() - began < START_S
-        time.sleep(0.05)
+    wait_until(lambda: answers(up), START_S)
     assert time.monotonic() - began < AGAIN_S

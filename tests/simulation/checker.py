@@ -34,7 +34,7 @@ TROUBLES = frozenset({"partition", "power off", "freeze", "slow network", "reset
 """What makes a worker that lives look dead."""
 REASON_S = 60.0
 FREED_S = 2.0
-HEARD_OF_S = 5.0
+TOLD_S = 5.0
 """Until a client hears that what it waits for is over."""
 HEARD_S = 0.1
 """Until clients hear that a worker died: what they send it meanwhile counts as begun."""
@@ -251,7 +251,7 @@ def _heard(history: History) -> Iterator[str]:
         late_s = call.ended_at - over_at - _still_s(history.frozen, call.client, over_at, call.ended_at)
         # A program that blocks its worker keeps what else has ended there from being told.
         late_s -= _still_s(history.blocked, run.worker, over_at, call.ended_at)
-        if (call.idempotent and call.what != "stream") or late_s <= HEARD_OF_S:
+        if (call.idempotent and call.what != "stream") or late_s <= TOLD_S:
             continue
         if not any(call.sent_at - REASON_S <= at <= call.ended_at for at in troubles):
             yield f"{call.id} ({call.what}) ended with {call.outcome} {late_s:.1f} s after it was over on {run.worker}"

@@ -135,7 +135,7 @@ def simulated(work: Workload, config: SizingConfig, model: PoolModel) -> dict[st
     """
     if work.span_s > LONGEST_S:
         raise InvalidRequest(
-            f"the trace spans {work.span_s / 86_400:,.1f} days; a simulation takes at most {LONGEST_S / 86_400:g}"
+            f"the trace spans {work.span_s / DAY_S:,.1f} days; a simulation takes at most {LONGEST_S / DAY_S:g}"
         )
     automatic = run_simulation(work.arrivals, work.services, AutomaticSizer(model, config), model)
     constant = smallest_constant(work.arrivals, work.services, model)
