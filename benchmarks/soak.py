@@ -44,6 +44,7 @@ from benchmarks.soak_watch import Watch, grown, trace
 MODEL_S = 0.1
 WORKERS, SLOTS = 2, 8
 LOAD = 0.7
+RATE = LOAD * WORKERS * SLOTS / MODEL_S
 BUDGET = 0.001
 SESSIONS = 50
 """Those that stay."""
@@ -59,13 +60,21 @@ END_LIMIT_S = 240.0
 class Books:
     """What became of the operations, and when."""
 
-    def __init__(self) -> None:
-        # Eight bytes an operation: this process is weighed, too.
-        self.at, self.taken = array("f"), array("f")
-        """Seconds since the start, and seconds taken, of each operation that succeeded."""
+    def __init__(self, most: int) -> None:
+        """`most` operations: room for all from the start, for this process is weighed, too."""
+        self._at, self._taken = (array("f", bytes(4 * most)) for _ in range(2))
+        self.succeeded = 0
         self.failed: Counter[str] = Counter()
         self.disturbed: Counter[str] = Counter()
         self.sessions_ended = 0
+
+    def succeed(self, at: float, taken: float) -> None:
+        self._at[self.succeeded], self._taken[self.succeeded] = at, taken
+        self.succeeded += 1
+
+    def latencies(self) -> list[tuple[float, float]]:
+        """Seconds since the start, and seconds taken, of each operation that succeeded."""
+        return list(zip(self._at[: self.succeeded], self._taken, strict=False))
 
 
 async def ask(pool: Any, number: int, due: float, began: float, books: Books) -> None:
@@ -80,8 +89,7 @@ async def ask(pool: Any, number: int, due: float, began: float, books: Books) ->
         what = "change" if number % 10 == 0 else "repeatable"
         books.failed[f"{what}: {failed.code}"] += 1
     else:
-        books.at.append(due - began)
-        books.taken.append(time.perf_counter() - due)
+        books.succeed(due - began, time.perf_counter() - due)
 
 
 async def visit(pool: Any, session_id: str, books: Books) -> None:
@@ -100,7 +108,6 @@ async def visit(pool: Any, session_id: str, books: Books) -> None:
 
 
 async def load(pool: Any, seconds: float, began: float, books: Books) -> None:
-    rate = LOAD * WORKERS * SLOTS / MODEL_S
     tasks: set[asyncio.Task[None]] = set()
 
     def begin(work: Coroutine[Any, Any, None]) -> None:
@@ -108,7 +115,7 @@ async def load(pool: Any, seconds: float, began: float, books: Books) -> None:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    for number, at in enumerate(schedule(rate, seconds, SEED)):
+    for number, at in enumerate(schedule(RATE, seconds, SEED)):
         due = began + at
         if (pause := due - time.perf_counter()) > 0:
             await asyncio.sleep(pause)
@@ -182,7 +189,7 @@ async def run(said: dict[str, Any], directory: Path, seconds: float, options: An
     from dspool import Pool
     from dspool.runtime.cluster import join_cluster
 
-    books = Books()
+    books = Books(most=sum(1 for _ in schedule(RATE, seconds, SEED)))
     join_cluster(said["ray_address"])
     pool = await Pool.connect(said["pool"])
     assert await pool.client.wait_ready(WORKERS, 60.0)
@@ -207,7 +214,7 @@ async def run(said: dict[str, Any], directory: Path, seconds: float, options: An
     lines = await grown(pool) if options.trace else {}
     await pool.close()
     ray.shutdown()
-    operations = len(books.taken) + sum(books.failed.values())
+    operations = books.succeeded + sum(books.failed.values())
     failed, used = _budget_used(books, operations)
     workers = watch.worker_slopes()
     return {
@@ -224,7 +231,7 @@ async def run(said: dict[str, Any], directory: Path, seconds: float, options: An
         "workers_seen": len(watch.memory) - len(watch.lasting()),
         "grown": lines,
         "left": left,
-        **drift(list(zip(books.at, books.taken, strict=True)), seconds),
+        **drift(books.latencies(), seconds),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dspool.config import PoolConfig
 from dspool.runtime import forkserver
-from dspool.runtime.forkserver.node_parent import NODE_VARIABLE, NodeParent, node_load
+from dspool.runtime.forkserver.node_parent import NODE_VARIABLE, NodeParent, node_load, node_settings
 from dspool.runtime.forkserver.places import HOW_VARIABLE, Place
 from dspool.runtime.node import lean_command
 
@@ -132,3 +132,16 @@ def test_the_raylet_is_told_of_the_shim_and_of_no_workers_before_their_time(shor
         "--dashboard_agent_listen_port=2345",
     ]
     assert lean_command(command, None, nice=None) == [*command, "--dashboard_agent_listen_port=2345"]
+
+
+@pytest.mark.parametrize("name", ["RAY_enable_metrics_collection", "RAY_task_events_report_interval_ms"])
+def test_what_only_rays_dashboard_shows_is_collected_with_that_dashboard_alone(name):
+    assert node_settings({})[name] == "0"
+    assert name not in node_settings({}, dashboard=True)
+
+
+def test_what_the_operator_chose_for_ray_stays():
+    chosen = dict.fromkeys(node_settings({}), "7")
+
+    assert node_settings(chosen) == {}
+    assert "MALLOC_ARENA_MAX" in node_settings({})

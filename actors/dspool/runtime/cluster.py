@@ -31,7 +31,13 @@ from dspool.errors import (
     WorkerLost,
     suggestion,
 )
-from dspool.runtime.forkserver.node_parent import ON_LOOPBACK, TOKEN_FILE, running_parent, token_variables
+from dspool.runtime.forkserver.node_parent import (
+    ON_LOOPBACK,
+    TOKEN_FILE,
+    node_settings,
+    running_parent,
+    token_variables,
+)
 from dspool.runtime.node import START_S, own_node
 from dspool.runtime.session_logs import kept_short
 
@@ -61,9 +67,7 @@ def own_cluster(
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     # Workers start fast by compiled modules.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # Ray runs all actors at nice 15. On a busy machine that starves the pool behind its own clients: a pool under load
-    # was whole again 162 ms (p50) and 342 ms (max) after a SIGKILL with it, 67 and 95 ms without.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.update(node_settings(os.environ))
     try:
         with (
             own_token(directory),

@@ -27,7 +27,7 @@ from dspool.core.lifecycle.start_steps import StepTiming
 from dspool.core.wording import counted
 from dspool.errors import ConfigError, Conflict, PoolError, WorkerStartFailed
 from dspool.runtime.forkserver import to_load
-from dspool.runtime.forkserver.node_parent import own_variables, running_parent
+from dspool.runtime.forkserver.node_parent import node_settings, own_variables, running_parent
 from dspool_serve.ingress import haproxy, ray_dashboard
 from dspool_serve.ingress import starting as steps
 from dspool_serve.ingress.answering import wait_until_it_answers
@@ -233,8 +233,8 @@ class Service:
                 limits=haproxy.limits(service),
             )
             self._held.hold_for_haproxy(service.host, service.port)
-            # Not at nice 15, as Ray has it: see `runtime.cluster.own_cluster`.
-            variables |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+            variables |= {"RAY_USAGE_STATS_ENABLED": "0"}
+            variables |= node_settings(os.environ, dashboard=self._ray_dashboard)
             variables |= steps.start_limits(self.config.init_timeout_s, os.environ)
             if self._ray_dashboard and self._tls() is None:
                 variables |= ray_dashboard.environment(service.host, service.port)
