@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -306,3 +307,7 @@ def test_every_metric_reaches_ray_and_counters_begin_at_zero(rays):
 )
 def test_ray_is_given_the_figures_twice_for_each_time_it_gives_them_on(tick_s, told, every_s):
     assert export_interval_s(tick_s, told) == every_s
+
+
+def test_ray_is_given_no_figures_where_it_collects_none():
+    assert export_interval_s(1.0, {"RAY_enable_metrics_collection": "0"}) == math.inf

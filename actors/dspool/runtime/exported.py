@@ -7,6 +7,7 @@ cost no more than one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,8 +26,11 @@ _RAY_EXPORTS_EVERY_S: Final = 10.0
 def export_interval_s(tick_s: float, environment: Mapping[str, str]) -> float:
     """How often to set Ray's metrics: twice for each of Ray's exports, at most at each tick.
 
-    Setting some hundred gauges costs more than all other work of a pool's metrics in that second.
+    Setting some hundred gauges costs more than all other work of a pool's metrics in that second. Infinite where Ray
+    collects none.
     """
+    if environment.get("RAY_enable_metrics_collection") == "0":
+        return math.inf
     interval_ms = environment.get("RAY_metrics_report_interval_ms", "")
     ray_s = float(interval_ms) / 1000 if interval_ms.isdecimal() else _RAY_EXPORTS_EVERY_S
     return max(tick_s, ray_s / 2)
