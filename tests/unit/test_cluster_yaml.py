@@ -46,6 +46,7 @@ def test_ray_refuses_it_with_an_unknown_field(cluster):
         "RAY_SERVE_ENABLE_HA_PROXY=1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
         "RAY_worker_niceness=0",
+        "MALLOC_ARENA_MAX=2",
         "unset PYTHONDONTWRITEBYTECODE",
     ],
 )

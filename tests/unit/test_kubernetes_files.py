@@ -162,6 +162,7 @@ def test_the_cluster_asks_for_a_token_and_survives_its_head(resources):
     for template in list(templates(resources).values())[:2]:
         variables = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
         assert variables["RAY_worker_niceness"] == "0"
+        assert variables["MALLOC_ARENA_MAX"] == "2"
         assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == variables["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
 
 
