@@ -1,0 +1,1 @@
+"""What workers would save that answer HTTP themselves, and what they would cost: ADR 12."""
