@@ -120,6 +120,20 @@ def test_reporters_are_bounded_and_a_forgotten_one_is_not_counted_twice():
     assert counts(scene)["ok"] == 7
 
 
+def test_of_what_reports_no_more_only_totals_stay():
+    scene = Scene()
+    scene.run(times=5)
+    scene.flush()
+    sources = scene.metrics._store.sources._all
+    assert all(source.last is not None for source in sources.values())
+    scene.now += scene.metrics.options.stale_after_s
+    scene.metrics.tick(scene.now)
+    assert [source.last for source in sources.values()] == [None] * len(sources)
+    scene.run(times=2)
+    scene.flush()
+    assert counts(scene)["ok"] == 7
+
+
 def test_a_delta_from_a_defective_sender_is_ignored_and_counted():
     scene = Scene()
     scene.run()

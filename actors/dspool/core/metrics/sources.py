@@ -21,7 +21,7 @@ class Source(Struct):
     """Ended operations by outcome, as of its last report."""
     reported_at: float = 0.0
     last: ClientDelta | WorkerDelta | None = None
-    """Its newest delta, for the levels; None after its final one."""
+    """Its newest delta, for the levels; None after its final one, and once it is silent."""
     served: dict[str, int] = field(default_factory=dict)
     """Served operations by program since the last tick."""
     covered_s: float = 0.0
@@ -128,11 +128,14 @@ class Sources:
         peak = 0
         served: list[tuple[str, float]] = []
         for source in self._all.values():
+            if source.last is not None and not self._is_fresh(source, now):
+                # It counts for no level any more, and its tallies are the largest part of it.
+                source.last = None
             covered = source.covered_s
             if covered <= 0 and not source.served:
                 # No report in this interval: it still has what it had then.
                 last = source.last
-                if isinstance(last, ClientDelta) and self._is_fresh(source, now):
+                if isinstance(last, ClientDelta):
                     peak += last.queued + last.running
                 continue
             peak += source.peak_demand
