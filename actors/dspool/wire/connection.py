@@ -107,6 +107,8 @@ class FramedProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.silent_looks = 0
+        if self._ending:  # nobody hears it any more, and the buffer must not be full
+            return
         self._arrived += nbytes
         self._take()
 
