@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,14 @@ REPORT = Report([], [], [], 0, 8, 0)
 
 
 class Pipe:
-    """A transport that keeps what is written; `unread` is what the other end has not taken."""
+    """A transport that keeps what is written."""
 
     def __init__(self) -> None:
         self.written = bytearray()
         self.closed = self.paused = False
-        self.unread = 0
+        self.unread = bytearray()
+        """What has arrived for the end that has this transport, while that reads nothing."""
+        self._end: Any = None
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -40,11 +43,23 @@ class Pipe:
 
     def resume_reading(self) -> None:
         self.paused = False
+        asyncio.get_running_loop().call_soon(self._read)
 
-    def get_write_buffer_size(self) -> int:
-        return self.unread
+    def arrive(self, end: Any, data: bytes) -> None:
+        """`data` comes in for `end`, whose transport this is."""
+        self._end = end
+        self.unread += data
+        self._read()
 
-    def set_write_buffer_limits(self, high: int) -> None:
+    def _read(self) -> None:
+        while self.unread and not self.paused and not self.closed:
+            room = self._end.get_buffer(-1)
+            data = bytes(self.unread[: len(room)])
+            del self.unread[: len(data)]
+            room[: len(data)] = data
+            self._end.buffer_updated(len(data))
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
         pass
 
     def get_extra_info(self, name: str) -> None:
@@ -80,10 +95,16 @@ class Ends:
 
     def greet(self, change: Callable[[int, bytes], bytes] = lambda _, data: data) -> Ends:
         """The handshake; `change` may replace each of its three messages, by number."""
-        self.client.data_received(change(0, self.to_client.take()))
-        self.worker.data_received(change(1, self.to_worker.take()))
-        self.client.data_received(change(2, self.to_client.take()))
+        self.arrive_at_client(change(0, self.to_client.take()))
+        self.arrive_at_worker(change(1, self.to_worker.take()))
+        self.arrive_at_client(change(2, self.to_client.take()))
         return self
+
+    def arrive_at_worker(self, data: bytes) -> None:
+        self.to_client.arrive(self.worker, data)
+
+    def arrive_at_client(self, data: bytes) -> None:
+        self.to_worker.arrive(self.client, data)
 
     def refused(self) -> str:
         """What the client says about a connection that never opened."""

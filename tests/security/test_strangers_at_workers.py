@@ -151,11 +151,11 @@ async def test_a_connection_on_which_a_byte_changes_ends_and_operations_go_on_ov
 )
 async def test_whatever_else_is_said_first_ends_the_connection_and_is_not_read_on(said, caplog):
     ends = Ends()
-    ends.worker.data_received(said + b"\x00" * 1_000_000)
+    ends.arrive_at_worker(said + b"\x00" * 1_000_000)
     assert ends.to_client.closed
     assert ends.worker.client is None
     assert ends.at_worker == []
-    ends.worker.data_received(b"\x00" * 1_000_000)
+    ends.arrive_at_worker(b"\x00" * 1_000_000)
     assert caplog.records == []
 
 
@@ -163,7 +163,7 @@ async def test_a_message_before_the_hello_is_not_even_decoded(monkeypatch):
     ends = Ends()
     monkeypatch.setattr(ends.worker, "_decode", lambda _: pytest.fail("it was decoded"))
     data = encode(Submit([Operation("x", Ping(), 1.0)]))
-    ends.worker.data_received(len(data).to_bytes(4, "big") + data)
+    ends.arrive_at_worker(len(data).to_bytes(4, "big") + data)
     assert ends.to_client.closed
 
 

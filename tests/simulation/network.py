@@ -73,7 +73,7 @@ class Network:
 
     # --- what a loop offers ---
 
-    async def listen(self, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> Any:
+    async def listen(self, factory: Callable[[], asyncio.BufferedProtocol], host: str, port: int) -> Any:
         process = current()
         self._ports += 1
         server = self._servers[process.node, port or self._ports] = _Server(process, factory)
@@ -85,7 +85,7 @@ class Network:
             server=server,
         )
 
-    async def connect(self, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> Any:
+    async def connect(self, factory: Callable[[], asyncio.BufferedProtocol], host: str, port: int) -> Any:
         """Raises: ConnectionRefusedError, TimeoutError."""
         process = current()
         if not (self.reaches(process.node, host) and self.reaches(host, process.node)):
@@ -104,7 +104,7 @@ class Network:
 
 
 class _Server:
-    def __init__(self, process: Process, factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, process: Process, factory: Callable[[], asyncio.BufferedProtocol]) -> None:
         self.process, self.factory = process, factory
 
 
@@ -253,16 +253,16 @@ class End(asyncio.Transport):
         super().__init__({"peername": (incoming.sender.node, 0), "socket": None})
         self.process = process
         self._out, self._in = out, incoming
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: asyncio.BufferedProtocol | None = None
         self._closing = self._lost = False
-        self._high = 64 * 1024
+        self._high, self._low = 64 * 1024, 16 * 1024
         self._full = False
         self.reading_paused = False
         self.unread: deque[bytes] = deque()
         self._ended: str | None = None
         process.on_kill.append(self._killed)
 
-    def attach(self, factory: Callable[[], asyncio.Protocol]) -> None:
+    def attach(self, factory: Callable[[], asyncio.BufferedProtocol]) -> None:
         self._protocol = factory()
         self._protocol.connection_made(self)
 
@@ -292,7 +292,7 @@ class End(asyncio.Transport):
         return self._closing
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = high or 64 * 1024
+        self._high, self._low = high or 64 * 1024, low or 0
 
     def get_write_buffer_size(self) -> int:
         return self._out.waiting_bytes
@@ -318,13 +318,22 @@ class End(asyncio.Transport):
             self._read_on()
 
     def _receive(self, data: bytes) -> None:
-        self._in.flying -= len(data)
-        if not self._closing and self._protocol is not None:
-            self._protocol.data_received(data)
+        while data and not self._closing and self._protocol is not None:
+            room = self._protocol.get_buffer(-1)
+            taken = min(len(room), len(data))
+            room[:taken] = data[:taken]
+            self._protocol.buffer_updated(taken)
+            self._in.flying -= taken
+            data = data[taken:]
+            if data and self.reading_paused:
+                self.unread.appendleft(data)
+                break
+        else:
+            self._in.flying -= len(data)
         self._in.pump()
 
     def drained(self) -> None:
-        if self._full and self._out.waiting_bytes < self._high // 4 and self._protocol is not None:
+        if self._full and self._out.waiting_bytes <= self._low and self._protocol is not None:
             self._full = False
             self.process.soon(self._protocol.resume_writing)
 

@@ -90,8 +90,8 @@ class Links:
     def drop(self, worker_id: str) -> None:
         """Close the link when all output has left, or soon if the worker does not read, without `on_lost`."""
         link = self._open.pop(worker_id, None)
-        if link is not None and link.transport is not None:
-            link.transport.close()
+        if link is not None:
+            link.close()
             self._loop.call_later(_LINGER_S, link.abort)
 
     def cut(self, worker_id: str) -> None:

@@ -17,6 +17,8 @@ from dspool.messages import JSON
 
 MARKS: Final = (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER)
 _START, _END = MARKS
+_FIRST: Final = "<"
+assert all(mark.startswith(_FIRST) for mark in MARKS)
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _LEAVES: Final = _NUMBERS | {str, bytes}
 _AS_BYTES: Final = tuple(mark.encode() for mark in MARKS)
@@ -28,7 +30,7 @@ def is_marked(value: Any) -> bool:
     # No generators for JSON: every input and output of every operation comes here.
     kind = type(value)
     if kind is str:
-        return _START in value or _END in value
+        return has_mark(value)
     if kind is dict:
         return any(map(is_marked, value)) or any(map(is_marked, value.values()))
     if kind is list or kind is tuple:
@@ -84,7 +86,8 @@ def _held(part: Any) -> Collection[Any] | None:
 def has_mark(part: Any) -> bool:
     """The same of a text or of bytes alone."""
     if isinstance(part, str):
-        return _START in part or _END in part
+        # One character is found several times as fast as a word, and most texts have none.
+        return _FIRST in part and (_START in part or _END in part)
     # Bytes stand in a prompt as the text that they are in UTF-8.
     return isinstance(part, bytes | bytearray) and any(mark in part for mark in _AS_BYTES)
 

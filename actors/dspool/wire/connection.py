@@ -7,10 +7,7 @@ not open, does not decode, is too long or comes out of turn ends the connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +27,7 @@ from dspool.wire.frames import (
     Submit,
     decode_from_client,
     decode_from_worker,
-    encode,
+    encoded,
 )
 from dspool.wire.handshake import (
     MAX_HELLO_BYTES,
@@ -46,36 +43,45 @@ from dspool.wire.handshake import (
     greeting,
     other_version,
 )
-from dspool.wire.records import HEADER_BYTES, MAX_SEALED_BYTES, BadRecord, Opener, Sealer, length
+from dspool.wire.outgoing import Outgoing
+from dspool.wire.records import (
+    HEADER_BYTES,
+    MAX_SEALED_BYTES,
+    RECORD_BYTES,
+    BadRecord,
+    Opener,
+    Sealer,
+    length,
+)
+from dspool.wire.tcp import keep_alive, unacknowledged_s
 
 HELLO_TIMEOUT_S = 5.0
 TURN_BYTES = 64 * 1024
 """After so much was decoded in one turn of the loop, the rest waits for the next."""
-_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
-"""With these a lost host shows after about ten seconds (by default after hours)."""
-
-_TCP_INFO = struct.Struct("=8x16xI28xI")
-"""Of Linux' `struct tcp_info` the segments that are not acknowledged, and milliseconds since the last that was."""
+USUAL_BYTES = 2 * TURN_BYTES
+"""Room for what arrives, until a record is longer. When it is full, that is more than a turn: loops read on and on."""
 
 _log = logging.getLogger(__name__)
 
 
-class FramedProtocol(asyncio.Protocol):
+class FramedProtocol(asyncio.BufferedProtocol):
     """Hands what the other end says to `greeted` before there are keys, to `received`, decoded, from then on."""
 
     full_bytes = 8 * 1024 * 1024
-    """Beyond this much unsent, `full` is set: the other end does not keep up."""
+    """Beyond this much unsent, it is `full`."""
     dead_bytes = 256 * 1024 * 1024
     """Beyond this much unsent, the other end does not read: the connection ends."""
 
     def __init__(self, decode: Callable[[bytes | bytearray], Any]) -> None:
         self._decode = decode
-        self._buffer = bytearray()
+        self._buffer = memoryview(bytearray(HEADER_BYTES + MAX_HELLO_BYTES))
+        self._arrived = 0
+        """Bytes at the beginning of the buffer that are not handled yet."""
         self._limit = MAX_HELLO_BYTES
-        self._sealer: Sealer | None = None
+        self._out: Outgoing | None = None
         self._opener: Opener | None = None
         self.transport: asyncio.Transport | None = None
-        self.full = False
+        self._ending = False
         self.failure = ""
         """Why this end ended the connection, if it did so for what the other one sent, or no longer sends."""
         self.silent_looks = 0
@@ -84,41 +90,47 @@ class FramedProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self.transport = transport  # type: ignore[assignment]
-        transport.set_write_buffer_limits(high=self.full_bytes)  # type: ignore[attr-defined]
-        _keep_alive(transport.get_extra_info("socket"))
+        # A transport copies what it cannot send at once: it gets the next record when it has sent all.
+        transport.set_write_buffer_limits(high=RECORD_BYTES, low=0)  # type: ignore[attr-defined]
+        keep_alive(transport.get_extra_info("socket"))
         if self.failure:  # given up before it began
             self.abort()
 
     def secure(self, *, seal: bytes, open: bytes) -> None:
         """From the next byte on, in both directions, with these keys."""
-        self._sealer, self._opener = Sealer(seal), Opener(open, MAX_FRAME_BYTES)
+        assert self.transport is not None
+        self._out, self._opener = Outgoing(self.transport, Sealer(seal)), Opener(open, MAX_FRAME_BYTES)
         self._limit = MAX_SEALED_BYTES
 
-    def data_received(self, data: bytes) -> None:
-        self.silent_looks = 0
-        if self._buffer:
-            self._buffer += data
-            self._take(self._buffer)
-        else:
-            self._take(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer[self._arrived :]
 
-    def _take(self, data: bytes | bytearray) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
+        self.silent_looks = 0
+        if self._ending:  # nobody hears it any more, and the buffer must not be full
+            return
+        self._arrived += nbytes
+        self._take()
+
+    def _take(self) -> None:
         """Handle what has arrived, up to `TURN_BYTES`; keep the rest."""
-        start, arrived, decoded = 0, len(data), 0
+        data, arrived = self._buffer, self._arrived
+        start = decoded = wanted = 0
         try:
             while decoded < TURN_BYTES and not self.closing:
                 body = start + HEADER_BYTES
                 if arrived < body:
                     break
                 header = data[start:body]
-                end = body + (length(header) if self._opener else int.from_bytes(header, "big"))
-                if end - body > self._limit:
+                size = length(header) if self._opener else int.from_bytes(header, "big")
+                if size > self._limit:
                     self.fail("a frame is longer than allowed")
-                elif arrived < end:
+                elif arrived < body + size:
+                    wanted = HEADER_BYTES + size
                     break
                 else:
-                    start = end
-                    decoded += self._handle(header, data[body:end])
+                    start = body + size
+                    decoded += self._handle(header, data[body:start])
             else:
                 self._go_on_soon()
         except (HandshakeFailed, BadRecord) as refused:
@@ -131,13 +143,21 @@ class FramedProtocol(asyncio.Protocol):
             if self._opener is not None:  # others must not fill the log
                 _log.error("a connection was dropped: %s", self.failure)
         finally:
-            if data is self._buffer:
-                del self._buffer[:start]
-            elif start < arrived:
-                self._buffer += data[start:]
+            self._keep(start, wanted)
             self.batch_received()
 
-    def _handle(self, header: bytes | bytearray, body: bytes | bytearray) -> int:
+    def _keep(self, start: int, wanted: int) -> None:
+        """Keep what arrived from `start` on, and have room for the `wanted` bytes of the record that begins there."""
+        rest = self._buffer[start : self._arrived]
+        if self._opener is not None and len(self._buffer) < max(wanted, USUAL_BYTES):
+            room = USUAL_BYTES if wanted <= USUAL_BYTES else HEADER_BYTES + MAX_SEALED_BYTES
+            self._buffer = memoryview(bytearray(room))
+        elif start == 0:
+            return
+        self._arrived = len(rest)
+        self._buffer[: len(rest)] = rest
+
+    def _handle(self, header: memoryview, body: memoryview) -> int:
         """Returns how many bytes it had to decode."""
         if self._opener is None:
             self.greeted(body)
@@ -156,15 +176,28 @@ class FramedProtocol(asyncio.Protocol):
     def _go_on(self) -> None:
         if self.transport is not None and not self.closing:
             self.transport.resume_reading()
-            self._take(self._buffer)
+            self._take()
 
     def pause_writing(self) -> None:
-        self.full = True
+        if self._out is not None:
+            self._out.pause()
 
     def resume_writing(self) -> None:
-        self.full = False
+        if self._out is None:
+            return
+        was_full = self.full
+        self._out.resume()
+        if was_full and not self.full:
+            self.has_room()
+        if self._ending:
+            self.close()
 
-    def greeted(self, body: bytes | bytearray) -> None:
+    @property
+    def full(self) -> bool:
+        """The other end does not keep up."""
+        return self._out is not None and self._out.waiting_bytes > self.full_bytes
+
+    def greeted(self, body: memoryview) -> None:
         """The next message of the handshake. Raises HandshakeFailed and what decoding raises."""
         raise NotImplementedError
 
@@ -174,19 +207,20 @@ class FramedProtocol(asyncio.Protocol):
     def batch_received(self) -> None:
         """All that this turn takes of what had arrived is handled."""
 
+    def has_room(self) -> None:
+        """The other end has caught up with reading."""
+
     @property
     def closing(self) -> bool:
-        return self.transport is None or self.transport.is_closing()
+        return self._ending or self.transport is None or self.transport.is_closing()
 
     def send(self, message: FromClient | FromWorker) -> None:
-        transport, sealer = self.transport, self._sealer
-        if transport is None or sealer is None or transport.is_closing():
+        if self._out is None or self.closing:
             return
-        if self.full and transport.get_write_buffer_size() > self.dead_bytes:
+        if self._out.waiting_bytes > self.dead_bytes:
             self.abort()
             return
-        for record in sealer.seal(encode(message)):
-            transport.write(record)
+        self._out.send(encoded(message))
 
     def greet(self, message: Challenge | Hello | Welcome) -> None:
         if self.transport is not None:
@@ -206,6 +240,12 @@ class FramedProtocol(asyncio.Protocol):
     def fail(self, why: str) -> None:
         self.failure = self.failure or why
         self.abort()
+
+    def close(self) -> None:
+        """End the connection when all output has left; nothing is handled or sent any more."""
+        self._ending = True
+        if self.transport is not None and (self._out is None or not self._out.waiting_bytes):
+            self.transport.close()
 
     def abort(self) -> None:
         if self.transport is not None:
@@ -241,7 +281,7 @@ class ClientEnd(FramedProtocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         """Completes when nothing of the connection is left."""
 
-    def greeted(self, body: bytes | bytearray) -> None:
+    def greeted(self, body: memoryview) -> None:
         handshake = self._handshake
         if self._transcript is None:
             challenge = decode_challenge(body)
@@ -314,7 +354,7 @@ class WorkerEnd(FramedProtocol):
         )
         self.greet(Challenge(self._handshake.share, VERSION))
 
-    def greeted(self, body: bytes | bytearray) -> None:
+    def greeted(self, body: memoryview) -> None:
         handshake, hello = self._handshake, decode_hello(body)
         if hello.version != VERSION:
             raise HandshakeFailed(other_version(hello.version))
@@ -340,34 +380,10 @@ class WorkerEnd(FramedProtocol):
         if self.client is not None:
             self._on_batch()
 
-    def resume_writing(self) -> None:
-        super().resume_writing()
+    def has_room(self) -> None:
         self._on_room(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self._on_lost(self)
-
-
-def unacknowledged_s(transport: asyncio.Transport | None) -> float | None:
-    """For how long the other end's kernel has not acknowledged what was sent; 0: it has all. None: not known here."""
-    sock = None if transport is None else transport.get_extra_info("socket")
-    if sock is None or not hasattr(socket, "TCP_INFO"):
-        return None
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        unacked, last_ack_ms = _TCP_INFO.unpack(info)
-    except (OSError, struct.error):
-        return None
-    return last_ack_ms / 1000 if unacked else 0.0
-
-
-def _keep_alive(sock: socket.socket | None) -> None:
-    if sock is None:
-        return
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE.items():
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -86,6 +86,35 @@ FromClient = Submit | Cancel | Credit | HandOver
 FromWorker = Report | Chunk
 
 encode = msgspec.msgpack.Encoder().encode
+
+
+_GAP: Final = Raw(b"\xc1" * 5)
+"""No text has such a byte, and the length of the id that stands before it has four bytes at most."""
+
+
+def encoded(message: FromClient | FromWorker) -> tuple[bytes] | tuple[bytes, Raw, bytes]:
+    """`message` in one piece; or around the one large payload that it carries, which is not copied."""
+    if type(message) is Submit:
+        operations = message.operations
+        if len(operations) == 1 and _is_large(payload := operations[0].command):
+            rest: Any = Submit([msgspec.structs.replace(operations[0], command=_GAP)])
+            return _around(payload, rest)
+    elif type(message) is Report:
+        finished = message.finished
+        if len(finished) == 1 and _is_large(end := finished[0]):
+            return _around(end, msgspec.structs.replace(message, finished=[_GAP]))
+    return (encode(message),)
+
+
+def _is_large(payload: Any) -> bool:
+    return type(payload) is Raw and len(payload) > BATCH_BYTES
+
+
+def _around(payload: Any, message: FromClient | FromWorker) -> tuple[bytes, Raw, bytes]:
+    before, _, after = encode(message).partition(_GAP)
+    return before, payload, after
+
+
 decode_from_client = msgspec.msgpack.Decoder(FromClient).decode
 _decode_command = msgspec.msgpack.Decoder(AnyCommand).decode
 
@@ -212,11 +241,24 @@ def encode_command(command: AnyCommand) -> Raw:
     if b"\xcb" in encoded and _NOT_FINITE.search(encoded) is not None:
         _refuse_not_finite(command)
     try:
-        _decode_command(encoded)
-    except (msgspec.ValidationError, RecursionError) as refused:
+        _decode_command(encoded if len(encoded) <= BATCH_BYTES else encode(_without_texts(command)))
+    except (msgspec.DecodeError, RecursionError) as refused:
         # Refused here: at the worker it would end the connection and all its operations.
         raise InvalidRequest(f"not a command: {str(refused)[:300]}") from None
     return Raw(encoded)
+
+
+def _without_texts(command: AnyCommand) -> AnyCommand:
+    """`command` with empty texts in the place of its texts: those are right as soon as they are encoded."""
+    changed: dict[str, Any] = {}
+    for _, name, key, value in _values(command):
+        if type(value) is not str:
+            continue
+        if key is None:
+            changed[name] = ""
+        else:
+            changed.setdefault(name, dict(getattr(command, name)))[key] = ""
+    return msgspec.structs.replace(command, **changed)
 
 
 def plain_command(command: AnyCommand) -> AnyCommand:

@@ -10,8 +10,11 @@ Records are short: without the key nobody makes an end keep more than one, and c
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Raw
 
 HEADER_BYTES = 4
 RECORD_BYTES = 256 * 1024
@@ -20,6 +23,9 @@ MAX_SEALED_BYTES = RECORD_BYTES + 16
 _MORE = 1 << 31
 _TAG_BYTES = 16
 _NONCE_BYTES = 12
+
+Payload = bytes | Raw
+Arrived = bytes | bytearray | memoryview
 
 
 class BadRecord(Exception):
@@ -33,17 +39,22 @@ class Sealer:
         self._encrypt = AESGCM(key).encrypt
         self._count = 0
 
-    def seal(self, message: bytes) -> list[bytes]:
-        """The records of `message`; all of them have to be sent, in this order."""
-        if len(message) <= RECORD_BYTES:
-            return [self._record(message, 0)]
-        rest, records = memoryview(message), []
-        while len(rest) > RECORD_BYTES:
-            records.append(self._record(rest[:RECORD_BYTES], _MORE))
-            rest = rest[RECORD_BYTES:]
-        return [*records, self._record(rest, 0)]
+    def seal(self, parts: Sequence[Payload]) -> Iterator[bytes]:
+        """The records of the message that `parts` make together; all of them have to be sent, in this order.
 
-    def _record(self, piece: bytes | memoryview, more: int) -> bytes:
+        Each is made when it is asked for, and has bytes of one part only: no part is copied.
+        """
+        pieces = [
+            memoryview(part)[start : start + RECORD_BYTES]
+            for part in parts
+            for start in range(0, len(part), RECORD_BYTES)
+        ]
+        for piece in pieces[:-1]:
+            yield self.record(piece, _MORE)
+        yield self.record(pieces[-1] if pieces else b"")
+
+    def record(self, piece: Payload | memoryview, more: int = 0) -> bytes:
+        """The next record: `piece` of at most `RECORD_BYTES`, a whole message unless there is `more`."""
         header = (more | len(piece) + _TAG_BYTES).to_bytes(HEADER_BYTES, "big")
         nonce = self._count.to_bytes(_NONCE_BYTES, "big")
         self._count += 1
@@ -59,7 +70,7 @@ class Opener:
         self._max_message_bytes = max_message_bytes
         self._begun = bytearray()
 
-    def open(self, header: bytes | bytearray, sealed: bytes | bytearray) -> bytes | bytearray | None:
+    def open(self, header: Arrived, sealed: Arrived) -> bytes | bytearray | None:
         """The message that ends with this record; None if it goes on.
 
         Raises:
@@ -83,6 +94,6 @@ class Opener:
         return message
 
 
-def length(header: bytes | bytearray) -> int:
+def length(header: Arrived) -> int:
     """Bytes of what follows this header."""
     return int.from_bytes(header, "big") & ~_MORE

@@ -1,0 +1,53 @@
+"""What one end has to send: sealed and written as fast as its transport takes it.
+
+Until then a long message stays as it was encoded. Sealed at once it would lie in memory twice, and a third time in the
+buffer of the transport; memory that is new for each message costs more than all else that is done with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+
+from dspool.wire.records import RECORD_BYTES, Payload, Sealer
+
+
+class Outgoing:
+    def __init__(self, transport: asyncio.Transport, sealer: Sealer) -> None:
+        self._transport, self._sealer = transport, sealer
+        self._waiting: deque[tuple[Iterator[bytes], int]] = deque()
+        """Records of messages, and their bytes; empty unless it is paused."""
+        self._paused = False
+        self.waiting_bytes = 0
+        """Of messages that have not left in full for the transport."""
+
+    def send(self, parts: tuple[Payload, ...]) -> None:
+        """Send the message that `parts` make together, after all those before it."""
+        if not self._paused and len(parts) == 1 and len(parts[0]) <= RECORD_BYTES:
+            self._transport.write(self._sealer.record(parts[0]))
+            return
+        size = sum(map(len, parts))
+        self._waiting.append((self._sealer.seal(parts), size))
+        self.waiting_bytes += size
+        self._send_waiting()
+
+    def pause(self) -> None:
+        """The transport has enough."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """The transport has sent what it had."""
+        self._paused = False
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while self._waiting and not self._paused:
+            records, size = self._waiting[0]
+            for record in records:
+                self._transport.write(record)
+                # It may have called `pause`. Then the next record is made when there is room for it.
+                if self._paused:
+                    return
+            self._waiting.popleft()
+            self.waiting_bytes -= size
