@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.processes import processes_of
 from tests.serve.haproxy_front import needs_haproxy
-from tests.serve.test_http_full import wait_until
 from tests.serve.test_service import START_S, Up
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.serve, needs_haproxy]
 AGAIN_S = 15.0
