@@ -103,7 +103,6 @@ async def test_a_paused_pool_refuses_what_is_new_until_it_is_resumed(pool):
     assert (await pool.execute("qa", **QUESTION)).answer == "Paris"
 
 
-@pytest.mark.alone
 async def test_a_full_queue_refuses_at_once_and_deadlines_cover_queue_and_run(start_pool, log):
     pool = await start_pool(pool_size=1, slots_per_worker=1, max_queue=2)
     await full(pool, 1)

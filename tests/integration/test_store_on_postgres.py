@@ -37,12 +37,10 @@ def url(request):
 @pytest.mark.parametrize(
     "tests",
     [
-        "unit/test_store.py",
-        "unit/test_store_serving.py",
+        # One process for all of these: each would import for itself.
+        "unit/test_store.py unit/test_store_serving.py security/test_quotas.py security/test_quota_counts.py",
         pytest.param("unit/test_store_copies.py", marks=pytest.mark.long),
         pytest.param("property/test_store_leases.py", marks=pytest.mark.long),
-        "security/test_quotas.py",
-        "security/test_quota_counts.py",
     ],
 )
 def test_the_stores_tests_pass_on_postgresql(url, tests):
@@ -52,7 +50,7 @@ def test_the_stores_tests_pass_on_postgresql(url, tests):
         "pytest",
         "-p",
         "no:cacheprovider",
-        f"tests/{tests}",
+        *(f"tests/{file}" for file in tests.split()),
         "-k",
         "postgresql or Leases",
     ]

@@ -31,7 +31,15 @@ async def serving(monkeypatch, held):
         await send({"type": "http.response.body", "body": b"ok"})
 
     server = uvicorn.Server(
-        uvicorn.Config(hello, port=0, log_config=None, access_log=False, lifespan="off", loop="none")
+        uvicorn.Config(
+            hello,
+            port=0,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            loop="none",
+            timeout_keep_alive=1,
+        )
     )
     running = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it

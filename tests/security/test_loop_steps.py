@@ -21,7 +21,6 @@ from tests.security.loop_steps import LIMIT_S, Clock, speed
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.alone
 def test_no_step_of_a_loop_is_long_whatever_a_caller_sends():
     # In a process of its own: what other tests left in this one, collections of garbage have to look through.
     command = [sys.executable, "-m", "tests.security.loop_steps"]

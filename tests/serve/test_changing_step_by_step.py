@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.serve.http_load import HttpLoad
-from tests.serve.test_service import ENDS_S, Up, dspool
+from tests.serve.test_service import ENDS_S, START_S, Up, dspool
 
 pytestmark = pytest.mark.serve
 
@@ -86,8 +86,18 @@ def arguments(home: Path, content: dict, *more: str) -> list[str]:
     return ["apply", "-f", written(home, content), "--state-dir", str(home / "state"), "--json", *more]
 
 
+IMPATIENT = """
+from dspool import cli
+from dspool_serve.ingress import gradual
+gradual.BEFORE_S = 0.5
+cli.main()
+"""
+"""A `dspool` that looks shorter for what is wrong already."""
+
+
 def applied(home: Path, content: dict, *more: str, code: int = 0) -> dict:
-    ended = dspool(*arguments(home, content, *more))
+    command = [sys.executable, "-c", IMPATIENT, *arguments(home, content, *more)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     assert ended.returncode == code, ended.stdout + ended.stderr
     return json.loads((ended.stdout if code == 0 else ended.stderr).splitlines()[-1])
 
@@ -103,8 +113,7 @@ def marks(shop: Up) -> set[str]:
 
 def held(home: Path, content: dict) -> subprocess.Popen:
     """An apply that holds at 10 %, and will for a long time."""
-    command = [sys.executable, "-m", "dspool.cli", *arguments(home, content, "--gradual", "--hold-s", "3600")]
-    # What is wrong already is looked for first, for ten seconds.
+    command = [sys.executable, "-c", IMPATIENT, *arguments(home, content, "--gradual", "--hold-s", "3600")]
     applying = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -148,14 +157,6 @@ def test_a_change_that_does_well_goes_through_all_its_steps(shop, home):
     assert not marks(shop) & before
 
 
-def test_what_needs_no_new_workers_is_applied_at_once_and_it_says_so(shop, home):
-    facts = applied(home, document("better", pool_size=3), "--gradual", "--hold-s", "3600")
-    assert facts["gradual"]["steps"] == []
-    assert "nothing of it needed steps" in facts["message"]
-    assert len(shop.workers()) == 3
-    applied(home, document("better"))
-
-
 def test_ctrl_c_in_a_hold_goes_back(shop, home):
     before = marks(shop)
     applying = held(home, document("interrupted"))
@@ -197,3 +198,18 @@ def test_steps_that_are_none_are_refused_and_nothing_is_changed(shop, home):
     ):
         assert value in applied(home, document("another"), *more, code=2)["message"]
     assert [one["id"] for one in shop.workers()] == before
+
+
+def test_what_needs_no_new_workers_is_applied_at_once_and_it_says_so(shop, home):
+    facts = applied(home, document("best", pool_size=3), "--gradual", "--hold-s", "3600")
+    assert facts["gradual"]["steps"] == []
+    assert "nothing of it needed steps" in facts["message"]
+    assert len(shop.workers()) == 3
+
+
+def test_what_is_sent_to_its_whole_process_group_ends_a_service_in_order(shop):
+    """As `timeout` and systemd do, and a terminal that is closed. Ends `shop`: runs last."""
+    os.killpg(shop.process.pid, signal.SIGTERM)
+    assert shop.process.wait(ENDS_S) == 0
+    assert shop.left() == []
+    assert not (shop.state_dir / "run.json").exists()

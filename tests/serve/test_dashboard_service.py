@@ -9,7 +9,8 @@ import time
 import httpx
 import pytest
 
-from tests.serve.test_service import ENDS_S, QUESTION, until
+from tests.serve.test_service import QUESTION
+from tests.waiting import ENDS_S, wait_until
 
 pytestmark = pytest.mark.serve
 
@@ -64,7 +65,7 @@ def test_every_question_is_answered_by_a_real_pool(up, page):
 
 def test_what_ran_is_in_the_figures_the_traces_and_the_log(up, page):
     run_some(up)
-    columns = until(
+    columns = wait_until(
         lambda: (
             (found := page.get(f"{POOL}/metrics/table?range=60").json()["columns"])
             and sum(found["operations"]) >= 30
@@ -72,7 +73,7 @@ def test_what_ran_is_in_the_figures_the_traces_and_the_log(up, page):
         )
     )
     assert any(columns["p99_s"])
-    recent = until(lambda: page.get(f"{POOL}/operations").json()["recent"])
+    recent = wait_until(lambda: page.get(f"{POOL}/operations").json()["recent"])
     tree = page.get(f"{POOL}/operations/{recent[0]['id']}").json()
     assert tree["spans"][0]["depth"] == 0
     assert {"queue"} < {span["name"] for span in tree["spans"]}
@@ -117,7 +118,7 @@ def test_what_is_resized_is_told_live_within_two_seconds(up, page):
         heard.clear()
         began = time.monotonic()
         assert page.post(f"{POOL}/resize", json={"size": size}).json() == {"desired": size}
-        until(lambda: {"event", "tick"} <= heard.keys())
+        wait_until(lambda: {"event", "tick"} <= heard.keys())
         taken.append((heard["event"] - began, heard["tick"] - began))
         if taken[-1][0] < 2.5 and taken[-1][1] < 3.5:
             break
@@ -130,13 +131,13 @@ def test_what_is_resized_is_told_live_within_two_seconds(up, page):
 
 def test_actions_of_the_page_do_what_they_say_and_are_written_down(up, page):
     assert page.post(f"{POOL}/pause").json() == {"paused": True}
-    until(lambda: page.get(f"{POOL}/overview").json()["pool"]["paused"])
+    wait_until(lambda: page.get(f"{POOL}/overview").json()["pool"]["paused"])
     assert page.post(f"{POOL}/resume").json() == {"paused": False}
     assert page.post(f"{POOL}/warm", timeout=60).status_code == 200
-    until(lambda: page.get(f"{POOL}/warmup").json()["progress"][-1:] and True)
+    wait_until(lambda: page.get(f"{POOL}/warmup").json()["progress"][-1:] and True)
     worker = page.get(f"{POOL}/workers").json()["workers"][0]["id"]
     assert page.post(f"{POOL}/workers/{worker}/restart", json={"wait_s": 2}).json()["worker"] == worker
-    until(lambda: worker not in [one["id"] for one in page.get(f"{POOL}/workers").json()["workers"]])
+    wait_until(lambda: worker not in [one["id"] for one in page.get(f"{POOL}/workers").json()["workers"]])
     done = [one["path"].rpartition("/")[2] for one in page.get("/v1/audit").json()["records"]]
     assert {"pause", "resume", "warm", "restart"} <= set(done)
     refused = page.post(f"{POOL}/pause", headers={"x-dspool-csrf": "no"})

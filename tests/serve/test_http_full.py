@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ import httpx
 import pytest
 
 from dspool.testing.lm_server import LMServer, Reply
-from tests.serve.test_service import ENDS_S, SPEC, Up, dspool
+from tests.serve.test_service import SPEC, Up
+from tests.waiting import ENDS_S, wait_until
 
 pytestmark = pytest.mark.serve
 
@@ -25,6 +28,18 @@ ASK = f"{POOL}/programs/ask"
 FREED_WITHIN_S = 0.1
 TRIES = 5
 """The promise is about the service; a machine that is busy with something else may miss it once, not every time."""
+SLOW = """
+import pathlib, time
+import dspy
+
+class Slow(dspy.Module):
+    def forward(self, question):
+        here = pathlib.Path(__file__).parent
+        (here / "began").touch()
+        while not (here / "go").exists():
+            time.sleep(0.05)
+        return dspy.Prediction(answer="slow " + question)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +66,11 @@ def up(tmp_path_factory: pytest.TempPathFactory, lm: LMServer) -> Iterator[Up]:
             "quick": {"spec": {**SPEC, "lm": "here"}},
         },
     }
+    (directory / "slow_programs.py").write_text(SLOW)
+    path = os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
     file = directory / "pool.yaml"
     file.write_text(json.dumps(config))
-    service = Up(directory, "--config", str(file))
+    service = Up(directory, "--config", str(file), "slow_programs:Slow", PYTHONPATH=path)
     yield service
     service.end()
 
@@ -176,7 +193,7 @@ def test_a_client_that_does_not_read_holds_up_nobody_but_itself(up, lm):
 def test_programs_are_deployed_and_rolled_back(up):
     with up.client() as http:
         listed = http.get(f"{POOL}/programs").json()
-        assert [one["program"] for one in listed["programs"]] == ["ask", "quick"]
+        assert [one["program"] for one in listed["programs"]] == ["ask", "quick", "slow"]
         made = http.post(f"{POOL}/programs/new/versions", json=SPEC)
         assert (made.status_code, made.json()) == (201, {"program": "new", "version": 1}), made.text
         again = http.post(f"{POOL}/programs/new/versions", json=SPEC)
@@ -272,19 +289,36 @@ def test_the_document_and_its_pages_are_served(up):
         assert "docs.js" in http.get("/docs").text
 
 
-def test_stopping_lets_operations_finish_and_leaves_nothing_behind(up, lm):
+def test_stopping_lets_operations_finish_however_many_ask_for_it_and_leaves_nothing_behind(up):
     """Ends `up`: runs last."""
-    lm.latency_s = 3.0
-    before = lm.requests
-    with up.client() as http, ThreadPoolExecutor(1) as threads:
-        running = threads.submit(http.post, f"{ASK}/execute", json=body("Still there?"))
-        wait_until(lambda: lm.requests > before)
-        stopped = dspool("down", "--state-dir", str(up.state_dir))
-        assert stopped.returncode == 0, stopped.stderr
-        assert running.result().status_code == 200, running.result().text
-    assert up.process.wait(ENDS_S) == 0
-    assert up.left() == []
-    assert not (up.state_dir / "run.json").exists()
+    home = up.state_dir
+    down = [sys.executable, "-m", "dspool.cli", "down", "--state-dir", str(home)]
+    downs: list[subprocess.Popen[str]] = []
+    try:
+        with ThreadPoolExecutor() as threads, up.client() as http:
+            answer = threads.submit(http.post, f"{POOL}/programs/slow/execute", json=body("yes"))
+            wait_until(lambda: (home / "began").exists())
+            downs += [subprocess.Popen(down, stdout=subprocess.PIPE, text=True) for _ in "12"]
+            wait_until(lambda: '"phase":"stopping"' in (home / "run.json").read_text())
+            # One that was begun later knows for sure.
+            downs.append(subprocess.Popen(down, stdout=subprocess.PIPE, text=True))
+            assert "is ending already; running operations finish" in downs[-1].stdout.readline()
+            assert not answer.done()
+            (home / "go").touch()
+            ended = answer.result()
+            assert (ended.status_code, ended.json()["outputs"]["answer"]) == (200, "slow yes")
+        assert [one.wait(ENDS_S) for one in downs] == [0, 0, 0]
+        said = "".join(one.stdout.read() for one in downs)
+        assert said.count(f"stopped pool default (pid {up.process.pid})") == 3
+        assert "without cleaning up" not in said
+        assert up.process.wait(ENDS_S) == 0
+        assert up.left() == []
+        assert not (home / "run.json").exists()
+    finally:
+        (home / "go").touch()
+        for one in downs:
+            one.kill()
+            one.communicate()
 
 
 def connection(up: Up, path: str, content: dict[str, Any]) -> socket.socket:
@@ -297,10 +331,3 @@ def connection(up: Up, path: str, content: dict[str, Any]) -> socket.socket:
         % (path.encode(), len(text), text)
     )
     return made
-
-
-def wait_until(condition: Any, limit_s: float = ENDS_S) -> None:
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.005)

@@ -93,43 +93,42 @@ def cluster():
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def joined(cluster, tmp_path_factory):
+    """A service on that cluster."""
+    up = Up(tmp_path_factory.mktemp("joined") / "state", "--address", cluster.address, "--pool-size", "1")
+    yield up
+    up.end()
+
+
 def test_all_actors_of_a_pool_are_forked_from_one_parent_also_where_the_node_is_somebody_else_s(
-    cluster, tmp_path
+    cluster, joined
 ):
-    state = tmp_path / "state"
-    up = Up(state, "--address", cluster.address, "--pool-size", "1")
-    try:
-        (parent,) = [found for found in forkserver.report(cluster.session) if found.pid is not None]
-        forked = {psutil.Process(pid).name().partition(".")[0] for pid in parent.workers}
-        assert forked == {f"ray::{role}Actor" for role in ("Supervisor", "Store", "Metrics", "Worker")}
-    finally:
-        dspool("down", "--state-dir", str(state))
-        up.process.wait(ENDS_S)
+    (parent,) = [found for found in forkserver.report(cluster.session) if found.pid is not None]
+    forked = {psutil.Process(pid).name().partition(".")[0] for pid in parent.workers}
+    assert forked == {f"ray::{role}Actor" for role in ("Supervisor", "Store", "Metrics", "Worker")}
 
 
-def test_a_service_joins_serves_and_leaves_nothing_behind(cluster, tmp_path):
-    state = tmp_path / "state"
-    up = Up(state, "--address", cluster.address, "--pool-size", "1")
-    try:
-        with up.client() as http:
-            answer = http.post(QA, json={"inputs": QUESTION, "timeout_s": 30})
-            assert "Stanford" in answer.json()["outputs"]["answer"], answer.text
-            program = "/v1/pools/default/sessions/s/programs/p"
-            assert http.put(program, json={"spec": SPEC}).status_code == 200
-        shown = json.loads(dspool("status", "--state-dir", str(state), "--json").stdout)
-        assert shown["status"]["actual"] == 1
-        assert any(name.startswith("dspool:default:") for name in cluster.named_actors())
+def test_a_service_joins_serves_and_leaves_nothing_behind(cluster, joined):
+    """Ends `joined`."""
+    up, state = joined, joined.state_dir
+    with up.client() as http:
+        answer = http.post(QA, json={"inputs": QUESTION, "timeout_s": 30})
+        assert "Stanford" in answer.json()["outputs"]["answer"], answer.text
+        program = "/v1/pools/default/sessions/s/programs/p"
+        assert http.put(program, json={"spec": SPEC}).status_code == 200
+    shown = json.loads(dspool("status", "--state-dir", str(state), "--json").stdout)
+    assert shown["status"]["actual"] == 1
+    assert any(name.startswith("dspool:default:") for name in cluster.named_actors())
 
-        stopped = dspool("down", "--state-dir", str(state))
-        assert stopped.returncode == 0, stopped.stderr
-        assert up.process.wait(ENDS_S) == 0
-        assert cluster.named_actors() == []
-        assert "haproxy" not in {one.name() for one in cluster.processes()}
-        with pytest.raises(httpx.TransportError):
-            httpx.get(f"{up.url}/healthz", timeout=5, trust_env=False)
-        assert not (state / "run.json").exists()
-    finally:
-        up.end()
+    stopped = dspool("down", "--state-dir", str(state))
+    assert stopped.returncode == 0, stopped.stderr
+    assert up.process.wait(ENDS_S) == 0
+    assert cluster.named_actors() == []
+    assert "haproxy" not in {one.name() for one in cluster.processes()}
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{up.url}/healthz", timeout=5, trust_env=False)
+    assert not (state / "run.json").exists()
 
 
 def begun(state, cluster, until: str) -> subprocess.Popen[str]:

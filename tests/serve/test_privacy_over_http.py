@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,18 +133,22 @@ def shown(up: Up, operation: str) -> dict[str, bytes]:
     named = (f"{{pool}}/{part}" for part in ("pool_sessions", "running", "operations", "workers/{worker}"))
     with_names = {f"/v1/pools/{one}" for one in named}
     for who in ("root", "eve"):
-        with client(up, up.tokens[who]) as http:
-            for route in (*ROUTES, *DASHBOARD):
-                path = route.path
-                if route.method != "GET" or "/sessions" in path or (who == "root" and path in with_names):
-                    continue
-                for name, value in known.items():
-                    path = path.replace(name, value)
-                if "/static/" in path:
-                    continue
-                assert "{" not in path, f"say above what {path} is to be asked with"
-                path += QUERIES.get(route.path, "")
-                status, found[f"{who} {path}"] = look(http, path)
+        asked: dict[str, Any] = {}
+        for route in (*ROUTES, *DASHBOARD):
+            path = route.path
+            if route.method != "GET" or "/sessions" in path or (who == "root" and path in with_names):
+                continue
+            for name, value in known.items():
+                path = path.replace(name, value)
+            if "/static/" in path:
+                continue
+            assert "{" not in path, f"say above what {path} is to be asked with"
+            asked[path + QUERIES.get(route.path, "")] = route
+        # Some at once, as each stream takes its second.
+        with client(up, up.tokens[who]) as http, ThreadPoolExecutor(4) as threads:
+            looks = threads.map(partial(look, http), asked)
+            for (path, route), (status, data) in zip(asked.items(), looks, strict=True):
+                found[f"{who} {path}"] = data
                 admins = route.role == "admin" and who != "root"
                 # What too little was measured for yet is refused too.
                 fits = status == (403 if admins else 200) or (status == 422 and path.endswith("/whatif"))

@@ -12,21 +12,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import psutil
 import pytest
 
+from tests.waiting import ENDS_S
+
 pytestmark = pytest.mark.serve
 
 START_S = 300
 """What a busy machine may take to start a service."""
-Found = TypeVar("Found")
-ENDS_S = 120
 QA = "/v1/pools/default/programs/qa/execute"
 QUESTION = {
     "context": "Ray was started at Berkeley. DSPy was started at Stanford.",
@@ -338,73 +335,6 @@ def test_ctrl_c_ends_the_service_without_waiting_for_its_viewers_and_leaves_noth
     assert not (up.state_dir / "run.json").exists()
     assert not Path(shown["ray_token_path"]).parent.exists()
     assert list(up.home.iterdir()) == []
-
-
-def test_what_is_sent_to_its_whole_process_group_ends_a_service_in_order(tmp_path):
-    """As `timeout` and systemd do, and a terminal that is closed."""
-    served = Up(tmp_path / "state", "--pool-size", "1")
-    os.killpg(served.process.pid, signal.SIGTERM)
-    assert served.process.wait(ENDS_S) == 0
-    assert served.left() == []
-    assert not (served.state_dir / "run.json").exists()
-
-
-SLOW = """
-import pathlib, time
-import dspy
-
-class Slow(dspy.Module):
-    def forward(self, question):
-        here = pathlib.Path(__file__).parent
-        (here / "began").touch()
-        while not (here / "go").exists():
-            time.sleep(0.05)
-        return dspy.Prediction(answer="slow " + question)
-"""
-
-
-def test_two_downs_wait_for_a_running_operation(tmp_path):
-    (tmp_path / "slow_programs.py").write_text(SLOW)
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    served = Up(tmp_path / "state", "--pool-size", "1", "slow_programs:Slow", PYTHONPATH=path)
-    down = [sys.executable, "-m", "dspool.cli", "down", "--state-dir", str(served.state_dir)]
-    downs: list[subprocess.Popen[str]] = []
-    try:
-        with ThreadPoolExecutor() as threads, served.client() as http:
-            slow = "/v1/pools/default/programs/slow/execute"
-            answer = threads.submit(http.post, slow, json={"inputs": {"question": "yes"}})
-            until(lambda: (tmp_path / "began").exists())
-            downs += [subprocess.Popen(down, stdout=subprocess.PIPE, text=True) for _ in "12"]
-            until(lambda: '"phase":"stopping"' in (served.state_dir / "run.json").read_text())
-            # One that was begun later knows for sure.
-            downs.append(subprocess.Popen(down, stdout=subprocess.PIPE, text=True))
-            assert "is ending already; running operations finish" in downs[-1].stdout.readline()
-            assert not answer.done()
-            (tmp_path / "go").touch()
-            assert (answer.result().status_code, answer.result().json()["outputs"]["answer"]) == (
-                200,
-                "slow yes",
-            )
-        assert [one.wait(ENDS_S) for one in downs] == [0, 0, 0]
-        said = "".join(one.stdout.read() for one in downs)
-        assert said.count(f"stopped pool default (pid {served.process.pid})") == 3
-        assert "without cleaning up" not in said
-        assert served.process.wait(ENDS_S) == 0
-        assert served.left() == []
-    finally:
-        (tmp_path / "go").touch()
-        for one in downs:
-            one.kill()
-            one.communicate()
-        served.end()
-
-
-def until(what: Callable[[], Found], seconds: float = ENDS_S) -> Found:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.05)
-    return found
 
 
 def test_a_session_outlives_the_service_and_one_that_is_killed_hard_takes_its_processes_along(up):

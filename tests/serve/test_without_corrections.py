@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from test_http_full import ASK, POOL, body, connection, events, wait_until
+from test_http_full import ASK, POOL, body, connection, events
 from test_service import SPEC, Up, dspool
 
 from dspool.corrections import TABLE, VARIABLE
 from dspool.testing.lm_server import LMServer
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.serve, pytest.mark.long]
 

@@ -26,7 +26,7 @@ from dspool.tokens import issue
 
 run = CliRunner().invoke
 GB = 2**30
-FORK_SERVER = service.fork_server
+FORK_SERVER, PROGRAMS = service.fork_server, service.programs
 
 
 def levels(findings):
@@ -48,6 +48,8 @@ def quiet(monkeypatch):
     monkeypatch.setattr(service, "language_models", lambda config: [ok("language model", "fine")])
     monkeypatch.setattr(service, "fork_server", lambda config, load: ok("fork server", "fine"))
     monkeypatch.setattr(service, "port", lambda config, run: ok("port", "fine"))
+    # It starts a pool in a process of its own, which takes two seconds for each pool of a file.
+    monkeypatch.setattr(service, "programs", lambda config: ok("programs", "fine"))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
 
 
@@ -356,11 +358,13 @@ def test_workers_that_could_not_be_forked_are_counted_by_reason():
 # --- the command ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("quiet")
-def test_all_well_is_exit_code_0_and_a_line_for_each_check(tmp_path):
+def test_all_well_is_exit_code_0_and_a_line_for_each_check(quiet, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "programs", PROGRAMS)
     done = run(app, ["doctor", "--state-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok"}
+    lines = done.stdout.splitlines()
+    assert {line.split()[0] for line in lines} == {"ok"}
+    assert lines[-1].split(maxsplit=2)[1:] == ["programs", "a worker loads qa"]
 
 
 @pytest.mark.usefixtures("quiet")

@@ -423,7 +423,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.alone
 def test_a_pool_starts_in_less_than_a_fifth_of_a_second():
     """On the machine of `loop_steps`, in a process in which nothing else runs; beside busy ones it is some starts that
     are not interrupted."""

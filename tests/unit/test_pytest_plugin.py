@@ -8,8 +8,6 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-import pytest
-
 PLUGIN = "dspool.testing.pytest_plugin"
 TESTS = """
 import pytest
@@ -65,10 +63,10 @@ def test_tests_of_a_project_get_pools_by_fixture_and_marker(tmp_path):
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["dspy", "ray", "dspool.config", "pydantic"])
-def test_tests_that_use_no_pool_do_not_load_anything_for_it(tmp_path, module):
+def test_tests_that_use_no_pool_do_not_load_anything_for_it(tmp_path):
     (tmp_path / "test_plain.py").write_text(
-        f"import sys\n\ndef test_it():\n    assert {module!r} not in sys.modules\n"
+        "import sys\n\ndef test_it():\n"
+        "    assert not {'dspy', 'ray', 'dspool.config', 'pydantic'} & sys.modules.keys()\n"
     )
     done = run(tmp_path, "-q", "-p", "no:hypothesispytest", "-p", "no:schemathesis")
     assert "1 passed" in done.stdout, done.stdout + done.stderr

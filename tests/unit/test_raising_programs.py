@@ -210,6 +210,9 @@ def world(request, tmp_path_factory):
         )
     sys.path.insert(0, str(modules))
     world = World(request.param)
+    # What is there now stays: each collection in `neighbour` has only what the tests of this file have left.
+    gc.collect()
+    gc.freeze()
     yield world
     world.end()
     sys.path.remove(str(modules))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -24,15 +25,14 @@ import pytest
 
 from dspool import preflight
 from dspool.causes import CAUSES, met
-from dspool.cli import trial_pool
+from dspool.cli import trial_pool, trial_process
 from dspool.cli.address import checked_port
 from dspool.cli.doctor import machine, service
 from dspool.cli.doctor.findings import ok
 from dspool.cli.run_file import RunFile, this_process
 from dspool.cli.trial_import import refuse_what_cannot_be_imported
-from dspool.cli.trial_pool import try_start
 from dspool.config import PoolConfig
-from dspool.errors import ConfigError, Conflict, PoolError, StoreFailed, WorkerStartFailed
+from dspool.errors import ConfigError, Conflict, PoolError, StoreFailed, WorkerStartFailed, from_wire
 from dspool_serve.ingress import haproxy
 from tests.small_disk import fill, small_disk
 
@@ -413,9 +413,10 @@ def set_up(): raise ValueError("no licence")
 )  # fmt: skip
 def test_what_no_worker_can_load_is_found_by_one_that_tries(tmp_path, monkeypatch, told, why):
     (tmp_path / "doctors_shop.py").write_text(SHOP)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.syspath_prepend(tmp_path)
     config = PoolConfig(name="shop", state_dir=tmp_path / "state", allowed_imports=["doctors_shop"], **told)
-    failed = raised(try_start, config)
+    # What a trial does in its process; one that starts and imports for each would take two seconds.
+    failed = from_wire(asyncio.run(trial_process._start(config)))
     assert why in failed.message
     monkeypatch.setattr(service, "try_start", Mock(side_effect=failed))
     same_words(failed, service.programs(config), "not_loadable")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import pickle
 import threading
 from collections.abc import Callable, Coroutine
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from dspool.errors import InternalError, PoolError, WorkerLost
@@ -17,10 +18,21 @@ Answer = Callable[[str, str, tuple[Any, ...], dict[str, Any]], Coroutine[Any, An
 
 
 class Channel:
-    """One end of the pipe. Belongs to the event loop that opened it; calls `on_end` once the other end is gone."""
+    """One end of the pipe. Belongs to the event loop that opened it; calls `on_end` once the other end is gone.
 
-    def __init__(self, connection: Connection, answer: Answer, on_end: Callable[[], None]) -> None:
+    What the process there has started may hold that open: who has the `sentinel` of the process gives it.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        answer: Answer,
+        on_end: Callable[[], None],
+        *,
+        sentinel: int | None = None,
+    ) -> None:
         self._connection, self._answer, self._on_end = connection, answer, on_end
+        self._ends: list[Connection | int] = [connection] if sentinel is None else [connection, sentinel]
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -54,14 +66,14 @@ class Channel:
 
     def _read(self) -> None:
         try:
-            while True:
+            # What it said before it ended is read first.
+            while self._connection in wait(self._ends):
                 message = pickle.loads(self._connection.recv_bytes())
                 self._loop.call_soon_threadsafe(self._take, message)
         except (EOFError, OSError, RuntimeError):
-            try:
-                self._loop.call_soon_threadsafe(self._end)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                return
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._end)
 
     def _take(self, message: tuple[Any, ...]) -> None:
         if message[0] == "call":

@@ -153,7 +153,7 @@ class ProcessRuntime:
         await asyncio.to_thread(process.start)
         theirs.close()
         worker = ProcessWorker(worker_id, ordinal, process)
-        worker.channel = Channel(ours, self._answer, worker.ended)
+        worker.channel = Channel(ours, self._answer, worker.ended, sentinel=process.sentinel)
         self._workers = [one for one in self._workers if one.alive] + [worker]
         return worker
 
