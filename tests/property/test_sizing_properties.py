@@ -10,21 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspool.core.autoscale.demand import Demand
-from dspool.core.autoscale.inputs import Score
-from dspool.core.autoscale.policies import POLICIES, RecentPeaks
-from dspool.core.autoscale.sizing import (
-    KEEP_SWITCHES,
-    Peak,
-    SizingConfig,
-    SizingInputs,
-    SizingState,
-    Window,
-    decide,
-    erlang_c_slots,
-    kept,
-    last_needed,
-)
+from dspool.core.autoscale.demand import KEEP_SWITCHES, Demand, erlang_c_slots
+from dspool.core.autoscale.inputs import Peak, Score, SizingConfig, SizingInputs, SizingState, Window
+from dspool.core.autoscale.policies import POLICIES, largest
+from dspool.core.autoscale.sizing import decide, kept, last_needed
 
 # No deadlines: the machine may be busy.
 UNHURRIED = settings(deadline=None)
@@ -178,23 +167,18 @@ def test_it_never_shrinks_below_what_the_policy_that_it_says_it_follows_keeps_of
     )
     decision, _ = decide(config, calm(load, size), state, now=1000.0)
     n = decision.numbers
-    kept = n["plan_factor"] * slots * (age <= n["plan_hold_s"]) + n["plan_spare"] * 8
-    kept = max(kept, n["plan_floor"] * slots * (age < 600), n["need_headroom"], n["need_utilization"])
+    # What it holds, less the shrink cooldown: for that long each worker stays by itself.
+    kept = slots * (age <= n["plan_hold_s"] - 3.0) + n["plan_spare"] * 8
+    kept = max(kept, n["need_headroom"], n["need_utilization"])
     assert decision.target * 8 >= kept - 0.01 or decision.target >= size
-    if age <= 1:  # whatever policy that is
-        assert decision.target * 8 >= 0.8 * slots - 0.01 or decision.target >= size
-
-
-def test_every_policy_keeps_four_fifths_of_a_peak_of_the_last_second_or_all_of_the_largest():
-    assert all(policy.hold_s >= 1.0 and (policy.factor >= 0.8 or policy.floor >= 1.0) for policy in POLICIES)
 
 
 @UNHURRIED
-@given(st.integers(1, 40), st.floats(0, 700), st.floats(0, 200), st.floats(0, 200))
-def test_a_larger_peak_in_memory_never_asks_for_less_by_the_same_policy(per_worker, age, slots, more):
+@given(st.floats(0, 700), st.floats(0, 200), st.floats(0, 200))
+def test_a_larger_peak_in_memory_never_asks_for_less(age, slots, more):
     for policy in POLICIES:
-        smaller = RecentPeaks((Peak(1000 - age, 1000 - age, slots),), 1000.0).slots(policy, per_worker)
-        larger = RecentPeaks((Peak(1000 - age, 1000 - age, slots + more),), 1000.0).slots(policy, per_worker)
+        smaller = largest((Peak(1000 - age, 1000 - age, slots),), policy.hold_s, 1000.0)
+        larger = largest((Peak(1000 - age, 1000 - age, slots + more),), policy.hold_s, 1000.0)
         assert larger >= smaller
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import SizingInputs
+from dspool.core.autoscale.inputs import SizingInputs
 from dspool.errors import PoolError, WorkerLost
 from dspool.telemetry import events
 from dspool.telemetry.pool_metrics import PoolMetrics

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import SizingConfig
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.lifecycle.placement import ClusterNode
 from dspool.errors import PoolError, StoreFailed, WorkerLost
 from dspool.messages import WorkerId

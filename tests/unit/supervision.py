@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import SizingInputs, Window
+from dspool.core.autoscale.inputs import SizingInputs, Window
 from dspool.messages import Deployment, VersionNumbers
 from dspool.supervisor import Supervisor
 from dspool.testing.doubles import FakeClock, FakeRuntime, FakeStore, settle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dspool.core.autoscale.sizing import SizingInputs
+from dspool.core.autoscale.inputs import SizingInputs
 from tests.unit.metrics_scene import Scene, status
 
 

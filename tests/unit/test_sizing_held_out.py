@@ -10,10 +10,10 @@ from benchmarks.studies.sizing import study
 from benchmarks.studies.sizing.held_out import SHAPES, dominates, dominators, held_out, summary
 from benchmarks.studies.sizing.hindsight import best_plan
 from benchmarks.studies.sizing.workloads import on_off
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.autoscale.policies import Policy
 from dspool.core.autoscale.simulation import PoolModel, simulate
 from dspool.core.autoscale.sizers import AutomaticSizer
-from dspool.core.autoscale.sizing import SizingConfig
 
 
 def row(policy, late, cost, workload="w"):
@@ -87,7 +87,7 @@ def test_the_summary_counts_workloads_and_names_the_middle_and_the_worst():
 
 def test_a_plan_that_is_followed_holds_from_beginning_to_end():
     work, pool = on_off(120), PoolModel(initial_size=1)
-    policy = AutomaticSizer(pool, SizingConfig(min_size=1, max_size=64), follow=Policy(5.0, 0.5, 4.0, 0.0))
+    policy = AutomaticSizer(pool, SizingConfig(min_size=1, max_size=64), follow=Policy(5.0, 4.0))
     simulate(work.arrivals, work.services, policy, pool)
     seen = {(d.numbers["plan_hold_s"], d.numbers["plan_spare"]) for d in policy.decisions if d.numbers}
     assert seen == {(5.0, 4.0)}

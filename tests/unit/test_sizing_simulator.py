@@ -335,6 +335,14 @@ def test_the_last_line_is_one_json_object_with_a_row_for_each_policy_and_the_pic
     assert "http" not in page
 
 
+def test_a_pool_that_knows_what_is_needed_but_not_before_is_late_to_the_first_burst_and_not_to_the_next():
+    arrivals = sorted([*map(float, range(181)), *[60.25] * 40, *[120.25] * 40])
+    bound = study._bounds(Workload("bursts", arrivals, [0.5] * len(arrivals)), PoolModel(), 181.0)
+    late = round(bound["no_foresight_waits_over_pct"] * len(arrivals) / 100)
+    assert 0 < late < 40
+    assert bound["no_foresight_vs_oracle"] > 1.0
+
+
 def test_a_missing_trace_ends_with_a_message_and_status_two(capsys):
     assert study.main(["--json", "--trace", "/nowhere/t.csv"]) == 2
     assert "cannot read the trace" in capsys.readouterr().err

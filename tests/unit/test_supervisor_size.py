@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dspool.core.autoscale.sizing import Window
+from dspool.core.autoscale.inputs import Window
 from dspool.errors import (
     InvalidRequest,
     UnknownWorker,

@@ -26,7 +26,7 @@ def said_of_one():
     yield headline({"status": status, "pool": "p", "diagnosis": {"score": None}})
     yield line_of(WarmProgress(1, "begin", total=1))
     yield line_of(WarmProgress(1, "stage", index=0, total=1))
-    yield from map(str, (*POLICIES, Policy(10.0, 1.0, 1.0, 0.0)))
+    yield from map(str, (*POLICIES, Policy(10.0, 1.0)))
     for ready in (0, 1):
         yield from (part.sentence for part in health(HealthInput(desired=1, ready=ready)).parts)
 

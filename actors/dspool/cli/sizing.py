@@ -12,11 +12,11 @@ from dspool.cli.load_trace import Workload, read_trace
 from dspool.cli.options import AppliedFile, Debug, Json
 from dspool.cli.output import Output, guarded
 from dspool.config import PoolConfig, load_config
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.autoscale.policies import BUDGET
 from dspool.core.autoscale.simulation import PoolModel, SimulatedRun
 from dspool.core.autoscale.simulation import simulate as run_simulation
 from dspool.core.autoscale.sizers import AutomaticSizer, smallest_constant
-from dspool.core.autoscale.sizing import SizingConfig
 from dspool.errors import InvalidRequest
 
 DAY_S: Final = 86_400
@@ -109,7 +109,6 @@ def simulated_pool(
         min_size=own.min_size if least is None else least,
         max_size=own.max_size if most is None else most,
         max_wait_s=own.max_wait_s if max_wait_s is None else max_wait_s,
-        enabled=True,
     )
     if config.min_size > config.max_size:
         raise InvalidRequest(

@@ -14,7 +14,7 @@ import msgspec
 
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import SizingConfig
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.direct import DirectPool
 from dspool.errors import InternalError, NotAllowed, PoolError, UnknownWorker
 from dspool.messages import PoolStatus

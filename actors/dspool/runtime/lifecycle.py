@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import SizingConfig
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.config_changes import worker_settings
 from dspool.core.lifecycle.placement import ClusterNode, apart

@@ -13,7 +13,7 @@ import ray
 from ray.actor import ActorHandle
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import SizingInputs
+from dspool.core.autoscale.inputs import SizingInputs
 from dspool.errors import PoolError, WorkerLost
 from dspool.runtime.cluster import ask, find_actor
 from dspool.runtime.exported import RayMetrics, export_interval_s

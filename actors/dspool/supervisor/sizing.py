@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import Decision, SizingConfig, SizingInputs, SizingState, decide
+from dspool.core.autoscale.inputs import Decision, SizingConfig, SizingInputs, SizingState
+from dspool.core.autoscale.sizing import decide
 from dspool.core.lifecycle.status import PoolFacts
 from dspool.messages import JSON
 from dspool.messages.versioned_pickle import Message
@@ -114,8 +115,7 @@ class Sizing:
 
     def _decide(self, inputs: SizingInputs, facts: PoolFacts, source: str) -> Decision:
         inputs = msgspec.structs.replace(inputs, **facts._asdict())
-        config = msgspec.structs.replace(self._config, enabled=True)
-        decision, self._state = decide(config, inputs, self._state, now=self._clock())
+        decision, self._state = decide(self._config, inputs, self._state, now=self._clock())
         self._record(
             DecisionRecord(
                 at=self._wall(),
@@ -141,12 +141,8 @@ class Sizing:
         # A pool that holds for an hour must not push the reason of its growth out of memory: repeats only count.
         is_dry = record.source == "dry run"
         records = self._dry_runs if is_dry else self._records
-        last = records[-1] if records else None
-        is_repeat = last is not None and (
-            (last.target, last.overflow, last.action, _kind(last), last.source)
-            == (record.target, record.overflow, record.action, _kind(record), record.source)
-        )
-        if last is not None and is_repeat and record.action == "hold":
+        if records and record.action == "hold" and _kind(records[-1]) == _kind(record):
+            last = records[-1]
             records[-1] = msgspec.structs.replace(record, times=last.times + 1, since=last.since or last.at)
             return
         records.append(msgspec.structs.replace(record, since=record.at))
@@ -178,9 +174,10 @@ class Sizing:
             log.warning("recorded decisions of an earlier supervisor are not readable: %s", unreadable)
 
 
-def _kind(record: DecisionRecord) -> str:
-    """Its reason without the numbers: "resized 1.2 s ago" is the same reason as "resized 0.7 s ago"."""
-    return _NUMBER.sub("", record.reason)
+def _kind(record: DecisionRecord) -> tuple[object, ...]:
+    """What it says, without the numbers of its reason: "resized 1.2 s ago" is the same as "resized 0.7 s ago"."""
+    reason = _NUMBER.sub("", record.reason)
+    return record.target, record.overflow, record.action, record.source, reason
 
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")

@@ -16,7 +16,7 @@ from typing import Any
 
 from dspool.causes import met
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import Decision, SizingInputs
+from dspool.core.autoscale.inputs import Decision, SizingInputs
 from dspool.core.lifecycle import events as ev
 from dspool.core.lifecycle.state import PoolState
 from dspool.core.lifecycle.status import facts_of, status_of

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from dspool.core.autoscale.sizing import SizingInputs, Window
+from dspool.core.autoscale.inputs import SizingInputs, Window
 from dspool.core.metrics.health import HealthInput, HealthScore, health
 from dspool.core.metrics.histogram import Histogram
 from dspool.core.metrics.measures import (

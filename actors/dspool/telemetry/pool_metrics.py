@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from dspool.config import PoolConfig
-from dspool.core.autoscale.sizing import SizingInputs
+from dspool.core.autoscale.inputs import SizingInputs
 from dspool.core.metrics.measures import ErrorList, HistoryView, MetricsSnapshot
 from dspool.core.metrics.metric_store import MetricsOptions
 from dspool.core.metrics.operation_records import OperationBatch, OperationQuery

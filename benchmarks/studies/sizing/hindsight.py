@@ -12,10 +12,10 @@ import random
 from typing import Any
 
 from dspool.cli.load_trace import Workload
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.autoscale.policies import BUDGET, Policy
 from dspool.core.autoscale.simulation import PoolModel, simulate
 from dspool.core.autoscale.sizers import AutomaticSizer
-from dspool.core.autoscale.sizing import SizingConfig
 
 
 def best_plan(
@@ -40,8 +40,6 @@ def best_plan(
 
 def _any_plan(draw: random.Random) -> Policy:
     return Policy(
-        hold_s=math.exp(draw.uniform(math.log(0.5), math.log(300.0))),
-        factor=draw.uniform(0.0, 2.5),
+        hold_s=math.exp(draw.uniform(math.log(3.0), math.log(300.0))),
         spare=0.0 if draw.random() < 0.3 else math.exp(draw.uniform(math.log(0.1), math.log(6.0))),
-        floor=0.0 if draw.random() < 0.5 else draw.uniform(0.0, 1.25),
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from dspool.core.autoscale.demand import erlang_c_slots
 from dspool.core.autoscale.simulation import STEP_S, PoolModel, View
 from dspool.core.autoscale.sizers import ConstantSizer, recent
-from dspool.core.autoscale.sizing import erlang_c_slots
 
 TARGET = 0.7
 """Share of a worker's slots that every policy aims to have busy."""

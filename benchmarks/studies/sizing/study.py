@@ -12,6 +12,7 @@ printed is one JSON object:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -24,13 +25,13 @@ from benchmarks.common import ROOT, about, arguments, header
 from benchmarks.studies.sizing import workloads
 from benchmarks.studies.sizing.held_out import REPORT_SEED, dominates, held_out, summary
 from benchmarks.studies.sizing.hindsight import best_plan
-from benchmarks.studies.sizing.oracle import oracle
+from benchmarks.studies.sizing.oracle import Scheduled, needed, oracle
 from benchmarks.studies.sizing.picture import write_picture
 from benchmarks.studies.sizing.policies import HPA, KPA, Reactive, Seed, Serve, erlang_static
 from dspool.cli.load_trace import Workload, read_trace
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.autoscale.simulation import PoolModel, SimulatedRun, Sizer, simulate
 from dspool.core.autoscale.sizers import AutomaticSizer, ConstantSizer, smallest_constant
-from dspool.core.autoscale.sizing import SizingConfig
 from dspool.errors import InvalidRequest
 
 DEFAULT_TRACE = ROOT.parent / "shared" / "traces" / "azure_llm_2023_code.csv"
@@ -175,10 +176,15 @@ def _bounds(work: Workload, pool: PoolModel, oracle_s: float) -> dict[str, Any]:
     """What no reaction can avoid, and what a size that never changes would cost."""
     pool, _ = _start(work, pool)
     fastest = simulate(work.arrivals, work.services, Reactive(pool), pool)
+    # Knows at each moment what is needed, but not before; never lets a worker go.
+    largest = list(itertools.accumulate(needed(work, pool), max))
+    no_foresight = simulate(work.arrivals, work.services, Scheduled(largest, pool.initial_size), pool)
     constant = smallest_constant(work.arrivals, work.services, pool)
     return {
         "workload": work.name,
         "fastest_reaction_waits_over_pct": round(fastest.over_pct, 3),
+        "no_foresight_waits_over_pct": round(no_foresight.over_pct, 3),
+        "no_foresight_vs_oracle": round(no_foresight.worker_seconds / oracle_s, 3),
         "constant_size_for_1_pct": constant.largest if constant else None,
         "constant_size_vs_oracle": round(constant.worker_seconds / oracle_s, 3) if constant else None,
         "mean_busy_workers": round(sum(work.services) / work.span_s / pool.slots, 3),
@@ -234,7 +240,9 @@ def _print_summary(summed: list[dict[str, Any]]) -> None:
 def _print_bounds(bound: dict[str, Any]) -> None:
     print(
         f"  bounds: growing to the maximum at the first queue leaves "
-        f"{bound['fastest_reaction_waits_over_pct']:.2f} % over; the best constant size "
+        f"{bound['fastest_reaction_waits_over_pct']:.2f} % over; knowing what is needed, but not before, and never "
+        f"letting a worker go {bound['no_foresight_waits_over_pct']:.2f} % at {bound['no_foresight_vs_oracle']} times "
+        f"the oracle; the best constant size "
         f"({bound['constant_size_for_1_pct']}) costs {bound['constant_size_vs_oracle']} times the oracle; "
         f"busy {bound['mean_busy_workers']} workers, oracle {bound['mean_oracle_workers']}"
     )

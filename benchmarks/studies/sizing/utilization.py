@@ -11,9 +11,9 @@ from multiprocessing import get_context
 
 from benchmarks.studies.sizing import workloads
 from benchmarks.studies.sizing.policies import erlang_static
+from dspool.core.autoscale.inputs import SizingConfig
 from dspool.core.autoscale.simulation import STEP_S, PoolModel, View, simulate
 from dspool.core.autoscale.sizers import AutomaticSizer
-from dspool.core.autoscale.sizing import SizingConfig
 
 LOW, HIGH = 0.6, 0.8
 WINDOW_S = 60.0

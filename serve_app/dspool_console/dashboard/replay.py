@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from dspool.core.autoscale.inputs import SizingConfig, SizingInputs, SizingState, Window
@@ -140,7 +139,7 @@ class Replay:
     def __init__(
         self, config: SizingConfig, load: ReplayLoad, *, slots_per_worker: int, start_delay_s: float
     ) -> None:
-        self.config = msgspec.structs.replace(config, enabled=True)
+        self.config = config
         self._load, self._slots, self._start_delay_s = load, slots_per_worker, start_delay_s
         first = round(load.size[0]) if load.size else config.min_size
         self._base = _ReplayWorkers(min(config.max_size, max(config.min_size, first)))

@@ -6,19 +6,7 @@ import math
 from collections.abc import Iterable
 
 from dspool.core.autoscale.inputs import Peak, SizingConfig, SizingInputs, SizingState
-from dspool.core.autoscale.policies import (
-    BUDGET,
-    MEMORY_S,
-    OPENING,
-    OPENING_LOAD,
-    OPENING_S,
-    RECALL_S,
-    LoadSample,
-    Policy,
-    RecentPeaks,
-    choose,
-    judge,
-)
+from dspool.core.autoscale.policies import BUDGET, MEMORY_S, LoadSample, Policy, choose, judge, largest
 
 BAND = 0.05
 """Utilization may be this much above `target_utilization` before the size follows."""
@@ -26,16 +14,27 @@ RECENT_S = 10.0
 """Time constant of the mean load for utilization. The mean of a minute is half a minute old: load that grows
 by a sixth in that time would leave a band of 60-80 %; the mean of a few seconds is mostly noise."""
 SIGMA_LOAD = 2.0
+KEEP_SWITCHES = 2.0
+"""A worker goes once it was not needed for this many times what it costs to let it go and start another."""
+OPENING_S, OPENING_FACTOR = 15.0, 2.5
+"""A pool that must grow so soon after its start grows to so many times its need: the burst may only have begun."""
+RECALL_S = 600.0
+"""Older peaks are forgotten."""
 
 
 class Demand:
     """What the load needs, in slots.
 
     Attributes:
-        utilization: keeps recently busy slots over slots below `target_utilization + BAND`. headroom: keeps all
-        but BUDGET of the waits within `max_wait_s` if arrivals are Poisson (`erlang_c_slots`). room: what `policy`
-        keeps for bursts. backlog: clears what would still wait when a new worker could take it; 0 when
-        nothing would. switch_s: worker-seconds that it costs to let a worker go and start another.
+        utilization: keeps recently busy slots over slots below `target_utilization + BAND`.
+        headroom: the smallest M/M/c system in which at most BUDGET of the operations wait longer than `max_wait_s`
+            (`erlang_c_slots`). For many slots this is load + b * sqrt(load), the square-root staffing of S. Halfin
+            and W. Whitt, "Heavy-traffic limits for queues with many exponential servers", Operations Research 29,
+            1981.
+        room: what `policy` keeps for bursts (`policies.py`).
+        backlog: when operations wait, what clears those that would still wait when a new worker could take them;
+            0 when nothing would: a queue that the pool will have drained by then is no reason to grow.
+        keep_s: seconds for which a worker stays that is not needed.
     """
 
     def __init__(
@@ -52,6 +51,7 @@ class Demand:
         self.service_s = window.run_s / window.finished if window.finished else 0.0
         self.load = long.busy_slot_s / long.span_s if long.span_s > 0 else 0.0
         self.rate = short.arrivals / short.span_s if short.span_s > 0 else 0.0
+        self._opening = state.first_at is None or now - state.first_at < OPENING_S
         self.elapsed_s = short.span_s if state.called_at is None else max(0.0, now - state.called_at)
         self.recent = self._recent()
         self.utilization = self.recent / min(0.95, config.target_utilization + BAND)
@@ -62,14 +62,14 @@ class Demand:
         fade = math.exp(-self.elapsed_s / MEMORY_S)
         self.started, self.late = state.started * fade + sample.started, state.late * fade + sample.late
         # A worker that goes finishes what it runs: about one mean service time, if those are exponential.
-        leave_s = self.service_s
-        self.switch_s = inputs.start_delay_s + leave_s
-        base = self.utilization, self.headroom
-        self.scores = judge(state.scores, sample, self.peaks, *base, leave_s, config, inputs, now)
-        self.policy = follow or self._policy(now)
-        if not self.policy.headroom:
-            self.headroom = 0.0
-        self.room = RecentPeaks(self.peaks, now).slots(self.policy, inputs.slots_per_worker)
+        switch_s = inputs.start_delay_s + self.service_s
+        self.keep_s = max(config.shrink_cooldown_s, KEEP_SWITCHES * switch_s)
+        least = max(self.utilization, self.headroom)
+        self.scores = judge(state.scores, sample, self.peaks, least, self.keep_s, config, inputs, now)
+        self.policy = follow or choose(self.scores, self.late, self.started)
+        # What is needed for the rest of the time that the policy holds it then stays for `keep_s`.
+        peak = largest(self.peaks, max(0.0, self.policy.hold_s - self.keep_s), now)
+        self.room = peak + self.policy.spare * inputs.slots_per_worker
         self.backlog = self._backlog()
 
     @property
@@ -82,7 +82,10 @@ class Demand:
             (self.backlog, "backlog"),
             key=lambda need: need[0],
         )
-        return math.ceil(slots / self._inputs.slots_per_worker - 1e-9), name
+        per_worker = self._inputs.slots_per_worker
+        if self._opening and slots > self._inputs.desired * per_worker:
+            slots *= OPENING_FACTOR
+        return math.ceil(slots / per_worker - 1e-9), name
 
     def numbers(self) -> dict[str, float]:
         """The numbers that explain the decision."""
@@ -99,19 +102,9 @@ class Demand:
             "need_peak": round(self.room, 2),
             "need_backlog": round(self.backlog, 2),
             "plan_hold_s": self.policy.hold_s,
-            "plan_factor": self.policy.factor,
             "plan_spare": self.policy.spare,
-            "plan_floor": self.policy.floor,
             "late_pct": round(100 * self.late / self.started, 3) if self.started else 0.0,
         }
-
-    def _policy(self, now: float) -> Policy:
-        state, inputs = self._state, self._inputs
-        fresh = state.first_at is None or now - state.first_at < OPENING_S
-        slots = inputs.desired * inputs.slots_per_worker
-        if fresh and (state.grew_at is not None or self.demand > OPENING_LOAD * slots):
-            return OPENING
-        return choose(self.scores, self.late, self.started)
 
     def _recent(self) -> float:
         """Mean busy slots, newer ones counting more (exponentially, RECENT_S); at first that of the long window."""
@@ -173,7 +166,8 @@ def erlang_c_slots(load: float, service_s: float, max_wait_s: float, share: floa
 
     `load` is the offered load in erlangs (arrivals/s times mean service time). The M/M/c result: P(wait >
     t) = C(c, load) * exp(-(c - load) * t / service_s), where Erlang's C comes from the recursion of his B
-    formula.
+    formula (A. K. Erlang, "Solution of some problems in the theory of probabilities of significance in automatic
+    telephone exchanges", 1917).
     """
     if load <= 0 or service_s <= 0:
         return 0
@@ -192,7 +186,7 @@ def remember(peaks: Iterable[Peak], newest: Peak, now: float) -> tuple[Peak, ...
     """`peaks` and the newest, with neighbours merged that together span less than a tenth of their age."""
     merged: list[Peak] = []
     for peak in (*peaks, newest):
-        if now - peak.end > 3 * RECALL_S:
+        if now - peak.end > RECALL_S:
             continue
         last = merged[-1] if merged else None
         if last is not None and peak.end - last.start <= 0.1 * (now - peak.end):

@@ -33,11 +33,10 @@ class SizingConfig(Message, Struct, frozen=True, kw_only=True):
     """Span of `SizingInputs.short`: at least the interval and two metrics flushes."""
     long_window_s: float = 60.0
     """Span of `SizingInputs.long`."""
-    enabled: bool = True
 
     @classmethod
     def of(cls, config: PoolConfig) -> SizingConfig:
-        """The sizing part of a pool configuration (`enable_optimizer` becomes `enabled`)."""
+        """The sizing part of a pool configuration."""
         interval, flush = config.optimization_interval_s, config.metrics_flush_interval_s
         return cls(
             min_size=config.min_pool_size,
@@ -51,7 +50,6 @@ class SizingConfig(Message, Struct, frozen=True, kw_only=True):
             interval_s=interval,
             stale_after_s=STALE_INTERVALS * max(1.0, interval, flush),
             short_window_s=max(1.0, interval, 2 * flush),
-            enabled=config.enable_optimizer,
         )
 
 
@@ -122,8 +120,6 @@ class Score(Message, Struct, frozen=True, array_like=True):
     late: float = 0.0
     """Operations that would have waited too long."""
     worker_s: float = 0.0
-    workers: int = 0
-    """Its size at the last call; does not fade."""
 
 
 class SizingState(Message, Struct, frozen=True, kw_only=True):

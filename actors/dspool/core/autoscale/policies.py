@@ -1,9 +1,10 @@
-"""Which policy for keeping room is the cheapest that would have kept the wait objective?
+"""Which policy for keeping room is worth its price?
 
-How much room to keep beyond what runs now, and for how long, depends on the load: one worker more for a moment
+How much room to keep beyond what runs now, and for how long, depends on the load: half a worker for a moment
 suffices where load drifts, the size of the largest burst where bursts come out of silence. So `judge` follows
 each policy below in thought: what would it have cost, and how many operations would have come late to the workers
-that it would have had warm? That costs nothing, as load does not depend on size.
+that it would have had warm? That costs nothing, as load does not depend on size. `choose` gives late operations
+a price that rises with the share that came late in truth, and follows the policy that is cheapest at it.
 """
 
 from __future__ import annotations
@@ -19,68 +20,30 @@ from dspool.core.wording import counted
 
 BUDGET = 0.01
 """Share of operations that may wait longer than `max_wait_s`."""
+LATE_COSTS_S = 10.0
+"""Worker-seconds that a late operation is worth while just BUDGET of them are late; in proportion at other shares."""
+PRIOR_OPERATIONS = 300.0
+"""The price begins as if so many operations had been seen, BUDGET of them late."""
+PRIOR_S = 200.0
+"""A policy begins as if what it spares had been idle for so long: it must save something before it is followed."""
 MEMORY_S = 1800.0
 """Time constant of the memory of what policies cost and how much came late."""
-RECALL_S = 600.0
-"""`Policy.floor` refers to the largest peak of this time."""
-CREDIT_OPERATIONS = 300.0
-"""Operations in time as every policy's credit, so that the first late ones do not decide everything."""
-LATE_COSTS_S = 20.0
-"""When no policy keeps the budget: the worker-seconds that one late operation costs."""
-LATE_WITHIN_BUDGET_COSTS_S = 1.0
-"""The same among the policies that keep it: to come close to the budget must save something."""
-LATE_WHILE_SHORT = 0.7
-"""Share of arrivals that come late while a policy has too few slots already; some find one that was just freed."""
 
 
 class Policy(Struct, frozen=True):
-    """Keep `factor` times the peak of the last `hold_s` and `spare` workers, and `floor` times the largest known
-    peak; without `headroom`, trust that instead of what Erlang C says of Poisson arrivals."""
+    """Keep the peak of the last `hold_s` seconds and `spare` workers, or fewer than the peak if that is negative."""
 
     hold_s: float
-    factor: float
     spare: float
-    floor: float
-    headroom: bool = True
-
-    def slots(self, peak: float, known_peak: float, slots_per_worker: int) -> float:
-        return max(self.factor * peak + self.spare * slots_per_worker, self.floor * known_peak)
 
     def __str__(self) -> str:
-        text = f"{self.factor:g} x peak of {self.hold_s:g} s"
-        text += f" + {counted(self.spare, 'worker')}" if self.spare else ""
-        return text + (f", at least {self.floor:g} x largest" if self.floor else "")
+        text, sign = f"peak of {self.hold_s:g} s", "-" if self.spare < 0 else "+"
+        return f"{text} {sign} {counted(abs(self.spare), 'worker')}" if self.spare else text
 
 
-POLICIES = (
-    Policy(10.0, 0.8, 0.25, 0.0),
-    Policy(10.0, 1.0, 0.25, 0.0),
-    Policy(3.0, 1.25, 0.0, 0.0),
-    Policy(1.0, 1.25, 0.5, 0.0),
-    Policy(1.0, 0.8, 1.0, 0.0),
-    Policy(1.0, 1.25, 0.75, 0.0),
-    Policy(3.0, 2.0, 0.25, 0.0),
-    Policy(10.0, 0.8, 2.0, 0.0),
-    Policy(3.0, 1.0, 2.0, 0.0),
-    Policy(40.0, 1.0, 2.0, 0.0),
-    Policy(10.0, 0.8, 1.0, 0.75),
-    Policy(3.0, 1.0, 0.75, 0.5),
-    Policy(1.0, 2.0, 2.0, 0.5),
-    Policy(10.0, 1.25, 2.0, 0.75),
-    Policy(10.0, 2.0, 2.0, 1.0),
-    Policy(40.0, 0.6, 0.5, 1.0),
-    Policy(300.0, 1.0, 1.0, 1.0),
-    Policy(10.0, 0.8, 0.0, 0.0, headroom=False),
-    Policy(10.0, 1.0, 0.0, 0.0, headroom=False),
+POLICIES = tuple(
+    Policy(hold_s, spare) for hold_s in (3.0, 30.0, 100.0) for spare in (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 )
-"""A search of 600 on fifteen synthetic loads found these few that come close to the best on each; the last two with
-head-room add most on seventy loads (`benchmarks/studies/sizing/held_out.py`, seeds 1 to 5)."""
-OPENING = Policy(30.0, 2.5, 0.0, 1.0)
-"""At first, with nothing to judge by: expects a burst to grow beyond what came so far."""
-OPENING_S = 15.0
-"""How long to follow `OPENING`."""
-OPENING_LOAD = 0.625
-"""Only once the need is this share of the slots: a pool that starts large enough does not grow for nothing."""
 
 
 class LoadSample(NamedTuple):
@@ -99,80 +62,54 @@ def judge(
     scores: Sequence[Score],
     sample: LoadSample,
     peaks: Sequence[Peak],
-    utilization: float,
-    headroom: float,
-    leave_s: float,
+    least: float,
+    keep_s: float,
     config: SizingConfig,
     inputs: SizingInputs,
     now: float,
 ) -> tuple[Score, ...]:
     """`scores` with what each policy would have done since the last call.
 
-    `utilization` and `headroom`: slots that policies keep in any case. `leave_s`: how long a worker that goes is
-    still paid for.
+    `least`: slots that every policy keeps. `keep_s`: how long every policy keeps a worker that is not needed.
     """
     per_worker, fade = inputs.slots_per_worker, math.exp(-sample.elapsed_s / MEMORY_S)
     if len(scores) != len(POLICIES):  # the first call, or the state of a version with other policies
-        scores = (Score(),) * len(POLICIES)
+        scores = tuple(Score(worker_s=policy.spare * PRIOR_S) for policy in POLICIES)
     # What is warm now was ordered one start ago, by the peaks known then.
     order_time = now - inputs.start_delay_s - config.interval_s
-    for_warm, for_new = RecentPeaks(peaks, order_time), RecentPeaks(peaks, now)
+    known = {}
+    for hold_s in {policy.hold_s for policy in POLICIES}:
+        span_s = max(hold_s, keep_s)
+        known[hold_s] = largest(peaks, span_s, order_time), largest(peaks, span_s, now)
     totals = []
     for policy, score in zip(POLICIES, scores, strict=True):
-        least = max(utilization, headroom) if policy.headroom else utilization
-        warm = per_worker * _workers(max(least, for_warm.slots(policy, per_worker)), per_worker, config)
-        late = 0.0
-        if sample.demand > warm:
-            short = sample.demand_before > warm
-            late = sample.arrived * (LATE_WHILE_SHORT if short else 1 - warm / sample.demand)
-        if warm <= sample.slots_before:  # with no more than the pool had, no fewer would have come late
+        warm, ordered = (
+            _workers(max(least, peak + policy.spare * per_worker), per_worker, config)
+            for peak in known[policy.hold_s]
+        )
+        slots, late = warm * per_worker, 0.0
+        if sample.demand > slots:
+            # To a policy that is short already, all come late: what waits is before them.
+            late = sample.arrived * (1.0 if sample.demand_before > slots else 1 - slots / sample.demand)
+        if slots <= sample.slots_before:  # with no more than the pool had, no fewer would have come late
             late = max(late, sample.late)
-        workers = _workers(max(least, for_new.slots(policy, per_worker)), per_worker, config)
-        paid_s = workers * sample.elapsed_s + max(0, score.workers - workers) * leave_s
-        totals.append(Score(score.late * fade + late, score.worker_s * fade + paid_s, workers))
+        totals.append(Score(score.late * fade + late, score.worker_s * fade + ordered * sample.elapsed_s))
     return tuple(totals)
 
 
 def choose(scores: Sequence[Score], late: float, started: float) -> Policy:
-    """The cheapest policy that keeps the budget; what really came late counts half.
-
-    A late operation has a price, a high one where no policy keeps the budget. Head-room is given up only once the
-    credit is no longer most of what is known.
-    """
-    allowed = BUDGET * (started + CREDIT_OPERATIONS)
-    keep = [
-        i
-        for i, (policy, score) in enumerate(zip(POLICIES, scores, strict=True))
-        if (late + score.late) / 2 <= allowed and (policy.headroom or started >= CREDIT_OPERATIONS)
-    ]
-    price_s = LATE_WITHIN_BUDGET_COSTS_S if keep else LATE_COSTS_S
-    return POLICIES[
-        min(keep or range(len(scores)), key=lambda i: scores[i].worker_s + price_s * scores[i].late)
-    ]
+    """The policy that is cheapest in worker-seconds and late operations. `late` of `started` came late in truth."""
+    share = (late + BUDGET * PRIOR_OPERATIONS) / (started + PRIOR_OPERATIONS)
+    price_s = LATE_COSTS_S * share / BUDGET
+    return min(
+        zip(POLICIES, scores, strict=True), key=lambda pair: pair[1].worker_s + price_s * pair[1].late
+    )[0]
 
 
-class RecentPeaks:
-    """The peaks up to a moment."""
-
-    def __init__(self, peaks: Iterable[Peak], until: float) -> None:
-        self._peaks = [p for p in peaks if p.start <= until and p.end > until - RECALL_S]
-        self._until = until
-        self._by_span: dict[float, float] = {}
-
-    def peak(self, span_s: float) -> float:
-        """The largest of the last `span_s` seconds."""
-        if span_s not in self._by_span:
-            since = self._until - span_s - 1e-9
-            largest = 0.0
-            for peak in reversed(self._peaks):
-                if peak.end < since:
-                    break
-                largest = max(largest, peak.slots)
-            self._by_span[span_s] = largest
-        return self._by_span[span_s]
-
-    def slots(self, policy: Policy, slots_per_worker: int) -> float:
-        return policy.slots(self.peak(policy.hold_s), self.peak(RECALL_S), slots_per_worker)
+def largest(peaks: Iterable[Peak], span_s: float, until: float) -> float:
+    """The slots of the largest peak in the `span_s` seconds before `until`; 0 if there is none."""
+    since = until - span_s - 1e-9
+    return max((peak.slots for peak in peaks if peak.start <= until and peak.end >= since), default=0.0)
 
 
 def _workers(slots: float, per_worker: int, config: SizingConfig) -> int:

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from dspool.core.autoscale.inputs import Decision, SizingConfig, SizingInputs, SizingState, Window
 from dspool.core.autoscale.policies import BUDGET, Policy
 from dspool.core.autoscale.simulation import STEP_S, PoolModel, Sample, SimulatedRun, View, simulate
-from dspool.core.autoscale.sizing import Decision, SizingConfig, SizingInputs, SizingState, Window, decide
+from dspool.core.autoscale.sizing import decide
 
 
 @dataclass

@@ -1,22 +1,8 @@
 """How many workers the pool should have, and why.
 
 Pure: `decide` gets the configuration, the inputs, the state of its last call and `now`, and returns
-a `Decision` and the next state. No clock, no randomness, no I/O. `docs/explanation/sizing.md` explains it and
-shows what it reaches.
-
-The size is the largest of several needs, each in slots, rounded up to workers (`demand.py` computes
-them):
-
-- *utilization*: recently busy slots over available slots stay inside the band around `target_utilization`;
-- *head-room*: the smallest M/M/c system in which at most one operation in a hundred waits longer than
-  `max_wait_s` (Erlang C: A. K. Erlang, "Solution of some problems in the theory of probabilities of
-  significance in automatic telephone exchanges", 1917; for many slots this is load + b * sqrt(load), the
-  square-root staffing of S. Halfin and W. Whitt, "Heavy-traffic limits for queues with many exponential
-  servers", Operations Research 29, 1981), unless the policy that is followed does without;
-- *recent peak*: room for bursts, as of the cheapest of several policies that would have kept the wait
-  objective so far (`policies.py`): how much of the recent and of the largest peak, and for how long;
-- *backlog*: when operations wait now, what clears those that would still wait when a new worker could take
-  them. A queue that the pool will have drained by then is no reason to grow.
+a `Decision` and the next state. No clock, no randomness, no I/O. The size is the largest of several needs, each
+in slots (`demand.py`), rounded up to workers. `docs/explanation/sizing.md` explains it and shows what it reaches.
 """
 
 from __future__ import annotations
@@ -25,33 +11,11 @@ import math
 
 import msgspec
 
-from dspool.core.autoscale.demand import Demand, erlang_c_slots
-from dspool.core.autoscale.inputs import (
-    Action,
-    Decision,
-    Peak,
-    SizingConfig,
-    SizingInputs,
-    SizingState,
-    Window,
-)
+from dspool.core.autoscale.demand import Demand
+from dspool.core.autoscale.inputs import Action, Decision, SizingConfig, SizingInputs, SizingState
 from dspool.core.autoscale.policies import Policy
 from dspool.core.wording import counted
 
-__all__ = [
-    "Action",
-    "Decision",
-    "Peak",
-    "SizingConfig",
-    "SizingInputs",
-    "SizingState",
-    "Window",
-    "decide",
-    "erlang_c_slots",
-]
-
-KEEP_SWITCHES = 2.0
-"""A worker goes once it was not needed for this many times what it costs to let it go and start another."""
 ERROR_SHARE = 0.1
 """From this share of model errors on, load says nothing about size: operations fail fast, hang, or are retried."""
 
@@ -67,11 +31,10 @@ def decide(
     """The size the pool should have at `now` (monotonic seconds), with the reason, and the state for the next call.
 
     Growing for demand that exceeds the pool is immediate; growing for head-room waits until
-    `grow_cooldown_s` after the last growth. A worker goes once it was not needed for `shrink_cooldown_s` and for
-    KEEP_SWITCHES times what it costs to let it go and start another. No
-    data, stale data and a failing model endpoint hold the size as it is (inside the bounds). What the base
-    size may not take goes to overflow workers, which leave after `overflow_idle_s` without need. `follow`
-    fixes the policy for room instead of choosing one.
+    `grow_cooldown_s` after the last growth. A worker goes once it was not needed for `Demand.keep_s`. No data, stale
+    data and a failing model endpoint hold the size as it is (inside the bounds). What the base size may not take
+    goes to overflow workers, which leave after `overflow_idle_s` without need. `follow` fixes the policy for room
+    instead of choosing one.
     """
     size = _bounded(config, inputs.desired)
     blind = _blind(config, inputs)
@@ -147,10 +110,9 @@ def _base(
     cause = f"{name} needs {counted(_bounded(config, need), 'worker')}"
     if inputs.queued or inputs.oldest_wait_s > config.max_wait_s:
         return size, 0, f"{cause}, operations wait {inputs.oldest_wait_s:.2f} s"
-    if state.first_at is None or now - state.first_at < config.long_window_s / 2:
+    if state.first_at is None or now - state.first_at < config.long_window_s:
         return size, 0, f"{cause}, too little seen to shrink"
-    keep_s = max(config.shrink_cooldown_s, KEEP_SWITCHES * demand.switch_s)
-    lower = _bounded(config, max(need, kept(needed_at, keep_s, now)))
+    lower = _bounded(config, max(need, kept(needed_at, demand.keep_s, now)))
     if lower == size:
         return size, 0, f"{cause}, needed {size} {now - needed_at[-1]:.1f} s ago"
     return lower, 0, cause
@@ -177,8 +139,6 @@ def _overflow(
 
 def _blind(config: SizingConfig, inputs: SizingInputs) -> str:
     """Why the inputs say nothing about size; empty when they do."""
-    if not config.enabled:
-        return "sizing is switched off"
     if inputs.age_s is None or inputs.short.span_s <= 0 or inputs.long.span_s <= 0:
         return "no data yet"
     if inputs.age_s > config.stale_after_s:
