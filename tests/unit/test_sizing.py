@@ -109,6 +109,15 @@ def test_a_queue_that_is_drained_before_a_worker_could_start_does_not_grow_the_p
     assert answer(seen, state=large).action == "hold"
 
 
+def test_a_queue_is_answered_before_anything_has_ended_where_workers_start_at_once():
+    # Nothing says how long an operation takes.
+    seen = Window(span_s=60.0, arrivals=100, started=16, peak_demand=80)
+    decision = answer(
+        observed(16, size=2, short=seen, long=seen, queued=64, oldest_wait_s=3.0, start_delay_s=0.0)
+    )
+    assert decision.action == "grow"
+
+
 def test_a_queue_some_minutes_ago_does_not_count():
     long = window(60.0, 6, peak=100, over_wait=40)
     assert answer(observed(6, size=2, long=long)).action == "hold"

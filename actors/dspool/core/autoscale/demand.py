@@ -151,7 +151,8 @@ class Demand:
         inputs = self._inputs
         if inputs.queued == 0:
             return 0.0
-        service = self.service_s or inputs.start_delay_s
+        # As long as nothing has ended, a guess; of the second if a worker starts in no time.
+        service = self.service_s or inputs.start_delay_s or 1.0
         available = (inputs.actual + inputs.overflow) * inputs.slots_per_worker
         # What arrives, less what the slots finish, until a worker that starts now is warm.
         arrivals = self.rate * inputs.start_delay_s
