@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from dspool.core.metrics.metric_store import ENDED_LIVES
@@ -84,6 +87,18 @@ def test_figures_belong_to_a_workers_life_and_counters_to_its_ordinal():
     rows = len(scene.metrics.table(60, worker=dead.reporter).times())
     scene.pass_time(10)
     assert len(scene.metrics.table(60, worker=dead.reporter).times()) == rows, "its history has ended"
+
+
+def test_a_history_goes_with_its_worker_and_waits_for_no_search_for_cycles():
+    scene = Scene(workers=0)
+    gc.disable()
+    try:
+        series = scene.metrics._store.worker_series("w0")
+        gone = weakref.ref(series.history)
+        del series, scene.metrics._store.workers["w0"]
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_of_workers_that_report_no_more_a_bounded_number_of_histories_stays():

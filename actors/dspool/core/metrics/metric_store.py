@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from functools import partial
 from typing import Final
 
 from msgspec import Struct, field
@@ -306,7 +307,8 @@ class Series:
         )
         self.history: HistoryWindow[Interval] = HistoryWindow(
             Interval,
-            self._row,
+            # Not a method of ours: a worker's series is gone with the worker, not with the next search for cycles.
+            partial(_row, columns),
             width=len(columns),
             fine_interval_s=options.fine_interval_s,
             fine_span_s=options.fine_span_s,
@@ -315,10 +317,6 @@ class Series:
             long_interval_s=options.long_interval_s,
             long_span_s=options.long_span_s,
         )
-
-    def _row(self, interval: Interval) -> list[float]:
-        point = point_of(interval)
-        return [getattr(point, name) for name in self.columns]
 
     def close(self, start: float, end: float) -> Interval:
         """End the open interval at a tick."""
@@ -361,6 +359,11 @@ class Series:
         self.total.add(saved.total)
         self.busy_s += saved.busy_s
         self.history.load(saved.rows, origin)
+
+
+def _row(columns: tuple[str, ...], interval: Interval) -> list[float]:
+    point = point_of(interval)
+    return [getattr(point, name) for name in columns]
 
 
 def counters_of(total: Tally, outcomes: list[int]) -> Counters:
