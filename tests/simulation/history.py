@@ -19,7 +19,7 @@ class Call:
     id: str
     client: str
     what: str
-    """execute, stream, set, get, end."""
+    """execute, stream, set, get, session execute, end, or bad set: of a value that cannot be stored."""
     sent_at: float
     timeout_s: float
     session: str | None = None
@@ -40,6 +40,8 @@ class Call:
     """Whether its program ends when it is cancelled."""
     calm: bool = False
     """Sent when the faults had stopped and the pool was whole again: it must succeed."""
+    moves: bool = False
+    """The worker of its session was full when it was sent, others were not, and the session may move."""
 
 
 @dataclass
@@ -63,6 +65,10 @@ class History:
     faults: list[dict[str, Any]] = field(default_factory=list)
     deaths: dict[str, float] = field(default_factory=dict)
     """When each worker process died."""
+    stopped: dict[str, float] = field(default_factory=dict)
+    """When each worker that left in order was told to end."""
+    ordered: dict[str, float] = field(default_factory=dict)
+    """When each worker was told to end for the first time, in order or because it was given up."""
     frozen: list[tuple[str, float, float]] = field(default_factory=list)
     """(process, from, to) of each pause."""
     blocked: list[tuple[str, float, float]] = field(default_factory=list)
@@ -114,4 +120,4 @@ class History:
             self.frozen,
             self.errors,
         )
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

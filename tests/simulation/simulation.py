@@ -176,6 +176,7 @@ async def _peace(
             await system.client_ready[name].wait()
         for call in callers.last_calls(name):
             await system.client_processes[name].spawn(call)
+        await system.client_processes[name].spawn(callers.crowd(name))
     history.leftovers = await _leftovers(system)
     if system.metrics is not None:
         await asyncio.sleep(2 * system.config.metrics_flush_interval_s)
