@@ -228,11 +228,9 @@ def _leaves(history: History) -> Iterator[str]:
     """A worker is drained, unless it died: it is told to end when all that it runs has ended."""
     for run in history.runs:
         stopped_at, call = history.stopped.get(run.worker), history.calls.get(run.call)
-        if stopped_at is None or run.ended_at is not None or call is None:
+        if stopped_at is None or call is None or not run.began_at < stopped_at <= _until(run, history):
             continue
-        died_at = history.deaths.get(run.worker, stopped_at)
-        awaited = call.ended_at is None or call.ended_at >= stopped_at
-        if awaited and run.began_at < stopped_at <= died_at:
+        if call.ended_at is None or call.ended_at >= stopped_at:
             yield f"{call.id} ({call.what}) still ran on {run.worker} when that was told to end"
 
 
@@ -332,7 +330,8 @@ def _whole(history: History, calm_s: float) -> Iterator[str]:
 
 def _interrupted(call: Call, history: History) -> bool:
     assert call.ended_at is not None
-    return any(call.sent_at - HEARD_S <= at <= call.ended_at for at in _losing(history))
+    resets = _troubles(history, frozenset({"reset"}))
+    return any(call.sent_at - HEARD_S <= at <= call.ended_at for at in _losing(history) + resets)
 
 
 def _losing(history: History) -> list[float]:

@@ -166,9 +166,12 @@ class Faults:
         self._history.fault("slow network", seconds=network.slow_s)
 
     async def _fault_reset(self) -> None:
+        self.reset(self._dice)
+
+    def reset(self, dice: random.Random) -> None:
         """Something on the way ends a connection between two that live."""
         if pipes := list(self._system.network.pipes):
-            pipe = self._dice.choice(pipes)
+            pipe = dice.choice(pipes)
             self._history.fault("reset", processes=[pipe.sender.name, pipe.receiver.name])
             for end in (pipe.source, pipe.target):
                 end.process.soon(end.broken, "reset")

@@ -110,7 +110,7 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
             "a worker that leaves ends what it runs",
             lambda: of(
                 executed("k1", 1, 5, idempotent=True),
-                runs=(Run("k1", "w", None, 1), Run("k1", "v", None, 4, ended_at=5)),
+                runs=(Run("k1", "w", None, 1, ended_at=3.05), Run("k1", "v", None, 4, ended_at=5)),
                 stopped={"w": 3.0},
                 deaths={"w": 3.1},
             ),
