@@ -26,7 +26,7 @@ class Call:
     principal: str | None = None
     key: str | None = None
     value: Any = None
-    """What `set` writes."""
+    """What `set` writes; None: it deletes."""
     idempotent: bool = False
     attempts: int = 3
     """How often it may run if it is idempotent."""

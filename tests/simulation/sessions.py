@@ -121,7 +121,7 @@ def changed_late(history: History) -> Iterator[str]:
         if run.session is not None:
             by_session[run.session].append(run)
     for call in history.calls.values():
-        if call.what != "set" or _certain(call) or call.session is None:
+        if call.what != "set" or call.value is None or _certain(call) or call.session is None:
             continue
         runs = by_session[call.session]
         own = [run for run in runs if run.call == call.id]

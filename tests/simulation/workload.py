@@ -8,7 +8,15 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from dspool.errors import PoolError
-from dspool.messages import EndSession, ExecuteProgram, GetVariable, Result, SetVariable, StreamProgram
+from dspool.messages import (
+    DeleteVariable,
+    EndSession,
+    ExecuteProgram,
+    GetVariable,
+    Result,
+    SetVariable,
+    StreamProgram,
+)
 from tests.simulation.history import Call, History
 from tests.simulation.program import PROGRAM
 from tests.simulation.system import System
@@ -55,8 +63,11 @@ class Callers:
         return await self._wait(call, command, dice.uniform(0.0, 1.0) if dice.random() < 0.05 else None)
 
     def _other_change(self, call: Call, command: SetVariable, dice: random.Random) -> Any:
-        """The change as it is, or made by a program that takes its time, or one that cannot be stored."""
-        kind = dice.choices(("plain", "slow", "bad"), (6, 3, 0.5))[0]
+        """The change as it is, or a deletion, or made by a slow program, or one that cannot be stored."""
+        kind = dice.choices(("delete", "plain", "slow", "bad"), (1, 5, 3, 0.5))[0]
+        if kind == "delete":
+            call.value = None
+            return DeleteVariable(command.name)
         if kind == "slow":
             call.heeds, call.idempotent = True, False
             seconds = dice.choice((0.05, 0.5, 2.0, 5.0))
