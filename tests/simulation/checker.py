@@ -31,6 +31,8 @@ DECLARED = frozenset(
 )
 TROUBLES = frozenset({"partition", "power off", "freeze", "slow network", "reset"})
 """What makes a worker that lives look dead."""
+DOUBTS = TROUBLES - {"freeze"} | {"report_dead", "deploy", "rollback", "lost orders"}
+"""What else may speak against a worker."""
 REASON_S = 60.0
 FREED_S = 2.0
 TOLD_S = 5.0
@@ -74,6 +76,7 @@ def violations(
             ("lost for a reason", _losses(history)),
             ("a worker that leaves ends what it runs", _leaves(history)),
             ("who was given up changes nothing", sessions.changed_late(history)),
+            ("only who missed all its checks is given up", _misses(history)),
             ("who was told to end gets no traffic", _shunned(history)),
             ("a full worker keeps no session", _moves(history)),
             ("nobody keeps a slot in vain", _vain(history)),
@@ -232,6 +235,32 @@ def _leaves(history: History) -> Iterator[str]:
             continue
         if call.ended_at is None or call.ended_at >= stopped_at:
             yield f"{call.id} ({call.what}) still ran on {run.worker} when that was told to end"
+
+
+def _misses(history: History) -> Iterator[str]:
+    """While nothing else speaks against it, a worker that stands still now and then is not given up."""
+    doubts = [fault["at"] for fault in history.faults if fault["kind"] in DOUBTS]
+    doubts += [fault["at"] for fault in history.faults if fault.get("process") == "supervisor"]
+    doubts += [at for name, *both in history.frozen if name == "supervisor" for at in both]
+    for worker, at in history.ordered.items():
+        if worker in history.stopped or history.deaths.get(worker, at) < at:
+            continue
+        others = [
+            history.ordered[other] for other in history.ordered.keys() - history.stopped if other != worker
+        ]
+        if any(at - REASON_S <= doubt <= at for doubt in doubts + others):
+            continue
+        if not any(run.worker == worker and run.began_at < at for run in history.runs):
+            continue  # it never was warm
+        pauses = [(begin, end) for name, begin, end in history.frozen + history.blocked if name == worker]
+        checks = [at - before_s for before_s in history.health_s]
+        answered = [
+            check
+            for check in checks
+            if not any(begin <= check + HEARD_S and check + HEARD_S <= end for begin, end in pauses)
+        ]
+        if answered:
+            yield f"{worker} was given up at {at:.2f}, and nothing kept it from answering at {answered[0]:.2f}"
 
 
 def _shunned(history: History) -> Iterator[str]:

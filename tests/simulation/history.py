@@ -87,6 +87,8 @@ class History:
     """What was still held at the end."""
     counted: int | None = None
     """Ended operations, as the pool's own metrics have them at the end; None: it had none."""
+    health_s: tuple[float, ...] = ()
+    """How long before a worker is given up each of its health checks began, all of which it must have missed."""
     slots: int = 0
     over: bool = False
     simulated_s: float = 0.0

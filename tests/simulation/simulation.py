@@ -116,6 +116,10 @@ async def _run(
     config = pool_config(dice, directory, is_long=is_long)
     set_pace(is_long=is_long)
     history.slots = config.slots_per_worker
+    history.health_s = tuple(
+        config.health_check_timeout_s + number * config.health_check_interval_s
+        for number in range(config.max_health_failures)
+    )
     every_s = 600.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
     own = plan(dice, busy_s, every_s)
     history.plan = list(own if planned is None else planned)

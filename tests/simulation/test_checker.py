@@ -131,6 +131,17 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
             ),
         ),
         (
+            "only who missed all its checks is given up",
+            lambda: of(
+                executed("k1", 1, 2),
+                runs=(Run("k1", "w", None, 1.1, ended_at=1.9),),
+                health_s=(0.5, 2.5),
+                ordered={"w": 10.5},
+                deaths={"w": 10.6},
+                frozen=[("w", 5.0, 7.9), ("w", 9.9, 10.6)],
+            ),
+        ),
+        (
             "who was told to end gets no traffic",
             lambda: of(
                 executed("k1", 30, 31),
@@ -196,6 +207,17 @@ def test_what_a_dead_client_had_asked_for_ends_soon(until, kept):
         faults=[{"kind": "kill", "process": "c", "at": 2.0}],
     )
     assert (violations(history, slots=1) == []) is kept
+
+
+def test_a_worker_that_stood_still_at_all_of_its_checks_may_be_given_up():
+    history = of(
+        executed("k1", 1, 2),
+        runs=(Run("k1", "w", None, 1.1, ended_at=1.9),),
+        health_s=(0.5, 2.5),
+        ordered={"w": 10.5},
+        frozen=[("w", 7.0, 9.0), ("w", 9.9, 10.6)],
+    )
+    assert violations(history, slots=1) == []
 
 
 @pytest.mark.parametrize(("moved_at", "kept"), [(8.5, True), (5.1, False)])
