@@ -271,8 +271,8 @@ def _shunned(history: History) -> Iterator[str]:
         at, call = history.ordered.get(run.worker), history.calls.get(run.call)
         if at is None or call is None or call.sent_at <= at + SHUNNED_S:
             continue
-        # Whoever stood still or was cut off has not heard of it. A successor does not know yet whom the supervisor before
-        # it gave up as it started: if the order to end is lost as well, it takes that worker back (seed 54).
+        # Whoever stood still or was cut off has not heard of it. Whom a supervisor gave up as it started its successor
+        # does not know: if the order to end is lost as well, it takes that worker back (seed 54).
         unheard = any(at - REASON_S <= trouble <= call.sent_at for trouble in cut_off)
         unheard = unheard or any(at <= trouble <= call.sent_at for trouble in dead)
         if not unheard and not _still_s(history.frozen, call.client, at, call.sent_at):
