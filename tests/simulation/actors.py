@@ -43,6 +43,8 @@ class Cluster:
         self.notice_s = NOTICE_S
         self.lost_share = 0.0
         """Of the notices of death: nobody hears of it, and whoever asks the dead waits."""
+        self.orders_lost = False
+        """What is told to end does not hear it."""
         self.actors: dict[str, Actor] = {}
         self.processes: list[Process] = []
 

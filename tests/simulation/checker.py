@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
+from tests.simulation import sessions
 from tests.simulation.history import Call, History, Run
-from tests.simulation.linearizability import TooManyWays, linearizable
 
 LATE_S = 1.0
 """How much later than its deadline an operation may end: timers of a process that is busy come late."""
@@ -21,6 +19,7 @@ DECLARED = frozenset(
         "left",
         "worker_lost",
         "deadline_exceeded",
+        "invalid_request",
         "queue_full",
         "pool_paused",
         "program_error",
@@ -32,15 +31,19 @@ DECLARED = frozenset(
 )
 TROUBLES = frozenset({"partition", "power off", "freeze", "slow network", "reset"})
 """What makes a worker that lives look dead."""
+DOUBTS = TROUBLES - {"freeze"} | {"report_dead", "deploy", "rollback", "lost orders"}
+"""What else may speak against a worker."""
 REASON_S = 60.0
 FREED_S = 2.0
 TOLD_S = 5.0
 """Until a client hears that what it waits for is over."""
+SHUNNED_S = 10.0
+MOVED_S = 3.0
+"""Until a session has moved whose worker is full."""
 HEARD_S = 0.1
 """Until clients hear that a worker died: what they send it meanwhile counts as begun."""
 PAUSE_S = 1.0
 """The longest before another try."""
-NEVER_SENT = frozenset({"queue_full", "pool_paused", "poison_request"})
 
 
 def violations(
@@ -71,10 +74,15 @@ def violations(
             ("one operation of a session at a time", _overlaps(history)),
             ("a session's operations keep their order", _order(history)),
             ("lost for a reason", _losses(history)),
+            ("a worker that leaves ends what it runs", _leaves(history)),
+            ("who was given up changes nothing", sessions.changed_late(history)),
+            ("only who missed all its checks is given up", _misses(history)),
+            ("who was told to end gets no traffic", _shunned(history)),
+            ("a full worker keeps no session", _moves(history)),
             ("nobody keeps a slot in vain", _vain(history)),
             ("an end is heard of soon", _heard(history)),
             ("one version, one code", _versions(history)),
-            ("sessions are linearizable", _sessions(history)),
+            ("sessions are linearizable", sessions.unexplained(history)),
             ("whole again", _whole(history, calm_s)),
             ("true books", _books(history)),
             ("nothing is kept", iter(history.leftovers)),
@@ -201,8 +209,8 @@ def _order(history: History) -> Iterator[str]:
 
 
 def _losses(history: History) -> Iterator[str]:
-    """No worker is given up that is well."""
-    troubles, deaths = _troubles(history), list(history.deaths.values())
+    """No worker is given up that is well, and one that leaves in order takes nothing along."""
+    troubles, deaths = _troubles(history), _losing(history)
     for call in history.calls.values():
         if call.outcome != "worker_lost" or call.ended_at is None:
             continue
@@ -219,20 +227,84 @@ def _losses(history: History) -> Iterator[str]:
                 yield f"{call.id} ({call.what}) was given up when {died} workers had died, of {call.attempts} tries"
 
 
+def _leaves(history: History) -> Iterator[str]:
+    """A worker is drained, unless it died: it is told to end when all that it runs has ended."""
+    for run in history.runs:
+        stopped_at, call = history.stopped.get(run.worker), history.calls.get(run.call)
+        if stopped_at is None or call is None or not run.began_at < stopped_at <= _until(run, history):
+            continue
+        if call.ended_at is None or call.ended_at >= stopped_at:
+            yield f"{call.id} ({call.what}) still ran on {run.worker} when that was told to end"
+
+
+def _misses(history: History) -> Iterator[str]:
+    """While nothing else speaks against it, a worker that stands still now and then is not given up."""
+    doubts = [fault["at"] for fault in history.faults if fault["kind"] in DOUBTS]
+    doubts += [fault["at"] for fault in history.faults if fault.get("process") == "supervisor"]
+    doubts += [at for name, *both in history.frozen if name == "supervisor" for at in both]
+    for worker, at in history.ordered.items():
+        if worker in history.stopped or history.deaths.get(worker, at) < at:
+            continue
+        others = [
+            history.ordered[other] for other in history.ordered.keys() - history.stopped if other != worker
+        ]
+        if any(at - REASON_S <= doubt <= at for doubt in doubts + others):
+            continue
+        if not any(run.worker == worker and run.began_at < at for run in history.runs):
+            continue  # it never was warm
+        pauses = [(begin, end) for name, begin, end in history.frozen + history.blocked if name == worker]
+        checks = [at - before_s for before_s in history.health_s]
+        answered = [
+            check
+            for check in checks
+            if not any(begin <= check + HEARD_S and check + HEARD_S <= end for begin, end in pauses)
+        ]
+        if answered:
+            yield f"{worker} was given up at {at:.2f}, and nothing kept it from answering at {answered[0]:.2f}"
+
+
+def _shunned(history: History) -> Iterator[str]:
+    """What is sent long after a worker was told to end runs elsewhere, however well that is by then."""
+    cut_off = _troubles(history, frozenset({"partition", "power off"}))
+    dead = [fault["at"] for fault in history.faults if fault.get("process") == "supervisor"]
+    for run in history.runs:
+        at, call = history.ordered.get(run.worker), history.calls.get(run.call)
+        if at is None or call is None or call.sent_at <= at + SHUNNED_S:
+            continue
+        # Whoever stood still or was cut off has not heard of it. Whom a supervisor gave up as it started its successor
+        # does not know: if the order to end is lost as well, it takes that worker back (seed 54).
+        unheard = any(at - REASON_S <= trouble <= call.sent_at for trouble in cut_off)
+        unheard = unheard or any(at <= trouble <= call.sent_at for trouble in dead)
+        if not unheard and not _still_s(history.frozen, call.client, at, call.sent_at):
+            late_s = call.sent_at - at
+            yield f"{call.id} ({call.what}) was sent {late_s:.1f} s after {run.worker} was told to end, and ran there"
+
+
+def _moves(history: History) -> Iterator[str]:
+    """Where affinity is `prefer`, a session whose worker is full moves to one that is not."""
+    for call in history.calls.values():
+        if not call.moves or call.ended_at is None or call.ended_at - call.sent_at <= MOVED_S:
+            continue
+        # Who takes the place of a worker may not be there yet.
+        if not any(call.sent_at - 1.0 <= at <= call.ended_at + MOVED_S for at in history.deaths.values()):
+            took_s = call.ended_at - call.sent_at
+            yield f"{call.id} ({call.what}) took {took_s:.1f} s: {call.session} stayed where no slot was free"
+
+
 def _vain(history: History) -> Iterator[str]:
-    """What nobody waits for any more is cancelled on its worker."""
-    troubles = _troubles(history)
+    """What nobody waits for any more is cancelled on its worker, or ends there at its deadline."""
+    # Of all else the worker hears, or it stands still itself. What is stopped may stand between the two.
+    troubles = _troubles(history, frozenset({"partition", "power off", "stop"}))
     killed = {fault["process"]: fault["at"] for fault in history.faults if fault["kind"] == "kill"}
     for run in history.runs:
         call = history.calls.get(run.call)
         if call is None or not call.heeds or call.outcome not in (None, "left", "deadline_exceeded"):
             continue
-        gone_at = killed.get(call.client) if call.ended_at is None else call.ended_at
-        if gone_at is None:
-            continue
+        gone_at = killed.get(call.client, float("inf")) if call.ended_at is None else call.ended_at
+        gone_at = min(gone_at, call.sent_at + call.timeout_s)
         until = _until(run, history)
         # A program that blocks its worker keeps all that runs there from being cancelled.
-        blocked_s = _still_s(history.blocked, run.worker, gone_at, until)
+        blocked_s = _still_s(history.blocked + history.frozen, run.worker, gone_at, until)
         if until <= gone_at + FREED_S + blocked_s:
             continue
         if not any(call.sent_at - REASON_S <= at <= gone_at + FREED_S for at in troubles):
@@ -259,7 +331,7 @@ def _heard(history: History) -> Iterator[str]:
 
 def _troubles(history: History, kinds: frozenset[str] = TROUBLES) -> list[float]:
     """When something made workers look dead that live."""
-    frozen = [at for _, *both in history.frozen for at in both]
+    frozen = [at for _, *both in history.frozen for at in both if "freeze" in kinds]
     return frozen + [fault["at"] for fault in history.faults if fault["kind"] in kinds]
 
 
@@ -274,7 +346,11 @@ def _whole(history: History, calm_s: float) -> Iterator[str]:
     if history.ready_again_at is None:
         yield f"the pool did not become whole after the faults: {history.last_status}"
     for call in history.calls.values():
-        if not call.calm or (call.outcome == "worker_lost" and _interrupted(call, history)):
+        if (
+            not call.calm
+            or call.outcome == "left"
+            or (call.outcome == "worker_lost" and _interrupted(call, history))
+        ):
             continue
         if call.outcome not in ("ok", "unknown_session"):
             yield f"{call.id} ({call.what}) ended with {call.outcome} in peace"
@@ -284,7 +360,14 @@ def _whole(history: History, calm_s: float) -> Iterator[str]:
 
 def _interrupted(call: Call, history: History) -> bool:
     assert call.ended_at is not None
-    return any(call.sent_at - HEARD_S <= at <= call.ended_at for at in history.deaths.values())
+    resets = _troubles(history, frozenset({"reset"}))
+    return any(call.sent_at - HEARD_S <= at <= call.ended_at for at in _losing(history) + resets)
+
+
+def _losing(history: History) -> list[float]:
+    """When workers died that had not been told to end in order."""
+    stopped = history.stopped
+    return [at for worker, at in history.deaths.items() if at < stopped.get(worker, float("inf"))]
 
 
 def _books(history: History) -> Iterator[str]:
@@ -295,106 +378,3 @@ def _books(history: History) -> Iterator[str]:
     living = sum(call.client not in dead for call in history.calls.values())
     if not living <= history.counted <= len(history.calls):
         yield f"{history.counted} operations are counted, of {living} of living clients, {len(history.calls)} in all"
-
-
-# --- sessions ---
-
-State = tuple[bool, tuple[tuple[str, Any], ...]]
-"""Whether the session exists, and its variables."""
-UNREAD = "unread"
-"""A value that nobody has read: one is like another."""
-
-
-def _sessions(history: History) -> Iterator[str]:
-    by_session: dict[str, list[Call]] = defaultdict(list)
-    for call in history.calls.values():
-        if call.session is not None:
-            by_session[call.session].append(call)
-    for session, calls in by_session.items():
-        read = {call.answer for call in calls if call.what == "get" and call.outcome == "ok"}
-        # From then on nothing else than its change comes of a change that failed, and nobody has read that.
-        exists_from = min(
-            (call.ended_at or 0.0 for call in calls if call.outcome == "ok" and call.what != "end"),
-            default=float("inf"),
-        )
-        if any(call.what == "end" for call in calls):
-            exists_from = float("inf")
-        asked = [
-            (call, call.value in read)
-            for call in calls
-            if _matters(call) and (call.value in read or not exists_from <= call.sent_at or _certain(call))
-        ]
-        try:
-            call = _unexplained(asked)
-        except TooManyWays:
-            yield f"{session}: cannot be told, its operations have too many orders"
-            continue
-        if call is not None:
-            yield (
-                f"{session}: no order of its operations explains "
-                f"{call.id} ({call.what} {call.key}: {call.outcome} {call.answer})"
-            )
-
-
-def _certain(call: Call) -> bool:
-    """Whether it took effect before it ended, for sure."""
-    return call.outcome in ("ok", "unknown_session")
-
-
-def _matters(call: Call) -> bool:
-    if _certain(call):
-        return True
-    # What may have happened all the same.
-    return call.outcome not in NEVER_SENT and call.what in ("set", "end")
-
-
-def _unexplained(asked: list[tuple[Call, bool]]) -> Call | None:
-    """The call whose answer no order explains. `asked` are (call, whether somebody read its value)."""
-    operations: list[tuple[float, float | None, Call | None]] = []
-    for call, is_read in asked:
-        ended_at = call.ended_at if _certain(call) else None
-        if call.what == "set" and not is_read:
-            operations.append(
-                (call.sent_at, ended_at, replace(call, value=UNREAD) if _certain(call) else None)
-            )
-        else:
-            operations.append((call.sent_at, ended_at, call))
-
-    def kind(call: Call | None) -> Any:
-        return (call.key, UNREAD) if call is not None and call.value is UNREAD else id(call)
-
-    def may_wait(state: State, change: Call | None, pending: Sequence[Call | None]) -> bool:
-        if change is None or change.what != "set" or not state[0]:
-            return False
-        # Nobody sees it before it is read.
-        return not any(
-            other is not None
-            and other.what == "get"
-            and (other.key, other.answer) == (change.key, change.value)
-            for other in pending
-        )
-
-    return linearizable(operations, (False, ()), _apply, kind, may_wait)
-
-
-def _apply(state: State, call: Call | None) -> State | None:
-    """The state after the call, or None if it cannot have had its outcome in this state, or explains nothing there. No
-    call is one that failed and of which nobody has read anything: its session may have come into being before."""
-    exists, variables = state
-    if call is None:
-        return None if exists else (True, ())
-    if call.what == "end" and not _certain(call) and not exists:
-        return None
-    if call.outcome == "unknown_session":
-        return state if not exists else None
-    if call.what == "set":
-        return True, tuple(sorted({**dict(variables), call.key: call.value}.items()))
-    if call.what == "end":
-        if call.outcome == "ok" and bool(call.answer["ended"]) != exists:
-            return None
-        return False, ()
-    if not exists:
-        return None
-    if call.what == "get" and dict(variables).get(call.key) != call.answer:
-        return None
-    return state

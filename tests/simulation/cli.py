@@ -20,11 +20,11 @@ from tests.simulation.mutants import install as plant
 from tests.simulation.world import is_long
 
 INSIDE = "--inside"
-MUTANT_SEEDS = list(itertools.islice((seed for seed in itertools.count(1) if not is_long(seed)), 40))
+MUTANT_SEEDS = list(itertools.islice((seed for seed in itertools.count(1) if not is_long(seed)), 100))
 """The budget of each mutant: the first short ones."""
 _COMMAND = [sys.executable, "-m", "tests.simulation", INSIDE]
 _MUTANT_CPU_S = 500.0
-_MOST_BYTES = 6 * 2**30
+_MOST_BYTES = 2 * 2**30
 _CHUNK = 25
 _REPLAYED = 3
 _SHRUNK = 3

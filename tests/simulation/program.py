@@ -11,6 +11,7 @@ from typing import Any
 from dspool.errors import PoolError, ProgramError, UnknownProgram
 from dspool.messages import (
     AnyCommand,
+    Change,
     Deployment,
     ExecuteProgram,
     GetVariable,
@@ -119,7 +120,12 @@ class SimulatedHost(ScriptedHost):
         outputs: dict[str, Any] = {"call": inputs["call"], "code": run.code, "version": run.version}
         if session is not None:
             outputs["session"] = session.id
-        return CommandResult({"outputs": outputs}, program_version=run.version)
+        changes: tuple[Change, ...] = ()
+        if key := inputs.get("set"):
+            session.mark()
+            session.variables[key] = inputs["call"]
+            changes = (Change("variable", key, {"value": inputs["call"]}),)
+        return CommandResult({"outputs": outputs}, program_version=run.version, changes=changes)
 
 
 def value_of(command: SetVariable | GetVariable, answer: Any) -> Any:

@@ -116,6 +116,10 @@ async def _run(
     config = pool_config(dice, directory, is_long=is_long)
     set_pace(is_long=is_long)
     history.slots = config.slots_per_worker
+    history.health_s = tuple(
+        config.health_check_timeout_s + number * config.health_check_interval_s
+        for number in range(config.max_health_failures)
+    )
     every_s = 600.0 if is_long else dice.choice((0.5, 2.0, 8.0, 20.0))
     own = plan(dice, busy_s, every_s)
     history.plan = list(own if planned is None else planned)
@@ -148,22 +152,12 @@ async def _run(
 async def _peace(
     system: System, history: History, callers: Callers, dice: random.Random, peace_s: float
 ) -> None:
-    """Everything ends, the pool becomes whole, and a last look at every session."""
+    """Everything ends, the pool becomes whole, and each session is looked at, as its worker has it and the store."""
     loop = system.loop
     until = loop.time() + peace_s
     await asyncio.sleep(35.0)
-    while loop.time() < until:
-        try:
-            await system.ask_supervisor("resume")
-            status = await system.ask_supervisor("status")
-        except PoolError:
-            await asyncio.sleep(1.0)
-            continue
-        history.last_status = f"{status.state} {status.actual} of {status.desired}: {status.reason}"
-        if status.state == "ready" and status.actual >= status.desired:
-            history.ready_again_at = loop.time()
-            break
-        await asyncio.sleep(1.0)
+    if await _is_whole(system, history, until):
+        history.ready_again_at = loop.time()
     for name, process in system.client_processes.items():
         if process.alive and name in system.clients:
             callers.start_calm(name)
@@ -176,19 +170,45 @@ async def _peace(
             await system.client_ready[name].wait()
         for call in callers.last_calls(name):
             await system.client_processes[name].spawn(call)
+        await system.client_processes[name].spawn(callers.crowd(name))
+        for worker_id in system.living_workers():
+            process = system.worker_actors[worker_id].process
+            assert process is not None
+            history.fault("kill", process=process.name)
+            process.kill()
+        await asyncio.sleep(0.5)
+        if await _is_whole(system, history, loop.time() + 30.0):
+            for call in callers.last_calls(name):
+                await system.client_processes[name].spawn(call)
+        else:
+            history.ready_again_at = None
     history.leftovers = await _leftovers(system)
     if system.metrics is not None:
         await asyncio.sleep(2 * system.config.metrics_flush_interval_s)
         history.counted = await _counted(system)
 
 
+async def _is_whole(system: System, history: History, until: float) -> bool:
+    """Wait for that."""
+    while system.loop.time() < until:
+        with contextlib.suppress(PoolError):
+            await system.ask_supervisor("resume")
+            status = await system.ask_supervisor("status")
+            history.last_status = f"{status.state} {status.actual} of {status.desired}: {status.reason}"
+            if status.state == "ready" and status.actual >= status.desired:
+                return True
+        await asyncio.sleep(1.0)
+    return False
+
+
 async def _one_change(system: System, history: History, dice: random.Random) -> None:
-    """While all is well and others can take over, a death costs what it interrupts, and a replacement nothing."""
+    """While all is well a connection that is reset costs what it interrupts; where others can take over, a death that
+    as well, and a replacement nothing."""
     await asyncio.sleep(dice.uniform(0.05, 0.5))
     workers = system.living_workers()
     if len(workers) < 2:
-        return
-    if dice.random() < 0.5:
+        Faults(system, history).reset(dice)
+    elif dice.random() < 0.5:
         history.fault("restart", args=workers[:1])
         with contextlib.suppress(PoolError):
             await system.ask_supervisor("restart", workers[0])

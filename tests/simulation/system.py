@@ -36,6 +36,9 @@ from tests.simulation.program import SimulatedHost
 POOL = "sim"
 SECRET = b"of the simulation"
 HEAD = "head"
+FORCED_S = 5.0
+"""What does not react to Ray's order to end gets SIGKILL then."""
+_REACTS_S = 0.05
 
 
 class StoreActor:
@@ -104,9 +107,9 @@ class SupervisorActor(Supervisor):
 class WorkerProxy(AskedWorker):
     """As `runtime.workers.RayWorker`."""
 
-    def __init__(self, cluster: Cluster, actor: Actor, worker_id: str) -> None:
+    def __init__(self, cluster: Cluster, actor: Actor, worker_id: str, history: History) -> None:
         super().__init__(worker_id, WorkerId.parse(worker_id).ordinal)
-        self.cluster, self.actor = cluster, actor
+        self.cluster, self.actor, self._history = cluster, actor, history
 
     async def _ask(self, method: str, *args: Any) -> Any:
         try:
@@ -115,20 +118,27 @@ class WorkerProxy(AskedWorker):
             raise WorkerLost(f"the actor that was asked for {method} is gone: {gone}") from gone
 
     async def stop(self) -> None:
+        self._history.stopped[self.worker_id] = self._history.clock()
         try:
             await self._ask("stop")
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """Ray's order to end it arrives when the network lets it."""
+        """Ray's order to end it arrives when the network lets it; what stands still has a while to react to it."""
         process, cluster = self.actor.process, self.cluster
         assert process is not None
+        self._history.ordered.setdefault(self.worker_id, self._history.clock())
+        if cluster.orders_lost:
+            return
         sender = current()
+        forced_at = cluster.loop.time() + FORCED_S
 
         def arrive() -> None:
             if self.actor.unheard is not None:
                 self.actor.unheard()  # whom it is told to end, it looks at
+            elif process.alive and process.paused and cluster.loop.time() < forced_at:
+                cluster.loop.outside.soon(arrive, after_s=_REACTS_S)
             elif cluster.network.reaches(sender.node, process.node):
                 process.kill()
             elif process.alive:
@@ -155,21 +165,21 @@ class Runtime:
         return [ClusterNode(node) for node in self._system.nodes]
 
     async def start_worker(self, worker_id: str, ordinal: int, node: str | None = None) -> WorkerProxy:
-        return WorkerProxy(
-            self._system.cluster, self._system.start_worker(worker_id, ordinal, node), worker_id
-        )
+        return self._proxy(worker_id, self._system.start_worker(worker_id, ordinal, node))
 
     async def running_workers(self) -> list[WorkerProxy]:
         await asyncio.sleep(0.005)
-        cluster = self._system.cluster
         return [
-            WorkerProxy(cluster, actor, worker_id)
+            self._proxy(worker_id, actor)
             for worker_id, actor in self._system.worker_actors.items()
             if not actor.ended or worker_id in self._system.unnoticed
         ]
 
     def kill(self, handle: WorkerProxy) -> None:
         handle.kill()
+
+    def _proxy(self, worker_id: str, actor: Actor) -> WorkerProxy:
+        return WorkerProxy(self._system.cluster, actor, worker_id, self._system.history)
 
 
 class System:
@@ -275,7 +285,8 @@ class System:
 
         def killed() -> None:
             self.unnoticed.add(worker_id)
-            self.history.deaths[worker_id] = self.loop.time()
+            if not self.history.over:
+                self.history.deaths[worker_id] = self.loop.time()
 
         actor.process.on_kill.append(killed)
         return actor

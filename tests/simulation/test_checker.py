@@ -99,6 +99,61 @@ def test_a_history_in_which_all_is_well_breaks_nothing():
             lambda: of(call("k1", "execute", 1, 2, "left"), runs=(Run("k1", "w", None, 1, ended_at=5),)),
         ),
         (
+            "nobody keeps a slot in vain",
+            lambda: of(
+                call("k1", "execute", 1, 20, "deadline_exceeded", timeout_s=10.0),
+                runs=(Run("k1", "w", None, 1, ended_at=19),),
+                frozen=[("c", 2.0, 20.0)],
+            ),
+        ),
+        (
+            "a worker that leaves ends what it runs",
+            lambda: of(
+                executed("k1", 1, 5, idempotent=True),
+                runs=(Run("k1", "w", None, 1, ended_at=3.05), Run("k1", "v", None, 4, ended_at=5)),
+                stopped={"w": 3.0},
+                deaths={"w": 3.1},
+            ),
+        ),
+        (
+            "lost for a reason",
+            lambda: of(call("k1", "execute", 1, 2, "worker_lost"), stopped={"w": 1.4}, deaths={"w": 1.5}),
+        ),
+        (
+            "who was given up changes nothing",
+            lambda: of(
+                call("k1", "set", 1, 4, "worker_lost", value="k1"),
+                call("k2", "set", 5, 6, value="k2"),
+                call("k3", "get", 7, 8, answer="k2"),
+                call("k4", "get", 9, 10, answer="k1"),
+                runs=(Run("k1", "w", "s", 1.1, ended_at=2), Run("k2", "v", "s", 5.1, ended_at=5.2)),
+                deaths={"w": 4.0},
+            ),
+        ),
+        (
+            "only who missed all its checks is given up",
+            lambda: of(
+                executed("k1", 1, 2),
+                runs=(Run("k1", "w", None, 1.1, ended_at=1.9),),
+                health_s=(0.5, 2.5),
+                ordered={"w": 10.5},
+                deaths={"w": 10.6},
+                frozen=[("w", 5.0, 7.9), ("w", 9.9, 10.6)],
+            ),
+        ),
+        (
+            "who was told to end gets no traffic",
+            lambda: of(
+                executed("k1", 30, 31),
+                runs=(Run("k1", "w", None, 30.1, ended_at=30.9),),
+                ordered={"w": 10.0},
+            ),
+        ),
+        (
+            "a full worker keeps no session",
+            lambda: of(call("k0", "set", 1, 2, value="k0"), call("k1", "get", 3, 9, answer="k0", moves=True)),
+        ),
+        (
             "one version, one code",
             lambda: of(
                 runs=(
@@ -152,6 +207,57 @@ def test_what_a_dead_client_had_asked_for_ends_soon(until, kept):
         faults=[{"kind": "kill", "process": "c", "at": 2.0}],
     )
     assert (violations(history, slots=1) == []) is kept
+
+
+def test_a_worker_that_stood_still_at_all_of_its_checks_may_be_given_up():
+    history = of(
+        executed("k1", 1, 2),
+        runs=(Run("k1", "w", None, 1.1, ended_at=1.9),),
+        health_s=(0.5, 2.5),
+        ordered={"w": 10.5},
+        frozen=[("w", 7.0, 9.0), ("w", 9.9, 10.6)],
+    )
+    assert violations(history, slots=1) == []
+
+
+@pytest.mark.parametrize(("moved_at", "kept"), [(8.5, True), (5.1, False)])
+def test_what_a_dead_worker_had_begun_may_be_read_as_long_as_its_session_has_not_moved(moved_at, kept):
+    history = of(
+        call("k0", "set", 0.1, 0.5, value="k0"),
+        call("k1", "set", 1, 4, "worker_lost", value="k1"),
+        call("k2", "get", 7, 8, answer="k0"),
+        call("k3", "get", 9, 10, answer="k1"),
+        runs=(Run("k1", "w", "s", 1.1), Run("", "v", "s", moved_at, ended_at=moved_at)),
+        deaths={"w": 4.0},
+    )
+    assert (violations(history, slots=1) == []) is kept
+
+
+def test_a_change_that_is_refused_may_begin_its_session_and_changes_nothing():
+    def found(answer):
+        return violations(
+            of(
+                call("k1", "bad set", 1, 2, "invalid_request", session="s", key="a", value="k1"),
+                call("k2", "get", 3, 4, answer=answer),
+            ),
+            slots=1,
+        )
+
+    assert found(None) == []
+    assert found(b"k1") != []
+
+
+def test_a_call_that_its_caller_left_is_no_failure_in_peace():
+    assert violations(of(call("k1", "execute", 1, 1.2, "left", calm=True)), slots=1) == []
+
+
+def test_a_session_may_stay_where_no_slot_is_free_while_a_worker_is_replaced():
+    history = of(
+        call("k0", "set", 1, 2, value="k0"),
+        call("k1", "get", 3, 9, answer="k0", moves=True),
+        deaths={"w": 10.0},
+    )
+    assert violations(history, slots=1) == []
 
 
 @pytest.mark.parametrize(("heard_at", "kept"), [(3.0, True), (9.0, False)])

@@ -8,13 +8,24 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from dspool.errors import PoolError
-from dspool.messages import EndSession, ExecuteProgram, GetVariable, Result, SetVariable, StreamProgram
+from dspool.messages import (
+    DeleteVariable,
+    EndSession,
+    ExecuteProgram,
+    GetVariable,
+    Result,
+    SetVariable,
+    StreamProgram,
+)
 from tests.simulation.history import Call, History
 from tests.simulation.program import PROGRAM
 from tests.simulation.system import System
 
 KEYS = ("a", "b")
 _CALM_CALLERS, _CALM_CALLS = 3, 10
+_CROWD_S = 6.0
+"""For how long a worker has no free slot while one of its sessions is asked for."""
+_MOST_SESSIONS = 20
 
 
 class Callers:
@@ -47,7 +58,25 @@ class Callers:
         call = self._new(client, what, dice.choice((30.0, 10.0, 3.0, 1.0)))
         call.idempotent = dice.random() < 0.5
         command = self._command(call, dice, self._inputs(call, dice))
-        return await self._wait(call, command, dice)
+        if what == "set":
+            command = self._other_change(call, command, dice)
+        return await self._wait(call, command, dice.uniform(0.0, 1.0) if dice.random() < 0.05 else None)
+
+    def _other_change(self, call: Call, command: SetVariable, dice: random.Random) -> Any:
+        """The change as it is, or a deletion, or made by a slow program, or one that cannot be stored."""
+        kind = dice.choices(("delete", "plain", "slow", "bad"), (1, 5, 3, 0.5))[0]
+        if kind == "delete":
+            call.value = None
+            return DeleteVariable(command.name)
+        if kind == "slow":
+            call.heeds, call.idempotent = True, False
+            seconds = dice.choice((0.05, 0.5, 2.0, 5.0))
+            inputs = {"call": call.id, "how": "sleeps", "seconds": seconds, "set": call.key}
+            return ExecuteProgram(PROGRAM, inputs)
+        if kind == "bad":
+            call.what = "bad set"
+            return SetVariable(command.name, call.id.encode())
+        return command
 
     async def burst(self, client: str, dice: random.Random) -> None:
         """Several changes of one session at once, sent in an order that must be kept."""
@@ -56,7 +85,7 @@ class Callers:
         for _ in range(dice.randint(2, 5)):
             call = self._new(client, "set", 10.0)
             call.session, call.principal, call.key, call.value = session, principal, key, call.id
-            work = self._wait(call, SetVariable(key, call.id), None)
+            work = self._wait(call, SetVariable(key, call.id))
             waiting.append(asyncio.get_running_loop().create_task(work))
         await asyncio.wait(waiting)
 
@@ -88,7 +117,8 @@ class Callers:
 
     async def _calm_caller(self, client: str, dice: random.Random) -> None:
         for _ in range(_CALM_CALLS):
-            call = self._new(client, dice.choice(("execute", "set", "get", "session execute")), 30.0)
+            what = dice.choices(("execute", "set", "get", "session execute", "end"), (3, 3, 3, 3, 0.5))[0]
+            call = self._new(client, what, 30.0)
             call.calm = call.idempotent = True
             seconds = dice.choice((0.05, 0.4))
             inputs = {
@@ -97,7 +127,8 @@ class Callers:
                 "seconds": seconds,
                 "events": 0,
             }
-            await self._wait(call, self._command(call, dice, inputs), None)
+            leaves_after_s = dice.uniform(0.0, 0.3) if dice.random() < 0.1 else None
+            await self._wait(call, self._command(call, dice, inputs), leaves_after_s)
 
     def last_calls(self, client: str) -> Iterator[Coroutine[Any, Any, Call]]:
         """A look at every key of every session, and an operation that anybody can do: all must succeed."""
@@ -105,11 +136,46 @@ class Callers:
             for key in KEYS:
                 call = self._new(client, "get", 30.0)
                 call.session, call.principal, call.key, call.calm = session, principal, key, True
-                yield self._wait(call, GetVariable(key), None)
+                yield self._wait(call, GetVariable(key))
         call = self._new(client, "execute", 30.0)
         call.calm = True
         inputs = {"call": call.id, "how": "inline", "seconds": 0.0}
-        yield self._wait(call, ExecuteProgram(PROGRAM, inputs), None)
+        yield self._wait(call, ExecuteProgram(PROGRAM, inputs))
+
+    async def crowd(self, client: str) -> None:
+        """Fill one worker with long operations of its sessions, and ask for another session of it: where affinity is
+        `prefer`, that one moves."""
+        config = self._system.config
+        by_worker: dict[str | None, list[str]] = {}
+        full: list[str] = []
+        for number in range(_MOST_SESSIONS):
+            session = f"crowd{number}"
+            call = self._in(session, self._new(client, "set", 30.0))
+            call.key, call.value, call.calm = KEYS[0], call.id, True
+            await self._wait(call, SetVariable(KEYS[0], call.id))
+            sessions = by_worker.setdefault(call.worker, [])
+            sessions.append(session)
+            full = sessions if len(sessions) > config.slots_per_worker else full
+            if call.outcome != "ok" or (full and len(by_worker) > 1):
+                break
+        if config.affinity != "prefer" or not full or len(by_worker) < 2:
+            return
+        *long, moving = full[: config.slots_per_worker + 1]
+        running = []
+        for session in long:
+            call = self._in(session, self._new(client, "session execute", 30.0))
+            inputs = {"call": call.id, "how": "sleeps", "seconds": _CROWD_S}
+            work = self._wait(call, ExecuteProgram(PROGRAM, inputs))
+            running.append(asyncio.get_running_loop().create_task(work))
+        await asyncio.sleep(0.1)
+        call = self._in(moving, self._new(client, "get", 30.0))
+        call.key, call.moves = KEYS[0], True
+        await self._wait(call, GetVariable(KEYS[0]))
+        await asyncio.wait(running)
+
+    def _in(self, session: str, call: Call) -> Call:
+        call.session = session
+        return call
 
     def _new(self, client: str, what: str, timeout_s: float) -> Call:
         self._count += 1
@@ -122,10 +188,12 @@ class Callers:
         )[0]
         call.heeds = how == "sleeps"
         seconds = dice.choice((0.001, 0.05, 0.2, 1.0, 5.0)) if how != "blocks" else dice.choice((0.3, 3.0))
+        if how == "sleeps" and dice.random() < 0.1:
+            seconds = 15.0
         return {"call": call.id, "how": how, "seconds": seconds, "events": 5 if call.what == "stream" else 0}
 
-    async def _wait(self, call: Call, command: Any, dice: random.Random | None) -> Call:
-        """Wait for its end; now and then with dice, leave before."""
+    async def _wait(self, call: Call, command: Any, leaves_after_s: float | None = None) -> Call:
+        """Wait for its end, or leave before."""
         client = self._system.clients[call.client]
         options: dict[str, Any] = {
             "timeout_s": call.timeout_s,
@@ -134,7 +202,6 @@ class Callers:
         }
         # Of a burst each has a task of its own, and others may go first.
         call.sent_at = self._history.clock()
-        leaves_after_s = dice.uniform(0.0, 1.0) if dice is not None and dice.random() < 0.05 else None
         try:
             async with asyncio.timeout(leaves_after_s):
                 if call.what == "stream":

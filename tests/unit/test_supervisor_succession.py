@@ -157,6 +157,16 @@ async def test_a_worker_that_was_declared_dead_is_not_taken_back_by_a_successor_
         assert not (await s.supervisor.watch(0)).lives(frozen.worker_id)
 
 
+async def test_a_worker_that_a_successor_gives_up_gets_no_lease_though_it_lives_on():
+    async with pool(only(ordinal=0, immortal=True), pool_size=2) as s:
+        cut_off = s.runtime.worker(ordinal=0)
+        cut_off.healthy = False
+        await s.successor()
+        assert cut_off.killed
+        assert cut_off.alive, "nobody could reach it"
+        assert s.store.dead == [cut_off.worker_id]
+
+
 async def test_a_client_learns_from_a_successor_that_a_worker_died_between_the_two():
     async with pool(pool_size=2) as s:
         await s.supervisor.detach()

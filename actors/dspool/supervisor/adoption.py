@@ -61,8 +61,8 @@ class Survivor(NamedTuple):
 
 async def survey(
     runtime: Runtime, roster: dict[str, Any], *, sleep: Sleep, timeout_s: float
-) -> list[Survivor]:
-    """Every running worker that answers and was not given up before. Kills the others.
+) -> tuple[list[Survivor], list[str]]:
+    """Every running worker that answers and was not given up before; kills the others, and returns their ids as well.
 
     In the order of adoption: of two with one ordinal, the warm one comes first.
     """
@@ -70,20 +70,22 @@ async def survey(
     answers = await asyncio.gather(
         *(within(timeout_s, _ask(handle), sleep) for handle in handles), return_exceptions=True
     )
-    survivors = []
+    survivors, killed = [], []
     for handle, answer in zip(handles, answers, strict=True):
         last_state = roster.get(handle.worker_id)
         if isinstance(answer, BaseException) or last_state in _OVER:
             why = f"it was {last_state} already" if last_state in _OVER else f"it does not answer: {answer}"
             log.warning("killing worker %s: %s", handle.worker_id, why)
             runtime.kill(handle)
+            killed.append(handle.worker_id)
             continue
         member, status = answer
         state: WorkerState = last_state if last_state in _ORDER else "starting"
         if status.state == "draining":
             state = "draining"
         survivors.append(Survivor(handle, member, status, state))
-    return sorted(survivors, key=lambda survivor: (_ORDER.index(survivor.state), survivor.member.ordinal))
+    survivors.sort(key=lambda survivor: (_ORDER.index(survivor.state), survivor.member.ordinal))
+    return survivors, killed
 
 
 def adopt(
