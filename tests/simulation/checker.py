@@ -266,15 +266,12 @@ def _misses(history: History) -> Iterator[str]:
 def _shunned(history: History) -> Iterator[str]:
     """What is sent long after a worker was told to end runs elsewhere, however well that is by then."""
     cut_off = _troubles(history, frozenset({"partition", "power off"}))
-    dead = [fault["at"] for fault in history.faults if fault.get("process") == "supervisor"]
     for run in history.runs:
         at, call = history.ordered.get(run.worker), history.calls.get(run.call)
         if at is None or call is None or call.sent_at <= at + SHUNNED_S:
             continue
-        # Whoever stood still or was cut off has not heard of it. Whom a supervisor gave up as it started its successor
-        # does not know: if the order to end is lost as well, it takes that worker back (seed 54).
+        # Whoever stood still or was cut off has not heard of it.
         unheard = any(at - REASON_S <= trouble <= call.sent_at for trouble in cut_off)
-        unheard = unheard or any(at <= trouble <= call.sent_at for trouble in dead)
         if not unheard and not _still_s(history.frozen, call.client, at, call.sent_at):
             late_s = call.sent_at - at
             yield f"{call.id} ({call.what}) was sent {late_s:.1f} s after {run.worker} was told to end, and ran there"

@@ -233,9 +233,7 @@ class Faults:
         system = self._system
         await self._freeze(self._worker(), 10.0)
         self._history.fault("lost orders")
-        # False, not True: a second successor takes back a worker whose order was lost, and it answers what is stale
-        # (seeds 94, 98). True again when the engine forgets nobody whom it gave up.
-        system.cluster.orders_lost = False
+        system.cluster.orders_lost = True
         outside = system.loop.outside
         outside.soon(lambda: self._kill(system.supervisor.process), after_s=self._dice.uniform(8.0, 20.0))
         outside.soon(lambda: setattr(system.cluster, "orders_lost", False), after_s=25.0)

@@ -120,14 +120,16 @@ async def test_a_commit_under_an_old_epoch_is_refused_and_changes_nothing(store,
     assert (await store.acquire(pool, "s", "w2", create=False)).items == ()
 
 
-async def test_a_worker_declared_dead_gets_no_lease_until_it_is_said_to_live(store, pool):
+async def test_a_worker_declared_dead_gets_no_lease_whoever_says_that_it_lives(store, pool):
     await store.worker_dead(pool, "w1")
+    assert (await store.declared_dead(pool), await store.declared_dead(f"{pool}2")) == (["w1"], [])
     with pytest.raises(StaleLease, match="declared dead"):
         await store.acquire(pool, "s", "w1", create=True)
     assert (await store.list(pool)) == ([], None)
     assert (await store.acquire(f"{pool}2", "s", "w1", create=True)).granted, "death is a matter of one pool"
     await store.workers_alive(pool, ["w1"])
-    assert (await store.acquire(pool, "s", "w1", create=True)).granted
+    with pytest.raises(StaleLease, match="declared dead"):
+        await store.acquire(pool, "s", "w1", create=True)
 
 
 async def test_the_list_of_living_workers_frees_all_other_leases_of_the_pool(store, pool):

@@ -157,14 +157,33 @@ async def test_a_worker_that_was_declared_dead_is_not_taken_back_by_a_successor_
         assert not (await s.supervisor.watch(0)).lives(frozen.worker_id)
 
 
+async def given_up_by_a_successor(s):
+    """The worker of ordinal 0, which does not answer a new supervisor; the order to end is lost."""
+    worker = s.runtime.worker(ordinal=0)
+    worker.healthy = False
+    starting = asyncio.create_task(s.successor())
+    await s.clock.advance(3.0)
+    await starting
+    assert worker.killed
+    assert worker.alive
+    return worker
+
+
 async def test_a_worker_that_a_successor_gives_up_gets_no_lease_though_it_lives_on():
     async with pool(only(ordinal=0, immortal=True), pool_size=2) as s:
-        cut_off = s.runtime.worker(ordinal=0)
-        cut_off.healthy = False
+        worker = await given_up_by_a_successor(s)
+        assert s.store.dead == [worker.worker_id]
+        worker.die()
+
+
+async def test_no_later_successor_takes_back_who_was_given_up_however_well_it_is_now():
+    async with pool(only(ordinal=0, immortal=True), pool_size=2) as s:
+        worker = await given_up_by_a_successor(s)
+        worker.healthy, worker.immortal = True, False
         await s.successor()
-        assert cut_off.killed
-        assert cut_off.alive, "nobody could reach it"
-        assert s.store.dead == [cut_off.worker_id]
+        assert not worker.alive
+        assert worker.worker_id not in s.store.alive[-1]
+        assert not (await s.supervisor.watch(0)).lives(worker.worker_id)
 
 
 async def test_a_client_learns_from_a_successor_that_a_worker_died_between_the_two():

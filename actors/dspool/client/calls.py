@@ -61,8 +61,11 @@ class PendingCall:
     def deliver(self, end: TicketEnd) -> None:
         if self.stream is not None:
             self.stream.events.put_nowait(end)
-        elif self.end is not None and not self.end.done():
-            self.end.set_result(end)
+        elif self.end is not None:
+            if not self.end.done():
+                self.end.set_result(end)
+            # Ticket, call, future and end would hold each other until the next search for cycles.
+            self.end = None
 
 
 class OpenStream:

@@ -129,6 +129,7 @@ class RemoteStore:
     release = _asked(SessionStore.release)
     touch = _asked(SessionStore.touch)
     worker_dead = _asked(SessionStore.worker_dead)
+    declared_dead = _asked(SessionStore.declared_dead)
     workers_alive = _asked(SessionStore.workers_alive)
 
     create = _asked(SessionStore.create)

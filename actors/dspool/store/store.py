@@ -188,18 +188,15 @@ class SessionStore(IdempotencyKeys, PoolRecords, EndedLogins, SilencedAlerts, Se
 
         return await self._free(pool, _sessions.c.owner == worker, also=declare)
 
+    async def declared_dead(self, pool: str) -> list[str]:
+        """The workers of the last `REMEMBER_DEAD_S` that `worker_dead` was called for."""
+        async with self._read() as connection:
+            found = await connection.execute(select(dead_workers.c.worker).where(dead_workers.c.pool == pool))
+            return list(found.scalars())
+
     async def workers_alive(self, pool: str, workers: Sequence[str]) -> int:
         """Free the leases of every worker not in `workers`; returns their number."""
-
-        async def revive(connection: AsyncConnection) -> None:
-            same_pool = dead_workers.c.pool == pool
-            await connection.execute(
-                delete(dead_workers).where(same_pool, dead_workers.c.worker.in_(workers))
-            )
-
-        return await self._free(
-            pool, _sessions.c.owner.is_not(None), _sessions.c.owner.not_in(workers), also=revive
-        )
+        return await self._free(pool, _sessions.c.owner.is_not(None), _sessions.c.owner.not_in(workers))
 
     async def touch(self, pool: str, worker: str, sessions: Sequence[str]) -> None:
         """Set the time of last use of the `sessions` to now; skips those that `worker` does not own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -60,11 +60,12 @@ class Survivor(NamedTuple):
 
 
 async def survey(
-    runtime: Runtime, roster: dict[str, Any], *, sleep: Sleep, timeout_s: float
+    runtime: Runtime, roster: dict[str, Any], dead: Collection[str], *, sleep: Sleep, timeout_s: float
 ) -> tuple[list[Survivor], list[str]]:
     """Every running worker that answers and was not given up before; kills the others, and returns their ids as well.
 
-    In the order of adoption: of two with one ordinal, the warm one comes first.
+    Of `dead` others may have the sessions, which those know as they were. In the order of adoption: of two with one
+    ordinal, the warm one comes first.
     """
     handles = await runtime.running_workers()
     answers = await asyncio.gather(
@@ -72,7 +73,7 @@ async def survey(
     )
     survivors, killed = [], []
     for handle, answer in zip(handles, answers, strict=True):
-        last_state = roster.get(handle.worker_id)
+        last_state = "failed" if handle.worker_id in dead else roster.get(handle.worker_id)
         if isinstance(answer, BaseException) or last_state in _OVER:
             why = f"it was {last_state} already" if last_state in _OVER else f"it does not answer: {answer}"
             log.warning("killing worker %s: %s", handle.worker_id, why)

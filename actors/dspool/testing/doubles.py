@@ -301,6 +301,10 @@ class FakeStore:
         self.dead.append(worker)
         return 0
 
+    async def declared_dead(self, pool: str) -> list[str]:
+        self._answer()
+        return list(self.dead)
+
     async def workers_alive(self, pool: str, workers: Sequence[str]) -> int:
         self._answer()
         self.alive.append(list(workers))
