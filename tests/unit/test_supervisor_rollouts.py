@@ -295,6 +295,21 @@ async def test_old_versions_are_retired_but_for_the_one_before():
         assert all(w.loaded["qa"] == {4, 5} for w in s.runtime.alive)
 
 
+async def test_an_old_version_is_retired_once_however_many_follow():
+    async with pool(pool_size=1) as s:
+        [worker] = s.runtime.alive
+        retire, asked = worker.retire, []
+
+        async def noting(program, version):
+            asked.append(version)
+            await retire(program, version)
+
+        worker.retire = noting
+        for number in range(5):
+            await deploying(s, another(number))
+        assert asked == [1, 2, 3, 4]
+
+
 async def test_two_deployments_at_once_conflict_and_bad_ones_are_refused():
     async with pool(pool_size=2, traffic=Traffic(v2=(0, 0, 0.0))) as s:
         task = asyncio.create_task(s.supervisor.deploy(NEW))

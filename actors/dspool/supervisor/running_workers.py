@@ -42,6 +42,8 @@ class RunningWorkers:
         self._spares = spares
         self._feed = feed
         self._sleep = sleep
+        self._retired: set[tuple[str, int]] = set()
+        """Old versions that no worker has any more: a new one gets the current ones."""
 
     def all(self) -> list[WorkerHandle]:
         return [*self._serving(), *self._spares()]
@@ -122,13 +124,25 @@ class RunningWorkers:
 
     async def retire_old(self, deployment: Deployment) -> None:
         """Remove old versions from the workers, but keep the one before for a quick way back."""
-        recent = {deployment.version, self._history.number_before(deployment.program)}
-        for version in set(self._history.numbers(deployment.program)) - recent:
-            for handle in self.all():
-                try:
-                    await within(TAKE_BACK_S, handle.retire(deployment.program, version), self._sleep)
-                except (PoolError, TimeoutError) as failed:
-                    log.debug("version %s was not on %s: %s", version, handle.worker_id, failed)
+        program = deployment.program
+        recent = {deployment.version, self._history.number_before(program)}
+        self._retired -= {(program, version) for version in recent if version is not None}
+        for version in set(self._history.numbers(program)) - recent:
+            if (program, version) not in self._retired and await self._retire(program, version):
+                self._retired.add((program, version))
+
+    async def _retire(self, program: str, version: int) -> bool:
+        """Whether no worker has this version any more."""
+        is_gone = True
+        for handle in self.all():
+            try:
+                await within(TAKE_BACK_S, handle.retire(program, version), self._sleep)
+            except UnknownProgram:
+                continue  # it never had it
+            except (PoolError, TimeoutError) as failed:
+                log.debug("version %s may still be on %s: %s", version, handle.worker_id, failed)
+                is_gone = False
+        return is_gone
 
     async def end_canaries(self, without: Collection[str] = ()) -> None:
         """Bring adopted workers to the current versions: the last supervisor may have died in a deployment."""
