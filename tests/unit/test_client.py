@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from dspool.client import links
 from dspool.client.client import Client, ControlPlane
 from dspool.config import PoolConfig
+from dspool.core.dispatch.ticket import Ticket
 from dspool.errors import (
     Conflict,
     DeadlineExceeded,
@@ -47,6 +49,22 @@ class Hold:
 
     def call(self, client, **more: Any):
         return asyncio.ensure_future(client.run(ExecuteProgram("hold", {"x": 1}), **more))
+
+
+async def test_an_operation_that_has_ended_leaves_nothing_for_the_search_for_cycles():
+    async with LoopbackPool(config()) as pool:
+        await pool.start_worker()
+        client = await pool.start_client()
+        await client.run(Ping())
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                await client.run(Ping())
+            kept = [one for one in gc.get_objects() if isinstance(one, Ticket)]
+        finally:
+            gc.enable()
+        assert len(kept) <= 1, "the last one may be at hand still"
 
 
 # --- what callers give ---
