@@ -48,8 +48,9 @@ _SETTINGS: Final = {
     "RAY_worker_niceness": "0",
     # Else each of Ray's thirty threads takes memory from a heap of its own, where little of it can be given back.
     "MALLOC_ARENA_MAX": "2",
-    # Ray remembers 100,000.
-    "RAY_maximum_gcs_destroyed_actor_cached_count": "1000",
+    # Of either Ray remembers thousands, with all that they were started with.
+    "RAY_maximum_gcs_destroyed_actor_cached_count": "100",
+    "RAY_maximum_gcs_dead_worker_cached_count": "100",
 }
 _UNSEEN: Final = {
     # Each worker that ever lived is a series of each process that called it, each call an event that the control plane
