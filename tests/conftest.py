@@ -101,13 +101,15 @@ def cluster(notes: Path, model_port: int) -> Iterator[str]:
 
     from dspool.runtime.cluster import own_cluster
 
-    names = ("PYTHONPATH", "NOTED_DIR", "MODEL_URL", "MODEL_KEY")
+    names = ("PYTHONPATH", "NOTED_DIR", "MODEL_URL", "MODEL_KEY", "RAY_enable_metrics_collection")
     before = {name: os.environ.get(name) for name in names}
     places = [str(HARNESS), str(PROGRAMS), str(notes), before["PYTHONPATH"]]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     os.environ["NOTED_DIR"] = str(notes)
     os.environ["MODEL_URL"] = f"http://127.0.0.1:{model_port}/v1"
     os.environ["MODEL_KEY"] = "sk-the-tutorials-own-key"
+    # As on a cluster that an operator started: a Prometheus scrapes Ray.
+    os.environ["RAY_enable_metrics_collection"] = "1"
     try:
         with own_cluster("dsp-t-"):
             yield ray.get_runtime_context().gcs_address
