@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import weakref
 from typing import Any, NamedTuple
 
 import pytest
 from msgspec import Raw, Struct
 
+from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
 from dspool.messages import ExecuteProgram, Operation, Result, SetVariable
+from dspool.testing.host import LoopbackPool
 from dspool.wire import frames
 from dspool.wire.connection import FramedProtocol
 from dspool.wire.frames import (
@@ -38,9 +42,12 @@ class Transport:
         self.records: list[bytes] = []
         self.out: Outgoing | None = None
         self.closed = False
+        self.loses = False
+        """Whether it finds the connection lost when it writes."""
 
     def write(self, record: bytes) -> None:
         self.records.append(record)
+        self.closed = self.closed or self.loses
         if len(self.records) >= self.room and self.out is not None:
             self.out.pause()
 
@@ -146,9 +153,30 @@ async def test_a_connection_is_closed_when_all_of_a_long_message_has_left():
     while not transport.closed:
         transport.room += 2
         end.resume_writing()
+        await asyncio.sleep(0)
     assert len(opened(transport.records)) == 1, (
         "what was said after the close has left, or not all that was before"
     )
+
+
+async def test_a_connection_that_closes_behind_a_long_message_is_lost_once():
+    # Transports of asyncio that are closed while they say that they have room lose it twice, and log that this failed.
+    async with LoopbackPool(PoolConfig(name="t")) as pool:
+        worker = await pool.start_worker()
+        client = await pool.start_client()
+        [peer] = worker._listener.clients
+        peer.transport.pause_reading()
+        link = client._links.get("w0")
+        raw = sendable(SetVariable("x", "x" * 40 * RECORD_BYTES))
+        link.send(Submit([Operation("x", raw, 3.0, "s")]))  # type: ignore[arg-type]
+        assert link._out.waiting_bytes
+        errors: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        client._links.drop("w0")
+        peer.transport.resume_reading()
+        await link.closed
+        await asyncio.sleep(0)
+        assert not errors
 
 
 async def test_an_end_whose_other_one_catches_up_says_once_that_there_is_room(monkeypatch):
@@ -166,6 +194,45 @@ async def test_an_end_whose_other_one_catches_up_says_once_that_there_is_room(mo
         transport.room += 2
         end.resume_writing()
     assert said == [False]
+
+
+async def test_an_end_that_something_still_holds_lets_go_of_all_payloads_when_its_connection_is_lost():
+    end, transport = FramedProtocol(decode_from_client), Transport(room=1)
+    end.connection_made(transport)  # type: ignore[arg-type]
+    end.secure(seal=KEY, open=KEY)
+    transport.out = end._out
+    raw = sendable(SetVariable("x", "x" * 3 * RECORD_BYTES))
+    held = sys.getrefcount(raw)
+    end.send(Submit([Operation("x", raw, 3.0)]))  # type: ignore[arg-type]
+    assert sys.getrefcount(raw) > held
+    arriving = next(Sealer(KEY).seal([bytes(2 * RECORD_BYTES)]))
+    for start in range(0, len(arriving), HEADER_BYTES):
+        piece = arriving[start : start + HEADER_BYTES]
+        end.get_buffer(-1)[: len(piece)] = piece
+        end.buffer_updated(len(piece))
+    assert end._opener is not None
+    begun = weakref.ref(end._opener)
+    transport.out = None
+    end.connection_lost(None)
+    assert sys.getrefcount(raw) == held, "what waited to be sent is held"
+    assert begun() is None, "what had arrived of a message is held"
+
+
+async def test_an_end_whose_connection_is_lost_is_not_aborted_again():
+    # Transports of asyncio lose a connection twice then, and log that this failed.
+    end, transport = FramedProtocol(decode_from_client), Transport(room=1)
+    end.connection_made(transport)  # type: ignore[arg-type]
+    end.connection_lost(None)
+    end.abort()
+    assert not transport.closed
+    assert end.closing
+
+
+def test_nothing_more_is_sealed_for_a_connection_that_a_write_finds_lost():
+    out, transport = outgoing(room=100)
+    transport.loses = True
+    out.send((bytes(5 * RECORD_BYTES),))
+    assert len(transport.records) == 1
 
 
 # --- what is checked ---

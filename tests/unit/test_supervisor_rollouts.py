@@ -310,6 +310,16 @@ async def test_an_old_version_is_retired_once_however_many_follow():
         assert asked == [1, 2, 3, 4]
 
 
+async def test_a_retired_version_that_was_current_again_is_retired_again():
+    async with pool(pool_size=2) as s:
+        for number in range(4):
+            await deploying(s, another(number))
+        for version in (2, 3, 5):
+            await s.supervisor.rollback("qa", version)
+        await deploying(s, another(4))
+        assert all(w.loaded["qa"] == {5, 6} for w in s.runtime.alive)
+
+
 async def test_two_deployments_at_once_conflict_and_bad_ones_are_refused():
     async with pool(pool_size=2, traffic=Traffic(v2=(0, 0, 0.0))) as s:
         task = asyncio.create_task(s.supervisor.deploy(NEW))

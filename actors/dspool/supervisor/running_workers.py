@@ -100,6 +100,7 @@ class RunningWorkers:
 
     async def bring_all_up(self, rollout: Rollout | None = None, *, without: Collection[str] = ()) -> None:
         """Give every warm worker the current versions; one that joins meanwhile gets them before it takes traffic."""
+        self._retired -= {(d.program, d.version) for d in self._history.current()}
         handles = [handle for handle in self.all() if handle.worker_id not in without]
         if rollout is not None:
             rollout.workers_total = len(handles)
@@ -126,7 +127,6 @@ class RunningWorkers:
         """Remove old versions from the workers, but keep the one before for a quick way back."""
         program = deployment.program
         recent = {deployment.version, self._history.number_before(program)}
-        self._retired -= {(program, version) for version in recent if version is not None}
         for version in set(self._history.numbers(program)) - recent:
             if (program, version) not in self._retired and await self._retire(program, version):
                 self._retired.add((program, version))

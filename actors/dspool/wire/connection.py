@@ -190,7 +190,8 @@ class FramedProtocol(asyncio.BufferedProtocol):
         if was_full and not self.full:
             self.has_room()
         if self._ending:
-            self.close()
+            # Not now: transports of asyncio close themselves a second time then.
+            asyncio.get_running_loop().call_soon(self.close)
 
     @property
     def full(self) -> bool:
@@ -250,6 +251,10 @@ class FramedProtocol(asyncio.BufferedProtocol):
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the payloads: an operation that cannot be stopped still holds the end. Nor is it aborted again."""
+        self.transport = self._out = self._opener = None
 
 
 class ClientEnd(FramedProtocol):
@@ -311,6 +316,8 @@ class ClientEnd(FramedProtocol):
             self._on_chunk(self, message)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        was_open = self._opener is not None
+        super().connection_lost(exc)
         if not self.opened.done():
             why = (
                 self.failure
@@ -319,7 +326,7 @@ class ClientEnd(FramedProtocol):
             self.opened.set_exception(HandshakeFailed(f"no connection to worker {self.worker_id}: {why}"))
         if not self.closed.done():
             self.closed.set_result(None)
-        if self._opener is not None:
+        if was_open:
             self._on_lost(self, self.failure or (type(exc).__name__ if exc else "connection closed"))
 
 
@@ -384,6 +391,7 @@ class WorkerEnd(FramedProtocol):
         self._on_room(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self._on_lost(self)

@@ -46,8 +46,9 @@ class Outgoing:
             records, size = self._waiting[0]
             for record in records:
                 self._transport.write(record)
-                # It may have called `pause`. Then the next record is made when there is room for it.
-                if self._paused:
+                # It may have called `pause`: then the next record is made when there is room for it. Or it has found
+                # the connection lost: then none is.
+                if self._paused or self._transport.is_closing():
                     return
             self._waiting.popleft()
             self.waiting_bytes -= size
