@@ -109,7 +109,7 @@ def cluster(notes: Path, model_port: int) -> Iterator[str]:
     os.environ["MODEL_URL"] = f"http://127.0.0.1:{model_port}/v1"
     os.environ["MODEL_KEY"] = "sk-the-tutorials-own-key"
     # As on a cluster that an operator started: a Prometheus scrapes Ray.
-    os.environ["RAY_enable_metrics_collection"] = "1"
+    os.environ |= {"RAY_enable_metrics_collection": "1"}
     try:
         with own_cluster("dsp-t-"):
             yield ray.get_runtime_context().gcs_address
