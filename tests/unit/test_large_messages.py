@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from dspool.config import PoolConfig
 from dspool.errors import InvalidRequest
 from dspool.messages import ExecuteProgram, Operation, Result, SetVariable
-from dspool.testing.host import LoopbackPool
+from dspool.testing.host import LoopbackPool, Script
 from dspool.wire import frames
 from dspool.wire.connection import FramedProtocol
 from dspool.wire.frames import (
@@ -194,6 +194,18 @@ async def test_an_end_whose_other_one_catches_up_says_once_that_there_is_room(mo
         transport.room += 2
         end.resume_writing()
     assert said == [False]
+
+
+async def test_many_large_operations_at_once_are_no_sign_that_a_worker_does_not_read(monkeypatch):
+    monkeypatch.setattr(FramedProtocol, "dead_bytes", 10_000_000)
+    async with LoopbackPool(PoolConfig(name="t", slots_per_worker=20)) as pool:
+        pool.programs["echo"] = Script("inline", lambda inputs, *_: inputs)
+        await pool.start_worker()
+        client = await pool.start_client()
+        command = ExecuteProgram("echo", {"text": "x" * 1_000_000})
+        results = await asyncio.gather(*(client.run(command, idempotent=False) for _ in range(20)))
+        assert [len(result.text) for result in results] == 20 * [1_000_000]
+        assert pool.reported_dead == []
 
 
 async def test_an_end_that_something_still_holds_lets_go_of_all_payloads_when_its_connection_is_lost():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from dspool.config import PoolConfig
 from dspool.errors import InternalError, InvalidRequest, PayloadTooLarge
@@ -72,6 +73,12 @@ def test_what_cannot_be_sent_is_named_by_field_and_type_never_by_content(inputs,
     with pytest.raises(InvalidRequest, match=named) as refused:
         encode_command(ExecuteProgram("p", inputs))
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("encoded", [b"\xa1\xff", b"\xc1", b""])
+def test_a_value_that_somebody_encoded_already_is_refused_if_nobody_can_decode_it(encoded):
+    with pytest.raises(InvalidRequest, match="not a command"):
+        encode_command(SetVariable("x", Raw(encoded)))
 
 
 @pytest.mark.parametrize("command", ["ping", None, {"command": "ping"}, 5, ExecuteProgram])

@@ -70,7 +70,9 @@ class FramedProtocol(asyncio.BufferedProtocol):
     full_bytes = 8 * 1024 * 1024
     """Beyond this much unsent, it is `full`."""
     dead_bytes = 256 * 1024 * 1024
-    """Beyond this much unsent, the other end does not read: the connection ends."""
+    """Beyond this much unsent, the other end does not read: the connection ends. Large payloads do not count: clients
+    hold them anyway until they are answered, and of a worker there are no more than slots, as whoever is `full` gets
+    nothing new. Many of them at once are no sign of anything."""
 
     def __init__(self, decode: Callable[[bytes | bytearray], Any]) -> None:
         self._decode = decode
@@ -218,7 +220,7 @@ class FramedProtocol(asyncio.BufferedProtocol):
     def send(self, message: FromClient | FromWorker) -> None:
         if self._out is None or self.closing:
             return
-        if self._out.waiting_bytes > self.dead_bytes:
+        if self._out.small_bytes > self.dead_bytes:
             self.abort()
             return
         self._out.send(encoded(message))

@@ -242,7 +242,7 @@ def encode_command(command: AnyCommand) -> Raw:
         _refuse_not_finite(command)
     try:
         _decode_command(encoded if len(encoded) <= BATCH_BYTES else encode(_without_texts(command)))
-    except (msgspec.DecodeError, RecursionError) as refused:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as refused:
         # Refused here: at the worker it would end the connection and all its operations.
         raise InvalidRequest(f"not a command: {str(refused)[:300]}") from None
     return Raw(encoded)

@@ -16,11 +16,13 @@ from dspool.wire.records import RECORD_BYTES, Payload, Sealer
 class Outgoing:
     def __init__(self, transport: asyncio.Transport, sealer: Sealer) -> None:
         self._transport, self._sealer = transport, sealer
-        self._waiting: deque[tuple[Iterator[bytes], int]] = deque()
-        """Records of messages, and their bytes; empty unless it is paused."""
+        self._waiting: deque[tuple[Iterator[bytes], int, int]] = deque()
+        """Records of messages, and their bytes: all, and those that count as small; empty unless it is paused."""
         self._paused = False
         self.waiting_bytes = 0
         """Of messages that have not left in full for the transport."""
+        self.small_bytes = 0
+        """The same without messages around a large payload."""
 
     def send(self, parts: tuple[Payload, ...]) -> None:
         """Send the message that `parts` make together, after all those before it."""
@@ -28,8 +30,10 @@ class Outgoing:
             self._transport.write(self._sealer.record(parts[0]))
             return
         size = sum(map(len, parts))
-        self._waiting.append((self._sealer.seal(parts), size))
+        small = size if len(parts) == 1 else 0
+        self._waiting.append((self._sealer.seal(parts), size, small))
         self.waiting_bytes += size
+        self.small_bytes += small
         self._send_waiting()
 
     def pause(self) -> None:
@@ -43,7 +47,7 @@ class Outgoing:
 
     def _send_waiting(self) -> None:
         while self._waiting and not self._paused:
-            records, size = self._waiting[0]
+            records, size, small = self._waiting[0]
             for record in records:
                 self._transport.write(record)
                 # It may have called `pause`: then the next record is made when there is room for it. Or it has found
@@ -52,3 +56,4 @@ class Outgoing:
                     return
             self._waiting.popleft()
             self.waiting_bytes -= size
+            self.small_bytes -= small
