@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 
 import httpx
 import psutil
@@ -33,12 +34,16 @@ def answers(up: Up) -> bool:
         return False
 
 
+def stands_alone(up: Up, role: str) -> bool:
+    return answers(up) and len(processes_of(up.process.pid)[role]) == 1
+
+
 @pytest.mark.alone
 def test_what_stands_in_front_of_the_workers_is_there_again_soon_after_it_was_killed(up):
     # One after the other in one test: for its turn to be alone, each of several would wait.
     for role in ("haproxy", "haproxy manager", "ingress"):
         # After a reload the HAProxy before is there for a moment, too.
-        wait_until(lambda: answers(up) and len(processes_of(up.process.pid)[role]) == 1, START_S)  # noqa: B023
+        wait_until(partial(stands_alone, up, role), START_S)
         (pid,) = processes_of(up.process.pid)[role]
         killed = psutil.Process(pid)
         began = time.monotonic()

@@ -98,8 +98,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(_S, "                return version if version > self.membership.version else 0", "                return 0", "a successor counts versions from where it likes"),
     Mutant(_S, "        if w.phase == \"ready\":\n            self._orders.drain(w, why)", "        if w.phase == \"ready\":\n            self._orders.stop(w, why)", "a drain stops at once"),
     Mutant("supervisor/housekeeping.py", "                await self._store.worker_dead(self._config.name, worker_id)\n                return", "                return", "nobody tells the store of a death"),
-    Mutant("supervisor/supervisor.py", "        await self._store.workers_alive(name, [survivor.handle.worker_id for survivor in survivors])\n", "", "a successor leaves the leases of those that died before it"),
-    Mutant("supervisor/supervisor.py", "        for worker_id in killed:\n            await self._store.worker_dead(name, worker_id)\n", "", "whom a successor gives up may take leases"),
+    Mutant("supervisor/adoption.py", "    await store.workers_alive(pool, [survivor.handle.worker_id for survivor in survivors])\n", "", "a successor leaves the leases of those that died before it"),
+    Mutant("supervisor/adoption.py", "            await store.worker_dead(pool, handle.worker_id)\n", "", "whom a successor gives up may take leases"),
 )  # fmt: skip
 
 

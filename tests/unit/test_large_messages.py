@@ -74,7 +74,7 @@ class Transport:
 
 def outgoing(room: int) -> tuple[Outgoing, Transport]:
     transport = Transport(room)
-    out = transport.out = Outgoing(transport, Sealer(KEY))  # type: ignore[arg-type]
+    out = transport.out = Outgoing(transport, Sealer(KEY))
     return out, transport
 
 
@@ -95,13 +95,13 @@ def test_a_large_payload_is_sent_as_it_was_encoded_and_arrives_within_its_messag
     command = ExecuteProgram("p", {"text": TEXT})
     raw = encode_command(command)
     operation = Operation(id_, command, number, "s")
-    parts = encoded(Submit([Operation(id_, raw, number, "s")]))  # type: ignore[arg-type]
+    parts = encoded(Submit([Operation(id_, raw, number, "s")]))
     assert parts[1] is raw, "it was copied"
     assert decode_from_client(b"".join(parts)) == Submit([operation])
 
     result = Result(id_, value={"outputs": {"text": TEXT}}, wait_s=number)
     raw = sendable(result)
-    report = Report([raw], ["b"], [("m", "w")], 1, int(number), 1, [("s", True)])  # type: ignore[list-item]
+    report = Report([raw], ["b"], [("m", "w")], 1, int(number), 1, [("s", True)])
     parts = encoded(report)
     assert parts[1] is raw, "it was copied"
     decoded = decode_from_worker(b"".join(parts))
@@ -109,7 +109,7 @@ def test_a_large_payload_is_sent_as_it_was_encoded_and_arrives_within_its_messag
 
 
 def test_small_payloads_travel_in_one_piece():
-    small = Submit([Operation("x", encode_command(ExecuteProgram("p", {"x": 1})), 3.0)])  # type: ignore[arg-type]
+    small = Submit([Operation("x", encode_command(ExecuteProgram("p", {"x": 1})), 3.0)])
     assert encoded(small) == (encode(small),)
 
 
@@ -139,10 +139,10 @@ def test_a_short_message_waits_behind_a_transport_that_is_full():
 
 async def test_a_connection_is_closed_when_all_of_a_long_message_has_left():
     end, transport = FramedProtocol(decode_from_client), Transport(room=2)
-    end.connection_made(transport)  # type: ignore[arg-type]
+    end.connection_made(transport)
     end.secure(seal=KEY, open=KEY)
     transport.out = end._out
-    end.send(Submit([Operation("x", sendable(ExecuteProgram("p", {"t": "x" * 10 * RECORD_BYTES})), 3.0)]))  # type: ignore[arg-type]
+    end.send(Submit([Operation("x", sendable(ExecuteProgram("p", {"t": "x" * 10 * RECORD_BYTES})), 3.0)]))
     end.close()
     assert not transport.closed
     end.send(Submit([]))
@@ -168,7 +168,7 @@ async def test_a_connection_that_closes_behind_a_long_message_is_lost_once():
         peer.transport.pause_reading()
         link = client._links.get("w0")
         raw = sendable(SetVariable("x", "x" * 40 * RECORD_BYTES))
-        link.send(Submit([Operation("x", raw, 3.0, "s")]))  # type: ignore[arg-type]
+        link.send(Submit([Operation("x", raw, 3.0, "s")]))
         assert link._out.waiting_bytes
         errors: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
@@ -182,13 +182,13 @@ async def test_a_connection_that_closes_behind_a_long_message_is_lost_once():
 async def test_an_end_whose_other_one_catches_up_says_once_that_there_is_room(monkeypatch):
     monkeypatch.setattr(FramedProtocol, "full_bytes", 2 * RECORD_BYTES)
     end, transport = FramedProtocol(decode_from_client), Transport(room=1)
-    end.connection_made(transport)  # type: ignore[arg-type]
+    end.connection_made(transport)
     end.secure(seal=KEY, open=KEY)
     transport.out = end._out
     said: list[bool] = []
-    end.has_room = lambda: said.append(end.full)  # type: ignore[method-assign]
+    end.has_room = lambda: said.append(end.full)
     for _ in range(3):
-        end.send(Submit([Operation("x", sendable(SetVariable("x", "x" * RECORD_BYTES)), 3.0)]))  # type: ignore[arg-type]
+        end.send(Submit([Operation("x", sendable(SetVariable("x", "x" * RECORD_BYTES)), 3.0)]))
     assert end.full
     for _ in range(10):
         transport.room += 2
@@ -210,12 +210,12 @@ async def test_many_large_operations_at_once_are_no_sign_that_a_worker_does_not_
 
 async def test_an_end_that_something_still_holds_lets_go_of_all_payloads_when_its_connection_is_lost():
     end, transport = FramedProtocol(decode_from_client), Transport(room=1)
-    end.connection_made(transport)  # type: ignore[arg-type]
+    end.connection_made(transport)
     end.secure(seal=KEY, open=KEY)
     transport.out = end._out
     raw = sendable(SetVariable("x", "x" * 3 * RECORD_BYTES))
     held = sys.getrefcount(raw)
-    end.send(Submit([Operation("x", raw, 3.0)]))  # type: ignore[arg-type]
+    end.send(Submit([Operation("x", raw, 3.0)]))
     assert sys.getrefcount(raw) > held
     arriving = next(Sealer(KEY).seal([bytes(2 * RECORD_BYTES)]))
     for start in range(0, len(arriving), HEADER_BYTES):
@@ -233,7 +233,7 @@ async def test_an_end_that_something_still_holds_lets_go_of_all_payloads_when_it
 async def test_an_end_whose_connection_is_lost_is_not_aborted_again():
     # Transports of asyncio lose a connection twice then, and log that this failed.
     end, transport = FramedProtocol(decode_from_client), Transport(room=1)
-    end.connection_made(transport)  # type: ignore[arg-type]
+    end.connection_made(transport)
     end.connection_lost(None)
     end.abort()
     assert not transport.closed
@@ -262,10 +262,10 @@ class Wrong(NamedTuple):
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        Wrong(ExecuteProgram(5, {"text": TEXT}), r"Expected `str`, got `int` - at `\$.program`"),  # type: ignore[arg-type]
-        Wrong(ExecuteProgram("p", {"text": TEXT, 1: "x"}), "Expected `str`, got `int` - at `key`"),  # type: ignore[dict-item]
+        Wrong(ExecuteProgram(5, {"text": TEXT}), r"Expected `str`, got `int` - at `\$.program`"),
+        Wrong(ExecuteProgram("p", {"text": TEXT, 1: "x"}), "Expected `str`, got `int` - at `key`"),
         Wrong(ExecuteProgram("p", {"text": TEXT, "x": {Key(): 1}}), "not a command"),
-        Wrong(SetVariable(None, TEXT), r"Expected `str`, got `None` - at `\$.name`"),  # type: ignore[arg-type]
+        Wrong(SetVariable(None, TEXT), r"Expected `str`, got `None` - at `\$.name`"),
     ],
 )
 def test_a_large_command_of_the_wrong_type_is_refused_as_a_small_one_is(command, why):
@@ -283,10 +283,10 @@ def test_long_texts_are_not_decoded_only_to_be_checked(monkeypatch):
 
 async def test_many_bytes_that_arrive_need_no_more_room_than_one_record():
     end = FramedProtocol(decode_from_client)
-    end.connection_made(Transport(room=1))  # type: ignore[arg-type]
+    end.connection_made(Transport(room=1))
     end.secure(seal=KEY, open=KEY)
     received: list[Any] = []
-    end.received = received.append  # type: ignore[method-assign]
+    end.received = received.append
     message = Submit([Operation("x", ExecuteProgram("p", {"text": "x" * 9 * RECORD_BYTES}), 3.0)])
     stream = b"".join(Sealer(KEY).seal([encode(message)]))
     while stream:

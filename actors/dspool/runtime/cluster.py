@@ -67,9 +67,9 @@ def own_cluster(
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     # Workers start fast by compiled modules.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ.update(node_settings(os.environ))
     try:
         with (
+            _environment(node_settings(os.environ)),
             own_token(directory),
             on_loopback(),
             kept_short(directory),
@@ -294,8 +294,10 @@ def reaching(address: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str | None], read: Callable[[], None]) -> Iterator[None]:
-    """`variables` hold in the block. `read` makes Ray read them, who did so when it was imported."""
+def _environment(
+    variables: Mapping[str, str | None], read: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """`variables` hold in the block. `read` makes Ray read those that it read when it was imported."""
     earlier = {name: os.environ.get(name) for name in variables}
     try:
         _set(variables)

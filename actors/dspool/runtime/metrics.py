@@ -84,7 +84,7 @@ class MetricsActor(PoolMetrics):
             self.metrics.tick()
             now = time.monotonic()
             # Half a tick early rather than a whole one late.
-            if now - exported_at < every_s - self._config.metrics_interval_s / 2:
+            if now - exported_at <= every_s - self._config.metrics_interval_s / 2:
                 continue
             exported_at = now
             try:

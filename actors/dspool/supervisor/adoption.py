@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -60,33 +60,38 @@ class Survivor(NamedTuple):
 
 
 async def survey(
-    runtime: Runtime, roster: dict[str, Any], dead: Collection[str], *, sleep: Sleep, timeout_s: float
-) -> tuple[list[Survivor], list[str]]:
-    """Every running worker that answers and was not given up before; kills the others, and returns their ids as well.
+    pool: str, runtime: Runtime, store: PoolStore, roster: dict[str, Any], *, sleep: Sleep, timeout_s: float
+) -> list[Survivor]:
+    """Every running worker that answers and was not given up before. Kills the others, and frees their leases.
 
-    Of `dead` others may have the sessions, which those know as they were. In the order of adoption: of two with one
-    ordinal, the warm one comes first.
+    In the order of adoption: of two with one ordinal, the warm one comes first.
+
+    Raises:
+        StoreFailed: the store cannot be reached; `survey` may be called again.
     """
+    # Others may have their sessions, which they would answer from as they were.
+    dead = await store.declared_dead(pool)
     handles = await runtime.running_workers()
     answers = await asyncio.gather(
         *(within(timeout_s, _ask(handle), sleep) for handle in handles), return_exceptions=True
     )
-    survivors, killed = [], []
+    survivors = []
     for handle, answer in zip(handles, answers, strict=True):
         last_state = "failed" if handle.worker_id in dead else roster.get(handle.worker_id)
         if isinstance(answer, BaseException) or last_state in _OVER:
             why = f"it was {last_state} already" if last_state in _OVER else f"it does not answer: {answer}"
             log.warning("killing worker %s: %s", handle.worker_id, why)
             runtime.kill(handle)
-            killed.append(handle.worker_id)
+            # Before their leases are free: a later successor must know them, whose order to end may get lost.
+            await store.worker_dead(pool, handle.worker_id)
             continue
         member, status = answer
         state: WorkerState = last_state if last_state in _ORDER else "starting"
         if status.state == "draining":
             state = "draining"
         survivors.append(Survivor(handle, member, status, state))
-    survivors.sort(key=lambda survivor: (_ORDER.index(survivor.state), survivor.member.ordinal))
-    return survivors, killed
+    await store.workers_alive(pool, [survivor.handle.worker_id for survivor in survivors])
+    return sorted(survivors, key=lambda survivor: (_ORDER.index(survivor.state), survivor.member.ordinal))
 
 
 def adopt(

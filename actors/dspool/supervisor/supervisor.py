@@ -135,12 +135,10 @@ class Supervisor:
         event, roster, decisions = await read_records(name, self._store, self._life)
         self._feed(event)
         await self._deployments.load()
-        dead, limit_s = await self._store.declared_dead(name), self.config.health_check_timeout_s
-        survivors, killed = await survey(self._runtime, roster, dead, sleep=self._sleep, timeout_s=limit_s)
-        # Before their leases are free: a later successor must know them, whose order to end may get lost.
-        for worker_id in killed:
-            await self._store.worker_dead(name, worker_id)
-        await self._store.workers_alive(name, [survivor.handle.worker_id for survivor in survivors])
+        limit_s = self.config.health_check_timeout_s
+        survivors = await survey(
+            name, self._runtime, self._store, roster, sleep=self._sleep, timeout_s=limit_s
+        )
         # From here on nothing may fail: a second call after a failure must not adopt twice.
         self._sizing.restore(decisions)
         adopt(survivors, self._workers, self._feed, wall_now=self._wall())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -90,10 +90,9 @@ class FramedProtocol(asyncio.BufferedProtocol):
         """How often the connection was looked at since something arrived; see `core.liveness`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast(asyncio.Transport, transport)
         # A transport copies what it cannot send at once: it gets the next record when it has sent all.
-        transport.set_write_buffer_limits(high=RECORD_BYTES, low=0)  # type: ignore[attr-defined]
+        self.transport.set_write_buffer_limits(high=RECORD_BYTES, low=0)
         keep_alive(transport.get_extra_info("socket"))
         if self.failure:  # given up before it began
             self.abort()

@@ -30,12 +30,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks.common import arguments, finish, header
 from benchmarks.http import Target
+from benchmarks.processes import processes_of
 from benchmarks.ratios import paired
 from benchmarks.services import dspool_up, model_server, process
 from benchmarks.studies.peers.workloads import LATENCIES, QUESTION, WORKERS, dspool_settings
@@ -92,7 +91,7 @@ def settings(port: int) -> dict[str, Any]:
 @contextlib.contextmanager
 def two_hops(directory: Path, config: dict[str, Any]) -> Iterator[System]:
     with dspool_up(directory, config) as (address, pid):
-        yield System(address, [pid], lambda: _named(pid, "WorkerActor"))
+        yield System(address, [pid], lambda: processes_of(pid)["worker"])
 
 
 @contextlib.contextmanager
@@ -117,24 +116,6 @@ def one_hop(directory: Path, config: dict[str, Any]) -> Iterator[System]:
         assert proxy is not None
         in_front = stack.enter_context(process([proxy, "-db", "-f", str(file)]))
         yield System(f"http://127.0.0.1:{ports[0]}", [*pids, in_front.pid], lambda: pids)
-
-
-def _named(pid: int, mark: str) -> list[int]:
-    return [
-        one.pid
-        for one in psutil.process_iter(["cmdline"])
-        if mark in " ".join(one.info["cmdline"] or ()) and _session(one.pid) in _sessions(pid)
-    ]
-
-
-def _sessions(pid: int) -> set[int | None]:
-    return {_session(one.pid) for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))}
-
-
-def _session(pid: int) -> int | None:
-    with contextlib.suppress(OSError):
-        return os.getsid(pid)
-    return None
 
 
 SYSTEMS = {"two_hops": two_hops, "one_hop": one_hop}

@@ -15,10 +15,10 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import msgspec
 import uvloop
+from msgspec import Raw, msgpack
 
 from dspool.config import PoolConfig
 from dspool.core.lifecycle.placement import ClusterNode
@@ -32,7 +32,7 @@ from dspool.wire.frames import Report
 from dspool.worker.worker import Worker
 from dspool_serve.ingress.development import OnePool, serving
 
-_decode_end = msgspec.msgpack.Decoder(Result | Failure).decode
+_decode_end = msgpack.Decoder(Result | Failure).decode
 
 
 class LoopWorker(AskedWorker):
@@ -102,9 +102,9 @@ class Near:
     def send(self, report: Report) -> None:
         for operation_id in report.busy:
             self._end(operation_id, QueueFull("all slots are filled", retry_after_s=0.1))
-        for encoded in report.finished:
-            end = _decode_end(encoded)  # type: ignore[arg-type]
-            self._end(end.operation_id, end if type(end) is Result else from_wire(end.error))  # type: ignore[union-attr]
+        for encoded in cast(list[Raw], report.finished):
+            end = _decode_end(encoded)
+            self._end(end.operation_id, end if isinstance(end, Result) else from_wire(end.error))
 
     def _end(self, operation_id: str, end: Any) -> None:
         future = self.waiting.pop(operation_id, None)
